@@ -1,0 +1,40 @@
+"""What can go wrong, as one tree.
+
+    MmfeatError
+    |-- ConfigError      mmfeat.toml, an option, a project folder
+    |-- DataError        a source table, an archive, the manifest
+    |-- EncoderError     a model's name, its weights, a checkpoint
+    |-- StoreError       the feature store on disk
+    |   `-- MissingFeatures   rows that a command needs and the store lacks
+    `-- RunError         a head, a run, an ensemble
+
+A message is one line: what, where, what was found, what to type. The command line prints it and exits 1.
+"""
+
+
+class MmfeatError(Exception):
+    """Any error whose message is meant for the user."""
+
+
+class ConfigError(MmfeatError):
+    """A setting is unknown, of the wrong type or out of range, or there is no project here."""
+
+
+class DataError(MmfeatError):
+    """A source, an archive or the manifest cannot be used as it is."""
+
+
+class EncoderError(MmfeatError):
+    """An encoder cannot be built, loaded or used as asked."""
+
+
+class StoreError(MmfeatError):
+    """The feature store cannot be read or written."""
+
+
+class MissingFeatures(StoreError):
+    """The store lacks rows that a command needs."""
+
+
+class RunError(MmfeatError):
+    """A run cannot be made, found or used."""

@@ -1,0 +1,113 @@
+"""Files that are whole or not there: atomic writes, staged folders, digests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"  # how every unfinished file and folder of ours begins
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 of the bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces, ASCII)."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii"))
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the same folder, so that a rename onto `path` is atomic."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename inside `folder` outlive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def flush_file(path: Path) -> None:
+    """Bring a closed file's bytes to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` when the block ends well, and is removed otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        flush_file(temporary)
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace a file's content by `data`, wholly or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, for people to read as well."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
+    """Rename a filled folder to `parent/stem-1`, or to the next free number; two processes at once get two numbers.
+
+    Returns
+    -------
+    Path
+        The folder's final path. `staged` must lie in `parent`.
+    """
+    for file in staged.rglob("*"):
+        if file.is_file():
+            flush_file(file)
+    number = 1
+    while True:
+        final = parent / f"{stem}-{number}"
+        if not final.exists():
+            with contextlib.suppress(OSError):  # another process may have taken the number meanwhile
+                os.rename(staged, final)
+                flush_folder(parent)
+                return final
+            if not final.exists():
+                raise OSError(f"cannot rename {staged} to {final}")
+        number += 1
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    staged = parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+    staged.mkdir()
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""Progress of long work on stderr: a bar with rate and time left, plain lines where it is not a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PLAIN_SECONDS = 10.0  # between two plain lines
+
+
+class PlainProgress:
+    """Prints a line now and then; used where stderr is a file or a pipe."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self.start = self.last = time.monotonic()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units as done; `note` is shown beside the count."""
+        self.done += n
+        now = time.monotonic()
+        if now - self.last >= PLAIN_SECONDS:
+            self.last = now
+            rate = self.done / max(now - self.start, 1e-9)
+            left = (self.total - self.done) / rate if rate else 0.0
+            line = f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {clock(left)} left"
+            print(f"{line} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+class BarProgress:
+    """A bar of rich."""
+
+    def __init__(self, bar: object, task: object) -> None:
+        self.bar, self.task = bar, task
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units as done; `note` is shown beside the count."""
+        self.bar.update(self.task, advance=n, note=note)
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "rows") -> Iterator[PlainProgress | BarProgress]:
+    """Show how far a loop of `total` units has come; call `advance(n)` on what this yields."""
+    if not sys.stderr.isatty():
+        yield PlainProgress(description, total, unit)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f} {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield BarProgress(bar, bar.add_task(escape(description), total=total, note=""))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
