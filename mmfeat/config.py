@@ -21,6 +21,7 @@ from mmfeat.errors import ConfigError
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
+RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
 def setting(default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None) -> Any:
@@ -123,7 +124,8 @@ class CrossAttentionConfig:
     batch_size: int = setting(256, low=1)
     weights: str = setting("none", choices=("none", "paper"))
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
-    hidden: int = setting(512, low=1)  # width of the layer that joins attention and both embeddings
+    hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
+    query: str = ""  # the encoder that asks; empty: the text encoder
 
 
 @dataclass(frozen=True)
@@ -353,6 +355,8 @@ def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
         raise ConfigError(f"{where(dotted)}: '{dotted}' is a table. Write: [{dotted}]")
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
         raise ConfigError(f"{where(dotted)}: an encoder's name is letters, digits, - and _, found {_show(name)}")
+    if name in RECIPES or re.search(r"-\d+$", name):
+        raise ConfigError(f"{where(dotted)}: '{name}' is the name of a recipe or of a run. Rename the encoder")
     modality = table.get("modality", name)
     if modality not in MODALITIES:
         raise ConfigError(f'{where(dotted)}: {dotted} needs its modality. Write: modality = "image" or modality = "text"')

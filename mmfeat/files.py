@@ -6,13 +6,18 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".tmp-"  # how every unfinished file and folder of ours begins
+DAY = 86400.0
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # this machine, in names of temporary files
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -33,7 +38,12 @@ def digest_file(path: Path) -> str:
 
 def temporary_beside(path: Path) -> Path:
     """A fresh name in the same folder, so that a rename onto `path` is atomic."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    return path.with_name(f"{temporary_name()}-{path.name}")
+
+
+def temporary_name() -> str:
+    """A fresh name that says which process of which machine it belongs to."""
+    return f"{TEMPORARY}{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def flush_folder(folder: Path) -> None:
@@ -105,9 +115,33 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
 def staging_folder(parent: Path) -> Iterator[Path]:
     """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed."""
     parent.mkdir(parents=True, exist_ok=True)
-    staged = parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+    staged = parent / temporary_name()
     staged.mkdir()
     try:
         yield staged
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders that nobody can be writing any more.
+
+    Those of this machine go when their process is gone; those of another machine (the folder may be shared) when they
+    are a day old.
+    """
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
+        with contextlib.suppress(OSError):
+            old = time.time() - path.stat().st_mtime > DAY
+            if old or match is None or match[1] == HOST and not _alive(int(match[2])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,33 @@
+"""Heads by name; one file for each family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmfeat.config import FuseConfig
+from mmfeat.errors import RunError
+from mmfeat.heads.base import Head
+from mmfeat.heads.crossattn import CrossAttentionHead
+from mmfeat.heads.linear import LinearHead
+
+HEADS: dict[str, type[Head]] = {"linear": LinearHead, "concat": LinearHead, "crossattn": CrossAttentionHead}
+
+
+def head_config(name: str, fuse: FuseConfig) -> Any:
+    """The settings of one head from `[fuse.NAME]`."""
+    return getattr(fuse, name)
+
+
+def build_head(name: str, widths: dict[str, int], n_classes: int, config: Any) -> Head:
+    """A head by name, with fresh weights from torch's random state.
+
+    Raises
+    ------
+    RunError
+        No such head, or one that does not take these inputs.
+    """
+    if name not in HEADS:
+        raise RunError(f"no head {name!r}. Use one of: {', '.join(HEADS)}")
+    if name == "concat" and len(widths) < 2:
+        raise RunError(f"concat joins two or more encoders, found {list(widths)}. Use: --head linear")
+    return HEADS[name](widths, n_classes, config)

@@ -1,0 +1,7 @@
+"""The feature store: keys, parts, commits, and what is missing or stale and why. Imports neither torch nor timm."""
+
+from mmfeat.store.keys import EncoderSpec
+from mmfeat.store.rows import Found, MappedRows
+from mmfeat.store.store import EncoderFeatures, FeatureStore
+
+__all__ = ["EncoderFeatures", "EncoderSpec", "FeatureStore", "Found", "MappedRows"]

@@ -1,0 +1,77 @@
+"""The command line: one file for each command, no logic. Results go to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mmfeat import __version__
+from mmfeat.cli.demo import demo_command
+from mmfeat.cli.ensemble import ensemble_command
+from mmfeat.cli.evaluate import evaluate_command
+from mmfeat.cli.extract import extract_command
+from mmfeat.cli.finetune import finetune_command
+from mmfeat.cli.fuse import fuse_command
+from mmfeat.cli.init import init_command
+from mmfeat.cli.predict import predict_command
+from mmfeat.cli.runs import runs_command
+from mmfeat.cli.selftrain import selftrain_command
+from mmfeat.cli.status import status_command
+from mmfeat.errors import MmfeatError
+
+COMMANDS = (
+    init_command, finetune_command, extract_command, status_command, fuse_command, ensemble_command,
+    selftrain_command, predict_command, evaluate_command, runs_command, demo_command,
+)  # fmt: skip
+
+
+class _InOrder(click.Group):
+    """Lists the commands in the order in which they are used, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [command.name for command in COMMANDS]
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--project", "folder", default=".", metavar="DIR", help="The project's folder. [default: the current one]")
+@click.version_option(__version__, prog_name="mmfeat")
+@click.pass_context
+def group(context: click.Context, folder: str) -> None:
+    """Tags for pictures that come with words.
+
+    mmfeat looks at every image and caption once, keeps what it saw in a feature store, and trains everything after
+    that in seconds. To see it work: mmfeat demo. With your own data: mmfeat init SOURCE.
+    """
+    context.obj = folder
+
+
+for _command in COMMANDS:
+    group.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; a mistake is one line on stderr and exit 1, a usage error exit 2, an interruption 130."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _stop("Interrupted. What was finished is kept; type the command again to go on.", 130)
+    except KeyboardInterrupt:
+        _stop("Interrupted. What was finished is kept; type the command again to go on.", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MmfeatError as error:
+        _stop(f"Error: {' '.join(str(error).split())}", 1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nothing more can be said
+        sys.exit(1)
+    except OSError as error:
+        _stop(f"Error: {error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)

@@ -1,0 +1,37 @@
+"""`mmfeat finetune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mmfeat.cli.options import echo_next, open_project, setting_options
+
+
+@click.command("finetune", short_help="Fine-tune the encoders, each on its own modality.")
+@click.argument("names", nargs=-1, metavar="[ENCODER]...")
+@click.option("--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features.")
+@setting_options()
+@click.pass_context
+def finetune_command(context: click.Context, names: tuple[str, ...], freeze: bool, **options: Any) -> None:
+    """Fine-tune the encoders (all, when none is named), each with a linear output on its own modality.
+
+    Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
+    """
+    from mmfeat.models.figures import FigureLine
+    from mmfeat.report.tables import figure_table, left_out, shown
+    from mmfeat.workflows.finetune import finetune
+
+    project = open_project(context, options)
+    results, baseline = finetune(project, list(names) or None, freeze)
+    for result in results:
+        click.echo(f"{result.name}   {shown(result.model)}   {result.width}-d   {result.note}")
+    lines = [FigureLine.of(r.name, r.figures) for r in results if r.figures]
+    if baseline and lines:
+        rows = f"{len(project.manifest.rows('val')):,} val rows"
+        click.echo(figure_table(rows, [FigureLine.of("commonest label", baseline), *lines]))
+        click.echo(left_out(baseline) or "± is half the 95 % bootstrap interval; these rows also chose the epochs.")
+    names_of = " and ".join(f"checkpoints/{r.checkpoint.name}" for r in results)
+    made = "Made" if any(r.made for r in results) else "Already made:"
+    echo_next(f"{made} {names_of}.", "mmfeat extract")

@@ -1,0 +1,37 @@
+"""`mmfeat init`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mmfeat.cli.options import echo_next
+
+
+@click.command("init", short_help="Read, check and split the data; write mmfeat.toml.")
+@click.argument("source", required=False)
+@click.option("--images", multiple=True, metavar="PATH", help="Folder or zip file of images, or a pattern with *. Repeatable.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column of the ids.")
+@click.option("--image", "image_column", metavar="COLUMN", help="Column of the images' names.")
+@click.option("--caption", "caption_column", metavar="COLUMN", help="Column of the captions.")
+@click.option("--labels", "labels_column", metavar="COLUMN", help="Column of the labels; a blank cell is an unlabelled row.")
+@click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")
+@click.option("--val", type=float, metavar="SHARE", help="Share of labelled rows that choose epochs and runs. [default: 0.1]")
+@click.option("--test", type=float, metavar="SHARE", help="Share that only evaluate --split test reads. [default: 0]")
+@click.option("--seed", type=int, metavar="N", help="Fixes the split and everything random. [default: 0]")
+@click.pass_context
+def init_command(context: click.Context, source: str | None, **options: Any) -> None:
+    """Make the current folder a project.
+
+    SOURCE is a folder with train.csv and test.csv (a Kaggle task) and images in folders or zip files, or a CSV table.
+    Options only fill in mmfeat.toml; where it exists already, they must agree with it.
+    """
+    from mmfeat.workflows.init import init
+
+    result = init(context.obj, source, **{name: value for name, value in options.items() if value not in (None, ())})
+    click.echo(result.summary)
+    if result.unchanged:
+        echo_next("Nothing has changed: mmfeat.toml and manifest.parquet are as they were.", "mmfeat status")
+    else:
+        echo_next(f"Wrote {' and '.join(result.written)}.", "mmfeat status")

@@ -1,0 +1,59 @@
+"""What several commands share: options that override mmfeat.toml, and opening the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.project import Project
+
+_TOP = {
+    "metric": "What is chosen for: samples-f1, micro-f1, macro-f1, map, loss.",
+    "seed": "Fixes everything random.",
+    "device": "auto, cpu, cuda, cuda:1.",
+}
+
+
+def setting_options(*stage: tuple[str, str]) -> Callable:
+    """Options for keys of mmfeat.toml: the given (dotted key, help), those at the top of the file, and --set."""
+
+    def decorate(command: Callable) -> Callable:
+        keys = [*stage, *_TOP.items()]
+        sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key, as fuse.crossattn.dropout=0.2.")
+        command = sets(command)
+        for key, text in reversed(keys):
+            name = key.rpartition(".")[2].replace("_", "-")
+            command = click.option(f"--{name}", _parameter(key), default=None, metavar="VALUE", help=text)(command)
+        return command
+
+    return decorate
+
+
+def _parameter(key: str) -> str:
+    return "set_" + key.replace(".", "__")
+
+
+def open_project(context: click.Context, options: dict[str, Any]) -> Project:
+    """The project of `--project` with the options' values over its file's; takes the options out of `options`."""
+    from mmfeat.errors import ConfigError
+    from mmfeat.workflows.project import Project
+
+    overrides = {}
+    for name in [name for name in options if name.startswith("set_")]:
+        value = options.pop(name)
+        if value is not None:
+            overrides[name.removeprefix("set_").replace("__", ".")] = value
+    for item in options.pop("sets", ()):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: write KEY=VALUE, as in --set fuse.crossattn.dropout=0.2")
+        overrides[key.strip()] = value.strip()
+    return Project(context.obj, overrides)
+
+
+def echo_next(made: str, command: str) -> None:
+    """The last line of every command: what was made, and what to type next."""
+    click.echo(f"{made} Next: {command}")

@@ -1,0 +1,47 @@
+"""`mmfeat status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mmfeat.cli.options import echo_next, open_project, setting_options
+
+
+@click.command("status", short_help="What is cached, missing, stale or unreadable, and why.")
+@click.option("--config", "show_config", is_flag=True, help="Every setting with its value and where it came from.")
+@setting_options()
+@click.pass_context
+def status_command(context: click.Context, show_config: bool, **options: Any) -> None:
+    """Show, for each encoder, how many rows the feature store has, and what to type next."""
+    from mmfeat.report.tables import shown, table
+
+    project = open_project(context, options)
+    if show_config:
+        rows = [(key, value, project.config.origins.get(key, "default")) for key, value in project.config.dotted()]
+        click.echo(table(("key", "value", "from"), rows, left=3))
+        return
+    from mmfeat.workflows.status import status
+
+    result = status(project)
+    for problem in result.problems:
+        click.echo(f"Note: {problem}", err=True)
+    rows = [
+        (s.name, shown(s.model, 40), f"{s.cached:,}", f"{s.missing:,}", f"{s.stale:,}", f"{s.unreadable:,}", f"{s.absent:,}", s.why)
+        for s in result.encoders
+    ]
+    if rows:
+        click.echo(table(("encoder", "model", "cached", "missing", "stale", "unreadable", "absent"), rows, left=2))
+    for name, checkpoint in result.checkpoints.items():
+        click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else "pretrained, no checkpoint: no logits"))
+    for reason in result.failures.values():
+        click.echo(reason)
+    click.echo(f"{result.n_rows:,} rows, {result.n_runs} runs.")
+    if result.failures:
+        echo_next("An encoder cannot be built.", "edit mmfeat.toml, then: mmfeat status")
+    elif any(s.missing or s.stale for s in result.encoders):
+        hint = "" if result.has_outputs else " (or first: mmfeat finetune; without a GPU: mmfeat finetune --freeze)"
+        echo_next("Features are missing.", f"mmfeat extract{hint}")
+    else:
+        echo_next("All features are cached.", "mmfeat fuse --head crossattn" if not result.n_runs else "mmfeat runs")

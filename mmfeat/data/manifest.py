@@ -1,0 +1,91 @@
+"""The manifest: one row for each sample, with its id, image, caption, labels and split."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmfeat.errors import DataError
+from mmfeat.files import atomic_path
+from mmfeat.labels import rows_of
+
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """Samples in the order of their source.
+
+    Attributes
+    ----------
+    ids, images, captions : np.ndarray
+        `(N,)` object arrays of str; an empty string where there is no image or caption.
+    labels : np.ndarray
+        `(N, K)` int8: 1 yes, 0 no, -1 not known.
+    split : np.ndarray
+        `(N,)` object: `train`, `val` or `test`. An unlabelled row stands in train, unless an identical picture puts it
+        elsewhere.
+    """
+
+    ids: np.ndarray
+    images: np.ndarray
+    captions: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def n_samples(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    def rows(self, which: str) -> np.ndarray:
+        """Row numbers of `train`, `val`, `test` (labelled rows), `unlabelled` or `all`."""
+        return rows_of(self.labels, self.split, which)
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file, whole or not at all; classes and format stand in its metadata."""
+        k = len(self.classes)
+        labels = pa.FixedSizeListArray.from_arrays(pa.array(self.labels.ravel(), pa.int8()), k)
+        names = ("id", "image", "caption", "split")
+        texts = [pa.array(map(_valid, a.tolist()), pa.string()) for a in (self.ids, self.images, self.captions, self.split)]
+        table = pa.table({**dict(zip(names, texts, strict=True)), "labels": labels})
+        metadata = {"mmfeat_format": str(FORMAT), "classes": json.dumps(self.classes)}
+        with atomic_path(path) as temporary:
+            pq.write_table(table.replace_schema_metadata(metadata), temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            The file is damaged, or a newer mmfeat wrote it.
+        """
+        try:
+            table = pq.read_table(path)
+            metadata = table.schema.metadata or {}
+            version = int(metadata[b"mmfeat_format"])
+            if version > FORMAT:
+                raise DataError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
+            classes = tuple(json.loads(metadata[b"classes"]))
+            ids, images, captions, split = (
+                np.array(table[name].to_pylist(), dtype=object) for name in ("id", "image", "caption", "split")
+            )
+            labels = table["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            labels = labels.astype(np.int8).reshape(len(ids), len(classes))
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"{path}: damaged ({' '.join(str(error).split())[:100]}). Run: mmfeat init") from None
+        return cls(ids, images, captions, labels, split, classes)
+
+
+def _valid(text: str) -> str:
+    """Text that Parquet can hold: a lone surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

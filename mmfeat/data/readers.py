@@ -1,0 +1,171 @@
+"""From a source as people have it to samples: a Kaggle task's folder, or a CSV table."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmfeat.data.records import read_records
+from mmfeat.errors import DataError
+
+ROLES = ("id", "image", "caption", "labels")
+COMMON_NAMES = {
+    "id": ("id", "imageid", "image_id", "sample_id", "key"),
+    "image": ("image", "imageid", "image_id", "path", "image_path", "file", "filename", "file_name", "picture", "photo"),
+    "caption": ("caption", "title", "text", "description", "captions"),
+    "labels": ("labels", "label", "tags", "classes", "categories", "category"),
+}
+_SHOWN = 3  # ids in a message
+
+
+@dataclass
+class Source:
+    """Samples as a source gives them.
+
+    Attributes
+    ----------
+    labels : list of (list of str) or None
+        Label names of each row; None for an unlabelled one.
+    classes : tuple of str
+        All names, sorted; by number where all are whole numbers.
+    columns : dict of str to str
+        `id`, `image`, `caption`, `labels` to the column that serves as it; empty where none does.
+    kind : str
+        What was found, for people.
+    notes : list of str
+        What was recovered or noticed, a line each.
+    """
+
+    kind: str
+    columns: dict[str, str]
+    ids: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    labels: list[list[str] | None] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    n_recovered: int = 0
+
+
+def read_source(path: Path, columns: dict[str, str], separator: str = " ", classes: Sequence[str] | None = None) -> Source:
+    """Read a folder with train.csv (and test.csv), or a CSV table.
+
+    Parameters
+    ----------
+    columns : dict of str to str
+        Columns that the user names; the others are found by common names.
+    separator : str
+        Between the labels of one cell.
+    classes : sequence of str, optional
+        The class list; a label outside it is an error. Without it every label is a class.
+
+    Raises
+    ------
+    DataError
+        The source is missing, empty, malformed, has no such column, repeats an id, or names an unknown label.
+    """
+    if path.is_dir():
+        files = [path / name for name in ("train.csv", "test.csv") if (path / name).is_file()]
+        if not files or files[0].name != "train.csv":
+            tables = ", ".join(sorted(p.name for p in path.glob("*.csv"))[:5]) or "no CSV file"
+            raise DataError(f"{path}: no train.csv there (found {tables}). Give a folder with train.csv, or one CSV table")
+        kind = f"Kaggle task: {' and '.join(file.name for file in files)}"
+    elif path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise DataError(f"{path}: a source is a folder with train.csv, or a .csv table; found {path.suffix or 'no suffix'}")
+        files, kind = [path], f"table {path.name}"
+    else:
+        raise DataError(f"{path}: no such file or folder. Give a folder with train.csv, or a CSV table")
+    source = Source(kind, {})
+    seen: dict[str, str] = {}
+    for file in files:
+        _read_file(file, columns, separator, source, seen, recover=path.is_dir())
+    found = sorted({label for labels in source.labels if labels for label in labels}, key=_class_order)
+    if all(label.lstrip("-").isdigit() for label in found):
+        found.sort(key=int)
+    source.classes = tuple(classes) if classes is not None else tuple(found)
+    if not source.classes:
+        raise DataError(f"{files[0]}: no row has a label, so there is nothing to learn. Name the column: --labels COLUMN")
+    _check_labels(source, source.classes)
+    return source
+
+
+def _class_order(label: str) -> tuple[str, str]:
+    return label.casefold(), label
+
+
+def _read_file(
+    file: Path, columns: dict[str, str], separator: str, source: Source, seen: dict[str, str], recover: bool
+) -> None:
+    """Add one file's rows to the source."""
+    header, records = read_records(file, recover)
+    found = find_columns(file, header, columns, need_labels=not source.ids)
+    source.columns = source.columns or found
+    at = {role: header.index(name) for role, name in found.items() if name}
+    repeated = []
+    for number, record in enumerate(records, 1):
+        line, cells = record.line, record.cells
+        if record.note:
+            source.notes.append(f"{file.name}:{line}: {record.note}")
+            source.n_recovered += 1
+        sample = cells[at["id"]].strip() if "id" in at else str(number)
+        if not sample:
+            raise DataError(f"{file}:{line}: the id in column {found['id']!r} is blank")
+        if sample in seen:
+            repeated.append(f"{sample!r} ({seen[sample]} and {file.name}:{line})")
+        seen[sample] = f"{file.name}:{line}"
+        source.ids.append(sample)
+        source.images.append(cells[at["image"]].strip() if "image" in at else "")
+        source.captions.append(cells[at["caption"]] if "caption" in at else "")
+        labels = _split_labels(cells[at["labels"]], separator) if "labels" in at else []
+        source.labels.append(labels or None)
+    if repeated:
+        more = f" and {len(repeated) - _SHOWN:,} more" if len(repeated) > _SHOWN else ""
+        raise DataError(f"{file}: repeated ids: {', '.join(repeated[:_SHOWN])}{more}. Every row needs its own")
+
+
+def _split_labels(cell: str, separator: str) -> list[str]:
+    """Names in one cell, each once, in order; a blank cell has none."""
+    names = cell.split() if separator == " " else [name.strip() for name in cell.split(separator)]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def find_columns(file: Path, header: list[str], given: dict[str, str], need_labels: bool = True) -> dict[str, str]:
+    """Which column serves as what.
+
+    Raises
+    ------
+    DataError
+        A named column is not there; or neither image nor caption, or no labels, can be found.
+    """
+    lower = {name.strip().lower(): name for name in reversed(header)}
+    found = {}
+    for role in ROLES:
+        name = given.get(role, "")
+        if name and name not in header and (need_labels or role != "labels"):
+            near = difflib.get_close_matches(name, header, 1)
+            hint = f" Nearest: {near[0]!r}." if near else ""
+            raise DataError(f"{file}: no column {name!r} for {role}. Columns: {_listed(header)}.{hint} Use: --{role} COLUMN")
+        found[role] = name if name in header else next((lower[n] for n in COMMON_NAMES[role] if n in lower), "")
+    if not found["image"] and not found["caption"]:
+        raise DataError(f"{file}: no column of images or captions found. Columns: {_listed(header)}. Use: --caption COLUMN or --image COLUMN")
+    if not found["labels"] and need_labels:
+        raise DataError(f"{file}: no column of labels found. Columns: {_listed(header)}. Use: --labels COLUMN")
+    found["id"] = found["id"] or found["image"]
+    return found
+
+
+def _listed(header: list[str]) -> str:
+    return ", ".join(repr(name[:40]) for name in header[:12]) + (" ..." if len(header) > 12 else "")
+
+
+def _check_labels(source: Source, classes: tuple[str, ...]) -> None:
+    known = set(classes)
+    for sample, labels in zip(source.ids, source.labels, strict=True):
+        for label in labels or ():
+            if label not in known:
+                near = difflib.get_close_matches(label, classes, 1)
+                hint = f" Nearest: {near[0]!r}." if near else ""
+                raise DataError(f"row {sample!r}: label {label[:60]!r} is not in the class list of {len(classes)}.{hint}")

@@ -1,0 +1,148 @@
+"""Records of a CSV file, also of one whose last column holds unescaped quotes, commas and line breaks.
+
+Some published tables quote their captions without escaping the quotes inside. There a record is told by how it begins:
+a line that starts with an id like that of the first record, followed by the cells before the last, begins a new one;
+any other line goes on with the one before. What stands between the outer quotes of the last cell is the caption,
+to the letter. No record is ever dropped: one that cannot be read is an error with its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfeat.errors import DataError
+
+csv.field_size_limit(2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row's cells, the line it begins at (the header's is 1), and a note where it had to be recovered."""
+
+    line: int
+    cells: list[str]
+    note: str = ""
+
+
+def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
+    """The header's names and all records of a CSV file in UTF-8.
+
+    Parameters
+    ----------
+    recover : bool
+        Whether records that are not valid CSV may be recovered; otherwise they are an error.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is empty, is not UTF-8, or has a malformed record.
+    """
+    try:
+        data = file.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the table as UTF-8") from None
+    if not text.strip():
+        raise DataError(f"{file}: empty. A table has a header and at least one row")
+    try:
+        header, records = _strict(text)
+    except (csv.Error, _Uneven) as error:
+        if not recover:
+            raise DataError(f"{file}{error if isinstance(error, _Uneven) else f': not valid CSV: {error}'}") from None
+        header, records = _recover(file, text)
+    if not records:
+        raise DataError(f"{file}: has a header and no row")
+    repeated = {name for name in header if header.count(name) > 1}
+    if repeated:
+        raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} stands there twice")
+    return header, records
+
+
+class _Uneven(Exception):
+    """A record has more or fewer cells than the header."""
+
+
+def _strict(text: str) -> tuple[list[str], list[Record]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    records, begin = [], 1
+    try:
+        for cells in reader:
+            if cells:  # a blank line is no record
+                records.append(Record(begin, cells))
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(f"line {begin}: {error}") from None
+    header = [name.strip() for name in records[0].cells]
+    for record in records[1:]:
+        if len(record.cells) != len(header):
+            raise _Uneven(f":{record.line}: {len(record.cells)} cells under a header of {len(header)}")
+    return header, records[1:]
+
+
+def _recover(file: Path, text: str) -> tuple[list[str], list[Record]]:
+    """Read records by how they begin; the last column may hold anything."""
+    lines = text.split("\n")
+    try:
+        header = [name.strip() for name in next(csv.reader([lines[0].removesuffix("\r")], strict=True))]
+    except (csv.Error, StopIteration) as error:
+        raise DataError(f"{file}:1: the header is not valid CSV: {error}") from None
+    first = next((line for line in lines[1:] if line.strip()), "")
+    begins = re.compile(_beginning(first, len(header)))
+    if not begins.match(first):
+        raise DataError(f"{file}:2: not valid CSV, and no id begins this record: {first[:40]!r}")
+    records = []
+    for line, raw in _grouped(lines, begins):
+        records.append(_read_record(file, line, raw, len(header), begins))
+    return header, records
+
+
+def _beginning(first: str, n_columns: int) -> str:
+    """A pattern of how records begin: an id like the first record's, then the plain cells before the last."""
+    sample = first.partition(",")[0].strip('"')
+    extension = re.search(r"\.[A-Za-z]\w{1,4}$", sample)
+    identity = rf'"?[^\s,"]+{re.escape(extension[0])}"?' if extension else r'"?[^\s,"]+"?'
+    # the cells between id and the last column: without quotes, or quoted and without quotes inside
+    return rf"(?:{identity})," + r'(?:[^",\n]*|"[^"\n]*"),' * (n_columns - 2)
+
+
+def _grouped(lines: list[str], begins: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+    """Lines joined to records, each with the number of its first line."""
+    start, held = 0, []
+    for number, line in enumerate(lines[1:], 2):
+        if begins.match(line):
+            if held:
+                yield start, "\n".join(held)
+            start, held = number, [line]
+        elif held:
+            held.append(line)
+    if held:
+        yield start, "\n".join(held)
+
+
+def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pattern[str]) -> Record:
+    raw = raw.rstrip("\r\n")
+    try:
+        rows = list(csv.reader(io.StringIO(raw, newline=""), strict=True))
+        if len(rows) == 1 and len(rows[0]) == n_columns:
+            note = "a caption with line breaks" if "\n" in raw else ""
+            return Record(line, rows[0], note)
+    except csv.Error:
+        pass
+    match = begins.match(raw)
+    head, last = raw[: match.end() - 1], raw[match.end() :]
+    cells = next(csv.reader([head]))
+    if len(cells) != n_columns - 1:
+        raise DataError(f"{file}:{line}: {len(cells)} cells before the last, the header has {n_columns - 1}: {raw[:40]!r}")
+    if last.startswith('"'):
+        if len(last) < 2 or not last.endswith('"'):
+            raise DataError(f"{file}:{line}: a quote is opened and not closed: {last[:40]!r}. Close it, or remove it")
+        last = last[1:-1]
+    return Record(line, [*cells, last], "recovered a caption with unescaped quotes, commas or line breaks")

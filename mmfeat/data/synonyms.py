@@ -1,0 +1,59 @@
+"""Caption augmentation: two words replaced by synonyms from a list (paper, section 3.1.1; P6)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.errors import DataError
+from mmfeat.randomness import mix
+
+N_WORDS = 2  # replaced in each caption
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
+def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """Words to their synonyms, from a file with one comma-separated group a line; mmfeat's own list when None.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a line is no group of two or more words.
+    """
+    path = path or Path(__file__).with_name("synonyms.txt")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    found: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        words = [word.strip().lower() for word in line.split(",")]
+        if len(words) < 2 or not all(words):
+            raise DataError(f"{path}:{number}: a line is two or more words with commas between, found {line[:60]!r}")
+        for word in words:
+            others = (*found.get(word, ()), *(w for w in words if w != word))
+            found[word] = tuple(dict.fromkeys(others))
+    return found
+
+
+def replace_two(caption: str, synonyms: dict[str, tuple[str, ...]], number: int) -> str:
+    """Replace up to two words by synonyms, as a function of `number`; a capital first letter and all else stay.
+
+    A caption without a word of the list comes back as it is.
+    """
+    words = [m for m in _WORD.finditer(caption) if m[0].lower() in synonyms]
+    if not words:
+        return caption
+    scores = mix(np.arange(len(words), dtype=np.uint64), number)
+    chosen = sorted(np.argsort(scores)[:N_WORDS].tolist(), reverse=True)
+    for i in chosen:
+        word = words[i]
+        options = synonyms[word[0].lower()]
+        new = options[int(scores[i] % np.uint64(len(options)))]
+        new = new[0].upper() + new[1:] if word[0][0].isupper() else new
+        caption = caption[: word.start()] + new + caption[word.end() :]
+    return caption

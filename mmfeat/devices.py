@@ -1,0 +1,39 @@
+"""Which device the arithmetic runs on, and what is recorded about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from mmfeat.errors import ConfigError
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that `device` in mmfeat.toml means; `auto` is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"device = {name!r}: torch sees {torch.cuda.device_count()} GPUs. Use: auto or cpu")
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result may depend on."""
+    names = ("mmfeat", "torch", "timm", "transformers", "numpy", "h5py", "scikit-learn", "Pillow")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Host, device and versions, as recorded (never keyed) with parts, checkpoints and runs."""
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"host": platform.node(), "device": f"{device.type}: {label}", "versions": versions()}

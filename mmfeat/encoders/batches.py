@@ -1,0 +1,87 @@
+"""Batches of prepared samples, read and prepared in threads ahead of the one who asks."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmfeat.encoders.weights import one_line
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that could be prepared, their tensors (None where there are no such rows), and why the others could not.
+
+    Attributes
+    ----------
+    undecodable : dict[int, str]
+        Row to reason: its bytes were read and are no sample.
+    unread : dict[int, str]
+        Row to reason: its bytes could not be had, or are not the ones that were asked for.
+    """
+
+    rows: np.ndarray
+    inputs: dict[str, Tensor] | None
+    undecodable: dict[int, str]
+    unread: dict[int, str]
+
+
+class UnreadSample(Exception):
+    """Raised by a reader where a sample's bytes cannot be had now; says nothing about the bytes."""
+
+
+def prepared_batches(
+    groups: Iterable[np.ndarray],
+    load: Callable[[int], Any],
+    collate: Callable[[list[Any]], dict[str, Tensor]],
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """Prepare groups of rows in threads (decoding and resizing release the interpreter's lock), in their order.
+
+    Parameters
+    ----------
+    groups : iterable of (n,) int arrays
+        The rows of each batch.
+    load : callable
+        Row to prepared sample. :class:`UnreadSample` means that the bytes could not be had, any other exception that
+        they are no sample.
+    """
+    workers = workers or max(2, os.cpu_count() or 2)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare")
+    waiting: deque[Future[Batch]] = deque()
+    pending = iter(groups)
+    try:
+        for group in pending:
+            waiting.append(pool.submit(_prepare, group, load, collate))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[list[Any]], dict[str, Tensor]]) -> Batch:
+    rows, prepared, undecodable, unread = [], [], {}, {}
+    for row in group.tolist():
+        try:
+            prepared.append(load(row))
+            rows.append(row)
+        except UnreadSample as error:
+            unread[row] = one_line(error)
+        except Exception as error:  # decoders raise whatever they like for bytes that are no image
+            undecodable[row] = f"{type(error).__name__}: {one_line(error)}"
+    inputs = collate(prepared) if prepared else None
+    return Batch(np.array(rows, dtype=np.int64), inputs, undecodable, unread)
+
+
+def groups_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows cut into groups of `size`, in their order."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

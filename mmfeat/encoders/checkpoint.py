@@ -1,0 +1,144 @@
+"""Checkpoints: what `mmfeat finetune` leaves in checkpoints/NAME-1, as safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.errors import EncoderError
+from mmfeat.files import publish_folder, staging_folder, write_json
+from mmfeat.store.keys import output_key, tensors_digest
+
+FORMAT = 1
+_RECORD = "checkpoint.json"
+_ENCODER = "encoder.safetensors"
+_OUTPUT = "output.safetensors"
+
+
+@dataclass(frozen=True)
+class Output:
+    """An encoder's linear output: logits are `embeddings @ weight.T + bias`.
+
+    Attributes
+    ----------
+    weight : np.ndarray
+        `(K, D)` float32.
+    bias : np.ndarray
+        `(K,)` float32.
+    classes : tuple of str
+        The K class names, in the order of the rows.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The output key: what its logits are filed under."""
+        arrays = {"weight": self.weight, "bias": self.bias}
+        items = ((name, str(a.dtype), a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items()))
+        return output_key(tensors_digest(items), self.classes)
+
+    def logits(self, embeddings: np.ndarray) -> np.ndarray:
+        """`(N, D)` embeddings to `(N, K)` float32 logits."""
+        return embeddings.astype(np.float32, copy=False) @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One folder under checkpoints/; `record` is its checkpoint.json."""
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, such as `image-1`."""
+        return self.folder.name
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder is the pretrained one and only the output was fitted."""
+        return self.record["frozen"]
+
+    @property
+    def encoder_file(self) -> Path:
+        """The fine-tuned tensors; only where not `frozen`."""
+        return self.folder / _ENCODER
+
+    def output(self) -> Output:
+        """Load the linear output.
+
+        Raises
+        ------
+        EncoderError
+            The file is missing or damaged.
+        """
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(self.folder / _OUTPUT)
+            return Output(tensors["weight"], tensors["bias"], tuple(self.record["classes"]))
+        except Exception as error:  # safetensors has an exception of its own for each kind of damage
+            raise EncoderError(f"{self.folder / _OUTPUT}: cannot be read: {error}") from None
+
+
+def save_checkpoint(
+    parent: Path, name: str, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None
+) -> Checkpoint:
+    """Write `parent/NAME-<next number>`, whole or not at all.
+
+    Parameters
+    ----------
+    record : dict
+        JSON values: figures, settings, the encoder's spec; format, classes and `frozen` are added here.
+    tensors : dict of torch.Tensor, optional
+        The fine-tuned encoder; None where it is frozen.
+    """
+    from safetensors.numpy import save_file as save_arrays
+
+    record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
+    with staging_folder(parent) as staged:
+        save_arrays({"weight": output.weight, "bias": output.bias}, staged / _OUTPUT)
+        if tensors is not None:
+            from safetensors.torch import save_file
+
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, staged / _ENCODER)
+        write_json(staged / _RECORD, record)
+        return Checkpoint(publish_folder(staged, parent, name), record)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read one checkpoint's record.
+
+    Raises
+    ------
+    EncoderError
+        There is none, it is damaged, or a newer mmfeat wrote it.
+    """
+    file = folder / _RECORD
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version = record["format"]
+        record["classes"], record["frozen"], record["spec"]  # noqa: B018 - all of them are needed later
+    except FileNotFoundError:
+        raise EncoderError(f"{folder}: no checkpoint there (no {_RECORD}). Run: mmfeat finetune") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"{file}: damaged: {error!r}. Remove the folder and run: mmfeat finetune") from None
+    if version > FORMAT:
+        raise EncoderError(f"{file}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
+    return Checkpoint(folder, record)
+
+
+def checkpoints_of(parent: Path, name: str) -> list[Checkpoint]:
+    """All checkpoints of one encoder, newest first."""
+    if not parent.is_dir():
+        return []
+    numbered = [(int(m[1]), path) for path in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))]
+    return [read_checkpoint(path) for _, path in sorted(numbered, reverse=True)]

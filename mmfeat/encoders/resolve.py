@@ -1,0 +1,198 @@
+"""From an `[encoder.NAME]` table to the encoder it means, and to the keys under which its features are filed.
+
+Building an encoder imports timm or transformers and reads all its weights. `identify` remembers what came of it, with
+the size, time and inode of every file that went into it, so that commands which only need the keys do neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfeat.config import Config, EncoderConfig
+from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, read_checkpoint
+from mmfeat.errors import EncoderError
+from mmfeat.files import digest_json, write_json
+from mmfeat.store.keys import EncoderSpec
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An encoder as the right side of the wall knows it: names and keys, no weights.
+
+    Attributes
+    ----------
+    spec : EncoderSpec
+        What its embeddings depend on; `spec.key` is the encoder key.
+    checkpoint : str or None
+        The checkpoint in use, such as `image-1`.
+    output_key : str or None
+        What its logits are filed under; None where it has no linear output.
+    """
+
+    name: str
+    model: str
+    spec: EncoderSpec
+    width: int
+    size_mb: float
+    checkpoint: str | None
+    output_key: str | None
+
+
+def build_encoder(config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False) -> tuple[Any, Checkpoint | None]:
+    """Build the encoder that `[encoder.NAME]` means, with its checkpoint's tensors where one is in use.
+
+    Parameters
+    ----------
+    pretrained_only : bool
+        Leave checkpoints aside: what fine-tuning starts from.
+
+    Returns
+    -------
+    tuple of Encoder and Checkpoint or None
+        The encoder in eval mode on the CPU, and the checkpoint in use.
+    """
+    table = config.encoder[name]
+    encoder = _pretrained(config, name)
+    if pretrained_only:
+        return encoder, None
+    checkpoint = _choose(config, name, checkpoints, encoder)
+    if checkpoint is not None and not checkpoint.frozen:
+        from mmfeat.encoders.weights import load_strictly, read_state
+
+        load_strictly(encoder, read_state(checkpoint.encoder_file), checkpoint.encoder_file)
+    if table.checkpoint not in ("latest", "none") and checkpoint is None:
+        raise EncoderError(f"encoder.{name}: {table.checkpoint} is of another encoder. Set: checkpoint = \"latest\"")
+    return encoder.eval(), checkpoint
+
+
+def identify(config: Config, name: str, checkpoints: Path, memory: Path) -> Identity:
+    """The keys of an encoder, from memory where nothing that went into them has changed."""
+    remembered = _read_memory(memory).get(name, {})
+    if remembered and remembered.get("fingerprint") == _fingerprint(config, name, checkpoints, remembered.get("watched", [])):
+        found = remembered["identity"]
+        return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
+    encoder, checkpoint = build_encoder(config, name, checkpoints)
+    return remember(config, name, encoder, checkpoint, checkpoints, memory)
+
+
+def remember(
+    config: Config, name: str, encoder: Any, checkpoint: Checkpoint | None, checkpoints: Path, memory: Path
+) -> Identity:
+    """Compute the keys of a built encoder and keep them in the memory file."""
+    table = config.encoder[name]
+    identity = Identity(
+        name=name,
+        model=Path(table.model).name,
+        spec=encoder.spec(),
+        width=encoder.width,
+        size_mb=encoder.size_mb(),
+        checkpoint=checkpoint.name if checkpoint else None,
+        output_key=checkpoint.output().key if checkpoint else None,
+    )
+    watched = [str(path) for path in _sources(config, table, encoder)]
+    entry = {
+        "fingerprint": _fingerprint(config, name, checkpoints, watched),
+        "watched": watched,
+        "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
+    }
+    write_json(memory, {**_read_memory(memory), name: entry})
+    return identity
+
+
+def output_of(config: Config, identity: Identity, checkpoints: Path) -> Output | None:
+    """The linear output of the checkpoint in use, if there is one."""
+    if identity.checkpoint is None:
+        return None
+    return _named(config, identity.name, checkpoints, identity.checkpoint).output()
+
+
+def _named(config: Config, name: str, checkpoints: Path, checkpoint: str) -> Checkpoint:
+    given = config.encoder[name].checkpoint
+    return read_checkpoint(checkpoints / checkpoint if given == "latest" else config.path(given))
+
+
+def _pretrained(config: Config, name: str) -> Any:
+    table = config.encoder[name]
+    if table.modality == "image":
+        from mmfeat.encoders.image import build_image_encoder
+
+        return build_image_encoder(name, table, config.root, config.seed)
+    from mmfeat.encoders.text import build_text_encoder
+
+    return build_text_encoder(name, table, config.root, config.seed)
+
+
+def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
+    """The checkpoint in use: of the same model and, where only the output was fitted, of the very same embeddings."""
+    table = config.encoder[name]
+    if table.checkpoint == "none":
+        return None
+    given = table.checkpoint
+    candidates = checkpoints_of(checkpoints, name) if given == "latest" else [read_checkpoint(config.path(given))]
+    key = None
+    for candidate in candidates:
+        if candidate.record["table"]["model"] != table.model:
+            continue
+        if not candidate.frozen:
+            return candidate
+        key = key or encoder.spec().key
+        if EncoderSpec.from_dict(candidate.record["spec"]).key == key:
+            return candidate
+    return None
+
+
+def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
+    """The files and folders that the weights, the tokenizer and their configuration were read from."""
+    sources = []
+    if table.pretrained not in ("auto", "random"):
+        sources.append(config.path(table.pretrained))
+    if table.model.startswith((".", "~", "/")):
+        sources.append(config.path(table.model))
+    else:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        network_config = getattr(encoder.network, "pretrained_cfg", None) or {}
+        hub_name = network_config.get("hf_hub_id") or table.model
+        sources.append(Path(HF_HUB_CACHE) / ("models--" + hub_name.replace("/", "--")))
+    return sources
+
+
+def _fingerprint(config: Config, name: str, checkpoints: Path, watched: list[str]) -> str:
+    """Digest of all that a remembered identity rests on."""
+    table = config.encoder[name]
+    given = table.checkpoint
+    folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(given, [config.path(given)])
+    return digest_json(
+        {
+            "table": dataclasses.asdict(table),
+            "root": str(config.root),
+            "seed": config.seed,
+            "files": [_stamps(Path(path)) for path in [*watched, *folders]],
+            "versions": [importlib.metadata.version(package) for package in ("timm", "transformers")],
+        }
+    )
+
+
+def _stamps(path: Path) -> list[list[Any]]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stamps = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        stamps.append([str(file), stat.st_size, stat.st_mtime_ns if file.is_file() else 0, stat.st_ino])
+    return stamps
+
+
+def _read_memory(memory: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}

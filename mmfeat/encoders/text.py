@@ -1,0 +1,146 @@
+"""Text encoders: any encoder model of transformers, by name or folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfeat.config import TextEncoderConfig
+from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+from mmfeat.encoders.weights import hub, load_strictly, one_line, read_state
+from mmfeat.errors import EncoderError
+from mmfeat.files import digest_bytes, digest_json
+
+_UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
+
+
+class TextEncoder(Encoder):
+    """A transformers encoder and its tokenizer; a sample is a caption."""
+
+    modality = "text"
+
+    def __init__(self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.architecture = architecture
+        self.precision = config.precision
+        self._pooling = pooling
+        self._tokenizer_digest = _tokenizer_digest(tokenizer)
+        positions = getattr(network.config, "max_position_embeddings", None) or config.max_length
+        self.max_length = min(config.max_length, positions)
+        self.width = network.config.hidden_size
+
+    def prepare(self, sample: str) -> str:
+        """A caption needs nothing of its own; lone surrogates of badly decoded text become question marks."""
+        return sample.encode("utf-8", "replace").decode("utf-8")
+
+    def collate(self, prepared: list[str]) -> dict[str, Tensor]:
+        """Token ids and attention mask `(B, L)`, padded to the longest of the batch."""
+        tokens = self.tokenizer(
+            prepared, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Embeddings `(B, D)`: the token states, pooled."""
+        states = self.network(**batch).last_hidden_state  # (B, L, D)
+        mask = batch["attention_mask"].unsqueeze(-1)  # (B, L, 1)
+        if self._pooling == "cls":
+            return states[:, 0]
+        if self._pooling == "max":
+            return states.masked_fill(mask == 0, float("-inf")).amax(1)
+        return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The tokenizer's content and where captions are cut."""
+        return {"tokenizer": self._tokenizer_digest, "max_length": self.max_length}
+
+    @property
+    def pooling(self) -> str:
+        """`cls`, `mean` or `max` over the tokens that the attention mask keeps."""
+        return self._pooling
+
+
+def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed: int) -> TextEncoder:
+    """Build an encoder from its `[encoder.NAME]` table.
+
+    Raises
+    ------
+    EncoderError
+        No such model or folder, weights out of reach, weights that do not fit.
+    """
+    make_torchvision_importable()
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    source = model_source(name, config.model, folder)
+    with hub(name, config.model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model_config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if config.pretrained == "auto":
+            network = AutoModel.from_pretrained(source, dtype=torch.float32)
+        else:
+            network = AutoModel.from_config(model_config, dtype=torch.float32)
+    if network.config.is_encoder_decoder:
+        network = network.get_encoder()
+    if isinstance(getattr(network, "pooler", None), nn.Module):
+        network.pooler = None  # its output is not read
+    if not hasattr(network.config, "hidden_size"):
+        raise EncoderError(f"encoder.{name}: {config.model!r} is no text encoder (no hidden_size in its config)")
+    if config.pretrained not in ("auto", "random"):
+        path = folder / Path(config.pretrained).expanduser()
+        prefix = getattr(network, "base_model_prefix", "") + "."
+        state = {key.removeprefix(prefix): tensor for key, tensor in read_state(path).items()}
+        load_strictly(network, state, path, unused=_UNUSED)
+    pooling = _own_pooling(source) if config.pooling == "auto" else config.pooling
+    encoder = TextEncoder(network, tokenizer, Path(config.model).name, config, pooling)
+    try:
+        encoder.eval().encode(encoder.collate(["a"]), torch.device("cpu"))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
+    return encoder
+
+
+def model_source(name: str, model: str, folder: Path) -> str:
+    """A hub name as it is, or the absolute path of a folder (`./`, `~` or `/`)."""
+    if not model.startswith((".", "~", "/")):
+        return model
+    path = folder / Path(model).expanduser()
+    if not (path / "config.json").is_file():
+        raise EncoderError(f"encoder.{name}: no transformers model in {path} (no config.json there)")
+    return str(path)
+
+
+def _own_pooling(source: str) -> str:
+    """What a sentence-transformers folder states; mean elsewhere."""
+    file = Path(source) / "1_Pooling" / "config.json"
+    if not Path(source).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(source, "1_Pooling/config.json")
+        file = Path(cached) if isinstance(cached, str) else file
+    if file.is_file():
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        for key, pooling in (("cls_token", "cls"), ("max_tokens", "max"), ("mean_tokens", "mean")):
+            if stated.get(f"pooling_mode_{key}"):
+                return pooling
+    return "mean"
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Digest of the tokenizer's rules and vocabulary, without the padding that a call leaves in it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return digest_json({"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()})
+    rules = json.loads(backend.to_str())
+    rules["padding"] = rules["truncation"] = None
+    return digest_bytes(json.dumps(rules, sort_keys=True).encode("utf-8"))

@@ -1,0 +1,167 @@
+"""Figures of multi-label predictions (paper, section 4.1 and appendix; P15), as scikit-learn defines them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.errors import MmfeatError
+
+_FIELDS = {"samples-f1": "samples_f1", "micro-f1": "micro_f1", "macro-f1": "macro_f1", "map": "map", "loss": "loss"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures over rows; labels that are not known are left out of all of them.
+
+    Attributes
+    ----------
+    samples_f1 : float
+        Mean over rows of the F1 of the label set; a row that is empty and predicted empty counts 1.
+    micro_f1, macro_f1 : float
+        F1 of all decisions together; mean over the classes that have a positive among the rows.
+    map : float
+        Mean over the same classes of average precision.
+    accuracy_per_class, label_set_accuracy : float
+        Mean over classes of the share of right decisions; share of rows with every decision right.
+    loss : float
+        Binary cross-entropy of the logits.
+    class_f1, class_precision, class_recall, class_ap, class_accuracy : np.ndarray
+        `(K,)` float64; `class_ap` is NaN for a class without a positive.
+    n_positives : np.ndarray
+        `(K,)` int64.
+    n_classes_left_out : int
+        Classes without a positive.
+    """
+
+    samples_f1: float
+    micro_f1: float
+    macro_f1: float
+    map: float
+    accuracy_per_class: float
+    label_set_accuracy: float
+    loss: float
+    class_f1: np.ndarray
+    class_precision: np.ndarray
+    class_recall: np.ndarray
+    class_ap: np.ndarray
+    class_accuracy: np.ndarray
+    n_positives: np.ndarray
+    n_samples: int
+    n_classes_left_out: int
+
+    def value(self, metric: str) -> float:
+        """One figure by its name in mmfeat.toml: samples-f1, micro-f1, macro-f1, map, loss."""
+        return getattr(self, _FIELDS[metric])
+
+    def weakest(self, n: int) -> list[tuple[int, float, int]]:
+        """The `n` classes of lowest F1 among those with a positive: (class, F1, positives)."""
+        kept = np.flatnonzero(self.n_positives > 0)
+        order = kept[np.argsort(self.class_f1[kept], kind="stable")][:n]
+        return [(int(k), float(self.class_f1[k]), int(self.n_positives[k])) for k in order]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; NaN becomes None."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                return [plain(item) for item in value.tolist()]
+            return None if isinstance(value, float) and value != value else value
+
+        return {name: plain(value) for name, value in vars(self).items()}
+
+
+def better(metric: str, a: float, b: float) -> bool:
+    """Whether `a` is strictly better than `b`: lower for the loss, higher for the others."""
+    return a < b if metric == "loss" else a > b
+
+
+def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Scores:
+    """Score decisions and logits against labels.
+
+    Parameters
+    ----------
+    labels : np.ndarray
+        `(N, K)` int8; rows without any known label are left out.
+    decided : np.ndarray
+        `(N, K)` of 0 and 1.
+    logits : np.ndarray
+        `(N, K)` float; only their order within a class and their loss count.
+
+    Raises
+    ------
+    MmfeatError
+        Shapes differ, there is no labelled row, or logits are not finite.
+    """
+    if not labels.shape == decided.shape == logits.shape:
+        raise MmfeatError(f"labels {labels.shape}, decisions {decided.shape} and logits {logits.shape} differ in shape")
+    rows = (labels >= 0).any(1)
+    if not rows.any():
+        raise MmfeatError("there is no labelled row to score")
+    if not np.isfinite(logits).all():
+        bad = np.flatnonzero(~np.isfinite(logits).all(1))
+        raise MmfeatError(f"logits of {len(bad)} of {len(logits)} rows are not finite (first: row {bad[0]})")
+    labels, decided, logits = labels[rows], decided[rows] == 1, logits[rows]
+    known, yes = labels >= 0, labels == 1
+    hit, said = yes & decided, decided & known
+    n_yes, n_said, n_hit = yes.sum(0), said.sum(0), hit.sum(0)
+    right = (decided == yes) | ~known
+    n_known = known.sum(0)
+    accuracy = np.where(n_known > 0, (right & known).sum(0) / np.maximum(n_known, 1), np.nan)
+    class_f1 = _ratio(2 * n_hit, n_yes + n_said)
+    class_ap = np.array([_average_precision(yes[known[:, k], k], logits[known[:, k], k]) for k in range(labels.shape[1])])
+    kept = n_yes > 0
+    return Scores(
+        samples_f1=float(_rows_f1(yes, said).mean()),
+        micro_f1=float(_ratio(2 * n_hit.sum(), n_yes.sum() + n_said.sum())),
+        macro_f1=float(class_f1[kept].mean()) if kept.any() else 0.0,
+        map=float(class_ap[kept].mean()) if kept.any() else 0.0,
+        accuracy_per_class=float(np.nanmean(accuracy)),
+        label_set_accuracy=float(right.all(1).mean()),
+        loss=_loss(yes, known, logits),
+        class_f1=class_f1,
+        class_precision=_ratio(n_hit, n_said),
+        class_recall=_ratio(n_hit, n_yes),
+        class_ap=class_ap,
+        class_accuracy=accuracy,
+        n_positives=n_yes,
+        n_samples=len(labels),
+        n_classes_left_out=int((~kept).sum()),
+    )
+
+
+def samples_f1_rows(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """F1 of each row's label set, `(n,)` float64, for the rows with a known label; both sets empty counts 1."""
+    rows = (labels >= 0).any(1)
+    labels, decided = labels[rows], decided[rows]
+    return _rows_f1(labels == 1, (decided == 1) & (labels >= 0))
+
+
+def _rows_f1(yes: np.ndarray, said: np.ndarray) -> np.ndarray:
+    total = yes.sum(1) + said.sum(1)
+    return np.where(total > 0, 2 * (yes & said).sum(1) / np.maximum(total, 1), 1.0)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(a / np.maximum(b, 1), dtype=np.float64)
+
+
+def _average_precision(yes: np.ndarray, logits: np.ndarray) -> float:
+    """Area under precision over recall as a step function; equal logits are one threshold, as in scikit-learn."""
+    n_yes = int(yes.sum())
+    if n_yes == 0:
+        return float("nan")
+    order = np.argsort(-logits, kind="stable")
+    yes, logits = yes[order], logits[order]
+    last = np.flatnonzero(np.append(logits[1:] != logits[:-1], True))  # the last row of each threshold
+    hits = np.cumsum(yes)[last]
+    precision = hits / (last + 1)
+    return float((np.diff(hits, prepend=0) / n_yes * precision).sum())
+
+
+def _loss(yes: np.ndarray, known: np.ndarray, logits: np.ndarray) -> float:
+    logits = logits.astype(np.float64)
+    losses = np.maximum(logits, 0) - logits * yes + np.log1p(np.exp(-np.abs(logits)))
+    return float((losses * known).sum() / known.sum())

@@ -1,0 +1,169 @@
+"""Runs: a folder with one trained head, ensemble or self-training and its figures, made whole or not at all.
+
+    runs/NAME/run.json           settings, keys, digests, figures, versions
+              head.safetensors   the heads of all seeds (absent for an ensemble)
+              logits.h5          ids, what they were computed from, logits, the row's part in training
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mmfeat.errors import RunError
+from mmfeat.files import publish_folder, staging_folder, write_json
+
+FORMAT = 1
+_RECORD = "run.json"
+_HEAD = "head.safetensors"
+_LOGITS = "logits.h5"
+ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3}
+
+
+@dataclass(frozen=True)
+class RunLogits:
+    """What logits.h5 holds, row by row.
+
+    Attributes
+    ----------
+    ids : np.ndarray
+        `(N,)` object.
+    input_keys : np.ndarray
+        `(N, 32)` uint8: digest of the row keys that the logits were computed from.
+    logits : np.ndarray
+        `(N, K)` float32, the mean over the seeds.
+    roles : np.ndarray
+        `(N,)` uint8: the row's part in training, numbered as in `ROLES`.
+    """
+
+    ids: np.ndarray
+    input_keys: np.ndarray
+    logits: np.ndarray
+    roles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder under runs/; `record` is its run.json."""
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, such as `crossattn-1`."""
+        return self.folder.name
+
+    @property
+    def kind(self) -> str:
+        """`head`, `ensemble` or `selftrain`."""
+        return self.record["kind"]
+
+    @property
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """Encoder name to its recorded `key`, `output_key`, `width` and `size_mb`."""
+        return self.record["encoders"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits' columns."""
+        return tuple(self.record["classes"])
+
+    @property
+    def size_mb(self) -> float:
+        """Megabytes of the whole model: its encoders and its head or heads (P21)."""
+        return sum(e["size_mb"] for e in self.encoders.values()) + self.record["head_mb"]
+
+    def state(self) -> dict[str, Any]:
+        """The tensors of head.safetensors, `seed<i>.<name>` each.
+
+        Raises
+        ------
+        RunError
+            The file is missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.folder / _HEAD)
+        except Exception as error:  # safetensors has an exception of its own for each kind of damage
+            raise RunError(f"{self.folder / _HEAD}: cannot be read: {error}. Make the run again") from None
+
+    def logits(self) -> RunLogits:
+        """Read logits.h5.
+
+        Raises
+        ------
+        RunError
+            The file is missing or damaged.
+        """
+        try:
+            with h5py.File(self.folder / _LOGITS, "r") as file:
+                ids = file["ids"].asstr()[:]
+                return RunLogits(ids, file["input_key"][:], file["logits"][:], file["role"][:])
+        except (OSError, KeyError) as error:
+            raise RunError(f"{self.folder / _LOGITS}: cannot be read: {error}. Make the run again") from None
+
+
+def save_run(parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, state: dict[str, Any] | None) -> Run:
+    """Write `parent/STEM-<next number>`, whole or not at all."""
+    record = {"format": FORMAT, **record}
+    with staging_folder(parent) as staged:
+        if state is not None:
+            from safetensors.torch import save_file
+
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, staged / _HEAD)
+        with h5py.File(staged / _LOGITS, "w") as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["classes"] = json.dumps(record["classes"])
+            file.create_dataset("ids", data=[str(i) for i in logits.ids], dtype=h5py.string_dtype("utf-8"))
+            file.create_dataset("input_key", data=logits.input_keys)
+            file.create_dataset("logits", data=logits.logits.astype(np.float32))
+            file.create_dataset("role", data=logits.roles.astype(np.uint8))
+        write_json(staged / _RECORD, record)
+        return Run(publish_folder(staged, parent, stem), record)
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run's record.
+
+    Raises
+    ------
+    RunError
+        There is none, it is damaged, or a newer mmfeat wrote it.
+    """
+    file = folder / _RECORD
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version = record["format"]
+        for key in ("kind", "encoders", "classes", "fingerprint", "head_mb", "members"):
+            record[key]
+    except FileNotFoundError:
+        raise RunError(f"{folder.name}: no such run ({file} is not there). Run: mmfeat runs") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file}: damaged: {error!r}. Remove the folder and make the run again") from None
+    if version > FORMAT:
+        raise RunError(f"{file}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
+    return Run(folder, record)
+
+
+def all_runs(parent: Path) -> list[Run]:
+    """Every run of a project, oldest first."""
+    if not parent.is_dir():
+        return []
+    names = [p for p in parent.iterdir() if re.fullmatch(r"[A-Za-z][\w.-]*-\d+", p.name) and (p / _RECORD).is_file()]
+    return sorted((read_run(path) for path in names), key=lambda run: run.record["created"])
+
+
+def already_made(parent: Path, fingerprint: str) -> Run | None:
+    """The newest run that was made from exactly this: settings, keys, rows and labels."""
+    for run in reversed(all_runs(parent)):
+        if run.record["fingerprint"] == fingerprint:
+            return run
+    return None

@@ -1,0 +1,41 @@
+"""Random numbers that are a function of (seed, epoch, id): the same after an interruption or in another row order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def id_numbers(ids: Sequence[str]) -> np.ndarray:
+    """One 64-bit number for each id, `(N,)` uint64: the first bytes of its BLAKE2b digest."""
+    digests = b"".join(hashlib.blake2b(str(i).encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in ids)
+    return np.frombuffer(digests, dtype="<u8").copy()
+
+
+def mix(numbers: np.ndarray, *salts: int) -> np.ndarray:
+    """Scramble 64-bit numbers with salts such as (seed, epoch); splitmix64 (Steele et al., 2014), vectorised."""
+    mixed = numbers.astype(np.uint64, copy=True)
+    with np.errstate(over="ignore"):
+        for salt in salts:
+            mixed += np.uint64(salt % 2**64) * np.uint64(0xD1342543DE82EF95) + np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def epoch_order(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits the rows, `(N,)` int64, whatever order they came in."""
+    return np.argsort(mix(numbers, seed, epoch), kind="stable")
+
+
+def coin(numbers: np.ndarray, *salts: int) -> np.ndarray:
+    """A fair coin for each number, `(N,)` bool."""
+    return (mix(numbers, *salts) >> np.uint64(63)).astype(bool)
+
+
+def torch_seed(seed: int, epoch: int) -> int:
+    """A seed for torch's generator at the start of an epoch."""
+    return int(mix(np.array([seed], dtype=np.uint64), epoch)[0] >> np.uint64(1))

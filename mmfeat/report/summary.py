@@ -1,0 +1,55 @@
+"""What `mmfeat init` says of a data set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmfeat.config import Config
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.readers import Source
+from mmfeat.data.rowkeys import RowKeys
+from mmfeat.data.sources import ImageSources
+from mmfeat.report.tables import shown
+
+
+def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
+    """Rows, classes, labels a row, captions, images, split: a few lines."""
+    labelled = (manifest.labels >= 0).any(1)
+    counts = (manifest.labels == 1).sum(0)
+    most, least = int(counts.argmax()), int(counts.argmin())
+    mean = (manifest.labels[labelled] == 1).sum(1).mean()
+    lines = [_kind(source, images)]
+    lines.append(_line("rows", manifest.n_samples, f"{labelled.sum():,} labelled, {(~labelled).sum():,} unlabelled"))
+    names = manifest.classes
+    lines.append(
+        _line(
+            "classes", len(names),
+            f"from {counts[most]:,} rows ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))}); "
+            f"{mean:.2f} labels a labelled row",
+        )  # fmt: skip
+    )
+    if source.columns["caption"]:
+        captions = manifest.captions
+        blank = sum(not caption.strip() for caption in captions)
+        repeated = len(captions) - blank - len({c for c in captions if c.strip()})
+        recovered = f"; {source.n_recovered} broken CSV records recovered (listed in init.log)" if source.n_recovered else ""
+        lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
+    if source.columns["image"]:
+        missing = int((~row_keys.present).sum())
+        same = int(row_keys.present.sum()) - len(np.unique(row_keys.keys[row_keys.present].view("V32")))
+        listed = " (listed in init.log)" if row_keys.reasons else ""
+        lines.append(_line("images", int(row_keys.present.sum()), f"{missing:,} missing{listed}, {same:,} identical to another"))
+    parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
+    lines.append(f"  split     {', '.join(parts)}: stratified, identical images together, seed {config.seed}")
+    return "\n".join(lines)
+
+
+def _kind(source: Source, images: ImageSources) -> str:
+    archives = sum(c.is_file() for c in images.containers)
+    where = f"{archives} zip files, read in place" if archives else f"{len(images.containers)} folder" if images.containers else "no images"
+    found = ", ".join(f"{role} = {shown(repr(name), 30)}" for role, name in source.columns.items() if name)
+    return f"{source.kind}; images in {where}\n  columns   {found}" if images.containers else f"{source.kind}; {where}\n  columns   {found}"
+
+
+def _line(name: str, count: int, text: str) -> str:
+    return f"  {name:8}{count:8,}   {text}"

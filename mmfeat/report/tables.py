@@ -1,0 +1,40 @@
+"""Plain tables for a terminal or a file; whatever came from outside is shown with its control characters escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmfeat.models.figures import FigureLine
+
+
+def shown(text: object, limit: int = 60) -> str:
+    """Untrusted text on one line: control characters escaped, shortened to `limit` characters."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
+    """Align columns: the first `left` to the left, the others to the right; trailing text may follow as a last cell."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    n = max(map(len, cells))
+    cells = [row + [""] * (n - len(row)) for row in cells]
+    widths = [max(len(row[i]) for row in cells) for i in range(n)]
+    lines = []
+    for row in cells:
+        parts = [c.ljust(w) if i < left or i >= len(head) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append("   ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def figure_table(title: str, lines: Sequence[FigureLine]) -> str:
+    """Figures of several models on the same rows; `title` names those rows."""
+    timed = any(line.seconds is not None for line in lines)
+    head = [title, "samples-F1", "macro-F1", "mAP", *(["seconds"] if timed else [])]
+    rows = []
+    for line in lines:
+        cells = [shown(line.label), f"{line.samples_f1:.3f} ± {line.spread:.3f}", f"{line.macro_f1:.3f}", f"{line.map:.3f}"]
+        if timed:
+            cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
+        rows.append([*cells, line.note])
+    return table(head, rows)

@@ -1,0 +1,13 @@
+"""The learning rate's course over a fit, the same for encoders and heads."""
+
+from __future__ import annotations
+
+import math
+
+
+def schedule(step: int, total: int, warm_up: float) -> float:
+    """Share of the learning rate at a step of `total`: a linear rise over a share `warm_up`, then half a cosine to 0."""
+    warm = max(1, round(total * warm_up))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

@@ -1,0 +1,113 @@
+"""Self-training rounds on cached arrays (paper, section 3.1.4; P14).
+
+Label the unlabelled rows with the fused model; train one model for each modality on labelled and pseudo-labelled rows;
+fuse; label again; stop when the figure on val no longer rises, and keep the best round. Val rows are never trained on
+and given labels never change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmfeat.config import LinearConfig, PredictConfig
+from mmfeat.heads.fit import FitData, fit_head, head_logits
+from mmfeat.labels import decide, sigmoid
+from mmfeat.metrics import better
+from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.figures import Figures, figures_of
+from mmfeat.progress import progress
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round; round 0 is the supervised model.
+
+    Attributes
+    ----------
+    n_pseudo : int
+        Rows that took part with pseudo-labels.
+    changed : int or None
+        Of these, rows whose pseudo-labels differ from the round before.
+    accepted : bool
+        Whether val rose.
+    """
+
+    number: int
+    n_pseudo: int
+    changed: int | None
+    figures: Figures
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """The rounds, and the pseudo-labels `(n_unlabelled, K)` int8 that the best round trained on (None: round 0)."""
+
+    rounds: list[Round]
+    best: int
+    pseudo_labels: np.ndarray | None
+
+
+def with_pseudo_labels(data: FitData, unlabelled: np.ndarray, pseudo_labels: np.ndarray | None) -> FitData:
+    """The same arrays with pseudo-labels for the unlabelled rows, which join the rows to train on."""
+    if pseudo_labels is None:
+        return data
+    labels = data.labels.clone()
+    labels[torch.as_tensor(unlabelled, device=labels.device)] = torch.as_tensor(pseudo_labels, device=labels.device)
+    return dataclasses.replace(data, labels=labels, train=np.concatenate([data.train, unlabelled]))
+
+
+def self_train(
+    data: FitData, unlabelled: np.ndarray, config: LinearConfig, *, rounds: int, metric: str, seed: int, rule: PredictConfig
+) -> SelfTraining:
+    """Run up to `rounds` rounds.
+
+    Parameters
+    ----------
+    data : FitData
+        Embeddings of every encoder; its `val` rows decide when to stop.
+    unlabelled : np.ndarray
+        Row numbers that may get pseudo-labels.
+    config : LinearConfig
+        Settings of the model that each modality gets in a round.
+    rule : PredictConfig
+        How probabilities become pseudo-labels (P8).
+    """
+    val_labels = data.labels[data.val].cpu().numpy()
+    fused = _fuse(data, config, metric, seed)
+    history = [Round(0, 0, None, figures_of(val_labels, fused[data.val], rule), True)]
+    best, best_labels, before = 0, None, None
+    with progress("self-training", rounds, "rounds") as bar:
+        for number in range(1, rounds + 1):
+            pseudo = decide(sigmoid(fused[unlabelled]), rule.threshold, rule.empty)
+            changed = None if before is None else int((pseudo != before).any(1).sum())
+            if changed == 0:  # the next round would be this one again
+                break
+            before = pseudo
+            fused = _fuse(with_pseudo_labels(data, unlabelled, pseudo), config, metric, seed)
+            figures = figures_of(val_labels, fused[data.val], rule)
+            value, best_value = (f.scores.value(metric) for f in (figures, history[best].figures))
+            accepted = bool(better(metric, value, best_value))
+            history.append(Round(number, len(unlabelled), changed, figures, accepted))
+            bar.advance(1, f"{metric} {value:.4f}")
+            if not accepted:
+                break
+            best, best_labels = number, pseudo
+    return SelfTraining(history, best, best_labels)
+
+
+def _fuse(data: FitData, config: Any, metric: str, seed: int) -> np.ndarray:
+    """One model for each encoder, and the mean of their logits for every row, `(N, K)`."""
+    logits, present = [], []
+    for name in data.inputs:
+        one = dataclasses.replace(data, inputs={name: data.inputs[name]}, present={name: data.present[name]})
+        fitted = fit_head("linear", one, config, metric=metric, seed=seed)
+        logits.append(head_logits(fitted.head, one))
+        present.append(data.present[name].cpu().numpy())
+    prior = fitted.head.output.bias.detach().cpu().numpy()
+    return weighted_mean(logits, present, [1.0] * len(logits), prior)

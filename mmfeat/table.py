@@ -1,0 +1,168 @@
+"""FeatureTable: the rows of a manifest with their cached features, aligned; the only door through the wall."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmfeat.errors import MissingFeatures
+from mmfeat.files import digest_bytes
+from mmfeat.labels import rows_of
+from mmfeat.store import EncoderSpec, FeatureStore, MappedRows
+from mmfeat.store.status import stale_rows
+
+if TYPE_CHECKING:
+    import torch
+
+_BLOCK = 65536  # rows that are brought to a device at a time
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of N samples for a list of encoders; nothing is read before it is asked for.
+
+    Attributes
+    ----------
+    ids : np.ndarray
+        `(N,)` object.
+    embeddings : dict of str to MappedRows
+        `(N, D)` by encoder; rows that are not present read as zeros.
+    logits : dict of str to MappedRows
+        `(N, K)` by encoder, for those that have an output whose logits are all in the store.
+    present : dict of str to np.ndarray
+        `(N,)` bool by encoder: the sample has the modality and could be decoded.
+    row_keys : dict of str to np.ndarray
+        `(N, 32)` uint8 by encoder.
+    labels : np.ndarray
+        `(N, K)` int8.
+    split : np.ndarray
+        `(N,)` of `train`, `val`, `test`.
+    """
+
+    ids: np.ndarray
+    embeddings: dict[str, MappedRows]
+    logits: dict[str, MappedRows]
+    present: dict[str, np.ndarray]
+    row_keys: dict[str, np.ndarray]
+    labels: np.ndarray
+    split: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def n_samples(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """D by encoder."""
+        return {name: rows.shape[1] for name, rows in self.embeddings.items()}
+
+    def rows(self, which: str) -> np.ndarray:
+        """Row numbers of `train`, `val`, `test` (labelled rows), `unlabelled` or `all`."""
+        return rows_of(self.labels, self.split, which)
+
+    def take(self, rows: np.ndarray) -> FeatureTable:
+        """Some of the rows, in the given order, still unread."""
+        return dataclasses.replace(
+            self,
+            ids=self.ids[rows],
+            embeddings={name: mapped.take(rows) for name, mapped in self.embeddings.items()},
+            logits={name: mapped.take(rows) for name, mapped in self.logits.items()},
+            present={name: present[rows] for name, present in self.present.items()},
+            row_keys={name: keys[rows] for name, keys in self.row_keys.items()},
+            labels=self.labels[rows],
+            split=self.split[rows],
+        )
+
+    def batches(self, size: int) -> Iterator[FeatureTable]:
+        """The table in pieces of up to `size` rows, in order."""
+        for start in range(0, self.n_samples, size):
+            yield self.take(np.arange(start, min(start + size, self.n_samples)))
+
+    def to(
+        self, device: torch.device | str, names: Sequence[str] | None = None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Bring embeddings to a device.
+
+        Returns
+        -------
+        tuple of dict
+            Embeddings `(N, D)` float32 by encoder, zeros where not present, and presence `(N,)` bool by encoder.
+        """
+        import torch
+
+        inputs, present = {}, {}
+        for name in names or self.embeddings:
+            mapped = self.embeddings[name]
+            values = torch.empty(mapped.shape, dtype=torch.float32, device=device)
+            for start in range(0, len(mapped), _BLOCK):
+                block = torch.from_numpy(mapped[start : start + _BLOCK])
+                values[start : start + _BLOCK] = block.to(device).float()
+            inputs[name] = values
+            present[name] = torch.from_numpy(self.present[name].copy()).to(device)
+        return inputs, present
+
+    def digest(self, rows: np.ndarray, names: Sequence[str]) -> str:
+        """SHA-256 over rows' ids, row keys for some encoders, and labels; the rows' order does not matter."""
+        columns = [np.where(self.present[n][rows, None], self.row_keys[n][rows], 0) for n in sorted(names)]
+        content = np.ascontiguousarray(np.concatenate([*columns, self.labels[rows].view(np.uint8)], axis=1))
+        lines = (
+            hashlib.sha256(str(i).encode("utf-8", "surrogatepass") + b"\0" + line.tobytes()).digest()
+            for i, line in zip(self.ids[rows], content, strict=True)
+        )
+        return digest_bytes(b"".join(sorted(lines)))
+
+
+def open_table(
+    store: FeatureStore,
+    encoders: dict[str, tuple[EncoderSpec, str | None]],
+    *,
+    ids: np.ndarray,
+    row_keys: dict[str, np.ndarray],
+    present: dict[str, np.ndarray],
+    labels: np.ndarray,
+    split: np.ndarray,
+    classes: tuple[str, ...],
+    need: np.ndarray | None = None,
+) -> FeatureTable:
+    """Align the store's features with a manifest's rows.
+
+    Parameters
+    ----------
+    encoders : dict of str to (EncoderSpec, output key or None)
+        What to open.
+    need : np.ndarray, optional
+        Rows whose embeddings must be there; all, when None. The others read as not present.
+
+    Raises
+    ------
+    MissingFeatures
+        Embeddings of needed rows are not in the store.
+    """
+    need = np.arange(len(ids)) if need is None else need
+    tables: dict[str, Any] = {"embeddings": {}, "logits": {}, "present": {}}
+    for name, (spec, output_key) in encoders.items():
+        features = store.encoder(spec)
+        found = features.lookup(row_keys[name])
+        lacking = (present[name] & (found.part < 0))[need]
+        if lacking.any():
+            stale, why = stale_rows(store, spec, row_keys[name])
+            because = f" ({why})" if why and stale[need][lacking].any() else ""
+            raise MissingFeatures(
+                f"{store.path.name}: no embeddings of {name!r} for {lacking.sum():,} of {len(need):,} rows{because}. "
+                f"Run: mmfeat extract"
+            )
+        tables["embeddings"][name] = features.embeddings(found)
+        tables["present"][name] = present[name] & found.good
+        logits = features.logits(output_key, found) if output_key else None
+        if logits is not None:
+            tables["logits"][name] = logits
+    return FeatureTable(
+        ids=ids, row_keys={name: row_keys[name] for name in encoders}, labels=labels, split=split, classes=classes, **tables
+    )

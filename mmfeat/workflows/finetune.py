@@ -1,0 +1,252 @@
+"""`mmfeat finetune`: each encoder alone on its modality, or (frozen) only its linear output on cached features."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.config import LinearConfig
+from mmfeat.data.synonyms import load_synonyms, replace_two
+from mmfeat.devices import provenance, torch_device
+from mmfeat.encoders.batches import UnreadSample
+from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, save_checkpoint
+from mmfeat.encoders.finetune import EncoderFit, Samples
+from mmfeat.encoders.resolve import build_encoder, remember
+from mmfeat.errors import DataError, EncoderError
+from mmfeat.files import digest_json
+from mmfeat.heads.fit import fit_data, fit_head
+from mmfeat.metrics import commonest_label
+from mmfeat.models.figures import Figures, figures_of
+from mmfeat.progress import clock, say
+from mmfeat.randomness import id_numbers
+from mmfeat.workflows.extract import complete_logits, extract_one
+from mmfeat.workflows.project import Project
+
+LONG_SECONDS = 1800.0  # an estimate beyond this names --freeze where there is no GPU
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """One encoder's checkpoint and its figures on val.
+
+    Attributes
+    ----------
+    made : bool
+        False where the checkpoint was already there.
+    figures : Figures or None
+        None without val rows.
+    """
+
+    name: str
+    model: str
+    width: int
+    checkpoint: Checkpoint
+    made: bool
+    figures: Figures | None
+    seconds: float
+    note: str
+
+
+def finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> tuple[list[FinetuneResult], Figures | None]:
+    """Fit encoders on their own modality, one after another.
+
+    Parameters
+    ----------
+    names : list of str, optional
+        Encoders; all of the project, when None.
+    freeze : bool
+        Keep the pretrained encoder and fit only its linear output, on cached features.
+
+    Returns
+    -------
+    tuple
+        One result for each encoder, and the commonest label's figures on the same val rows.
+
+    Raises
+    ------
+    DataError
+        There is no labelled row to train on.
+    EncoderError
+        An encoder cannot be built, or its loss became no number.
+    """
+    manifest = project.manifest
+    if not len(manifest.rows("train")):
+        raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
+    results = []
+    for name in names or list(project.config.encoder):
+        project.identity(name)  # a wrong name or missing weights are said before any work
+    for name in names or list(project.config.encoder):
+        results.append(_freeze(project, name) if freeze else _tune(project, name))
+    val = manifest.rows("val")
+    if not len(val):
+        return results, None
+    baseline = commonest_label(manifest.labels[manifest.rows("train")], len(val))
+    return results, figures_of(manifest.labels[val], baseline, project.config.predict)
+
+
+def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
+    """Digest of all that a checkpoint is made from."""
+    manifest = project.manifest
+    keys = project.row_keys(project.config.encoder[name].modality).keys
+    rows = {
+        which: sorted(zip(manifest.ids[r].tolist(), keys[r].view("V32").ravel().tolist(), map(bytes, manifest.labels[r])))
+        for which in ("train", "val")
+        if len(r := manifest.rows(which)) or True
+    }
+    digest = digest_json({which: [[i, k.hex(), y.hex()] for i, k, y in found] for which, found in rows.items()})
+    parts = {"rows": digest, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
+    return digest_json({**parts, "metric": project.config.metric, "seed": project.config.seed})
+
+
+def _made_before(project: Project, name: str, fingerprint: str) -> Checkpoint | None:
+    found = checkpoints_of(project.checkpoints, name)
+    return next((c for c in found if c.record["fingerprint"] == fingerprint), None)
+
+
+def _freeze(project: Project, name: str) -> FinetuneResult:
+    """Fit the linear head on one encoder's cached features and save it as the encoder's output."""
+    start = time.perf_counter()
+    config = project.config
+    encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
+    pretrained = remember(config, name, encoder, None, project.checkpoints, project.memory / "pretrained.json")
+    settings = dataclasses.asdict(config.fuse.linear)
+    fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    extraction = extract_one(project, pretrained, rows)
+    note = f"frozen; {len(rows):,} labelled rows, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
+    table = project.table_of({name: (pretrained.spec, None)}, rows)
+    made = _made_before(project, name, fingerprint)
+    if made is None:
+        data = fit_data(table, [name], torch_device(config.device), rows)
+        fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, seed=config.seed)
+        weight, bias = (t.float().cpu().numpy() for t in fitted.head.folded())
+        output = Output(weight, bias, manifest.classes)
+    else:
+        output = made.output()
+    figures = None
+    if len(val := table.rows("val")):
+        figures = figures_of(table.labels[val], output.logits(np.asarray(table.embeddings[name][val])), config.predict)
+    checkpoint = made or save_checkpoint(
+        project.checkpoints, name,
+        _record(project, name, pretrained.spec, fingerprint, settings, figures, fitted.history, fitted.best_epoch, fitted.seconds),
+        output, None,
+    )  # fmt: skip
+    return FinetuneResult(
+        name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
+    )
+
+
+def _tune(project: Project, name: str) -> FinetuneResult:
+    """Fine-tune one encoder end to end and save it with its output."""
+    config, manifest = project.config, project.manifest
+    settings = config.finetune_of(name)
+    encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
+    fingerprint = _fingerprint(project, name, encoder.spec().key, dataclasses.asdict(settings))
+    device = torch_device(config.device)
+    made = _made_before(project, name, fingerprint)
+    if made is not None:
+        figures = _stored_figures(project, name, made)
+        note = f"fine-tuned before, best epoch {made.record['best_epoch']}"
+        return FinetuneResult(name, _model(project, name), encoder.width, made, False, figures, made.record["seconds"], note)
+    resume_file = project.checkpoints / f".resume-{name}.safetensors"
+    fit = EncoderFit(
+        encoder, _samples(project, name, encoder), settings, config.metric, config.seed, device, resume_file, fingerprint
+    )
+    done = fit.resume()
+    if done:
+        say(f"{name}: going on after epoch {done}")
+    seconds = fit.estimate()
+    say(f"{name}: fine-tuning {_model(project, name)} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
+    if seconds > LONG_SECONDS and device.type == "cpu":
+        say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
+    try:
+        fitted = fit.run(f"{name}: fine-tuning")
+    except EncoderError as error:
+        raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
+    record = _record(
+        project, name, encoder.cpu().spec(), fingerprint, dataclasses.asdict(settings), None,
+        fitted.history, fitted.best_epoch, fitted.seconds,
+    )  # fmt: skip
+    checkpoint = save_checkpoint(project.checkpoints, name, record, fitted.output, encoder.state_dict())
+    fit.forget()
+    figures = _stored_figures(project, name, checkpoint)
+    note = f"fine-tuned in {clock(fitted.seconds)}, best epoch {fitted.best_epoch} of {len(fitted.history)}"
+    return FinetuneResult(name, _model(project, name), encoder.width, checkpoint, True, figures, fitted.seconds, note)
+
+
+def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figures | None:
+    """Figures on val by way of the store, so that they are those of the features that all later commands read."""
+    identity = project.identity(name)
+    val = project.manifest.rows("val")
+    if not len(val) or identity.checkpoint != checkpoint.name:
+        return None
+    extract_one(project, identity, val)
+    complete_logits(project, identity)
+    table = project.table([name], val).take(val)
+    return figures_of(table.labels, np.asarray(table.logits[name][:]), project.config.predict)
+
+
+def _samples(project: Project, name: str, encoder: Any) -> Samples:
+    manifest = project.manifest
+    modality = project.config.encoder[name].modality
+    present = project.row_keys(modality).present
+    rows = {which: r[present[r]] for which in ("train", "val") if (r := manifest.rows(which)) is not None}
+    if not len(rows["train"]):
+        raise DataError(f"encoder.{name}: no labelled row has its {'caption' if modality == 'text' else 'image'}")
+    load = _image_loader(project, name, encoder) if modality == "image" else _text_loader(project, encoder)
+    numbers = id_numbers(manifest.ids)
+    return Samples(load, manifest.labels, numbers, rows["train"], rows["val"], manifest.classes)
+
+
+def _image_loader(project: Project, name: str, encoder: Any) -> Any:
+    """P5: a random horizontal flip."""
+    read = project.reader(name)
+
+    def load(row: int, number: int | None) -> Any:
+        pixels = encoder.prepare(read(row))
+        return pixels.flip(-1) if number is not None and number & 1 else pixels
+
+    return load
+
+
+def _text_loader(project: Project, encoder: Any) -> Any:
+    """P6: two words replaced by synonyms."""
+    captions, synonyms = project.manifest.captions, load_synonyms()
+
+    def load(row: int, number: int | None) -> Any:
+        caption = captions[row]
+        return encoder.prepare(caption if number is None else replace_two(caption, synonyms, number))
+
+    return load
+
+
+def _model(project: Project, name: str) -> str:
+    return Path(project.config.encoder[name].model).name
+
+
+def _record(
+    project: Project, name: str, spec: Any, fingerprint: str, settings: dict[str, Any], figures: Figures | None,
+    history: list[dict[str, Any]], best_epoch: int, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    config = project.config
+    return {
+        "encoder": name,
+        "modality": spec.modality,
+        "table": dataclasses.asdict(config.encoder[name]),
+        "spec": spec.as_dict(),
+        "fingerprint": fingerprint,
+        "settings": settings,
+        "metric": config.metric,
+        "seed": config.seed,
+        "best_epoch": best_epoch,
+        "history": history,
+        "val": figures.as_dict() if figures else None,
+        "seconds": seconds,
+        "made_on": provenance(torch_device(config.device)),
+    }

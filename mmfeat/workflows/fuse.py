@@ -1,0 +1,209 @@
+"""`mmfeat fuse`: train a head on cached arrays, over several seeds, beside its cheap baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.devices import torch_device
+from mmfeat.encoders.resolve import Identity
+from mmfeat.errors import ConfigError, DataError, MissingFeatures, RunError
+from mmfeat.files import digest_json
+from mmfeat.heads import head_config
+from mmfeat.heads.fit import FitData, FittedHead, fit_data, fit_head, head_logits
+from mmfeat.metrics import commonest_label
+from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
+from mmfeat.progress import progress
+from mmfeat.table import FeatureTable
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.scoring import common_record, encoder_record, encoder_source, input_keys, run_source
+
+
+@dataclass(frozen=True)
+class FuseResult:
+    """A run and the table that goes with it.
+
+    Attributes
+    ----------
+    lines : list of FigureLine
+        Baselines first; the last is what predicts. Empty without val rows.
+    made : bool
+        False where exactly this run was there already.
+    """
+
+    run: Run
+    lines: list[FigureLine]
+    made: bool
+    description: str
+    n_train: int
+    n_val: int
+
+
+def fuse(project: Project, head: str | None = None) -> FuseResult:
+    """Train the project's head, or the named one, on cached embeddings.
+
+    Raises
+    ------
+    MissingFeatures
+        Embeddings of labelled rows are not in the store.
+    DataError
+        There are no labelled rows to train on.
+    RunError
+        The head does not take these inputs.
+    """
+    config = project.config
+    head = head or config.fuse.head
+    identities, table, rows = head_inputs(project)
+    settings = resolved_config(project, head, identities)
+    fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
+    run = already_made(project.runs, fingerprint)
+    made = run is None
+    if run is None:
+        data = fit_data(table, list(identities), torch_device(config.device), rows)
+        with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
+            fits = []
+            for seed in seeds_of(project):
+                fits.append(fit_head(head, data, settings, metric=config.metric, seed=seed))
+                bar.advance(1, f"best epoch {fits[-1].best_epoch}")
+        run = save_head_run(project, head, head, settings, identities, table, fits, data, rows, fingerprint, {})
+    lines = baselines(project, list(identities)) + head_lines(project, run)
+    return FuseResult(run, lines, made, describe(run), len(table.rows("train")), len(table.rows("val")))
+
+
+def seeds_of(project: Project) -> list[int]:
+    """The seeds of a head's fits."""
+    return [project.config.seed + i for i in range(project.config.fuse.seeds)]
+
+
+def head_inputs(project: Project, unlabelled: bool = False) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
+    """The project's fusion inputs: identities, their table, and the rows that are read of it."""
+    manifest = project.manifest
+    if not len(manifest.rows("train")):
+        raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
+    which = ("train", "val", "unlabelled") if unlabelled else ("train", "val")
+    rows = np.concatenate([manifest.rows(w) for w in which])
+    identities = {name: project.identity(name) for name in project.config.fuse.inputs}
+    return identities, project.table(list(identities), rows), rows
+
+
+def resolved_config(project: Project, head: str, identities: dict[str, Identity]) -> Any:
+    """The head's settings with what depends on the inputs filled in."""
+    settings = head_config(head, project.config.fuse)
+    if head == "crossattn" and not settings.query:
+        texts = [name for name, identity in identities.items() if identity.spec.modality == "text"]
+        settings = dataclasses.replace(settings, query=texts[0] if texts else list(identities)[-1])
+    if head == "crossattn" and settings.query not in identities:
+        raise ConfigError(f"fuse.crossattn.query = {settings.query!r} is not among the inputs {list(identities)}")
+    return settings
+
+
+def head_fingerprint(
+    project: Project, kind: str, head: str, settings: Any, identities: dict[str, Identity], table: FeatureTable, **more: Any
+) -> str:
+    """Digest of all that a head is made from: equal digests mean the same run."""
+    names = list(identities)
+    rows = {which: table.digest(table.rows(which), names) for which in ("train", "val")}
+    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "rows": rows, **more}
+    keys = {name: identity.spec.key for name, identity in identities.items()}
+    config = project.config
+    return digest_json(
+        {**parts, "encoders": keys, "classes": list(table.classes), "metric": config.metric, "seeds": seeds_of(project),
+         "predict": dataclasses.asdict(config.predict)}
+    )  # fmt: skip
+
+
+def save_head_run(
+    project: Project, stem: str, head: str, settings: Any, identities: dict[str, Identity], table: FeatureTable,
+    fits: list[FittedHead], data: FitData, rows: np.ndarray, fingerprint: str, more: dict[str, Any],
+) -> Run:  # fmt: skip
+    """Save the heads of all seeds as one run; what predicts is the mean of their logits.
+
+    `data` holds the rows `rows` of the manifest, in that order.
+    """
+    logits = np.stack([head_logits(fit.head, data) for fit in fits])  # (S, n, K)
+    labels, rule = table.labels[rows], project.config.predict
+    val = data.val
+    seeds = [figures_of(labels[val], one[val], rule).as_dict() for one in logits] if len(val) else []
+    mean = figures_of(labels[val], logits.mean(0)[val], rule).as_dict() if len(val) else None
+    state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
+    roles = np.zeros(len(rows), np.uint8)
+    roles[data.train], roles[val] = ROLES["train"], ROLES["val"]
+    roles[data.train[(labels[data.train] == -1).all(1)]] = ROLES["pseudo-labelled"]
+    record = {
+        "kind": "selftrain" if stem == "selftrain" else "head",
+        "head": head,
+        "head_config": dataclasses.asdict(settings),
+        "inputs": list(identities),
+        "encoders": {n: encoder_record(identity, False) for n, identity in identities.items()},
+        "members": [],
+        "seeds": seeds_of(project),
+        "best_epochs": [fit.best_epoch for fit in fits],
+        "history": [fit.history for fit in fits],
+        "seconds": sum(fit.seconds for fit in fits),
+        "head_mb": sum(fit.head.size_mb() for fit in fits),
+        "figures": {"val": mean, "val_seeds": seeds},
+        "fingerprint": fingerprint,
+        **common_record(project),
+        **more,
+    }
+    kept = RunLogits(table.ids[rows], input_keys(project, list(identities))[rows], logits.mean(0), roles)
+    return save_run(project.runs, stem, record, kept, state)
+
+
+def baselines(project: Project, names: list[str]) -> list[FigureLine]:
+    """The commonest label, and each encoder alone: by its own output, else by a quick linear head on it."""
+    manifest, config = project.manifest, project.config
+    val = manifest.rows("val")
+    if not len(val):
+        return []
+    always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
+    lines = [FigureLine.of("commonest label", figures_of(manifest.labels[val], always, config.predict))]
+    for name in names:
+        identity = project.identity(name)
+        try:
+            logits = encoder_source(project, identity, val).logits[val]
+            lines.append(FigureLine.of(name, figures_of(manifest.labels[val], logits, config.predict)))
+        except (RunError, MissingFeatures):  # no output, or its logits are not computed yet
+            lines.append(_linear_baseline(project, name))
+    return lines
+
+
+def _linear_baseline(project: Project, name: str) -> FigureLine:
+    manifest, config = project.manifest, project.config
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    data = fit_data(project.table([name], rows), [name], torch_device(config.device), rows)
+    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, seed=config.seed)
+    logits = head_logits(fitted.head, data, data.val)
+    figures = figures_of(manifest.labels[rows[data.val]], logits, config.predict)
+    return FigureLine.of(f"{name}, linear head", figures, fitted.seconds)
+
+
+def head_lines(project: Project, run: Run) -> list[FigureLine]:
+    """A single seed on average, and the mean of all seeds' logits, which is what predicts."""
+    manifest, record = project.manifest, run.record
+    val = manifest.rows("val")
+    if not len(val):
+        return []
+    n = len(record["seeds"])
+    figures = figures_of(manifest.labels[val], run_source(project, run, val).logits[val], project.config.predict)
+    mean = FigureLine.of(f"{record['head']}, mean", figures, record["seconds"], "this is what predicts")
+    one = FigureLine.over_seeds(f"{record['head']}, one seed", record["figures"]["val_seeds"], record["seconds"] / n)
+    return [one, mean] if n > 1 else [mean]
+
+
+def describe(run: Run) -> str:
+    """What the head is made of, in a few words."""
+    record, encoders = run.record, run.encoders
+    epochs = ", ".join(map(str, record["best_epochs"]))
+    if record["head"] == "crossattn":
+        query, width = record["head_config"]["query"], record["head_config"]["token_width"]
+        (key,) = (name for name in encoders if name != query)
+        tokens = -(-encoders[key]["width"] // width)
+        parts = f"1 query from {query}, {tokens} tokens of {width} from {key}"
+    else:
+        parts = " + ".join(f"{name} ({e['width']})" for name, e in encoders.items())
+    return f"{record['head']}: {parts}; {len(record['seeds'])} seeds, best epochs {epochs}"

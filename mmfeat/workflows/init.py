@@ -1,0 +1,220 @@
+"""`mmfeat init`: read and check a source, split it once, write mmfeat.toml and the manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.config import FILE_NAME, Config, load_config
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.readers import Source, read_source
+from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
+from mmfeat.data.sources import ImageSources
+from mmfeat.data.splits import groups_of, make_splits
+from mmfeat.errors import ConfigError, DataError
+from mmfeat.files import write_atomic
+from mmfeat.labels import encode, rows_of
+from mmfeat.report.summary import summary
+from mmfeat.workflows.template import TEMPLATE
+
+MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class InitResult:
+    """What was found and written.
+
+    Attributes
+    ----------
+    written : list of str
+        Names of the files that are new or different.
+    """
+
+    manifest: Manifest
+    summary: str
+    written: list[str]
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether everything was there already."""
+        return not self.written
+
+
+def init(
+    folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
+    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str = "",
+    val: float | None = None, test: float | None = None, seed: int | None = None,
+) -> InitResult:  # fmt: skip
+    """Make a folder a project, or bring its manifest up to date with its source.
+
+    Nothing is written before everything has been read and checked. Rows that the manifest has already keep their split.
+
+    Parameters
+    ----------
+    source : str, optional
+        A folder with train.csv and test.csv, or a CSV table; what mmfeat.toml says, when None.
+
+    Raises
+    ------
+    DataError
+        The source or the images cannot be used.
+    ConfigError
+        mmfeat.toml has a mistake, or says otherwise than the arguments.
+    """
+    folder = Path(folder).resolve()
+    file = folder / FILE_NAME
+    columns = {"id": id_column, "image": image_column, "caption": caption_column, "labels": labels_column}
+    asked = {
+        "data.source": source, "data.images": images, **{f"data.{role}": name for role, name in columns.items()},
+        "data.separator": separator, "split.val": val, "split.test": test, "seed": seed,
+    }  # fmt: skip
+    asked = {key: value for key, value in asked.items() if value not in (None, "", ())}
+    if file.is_file():
+        config = load_config(file)
+        _agree(config, asked)
+    elif source is None:
+        raise ConfigError(f"{folder}: no {FILE_NAME} yet, so the source must be named. Run: mmfeat init SOURCE")
+    else:
+        config = _new_config(folder, asked)
+    data = read_source(config.path(config.data.source), _columns(config), config.data.separator)
+    sources = _image_sources(config, data)
+    row_keys = image_keys(np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet"))
+    manifest = _manifest(folder, config, data, row_keys)
+    text = summary(manifest, data, row_keys, sources, config)
+    written = _write(folder, config, data, row_keys, manifest, sources)
+    return InitResult(manifest, text, written)
+
+
+def _columns(config: Config) -> dict[str, str]:
+    return {role: getattr(config.data, role) for role in ("id", "image", "caption", "labels")}
+
+
+def _agree(config: Config, asked: dict[str, Any]) -> None:
+    """Options only fill in a new file: where one exists they must say the same."""
+    values = dict(config.dotted())
+    for key, value in asked.items():
+        given = list(value) if isinstance(value, tuple) else value
+        if key in ("data.source", "data.images"):
+            same = [config.path(t) for t in np.atleast_1d(values[key])] == [Path(t).expanduser().resolve() for t in np.atleast_1d(given)]
+            same = same or values[key] == given
+        else:
+            same = values[key] == given
+        if not same:
+            raise ConfigError(f"{FILE_NAME} says {key} = {json.dumps(values[key])}. Change it there, then run: mmfeat init")
+
+
+def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
+    """The configuration of a project that does not exist yet, checked like a file's."""
+    from mmfeat.config import config_of
+
+    # Paths of the command line start at the current folder, those of the file at the project's.
+    for key in ("data.source", "data.images"):
+        if key in asked:
+            texts = [asked[key]] if isinstance(asked[key], str) else asked[key]
+            texts = [t if t.startswith("~") else str(Path(t).expanduser().absolute()) for t in texts]
+            asked[key] = texts[0] if isinstance(asked[key], str) else texts
+    raw: dict[str, Any] = {"schema": 1}
+    for key, value in asked.items():
+        table, _, name = key.rpartition(".")
+        (raw.setdefault(table, {}) if table else raw)[name] = value
+    return config_of(raw, folder)
+
+
+def _image_sources(config: Config, data: Source) -> ImageSources:
+    """The images that were named or, beside the source, found."""
+    if not any(data.images):
+        return ImageSources([])
+    named = [config.path(text) for text in config.data.images]
+    return ImageSources(named or found_images(config.path(config.data.source)))
+
+
+def found_images(source: Path) -> list[Path]:
+    """Zip files or a folder of images in a source's folder."""
+    folder = source if source.is_dir() else source.parent
+    archives = sorted(folder.glob("*.zip"))
+    if archives:
+        return archives
+    folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
+    return folders or [folder]
+
+
+def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> Manifest:
+    labels = encode(data.labels, data.classes)
+    if not len(rows_of(labels, np.full(len(labels), "train", dtype=object), "train")):
+        raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
+    known = None
+    if (folder / MANIFEST).is_file():
+        before = Manifest.load(folder / MANIFEST)
+        labelled = (before.labels >= 0).any(1)
+        split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
+        known = [split.get(i, "") for i in data.ids]
+    shares = {"val": config.split.val, "test": config.split.test}
+    split = make_splits(data.ids, labels, groups_of(row_keys.keys, row_keys.present), shares, config.seed, known)
+    texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
+    return Manifest(*texts, labels, split, data.classes)
+
+
+def _write(
+    folder: Path, config: Config, data: Source, row_keys: RowKeys, manifest: Manifest, sources: ImageSources
+) -> list[str]:
+    """Write what is new, the file last: a project is there when its mmfeat.toml is."""
+    written = []
+    path = folder / MANIFEST
+    if not path.is_file() or not _same(Manifest.load(path), manifest):
+        manifest.save(path)
+        written.append(MANIFEST)
+    log = "".join(f"{line}\n" for line in [*data.notes, *_image_notes(manifest, row_keys)])
+    if log and (not (folder / "init.log").is_file() or (folder / "init.log").read_text(encoding="utf-8") != log):
+        write_atomic(folder / "init.log", log)
+        written.append("init.log")
+    if not (folder / FILE_NAME).is_file():
+        write_atomic(folder / FILE_NAME, filled_template(config, data, sources))
+        written.insert(0, FILE_NAME)
+    return written
+
+
+def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
+    return [f"image of {str(manifest.ids[row])!r}: {reason}" for row, reason in row_keys.reasons.items()]
+
+
+def _same(a: Manifest, b: Manifest) -> bool:
+    arrays = ("ids", "images", "captions", "labels", "split")
+    return a.classes == b.classes and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays)
+
+
+def filled_template(config: Config, data: Source, sources: ImageSources) -> str:
+    """The text of a new mmfeat.toml."""
+    images = [_shortened(str(path)) for path in config.data.images] or _patterns(sources.containers)
+    modalities = [m for m, column in (("image", "image"), ("text", "caption")) if data.columns[column]]
+    return TEMPLATE.format(
+        seed=config.seed,
+        source=json.dumps(_shortened(config.data.source), ensure_ascii=False),
+        images=json.dumps(images[0] if len(images) == 1 else images, ensure_ascii=False),
+        **{role: json.dumps(data.columns[role], ensure_ascii=False) for role in ("id", "image", "caption", "labels")},
+        separator=json.dumps(config.data.separator),
+        val=config.split.val,
+        test=config.split.test,
+        inputs=json.dumps(modalities),
+        head="crossattn" if len(modalities) == 2 else "linear",
+    )
+
+
+def _patterns(containers: list[Path]) -> list[str]:
+    """Several zip files of one folder as one pattern, where it matches no other."""
+    if len(containers) > 1 and len({c.parent for c in containers}) == 1:
+        import os
+
+        prefix = os.path.commonprefix([c.name for c in containers])
+        pattern = containers[0].parent / f"{prefix}*.zip"
+        if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
+            return [_shortened(str(pattern))]
+    return [_shortened(str(c)) for c in containers]
+
+
+def _shortened(path: str) -> str:
+    home = str(Path.home())
+    return "~" + path[len(home) :] if path.startswith(home + "/") else path

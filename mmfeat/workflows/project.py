@@ -1,0 +1,155 @@
+"""A project: the folder of one mmfeat.toml, and everything that the commands find there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.config import FILE_NAME, Config, load_config
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
+from mmfeat.data.sources import ImageSources
+from mmfeat.encoders.batches import UnreadSample
+from mmfeat.encoders.checkpoint import Output
+from mmfeat.encoders.resolve import Identity, identify, output_of
+from mmfeat.errors import ConfigError, DataError
+from mmfeat.files import digest_bytes
+from mmfeat.store import FeatureStore
+from mmfeat.table import FeatureTable, open_table
+
+
+class Project:
+    """A folder with mmfeat.toml, manifest.parquet, checkpoints/, runs/ and a feature store.
+
+    Parameters
+    ----------
+    folder : Path
+        Where mmfeat.toml lies, or any folder below it.
+    overrides : dict, optional
+        Dotted key to value, stronger than the file: what a command's options say.
+
+    Raises
+    ------
+    ConfigError
+        There is no mmfeat.toml at or above the folder, or it has a mistake.
+    """
+
+    def __init__(self, folder: Path | str = ".", overrides: dict[str, Any] | None = None) -> None:
+        start = Path(folder).resolve()
+        for candidate in (start, *start.parents):
+            if (candidate / FILE_NAME).is_file():
+                self.config: Config = load_config(candidate / FILE_NAME, overrides)
+                self.root = candidate
+                return
+        raise ConfigError(f"{start}: no {FILE_NAME} here or above. Run: mmfeat init SOURCE, or give --project DIR")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of runs."""
+        return self.root / "runs"
+
+    @property
+    def memory(self) -> Path:
+        """What is only remembered: safe to delete."""
+        return self.root / ".mmfeat"
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """The table of samples."""
+        path = self.root / "manifest.parquet"
+        if not path.is_file():
+            raise DataError(f"{path}: no manifest yet. Run: mmfeat init {self.config.data.source or 'SOURCE'}")
+        return Manifest.load(path)
+
+    @functools.cached_property
+    def store(self) -> FeatureStore:
+        """The feature store."""
+        return FeatureStore(self.config.path(self.config.store.path), self.config.store.dtype)
+
+    @functools.cached_property
+    def sources(self) -> ImageSources:
+        """Where the images are."""
+        return ImageSources([self.config.path(text) for text in self.config.data.images])
+
+    @functools.cache  # noqa: B019 - a project lives as long as its command
+    def row_keys(self, modality: str) -> RowKeys:
+        """What each row's features are filed under: digests of its image's or caption's bytes."""
+        if modality == "text":
+            return caption_keys(self.manifest.captions)
+        return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
+
+    def reader(self, name: str) -> Callable[[int], Any]:
+        """Row to the sample that an encoder takes: an image's bytes, a caption.
+
+        The reader raises `UnreadSample` where the bytes cannot be had, or are not those of the row's key any more.
+        """
+        if self.config.encoder[name].modality == "text":
+            captions = self.manifest.captions
+            return lambda row: captions[row]
+        keys, sources, images = self.row_keys("image").keys, self.sources, self.manifest.images
+
+        def read(row: int) -> bytes:
+            location = sources.locate(images[row])
+            if location is None:
+                raise UnreadSample("not there any more")
+            try:
+                data = sources.read(location)
+            except (OSError, DataError) as error:
+                raise UnreadSample(str(error)) from None
+            if digest_bytes(data) != keys[row].tobytes().hex():
+                raise UnreadSample("changed while it was read")
+            return data
+
+        return read
+
+    def identity(self, name: str) -> Identity:
+        """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
+        if name not in self.config.encoder:
+            known = ", ".join(self.config.encoder)
+            raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
+        return identify(self.config, name, self.checkpoints, self.memory / "encoders.json")
+
+    def output(self, identity: Identity) -> Output | None:
+        """The linear output of an encoder's checkpoint."""
+        return output_of(self.config, identity, self.checkpoints)
+
+    def table(self, names: Sequence[str], need: np.ndarray | None = None) -> FeatureTable:
+        """The features of the named encoders as they are now, aligned with the manifest.
+
+        Parameters
+        ----------
+        need : np.ndarray, optional
+            Rows whose embeddings must be there; all, when None.
+
+        Raises
+        ------
+        MissingFeatures
+            Some are not in the store; the message counts them and says what to type.
+        """
+        identities = {name: self.identity(name) for name in names}
+        return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need)
+
+    def table_of(self, encoders: dict[str, tuple[Any, str | None]], need: np.ndarray | None = None) -> FeatureTable:
+        """The features filed under given specs and output keys, aligned with the manifest."""
+        manifest = self.manifest
+        keys = {name: self.row_keys(spec.modality) for name, (spec, _) in encoders.items()}
+        return open_table(
+            self.store,
+            encoders,
+            ids=manifest.ids,
+            row_keys={name: k.keys for name, k in keys.items()},
+            present={name: k.present for name, k in keys.items()},
+            labels=manifest.labels,
+            split=manifest.split,
+            classes=manifest.classes,
+            need=need,
+        )

@@ -1,0 +1,89 @@
+"""`mmfeat selftrain`: rounds of pseudo-labels on cached arrays, then the head once more on what the best round learned from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmfeat.devices import torch_device
+from mmfeat.errors import DataError
+from mmfeat.heads.fit import fit_data, fit_head
+from mmfeat.models.figures import FigureLine
+from mmfeat.models.runs import Run, already_made
+from mmfeat.progress import progress
+from mmfeat.selftrain.rounds import self_train, with_pseudo_labels
+from mmfeat.workflows.fuse import head_fingerprint, head_inputs, head_lines, resolved_config, save_head_run, seeds_of
+from mmfeat.workflows.project import Project
+
+
+@dataclass(frozen=True)
+class SelftrainResult:
+    """A run with its rounds.
+
+    Attributes
+    ----------
+    rounds : list of dict
+        `number`, `n_pseudo`, `changed`, `accepted` and `figures` of each round, as in run.json.
+    lines : list of FigureLine
+        The final head on val.
+    """
+
+    run: Run
+    rounds: list[dict]
+    best: int
+    lines: list[FigureLine]
+    made: bool
+    n_train: int
+    n_unlabelled: int
+    n_val: int
+
+
+def selftrain(project: Project) -> SelftrainResult:
+    """Run the project's self-training.
+
+    Raises
+    ------
+    DataError
+        There are no unlabelled rows to learn from, or no val rows to stop by.
+    MissingFeatures
+        Embeddings are not in the store.
+    """
+    config, manifest = project.config, project.manifest
+    identities, table, rows = head_inputs(project, unlabelled=True)
+    unlabelled = np.flatnonzero(np.isin(rows, manifest.rows("unlabelled")) & (manifest.split[rows] == "train"))
+    if not len(unlabelled):
+        raise DataError("manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse")
+    if not len(manifest.rows("val")):
+        raise DataError("manifest.parquet: no val row to stop by. Set [split] val in mmfeat.toml")
+    head = config.fuse.head
+    settings = resolved_config(project, head, identities)
+    fingerprint = head_fingerprint(
+        project, "selftrain", head, settings, identities, table,
+        unlabelled=table.digest(rows[unlabelled], list(identities)),
+        selftrain=dataclasses.asdict(config.selftrain), rounds_model=dataclasses.asdict(config.fuse.linear),
+    )  # fmt: skip
+    run = already_made(project.runs, fingerprint)
+    made = run is None
+    if run is None:
+        data = fit_data(table, list(identities), torch_device(config.device), rows)
+        trained = self_train(
+            data, unlabelled, config.fuse.linear,
+            rounds=config.selftrain.rounds, metric=config.metric, seed=config.seed, rule=config.predict,
+        )  # fmt: skip
+        data = with_pseudo_labels(data, unlabelled, trained.pseudo_labels)
+        with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
+            fits = []
+            for seed in seeds_of(project):
+                fits.append(fit_head(head, data, settings, metric=config.metric, seed=seed))
+                bar.advance(1)
+        rounds = [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds]
+        more = {"rounds": rounds, "best_round": trained.best, "transductive": trained.best > 0}
+        run = save_head_run(
+            project, "selftrain", head, settings, identities, table, fits, data, rows, fingerprint, more
+        )  # fmt: skip
+    return SelftrainResult(
+        run, run.record["rounds"], run.record["best_round"], head_lines(project, run), made,
+        len(manifest.rows("train")), len(unlabelled), len(manifest.rows("val")),
+    )  # fmt: skip
