@@ -34,7 +34,7 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
         f1 = f"{figures['samples_f1']:.3f} ± {(high - low) / 2:.3f}"
         rows.append([one["number"], *cells, f1, f"{figures['macro_f1']:.3f}", f"{figures['map']:.3f}", verdict])
     click.echo(table(("round", "pseudo-labels", "changed", "samples-F1", "macro-F1", "mAP"), rows))
-    click.echo(f"Rounds: one model for each encoder, mean of their logits, on {result.n_val:,} val rows.")
+    click.echo(f"Rounds: a model for each encoder and the head, mean of their logits, on {result.n_val:,} val rows.")
     click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round helped"
     last = len(result.rounds) - 1

@@ -108,7 +108,7 @@ class LinearConfig:
     dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
     epochs: int = setting(40, low=1)
     patience: int = setting(8, low=1)
-    batch_size: int = setting(256, low=1)
+    batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
 
 
@@ -116,12 +116,13 @@ class LinearConfig:
 class CrossAttentionConfig:
     """The cross-attention head; `[fuse.crossattn]` (P12)."""
 
-    lr: float = setting(1e-3, low=0.0)
+    lr: float = setting(5e-4, low=0.0)
     weight_decay: float = setting(1e-2, low=0.0)
-    dropout: float = setting(0.3, low=0.0, high=0.95)
+    dropout: float = setting(0.5, low=0.0, high=0.95)  # of the hidden layer
+    input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised inputs
     epochs: int = setting(30, low=1)
     patience: int = setting(6, low=1)
-    batch_size: int = setting(256, low=1)
+    batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
     hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
@@ -200,6 +201,26 @@ class Config:
     def values(self) -> dict[str, Any]:
         """Every setting as plain JSON values, nested as in the file."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.metadata.get("internal")}
+
+
+    def dotted(self) -> list[tuple[str, Any]]:
+        """Every setting as (dotted key, plain value), in the order of the file."""
+
+        def walk(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+            pairs = []
+            for name, value in values.items():
+                pairs += walk(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+            return pairs
+
+        return walk(self.values(), "")
+
+
+def config_of(raw: dict[str, Any], root: Path) -> Config:
+    """A configuration from nested values that stand in no file yet, checked like a file's."""
+    where = _Where("", set(_dotted(raw)))
+    config = dataclasses.replace(_read(Config, raw, "", where), root=root.resolve())
+    _check(config, where)
+    return config
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:

@@ -70,11 +70,15 @@ class Encoder(nn.Module):
         return EncoderSpec(
             modality=self.modality,
             architecture=self.architecture,
-            weights=digest_of(read_tensors(self)),
+            weights=self.weights_digest(),
             preprocessing=self.preprocessing(),
             pooling=self.pooling,
             numerics={"precision": self.precision},
         )
+
+    def weights_digest(self) -> str:
+        """Digest of the tensors that the embedding reads."""
+        return digest_of(read_tensors(self))
 
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the tensors as stored in float32."""

@@ -16,6 +16,10 @@ from mmfeat.encoders.weights import hub, load_strictly, one_line, read_state
 from mmfeat.errors import EncoderError
 from mmfeat.files import digest_bytes, digest_json
 
+_NOT_WIRING = {
+    "_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id",
+    "use_cache", "gradient_checkpointing",
+}  # fmt: skip
 _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
 
 
@@ -61,6 +65,12 @@ class TextEncoder(Encoder):
         """The tokenizer's content and where captions are cut."""
         return {"tokenizer": self._tokenizer_digest, "max_length": self.max_length}
 
+    def weights_digest(self) -> str:
+        """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""
+        stated = self.network.config.to_diff_dict()
+        wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
+        return digest_json([super().weights_digest(), json.loads(json.dumps(wiring, default=str))])
+
     @property
     def pooling(self) -> str:
         """`cls`, `mean` or `max` over the tokens that the attention mask keeps."""
@@ -102,7 +112,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         state = {key.removeprefix(prefix): tensor for key, tensor in read_state(path).items()}
         load_strictly(network, state, path, unused=_UNUSED)
     pooling = _own_pooling(source) if config.pooling == "auto" else config.pooling
-    encoder = TextEncoder(network, tokenizer, Path(config.model).name, config, pooling)
+    encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
     try:
         encoder.eval().encode(encoder.collate(["a"]), torch.device("cpu"))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -118,6 +128,13 @@ def model_source(name: str, model: str, folder: Path) -> str:
     if not (path / "config.json").is_file():
         raise EncoderError(f"encoder.{name}: no transformers model in {path} (no config.json there)")
     return str(path)
+
+
+def _architecture(network: nn.Module) -> str:
+    """A name that does not depend on where the weights lie, such as `bert-L6-H384`."""
+    config = network.config
+    layers = getattr(config, "num_hidden_layers", "")
+    return f"{config.model_type}-L{layers}-H{config.hidden_size}"
 
 
 def _own_pooling(source: str) -> str:

@@ -61,7 +61,7 @@ class CrossAttentionHead(Head):
         """Logits `(B, K)`."""
         text = self.standardised(self.query, inputs, present)
         image = self.standardised(self.key, inputs, present)
-        text, image = (functional.dropout(x, self.config.dropout / 2, self.training) for x in (text, image))
+        text, image = (functional.dropout(x, self.config.input_dropout, self.training) for x in (text, image))
         attended, _ = self.attention(text, image)
         joined = torch.cat([attended, text, image], -1)  # (B, d + D_T + D_I)
         if self.config.hidden:

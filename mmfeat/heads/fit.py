@@ -129,7 +129,7 @@ def _train_epoch(
     head.train()
     rows = torch.as_tensor(data.train[epoch_order(data.numbers[data.train], seed, epoch)], device=data.labels.device)
     torch.manual_seed(torch_seed(seed, epoch))  # dropout
-    batches = rows.split(config.batch_size)
+    batches = rows.split(config.batch_size or min(256, max(32, len(rows) // 30)))
     total, losses = len(batches) * config.epochs, []
     for step, batch in enumerate(batches, (epoch - 1) * len(batches)):
         for group in optimizer.param_groups:

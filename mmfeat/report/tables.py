@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmfeat.models.figures import FigureLine
+from mmfeat.models.figures import FigureLine, Figures
 
 
 def shown(text: object, limit: int = 60) -> str:
@@ -38,3 +38,9 @@ def figure_table(title: str, lines: Sequence[FigureLine]) -> str:
             cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
         rows.append([*cells, line.note])
     return table(head, rows)
+
+
+def left_out(figures: Figures) -> str:
+    """A sentence about the classes that macro figures leave out; empty where there are none."""
+    n = figures.scores.n_classes_left_out
+    return f"{n} classes without a positive among these rows are left out of macro-F1 and mAP." if n else ""

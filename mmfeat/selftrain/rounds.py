@@ -1,8 +1,8 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-Label the unlabelled rows with the fused model; train one model for each modality on labelled and pseudo-labelled rows;
-fuse; label again; stop when the figure on val no longer rises, and keep the best round. Val rows are never trained on
-and given labels never change.
+Label the unlabelled rows with the fused model; train one model for each modality, and the fusion head, on labelled and
+pseudo-labelled rows; fuse them (the mean of their logits); label again; stop when the figure on val no longer rises, and
+keep the best round. Val rows are never trained on and given labels never change.
 """
 
 from __future__ import annotations
@@ -62,8 +62,17 @@ def with_pseudo_labels(data: FitData, unlabelled: np.ndarray, pseudo_labels: np.
     return dataclasses.replace(data, labels=labels, train=np.concatenate([data.train, unlabelled]))
 
 
+@dataclass(frozen=True)
+class RoundModels:
+    """What is trained in each round: a linear head on each encoder alone, and one head on all of them."""
+
+    linear: LinearConfig
+    head: str
+    head_config: Any
+
+
 def self_train(
-    data: FitData, unlabelled: np.ndarray, config: LinearConfig, *, rounds: int, metric: str, seed: int, rule: PredictConfig
+    data: FitData, unlabelled: np.ndarray, models: RoundModels, *, rounds: int, metric: str, seed: int, rule: PredictConfig
 ) -> SelfTraining:
     """Run up to `rounds` rounds.
 
@@ -73,23 +82,22 @@ def self_train(
         Embeddings of every encoder; its `val` rows decide when to stop.
     unlabelled : np.ndarray
         Row numbers that may get pseudo-labels.
-    config : LinearConfig
-        Settings of the model that each modality gets in a round.
     rule : PredictConfig
         How probabilities become pseudo-labels (P8).
     """
     val_labels = data.labels[data.val].cpu().numpy()
-    fused = _fuse(data, config, metric, seed)
-    history = [Round(0, 0, None, figures_of(val_labels, fused[data.val], rule), True)]
     best, best_labels, before = 0, None, None
-    with progress("self-training", rounds, "rounds") as bar:
+    with progress("self-training", rounds + 1, "rounds") as bar:
+        fused = _fused(data, models, metric, seed)
+        history = [Round(0, 0, None, figures_of(val_labels, fused[data.val], rule), True)]
+        bar.advance(1)
         for number in range(1, rounds + 1):
             pseudo = decide(sigmoid(fused[unlabelled]), rule.threshold, rule.empty)
             changed = None if before is None else int((pseudo != before).any(1).sum())
             if changed == 0:  # the next round would be this one again
                 break
             before = pseudo
-            fused = _fuse(with_pseudo_labels(data, unlabelled, pseudo), config, metric, seed)
+            fused = _fused(with_pseudo_labels(data, unlabelled, pseudo), models, metric, seed)
             figures = figures_of(val_labels, fused[data.val], rule)
             value, best_value = (f.scores.value(metric) for f in (figures, history[best].figures))
             accepted = bool(better(metric, value, best_value))
@@ -101,13 +109,15 @@ def self_train(
     return SelfTraining(history, best, best_labels)
 
 
-def _fuse(data: FitData, config: Any, metric: str, seed: int) -> np.ndarray:
-    """One model for each encoder, and the mean of their logits for every row, `(N, K)`."""
+def _fused(data: FitData, models: RoundModels, metric: str, seed: int) -> np.ndarray:
+    """Mean of the logits of a model for each encoder and of the head on all, for every row, `(N, K)`."""
     logits, present = [], []
-    for name in data.inputs:
-        one = dataclasses.replace(data, inputs={name: data.inputs[name]}, present={name: data.present[name]})
-        fitted = fit_head("linear", one, config, metric=metric, seed=seed)
-        logits.append(head_logits(fitted.head, one))
-        present.append(data.present[name].cpu().numpy())
+    for names, head, config in [*(([n], "linear", models.linear) for n in data.inputs), (list(data.inputs), models.head, models.head_config)]:
+        part = dataclasses.replace(
+            data, inputs={n: data.inputs[n] for n in names}, present={n: data.present[n] for n in names}
+        )
+        fitted = fit_head(head, part, config, metric=metric, seed=seed)
+        logits.append(head_logits(fitted.head, part))
+        present.append(np.any([p.cpu().numpy() for p in part.present.values()], axis=0))
     prior = fitted.head.output.bias.detach().cpu().numpy()
     return weighted_mean(logits, present, [1.0] * len(logits), prior)

@@ -1,7 +1,9 @@
 """The feature store: keys, parts, commits, and what is missing or stale and why. Imports neither torch nor timm."""
 
+from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec
+from mmfeat.store.parts import UnstorableRow
 from mmfeat.store.rows import Found, MappedRows
-from mmfeat.store.store import EncoderFeatures, FeatureStore
+from mmfeat.store.store import FeatureStore
 
-__all__ = ["EncoderFeatures", "EncoderSpec", "FeatureStore", "Found", "MappedRows"]
+__all__ = ["EncoderFeatures", "EncoderSpec", "FeatureStore", "Found", "MappedRows", "UnstorableRow"]

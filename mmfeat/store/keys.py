@@ -25,12 +25,21 @@ class EncoderSpec:
 
     Attributes
     ----------
+    modality : str
+        `image` or `text`.
     weights : str
         Digest of the tensors that the embedding reads, from :func:`tensors_digest`.
     preprocessing : dict
         Size, crop, interpolation, mean, std; or tokenizer and max length.
+    pooling : str
+        How the network's output becomes one vector, test-time augmentation included.
     numerics : dict
         Precision of the forward pass.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value is of another type, or is nothing that JSON can hold.
     """
 
     modality: str
@@ -39,6 +48,15 @@ class EncoderSpec:
     preprocessing: dict[str, Any]
     pooling: str
     numerics: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            # As they come back from encoder.json (a tuple as a list), so that equal specs compare equal.
+            value = json.loads(json.dumps(getattr(self, f.name), allow_nan=False))
+            wanted = str if f.type == "str" else dict
+            if not isinstance(value, wanted):
+                raise TypeError(f"{f.name} must be a {wanted.__name__}, found {type(value).__name__}")
+            object.__setattr__(self, f.name, value)
 
     @property
     def key(self) -> str:
@@ -55,20 +73,16 @@ class EncoderSpec:
         return cls(**values)
 
 
-def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], bytes]]) -> str:
-    """SHA-256 of named tensors.
+def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:
+    """SHA-256 of named tensors, which are read one at a time.
 
     Parameters
     ----------
     tensors : iterable of (name, dtype, shape, bytes)
-        The bytes are little-endian and in C order. The order of the tensors does not matter.
+        The bytes (any contiguous buffer) are little-endian and in C order. The order of the tensors does not matter.
     """
-    digest = hashlib.sha256()
-    for name, dtype, shape, data in sorted(tensors, key=lambda item: item[0]):
-        head = json.dumps([name, dtype, list(shape), len(data)]).encode("ascii")
-        digest.update(len(head).to_bytes(8, "little") + head)  # the length first, so that no two lists read alike
-        digest.update(data)
-    return digest.hexdigest()
+    lines = sorted([name, dtype, list(shape), hashlib.sha256(data).hexdigest()] for name, dtype, shape, data in tensors)
+    return digest_json(lines)
 
 
 def output_key(tensors: str, classes: Sequence[str]) -> str:
@@ -77,24 +91,28 @@ def output_key(tensors: str, classes: Sequence[str]) -> str:
 
 
 def explain(old: EncoderSpec, new: EncoderSpec) -> str:
-    """Why features of `old` are not those of `new`, as in `preprocessing changed: size 224 -> 320`."""
-    reasons = []
-    if old.weights != new.weights:
-        reasons.append("weights changed")
+    """Why features of `old` are not those of `new`, as in `preprocessing changed: size 224 -> 320`; empty if they are."""
+    reasons = ["weights changed"] if old.weights != new.weights else []
     for part in ("preprocessing", "numerics"):
         before, after = getattr(old, part), getattr(new, part)
         changed = [
-            f"{name} {_short(before.get(name))} -> {_short(after.get(name))}"
+            f"{_short(name)} {_short(before.get(name, 'none'))} -> {_short(after.get(name, 'none'))}"
             for name in sorted({*before, *after})
-            if before.get(name) != after.get(name)
+            if name not in before or name not in after or before[name] != after[name]
         ]
         if changed:
             reasons.append(f"{part} changed: {', '.join(changed)}")
-    if old.pooling != new.pooling:
-        reasons.append(f"pooling changed: {old.pooling} -> {new.pooling}")
+    for part in ("modality", "architecture", "pooling"):
+        before, after = getattr(old, part), getattr(new, part)
+        if before != after:
+            reasons.append(f"{part} changed: {_short(before)} -> {_short(after)}")
     return "; ".join(reasons)
 
 
 def _short(value: Any) -> str:
+    """A value of a spec for a message: on one line, digests and long values cut."""
     text = str(value)
-    return text[:8] + "…" if len(text) == 64 else text
+    text = text if text.isprintable() else repr(text)
+    if len(text) == 64:
+        return text[:8] + "…"
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from mmfeat.files import digest_bytes, digest_file, write_json
-from mmfeat.store.parts import Commit
+from mmfeat.store.parts import Commit, Stamp, stamp_of
 
 
 class VerifiedFiles:
@@ -19,34 +21,37 @@ class VerifiedFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        from platformdirs import user_cache_path
-
         self.folder = folder
-        self.file = user_cache_path("mmfeat") / "verified" / f"{digest_bytes(str(folder.resolve()).encode())[:24]}.json"
+        name = digest_bytes(str(folder.resolve()).encode("utf-8", "surrogateescape"))[:24]
+        self.file = user_cache_path("mmfeat") / "verified" / f"{name}.json"
         self.known = self._load()
         self.changed = False
 
-    def check(self, commit: Commit) -> str | None:
-        """None if a file is what its commit says, else what is wrong with it."""
+    def check(self, commit: Commit) -> Stamp:
+        """Make sure that a file is what its commit says.
+
+        Raises
+        ------
+        ValueError
+            With what is wrong with it.
+        """
         path = self.folder / commit.file
         try:
-            stat = path.stat()
-        except OSError:
-            return "it is not there"
-        if stat.st_size != commit.size:
-            return f"it has {stat.st_size:,} bytes, its commit says {commit.size:,}"
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino, commit.sha256]
-        if self.known.get(commit.file) == stamp:
-            return None
-        try:
+            stamp = stamp_of(path.stat())
+            if stamp[0] != commit.size:
+                raise ValueError(f"it has {stamp[0]:,} bytes, its commit says {commit.size:,}")
+            if self.known.get(commit.file) == [*stamp, commit.sha256]:
+                return stamp
             digest = digest_file(path)
+        except FileNotFoundError:
+            raise ValueError("it is not there") from None
         except OSError as error:
-            return f"it cannot be read: {error.strerror}"
+            raise ValueError(f"it cannot be read: {error.strerror or error}") from None
         if digest != commit.sha256:
-            return "its checksum is not the one in its commit"
-        self.known[commit.file] = stamp
+            raise ValueError("its checksum is not the one in its commit")
+        self.known[commit.file] = [*stamp, commit.sha256]
         self.changed = True
-        return None
+        return stamp
 
     def save(self) -> None:
         """Remember what was checked; a folder that cannot be written only costs the time again."""
@@ -60,6 +65,6 @@ class VerifiedFiles:
     def _load(self) -> dict[str, list]:
         try:
             known = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}

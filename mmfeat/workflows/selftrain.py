@@ -13,7 +13,7 @@ from mmfeat.heads.fit import fit_data, fit_head
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import Run, already_made
 from mmfeat.progress import progress
-from mmfeat.selftrain.rounds import self_train, with_pseudo_labels
+from mmfeat.selftrain.rounds import RoundModels, self_train, with_pseudo_labels
 from mmfeat.workflows.fuse import head_fingerprint, head_inputs, head_lines, resolved_config, save_head_run, seeds_of
 from mmfeat.workflows.project import Project
 
@@ -69,7 +69,7 @@ def selftrain(project: Project) -> SelftrainResult:
     if run is None:
         data = fit_data(table, list(identities), torch_device(config.device), rows)
         trained = self_train(
-            data, unlabelled, config.fuse.linear,
+            data, unlabelled, RoundModels(config.fuse.linear, head, settings),
             rounds=config.selftrain.rounds, metric=config.metric, seed=config.seed, rule=config.predict,
         )  # fmt: skip
         data = with_pseudo_labels(data, unlabelled, trained.pseudo_labels)
