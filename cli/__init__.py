@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-
-from mmfeat import __version__
 from mmfeat.cli.demo import demo_command
 from mmfeat.cli.ensemble import ensemble_command
 from mmfeat.cli.evaluate import evaluate_command
@@ -18,6 +16,8 @@ from mmfeat.cli.predict import predict_command
 from mmfeat.cli.runs import runs_command
 from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.status import status_command
+
+from mmfeat import __version__
 from mmfeat.errors import MmfeatError
 
 COMMANDS = (
@@ -29,12 +29,14 @@ COMMANDS = (
 class _InOrder(click.Group):
     """Lists the commands in the order in which they are used, not by the alphabet."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return [command.name for command in COMMANDS]
 
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--project", "folder", default=".", metavar="DIR", help="The project's folder. [default: the current one]")
+@click.option(
+    "--project", "folder", default=".", metavar="DIR", help="The project's folder. [default: the current one]"
+)
 @click.version_option(__version__, prog_name="mmfeat")
 @click.pass_context
 def group(context: click.Context, folder: str) -> None:

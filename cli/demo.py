@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-
 from mmfeat.cli.options import echo_next
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 WEAKEST = 3
@@ -23,7 +22,15 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
 
     project = open_project(context, options)
     result = evaluate(project, list(names) or None, split)
-    head = [f"{result.n_rows:,} {split} rows", "samples-F1", "micro-F1", "macro-F1", "mAP", "accuracy per class", "whole sets right"]
+    head = [
+        f"{result.n_rows:,} {split} rows",
+        "samples-F1",
+        "micro-F1",
+        "macro-F1",
+        "mAP",
+        "accuracy per class",
+        "whole sets right",
+    ]
     keys = ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "label_set_accuracy")
     rows = []
     for name, figures in result.figures.items():
@@ -33,7 +40,9 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
     if result.difference:
         difference, low, high = result.difference
         verdict = "no more than chance" if low <= 0 <= high else "more than chance"
-        click.echo(f"samples-F1, first minus second: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {verdict}")
+        click.echo(
+            f"samples-F1, first minus second: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {verdict}"
+        )
     first, figures = next(iter(result.figures.items()))
     weakest = figures.scores.weakest(WEAKEST)
     click.echo(
@@ -48,4 +57,7 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
     }
     click.echo(said[split])
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
-    echo_next(f"Made {files} ({len(result.classes)} classes).", "mmfeat predict" if split == "test" else "mmfeat selftrain --rounds 5")
+    echo_next(
+        f"Made {files} ({len(result.classes)} classes).",
+        "mmfeat predict" if split == "test" else "mmfeat selftrain --rounds 5",
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 
 @click.command("finetune", short_help="Fine-tune the encoders, each on its own modality.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
-@click.option("--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features.")
+@click.option(
+    "--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features."
+)
 @setting_options()
 @click.pass_context
 def finetune_command(context: click.Context, names: tuple[str, ...], freeze: bool, **options: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 KEYS = (
@@ -28,7 +27,9 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     click.echo(f"{result.description}; {result.n_train:,} rows")
     if result.lines:
         click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
-        click.echo("± is half the 95 % bootstrap interval (one seed: deviation over seeds); these rows also chose the epochs.")
+        click.echo(
+            "± is half the 95 % bootstrap interval (one seed: deviation over seeds); these rows also chose the epochs."
+        )
     made = "Made" if result.made else "Already made:"
     head = result.run.record["head"]
     after = {"crossattn": "mmfeat ensemble fm3", "concat": "mmfeat ensemble fm2"}.get(head, "mmfeat runs")

@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.options import echo_next
 
 
 @click.command("init", short_help="Read, check and split the data; write mmfeat.toml.")
 @click.argument("source", required=False)
-@click.option("--images", multiple=True, metavar="PATH", help="Folder or zip file of images, or a pattern with *. Repeatable.")
+@click.option(
+    "--images", multiple=True, metavar="PATH", help="Folder or zip file of images, or a pattern with *. Repeatable."
+)
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the ids.")
 @click.option("--image", "image_column", metavar="COLUMN", help="Column of the images' names.")
 @click.option("--caption", "caption_column", metavar="COLUMN", help="Column of the captions.")
-@click.option("--labels", "labels_column", metavar="COLUMN", help="Column of the labels; a blank cell is an unlabelled row.")
+@click.option(
+    "--labels", "labels_column", metavar="COLUMN", help="Column of the labels; a blank cell is an unlabelled row."
+)
 @click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")
-@click.option("--val", type=float, metavar="SHARE", help="Share of labelled rows that choose epochs and runs. [default: 0.1]")
+@click.option(
+    "--val", type=float, metavar="SHARE", help="Share of labelled rows that choose epochs and runs. [default: 0.1]"
+)
 @click.option("--test", type=float, metavar="SHARE", help="Share that only evaluate --split test reads. [default: 0]")
 @click.option("--seed", type=int, metavar="N", help="Fixes the split and everything random. [default: 0]")
 @click.pass_context

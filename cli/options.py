@@ -22,7 +22,9 @@ def setting_options(*stage: tuple[str, str]) -> Callable:
 
     def decorate(command: Callable) -> Callable:
         keys = [*stage, *_TOP.items()]
-        sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key, as fuse.crossattn.dropout=0.2.")
+        sets = click.option(
+            "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key, as fuse.crossattn.dropout=0.2."
+        )
         command = sets(command)
         for key, text in reversed(keys):
             name = key.rpartition(".")[2].replace("_", "-")

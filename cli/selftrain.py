@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.fuse import KEYS
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 
 @click.command("selftrain", short_help="Learn from the unlabelled rows too.")
-@setting_options(("selftrain.rounds", "At most so many rounds."), ("selftrain.policy", "all: every unlabelled row, every round."), *KEYS)
+@setting_options(
+    ("selftrain.rounds", "At most so many rounds."),
+    ("selftrain.policy", "all: every unlabelled row, every round."),
+    *KEYS,
+)
 @click.pass_context
 def selftrain_command(context: click.Context, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; cached features only."""
@@ -29,8 +32,13 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
     for one in result.rounds:
         figures = one["figures"]
         low, high = figures["samples_f1_interval"]
-        verdict = "supervised" if one["number"] == 0 else "accepted" if one["accepted"] else "reverted: val no longer rises"
-        cells = [f"{one['n_pseudo']:,}" if one["number"] else "-", "-" if one["changed"] is None else f"{one['changed']:,}"]
+        verdict = (
+            "supervised" if one["number"] == 0 else "accepted" if one["accepted"] else "reverted: val no longer rises"
+        )
+        cells = [
+            f"{one['n_pseudo']:,}" if one["number"] else "-",
+            "-" if one["changed"] is None else f"{one['changed']:,}",
+        ]
         f1 = f"{figures['samples_f1']:.3f} ± {(high - low) / 2:.3f}"
         rows.append([one["number"], *cells, f1, f"{figures['macro_f1']:.3f}", f"{figures['map']:.3f}", verdict])
     click.echo(table(("round", "pseudo-labels", "changed", "samples-F1", "macro-F1", "mAP"), rows))
@@ -39,4 +47,6 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round helped"
     last = len(result.rounds) - 1
     made = "Made" if result.made else "Already made:"
-    echo_next(f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", "mmfeat predict")
+    echo_next(
+        f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", "mmfeat predict"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 
@@ -28,7 +27,16 @@ def status_command(context: click.Context, show_config: bool, **options: Any) ->
     for problem in result.problems:
         click.echo(f"Note: {problem}", err=True)
     rows = [
-        (s.name, shown(s.model, 40), f"{s.cached:,}", f"{s.missing:,}", f"{s.stale:,}", f"{s.unreadable:,}", f"{s.absent:,}", s.why)
+        (
+            s.name,
+            shown(s.model, 40),
+            f"{s.cached:,}",
+            f"{s.missing:,}",
+            f"{s.stale:,}",
+            f"{s.unreadable:,}",
+            f"{s.absent:,}",
+            s.why,
+        )
         for s in result.encoders
     ]
     if rows:

@@ -133,7 +133,7 @@ def remove_leftovers(folder: Path) -> None:
         match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > DAY
-            if old or match is None or match[1] == HOST and not _alive(int(match[2])):
+            if old or match is None or (match[1] == HOST and not _alive(int(match[2]))):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

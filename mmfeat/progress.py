@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PLAIN_SECONDS = 10.0  # between two plain lines
+PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
 
 
 class PlainProgress:
@@ -22,7 +22,7 @@ class PlainProgress:
         """Count `n` more units as done; `note` is shown beside the count."""
         self.done += n
         now = time.monotonic()
-        if now - self.last >= PLAIN_SECONDS:
+        if now - self.last >= PLAIN_SECONDS[now - self.start > PLAIN_SECONDS[1]]:
             self.last = now
             rate = self.done / max(now - self.start, 1e-9)
             left = (self.total - self.done) / rate if rate else 0.0
@@ -49,8 +49,15 @@ def progress(description: str, total: int, unit: str = "rows") -> Iterator[Plain
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.progress import ProgressColumn, Task
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):

@@ -30,28 +30,40 @@ class FeatureTable:
     ----------
     ids : np.ndarray
         `(N,)` object.
-    embeddings : dict of str to MappedRows
+    embeddings : dict of str to MappedRows or np.ndarray
         `(N, D)` by encoder; rows that are not present read as zeros.
-    logits : dict of str to MappedRows
-        `(N, K)` by encoder, for those that have an output whose logits are all in the store.
+    logits : dict of str to MappedRows or np.ndarray
+        `(N, K)` by encoder, for those that have an output whose logits are in the store.
     present : dict of str to np.ndarray
-        `(N,)` bool by encoder: the sample has the modality and could be decoded.
+        `(N,)` bool by encoder: the sample has the modality, could be decoded and is in the store.
     row_keys : dict of str to np.ndarray
         `(N, 32)` uint8 by encoder.
     labels : np.ndarray
         `(N, K)` int8.
     split : np.ndarray
         `(N,)` of `train`, `val`, `test`.
+
+    Raises
+    ------
+    ValueError
+        Something has not N rows.
     """
 
     ids: np.ndarray
-    embeddings: dict[str, MappedRows]
-    logits: dict[str, MappedRows]
+    embeddings: dict[str, MappedRows | np.ndarray]
+    logits: dict[str, MappedRows | np.ndarray]
     present: dict[str, np.ndarray]
     row_keys: dict[str, np.ndarray]
     labels: np.ndarray
     split: np.ndarray
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            for name, rows in value.items() if isinstance(value, dict) else [("", value)]:
+                if f.name != "classes" and len(rows) != len(self.ids):
+                    raise ValueError(f"{f.name} {name!r} has {len(rows)} rows, ids have {len(self.ids)}")
 
     @property
     def n_samples(self) -> int:
@@ -67,13 +79,13 @@ class FeatureTable:
         """Row numbers of `train`, `val`, `test` (labelled rows), `unlabelled` or `all`."""
         return rows_of(self.labels, self.split, which)
 
-    def take(self, rows: np.ndarray) -> FeatureTable:
+    def take(self, rows: np.ndarray | slice) -> FeatureTable:
         """Some of the rows, in the given order, still unread."""
         return dataclasses.replace(
             self,
             ids=self.ids[rows],
-            embeddings={name: mapped.take(rows) for name, mapped in self.embeddings.items()},
-            logits={name: mapped.take(rows) for name, mapped in self.logits.items()},
+            embeddings={name: _take(values, rows) for name, values in self.embeddings.items()},
+            logits={name: _take(values, rows) for name, values in self.logits.items()},
             present={name: present[rows] for name, present in self.present.items()},
             row_keys={name: keys[rows] for name, keys in self.row_keys.items()},
             labels=self.labels[rows],
@@ -83,7 +95,7 @@ class FeatureTable:
     def batches(self, size: int) -> Iterator[FeatureTable]:
         """The table in pieces of up to `size` rows, in order."""
         for start in range(0, self.n_samples, size):
-            yield self.take(np.arange(start, min(start + size, self.n_samples)))
+            yield self.take(slice(start, start + size))
 
     def to(
         self, device: torch.device | str, names: Sequence[str] | None = None
@@ -98,14 +110,16 @@ class FeatureTable:
         import torch
 
         inputs, present = {}, {}
-        for name in names or self.embeddings:
-            mapped = self.embeddings[name]
-            values = torch.empty(mapped.shape, dtype=torch.float32, device=device)
-            for start in range(0, len(mapped), _BLOCK):
-                block = torch.from_numpy(mapped[start : start + _BLOCK])
-                values[start : start + _BLOCK] = block.to(device).float()
-            inputs[name] = values
-            present[name] = torch.from_numpy(self.present[name].copy()).to(device)
+        for name in self.embeddings if names is None else names:
+            rows = self.embeddings[name]
+            there = torch.from_numpy(np.array(self.present[name])).to(device)
+            values = torch.zeros(rows.shape, dtype=torch.float32, device=device)
+            for start in range(0, len(rows), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                # Moved in the store's own type, since float16 is half the bytes.
+                values[block] = torch.from_numpy(np.require(rows[block], requirements=["C", "W"])).to(device).float()
+            inputs[name] = values.masked_fill_(~there[:, None], 0)
+            present[name] = there
         return inputs, present
 
     def digest(self, rows: np.ndarray, names: Sequence[str]) -> str:
@@ -117,6 +131,10 @@ class FeatureTable:
             for i, line in zip(self.ids[rows], content, strict=True)
         )
         return digest_bytes(b"".join(sorted(lines)))
+
+
+def _take(values: MappedRows | np.ndarray, rows: np.ndarray | slice) -> MappedRows | np.ndarray:
+    return values.take(rows) if isinstance(values, MappedRows) else values[rows]
 
 
 def open_table(
@@ -138,31 +156,33 @@ def open_table(
     encoders : dict of str to (EncoderSpec, output key or None)
         What to open.
     need : np.ndarray, optional
-        Rows whose embeddings must be there; all, when None. The others read as not present.
+        Row numbers whose embeddings must be there; all, when None. Others that are not there read as not present.
 
     Raises
     ------
     MissingFeatures
         Embeddings of needed rows are not in the store.
+    StoreError
+        The store cannot be read.
     """
     need = np.arange(len(ids)) if need is None else need
-    tables: dict[str, Any] = {"embeddings": {}, "logits": {}, "present": {}}
+    tables: dict[str, Any] = {"embeddings": {}, "logits": {}, "present": {}, "row_keys": {}}
     for name, (spec, output_key) in encoders.items():
         features = store.encoder(spec)
-        found = features.lookup(row_keys[name])
-        lacking = (present[name] & (found.part < 0))[need]
+        found = features.lookup(row_keys[name]).only(present[name])
+        lacking = np.zeros(len(ids), dtype=bool)
+        lacking[need] = (present[name] & found.missing)[need]
         if lacking.any():
-            stale, why = stale_rows(store, spec, row_keys[name])
-            because = f" ({why})" if why and stale[need][lacking].any() else ""
+            damaged = f"{len(features.problems)} damaged files: see mmfeat status" if features.problems else ""
+            why = stale_rows(store, spec, row_keys[name], lacking)[1] or damaged
             raise MissingFeatures(
-                f"{store.path.name}: no embeddings of {name!r} for {lacking.sum():,} of {len(need):,} rows{because}. "
-                f"Run: mmfeat extract"
+                f"{store.path.name}: no embeddings of {name!r} for {lacking.sum()} of {len(need)} rows"
+                f"{f' ({why})' if why else ''}. Run: mmfeat extract"
             )
         tables["embeddings"][name] = features.embeddings(found)
-        tables["present"][name] = present[name] & found.good
-        logits = features.logits(output_key, found) if output_key else None
+        tables["present"][name] = found.good
+        tables["row_keys"][name] = row_keys[name]
+        logits = features.logits(output_key, found, need) if output_key else None
         if logits is not None:
             tables["logits"][name] = logits
-    return FeatureTable(
-        ids=ids, row_keys={name: row_keys[name] for name in encoders}, labels=labels, split=split, classes=classes, **tables
-    )
+    return FeatureTable(ids=ids, labels=labels, split=split, classes=classes, **tables)

@@ -61,7 +61,11 @@ def make_demo(folder: Path, seed: int = 0) -> None:
         for name, row in zip(names, shapes, strict=True):
             archive.writestr(zipfile.ZipInfo(f"images/{name}"), _picture(rng, row))
     cut = N_LABELLED
-    _write(folder / "train.csv", ("ImageID", "Labels", "Caption"), zip(names[:cut], labels[:cut], captions[:cut], strict=True))
+    _write(
+        folder / "train.csv",
+        ("ImageID", "Labels", "Caption"),
+        zip(names[:cut], labels[:cut], captions[:cut], strict=True),
+    )
     _write(folder / "test.csv", ("ImageID", "Caption"), zip(names[cut:], captions[cut:], strict=True))
     _write(folder / "truth.csv", ("ImageID", "Labels"), zip(names[cut:], labels[cut:], strict=True))
     _write_text_encoder(folder / "text-encoder")
@@ -132,13 +136,17 @@ def _draw(draw: ImageDraw.ImageDraw, name: str, x: float, y: float, r: float, fi
 
 def _star() -> list[tuple[float, float]]:
     angles = [math.pi * (i / 5 - 0.5) for i in range(10)]
-    return [((1.0 if i % 2 == 0 else 0.4) * math.cos(a), (1.0 if i % 2 == 0 else 0.4) * math.sin(a)) for i, a in enumerate(angles)]
+    return [
+        ((1.0 if i % 2 == 0 else 0.4) * math.cos(a), (1.0 if i % 2 == 0 else 0.4) * math.sin(a))
+        for i, a in enumerate(angles)
+    ]
 
 
 def _heart() -> list[tuple[float, float]]:
     steps = [2 * math.pi * i / 24 for i in range(24)]
     return [
-        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16) for t in steps
+        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16)
+        for t in steps
     ]
 
 

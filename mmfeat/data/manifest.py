@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ class Manifest:
     split : np.ndarray
         `(N,)` object: `train`, `val` or `test`. An unlabelled row stands in train, unless an identical picture puts it
         elsewhere.
+    columns : dict of str to str
+        What the source calls `id`, `image`, `caption` and `labels`.
     """
 
     ids: np.ndarray
@@ -39,6 +41,7 @@ class Manifest:
     labels: np.ndarray
     split: np.ndarray
     classes: tuple[str, ...]
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:
@@ -54,9 +57,11 @@ class Manifest:
         k = len(self.classes)
         labels = pa.FixedSizeListArray.from_arrays(pa.array(self.labels.ravel(), pa.int8()), k)
         names = ("id", "image", "caption", "split")
-        texts = [pa.array(map(_valid, a.tolist()), pa.string()) for a in (self.ids, self.images, self.captions, self.split)]
+        texts = [
+            pa.array(map(_valid, a.tolist()), pa.string()) for a in (self.ids, self.images, self.captions, self.split)
+        ]
         table = pa.table({**dict(zip(names, texts, strict=True)), "labels": labels})
-        metadata = {"mmfeat_format": str(FORMAT), "classes": json.dumps(self.classes)}
+        metadata = {"mmfeat_format": str(FORMAT), "classes": json.dumps(self.classes), "columns": json.dumps(self.columns)}
         with atomic_path(path) as temporary:
             pq.write_table(table.replace_schema_metadata(metadata), temporary)
 
@@ -76,14 +81,16 @@ class Manifest:
             if version > FORMAT:
                 raise DataError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
             classes = tuple(json.loads(metadata[b"classes"]))
+            columns = json.loads(metadata[b"columns"])
             ids, images, captions, split = (
                 np.array(table[name].to_pylist(), dtype=object) for name in ("id", "image", "caption", "split")
             )
             labels = table["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             labels = labels.astype(np.int8).reshape(len(ids), len(classes))
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{path}: damaged ({' '.join(str(error).split())[:100]}). Run: mmfeat init") from None
-        return cls(ids, images, captions, labels, split, classes)
+            what = " ".join(str(error).split())[:100]
+            raise DataError(f"{path}: damaged ({what}). Remove it and run: mmfeat init") from None
+        return cls(ids, images, captions, labels, split, classes, columns)
 
 
 def _valid(text: str) -> str:

@@ -13,7 +13,18 @@ from mmfeat.errors import DataError
 ROLES = ("id", "image", "caption", "labels")
 COMMON_NAMES = {
     "id": ("id", "imageid", "image_id", "sample_id", "key"),
-    "image": ("image", "imageid", "image_id", "path", "image_path", "file", "filename", "file_name", "picture", "photo"),
+    "image": (
+        "image",
+        "imageid",
+        "image_id",
+        "path",
+        "image_path",
+        "file",
+        "filename",
+        "file_name",
+        "picture",
+        "photo",
+    ),
     "caption": ("caption", "title", "text", "description", "captions"),
     "labels": ("labels", "label", "tags", "classes", "categories", "category"),
 }
@@ -49,7 +60,9 @@ class Source:
     n_recovered: int = 0
 
 
-def read_source(path: Path, columns: dict[str, str], separator: str = " ", classes: Sequence[str] | None = None) -> Source:
+def read_source(
+    path: Path, columns: dict[str, str], separator: str = " ", classes: Sequence[str] | None = None
+) -> Source:
     """Read a folder with train.csv (and test.csv), or a CSV table.
 
     Parameters
@@ -70,11 +83,15 @@ def read_source(path: Path, columns: dict[str, str], separator: str = " ", class
         files = [path / name for name in ("train.csv", "test.csv") if (path / name).is_file()]
         if not files or files[0].name != "train.csv":
             tables = ", ".join(sorted(p.name for p in path.glob("*.csv"))[:5]) or "no CSV file"
-            raise DataError(f"{path}: no train.csv there (found {tables}). Give a folder with train.csv, or one CSV table")
+            raise DataError(
+                f"{path}: no train.csv there (found {tables}). Give a folder with train.csv, or one CSV table"
+            )
         kind = f"Kaggle task: {' and '.join(file.name for file in files)}"
     elif path.is_file():
         if path.suffix.lower() != ".csv":
-            raise DataError(f"{path}: a source is a folder with train.csv, or a .csv table; found {path.suffix or 'no suffix'}")
+            raise DataError(
+                f"{path}: a source is a folder with train.csv, or a .csv table; found {path.suffix or 'no suffix'}"
+            )
         files, kind = [path], f"table {path.name}"
     else:
         raise DataError(f"{path}: no such file or folder. Give a folder with train.csv, or a CSV table")
@@ -87,7 +104,9 @@ def read_source(path: Path, columns: dict[str, str], separator: str = " ", class
         found.sort(key=int)
     source.classes = tuple(classes) if classes is not None else tuple(found)
     if not source.classes:
-        raise DataError(f"{files[0]}: no row has a label, so there is nothing to learn. Name the column: --labels COLUMN")
+        raise DataError(
+            f"{files[0]}: no row has a label, so there is nothing to learn. Name the column: --labels COLUMN"
+        )
     _check_labels(source, source.classes)
     return source
 
@@ -147,10 +166,14 @@ def find_columns(file: Path, header: list[str], given: dict[str, str], need_labe
         if name and name not in header and (need_labels or role != "labels"):
             near = difflib.get_close_matches(name, header, 1)
             hint = f" Nearest: {near[0]!r}." if near else ""
-            raise DataError(f"{file}: no column {name!r} for {role}. Columns: {_listed(header)}.{hint} Use: --{role} COLUMN")
+            raise DataError(
+                f"{file}: no column {name!r} for {role}. Columns: {_listed(header)}.{hint} Use: --{role} COLUMN"
+            )
         found[role] = name if name in header else next((lower[n] for n in COMMON_NAMES[role] if n in lower), "")
     if not found["image"] and not found["caption"]:
-        raise DataError(f"{file}: no column of images or captions found. Columns: {_listed(header)}. Use: --caption COLUMN or --image COLUMN")
+        raise DataError(
+            f"{file}: no column of images or captions found. Columns: {_listed(header)}. Use: --caption COLUMN or --image COLUMN"
+        )
     if not found["labels"] and need_labels:
         raise DataError(f"{file}: no column of labels found. Columns: {_listed(header)}. Use: --labels COLUMN")
     found["id"] = found["id"] or found["image"]
@@ -168,4 +191,6 @@ def _check_labels(source: Source, classes: tuple[str, ...]) -> None:
             if label not in known:
                 near = difflib.get_close_matches(label, classes, 1)
                 hint = f" Nearest: {near[0]!r}." if near else ""
-                raise DataError(f"row {sample!r}: label {label[:60]!r} is not in the class list of {len(classes)}.{hint}")
+                raise DataError(
+                    f"row {sample!r}: label {label[:60]!r} is not in the class list of {len(classes)}.{hint}"
+                )

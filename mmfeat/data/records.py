@@ -140,7 +140,9 @@ def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pat
     head, last = raw[: match.end() - 1], raw[match.end() :]
     cells = next(csv.reader([head]))
     if len(cells) != n_columns - 1:
-        raise DataError(f"{file}:{line}: {len(cells)} cells before the last, the header has {n_columns - 1}: {raw[:40]!r}")
+        raise DataError(
+            f"{file}:{line}: {len(cells)} cells before the last, the header has {n_columns - 1}: {raw[:40]!r}"
+        )
     if last.startswith('"'):
         if len(last) < 2 or not last.endswith('"'):
             raise DataError(f"{file}:{line}: a quote is opened and not closed: {last[:40]!r}. Close it, or remove it")

@@ -81,11 +81,13 @@ def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory |
         else:
             reasons[row] = digests[i]
     if memory and unread:
-        memory.remember(locations, stamps, [d if isinstance(d, bytes) else None for d in (digests[i] for i in range(len(rows)))])
+        memory.remember(
+            locations, stamps, [d if isinstance(d, bytes) else None for d in (digests[i] for i in range(len(rows)))]
+        )
     return RowKeys(keys, present, reasons)
 
 
-def _read(sources: ImageSources, locations: list[Location], unread: list[int], bar: object):  # noqa: ANN202
+def _read(sources: ImageSources, locations: list[Location], unread: list[int], bar: object):
     """Digest, or the reason why there is none, of each location asked for."""
 
     def digest(block: list[int]) -> list[tuple[int, bytes | str]]:

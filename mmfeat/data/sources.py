@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mmfeat.config import Config
 from mmfeat.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -120,7 +121,9 @@ class ImageSources:
         for info in members:
             path = _clean(info.filename)
             if path is None:
-                raise DataError(f"{file}: member {info.filename[:80]!r} leaves the archive's folder. Make the archive anew without it")
+                raise DataError(
+                    f"{file}: member {info.filename[:80]!r} leaves the archive's folder. Make the archive anew without it"
+                )
             if not info.is_dir() and path.lower().endswith(IMAGE_SUFFIXES):
                 location = Location(str(file), info.filename)
                 self._members[location] = (info.header_offset, info.CRC, info.file_size)
@@ -135,6 +138,19 @@ class ImageSources:
             return
         self._by_path[path] = location
         self._by_name.setdefault(path.rpartition("/")[2], []).append(location)
+
+
+def image_sources(config: Config) -> ImageSources:
+    """The images that `[data]` names or, where it names none, those beside the source."""
+    return ImageSources([config.path(text) for text in config.data.images] or _beside(config.path(config.data.source)))
+
+
+def _beside(source: Path) -> list[Path]:
+    """Zip files, or else a folder of images, in a source's folder."""
+    folder = source if source.is_dir() else source.parent
+    archives = sorted(folder.glob("*.zip"))
+    folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
+    return archives or folders or [folder]
 
 
 def _expand(patterns: Iterable[Path | str]) -> list[Path]:

@@ -126,7 +126,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         version = record["format"]
-        record["classes"], record["frozen"], record["spec"]  # noqa: B018 - all of them are needed later
+        record["classes"], record["frozen"], record["spec"]
     except FileNotFoundError:
         raise EncoderError(f"{folder}: no checkpoint there (no {_RECORD}). Run: mmfeat finetune") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -140,5 +140,7 @@ def checkpoints_of(parent: Path, name: str) -> list[Checkpoint]:
     """All checkpoints of one encoder, newest first."""
     if not parent.is_dir():
         return []
-    numbered = [(int(m[1]), path) for path in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))]
+    numbered = [
+        (int(m[1]), path) for path in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
+    ]
     return [read_checkpoint(path) for _, path in sorted(numbered, reverse=True)]

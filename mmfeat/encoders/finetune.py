@@ -94,7 +94,9 @@ class EncoderFit:
             self.output = nn.Linear(encoder.width, len(samples.classes)).to(device)
         nn.init.zeros_(self.output.bias)
         self.parameters = [p for p in (*encoder.parameters(), *self.output.parameters()) if p.requires_grad]
-        self.optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](self.parameters, lr=config.lr)
+        self.optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](
+            self.parameters, lr=config.lr
+        )
         weights = class_weights(samples.labels[samples.train]) if config.weights == "paper" else None
         self.weights = None if weights is None else torch.as_tensor(weights, device=device)
         self.steps = math.ceil(len(samples.train) / config.batch_size)
@@ -223,7 +225,10 @@ class EncoderFit:
             rows.append(batch.rows)
         joined = np.concatenate(logits)
         figures = scores(self.samples.labels[np.concatenate(rows)], decide(sigmoid(joined), 0.5), joined)
-        return figures.value(self.metric), {"val_loss": figures.value("loss"), "val_samples_f1": figures.value("samples-f1")}
+        return figures.value(self.metric), {
+            "val_loss": figures.value("loss"),
+            "val_samples_f1": figures.value("samples-f1"),
+        }
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = (("encoder", self.encoder), ("output", self.output))
@@ -238,7 +243,9 @@ class EncoderFit:
             tensors.update({f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()})
         record = json.dumps({**vars(self.state), "fingerprint": self.fingerprint})
         with atomic_path(self.resume_file) as temporary:
-            save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"state": record})
+            save_file(
+                {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"state": record}
+            )
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -43,7 +43,9 @@ class ImageEncoder(Encoder):
 
     modality = "image"
 
-    def __init__(self, network: torch.nn.Module, architecture: str, data_config: dict[str, Any], precision: str) -> None:
+    def __init__(
+        self, network: torch.nn.Module, architecture: str, data_config: dict[str, Any], precision: str
+    ) -> None:
         super().__init__()
         from timm.data import create_transform
 
@@ -57,7 +59,9 @@ class ImageEncoder(Encoder):
         with torch.inference_mode():
             features = network(torch.zeros(1, *size))
         if features.ndim != 2:
-            raise EncoderError(f"{architecture}: gives no pooled features but {tuple(features.shape)}. Use another model")
+            raise EncoderError(
+                f"{architecture}: gives no pooled features but {tuple(features.shape)}. Use another model"
+            )
         self.width = features.shape[1]
 
     def prepare(self, sample: bytes) -> Tensor:

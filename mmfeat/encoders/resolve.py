@@ -43,7 +43,9 @@ class Identity:
     output_key: str | None
 
 
-def build_encoder(config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False) -> tuple[Any, Checkpoint | None]:
+def build_encoder(
+    config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
+) -> tuple[Any, Checkpoint | None]:
     """Build the encoder that `[encoder.NAME]` means, with its checkpoint's tensors where one is in use.
 
     Parameters
@@ -66,14 +68,16 @@ def build_encoder(config: Config, name: str, checkpoints: Path, *, pretrained_on
 
         load_strictly(encoder, read_state(checkpoint.encoder_file), checkpoint.encoder_file)
     if table.checkpoint not in ("latest", "none") and checkpoint is None:
-        raise EncoderError(f"encoder.{name}: {table.checkpoint} is of another encoder. Set: checkpoint = \"latest\"")
+        raise EncoderError(f'encoder.{name}: {table.checkpoint} is of another encoder. Set: checkpoint = "latest"')
     return encoder.eval(), checkpoint
 
 
 def identify(config: Config, name: str, checkpoints: Path, memory: Path) -> Identity:
     """The keys of an encoder, from memory where nothing that went into them has changed."""
     remembered = _read_memory(memory).get(name, {})
-    if remembered and remembered.get("fingerprint") == _fingerprint(config, name, checkpoints, remembered.get("watched", [])):
+    if remembered and remembered.get("fingerprint") == _fingerprint(
+        config, name, checkpoints, remembered.get("watched", [])
+    ):
         found = remembered["identity"]
         return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
     encoder, checkpoint = build_encoder(config, name, checkpoints)
@@ -166,7 +170,9 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, watched: list[str
     """Digest of all that a remembered identity rests on."""
     table = config.encoder[name]
     given = table.checkpoint
-    folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(given, [config.path(given)])
+    folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
+        given, [config.path(given)]
+    )
     return digest_json(
         {
             "table": dataclasses.asdict(table),

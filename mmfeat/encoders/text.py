@@ -28,7 +28,9 @@ class TextEncoder(Encoder):
 
     modality = "text"
 
-    def __init__(self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str) -> None:
+    def __init__(
+        self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
+    ) -> None:
         super().__init__()
         self.network = network
         self.tokenizer = tokenizer

@@ -111,7 +111,9 @@ def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Score
     n_known = known.sum(0)
     accuracy = np.where(n_known > 0, (right & known).sum(0) / np.maximum(n_known, 1), np.nan)
     class_f1 = _ratio(2 * n_hit, n_yes + n_said)
-    class_ap = np.array([_average_precision(yes[known[:, k], k], logits[known[:, k], k]) for k in range(labels.shape[1])])
+    class_ap = np.array(
+        [_average_precision(yes[known[:, k], k], logits[known[:, k], k]) for k in range(labels.shape[1])]
+    )
     kept = n_yes > 0
     return Scores(
         samples_f1=float(_rows_f1(yes, said).mean()),

@@ -25,7 +25,9 @@ def recipe_weights(recipe: str, encoders: Sequence[str], run: str | None) -> dic
         The recipes join two encoders.
     """
     if len(encoders) != 2:
-        raise RunError(f"{recipe} joins two encoders, found {list(encoders)}. Name the members: mmfeat ensemble A B ...")
+        raise RunError(
+            f"{recipe} joins two encoders, found {list(encoders)}. Name the members: mmfeat ensemble A B ..."
+        )
     if recipe == "fm1":
         return dict.fromkeys(encoders, 1 / 2)
     if recipe == "fm2":

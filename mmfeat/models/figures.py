@@ -72,7 +72,9 @@ class FigureLine:
         return cls(label, s.samples_f1, figures.half_width, s.macro_f1, s.map, seconds, note)
 
     @classmethod
-    def over_seeds(cls, label: str, seeds: list[dict[str, Any]], seconds: float | None = None, note: str = "") -> FigureLine:
+    def over_seeds(
+        cls, label: str, seeds: list[dict[str, Any]], seconds: float | None = None, note: str = ""
+    ) -> FigureLine:
         """The mean over single seeds, with their standard deviation."""
         mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in ("samples_f1", "macro_f1", "map")}
         spread = float(np.std([seed["samples_f1"] for seed in seeds], ddof=1)) if len(seeds) > 1 else 0.0

@@ -1,8 +1,8 @@
 """Runs: a folder with one trained head, ensemble or self-training and its figures, made whole or not at all.
 
-    runs/NAME/run.json           settings, keys, digests, figures, versions
-              head.safetensors   the heads of all seeds (absent for an ensemble)
-              logits.h5          ids, what they were computed from, logits, the row's part in training
+runs/NAME/run.json           settings, keys, digests, figures, versions
+head.safetensors   the heads of all seeds (absent for an ensemble)
+logits.h5          ids, what they were computed from, logits, the row's part in training
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     names = manifest.classes
     lines.append(
         _line(
-            "classes", len(names),
+            "classes",
+            len(names),
             f"from {counts[most]:,} rows ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))}); "
             f"{mean:.2f} labels a labelled row",
         )  # fmt: skip
@@ -32,13 +33,17 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
         captions = manifest.captions
         blank = sum(not caption.strip() for caption in captions)
         repeated = len(captions) - blank - len({c for c in captions if c.strip()})
-        recovered = f"; {source.n_recovered} broken CSV records recovered (listed in init.log)" if source.n_recovered else ""
+        recovered = (
+            f"; {source.n_recovered} broken CSV records recovered (listed in init.log)" if source.n_recovered else ""
+        )
         lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
     if source.columns["image"]:
         missing = int((~row_keys.present).sum())
         same = int(row_keys.present.sum()) - len(np.unique(row_keys.keys[row_keys.present].view("V32")))
         listed = " (listed in init.log)" if row_keys.reasons else ""
-        lines.append(_line("images", int(row_keys.present.sum()), f"{missing:,} missing{listed}, {same:,} identical to another"))
+        lines.append(
+            _line("images", int(row_keys.present.sum()), f"{missing:,} missing{listed}, {same:,} identical to another")
+        )
     parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
     lines.append(f"  split     {', '.join(parts)}: stratified, identical images together, seed {config.seed}")
     return "\n".join(lines)
@@ -46,9 +51,19 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
 
 def _kind(source: Source, images: ImageSources) -> str:
     archives = sum(c.is_file() for c in images.containers)
-    where = f"{archives} zip files, read in place" if archives else f"{len(images.containers)} folder" if images.containers else "no images"
+    where = (
+        f"{archives} zip files, read in place"
+        if archives
+        else f"{len(images.containers)} folder"
+        if images.containers
+        else "no images"
+    )
     found = ", ".join(f"{role} = {shown(repr(name), 30)}" for role, name in source.columns.items() if name)
-    return f"{source.kind}; images in {where}\n  columns   {found}" if images.containers else f"{source.kind}; {where}\n  columns   {found}"
+    return (
+        f"{source.kind}; images in {where}\n  columns   {found}"
+        if images.containers
+        else f"{source.kind}; {where}\n  columns   {found}"
+    )
 
 
 def _line(name: str, count: int, text: str) -> str:

@@ -33,7 +33,12 @@ def figure_table(title: str, lines: Sequence[FigureLine]) -> str:
     head = [title, "samples-F1", "macro-F1", "mAP", *(["seconds"] if timed else [])]
     rows = []
     for line in lines:
-        cells = [shown(line.label), f"{line.samples_f1:.3f} ± {line.spread:.3f}", f"{line.macro_f1:.3f}", f"{line.map:.3f}"]
+        cells = [
+            shown(line.label),
+            f"{line.samples_f1:.3f} ± {line.spread:.3f}",
+            f"{line.macro_f1:.3f}",
+            f"{line.map:.3f}",
+        ]
         if timed:
             cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
         rows.append([*cells, line.note])

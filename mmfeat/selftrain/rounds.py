@@ -72,7 +72,14 @@ class RoundModels:
 
 
 def self_train(
-    data: FitData, unlabelled: np.ndarray, models: RoundModels, *, rounds: int, metric: str, seed: int, rule: PredictConfig
+    data: FitData,
+    unlabelled: np.ndarray,
+    models: RoundModels,
+    *,
+    rounds: int,
+    metric: str,
+    seed: int,
+    rule: PredictConfig,
 ) -> SelfTraining:
     """Run up to `rounds` rounds.
 
@@ -112,7 +119,10 @@ def self_train(
 def _fused(data: FitData, models: RoundModels, metric: str, seed: int) -> np.ndarray:
     """Mean of the logits of a model for each encoder and of the head on all, for every row, `(N, K)`."""
     logits, present = [], []
-    for names, head, config in [*(([n], "linear", models.linear) for n in data.inputs), (list(data.inputs), models.head, models.head_config)]:
+    for names, head, config in [
+        *(([n], "linear", models.linear) for n in data.inputs),
+        (list(data.inputs), models.head, models.head_config),
+    ]:
         part = dataclasses.replace(
             data, inputs={n: data.inputs[n] for n in names}, present={n: data.present[n] for n in names}
         )

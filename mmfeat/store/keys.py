@@ -1,8 +1,8 @@
 """Keys: what a cached feature is filed under, and in words why two of them differ.
 
-    encoder key   digest of all that an embedding depends on but the sample itself
-    output key    digest of a linear output's tensors and its class list
-    row key       digest of the sample's own bytes: (N, 32) uint8 wherever rows are handled
+encoder key   digest of all that an embedding depends on but the sample itself
+output key    digest of a linear output's tensors and its class list
+row key       digest of the sample's own bytes: (N, 32) uint8 wherever rows are handled
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def output_key(tensors: str, classes: Sequence[str]) -> str:
 
 
 def explain(old: EncoderSpec, new: EncoderSpec) -> str:
-    """Why features of `old` are not those of `new`, as in `preprocessing changed: size 224 -> 320`; empty if they are."""
+    """Why features of `old` are not of `new`, as in `preprocessing changed: size 224 -> 320`; empty where they are."""
     reasons = ["weights changed"] if old.weights != new.weights else []
     for part in ("preprocessing", "numerics"):
         before, after = getattr(old, part), getattr(new, part)

@@ -168,7 +168,8 @@ def read_commit(path: Path) -> Commit:
         right_kind = commit.kind == EMBEDDINGS if match["output"] is None else commit.kind[:12] == match["output"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"damaged ({type(error).__name__})") from None
-    if not right_kind or commit.name != path.name:
+    counts = (commit.rows, commit.errors, commit.size)
+    if not right_kind or commit.name != path.name or not all(isinstance(n, int) for n in counts):
         raise ValueError("damaged: it is not the commit of its name")
     return commit
 
@@ -231,6 +232,13 @@ class StoredFile:
     values: MappedArray
     errors: dict[int, str]
 
+    @property
+    def is_error(self) -> np.ndarray:
+        """`(n,)` bool."""
+        mask = np.zeros(len(self.row_key), dtype=bool)
+        mask[list(self.errors)] = True
+        return mask
+
 
 def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]) -> StoredFile:
     """Open a verified file.
@@ -261,8 +269,8 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"it cannot be read as HDF5 ({type(error).__name__})") from None
     errors = {row: reason for row, reason in enumerate(reasons) if reason}
-    if shape[:1] != (commit.rows,) or keys.shape != (commit.rows, 32) or n_errors != commit.errors or len(errors) != n_errors:
+    if (shape[:1], keys.shape) != ((commit.rows,), (commit.rows, 32)) or not n_errors == commit.errors == len(errors):
         raise ValueError("its rows are not those of its commit")
-    if offset is None or len(shape) != 2 or keys.dtype != np.uint8 or dtype.newbyteorder("<").str not in _DTYPES[what]:
+    if offset is None or len(shape) != 2 or keys.dtype != np.uint8 or dtype.str not in _DTYPES[what]:
         raise ValueError(f"its {what} are not a contiguous table of numbers")
     return StoredFile(commit.file, keys, MappedArray(path, stamp, offset, shape, dtype), errors)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmfeat.errors import MissingFeatures
+from mmfeat.store.parts import MappedArray
+
 
 @dataclass(frozen=True)
 class Found:
@@ -17,7 +20,7 @@ class Found:
     part : np.ndarray
         `(N,)` int32, -1 where the store has no such row.
     row : np.ndarray
-        `(N,)` int64, the row's number within its part.
+        `(N,)` int64, the row's number within its part, -1 where the store has no such row.
     error : np.ndarray
         `(N,)` bool: the row is there and says that its sample could not be decoded.
     """
@@ -31,45 +34,70 @@ class Found:
         """`(N,)` bool: the row has an embedding."""
         return (self.part >= 0) & ~self.error
 
-    def take(self, rows: np.ndarray) -> Found:
+    @property
+    def missing(self) -> np.ndarray:
+        """`(N,)` bool: the store has no such row."""
+        return self.part < 0
+
+    def take(self, rows: np.ndarray | slice) -> Found:
         """The same for some of the rows."""
         return Found(self.part[rows], self.row[rows], self.error[rows])
 
+    def only(self, mask: np.ndarray) -> Found:
+        """The same with all rows but those of `mask`, `(N,)` bool, as if they were not there."""
+        part, row = np.where(mask, self.part, np.int32(-1)), np.where(mask, self.row, np.int64(-1))
+        return Found(part, row, self.error & mask)
+
 
 class RowIndex:
-    """Finds row keys among parts by binary search; of two copies a good one is preferred to an error."""
+    """Finds row keys among parts by binary search; of two copies a good one is preferred to an error.
+
+    Parameters
+    ----------
+    keys, errors : sequence of np.ndarray
+        For each part its row keys `(n, 32)` uint8 and which rows are errors, `(n,)` bool.
+    """
 
     def __init__(self, keys: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> None:
-        counts = [len(k) for k in keys]
-        part = np.repeat(np.arange(len(keys), dtype=np.int32), counts)
-        row = np.concatenate([np.arange(n) for n in counts]) if counts else np.zeros(0, np.int64)
-        error = np.concatenate(errors).astype(bool) if counts else np.zeros(0, bool)
-        joined = _sortable(np.concatenate(keys)) if counts else np.zeros(0, "S32")
-        order = np.lexsort((part, error))  # among equal keys: good ones first, then the earlier part
+        part = np.concatenate([np.zeros(0, np.int32), *(np.full(len(k), i, np.int32) for i, k in enumerate(keys))])
+        row = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(k)) for k in keys)])
+        error = np.concatenate([np.zeros(0, bool), *errors])
+        joined = _sortable(np.concatenate([np.zeros((0, 32), np.uint8), *keys]))
+        order = np.argsort(error, kind="stable")  # among equal keys: good ones first, then the earlier part
         order = order[np.argsort(joined[order], kind="stable")]
         joined = joined[order]
-        first = np.append(True, joined[1:] != joined[:-1]) if len(joined) else np.zeros(0, bool)
+        first = np.ones(len(joined), dtype=bool)
+        first[1:] = joined[1:] != joined[:-1]
         self.keys = joined[first]
         self.part, self.row, self.error = (a[order][first] for a in (part, row, error))
 
     def find(self, keys: np.ndarray) -> Found:
         """Places of `(N, 32)` uint8 row keys."""
         asked = _sortable(keys)
-        if not len(self.keys):
-            n = len(asked)
-            return Found(np.full(n, -1, np.int32), np.full(n, -1, np.int64), np.zeros(n, bool))
-        at = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
-        there = self.keys[at] == asked
-        part = np.where(there, self.part[at], -1).astype(np.int32)
-        return Found(part, np.where(there, self.row[at], -1), there & self.error[at])
+        at = np.zeros(len(asked), dtype=np.int64)
+        order = np.argsort(asked)  # a search in order stays in the processor's cache
+        at[order] = np.searchsorted(self.keys, asked[order])
+        inside = at < len(self.keys)
+        there = np.zeros(len(asked), dtype=bool)
+        there[inside] = self.keys[at[inside]] == asked[inside]
+        part, row = np.full(len(asked), -1, np.int32), np.full(len(asked), -1, np.int64)
+        part[there], row[there] = self.part[at[there]], self.row[at[there]]
+        error = np.zeros(len(asked), dtype=bool)
+        error[there] = self.error[at[there]]
+        return Found(part, row, error)
+
+
+def check_keys(keys: np.ndarray) -> np.ndarray:
+    """Raise ValueError unless these are row keys, `(N, 32)` uint8."""
+    if keys.ndim != 2 or keys.shape[1] != 32 or keys.dtype != np.uint8:
+        raise ValueError(f"row keys are (N, 32) uint8, found {keys.shape} {keys.dtype}")
+    return keys
 
 
 def _sortable(keys: np.ndarray) -> np.ndarray:
     """`(N, 32)` uint8 as `(N,)` byte strings that compare as a whole."""
-    if keys.shape[1:] != (32,) or keys.dtype != np.uint8:
-        raise ValueError(f"row keys are (N, 32) uint8, found {keys.shape} {keys.dtype}")
-    # A trailing zero byte is dropped when byte strings are compared; equal length makes that harmless.
-    return np.ascontiguousarray(keys).view("S32").ravel()
+    # numpy drops trailing zero bytes when it compares byte strings; their equal length makes that harmless.
+    return np.ascontiguousarray(check_keys(keys)).view("S32").ravel()
 
 
 class MappedRows:
@@ -77,45 +105,62 @@ class MappedRows:
 
     Parameters
     ----------
-    parts : sequence of (n_i, D) arrays
-        The mapped files.
+    parts : sequence of MappedArray, `(n_i, D)`, or None
+        The mapped files; None where a part lacks what is asked for.
     found : Found
-        Where each of the N rows is. Reading a row that is nowhere gives zeros.
+        Where each of the N rows is. A row that is nowhere reads as zeros.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray], found: Found) -> None:
+    def __init__(self, parts: Sequence[MappedArray | None], found: Found) -> None:
         self.parts = list(parts)
         self.found = found
+        self._some = [part for part in self.parts if part is not None]
 
     @property
     def shape(self) -> tuple[int, int]:
         """`(N, D)`; D is 0 where there is no part at all."""
-        return len(self.found.part), self.parts[0].shape[1] if self.parts else 0
+        return len(self.found.part), self._some[0].shape[1] if self._some else 0
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the stored values."""
-        return self.parts[0].dtype if self.parts else np.dtype(np.float16)
+        """What holds the values of every part."""
+        return np.result_type(*{part.dtype for part in self._some}) if self._some else np.dtype(np.float16)
 
     def __len__(self) -> int:
         return len(self.found.part)
 
-    def take(self, rows: np.ndarray) -> MappedRows:
+    def take(self, rows: np.ndarray | slice) -> MappedRows:
         """Some of the rows, still unread."""
         return MappedRows(self.parts, self.found.take(rows))
 
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
-        """Read rows: an int array, a bool array or a slice gives `(n, D)`, one number `(D,)`."""
+        """Read rows: an int array, a bool array or a slice gives `(n, D)`, one number `(D,)`.
+
+        Raises
+        ------
+        StoreError
+            A file is not what it was when it was found. MissingFeatures where a row's part lacks what is asked for.
+        """
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
         part, row = self.found.part[rows], self.found.row[rows]
         values = np.zeros((len(part), self.shape[1]), self.dtype)
-        for number in np.unique(part[part >= 0]):
-            here = np.flatnonzero(part == number)
-            order = np.argsort(row[here], kind="stable")  # the file is read forwards
-            values[here[order]] = self.parts[number][row[here[order]]]
+        order = np.lexsort((row, part))  # every file is read once, forwards
+        order = order[np.searchsorted(part[order], 0) :]  # but for rows that are nowhere
+        for here in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+            if len(here):
+                values[here] = self._read(part[here[0]], row[here])
         return values
 
+    def _read(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Sorted rows of one part; a run of neighbours without a copy."""
+        array = self.parts[number]
+        if array is None:
+            raise MissingFeatures("features: no logits of some of these rows. Run: mmfeat extract")
+        run = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+        return array[rows[0] : rows[-1] + 1] if run else array[rows]
+
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        values = self[:]
-        return values if dtype is None else values.astype(dtype)
+        if copy is False:
+            raise ValueError("rows are gathered from several files: they cannot be had without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmfeat.errors import StoreError
 from mmfeat.store.keys import EncoderSpec, explain
 from mmfeat.store.store import FeatureStore
 
 
 @dataclass(frozen=True)
 class EncoderStatus:
-    """Counts of a manifest's rows for one encoder.
+    """Counts of a manifest's rows for one encoder; cached, missing, stale, unreadable and absent add up to all of them.
 
     Attributes
     ----------
@@ -41,13 +42,16 @@ class EncoderStatus:
 def encoder_status(
     store: FeatureStore, name: str, model: str, spec: EncoderSpec, keys: np.ndarray, present: np.ndarray
 ) -> EncoderStatus:
-    """Count one encoder's rows by their keys `(N, 32)` and presence `(N,)`."""
+    """Count one encoder's rows by their keys `(N, 32)` uint8 and presence `(N,)` bool.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read, or a newer mmfeat wrote the encoder's files.
+    """
     found = store.encoder(spec).lookup(keys)
-    lacking = present & (found.part < 0)
-    stale, why = np.zeros(len(keys), dtype=bool), ""
-    if lacking.any():
-        stale, why = stale_rows(store, spec, keys)
-        stale &= lacking
+    lacking = present & found.missing
+    stale, why = stale_rows(store, spec, keys, lacking)
     return EncoderStatus(
         name, model,
         cached=int((found.good & present).sum()),
@@ -55,17 +59,31 @@ def encoder_status(
         stale=int(stale.sum()),
         unreadable=int((found.error & present).sum()),
         absent=int((~present).sum()),
-        why=why if stale.any() else "",
+        why=why,
     )  # fmt: skip
 
 
-def stale_rows(store: FeatureStore, spec: EncoderSpec, keys: np.ndarray) -> tuple[np.ndarray, str]:
-    """Rows that other forms of an encoder have, `(N,)` bool, and why those are not its own now."""
-    best, why = np.zeros(len(keys), dtype=bool), ""
-    for other in store.encoders():
-        same = other.spec.architecture == spec.architecture and other.spec.modality == spec.modality
+def stale_rows(store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, lacking: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which of the lacking rows other forms of an encoder have, and what has changed since the newest of those.
+
+    Parameters
+    ----------
+    keys, lacking : np.ndarray
+        Row keys `(N, 32)` uint8, and the rows in question, `(N,)` bool.
+
+    Returns
+    -------
+    tuple of np.ndarray and str
+        `(N,)` bool, and the reason; empty where no row is stale.
+    """
+    stale, why = np.zeros(len(keys), dtype=bool), ""
+    for other in store.encoders() if lacking.any() else ():
+        same = (other.spec.architecture, other.spec.modality) == (spec.architecture, spec.modality)
         if same and other.spec.key != spec.key:
-            found = other.lookup(keys).part >= 0
-            if found.sum() > best.sum():
-                best, why = found, explain(other.spec, spec)
-    return best, why
+            try:
+                found = lacking & ~other.lookup(keys).missing
+            except StoreError:  # a newer mmfeat wrote it: it says nothing about this encoder
+                continue
+            why = why or (explain(other.spec, spec) if found.any() else "")
+            stale |= found
+    return stale, why

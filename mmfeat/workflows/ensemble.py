@@ -17,7 +17,15 @@ from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.models.runs import ROLES, Run, RunLogits, all_runs, already_made, save_run
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import (
-    Source, common_record, encoder_record, encoder_source, find_run, input_keys, is_current, mean_source, run_source,
+    Source,
+    common_record,
+    encoder_record,
+    encoder_source,
+    find_run,
+    input_keys,
+    is_current,
+    mean_source,
+    run_source,
 )  # fmt: skip
 
 
@@ -44,7 +52,9 @@ def ensemble(project: Project, members: list[str]) -> EnsembleResult:
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
     if not len(rows):
-        raise DataError("manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init")
+        raise DataError(
+            "manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init"
+        )
     sources, recorded, encoders, head_mb = [], [], {}, 0.0
     for name, weight in weights.items():
         if name in project.config.encoder:
@@ -55,7 +65,9 @@ def ensemble(project: Project, members: list[str]) -> EnsembleResult:
         else:
             run = find_run(project, name)
             if not is_current(project, run):
-                raise RunError(f"{name} is stale: it was made from other encoders or classes. Make it again: mmfeat fuse")
+                raise RunError(
+                    f"{name} is stale: it was made from other encoders or classes. Make it again: mmfeat fuse"
+                )
             sources.append(run_source(project, run, rows))
             encoders.update({n: e for n, e in run.encoders.items() if n not in encoders})
             recorded.append({"name": name, "weight": weight, "fingerprint": run.record["fingerprint"]})
@@ -85,7 +97,9 @@ def _members(project: Project, members: list[str]) -> tuple[str, dict[str, float
         return recipe, recipe_weights(recipe, project.config.fuse.inputs, _recipe_run(project, recipe))
     for name in members:
         if name in RECIPES:
-            raise RunError(f"{name} is a recipe and stands alone. Run: mmfeat ensemble {name}, and name the run that it makes")
+            raise RunError(
+                f"{name} is a recipe and stands alone. Run: mmfeat ensemble {name}, and name the run that it makes"
+            )
     if len(set(members)) != len(members):
         raise RunError(f"each member once, found: {', '.join(members)}")
     return "ensemble", dict.fromkeys(members, 1 / len(members))
@@ -98,7 +112,12 @@ def _recipe_run(project: Project, recipe: str) -> str | None:
         return None
     inputs = set(project.config.fuse.inputs)
     for run in reversed(all_runs(project.runs)):
-        if run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs and is_current(project, run):
+        if (
+            run.kind == "head"
+            and run.record["head"] == head
+            and set(run.encoders) == inputs
+            and is_current(project, run)
+        ):
             return run.name
     raise RunError(f"{recipe} takes in a {head} head and there is no current one. Run: mmfeat fuse --head {head}")
 

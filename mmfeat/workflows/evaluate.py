@@ -57,7 +57,9 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
     names = names or [best_run(project).name]
     rows = manifest.rows(split)
     if not len(rows):
-        raise DataError(f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init")
+        raise DataError(
+            f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
+        )
     figures, files = {}, []
     for name in names:
         logits = source(project, name, rows).logits[rows]

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import LinearConfig
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
-from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, save_checkpoint
 from mmfeat.encoders.finetune import EncoderFit, Samples
 from mmfeat.encoders.resolve import build_encoder, remember
@@ -52,7 +50,9 @@ class FinetuneResult:
     note: str
 
 
-def finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> tuple[list[FinetuneResult], Figures | None]:
+def finetune(
+    project: Project, names: list[str] | None = None, freeze: bool = False
+) -> tuple[list[FinetuneResult], Figures | None]:
     """Fit encoders on their own modality, one after another.
 
     Parameters
@@ -94,7 +94,9 @@ def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str,
     manifest = project.manifest
     keys = project.row_keys(project.config.encoder[name].modality).keys
     rows = {
-        which: sorted(zip(manifest.ids[r].tolist(), keys[r].view("V32").ravel().tolist(), map(bytes, manifest.labels[r])))
+        which: sorted(
+            zip(manifest.ids[r].tolist(), keys[r].view("V32").ravel().tolist(), map(bytes, manifest.labels[r]))
+        )
         for which in ("train", "val")
         if len(r := manifest.rows(which)) or True
     }
@@ -153,16 +155,27 @@ def _tune(project: Project, name: str) -> FinetuneResult:
     if made is not None:
         figures = _stored_figures(project, name, made)
         note = f"fine-tuned before, best epoch {made.record['best_epoch']}"
-        return FinetuneResult(name, _model(project, name), encoder.width, made, False, figures, made.record["seconds"], note)
+        return FinetuneResult(
+            name, _model(project, name), encoder.width, made, False, figures, made.record["seconds"], note
+        )
     resume_file = project.checkpoints / f".resume-{name}.safetensors"
     fit = EncoderFit(
-        encoder, _samples(project, name, encoder), settings, config.metric, config.seed, device, resume_file, fingerprint
+        encoder,
+        _samples(project, name, encoder),
+        settings,
+        config.metric,
+        config.seed,
+        device,
+        resume_file,
+        fingerprint,
     )
     done = fit.resume()
     if done:
         say(f"{name}: going on after epoch {done}")
     seconds = fit.estimate()
-    say(f"{name}: fine-tuning {_model(project, name)} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
+    say(
+        f"{name}: fine-tuning {_model(project, name)} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs"
+    )
     if seconds > LONG_SECONDS and device.type == "cpu":
         say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
     try:

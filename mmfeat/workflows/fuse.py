@@ -102,7 +102,13 @@ def resolved_config(project: Project, head: str, identities: dict[str, Identity]
 
 
 def head_fingerprint(
-    project: Project, kind: str, head: str, settings: Any, identities: dict[str, Identity], table: FeatureTable, **more: Any
+    project: Project,
+    kind: str,
+    head: str,
+    settings: Any,
+    identities: dict[str, Identity],
+    table: FeatureTable,
+    **more: Any,
 ) -> str:
     """Digest of all that a head is made from: equal digests mean the same run."""
     names = list(identities)

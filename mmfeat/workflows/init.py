@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import FILE_NAME, Config, load_config
+from mmfeat.config import FILE_NAME, Config
+from mmfeat.configfile import config_of, load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
-from mmfeat.data.sources import ImageSources
+from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.data.splits import groups_of, make_splits
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import write_atomic
@@ -81,8 +82,10 @@ def init(
     else:
         config = _new_config(folder, asked)
     data = read_source(config.path(config.data.source), _columns(config), config.data.separator)
-    sources = _image_sources(config, data)
-    row_keys = image_keys(np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet"))
+    sources = image_sources(config) if any(data.images) else ImageSources([])
+    row_keys = image_keys(
+        np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet")
+    )
     manifest = _manifest(folder, config, data, row_keys)
     text = summary(manifest, data, row_keys, sources, config)
     written = _write(folder, config, data, row_keys, manifest, sources)
@@ -99,18 +102,20 @@ def _agree(config: Config, asked: dict[str, Any]) -> None:
     for key, value in asked.items():
         given = list(value) if isinstance(value, tuple) else value
         if key in ("data.source", "data.images"):
-            same = [config.path(t) for t in np.atleast_1d(values[key])] == [Path(t).expanduser().resolve() for t in np.atleast_1d(given)]
+            same = [config.path(t) for t in np.atleast_1d(values[key])] == [
+                Path(t).expanduser().resolve() for t in np.atleast_1d(given)
+            ]
             same = same or values[key] == given
         else:
             same = values[key] == given
         if not same:
-            raise ConfigError(f"{FILE_NAME} says {key} = {json.dumps(values[key])}. Change it there, then run: mmfeat init")
+            raise ConfigError(
+                f"{FILE_NAME} says {key} = {json.dumps(values[key])}. Change it there, then run: mmfeat init"
+            )
 
 
 def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     """The configuration of a project that does not exist yet, checked like a file's."""
-    from mmfeat.config import config_of
-
     # Paths of the command line start at the current folder, those of the file at the project's.
     for key in ("data.source", "data.images"):
         if key in asked:
@@ -122,24 +127,6 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
         table, _, name = key.rpartition(".")
         (raw.setdefault(table, {}) if table else raw)[name] = value
     return config_of(raw, folder)
-
-
-def _image_sources(config: Config, data: Source) -> ImageSources:
-    """The images that were named or, beside the source, found."""
-    if not any(data.images):
-        return ImageSources([])
-    named = [config.path(text) for text in config.data.images]
-    return ImageSources(named or found_images(config.path(config.data.source)))
-
-
-def found_images(source: Path) -> list[Path]:
-    """Zip files or a folder of images in a source's folder."""
-    folder = source if source.is_dir() else source.parent
-    archives = sorted(folder.glob("*.zip"))
-    if archives:
-        return archives
-    folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
-    return folders or [folder]
 
 
 def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> Manifest:
@@ -155,7 +142,7 @@ def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> 
     shares = {"val": config.split.val, "test": config.split.test}
     split = make_splits(data.ids, labels, groups_of(row_keys.keys, row_keys.present), shares, config.seed, known)
     texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
-    return Manifest(*texts, labels, split, data.classes)
+    return Manifest(*texts, labels, split, data.classes, data.columns)
 
 
 def _write(
@@ -183,7 +170,7 @@ def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
 
 def _same(a: Manifest, b: Manifest) -> bool:
     arrays = ("ids", "images", "captions", "labels", "split")
-    return a.classes == b.classes and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays)
+    return (a.classes, a.columns) == (b.classes, b.columns) and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays)
 
 
 def filled_template(config: Config, data: Source, sources: ImageSources) -> str:

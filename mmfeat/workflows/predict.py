@@ -63,11 +63,13 @@ def predict(project: Project, run_name: str | None = None, split: str = "unlabel
     data = project.config.data
     kaggle = project.config.path(data.source).is_dir() and split == "unlabelled"
     table = project.root / ("submission.csv" if kaggle else "predictions.csv")
-    write_atomic(table, _csv(manifest.ids[rows], names, data.id or "id", data.labels or "labels", data.separator))
+    write_atomic(table, _csv(manifest.ids[rows], names, manifest.columns["id"] or "id", manifest.columns["labels"] or "labels", data.separator))
     parquet = project.root / "predictions.parquet"
     _write_probabilities(parquet, manifest.ids[rows], probs, manifest.classes, run.name)
     n_empty = int((probs <= rule.threshold).all(1).sum())
-    return PredictResult(run.name, run_name is None, (table, parquet), len(rows), n_empty, int((~found.known[rows]).sum()))
+    return PredictResult(
+        run.name, run_name is None, (table, parquet), len(rows), n_empty, int((~found.known[rows]).sum())
+    )
 
 
 def _csv(ids: np.ndarray, names: list[list[str]], id_column: str, label_column: str, separator: str) -> str:
@@ -83,7 +85,10 @@ def _write_probabilities(path: Path, ids: np.ndarray, probs: np.ndarray, classes
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {"id": pa.array([str(i) for i in ids]), **{f"p_{c}": pa.array(probs[:, k]) for k, c in enumerate(classes)}}
+    columns = {
+        "id": pa.array([str(i) for i in ids]),
+        **{f"p_{c}": pa.array(probs[:, k]) for k, c in enumerate(classes)},
+    }
     table = pa.table(columns).replace_schema_metadata({"mmfeat_run": run})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import FILE_NAME, Config, load_config
+from mmfeat.config import FILE_NAME, Config
+from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
-from mmfeat.data.sources import ImageSources
+from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.checkpoint import Output
 from mmfeat.encoders.resolve import Identity, identify, output_of
@@ -78,7 +79,7 @@ class Project:
     @functools.cached_property
     def sources(self) -> ImageSources:
         """Where the images are."""
-        return ImageSources([self.config.path(text) for text in self.config.data.images])
+        return image_sources(self.config)
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def row_keys(self, modality: str) -> RowKeys:

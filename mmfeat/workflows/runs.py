@@ -69,11 +69,13 @@ def best_run(project: Project) -> Run:
     if ranked:
         return max((line.run for line in ranked), key=lambda run: run.record["created"])
     if all_runs(project.runs):
-        raise RunError("every run is stale: encoders or classes have changed since. Run: mmfeat extract, then: mmfeat fuse")
+        raise RunError(
+            "every run is stale: encoders or classes have changed since. Run: mmfeat extract, then: mmfeat fuse"
+        )
     raise RunError("no run yet. Run: mmfeat fuse --head crossattn")
 
 
-def _rank(metric: str):  # noqa: ANN202 - a sort key
+def _rank(metric: str):
     sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
 
     def key(line: RankedRun) -> tuple[bool, bool, float]:

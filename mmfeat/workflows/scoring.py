@@ -124,7 +124,9 @@ def _ensemble_source(project: Project, run: Run, rows: np.ndarray) -> Source:
         else:
             part = find_run(project, name)
             if part.record["fingerprint"] != member["fingerprint"]:
-                raise RunError(f"{run.name}: its member {name} has been made anew since. Make it again: mmfeat ensemble")
+                raise RunError(
+                    f"{run.name}: its member {name} has been made anew since. Make it again: mmfeat ensemble"
+                )
             parts.append(run_source(project, part, rows))
     return mean_source(run.name, parts, [m["weight"] for m in run.record["members"]], np.array(run.record["prior"]))
 
@@ -239,7 +241,7 @@ def common_record(project: Project) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """mmfeat's own revision where it runs from a checkout, with `+changes` where files differ from it."""
+    """Mmfeat's own revision where it runs from a checkout, with `+changes` where files differ from it."""
     folder = Path(mmfeat.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

@@ -54,7 +54,9 @@ def selftrain(project: Project) -> SelftrainResult:
     identities, table, rows = head_inputs(project, unlabelled=True)
     unlabelled = np.flatnonzero(np.isin(rows, manifest.rows("unlabelled")) & (manifest.split[rows] == "train"))
     if not len(unlabelled):
-        raise DataError("manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse")
+        raise DataError(
+            "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
+        )
     if not len(manifest.rows("val")):
         raise DataError("manifest.parquet: no val row to stop by. Set [split] val in mmfeat.toml")
     head = config.fuse.head

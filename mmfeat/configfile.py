@@ -1,0 +1,240 @@
+"""Reading mmfeat.toml: names, types and ranges are checked, and every mistake is one line that names its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfeat.config import (
+    FILE_NAME,
+    MODALITIES,
+    RECIPES,
+    Config,
+    EncoderConfig,
+    FinetuneConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+)  # fmt: skip
+from mmfeat.errors import ConfigError
+
+
+def config_of(raw: dict[str, Any], root: Path) -> Config:
+    """A configuration from nested values that stand in no file yet, checked like a file's."""
+    where = _Where("", set(_dotted(raw)))
+    config = dataclasses.replace(_read(Config, raw, "", where), root=root.resolve())
+    _check(config, where)
+    return config
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read mmfeat.toml, apply options over it, check everything.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    overrides : dict[str, Any], optional
+        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. What an encoder is, the data,
+        the split and the store cannot be overridden: all commands must agree on them.
+
+    Raises
+    ------
+    ConfigError
+        With the file's line, the key and the nearest valid one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Run: mmfeat init SOURCE") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{FILE_NAME}: not valid TOML: {error}") from None
+    origins = dict.fromkeys(_dotted(raw), FILE_NAME)
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value)
+        origins[key] = "option"
+    config = _read(Config, raw, "", _Where(text, set(overrides or ())))
+    config = dataclasses.replace(config, root=path.parent.resolve(), origins=origins)
+    _check(config, _Where(text, set(overrides or ())))
+    return config
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Finds the line of a key, for messages."""
+
+    text: str
+    overridden: set[str]
+
+    def __call__(self, dotted: str) -> str:
+        if dotted in self.overridden:
+            return f"option {dotted}"
+        *tables, name = dotted.split(".")
+        table = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[+\s*([^\]#]+?)\s*\]", line):
+                table = re.sub(r"[\s\"']", "", header[1])
+                if table == dotted:
+                    return f"{FILE_NAME}:{number}"
+            elif assigned := re.match(r"\s*([\w.\-\"' ]+?)\s*=", line):
+                key = re.sub(r"[\s\"']", "", assigned[1])
+                if f"{table}.{key}".strip(".") == ".".join([*tables, name]):
+                    return f"{FILE_NAME}:{number}"
+        return FILE_NAME
+
+
+def _dotted(raw: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in raw.items():
+        keys += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return keys
+
+
+def _override(raw: dict[str, Any], key: str, value: Any) -> None:
+    *tables, name = key.split(".")
+    if tables and tables[0] in ("data", "split", "encoder", "store"):
+        raise ConfigError(
+            f"option {key}: [{tables[0]}] has no options, since all commands must agree on it. Edit {FILE_NAME}"
+        )
+    target = raw
+    for table in tables:
+        target = target.setdefault(table, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"option {key}: '{table}' is not a table")
+    target[name] = _Text(value) if isinstance(value, str) else value
+
+
+class _Text(str):
+    """A value typed on the command line: read as the type that its key has."""
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"Nearest: {close[0]}" if close else f"Known here: {', '.join(valid)}"
+
+
+def _read(cls: type, raw: dict[str, Any], prefix: str, where: _Where) -> Any:
+    """Build a dataclass from a table, checking names, types and ranges."""
+    fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in raw.items():
+        dotted = prefix + name
+        if name not in fields:
+            raise ConfigError(f"{where(dotted)}: unknown key '{dotted}'. {_nearest(name, list(fields))}")
+        values[name] = _read_value(hints[name], fields[name], value, dotted, where)
+    return cls(**values)
+
+
+def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where: _Where) -> Any:
+    if dotted in ("encoder", "finetune"):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where(dotted)}: '{dotted}' is a table: write [{dotted}.NAME]")
+        read = _read_encoder if dotted == "encoder" else _read_finetune
+        return {name: read(name, table, where) for name, table in value.items()}
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where(dotted)}: '{dotted}' is a table, found {_show(value)}. Write: [{dotted}]")
+        return _read(hint, value, dotted + ".", where)
+    value = _typed(hint, value, dotted, where)
+    choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
+    if choices and value not in choices:
+        found = _show(value)
+        raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else "")
+        raise ConfigError(f"{where(dotted)}: {dotted} = {_show(value)}. Use a number {bounds}")
+    return value
+
+
+def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
+    """Check a value's type; a command line's text is converted first."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in options:
+        if typing.get_origin(kind) is tuple:
+            values = str(value).split(",") if isinstance(value, _Text) else value
+            values = [values] if isinstance(values, str) else values
+            if isinstance(values, list | tuple) and all(isinstance(v, str) for v in values):
+                return tuple(str(v) for v in values)
+        elif isinstance(value, _Text):
+            try:
+                if kind is bool:
+                    return {"true": True, "false": False}[value.lower()]
+                return kind(str(value))
+            except (ValueError, KeyError):
+                continue
+        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if value == value and abs(value) != float("inf"):
+                return float(value)
+        elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    names = {"int": "a whole number", "float": "a number", "str": "text in quotes", "bool": "true or false"}
+    wanted = " or ".join(names.get(getattr(kind, "__name__", ""), "a list of texts") for kind in options)
+    raise ConfigError(f"{where(dotted)}: {dotted} must be {wanted}, found {_show(value)}")
+
+
+def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
+    dotted = f"encoder.{name}"
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where(dotted)}: '{dotted}' is a table. Write: [{dotted}]")
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        raise ConfigError(f"{where(dotted)}: an encoder's name is letters, digits, - and _, found {_show(name)}")
+    if name in RECIPES or re.search(r"-\d+$", name):
+        raise ConfigError(f"{where(dotted)}: '{name}' is the name of a recipe or of a run. Rename the encoder")
+    modality = table.get("modality", name)
+    if modality not in MODALITIES:
+        raise ConfigError(
+            f'{where(dotted)}: {dotted} needs its modality. Write: modality = "image" or modality = "text"'
+        )
+    cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
+    config = _read(cls, table, dotted + ".", where)
+    size = getattr(config, "size", "auto")
+    if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
+        raise ConfigError(
+            f'{where(dotted + ".size")}: {dotted}.size = {_show(size)}. Use "auto" or pixels from 1 to 4096'
+        )
+    return config
+
+
+def _read_finetune(name: str, table: Any, where: _Where) -> FinetuneConfig:
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"{where('finetune.' + name)}: 'finetune.{name}' is a table of one encoder. Write: [finetune.{name}]"
+        )
+    return _read(FinetuneConfig, table, f"finetune.{name}.", where)
+
+
+def _check(config: Config, where: _Where) -> None:
+    """What no single value shows."""
+    names = list(config.encoder)
+    if not names:
+        raise ConfigError(f"{where('encoder')}: there is no encoder. Write: [encoder.image]")
+    for name in config.fuse.inputs:
+        if name not in names:
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names '{name}'. {_nearest(name, names)}")
+    for name in config.finetune:
+        if name not in names:
+            raise ConfigError(
+                f"{where('finetune.' + name)}: unknown encoder in [finetune.{name}]. {_nearest(name, names)}"
+            )
+    if config.split.val + config.split.test >= 1:
+        raise ConfigError(
+            f"{where('split.val')}: split.val + split.test = {config.split.val + config.split.test:g} leaves no row to train on"
+        )
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
+        raise ConfigError(f"{where('device')}: device = {_show(config.device)}. Use one of: auto, cpu, cuda, cuda:1")
+
+
+def _show(value: Any) -> str:
+    """A value for a message: short, on one line, control characters escaped."""
+    text = repr(str(value)) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

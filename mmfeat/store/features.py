@@ -1,0 +1,262 @@
+"""The features of one encoder: what is there, reading and adding.
+
+Only what is committed counts, and what is damaged is not read: its rows are missing again, and `problems` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.errors import StoreError
+from mmfeat.files import remove_leftovers
+from mmfeat.store import parts
+from mmfeat.store.keys import EncoderSpec
+from mmfeat.store.parts import Commit, StoredFile, UnstorableRow
+from mmfeat.store.record import RECORD, read_record, write_record
+from mmfeat.store.rows import Found, MappedRows, RowIndex, check_keys
+from mmfeat.store.verified import VerifiedFiles
+
+
+class EncoderFeatures:
+    """The features of one encoder.
+
+    Parameters
+    ----------
+    folder : Path
+        Its folder in the store; made when something is written.
+    dtype : str
+        Of embeddings that are written: `float16` or `float32`.
+
+    Attributes
+    ----------
+    problems : list of str
+        What was found damaged and therefore not read, a line each.
+
+    Raises
+    ------
+    StoreError
+        The folder's encoder.json is damaged, or of another encoder.
+    """
+
+    def __init__(self, folder: Path, spec: EncoderSpec, dtype: str) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.dtype = dtype
+        self.problems: list[str] = []
+        self._commits: list[Commit] = []
+        self._parts: list[StoredFile] = []  # only grows, so that a Found stays right
+        self._index = RowIndex([], [])
+        self._read_at: int | None = None  # the commit folder's time when its commits were read
+        self._swept = False
+        self._width: int | None = None
+        with contextlib.suppress(FileNotFoundError):
+            record = read_record(folder)
+            self._width = record.width
+            if record.spec.key != spec.key:
+                raise StoreError(f"{folder}: is of another encoder, key {record.spec.key[:16]}… Move that folder away")
+
+    def lookup(self, keys: np.ndarray) -> Found:
+        """Where the rows of `(N, 32)` uint8 row keys are."""
+        self._refresh()
+        return self._index.find(keys)
+
+    def errors_of(self, keys: np.ndarray) -> dict[int, str]:
+        """Row number to the recorded reason, for rows whose sample could not be decoded."""
+        found = self.lookup(keys)
+        return {int(r): self._parts[found.part[r]].errors[int(found.row[r])] for r in np.flatnonzero(found.error)}
+
+    def embeddings(self, found: Found) -> MappedRows:
+        """Embeddings `(N, D)` of found rows, mapped."""
+        return MappedRows([part.values for part in self._parts], found)
+
+    def logits(self, output_key: str, found: Found, need: np.ndarray | None = None) -> MappedRows | None:
+        """Logits `(N, K)` of found rows, mapped.
+
+        Parameters
+        ----------
+        need : np.ndarray, optional
+            Rows whose logits must be there; all that have an embedding, when None.
+
+        Returns
+        -------
+        MappedRows or None
+            None where one of the needed rows lacks its logits.
+        """
+        files = self._logits(output_key)
+        good = found.good if need is None else found.good[need]
+        numbers = np.unique((found.part if need is None else found.part[need])[good])
+        if not len(numbers) or any(files[number] is None for number in numbers):
+            return None
+        return MappedRows([file.values if file else None for file in files], found)
+
+    def append(self, keys: np.ndarray, embeddings: np.ndarray, errors: Sequence[str], meta: dict[str, Any]) -> None:
+        """Write rows as one part and commit it.
+
+        Parameters
+        ----------
+        keys : np.ndarray
+            `(n, 32)` uint8.
+        embeddings : np.ndarray
+            `(n, D)` float; what it holds for a row with an error does not matter.
+        errors : sequence of str
+            Why a sample could not be decoded; empty where it could.
+        meta : dict
+            Recorded with the part: host, device, versions.
+
+        Raises
+        ------
+        UnstorableRow
+            A value is not finite, or the store's dtype cannot hold it.
+        StoreError
+            The folder cannot be written.
+        """
+        if embeddings.ndim != 2 or not len(check_keys(keys)) == len(embeddings) == len(errors):
+            raise ValueError(f"keys {keys.shape}, embeddings {embeddings.shape} and {len(errors)} errors do not fit")
+        if not len(keys):
+            return
+        stored = self._stored(keys, embeddings, np.array([bool(e) for e in errors]))
+        self._prepare(stored.shape[1])
+        arrays = {"row_key": keys, "embeddings": stored}
+        attributes = {**meta, "encoder_key": self.spec.key}
+        parts.write_file(self.folder, parts.new_part_name(), parts.EMBEDDINGS, arrays, errors, attributes)
+        self._read_at = None
+
+    def complete_logits(
+        self, output_key: str, classes: Sequence[str], logits_of: Callable[[np.ndarray], np.ndarray]
+    ) -> int:
+        """Compute the logits that stored embeddings lack, always from the stored embeddings.
+
+        Parameters
+        ----------
+        logits_of : callable
+            `(n, D)` float32 embeddings to `(n, K)` logits.
+
+        Returns
+        -------
+        int
+            Rows that got logits.
+
+        Raises
+        ------
+        StoreError
+            Logits are not finite or not one for each class, or the folder cannot be written.
+        """
+        n_rows = 0
+        attributes = {"encoder_key": self.spec.key, "output_key": output_key, "classes": list(classes)}
+        for part, file in zip(self._parts, self._logits(output_key), strict=True):
+            if file is not None:
+                continue
+            logits, shape = logits_of(part.values[:].astype(np.float32)), (len(part.row_key), len(classes))
+            if logits.shape != shape:
+                raise StoreError(f"{self.folder / part.name}: its logits have shape {logits.shape}, not {shape}")
+            logits = np.where(part.is_error[:, None], 0, logits).astype("<f4")
+            if not np.isfinite(logits).all():
+                raise StoreError(f"{self.folder / part.name}: its logits are not finite. Run: mmfeat finetune")
+            self._prepare(self._width)
+            name = parts.new_logits_name(output_key, part.name)
+            parts.write_file(self.folder, name, output_key, {"row_key": part.row_key, "logits": logits}, (), attributes)
+            n_rows += len(part.row_key) - len(part.errors)
+            self._read_at = None
+        return n_rows
+
+    def _stored(self, keys: np.ndarray, embeddings: np.ndarray, bad: np.ndarray) -> np.ndarray:
+        """Embeddings in the store's dtype, zeros for rows with an error."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = np.where(bad[:, None], 0, embeddings).astype(np.dtype(self.dtype).newbyteorder("<"))
+        wrong = np.flatnonzero(~np.isfinite(stored).all(1))
+        if len(wrong):
+            row = int(wrong[0])
+            values = embeddings[row]
+            finite = np.isfinite(values).all()
+            largest = f"{np.abs(values).max():.4g}"
+            what = f"{largest}, which {self.dtype} cannot hold" if finite else "a value that is not finite"
+            remedy = 'Set [store] dtype = "float32"' if finite else "Set another precision or model"
+            raise UnstorableRow(
+                f"{self.spec.architecture}: the embedding of row key {keys[row].tobytes().hex()[:16]}… has {what} "
+                f"({len(wrong)} of {len(stored)} rows). {remedy} in mmfeat.toml",
+                row,
+            )
+        return stored
+
+    def _prepare(self, width: int) -> None:
+        """Make the folder and its encoder.json, and remove what a killed writer left."""
+        try:
+            write_record(self.folder, self.spec, width)
+            self._width = width
+            if not self._swept:
+                remove_leftovers(self.folder)
+                self._swept = True
+        except OSError as error:
+            raise parts.unwritable(self.folder, error) from None
+
+    def _refresh(self) -> None:
+        """Open what has been committed since the last look, by this process or any other."""
+        folder = self.folder / "commits"
+        try:
+            changed_at = folder.stat().st_mtime_ns
+            if changed_at == self._read_at:
+                return
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from None
+        self._commits = [commit for name in names if (commit := self._commit(folder / name)) is not None]
+        known = {part.name for part in self._parts}
+        verified = VerifiedFiles(self.folder)
+        for commit in self._commits:
+            if commit.kind == parts.EMBEDDINGS and commit.file not in known and (part := self._open(verified, commit)):
+                self._parts.append(part)
+                self._width = part.values.shape[1]
+        verified.save()
+        if len(self._parts) > len(known):
+            self._index = RowIndex([part.row_key for part in self._parts], [part.is_error for part in self._parts])
+        if self._parts and not (self.folder / RECORD).exists():  # it was removed: put it back where that is possible
+            with contextlib.suppress(StoreError):
+                self._prepare(self._width)
+        self._read_at = changed_at
+
+    def _commit(self, path: Path) -> Commit | None:
+        try:
+            return parts.read_commit(path)
+        except ValueError as error:
+            self._problem(path, str(error))
+            return None
+
+    def _open(self, verified: VerifiedFiles, commit: Commit, output_key: str | None = None) -> StoredFile | None:
+        """Verify and open a committed file; None, and a line in `problems`, if it cannot be trusted."""
+        expected = {"encoder_key": self.spec.key} | ({"output_key": output_key} if output_key else {})
+        path = self.folder / commit.file
+        try:
+            file = parts.open_file(path, commit, verified.check(commit), expected)
+            if output_key is None and file.values.shape[1] != (self._width or file.values.shape[1]):
+                raise ValueError(f"its embeddings have {file.values.shape[1]} columns, not {self._width}")
+        except ValueError as error:
+            self._problem(path, str(error))
+            return None
+        return file
+
+    def _problem(self, path: Path, what: str) -> None:
+        shown = str(path) if str(path).isprintable() else repr(str(path))
+        line = f"{shown}: {what}. It is not read; what only it holds is made again by: mmfeat extract"
+        if line not in self.problems:
+            self.problems.append(line)
+
+    def _logits(self, output_key: str) -> list[StoredFile | None]:
+        """For each part the file of its logits, if there is one that has the same rows."""
+        self._refresh()
+        verified = VerifiedFiles(self.folder)
+        files: list[StoredFile | None] = []
+        for part in self._parts:
+            prefix = parts.logits_prefix(output_key, part.name)
+            commits = [c for c in self._commits if c.file.startswith(prefix) and c.kind == output_key]
+            opened = (self._open(verified, commit, output_key) for commit in commits)
+            files.append(next((file for file in opened if file and np.array_equal(file.row_key, part.row_key)), None))
+        verified.save()
+        return files

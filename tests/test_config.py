@@ -1,0 +1,104 @@
+"""mmfeat.toml: defaults, overrides, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+
+from mmfeat.config import Config
+from mmfeat.configfile import load_config
+from mmfeat.errors import ConfigError
+
+
+def load(tmp_path, text, overrides=None):
+    path = tmp_path / "mmfeat.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, overrides)
+
+
+def test_an_empty_file_has_every_default(tmp_path):
+    config = load(tmp_path, "schema = 1\n")
+    assert config.values() == Config().values()
+    assert config.encoder["image"].model == "efficientnet_b4"
+    assert config.encoder["text"].model == "google/bert_uncased_L-2_H-128_A-2"
+    json.dumps(config.values(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("schema = 1\n[encoder.image]\nsise = 3\n", 3, "unknown key 'encoder.image.sise'. Nearest: size"),
+        ("schema = 1\nmetric = 3\n", 2, "metric must be text"),
+        ("schema = 1\n\n[fuse]\nseeds = true\n", 4, "must be a whole number, found True"),
+        ("schema = 1\n[fuse]\nhead = 'crosattn'\n", 3, "Use one of: linear, concat, crossattn"),
+        ("schema = 1\n[split]\nval = 2\n", 3, "Use a number from 0 to 0.9"),
+        ("schema = 1\n[encodr]\nx = 1\n", 2, "Nearest: encoder"),
+        ("schema = 2\n", 1, "schema = 2"),
+        ("schema = 1\n[fuse]\ninputs = ['image', 'txt']\n", 3, "Nearest: text"),
+        ("schema = 1\n[encoder.fm1]\nmodality = 'image'\n", 2, "name of a recipe"),
+        ("schema = 1\n[encoder.image-1]\nmodality = 'image'\n", 2, "name of a recipe or of a run"),
+        ("schema = 1\n[encoder.clip]\nmodel = 'x'\n", 2, "needs its modality"),
+        ("schema = 1\n[finetune.audio]\nepochs = 1\n", 2, "unknown encoder"),
+        ("schema = 1\n[encoder.image]\nsize = 'big'\n", 3, "pixels"),
+        ("schema = 1\ndevice = 'gpu'\n", 2, "auto, cpu, cuda"),
+        ("schema = 1\nlr = nan\n", 2, "unknown key 'lr'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path, text, line, says):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    message = str(error.value)
+    assert message.startswith(f"mmfeat.toml:{line}:"), message
+    assert says in message
+    assert "\n" not in message
+
+
+def test_invalid_toml_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(tmp_path, "schema = = 1")
+
+
+def test_options_are_stronger_than_the_file_and_read_as_the_keys_type(tmp_path):
+    text = "schema = 1\n[fuse]\nhead = 'linear'\nseeds = 2\n"
+    config = load(tmp_path, text, {"fuse.head": "concat", "fuse.crossattn.dropout": "0.25", "fuse.inputs": "text"})
+    assert (config.fuse.head, config.fuse.seeds, config.fuse.crossattn.dropout) == ("concat", 2, 0.25)
+    assert config.fuse.inputs == ("text",)
+    assert config.origins["fuse.head"] == "option"
+    assert config.origins["fuse.seeds"] == "mmfeat.toml"
+    assert "fuse.linear.lr" not in config.origins
+
+
+@pytest.mark.parametrize("key", ["encoder.image.size", "data.source", "split.val", "store.path"])
+def test_what_all_commands_must_agree_on_has_no_option(tmp_path, key):
+    with pytest.raises(ConfigError, match="has no options"):
+        load(tmp_path, "schema = 1\n", {key: "1"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("fuse.seeds", "two"), ("fuse.crossattn.dropot", "1"), ("fuse.head", "mlp")]
+)
+def test_a_wrong_option_is_named(tmp_path, key, value):
+    with pytest.raises(ConfigError, match=f"option {key}"):
+        load(tmp_path, "schema = 1\n", {key: value})
+
+
+def test_dotted_lists_every_setting_once(tmp_path):
+    keys = [key for key, _ in load(tmp_path, "schema = 1\n").dotted()]
+    assert len(keys) == len(set(keys))
+    assert {"metric", "encoder.image.model", "fuse.crossattn.dropout", "predict.empty"} <= set(keys)
+
+
+def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
+    from mmfeat.workflows.template import TEMPLATE
+
+    filled = TEMPLATE.format(
+        seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "',
+        val=0.1, test=0.0, inputs='["image", "text"]', head="crossattn",
+    )  # fmt: skip
+    config = load(tmp_path, filled)
+    values, defaults = config.values(), Config().values()
+    assert values.pop("data") != defaults.pop("data")
+    assert values == defaults
+    assert set(tomllib.loads(filled)) == set(Config().values()) - {"finetune"}

@@ -1,0 +1,164 @@
+"""Heads and their fit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mmfeat.config import CrossAttentionConfig, LinearConfig
+from mmfeat.errors import RunError
+from mmfeat.heads import HEADS, build_head
+from mmfeat.heads.base import log_odds
+from mmfeat.heads.fit import FitData, fit_head, head_logits
+from mmfeat.randomness import id_numbers
+
+WIDTHS = {"image": 40, "text": 12}
+CONFIGS = {
+    "linear": LinearConfig(epochs=4),
+    "concat": LinearConfig(epochs=4),
+    "crossattn": CrossAttentionConfig(epochs=4, token_width=16, hidden=24, query="text"),
+}
+
+
+def made(n=120, k=4, seed=0) -> FitData:
+    """Two modalities that each tell some classes."""
+    rng = np.random.default_rng(seed)
+    inputs = {name: torch.from_numpy(rng.normal(size=(n, d)).astype(np.float32)) for name, d in WIDTHS.items()}
+    labels = torch.stack([(inputs["image" if c % 2 else "text"][:, c] > 0).to(torch.int8) for c in range(k)], 1)
+    present = {name: torch.ones(n, dtype=torch.bool) for name in WIDTHS}
+    rows = np.arange(n)
+    return FitData(
+        inputs, present, labels, id_numbers([f"id{i}" for i in rows]), rows[: n * 3 // 4], rows[n * 3 // 4 :]
+    )
+
+
+def permuted(data: FitData, order: np.ndarray) -> FitData:
+    place = np.argsort(order)
+    o = torch.from_numpy(order)
+    return FitData(
+        {n: x[o] for n, x in data.inputs.items()}, {n: p[o] for n, p in data.present.items()}, data.labels[o],
+        data.numbers[order], np.sort(place[data.train]), np.sort(place[data.val]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_shapes_and_missing_modalities(name):
+    head = build_head(name, WIDTHS, 5, CONFIGS[name]).eval()
+    inputs = {n: torch.randn(7, d) for n, d in WIDTHS.items()}
+    present = {n: torch.ones(7, dtype=torch.bool) for n in WIDTHS}
+    assert head(inputs, present).shape == (7, 5)
+    present["image"][2] = False
+    before = head(inputs, present)
+    inputs["image"][2] = 1e4  # what stands there for an absent modality must not matter
+    after = head(inputs, present)
+    assert torch.equal(before, after)
+    assert torch.isfinite(after).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_saved_head_is_the_same_function(name):
+    data = made()
+    fitted = fit_head(name, data, CONFIGS[name])
+    again = build_head(name, WIDTHS, 4, CONFIGS[name])
+    again.load_state_dict(fitted.head.state_dict())
+    assert np.array_equal(head_logits(again, data), head_logits(fitted.head, data))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_same_seed_same_head_other_seed_another(name):
+    data = made()
+    a, b, c = (head_logits(fit_head(name, data, CONFIGS[name], seed=s).head, data) for s in (0, 0, 1))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    data = made()
+    order = np.random.default_rng(3).permutation(120)
+    config = dataclasses.replace(CONFIGS["linear"], dropout=0.0)
+    a = head_logits(fit_head("linear", data, config).head, data)
+    b = head_logits(fit_head("linear", permuted(data, order), config).head, data)
+    assert np.allclose(a, b, atol=1e-4)
+
+
+def test_val_labels_choose_the_epoch_and_teach_nothing():
+    data = made()
+    config = dataclasses.replace(CONFIGS["concat"], patience=99)
+    planted = data.labels.clone()
+    planted[data.val] = 1 - planted[data.val]
+    a = fit_head("concat", data, config)
+    b = fit_head("concat", dataclasses.replace(data, labels=planted), config)
+    assert [h["train_loss"] for h in a.history] == [h["train_loss"] for h in b.history]
+
+
+def test_unknown_labels_teach_nothing():
+    data = made()
+    some = data.labels.clone()
+    some[::2, 0] = -1
+    other = some.clone()
+    inputs = {n: x.clone() for n, x in data.inputs.items()}
+    a = fit_head("linear", dataclasses.replace(data, labels=some), CONFIGS["linear"])
+    b = fit_head("linear", dataclasses.replace(data, labels=other, inputs=inputs), CONFIGS["linear"])
+    assert a.history == b.history
+    all_unknown = torch.full_like(data.labels, -1)
+    all_unknown[:, 1:] = data.labels[:, 1:]
+    c = fit_head("linear", dataclasses.replace(data, labels=all_unknown), CONFIGS["linear"])
+    assert torch.count_nonzero(c.head.output.weight[0]) == 0  # nothing is known of the first class
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_learns_what_can_be_learnt(name):
+    data = made(n=1200)
+    config = dataclasses.replace(CONFIGS[name], epochs=25, lr=5e-3)
+    fitted = fit_head(name, data, config)
+    assert max(h["val_samples-f1"] for h in fitted.history) > 0.85
+
+
+def test_folded_weights_are_the_same_function_of_raw_embeddings():
+    data = made()
+    data.inputs["image"].mul_(3).add_(2)
+    head = fit_head("concat", data, CONFIGS["concat"]).head
+    weight, bias = head.folded()
+    joined = torch.cat([data.inputs["image"], data.inputs["text"]], 1)
+    assert np.allclose((joined @ weight.T + bias).numpy(), head_logits(head, data), atol=1e-4)
+
+
+def test_attention_looks_at_the_input():
+    """Over several tokens the weights are a distribution that changes with picture and text; over one they could not."""
+    head = build_head("crossattn", WIDTHS, 3, CONFIGS["crossattn"]).eval()
+    assert head.n_tokens == 3  # ceil(40 / 16)
+    text, image = torch.randn(6, 12), torch.randn(6, 40)
+    _, weights = head.attention(text, image)
+    assert weights.shape == (6, 3)
+    assert torch.allclose(weights.sum(1), torch.ones(6), atol=1e-6)
+    assert weights.std(0).min() > 1e-4
+    _, other_text = head.attention(torch.randn(6, 12), image)
+    _, other_image = head.attention(text, torch.randn(6, 40))
+    assert not torch.allclose(weights, other_text, atol=1e-4)
+    assert not torch.allclose(weights, other_image, atol=1e-4)
+
+
+def test_tokens_hold_the_whole_image_in_order():
+    head = build_head("crossattn", WIDTHS, 3, CONFIGS["crossattn"])
+    image = torch.arange(80.0).reshape(2, 40)
+    tokens = head.tokens(image)
+    assert tokens.shape == (2, 3, 16)
+    assert torch.equal(tokens.flatten(1)[:, :40], image)
+    assert torch.equal(tokens.flatten(1)[:, 40:], torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("crossattn", {"image": 8}), ("crossattn", {"a": 8, "b": 8, "c": 8}), ("concat", {"image": 8}), ("mlp", WIDTHS)],
+)
+def test_inputs_that_a_head_does_not_take(name, widths):
+    with pytest.raises(RunError):
+        build_head(name, widths, 3, CONFIGS.get(name))
+
+
+def test_log_odds_of_known_labels():
+    labels = torch.tensor([[1, -1], [1, 0], [0, 1]], dtype=torch.int8)
+    assert torch.allclose(log_odds(labels), torch.tensor([np.log(3 / 2), 0.0], dtype=torch.float32))

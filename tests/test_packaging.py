@@ -1,0 +1,118 @@
+"""What a user installs, and what each part may import."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ["metrics", "data", "encoders", "store", "extract", "heads", "models", "selftrain", "report", "workflows"]
+LEFT, RIGHT = {"encoders", "extract"}, {"heads", "models", "selftrain", "report", "metrics"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_every_package_is_listed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    folders = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "mmfeat").rglob("__init__.py")}
+    assert listed == folders | {"mmfeat.cli"}
+
+
+def test_pyproject_is_the_build_system_alone():
+    import tomllib
+
+    assert set(tomllib.loads((ROOT / "pyproject.toml").read_text())) == {"build-system"}
+
+
+def test_help_imports_no_torch_and_is_quick():
+    code = "import sys; import mmfeat.cli; heavy = {'torch', 'numpy', 'timm', 'transformers', 'h5py'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([Path(sys.executable).with_name("mmfeat"), "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.4
+
+
+def test_import_mmfeat_is_light():
+    code = "import sys, mmfeat; sys.exit(len({'torch', 'numpy', 'click'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("room", ["data", "store"])
+def test_data_and_store_import_no_torch(room):
+    code = f"import sys, pkgutil, importlib, mmfeat.{room} as room\n"
+    code += "for m in pkgutil.iter_modules(room.__path__): importlib.import_module(f'{room.__name__}.{m.name}')\n"
+    code += "sys.exit(int('torch' in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mmfeat").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_no_module_reaches_around_the_wall(path):
+    room = path.relative_to(ROOT / "mmfeat").parts[0]
+    found = imports(path)
+    rooms = {m.group(1) for name in found if (m := re.match(r"mmfeat\.(\w+)", name))}
+    if room in RIGHT or path.name == "table.py":
+        assert not rooms & LEFT
+        assert not {n for n in found if n.split(".")[0] in {"timm", "transformers", "PIL"}}
+    if room in {"data", "encoders", "extract", "store"}:
+        assert not rooms & {"heads", "models", "selftrain", "report", "workflows"}
+    if room != "workflows" and path.name != "__init__.py":
+        assert "workflows" not in rooms
+    assert "cli" not in rooms
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mmfeat").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_module_says_what_it_is_for(path):
+    text = path.read_text(encoding="utf-8")
+    if text.strip():
+        assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 400
+
+
+def test_nothing_is_unpickled():
+    for path in (ROOT / "mmfeat").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "pickle" not in {name.split(".")[0] for name in imports(path)}
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call
+        assert "allow_pickle=True" not in text
+
+
+def test_every_command_is_documented():
+    from mmfeat.cli import COMMANDS
+
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert f"## mmfeat {command.name}" in text
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--"):
+                    assert option in text, (command.name, option)
+
+
+def test_every_setting_is_documented():
+    from mmfeat.config import Config
+
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for key, _ in Config().dotted():
+        name = key.rpartition(".")[2]
+        assert f"`{name}`" in text, key
