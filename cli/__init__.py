@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -54,6 +55,7 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line; a mistake is one line on stderr and exit 1, a usage error exit 2, an interruption 130."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to those that decode
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, echo_problems, open_project, setting_options
 
 SHOWN_REASONS = 5
 
@@ -21,8 +21,7 @@ def extract_command(context: click.Context, names: tuple[str, ...], **options: A
 
     project = open_project(context, options)
     result = extract(project, list(names) or None)
-    for problem in result.problems:
-        click.echo(f"Note: {problem}", err=True)
+    echo_problems(result.problems)
     for one in result.encoders:
         parts = [one.name, f"{one.cached:,} cached"]
         if one.encoded:

@@ -56,6 +56,14 @@ def open_project(context: click.Context, options: dict[str, Any]) -> Project:
     return Project(context.obj, overrides)
 
 
+def echo_problems(problems: list[str], shown: int = 3) -> None:
+    """What was found damaged in the store, on stderr: the first few and how many more."""
+    for problem in problems[:shown]:
+        click.echo(f"Note: {problem}", err=True)
+    if len(problems) > shown:
+        click.echo(f"Note: and {len(problems) - shown:,} more files of the store like these", err=True)
+
+
 def echo_next(made: str, command: str) -> None:
     """The last line of every command: what was made, and what to type next."""
     click.echo(f"{made} Next: {command}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, echo_problems, open_project, setting_options
 
 
 @click.command("status", short_help="What is cached, missing, stale or unreadable, and why.")
@@ -24,8 +24,7 @@ def status_command(context: click.Context, show_config: bool, **options: Any) ->
     from mmfeat.workflows.status import status
 
     result = status(project)
-    for problem in result.problems:
-        click.echo(f"Note: {problem}", err=True)
+    echo_problems(result.problems)
     rows = [
         (
             s.name,

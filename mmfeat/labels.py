@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmfeat.errors import MmfeatError
+
+EMPTY = ("most-probable", "none")  # what a row gets where no class passes
+
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits, in the logits' own float type, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+    """Probabilities of logits, in the logits' own float type, without overflow.
+
+    Very negative logits stay apart (float32: down to -103), so that a row's most probable class can still be told.
+    """
+    small = np.exp(-np.abs(logits))  # in (0, 1]
+    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
 
 
 def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = "most-probable") -> np.ndarray:
@@ -20,7 +28,7 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
     probs : np.ndarray
         `(N, K)` in [0, 1].
     threshold : float or (K,) array
-        A label needs a probability above it.
+        A label needs a probability above it, compared in the type of `probs`.
     empty : str
         Where no class passes: `most-probable` gives that one (the first of equals), `none` leaves the row empty.
 
@@ -28,8 +36,15 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
     -------
     np.ndarray
         `(N, K)` int8 of 0 and 1.
+
+    Raises
+    ------
+    MmfeatError
+        `empty` is neither of the two.
     """
-    decided = (probs > threshold).astype(np.int8)
+    if empty not in EMPTY:
+        raise MmfeatError(f"empty = {str(empty)[:60]!r}: use one of: {', '.join(EMPTY)}")
+    decided = (probs > np.asarray(threshold, dtype=probs.dtype)).astype(np.int8)
     if empty == "most-probable" and probs.shape[1]:
         rows = np.flatnonzero(~decided.any(1))
         decided[rows, probs[rows].argmax(1)] = 1
@@ -38,8 +53,10 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
 
 def label_names(decided: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     """The names of each row's labels, in the order of the classes."""
-    names = np.asarray(classes, dtype=object)
-    return [names[row == 1].tolist() for row in decided]
+    rows, columns = np.nonzero(decided == 1)
+    names = np.asarray(classes, dtype=object)[columns].tolist()
+    ends = np.searchsorted(rows, np.arange(len(decided)), side="right").tolist()
+    return [names[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np.ndarray:

@@ -11,10 +11,11 @@ from torch.nn import functional
 def class_weights(labels: np.ndarray) -> np.ndarray:
     """Weights of the classes in the loss (paper, section 3.1.2; P7).
 
-    With n_i positives of class i and T positives in all, w_i is the mean of log(n_i)/log(T) and log(T)/log(n_i): rare
-    and common classes weigh more than those between. Two ends are not defined in the paper. One positive gives
-    log(1) = 0 and a division by zero, so n_i and T count as at least 2, which keeps the weight finite and largest for the
-    rarest classes. A class without a positive has no logarithm and nothing to learn but 'no': its weight is 1.
+    With n_i positives of class i and T positives in all, w_i is the mean of log(n_i)/log(T) and log(T)/log(n_i). As n_i
+    is at most T, it grows as classes get rarer, from 1 for a class that holds every positive. Two ends are not defined in
+    the paper. One positive gives log(1) = 0 and a division by zero, so n_i and T count as at least 2: the weight stays
+    finite, and no class that has a positive weighs more. A class without a positive has no logarithm and nothing to
+    learn but 'no': its weight is 1, the least there is.
 
     Parameters
     ----------
@@ -32,7 +33,10 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
 
 
 def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy with logits, meaned over the labels that are known.
+    """Binary cross-entropy with logits: the mean over the labels that are known, weighted by class.
+
+    The weights are divided out, so a weighted and an unweighted loss are on one scale. Half-precision logits are raised to
+    float32, in which large sums are finite.
 
     Parameters
     ----------
@@ -49,6 +53,10 @@ def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
         A scalar; 0, with a gradient of 0, where no label is known.
     """
     known = labels >= 0
-    target = torch.where(known, labels, 0).to(logits.dtype)
-    losses = functional.binary_cross_entropy_with_logits(logits, target, weight=weights, reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    # Masked before the loss, not after: 0 * NaN is NaN, in the loss and in the gradient.
+    target, masked = torch.where(known, labels, 0).to(dtype), torch.where(known, logits, 0).to(dtype)
+    losses = functional.binary_cross_entropy_with_logits(masked, target, reduction="none")
+    counts = known.to(dtype) if weights is None else known * weights.to(dtype)
+    total = counts.sum()
+    return (losses * counts).sum() / torch.where(total > 0, total, 1)

@@ -173,7 +173,7 @@ def open_table(
         lacking = np.zeros(len(ids), dtype=bool)
         lacking[need] = (present[name] & found.missing)[need]
         if lacking.any():
-            damaged = f"{len(features.problems)} damaged files: see mmfeat status" if features.problems else ""
+            damaged = f"damaged files: {len(features.problems)}, see mmfeat status" if features.problems else ""
             why = stale_rows(store, spec, row_keys[name], lacking)[1] or damaged
             raise MissingFeatures(
                 f"{store.path.name}: no embeddings of {name!r} for {lacking.sum()} of {len(need)} rows"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mmfeat.errors import MissingFeatures, StoreError
 from mmfeat.files import HOST, TEMPORARY, digest_file
 from mmfeat.store import EncoderSpec, FeatureStore, MappedRows, UnstorableRow, parts, verified
+from mmfeat.store import store as store_module
 from mmfeat.store.keys import explain, output_key, tensors_digest
 from mmfeat.store.rows import RowIndex
 from mmfeat.store.status import encoder_status
@@ -190,6 +191,8 @@ def test_rows_come_back_in_any_order(folder):
         np.testing.assert_array_equal(mapped.take(rows)[:], wanted[rows])
     np.testing.assert_array_equal(mapped[-7], wanted[-7])
     in_order = features.embeddings(features.lookup(keys))
+    for rows in np.random.default_rng(4).integers(50, 56, (100, 4)):  # runs, gaps and repetitions within one part
+        np.testing.assert_array_equal(in_order[rows], embeddings[rows])
     np.testing.assert_array_equal(in_order[20:80], embeddings[20:80])
 
 
@@ -241,9 +244,22 @@ def test_parts_of_both_dtypes_lose_nothing(folder):
     keys, embeddings = rows_of(6)
     wide = embeddings[3:] * 1e6
     filled(folder, keys[:3], embeddings[:3], 1)
-    FeatureStore(folder, "float32").encoder(spec_of()).append(keys[3:], wide, [""] * 3, {})
-    _, values = read(FeatureStore(folder), keys)
-    np.testing.assert_array_equal(values, np.concatenate([embeddings[:3], wide]))
+    features = FeatureStore(folder, "float32").encoder(spec_of())
+    first = features.lookup(keys[:3])  # so that the float16 part is the first
+    features.append(keys[3:], wide, [""] * 3, {})
+    mapped = features.embeddings(features.lookup(keys))
+    np.testing.assert_array_equal(mapped[:], np.concatenate([embeddings[:3], wide]))
+    assert mapped.dtype == np.float32
+    np.testing.assert_array_equal(features.embeddings(first)[:], embeddings[:3])
+
+
+def test_rows_left_out_are_as_if_they_were_not_there(folder):
+    keys, embeddings = rows_of(4)
+    features = FeatureStore(folder).encoder(spec_of())
+    features.append(keys[:3], embeddings[:3], ["", "bad", "bad"], {})
+    found = features.lookup(keys).only(np.array([False, False, True, True]))
+    assert (found.missing.tolist(), found.error.tolist()) == ([True, True, False, True], [False, False, True, False])
+    assert (found.part.dtype, found.row.dtype, found.row.tolist()) == (np.int32, np.int64, [-1, -1, 2, -1])
 
 
 def test_errors_are_rows_with_a_reason(folder):
@@ -271,6 +287,7 @@ def test_found_stays_right_when_parts_are_added(folder):
     for start in range(5, 60, 5):
         features.append(keys[start : start + 5], embeddings[start : start + 5], [""] * 5, {})
         assert features.lookup(keys).good.sum() == start + 5
+        assert len(features.embeddings(found).parts) == start // 5 + 1
     np.testing.assert_array_equal(features.embeddings(found)[:5], embeddings[:5])
 
 
@@ -397,7 +414,9 @@ def test_a_part_of_another_size_is_not_read(folder, damage):
         victim.write_bytes({"truncated": data[:-1], "longer": data + b"\0", "empty": b""}[damage])
     store = FeatureStore(folder)
     assert read(store, keys)[0].sum() == 20
-    assert [victim.name in problem for problem in store.problems] == [True]
+    (problem,) = store.problems
+    assert victim.name in problem
+    assert ("not there" if damage == "absent" else "bytes") in problem
     victim.write_bytes(data)
     assert assert_never_wrong(folder, keys, embeddings)
 
@@ -411,8 +430,10 @@ def test_no_flipped_byte_of_a_json_gives_wrong_rows(folder, pattern):
     (victim,) = files_of(folder, pattern)
     whole = victim.read_bytes()
     unharmed = 0
-    for position in range(0, len(whole), 3):
+    for position in range(len(whole)):
         victim.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        store = FeatureStore(folder)
+        assert all(features.spec == spec_of() for features in store.encoders())
         store = FeatureStore(folder)
         try:
             found, values = read(store, keys)
@@ -422,7 +443,40 @@ def test_no_flipped_byte_of_a_json_gives_wrong_rows(folder, pattern):
         if found.any():
             np.testing.assert_array_equal(values[found], embeddings[found])
         unharmed += found.any()
-    assert unharmed < len(whole) / 6
+    assert unharmed < len(whole) / 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": 5},
+        {"rows": "4"},
+        {"errors": 1},
+        {"size": None},
+        {"kind": OUTPUT},
+        {"sha256": None},
+        {"file": 3},
+        {"x": 1},
+    ],
+)
+def test_a_commit_that_disagrees_with_its_file_does_not_count(folder, changes):
+    keys, embeddings = rows_of(4)
+    filled(folder, keys, embeddings, 1)
+    (commit,) = files_of(folder, "commits/*.json")
+    commit.write_text(json.dumps({**json.loads(commit.read_text()), **changes}))
+    store = FeatureStore(folder)
+    assert not read(store, keys)[0].any()
+    assert len(store.problems) == 1
+
+
+def test_a_commit_under_another_name_does_not_count(folder):
+    keys, embeddings = rows_of(4)
+    filled(folder, keys, embeddings, 1)
+    (commit,) = files_of(folder, "commits/*.json")
+    commit.rename(commit.with_name(f"part-{'0' * 16}.h5.json"))
+    store = FeatureStore(folder)
+    assert not read(store, keys)[0].any()
+    assert len(store.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -534,15 +588,30 @@ def test_a_chunked_part_is_refused(folder):
     assert "contiguous" in store.problems[0]
 
 
-def test_two_keys_with_one_folder_are_refused(folder):
+def test_two_keys_with_one_folder_are_refused(folder, monkeypatch):
     keys, embeddings = rows_of(4)
     filled(folder, keys, embeddings, 1)
     home = FeatureStore(folder).encoder(spec_of()).folder
     other = spec_of(pooling="cls")
     wrong = folder / f"lite0-{other.key[:12]}"
     home.rename(wrong)
-    with pytest.raises(StoreError, match="encoder"):
+    with pytest.raises(StoreError, match="damaged"):
         FeatureStore(folder).encoder(other)
+    wrong.rename(home)
+    monkeypatch.setattr(store_module, "folder_name", lambda spec: home.name)
+    assert read(FeatureStore(folder), keys)[0].all()
+    with pytest.raises(StoreError, match="another encoder"):
+        FeatureStore(folder).encoder(other)
+    assert FeatureStore(folder).find(spec_of().key[:12] + "0" * 52) is None
+
+
+def test_an_encoder_is_found_beside_a_damaged_one(folder):
+    keys, embeddings = rows_of(4)
+    filled(folder, keys, embeddings, 1)
+    other = FeatureStore(folder).encoder(spec_of(architecture="alas"))
+    other.append(keys, embeddings, [""] * 4, {})
+    flip(other.folder / "encoder.json", 0)
+    assert FeatureStore(folder).find(spec_of().key).lookup(keys).good.all()
 
 
 def test_checksums_are_computed_once_for_each_state_of_a_file(folder, cache, monkeypatch):
@@ -631,16 +700,35 @@ def test_logits_that_are_needed_decide_and_others_are_never_made_up(folder):
     keys, embeddings = rows_of(6)
     features = FeatureStore(folder).encoder(spec_of())
     features.append(keys[:3], embeddings[:3], ["", "bad", ""], {})
-    assert features.complete_logits(OUTPUT, CLASSES, logits_of) == 2
+    assert features.complete_logits(OUTPUT, CLASSES, lambda e: logits_of(e) + 1) == 2
     features.append(keys[3:], embeddings[3:], [""] * 3, {})
     found = features.lookup(keys)
     assert features.logits(OUTPUT, found) is None
     assert features.logits(OUTPUT, found, np.array([0, 4])) is None
     mapped = features.logits(OUTPUT, found, np.array([0, 1, 2]))
-    np.testing.assert_array_equal(mapped[[2, 0]], logits_of(embeddings[[2, 0]]))
+    np.testing.assert_array_equal(mapped[[2, 0]], logits_of(embeddings[[2, 0]]) + 1)
     assert not mapped[1].any()
     with pytest.raises(MissingFeatures, match="mmfeat extract"):
         mapped[:]
+
+
+def test_logits_of_another_part_or_output_are_not_taken(folder):
+    keys, embeddings = rows_of(8)
+    filled(folder, keys, embeddings, 2).encoder(spec_of()).complete_logits(OUTPUT, CLASSES, logits_of)
+    files, commits = files_of(folder, "logits-*/*.h5"), files_of(folder, "commits/logits-*.json")
+    values = [json.loads(path.read_text()) for path in commits]
+    other = OUTPUT[:12] + "0" * 52
+    for path, value in zip(commits, values, strict=True):
+        path.write_text(json.dumps({**value, "kind": other}))
+    features = FeatureStore(folder).encoder(spec_of())
+    assert features.logits(other, features.lookup(keys)) is None
+    first, second = (path.read_bytes() for path in files)
+    files[0].write_bytes(second)
+    files[1].write_bytes(first)
+    for path, value, taken in zip(commits, values, values[::-1], strict=True):
+        path.write_text(json.dumps({**taken, "file": value["file"]}))
+    features = FeatureStore(folder).encoder(spec_of())
+    assert features.logits(OUTPUT, features.lookup(keys)) is None
 
 
 def test_damaged_logits_are_made_again(folder):
@@ -690,6 +778,20 @@ def test_two_writers_of_overlapping_rows(folder):
         found = features.lookup(keys)
         assert found.good.tolist() == [True, True, False, False, False] + [True] * 25
         np.testing.assert_array_equal(features.embeddings(found)[found.good], embeddings[found.good])
+    more, values = rows_of(3, seed=1)
+    second.append(more, values, [""] * 3, {})
+    assert first.lookup(more).good.all()
+
+
+def test_a_writer_sees_its_own_rows_within_one_tick_of_the_clock(folder):
+    keys, embeddings = rows_of(4)
+    features = filled(folder, keys[:2], embeddings[:2], 1).encoder(spec_of())
+    assert features.lookup(keys).good.sum() == 2
+    commits = features.folder / "commits"
+    tick = commits.stat().st_mtime_ns
+    features.append(keys[2:], embeddings[2:], [""] * 2, {})
+    os.utime(commits, ns=(tick, tick))
+    assert features.lookup(keys).good.all()
 
 
 def test_two_processes_may_complete_the_same_logits(folder):
@@ -776,6 +878,8 @@ def test_status_accounts_for_every_row_and_says_why(folder):
     foreign.append(keys, embeddings, [""] * 20, {})
     now.append(keys[:9], embeddings[:9], [""] * 8 + ["bad"], {})
     status = encoder_status(store, "image", "lite0", spec_of(), keys, present)
+    absent = encoder_status(store, "image", "lite0", spec_of(), keys, np.arange(20) != 8)
+    assert (absent.unreadable, absent.absent) == (0, 1)
     counts = (status.cached, status.missing, status.stale, status.unreadable, status.absent)
     assert counts == (6, 6, 5, 1, 2)
     assert sum(counts) == 20

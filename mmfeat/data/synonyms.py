@@ -11,7 +11,7 @@ from mmfeat.errors import DataError
 from mmfeat.randomness import mix
 
 N_WORDS = 2  # replaced in each caption
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_WORD = re.compile(r"(?<![\w-])[^\W\d_]+(?:'[^\W\d_]+)?(?![\w-])")  # no part of man-made
 
 
 def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
@@ -20,7 +20,7 @@ def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
     Raises
     ------
     DataError
-        The file cannot be read, or a line is no group of two or more words.
+        The file cannot be read, or a line is no group of two or more different words.
     """
     path = path or Path(__file__).with_name("synonyms.txt")
     try:
@@ -32,8 +32,9 @@ def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
         if not line.strip() or line.startswith("#"):
             continue
         words = [word.strip().lower() for word in line.split(",")]
-        if len(words) < 2 or not all(words):
-            raise DataError(f"{path}:{number}: a line is two or more words with commas between, found {line[:60]!r}")
+        if len(words) < 2 or not all(words) or len(set(words)) < len(words):
+            wanted = "a line is two or more different words with commas between"
+            raise DataError(f"{path}:{number}: {wanted}, found {line[:60]!r}")
         for word in words:
             others = (*found.get(word, ()), *(w for w in words if w != word))
             found[word] = tuple(dict.fromkeys(others))

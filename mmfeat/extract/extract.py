@@ -22,7 +22,8 @@ from mmfeat.store import EncoderFeatures
 
 PART_ROWS = 4096  # rows of a part,
 PART_SECONDS = 60.0  # or what comes in this time
-BATCH_SIZE = {"image": 32, "text": 64}
+BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
+GPU_BATCHES = 8  # times as many on a GPU
 
 
 @dataclass
@@ -110,7 +111,7 @@ def _encode(
     encoder: Encoder, todo: np.ndarray, read: Callable[[int], Any], device: torch.device,
     writer: _Writer, result: Extraction, bar: Any,
 ) -> None:  # fmt: skip
-    groups = groups_of(todo, BATCH_SIZE[encoder.modality])
+    groups = groups_of(todo, BATCH_SIZE[encoder.modality] * (1 if device.type == "cpu" else GPU_BATCHES))
     batches = prepared_batches(groups, lambda row: encoder.prepare(read(row)), encoder.collate)
     last = time.perf_counter()
     for group, batch in zip(groups, batches, strict=True):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+_SURE = 10.0  # a probability of 0.99995, or 0.00005: on the same side of any sensible threshold
+
 
 def commonest_label(train_labels: np.ndarray, n_rows: int) -> np.ndarray:
-    """Logits `(n_rows, K)` float32 that always say the commonest class of the training labels, and only that."""
-    logits = np.full((n_rows, train_labels.shape[1]), -1.0, dtype=np.float32)
-    logits[:, (train_labels == 1).sum(0).argmax()] = 1.0
+    """Logits `(n_rows, K)` float32 that always say the commonest class of the training labels, and only that.
+
+    Of equally common classes the first is taken. Their order and their decisions mean something, their loss does not.
+    """
+    logits = np.full((n_rows, train_labels.shape[1]), -_SURE, dtype=np.float32)
+    logits[:, (train_labels == 1).sum(0).argmax()] = _SURE
     return logits

@@ -9,10 +9,11 @@ import numpy as np
 
 from mmfeat.errors import MmfeatError
 
+_BLOCK = 2**22  # cells worked on at a time in float64, so that memory stays bounded
 _FIELDS = {"samples-f1": "samples_f1", "micro-f1": "micro_f1", "macro-f1": "macro_f1", "map": "map", "loss": "loss"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """Figures over rows; labels that are not known are left out of all of them.
 
@@ -93,18 +94,19 @@ def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Score
     Raises
     ------
     MmfeatError
-        Shapes differ, there is no labelled row, or logits are not finite.
+        Shapes differ, there is no labelled row, or logits of a labelled row are not finite.
     """
     if not labels.shape == decided.shape == logits.shape:
         raise MmfeatError(f"labels {labels.shape}, decisions {decided.shape} and logits {logits.shape} differ in shape")
     rows = (labels >= 0).any(1)
     if not rows.any():
         raise MmfeatError("there is no labelled row to score")
-    if not np.isfinite(logits).all():
-        bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    bad = np.flatnonzero(rows & ~np.isfinite(logits).all(1))
+    if len(bad):
         raise MmfeatError(f"logits of {len(bad)} of {len(logits)} rows are not finite (first: row {bad[0]})")
-    labels, decided, logits = labels[rows], decided[rows] == 1, logits[rows]
-    known, yes = labels >= 0, labels == 1
+    if not rows.all():
+        labels, decided, logits = labels[rows], decided[rows], logits[rows]
+    known, yes, decided = labels >= 0, labels == 1, decided == 1
     hit, said = yes & decided, decided & known
     n_yes, n_said, n_hit = yes.sum(0), said.sum(0), hit.sum(0)
     right = (decided == yes) | ~known
@@ -151,19 +153,20 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _average_precision(yes: np.ndarray, logits: np.ndarray) -> float:
-    """Area under precision over recall as a step function; equal logits are one threshold, as in scikit-learn."""
-    n_yes = int(yes.sum())
-    if n_yes == 0:
+    """Mean over the positives of the precision at their logit; equal logits are one threshold, as in scikit-learn."""
+    if not yes.any():
         return float("nan")
-    order = np.argsort(-logits, kind="stable")
-    yes, logits = yes[order], logits[order]
-    last = np.flatnonzero(np.append(logits[1:] != logits[:-1], True))  # the last row of each threshold
-    hits = np.cumsum(yes)[last]
-    precision = hits / (last + 1)
-    return float((np.diff(hits, prepend=0) / n_yes * precision).sum())
+    positives, ordered = np.sort(logits[yes]), np.sort(logits)
+    hits = len(positives) - np.searchsorted(positives, positives)
+    said = len(ordered) - np.searchsorted(ordered, positives)
+    return float((hits / said).mean())
 
 
 def _loss(yes: np.ndarray, known: np.ndarray, logits: np.ndarray) -> float:
-    logits = logits.astype(np.float64)
-    losses = np.maximum(logits, 0) - logits * yes + np.log1p(np.exp(-np.abs(logits)))
-    return float((losses * known).sum() / known.sum())
+    total, step = 0.0, max(1, _BLOCK // logits.shape[1])
+    for start in range(0, len(logits), step):
+        rows = slice(start, start + step)
+        z = logits[rows].astype(np.float64)
+        losses = np.maximum(z, 0) - z * yes[rows] + np.log1p(np.exp(-np.abs(z)))
+        total += losses[known[rows]].sum()
+    return float(total / known.sum())

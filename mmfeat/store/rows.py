@@ -157,8 +157,9 @@ class MappedRows:
         array = self.parts[number]
         if array is None:
             raise MissingFeatures("features: no logits of some of these rows. Run: mmfeat extract")
-        run = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
-        return array[rows[0] : rows[-1] + 1] if run else array[rows]
+        start, stop = rows[0], rows[-1] + 1
+        run = stop - start == len(rows) and np.array_equal(rows, np.arange(start, stop))
+        return array[start:stop] if run else array[rows]
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

@@ -1,0 +1,396 @@
+"""Readers, image sources, row keys, splits and the manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.readers import read_source
+from mmfeat.data.rowkeys import DigestMemory, caption_keys, image_keys
+from mmfeat.data.sources import ImageSources
+from mmfeat.data.splits import groups_of, make_splits
+from mmfeat.errors import DataError
+
+
+def kaggle(tmp_path, train: str, test: str | None = None):
+    (tmp_path / "train.csv").write_bytes(train.encode("utf-8"))
+    if test is not None:
+        (tmp_path / "test.csv").write_bytes(test.encode("utf-8"))
+    return tmp_path
+
+
+# -- records that are not valid CSV
+
+AWKWARD = [
+    'says "for rent".',
+    'reads "spray."',
+    '"Hammer time" on a sign',
+    "a, b, and c",
+    'three, "quoted, words", here',
+    "ends in a slash/",
+    "ends in a backslash\\",
+    "a crow\\d of people",
+    "two\nlines",
+    "w\n\n\n\n\n\n\n\n\nA couple of men",
+    '\n."',
+    '"COURT"/',
+    'He said ""hello"" twice "',
+    " spaces around ",
+    "5,6.jpg is not an id",
+    "",
+    "é 🙂",
+]
+
+
+def test_awkward_captions_come_back_to_the_letter(tmp_path):
+    lines = "".join(f'{i}.jpg,1 {i % 3 + 2},"{caption}"\n' for i, caption in enumerate(AWKWARD))
+    test = "".join(f'{100 + i}.jpg,"{caption}"\n' for i, caption in enumerate(AWKWARD))
+    source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines, "ImageID,Caption\n" + test), {})
+    assert source.captions == AWKWARD * 2
+    assert source.ids == [f"{i}.jpg" for i in range(len(AWKWARD))] + [f"{100 + i}.jpg" for i in range(len(AWKWARD))]
+    assert source.labels[len(AWKWARD) :] == [None] * len(AWKWARD)
+    assert source.n_recovered > 0
+    assert any("train.csv:2" in note for note in source.notes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.characters(blacklist_characters="\r\0", blacklist_categories=["Cs"]), max_size=30), min_size=1, max_size=8))
+def test_valid_csv_is_read_as_csv_says(tmp_path_factory, captions):
+    tmp_path = tmp_path_factory.mktemp("csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(["ImageID", "Labels", "Caption"])
+    writer.writerows([f"{i}.jpg", "1", caption] for i, caption in enumerate(captions))
+    source = read_source(kaggle(tmp_path, text.getvalue()), {})
+    assert source.captions == captions
+    assert source.n_recovered == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.sampled_from('ab", \n/\\'), max_size=20), min_size=1, max_size=6))
+def test_no_record_is_ever_lost(tmp_path_factory, captions):
+    """Whatever stands between the outer quotes, as many records come back as went in, with their ids."""
+    tmp_path = tmp_path_factory.mktemp("csv")
+    lines = "".join(f'{i}.jpg,1,"{caption}"\n' for i, caption in enumerate(captions))
+    try:
+        list(csv.reader(io.StringIO(lines, newline=""), strict=True))
+        strict = True  # valid by chance: the standard reading is right, whatever it is
+    except csv.Error:
+        strict = False
+    source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {})
+    if not strict:
+        assert source.ids == [f"{i}.jpg" for i in range(len(captions))]
+
+
+def test_the_real_table(coco18):
+    source = read_source(coco18, {})
+    assert len(source.ids) == 24_000
+    assert sum(labels is None for labels in source.labels) == 4_000
+    assert source.classes == tuple(str(k) for k in range(1, 20) if k != 12)
+    caption = dict(zip(source.ids, source.captions, strict=True))
+    assert caption["14957.jpg"] == 'A red stop sign next to a paper sign that reads "COURT"/'
+    assert caption["22571.jpg"] == "A crow\\d of people enjoys a sunny day on the beach"
+    assert caption["24624.jpg"].count("\n") == 14
+    assert caption["7208.jpg"] == 'A kitten looking at a television screen which reads, "COME DINE WITH ME".'
+    # Every byte of the file is a header, an id, labels, a caption or what stands between them.
+    data = (coco18 / "train.csv").read_text(encoding="utf-8")
+    rows = zip(source.ids[:20_000], source.labels, source.captions, strict=False)
+    again = "ImageID,Labels,Caption\n" + "".join(f'{i},{" ".join(labels)},"{c}"\n' for i, labels, c in rows)
+    assert again == data
+
+
+# -- tables
+
+TABLE = "id,picture,title,tags\na,1.jpg,hello,x|two words\nb,2.jpg,,\n"
+
+
+def test_a_table_with_named_columns(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(TABLE)
+    source = read_source(path, {"labels": "tags"}, "|")
+    assert source.columns == {"id": "id", "image": "picture", "caption": "title", "labels": "tags"}
+    assert source.labels == [["x", "two words"], None]
+    assert source.classes == ("two words", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "says"),
+    [
+        ("", {}, "empty"),
+        ("id,caption,labels\n", {}, "no row"),
+        ("id,caption,labels\n1,a\n", {}, ":2: 2 cells under a header of 3"),
+        ('id,caption,labels\n1,"a"b,c\n', {}, "not valid CSV: line 2"),
+        ('id,caption,labels\n1,a,b\n2,"open,c\n', {}, "not valid CSV: line 3"),
+        ("id,caption,labels\n1,a,b\n1,c,d\n", {}, "repeated ids: '1'"),
+        ("id,caption,labels\n1,a,b\n", {"caption": "captoin"}, "no column 'captoin' for caption"),
+        ("id,words,labels\n1,a,b\n", {}, "--caption COLUMN"),
+        ("id,caption,kind\n1,a,b\n", {}, "--labels COLUMN"),
+        ("id,caption,labels\n1,a,\n", {}, "no row has a label"),
+        ("id,caption,caption\n1,a,b\n", {}, "stands there twice"),
+        ("id,caption,labels\n ,a,b\n", {}, "the id in column 'id' is blank"),
+    ],
+)
+def test_a_bad_table_is_one_line(tmp_path, text, columns, says):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_source(path, columns)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_text_that_is_not_utf8_names_its_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"id,caption,labels\n1,a,b\n2,\xff,b\n")
+    with pytest.raises(DataError, match=r":3: not UTF-8"):
+        read_source(path, {})
+
+
+def test_a_label_outside_the_class_list(tmp_path):
+    with pytest.raises(DataError, match=r"label 'dgo' is not in the class list of 2. Nearest: 'dog'"):
+        read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n1.jpg,dgo,a\n"), {}, classes=["cat", "dog"])
+
+
+@pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p, lambda p: (p / "x.xls")])
+def test_a_source_that_is_none(tmp_path, make):
+    path = make(tmp_path)
+    if path.suffix:
+        path.write_text("x")
+    with pytest.raises(DataError, match=r"train\.csv|CSV"):
+        read_source(path, {})
+
+
+def test_an_id_in_both_tables(tmp_path):
+    folder = kaggle(tmp_path, "ImageID,Labels,Caption\n1.jpg,x,a\n", "ImageID,Caption\n1.jpg,b\n")
+    with pytest.raises(DataError, match=r"repeated ids: '1.jpg' \(train.csv:2 and test.csv:2\)"):
+        read_source(folder, {})
+
+
+# -- images
+
+
+def archive(path, members: dict[str, bytes], compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as z:
+        for name, data in members.items():
+            z.writestr(zipfile.ZipInfo(name), data, compression)
+    return path
+
+
+def test_images_are_found_in_folders_and_archives(tmp_path):
+    archive(tmp_path / "a-0.zip", {"data/1.jpg": b"one", "data/": b""})
+    archive(tmp_path / "a-1.zip", {"data/2.jpg": b"two"}, zipfile.ZIP_DEFLATED)
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "sub" / "3.png").write_bytes(b"three")
+    sources = ImageSources([tmp_path / "a-*.zip", tmp_path / "folder"])
+    for name, data in {"1.jpg": b"one", "data/2.jpg": b"two", "3.png": b"three", "sub/3.png": b"three"}.items():
+        assert sources.read(sources.locate(name)) == data
+    assert sources.locate("4.jpg") is None
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:x.jpg"])
+def test_a_member_that_leaves_the_archive_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match="leaves the archive"):
+        ImageSources([archive(tmp_path / "a.zip", {name: b"x"})])
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "..\\secret.jpg"])
+def test_a_name_that_leaves_the_folder_is_never_opened(tmp_path, name):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (tmp_path / "images").mkdir()
+    assert ImageSources([tmp_path / "images"]).locate(name) is None
+
+
+def test_a_name_that_is_there_twice_is_an_error_for_who_asks(tmp_path):
+    for number in (0, 1):
+        archive(tmp_path / f"a-{number}.zip", {f"d{number}/1.jpg": b"x", f"d{number}/{number + 5}.jpg": b"y"})
+    sources = ImageSources([tmp_path / "a-*.zip"])
+    assert sources.locate("5.jpg")
+    with pytest.raises(DataError, match="2 times"):
+        sources.locate("1.jpg")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 no archive"])
+def test_a_damaged_archive_is_one_line(tmp_path, data):
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match="not a zip file"):
+        ImageSources([tmp_path / "a.zip"])
+
+
+def test_link_loops_end(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "me.jpg").symlink_to("me.jpg")
+    (tmp_path / "images" / "1.jpg").write_bytes(b"x")
+    sources = ImageSources([tmp_path / "images"])
+    keys = image_keys(np.array(["1.jpg", "me.jpg"], dtype=object), sources)
+    assert keys.present.tolist() == [True, False]
+    assert 1 in keys.reasons
+
+
+def test_nothing_at_a_pattern(tmp_path):
+    with pytest.raises(DataError, match="nothing at"):
+        ImageSources([tmp_path / "none-*.zip"])
+
+
+# -- row keys
+
+
+def folder_of(tmp_path, contents: dict[str, bytes]):
+    folder = tmp_path / "images"
+    folder.mkdir(exist_ok=True)
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+        os.utime(folder / name, (1, 1))  # long settled
+    return folder
+
+
+def test_keys_are_those_of_the_bytes_wherever_they_lie(tmp_path):
+    folder = folder_of(tmp_path, {"1.jpg": b"same", "2.jpg": b"same", "3.jpg": b"other"})
+    packed = ImageSources([archive(tmp_path / "a.zip", {"x/9.jpg": b"same"})])
+    names = np.array(["1.jpg", "2.jpg", "3.jpg", "none.jpg", ""], dtype=object)
+    keys = image_keys(names, ImageSources([folder]))
+    assert keys.present.tolist() == [True, True, True, False, False]
+    assert keys.reasons == {3: "no such image"}
+    assert np.array_equal(keys.keys[0], keys.keys[1])
+    assert not np.array_equal(keys.keys[0], keys.keys[2])
+    assert np.array_equal(image_keys(np.array(["9.jpg"], dtype=object), packed).keys[0], keys.keys[0])
+
+
+def test_memory_saves_reading_and_sees_every_change(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path, {"1.jpg": b"one", "2.jpg": b"two"})
+    names = np.array(["1.jpg", "2.jpg"], dtype=object)
+    memory = DigestMemory(tmp_path / "memory.parquet")
+    reads = []
+    original = ImageSources.read
+    monkeypatch.setattr(ImageSources, "read", lambda self, location: reads.append(location) or original(self, location))
+    first = image_keys(names, ImageSources([folder]), memory)
+    assert len(reads) == 2
+    again = image_keys(names, ImageSources([folder]), memory)
+    assert len(reads) == 2
+    assert np.array_equal(first.keys, again.keys)
+    (folder / "2.jpg").write_bytes(b"owt")  # the same size
+    changed = image_keys(names, ImageSources([folder]), memory)
+    assert len(reads) == 3
+    assert np.array_equal(first.keys[0], changed.keys[0])
+    assert not np.array_equal(first.keys[1], changed.keys[1])
+    # A file that has just been written is racily clean: it is read again until it has settled.
+    image_keys(names, ImageSources([folder]), memory)
+    assert len(reads) == 4
+    assert time.time() - (folder / "2.jpg").stat().st_mtime < 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_a_damaged_memory_is_an_empty_one(tmp_path, damage):
+    folder = folder_of(tmp_path, {"1.jpg": b"one"})
+    names = np.array(["1.jpg"], dtype=object)
+    memory = DigestMemory(tmp_path / "memory.parquet")
+    expected = image_keys(names, ImageSources([folder]), memory).keys
+    data = memory.path.read_bytes()
+    memory.path.write_bytes(data[: len(data) // 2] if damage is None else damage)
+    assert np.array_equal(image_keys(names, ImageSources([folder]), memory).keys, expected)
+
+
+def test_blank_captions_are_absent():
+    keys = caption_keys(np.array(["a", " \n\t", "", "a", "\udcff"], dtype=object))
+    assert keys.present.tolist() == [True, False, False, True, True]
+    assert np.array_equal(keys.keys[0], keys.keys[3])
+    assert not keys.keys[1].any()
+
+
+# -- splits
+
+
+def labels_of(rng, n, k):
+    labels = (rng.random((n, k)) < (np.arange(k) + 1.5) ** -1.2).astype(np.int8)
+    labels[rng.random(n) < 0.1] = -1
+    return labels
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(30, 300), st.integers(1, 6))
+def test_splits(seed, n, k):
+    rng = np.random.default_rng(seed)
+    ids = [f"row{i}" for i in range(n)]
+    labels, groups = labels_of(rng, n, k), rng.integers(0, n, n)
+    _, groups = np.unique(groups, return_inverse=True)
+    shares = {"val": 0.2, "test": 0.1}
+    split = make_splits(ids, labels, groups, shares, seed)
+    for group in range(groups.max() + 1):
+        assert len(set(split[groups == group])) == 1
+    order = rng.permutation(n)
+    again = make_splits([ids[i] for i in order], labels[order], groups[order], shares, seed)
+    assert (again == split[order]).all()
+    labelled = (labels >= 0).any(1)
+    largest = np.bincount(groups[labelled]).max()
+    for name, share in shares.items():
+        assert abs((split[labelled] == name).sum() - share * labelled.sum()) <= largest + 1
+    with_known = make_splits(ids, labels, groups, {"val": 0.5}, seed + 1, known=split)
+    assert (with_known == split).all()
+
+
+def test_stratified_and_exact_where_rows_are_alone():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((5000, 8)) < np.array([0.7, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01])).astype(np.int8)
+    split = make_splits([str(i) for i in range(5000)], labels, np.arange(5000), {"val": 0.1}, 0)
+    val = split == "val"
+    assert val.sum() == 500
+    share = labels[val].sum(0) / labels.sum(0)
+    assert (abs(share - 0.1) < 0.02).all(), share
+
+
+def test_an_unlabelled_twin_of_a_val_row_stands_in_val():
+    labels = np.array([[1], [1], [1], [1], [-1], [-1]], np.int8)
+    groups = np.array([0, 1, 2, 3, 0, 4])
+    known = ["val", "train", "train", "train", "", ""]
+    assert make_splits(list("abcdef"), labels, groups, {"val": 0.25}, 0, known).tolist()[4:] == ["val", "train"]
+
+
+def test_one_picture_in_two_known_splits_is_an_error():
+    labels = np.ones((2, 1), np.int8)
+    with pytest.raises(DataError, match="'b' .*same picture as 'a'"):
+        make_splits(["a", "b"], labels, np.array([0, 0]), {"val": 0.5}, 0, ["train", "val"])
+
+
+def test_groups():
+    keys = np.zeros((4, 32), np.uint8)
+    keys[2] = 1
+    groups = groups_of(keys, np.array([True, True, True, False]))
+    assert groups[0] == groups[1]
+    assert len({groups[0], groups[2], groups[3]}) == 3
+
+
+# -- manifest
+
+
+def test_a_manifest_comes_back(tmp_path):
+    texts = [np.array(x, dtype=object) for x in (["a", "b"], ["1.jpg", ""], ["", "é\n🙂"], ["train", "val"])]
+    labels = np.array([[1, 0, -1], [-1, -1, -1]], np.int8)
+    manifest = Manifest(*texts[:3], labels, texts[3], ("x", "y", "z w"), {"id": "ID"})
+    manifest.save(tmp_path / "m.parquet")
+    back = Manifest.load(tmp_path / "m.parquet")
+    for name in ("ids", "images", "captions", "labels", "split"):
+        assert np.array_equal(getattr(manifest, name), getattr(back, name)), name
+    assert (back.classes, back.columns) == (manifest.classes, manifest.columns)
+    assert back.labels.dtype == np.int8
+    assert back.rows("train").tolist() == [0]
+    assert back.rows("val").tolist() == []
+    assert back.rows("unlabelled").tolist() == [1]
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200])
+def test_a_damaged_manifest_is_one_line(tmp_path, cut):
+    texts = [np.array(x, dtype=object) for x in (["a"], [""], [""], ["train"])]
+    Manifest(*texts[:3], np.ones((1, 1), np.int8), texts[3], ("x",)).save(tmp_path / "m.parquet")
+    data = (tmp_path / "m.parquet").read_bytes()
+    (tmp_path / "m.parquet").write_bytes(data[:cut])
+    with pytest.raises(DataError, match="damaged"):
+        Manifest.load(tmp_path / "m.parquet")
