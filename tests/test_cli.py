@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import TINY, run_cli
 
 
@@ -23,7 +22,7 @@ def walked(tmp_path_factory, small_source):
     folder = tmp_path_factory.mktemp("walk")
     out = {"init": run_cli("init", str(small_source), cwd=folder)}
     toml = folder / "mmfeat.toml"
-    assert 'images    = ' in toml.read_text(encoding="utf-8")
+    assert "images    = " in toml.read_text(encoding="utf-8")
     text = json.dumps(str(small_source / "text-encoder"))
     toml.write_text(TINY.format(source=json.dumps(str(small_source)), text=text), encoding="utf-8")
     (folder / "manifest.parquet").unlink()  # another share of val
@@ -128,8 +127,8 @@ def test_a_runs_record_says_what_it_was_made_from(walked):
 
 def test_nothing_unfinished_is_left(walked):
     folder, _ = walked
-    assert not [p for p in folder.rglob(".tmp-*")]
-    assert not [p for p in folder.rglob(".resume-*")]
+    assert not list(folder.rglob(".tmp-*"))
+    assert not list(folder.rglob(".resume-*"))
 
 
 def test_project_works_from_elsewhere(walked, tmp_path):

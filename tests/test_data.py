@@ -63,7 +63,13 @@ def test_awkward_captions_come_back_to_the_letter(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(st.characters(blacklist_characters="\r\0", blacklist_categories=["Cs"]), max_size=30), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.text(st.characters(blacklist_characters="\r\0", blacklist_categories=["Cs"]), max_size=30),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_valid_csv_is_read_as_csv_says(tmp_path_factory, captions):
     tmp_path = tmp_path_factory.mktemp("csv")
     text = io.StringIO()
@@ -160,7 +166,7 @@ def test_a_label_outside_the_class_list(tmp_path):
         read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n1.jpg,dgo,a\n"), {}, classes=["cat", "dog"])
 
 
-@pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p, lambda p: (p / "x.xls")])
+@pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p, lambda p: p / "x.xls"])
 def test_a_source_that_is_none(tmp_path, make):
     path = make(tmp_path)
     if path.suffix:
@@ -356,7 +362,7 @@ def test_an_unlabelled_twin_of_a_val_row_stands_in_val():
 
 def test_one_picture_in_two_known_splits_is_an_error():
     labels = np.ones((2, 1), np.int8)
-    with pytest.raises(DataError, match="'b' .*same picture as 'a'"):
+    with pytest.raises(DataError, match=r"'b' .*same picture as 'a'"):
         make_splits(["a", "b"], labels, np.array([0, 0]), {"val": 0.5}, 0, ["train", "val"])
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.special import expit
 
 from mmfeat.errors import MmfeatError
 from mmfeat.labels import decide, encode, label_names, rows_of, sigmoid
+
+settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no-deadline")
 
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=6)
 tables = arrays(np.float32, shapes, elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]))
@@ -25,7 +28,9 @@ def test_sigmoid_is_the_logistic_function_without_overflow(dtype):
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         probs = sigmoid(logits)
     assert probs.dtype == dtype
-    np.testing.assert_allclose(probs, expit(logits.astype(np.float64)), rtol=1e-5 if dtype == np.float32 else 1e-12, atol=info.tiny)
+    np.testing.assert_allclose(
+        probs, expit(logits.astype(np.float64)), rtol=1e-5 if dtype == np.float32 else 1e-12, atol=info.tiny
+    )
     assert (np.diff(probs) >= 0).all()
 
 

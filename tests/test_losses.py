@@ -7,12 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch.nn import functional
 
 from mmfeat.losses import class_weights, masked_bce
+
+settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no-deadline")
 
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=7)
 partly_known = arrays(np.int8, shapes, elements=st.integers(-1, 1))
@@ -125,7 +128,9 @@ def test_only_the_ratio_of_the_weights_counts():
 def test_leading_dimensions_are_more_rows():
     torch.manual_seed(0)
     logits, labels, weights = torch.randn(2, 5, 3), torch.randint(-1, 2, (2, 5, 3)), torch.tensor([1.0, 2.0, 3.0])
-    torch.testing.assert_close(masked_bce(logits, labels, weights), masked_bce(logits.flatten(0, 1), labels.flatten(0, 1), weights))
+    torch.testing.assert_close(
+        masked_bce(logits, labels, weights), masked_bce(logits.flatten(0, 1), labels.flatten(0, 1), weights)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tracemalloc
 
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
 
-import mmfeat.metrics.bootstrap as bootstrap_module
-import mmfeat.metrics.scores as scores_module
 from mmfeat.config import METRICS
 from mmfeat.errors import MmfeatError
 from mmfeat.labels import decide, sigmoid
 from mmfeat.losses import masked_bce
 from mmfeat.metrics import Scores, better, bootstrap_mean, commonest_label, paired_difference, samples_f1_rows, scores
 
+settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no-deadline")
+
+scores_module = importlib.import_module("mmfeat.metrics.scores")  # the package has a function of that name
 CLOSE = {"rtol": 0, "atol": 1e-9}
 
 
@@ -104,12 +107,11 @@ def test_the_loss_is_that_of_training(case):
     assert scores(labels, decided, logits).loss == pytest.approx(float(expected), abs=1e-9)
 
 
-@given(predictions(), st.data())
-def test_what_is_not_known_counts_for_nothing(case, data):
+@given(predictions())
+def test_what_is_not_known_counts_for_nothing(case):
     labels, decided, logits = case
-    _, other_decided, other_logits = data.draw(predictions().filter(lambda c: c[0].shape == labels.shape) | st.just(case))
     unknown = labels < 0
-    changed = np.where(unknown, 1 - decided, decided), np.where(unknown, -7.5 - other_logits, logits)
+    changed = np.where(unknown, 1 - decided, decided), np.where(unknown, 1 - 2 * logits, logits)
     same(scores(labels, decided, logits), scores(labels, *changed))
     assert (samples_f1_rows(labels, decided) == samples_f1_rows(labels, changed[0])).all()
 
@@ -150,7 +152,9 @@ def test_the_truth_scores_one(case):
 @given(predictions())
 def test_ap_reads_the_order_alone(case):
     labels, decided, logits = case
-    np.testing.assert_allclose(scores(labels, decided, logits).class_ap, scores(labels, decided, 3 * logits + 8).class_ap, **CLOSE)
+    np.testing.assert_allclose(
+        scores(labels, decided, logits).class_ap, scores(labels, decided, 3 * logits + 8).class_ap, **CLOSE
+    )
 
 
 @given(predictions())
@@ -197,7 +201,7 @@ def test_the_weakest_classes_are_those_of_lowest_f1_that_have_a_positive(case, n
 def test_a_logit_that_is_no_number_is_an_error_that_names_its_row(bad):
     labels, logits = np.int8([[1, 0], [-1, 1], [0, 1]]), np.zeros((3, 2), np.float32)
     logits[1, 0] = bad
-    with pytest.raises(MmfeatError, match="1 of 3 rows.*row 1"):
+    with pytest.raises(MmfeatError, match=r"1 of 3 rows.*row 1"):
         scores(labels, labels == 1, logits)
 
 
@@ -264,7 +268,7 @@ def test_more_rows_give_a_narrower_interval_and_a_seed_another():
 def test_drawing_in_blocks_changes_nothing(monkeypatch):
     values = np.random.default_rng(0).random(50)
     whole = bootstrap_mean(values)
-    monkeypatch.setattr(bootstrap_module, "_BLOCK", 170)
+    monkeypatch.setattr("mmfeat.metrics.bootstrap._BLOCK", 170)
     assert bootstrap_mean(values) == pytest.approx(whole, abs=1e-12)
 
 
@@ -298,7 +302,7 @@ def test_pairing_shows_a_small_steady_difference():
     a = np.random.default_rng(0).random(500)
     steady, low, high = paired_difference(a, a - 0.01)
     assert steady == pytest.approx(0.01)
-    assert 0 < low
+    assert low > 0
     assert high - low < 1e-6 < np.diff(bootstrap_mean(a))[0]
 
 

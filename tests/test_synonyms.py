@@ -7,12 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmfeat.data.synonyms as module
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.errors import DataError
+
+settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no-deadline")
 
 FILE = Path(module.__file__).with_name("synonyms.txt")
 LINES = FILE.read_text(encoding="utf-8").splitlines()
@@ -82,7 +85,8 @@ def test_synonymy_goes_both_ways_and_never_to_the_word_itself():
 
 
 captions = st.lists(
-    st.one_of(st.sampled_from(sorted(SYNONYMS)), st.sampled_from(["a", "the", "frisbee", "zebra", "Man", "Street"])), max_size=9
+    st.one_of(st.sampled_from(sorted(SYNONYMS)), st.sampled_from(["a", "the", "frisbee", "zebra", "Man", "Street"])),
+    max_size=9,
 ).map(" ".join)
 keys = st.integers(0, 2**64 - 1)
 
@@ -124,7 +128,9 @@ def test_capitals_and_punctuation_stay():
     assert found == {'"Guy," (road)!\n'}
 
 
-@pytest.mark.parametrize("caption", ["", " ", "zebra", "man-made", "old-man", "man's", "man2", "man_1", "2man", "mankind", "42"])
+@pytest.mark.parametrize(
+    "caption", ["", " ", "zebra", "man-made", "old-man", "man's", "man2", "man_1", "2man", "mankind", "42"]
+)
 def test_a_caption_without_such_words_comes_back_unchanged(caption):
     assert {replace_two(caption, {"man": ("guy",)}, key) for key in KEYS} == {caption}
 

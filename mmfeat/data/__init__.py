@@ -1,0 +1,1 @@
+"""Samples: manifest, readers, image sources, row keys, splits, synonyms. Imports no torch."""

@@ -61,7 +61,11 @@ class Manifest:
             pa.array(map(_valid, a.tolist()), pa.string()) for a in (self.ids, self.images, self.captions, self.split)
         ]
         table = pa.table({**dict(zip(names, texts, strict=True)), "labels": labels})
-        metadata = {"mmfeat_format": str(FORMAT), "classes": json.dumps(self.classes), "columns": json.dumps(self.columns)}
+        metadata = {
+            "mmfeat_format": str(FORMAT),
+            "classes": json.dumps(self.classes),
+            "columns": json.dumps(self.columns),
+        }
         with atomic_path(path) as temporary:
             pq.write_table(table.replace_schema_metadata(metadata), temporary)
 

@@ -171,10 +171,6 @@ class EncoderFit:
         output = Output(weight, bias, self.samples.classes)
         return FittedEncoder(output, state.best_epoch + 1, state.history, state.seconds)
 
-    def forget(self) -> None:
-        """Remove the kept state, once its result is saved."""
-        self.resume_file.unlink(missing_ok=True)
-
     def _epoch(self, epoch: int, bar: Any) -> float:
         """Train one epoch; returns the mean loss."""
         self.encoder.train()
@@ -246,6 +242,42 @@ class EncoderFit:
             save_file(
                 {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary, {"state": record}
             )
+
+
+def fit_encoder(
+    encoder: Encoder,
+    samples: Samples,
+    config: FinetuneConfig,
+    *,
+    metric: str,
+    seed: int,
+    device: torch.device,
+    resume_file: Path,
+    fingerprint: str,
+    before: Callable[[int, float], None] | None = None,
+) -> FittedEncoder:
+    """Fine-tune an encoder, going on with an interrupted fit of the same fingerprint.
+
+    The encoder ends with the weights of its best epoch on val. The state stays in `resume_file` until the caller, who has
+    saved the result, removes it.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Digest of all that the fit depends on.
+    before : callable, optional
+        Told how many epochs are done already and about how many seconds the rest will take.
+
+    Raises
+    ------
+    EncoderError
+        The loss became no number.
+    """
+    fit = EncoderFit(encoder, samples, config, metric, seed, device, resume_file, fingerprint)
+    done = fit.resume()
+    if before is not None:
+        before(done, fit.estimate())
+    return fit.run(f"fine-tuning {encoder.architecture}")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Runs, ensembles and their figures."""

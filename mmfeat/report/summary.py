@@ -21,14 +21,8 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     lines = [_kind(source, images)]
     lines.append(_line("rows", manifest.n_samples, f"{labelled.sum():,} labelled, {(~labelled).sum():,} unlabelled"))
     names = manifest.classes
-    lines.append(
-        _line(
-            "classes",
-            len(names),
-            f"from {counts[most]:,} rows ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))}); "
-            f"{mean:.2f} labels a labelled row",
-        )  # fmt: skip
-    )
+    span = f"from {counts[most]:,} rows ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
+    lines.append(_line("classes", len(names), f"{span}; {mean:.2f} labels a labelled row"))
     if source.columns["caption"]:
         captions = manifest.captions
         blank = sum(not caption.strip() for caption in captions)

@@ -22,7 +22,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> 
     widths = [max(len(row[i]) for row in cells) for i in range(n)]
     lines = []
     for row in cells:
-        parts = [c.ljust(w) if i < left or i >= len(head) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        parts = [
+            c.ljust(w) if i < left or i >= len(head) else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("   ".join(parts).rstrip())
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ import numpy as np
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
 from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, save_checkpoint
-from mmfeat.encoders.finetune import EncoderFit, Samples
+from mmfeat.encoders.finetune import Samples, fit_encoder
 from mmfeat.encoders.resolve import build_encoder, remember
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.files import digest_json
@@ -95,13 +95,11 @@ def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str,
     keys = project.row_keys(project.config.encoder[name].modality).keys
     rows = {
         which: sorted(
-            zip(manifest.ids[r].tolist(), keys[r].view("V32").ravel().tolist(), map(bytes, manifest.labels[r]))
+            (manifest.ids[r], bytes(keys[r]).hex(), bytes(manifest.labels[r]).hex()) for r in manifest.rows(which)
         )
         for which in ("train", "val")
-        if len(r := manifest.rows(which)) or True
     }
-    digest = digest_json({which: [[i, k.hex(), y.hex()] for i, k, y in found] for which, found in rows.items()})
-    parts = {"rows": digest, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
+    parts = {"rows": digest_json(rows), "classes": manifest.classes, "encoder": spec_key, "settings": settings}
     return digest_json({**parts, "metric": project.config.metric, "seed": project.config.seed})
 
 
@@ -146,7 +144,7 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
 
 def _tune(project: Project, name: str) -> FinetuneResult:
     """Fine-tune one encoder end to end and save it with its output."""
-    config, manifest = project.config, project.manifest
+    config = project.config
     settings = config.finetune_of(name)
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
     fingerprint = _fingerprint(project, name, encoder.spec().key, dataclasses.asdict(settings))
@@ -159,27 +157,20 @@ def _tune(project: Project, name: str) -> FinetuneResult:
             name, _model(project, name), encoder.width, made, False, figures, made.record["seconds"], note
         )
     resume_file = project.checkpoints / f".resume-{name}.safetensors"
-    fit = EncoderFit(
-        encoder,
-        _samples(project, name, encoder),
-        settings,
-        config.metric,
-        config.seed,
-        device,
-        resume_file,
-        fingerprint,
-    )
-    done = fit.resume()
-    if done:
-        say(f"{name}: going on after epoch {done}")
-    seconds = fit.estimate()
-    say(
-        f"{name}: fine-tuning {_model(project, name)} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs"
-    )
-    if seconds > LONG_SECONDS and device.type == "cpu":
-        say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
+
+    def before(done: int, seconds: float) -> None:
+        if done:
+            say(f"{name}: going on after epoch {done}")
+        model = _model(project, name)
+        say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
+        if seconds > LONG_SECONDS and device.type == "cpu":
+            say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
+
     try:
-        fitted = fit.run(f"{name}: fine-tuning")
+        fitted = fit_encoder(
+            encoder, _samples(project, name, encoder), settings, metric=config.metric, seed=config.seed,
+            device=device, resume_file=resume_file, fingerprint=fingerprint, before=before,
+        )  # fmt: skip
     except EncoderError as error:
         raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
     record = _record(
@@ -187,7 +178,7 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         fitted.history, fitted.best_epoch, fitted.seconds,
     )  # fmt: skip
     checkpoint = save_checkpoint(project.checkpoints, name, record, fitted.output, encoder.state_dict())
-    fit.forget()
+    resume_file.unlink(missing_ok=True)
     figures = _stored_figures(project, name, checkpoint)
     note = f"fine-tuned in {clock(fitted.seconds)}, best epoch {fitted.best_epoch} of {len(fitted.history)}"
     return FinetuneResult(name, _model(project, name), encoder.width, checkpoint, True, figures, fitted.seconds, note)

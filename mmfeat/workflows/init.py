@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,9 @@ def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
 
 def _same(a: Manifest, b: Manifest) -> bool:
     arrays = ("ids", "images", "captions", "labels", "split")
-    return (a.classes, a.columns) == (b.classes, b.columns) and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays)
+    return (a.classes, a.columns) == (b.classes, b.columns) and all(
+        np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
+    )
 
 
 def filled_template(config: Config, data: Source, sources: ImageSources) -> str:
@@ -193,9 +196,10 @@ def filled_template(config: Config, data: Source, sources: ImageSources) -> str:
 def _patterns(containers: list[Path]) -> list[str]:
     """Several zip files of one folder as one pattern, where it matches no other."""
     if len(containers) > 1 and len({c.parent for c in containers}) == 1:
-        import os
-
-        prefix = os.path.commonprefix([c.name for c in containers])
+        names = [c.name for c in containers]
+        prefix = "".join(
+            letters[0] for letters in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
+        )
         pattern = containers[0].parent / f"{prefix}*.zip"
         if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
             return [_shortened(str(pattern))]

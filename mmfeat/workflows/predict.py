@@ -63,7 +63,16 @@ def predict(project: Project, run_name: str | None = None, split: str = "unlabel
     data = project.config.data
     kaggle = project.config.path(data.source).is_dir() and split == "unlabelled"
     table = project.root / ("submission.csv" if kaggle else "predictions.csv")
-    write_atomic(table, _csv(manifest.ids[rows], names, manifest.columns["id"] or "id", manifest.columns["labels"] or "labels", data.separator))
+    write_atomic(
+        table,
+        _csv(
+            manifest.ids[rows],
+            names,
+            manifest.columns["id"] or "id",
+            manifest.columns["labels"] or "labels",
+            data.separator,
+        ),
+    )
     parquet = project.root / "predictions.parquet"
     _write_probabilities(parquet, manifest.ids[rows], probs, manifest.classes, run.name)
     n_empty = int((probs <= rule.threshold).all(1).sum())
