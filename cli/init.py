@@ -21,6 +21,9 @@ from mmfeat.cli.options import echo_next
 )
 @click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")
 @click.option(
+    "--classes", metavar="FILE", help="CSV table with a column label: the class list. [default: every label found]"
+)
+@click.option(
     "--val", type=float, metavar="SHARE", help="Share of labelled rows that choose epochs and runs. [default: 0.1]"
 )
 @click.option("--test", type=float, metavar="SHARE", help="Share that only evaluate --split test reads. [default: 0]")
@@ -39,4 +42,4 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
     if result.unchanged:
         echo_next("Nothing has changed: mmfeat.toml and manifest.parquet are as they were.", "mmfeat status")
     else:
-        echo_next(f"Wrote {' and '.join(result.written)}.", "mmfeat status")
+        echo_next(f"Wrote {', '.join(result.written)}.", "mmfeat status")

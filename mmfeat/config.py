@@ -33,6 +33,7 @@ class DataConfig:
     caption: str = ""
     labels: str = ""
     separator: str = " "  # between the labels of one cell
+    classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
     from mmfeat.workflows.template import TEMPLATE
 
     filled = TEMPLATE.format(
-        seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "',
+        seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "', classes='#classes  = "classes.csv"',
         val=0.1, test=0.0, inputs='["image", "text"]', head="crossattn",
     )  # fmt: skip
     config = load(tmp_path, filled)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import read_source
+from mmfeat.data.readers import read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, caption_keys, image_keys
 from mmfeat.data.sources import ImageSources
 from mmfeat.data.splits import groups_of, make_splits
@@ -164,6 +164,23 @@ def test_text_that_is_not_utf8_names_its_line(tmp_path):
 def test_a_label_outside_the_class_list(tmp_path):
     with pytest.raises(DataError, match=r"label 'dgo' is not in the class list of 2. Nearest: 'dog'"):
         read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n1.jpg,dgo,a\n"), {}, classes=["cat", "dog"])
+
+
+def test_a_class_list_keeps_its_order(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("label,name\ndog,Dog\ncat,Cat\nemu,Emu\n")
+    assert read_classes(path) == ("dog", "cat", "emu")
+    source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n1.jpg,cat,a\n"), {}, classes=read_classes(path))
+    assert source.classes == ("dog", "cat", "emu")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"), [("cat\ncat\n", r":3: repeats 'cat' of line 2"), ('cat\n" "\n', r":3: .*blank")]
+)
+def test_a_bad_class_list_is_one_line(tmp_path, rows, says):
+    (tmp_path / "classes.csv").write_text("label\n" + rows)
+    with pytest.raises(DataError, match=says):
+        read_classes(tmp_path / "classes.csv")
 
 
 @pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p, lambda p: p / "x.xls"])

@@ -111,6 +111,28 @@ def read_source(
     return source
 
 
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The class list of a CSV table, in its order: its column `label`, else its first.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read, or a label is blank or repeated.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Give a CSV table with a column 'label' as the class list")
+    header, records = read_records(path, recover=False)
+    column = header.index("label") if "label" in header else 0
+    lines: dict[str, int] = {}
+    for record in records:
+        label = record.cells[column].strip()
+        if not label or label in lines:
+            found = f"repeats {label!r} of line {lines[label]}" if label else "has a blank label"
+            raise DataError(f"{path}:{record.line}: {found}. A class list names every class once")
+        lines[label] = record.line
+    return tuple(lines)
+
+
 def _class_order(label: str) -> tuple[str, str]:
     return label.casefold(), label
 

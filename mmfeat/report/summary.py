@@ -16,7 +16,7 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     """Rows, classes, labels a row, captions, images, split: a few lines."""
     labelled = (manifest.labels >= 0).any(1)
     counts = (manifest.labels == 1).sum(0)
-    most, least = int(counts.argmax()), int(counts.argmin())
+    most, least = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
     mean = (manifest.labels[labelled] == 1).sum(1).mean()
     lines = [_kind(source, images)]
     lines.append(_line("rows", manifest.n_samples, f"{labelled.sum():,} labelled, {(~labelled).sum():,} unlabelled"))

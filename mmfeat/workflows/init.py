@@ -13,7 +13,7 @@ import numpy as np
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import config_of, load_config
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import Source, read_source
+from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.data.splits import groups_of, make_splits
@@ -24,6 +24,7 @@ from mmfeat.report.summary import summary
 from mmfeat.workflows.template import TEMPLATE
 
 MANIFEST = "manifest.parquet"
+PATHS = ("data.source", "data.images", "data.classes")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class InitResult:
 
 def init(
     folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
-    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str = "",
+    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str = "", classes: str = "",
     val: float | None = None, test: float | None = None, seed: int | None = None,
 ) -> InitResult:  # fmt: skip
     """Make a folder a project, or bring its manifest up to date with its source.
@@ -72,7 +73,7 @@ def init(
     columns = {"id": id_column, "image": image_column, "caption": caption_column, "labels": labels_column}
     asked = {
         "data.source": source, "data.images": images, **{f"data.{role}": name for role, name in columns.items()},
-        "data.separator": separator, "split.val": val, "split.test": test, "seed": seed,
+        "data.separator": separator, "data.classes": classes, "split.val": val, "split.test": test, "seed": seed,
     }  # fmt: skip
     asked = {key: value for key, value in asked.items() if value not in (None, "", ())}
     if file.is_file():
@@ -82,7 +83,8 @@ def init(
         raise ConfigError(f"{folder}: no {FILE_NAME} yet, so the source must be named. Run: mmfeat init SOURCE")
     else:
         config = _new_config(folder, asked)
-    data = read_source(config.path(config.data.source), _columns(config), config.data.separator)
+    classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
+    data = read_source(config.path(config.data.source), _columns(config), config.data.separator, classes)
     sources = image_sources(config) if any(data.images) else ImageSources([])
     row_keys = image_keys(
         np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet")
@@ -102,7 +104,7 @@ def _agree(config: Config, asked: dict[str, Any]) -> None:
     values = dict(config.dotted())
     for key, value in asked.items():
         given = list(value) if isinstance(value, tuple) else value
-        if key in ("data.source", "data.images"):
+        if key in PATHS:
             same = [config.path(t) for t in np.atleast_1d(values[key])] == [
                 Path(t).expanduser().resolve() for t in np.atleast_1d(given)
             ]
@@ -118,7 +120,7 @@ def _agree(config: Config, asked: dict[str, Any]) -> None:
 def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     """The configuration of a project that does not exist yet, checked like a file's."""
     # Paths of the command line start at the current folder, those of the file at the project's.
-    for key in ("data.source", "data.images"):
+    for key in PATHS:
         if key in asked:
             texts = [asked[key]] if isinstance(asked[key], str) else asked[key]
             texts = [t if t.startswith("~") else str(Path(t).expanduser().absolute()) for t in texts]
@@ -160,7 +162,7 @@ def _write(
         write_atomic(folder / "init.log", log)
         written.append("init.log")
     if not (folder / FILE_NAME).is_file():
-        write_atomic(folder / FILE_NAME, filled_template(config, data, sources))
+        write_atomic(folder / FILE_NAME, filled_template(folder, config, data, sources))
         written.insert(0, FILE_NAME)
     return written
 
@@ -176,16 +178,19 @@ def _same(a: Manifest, b: Manifest) -> bool:
     )
 
 
-def filled_template(config: Config, data: Source, sources: ImageSources) -> str:
+def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
     """The text of a new mmfeat.toml."""
-    images = [_shortened(str(path)) for path in config.data.images] or _patterns(sources.containers)
+    images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
     modalities = [m for m, column in (("image", "image"), ("text", "caption")) if data.columns[column]]
     return TEMPLATE.format(
         seed=config.seed,
-        source=json.dumps(_shortened(config.data.source), ensure_ascii=False),
+        source=json.dumps(_shortened(config.data.source, folder), ensure_ascii=False),
         images=json.dumps(images[0] if len(images) == 1 else images, ensure_ascii=False),
         **{role: json.dumps(data.columns[role], ensure_ascii=False) for role in ("id", "image", "caption", "labels")},
         separator=json.dumps(config.data.separator),
+        classes=f"classes   = {json.dumps(_shortened(config.data.classes, folder))}"
+        if config.data.classes
+        else '#classes  = "classes.csv"',
         val=config.split.val,
         test=config.split.test,
         inputs=json.dumps(modalities),
@@ -193,7 +198,7 @@ def filled_template(config: Config, data: Source, sources: ImageSources) -> str:
     )
 
 
-def _patterns(containers: list[Path]) -> list[str]:
+def _patterns(containers: list[Path], folder: Path) -> list[str]:
     """Several zip files of one folder as one pattern, where it matches no other."""
     if len(containers) > 1 and len({c.parent for c in containers}) == 1:
         names = [c.name for c in containers]
@@ -202,10 +207,13 @@ def _patterns(containers: list[Path]) -> list[str]:
         )
         pattern = containers[0].parent / f"{prefix}*.zip"
         if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
-            return [_shortened(str(pattern))]
-    return [_shortened(str(c)) for c in containers]
+            return [_shortened(str(pattern), folder)]
+    return [_shortened(str(c), folder) for c in containers]
 
 
-def _shortened(path: str) -> str:
+def _shortened(path: str, folder: Path) -> str:
+    """A path as the file gives it: from the project's folder where it lies inside, else from home."""
     home = str(Path.home())
+    if path.startswith(f"{folder}/"):
+        return path[len(f"{folder}/") :]
     return "~" + path[len(home) :] if path.startswith(home + "/") else path

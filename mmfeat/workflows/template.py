@@ -15,6 +15,7 @@ image     = {image}
 caption   = {caption}
 labels    = {labels}
 separator = {separator}                     # between the labels of one cell
+{classes}          # the class list: its column label
 
 [split]                            # shares of the labelled rows; a row never changes its split
 val  = {val}                         # chooses: epochs, rounds, best run
