@@ -21,17 +21,17 @@ def finetune_command(context: click.Context, names: tuple[str, ...], freeze: boo
     Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
     """
     from mmfeat.models.figures import FigureLine
-    from mmfeat.report.tables import figure_table, left_out, shown
+    from mmfeat.report.tables import figure_table, left_out, shown, table
     from mmfeat.workflows.finetune import finetune
 
     project = open_project(context, options)
     results, baseline = finetune(project, list(names) or None, freeze)
-    for result in results:
-        click.echo(f"{result.name}   {shown(result.model)}   {result.width}-d   {result.note}")
+    rows = [[result.name, shown(result.model), f"{result.width}-d", result.note] for result in results]
+    click.echo(table(("encoder", "model", "width"), rows, left=2))
     lines = [FigureLine.of(r.name, r.figures) for r in results if r.figures]
     if baseline and lines:
-        rows = f"{len(project.manifest.rows('val')):,} val rows"
-        click.echo(figure_table(rows, [FigureLine.of("commonest label", baseline), *lines]))
+        title = f"{len(project.manifest.rows('val')):,} val rows"
+        click.echo(figure_table(title, [FigureLine.of("commonest label", baseline), *lines]))
         click.echo(left_out(baseline) or "± is half the 95 % bootstrap interval; these rows also chose the epochs.")
     names_of = " and ".join(f"checkpoints/{r.checkpoint.name}" for r in results)
     made = "Made" if any(r.made for r in results) else "Already made:"

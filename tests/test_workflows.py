@@ -51,6 +51,16 @@ def unreadable(monkeypatch):
     monkeypatch.setattr(ImageSources, "read", refuse)
 
 
+def test_every_row_is_accounted_for_while_encoding(project):
+    m = project.manifest
+    captions = m.captions.copy()
+    captions[[3, 4, 5]] = captions[2]
+    captions[6] = " "
+    for one in extract(save(project, captions=captions)).encoders:
+        assert one.cached + one.encoded + one.repeated + one.absent == m.n_samples
+        assert one.repeated >= (3 if one.name == "text" else 0)
+
+
 def test_every_row_is_accounted_for(extracted):
     result = extract(extracted)
     for one in result.encoders:

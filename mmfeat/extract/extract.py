@@ -34,6 +34,8 @@ class Extraction:
     ----------
     encoded : int
         Distinct samples encoded now (two rows with one caption are one sample).
+    repeated : int
+        Rows that share their sample with one of those encoded now.
     unread : dict[int, str]
         Rows whose bytes could not be had, with the reason; nothing is stored of them.
     shares : dict[str, float]
@@ -43,6 +45,7 @@ class Extraction:
     name: str
     cached: int = 0
     encoded: int = 0
+    repeated: int = 0
     unreadable: int = 0
     absent: int = 0
     seconds: float = 0.0
@@ -91,6 +94,7 @@ def extract_encoder(
     todo = missing_rows(features, keys, present)
     result = Extraction(name, absent=int((~present).sum()))
     result.cached = int((features.lookup(keys).part >= 0)[present].sum())
+    result.repeated = int(present.sum()) - result.cached - len(todo)
     if len(todo):
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
