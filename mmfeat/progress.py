@@ -26,7 +26,9 @@ class PlainProgress:
             self.last = now
             rate = self.done / max(now - self.start, 1e-9)
             left = (self.total - self.done) / rate if rate else 0.0
-            line = f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {clock(left)} left"
+            line = (
+                f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {_speed(rate)}, {clock(left)} left"
+            )
             print(f"{line} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
@@ -62,7 +64,7 @@ def progress(description: str, total: int, unit: str = "rows") -> Iterator[Plain
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:,.0f} {unit}/s")
+            return Text(_speed(task.finished_speed or task.speed or 0.0))
 
     columns = (
         TextColumn("{task.description}"),
@@ -74,6 +76,11 @@ def progress(description: str, total: int, unit: str = "rows") -> Iterator[Plain
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield BarProgress(bar, bar.add_task(escape(description), total=total, note=""))
+
+
+def _speed(rate: float) -> str:
+    """Units a second as people say them; where one takes longer than a second, the time that it takes."""
+    return f"{rate:,.0f}/s" if rate >= 1 or not rate else f"{clock(1 / rate)} each"
 
 
 def clock(seconds: float) -> str:

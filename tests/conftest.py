@@ -46,15 +46,10 @@ def small_source(tmp_path_factory) -> Path:
     """A Kaggle folder of a few dozen images: the demo's data, cut short."""
     import csv
 
-    from mmfeat.data import demo
+    from mmfeat.data.demo import make_demo
 
     folder = tmp_path_factory.mktemp("source")
-    before = demo.N_LABELLED, demo.N_UNLABELLED
-    demo.N_LABELLED, demo.N_UNLABELLED = 60, 20
-    try:
-        demo.make_demo(folder, seed=1)
-    finally:
-        demo.N_LABELLED, demo.N_UNLABELLED = before
+    make_demo(folder, seed=1, n_labelled=60, n_unlabelled=20)
     rows = list(csv.reader((folder / "train.csv").open(encoding="utf-8")))
     assert len(rows) == 61
     return folder

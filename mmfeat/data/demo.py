@@ -44,11 +44,11 @@ _EXTRAS = ("on a noisy ground", "drawn by hand", "in the afternoon", "with some 
 _OTHERS = ("a sunny day at the beach", "my favourite one", "no comment", "drawn in the afternoon", "what a mess")
 
 
-def make_demo(folder: Path, seed: int = 0) -> None:
+def make_demo(folder: Path, seed: int = 0, n_labelled: int = N_LABELLED, n_unlabelled: int = N_UNLABELLED) -> None:
     """Write train.csv, test.csv, truth.csv, images.zip and text-encoder/ into a folder; the same for the same seed."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    n = N_LABELLED + N_UNLABELLED
+    n = n_labelled + n_unlabelled
     weights = (np.arange(len(CLASSES)) + 1.0) ** -TAIL
     shapes = [
         rng.choice(len(CLASSES), size, replace=False, p=weights / weights.sum())
@@ -60,7 +60,7 @@ def make_demo(folder: Path, seed: int = 0) -> None:
     with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_STORED) as archive:
         for name, row in zip(names, shapes, strict=True):
             archive.writestr(zipfile.ZipInfo(f"images/{name}"), _picture(rng, row))
-    cut = N_LABELLED
+    cut = n_labelled
     _write(
         folder / "train.csv",
         ("ImageID", "Labels", "Caption"),

@@ -1,0 +1,31 @@
+"""Progress where there is no terminal, and times as people say them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmfeat.progress import clock, progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.44, "0.4 s"), (12, "12 s"), (59.4, "59 s"), (185, "3:05"), (7385, "2:03:05")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(("rows", "rate"), [(500, "25/s"), (4, "5.0 s each")])
+def test_plain_lines_give_rate_and_time_left_now_and_then(capsys, monkeypatch, rows, rate):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress("reading [bold]", rows * 2) as bar:
+        bar.advance(0)
+        now[0] = 5.0
+        bar.advance(rows // 2)
+        now[0] = 20.0
+        bar.advance(rows - rows // 2, "half")
+        now[0] = 21.0
+        bar.advance(rows)
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [f"reading [bold]: {rows:,} of {rows * 2:,} rows, {rate}, 20 s left half"]
+    assert captured.out == ""
