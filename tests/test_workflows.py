@@ -10,7 +10,7 @@ import pytest
 
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.sources import ImageSources
-from mmfeat.errors import MmfeatError, RunError
+from mmfeat.errors import MmfeatError, RunError, StoreError
 from mmfeat.models.runs import all_runs
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.extract import extract
@@ -59,6 +59,15 @@ def test_every_row_is_accounted_for_while_encoding(project):
     for one in extract(save(project, captions=captions)).encoders:
         assert one.cached + one.encoded + one.repeated + one.absent == m.n_samples
         assert one.repeated >= (3 if one.name == "text" else 0)
+
+
+def test_an_embedding_that_is_no_number_is_one_line_with_its_row(project, monkeypatch):
+    from mmfeat.encoders.image import ImageEncoder
+
+    forward = ImageEncoder.encode
+    monkeypatch.setattr(ImageEncoder, "encode", lambda self, *a: forward(self, *a) * float("nan"))
+    with pytest.raises(StoreError, match=rf"encoder 'image', row '{project.manifest.ids[0]}': .*not finite"):
+        extract(project)
 
 
 def test_every_row_is_accounted_for(extracted):

@@ -18,7 +18,7 @@ from mmfeat.devices import provenance
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.batches import Batch, groups_of, prepared_batches
 from mmfeat.progress import progress
-from mmfeat.store import EncoderFeatures
+from mmfeat.store import EncoderFeatures, UnstorableRow
 
 PART_ROWS = 4096  # rows of a part,
 PART_SECONDS = 60.0  # or what comes in this time
@@ -88,7 +88,9 @@ def extract_encoder(
     Raises
     ------
     StoreError
-        The store cannot be written, or an embedding does not fit its dtype.
+        The store cannot be written.
+    UnstorableRow
+        An embedding does not fit the store's dtype; `row` is the row number.
     """
     start = time.perf_counter()
     todo = missing_rows(features, keys, present)
@@ -157,6 +159,9 @@ class _Writer:
         if self.errors:
             rows, embeddings, errors = np.concatenate(self.rows), np.concatenate(self.embeddings), self.errors
             self.rows, self.embeddings, self.errors = [], [], []
-            self.features.append(self.keys[rows], embeddings, errors, self.meta)
+            try:
+                self.features.append(self.keys[rows], embeddings, errors, self.meta)
+            except UnstorableRow as error:
+                raise UnstorableRow(str(error), int(rows[error.row])) from None
             self.result.encoded += len(rows)
         self.since = time.monotonic()

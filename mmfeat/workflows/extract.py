@@ -8,7 +8,9 @@ import numpy as np
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity, build_encoder
+from mmfeat.errors import StoreError
 from mmfeat.extract import Extraction, extract_encoder
+from mmfeat.store import UnstorableRow
 from mmfeat.workflows.project import Project
 
 
@@ -73,16 +75,19 @@ def extract_one(project: Project, identity: Identity, rows: np.ndarray | None = 
         asked[rows] = True
         present = present & asked
     captions = project.manifest.captions
-    return extract_encoder(
-        project.store.encoder(identity.spec),
-        lambda: build_encoder(config, name, project.checkpoints)[0],
-        row_keys.keys,
-        present,
-        project.reader(name),
-        torch_device(config.device),
-        name,
-        length=(lambda row: len(captions[row])) if modality == "text" else None,
-    )
+    try:
+        return extract_encoder(
+            project.store.encoder(identity.spec),
+            lambda: build_encoder(config, name, project.checkpoints)[0],
+            row_keys.keys,
+            present,
+            project.reader(name),
+            torch_device(config.device),
+            name,
+            length=(lambda row: len(captions[row])) if modality == "text" else None,
+        )
+    except UnstorableRow as error:
+        raise StoreError(f"encoder {name!r}, row {str(project.manifest.ids[error.row])!r}: {error}") from None
 
 
 def complete_logits(project: Project, identity: Identity) -> int:
