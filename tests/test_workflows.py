@@ -57,7 +57,7 @@ def test_every_row_is_accounted_for_while_encoding(project):
     captions[[3, 4, 5]] = captions[2]
     captions[6] = " "
     for one in extract(save(project, captions=captions)).encoders:
-        assert one.cached + one.encoded + one.repeated + one.absent == m.n_samples
+        assert one.cached + one.encoded + one.repeated + one.unreadable + one.absent == m.n_samples
         assert one.repeated >= (3 if one.name == "text" else 0)
 
 
@@ -148,8 +148,11 @@ def test_unreadable_and_missing_images_stop_nothing_and_shift_nothing(project, t
         (folder / name).write_bytes(data)
     broken = edited(project, "[split]", f"images = {json.dumps(str(folder))}\n[split]")
     result = extract(broken, ["image"])
-    assert result.encoders[0].unreadable == 2
-    assert result.encoders[0].absent == 1
+    first = result.encoders[0]
+    assert (first.unreadable, first.absent, first.repeated) == (2, 1, 0)
+    assert first.cached + first.encoded == 77
+    again = extract(broken, ["image"]).encoders[0]
+    assert (again.cached, again.unreadable, again.absent) == (77, 2, 1)
     assert set(result.reasons["image"]) == {m.ids[3], m.ids[4]}
     table = broken.table(["image"])
     assert np.flatnonzero(~table.present["image"]).tolist() == [3, 4, 5]
@@ -165,7 +168,7 @@ def test_an_image_that_changed_is_encoded_again_and_no_other(project, tmp_path):
         (folder / name).write_bytes(sources.read(sources.locate(name)))
     own = edited(project, "[split]", f"images = {json.dumps(str(folder))}\n[split]")
     assert extract(own, ["image"]).encoders[0].encoded == 80
-    (folder / names[7]).write_bytes((folder / names[8]).read_bytes()[:-1] + b"\0")
+    (folder / names[7]).write_bytes((folder / names[8]).read_bytes() + b"\0")
     again = extract(Project(own.root), ["image"]).encoders[0]
     assert (again.cached, again.encoded) == (79, 1)
     (folder / names[9]).rename(folder / "elsewhere.jpg")

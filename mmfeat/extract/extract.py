@@ -28,14 +28,20 @@ GPU_BATCHES = 8  # times as many on a GPU
 
 @dataclass
 class Extraction:
-    """What one encoder's extraction did; counts are of the manifest's rows.
+    """What one encoder's extraction did; every row of the manifest is in one of the five counts.
 
     Attributes
     ----------
+    cached : int
+        Rows whose embedding was in the store already.
     encoded : int
         Distinct samples encoded now (two rows with one caption are one sample).
     repeated : int
         Rows that share their sample with one of those encoded now.
+    unreadable : int
+        Rows whose sample cannot be read or decoded, found now or before.
+    absent : int
+        Rows without the modality.
     unread : dict[int, str]
         Rows whose bytes could not be had, with the reason; nothing is stored of them.
     shares : dict[str, float]
@@ -95,8 +101,8 @@ def extract_encoder(
     start = time.perf_counter()
     todo = missing_rows(features, keys, present)
     result = Extraction(name, absent=int((~present).sum()))
-    result.cached = int((features.lookup(keys).part >= 0)[present].sum())
-    result.repeated = int(present.sum()) - result.cached - len(todo)
+    before = features.lookup(keys)
+    result.cached = int((present & (before.part >= 0) & ~before.error).sum())
     if len(todo):
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
@@ -109,6 +115,7 @@ def extract_encoder(
             writer.flush()
     found = features.lookup(keys)
     result.unreadable = int((found.error & present).sum()) + len(result.unread)
+    result.repeated = int(present.sum()) - result.cached - result.encoded - result.unreadable
     result.seconds = time.perf_counter() - start
     return result
 
@@ -163,5 +170,5 @@ class _Writer:
                 self.features.append(self.keys[rows], embeddings, errors, self.meta)
             except UnstorableRow as error:
                 raise UnstorableRow(str(error), int(rows[error.row])) from None
-            self.result.encoded += len(rows)
+            self.result.encoded += errors.count("")
         self.since = time.monotonic()
