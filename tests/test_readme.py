@@ -59,6 +59,7 @@ def test_ci_runs_the_readmes_own_command():
 @pytest.mark.slow
 def test_the_demo(tmp_path):
     """Every model of the table, on rows whose truth was hidden; fusion beats both modalities; typed again it is quick."""
+    (tmp_path / "mmfeat-demo" / ".tmp-half").mkdir(parents=True)  # as an interrupted demo leaves it
     done = run_cli("demo", cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert re.match(r"on 3,000 unlabelled rows +samples-F1 +macro-F1 +mAP +seconds", lines[0])

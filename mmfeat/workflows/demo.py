@@ -14,7 +14,7 @@ import numpy as np
 from mmfeat.config import FILE_NAME
 from mmfeat.data.demo import make_demo
 from mmfeat.errors import ConfigError
-from mmfeat.files import write_atomic
+from mmfeat.files import TEMPORARY, staging_folder, write_atomic
 from mmfeat.labels import encode
 from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.progress import clock, say
@@ -91,16 +91,15 @@ def demo(folder: Path | str = "mmfeat-demo", seed: int = 0) -> DemoResult:
     folder = Path(folder).resolve()
     settings = SETTINGS.format(seed=seed, image_model=IMAGE_MODEL, size=SIZE, image_epochs=IMAGE_EPOCHS)
     file = folder / FILE_NAME
-    if (
-        folder.exists()
-        and any(folder.iterdir())
-        and not (file.is_file() and file.read_text(encoding="utf-8") == settings)
-    ):
+    ours = file.is_file() and file.read_text(encoding="utf-8") == settings
+    if not ours and folder.exists() and any(not path.name.startswith(TEMPORARY) for path in folder.iterdir()):
         raise ConfigError(f"{folder}: there is something else in this folder. Use: mmfeat demo --folder NEW")
-    if not file.is_file():
+    write_atomic(file, settings)
+    if not (folder / "data").is_dir():
         say("making pictures and captions")
-        make_demo(folder / "data", seed)
-        write_atomic(file, settings)
+        with staging_folder(folder) as staged:
+            make_demo(staged, seed)
+            staged.rename(folder / "data")
     lines = _run_commands(folder)
     return DemoResult(folder, lines, len(Project(folder).manifest.rows("unlabelled")), time.perf_counter() - start)
 

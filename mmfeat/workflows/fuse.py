@@ -150,6 +150,7 @@ def save_head_run(
         "best_epochs": [fit.best_epoch for fit in fits],
         "history": [fit.history for fit in fits],
         "seconds": sum(fit.seconds for fit in fits),
+        "seed_seconds": [fit.seconds for fit in fits],
         "head_mb": sum(fit.head.size_mb() for fit in fits),
         "figures": {"val": mean, "val_seeds": seeds},
         "fingerprint": fingerprint,
@@ -197,7 +198,8 @@ def head_lines(project: Project, run: Run) -> list[FigureLine]:
     n = len(record["seeds"])
     figures = figures_of(manifest.labels[val], run_source(project, run, val).logits[val], project.config.predict)
     mean = FigureLine.of(f"{record['head']}, mean", figures, record["seconds"], "this is what predicts")
-    one = FigureLine.over_seeds(f"{record['head']}, one seed", record["figures"]["val_seeds"], record["seconds"] / n)
+    seconds = sum(record["seed_seconds"]) / n
+    one = FigureLine.over_seeds(f"{record['head']}, one seed", record["figures"]["val_seeds"], seconds)
     return [one, mean] if n > 1 else [mean]
 
 

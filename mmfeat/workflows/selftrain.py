@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,7 @@ def selftrain(project: Project) -> SelftrainResult:
     run = already_made(project.runs, fingerprint)
     made = run is None
     if run is None:
+        start = time.perf_counter()
         data = fit_data(table, list(identities), torch_device(config.device), rows)
         trained = self_train(
             data, unlabelled, RoundModels(config.fuse.linear, head, settings),
@@ -81,7 +83,12 @@ def selftrain(project: Project) -> SelftrainResult:
                 fits.append(fit_head(head, data, settings, metric=config.metric, seed=seed))
                 bar.advance(1)
         rounds = [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds]
-        more = {"rounds": rounds, "best_round": trained.best, "transductive": trained.best > 0}
+        more = {
+            "rounds": rounds,
+            "best_round": trained.best,
+            "transductive": trained.best > 0,
+            "seconds": time.perf_counter() - start,
+        }
         run = save_head_run(
             project, "selftrain", head, settings, identities, table, fits, data, rows, fingerprint, more
         )  # fmt: skip
