@@ -86,7 +86,7 @@ def ensemble(project: Project, members: list[str]) -> EnsembleResult:
     if run is None:
         run = _save(project, stem, mean, rows, recorded, encoders, head_mb, prior, fingerprint)
     names = " + ".join(f"{weight:.2g} {name}" for name, weight in weights.items())
-    text = RECIPE_TEXTS.get(stem, f"mean of the logits: {names}")
+    text = RECIPE_TEXTS.get(stem, "mean of the logits")
     return EnsembleResult(run, lines, made, f"{stem}: {text}; {names}; nothing is fitted", len(manifest.rows("val")))
 
 
