@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,39 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value atomically, for people to read as well."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_record(file: Path, newest: int, keys: Sequence[str], remedy: str) -> dict[str, Any]:
+    """Read a JSON object that says its `format`.
+
+    Parameters
+    ----------
+    newest : int
+        The newest format that is understood.
+    keys : sequence of str
+        What must be in it beside `format`.
+    remedy : str
+        What to do about a damaged one.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        It cannot be read, is damaged, or of a newer format; one line with the file's name.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version = int(record["format"])
+        for key in keys:
+            record[key]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged: {error!r}. {remedy}") from None
+    if version > newest:
+        raise ValueError(f"{file}: has format {version}, this mmfeat reads up to {newest}. Update mmfeat")
+    return record
 
 
 def publish_folder(staged: Path, parent: Path, stem: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.errors import EncoderError
-from mmfeat.files import publish_folder, staging_folder, write_json
+from mmfeat.files import publish_folder, read_record, staging_folder, write_json
 from mmfeat.store.keys import output_key, tensors_digest
 
 FORMAT = 1
@@ -123,17 +122,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         There is none, it is damaged, or a newer mmfeat wrote it.
     """
     file = folder / _RECORD
+    remedy = "Remove the folder and run: mmfeat finetune"
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        version = record["format"]
-        record["classes"], record["frozen"], record["spec"]
+        return Checkpoint(folder, read_record(file, FORMAT, ("classes", "frozen", "spec", "fingerprint"), remedy))
     except FileNotFoundError:
         raise EncoderError(f"{folder}: no checkpoint there (no {_RECORD}). Run: mmfeat finetune") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EncoderError(f"{file}: damaged: {error!r}. Remove the folder and run: mmfeat finetune") from None
-    if version > FORMAT:
-        raise EncoderError(f"{file}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
-    return Checkpoint(folder, record)
+    except ValueError as error:
+        raise EncoderError(str(error)) from None
 
 
 def checkpoints_of(parent: Path, name: str) -> list[Checkpoint]:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from mmfeat.errors import RunError
-from mmfeat.files import publish_folder, staging_folder, write_json
+from mmfeat.files import publish_folder, read_record, staging_folder, write_json
 
 FORMAT = 1
 _RECORD = "run.json"
@@ -139,18 +139,13 @@ def read_run(folder: Path) -> Run:
         There is none, it is damaged, or a newer mmfeat wrote it.
     """
     file = folder / _RECORD
+    keys = ("kind", "encoders", "classes", "created", "fingerprint", "head_mb", "members")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        version = record["format"]
-        for key in ("kind", "encoders", "classes", "fingerprint", "head_mb", "members"):
-            record[key]
+        return Run(folder, read_record(file, FORMAT, keys, "Remove the folder and make the run again"))
     except FileNotFoundError:
         raise RunError(f"{folder.name}: no such run ({file} is not there). Run: mmfeat runs") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: damaged: {error!r}. Remove the folder and make the run again") from None
-    if version > FORMAT:
-        raise RunError(f"{file}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
-    return Run(folder, record)
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 def all_runs(parent: Path) -> list[Run]:

@@ -1,0 +1,100 @@
+"""Runs and checkpoints come back as they were kept, and say so in one line where they cannot."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmfeat.encoders.checkpoint import Output, checkpoints_of, read_checkpoint, save_checkpoint
+from mmfeat.errors import EncoderError, RunError
+from mmfeat.models.runs import RunLogits, all_runs, already_made, read_run, save_run
+
+RECORD = {
+    "kind": "head", "encoders": {"text": {"size_mb": 2.5}}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
+    "members": [], "created": "2026-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+def logits() -> RunLogits:
+    ids = np.array(["1.jpg", "é\n"], dtype=object)
+    return RunLogits(ids, np.arange(64, dtype=np.uint8).reshape(2, 32), np.float32([[1, 2], [3, 4]]), np.uint8([1, 2]))
+
+
+def test_a_run_comes_back(tmp_path):
+    state = {"seed0.w": torch.arange(6.0).reshape(2, 3).T}  # not contiguous
+    saved = save_run(tmp_path, "linear", RECORD, logits(), state)
+    run = read_run(tmp_path / saved.name)
+    assert run.record == {"format": 1, **RECORD}
+    assert run.classes == ("a", "b")
+    assert run.size_mb == 3.0
+    assert torch.equal(run.state()["seed0.w"], state["seed0.w"])
+    kept, given = run.logits(), logits()
+    for name in ("ids", "input_keys", "logits", "roles"):
+        assert np.array_equal(getattr(kept, name), getattr(given, name))
+
+
+def test_runs_are_listed_oldest_first_and_nothing_unfinished_among_them(tmp_path):
+    assert all_runs(tmp_path / "nowhere") == []
+    for number, year in enumerate((2027, 2025, 2026)):
+        record = {**RECORD, "created": f"{year}-01-01", "fingerprint": str(number % 2)}
+        save_run(tmp_path, "linear", record, logits(), None)
+    (tmp_path / ".tmp-1").mkdir()
+    (tmp_path / "half-1").mkdir()
+    assert [run.name for run in all_runs(tmp_path)] == ["linear-2", "linear-3", "linear-1"]
+    assert already_made(tmp_path, "0").name == "linear-1"
+    assert already_made(tmp_path, "2") is None
+
+
+DAMAGE = {
+    "": "damaged", "[]": "damaged", "{": "damaged", '{"format": 1}': "damaged", '{"format": "x"}': "damaged",
+    "[" * 100_000: "damaged",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (json.dumps({**RECORD, "format": 99}), "reads up to 1")])
+def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
+    run = save_run(tmp_path, "linear", RECORD, logits(), None)
+    (run.folder / "run.json").write_text(text)
+    with pytest.raises(RunError, match=says) as error:
+        read_run(run.folder)
+    assert "run.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "logits.h5"])
+@pytest.mark.parametrize("data", [None, b"", b"no such format", b"\xff" * 5000])
+def test_damaged_arrays_of_a_run_are_one_line(tmp_path, name, data):
+    run = save_run(tmp_path, "linear", RECORD, logits(), {"seed0.w": torch.zeros(2)})
+    (run.folder / name).unlink()
+    if data is not None:
+        (run.folder / name).write_bytes(data)
+    with pytest.raises(RunError, match=rf"{name}: cannot be read.*Make the run again"):
+        run.state() if name.startswith("head") else run.logits()
+
+
+def test_checkpoints_come_back_newest_first(tmp_path):
+    output = Output(np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([0, 1]), ("a", "b"))
+    for _ in range(11):
+        save_checkpoint(tmp_path, "image", {"spec": {}, "fingerprint": "f"}, output, None)
+    save_checkpoint(tmp_path, "image-b", {"spec": {}, "fingerprint": "f"}, output, {"w": torch.zeros(1)})
+    found = checkpoints_of(tmp_path, "image")
+    assert [c.name for c in found] == [f"image-{n}" for n in range(11, 0, -1)]
+    assert found[0].frozen
+    assert found[0].output().key == output.key
+    assert np.array_equal(found[0].output().logits(np.float32([[1, 0, 0]])), np.float32([[1, 5]]))
+    assert not checkpoints_of(tmp_path, "image-b")[0].frozen
+
+
+@pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (None, "no checkpoint there")])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, text, says):
+    output = Output(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
+    folder = save_checkpoint(tmp_path, "image", {"spec": {}, "fingerprint": "f"}, output, None).folder
+    (folder / "checkpoint.json").unlink()
+    if text is not None:
+        (folder / "checkpoint.json").write_text(text)
+    with pytest.raises(EncoderError, match=says) as error:
+        read_checkpoint(folder)
+    assert "\n" not in str(error.value)
