@@ -146,8 +146,12 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
 
 @contextlib.contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed."""
+    """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed.
+
+    What killed processes left in `parent` goes as well.
+    """
     parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
     staged = parent / temporary_name()
     staged.mkdir()
     try:
