@@ -15,7 +15,6 @@ from mmfeat.files import (
     atomic_path,
     digest_json,
     publish_folder,
-    remove_leftovers,
     staging_folder,
     write_json,
 )
@@ -54,7 +53,8 @@ def test_only_leftovers_that_nobody_writes_are_removed(tmp_path):
     for path in (dead, alive, elsewhere, old):
         path.write_text("half")
     os.utime(old, (0, 0))
-    remove_leftovers(tmp_path)
+    with staging_folder(tmp_path):
+        pass
     assert {p.name for p in tmp_path.iterdir()} == {alive.name, elsewhere.name}
 
 
