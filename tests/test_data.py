@@ -139,6 +139,8 @@ def test_a_table_with_named_columns(tmp_path):
         ("id,caption,labels\n1,a,b\n1,c,d\n", {}, "repeated ids: '1'"),
         ("id,caption,labels\n1,a,b\n", {"caption": "captoin"}, "no column 'captoin' for caption"),
         ("id,words,labels\n1,a,b\n", {}, "--caption COLUMN"),
+        ("id;caption;labels\n1;a;b\n", {}, "separated by semicolons"),
+        ("id\tcaption\tlabels\n1\ta\tb\n", {}, "separated by tabs"),
         ("id,caption,kind\n1,a,b\n", {}, "--labels COLUMN"),
         ("id,caption,labels\n1,a,\n", {}, "no row has a label"),
         ("id,caption,caption\n1,a,b\n", {}, "stands there twice"),

@@ -193,6 +193,9 @@ def find_columns(file: Path, header: list[str], given: dict[str, str], need_labe
             )
         found[role] = name if name in header else next((lower[n] for n in COMMON_NAMES[role] if n in lower), "")
     if not found["image"] and not found["caption"]:
+        other = next((name for name, mark in (("semicolons", ";"), ("tabs", "\t")) if mark in header[0]), None)
+        if len(header) == 1 and other:
+            raise DataError(f"{file}: its cells are separated by {other}. Save it as CSV with commas")
         raise DataError(
             f"{file}: no column of images or captions found. Columns: {_listed(header)}. Use: --caption COLUMN or --image COLUMN"
         )
