@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 from mmfeat.errors import MissingFeatures, StoreError
 from mmfeat.files import HOST, TEMPORARY, digest_file
-from mmfeat.store import EncoderSpec, FeatureStore, MappedRows, UnstorableRow, parts, verified
+from mmfeat.store import EncoderSpec, FeatureStore, MappedRows, UnstorableRow, verified
+from mmfeat.store import mapped as mapped_module
 from mmfeat.store import store as store_module
 from mmfeat.store.keys import explain, output_key, tensors_digest
 from mmfeat.store.rows import RowIndex
@@ -221,7 +223,7 @@ def test_an_empty_store_has_nothing_and_makes_nothing(folder):
 def test_more_parts_than_maps_may_be_open(folder, monkeypatch):
     keys, embeddings = rows_of(40)
     store = filled(folder, keys, embeddings, n_parts=8)
-    monkeypatch.setattr(parts, "_map", parts.functools.lru_cache(2)(parts._map.__wrapped__))
+    monkeypatch.setattr(mapped_module, "_opened", functools.lru_cache(2)(mapped_module._opened.__wrapped__))
     good, values = read(store, keys)
     assert good.all()
     np.testing.assert_array_equal(values, embeddings)
@@ -303,7 +305,11 @@ def test_lookup_is_that_of_a_dict(stored, asked):
     expected: dict[bytes, bool] = {}
     for key, error in (row for part in stored for row in part):
         expected[key] = error and expected.get(key, True)
-    index = RowIndex([array([k for k, _ in p]) for p in stored], [np.array([e for _, e in p], bool) for p in stored])
+    index = RowIndex(
+        [array([k for k, _ in p]) for p in stored],
+        [np.array([e for _, e in p], bool) for p in stored],
+        range(len(stored)),
+    )
     found = index.find(array(asked))
     for i, key in enumerate(asked):
         if key not in expected:
@@ -336,12 +342,12 @@ def test_a_part_without_commit_does_not_count(folder):
     assert store.problems == []
 
 
-@pytest.mark.parametrize("at", ["write_atomic", "write_json"])
+@pytest.mark.parametrize("at", ["parts.write_atomic", "commits.write_json"])
 def test_a_full_disk_is_one_line_and_leaves_nothing_that_counts(folder, monkeypatch, at):
     keys, embeddings = rows_of(8)
     store = filled(folder, keys[:4], embeddings[:4], 1)
     with monkeypatch.context() as patch:
-        patch.setattr(parts, at, lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        patch.setattr(f"mmfeat.store.{at}", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         with pytest.raises(StoreError, match="No space left") as caught:
             store.encoder(spec_of()).append(keys[4:], embeddings[4:], [""] * 4, {})
     assert "\n" not in str(caught.value)

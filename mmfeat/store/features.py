@@ -6,6 +6,7 @@ Only what is committed counts, and what is damaged is not read: its rows are mis
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +16,16 @@ import numpy as np
 
 from mmfeat.errors import StoreError
 from mmfeat.files import remove_leftovers
-from mmfeat.store import parts
+from mmfeat.store import commits as naming
+from mmfeat.store.commits import EMBEDDINGS, Commit
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.parts import Commit, StoredFile, UnstorableRow
+from mmfeat.store.parts import StoredFile, UnstorableRow, open_file, write_file
 from mmfeat.store.record import RECORD, read_record, write_record
-from mmfeat.store.rows import Found, MappedRows, RowIndex, check_keys
+from mmfeat.store.rows import Found, MappedRows, check_keys
+from mmfeat.store.series import PartSeries
 from mmfeat.store.verified import VerifiedFiles
+
+_ATTEMPTS = 20  # to read the folder while other processes merge parts
 
 
 class EncoderFeatures:
@@ -49,10 +54,10 @@ class EncoderFeatures:
         self.spec = spec
         self.dtype = dtype
         self.problems: list[str] = []
-        self._commits: list[Commit] = []
-        self._parts: list[StoredFile] = []  # only grows, so that a Found stays right
-        self._index = RowIndex([], [])
+        self.commits: list[Commit] = []
+        self.series = {EMBEDDINGS: PartSeries(EMBEDDINGS)}  # tokens beside them, for those who ask
         self._read_at: int | None = None  # the commit folder's time when its commits were read
+        self._vanished = False  # a file was removed between reading its commit and opening it
         self._swept = False
         self._width: int | None = None
         with contextlib.suppress(FileNotFoundError):
@@ -63,17 +68,31 @@ class EncoderFeatures:
 
     def lookup(self, keys: np.ndarray) -> Found:
         """Where the rows of `(N, 32)` uint8 row keys are."""
-        self._refresh()
-        return self._index.find(keys)
+        self.refresh()
+        return self.series[EMBEDDINGS].index.find(keys)
 
     def errors_of(self, keys: np.ndarray) -> dict[int, str]:
         """Row number to the recorded reason, for rows whose sample could not be decoded."""
-        found = self.lookup(keys)
-        return {int(r): self._parts[found.part[r]].errors[int(found.row[r])] for r in np.flatnonzero(found.error)}
+        found, files = self.lookup(keys), self.series[EMBEDDINGS].files
+        return {int(r): files[found.part[r]].errors[int(found.row[r])] for r in np.flatnonzero(found.error)}
 
     def embeddings(self, found: Found) -> MappedRows:
         """Embeddings `(N, D)` of found rows, mapped."""
-        return MappedRows([part.values for part in self._parts], found)
+        return self.series[EMBEDDINGS].mapped(found)
+
+    def lookup_tokens(self, number: int, keys: np.ndarray) -> Found:
+        """Where the tokens of `(N, 32)` uint8 row keys are, of those that `tokens = number` asks for."""
+        kind = naming.tokens_kind(number)
+        if kind not in self.series:
+            self.series[kind] = PartSeries(kind)
+            self.forget()
+        self.refresh()
+        return self.series[kind].index.find(keys)
+
+    def tokens(self, number: int, found: Found) -> tuple[MappedRows, np.ndarray]:
+        """Tokens `(N, T, d)` of found rows, mapped, and how many of the T each row has, `(N,)` uint16."""
+        series = self.series[naming.tokens_kind(number)]
+        return series.mapped(found), series.lengths(found)
 
     def logits(self, output_key: str, found: Found, need: np.ndarray | None = None) -> MappedRows | None:
         """Logits `(N, K)` of found rows, mapped.
@@ -88,7 +107,7 @@ class EncoderFeatures:
         MappedRows or None
             None where one of the needed rows lacks its logits.
         """
-        files = self._logits(output_key)
+        files = self.logits_files(output_key)
         good = found.good if need is None else found.good[need]
         numbers = np.unique((found.part if need is None else found.part[need])[good])
         if not len(numbers) or any(files[number] is None for number in numbers):
@@ -124,8 +143,40 @@ class EncoderFeatures:
         self._prepare(stored.shape[1])
         arrays = {"row_key": keys, "embeddings": stored}
         attributes = {**meta, "encoder_key": self.spec.key}
-        parts.write_file(self.folder, parts.new_part_name(), parts.EMBEDDINGS, arrays, errors, attributes)
-        self._read_at = None
+        write_file(self.folder, naming.new_part_name(), EMBEDDINGS, arrays, errors, attributes)
+        self.forget()
+
+    def append_tokens(
+        self, number: int, keys: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, meta: dict[str, Any]
+    ) -> None:
+        """Write tokens of rows as one part and commit it; their embeddings are written apart.
+
+        Parameters
+        ----------
+        keys : np.ndarray
+            `(n, 32)` uint8.
+        tokens : np.ndarray
+            `(n, T, d)` float; what lies beyond a row's length does not matter.
+        lengths : np.ndarray
+            `(n,)`: how many of the T tokens a row has.
+
+        Raises
+        ------
+        UnstorableRow, StoreError
+            As for `append`.
+        """
+        if tokens.ndim != 3 or not len(check_keys(keys)) == len(tokens) == len(lengths):
+            raise ValueError(f"keys {keys.shape}, tokens {tokens.shape} and {len(lengths)} lengths do not fit")
+        if not len(keys):
+            return
+        beyond = np.arange(tokens.shape[1]) >= np.asarray(lengths)[:, None]  # (n, T)
+        flat = np.where(beyond[:, :, None], 0, tokens).reshape(len(tokens), -1)
+        stored = self._stored(keys, flat, np.zeros(len(keys), dtype=bool)).reshape(tokens.shape)
+        self._prepare(self._width)
+        kind = naming.tokens_kind(number)
+        arrays = {"row_key": keys, "tokens": stored, "lengths": np.asarray(lengths, "<u2")}
+        write_file(self.folder, naming.new_part_name(kind), kind, arrays, (), {**meta, "encoder_key": self.spec.key})
+        self.forget()
 
     def complete_logits(
         self, output_key: str, classes: Sequence[str], logits_of: Callable[[np.ndarray], np.ndarray]
@@ -149,7 +200,9 @@ class EncoderFeatures:
         """
         n_rows = 0
         attributes = {"encoder_key": self.spec.key, "output_key": output_key, "classes": list(classes)}
-        for part, file in zip(self._parts, self._logits(output_key), strict=True):
+        files = self.logits_files(output_key)
+        for number in self.series[EMBEDDINGS].current:
+            part, file = self.series[EMBEDDINGS].files[number], files[number]
             if file is not None:
                 continue
             logits, shape = logits_of(part.values[:].astype(np.float32)), (len(part.row_key), len(classes))
@@ -159,10 +212,10 @@ class EncoderFeatures:
             if not np.isfinite(logits).all():
                 raise StoreError(f"{self.folder / part.name}: its logits are not finite. Run: mmfeat finetune")
             self._prepare(self._width)
-            name = parts.new_logits_name(output_key, part.name)
-            parts.write_file(self.folder, name, output_key, {"row_key": part.row_key, "logits": logits}, (), attributes)
+            name = naming.new_logits_name(output_key, part.name)
+            write_file(self.folder, name, output_key, {"row_key": part.row_key, "logits": logits}, (), attributes)
             n_rows += len(part.row_key) - len(part.errors)
-            self._read_at = None
+            self.forget()
         return n_rows
 
     def _stored(self, keys: np.ndarray, embeddings: np.ndarray, bad: np.ndarray) -> np.ndarray:
@@ -193,53 +246,78 @@ class EncoderFeatures:
                 remove_leftovers(self.folder)
                 self._swept = True
         except OSError as error:
-            raise parts.unwritable(self.folder, error) from None
+            raise naming.unwritable(self.folder, error) from None
 
-    def _refresh(self) -> None:
+    def forget(self) -> None:
+        """Read the commits anew at the next look, whatever the clock says."""
+        self._read_at = None
+
+    def refresh(self) -> None:
         """Open what has been committed since the last look, by this process or any other."""
+        for _ in range(_ATTEMPTS):
+            if not self._read_commits():
+                return
+            verified = VerifiedFiles(self.folder)
+            for series in self.series.values():
+                series.update(self.commits, functools.partial(self.open, verified))
+            verified.save()
+            if not self._vanished:
+                break
+            self.forget()  # merged away meanwhile: the merged part's commit is there by now
+        parts = self.series[EMBEDDINGS].current_files
+        if parts:
+            self._width = parts[0].values.shape[1]
+        if parts and not (self.folder / RECORD).exists():  # it was removed: put it back where that is possible
+            with contextlib.suppress(StoreError):
+                self._prepare(self._width)
+
+    def _read_commits(self) -> bool:
+        """Read the commits where the folder has changed since; whether there is anything to do about it."""
         folder = self.folder / "commits"
         try:
             changed_at = folder.stat().st_mtime_ns
             if changed_at == self._read_at:
-                return
+                return False
             names = sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from None
-        self._commits = [commit for name in names if (commit := self._commit(folder / name)) is not None]
-        known = {part.name for part in self._parts}
-        verified = VerifiedFiles(self.folder)
-        for commit in self._commits:
-            if commit.kind == parts.EMBEDDINGS and commit.file not in known and (part := self._open(verified, commit)):
-                self._parts.append(part)
-                self._width = part.values.shape[1]
-        verified.save()
-        if len(self._parts) > len(known):
-            self._index = RowIndex([part.row_key for part in self._parts], [part.is_error for part in self._parts])
-        if self._parts and not (self.folder / RECORD).exists():  # it was removed: put it back where that is possible
-            with contextlib.suppress(StoreError):
-                self._prepare(self._width)
+        self._vanished = False
+        self.commits = [commit for name in names if (commit := self._commit(folder / name)) is not None]
         self._read_at = changed_at
+        return True
 
     def _commit(self, path: Path) -> Commit | None:
         try:
-            return parts.read_commit(path)
+            return naming.read_commit(path)
+        except FileNotFoundError:
+            self._vanished = True
         except ValueError as error:
             self._problem(path, str(error))
-            return None
+        return None
 
-    def _open(self, verified: VerifiedFiles, commit: Commit, output_key: str | None = None) -> StoredFile | None:
+    def open(self, verified: VerifiedFiles, commit: Commit) -> StoredFile | None:
         """Verify and open a committed file; None, and a line in `problems`, if it cannot be trusted."""
-        expected = {"encoder_key": self.spec.key} | ({"output_key": output_key} if output_key else {})
+        expected = {"encoder_key": self.spec.key}
+        if naming.layout_of(commit.kind) is naming.LOGITS:
+            expected["output_key"] = commit.kind
         path = self.folder / commit.file
         try:
-            file = parts.open_file(path, commit, verified.check(commit), expected)
-            if output_key is None and file.values.shape[1] != (self._width or file.values.shape[1]):
+            file = open_file(path, commit, verified.check(commit), expected)
+            if commit.kind == EMBEDDINGS and file.values.shape[1] != (self._width or file.values.shape[1]):
                 raise ValueError(f"its embeddings have {file.values.shape[1]} columns, not {self._width}")
-        except ValueError as error:
+            file.values.open()
+        except (ValueError, StoreError) as error:
+            if not (self.folder / "commits" / commit.name).exists():
+                self._vanished = True
+                return None
+            if isinstance(error, StoreError):
+                raise
             self._problem(path, str(error))
             return None
+        if commit.kind == EMBEDDINGS:
+            self._width = file.values.shape[1]
         return file
 
     def _problem(self, path: Path, what: str) -> None:
@@ -248,15 +326,15 @@ class EncoderFeatures:
         if line not in self.problems:
             self.problems.append(line)
 
-    def _logits(self, output_key: str) -> list[StoredFile | None]:
-        """For each part the file of its logits, if there is one that has the same rows."""
-        self._refresh()
+    def logits_files(self, output_key: str) -> list[StoredFile | None]:
+        """For each file of embeddings the file of its logits, if there is one that has the same rows."""
+        self.refresh()
         verified = VerifiedFiles(self.folder)
         files: list[StoredFile | None] = []
-        for part in self._parts:
-            prefix = parts.logits_prefix(output_key, part.name)
-            commits = [c for c in self._commits if c.file.startswith(prefix) and c.kind == output_key]
-            opened = (self._open(verified, commit, output_key) for commit in commits)
+        for part in self.series[EMBEDDINGS].files:
+            prefix = naming.logits_prefix(output_key, part.name)
+            commits = [c for c in self.commits if c.file.startswith(prefix) and c.kind == output_key]
+            opened = (self.open(verified, commit) for commit in commits)
             files.append(next((file for file in opened if file and np.array_equal(file.row_key, part.row_key)), None))
         verified.save()
         return files

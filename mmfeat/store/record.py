@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmfeat.errors import StoreError
 from mmfeat.files import write_json
+from mmfeat.store.commits import FORMAT, now, refuse_newer
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.parts import FORMAT, now, refuse_newer
 
 RECORD = "encoder.json"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from mmfeat.files import digest_bytes, digest_file, write_json
-from mmfeat.store.parts import Commit, Stamp, stamp_of
+from mmfeat.store.commits import Commit
+from mmfeat.store.mapped import Stamp, stamp_of
 
 
 class VerifiedFiles:

@@ -1,0 +1,103 @@
+"""A large array inside a verified file: mapped into memory, never read as anything but what was verified."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.errors import StoreError
+
+MAPS_OPEN = 200  # each map holds two file descriptors, of which a process often has 1024
+_LARGE = 1 << 20  # bytes from which on a plain read beats the page faults of a map
+
+Stamp = tuple[int, int, int]  # size, mtime in ns, inode
+
+
+def stamp_of(stat: os.stat_result) -> Stamp:
+    """What tells whether a file may have changed."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+@dataclass(frozen=True)
+class MappedArray:
+    """A large array of a verified file: `(n, ...)`, read only where it is indexed.
+
+    The file stays open once it is mapped, so that it can still be read after another process has merged it into a larger
+    one. Every access makes sure that it has not been written to since it was verified.
+
+    Attributes
+    ----------
+    stamp : tuple of int
+        Of the file when it was verified.
+    """
+
+    path: Path
+    stamp: Stamp
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Some of the rows: a slice is a view of the map, an array of numbers a copy."""
+        return self._open().values[rows]
+
+    def open(self) -> None:
+        """Map the file now, so that it outlives its removal."""
+        self._open()
+
+    def read_into(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Copy rows `start` to `stop` into `out`, `(stop - start, ...)` of the same dtype and contiguous."""
+        opened = self._open()
+        if out.nbytes < _LARGE:
+            out[...] = opened.values[start:stop]
+            return
+        view, at = out.reshape(-1).view(np.uint8).data, self.offset + start * self.row_bytes
+        while len(view):
+            n = os.preadv(opened.descriptor, [view], at)
+            if not n:
+                raise self._changed()
+            view, at = view[n:], at + n
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def _open(self) -> _OpenFile:
+        opened = _opened(self)
+        if stamp_of(os.fstat(opened.descriptor)) != self.stamp:
+            raise self._changed()
+        return opened
+
+    def _changed(self) -> StoreError:
+        return StoreError(f"{self.path}: was changed while it was in use. Run the command again")
+
+
+class _OpenFile:
+    """A file's descriptor and its mapped array; closed when nobody asks for it any more."""
+
+    def __init__(self, array: MappedArray) -> None:
+        self.descriptor = os.open(array.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        if stamp_of(os.fstat(self.descriptor)) != array.stamp:
+            raise array._changed()
+        with open(self.descriptor, "rb", closefd=False) as file:
+            mapped = np.memmap(file, array.dtype, "r", array.offset, array.shape) if math.prod(array.shape) else None
+        self.values = np.zeros(array.shape, array.dtype) if mapped is None else np.asarray(mapped)
+
+
+@functools.lru_cache(MAPS_OPEN)
+def _opened(array: MappedArray) -> _OpenFile:
+    try:
+        return _OpenFile(array)
+    except OSError as error:
+        raise StoreError(f"{array.path}: cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,186 @@
+"""Many small parts become few, and rows that are there twice are kept once.
+
+A part is merged as soon as the smaller ones together are as large as it, so that the number of parts grows with the
+logarithm of the number of rows, and a row is copied as seldom. The merged part is committed before anything is removed;
+a process that has the old ones open reads on in them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmfeat.store import commits as naming
+from mmfeat.store.commits import EMBEDDINGS, LOGITS, UnwritableStore
+from mmfeat.store.parts import StoredFile, attributes_of, origins_of, write_merged
+
+if TYPE_CHECKING:
+    from mmfeat.store.features import EncoderFeatures
+
+_SPARE = 1.1  # free space wanted, as a multiple of what is written
+
+
+def merge_parts(features: EncoderFeatures) -> int:
+    """Merge an encoder's small parts, of embeddings and of tokens; returns how many files that saved.
+
+    Nothing is lost where the disk is full: the parts stay as they are.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    before = len(_load_all(features))
+    try:
+        for kind, outputs in _groups(features):
+            for group in outputs.values():
+                _merge_group(features, kind, group)
+    except UnwritableStore:
+        pass
+    features.forget()
+    _load_all(features)
+    _remove_copies(features)
+    features.forget()
+    return before - len(_load_all(features))
+
+
+def merge_plan(sizes: Sequence[int]) -> list[int]:
+    """Which of some parts to merge into one, as numbers in the list: the largest that the smaller ones
+    together match, and those.
+
+    Afterwards every part is larger than all smaller ones together.
+    """
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    below = sum(sizes)
+    for at, i in enumerate(order):
+        below -= sizes[i]
+        if sizes[i] <= below:
+            return order[at:]
+    return []
+
+
+def _load_all(features: EncoderFeatures) -> list[str]:
+    """Look at every kind of part that is there; returns the names of the files that count."""
+    features.refresh()
+    numbers = {int(commit.kind.rpartition("-")[2]) for commit in features.commits if commit.kind.startswith("tokens-")}
+    for number in numbers:
+        features.lookup_tokens(number, np.zeros((0, 32), np.uint8))
+    return [file.name for series in features.series.values() for file in series.current_files]
+
+
+def _groups(features: EncoderFeatures) -> list[tuple[str, dict[Any, list[StoredFile]]]]:
+    """For each kind its files in groups that may become one: of one dtype, with logits of the same outputs."""
+    outputs = _outputs(features)
+    found = []
+    for kind, series in features.series.items():
+        groups: dict[Any, list[StoredFile]] = {}
+        for file in series.current_files:
+            shape = (file.values.dtype.str, file.values.shape[1:], frozenset(outputs.get(file.name, ())))
+            groups.setdefault(shape, []).append(file)
+        found.append((kind, groups))
+    return found
+
+
+def _outputs(features: EncoderFeatures) -> dict[str, dict[str, StoredFile]]:
+    """Part to its files of logits by output key."""
+    keys = {commit.kind for commit in features.commits if naming.layout_of(commit.kind) is LOGITS}
+    parts, found = features.series[EMBEDDINGS].files, {}
+    for key in keys:
+        for part, file in zip(parts, features.logits_files(key), strict=True):
+            if file is not None:
+                found.setdefault(part.name, {})[key] = file
+    return found
+
+
+def _merge_group(features: EncoderFeatures, kind: str, group: list[StoredFile]) -> None:
+    chosen = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
+    size = sum(file.values.stamp[0] for file in chosen)
+    if not chosen or shutil.disk_usage(features.folder).free < size * _SPARE:
+        return
+    rows = _distinct(chosen)
+    name = naming.new_part_name(kind)
+    attributes = {"encoder_key": features.spec.key}
+    outputs = _outputs(features)
+    for output in outputs.get(chosen[0].name, ()) if kind == EMBEDDINGS else ():  # first, so that no reader lacks them
+        files = [outputs[file.name][output] for file in chosen]
+        classes = attributes_of(features.folder / files[0].name)["classes"]
+        write_merged(
+            features.folder, naming.new_logits_name(output, name), output, list(zip(files, rows, strict=True)),
+            {**attributes, "output_key": output, "classes": classes},
+        )  # fmt: skip
+    origins = _joined([origin for file in chosen for origin in origins_of(features.folder / file.name)])
+    write_merged(features.folder, name, kind, list(zip(chosen, rows, strict=True)), {**attributes, "origins": origins})
+
+
+def _distinct(files: list[StoredFile]) -> list[np.ndarray]:
+    """For each file the rows that the merged one takes from it: of copies the first good one, else the first."""
+    keys = np.concatenate([file.row_key for file in files])
+    bad = np.concatenate([file.is_error for file in files])
+    order = np.lexsort((np.arange(len(keys)), bad, keys.view("S32").ravel()))
+    kept = np.ones(len(keys), dtype=bool)
+    kept[order[1:]] = (keys[order[1:]] != keys[order[:-1]]).any(1)
+    ends = np.cumsum([len(file.row_key) for file in files])
+    return [np.flatnonzero(part) for part in np.split(kept, ends[:-1])]
+
+
+def _joined(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Origins that differ only in time as one, with the latest time and all their rows."""
+    joined: dict[str, dict[str, Any]] = {}
+    for origin in origins:
+        place = json.dumps([origin.get(name) for name in ("host", "device", "versions")], sort_keys=True)
+        one = joined.setdefault(place, {**origin, "rows": 0})
+        one["rows"] += origin["rows"]
+        one["created"] = max(one.get("created", ""), origin.get("created", ""))
+    return list(joined.values())
+
+
+def _remove_copies(features: EncoderFeatures) -> None:
+    """Remove every part all of whose rows stand in parts before it.
+
+    Parts are ordered by their number of rows and then by name. The order is the same for every process, and the first
+    part that holds a row is never removed for want of that row: so any number of processes may do this at once.
+    """
+    for kind, groups in _groups(features):
+        for group in groups.values() if features.series[kind].index.n_copies else ():
+            ordered = sorted(group, key=lambda file: (-len(file.row_key), file.name))
+            for file, held in zip(ordered, _held_before(ordered), strict=True):
+                if held:
+                    _remove(features, file)
+
+
+def _held_before(files: list[StoredFile]) -> list[bool]:
+    """For each file whether the files before it hold all its rows, those with an embedding as such."""
+    if len(files) < 2:
+        return [False] * len(files)
+    keys = np.concatenate([file.row_key for file in files])
+    bad = np.concatenate([file.is_error for file in files])
+    rank = np.repeat(np.arange(len(files)), [len(file.row_key) for file in files])
+    _, key = np.unique(keys.view("S32").ravel(), return_inverse=True)
+    first_good = np.full(key.max(initial=-1) + 1, len(files))
+    first_any = first_good.copy()
+    np.minimum.at(first_good, key[~bad], rank[~bad])
+    np.minimum.at(first_any, key, rank)
+    held = np.where(bad, first_any[key], first_good[key]) < rank
+    return [bool(part.all()) for part in np.split(held, np.cumsum([len(file.row_key) for file in files])[:-1])]
+
+
+def _remove(features: EncoderFeatures, file: StoredFile) -> None:
+    """Remove a part and its logits, commits first."""
+    names = [file.name]
+    if "/" not in file.name:
+        prefix = naming.logits_prefix("", file.name).partition("/")[2]
+        names += [c.file for c in features.commits if c.file.rpartition("/")[2].startswith(prefix)]
+    remove_files(features.folder, [commit for commit in features.commits if commit.file in names])
+
+
+def remove_files(folder: Path, commits: Sequence[naming.Commit]) -> None:
+    """Remove committed files: their commits first, so that nothing half-removed counts."""
+    for commit in commits:
+        (folder / "commits" / commit.name).unlink(missing_ok=True)
+    for commit in commits:
+        (folder / commit.file).unlink(missing_ok=True)
