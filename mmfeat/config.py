@@ -53,6 +53,8 @@ class ImageEncoderConfig:
     checkpoint: str = "latest"  # latest from finetune, if any; none; checkpoints/NAME-1
     size: int | str = "auto"  # pixels; auto: as pretrained
     precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))  # of the forward pass
+    flip: bool = False  # mean over the image and its mirror image
+    tokens: int = setting(0, low=0, high=32)  # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
     modality: str = setting("image", choices=("image",))
 
 
@@ -68,6 +70,7 @@ class TextEncoderConfig:
         "auto", choices=("auto", "cls", "mean", "max")
     )  # auto: as the model's folder says, else mean
     precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))
+    tokens: int = setting(0, low=0, high=512)  # 32: keep the states of the first 32 tokens
     modality: str = setting("text", choices=("text",))
 
 

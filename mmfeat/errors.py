@@ -39,3 +39,9 @@ class MissingFeatures(StoreError):
 
 class RunError(MmfeatError):
     """A run cannot be made, found or used."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -34,6 +34,10 @@ class FeatureTable:
         `(N, D)` by encoder; rows that are not present read as zeros.
     logits : dict of str to MappedRows or np.ndarray
         `(N, K)` by encoder, for those that have an output whose logits are in the store.
+    tokens : dict of str to MappedRows or np.ndarray
+        `(N, T, d)` by encoder, for those whose tokens were asked for.
+    token_lengths : dict of str to np.ndarray
+        `(N,)` by the same encoders: how many of its T tokens a row has.
     present : dict of str to np.ndarray
         `(N,)` bool by encoder: the sample has the modality, could be decoded and is in the store.
     row_keys : dict of str to np.ndarray
@@ -52,6 +56,8 @@ class FeatureTable:
     ids: np.ndarray
     embeddings: dict[str, MappedRows | np.ndarray]
     logits: dict[str, MappedRows | np.ndarray]
+    tokens: dict[str, MappedRows | np.ndarray]
+    token_lengths: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
     row_keys: dict[str, np.ndarray]
     labels: np.ndarray
@@ -86,6 +92,8 @@ class FeatureTable:
             ids=self.ids[rows],
             embeddings={name: _take(values, rows) for name, values in self.embeddings.items()},
             logits={name: _take(values, rows) for name, values in self.logits.items()},
+            tokens={name: _take(values, rows) for name, values in self.tokens.items()},
+            token_lengths={name: lengths[rows] for name, lengths in self.token_lengths.items()},
             present={name: present[rows] for name, present in self.present.items()},
             row_keys={name: keys[rows] for name, keys in self.row_keys.items()},
             labels=self.labels[rows],
@@ -148,6 +156,7 @@ def open_table(
     split: np.ndarray,
     classes: tuple[str, ...],
     need: np.ndarray | None = None,
+    tokens: dict[str, int] | None = None,
 ) -> FeatureTable:
     """Align the store's features with a manifest's rows.
 
@@ -157,6 +166,8 @@ def open_table(
         What to open.
     need : np.ndarray, optional
         Row numbers whose embeddings must be there; all, when None. Others that are not there read as not present.
+    tokens : dict of str to int, optional
+        Encoders whose tokens are read as well, and which of them.
 
     Raises
     ------
@@ -166,7 +177,8 @@ def open_table(
         The store cannot be read.
     """
     need = np.arange(len(ids)) if need is None else need
-    tables: dict[str, Any] = {"embeddings": {}, "logits": {}, "present": {}, "row_keys": {}}
+    kinds = ("embeddings", "logits", "tokens", "token_lengths", "present", "row_keys")
+    tables: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     for name, (spec, output_key) in encoders.items():
         features = store.encoder(spec)
         found = features.lookup(row_keys[name]).only(present[name])
@@ -185,4 +197,12 @@ def open_table(
         logits = features.logits(output_key, found, need) if output_key else None
         if logits is not None:
             tables["logits"][name] = logits
+        if number := (tokens or {}).get(name):
+            held = features.lookup_tokens(number, row_keys[name]).only(found.good)
+            without = int((found.good & held.missing)[need].sum())
+            if without:
+                raise MissingFeatures(
+                    f"{store.path.name}: no tokens of {name!r} for {without} of {len(need)} rows. Run: mmfeat extract"
+                )
+            tables["tokens"][name], tables["token_lengths"][name] = features.tokens(number, held)
     return FeatureTable(ids=ids, labels=labels, split=split, classes=classes, **tables)

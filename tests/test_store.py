@@ -347,7 +347,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_counts(folder, monkeypa
     keys, embeddings = rows_of(8)
     store = filled(folder, keys[:4], embeddings[:4], 1)
     with monkeypatch.context() as patch:
-        patch.setattr(f"mmfeat.store.{at}", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        patch.setattr(
+            f"mmfeat.store.{at}", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        )
         with pytest.raises(StoreError, match="No space left") as caught:
             store.encoder(spec_of()).append(keys[4:], embeddings[4:], [""] * 4, {})
     assert "\n" not in str(caught.value)

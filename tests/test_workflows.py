@@ -64,8 +64,8 @@ def test_every_row_is_accounted_for_while_encoding(project):
 def test_an_embedding_that_is_no_number_is_one_line_with_its_row(project, monkeypatch):
     from mmfeat.encoders.image import ImageEncoder
 
-    forward = ImageEncoder.encode
-    monkeypatch.setattr(ImageEncoder, "encode", lambda self, *a: forward(self, *a) * float("nan"))
+    forward = ImageEncoder.forward
+    monkeypatch.setattr(ImageEncoder, "forward", lambda self, batch: forward(self, batch) * float("nan"))
     with pytest.raises(StoreError, match=rf"encoder 'image', row '{project.manifest.ids[0]}': .*not finite"):
         extract(project)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,24 @@ from mmfeat.encoders.weights import digest_of, read_tensors
 from mmfeat.store.keys import EncoderSpec
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives for B samples, on the CPU.
+
+    Attributes
+    ----------
+    embeddings : np.ndarray
+        `(B, D)` float32.
+    tokens : np.ndarray or None
+        `(B, T, d)` float32, where they were asked for.
+    lengths : np.ndarray or None
+        `(B,)`: how many of the T tokens each sample has.
+    """
+
+    embeddings: np.ndarray
+    tokens: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
 
 class Encoder(nn.Module):
@@ -33,7 +52,7 @@ class Encoder(nn.Module):
 
     @abstractmethod
     def prepare(self, sample: Any) -> Any:
-        """What one sample needs before it can be batched; called in worker threads. Bad content raises."""
+        """What one sample needs before it can be batched; called in worker threads. Raises `UndecodableSample`."""
 
     @abstractmethod
     def collate(self, prepared: list[Any]) -> dict[str, Tensor]:
@@ -42,6 +61,10 @@ class Encoder(nn.Module):
     @abstractmethod
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings `(B, D)`, pooled."""
+
+    @abstractmethod
+    def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `(B, D)`, tokens `(B, T, d)` as `tokens = number` asks for them, and their lengths `(B,)`."""
 
     @abstractmethod
     def preprocessing(self) -> dict[str, Any]:
@@ -59,11 +82,30 @@ class Encoder(nn.Module):
         return torch.autocast(device.type, _PRECISIONS[self.precision])
 
     @torch.inference_mode()
-    def encode(self, batch: dict[str, Tensor], device: torch.device) -> Tensor:
-        """Embeddings of one batch, `(B, D)` float32 on the CPU. The encoder must be in eval mode on `device`."""
+    def encode(self, batch: dict[str, Tensor], device: torch.device, tokens: int = 0) -> Encoded:
+        """Embeddings of one batch, and its tokens where asked for. The encoder must be in eval mode on `device`."""
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with self.autocast(device):
-            return self(batch).float().cpu()
+            if not tokens:
+                return Encoded(self(batch).float().cpu().numpy())
+            return Encoded(*(part.float().cpu().numpy() for part in self.forward_tokens(batch, tokens)))
+
+    @staticmethod
+    def out_of_memory(error: BaseException) -> bool:
+        """Whether an error means that a batch was too large for the device; then what can be freed there is."""
+        refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        if not (refused or isinstance(error, torch.OutOfMemoryError | MemoryError)):
+            return False
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
+
+    def speed_settings(self) -> list[dict[str, Any]]:
+        """Settings for `set_speed` that are worth measuring: they change how fast embeddings come, not what they are."""
+        return [{}]
+
+    def set_speed(self, **settings: Any) -> None:
+        """Apply one of `speed_settings`."""
 
     def spec(self) -> EncoderSpec:
         """Everything that the embedding depends on; its digest is the encoder key."""

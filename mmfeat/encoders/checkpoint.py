@@ -11,7 +11,7 @@ import numpy as np
 
 from mmfeat.errors import EncoderError
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
-from mmfeat.store.keys import output_key, tensors_digest
+from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
 
 FORMAT = 1
 _RECORD = "checkpoint.json"
@@ -65,6 +65,11 @@ class Checkpoint:
     def frozen(self) -> bool:
         """Whether the encoder is the pretrained one and only the output was fitted."""
         return self.record["frozen"]
+
+    @property
+    def encoder_key(self) -> str:
+        """The key of the encoder that the output was fitted on."""
+        return EncoderSpec.from_dict(self.record["spec"]).key
 
     @property
     def encoder_file(self) -> Path:

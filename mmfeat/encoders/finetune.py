@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmfeat.batches import Batch, groups_of, prepared_batches
 from mmfeat.config import FinetuneConfig
 from mmfeat.encoders.base import Encoder
-from mmfeat.encoders.batches import Batch, groups_of, prepared_batches
 from mmfeat.encoders.checkpoint import Output
 from mmfeat.errors import EncoderError
 from mmfeat.files import atomic_path
@@ -216,7 +216,7 @@ class EncoderFit:
         self.encoder.eval()
         logits, rows = [], []
         for batch in self._batches(groups_of(self.samples.val, 2 * self.config.batch_size), epoch=None):
-            embeddings = self.encoder.encode(batch.inputs, self.device)
+            embeddings = torch.from_numpy(self.encoder.encode(batch.inputs, self.device).embeddings)
             logits.append(self.output(embeddings.to(self.device)).float().cpu().numpy())
             rows.append(batch.rows)
         joined = np.concatenate(logits)

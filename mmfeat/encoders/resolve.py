@@ -145,7 +145,7 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
         if not candidate.frozen:
             return candidate
         key = key or encoder.spec().key
-        if EncoderSpec.from_dict(candidate.record["spec"]).key == key:
+        if candidate.encoder_key == key:
             return candidate
     return None
 

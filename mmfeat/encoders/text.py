@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmfeat.config import TextEncoderConfig
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
-from mmfeat.encoders.weights import hub, load_strictly, one_line, read_state
-from mmfeat.errors import EncoderError
+from mmfeat.encoders.weights import hub, load_strictly, read_state
+from mmfeat.errors import EncoderError, one_line
 from mmfeat.files import digest_bytes, digest_json
 
 _NOT_WIRING = {
@@ -55,13 +56,23 @@ class TextEncoder(Encoder):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings `(B, D)`: the token states, pooled."""
-        states = self.network(**batch).last_hidden_state  # (B, L, D)
-        mask = batch["attention_mask"].unsqueeze(-1)  # (B, L, 1)
+        return self._pooled(self.network(**batch).last_hidden_state, batch["attention_mask"])
+
+    def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """States `(B, L, D)` and their mask `(B, L)` to embeddings `(B, D)`."""
+        mask = mask.unsqueeze(-1)  # (B, L, 1)
         if self._pooling == "cls":
             return states[:, 0]
         if self._pooling == "max":
             return states.masked_fill(mask == 0, float("-inf")).amax(1)
         return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `(B, D)`, the states of the first `number` tokens `(B, number, D)`, and how many each caption has."""
+        states = self.network(**batch).last_hidden_state  # (B, L, D)
+        mask = batch["attention_mask"]
+        first = functional.pad(states[:, :number], (0, 0, 0, max(0, number - states.shape[1])))
+        return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
 
     def preprocessing(self) -> dict[str, Any]:
         """The tokenizer's content and where captions are cut."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmfeat.errors import EncoderError
+from mmfeat.errors import EncoderError, one_line
 from mmfeat.store.keys import tensors_digest
 
 HUB_SECONDS = 5.0  # to wait for the hub's first answer
@@ -84,12 +84,6 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
             yield name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data
 
     return tensors_digest(items())
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 @functools.cache

@@ -1,34 +1,55 @@
 """From samples to the store: encode what is missing, and only that.
 
-Rows are written in parts as they come, so that an interruption costs at most the part at hand, and an interruption
-that can be noticed costs nothing.
+Samples are read and prepared in threads, encoded in batches, and written in the background as parts, so that an
+interruption costs at most the part at hand, and one that can be noticed costs nothing. Nothing here imports torch: a run
+without anything to encode does not either.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from mmfeat.devices import provenance
-from mmfeat.encoders.base import Encoder
-from mmfeat.encoders.batches import Batch, groups_of, prepared_batches
+from mmfeat.batches import Batch, groups_of, prepared_batches
+from mmfeat.errors import EncoderError
+from mmfeat.extract.writer import PartWriter
 from mmfeat.progress import progress
-from mmfeat.store import EncoderFeatures, UnstorableRow
+from mmfeat.store import EncoderFeatures
 
-PART_ROWS = 4096  # rows of a part,
-PART_SECONDS = 60.0  # or what comes in this time
-BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
-GPU_BATCHES = 8  # times as many on a GPU
+if TYPE_CHECKING:
+    from mmfeat.encoders.base import Encoded
+
+_WAITING = 0.25  # share of the time from which on decoding is said to be the limit
+_WRITING = 0.1
+
+
+@dataclass(frozen=True)
+class Session:
+    """An encoder ready to encode.
+
+    Attributes
+    ----------
+    encoder : Encoder
+        In eval mode on `device`.
+    batch_size : int
+        Samples encoded at a time.
+    meta : dict
+        Recorded with each part: host, device, versions.
+    """
+
+    encoder: Any
+    device: Any
+    batch_size: int
+    meta: dict[str, Any]
 
 
 @dataclass
 class Extraction:
-    """What one encoder's extraction did; every row of the manifest is in one of the five counts.
+    """What one encoder's extraction did; every row of the manifest is in one of the counts up to `absent`.
 
     Attributes
     ----------
@@ -40,12 +61,18 @@ class Extraction:
         Rows that share their sample with one of those encoded now.
     unreadable : int
         Rows whose sample cannot be read or decoded, found now or before.
+    left : int
+        Rows that another shard encodes.
     absent : int
         Rows without the modality.
+    tokens : int
+        Samples whose tokens were added to an embedding that was there.
     unread : dict[int, str]
         Rows whose bytes could not be had, with the reason; nothing is stored of them.
+    batch_size : int
+        Samples encoded at a time, at the end.
     shares : dict[str, float]
-        Seconds spent waiting for decoded samples, encoding, and writing.
+        Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
     """
 
     name: str
@@ -53,28 +80,67 @@ class Extraction:
     encoded: int = 0
     repeated: int = 0
     unreadable: int = 0
+    left: int = 0
     absent: int = 0
+    tokens: int = 0
     seconds: float = 0.0
     unread: dict[int, str] = field(default_factory=dict)
+    batch_size: int = 0
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
+    @property
+    def advice(self) -> str:
+        """What would make it faster; empty where encoding is the limit, as it should be."""
+        total = sum(self.shares.values())
+        if not total or self.encoded < 100:
+            return ""
+        if self.shares["writing"] > _WRITING * total:
+            return "the disk is the limit: put [store] path on a faster one"
+        if self.shares["decoding"] > _WAITING * total:
+            return "decoding is the limit: more CPU cores, or images stored at about the encoder's size"
+        return ""
 
-def missing_rows(features: EncoderFeatures, keys: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Row numbers to encode: present, not in the store, and one for each distinct sample."""
-    rows = np.flatnonzero(present & (features.lookup(keys).part < 0))
+
+def missing_rows(
+    features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        The rows, `(n,)` int64, and which of all rows lack their embedding, `(N,)` bool.
+    """
+    found = features.lookup(keys)
+    lacks_embedding = present & found.missing
+    lacks = lacks_embedding
+    if tokens:
+        lacks = lacks | (present & ~found.error & features.lookup_tokens(tokens, keys).missing)
+    rows = np.flatnonzero(lacks)
     _, first = np.unique(keys[rows].view("V32").ravel(), return_index=True)
-    return rows[np.sort(first)]
+    return rows[np.sort(first)], lacks_embedding
+
+
+def in_shard(keys: np.ndarray, shard: tuple[int, int] | None) -> np.ndarray:
+    """Which rows belong to shard k of n, `(N,)` bool: a function of the row key, so that every process agrees."""
+    if shard is None:
+        return np.ones(len(keys), dtype=bool)
+    number, n = shard
+    return np.ascontiguousarray(keys[:, :8]).view("<u8").ravel() % np.uint64(n) == np.uint64(number - 1)
 
 
 def extract_encoder(
     features: EncoderFeatures,
-    build: Callable[[], Encoder],
+    start: Callable[[], Session],
     keys: np.ndarray,
     present: np.ndarray,
     read: Callable[[int], Any],
-    device: torch.device,
     name: str,
+    *,
     length: Callable[[int], int] | None = None,
+    tokens: int = 0,
+    shard: tuple[int, int] | None = None,
+    on_error: Callable[[int, str], None] | None = None,
 ) -> Extraction:
     """Encode the rows that the store lacks.
 
@@ -82,7 +148,7 @@ def extract_encoder(
     ----------
     features : EncoderFeatures
         The encoder's folder in the store.
-    build : callable
+    start : callable
         Gives the encoder; called only where there is something to encode.
     keys, present : np.ndarray
         Row keys `(N, 32)` uint8 and which rows have the modality, `(N,)` bool.
@@ -90,6 +156,13 @@ def extract_encoder(
         Row to sample; raises `UnreadSample` where its bytes cannot be had.
     length : callable, optional
         Row to a length: rows of like length share a batch, which saves padding.
+    tokens : int
+        Which tokens to keep beside the embeddings; 0 for none.
+    shard : (k, n), optional
+        Encode only the k-th of n parts of the rows, counted from 1.
+    on_error : callable, optional
+        Told each row that cannot be read or decoded, with the reason; what it raises ends the extraction. What was
+        encoded before is kept.
 
     Raises
     ------
@@ -97,78 +170,93 @@ def extract_encoder(
         The store cannot be written.
     UnstorableRow
         An embedding does not fit the store's dtype; `row` is the row number.
+    EncoderError
+        A single sample is too large for the device's memory.
     """
-    start = time.perf_counter()
-    todo = missing_rows(features, keys, present)
-    result = Extraction(name, absent=int((~present).sum()))
+    begin = time.perf_counter()
     before = features.lookup(keys)
-    result.cached = int((present & (before.part >= 0) & ~before.error).sum())
+    ours = in_shard(keys, shard)
+    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens)
+    result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     if len(todo):
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
-        encoder = build().to(device).eval()
-        writer = _Writer(features, keys, provenance(device), result)
+        session = start()
+        writer = PartWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
         try:
             with progress(f"{name}: encoding", len(todo)) as bar:
-                _encode(encoder, todo, read, device, writer, result, bar)
+                _encode(session, todo, read, tokens, writer, result, on_error, bar)
         finally:  # an interruption keeps what was encoded
-            writer.flush()
+            writer.close()
+            result.encoded = writer.n_encoded
+        result.tokens = int((~lacks_embedding[todo]).sum())
     found = features.lookup(keys)
-    result.unreadable = int((found.error & present).sum()) + len(result.unread)
-    result.repeated = int(present.sum()) - result.cached - result.encoded - result.unreadable
-    result.seconds = time.perf_counter() - start
+    lacking = present & found.missing
+    result.left = int((lacking & ~ours).sum())
+    result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
+    result.repeated = int((found.good & present).sum()) - result.cached - result.encoded
+    result.seconds = time.perf_counter() - begin
     return result
 
 
 def _encode(
-    encoder: Encoder, todo: np.ndarray, read: Callable[[int], Any], device: torch.device,
-    writer: _Writer, result: Extraction, bar: Any,
+    session: Session, todo: np.ndarray, read: Callable[[int], Any], tokens: int, writer: PartWriter, result: Extraction,
+    on_error: Callable[[int, str], None] | None, bar: Any,
 ) -> None:  # fmt: skip
-    groups = groups_of(todo, BATCH_SIZE[encoder.modality] * (1 if device.type == "cpu" else GPU_BATCHES))
-    batches = prepared_batches(groups, lambda row: encoder.prepare(read(row)), encoder.collate)
-    last = time.perf_counter()
-    for group, batch in zip(groups, batches, strict=True):
-        decoded = time.perf_counter()
-        embeddings = encoder.encode(batch.inputs, device).numpy() if batch.inputs is not None else None
-        encoded = time.perf_counter()
-        writer.add(batch, embeddings, encoder.width)
-        result.shares["decoding"] += decoded - last
-        result.shares["encoding"] += encoded - decoded
-        last = time.perf_counter()
-        result.shares["writing"] += last - encoded
+    encoder = session.encoder
+    batches = prepared_batches(
+        groups_of(todo, session.batch_size), lambda row: encoder.prepare(read(row)), encoder.collate
+    )
+    result.batch_size = session.batch_size
+    spent = _Stopwatch(result.shares)
+    for batch in batches:
+        spent("decoding")
+        for part in _encoded(session, batch, tokens, result):
+            spent("encoding")
+            writer.add(*part)
+            spent("writing")
         result.unread |= batch.unread
-        bar.advance(len(group))
+        for row, reason in {**batch.undecodable, **batch.unread}.items():
+            if on_error is not None:
+                on_error(row, reason)
+        bar.advance(len(batch.rows) + len(batch.undecodable) + len(batch.unread))
 
 
-class _Writer:
-    """Gathers rows and writes them as parts."""
+class _Stopwatch:
+    """Adds the time since the last call to what it is called with."""
 
-    def __init__(self, features: EncoderFeatures, keys: np.ndarray, meta: dict[str, Any], result: Extraction) -> None:
-        self.features, self.keys, self.meta, self.result = features, keys, meta, result
-        self.rows: list[np.ndarray] = []
-        self.embeddings: list[np.ndarray] = []
-        self.errors: list[str] = []
-        self.since = time.monotonic()
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.last = seconds, time.perf_counter()
 
-    def add(self, batch: Batch, embeddings: np.ndarray | None, width: int) -> None:
-        if embeddings is not None:
-            self.rows.append(batch.rows)
-            self.embeddings.append(embeddings)
-            self.errors += [""] * len(batch.rows)
-        if batch.undecodable:
-            self.rows.append(np.fromiter(batch.undecodable, dtype=np.int64))
-            self.embeddings.append(np.zeros((len(batch.undecodable), width), np.float32))
-            self.errors += list(batch.undecodable.values())
-        if len(self.errors) >= PART_ROWS or time.monotonic() - self.since > PART_SECONDS:
-            self.flush()
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last
+        self.last = now
 
-    def flush(self) -> None:
-        if self.errors:
-            rows, embeddings, errors = np.concatenate(self.rows), np.concatenate(self.embeddings), self.errors
-            self.rows, self.embeddings, self.errors = [], [], []
-            try:
-                self.features.append(self.keys[rows], embeddings, errors, self.meta)
-            except UnstorableRow as error:
-                raise UnstorableRow(str(error), int(rows[error.row])) from None
-            self.result.encoded += errors.count("")
-        self.since = time.monotonic()
+
+def _encoded(session: Session, batch: Batch, tokens: int, result: Extraction) -> Iterator[tuple[Batch, Encoded | None]]:
+    """Encode one batch, in halves for as long as it is too large for the device's memory."""
+    if batch.inputs is None:
+        yield batch, None
+        return
+    if len(batch.rows) <= result.batch_size:
+        encoded = None
+        try:
+            encoded = session.encoder.encode(batch.inputs, session.device, tokens)
+        except Exception as error:
+            if not session.encoder.out_of_memory(error):
+                raise
+            if len(batch.rows) == 1:
+                raise EncoderError(
+                    f"{result.name}: a single sample is too large for the memory of {session.device}. "
+                    f'In mmfeat.toml set a smaller size, or: device = "cpu"'
+                ) from None
+            result.batch_size = len(batch.rows) // 2
+        if encoded is not None:
+            yield batch, encoded
+            return
+    half = len(batch.rows) // 2
+    for rows in (slice(0, half), slice(half, None)):
+        inputs = {name: values[rows] for name, values in batch.inputs.items()}
+        odd = (batch.undecodable, batch.unread) if rows.start else ({}, {})
+        yield from _encoded(session, Batch(batch.rows[rows], inputs, *odd), tokens, result)

@@ -15,6 +15,7 @@ from mmfeat.files import write_json
 
 FORMAT = 1
 EMBEDDINGS = "embeddings"
+FOLDER_NAME = re.compile(r"-[0-9a-f]{12}$")  # of an encoder
 _FILE = re.compile(
     r"(?:(?P<tokens>tokens-\d+)/)?part-[0-9a-f]{16}\.h5|logits-(?P<output>[0-9a-f]{12})/part-[0-9a-f]{16}-[0-9a-f]{8}\.h5"
 )

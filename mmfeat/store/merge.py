@@ -142,15 +142,20 @@ def _joined(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _remove_copies(features: EncoderFeatures) -> None:
     """Remove every part all of whose rows stand in parts before it.
 
-    Parts are ordered by their number of rows and then by name. The order is the same for every process, and the first
+    The order of the parts is the same for every process, and the first
     part that holds a row is never removed for want of that row: so any number of processes may do this at once.
     """
     for kind, groups in _groups(features):
         for group in groups.values() if features.series[kind].index.n_copies else ():
-            ordered = sorted(group, key=lambda file: (-len(file.row_key), file.name))
+            ordered = sorted(group, key=_precedence)
             for file, held in zip(ordered, _held_before(ordered), strict=True):
                 if held:
                     _remove(features, file)
+
+
+def _precedence(file: StoredFile) -> tuple[int, int, str]:
+    """More embeddings first, then more rows, then the name."""
+    return len(file.errors) - len(file.row_key), -len(file.row_key), file.name
 
 
 def _held_before(files: list[StoredFile]) -> list[bool]:

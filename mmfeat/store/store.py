@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mmfeat.errors import StoreError
+from mmfeat.store.commits import FOLDER_NAME
 from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec
 from mmfeat.store.record import RECORD, read_record
@@ -85,7 +86,7 @@ class FeatureStore:
 
     def _folders(self) -> list[Path]:
         try:
-            folders = [path for path in sorted(self.path.iterdir()) if re.search(r"-[0-9a-f]{12}$", path.name)]
+            folders = [path for path in sorted(self.path.iterdir()) if FOLDER_NAME.search(path.name)]
             return [path for path in folders if (path / RECORD).is_file()]
         except FileNotFoundError:
             return []

@@ -54,6 +54,11 @@ class VerifiedFiles:
         self.changed = True
         return stamp
 
+    def forget(self, commit: Commit) -> None:
+        """Check this file anew, whatever is remembered of it."""
+        if self.known.pop(commit.file, None) is not None:
+            self.changed = True
+
     def save(self) -> None:
         """Remember what was checked; a folder that cannot be written only costs the time again."""
         if self.changed:

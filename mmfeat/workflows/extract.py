@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from mmfeat.devices import torch_device
+from mmfeat.data.seen import save_seen
 from mmfeat.encoders.resolve import Identity, build_encoder
-from mmfeat.errors import StoreError
-from mmfeat.extract import Extraction, extract_encoder
+from mmfeat.errors import DataError, StoreError
+from mmfeat.extract import Extraction, Session, extract_encoder, missing_rows
+from mmfeat.files import write_json
 from mmfeat.store import UnstorableRow
+from mmfeat.store.merge import merge_parts
 from mmfeat.workflows.project import Project
+
+BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
+GPU_BATCHES = 8  # times as many on a GPU
+TUNED_ON = 64  # samples
 
 
 @dataclass(frozen=True)
@@ -21,21 +30,51 @@ class ExtractResult:
     Attributes
     ----------
     n_rows : int
-        Rows of the manifest; for each encoder they are all accounted for as cached, unreadable or absent.
+        Rows of the manifest; for each encoder they are all accounted for.
     logits : dict of str to int
         Rows whose logits were computed now.
+    reasons : dict of str to dict
+        By encoder, id to the reason why its sample could not be encoded.
+    tuned : dict of str to str
+        By encoder, what was found to be fastest.
+    n_merged : int
+        Files that merging parts has saved.
     """
 
     encoders: list[Extraction]
     identities: dict[str, Identity]
     logits: dict[str, int]
     reasons: dict[str, dict[str, str]]
+    tuned: dict[str, str]
     problems: list[str]
     n_rows: int
     size_mb: float
+    n_merged: int
 
 
-def extract(project: Project, names: list[str] | None = None, rows: np.ndarray | None = None) -> ExtractResult:
+@dataclass(frozen=True)
+class Options:
+    """How an extraction goes about it; nothing here changes an embedding.
+
+    Attributes
+    ----------
+    shard : (k, n) or None
+        Only the k-th of n parts of the rows, counted from 1.
+    stop_on_error : bool
+        End at the first sample that cannot be read or decoded.
+    tune : bool
+        Measure first what is fastest on this device, and remember it.
+    """
+
+    shard: tuple[int, int] | None = None
+    stop_on_error: bool = False
+    tune: bool = False
+    tuned: dict[str, str] = field(default_factory=dict)  # filled in: by encoder, what was found
+
+
+def extract(
+    project: Project, names: list[str] | None = None, rows: np.ndarray | None = None, options: Options | None = None
+) -> ExtractResult:
     """Bring the embeddings and logits of encoders into the store.
 
     Parameters
@@ -51,43 +90,118 @@ def extract(project: Project, names: list[str] | None = None, rows: np.ndarray |
         An encoder cannot be built.
     StoreError
         The store cannot be read or written.
+    DataError
+        A sample cannot be read or decoded, and `stop_on_error` is asked for.
     """
-    results, identities, logits, reasons = [], {}, {}, {}
+    options = options or Options()
+    results, identities, logits, reasons, n_merged = [], {}, {}, {}, 0
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
-        results.append(extract_one(project, identity, rows))
+        results.append(extract_one(project, identity, rows, options))
         logits[name] = complete_logits(project, identity)
         reasons[name] = _reasons(project, identity, results[-1])
-    problems = project.store.problems
+        n_merged += merge_parts(project.store.encoder(identity.spec))
     return ExtractResult(
-        results, identities, logits, reasons, problems, project.manifest.n_samples, project.store.size_bytes / 1e6
-    )
+        results, identities, logits, reasons, options.tuned, project.store.problems, project.manifest.n_samples,
+        project.store.size_bytes / 1e6, n_merged,
+    )  # fmt: skip
 
 
-def extract_one(project: Project, identity: Identity, rows: np.ndarray | None = None) -> Extraction:
+def extract_one(
+    project: Project, identity: Identity, rows: np.ndarray | None = None, options: Options | None = None
+) -> Extraction:
     """Encode one encoder's missing rows."""
-    config, name = project.config, identity.name
-    modality = config.encoder[name].modality
-    row_keys = project.row_keys(modality)
+    options = options or Options()
+    name, modality = identity.name, identity.spec.modality
+    table, row_keys = project.config.encoder[name], project.row_keys(modality)
     present = row_keys.present
     if rows is not None:
         asked = np.zeros(len(present), dtype=bool)
         asked[rows] = True
         present = present & asked
-    captions = project.manifest.captions
+    ids, captions = project.manifest.ids, project.manifest.captions
+    features = project.store.encoder(identity.spec)
+    project.register({name: identity})
+
+    def stop(row: int, reason: str) -> None:
+        raise DataError(f"encoder {name!r}, row {str(ids[row])!r}: {reason}. To record it and go on: --on-error record")
+
+    read = project.reader(name)
     try:
-        return extract_encoder(
-            project.store.encoder(identity.spec),
-            lambda: build_encoder(config, name, project.checkpoints)[0],
+        result = extract_encoder(
+            features,
+            lambda: _session(project, identity, read, options),
             row_keys.keys,
             present,
-            project.reader(name),
-            torch_device(config.device),
+            read,
             name,
             length=(lambda row: len(captions[row])) if modality == "text" else None,
+            tokens=table.tokens,
+            shard=options.shard,
+            on_error=stop if options.stop_on_error else None,
         )
     except UnstorableRow as error:
-        raise StoreError(f"encoder {name!r}, row {str(project.manifest.ids[error.row])!r}: {error}") from None
+        raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
+    if rows is None and (result.encoded or not project.seen(modality).is_file()):
+        cached = row_keys.present & features.lookup(row_keys.keys).good
+        save_seen(project.seen(modality), ids, row_keys.keys, cached)
+    return result
+
+
+def _session(project: Project, identity: Identity, read: Callable[[int], Any], options: Options) -> Session:
+    """The encoder on its device, with the batch size that was measured, or else a usual one."""
+    from mmfeat.devices import provenance, torch_device
+
+    name, modality = identity.name, identity.spec.modality
+    device = torch_device(project.config.device)
+    encoder = build_encoder(project.config, name, project.checkpoints)[0].to(device).eval()
+    meta = provenance(device)
+    remembered = project.memory / "tuning.json"
+    place = f"{identity.spec.key} on {meta['device']}"
+    known = _read_tuning(remembered)
+    if options.tune:
+        known[place] = _tune(project, identity, encoder, device, read, options)
+        write_json(remembered, known)
+    usual = {"batch_size": BATCH_SIZE[modality] * (1 if device.type == "cpu" else GPU_BATCHES), "settings": {}}
+    found = known.get(place, usual)
+    encoder.set_speed(**found["settings"])
+    return Session(encoder, device, found["batch_size"], meta)
+
+
+def _tune(
+    project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any], options: Options
+) -> dict[str, Any]:
+    """Measure what is fastest on some of the samples that are to be encoded."""
+    from mmfeat.extract.tune import tune
+    from mmfeat.progress import say
+
+    row_keys = project.row_keys(identity.spec.modality)
+    features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens
+    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens)
+    prepared = []
+    for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
+        try:
+            prepared.append(encoder.prepare(read(int(row))))
+        except Exception:  # an odd sample says nothing about speed; the extraction will say what is wrong with it
+            continue
+    if not prepared:
+        raise DataError(f"encoder {identity.name!r}: no sample that can be read to measure on. Run without --tune")
+    say(f"{identity.name}: measuring what is fastest on {device}")
+    found = tune(encoder, device, prepared, tokens)
+    slowest = min(rate for *_, rate in found.measured)
+    fastest = max(rate for *_, rate in found.measured)
+    settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
+    text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s, the slowest setting {slowest:,.0f}"
+    options.tuned[identity.name] = text
+    return {"batch_size": found.batch_size, "settings": found.settings}
+
+
+def _read_tuning(path: Any) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return {k: v for k, v in read.items() if isinstance(v["batch_size"], int) and isinstance(v["settings"], dict)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def complete_logits(project: Project, identity: Identity) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.batches import UnreadSample
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
 from mmfeat.data.sources import ImageSources, image_sources
-from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.checkpoint import Output
 from mmfeat.encoders.resolve import Identity, identify, output_of
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import digest_bytes
 from mmfeat.store import FeatureStore
+from mmfeat.store.commits import tokens_kind
+from mmfeat.store.references import read_references, write_references
 from mmfeat.table import FeatureTable, open_table
 
 
@@ -62,6 +65,25 @@ class Project:
     def memory(self) -> Path:
         """What is only remembered: safe to delete."""
         return self.root / ".mmfeat"
+
+    def seen(self, modality: str) -> Path:
+        """Where it is remembered what each sample was when it was last encoded."""
+        return self.memory / f"seen-{modality}.parquet"
+
+    def register(self, identities: dict[str, Identity]) -> None:
+        """Note in the store that this project refers to the features of some encoders, so that nobody removes them."""
+        references = read_references(self.store.path, self.root)
+        new = [
+            references.add(identity.spec.key, identity.output_key, self._tokens_kind(name))
+            for name, identity in identities.items()
+        ]
+        if any(new):
+            with contextlib.suppress(OSError):  # a store that only can be read: nothing can be removed from it either
+                write_references(self.store.path, references)
+
+    def _tokens_kind(self, name: str) -> str | None:
+        number = self.config.encoder[name].tokens
+        return tokens_kind(number) if number else None
 
     @functools.cached_property
     def manifest(self) -> Manifest:
@@ -123,13 +145,15 @@ class Project:
         """The linear output of an encoder's checkpoint."""
         return output_of(self.config, identity, self.checkpoints)
 
-    def table(self, names: Sequence[str], need: np.ndarray | None = None) -> FeatureTable:
+    def table(self, names: Sequence[str], need: np.ndarray | None = None, tokens: bool = False) -> FeatureTable:
         """The features of the named encoders as they are now, aligned with the manifest.
 
         Parameters
         ----------
         need : np.ndarray, optional
             Rows whose embeddings must be there; all, when None.
+        tokens : bool
+            Whether the tokens of encoders that keep some are read as well.
 
         Raises
         ------
@@ -137,9 +161,14 @@ class Project:
             Some are not in the store; the message counts them and says what to type.
         """
         identities = {name: self.identity(name) for name in names}
-        return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need)
+        self.register(identities)
+        kept = {name: self.config.encoder[name].tokens for name in names} if tokens else None
+        return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need, kept)
 
-    def table_of(self, encoders: dict[str, tuple[Any, str | None]], need: np.ndarray | None = None) -> FeatureTable:
+    def table_of(
+        self, encoders: dict[str, tuple[Any, str | None]], need: np.ndarray | None = None,
+        tokens: dict[str, int] | None = None,
+    ) -> FeatureTable:  # fmt: skip
         """The features filed under given specs and output keys, aligned with the manifest."""
         manifest = self.manifest
         keys = {name: self.row_keys(spec.modality) for name, (spec, _) in encoders.items()}
@@ -153,4 +182,5 @@ class Project:
             split=manifest.split,
             classes=manifest.classes,
             need=need,
+            tokens=tokens,
         )

@@ -29,6 +29,8 @@ pretrained = "auto"                # auto: the model's own; random; a .safetenso
 checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/image-1
 size       = "auto"                # pixels; auto: as pretrained
 precision  = "float32"             # float32, bfloat16, float16: of the forward pass
+flip       = false                 # mean over the image and its mirror image
+tokens     = 0                     # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
 
 [encoder.text]
 model      = "google/bert_uncased_L-2_H-128_A-2"   # any transformers name, or a folder (./, ~ or /)
@@ -37,6 +39,7 @@ checkpoint = "latest"
 max_length = 64
 pooling    = "auto"                # auto: as the model says; cls, mean, max
 precision  = "float32"
+tokens     = 0                     # 32: keep the states of the first 32 tokens
 
 [store]
 path  = "features"                 # may be shared by several projects

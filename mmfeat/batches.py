@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from mmfeat.encoders.weights import one_line
+from mmfeat.errors import one_line
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that could be prepared, their tensors (None where there are no such rows), and why the others could not.
+    """Rows that could be prepared, what an encoder takes of them (None where there are none), and why the others could not.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Batch:
     """
 
     rows: np.ndarray
-    inputs: dict[str, Tensor] | None
+    inputs: Any
     undecodable: dict[int, str]
     unread: dict[int, str]
 
@@ -37,10 +37,21 @@ class UnreadSample(Exception):
     """Raised by a reader where a sample's bytes cannot be had now; says nothing about the bytes."""
 
 
+class UndecodableSample(Exception):
+    """Raised by an encoder where a sample's bytes are no image; its message is the reason, fit to be recorded."""
+
+    def __init__(self, error: Exception) -> None:
+        reason = _ADDRESS.sub("", one_line(error)).strip()
+        super().__init__(f"{type(error).__name__}: {reason}")
+
+
+_ADDRESS = re.compile(r"\s*<[\w.]+ object at 0x[0-9a-f]+>")
+
+
 def prepared_batches(
     groups: Iterable[np.ndarray],
     load: Callable[[int], Any],
-    collate: Callable[[list[Any]], dict[str, Tensor]],
+    collate: Callable[[list[Any]], Any],
     workers: int | None = None,
 ) -> Iterator[Batch]:
     """Prepare groups of rows in threads (decoding and resizing release the interpreter's lock), in their order.
@@ -50,8 +61,8 @@ def prepared_batches(
     groups : iterable of (n,) int arrays
         The rows of each batch.
     load : callable
-        Row to prepared sample. :class:`UnreadSample` means that the bytes could not be had, any other exception that
-        they are no sample.
+        Row to prepared sample. :class:`UnreadSample` means that the bytes could not be had, :class:`UndecodableSample`
+        that they are no sample; any other exception ends the iteration.
     """
     workers = workers or max(2, os.cpu_count() or 2)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare")
@@ -68,7 +79,7 @@ def prepared_batches(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[list[Any]], dict[str, Tensor]]) -> Batch:
+def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[list[Any]], Any]) -> Batch:
     rows, prepared, undecodable, unread = [], [], {}, {}
     for row in group.tolist():
         try:
@@ -76,8 +87,8 @@ def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[l
             rows.append(row)
         except UnreadSample as error:
             unread[row] = one_line(error)
-        except Exception as error:  # decoders raise whatever they like for bytes that are no image
-            undecodable[row] = f"{type(error).__name__}: {one_line(error)}"
+        except UndecodableSample as error:
+            undecodable[row] = str(error)
     inputs = collate(prepared) if prepared else None
     return Batch(np.array(rows, dtype=np.int64), inputs, undecodable, unread)
 

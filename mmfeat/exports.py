@@ -1,0 +1,144 @@
+"""A FeatureTable as a file that other tools read: HDF5, npy, Parquet, safetensors; in blocks, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.errors import DataError, StoreError
+from mmfeat.files import atomic_path, flush_file, staging_folder, write_json
+from mmfeat.table import FeatureTable
+
+_BLOCK = 16384  # rows read at a time
+
+
+def export_table(table: FeatureTable, destination: Path, form: str, advance: Callable[[int], None]) -> None:
+    """Write a table's aligned arrays.
+
+    For each encoder NAME: `embeddings.NAME` `(N, D)`, `present.NAME` `(N,)` bool and, where there are any, `logits.NAME`
+    `(N, K)`, `tokens.NAME` `(N, T, d)` and `token_lengths.NAME` `(N,)`; beside them `labels` `(N, K)` int8, ids, splits
+    and classes. Rows that are not present are zeros.
+
+    Parameters
+    ----------
+    form : str
+        `h5` (one file; the arrays in groups), `npy` (a folder, one file for each array), `parquet` (one file, a list column for each array,
+        float32) or `safetensors` (one file; ids, splits and classes as JSON in its metadata).
+    advance : callable
+        Told how many rows of one array have been written.
+
+    Raises
+    ------
+    DataError
+        The destination is there already, or no such format.
+    StoreError
+        It cannot be written.
+    """
+    if form not in _WRITERS:
+        raise DataError(f"no format {form[:40]!r}. Use one of: {', '.join(_WRITERS)}")
+    if destination.exists():
+        raise DataError(f"{destination}: is there already. Name another file, or remove it")
+    try:
+        _WRITERS[form](table, destination, advance)
+    except OSError as error:
+        raise StoreError(f"{destination}: cannot be written: {error.strerror or error}") from None
+
+
+def arrays_of(table: FeatureTable) -> dict[str, Any]:
+    """Name to array or mapped rows, N rows each."""
+    found: dict[str, Any] = {"labels": table.labels}
+    for name in table.embeddings:
+        for kind in ("embeddings", "present", "logits", "tokens", "token_lengths"):
+            values = getattr(table, kind).get(name)
+            if values is not None:
+                found[f"{kind}.{name}"] = values
+    return found
+
+
+def _blocks(values: Any, advance: Callable[[int], None]) -> Iterator[tuple[slice, np.ndarray]]:
+    for start in range(0, len(values), _BLOCK):
+        rows = slice(start, min(start + _BLOCK, len(values)))
+        yield rows, np.asarray(values[rows])
+        advance(rows.stop - rows.start)
+
+
+def _texts(table: FeatureTable) -> dict[str, list[str]]:
+    return {"ids": [str(i) for i in table.ids], "split": [str(s) for s in table.split], "classes": list(table.classes)}
+
+
+def _write_h5(table: FeatureTable, destination: Path, advance: Callable[[int], None]) -> None:
+    import h5py
+
+    with atomic_path(destination) as temporary, h5py.File(temporary, "w", locking=False) as h5:
+        for name, values in _texts(table).items():
+            h5.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
+        for name, values in arrays_of(table).items():
+            written = h5.create_dataset(name.replace(".", "/", 1), values.shape, values.dtype)
+            for rows, block in _blocks(values, advance):
+                written[rows] = block
+
+
+def _write_npy(table: FeatureTable, destination: Path, advance: Callable[[int], None]) -> None:
+    with staging_folder(destination.absolute().parent) as staged:
+        for name, texts in _texts(table).items():
+            write_json(staged / f"{name}.json", texts)
+        for name, values in arrays_of(table).items():
+            if 0 in values.shape:  # nothing to map
+                np.save(staged / f"{name}.npy", np.zeros(values.shape, values.dtype))
+                continue
+            written = np.lib.format.open_memmap(staged / f"{name}.npy", "w+", values.dtype, values.shape)
+            for rows, block in _blocks(values, advance):
+                written[rows] = block
+            written.flush()
+        for file in staged.iterdir():
+            flush_file(file)
+        staged.rename(destination)
+
+
+def _write_parquet(table: FeatureTable, destination: Path, advance: Callable[[int], None]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts, arrays = _texts(table), arrays_of(table)
+
+    def column(values: np.ndarray) -> pa.Array:
+        values = values.astype(np.float32) if values.dtype == np.float16 else values
+        found = pa.array(np.ascontiguousarray(values).ravel())
+        for width in values.shape[:0:-1]:
+            found = pa.FixedSizeListArray.from_arrays(found, width)
+        return found
+
+    def batch(rows: slice, blocks: dict[str, np.ndarray]) -> pa.RecordBatch:
+        columns = {
+            "id": pa.array(texts["ids"][rows], pa.string()),
+            "split": pa.array(texts["split"][rows], pa.string()),
+        }
+        return pa.RecordBatch.from_pydict(columns | {name: column(block) for name, block in blocks.items()})
+
+    nothing = batch(slice(0, 0), {name: np.zeros((0, *v.shape[1:]), v.dtype) for name, v in arrays.items()})
+    schema = nothing.schema.with_metadata({"classes": json.dumps(texts["classes"])})
+    with atomic_path(destination) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, table.n_samples, _BLOCK):
+            rows = slice(start, min(start + _BLOCK, table.n_samples))
+            written = batch(rows, {name: np.asarray(values[rows]) for name, values in arrays.items()})
+            writer.write_batch(written.replace_schema_metadata(schema.metadata))
+            advance((rows.stop - rows.start) * len(arrays))
+
+
+def _write_safetensors(table: FeatureTable, destination: Path, advance: Callable[[int], None]) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {}
+    for name, values in arrays_of(table).items():  # the format's own writer takes whole arrays
+        arrays[name] = np.ascontiguousarray(values[:])
+        advance(len(values))
+    with atomic_path(destination) as temporary:
+        save_file(arrays, temporary, {name: json.dumps(texts) for name, texts in _texts(table).items()})
+
+
+_WRITERS = {"h5": _write_h5, "npy": _write_npy, "parquet": _write_parquet, "safetensors": _write_safetensors}
+FORMATS = tuple(_WRITERS)

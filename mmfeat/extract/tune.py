@@ -1,0 +1,73 @@
+"""What encodes fastest on this device, measured on some real samples; only what leaves the embeddings as they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SECONDS = 1.0  # that each setting is measured for
+BATCH_SIZES = {"image": (8, 16, 32, 64, 128, 256), "text": (16, 32, 64, 128, 256, 512)}
+_CLOSE = 0.97  # a smaller batch that is nearly as fast wins, for the memory that it saves
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The fastest settings, and rows per second of all that were measured.
+
+    Attributes
+    ----------
+    settings : dict
+        For the encoder's `set_speed`.
+    measured : list of (dict, int, float)
+        Settings, batch size, rows per second.
+    """
+
+    batch_size: int
+    settings: dict[str, Any]
+    measured: list[tuple[dict[str, Any], int, float]] = field(default_factory=list)
+
+
+def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, seconds: float = SECONDS) -> Tuning:
+    """Measure an encoder's settings and batch sizes on prepared samples.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        In eval mode on `device`; left with the fastest settings.
+    prepared : sequence
+        What the encoder's `prepare` gave, at least one; they are repeated to fill a batch.
+    """
+    measured = []
+    for settings in encoder.speed_settings():
+        encoder.set_speed(**settings)
+        best = 0.0
+        for size in BATCH_SIZES[encoder.modality]:
+            inputs = encoder.collate([prepared[i % len(prepared)] for i in range(size)])
+            try:
+                rate = _rate(encoder, device, inputs, size, tokens, seconds)
+            except Exception as error:
+                if not encoder.out_of_memory(error):
+                    raise
+                break
+            measured.append((settings, size, rate))
+            if rate < 0.9 * best:  # larger ones will not be faster again
+                break
+            best = max(best, rate)
+    if not measured:
+        return Tuning(1, {})
+    fastest = max(rate for *_, rate in measured)
+    settings, size, _ = next(one for one in sorted(measured, key=lambda m: m[1]) if one[2] >= _CLOSE * fastest)
+    encoder.set_speed(**settings)
+    return Tuning(size, settings, measured)
+
+
+def _rate(encoder: Any, device: Any, inputs: Any, size: int, tokens: int, seconds: float) -> float:
+    """Rows per second, after one batch that is not counted."""
+    encoder.encode(inputs, device, tokens)
+    start, n = time.perf_counter(), 0
+    while not n or time.perf_counter() - start < seconds:
+        encoder.encode(inputs, device, tokens)
+        n += size
+    return n / (time.perf_counter() - start)

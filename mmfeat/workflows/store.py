@@ -1,0 +1,171 @@
+"""`mmfeat store`: verify what is there, remove what nobody refers to, export aligned arrays."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfeat.encoders.checkpoint import read_checkpoint
+from mmfeat.errors import ConfigError, EncoderError, StoreError
+from mmfeat.exports import arrays_of, export_table
+from mmfeat.models.runs import all_runs
+from mmfeat.progress import progress
+from mmfeat.store.commits import tokens_kind
+from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
+from mmfeat.store.references import (
+    References,
+    all_references,
+    forget_references,
+    new_references,
+    write_references,
+)
+from mmfeat.store.verify import Verified, encoder_folders, size_of, verify_encoder
+from mmfeat.table import FeatureTable
+from mmfeat.workflows.project import Project
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What verification found, by folder of the store, and how long it took."""
+
+    found: dict[str, Verified]
+    seconds: float
+
+    @property
+    def problems(self) -> list[str]:
+        """Every problem, a line each."""
+        return [problem for one in self.found.values() for problem in one.problems]
+
+
+def verify_store(project: Project) -> VerifyResult:
+    """Read every file of the project's store and compare it with its checksum.
+
+    What is damaged is not read any more: its rows are missing, and `mmfeat extract` encodes them again.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    start = time.perf_counter()
+    folders = encoder_folders(project.store.path)
+    sizes = [size_of(folder) // 2**20 for folder in folders]
+    found = {}
+    with progress("verifying", sum(sizes), "MiB") as bar:
+        done = 0
+
+        def advance(n_bytes: int) -> None:
+            nonlocal done
+            before, done = done // 2**20, done + n_bytes
+            bar.advance(done // 2**20 - before)
+
+        for folder in folders:
+            found[folder.name] = verify_encoder(folder, advance)
+    return VerifyResult(found, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class GarbageResult:
+    """What can be removed, and for whose sake other things stay.
+
+    Attributes
+    ----------
+    others : list of References
+        Other projects that use the store.
+    """
+
+    garbage: list[Garbage]
+    others: list[References]
+
+    @property
+    def n_bytes(self) -> int:
+        """What removing it all frees."""
+        return sum(one.n_bytes for one in self.garbage)
+
+
+def references_of(project: Project) -> References:
+    """The features that a project's encoders, checkpoints and runs refer to.
+
+    Raises
+    ------
+    EncoderError, RunError
+        One of them cannot be read, so that what it refers to is unknown.
+    """
+    references = new_references(project.root)
+    for name, table in project.config.encoder.items():
+        try:
+            identity = project.identity(name)
+        except EncoderError as error:
+            raise StoreError(f"what encoder {name!r} refers to is unknown, so nothing is removed: {error}") from None
+        references.add(identity.spec.key, identity.output_key, tokens_kind(table.tokens) if table.tokens else None)
+    folders = sorted(project.checkpoints.iterdir()) if project.checkpoints.is_dir() else []
+    for folder in (f for f in folders if f.is_dir() and not f.name.startswith(".")):
+        checkpoint = read_checkpoint(folder)
+        references.add(checkpoint.encoder_key, checkpoint.output().key)
+    for run in all_runs(project.runs):
+        for encoder in run.encoders.values():
+            references.add(encoder["key"], encoder["output_key"])
+    return references
+
+
+def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> GarbageResult:
+    """What no project refers to; nothing of the store is removed.
+
+    Parameters
+    ----------
+    forget : tuple of str
+        Folders of other projects whose references do not count any more.
+
+    Raises
+    ------
+    StoreError
+        What some project refers to is unknown.
+    ConfigError
+        A folder to forget is not that of a project that uses the store.
+    """
+    store, own = project.store.path, references_of(project)
+    others = [one for one in all_references(store) if (one.project, one.host) != (own.project, own.host)]
+    for folder in forget:
+        named = [one for one in others if one.project == str(Path(folder).expanduser().absolute())]
+        if not named:
+            known = ", ".join(one.project for one in others) or "none"
+            raise ConfigError(f"--forget {folder}: no such project uses this store. Others that do: {known}")
+        for one in named:
+            forget_references(store, one)
+            others.remove(one)
+    if store.is_dir():
+        write_references(store, own)
+    return GarbageResult(find_garbage(store, [own, *others]), others)
+
+
+def remove_unreferenced(project: Project, result: GarbageResult) -> int:
+    """Remove what was found; returns the bytes that were freed.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written.
+    """
+    return remove_garbage(project.store.path, result.garbage)
+
+
+def export_features(
+    project: Project, destination: Path | str, form: str, names: list[str] | None = None, split: str = "all"
+) -> FeatureTable:
+    """Write aligned arrays of the project's rows as one file (npy: a folder); returns the table that was written.
+
+    Raises
+    ------
+    MissingFeatures
+        Features of some of these rows are not in the store.
+    DataError
+        The destination is there already, or there are no such rows.
+    """
+    rows = project.manifest.rows(split)
+    names = names or list(project.config.encoder)
+    table = project.table(names, rows, tokens=True)
+    table = table if split == "all" else table.take(rows)
+    with progress("writing", table.n_samples * len(arrays_of(table)), "rows") as bar:
+        export_table(table, Path(destination).expanduser(), form, bar.advance)
+    return table
