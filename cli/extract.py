@@ -15,15 +15,16 @@ SHOWN_REASONS = 5
 
 @click.command("extract", short_help="Encode what the feature store lacks, and only that.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
+@click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
 @setting_options()
 @click.pass_context
-def extract_command(context: click.Context, names: tuple[str, ...], **options: Any) -> None:
+def extract_command(context: click.Context, names: tuple[str, ...], rehash: bool, **options: Any) -> None:
     """Encode each image and caption once, into the feature store: embeddings, and logits where there is a checkpoint."""
     from mmfeat.report.tables import shown, table
     from mmfeat.workflows.extract import extract
 
     project = open_project(context, options)
-    result = extract(project, list(names) or None)
+    result = extract(project, list(names) or None, rehash=rehash)
     echo_problems(result.problems)
     counts = ("cached", "encoded", "repeated", "unreadable", "absent")
     rows = [

@@ -35,7 +35,9 @@ class ExtractResult:
     size_mb: float
 
 
-def extract(project: Project, names: list[str] | None = None, rows: np.ndarray | None = None) -> ExtractResult:
+def extract(
+    project: Project, names: list[str] | None = None, rows: np.ndarray | None = None, rehash: bool = False
+) -> ExtractResult:
     """Bring the embeddings and logits of encoders into the store.
 
     Parameters
@@ -44,6 +46,8 @@ def extract(project: Project, names: list[str] | None = None, rows: np.ndarray |
         Encoders; all of the project, when None.
     rows : np.ndarray, optional
         Only these rows of the manifest.
+    rehash : bool
+        Whether to read every image again, whatever is remembered of it.
 
     Raises
     ------
@@ -52,6 +56,8 @@ def extract(project: Project, names: list[str] | None = None, rows: np.ndarray |
     StoreError
         The store cannot be read or written.
     """
+    if rehash:
+        project.rehash()
     results, identities, logits, reasons = [], {}, {}, {}
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
@@ -76,7 +82,7 @@ def extract_one(project: Project, identity: Identity, rows: np.ndarray | None = 
         present = present & asked
     captions = project.manifest.captions
     try:
-        return extract_encoder(
+        result = extract_encoder(
             project.store.encoder(identity.spec),
             lambda: build_encoder(config, name, project.checkpoints)[0],
             row_keys.keys,
@@ -88,6 +94,11 @@ def extract_one(project: Project, identity: Identity, rows: np.ndarray | None = 
         )
     except UnstorableRow as error:
         raise StoreError(f"encoder {name!r}, row {str(project.manifest.ids[error.row])!r}: {error}") from None
+    refused = {row: reason for row, reason in row_keys.refused.items() if rows is None or asked[row]}
+    result.unread |= refused  # they are there and have no key, so that it saw them as absent
+    result.unreadable += len(refused)
+    result.absent -= len(refused)
+    return result
 
 
 def complete_logits(project: Project, identity: Identity) -> int:
