@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mmfeat.config import ImageEncoderConfig
@@ -16,6 +17,9 @@ from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub, load_strictly, one_line, read_state
 from mmfeat.errors import EncoderError
+
+# Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -26,7 +30,10 @@ def decode_image(data: bytes) -> Image.Image:
     OSError, ValueError, Image.DecompressionBombError
         The bytes are no whole image.
     """
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # Pillow's message has an address, other each time
+        raise UnidentifiedImageError("no image that Pillow knows" if data else "an empty file") from None
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
