@@ -186,7 +186,9 @@ def clean_name(name: str) -> str | None:
     parts = name.split("/")
     if ".." in parts:
         return None
-    return "/".join(part for part in parts if part not in ("", "."))
+    if "" in parts or "." in parts:
+        return "/".join(part for part in parts if part not in ("", "."))
+    return name
 
 
 def _inside(file: str, name: str) -> str:

@@ -149,9 +149,8 @@ class DigestMemory:
         found = self._read()
         if found:
             at = {place: row for row, place in enumerate(found[1].view(f"V{_PLACE}").ravel().tolist())}
-            pairs = [(row, at[place]) for row, place in enumerate(places) if place in at]
-            rows, known = np.array(pairs, np.int64).reshape(-1, 2).T
-            digests[rows] = found[2][known]
+            known = np.fromiter((at.get(place, -1) for place in places), np.int64, len(places))
+            digests[known >= 0] = found[2][known[known >= 0]]
         return digests
 
     def remember(self, places: list[bytes | None], digests: np.ndarray, state: bytes = b"") -> None:
