@@ -17,13 +17,14 @@ from mmfeat.cli.predict import predict_command
 from mmfeat.cli.runs import runs_command
 from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.status import status_command
+from mmfeat.cli.store import store_command
 
 from mmfeat import __version__
 from mmfeat.errors import MmfeatError
 
 COMMANDS = (
     init_command, finetune_command, extract_command, status_command, fuse_command, ensemble_command,
-    selftrain_command, predict_command, evaluate_command, runs_command, demo_command,
+    selftrain_command, predict_command, evaluate_command, runs_command, store_command, demo_command,
 )  # fmt: skip
 
 

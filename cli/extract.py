@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_problems, open_project, setting_options
+from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options
 
 if TYPE_CHECKING:
     from mmfeat.extract import Extraction
@@ -15,42 +15,66 @@ SHOWN_REASONS = 5
 
 @click.command("extract", short_help="Encode what the feature store lacks, and only that.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
+@click.option("--shard", type=Shard(), metavar="K/N", help="Only the K-th of N parts of the rows, as 3/16.")
+@click.option(
+    "--on-error",
+    default="record",
+    type=click.Choice(["record", "stop"]),
+    help="A sample that cannot be read: record the reason and go on, or stop. [default: record]",
+)
+@click.option("--tune", is_flag=True, help="Measure first what is fastest on this device, and remember it.")
+@click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
 @setting_options()
 @click.pass_context
-def extract_command(context: click.Context, names: tuple[str, ...], **options: Any) -> None:
-    """Encode each image and caption once, into the feature store: embeddings, and logits where there is a checkpoint."""
+def extract_command(
+    context: click.Context, names: tuple[str, ...], shard: tuple[int, int] | None, on_error: str, tune: bool,
+    rehash: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Encode each image and caption once, into the feature store: embeddings, and logits where there is a checkpoint.
+
+    Any number of extractions may run at once on one store. To split the work of one, as a cluster's job array:
+    mmfeat extract --shard 3/16.
+    """
     from mmfeat.report.tables import shown, table
-    from mmfeat.workflows.extract import extract
+    from mmfeat.workflows.extract import Options, extract
 
     project = open_project(context, options)
-    result = extract(project, list(names) or None)
+    how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
+    result = extract(project, list(names) or None, options=how)
     echo_problems(result.problems)
-    counts = ("cached", "encoded", "repeated", "unreadable", "absent")
+    counts = ("cached", "encoded", "repeated", "unreadable", *(["left"] if shard else []), "absent")
     rows = [
         [one.name, *(f"{getattr(one, count):,}" for count in counts), _speed(one, result.logits[one.name])]
         for one in result.encoders
     ]
     click.echo(table(("encoder", *counts), rows))
+    for name, text in result.tuned.items():
+        click.echo(f"{name}: {text}")
     for one in result.encoders:
         reasons = list(result.reasons[one.name].items())
         for sample, reason in reasons[:SHOWN_REASONS]:
             click.echo(f"{one.name}: {shown(sample)}: {shown(reason, 100)}")
         if len(reasons) > SHOWN_REASONS:
             click.echo(f"{one.name}: ... and {len(reasons) - SHOWN_REASONS:,} more")
+        if one.advice:
+            click.echo(f"{one.name}: {one.advice}")
     seconds = sum(one.seconds for one in result.encoders)
     path = project.config.store.path
-    if any(one.encoded for one in result.encoders) or any(result.logits.values()):
+    if any(one.encoded or one.tokens for one in result.encoders) or any(result.logits.values()):
         made = f"{path}/ holds {result.n_rows:,} rows of {len(result.encoders)} encoders ({result.size_mb:,.1f} MB)."
     else:
         made = f"{path}/ is up to date ({seconds:.1f} s)."
-    echo_next(made, "mmfeat fuse --head crossattn")
+    left = any(one.left for one in result.encoders)
+    echo_next(made, "the other shards" if left else "mmfeat fuse --head crossattn")
 
 
 def _speed(one: Extraction, n_logits: int) -> str:
     """How fast rows were encoded and where the time went."""
     text = "nothing to encode"
-    if one.encoded:
+    if one.encoded or one.tokens:
         total = sum(one.shares.values()) or 1.0
-        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in one.shares.items())
-        text = f"{one.encoded / max(one.seconds, 1e-9):,.0f} rows/s: {shares}"
+        waiting, encoding, writing = (one.shares[name] / total for name in ("decoding", "encoding", "writing"))
+        rate = (one.encoded + one.tokens) / max(one.seconds, 1e-9)
+        text = f"{rate:,.0f} rows/s: waiting for decoding {waiting:.0%}, encoding {encoding:.0%}, writing {writing:.0%}"
+    text += f"; tokens of {one.tokens:,}" if one.tokens else ""
     return text + (f"; logits of {n_logits:,}" if n_logits else "")

@@ -11,7 +11,10 @@ from mmfeat.cli.options import echo_next
 @click.command("init", short_help="Read, check and split the data; write mmfeat.toml.")
 @click.argument("source", required=False)
 @click.option(
-    "--images", multiple=True, metavar="PATH", help="Folder or zip file of images, or a pattern with *. Repeatable."
+    "--images",
+    multiple=True,
+    metavar="PATH",
+    help="Folder, zip or tar file of images, or a pattern with *. Repeatable.",
 )
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the ids.")
 @click.option("--image", "image_column", metavar="COLUMN", help="Column of the images' names.")
@@ -32,7 +35,7 @@ from mmfeat.cli.options import echo_next
 def init_command(context: click.Context, source: str | None, **options: Any) -> None:
     """Make the current folder a project.
 
-    SOURCE is a folder with train.csv and test.csv (a Kaggle task) and images in folders or zip files, or a CSV table.
+    SOURCE is a folder with train.csv and test.csv (a Kaggle task) and images in folders, zip or tar files, or a CSV table.
     Options only fill in mmfeat.toml; where it exists already, they must agree with it.
     """
     from mmfeat.workflows.init import init

@@ -10,6 +10,20 @@ import click
 if TYPE_CHECKING:
     from mmfeat.workflows.project import Project
 
+
+class Shard(click.ParamType):
+    """`3/16`: the third of sixteen parts."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """`(k, n)` of the text."""
+        number, _, n = str(value).partition("/")
+        if number.isdecimal() and n.isdecimal() and 1 <= int(number) <= int(n):
+            return int(number), int(n)
+        return self.fail(f"{value!r}: write K/N with K from 1 to N, as in 3/16", param, ctx)
+
+
 _TOP = {
     "metric": "What is chosen for: samples-f1, micro-f1, macro-f1, map, loss.",
     "seed": "Fixes everything random.",

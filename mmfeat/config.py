@@ -27,7 +27,7 @@ class DataConfig:
     """Where the samples come from; `[data]`."""
 
     source: str = ""  # a folder with train.csv and test.csv, or a CSV table
-    images: tuple[str, ...] = ()  # folders and zip files; patterns with * are allowed
+    images: tuple[str, ...] = ()  # folders, zip and tar files; patterns with * are allowed
     id: str = ""  # columns of the source; empty: found
     image: str = ""
     caption: str = ""

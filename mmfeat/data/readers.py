@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmfeat.data.records import read_records
+from mmfeat.data.records import read_records, repaired
 from mmfeat.errors import DataError
 
 ROLES = ("id", "image", "caption", "labels")
@@ -47,6 +47,8 @@ class Source:
         What was found, for people.
     notes : list of str
         What was recovered or noticed, a line each.
+    n_recovered, n_damaged : int
+        Records that are not valid CSV; captions with bytes that are not UTF-8.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Source:
     classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     n_recovered: int = 0
+    n_damaged: int = 0
 
 
 def read_source(
@@ -124,7 +127,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     header, records = read_records(path, recover=False)
     column = header.index("label") if "label" in header else 0
     lines: dict[str, int] = {}
-    for record in records:
+    for record in repaired(path, records):
         label = record.cells[column].strip()
         if not label or label in lines:
             found = f"repeats {label!r} of line {lines[label]}" if label else "has a blank label"
@@ -146,11 +149,16 @@ def _read_file(
     source.columns = source.columns or found
     at = {role: header.index(name) for role, name in found.items() if name}
     repeated = []
-    for number, record in enumerate(records, 1):
+    caption = at.get("caption")
+    free = caption if [*at.values()].count(caption) == 1 else None
+    for number, record in enumerate(repaired(file, records, free), 1):
         line, cells = record.line, record.cells
         if record.note:
             source.notes.append(f"{file.name}:{line}: {record.note}")
             source.n_recovered += 1
+        if record.damaged:
+            source.notes.append(f"{file.name}:{line}: bytes of the caption that are not UTF-8 became U+FFFD")
+            source.n_damaged += 1
         sample = cells[at["id"]].strip() if "id" in at else str(number)
         if not sample:
             raise DataError(f"{file}:{line}: the id in column {found['id']!r} is blank")

@@ -12,7 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmfeat.errors import DataError
@@ -22,15 +22,19 @@ csv.field_size_limit(2**31 - 1)
 
 @dataclass(frozen=True)
 class Record:
-    """One row's cells, the line it begins at (the header's is 1), and a note where it had to be recovered."""
+    """One row's cells, the line it begins at (the header's is 1), and a note where it had to be recovered.
+
+    A byte that is not UTF-8 stands in a cell as a lone surrogate, until :func:`repaired` has seen it.
+    """
 
     line: int
     cells: list[str]
     note: str = ""
+    damaged: bool = False
 
 
 def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
-    """The header's names and all records of a CSV file in UTF-8.
+    """The header's names and all records of a CSV file in UTF-8; :func:`repaired` sees to bytes that are not.
 
     Parameters
     ----------
@@ -40,16 +44,13 @@ def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
     Raises
     ------
     DataError
-        The file cannot be read, is empty, is not UTF-8, or has a malformed record.
+        The file cannot be read, is empty, has a header that is not UTF-8, or a malformed record.
     """
     try:
-        data = file.read_bytes()
-        text = data.decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{file}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the table as UTF-8") from None
+    _refuse_damage(file, 1, text.partition("\n")[0])  # another encoding shows here, before it parses as nonsense
     if not text.strip():
         raise DataError(f"{file}: empty. A table has a header and at least one row")
     try:
@@ -58,12 +59,43 @@ def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
         if not recover:
             raise DataError(f"{file}{error if isinstance(error, _Uneven) else f': not valid CSV: {error}'}") from None
         header, records = _recover(file, text)
+    for name in header:
+        _refuse_damage(file, 1, name)
     if not records:
         raise DataError(f"{file}: has a header and no row")
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} stands there twice")
     return header, records
+
+
+def repaired(file: Path, records: list[Record], column: int | None = None) -> Iterator[Record]:
+    """Records whose text is UTF-8: in the one column that may be damaged, bytes that are not become U+FFFD.
+
+    Raises
+    ------
+    DataError
+        A byte of another column is not UTF-8.
+    """
+    for record in records:
+        if any(map(_DAMAGE.search, record.cells)):
+            cells = list(record.cells)
+            if column is not None:
+                cells[column] = cells[column].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            for cell in cells:
+                _refuse_damage(file, record.line, cell)
+            record = replace(record, cells=cells, damaged=True)
+        yield record
+
+
+_DAMAGE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes that are not UTF-8
+
+
+def _refuse_damage(file: Path, line: int, text: str) -> None:
+    found = _DAMAGE.search(text)
+    if found:
+        byte = ord(found[0]) - 0xDC00
+        raise DataError(f"{file}:{line}: not UTF-8 (byte 0x{byte:02x}). Save the table as UTF-8")
 
 
 class _Uneven(Exception):

@@ -1,73 +1,87 @@
-"""Where images are: folders and zip files, read in place."""
+"""Where images are: folders, zip and tar files, read in place."""
 
 from __future__ import annotations
 
 import glob
 import os
+import stat
 import threading
-import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from mmfeat.config import Config
+from mmfeat.data.archives import (
+    ARCHIVES,
+    NO_RANDOM_ACCESS,
+    Archive,
+    Facts,
+    Place,
+    check_size,
+    clean_name,
+    facts,
+    open_archive,
+)
 from mmfeat.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_RACY_NS = 2_000_000_000  # coarser than the clock ticks of any file system in use
 
 
-@dataclass(frozen=True)
-class Location:
-    """One image: a file, or a member of an archive."""
+class Location(NamedTuple):
+    """One image: a file, or a member of an archive with its place there."""
 
     file: str
     member: str | None = None
+    place: Place = ()
 
 
 class ImageSources:
     """Images by name, wherever they lie.
 
-    A name matches by its path inside a folder or an archive, or by its last component where that is unique.
+    A name matches by its path inside a folder or an archive, or by its last component where that is unique. Archives
+    and folders are listed when the first name is asked for.
 
     Parameters
     ----------
     patterns : iterable of Path or str
-        Folders and zip files; `*` and `?` are expanded.
+        Folders, zip and tar files; `*` and `?` are expanded.
 
     Raises
     ------
     DataError
-        A pattern matches nothing, an archive is damaged, or one of its members would leave its folder.
+        A pattern matches nothing, or something else.
     """
 
     def __init__(self, patterns: Iterable[Path | str]) -> None:
         self.containers = _expand(patterns)
-        self.n_images = 0
-        self._by_path: dict[str, Location] = {}
-        self._by_name: dict[str, list[Location]] = {}
-        self._members: dict[Location, tuple[int, ...]] = {}
-        self._handles = threading.local()
-        for container in self.containers:
-            self._list_folder(container) if container.is_dir() else self._list_archive(container)
+        self._lock = threading.Lock()
+        self._listed = False
+        self._archives: dict[str, Archive] = {}
+        self._by_path: dict[str, Location | list[Location]] = {}
+        self._by_name: dict[str, Location | list[Location]] = {}
 
     def locate(self, name: str) -> Location | None:
-        """Where an image is; None where it is nowhere, or its name would leave the folders.
+        """Where an image is; None where it is nowhere, or its name would leave the folders. Safe in threads.
 
         Raises
         ------
         DataError
-            Several images have this name.
+            Several images have this name; an archive is damaged, or one of its members would leave its folder.
         """
-        path = _clean(name)
+        if not self._listed:
+            self._list()
+        path = clean_name(name)
         if path is None:
             return None
         found = self._by_path.get(path)
         if found is None and "/" not in path:
-            candidates = self._by_name.get(path, [])
-            if len(candidates) > 1:
-                places = " and ".join(f"{c.file}{':' + c.member if c.member else ''}" for c in candidates[:2])
-                raise DataError(f"image {name!r} is there {len(candidates)} times: {places}. Name it with its folder")
-            found = candidates[0] if candidates else None
+            found = self._by_name.get(path)
+        if isinstance(found, list):
+            places = " and ".join(f"{c.file}{':' + c.member if c.member else ''}" for c in found[:2])
+            remedy = "Leave one of them out" if "/" in path else "Name it with its folder"
+            raise DataError(f"image {name!r} is there {len(found)} times: {places}. {remedy}")
         return found
 
     def read(self, location: Location) -> bytes:
@@ -76,68 +90,92 @@ class ImageSources:
         Raises
         ------
         OSError, DataError
-            They cannot be read.
+            They cannot be read, or are more than an image has.
         """
-        if location.member is None:
-            return Path(location.file).read_bytes()
+        if location.member is not None:
+            return self._archives[location.file].read(location.member, location.place)
+        status = os.stat(location.file)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise DataError(f"{location.file}: not a plain file")
         try:
-            return self._archive(location.file).read(location.member)
-        except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
-            raise DataError(f"{location.file}: member {location.member!r} cannot be read: {error}") from None
+            check_size(status.st_size)
+        except ValueError as error:
+            raise DataError(f"{location.file}: {error}") from None
+        return Path(location.file).read_bytes()
 
-    def stamps(self, locations: Iterable[Location]) -> list[tuple[int, ...] | None]:
-        """Size, time and inode of each image's file (and place and checksum within its archive); None if it is gone."""
-        archives: dict[str, tuple[int, ...] | None] = {}
-        stamps = []
+    def stamps(self, locations: Iterable[Location | None]) -> Iterator[tuple[int, ...] | None]:
+        """Size, time and inode of each image's file, and its place in an archive: as long as they stay, so do its bytes.
+
+        None where that is not so: there is no file, an archive is not the one that was listed, or the file changed so
+        shortly before now (or, by a clock that was set back, after now) that a further change might leave its time as it
+        is. To trust bytes that were read, compare the stamps from before and after.
+        """
+        archives: dict[str, Facts | None] = {}
         for location in locations:
-            if location.member is None:
-                stamps.append(_stamp(location.file))
-                continue
-            if location.file not in archives:
-                archives[location.file] = _stamp(location.file)
-            outer = archives[location.file]
-            stamps.append(None if outer is None else (*outer, *self._members[location]))
-        return stamps
+            if location is None:
+                yield None
+            elif location.member is None:
+                yield _settled(location.file)
+            else:
+                if location.file not in archives:
+                    archives[location.file] = self._archive_stamp(location.file)
+                outer = archives[location.file]
+                yield None if outer is None else (*outer, *location.place)
 
-    def _archive(self, file: str) -> zipfile.ZipFile:
-        """An open archive of this thread."""
-        handles = self._handles.__dict__
-        if file not in handles:
-            handles[file] = zipfile.ZipFile(file)
-        return handles[file]
+    def state(self) -> list[tuple[str, Facts]] | None:
+        """Path and stamp of each archive: as long as they stay, every name has the same bytes.
 
-    def _list_folder(self, folder: Path) -> None:
-        for root, _, files in os.walk(folder):
-            for name in files:
+        None where that cannot be told without looking at single files: there are folders, or an archive has no stamp.
+        """
+        files = [str(path) for path in self.containers]
+        stamps = [None if path.is_dir() else self._archive_stamp(str(path)) for path in self.containers]
+        return list(zip(files, stamps, strict=True)) if files and None not in stamps else None
+
+    def _archive_stamp(self, file: str) -> Facts | None:
+        stamp, archive = _settled(file), self._archives.get(file)
+        return stamp if archive is None or archive.facts == stamp else None
+
+    def _list(self) -> None:
+        with self._lock:
+            if self._listed:
+                return
+            self._by_path.clear()
+            self._by_name.clear()
+            for container in self.containers:
+                found = _in_folder(container) if container.is_dir() else self._in_archive(str(container))
+                for path, location in found.items():
+                    _add(self._by_path, path, location)
+                    _add(self._by_name, path.rpartition("/")[2], location)
+            self._listed = True
+
+    def _in_archive(self, file: str) -> dict[str, Location]:
+        """Path to place; of members with one name the last counts, as it does for who unpacks."""
+        archive = self._archives[file] = open_archive(file)
+        return {
+            name: Location(file, name, place)
+            for name, place in archive.members()
+            if name.lower().endswith(IMAGE_SUFFIXES)
+        }
+
+
+def _in_folder(folder: Path) -> dict[str, Location]:
+    found = {}
+    start = len(os.path.join(folder, ""))
+    for root, _, files in os.walk(folder):
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES):
                 full = os.path.join(root, name)
-                if name.lower().endswith(IMAGE_SUFFIXES):
-                    self._add(Path(full).relative_to(folder).as_posix(), Location(full))
+                found[full[start:].replace(os.sep, "/")] = Location(full)
+    return found
 
-    def _list_archive(self, file: Path) -> None:
-        try:
-            members = self._archive(str(file)).infolist()
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{file}: not a zip file that can be read: {error}") from None
-        for info in members:
-            path = _clean(info.filename)
-            if path is None:
-                raise DataError(
-                    f"{file}: member {info.filename[:80]!r} leaves the archive's folder. Make the archive anew without it"
-                )
-            if not info.is_dir() and path.lower().endswith(IMAGE_SUFFIXES):
-                location = Location(str(file), info.filename)
-                self._members[location] = (info.header_offset, info.CRC, info.file_size)
-                self._add(path, location)
 
-    def _add(self, path: str, location: Location) -> None:
-        self.n_images += 1
-        if path in self._by_path:
-            self._by_name.setdefault(path.rpartition("/")[2], []).append(location)
-            if "/" not in path:  # two archives hold the same path: only an error for who asks for it
-                del self._by_path[path]
-            return
-        self._by_path[path] = location
-        self._by_name.setdefault(path.rpartition("/")[2], []).append(location)
+def _add(index: dict[str, Location | list[Location]], key: str, location: Location) -> None:
+    """One place, or a list of all: only an error for who asks for it."""
+    held = index.setdefault(key, location)
+    if isinstance(held, list):
+        held.append(location)
+    elif held is not location:
+        index[key] = [held, location]
 
 
 def image_sources(config: Config) -> ImageSources:
@@ -146,40 +184,39 @@ def image_sources(config: Config) -> ImageSources:
 
 
 def _beside(source: Path) -> list[Path]:
-    """Zip files, or else a folder of images, in a source's folder."""
+    """Zip and tar files, or else a folder of images, in a source's folder."""
     folder = source if source.is_dir() else source.parent
-    archives = sorted(folder.glob("*.zip"))
+    archives = sorted(path for suffix in ARCHIVES for path in folder.glob(f"*{suffix}"))
     folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
     return archives or folders or [folder]
 
 
 def _expand(patterns: Iterable[Path | str]) -> list[Path]:
-    containers = []
+    containers: dict[Path, None] = {}
     for pattern in patterns:
         text = str(pattern)
         found = [text] if os.path.exists(text) else sorted(glob.glob(text))
         if not found:
-            raise DataError(f"images: nothing at {text}. Give a folder or zip files with --images, or in mmfeat.toml")
+            raise DataError(
+                f"images: nothing at {text}. Give a folder, zip or tar files with --images, or in mmfeat.toml"
+            )
         for path in map(Path, found):
-            if not path.is_dir() and path.suffix.lower() != ".zip":
-                raise DataError(f"images: {path} is neither a folder nor a zip file")
-            containers.append(path)
-    return containers
+            if path.name.lower().endswith(NO_RANDOM_ACCESS):
+                raise DataError(
+                    f"images: {path} is compressed as a whole, so single images cannot be read from it. "
+                    f"Unpack it, or make it anew as .tar"
+                )
+            if not path.is_dir() and path.suffix.lower() not in ARCHIVES:
+                raise DataError(f"images: {path} is neither a folder nor a zip or tar file")
+            containers[path] = None
+    return list(containers)
 
 
-def _clean(name: str) -> str | None:
-    """A relative path without `.` parts, or None where it is absolute, leaves its folder or is no plain name."""
-    if not name or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
-        return None
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        return None
-    return path.as_posix()
-
-
-def _stamp(file: str) -> tuple[int, ...] | None:
+def _settled(file: str) -> Facts | None:
+    """A file's facts, or None where they might stay although the file changes, or there is no file."""
+    now = time.time_ns()
     try:
-        stat = os.stat(file)
+        found = facts(os.stat(file))
     except OSError:
         return None
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+    return found if found[1] < now - _RACY_NS else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +21,9 @@ from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub, load_strictly, read_state
 from mmfeat.errors import EncoderError, one_line
 
+# Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def decode_image(data: bytes) -> Image.Image:
     """Decode an image file's bytes to RGB, upright (EXIF), 16 bits scaled to 8, transparency over white.
@@ -29,7 +33,10 @@ def decode_image(data: bytes) -> Image.Image:
     OSError, ValueError, Image.DecompressionBombError
         The bytes are no whole image.
     """
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # Pillow's message has an address, other each time
+        raise UnidentifiedImageError("no image that Pillow knows" if data else "an empty file") from None
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":

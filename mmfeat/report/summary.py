@@ -30,6 +30,8 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
         recovered = (
             f"; {source.n_recovered} broken CSV records recovered (listed in init.log)" if source.n_recovered else ""
         )
+        if source.n_damaged:
+            recovered += f"; {source.n_damaged} with bytes that are not UTF-8 (listed in init.log)"
         lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
     if source.columns["image"]:
         missing = int((~row_keys.present).sum())
@@ -44,20 +46,21 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
 
 
 def _kind(source: Source, images: ImageSources) -> str:
-    archives = sum(c.is_file() for c in images.containers)
-    where = (
-        f"{archives} zip files, read in place"
-        if archives
-        else f"{len(images.containers)} folder"
-        if images.containers
-        else "no images"
-    )
+    suffixes = [c.suffix.lower()[1:] for c in images.containers if c.is_file()]
+    n_folders = len(images.containers) - len(suffixes)
+    parts = [_counted(suffixes.count(kind), f"{kind} file") for kind in ("zip", "tar") if kind in suffixes]
+    parts += [_counted(n_folders, "folder")] if n_folders else []
+    where = " and ".join(parts) + (", read in place" if suffixes else "")
     found = ", ".join(f"{role} = {shown(repr(name), 30)}" for role, name in source.columns.items() if name)
     return (
         f"{source.kind}; images in {where}\n  columns   {found}"
         if images.containers
-        else f"{source.kind}; {where}\n  columns   {found}"
+        else f"{source.kind}; no images\n  columns   {found}"
     )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 def _line(name: str, count: int, text: str) -> str:

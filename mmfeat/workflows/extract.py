@@ -64,11 +64,14 @@ class Options:
         End at the first sample that cannot be read or decoded.
     tune : bool
         Measure first what is fastest on this device, and remember it.
+    rehash : bool
+        Read every image again, whatever is remembered of it.
     """
 
     shard: tuple[int, int] | None = None
     stop_on_error: bool = False
     tune: bool = False
+    rehash: bool = False
     tuned: dict[str, str] = field(default_factory=dict)  # filled in: by encoder, what was found
 
 
@@ -94,6 +97,8 @@ def extract(
         A sample cannot be read or decoded, and `stop_on_error` is asked for.
     """
     options = options or Options()
+    if options.rehash:
+        project.rehash()
     results, identities, logits, reasons, n_merged = [], {}, {}, {}, 0
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
@@ -127,6 +132,9 @@ def extract_one(
         raise DataError(f"encoder {name!r}, row {str(ids[row])!r}: {reason}. To record it and go on: --on-error record")
 
     read = project.reader(name)
+    refused = {row: reason for row, reason in row_keys.refused.items() if rows is None or asked[row]}
+    if refused and options.stop_on_error:
+        stop(*next(iter(refused.items())))
     try:
         result = extract_encoder(
             features,
@@ -142,6 +150,9 @@ def extract_one(
         )
     except UnstorableRow as error:
         raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
+    result.unread |= refused  # they are there and have no key, so that it saw them as absent
+    result.unreadable += len(refused)
+    result.absent -= len(refused)
     if rows is None and (result.encoded or not project.seen(modality).is_file()):
         cached = row_keys.present & features.lookup(row_keys.keys).good
         save_seen(project.seen(modality), ids, row_keys.keys, cached)

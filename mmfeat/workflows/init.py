@@ -199,13 +199,13 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
 
 
 def _patterns(containers: list[Path], folder: Path) -> list[str]:
-    """Several zip files of one folder as one pattern, where it matches no other."""
-    if len(containers) > 1 and len({c.parent for c in containers}) == 1:
+    """Several archives of one folder and kind as one pattern, where it matches no other."""
+    if len(containers) > 1 and len({(c.parent, c.suffix) for c in containers}) == 1:
         names = [c.name for c in containers]
         prefix = "".join(
             letters[0] for letters in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
         )
-        pattern = containers[0].parent / f"{prefix}*.zip"
+        pattern = containers[0].parent / f"{prefix}*{containers[0].suffix}"
         if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
             return [_shortened(str(pattern), folder)]
     return [_shortened(str(c), folder) for c in containers]

@@ -110,6 +110,11 @@ class Project:
             return caption_keys(self.manifest.captions)
         return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
 
+    def rehash(self) -> None:
+        """Forget what is remembered of images and encoders, so that everything is read again."""
+        DigestMemory(self.memory / "digests.parquet").forget()
+        (self.memory / "encoders.json").unlink(missing_ok=True)
+
     def reader(self, name: str) -> Callable[[int], Any]:
         """Row to the sample that an encoder takes: an image's bytes, a caption.
 
@@ -121,10 +126,10 @@ class Project:
         keys, sources, images = self.row_keys("image").keys, self.sources, self.manifest.images
 
         def read(row: int) -> bytes:
-            location = sources.locate(images[row])
-            if location is None:
-                raise UnreadSample("not there any more")
             try:
+                location = sources.locate(images[row])
+                if location is None:
+                    raise UnreadSample("not there any more")
                 data = sources.read(location)
             except (OSError, DataError) as error:
                 raise UnreadSample(str(error)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmfeat.errors import EncoderError
 from mmfeat.models.runs import all_runs
@@ -31,8 +31,10 @@ class StatusResult:
     has_outputs: bool
 
 
-def status(project: Project) -> StatusResult:
-    """Look at every encoder's rows; reads no image and encodes nothing."""
+def status(project: Project, rehash: bool = False) -> StatusResult:
+    """Look at every encoder's rows; encodes nothing, and reads only images that changed or, with `rehash`, all."""
+    if rehash:
+        project.rehash()
     found, failures, checkpoints = [], {}, {}
     for name, table in project.config.encoder.items():
         try:
@@ -41,7 +43,9 @@ def status(project: Project) -> StatusResult:
             failures[name] = str(error)
             continue
         keys = project.row_keys(table.modality)
-        found.append(encoder_status(project.store, name, identity.model, identity.spec, keys.keys, keys.present))
+        one = encoder_status(project.store, name, identity.model, identity.spec, keys.keys, keys.present)
+        refused = len(keys.refused)
+        found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused))
         checkpoints[name] = identity.checkpoint
     return StatusResult(
         found, failures, checkpoints, project.store.problems, len(all_runs(project.runs)),

@@ -1,0 +1,106 @@
+"""`mmfeat store`: what can be done with the feature store itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from mmfeat.cli.options import echo_next, open_project, setting_options
+
+SHOWN = 10
+
+
+@click.group("store", short_help="Verify, tidy up or export the feature store.")
+def store_command() -> None:
+    """Verify, tidy up or export the feature store of the project."""
+
+
+@store_command.command("verify")
+@setting_options()
+@click.pass_context
+def verify_command(context: click.Context, **options: Any) -> None:
+    """Read every file of the store and compare it with its checksum; exit 1 where one is damaged."""
+    from mmfeat.errors import StoreError
+    from mmfeat.progress import clock
+    from mmfeat.report.tables import shown, table
+    from mmfeat.workflows.store import verify_store
+
+    project = open_project(context, options)
+    result = verify_store(project)
+    rows = [
+        [shown(name), f"{one.n_files:,}", f"{one.n_rows:,}", f"{one.n_bytes / 1e6:,.1f}", f"{len(one.problems):,}"]
+        for name, one in result.found.items()
+    ]
+    if rows:
+        click.echo(table(("encoder", "files", "rows", "MB", "damaged"), rows))
+    for problem in result.problems[:SHOWN]:
+        click.echo(shown(problem, 300))
+    if len(result.problems) > SHOWN:
+        click.echo(f"... and {len(result.problems) - SHOWN:,} more")
+    uncommitted = sum(len(one.uncommitted) for one in result.found.values())
+    if uncommitted:
+        click.echo(f"{uncommitted:,} files without a commit: they do not count, and go with: mmfeat store gc")
+    if result.problems:
+        raise StoreError(
+            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. Run: mmfeat extract"
+        )
+    n_files = sum(one.n_files for one in result.found.values())
+    echo_next(f"All {n_files:,} files are as they were written ({clock(result.seconds)}).", "mmfeat status")
+
+
+@store_command.command("gc")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@click.option("--forget", multiple=True, metavar="DIR", help="A project that is gone and needs its features no more.")
+@setting_options()
+@click.pass_context
+def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **options: Any) -> None:
+    """Remove what no encoder, checkpoint or run refers to, of this project or of any other that uses the store."""
+    from mmfeat.report.tables import shown, table
+    from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
+
+    project = open_project(context, options)
+    result = find_unreferenced(project, forget)
+    for other in result.others:
+        gone = f"; it is gone. If it needs them no more: --forget {shown(other.project, 200)}" if other.gone else ""
+        click.echo(
+            f"Kept for {shown(other.project, 200)}: the features of {len(other.encoders)} encoders it refers to{gone}"
+        )
+    if not result.garbage:
+        echo_next("There is nothing to remove.", "mmfeat status")
+        return
+    rows = [[shown(one.name, 80), f"{one.n_bytes / 1e6:,.1f}", one.why] for one in result.garbage]
+    click.echo(table(("what", "MB"), rows))
+    if not yes:
+        click.confirm(f"Remove them, {result.n_bytes / 1e6:,.1f} MB?", abort=True, err=True)
+    freed = remove_unreferenced(project, result)
+    echo_next(f"Removed {len(result.garbage)}, which frees {freed / 1e6:,.1f} MB.", "mmfeat status --store")
+
+
+@store_command.command("export")
+@click.argument("destination")
+@click.argument("names", nargs=-1, metavar="[ENCODER]...")
+@click.option(
+    "--format", "form", type=click.Choice(["h5", "npy", "parquet", "safetensors"]),
+    help="[default: by the destination's suffix, else npy]",
+)  # fmt: skip
+@click.option(
+    "--split", default="all", type=click.Choice(["all", "train", "val", "test", "unlabelled"]), help="Which rows."
+)
+@setting_options()
+@click.pass_context
+def export_command(
+    context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str, **options: Any
+) -> None:
+    """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
+    from mmfeat.exports import arrays_of
+    from mmfeat.report.tables import shown, table
+    from mmfeat.workflows.store import export_features
+
+    project = open_project(context, options)
+    suffix = destination.rpartition(".")[2]
+    form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
+    written = export_features(project, destination, form, list(names) or None, split)
+    arrays = arrays_of(written).items()
+    rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
+    click.echo(table(("array", "shape", "type"), rows))
+    echo_next(f"Made {shown(destination, 200)} ({written.n_samples:,} rows).", "mmfeat status")
