@@ -74,7 +74,7 @@ def _speed(one: Extraction, n_logits: int) -> str:
     if one.encoded or one.tokens:
         total = sum(one.shares.values()) or 1.0
         waiting, encoding, writing = (one.shares[name] / total for name in ("decoding", "encoding", "writing"))
-        rate = (one.encoded + one.tokens) / max(one.seconds, 1e-9)
+        rate = (one.encoded + one.tokens) / total
         text = f"{rate:,.0f} rows/s: waiting for decoding {waiting:.0%}, encoding {encoding:.0%}, writing {writing:.0%}"
     text += f"; tokens of {one.tokens:,}" if one.tokens else ""
     return text + (f"; logits of {n_logits:,}" if n_logits else "")

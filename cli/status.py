@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.options import echo_next, echo_problems, open_project, setting_options
 
+if TYPE_CHECKING:
+    from mmfeat.workflows.project import Project
+
 
 @click.command("status", short_help="What is cached, missing, stale or unreadable, and why.")
 @click.option("--config", "show_config", is_flag=True, help="Every setting with its value and where it came from.")
-@click.option("--store", "show_store", is_flag=True, help="What lies in the store, its size and age, and who refers to it.")
+@click.option(
+    "--store", "show_store", is_flag=True, help="What lies in the store, its size and age, and who refers to it."
+)
 @click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
 @setting_options()
 @click.pass_context
-def status_command(
-    context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any
-) -> None:
+def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
     """Show, for each encoder, how many rows the feature store has, and what to type next."""
     from mmfeat.report.tables import shown, table
 
@@ -49,10 +52,34 @@ def status_command(
     for reason in result.failures.values():
         click.echo(reason)
     click.echo(f"{result.n_rows:,} rows, {result.n_runs} runs.")
+    if show_store:
+        _echo_store(project)
     if result.failures:
         echo_next("An encoder cannot be built.", "edit mmfeat.toml, then: mmfeat status")
-    elif any(s.missing or s.stale for s in result.encoders):
+    elif any(s.missing or s.stale or s.lacks_logits or s.lacks_tokens for s in result.encoders):
         hint = "" if result.has_outputs else " (or first: mmfeat finetune; without a GPU: mmfeat finetune --freeze)"
         echo_next("Features are missing.", f"mmfeat extract{hint}")
     else:
         echo_next("All features are cached.", "mmfeat fuse --head crossattn" if not result.n_runs else "mmfeat runs")
+
+
+def _echo_store(project: Project) -> None:
+    """What lies in the store, its size and age, and who refers to it."""
+    from mmfeat.report.tables import shown, table
+    from mmfeat.workflows.status import store_status
+
+    lines = store_status(project)
+    if not lines:
+        click.echo(f"{project.config.store.path}/ holds nothing yet.")
+        return
+    rows = []
+    for line in lines:
+        one = line.stored
+        counts = (one.rows, one.parts, one.outputs, one.tokens)
+        used = ", ".join(shown(name, 60) for name in line.used_by) or "nobody: mmfeat store gc removes it"
+        rows.append(
+            [one.name, *(f"{n:,}" for n in counts), f"{one.n_bytes / 1e6:,.1f}", one.created, one.written, used]
+        )
+    head = ("in the store", "rows", "parts", "outputs", "tokens", "MB", "made (UTC)", "written (UTC)")
+    click.echo(table(head, rows))
+    click.echo(f"{project.config.store.path}/ has {project.store.size_bytes / 1e6:,.1f} MB in all.")

@@ -1,4 +1,4 @@
-"""Batches of prepared samples, read and prepared in threads ahead of the one who asks."""
+"""Batches of samples on their way through an encoder: read and prepared in threads ahead of the one who asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,24 @@ class Batch:
     inputs: Any
     undecodable: dict[int, str]
     unread: dict[int, str]
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives for B samples, on the CPU.
+
+    Attributes
+    ----------
+    embeddings : np.ndarray
+        `(B, D)` float32.
+    tokens : np.ndarray or None
+        `(B, T, d)` float32, where they were asked for.
+    lengths : np.ndarray or None
+        `(B,)`: how many of the T tokens each sample has.
+    """
+
+    embeddings: np.ndarray
+    tokens: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
 
 class UnreadSample(Exception):

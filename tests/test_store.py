@@ -23,6 +23,7 @@ from mmfeat.store import mapped as mapped_module
 from mmfeat.store import store as store_module
 from mmfeat.store.keys import explain, output_key, tensors_digest
 from mmfeat.store.rows import RowIndex
+from mmfeat.store.sealed import read_sealed, write_sealed
 from mmfeat.store.status import encoder_status
 
 CLASSES = ("cat", "dog", "fish")
@@ -71,6 +72,13 @@ def read(store: FeatureStore, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     features = store.encoder(spec_of())
     found = features.lookup(keys)
     return found.good, features.embeddings(found)[:]
+
+
+def reseal(file: Path, /, **changes) -> None:
+    """Change values of a commit or record as a program would that writes it well."""
+    values = json.loads(file.read_text())
+    values.pop("seal")
+    write_sealed(file, {**values, **changes})
 
 
 def flip(file: Path, position: int = -1) -> None:
@@ -342,7 +350,7 @@ def test_a_part_without_commit_does_not_count(folder):
     assert store.problems == []
 
 
-@pytest.mark.parametrize("at", ["parts.write_atomic", "commits.write_json"])
+@pytest.mark.parametrize("at", ["parts.write_atomic", "commits.write_sealed"])
 def test_a_full_disk_is_one_line_and_leaves_nothing_that_counts(folder, monkeypatch, at):
     keys, embeddings = rows_of(8)
     store = filled(folder, keys[:4], embeddings[:4], 1)
@@ -434,24 +442,19 @@ def test_no_flipped_byte_of_a_json_gives_wrong_rows(folder, pattern):
     keys, embeddings = rows_of(6)
     features = FeatureStore(folder).encoder(spec_of())
     features.append(keys, embeddings, ["", "", "", "", "bad", "bad"], {})
-    good = np.arange(6) < 4
     (victim,) = files_of(folder, pattern)
     whole = victim.read_bytes()
-    unharmed = 0
     for position in range(len(whole)):
         victim.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         store = FeatureStore(folder)
         assert all(features.spec == spec_of() for features in store.encoders())
         store = FeatureStore(folder)
         try:
-            found, values = read(store, keys)
+            found, _ = read(store, keys)
         except StoreError:
             continue
-        assert np.array_equal(found, good) or (not found.any() and store.problems)
-        if found.any():
-            np.testing.assert_array_equal(values[found], embeddings[found])
-        unharmed += found.any()
-    assert unharmed < len(whole) / 2
+        assert not found.any()
+        assert store.problems
 
 
 @pytest.mark.parametrize(
@@ -471,7 +474,7 @@ def test_a_commit_that_disagrees_with_its_file_does_not_count(folder, changes):
     keys, embeddings = rows_of(4)
     filled(folder, keys, embeddings, 1)
     (commit,) = files_of(folder, "commits/*.json")
-    commit.write_text(json.dumps({**json.loads(commit.read_text()), **changes}))
+    reseal(commit, **changes)
     store = FeatureStore(folder)
     assert not read(store, keys)[0].any()
     assert len(store.problems) == 1
@@ -510,11 +513,9 @@ def test_a_commit_cannot_name_a_file_elsewhere(folder, tmp_path):
     keys, embeddings = rows_of(4)
     filled(folder, keys, embeddings, 1)
     (commit,), (part,) = files_of(folder, "commits/*.json"), files_of(folder, "part-*.h5")
-    values = json.loads(commit.read_text())
     for file in (str(part), f"../{part.parent.name}/{part.name}", f"./{part.name}"):
-        commit.unlink()
-        commit = commit.with_name(file.replace("/", "-") + ".json")
-        commit.write_text(json.dumps({**values, "file": file}))
+        commit = commit.rename(commit.with_name(file.replace("/", "-") + ".json"))
+        reseal(commit, file=file)
         store = FeatureStore(folder)
         assert not read(store, keys)[0].any(), file
         assert len(store.problems) == (0 if commit.name.startswith(".") else 1)
@@ -565,19 +566,17 @@ def test_a_newer_format_is_refused_by_file_and_version(folder, where):
     keys, embeddings = rows_of(4)
     filled(folder, keys, embeddings, 1)
     (commit,), (part,) = files_of(folder, "commits/*.json"), files_of(folder, "part-*.h5")
-    values = json.loads(commit.read_text())
     if where == "record":
         (file,) = files_of(folder, "encoder.json")
-        file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+        reseal(file, format=99)
     elif where == "commit":
         file = commit
-        file.write_text(json.dumps({"format": 99, "something": "else"}))
+        write_sealed(file, {"format": 99, "something": "else"})
     else:
         file = part
         with h5py.File(file, "r+") as h5:
             h5.attrs["encoding-version"] = 99
-        values |= {"size": file.stat().st_size, "sha256": digest_file(file)}
-        commit.write_text(json.dumps(values))
+        reseal(commit, size=file.stat().st_size, sha256=digest_file(file))
     with pytest.raises(StoreError, match=rf"{file.name}: has format 99, .* Update mmfeat"):
         read(FeatureStore(folder), keys)
 
@@ -589,8 +588,7 @@ def test_a_chunked_part_is_refused(folder):
     with h5py.File(part, "r+") as h5:
         del h5["embeddings"]
         h5.create_dataset("embeddings", data=embeddings, chunks=(2, 6), compression="gzip")
-    values = json.loads(commit.read_text())
-    commit.write_text(json.dumps({**values, "size": part.stat().st_size, "sha256": digest_file(part)}))
+    reseal(commit, size=part.stat().st_size, sha256=digest_file(part))
     store = FeatureStore(folder)
     assert not read(store, keys)[0].any()
     assert "contiguous" in store.problems[0]
@@ -726,15 +724,15 @@ def test_logits_of_another_part_or_output_are_not_taken(folder):
     files, commits = files_of(folder, "logits-*/*.h5"), files_of(folder, "commits/logits-*.json")
     values = [json.loads(path.read_text()) for path in commits]
     other = OUTPUT[:12] + "0" * 52
-    for path, value in zip(commits, values, strict=True):
-        path.write_text(json.dumps({**value, "kind": other}))
+    for path in commits:
+        reseal(path, kind=other)
     features = FeatureStore(folder).encoder(spec_of())
     assert features.logits(other, features.lookup(keys)) is None
     first, second = (path.read_bytes() for path in files)
     files[0].write_bytes(second)
     files[1].write_bytes(first)
     for path, value, taken in zip(commits, values, values[::-1], strict=True):
-        path.write_text(json.dumps({**taken, "file": value["file"]}))
+        write_sealed(path, {**{k: v for k, v in taken.items() if k != "seal"}, "file": value["file"]})
     features = FeatureStore(folder).encoder(spec_of())
     assert features.logits(OUTPUT, features.lookup(keys)) is None
 
@@ -881,7 +879,7 @@ def test_status_accounts_for_every_row_and_says_why(folder):
     now = store.encoder(spec_of())
     older.append(keys[10:14], embeddings[10:14], [""] * 4, {})
     record = older.folder / "encoder.json"
-    record.write_text(record.read_text().replace('"created": "2', '"created": "1'))
+    reseal(record, created="1" + read_sealed(record)["created"][1:])
     old.append(keys[8:12], embeddings[8:12], [""] * 4, {})
     foreign.append(keys, embeddings, [""] * 20, {})
     now.append(keys[:9], embeddings[:9], [""] * 8 + ["bad"], {})
@@ -891,9 +889,9 @@ def test_status_accounts_for_every_row_and_says_why(folder):
     counts = (status.cached, status.missing, status.stale, status.unreadable, status.absent)
     assert counts == (6, 6, 5, 1, 2)
     assert sum(counts) == 20
-    assert status.why == "weights changed"
+    assert status.why == "weights changed; 1 unreadable: bad"
     now.append(keys[9:], embeddings[9:], [""] * 11, {})
-    assert encoder_status(store, "image", "lite0", spec_of(), keys, present).why == ""
+    assert encoder_status(store, "image", "lite0", spec_of(), keys, present).why == "1 unreadable: bad"
 
 
 def test_status_outlives_a_neighbour_that_cannot_be_read(folder):
@@ -901,7 +899,8 @@ def test_status_outlives_a_neighbour_that_cannot_be_read(folder):
     store = filled(folder, keys[:2], embeddings[:2], 1)
     other = store.encoder(spec_of(weights="11" * 32))
     other.append(keys, embeddings, [""] * 5, {})
-    (other.folder / "commits" / f"part-{'0' * 16}.h5.json").write_text('{"format": 99}')
+    (other.folder / "commits" / f"part-{'0' * 16}.h5.json").write_text("")
+    write_sealed(other.folder / "commits" / f"part-{'0' * 16}.h5.json", {"format": 99})
     assert encoder_status(FeatureStore(folder), "image", "lite0", spec_of(), keys, np.ones(5, bool)).missing == 3
     (other.folder / "encoder.json").write_text("?")
     store = FeatureStore(folder)

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmfeat.batches import Encoded
 from mmfeat.encoders.weights import digest_of, read_tensors
 from mmfeat.store.keys import EncoderSpec
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Encoded(NamedTuple):
-    """What an encoder gives for B samples, on the CPU.
-
-    Attributes
-    ----------
-    embeddings : np.ndarray
-        `(B, D)` float32.
-    tokens : np.ndarray or None
-        `(B, T, d)` float32, where they were asked for.
-    lengths : np.ndarray or None
-        `(B,)`: how many of the T tokens each sample has.
-    """
-
-    embeddings: np.ndarray
-    tokens: np.ndarray | None = None
-    lengths: np.ndarray | None = None
 
 
 class Encoder(nn.Module):

@@ -10,18 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mmfeat.batches import Batch, groups_of, prepared_batches
+from mmfeat.batches import Batch, Encoded, groups_of, prepared_batches
 from mmfeat.errors import EncoderError
 from mmfeat.extract.writer import PartWriter
 from mmfeat.progress import progress
 from mmfeat.store import EncoderFeatures
-
-if TYPE_CHECKING:
-    from mmfeat.encoders.base import Encoded
 
 _WAITING = 0.25  # share of the time from which on decoding is said to be the limit
 _WRITING = 0.1
@@ -174,6 +171,7 @@ def extract_encoder(
         A single sample is too large for the device's memory.
     """
     begin = time.perf_counter()
+    features.sweep()
     before = features.lookup(keys)
     ours = in_shard(keys, shard)
     todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens)

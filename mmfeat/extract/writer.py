@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mmfeat.batches import Batch
+from mmfeat.batches import Batch, Encoded
 from mmfeat.store import EncoderFeatures, UnstorableRow
-
-if TYPE_CHECKING:
-    from mmfeat.encoders.base import Encoded
 
 PART_ROWS = 4096  # rows of a part,
 PART_BYTES = 1 << 28  # or what weighs this much,

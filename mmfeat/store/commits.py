@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmfeat.errors import StoreError
-from mmfeat.files import write_json
+from mmfeat.store.sealed import read_sealed, write_sealed
 
 FORMAT = 1
 EMBEDDINGS = "embeddings"
@@ -97,7 +96,7 @@ def write_commit(folder: Path, commit: Commit) -> None:
     OSError
         The folder cannot be written.
     """
-    write_json(folder / "commits" / commit.name, {"format": FORMAT, **vars(commit)})
+    write_sealed(folder / "commits" / commit.name, {"format": FORMAT, **vars(commit)})
 
 
 def read_commit(path: Path) -> Commit:
@@ -113,7 +112,7 @@ def read_commit(path: Path) -> Commit:
         A newer mmfeat wrote it.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_sealed(path)
         refuse_newer(path, values.pop("format"))
         commit = Commit(**values)
         match = _FILE.fullmatch(commit.file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mmfeat.store.rows import Found, MappedRows, check_keys
 from mmfeat.store.series import PartSeries
 from mmfeat.store.verified import VerifiedFiles
 
+_TICK = 2_000_000_000  # ns: the coarsest time that file systems keep
 _ATTEMPTS = 20  # to read the folder while other processes merge parts
 
 
@@ -242,11 +244,15 @@ class EncoderFeatures:
         try:
             write_record(self.folder, self.spec, width)
             self._width = width
-            if not self._swept:
-                remove_leftovers(self.folder)
-                self._swept = True
+            self.sweep()
         except OSError as error:
             raise naming.unwritable(self.folder, error) from None
+
+    def sweep(self) -> None:
+        """Remove what killed writers left; once for each handle."""
+        if not self._swept:
+            remove_leftovers(self.folder)
+            self._swept = True
 
     def forget(self) -> None:
         """Read the commits anew at the next look, whatever the clock says."""
@@ -285,7 +291,8 @@ class EncoderFeatures:
             raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from None
         self._vanished = False
         self.commits = [commit for name in names if (commit := self._commit(folder / name)) is not None]
-        self._read_at = changed_at
+        # Where the folder changed just now, another commit may leave its time as it is, by a coarse clock.
+        self._read_at = changed_at if time.time_ns() - changed_at > _TICK else None
         return True
 
     def _commit(self, path: Path) -> Commit | None:

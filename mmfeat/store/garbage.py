@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.files import DAY, remove_leftovers, temporary_name
-from mmfeat.store.commits import EMBEDDINGS, LOGITS, layout_of, logits_prefix, read_commit, unwritable
+from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, layout_of, logits_prefix, read_commit, unwritable
 from mmfeat.store.references import References
+from mmfeat.store.verified import VerifiedFiles
 from mmfeat.store.verify import encoder_folders
 
 
@@ -98,7 +99,10 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
             continue
         except ValueError:
             lost.append(path)
-    parts = {commit.file for commit in commits.values() if commit.kind == EMBEDDINGS}
+    verified = VerifiedFiles(folder)
+    damaged = {commit.file for commit in commits.values() if not _is_right(verified, commit)}
+    verified.save()
+    parts = {commit.file for commit in commits.values() if commit.kind == EMBEDDINGS} - damaged
     for path, commit in commits.items():
         file = folder / commit.file
         named.add(file)
@@ -107,7 +111,7 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
         )
         if commit.kind != EMBEDDINGS and commit.kind not in kinds:
             unwanted.setdefault(commit.kind, []).extend((path, file))
-        elif alone or not file.exists():
+        elif alone or commit.file in damaged:
             lost.extend((path, file))
     found = []
     for kind, paths in unwanted.items():
@@ -120,6 +124,14 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
         name = f"{folder.name}: {len(lost)} files"
         found.append(Garbage(name, tuple(lost), _size(lost), "they do not count: damaged, replaced or never committed"))
     return found
+
+
+def _is_right(verified: VerifiedFiles, commit: Commit) -> bool:
+    try:
+        verified.check(commit)
+    except ValueError:
+        return False
+    return True
 
 
 def _size(paths: object) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.errors import StoreError
-from mmfeat.files import write_json
 from mmfeat.store.commits import FORMAT, now, refuse_newer
 from mmfeat.store.keys import EncoderSpec
+from mmfeat.store.sealed import read_sealed, write_sealed
 
 RECORD = "encoder.json"
 
@@ -36,7 +35,7 @@ def read_record(folder: Path) -> Record:
     file = folder / RECORD
     remedy = "Remove this file (the features stay) and run: mmfeat extract"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_sealed(file)
         refuse_newer(file, values["format"])
         record = Record(EncoderSpec.from_dict(values["spec"]), int(values["width"]), str(values["created"]))
         key = values["encoder_key"]
@@ -65,7 +64,7 @@ def write_record(folder: Path, spec: EncoderSpec, width: int) -> None:
         found = read_record(folder).width
     except FileNotFoundError:
         values = {"format": FORMAT, "created": now(), "encoder_key": spec.key, "width": width}
-        write_json(folder / RECORD, {**values, "spec": spec.as_dict()})
+        write_sealed(folder / RECORD, {**values, "spec": spec.as_dict()})
         return
     if found != width:
         raise StoreError(f"{folder / RECORD}: says width {found}, the encoder gives {width}. Remove that folder")

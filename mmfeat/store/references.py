@@ -5,14 +5,14 @@ Every project notes itself before it adds or reads features, so that none remove
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmfeat.errors import StoreError
-from mmfeat.files import digest_json, write_json
+from mmfeat.files import digest_json
 from mmfeat.store.commits import FORMAT, now, refuse_newer
+from mmfeat.store.sealed import read_sealed, write_sealed
 
 FOLDER = "projects"
 
@@ -69,7 +69,7 @@ def write_references(store: Path, references: References) -> None:
         "format": FORMAT, "project": references.project, "host": references.host, "noted": now(),
         "encoders": {key: sorted(kinds) for key, kinds in sorted(references.encoders.items())},
     }  # fmt: skip
-    write_json(_file(store, references), values)
+    write_sealed(_file(store, references), values)
 
 
 def forget_references(store: Path, references: References) -> None:
@@ -106,7 +106,7 @@ def _file(store: Path, references: References) -> Path:
 
 
 def _read(path: Path) -> References:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_sealed(path)
     refuse_newer(path, values["format"])
     encoders = {str(key): {str(kind) for kind in kinds} for key, kinds in values["encoders"].items()}
     return References(str(values["project"]), str(values["host"]), encoders)

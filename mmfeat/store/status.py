@@ -1,14 +1,21 @@
-"""For each encoder how many rows are cached, missing, stale and unreadable, and why."""
+"""What is cached for each encoder, and why the rest is not: how many rows are cached, missing, stale and unreadable, and why."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmfeat.errors import StoreError
+from mmfeat.store.commits import EMBEDDINGS
+from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec, explain
+from mmfeat.store.record import read_record
 from mmfeat.store.store import FeatureStore
+
+_SHOWN = 3  # reasons of unreadable rows
 
 
 @dataclass(frozen=True)
@@ -20,13 +27,17 @@ class EncoderStatus:
     cached : int
         Rows with an embedding.
     stale : int
-        Rows that only an older form of the same encoder has; `why` says what has changed since.
+        Rows whose features are there in an older form: of the sample, or of the encoder. `why` says what has changed.
     missing : int
-        Rows that no form of it has.
+        Rows that are there in no form.
     unreadable : int
         Rows recorded as undecodable.
     absent : int
         Rows without the modality: a blank caption, an image that is not there.
+    lacks_logits, lacks_tokens : int
+        Cached rows that have no logits of the output in use, or none of the tokens asked for.
+    why : str
+        Reasons, joined by semicolons.
     """
 
     name: str
@@ -37,30 +48,134 @@ class EncoderStatus:
     unreadable: int
     absent: int
     why: str
+    lacks_logits: int = 0
+    lacks_tokens: int = 0
 
 
 def encoder_status(
-    store: FeatureStore, name: str, model: str, spec: EncoderSpec, keys: np.ndarray, present: np.ndarray
+    store: FeatureStore,
+    name: str,
+    model: str,
+    spec: EncoderSpec,
+    keys: np.ndarray,
+    present: np.ndarray,
+    *,
+    output_key: str | None = None,
+    tokens: int = 0,
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> EncoderStatus:
     """Count one encoder's rows by their keys `(N, 32)` uint8 and presence `(N,)` bool.
+
+    Parameters
+    ----------
+    seen : tuple of np.ndarray, optional
+        What the keys were before, `(N, 32)` uint8, and for which rows that is known, `(N,)` bool.
 
     Raises
     ------
     StoreError
         The store cannot be read, or a newer mmfeat wrote the encoder's files.
     """
-    found = store.encoder(spec).lookup(keys)
+    features = store.encoder(spec)
+    found = features.lookup(keys)
     lacking = present & found.missing
-    stale, why = stale_rows(store, spec, keys, lacking)
+    changed = _changed_content(features, keys, lacking, seen)
+    stale, why = stale_rows(store, spec, keys, lacking & ~changed)
+    reasons = [why] if why else []
+    if changed.any():
+        what = "image" if spec.modality == "image" else "caption"
+        n = int(changed.sum())
+        reasons.append(f"{n:,} {what}{'s' if n > 1 else ''} changed")
+    cached = found.good & present
+    lacks_tokens = 0
+    if tokens:
+        lacks_tokens = int((cached & features.lookup_tokens(tokens, keys).missing).sum())
+        reasons += [f"{lacks_tokens:,} rows lack their tokens"] if lacks_tokens else []
+    lacks_logits = _lacking_logits(features, found.part[cached], output_key)
+    reasons += [f"{lacks_logits:,} rows lack their logits"] if lacks_logits else []
+    errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row])
+    reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
         name, model,
-        cached=int((found.good & present).sum()),
-        missing=int((lacking & ~stale).sum()),
-        stale=int(stale.sum()),
+        cached=int(cached.sum()),
+        missing=int((lacking & ~stale & ~changed).sum()),
+        stale=int((stale | changed).sum()),
         unreadable=int((found.error & present).sum()),
         absent=int((~present).sum()),
-        why=why,
+        why="; ".join(reasons), lacks_logits=lacks_logits, lacks_tokens=lacks_tokens,
     )  # fmt: skip
+
+
+def _changed_content(
+    features: EncoderFeatures, keys: np.ndarray, lacking: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    """Which of the lacking rows this encoder has as they were before, `(N,)` bool."""
+    if seen is None or not lacking.any():
+        return np.zeros(len(lacking), dtype=bool)
+    before, known = seen
+    return lacking & known & (before != keys).any(1) & features.lookup(before).good
+
+
+def _lacking_logits(features: EncoderFeatures, part: np.ndarray, output_key: str | None) -> int:
+    """How many of the rows in these parts, `(n,)`, have no logits of an output."""
+    if output_key is None:
+        return 0
+    files = features.logits_files(output_key)
+    numbers, counts = np.unique(part, return_counts=True)
+    return int(sum(n for number, n in zip(numbers, counts, strict=True) if files[number] is None))
+
+
+@dataclass(frozen=True)
+class StoredEncoder:
+    """What lies in a store of one encoder.
+
+    Attributes
+    ----------
+    name : str
+        The folder's name.
+    rows : int
+        Rows with an embedding or a recorded error.
+    created, written : str
+        When the folder was made, and when its newest part was committed.
+    outputs, tokens : int
+        How many outputs have logits, and how many kinds of tokens there are.
+    """
+
+    name: str
+    spec: EncoderSpec
+    rows: int
+    parts: int
+    outputs: int
+    tokens: int
+    n_bytes: int
+    created: str
+    written: str
+
+
+def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
+    """Every encoder of a store, the newest first.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    listed = []
+    for features in store.encoders():
+        features.refresh()
+        kinds = {commit.kind for commit in features.commits}
+        tokens = sum(kind.startswith("tokens-") for kind in kinds)
+        parts = features.series[EMBEDDINGS].current_files
+        times = [path.stat().st_mtime for path in (features.folder / "commits").glob("*.json")]
+        written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(times))) if times else ""
+        listed.append(
+            StoredEncoder(
+                features.folder.name, features.spec, len(features.series[EMBEDDINGS].index.keys), len(parts),
+                len(kinds) - tokens - (EMBEDDINGS in kinds), tokens, sum(commit.size for commit in features.commits),
+                read_record(features.folder).created[:16].replace("T", " "), written,
+            )
+        )  # fmt: skip
+    return listed
 
 
 def stale_rows(store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, lacking: np.ndarray) -> tuple[np.ndarray, str]:

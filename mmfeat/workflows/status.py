@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mmfeat.errors import EncoderError
+from mmfeat.data.seen import load_seen
+from mmfeat.errors import EncoderError, MmfeatError
 from mmfeat.models.runs import all_runs
-from mmfeat.store.status import EncoderStatus, encoder_status
+from mmfeat.store.references import all_references
+from mmfeat.store.status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.workflows.project import Project
 
 
@@ -43,7 +45,10 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
             failures[name] = str(error)
             continue
         keys = project.row_keys(table.modality)
-        one = encoder_status(project.store, name, identity.model, identity.spec, keys.keys, keys.present)
+        one = encoder_status(
+            project.store, name, identity.model, identity.spec, keys.keys, keys.present, output_key=identity.output_key,
+            tokens=table.tokens, seen=load_seen(project.seen(table.modality), project.manifest.ids),
+        )  # fmt: skip
         refused = len(keys.refused)
         found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused))
         checkpoints[name] = identity.checkpoint
@@ -51,3 +56,40 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         found, failures, checkpoints, project.store.problems, len(all_runs(project.runs)),
         project.manifest.n_samples, bool(checkpoints) and all(checkpoints.values()),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoreLine:
+    """One encoder of the store, and which encoders and other projects refer to it.
+
+    Attributes
+    ----------
+    used_by : list of str
+        Encoders and runs of this project, and the folders of others.
+    """
+
+    stored: StoredEncoder
+    used_by: list[str]
+
+
+def store_status(project: Project) -> list[StoreLine]:
+    """What lies in the store, its size and age, and who refers to it.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    named: dict[str, list[str]] = {}
+    for name in project.config.encoder:
+        try:
+            named.setdefault(project.identity(name).spec.key, []).append(f"encoder {name}")
+        except MmfeatError:  # said in the table above
+            continue
+    for run in all_runs(project.runs):
+        for encoder in run.encoders.values():
+            named.setdefault(encoder["key"], []).append(run.name)
+    for other in all_references(project.store.path):
+        for key in other.encoders if other.project != str(project.root) else ():
+            named.setdefault(key, []).append(other.project)
+    return [StoreLine(one, list(dict.fromkeys(named.get(one.spec.key, [])))) for one in stored_encoders(project.store)]
