@@ -1,0 +1,161 @@
+"""Extraction beside a bare forward pass and beside a plain loop, on the same images, in one run.
+
+    python benchmarks/extraction.py IMAGES... [--model NAME] [--pretrained FILE] [--size N] [--precision P] [--rows N]
+
+IMAGES are folders, zip or tar files. All three use the same model, precision, batch size and number of threads:
+
+- bare: forward passes of one batch that lies in memory, nothing else;
+- mmfeat: `extract_encoder` end to end, from the files to committed parts of a store;
+- plain: a DataLoader with worker processes, timm's own transform, one forward pass after another, one .npy at the end.
+
+They alternate, a slice of the images at a time, and the ratios are those of the sums, since the speed of a shared machine
+drifts. Writes benchmarks/results/extraction-MODEL.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from store_io import cpu_name
+
+from mmfeat.config import ImageEncoderConfig
+from mmfeat.data.rowkeys import image_keys
+from mmfeat.data.sources import ImageSources
+from mmfeat.encoders.image import ImageEncoder, build_image_encoder
+from mmfeat.extract import Session, extract_encoder
+from mmfeat.store import FeatureStore
+
+SLICES = 4
+
+
+class PlainDataset(torch.utils.data.Dataset):
+    """Images as people read them: open, transform."""
+
+    def __init__(self, blobs: list[bytes], transform: Any) -> None:
+        self.blobs, self.transform = blobs, transform
+
+    def __len__(self) -> int:
+        return len(self.blobs)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        from PIL import Image
+
+        return self.transform(Image.open(io.BytesIO(self.blobs[i])).convert("RGB"))
+
+
+def bare(encoder: ImageEncoder, device: torch.device, batch: dict[str, torch.Tensor], n: int) -> float:
+    """Seconds of enough forward passes for n images."""
+    size = len(batch["pixels"])
+    start = time.perf_counter()
+    for _ in range(max(1, round(n / size))):
+        encoder.encode(batch, device)
+    return (time.perf_counter() - start) * n / (max(1, round(n / size)) * size)
+
+
+def plain(encoder: ImageEncoder, device: torch.device, blobs: list[bytes], batch_size: int, workers: int, out: Path) -> float:
+    """Seconds of the loop as people write it."""
+    from timm.data import create_transform
+
+    start = time.perf_counter()
+    dataset = PlainDataset(blobs, create_transform(**encoder.data_config, is_training=False))
+    loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=workers)
+    rows = []
+    with torch.inference_mode(), encoder.autocast(device):
+        for pixels in loader:
+            rows.append(encoder.network(pixels.to(device)).float().cpu().numpy())
+    np.save(out, np.concatenate(rows).astype(np.float16))
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("images", nargs="+")
+    parser.add_argument("--model", default="efficientnet_b4")
+    parser.add_argument("--pretrained", default="random")
+    parser.add_argument("--size", type=int, default=0, help="pixels; 0: as pretrained")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="processes of the plain loop")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = ImageEncoderConfig(
+        model=arguments.model, pretrained=arguments.pretrained, size=arguments.size or "auto", precision=arguments.precision
+    )  # fmt: skip
+    encoder = build_image_encoder("image", config, Path.cwd(), 0).to(device).eval()
+    sources = ImageSources(arguments.images)
+    sources.locate("")
+    names = np.array(sorted(sources._by_path)[: arguments.rows], dtype=object)
+    row_keys = image_keys(names, sources)
+    locations = [sources.locate(name) for name in names]
+    blobs = [sources.read(location) for location in locations]
+    batch = encoder.collate([encoder.prepare(blob) for blob in blobs[: arguments.batch_size]])
+    folder = Path(tempfile.mkdtemp())
+    store = FeatureStore(folder / "features")
+    spec = encoder.spec()
+    seconds = {"bare": 0.0, "mmfeat": 0.0, "plain": 0.0, "checksums": 0.0}
+    shares: dict[str, float] = {}
+    bare(encoder, device, batch, 2 * arguments.batch_size)  # warm
+    for rows in np.array_split(np.arange(len(names)), SLICES):
+        n = len(rows)
+        seconds["bare"] += bare(encoder, device, batch, n)
+        present = np.zeros(len(names), dtype=bool)
+        present[rows] = True
+        session = Session(encoder, device, arguments.batch_size, {"host": "benchmark"})
+        start = time.perf_counter()
+        result = extract_encoder(
+            store.encoder(spec), lambda session=session: session, row_keys.keys, present,
+            lambda row: sources.read(locations[row]), "image",
+        )  # fmt: skip
+        seconds["mmfeat"] += time.perf_counter() - start
+        for name, value in result.shares.items():
+            shares[name] = shares.get(name, 0.0) + value
+        seconds["plain"] += plain(
+            encoder, device, [blobs[row] for row in rows], arguments.batch_size, arguments.workers, folder / "plain.npy"
+        )  # fmt: skip
+    start = time.perf_counter()
+    import hashlib
+
+    for path in (folder / "features").rglob("*.h5"):
+        hashlib.sha256(path.read_bytes()).hexdigest()
+    seconds["checksums"] = time.perf_counter() - start
+    start = time.perf_counter()
+    again = extract_encoder(
+        FeatureStore(folder / "features").encoder(spec), lambda: None, row_keys.keys, np.ones(len(names), bool),
+        lambda row: b"", "image",
+    )  # fmt: skip
+    assert again.encoded == 0
+    seconds["everything cached"] = time.perf_counter() - start
+    shutil.rmtree(folder)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {os.cpu_count()} cores"
+    found = {
+        "model": arguments.model, "pixels": encoder.data_config["input_size"][-1], "precision": arguments.precision,
+        "images": len(names), "batch size": arguments.batch_size, "device": name, "torch": torch.__version__,
+        "python": platform.python_version(), "seconds": seconds,
+        "images per second": {k: len(names) / seconds[k] for k in ("bare", "mmfeat", "plain")},
+        "shares": {k: v / sum(shares.values()) for k, v in shares.items()},
+        "ratios": {
+            "end to end over bare forward": seconds["bare"] / seconds["mmfeat"],
+            "end to end over the plain loop": seconds["plain"] / seconds["mmfeat"],
+            "checksums' share": seconds["checksums"] / seconds["mmfeat"],
+        },
+    }  # fmt: skip
+    out = Path(__file__).with_name("results") / f"extraction-{arguments.model}.json"
+    out.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
