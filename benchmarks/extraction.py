@@ -36,7 +36,7 @@ from mmfeat.encoders.image import ImageEncoder, build_image_encoder
 from mmfeat.extract import Session, extract_encoder
 from mmfeat.store import FeatureStore
 
-SLICES = 4
+SLICES = 2
 
 
 class PlainDataset(torch.utils.data.Dataset):
@@ -63,7 +63,9 @@ def bare(encoder: ImageEncoder, device: torch.device, batch: dict[str, torch.Ten
     return (time.perf_counter() - start) * n / (max(1, round(n / size)) * size)
 
 
-def plain(encoder: ImageEncoder, device: torch.device, blobs: list[bytes], batch_size: int, workers: int, out: Path) -> float:
+def plain(
+    encoder: ImageEncoder, device: torch.device, blobs: list[bytes], batch_size: int, workers: int, out: Path
+) -> float:
     """Seconds of the loop as people write it."""
     from timm.data import create_transform
 
