@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 
 import h5py
@@ -195,6 +196,18 @@ def test_exporting_a_split_takes_its_rows_alone(extracted, tmp_path):
     assert table.n_samples == len(extracted.manifest.rows("val"))
     assert np.load(tmp_path / "val" / "embeddings.text.npy").shape == (table.n_samples, 64)
     assert not (tmp_path / "val" / "embeddings.image.npy").exists()
+
+
+def test_export_and_status_through_the_entry_point(extracted):
+    done = run_cli("store", "export", "out.h5", cwd=extracted.root)
+    assert "embeddings.image" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Made out.h5 (80 rows). Next: ")
+    again = run_cli("store", "export", "out.h5", cwd=extracted.root, check=False)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    text = run_cli("status", "--store", cwd=extracted.root).stdout
+    assert "encoder image" in text
+    assert re.search(r"test_efficientnet-[0-9a-f]{12} +80 ", text)
 
 
 # status and extraction

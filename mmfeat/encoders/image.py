@@ -97,7 +97,8 @@ class ImageEncoder(Encoder):
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""
-        return {"pixels": torch.stack(prepared)}
+        pixels = torch.stack(prepared)
+        return {"pixels": pixels.pin_memory() if self.mean.is_cuda else pixels}
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Pooled features `(B, D)`; at inference their mean over the image and its mirror image, where `flip` says so."""
