@@ -12,10 +12,11 @@ from mmfeat.cli.options import echo_next
 def demo_command(folder: str, seed: int) -> None:
     """Make a small data set of pictures and captions, run every command on it, and compare on the hidden truth."""
     from mmfeat.progress import clock
-    from mmfeat.report.tables import figure_table
+    from mmfeat.report.tables import about_figures, figure_table
     from mmfeat.workflows.demo import demo
 
     result = demo(folder, seed)
     click.echo(figure_table(f"on {result.n_rows:,} unlabelled rows", result.lines))
-    click.echo("± is half the 95 % bootstrap interval; the truth of these rows was hidden from every command.")
+    hidden = "the truth of these rows was hidden from every command"
+    click.echo(about_figures(result.lines[0].n_left_out, hidden))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

@@ -15,10 +15,10 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 def ensemble_command(context: click.Context, members: tuple[str, ...], **options: Any) -> None:
     """Average logits; nothing is fitted.
 
-    RECIPE is fm1 (both encoders), fm2 (fm1 and the concat head) or fm3 (both encoders and the cross-attention head).
+    RECIPE is fm1 (both encoders), fm2 (fm1, made where it is not there, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
-    from mmfeat.report.tables import figure_table
+    from mmfeat.report.tables import about_figures, figure_table
     from mmfeat.workflows.ensemble import ensemble
 
     project = open_project(context, options)
@@ -26,4 +26,6 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], **options
     click.echo(result.description)
     if result.lines:
         click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
+        chose = "these rows also chose the epochs of what is averaged"
+        click.echo(about_figures(result.lines[0].n_left_out, chose))
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")

@@ -49,15 +49,20 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
         f"Weakest classes of {first}: "
         + ", ".join(f"{shown(repr(result.classes[k]))} F1 {f1:.3f} ({n:,} rows)" for k, f1, n in weakest)
     )
-    click.echo(left_out(figures) or "Every class has a positive among these rows.")
-    said = {
-        "val": "These rows also chose epochs and runs; for a figure to publish set [split] test before you start.",
-        "train": "In-sample: the heads were trained on these rows.",
-        "test": "Nothing was trained on these rows or chosen by them.",
-    }
-    click.echo(said[split])
+    click.echo(left_out(figures.scores.n_classes_left_out) or "Every class has a positive among these rows.")
+    for name, ids in result.trained.items():
+        if ids:
+            first = ", ".join(shown(i, 30) for i in ids[:WEAKEST]) + (", ..." if len(ids) > WEAKEST else "")
+            click.echo(
+                f"{name}: in-sample for {len(ids):,} of {result.n_rows:,} rows, it was trained on them ({first})."
+            )
+    if split == "val":
+        click.echo("These rows also chose epochs and runs; for a figure to publish set [split] test before you start.")
+    else:
+        for name, n in result.n_chosen.items():
+            if n:
+                click.echo(f"{name}: {n:,} of {result.n_rows:,} rows chose its epochs or rounds.")
+        if not any(result.trained.values()) and not any(result.n_chosen.values()):
+            click.echo("Nothing was trained on these rows or chosen by them.")
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
-    echo_next(
-        f"Made {files} ({len(result.classes)} classes).",
-        "mmfeat predict" if split == "test" else "mmfeat selftrain --rounds 5",
-    )
+    echo_next(f"Made {files} ({len(result.classes)} classes).", result.after)

@@ -21,7 +21,7 @@ def finetune_command(context: click.Context, names: tuple[str, ...], freeze: boo
     Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
     """
     from mmfeat.models.figures import FigureLine
-    from mmfeat.report.tables import figure_table, left_out, shown, table
+    from mmfeat.report.tables import about_figures, figure_table, shown, table
     from mmfeat.workflows.finetune import finetune
 
     project = open_project(context, options)
@@ -32,7 +32,7 @@ def finetune_command(context: click.Context, names: tuple[str, ...], freeze: boo
     if baseline and lines:
         title = f"{len(project.manifest.rows('val')):,} val rows"
         click.echo(figure_table(title, [FigureLine.of("commonest label", baseline), *lines]))
-        click.echo(left_out(baseline) or "± is half the 95 % bootstrap interval; these rows also chose the epochs.")
+        click.echo(about_figures(lines[0].n_left_out, "these rows also chose the epochs"))
     names_of = " and ".join(f"checkpoints/{r.checkpoint.name}" for r in results)
     made = "Made" if any(r.made for r in results) else "Already made:"
     echo_next(f"{made} {names_of}.", "mmfeat extract")

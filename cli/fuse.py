@@ -19,7 +19,7 @@ KEYS = (
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
-    from mmfeat.report.tables import figure_table
+    from mmfeat.report.tables import about_figures, figure_table
     from mmfeat.workflows.fuse import fuse
 
     project = open_project(context, options)
@@ -27,10 +27,6 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     click.echo(f"{result.description}; {result.n_train:,} rows")
     if result.lines:
         click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
-        click.echo(
-            "± is half the 95 % bootstrap interval (one seed: deviation over seeds); these rows also chose the epochs."
-        )
+        click.echo(about_figures(result.lines[0].n_left_out, "these rows also chose the epochs", seeds=True))
     made = "Made" if result.made else "Already made:"
-    head = result.run.record["head"]
-    after = {"crossattn": "mmfeat ensemble fm3", "concat": "mmfeat ensemble fm2"}.get(head, "mmfeat runs")
-    echo_next(f"{made} runs/{result.run.name}.", after)
+    echo_next(f"{made} runs/{result.run.name}.", result.after)

@@ -29,7 +29,7 @@ def predict_command(context: click.Context, run: str | None, split: str, **optio
     result = predict(project, run, split)
     rule = project.config.predict
     empty = "got their most probable class" if rule.empty == "most-probable" else "got no label"
-    chosen = ", the best on val" if result.chosen else ""
+    chosen = f", {result.chosen}" if result.chosen else ""
     click.echo(
         f"run {result.run}{chosen}; threshold {rule.threshold:g}; {result.n_empty:,} rows had nothing above it and {empty}"
     )

@@ -13,24 +13,30 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 @click.pass_context
 def runs_command(context: click.Context, **options: Any) -> None:
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
-    from mmfeat.report.tables import shown, table
+    from mmfeat.models.figures import FigureLine
+    from mmfeat.report.tables import about_figures, figure_cells, figure_head, shown, table
+    from mmfeat.workflows.hints import after_runs
     from mmfeat.workflows.runs import ranked_runs
 
     project = open_project(context, options)
     ranked = ranked_runs(project)
+    after = after_runs(project, ranked)
     if not ranked:
-        echo_next("No runs yet.", "mmfeat fuse --head crossattn")
+        echo_next("No runs yet.", after)
         return
-    rows = []
+    metric, rows, left_out = project.config.metric, [], 0
+    head = figure_head(metric)
     for line in ranked:
-        cells = ["-", "-", "-"]
+        cells = ["-"] * len(head)
         if line.figures:
-            s = line.figures.scores
-            cells = [f"{s.samples_f1:.3f} ± {line.figures.half_width:.3f}", f"{s.macro_f1:.3f}", f"{s.map:.3f}"]
+            figures = FigureLine.of(line.name, line.figures)
+            cells, left_out = figure_cells(figures, metric), figures.n_left_out
         state = line.state + (", transductive" if line.transductive else "")
-        rows.append([line.name, shown(line.made_from, 40), *cells, f"{line.size_mb:,.1f}", shown(state, 100)])
-    click.echo(table(("run", "made from", "samples-F1", "macro-F1", "mAP", "MB"), rows, left=2))
+        size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
+        rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
+    click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     n_val = len(project.manifest.rows("val"))
-    names = [line.name for line in ranked if line.run is not None][:2]
-    said = f"{len(ranked)} on {n_val:,} val rows, best {project.config.metric} first; MB is the whole model with its encoders."
-    echo_next(said, f"mmfeat evaluate {' '.join(names)}".rstrip())
+    if any(line.figures for line in ranked):
+        click.echo(about_figures(left_out, "these rows also chose epochs and rounds"))
+    order = f"on {n_val:,} val rows, best {metric} first" if n_val else "newest first: there are no val rows to rank by"
+    echo_next(f"{len(ranked)} {order}; MB is the whole model with its encoders.", after)

@@ -18,7 +18,8 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 @click.pass_context
 def selftrain_command(context: click.Context, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; cached features only."""
-    from mmfeat.report.tables import figure_table, table
+    from mmfeat.models.figures import FigureLine
+    from mmfeat.report.tables import about_figures, figure_cells, figure_head, figure_table, table
     from mmfeat.workflows.selftrain import selftrain
 
     project = open_project(context, options)
@@ -30,8 +31,6 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
     )
     rows = []
     for one in result.rounds:
-        figures = one["figures"]
-        low, high = figures["samples_f1_interval"]
         verdict = (
             "supervised" if one["number"] == 0 else "accepted" if one["accepted"] else "reverted: val no longer rises"
         )
@@ -39,14 +38,22 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
             f"{one['n_pseudo']:,}" if one["number"] else "-",
             "-" if one["changed"] is None else f"{one['changed']:,}",
         ]
-        f1 = f"{figures['samples_f1']:.3f} ± {(high - low) / 2:.3f}"
-        rows.append([one["number"], *cells, f1, f"{figures['macro_f1']:.3f}", f"{figures['map']:.3f}", verdict])
-    click.echo(table(("round", "pseudo-labels", "changed", "samples-F1", "macro-F1", "mAP"), rows))
+        figures = figure_cells(FigureLine.recorded("", one["figures"]), config.metric)
+        rows.append([one["number"], *cells, *figures, verdict])
+    click.echo(table(("round", "pseudo-labels", "changed", *figure_head(config.metric)), rows))
     click.echo(f"Rounds: a model for each encoder and the head, mean of their logits, on {result.n_val:,} val rows.")
-    click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
+    click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, config.metric))
+    chose = "these rows also chose epochs and rounds"
+    click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round helped"
     last = len(result.rounds) - 1
+    if result.supervised is None:
+        click.echo(
+            f"No supervised run of these settings to compare with: mmfeat fuse --head {config.fuse.head} makes it."
+        )
+    elif not result.rises:
+        origin += f" (no rise over {result.supervised})"
     made = "Made" if result.made else "Already made:"
     echo_next(
-        f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", "mmfeat predict"
+        f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", result.after
     )

@@ -19,7 +19,7 @@ from mmfeat.store.status import stale_rows
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = 65536  # rows that are brought to a device at a time
+_BLOCK = 65536  # rows that are brought to a device, or digested, at a time
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,26 @@ class FeatureTable:
     def digest(self, rows: np.ndarray, names: Sequence[str]) -> str:
         """SHA-256 over rows' ids, row keys for some encoders, and labels; the rows' order does not matter."""
         columns = [np.where(self.present[n][rows, None], self.row_keys[n][rows], 0) for n in sorted(names)]
-        content = np.ascontiguousarray(np.concatenate([*columns, self.labels[rows].view(np.uint8)], axis=1))
-        lines = (
+        return rows_digest(self.ids[rows], *columns, self.labels[rows])
+
+
+def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
+    """SHA-256 over rows' ids and bytes, whatever the rows' order.
+
+    Parameters
+    ----------
+    columns : np.ndarray
+        `(N, n)` uint8 or int8 each: row keys, labels.
+    """
+    lines: list[bytes] = []
+    for start in range(0, len(ids), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        content = np.ascontiguousarray(np.concatenate([column[block].view(np.uint8) for column in columns], axis=1))
+        lines += (
             hashlib.sha256(str(i).encode("utf-8", "surrogatepass") + b"\0" + line.tobytes()).digest()
-            for i, line in zip(self.ids[rows], content, strict=True)
+            for i, line in zip(ids[block], content, strict=True)
         )
-        return digest_bytes(b"".join(sorted(lines)))
+    return digest_bytes(b"".join(sorted(lines)))
 
 
 def _take(values: MappedRows | np.ndarray, rows: np.ndarray | slice) -> MappedRows | np.ndarray:

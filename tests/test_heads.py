@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmfeat.config import CrossAttentionConfig, LinearConfig
+from mmfeat.config import CrossAttentionConfig, LinearConfig, PredictConfig
 from mmfeat.errors import RunError
-from mmfeat.heads import HEADS, build_head
+from mmfeat.heads import HEADS, build_head, takes
 from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, fit_head, head_logits
+from mmfeat.models.figures import figures_of
 from mmfeat.randomness import id_numbers
 
 WIDTHS = {"image": 40, "text": 12}
@@ -75,13 +76,70 @@ def test_same_seed_same_head_other_seed_another(name):
     assert not np.array_equal(a, c)
 
 
-def test_the_order_of_the_rows_does_not_matter():
+@pytest.mark.parametrize("name", HEADS)
+def test_the_order_of_the_rows_does_not_matter_to_the_last_bit(name):
+    data = made(n=1200)
+    data.present["text"][::7] = False
+    order = np.random.default_rng(3).permutation(1200)
+    a, b = fit_head(name, data, CONFIGS[name]), fit_head(name, permuted(data, order), CONFIGS[name])
+    assert a.history == b.history
+    assert a.best_epoch == b.best_epoch
+    for key, tensor in a.head.state_dict().items():
+        assert torch.equal(tensor, b.head.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("rule", [PredictConfig(), PredictConfig(0.8, "none"), PredictConfig(0.2)])
+def test_epochs_are_chosen_by_the_rule_that_figures_and_predictions_use(rule):
     data = made()
-    order = np.random.default_rng(3).permutation(120)
-    config = dataclasses.replace(CONFIGS["linear"], dropout=0.0)
-    a = head_logits(fit_head("linear", data, config).head, data)
-    b = head_logits(fit_head("linear", permuted(data, order), config).head, data)
-    assert np.allclose(a, b, atol=1e-4)
+    fitted = fit_head("concat", data, CONFIGS["concat"], rule=rule)
+    figures = figures_of(data.labels[data.val].numpy(), head_logits(fitted.head, data, data.val), rule)
+    assert fitted.history[fitted.best_epoch - 1]["val_samples-f1"] == pytest.approx(figures.scores.samples_f1)
+
+
+@pytest.mark.parametrize("lr", [1e38, 1e300])
+def test_a_fit_that_becomes_no_number_names_the_setting_to_lower(lr):
+    config = dataclasses.replace(CONFIGS["crossattn"], lr=lr)
+    with pytest.raises(RunError, match=r"^crossattn: .*Lower fuse.crossattn.lr \(1e\+"):
+        fit_head("crossattn", made(), config)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+    ],
+)
+def test_a_fit_without_enough_memory_names_the_setting_to_lower(error, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("mmfeat.heads.fit.masked_bce", fail)
+    with pytest.raises(RunError, match=r"^linear: out of memory. Lower fuse.linear.batch_size \(32 now\)$"):
+        fit_head("linear", made(), CONFIGS["linear"])
+
+
+def test_any_other_failure_of_a_fit_stays_as_it_is(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr("mmfeat.heads.fit.masked_bce", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        fit_head("linear", made(), CONFIGS["linear"])
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_what_a_head_takes_is_what_it_builds_with(name, n):
+    widths = {f"e{i}": 8 for i in range(n)}
+    config = dataclasses.replace(CONFIGS[name], **({"query": ""} if name == "crossattn" else {}))
+    try:
+        build_head(name, widths, 3, config)
+        built = True
+    except RunError:
+        built = False
+    assert takes(name, n) == built
 
 
 def test_val_labels_choose_the_epoch_and_teach_nothing():

@@ -327,3 +327,8 @@ def test_the_baseline_says_the_commonest_class_and_only_that_at_any_threshold(ca
 def test_the_baseline_has_as_many_rows_as_asked():
     assert commonest_label(np.int8([[0, 1]]), 0).shape == (0, 2)
     assert np.isfinite(commonest_label(np.full((2, 3), -1, np.int8), 2)).all()
+
+
+def test_f1_of_rows_wants_equal_shapes():
+    with pytest.raises(MmfeatError, match=r"\(3, 2\).*\(3, 4\)"):
+        samples_f1_rows(np.zeros((3, 2), np.int8), np.zeros((3, 4), np.int8))

@@ -10,29 +10,36 @@ import torch
 
 from mmfeat.encoders.checkpoint import Output, checkpoints_of, read_checkpoint, save_checkpoint
 from mmfeat.errors import EncoderError, RunError
-from mmfeat.models.runs import RunLogits, all_runs, already_made, read_run, save_run
+from mmfeat.learned import NOTHING, Learned
+from mmfeat.models.runs import RunLogits, all_runs, already_made, damaged_runs, read_run, save_run
 
 RECORD = {
-    "kind": "head", "encoders": {"text": {"size_mb": 2.5}}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
+    "kind": "ensemble", "encoders": {"text": {"size_mb": 2.5}}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
     "members": [], "created": "2026-01-01T00:00:00Z",
 }  # fmt: skip
 
 
 def logits() -> RunLogits:
     ids = np.array(["1.jpg", "é\n"], dtype=object)
-    return RunLogits(ids, np.arange(64, dtype=np.uint8).reshape(2, 32), np.float32([[1, 2], [3, 4]]), np.uint8([1, 2]))
+    return RunLogits(
+        ids,
+        np.arange(64, dtype=np.uint8).reshape(2, 32),
+        np.array([True, False]),
+        np.float32([[1, 2], [3, 4]]),
+        np.uint8([1, 2]),
+    )
 
 
 def test_a_run_comes_back(tmp_path):
     state = {"seed0.w": torch.arange(6.0).reshape(2, 3).T}  # not contiguous
-    saved = save_run(tmp_path, "linear", RECORD, logits(), state)
+    saved = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, state)
     run = read_run(tmp_path / saved.name)
     assert run.record == {"format": 1, **RECORD}
     assert run.classes == ("a", "b")
     assert run.size_mb == 3.0
     assert torch.equal(run.state()["seed0.w"], state["seed0.w"])
     kept, given = run.logits(), logits()
-    for name in ("ids", "input_keys", "logits", "roles"):
+    for name in ("ids", "input_keys", "known", "logits", "roles"):
         assert np.array_equal(getattr(kept, name), getattr(given, name))
 
 
@@ -40,7 +47,7 @@ def test_runs_are_listed_oldest_first_and_nothing_unfinished_among_them(tmp_path
     assert all_runs(tmp_path / "nowhere") == []
     for number, year in enumerate((2027, 2025, 2026)):
         record = {**RECORD, "created": f"{year}-01-01", "fingerprint": str(number % 2)}
-        save_run(tmp_path, "linear", record, logits(), None)
+        save_run(tmp_path, "linear", record, logits(), NOTHING, None)
     (tmp_path / ".tmp-1").mkdir()
     (tmp_path / "half-1").mkdir()
     assert [run.name for run in all_runs(tmp_path)] == ["linear-2", "linear-3", "linear-1"]
@@ -56,7 +63,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (json.dumps({**RECORD, "format": 99}), "reads up to 1")])
 def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
-    run = save_run(tmp_path, "linear", RECORD, logits(), None)
+    run = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, None)
     (run.folder / "run.json").write_text(text)
     with pytest.raises(RunError, match=says) as error:
         read_run(run.folder)
@@ -67,7 +74,7 @@ def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
 @pytest.mark.parametrize("name", ["head.safetensors", "logits.h5"])
 @pytest.mark.parametrize("data", [None, b"", b"no such format", b"\xff" * 5000])
 def test_damaged_arrays_of_a_run_are_one_line(tmp_path, name, data):
-    run = save_run(tmp_path, "linear", RECORD, logits(), {"seed0.w": torch.zeros(2)})
+    run = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, {"seed0.w": torch.zeros(2)})
     (run.folder / name).unlink()
     if data is not None:
         (run.folder / name).write_bytes(data)
@@ -98,3 +105,49 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, text, says):
     with pytest.raises(EncoderError, match=says) as error:
         read_checkpoint(folder)
     assert "\n" not in str(error.value)
+
+
+def test_what_was_learned_from_comes_back_and_adds_up(tmp_path):
+    one, two = Learned.of(["a", "b", "b"], ["v"]), Learned.of(["c"], ["v", "w"])
+    learned = save_run(tmp_path, "linear", RECORD, logits(), one | two, None).learned()
+    trained, chosen = learned.among(["c", "x", "a", "v", "w"])
+    assert trained.tolist() == [True, False, True, False, False]
+    assert chosen.tolist() == [False, False, False, True, True]
+    assert len(learned.trained) == 3
+    assert not (one | NOTHING).among([])[0].any()
+
+
+def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tmp_path):
+    output = Output(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
+    record = {"spec": {}, "fingerprint": "f"}
+    known = save_checkpoint(tmp_path, "image", record, output, None, Learned.of(["a"], ["v"]))
+    assert known.complete
+    assert known.learned().among(["a", "v"])[0].tolist() == [True, False]
+    unknown = save_checkpoint(tmp_path, "image", record, output, None)
+    assert not unknown.complete
+    with pytest.raises(EncoderError, match=r"rows.safetensors: .*not known. Run: mmfeat finetune image --freeze"):
+        unknown.learned()
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "logits.h5"])
+@pytest.mark.parametrize("data", [None, b"", b"\xff" * 5000])
+def test_a_run_that_is_not_whole_is_not_already_made(tmp_path, name, data):
+    state = {"seed0.w": torch.zeros(2)}
+    run = save_run(tmp_path, "linear", {**RECORD, "kind": "head"}, logits(), NOTHING, state)
+    assert not run.damage()
+    assert already_made(tmp_path, "f").name == run.name
+    (run.folder / name).unlink()
+    if data is not None:
+        (run.folder / name).write_bytes(data)
+    assert f"{name}: cannot be read" in run.damage()
+    assert "\n" not in run.damage()
+    assert already_made(tmp_path, "f") is None
+
+
+def test_a_damaged_record_is_listed_with_its_reason_beside_the_others(tmp_path):
+    for number in range(3):
+        save_run(tmp_path, "linear", {**RECORD, "fingerprint": str(number)}, logits(), NOTHING, None)
+    (tmp_path / "linear-2" / "run.json").write_text("[]")
+    assert [run.name for run in all_runs(tmp_path)] == ["linear-1", "linear-3"]
+    assert "damaged" in damaged_runs(tmp_path)["linear-2"]
+    assert already_made(tmp_path, "2").name == "linear-3"

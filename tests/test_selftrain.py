@@ -63,7 +63,7 @@ def test_wrong_labels_planted_in_val_change_no_pseudo_label():
     first = []
     for labels in (data.labels, planted):
         one = dataclasses.replace(data, labels=labels)
-        first.append(module._fused(one, models, "samples-f1", 0)[unlabelled])
+        first.append(module._fused(one, models, "samples-f1", 0, PredictConfig())[unlabelled])
     assert np.array_equal(first[0], first[1])
 
 

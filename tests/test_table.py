@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmfeat.errors import MissingFeatures
 from mmfeat.files import digest_bytes
 from mmfeat.store import EncoderSpec, FeatureStore, verified
 from mmfeat.store.keys import output_key
-from mmfeat.table import FeatureTable, open_table
+from mmfeat.table import FeatureTable, open_table, rows_digest
 
 N, CLASSES = 40, ("cat", "dog", "fish")
 SPECS = {
@@ -248,3 +249,15 @@ def test_what_has_another_number_of_rows_is_refused(store, manifest, name):
     shorter = {"image": value["image"][1:]} if isinstance(value, dict) else value[1:]
     with pytest.raises(ValueError, match=f"{name}.*39 rows.*40"):
         dataclasses.replace(table, **{name: shorter})
+
+
+def test_digesting_many_rows_of_many_classes_takes_little_memory_beside_them():
+    labels = np.zeros((200_000, 300), np.int8)
+    ids, keys = np.arange(200_000).astype(object), np.zeros((200_000, 32), np.uint8)
+    tracemalloc.start()
+    first = rows_digest(ids, keys, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.nbytes
+    labels[7, 7] = 1
+    assert rows_digest(ids, keys, labels) != first

@@ -11,12 +11,14 @@ import numpy as np
 
 from mmfeat.errors import EncoderError
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
+from mmfeat.learned import Learned
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
 
 FORMAT = 1
 _RECORD = "checkpoint.json"
 _ENCODER = "encoder.safetensors"
 _OUTPUT = "output.safetensors"
+_ROWS = "rows.safetensors"
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,46 @@ class Checkpoint:
 
         try:
             tensors = load_file(self.folder / _OUTPUT)
-            return Output(tensors["weight"], tensors["bias"], tuple(self.record["classes"]))
+            return Output(tensors["weight"], tensors["bias"], self.classes)
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             raise EncoderError(f"{self.folder / _OUTPUT}: cannot be read: {error}") from None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of its output's logits, in their order."""
+        return tuple(self.record["classes"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of its files are there."""
+        names = (_OUTPUT, _ROWS, *(() if self.frozen else (_ENCODER,)))
+        return all((self.folder / name).is_file() for name in names)
+
+    def learned(self) -> Learned:
+        """The rows that it was trained on, and those that chose its epoch.
+
+        Raises
+        ------
+        EncoderError
+            The file is missing or damaged.
+        """
+        from safetensors.numpy import load_file
+
+        file = self.folder / _ROWS
+        try:
+            rows = load_file(file)
+            return Learned(rows["trained"], rows["chosen"])
+        except Exception as error:  # safetensors has an exception of its own for each kind of damage
+            command = f"mmfeat finetune {self.name.rpartition('-')[0]}" + (" --freeze" if self.frozen else "")
+            raise EncoderError(
+                f"{file}: cannot be read: {error}. Which rows it was trained on is not known. Run: {command}"
+            ) from None
+
 
 def save_checkpoint(
-    parent: Path, name: str, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None
-) -> Checkpoint:
+    parent: Path, name: str, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None,
+    learned: Learned | None = None,
+) -> Checkpoint:  # fmt: skip
     """Write `parent/NAME-<next number>`, whole or not at all.
 
     Parameters
@@ -104,12 +138,16 @@ def save_checkpoint(
         JSON values: figures, settings, the encoder's spec; format, classes and `frozen` are added here.
     tensors : dict of torch.Tensor, optional
         The fine-tuned encoder; None where it is frozen.
+    learned : Learned, optional
+        The rows that it was fitted on; without them it is not known, and no figure of it can be trusted.
     """
     from safetensors.numpy import save_file as save_arrays
 
     record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
     with staging_folder(parent) as staged:
         save_arrays({"weight": output.weight, "bias": output.bias}, staged / _OUTPUT)
+        if learned is not None:
+            save_arrays({"trained": learned.trained, "chosen": learned.chosen}, staged / _ROWS)
         if tensors is not None:
             from safetensors.torch import save_file
 

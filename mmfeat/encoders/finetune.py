@@ -6,6 +6,7 @@ fine-tuning, started again, ends as the undisturbed one would have.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfeat.batches import Batch, groups_of, prepared_batches
-from mmfeat.config import FinetuneConfig
+from mmfeat.config import FinetuneConfig, PredictConfig
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.checkpoint import Output
 from mmfeat.errors import EncoderError
@@ -84,10 +85,13 @@ class EncoderFit:
     """One fine-tuning: `estimate()` says how long it will take, `run()` does it or goes on with it."""
 
     def __init__(
-        self, encoder: Encoder, samples: Samples, config: FinetuneConfig, metric: str, seed: int,
+        self, encoder: Encoder, samples: Samples, config: FinetuneConfig, metric: str, rule: PredictConfig, seed: int,
         device: torch.device, resume_file: Path, fingerprint: str,
     ) -> None:  # fmt: skip
+        val = samples.val[np.argsort(samples.numbers[samples.val], kind="stable")]  # in an order of the rows' own
+        samples = dataclasses.replace(samples, val=val)
         self.encoder, self.samples, self.config, self.metric = encoder.to(device), samples, config, metric
+        self.rule = rule
         self.seed, self.device, self.resume_file, self.fingerprint = seed, device, resume_file, fingerprint
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -220,7 +224,8 @@ class EncoderFit:
             logits.append(self.output(embeddings.to(self.device)).float().cpu().numpy())
             rows.append(batch.rows)
         joined = np.concatenate(logits)
-        figures = scores(self.samples.labels[np.concatenate(rows)], decide(sigmoid(joined), 0.5), joined)
+        decided = decide(sigmoid(joined), self.rule.threshold, self.rule.empty)
+        figures = scores(self.samples.labels[np.concatenate(rows)], decided, joined)
         return figures.value(self.metric), {
             "val_loss": figures.value("loss"),
             "val_samples_f1": figures.value("samples-f1"),
@@ -250,6 +255,7 @@ def fit_encoder(
     config: FinetuneConfig,
     *,
     metric: str,
+    rule: PredictConfig,
     seed: int,
     device: torch.device,
     resume_file: Path,
@@ -263,6 +269,8 @@ def fit_encoder(
 
     Parameters
     ----------
+    rule : PredictConfig
+        How probabilities become the labels that the metric scores.
     fingerprint : str
         Digest of all that the fit depends on.
     before : callable, optional
@@ -273,7 +281,7 @@ def fit_encoder(
     EncoderError
         The loss became no number.
     """
-    fit = EncoderFit(encoder, samples, config, metric, seed, device, resume_file, fingerprint)
+    fit = EncoderFit(encoder, samples, config, metric, rule, seed, device, resume_file, fingerprint)
     done = fit.resume()
     if before is not None:
         before(done, fit.estimate())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.config import Config, EncoderConfig
-from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, read_checkpoint
+from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.errors import EncoderError
 from mmfeat.files import digest_json, write_json
 from mmfeat.store.keys import EncoderSpec
@@ -108,16 +108,12 @@ def remember(
     return identity
 
 
-def output_of(config: Config, identity: Identity, checkpoints: Path) -> Output | None:
-    """The linear output of the checkpoint in use, if there is one."""
+def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Checkpoint | None:
+    """The checkpoint in use, if there is one."""
     if identity.checkpoint is None:
         return None
-    return _named(config, identity.name, checkpoints, identity.checkpoint).output()
-
-
-def _named(config: Config, name: str, checkpoints: Path, checkpoint: str) -> Checkpoint:
-    given = config.encoder[name].checkpoint
-    return read_checkpoint(checkpoints / checkpoint if given == "latest" else config.path(given))
+    given = config.encoder[identity.name].checkpoint
+    return read_checkpoint(checkpoints / identity.checkpoint if given == "latest" else config.path(given))
 
 
 def _pretrained(config: Config, name: str) -> Any:

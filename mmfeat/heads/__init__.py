@@ -18,6 +18,11 @@ def head_config(name: str, fuse: FuseConfig) -> Any:
     return getattr(fuse, name)
 
 
+def takes(name: str, n_inputs: int) -> bool:
+    """Whether a head takes so many encoders: crossattn two, concat two or more, linear any."""
+    return {"crossattn": n_inputs == 2, "concat": n_inputs >= 2}.get(name, True)
+
+
 def build_head(name: str, widths: dict[str, int], n_classes: int, config: Any) -> Head:
     """A head by name, with fresh weights from torch's random state.
 

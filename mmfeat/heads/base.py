@@ -53,11 +53,6 @@ class Head(nn.Module):
         x = (inputs[name] - getattr(self, f"mean_{name}")) / getattr(self, f"scale_{name}")
         return torch.where(present[name].unsqueeze(-1), x, torch.zeros_like(x))
 
-    @property
-    def outputs(self) -> nn.Linear:
-        """The last layer, whose bias starts at the classes' log odds."""
-        return self.output
-
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the head's own tensors."""
         return sum(t.numel() * t.element_size() for t in self.state_dict().values()) / 1e6

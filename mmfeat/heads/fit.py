@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmfeat.config import PredictConfig
+from mmfeat.errors import RunError
 from mmfeat.heads import build_head
 from mmfeat.heads.base import Head, log_odds
 from mmfeat.labels import decide, sigmoid
@@ -64,14 +68,36 @@ class FittedHead:
 
 
 def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarray | None = None) -> FitData:
-    """Bring a FeatureTable's rows for some encoders onto a device."""
+    """Bring a FeatureTable's rows for some encoders onto a device.
+
+    Raises
+    ------
+    RunError
+        They do not fit there.
+    """
     table = table if rows is None else table.take(rows)
-    inputs, present = table.to(device, names)
+    try:
+        inputs, present = table.to(device, names)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        remedy = "Lower the number of fuse.inputs" + ("" if device.type == "cpu" else ", or use: --device cpu")
+        raise RunError(
+            f"the embeddings of {table.n_samples:,} rows do not fit in memory of {device}. {remedy}"
+        ) from None
     labels = torch.as_tensor(table.labels, device=device)
     return FitData(inputs, present, labels, id_numbers(table.ids), table.rows("train"), table.rows("val"))
 
 
-def fit_head(name: str, data: FitData, config: Any, *, metric: str = "samples-f1", seed: int = 0) -> FittedHead:
+def fit_head(
+    name: str,
+    data: FitData,
+    config: Any,
+    *,
+    metric: str = "samples-f1",
+    rule: PredictConfig | None = None,
+    seed: int = 0,
+) -> FittedHead:
     """Train a head and keep its best epoch on val.
 
     Parameters
@@ -82,15 +108,49 @@ def fit_head(name: str, data: FitData, config: Any, *, metric: str = "samples-f1
         The head's settings from :mod:`mmfeat.config`.
     metric : str
         What the epoch is chosen for. Without val rows the last epoch is kept.
+    rule : PredictConfig, optional
+        How probabilities become the labels that the metric scores; the default one, when None.
     seed : int
         Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 
     Raises
     ------
     RunError
-        The head does not take these inputs.
+        The head does not take these inputs, memory runs out, or the loss or the logits become no number.
     """
+    try:
+        return _fit(name, data, config, metric, rule or PredictConfig(), seed)
+    except (RuntimeError, MemoryError) as error:
+        if _out_of_memory(error):
+            size = config.batch_size or _batch_size(len(data.train))
+            raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
+        if "overflow" in str(error):  # the optimizer's step, as a number of the tensors' type
+            raise RunError(_diverged(name, config, "its step is too large for float32")) from None
+        raise
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """On a GPU, in Python, or in torch's allocator of the CPU, which has no exception of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def _diverged(name: str, config: Any, what: str) -> str:
+    return f"{name}: {what}. Lower fuse.{name}.lr ({config.lr:g} now)"
+
+
+def _batch_size(n_rows: int) -> int:
+    return min(256, max(32, n_rows // 30))
+
+
+def _in_order(data: FitData) -> FitData:
+    """Train and val rows in the order of their ids' numbers: sums over them are then the same to the last bit."""
+    train, val = (rows[np.argsort(data.numbers[rows], kind="stable")] for rows in (data.train, data.val))
+    return dataclasses.replace(data, train=train, val=val)
+
+
+def _fit(name: str, data: FitData, config: Any, metric: str, rule: PredictConfig, seed: int) -> FittedHead:
     start = time.perf_counter()
+    data = _in_order(data)
     device = data.labels.device
     torch.manual_seed(torch_seed(seed, 0))
     head = build_head(name, data.widths, data.labels.shape[1], config).to(device)
@@ -107,11 +167,16 @@ def fit_head(name: str, data: FitData, config: Any, *, metric: str = "samples-f1
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     for epoch in range(1, config.epochs + 1):
         loss = _train_epoch(head, data, optimizer, config, seed, epoch, weights)
+        if not math.isfinite(loss):
+            raise RunError(_diverged(name, config, f"the loss of epoch {epoch} is {loss}"))
         record = {"epoch": epoch, "train_loss": loss}
         value = None
         if len(data.val):
             logits = head_logits(head, data, data.val)
-            figures = scores(data.labels[data.val].cpu().numpy(), decide(sigmoid(logits), 0.5), logits)
+            if not np.isfinite(logits).all():
+                raise RunError(_diverged(name, config, f"the logits of epoch {epoch} are not finite"))
+            decided = decide(sigmoid(logits), rule.threshold, rule.empty)
+            figures = scores(data.labels[data.val].cpu().numpy(), decided, logits)
             value = figures.value(metric)
             record |= {"val_loss": figures.value("loss"), f"val_{metric}": value}
         history.append(record)
@@ -129,7 +194,7 @@ def _train_epoch(
     head.train()
     rows = torch.as_tensor(data.train[epoch_order(data.numbers[data.train], seed, epoch)], device=data.labels.device)
     torch.manual_seed(torch_seed(seed, epoch))  # dropout
-    batches = rows.split(config.batch_size or min(256, max(32, len(rows) // 30)))
+    batches = rows.split(config.batch_size or _batch_size(len(rows)))
     total, losses = len(batches) * config.epochs, []
     for step, batch in enumerate(batches, (epoch - 1) * len(batches)):
         for group in optimizer.param_groups:

@@ -137,7 +137,15 @@ def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Score
 
 
 def samples_f1_rows(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """F1 of each row's label set, `(n,)` float64, for the rows with a known label; both sets empty counts 1."""
+    """F1 of each row's label set, `(n,)` float64, for the rows with a known label; both sets empty counts 1.
+
+    Raises
+    ------
+    MmfeatError
+        Shapes differ.
+    """
+    if labels.shape != decided.shape:
+        raise MmfeatError(f"labels {labels.shape} and decisions {decided.shape} differ in shape")
     rows = (labels >= 0).any(1)
     labels, decided = labels[rows], decided[rows]
     return _rows_f1(labels == 1, (decided == 1) & (labels >= 0))

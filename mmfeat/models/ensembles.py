@@ -6,33 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmfeat.errors import RunError
-
 RECIPE_TEXTS = {
     "fm1": "mean of the two encoders' logits (P9, eq. 31)",
     "fm2": "mean of FM1's logits and the concat head's (P11)",
     "fm3": "mean of the cross-attention head's logits and the two encoders' (P13)",
 }
 RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the run that a recipe takes in beside the encoders
-
-
-def recipe_weights(recipe: str, encoders: Sequence[str], run: str | None) -> dict[str, float]:
-    """Member names and their weights, which sum to 1.
-
-    Raises
-    ------
-    RunError
-        The recipes join two encoders.
-    """
-    if len(encoders) != 2:
-        raise RunError(
-            f"{recipe} joins two encoders, found {list(encoders)}. Name the members: mmfeat ensemble A B ..."
-        )
-    if recipe == "fm1":
-        return dict.fromkeys(encoders, 1 / 2)
-    if recipe == "fm2":
-        return {**dict.fromkeys(encoders, 1 / 4), run: 1 / 2}
-    return {**dict.fromkeys(encoders, 1 / 3), run: 1 / 3}
 
 
 def weighted_mean(

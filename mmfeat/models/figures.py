@@ -11,6 +11,8 @@ from mmfeat.config import PredictConfig
 from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import Scores, bootstrap_mean, samples_f1_rows, scores
 
+_SHOWN = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -53,6 +55,8 @@ class FigureLine:
     ----------
     spread : float
         Half the 95 % bootstrap interval of samples-F1 over rows or, for a line over seeds, their standard deviation.
+    n_left_out : int
+        Classes without a positive among the rows, which macro-F1 and mAP leave out.
     seconds : float or None
         What it took to train.
     """
@@ -60,22 +64,34 @@ class FigureLine:
     label: str
     samples_f1: float
     spread: float
+    micro_f1: float
     macro_f1: float
     map: float
+    loss: float
+    n_left_out: int
     seconds: float | None = None
     note: str = ""
 
     @classmethod
     def of(cls, label: str, figures: Figures, seconds: float | None = None, note: str = "") -> FigureLine:
         """The line of one model's figures."""
-        s = figures.scores
-        return cls(label, s.samples_f1, figures.half_width, s.macro_f1, s.map, seconds, note)
+        return cls.recorded(label, figures.as_dict(), seconds, note)
+
+    @classmethod
+    def recorded(cls, label: str, figures: dict[str, Any], seconds: float | None = None, note: str = "") -> FigureLine:
+        """The line of figures as JSON holds them."""
+        low, high = figures["samples_f1_interval"]
+        return cls(
+            label, spread=(high - low) / 2, n_left_out=figures["n_classes_left_out"], seconds=seconds, note=note,
+            **{name: figures[name] for name in _SHOWN},
+        )  # fmt: skip
 
     @classmethod
     def over_seeds(
         cls, label: str, seeds: list[dict[str, Any]], seconds: float | None = None, note: str = ""
     ) -> FigureLine:
         """The mean over single seeds, with their standard deviation."""
-        mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in ("samples_f1", "macro_f1", "map")}
+        mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in _SHOWN}
         spread = float(np.std([seed["samples_f1"] for seed in seeds], ddof=1)) if len(seeds) > 1 else 0.0
-        return cls(label, mean["samples_f1"], spread, mean["macro_f1"], mean["map"], seconds, note)
+        left_out = seeds[0]["n_classes_left_out"]
+        return cls(label, spread=spread, n_left_out=left_out, seconds=seconds, note=note, **mean)

@@ -2,7 +2,7 @@
 
 runs/NAME/run.json           settings, keys, digests, figures, versions
 head.safetensors   the heads of all seeds (absent for an ensemble)
-logits.h5          ids, what they were computed from, logits, the row's part in training
+logits.h5          ids, what they were computed from, logits, the row's part in training; and what was learned from
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mmfeat.errors import RunError
+from mmfeat.errors import RunError, one_line
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
+from mmfeat.learned import Learned
 
 FORMAT = 1
 _RECORD = "run.json"
 _HEAD = "head.safetensors"
 _LOGITS = "logits.h5"
+_DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3}
 
 
@@ -35,7 +37,9 @@ class RunLogits:
     ids : np.ndarray
         `(N,)` object.
     input_keys : np.ndarray
-        `(N, 32)` uint8: digest of the row keys that the logits were computed from.
+        `(N, 32 M)` uint8: the row keys that the logits were computed from, of each of the M modalities.
+    known : np.ndarray
+        `(N,)` bool: whether the row had one of them.
     logits : np.ndarray
         `(N, K)` float32, the mean over the seeds.
     roles : np.ndarray
@@ -44,6 +48,7 @@ class RunLogits:
 
     ids: np.ndarray
     input_keys: np.ndarray
+    known: np.ndarray
     logits: np.ndarray
     roles: np.ndarray
 
@@ -93,7 +98,24 @@ class Run:
         try:
             return load_file(self.folder / _HEAD)
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
-            raise RunError(f"{self.folder / _HEAD}: cannot be read: {error}. Make the run again") from None
+            raise RunError(_unreadable(self.folder / _HEAD, error)) from None
+
+    def damage(self) -> str:
+        """What is wrong with the run's files; empty where all are there and can be opened."""
+        from safetensors import safe_open
+
+        try:
+            file = self.folder / _LOGITS
+            with h5py.File(file, "r") as opened:
+                for name in _DATASETS:
+                    opened[name]
+            if self.kind != "ensemble":
+                file = self.folder / _HEAD
+                with safe_open(file, "numpy"):
+                    pass
+        except Exception as error:
+            return _unreadable(file, error)
+        return ""
 
     def logits(self) -> RunLogits:
         """Read logits.h5.
@@ -106,13 +128,41 @@ class Run:
         try:
             with h5py.File(self.folder / _LOGITS, "r") as file:
                 ids = file["ids"].asstr()[:]
-                return RunLogits(ids, file["input_key"][:], file["logits"][:], file["role"][:])
+                return RunLogits(ids, *(file[name][:] for name in ("input_key", "known", "logits", "role")))
         except (OSError, KeyError) as error:
-            raise RunError(f"{self.folder / _LOGITS}: cannot be read: {error}. Make the run again") from None
+            raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
+
+    def learned(self) -> Learned:
+        """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
+
+        Raises
+        ------
+        RunError
+            The file is missing or damaged.
+        """
+        try:
+            with h5py.File(self.folder / _LOGITS, "r") as file:
+                return Learned(file["trained"][:], file["chosen"][:])
+        except (OSError, KeyError) as error:
+            raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
 
 
-def save_run(parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, state: dict[str, Any] | None) -> Run:
-    """Write `parent/STEM-<next number>`, whole or not at all."""
+def _unreadable(file: Path, error: Exception) -> str:
+    return f"{file}: cannot be read: {one_line(error)}. Make the run again"
+
+
+def save_run(
+    parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, learned: Learned, state: dict[str, Any] | None
+) -> Run:
+    """Write `parent/STEM-<next number>`, whole or not at all.
+
+    Parameters
+    ----------
+    learned : Learned
+        Of the head and its encoders, or of all members of an ensemble.
+    state : dict of torch.Tensor or None
+        None for an ensemble.
+    """
     record = {"format": FORMAT, **record}
     with staging_folder(parent) as staged:
         if state is not None:
@@ -124,8 +174,11 @@ def save_run(parent: Path, stem: str, record: dict[str, Any], logits: RunLogits,
             file.attrs["classes"] = json.dumps(record["classes"])
             file.create_dataset("ids", data=[str(i) for i in logits.ids], dtype=h5py.string_dtype("utf-8"))
             file.create_dataset("input_key", data=logits.input_keys)
+            file.create_dataset("known", data=logits.known)
             file.create_dataset("logits", data=logits.logits.astype(np.float32))
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
+            file.create_dataset("trained", data=learned.trained)
+            file.create_dataset("chosen", data=learned.chosen)
         write_json(staged / _RECORD, record)
         return Run(publish_folder(staged, parent, stem), record)
 
@@ -149,16 +202,29 @@ def read_run(folder: Path) -> Run:
 
 
 def all_runs(parent: Path) -> list[Run]:
-    """Every run of a project, oldest first."""
-    if not parent.is_dir():
-        return []
-    names = [p for p in parent.iterdir() if re.fullmatch(r"[A-Za-z][\w.-]*-\d+", p.name) and (p / _RECORD).is_file()]
-    return sorted((read_run(path) for path in names), key=lambda run: run.record["created"])
+    """Every run of a project whose record can be read, oldest first."""
+    return sorted(_read_all(parent)[0], key=lambda run: str(run.record["created"]))
+
+
+def damaged_runs(parent: Path) -> dict[str, str]:
+    """Run name to what is wrong with its record, for those that cannot be read."""
+    return _read_all(parent)[1]
+
+
+def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
+    runs, damaged = [], {}
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if re.fullmatch(r"[A-Za-z][\w.-]*-\d+", path.name) and (path / _RECORD).is_file():
+            try:
+                runs.append(read_run(path))
+            except RunError as error:
+                damaged[path.name] = str(error)
+    return runs, damaged
 
 
 def already_made(parent: Path, fingerprint: str) -> Run | None:
-    """The newest run that was made from exactly this: settings, keys, rows and labels."""
+    """The newest whole run that was made from exactly this: settings, keys, rows and labels."""
     for run in reversed(all_runs(parent)):
-        if run.record["fingerprint"] == fingerprint:
+        if run.record["fingerprint"] == fingerprint and not run.damage():
             return run
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmfeat.models.figures import FigureLine, Figures
+from mmfeat.models.figures import FigureLine
 
 
 def shown(text: object, limit: int = 60) -> str:
@@ -30,25 +30,52 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> 
     return "\n".join(lines)
 
 
-def figure_table(title: str, lines: Sequence[FigureLine]) -> str:
+_FIGURES = {"samples-f1": "samples-F1", "macro-f1": "macro-F1", "map": "mAP"}  # shown in every table
+_OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project chooses by it
+
+
+def figure_head(metric: str = "") -> list[str]:
+    """Titles of the columns of figures: the three that every table has, and the project's metric where it is another."""
+    return [*_FIGURES.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]
+
+
+def figure_cells(line: FigureLine, metric: str = "") -> list[str]:
+    """The cells below :func:`figure_head`."""
+    cells = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", f"{line.macro_f1:.3f}", f"{line.map:.3f}"]
+    return [*cells, *([f"{getattr(line, metric.replace('-', '_')):.3f}"] if metric in _OTHERS else [])]
+
+
+def figure_table(title: str, lines: Sequence[FigureLine], metric: str = "") -> str:
     """Figures of several models on the same rows; `title` names those rows."""
     timed = any(line.seconds is not None for line in lines)
-    head = [title, "samples-F1", "macro-F1", "mAP", *(["seconds"] if timed else [])]
+    head = [title, *figure_head(metric), *(["seconds"] if timed else [])]
     rows = []
     for line in lines:
-        cells = [
-            shown(line.label),
-            f"{line.samples_f1:.3f} ± {line.spread:.3f}",
-            f"{line.macro_f1:.3f}",
-            f"{line.map:.3f}",
-        ]
+        cells = [shown(line.label), *figure_cells(line, metric)]
         if timed:
             cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
         rows.append([*cells, line.note])
     return table(head, rows)
 
 
-def left_out(figures: Figures) -> str:
+def about_figures(n_left_out: int, rows: str, seeds: bool = False) -> str:
+    """What to know of the figures above it: what ± is, what the rows were used for, which classes are not counted.
+
+    Parameters
+    ----------
+    n_left_out : int
+        Classes without a positive among the rows.
+    rows : str
+        A clause about the rows, as `these rows also chose the epochs`.
+    seeds : bool
+        Whether the table has lines over seeds.
+    """
+    spread = "± is half the 95 % bootstrap interval" + (" (one seed: deviation over seeds)" if seeds else "")
+    return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(n_left_out)]))
+
+
+def left_out(n: int) -> str:
     """A sentence about the classes that macro figures leave out; empty where there are none."""
-    n = figures.scores.n_classes_left_out
-    return f"{n} classes without a positive among these rows are left out of macro-F1 and mAP." if n else ""
+    if n == 1:
+        return "1 class without a positive among these rows is left out of macro-F1 and mAP."
+    return f"{n:,} classes without a positive among these rows are left out of macro-F1 and mAP." if n else ""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mmfeat.config import LinearConfig, PredictConfig
+from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, fit_head, head_logits
 from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import better
@@ -90,12 +91,12 @@ def self_train(
     unlabelled : np.ndarray
         Row numbers that may get pseudo-labels.
     rule : PredictConfig
-        How probabilities become pseudo-labels (P8).
+        How probabilities become labels (P8): the pseudo-labels, and those that figures score.
     """
     val_labels = data.labels[data.val].cpu().numpy()
     best, best_labels, before = 0, None, None
     with progress("self-training", rounds + 1, "rounds") as bar:
-        fused = _fused(data, models, metric, seed)
+        fused = _fused(data, models, metric, seed, rule)
         history = [Round(0, 0, None, figures_of(val_labels, fused[data.val], rule), True)]
         bar.advance(1)
         for number in range(1, rounds + 1):
@@ -104,7 +105,7 @@ def self_train(
             if changed == 0:  # the next round would be this one again
                 break
             before = pseudo
-            fused = _fused(with_pseudo_labels(data, unlabelled, pseudo), models, metric, seed)
+            fused = _fused(with_pseudo_labels(data, unlabelled, pseudo), models, metric, seed, rule)
             figures = figures_of(val_labels, fused[data.val], rule)
             value, best_value = (f.scores.value(metric) for f in (figures, history[best].figures))
             accepted = bool(better(metric, value, best_value))
@@ -116,7 +117,7 @@ def self_train(
     return SelfTraining(history, best, best_labels)
 
 
-def _fused(data: FitData, models: RoundModels, metric: str, seed: int) -> np.ndarray:
+def _fused(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> np.ndarray:
     """Mean of the logits of a model for each encoder and of the head on all, for every row, `(N, K)`."""
     logits, present = [], []
     for names, head, config in [
@@ -126,8 +127,8 @@ def _fused(data: FitData, models: RoundModels, metric: str, seed: int) -> np.nda
         part = dataclasses.replace(
             data, inputs={n: data.inputs[n] for n in names}, present={n: data.present[n] for n in names}
         )
-        fitted = fit_head(head, part, config, metric=metric, seed=seed)
+        fitted = fit_head(head, part, config, metric=metric, rule=rule, seed=seed)
         logits.append(head_logits(fitted.head, part))
         present.append(np.any([p.cpu().numpy() for p in part.present.values()], axis=0))
-    prior = fitted.head.output.bias.detach().cpu().numpy()
+    prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
     return weighted_mean(logits, present, [1.0] * len(logits), prior)

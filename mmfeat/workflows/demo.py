@@ -128,7 +128,7 @@ def _run_commands(folder: Path) -> list[FigureLine]:
     truth = hidden_truth(folder / "data" / "truth.csv", project.manifest.ids[rows], project.manifest.classes)
     lines = []
     for label, name, seconds in named:
-        logits = source(project, name, rows).logits[rows]
+        logits = source(project, name, rows).logits
         lines.append(FigureLine.of(label, figures_of(truth, logits, project.config.predict), seconds))
     return lines
 

@@ -6,27 +6,19 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mmfeat.config import RECIPES
 from mmfeat.errors import DataError, RunError
 from mmfeat.files import digest_json
-from mmfeat.heads.base import log_odds
-from mmfeat.models.ensembles import RECIPE_HEADS, RECIPE_TEXTS, recipe_weights
+from mmfeat.learned import NOTHING
+from mmfeat.models.ensembles import RECIPE_HEADS, RECIPE_TEXTS
 from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.models.runs import ROLES, Run, RunLogits, all_runs, already_made, save_run
+from mmfeat.table import rows_digest
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import (
-    Source,
-    common_record,
-    encoder_record,
-    encoder_source,
-    find_run,
-    input_keys,
-    is_current,
-    mean_source,
-    run_source,
-)  # fmt: skip
+from mmfeat.workflows.records import common_record, encoder_record, input_keys
+from mmfeat.workflows.scoring import Source, mean_source, source, training_prior
+from mmfeat.workflows.standing import again, find_run, in_sample, is_current, learned_by, stale_because
 
 
 @dataclass(frozen=True)
@@ -48,53 +40,42 @@ def ensemble(project: Project, members: list[str]) -> EnsembleResult:
     RunError
         A member does not exist, gives no logits, or a recipe's head has not been trained yet.
     """
-    stem, weights = _members(project, members)
+    stem, names = _members(project, members)
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
     if not len(rows):
         raise DataError(
             "manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init"
         )
-    sources, recorded, encoders, head_mb = [], [], {}, 0.0
-    for name, weight in weights.items():
-        if name in project.config.encoder:
-            identity = project.identity(name)
-            sources.append(encoder_source(project, identity, rows))
-            encoders[name] = encoder_record(identity, True)
-            recorded.append({"name": name, "weight": weight, "fingerprint": None})
-        else:
-            run = find_run(project, name)
-            if not is_current(project, run):
-                raise RunError(
-                    f"{name} is stale: it was made from other encoders or classes. Make it again: mmfeat fuse"
-                )
-            sources.append(run_source(project, run, rows))
-            encoders.update({n: e for n, e in run.encoders.items() if n not in encoders})
-            recorded.append({"name": name, "weight": weight, "fingerprint": run.record["fingerprint"]})
-            head_mb += run.record["head_mb"]
-    train_labels = torch.as_tensor(manifest.labels[manifest.rows("train")])
-    prior = log_odds(train_labels).numpy()
-    mean = mean_source(stem, sources, list(weights.values()), prior)
+    weights = [1 / len(names)] * len(names)
+    parts = _parts(project, names, weights)
+    sources = [source(project, name, rows) for name in names]
+    prior = training_prior(project)
+    mean = mean_source(stem, sources, weights, prior)
+    inputs = input_keys(project, parts.encoders.values(), rows)
     fingerprint = digest_json(
-        {"kind": "ensemble", "members": recorded, "encoders": {n: [e["key"], e["output_key"]] for n, e in encoders.items()},
-         "rows": _rows_digest(project, rows, list(encoders)), "classes": list(manifest.classes),
+        {"kind": "ensemble", "members": parts.members,
+         "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
+         "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]), "classes": list(manifest.classes),
          "predict": dataclasses.asdict(project.config.predict)}
     )  # fmt: skip
     run = already_made(project.runs, fingerprint)
     made = run is None
-    lines = _lines(project, [*sources, mean])
+    lines = _lines(project, names, [*sources, mean])
     if run is None:
-        run = _save(project, stem, mean, rows, recorded, encoders, head_mb, prior, fingerprint)
-    names = " + ".join(f"{weight:.2g} {name}" for name, weight in weights.items())
+        roles = np.full(len(rows), ROLES["none"], np.uint8)
+        roles[: len(manifest.rows("val"))] = ROLES["val"]
+        kept = RunLogits(manifest.ids[rows], inputs, mean.known, mean.logits, roles)
+        run = _save(project, stem, parts, prior, kept, fingerprint)
+    shares = " + ".join(f"{weight:.2g} {name}" for name, weight in zip(names, weights, strict=True))
     text = RECIPE_TEXTS.get(stem, "mean of the logits")
-    return EnsembleResult(run, lines, made, f"{stem}: {text}; {names}; nothing is fitted", len(manifest.rows("val")))
+    return EnsembleResult(run, lines, made, f"{stem}: {text}; {shares}; nothing is fitted", len(manifest.rows("val")))
 
 
-def _members(project: Project, members: list[str]) -> tuple[str, dict[str, float]]:
-    """The new run's stem, and members with weights."""
+def _members(project: Project, members: list[str]) -> tuple[str, list[str]]:
+    """The new run's stem, and its members' names."""
     if len(members) == 1 and members[0] in RECIPES:
-        recipe = members[0]
-        return recipe, recipe_weights(recipe, project.config.fuse.inputs, _recipe_run(project, recipe))
+        return members[0], _recipe(project, members[0])
     for name in members:
         if name in RECIPES:
             raise RunError(
@@ -102,60 +83,89 @@ def _members(project: Project, members: list[str]) -> tuple[str, dict[str, float
             )
     if len(set(members)) != len(members):
         raise RunError(f"each member once, found: {', '.join(members)}")
-    return "ensemble", dict.fromkeys(members, 1 / len(members))
+    return "ensemble", members
 
 
-def _recipe_run(project: Project, recipe: str) -> str | None:
+def _recipe(project: Project, recipe: str) -> list[str]:
+    """The members of FM1, FM2 or FM3; FM2 takes in FM1 itself, so that both its halves are halves of every row."""
+    encoders = list(project.config.fuse.inputs)
+    if len(encoders) != 2:
+        raise RunError(f"{recipe} joins two encoders, found {encoders}. Name the members: mmfeat ensemble A B ...")
+    heads = [_recipe_run(project, recipe)] if recipe in RECIPE_HEADS else []
+    return [*([ensemble(project, ["fm1"]).run.name] if recipe == "fm2" else encoders), *heads]
+
+
+def _recipe_run(project: Project, recipe: str) -> str:
     """The newest current run of the head that a recipe takes in."""
-    head = RECIPE_HEADS.get(recipe)
-    if head is None:
-        return None
-    inputs = set(project.config.fuse.inputs)
+    head, inputs = RECIPE_HEADS[recipe], set(project.config.fuse.inputs)
     for run in reversed(all_runs(project.runs)):
-        if (
-            run.kind == "head"
-            and run.record["head"] == head
-            and set(run.encoders) == inputs
-            and is_current(project, run)
-        ):
+        fits = run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs
+        if fits and is_current(project, run):
             return run.name
     raise RunError(f"{recipe} takes in a {head} head and there is no current one. Run: mmfeat fuse --head {head}")
 
 
-def _rows_digest(project: Project, rows: np.ndarray, names: list[str]) -> str:
-    manifest = project.manifest
-    keys = input_keys(project, names)
-    lines = [[str(manifest.ids[r]), keys[r].tobytes().hex(), manifest.labels[r].tobytes().hex()] for r in rows]
-    return digest_json(sorted(lines))
+@dataclass(frozen=True)
+class _Parts:
+    """What an ensemble is made of, as run.json keeps it: its members, and all encoders and heads within them."""
+
+    members: list[dict]
+    encoders: dict[str, dict]
+    heads: dict[str, float]
 
 
-def _lines(project: Project, sources: list[Source]) -> list[FigureLine]:
+def _parts(project: Project, names: list[str], weights: list[float]) -> _Parts:
+    """Look up the members; an encoder or a head that several of them hold is one."""
+    parts = _Parts([], {}, {})
+    for name, weight in zip(names, weights, strict=True):
+        if name in project.config.encoder:
+            found, fingerprint = {name: encoder_record(project.identity(name), True)}, None
+        else:
+            run = find_run(project, name)
+            if why := run.damage() or stale_because(project, run):
+                raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+            found, fingerprint = run.encoders, run.record["fingerprint"]
+            parts.heads.update(run.record["heads"])
+        for encoder, record in found.items():
+            if encoder not in parts.encoders or record["output_key"]:  # its output is used, so its key counts
+                parts.encoders[encoder] = record
+        parts.members.append({"name": name, "weight": weight, "fingerprint": fingerprint})
+    return parts
+
+
+def _lines(project: Project, names: list[str], sources: list[Source]) -> list[FigureLine]:
     manifest = project.manifest
     val = manifest.rows("val")
     if not len(val):
         return []
-    rule = project.config.predict
-    return [FigureLine.of(s.name, figures_of(manifest.labels[val], s.logits[val], rule)) for s in sources]
+    rule, labels = project.config.predict, manifest.labels[val]
+    notes = [*(in_sample(project, name, val) for name in names), ""]
+    return [
+        FigureLine.of(s.name, figures_of(labels, s.logits[: len(val)], rule), note=note)
+        for s, note in zip(sources, notes, strict=True)
+    ]
 
 
 def _save(
-    project: Project, stem: str, mean: Source, rows: np.ndarray, members: list[dict], encoders: dict[str, dict],
-    head_mb: float, prior: np.ndarray, fingerprint: str,
+    project: Project, stem: str, parts: _Parts, prior: np.ndarray, kept: RunLogits, fingerprint: str
 ) -> Run:  # fmt: skip
     manifest = project.manifest
-    val = manifest.rows("val")
-    figures = figures_of(manifest.labels[val], mean.logits[val], project.config.predict).as_dict() if len(val) else None
+    val, figures = manifest.rows("val"), None
+    if len(val):
+        figures = figures_of(manifest.labels[val], kept.logits[: len(val)], project.config.predict).as_dict()
     record = {
         "kind": "ensemble",
-        "members": members,
+        "members": parts.members,
         "prior": prior.tolist(),
-        "encoders": encoders,
-        "head_mb": head_mb,
+        "encoders": parts.encoders,
+        "heads": parts.heads,
+        "head_mb": sum(parts.heads.values()),
         "seconds": 0.0,
         "figures": {"val": figures, "val_seeds": []},
         "fingerprint": fingerprint,
         **common_record(project),
     }
-    roles = np.where(np.isin(rows, val), ROLES["val"], ROLES["none"])
-    kept = RunLogits(manifest.ids[rows], input_keys(project, list(encoders))[rows], mean.logits[rows], roles)
-    return save_run(project.runs, stem, record, kept, None)
+    learned = NOTHING
+    for member in parts.members:
+        learned |= learned_by(project, member["name"])
+    return save_run(project.runs, stem, record, kept, learned, None)

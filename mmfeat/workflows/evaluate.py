@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.errors import DataError
+from mmfeat.errors import DataError, RunError
 from mmfeat.files import write_atomic
 from mmfeat.metrics import paired_difference
 from mmfeat.models.figures import Figures, figures_of
+from mmfeat.workflows.hints import after_evaluate
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.scoring import source
+from mmfeat.workflows.standing import learned_by
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,27 @@ class EvaluateResult:
 
     Attributes
     ----------
-    differences : dict of str to (float, float, float)
+    difference : (float, float, float) or None
         Only for two names: the paired difference of samples-F1 (first minus second), and its 95 % interval.
+    trained : dict of str to list of str
+        By name, the ids of the rows that it was trained on.
+    n_chosen : dict of str to int
+        By name, how many of the rows chose its epochs or rounds.
     files : list of Path
         One table of classes for each name.
+    after : str
+        The command to type next.
     """
 
     split: str
     n_rows: int
     figures: dict[str, Figures]
     difference: tuple[float, float, float] | None
+    trained: dict[str, list[str]]
+    n_chosen: dict[str, int]
     files: list[Path]
     classes: tuple[str, ...]
+    after: str
 
 
 def evaluate(project: Project, names: list[str] | None = None, split: str = "val") -> EvaluateResult:
@@ -46,12 +57,14 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
     names : list of str, optional
         Runs or encoders; the best run, when None.
     split : str
-        `val`, `test`, or `train` (in-sample).
+        `val`, `test`, or `train`.
 
     Raises
     ------
     DataError
         The split has no labelled rows.
+    RunError
+        A name is given twice, or there is no such run.
     """
     manifest = project.manifest
     names = names or [best_run(project).name]
@@ -60,19 +73,26 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         raise DataError(
             f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
         )
-    figures, files = {}, []
+    if len(set(names)) != len(names):
+        raise RunError(f"each name once, found: {', '.join(names)}")
+    figures, trained, n_chosen, files = {}, {}, {}, []
     for name in names:
-        logits = source(project, name, rows).logits[rows]
+        logits = source(project, name, rows).logits
         figures[name] = figures_of(manifest.labels[rows], logits, project.config.predict)
-        folder = project.runs / name if (project.runs / name).is_dir() else project.runs
-        path = folder / ("evaluation.csv" if folder != project.runs else f"evaluation-{name}.csv")
+        on, by = learned_by(project, name).among(manifest.ids[rows])
+        trained[name], n_chosen[name] = manifest.ids[rows[on]].tolist(), int(by.sum())
+        of_encoder = name in project.config.encoder
+        path = project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
         write_atomic(path, class_table(figures[name], manifest.classes))
         files.append(path)
     difference = None
     if len(names) == 2:
         a, b = (figures[name].rows_f1 for name in names)
         difference = paired_difference(a, b)
-    return EvaluateResult(split, len(rows), figures, difference, files, manifest.classes)
+    return EvaluateResult(
+        split, len(rows), figures, difference, trained, n_chosen, files, manifest.classes,
+        after_evaluate(project, split),
+    )  # fmt: skip
 
 
 def class_table(figures: Figures, classes: tuple[str, ...]) -> str:

@@ -18,12 +18,15 @@ from mmfeat.encoders.resolve import build_encoder, remember
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.files import digest_json
 from mmfeat.heads.fit import fit_data, fit_head
+from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
+from mmfeat.table import rows_digest
 from mmfeat.workflows.extract import complete_logits, extract_one
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
 
 LONG_SECONDS = 1800.0  # an estimate beyond this names --freeze where there is no GPU
 
@@ -93,19 +96,17 @@ def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str,
     """Digest of all that a checkpoint is made from."""
     manifest = project.manifest
     keys = project.row_keys(project.config.encoder[name].modality).keys
-    rows = {
-        which: sorted(
-            (manifest.ids[r], bytes(keys[r]).hex(), bytes(manifest.labels[r]).hex()) for r in manifest.rows(which)
-        )
-        for which in ("train", "val")
-    }
-    parts = {"rows": digest_json(rows), "classes": manifest.classes, "encoder": spec_key, "settings": settings}
-    return digest_json({**parts, "metric": project.config.metric, "seed": project.config.seed})
+    rows = {w: manifest.rows(w) for w in ("train", "val")}
+    digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
+    parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
+    config = project.config
+    rule = dataclasses.asdict(config.predict)
+    return digest_json({**parts, "metric": config.metric, "predict": rule, "seed": config.seed})
 
 
 def _made_before(project: Project, name: str, fingerprint: str) -> Checkpoint | None:
     found = checkpoints_of(project.checkpoints, name)
-    return next((c for c in found if c.record["fingerprint"] == fingerprint), None)
+    return next((c for c in found if c.record["fingerprint"] == fingerprint and c.complete), None)
 
 
 def _freeze(project: Project, name: str) -> FinetuneResult:
@@ -124,18 +125,22 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     made = _made_before(project, name, fingerprint)
     if made is None:
         data = fit_data(table, [name], torch_device(config.device), rows)
-        fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, seed=config.seed)
+        fitted = fit_head(
+            "linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed
+        )
         weight, bias = (t.float().cpu().numpy() for t in fitted.head.folded())
         output = Output(weight, bias, manifest.classes)
     else:
         output = made.output()
     figures = None
     if len(val := table.rows("val")):
-        figures = figures_of(table.labels[val], output.logits(np.asarray(table.embeddings[name][val])), config.predict)
+        logits = output.logits(np.asarray(table.embeddings[name][val]))
+        logits = fill_unknown(logits, table.present[name][val], training_prior(project))
+        figures = figures_of(table.labels[val], logits, config.predict)
     checkpoint = made or save_checkpoint(
         project.checkpoints, name,
         _record(project, name, pretrained.spec, fingerprint, settings, figures, fitted.history, fitted.best_epoch, fitted.seconds),
-        output, None,
+        output, None, Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")]),
     )  # fmt: skip
     return FinetuneResult(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
@@ -166,9 +171,10 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         if seconds > LONG_SECONDS and device.type == "cpu":
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 
+    samples, ids = _samples(project, name, encoder), project.manifest.ids
     try:
         fitted = fit_encoder(
-            encoder, _samples(project, name, encoder), settings, metric=config.metric, seed=config.seed,
+            encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed,
             device=device, resume_file=resume_file, fingerprint=fingerprint, before=before,
         )  # fmt: skip
     except EncoderError as error:
@@ -177,7 +183,8 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         project, name, encoder.cpu().spec(), fingerprint, dataclasses.asdict(settings), None,
         fitted.history, fitted.best_epoch, fitted.seconds,
     )  # fmt: skip
-    checkpoint = save_checkpoint(project.checkpoints, name, record, fitted.output, encoder.state_dict())
+    learned = Learned.of(ids[samples.train], ids[samples.val])
+    checkpoint = save_checkpoint(project.checkpoints, name, record, fitted.output, encoder.state_dict(), learned)
     resume_file.unlink(missing_ok=True)
     figures = _stored_figures(project, name, checkpoint)
     note = f"fine-tuned in {clock(fitted.seconds)}, best epoch {fitted.best_epoch} of {len(fitted.history)}"
@@ -192,15 +199,16 @@ def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figu
         return None
     extract_one(project, identity, val)
     complete_logits(project, identity)
-    table = project.table([name], val).take(val)
-    return figures_of(table.labels, np.asarray(table.logits[name][:]), project.config.predict)
+    logits = encoder_source(project, identity, val).logits
+    return figures_of(project.manifest.labels[val], logits, project.config.predict)
 
 
 def _samples(project: Project, name: str, encoder: Any) -> Samples:
     manifest = project.manifest
     modality = project.config.encoder[name].modality
     present = project.row_keys(modality).present
-    rows = {which: r[present[r]] for which in ("train", "val") if (r := manifest.rows(which)) is not None}
+    rows = {which: manifest.rows(which) for which in ("train", "val")}
+    rows = {which: r[present[r]] for which, r in rows.items()}
     if not len(rows["train"]):
         raise DataError(f"encoder.{name}: no labelled row has its {'caption' if modality == 'text' else 'image'}")
     load = _image_loader(project, name, encoder) if modality == "image" else _text_loader(project, encoder)

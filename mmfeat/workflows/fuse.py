@@ -14,13 +14,17 @@ from mmfeat.errors import ConfigError, DataError, MissingFeatures, RunError
 from mmfeat.files import digest_json
 from mmfeat.heads import head_config
 from mmfeat.heads.fit import FitData, FittedHead, fit_data, fit_head, head_logits
+from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
-from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.models.figures import FigureLine, Figures, figures_of
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
+from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import common_record, encoder_record, encoder_source, input_keys, run_source
+from mmfeat.workflows.records import common_record, encoder_record, input_keys
+from mmfeat.workflows.scoring import encoder_source, run_source
+from mmfeat.workflows.standing import in_sample, learned_by_encoder
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class FuseResult:
         Baselines first; the last is what predicts. Empty without val rows.
     made : bool
         False where exactly this run was there already.
+    after : str
+        The command to type next.
     """
 
     run: Run
@@ -41,6 +47,7 @@ class FuseResult:
     description: str
     n_train: int
     n_val: int
+    after: str
 
 
 def fuse(project: Project, head: str | None = None) -> FuseResult:
@@ -62,16 +69,27 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
     run = already_made(project.runs, fingerprint)
     made = run is None
-    if run is None:
+    if made:
         data = fit_data(table, list(identities), torch_device(config.device), rows)
-        with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
-            fits = []
-            for seed in seeds_of(project):
-                fits.append(fit_head(head, data, settings, metric=config.metric, seed=seed))
-                bar.advance(1, f"best epoch {fits[-1].best_epoch}")
-        run = save_head_run(project, head, head, settings, identities, table, fits, data, rows, fingerprint, {})
-    lines = baselines(project, list(identities)) + head_lines(project, run)
-    return FuseResult(run, lines, made, describe(run), len(table.rows("train")), len(table.rows("val")))
+        fits = fit_seeds(project, head, data, settings)
+    lines, linear = baselines(project, list(identities), {} if made else run.record["linear"])
+    if made:
+        run = save_head_run(
+            project, head, head, settings, identities, table, fits, data, rows, fingerprint, {"linear": linear}
+        )
+    lines += head_lines(project, run)
+    n_train, n_val = len(table.rows("train")), len(table.rows("val"))
+    return FuseResult(run, lines, made, describe(run), n_train, n_val, after_fuse(project, run))
+
+
+def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
+    """The same head once for each of the project's seeds."""
+    config, fits = project.config, []
+    with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
+        for seed in seeds_of(project):
+            fits.append(fit_head(head, data, settings, metric=config.metric, rule=config.predict, seed=seed))
+            bar.advance(1, f"best epoch {fits[-1].best_epoch}")
+    return fits
 
 
 def seeds_of(project: Project) -> list[int]:
@@ -139,68 +157,99 @@ def save_head_run(
     roles = np.zeros(len(rows), np.uint8)
     roles[data.train], roles[val] = ROLES["train"], ROLES["val"]
     roles[data.train[(labels[data.train] == -1).all(1)]] = ROLES["pseudo-labelled"]
+    head_mb = sum(fit.head.size_mb() for fit in fits)
+    encoders = {n: encoder_record(identity, False) for n, identity in identities.items()}
     record = {
         "kind": "selftrain" if stem == "selftrain" else "head",
         "head": head,
         "head_config": dataclasses.asdict(settings),
         "inputs": list(identities),
-        "encoders": {n: encoder_record(identity, False) for n, identity in identities.items()},
+        "encoders": encoders,
         "members": [],
         "seeds": seeds_of(project),
         "best_epochs": [fit.best_epoch for fit in fits],
         "history": [fit.history for fit in fits],
         "seconds": sum(fit.seconds for fit in fits),
         "seed_seconds": [fit.seconds for fit in fits],
-        "head_mb": sum(fit.head.size_mb() for fit in fits),
+        "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
+        "head_mb": head_mb,
         "figures": {"val": mean, "val_seeds": seeds},
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
     }
-    kept = RunLogits(table.ids[rows], input_keys(project, list(identities))[rows], logits.mean(0), roles)
-    return save_run(project.runs, stem, record, kept, state)
+    known = np.any([present.cpu().numpy() for present in data.present.values()], axis=0)
+    kept = RunLogits(table.ids[rows], input_keys(project, encoders.values(), rows), known, logits.mean(0), roles)
+    learned = Learned.of(kept.ids[data.train], kept.ids[val])
+    for identity in identities.values():
+        learned |= learned_by_encoder(project, identity, False)
+    return save_run(project.runs, stem, record, kept, learned, state)
 
 
-def baselines(project: Project, names: list[str]) -> list[FigureLine]:
-    """The commonest label, and each encoder alone: by its own output, else by a quick linear head on it."""
+def baselines(
+    project: Project, names: list[str], kept: dict[str, dict[str, Any]]
+) -> tuple[list[FigureLine], dict[str, dict[str, Any]]]:
+    """The commonest label, and each encoder alone: by its own output, else by a quick linear head on it.
+
+    Parameters
+    ----------
+    kept : dict
+        Figures of linear heads by encoder, as a run keeps them: they are not fitted again.
+
+    Returns
+    -------
+    tuple
+        The lines, and the figures of linear heads for a run to keep.
+    """
     manifest, config = project.manifest, project.config
     val = manifest.rows("val")
     if not len(val):
-        return []
+        return [], {}
+    linear: dict[str, dict[str, Any]] = {}
     always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
     lines = [FigureLine.of("commonest label", figures_of(manifest.labels[val], always, config.predict))]
     for name in names:
         identity = project.identity(name)
         try:
-            logits = encoder_source(project, identity, val).logits[val]
-            lines.append(FigureLine.of(name, figures_of(manifest.labels[val], logits, config.predict)))
-        except (RunError, MissingFeatures):  # no output, or its logits are not computed yet
-            lines.append(_linear_baseline(project, name))
-    return lines
+            logits = encoder_source(project, identity, val).logits
+            figures = figures_of(manifest.labels[val], logits, config.predict)
+            lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
+        except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
+            settings = dataclasses.asdict(config.fuse.linear)
+            same = kept.get(name, {}).get("settings") == settings
+            linear[name] = kept[name] if same else {"settings": settings, **_linear_baseline(project, name)}
+            lines.append(FigureLine.recorded(f"{name}, linear head", linear[name]["val"], linear[name]["seconds"]))
+    return lines, linear
 
 
-def _linear_baseline(project: Project, name: str) -> FigureLine:
+def _linear_baseline(project: Project, name: str) -> dict[str, Any]:
     manifest, config = project.manifest, project.config
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     data = fit_data(project.table([name], rows), [name], torch_device(config.device), rows)
-    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, seed=config.seed)
+    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
     logits = head_logits(fitted.head, data, data.val)
     figures = figures_of(manifest.labels[rows[data.val]], logits, config.predict)
-    return FigureLine.of(f"{name}, linear head", figures, fitted.seconds)
+    return {"val": figures.as_dict(), "seconds": fitted.seconds}
 
 
 def head_lines(project: Project, run: Run) -> list[FigureLine]:
     """A single seed on average, and the mean of all seeds' logits, which is what predicts."""
-    manifest, record = project.manifest, run.record
-    val = manifest.rows("val")
+    record, n = run.record, len(run.record["seeds"])
+    val = project.manifest.rows("val")
     if not len(val):
         return []
-    n = len(record["seeds"])
-    figures = figures_of(manifest.labels[val], run_source(project, run, val).logits[val], project.config.predict)
-    mean = FigureLine.of(f"{record['head']}, mean", figures, record["seconds"], "this is what predicts")
+    note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
+    mean = FigureLine.of(f"{record['head']}, mean", val_figures(project, run), record["seconds"], note)
     seconds = sum(record["seed_seconds"]) / n
     one = FigureLine.over_seeds(f"{record['head']}, one seed", record["figures"]["val_seeds"], seconds)
     return [one, mean] if n > 1 else [mean]
+
+
+def val_figures(project: Project, run: Run) -> Figures:
+    """A run's figures on the val rows of today."""
+    val = project.manifest.rows("val")
+    logits = run_source(project, run, val).logits
+    return figures_of(project.manifest.labels[val], logits, project.config.predict)
 
 
 def describe(run: Run) -> str:

@@ -14,7 +14,8 @@ from mmfeat.files import atomic_path, write_atomic
 from mmfeat.labels import decide, label_names, sigmoid
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
-from mmfeat.workflows.scoring import find_run, run_source
+from mmfeat.workflows.scoring import run_source
+from mmfeat.workflows.standing import find_run
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class PredictResult:
         Rows where nothing passed the threshold.
     n_unknown : int
         Rows without any feature: neither picture nor caption could be read.
-    chosen : bool
-        Whether the run was chosen as the best on val.
+    chosen : str
+        How the run was chosen; empty where it was named.
     """
 
     run: str
-    chosen: bool
+    chosen: str
     files: tuple[Path, Path]
     n_rows: int
     n_empty: int
@@ -56,7 +57,7 @@ def predict(project: Project, run_name: str | None = None, split: str = "unlabel
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
     run = find_run(project, run_name) if run_name else best_run(project)
     found = run_source(project, run, rows)
-    probs = sigmoid(found.logits[rows])
+    probs = sigmoid(found.logits)
     rule = project.config.predict
     decided = decide(probs, rule.threshold, rule.empty)
     names = label_names(decided, manifest.classes)
@@ -76,9 +77,10 @@ def predict(project: Project, run_name: str | None = None, split: str = "unlabel
     parquet = project.root / "predictions.parquet"
     _write_probabilities(parquet, manifest.ids[rows], probs, manifest.classes, run.name)
     n_empty = int((probs <= rule.threshold).all(1).sum())
-    return PredictResult(
-        run.name, run_name is None, (table, parquet), len(rows), n_empty, int((~found.known[rows]).sum())
+    chosen = (
+        "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest: no val row to choose by"
     )
+    return PredictResult(run.name, chosen, (table, parquet), len(rows), n_empty, int((~found.known).sum()))
 
 
 def _csv(ids: np.ndarray, names: list[list[str]], id_column: str, label_column: str, separator: str) -> str:

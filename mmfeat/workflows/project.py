@@ -16,8 +16,8 @@ from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
 from mmfeat.data.sources import ImageSources, image_sources
-from mmfeat.encoders.checkpoint import Output
-from mmfeat.encoders.resolve import Identity, identify, output_of
+from mmfeat.encoders.checkpoint import Checkpoint, Output
+from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import digest_bytes
 from mmfeat.store import FeatureStore
@@ -146,9 +146,14 @@ class Project:
             raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
         return identify(self.config, name, self.checkpoints, self.memory / "encoders.json")
 
+    def checkpoint(self, identity: Identity) -> Checkpoint | None:
+        """The checkpoint that an encoder uses."""
+        return checkpoint_of(self.config, identity, self.checkpoints)
+
     def output(self, identity: Identity) -> Output | None:
         """The linear output of an encoder's checkpoint."""
-        return output_of(self.config, identity, self.checkpoints)
+        checkpoint = self.checkpoint(identity)
+        return checkpoint.output() if checkpoint else None
 
     def table(self, names: Sequence[str], need: np.ndarray | None = None, tokens: bool = False) -> FeatureTable:
         """The features of the named encoders as they are now, aligned with the manifest.

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MmfeatError, RunError
 from mmfeat.metrics import better
 from mmfeat.models.figures import Figures, figures_of
-from mmfeat.models.runs import ROLES, Run, all_runs
+from mmfeat.models.runs import Run, all_runs, damaged_runs
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import encoder_source, is_current, run_source
+from mmfeat.workflows.scoring import encoder_source, run_source
+from mmfeat.workflows.standing import learned_by_encoder, state_of, trained_on_val
+
+_NAMED = 3  # runs whose reasons an error gives
 
 
 @dataclass(frozen=True)
@@ -21,85 +25,96 @@ class RankedRun:
     Attributes
     ----------
     figures : Figures or None
-        On the val rows of today; None where they cannot be had, and then `state` says why.
+        On the val rows of today; None where there are none, or they cannot be had: then `state` says why.
     state : str
-        `current`, `stale: ...`, or why it is not ranked.
+        `current`, `stale: ...`, `damaged: ...`, or why it is not ranked.
     run : Run or None
-        None for an encoder's own output.
+        None for an encoder's own output, and where run.json cannot be read.
     """
 
     name: str
     made_from: str
     figures: Figures | None
-    size_mb: float
+    size_mb: float | None
     state: str
     run: Run | None
     transductive: bool = False
 
 
 def ranked_runs(project: Project) -> list[RankedRun]:
-    """Runs and encoders with an output, best on val first; those without figures last."""
-    manifest = project.manifest
-    val = manifest.rows("val")
-    lines = [_ranked_run(project, run, val) for run in all_runs(project.runs)]
+    """Runs and encoders with an output, best on val first (newest first without val rows); those without figures last."""
+    val = project.manifest.rows("val")
+    runs = all_runs(project.runs)
+    lines = [_ranked_run(project, run, val) for run in (runs if len(val) else reversed(runs))]
     for name in project.config.encoder:
         identity = project.identity(name)
-        if identity.output_key is None:
-            continue
-        try:
-            logits = encoder_source(project, identity, val).logits[val]
-            figures, state = figures_of(manifest.labels[val], logits, project.config.predict), "current"
-        except MmfeatError as error:
-            figures, state = None, str(error)
-        lines.append(RankedRun(name, identity.model, figures, identity.size_mb, state, None))
+        if identity.output_key is not None:
+            lines.append(_ranked_encoder(project, identity, val))
+    for name, reason in damaged_runs(project.runs).items():
+        lines.append(RankedRun(name, "-", None, None, f"damaged: {reason}", None))
     return sorted(lines, key=_rank(project.config.metric))
 
 
 def best_run(project: Project) -> Run:
-    """The best current run on val; an encoder's own output is not a run.
+    """The best current run on val, or the newest without val rows; an encoder's own output is not a run.
 
     Raises
     ------
     RunError
-        There is none, or there are no val rows to choose by.
+        There is none; the message says what is wrong with those there are.
     """
-    ranked = [line for line in ranked_runs(project) if line.run is not None and line.state == "current"]
-    if ranked and ranked[0].figures is not None:
-        return ranked[0].run
-    if ranked:
-        return max((line.run for line in ranked), key=lambda run: run.record["created"])
-    if all_runs(project.runs):
-        raise RunError(
-            "every run is stale: encoders or classes have changed since. Run: mmfeat extract, then: mmfeat fuse"
-        )
-    raise RunError("no run yet. Run: mmfeat fuse --head crossattn")
+    lines = [line for line in ranked_runs(project) if line.run is not None or line.state.startswith("damaged")]
+    for line in lines:
+        if line.state == "current":
+            return line.run
+    if not lines:
+        raise RunError("no run yet. Run: mmfeat fuse --head crossattn")
+    reasons = "; ".join(f"{line.name} ({line.state})" for line in lines[:_NAMED])
+    more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+    stale = any(line.state.startswith("stale") for line in lines)
+    raise RunError(
+        f"no run that can be chosen: {reasons}{more}. Run: {'mmfeat extract, then: ' if stale else ''}mmfeat fuse"
+    )
 
 
 def _rank(metric: str):
     sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
 
     def key(line: RankedRun) -> tuple[bool, bool, float]:
-        if line.figures is None:
-            return True, True, 0.0
-        return line.state != "current", False, sign * line.figures.scores.value(metric)
+        value = 0.0 if line.figures is None else sign * line.figures.scores.value(metric)
+        return line.figures is None, line.state != "current", value
 
     return key
 
 
 def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
-    figures, state = None, "current" if is_current(project, run) else "stale: encoders or classes have changed"
-    if len(val):
+    figures, state = None, state_of(project, run)
+    if len(val) and state.startswith(("current", "stale")):
         try:
-            trained = run.logits()
-            on = trained.ids[np.isin(trained.roles, (ROLES["train"], ROLES["pseudo-labelled"]))]
-            if np.isin(project.manifest.ids[val].astype(str), on.astype(str)).any():
-                state = "not ranked: trained on rows that are val today"
+            if state != "current" and trained_on_val(project, run.learned()):
+                state += ", trained on rows that are val today"
             else:
-                logits = run_source(project, run, val).logits[val]
-                figures = figures_of(project.manifest.labels[val], logits, project.config.predict)
+                figures = _figures(project, run_source(project, run, val).logits, val)
         except MmfeatError as error:
-            state = f"no figures: {error}"
+            state = f"{state}; no figures: {error}" if state != "current" else f"no figures: {error}"
     parts = [m["name"] for m in run.record["members"]] or list(run.encoders)
     return RankedRun(
         run.name, "+".join(parts), figures, run.size_mb, state, run, bool(run.record.get("transductive", False))
     )
+
+
+def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> RankedRun:
+    figures, state = None, "current"
+    try:
+        source = encoder_source(project, identity, val)
+        if trained_on_val(project, learned_by_encoder(project, identity, True)):
+            state = "not ranked: trained on rows that are val today"
+        elif len(val):
+            figures = _figures(project, source.logits, val)
+    except MmfeatError as error:
+        state = str(error)
+    return RankedRun(identity.name, identity.model, figures, identity.size_mb, state, None)
+
+
+def _figures(project: Project, logits: np.ndarray, val: np.ndarray) -> Figures:
+    return figures_of(project.manifest.labels[val], logits, project.config.predict)

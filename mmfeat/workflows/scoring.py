@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import subprocess
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-import mmfeat
 from mmfeat import config as settings
-from mmfeat.devices import torch_device, versions
+from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.heads import build_head
+from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, head_logits
 from mmfeat.models.ensembles import weighted_mean
-from mmfeat.models.runs import Run, all_runs, read_run
+from mmfeat.models.runs import Run
+from mmfeat.randomness import id_numbers
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.records import input_keys
+from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
 
 _HEAD_CONFIGS = {
     "linear": settings.LinearConfig,
@@ -35,14 +31,14 @@ _HEAD_CONFIGS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Something that gives logits, with what it knows of which rows.
+    """Logits of the rows that were asked for, in their order.
 
     Attributes
     ----------
     logits : np.ndarray
-        `(N, K)` float32 for the manifest's rows; meaningless where not `known`.
+        `(n, K)` float32; for a row that is not `known` the training rows' log odds, or what a head makes of nothing.
     known : np.ndarray
-        `(N,)` bool: the row has the modality, or one of them, and its features were there.
+        `(n,)` bool: the row has the modality, or one of them, and it could be read.
     """
 
     name: str
@@ -50,43 +46,58 @@ class Source:
     known: np.ndarray
 
 
-def find_run(project: Project, name: str) -> Run:
-    """A run by its name.
+def source(project: Project, name: str, rows: np.ndarray) -> Source:
+    """Logits by an encoder's or a run's name."""
+    if name in project.config.encoder:
+        return encoder_source(project, project.identity(name), rows)
+    return run_source(project, find_run(project, name), rows)
+
+
+def encoder_source(project: Project, identity: Identity, rows: np.ndarray) -> Source:
+    """Logits of rows by an encoder's own output; raises as :func:`output_table`."""
+    return _output_source(project, output_table(project, identity, rows), identity.name, rows)
+
+
+def output_table(project: Project, identity: Identity, rows: np.ndarray) -> FeatureTable:
+    """The features of an encoder that gives logits of today's classes, with those of some rows; nothing is read yet.
 
     Raises
     ------
     RunError
-        No such run; the message names those there are.
+        The encoder has no output, or one for other classes.
+    MissingFeatures
+        Its features or logits are not in the store.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or not (project.runs / name / "run.json").is_file():
-        known = [run.name for run in all_runs(project.runs)] or ["none yet: mmfeat fuse makes one"]
-        raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
-    return read_run(project.runs / name)
+    remedy = f"Run: mmfeat finetune {identity.name} --freeze"
+    if identity.output_key is None:
+        raise RunError(f"encoder {identity.name!r} gives no logits yet. {remedy}")
+    if of_other_classes(project, identity):
+        raise RunError(f"the output of encoder {identity.name!r} is of other classes than the manifest. {remedy}")
+    return _with_logits(project.table([identity.name], rows), identity.name, rows)
 
 
-def is_current(project: Project, run: Run) -> bool:
-    """Whether a run was made from the encoders as they are now, and for the classes of today."""
-    if run.classes != project.manifest.classes:
-        return False
-    for name, recorded in run.encoders.items():
-        if name not in project.config.encoder:
-            return False
-        identity = project.identity(name)
-        if identity.spec.key != recorded["key"] or recorded["output_key"] not in (None, identity.output_key):
-            return False
-    return True
+def _with_logits(table: FeatureTable, name: str, rows: np.ndarray) -> FeatureTable:
+    if name not in table.logits and table.present[name][rows].any():
+        raise MissingFeatures(f"features: no logits of encoder {name!r}. Run: mmfeat extract")
+    return table
 
 
-def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
-    """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
-    encoders = {}
-    for name in names or list(run.encoders):
-        recorded = run.encoders[name]
-        features = project.store.find(recorded["key"])
-        if features is None:
-            raise MissingFeatures(f"{run.name}: the features of encoder {name!r} that it was made from are gone")
-        encoders[name] = (features.spec, recorded["output_key"])
-    return project.table_of(encoders, need)
+def _output_source(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> Source:
+    known, prior = table.present[name][rows], training_prior(project)
+    if not known.any():  # nothing that the store could have logits of
+        return Source(name, np.tile(prior, (len(rows), 1)), known)
+    return Source(name, fill_unknown(np.asarray(table.logits[name][rows]), known, prior), known)
+
+
+def training_prior(project: Project) -> np.ndarray:
+    """Log odds of each class among the training rows, `(K,)` float32: what is said of a row that nothing is known of."""
+    manifest = project.manifest
+    return log_odds(torch.as_tensor(manifest.labels[manifest.rows("train")])).numpy()
+
+
+def fill_unknown(logits: np.ndarray, known: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Logits `(n, K)` with the prior `(K,)` where a row is not known."""
+    return np.where(known[:, None], logits, prior).astype(np.float32)
 
 
 def run_source(project: Project, run: Run, rows: np.ndarray) -> Source:
@@ -100,18 +111,39 @@ def run_source(project: Project, run: Run, rows: np.ndarray) -> Source:
         The run was made for other classes, or a member of an ensemble is gone.
     """
     if run.classes != project.manifest.classes:
-        raise RunError(f"{run.name} was made for other classes. Make it again: mmfeat fuse")
+        raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
     try:
         return _ensemble_source(project, run, rows) if run.kind == "ensemble" else _head_source(project, run, rows)
     except MissingFeatures:
-        return _recorded_source(project, run, rows)
+        recorded = _recorded_source(project, run, rows)
+        if recorded is not None:
+            return recorded
+        why = stale_because(project, run)
+        if not why:  # of the encoders of today: what is missing can be extracted, as the error says
+            raise
+    raise MissingFeatures(
+        f"{run.name}: the features that it was made from are gone, and {why}. Make the run again: {again(project, run)}"
+    )
+
+
+def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
+    """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
+    encoders = {}
+    for name in names or list(run.encoders):
+        recorded = run.encoders[name]
+        features = project.store.find(recorded["key"])
+        if features is None:
+            raise MissingFeatures(
+                f"{run.name}: the features of encoder {name!r} that it was made from are gone. Run: mmfeat extract"
+            )
+        encoders[name] = (features.spec, recorded["output_key"])
+    return project.table_of(encoders, need)
 
 
 def _head_source(project: Project, run: Run, rows: np.ndarray) -> Source:
     table = recorded_table(project, run, rows).take(rows)
     logits = seeds_logits(run, table, torch_device(project.config.device)).mean(0)
-    known = np.any([table.present[name] for name in run.encoders], axis=0)
-    return _spread(project, run.name, rows, logits, known)
+    return Source(run.name, logits, np.any([table.present[name] for name in run.encoders], axis=0))
 
 
 def _ensemble_source(project: Project, run: Run, rows: np.ndarray) -> Source:
@@ -119,13 +151,13 @@ def _ensemble_source(project: Project, run: Run, rows: np.ndarray) -> Source:
     for member in run.record["members"]:
         name = member["name"]
         if member["fingerprint"] is None:
-            table = recorded_table(project, run, rows, [name])
-            parts.append(_table_logits(project, table, name, rows))
+            table = _with_logits(recorded_table(project, run, rows, [name]), name, rows)
+            parts.append(_output_source(project, table, name, rows))
         else:
             part = find_run(project, name)
             if part.record["fingerprint"] != member["fingerprint"]:
                 raise RunError(
-                    f"{run.name}: its member {name} has been made anew since. Make it again: mmfeat ensemble"
+                    f"{run.name}: its member {name} has been made anew since. Make it again: {again(project, run)}"
                 )
             parts.append(run_source(project, part, rows))
     return mean_source(run.name, parts, [m["weight"] for m in run.record["members"]], np.array(run.record["prior"]))
@@ -135,22 +167,6 @@ def mean_source(name: str, parts: list[Source], weights: list[float], prior: np.
     """The weighted mean of several sources over those that know a row."""
     logits = weighted_mean([p.logits for p in parts], [p.known for p in parts], weights, prior)
     return Source(name, logits, np.any([p.known for p in parts], axis=0))
-
-
-def _spread(project: Project, name: str, rows: np.ndarray, logits: np.ndarray, known: np.ndarray) -> Source:
-    """Logits of some rows, laid out over all rows of the manifest."""
-    n = project.manifest.n_samples
-    all_logits, all_known = np.zeros((n, logits.shape[1]), np.float32), np.zeros(n, dtype=bool)
-    all_logits[rows], all_known[rows] = logits, known
-    return Source(name, all_logits, all_known)
-
-
-def _table_logits(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> Source:
-    if name not in table.logits:
-        raise MissingFeatures(f"features: no logits of encoder {name!r}. Run: mmfeat extract")
-    part = table.take(rows)
-    known = part.present[name]
-    return _spread(project, name, rows, np.where(known[:, None], part.logits[name][:], 0), known)
 
 
 def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndarray:
@@ -168,87 +184,15 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndar
     return np.stack(logits)
 
 
-def _recorded_source(project: Project, run: Run, rows: np.ndarray) -> Source:
-    manifest, recorded = project.manifest, run.logits()
-    n = manifest.n_samples
-    now = input_keys(project, list(run.encoders))
-    at = {str(i): number for number, i in enumerate(recorded.ids)}
-    logits, known = np.zeros((n, len(run.classes)), np.float32), np.zeros(n, dtype=bool)
-    for row in rows.tolist():
-        number = at.get(str(manifest.ids[row]))
-        if number is None or not np.array_equal(recorded.input_keys[number], now[row]):
-            raise MissingFeatures(
-                f"{run.name}: the features that it was made from are gone, and it kept no logits of row "
-                f"{str(manifest.ids[row])!r}. Make the run again: mmfeat fuse"
-            )
-        logits[row], known[row] = recorded.logits[number], True
-    return Source(run.name, logits, known)
-
-
-def input_keys(project: Project, names: list[str]) -> np.ndarray:
-    """Digest of the row keys that some encoders read, `(N, 32)` uint8."""
-    modalities = sorted({project.config.encoder[n].modality if n in project.config.encoder else "text" for n in names})
-    keys = [project.row_keys(modality) for modality in modalities]
-    joined = np.concatenate([np.where(k.present[:, None], k.keys, 0) for k in keys], axis=1)
-    return np.frombuffer(b"".join(hashlib.sha256(row.tobytes()).digest() for row in joined), np.uint8).reshape(-1, 32)
-
-
-def encoder_source(project: Project, identity: Identity, rows: np.ndarray) -> Source:
-    """Logits of rows by an encoder's own output.
-
-    Raises
-    ------
-    RunError
-        The encoder has no output, or its logits are not in the store.
-    """
-    if identity.output_key is None:
-        raise RunError(f"encoder {identity.name!r} gives no logits yet. Run: mmfeat finetune {identity.name} --freeze")
-    table = project.table([identity.name], rows)
-    return _table_logits(project, table, identity.name, rows)
-
-
-def source(project: Project, name: str, rows: np.ndarray) -> Source:
-    """Logits by an encoder's or a run's name."""
-    if name in project.config.encoder:
-        return encoder_source(project, project.identity(name), rows)
-    return run_source(project, find_run(project, name), rows)
-
-
-def encoder_record(identity: Identity, uses_logits: bool) -> dict[str, Any]:
-    """What a run keeps of an encoder."""
-    return {
-        "key": identity.spec.key,
-        "output_key": identity.output_key if uses_logits else None,
-        "model": identity.model,
-        "modality": identity.spec.modality,
-        "checkpoint": identity.checkpoint,
-        "width": identity.width,
-        "size_mb": identity.size_mb,
-    }
-
-
-def common_record(project: Project) -> dict[str, Any]:
-    """What every run keeps: when, with which settings and versions."""
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09d}Z",
-        "config": project.config.values(),
-        "origins": project.config.origins,
-        "metric": project.config.metric,
-        "versions": versions(),
-        "git": git_revision(),
-        "classes": list(project.manifest.classes),
-    }
-
-
-def git_revision() -> str | None:
-    """Mmfeat's own revision where it runs from a checkout, with `+changes` where files differ from it."""
-    folder = Path(mmfeat.__file__).resolve().parent
-    if not (folder.parent / ".git").exists():
+def _recorded_source(project: Project, run: Run, rows: np.ndarray) -> Source | None:
+    """What the run kept of the rows; None where it lacks one, or a picture or caption has changed since."""
+    kept, numbers = run.logits(), id_numbers(project.manifest.ids[rows])
+    if not len(kept.ids):
         return None
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
+    kept_numbers = id_numbers(kept.ids)
+    order = np.argsort(kept_numbers)
+    at = order[np.searchsorted(kept_numbers, numbers, sorter=order).clip(max=len(order) - 1)]
+    same = (kept_numbers[at] == numbers) & (
+        kept.input_keys[at] == input_keys(project, run.encoders.values(), rows)
+    ).all(1)
+    return Source(run.name, kept.logits[at], kept.known[at]) if same.all() else None

@@ -10,12 +10,21 @@ import numpy as np
 
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
-from mmfeat.heads.fit import fit_data, fit_head
+from mmfeat.heads.fit import fit_data
+from mmfeat.metrics import better
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import Run, already_made
-from mmfeat.progress import progress
 from mmfeat.selftrain.rounds import RoundModels, self_train, with_pseudo_labels
-from mmfeat.workflows.fuse import head_fingerprint, head_inputs, head_lines, resolved_config, save_head_run, seeds_of
+from mmfeat.workflows.fuse import (
+    fit_seeds,
+    head_fingerprint,
+    head_inputs,
+    head_lines,
+    resolved_config,
+    save_head_run,
+    val_figures,
+)
+from mmfeat.workflows.hints import to_predict
 from mmfeat.workflows.project import Project
 
 
@@ -28,17 +37,26 @@ class SelftrainResult:
     rounds : list of dict
         `number`, `n_pseudo`, `changed`, `accepted` and `figures` of each round, as in run.json.
     lines : list of FigureLine
-        The final head on val.
+        The head on val; before it the same head without pseudo-labels, where `fuse` has made it.
+    supervised : str or None
+        That run's name.
+    rises : bool or None
+        Whether the head is better on val than that run.
+    after : str
+        The command to type next.
     """
 
     run: Run
     rounds: list[dict]
     best: int
     lines: list[FigureLine]
+    supervised: str | None
+    rises: bool | None
     made: bool
     n_train: int
     n_unlabelled: int
     n_val: int
+    after: str
 
 
 def selftrain(project: Project) -> SelftrainResult:
@@ -67,6 +85,7 @@ def selftrain(project: Project) -> SelftrainResult:
         unlabelled=table.digest(rows[unlabelled], list(identities)),
         selftrain=dataclasses.asdict(config.selftrain), rounds_model=dataclasses.asdict(config.fuse.linear),
     )  # fmt: skip
+    supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
     run = already_made(project.runs, fingerprint)
     made = run is None
     if run is None:
@@ -77,11 +96,7 @@ def selftrain(project: Project) -> SelftrainResult:
             rounds=config.selftrain.rounds, metric=config.metric, seed=config.seed, rule=config.predict,
         )  # fmt: skip
         data = with_pseudo_labels(data, unlabelled, trained.pseudo_labels)
-        with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
-            fits = []
-            for seed in seeds_of(project):
-                fits.append(fit_head(head, data, settings, metric=config.metric, seed=seed))
-                bar.advance(1)
+        fits = fit_seeds(project, head, data, settings)
         rounds = [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds]
         more = {
             "rounds": rounds,
@@ -92,7 +107,14 @@ def selftrain(project: Project) -> SelftrainResult:
         run = save_head_run(
             project, "selftrain", head, settings, identities, table, fits, data, rows, fingerprint, more
         )  # fmt: skip
+    supervised, rises, lines = already_made(project.runs, supervised_fingerprint), None, head_lines(project, run)
+    if supervised is not None:
+        before, now = val_figures(project, supervised), val_figures(project, run)
+        rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
+        seconds, note = supervised.record["seconds"], "without pseudo-labels"
+        lines = [FigureLine.of(f"{supervised.name}, mean", before, seconds, note), *lines]
     return SelftrainResult(
-        run, run.record["rounds"], run.record["best_round"], head_lines(project, run), made,
-        len(manifest.rows("train")), len(unlabelled), len(manifest.rows("val")),
+        run, run.record["rounds"], run.record["best_round"], lines, supervised.name if supervised else None, rises,
+        made, len(manifest.rows("train")), len(unlabelled), len(manifest.rows("val")),
+        to_predict(project) or "mmfeat runs",
     )  # fmt: skip

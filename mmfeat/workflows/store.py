@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.errors import ConfigError, EncoderError, StoreError
+from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.exports import arrays_of, export_table
-from mmfeat.models.runs import all_runs
+from mmfeat.models.runs import all_runs, damaged_runs
 from mmfeat.progress import progress
 from mmfeat.store.commits import tokens_kind
 from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
@@ -103,6 +103,8 @@ def references_of(project: Project) -> References:
     for folder in (f for f in folders if f.is_dir() and not f.name.startswith(".")):
         checkpoint = read_checkpoint(folder)
         references.add(checkpoint.encoder_key, checkpoint.output().key)
+    for reason in damaged_runs(project.runs).values():
+        raise RunError(f"what a run refers to is unknown, so nothing is removed: {reason}")
     for run in all_runs(project.runs):
         for encoder in run.encoders.values():
             references.add(encoder["key"], encoder["output_key"])

@@ -1,0 +1,74 @@
+"""What to type next: a command that works as things are, not one that would only say what is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmfeat.errors import MmfeatError
+from mmfeat.heads import takes
+from mmfeat.models.ensembles import RECIPE_HEADS
+from mmfeat.models.runs import Run, all_runs
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.runs import RankedRun
+from mmfeat.workflows.scoring import output_table
+from mmfeat.workflows.standing import state_of
+
+
+def after_fuse(project: Project, run: Run) -> str:
+    """The recipe that takes in the run's head, where its other members are there; else the list of runs."""
+    config, manifest = project.config, project.manifest
+    recipe = {head: name for name, head in RECIPE_HEADS.items()}.get(run.record["head"])
+    if recipe is None or len(run.encoders) != 2 or config.origins.get("fuse.inputs") == "option":
+        return "mmfeat runs"
+    rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
+    try:
+        for name in run.encoders:
+            output_table(project, project.identity(name), rows)
+    except MmfeatError:
+        return "mmfeat runs"
+    return f"mmfeat ensemble {recipe}" if len(rows) else "mmfeat runs"
+
+
+def after_runs(project: Project, ranked: list[RankedRun]) -> str:
+    """Compare the best two; without val rows predict; without a run make one."""
+    current = [line for line in ranked if line.run is not None and line.state == "current"]
+    scored = [line.name for line in current if line.figures is not None]
+    if scored:
+        return f"mmfeat evaluate {' '.join(scored[:2])}"
+    if current:
+        return to_predict(project) or f"mmfeat predict {current[0].name} --split all"
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    return f"mmfeat fuse --head {_head(project)}" if _cached(project, rows) else "mmfeat extract"
+
+
+def after_evaluate(project: Project, split: str) -> str:
+    """Learn from the unlabelled rows where there are some; predict them after a test."""
+    manifest, config = project.manifest, project.config
+    rows = np.concatenate([manifest.rows(which) for which in ("train", "val", "unlabelled")])
+    learnable = (manifest.split[manifest.rows("unlabelled")] == "train").any() and len(manifest.rows("val"))
+    if split != "test" and learnable and takes(config.fuse.head, len(config.fuse.inputs)):
+        return "mmfeat selftrain --rounds 5" if _cached(project, rows) else "mmfeat extract"
+    return to_predict(project) or "mmfeat runs"
+
+
+def to_predict(project: Project) -> str:
+    """`mmfeat predict`, where there are rows to predict and a run to do it; empty where there are not."""
+    rows = project.manifest.rows("unlabelled")
+    if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs)):
+        return ""
+    return "mmfeat predict" if _cached(project, rows) else "mmfeat extract"
+
+
+def _head(project: Project) -> str:
+    n = len(project.config.fuse.inputs)
+    return next(head for head in ("crossattn", "concat", "linear") if takes(head, n))
+
+
+def _cached(project: Project, rows: np.ndarray) -> bool:
+    """Whether the embeddings of the fusion's inputs are there for some rows."""
+    try:
+        project.table(list(project.config.fuse.inputs), rows)
+    except MmfeatError:
+        return False
+    return True
