@@ -388,6 +388,16 @@ def test_splits(seed, n, k):
     assert (with_known == split).all()
 
 
+@pytest.mark.parametrize("shares", [{"val": 0, "test": 0.3}, {"val": 0.3}, {"val": 0.2, "test": 0.2}, {}])
+def test_rows_keep_their_split_whatever_the_shares_say_now(shares):
+    known = ["train", "val", "test"] * 10 + [""] * 40
+    labels = np.ones((70, 1), np.int8)
+    split = make_splits([str(i) for i in range(70)], labels, np.arange(70), shares, 0, known)
+    assert split[:30].tolist() == known[:30]
+    for name, share in shares.items():
+        assert (split[30:] == name).sum() == round(share * 40)
+
+
 def test_stratified_and_exact_where_rows_are_alone():
     rng = np.random.default_rng(0)
     labels = (rng.random((5000, 8)) < np.array([0.7, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01])).astype(np.int8)
