@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
@@ -93,9 +92,34 @@ def test_no_record_is_ever_lost(tmp_path_factory, captions):
         strict = True  # valid by chance: the standard reading is right, whatever it is
     except csv.Error:
         strict = False
-    with contextlib.suppress(DataError) if strict else contextlib.nullcontext():  # as when it reads a row without id
+    try:
         source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {})
         assert strict or source.ids == [f"{i}.jpg" for i in range(len(captions))]
+    except DataError as error:  # as when it reads a row without id
+        assert strict or "may begin a record or go on" in str(error)
+
+
+@pytest.mark.parametrize("name", ["2.png", "2.JPG", "my photo.jpg", "my photo, the second.jpg", "2.webp"])
+@pytest.mark.parametrize("first", ["1.jpg", "one"])
+def test_a_broken_caption_swallows_no_record_with_another_kind_of_image_name(tmp_path, name, first):
+    quoted = f'"{name}"' if "," in name else name
+    lines = f'{first},1,"says "hi""\n{quoted},2,"second"\n3.jpg,1,"third"\n'
+    source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {})
+    assert source.ids == [first, name, "3.jpg"]
+    assert source.captions == ['says "hi"', "second", "third"]
+
+
+@pytest.mark.parametrize("line", ['the second,2,"a caption"', "x,2,a caption", 'x,2,"says "hi" too"'])
+def test_a_line_that_may_begin_a_record_or_not_is_an_error(tmp_path, line):
+    text = f'ImageID,Labels,Caption\n1.jpg,1,"says "hi""\n{line}\n3.jpg,1,c\n'
+    with pytest.raises(DataError, match=r"train.csv:3: .*may begin a record or go on with the caption of line 2"):
+        read_source(kaggle(tmp_path, text), {})
+
+
+def test_a_line_within_open_quotes_goes_on_with_its_caption(tmp_path):
+    text = 'ImageID,Labels,Caption\n1.jpg,1,"says "hi"\nx,2,a caption"\n3.jpg,1,c\n'
+    source = read_source(kaggle(tmp_path, text), {})
+    assert source.captions == ['says "hi"\nx,2,a caption', "c"]
 
 
 def test_the_real_table(coco18):
