@@ -165,7 +165,7 @@ def _in_folder(folder: Path) -> dict[str, Location]:
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES):
                 full = os.path.join(root, name)
-                found[full[start:].replace(os.sep, "/")] = Location(full)
+                found[full[start:].replace("\\", "/")] = Location(full)
     return found
 
 
@@ -173,8 +173,9 @@ def _add(index: dict[str, Location | list[Location]], key: str, location: Locati
     """One place, or a list of all: only an error for who asks for it."""
     held = index.setdefault(key, location)
     if isinstance(held, list):
-        held.append(location)
-    elif held is not location:
+        if location not in held:
+            held.append(location)
+    elif held != location:  # as it does where one folder that is named lies in another
         index[key] = [held, location]
 
 
