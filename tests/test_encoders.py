@@ -55,6 +55,35 @@ def test_what_an_embedding_depends_on_changes_its_key(tmp_path, name, value):
     assert image_encoder(tmp_path, changed).spec().key != image_encoder(tmp_path).spec().key
 
 
+def test_no_option_changes_what_an_encoder_is(project):
+    from mmfeat.workflows.project import Project
+
+    before = {name: project.identity(name).spec.key for name in ("image", "text")}
+    other = Project(project.root, {"seed": "1"})
+    assert {name: other.identity(name).spec.key for name in before} == before
+    other.rehash()  # nor does it where nothing is remembered
+    assert {name: other.identity(name).spec.key for name in before} == before
+    path = project.root / "mmfeat.toml"
+    path.write_text(path.read_text().replace("schema = 1", "schema = 1\nseed = 1"))
+    after = {name: Project(project.root).identity(name).spec.key for name in before}
+    assert all(after[name] != before[name] for name in before)
+
+
+@pytest.mark.parametrize("what", ["__version__", "KEY_VERSION"])
+def test_what_is_remembered_of_encoders_does_not_outlive_an_upgrade(project, monkeypatch, what):
+    from mmfeat.encoders import resolve
+
+    project.identity("text")
+    builds = []
+    build = resolve.build_encoder
+    monkeypatch.setattr(resolve, "build_encoder", lambda *a, **k: builds.append(a) or build(*a, **k))
+    project.identity("text")
+    assert not builds
+    monkeypatch.setattr(resolve, what, 99)
+    project.identity("text")
+    assert len(builds) == 1
+
+
 def test_what_training_alone_reads_does_not_change_the_key(tmp_path):
     encoder = image_encoder(tmp_path)
     before = encoder.spec().key
