@@ -162,6 +162,70 @@ def test_the_default_encoders_without_a_hub_are_one_line(tmp_path, modality, mon
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"model_type": "none-such"}, {"num_hidden_layers": "many"}, {"hidden_size": 0}, {"hidden_act": "none-such"}, None],
+)
+def test_a_folder_that_is_damaged_says_what_is_wrong_with_it(tmp_path, text_folder, damage):
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(text_folder, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text("{" if damage is None else json.dumps({**settings, **damage}))
+    with pytest.raises(EncoderError, match=r"encoder.words: .*(cannot be loaded|does not encode)") as error:
+        build_text_encoder("words", TextEncoderConfig(model="./model", pretrained="random"), tmp_path, 0)
+    assert "hub is out of reach" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_random_weights_ask_no_hub(tmp_path, text_folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("mmfeat.encoders.weights.hub_within_reach", lambda: pytest.fail("the hub was asked"))
+    image_encoder(tmp_path)
+    build_text_encoder("text", TextEncoderConfig(model=str(text_folder), pretrained="random"), tmp_path, 0)
+
+
+def test_what_to_type_instead_goes_by_the_modality(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EncoderError, match=r'\[encoder.words\] set: model = "FOLDER"'):
+        build_text_encoder("words", TextEncoderConfig(model="none-such"), tmp_path, 0)
+    with pytest.raises(EncoderError, match=r'\[encoder.text\] set: pretrained = "FILE"'):
+        build_image_encoder("text", ImageEncoderConfig(), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"table": None}, {"table": 3}, {"spec": 3}, {"spec": {"modality": "text"}}, {"spec": {"x": 1}}, {"seconds": None}],
+)
+def test_a_damaged_record_of_a_checkpoint_is_one_line(extracted, change):
+    from mmfeat.encoders.checkpoint import read_checkpoint
+
+    folder = extracted.checkpoints / "text-1"
+    record = json.loads((folder / "checkpoint.json").read_text())
+    record = {key: value for key, value in {**record, **change}.items() if value is not None}
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+    with pytest.raises(EncoderError, match=r"checkpoint.json: damaged.*Remove the folder and run: mmfeat finetune"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"nonsense", "another"])
+def test_a_damaged_output_of_a_checkpoint_is_one_line(extracted, data):
+    from mmfeat.encoders.checkpoint import read_checkpoint
+
+    file = extracted.checkpoints / "text-1" / "output.safetensors"
+    if data == "another":
+        from safetensors.numpy import save_file
+
+        save_file({"weight": np.zeros((2, 64), np.float32), "bias": np.zeros(2, np.float32)}, file)
+    elif data is None:
+        file.unlink()
+    else:
+        file.write_bytes(data)
+    with pytest.raises(EncoderError, match=r"output.safetensors: damaged.*Remove the folder and run: mmfeat finetune"):
+        read_checkpoint(file.parent).output()
+
+
 @pytest.fixture
 def fake_hub(tmp_path, monkeypatch, text_folder):
     """A hub folder on disk as the client leaves it, with the default encoders' names and random weights."""

@@ -65,9 +65,9 @@ def build_encoder(
         return encoder, None
     checkpoint = _choose(config, name, checkpoints, encoder)
     if checkpoint is not None and not checkpoint.frozen:
-        from mmfeat.encoders.weights import load_strictly, read_state
+        from mmfeat.encoders.weights import load_strictly
 
-        load_strictly(encoder, read_state(checkpoint.encoder_file), checkpoint.encoder_file)
+        load_strictly(encoder, checkpoint.tensors(), checkpoint.encoder_file)
     if table.checkpoint not in ("latest", "none") and checkpoint is None:
         raise EncoderError(f'encoder.{name}: {table.checkpoint} is of another encoder. Set: checkpoint = "latest"')
     return encoder.eval(), checkpoint
