@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.batches import UnreadSample
-from mmfeat.config import FILE_NAME, Config
+from mmfeat.config import FILE_NAME, Config, EncoderConfig
 from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
@@ -100,8 +100,8 @@ class Project:
 
     @functools.cached_property
     def sources(self) -> ImageSources:
-        """Where the images are."""
-        return image_sources(self.config)
+        """Where the images are; nowhere, where no row names one."""
+        return image_sources(self.config) if self.manifest.images.any() else ImageSources([])
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def row_keys(self, modality: str) -> RowKeys:
@@ -139,11 +139,16 @@ class Project:
 
         return read
 
-    def identity(self, name: str) -> Identity:
-        """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
+    def encoder_table(self, name: str) -> EncoderConfig:
+        """An encoder's table of mmfeat.toml."""
         if name not in self.config.encoder:
             known = ", ".join(self.config.encoder)
             raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
+        return self.config.encoder[name]
+
+    def identity(self, name: str) -> Identity:
+        """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
+        self.encoder_table(name)
         return identify(self.config, name, self.checkpoints, self.memory / "encoders.json")
 
     def output(self, identity: Identity) -> Output | None:
