@@ -134,11 +134,12 @@ def test_dotted_lists_every_setting_once(tmp_path):
 
 
 def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
-    from mmfeat.workflows.template import TEMPLATE
+    from mmfeat.workflows.template import ENCODERS, TEMPLATE
 
     filled = TEMPLATE.format(
         seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "', classes='#classes  = "classes.csv"',
-        val=0.1, test=0.0, inputs='["image", "text"]', head="crossattn",
+        val=0.1, test=0.0, encoders="".join(ENCODERS.values()), finetune="#[finetune.image]", inputs='["image", "text"]',
+        head="crossattn", head_table="#[fuse.crossattn]",
     )  # fmt: skip
     config = load(tmp_path, filled)
     values, defaults = config.values(), Config().values()
