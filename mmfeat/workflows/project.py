@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,15 +16,19 @@ from mmfeat.config import FILE_NAME, Config, EncoderConfig
 from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
+from mmfeat.data.seen import load_seen
 from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.encoders.checkpoint import Output
 from mmfeat.encoders.resolve import Identity, identify, output_of
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import digest_bytes
+from mmfeat.progress import say
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
+from mmfeat.store.keys import EncoderSpec
 from mmfeat.store.references import read_references, write_references
 from mmfeat.table import FeatureTable, open_table
+from mmfeat.texts import counted
 
 
 class Project:
@@ -110,6 +115,25 @@ class Project:
             return caption_keys(self.manifest.captions)
         return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
 
+    @functools.cache  # noqa: B019 - a project lives as long as its command
+    def kept_keys(self, modality: str) -> RowKeys:
+        """Row keys for the right of the wall: an image that is gone has the key it had at the last extraction.
+
+        Its features are right as long as the store has them. How many rows there are like this is said once.
+        """
+        now = self.row_keys(modality)
+        gone = np.array(sorted(now.missing), dtype=np.int64)
+        if not len(gone):
+            return now
+        keys, known = load_seen(self.seen(modality), self.manifest.ids[gone])
+        gone = gone[known]
+        if not len(gone):
+            return now
+        say(f"{counted(len(gone), 'row')} lost the image since the last extract: features as they were then")
+        all_keys, present = now.keys.copy(), now.present.copy()
+        all_keys[gone], present[gone] = keys[known], True
+        return RowKeys(all_keys, present, now.missing, now.refused)
+
     def rehash(self) -> None:
         """Forget what is remembered of images and encoders, so that everything is read again."""
         DigestMemory(self.memory / "digests.parquet").forget()
@@ -181,7 +205,7 @@ class Project:
     ) -> FeatureTable:  # fmt: skip
         """The features filed under given specs and output keys, aligned with the manifest."""
         manifest = self.manifest
-        keys = {name: self.row_keys(spec.modality) for name, (spec, _) in encoders.items()}
+        keys = {name: self._keys_for(spec) for name, (spec, _) in encoders.items()}
         return open_table(
             self.store,
             encoders,
@@ -194,3 +218,11 @@ class Project:
             need=need,
             tokens=tokens,
         )
+
+    def _keys_for(self, spec: EncoderSpec) -> RowKeys:
+        """Row keys for one encoder's features: those of images that are gone only where it has encoded them."""
+        now, kept = self.row_keys(spec.modality), self.kept_keys(spec.modality)
+        if kept is now:
+            return now
+        held = self.store.encoder(spec).lookup(kept.keys).good
+        return dataclasses.replace(kept, present=now.present | (kept.present & held))

@@ -188,7 +188,7 @@ def _recorded_source(project: Project, run: Run, rows: np.ndarray) -> Source:
 def input_keys(project: Project, names: list[str]) -> np.ndarray:
     """Digest of the row keys that some encoders read, `(N, 32)` uint8."""
     modalities = sorted({project.config.encoder[n].modality if n in project.config.encoder else "text" for n in names})
-    keys = [project.row_keys(modality) for modality in modalities]
+    keys = [project.kept_keys(modality) for modality in modalities]
     joined = np.concatenate([np.where(k.present[:, None], k.keys, 0) for k in keys], axis=1)
     return np.frombuffer(b"".join(hashlib.sha256(row.tobytes()).digest() for row in joined), np.uint8).reshape(-1, 32)
 
