@@ -10,13 +10,13 @@ from mmfeat.cli.options import echo_next, echo_problems, open_project, setting_o
 
 @click.command("status", short_help="What is cached, missing, stale or unreadable, and why.")
 @click.option("--config", "show_config", is_flag=True, help="Every setting with its value and where it came from.")
-@click.option("--store", "show_store", is_flag=True, help="What lies in the store, its size and age, and who refers to it.")
+@click.option(
+    "--store", "show_store", is_flag=True, help="What lies in the store, its size and age, and who refers to it."
+)
 @click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
 @setting_options()
 @click.pass_context
-def status_command(
-    context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any
-) -> None:
+def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
     """Show, for each encoder, how many rows the feature store has, and what to type next."""
     from mmfeat.report.tables import shown, table
 

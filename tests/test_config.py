@@ -123,7 +123,7 @@ def test_the_seed_of_random_weights_is_the_files(tmp_path):
     config = load(tmp_path, "schema = 1\nseed = 5\n", {"seed": "7"})
     assert (config.seed, config.file_seed) == (7, 5)
     assert load(tmp_path, "schema = 1\n", {"seed": 7}).file_seed == 0
-    with pytest.raises(ConfigError, match="mmfeat.toml:2: seed"):
+    with pytest.raises(ConfigError, match=r"mmfeat.toml:2: seed"):
         load(tmp_path, "schema = 1\nseed = -1\n", {"seed": "7"})
 
 

@@ -20,7 +20,9 @@ from mmfeat.workflows.project import Project
 
 def save(project: Project, **changes) -> Project:
     m = project.manifest
-    Manifest(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, **changes}).save(project.root / "manifest.parquet")
+    Manifest(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, **changes}).save(
+        project.root / "manifest.parquet"
+    )
     return Project(project.root)
 
 

@@ -114,7 +114,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(separator=TEXT.filter(str.strip), column=st.text("é🙂\"\\'\x1b\x7f#=[] a", min_size=1).map(str.strip).filter(bool))
+@given(
+    separator=TEXT.filter(str.strip), column=st.text("é🙂\"\\'\x1b\x7f#=[] a", min_size=1).map(str.strip).filter(bool)
+)
 def test_what_was_asked_for_reads_back_from_the_file(tmp_path_factory, separator, column):
     import csv
 
@@ -128,7 +130,7 @@ def test_what_was_asked_for_reads_back_from_the_file(tmp_path_factory, separator
 
 
 def test_odd_names_of_files_read_back(tmp_path):
-    folder = tmp_path / "🙂 \"x\" \\y"
+    folder = tmp_path / '🙂 "x" \\y'
     folder.mkdir()
     (folder / "clässes 🙂.csv").write_text("label\ncat\ndog\n", encoding="utf-8")
     init(folder, str(table(folder, images=True)), classes=str(folder / "clässes 🙂.csv"))
@@ -210,7 +212,7 @@ def test_a_demo_with_a_seed_that_cannot_be_leaves_nothing(tmp_path, seed):
 
 def test_images_that_are_nowhere_say_where_to_name_others(tmp_path):
     path = table(tmp_path, images=True)
-    with pytest.raises(DataError, match="nothing at .*Give a folder, zip or tar files as --images"):
+    with pytest.raises(DataError, match=r"nothing at .*Give a folder, zip or tar files as --images"):
         init(tmp_path, str(path), images=(str(tmp_path / "nowhere"),))
     init(tmp_path, str(path), images=(str(tmp_path / "images"),))
     (tmp_path / "images").rename(tmp_path / "elsewhere")
@@ -224,7 +226,7 @@ def test_a_source_that_is_gone_is_said_and_its_folder_is_not_searched(tmp_path, 
     file = tmp_path / "project" / FILE_NAME
     file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("images ")))
     (tmp_path / "t.csv").unlink()
-    with pytest.raises(DataError, match="t.csv: the source is not there"):
+    with pytest.raises(DataError, match=r"t.csv: the source is not there"):
         image_sources(load_config(file))
 
 

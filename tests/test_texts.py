@@ -25,7 +25,7 @@ def test_odd_toml_values_read_back_as_they_were(value):
 
 
 def test_what_toml_cannot_hold_is_one_line():
-    with pytest.raises(ConfigError, match="not UTF-8.*Rename it"):
+    with pytest.raises(ConfigError, match=r"not UTF-8.*Rename it"):
         toml_value("a\udcff.csv")
 
 

@@ -180,7 +180,7 @@ def check_size(size: int) -> None:
 
 
 def clean_name(name: str) -> str | None:
-    """A relative path with `/` between its parts (some tools write `\\`) and none that is `.`; None where it leaves its folder."""
+    """A relative path with `/` between its parts, where some tools write a backslash; None where it leaves its folder."""
     name = name.replace("\\", "/")
     if name.startswith("/") or name[1:3] == ":/":
         return None

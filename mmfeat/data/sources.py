@@ -192,7 +192,9 @@ def image_sources(config: Config) -> ImageSources:
     if not config.data.images:
         return ImageSources(_beside(config.path(config.data.source)))
     patterns = [config.path(text) for text in config.data.images]
-    return ImageSources(patterns, "--images") if config.origins.get("data.images") == "option" else ImageSources(patterns)
+    return (
+        ImageSources(patterns, "--images") if config.origins.get("data.images") == "option" else ImageSources(patterns)
+    )
 
 
 def _beside(source: Path) -> list[Path]:

@@ -165,11 +165,15 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     extraction = extract_one(project, pretrained, rows)
-    note = f"frozen; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
+    note = (
+        f"frozen; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
+    )
     table = project.table_of({name: (pretrained.spec, None)}, rows)
     made = _made_before(project, name, fingerprint)
     if not table.present[name][table.rows("train")].any():
-        raise DataError(f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}")
+        raise DataError(
+            f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
+        )
     if made is None:
         data = fit_data(table, [name], torch_device(config.device), rows)
         fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, seed=config.seed)
