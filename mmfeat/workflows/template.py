@@ -17,7 +17,7 @@ labels    = {labels}
 separator = {separator}                     # between the labels of one cell
 {classes}          # the class list: its column label
 
-[split]                            # shares of the labelled rows; a row never changes its split
+[split]                            # shares of the labelled rows; a row that has a split keeps it
 val  = {val}                         # chooses: epochs, rounds, best run
 test = {test}                         # read by nothing but: mmfeat evaluate --split test
 
