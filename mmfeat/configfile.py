@@ -168,9 +168,7 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
         found = _show(value)
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
     if f.metadata.get("filled") and not value:
-        raise ConfigError(
-            f"{where(dotted)}: {dotted} is empty. Remove the line to have the default: {_show(f.default)}"
-        )
+        raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
     if (low is not None and value < low) or (high is not None and value > high):
         plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
         bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")
