@@ -21,7 +21,9 @@ from mmfeat.cli.store import store_command
 
 from mmfeat import __version__
 from mmfeat.errors import MmfeatError
+from mmfeat.texts import shown
 
+LONGEST = 2000  # characters of a message
 COMMANDS = (
     init_command, finetune_command, extract_command, status_command, fuse_command, ensemble_command,
     selftrain_command, predict_command, evaluate_command, runs_command, store_command, demo_command,
@@ -69,7 +71,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except MmfeatError as error:
-        _stop(f"Error: {' '.join(str(error).split())}", 1)
+        _stop(f"Error: {shown(' '.join(str(error).split()), LONGEST)}", 1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; nothing more can be said
         sys.exit(1)

@@ -8,7 +8,7 @@ from mmfeat.cli.options import echo_next
 
 @click.command("demo", short_help="See all of it happen, without data or GPU, in a few minutes.")
 @click.option("--folder", default="mmfeat-demo", metavar="DIR", help="Where to put it. [default: mmfeat-demo]")
-@click.option("--seed", default=0, metavar="N", help="Of the made data set and of all that follows.")
+@click.option("--seed", default=0, type=int, metavar="N", help="Of the made data set and of all that follows.")
 def demo_command(folder: str, seed: int) -> None:
     """Make a small data set of pictures and captions, run every command on it, and compare on the hidden truth."""
     from mmfeat.progress import clock

@@ -21,7 +21,8 @@ def finetune_command(context: click.Context, names: tuple[str, ...], freeze: boo
     Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
     """
     from mmfeat.models.figures import FigureLine
-    from mmfeat.report.tables import about_figures, figure_table, shown, table
+    from mmfeat.report.tables import about_figures, figure_table, table
+    from mmfeat.texts import counted, shown
     from mmfeat.workflows.finetune import finetune
 
     project = open_project(context, options)
@@ -30,9 +31,12 @@ def finetune_command(context: click.Context, names: tuple[str, ...], freeze: boo
     click.echo(table(("encoder", "model", "width"), rows, left=2))
     lines = [FigureLine.of(r.name, r.figures) for r in results if r.figures]
     if baseline and lines:
-        title = f"{len(project.manifest.rows('val')):,} val rows"
+        title = counted(len(project.manifest.rows("val")), "val row")
         click.echo(figure_table(title, [FigureLine.of("commonest label", baseline), *lines]))
         click.echo(about_figures(lines[0].n_left_out, "these rows also chose the epochs"))
+    for result in results:
+        if result.remedy:
+            click.echo(f"checkpoints/{result.checkpoint.name} is not in use. {result.remedy}")
     names_of = " and ".join(f"checkpoints/{r.checkpoint.name}" for r in results)
     made = "Made" if any(r.made for r in results) else "Already made:"
     echo_next(f"{made} {names_of}.", "mmfeat extract")

@@ -45,4 +45,6 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
     if result.unchanged:
         echo_next("Nothing has changed: mmfeat.toml and manifest.parquet are as they were.", "mmfeat status")
     else:
-        echo_next(f"Wrote {', '.join(result.written)}.", "mmfeat status")
+        parts = [f"Wrote {', '.join(result.written)}."] if result.written else []
+        parts += [f"Removed {', '.join(result.removed)}: there is nothing to note any more."] if result.removed else []
+        echo_next(" ".join(parts), "mmfeat status")

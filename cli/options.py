@@ -64,9 +64,10 @@ def open_project(context: click.Context, options: dict[str, Any]) -> Project:
             overrides[name.removeprefix("set_").replace("__", ".")] = value
     for item in options.pop("sets", ()):
         key, equals, value = item.partition("=")
-        if not equals:
+        key = key.strip()
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {item}: write KEY=VALUE, as in --set fuse.crossattn.dropout=0.2")
-        overrides[key.strip()] = value.strip()
+        overrides[key] = value.strip()
     return Project(context.obj, overrides)
 
 

@@ -25,7 +25,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
 
     project = open_project(context, options)
     if show_config:
-        rows = [(key, value, project.config.origins.get(key, "default")) for key, value in project.config.dotted()]
+        origins = project.config.origins
+        rows = [(key, shown(value, 200), origins.get(key, "default")) for key, value in project.config.dotted()]
         click.echo(table(("key", "value", "from"), rows, left=3))
         return
     from mmfeat.workflows.status import status

@@ -17,9 +17,16 @@ MODALITIES = ("image", "text")
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
-def setting(default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with the values it may take: one of `choices`, or a number from `low` to `high`."""
-    return field(default=default, metadata={"choices": choices, "low": low, "high": high})
+MAX_SEED = 2**63 - 1
+MAX_LR = 10.0
+
+
+def setting(
+    default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None,
+    filled: bool = False,
+) -> Any:  # fmt: skip
+    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, `filled`: not empty."""
+    return field(default=default, metadata={"choices": choices, "low": low, "high": high, "filled": filled})
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class DataConfig:
     image: str = ""
     caption: str = ""
     labels: str = ""
-    separator: str = " "  # between the labels of one cell
+    separator: str = setting(" ", filled=True)  # between the labels of one cell
     classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
 
 
@@ -48,9 +55,9 @@ class SplitConfig:
 class ImageEncoderConfig:
     """What an image encoder is; `[encoder.NAME]` with modality image."""
 
-    model: str = "efficientnet_b4"  # any timm name
-    pretrained: str = "auto"  # auto: the model's own; random; a .safetensors or .pth file
-    checkpoint: str = "latest"  # latest from finetune, if any; none; checkpoints/NAME-1
+    model: str = setting("efficientnet_b4", filled=True)  # any timm name
+    pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune, if any; none; checkpoints/NAME-1
     size: int | str = "auto"  # pixels; auto: as pretrained
     precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))  # of the forward pass
     flip: bool = False  # mean over the image and its mirror image
@@ -62,9 +69,9 @@ class ImageEncoderConfig:
 class TextEncoderConfig:
     """What a text encoder is; `[encoder.NAME]` with modality text."""
 
-    model: str = "google/bert_uncased_L-2_H-128_A-2"  # any transformers name or folder
-    pretrained: str = "auto"
-    checkpoint: str = "latest"
+    model: str = setting("google/bert_uncased_L-2_H-128_A-2", filled=True)  # any transformers name or folder
+    pretrained: str = setting("auto", filled=True)
+    checkpoint: str = setting("latest", filled=True)
     max_length: int = setting(64, low=2)  # tokens, special ones included
     pooling: str = setting(
         "auto", choices=("auto", "cls", "mean", "max")
@@ -81,7 +88,7 @@ EncoderConfig = ImageEncoderConfig | TextEncoderConfig
 class StoreConfig:
     """Where features are kept; `[store]`."""
 
-    path: str = "features"  # may be shared by several projects
+    path: str = setting("features", filled=True)  # may be shared by several projects
     dtype: str = setting("float16", choices=("float16", "float32"))  # of embeddings; logits are always float32
 
 
@@ -91,7 +98,7 @@ class FinetuneConfig:
 
     epochs: int = setting(10, low=1)
     patience: int = setting(3, low=1)  # epochs without a better val figure before it stops
-    lr: float = setting(5e-4, low=0.0)  # P19
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # P19
     batch_size: int = setting(0, low=0)  # 0: the paper's, 60 for images and 256 for text
     optimizer: str = setting("adam", choices=("adam", "adamw"))  # P19
     weights: str = setting("paper", choices=("paper", "none"))  # of the classes in the loss: P7, or all 1
@@ -102,7 +109,7 @@ class FinetuneConfig:
 class LinearConfig:
     """The linear head; `[fuse.linear]` and, on several encoders, `[fuse.concat]` (P10)."""
 
-    lr: float = setting(1e-3, low=0.0)
+    lr: float = setting(1e-3, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
     dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
     epochs: int = setting(40, low=1)
@@ -115,7 +122,7 @@ class LinearConfig:
 class CrossAttentionConfig:
     """The cross-attention head; `[fuse.crossattn]` (P12)."""
 
-    lr: float = setting(5e-4, low=0.0)
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
     dropout: float = setting(0.5, low=0.0, high=0.95)  # of the hidden layer
     input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised inputs
@@ -133,7 +140,7 @@ class FuseConfig:
     """Which head is trained, on what; `[fuse]`."""
 
     head: str = setting("crossattn", choices=("linear", "concat", "crossattn"))
-    inputs: tuple[str, ...] = ("image", "text")  # names of encoders
+    inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
     seeds: int = setting(3, low=1)
     linear: LinearConfig = LinearConfig()
     concat: LinearConfig = LinearConfig()
@@ -166,11 +173,13 @@ class Config:
         The folder of the file; relative paths start there.
     origins : dict[str, str]
         Dotted key to where its value came from (`mmfeat.toml` or an option's name); a key that is absent has its default.
+    file_seed : int
+        The seed without options: what encoders with random weights are made from, since no option changes an encoder.
     """
 
     schema: int = setting(1, choices=(1,))
     metric: str = setting("samples-f1", choices=METRICS)  # what is chosen for
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=MAX_SEED)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
@@ -184,6 +193,7 @@ class Config:
     predict: PredictConfig = PredictConfig()
     root: Path = field(default=Path("."), metadata={"internal": True})
     origins: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
+    file_seed: int = field(default=0, metadata={"internal": True})
 
     def path(self, text: str) -> Path:
         """A path of the file, made absolute: `~` is the home folder, a relative path starts at the file."""

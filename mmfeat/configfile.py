@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
+import sys
 import tomllib
 import types
 import typing
@@ -23,12 +25,17 @@ from mmfeat.config import (
     TextEncoderConfig,
 )  # fmt: skip
 from mmfeat.errors import ConfigError
+from mmfeat.texts import shown
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
     """A configuration from nested values that stand in no file yet, checked like a file's."""
-    where = _Where("", set(_dotted(raw)))
-    config = dataclasses.replace(_read(Config, raw, "", where), root=root.resolve())
+    keys = _dotted(raw)
+    where = _Where("", set(keys), _encoders(raw))
+    config = _read(Config, raw, "", where)
+    config = dataclasses.replace(
+        config, root=root.resolve(), origins=dict.fromkeys(keys, "option"), file_seed=config.seed
+    )
     _check(config, where)
     return config
 
@@ -59,25 +66,28 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{FILE_NAME}: not valid TOML: {error}") from None
     origins = dict.fromkeys(_dotted(raw), FILE_NAME)
+    file_seed = _read(Config, raw, "", _Where(text, set(), _encoders(raw))).seed
     for key, value in (overrides or {}).items():
         _override(raw, key, value)
         origins[key] = "option"
-    config = _read(Config, raw, "", _Where(text, set(overrides or ())))
-    config = dataclasses.replace(config, root=path.parent.resolve(), origins=origins)
-    _check(config, _Where(text, set(overrides or ())))
+    where = _Where(text, set(overrides or ()), _encoders(raw))
+    config = _read(Config, raw, "", where)
+    config = dataclasses.replace(config, root=path.parent.resolve(), origins=origins, file_seed=file_seed)
+    _check(config, where)
     return config
 
 
 @dataclass(frozen=True)
 class _Where:
-    """Finds the line of a key, for messages."""
+    """Finds the line of a key, for messages; knows the encoders' names."""
 
     text: str
     overridden: set[str]
+    encoders: tuple[str, ...]
 
     def __call__(self, dotted: str) -> str:
         if dotted in self.overridden:
-            return f"option {dotted}"
+            return f"option {shown(dotted)}"
         *tables, name = dotted.split(".")
         table = ""
         for number, line in enumerate(self.text.splitlines(), 1):
@@ -92,6 +102,13 @@ class _Where:
         return FILE_NAME
 
 
+def _encoders(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the encoders that have a table, or else of those that are there by default."""
+    tables = raw.get("encoder")
+    named = tuple(name for name, table in tables.items() if isinstance(table, dict)) if isinstance(tables, dict) else ()
+    return named or MODALITIES
+
+
 def _dotted(raw: dict[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for name, value in raw.items():
@@ -103,13 +120,13 @@ def _override(raw: dict[str, Any], key: str, value: Any) -> None:
     *tables, name = key.split(".")
     if tables and tables[0] in ("data", "split", "encoder", "store"):
         raise ConfigError(
-            f"option {key}: [{tables[0]}] has no options, since all commands must agree on it. Edit {FILE_NAME}"
+            f"option {shown(key)}: [{tables[0]}] has no options, since all commands must agree on it. Edit {FILE_NAME}"
         )
     target = raw
     for table in tables:
         target = target.setdefault(table, {})
         if not isinstance(target, dict):
-            raise ConfigError(f"option {key}: '{table}' is not a table")
+            raise ConfigError(f"option {shown(key)}: '{shown(table)}' is not a table")
     target[name] = _Text(value) if isinstance(value, str) else value
 
 
@@ -130,7 +147,7 @@ def _read(cls: type, raw: dict[str, Any], prefix: str, where: _Where) -> Any:
     for name, value in raw.items():
         dotted = prefix + name
         if name not in fields:
-            raise ConfigError(f"{where(dotted)}: unknown key '{dotted}'. {_nearest(name, list(fields))}")
+            raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
         values[name] = _read_value(hints[name], fields[name], value, dotted, where)
     return cls(**values)
 
@@ -150,8 +167,11 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
     if choices and value not in choices:
         found = _show(value)
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
+    if f.metadata.get("filled") and not value:
+        raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
     if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else "")
+        plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
+        bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")
         raise ConfigError(f"{where(dotted)}: {dotted} = {_show(value)}. Use a number {bounds}")
     return value
 
@@ -164,16 +184,20 @@ def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
             values = str(value).split(",") if isinstance(value, _Text) else value
             values = [values] if isinstance(values, str) else values
             if isinstance(values, list | tuple) and all(isinstance(v, str) for v in values):
+                if not all(values):
+                    raise ConfigError(f"{where(dotted)}: {dotted} has an empty text in it. Remove it")
                 return tuple(str(v) for v in values)
         elif isinstance(value, _Text):
             try:
                 if kind is bool:
                     return {"true": True, "false": False}[value.lower()]
-                return kind(str(value))
+                number = kind(str(value))
+                if kind is not float or math.isfinite(number):
+                    return number
             except (ValueError, KeyError):
                 continue
         elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if value == value and abs(value) != float("inf"):
+            if abs(value) <= sys.float_info.max:  # no NaN either
                 return float(value)
         elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
@@ -185,7 +209,7 @@ def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
 def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
     dotted = f"encoder.{name}"
     if not isinstance(table, dict):
-        raise ConfigError(f"{where(dotted)}: '{dotted}' is a table. Write: [{dotted}]")
+        raise ConfigError(_no_table(dotted, "encoder", where))
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
         raise ConfigError(f"{where(dotted)}: an encoder's name is letters, digits, - and _, found {_show(name)}")
     if name in RECIPES or re.search(r"-\d+$", name):
@@ -207,10 +231,13 @@ def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
 
 def _read_finetune(name: str, table: Any, where: _Where) -> FinetuneConfig:
     if not isinstance(table, dict):
-        raise ConfigError(
-            f"{where('finetune.' + name)}: 'finetune.{name}' is a table of one encoder. Write: [finetune.{name}]"
-        )
+        raise ConfigError(_no_table(f"finetune.{name}", "finetune", where))
     return _read(FinetuneConfig, table, f"finetune.{name}.", where)
+
+
+def _no_table(dotted: str, group: str, where: _Where) -> str:
+    tables = " or ".join(f"[{group}.{shown(name)}]" for name in where.encoders)
+    return f"{where(dotted)}: '{shown(dotted)}' is outside an encoder's table. Write it under: {tables}"
 
 
 def _check(config: Config, where: _Where) -> None:
@@ -220,17 +247,23 @@ def _check(config: Config, where: _Where) -> None:
         raise ConfigError(f"{where('encoder')}: there is no encoder. Write: [encoder.image]")
     for name in config.fuse.inputs:
         if name not in names:
-            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names '{name}'. {_nearest(name, names)}")
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)}. {_nearest(name, names)}")
+        if config.fuse.inputs.count(name) > 1:
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)} twice. Remove one")
+    query = config.fuse.crossattn.query
+    if query and query not in names:
+        place = "fuse.crossattn.query"
+        raise ConfigError(f"{where(place)}: {place} names {_show(query)}. {_nearest(query, names)}")
     for name in config.finetune:
         if name not in names:
             raise ConfigError(
-                f"{where('finetune.' + name)}: unknown encoder in [finetune.{name}]. {_nearest(name, names)}"
+                f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
             )
     if config.split.val + config.split.test >= 1:
         raise ConfigError(
             f"{where('split.val')}: split.val + split.test = {config.split.val + config.split.test:g} leaves no row to train on"
         )
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", config.device):
         raise ConfigError(f"{where('device')}: device = {_show(config.device)}. Use one of: auto, cpu, cuda, cuda:1")
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 from typing import Any
 
 import torch
 
 from mmfeat.errors import ConfigError
+from mmfeat.texts import counted
 
 
 def torch_device(name: str) -> torch.device:
     """The device that `device` in mmfeat.toml means; `auto` is a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):  # other kinds of devices are not tried
+        raise ConfigError(f"device = {name[:60]!r}. Use one of: auto, cpu, cuda, cuda:1")
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"device = {name!r}: torch sees {torch.cuda.device_count()} GPUs. Use: auto or cpu")
+        found = counted(torch.cuda.device_count(), "GPU")
+        raise ConfigError(f"device = {name!r}: torch sees {found}. Use: auto or cpu")
     return device
 
 

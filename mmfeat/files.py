@@ -121,7 +121,7 @@ def read_record(file: Path, newest: int, keys: Sequence[str], remedy: str) -> di
 
 
 def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
-    """Rename a filled folder to `parent/stem-1`, or to the next free number; two processes at once get two numbers.
+    """Rename a filled folder to `parent/stem-1`, or to the number after the highest; two processes at once get two numbers.
 
     Returns
     -------
@@ -131,17 +131,15 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
     for file in staged.rglob("*"):
         if file.is_file():
             flush_file(file)
-    number = 1
     while True:
-        final = parent / f"{stem}-{number}"
+        taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in parent.iterdir()]
+        final = parent / f"{stem}-{max((int(found[1]) for found in taken if found), default=0) + 1}"
+        with contextlib.suppress(OSError):  # another process may have taken the number meanwhile
+            os.rename(staged, final)
+            flush_folder(parent)
+            return final
         if not final.exists():
-            with contextlib.suppress(OSError):  # another process may have taken the number meanwhile
-                os.rename(staged, final)
-                flush_folder(parent)
-                return final
-            if not final.exists():
-                raise OSError(f"cannot rename {staged} to {final}")
-        number += 1
+            raise OSError(f"cannot rename {staged} to {final}")
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def test_members_come_back_in_threads(tmp_path, make):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:x.jpg"])
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:\\x.jpg", "C:/x.jpg"])
 def test_a_member_that_leaves_the_archive_is_refused(tmp_path, kind, name):
     file = MAKE[kind](tmp_path / f"a.{kind}", {"1.jpg": b"one", name: b"x"})
     with pytest.raises(DataError, match="leaves the archive"):
@@ -125,6 +125,41 @@ def test_one_path_in_two_archives_is_an_error_for_who_asks(tmp_path):
     assert sources.locate("d/zip.jpg")
     with pytest.raises(DataError, match=r"2 times.*Leave one of them out"):
         sources.locate("d/1.jpg")
+
+
+def test_a_name_in_three_places_is_an_error_for_who_asks(tmp_path):
+    """Whether the name is a path of each, or only ends each."""
+    for kind in "abc":
+        (tmp_path / kind / "d").mkdir(parents=True)
+        for name in ("1.jpg", f"{kind}.jpg", "d/2.jpg"):
+            (tmp_path / kind / name).write_bytes(kind.encode())
+    sources = ImageSources([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+    assert sources.read(sources.locate("c.jpg")) == b"c"
+    for name in ("1.jpg", "2.jpg", "d/2.jpg"):
+        with pytest.raises(DataError, match="is there 3 times"):
+            sources.locate(name)
+
+
+def test_a_folder_within_another_has_each_image_once(tmp_path):
+    (tmp_path / "a" / "d").mkdir(parents=True)
+    (tmp_path / "a" / "d" / "1.jpg").write_bytes(b"one")
+    sources = ImageSources([tmp_path / "a", tmp_path / "a" / "d"])
+    assert sources.locate("1.jpg") == sources.locate("d/1.jpg")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+def test_odd_names_that_do_not_leave_are_found(tmp_path, kind):
+    members = {"d\\1.jpg": b"one", "x:y.jpg": b"two", "d/..3.jpg": b"three"}
+    source = tmp_path / f"a.{kind}"
+    if kind == "folder":
+        (source / "d").mkdir(parents=True)
+        for name, data in members.items():
+            (source / name).write_bytes(data)
+    else:
+        MAKE[kind](source, members)
+    sources = ImageSources([source])
+    names = {"d\\1.jpg": b"one", "d/1.jpg": b"one", "1.jpg": b"one", "x:y.jpg": b"two", "..3.jpg": b"three"}
+    assert {name: sources.read(sources.locate(name)) for name in names} == names
 
 
 # -- too large

@@ -138,6 +138,23 @@ def test_project_works_from_elsewhere(walked, tmp_path):
     assert run_cli("runs", cwd=below).stdout == out["runs"].stdout
 
 
+def test_status_config_is_printable(walked, tmp_path):
+    folder, _ = walked
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("features", "runs"))
+    with (tmp_path / "copy" / "mmfeat.toml").open("a", encoding="utf-8") as file:
+        file.write('[predict]\n[store]\npath = "a\\u001b[31mb"\n')
+    text = run_cli("status", "--config", cwd=tmp_path / "copy").stdout
+    assert "a\\x1b[31mb" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_another_seed_reads_the_same_features(walked, tmp_path):
+    folder, _ = walked
+    shutil.copytree(folder, tmp_path / "copy")
+    done = run_cli("fuse", "--head", "concat", "--seed", "1", cwd=tmp_path / "copy")
+    assert "Made runs/concat-2" in done.stdout
+
+
 def test_status_config_says_where_each_value_comes_from(walked):
     folder, _ = walked
     text = run_cli("status", "--config", "--set", "fuse.crossattn.dropout=0.1", cwd=folder).stdout
@@ -174,6 +191,14 @@ def test_an_option_makes_another_run_and_leaves_the_file_alone(walked, tmp_path)
         (["fuse", "--rounds", "3"], 2, "No such option"),
         (["nonsense"], 2, "No such command"),
         (["fuse", "--device", "cuda:9"], 1, "Use: auto or cpu"),
+        (["fuse", "--device", "mps"], 1, "Use one of: auto, cpu, cuda, cuda:1"),
+        (["fuse", "--set", "=3"], 1, "write KEY=VALUE"),
+        (["fuse", "--set", "fuse..lr=3"], 1, "write KEY=VALUE"),
+        (["fuse", "--set", "fuse.crossattn.lr=nan"], 1, "must be a number"),
+        (["fuse", "--set", "a\x1b[31mb=1"], 1, "unknown key 'a\\x1b[31mb'"),
+        (["predict", "--threshold", "nan"], 1, "must be a number"),
+        (["demo", "--folder", "x", "--seed", "-1"], 1, "option seed: seed = -1"),
+        (["init", "--separator", ""], 1, "mmfeat.toml says data.separator"),
         (["init", "--val", "0.5"], 1, "mmfeat.toml says split.val = 0.25"),
     ],
 )

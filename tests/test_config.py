@@ -44,15 +44,35 @@ def test_an_empty_file_has_every_default(tmp_path):
         ("schema = 1\n[encoder.image]\nsize = 'big'\n", 3, "pixels"),
         ("schema = 1\ndevice = 'gpu'\n", 2, "auto, cpu, cuda"),
         ("schema = 1\nlr = nan\n", 2, "unknown key 'lr'"),
+        ("schema = 1\ndevice = 'mps'\n", 2, "auto, cpu, cuda"),
+        ("schema = 1\ndevice = 'cuda:200'\n", 2, "auto, cpu, cuda"),
+        ("schema = 1\n[fuse]\ninputs = []\n", 3, "fuse.inputs is empty"),
+        ("schema = 1\n[fuse]\ninputs = ['text', '']\n", 3, "empty text"),
+        ("schema = 1\n[fuse]\ninputs = ['text', 'text']\n", 3, "twice"),
+        ("schema = 1\n[fuse.crossattn]\nquery = 'txt'\n", 3, "Nearest: text"),
+        ("schema = 1\n[data]\nseparator = ''\n", 3, "data.separator is empty"),
+        ("schema = 1\n[data]\nimages = ''\n", 3, "empty text"),
+        ("schema = 1\n[store]\npath = ''\n", 3, "store.path is empty"),
+        ("schema = 1\n[encoder.text]\nmodel = ''\n", 3, "encoder.text.model is empty"),
+        ("schema = 1\nseed = 9223372036854775808\n", 2, "Use a number from 0 to 9223372036854775807"),
+        ("schema = 1\n[fuse.linear]\nlr = 11\n", 3, "Use a number from 0 to 10"),
+        ("schema = 1\n[fuse.linear]\nlr = nan\n", 3, "must be a number"),
+        (f"schema = 1\n[fuse.linear]\nlr = 1{'0' * 400}\n", 3, "must be a number"),
+        ("schema = 1\n[finetune]\nepochs = 3\n", 3, "Write it under: [finetune.image] or [finetune.text]"),
+        ("schema = 1\n[finetune]\nlr = 3\n[encoder.text]\n", 3, "Write it under: [finetune.text]"),
+        ("schema = 1\n[encoder]\nmodel = 'x'\n", 3, "Write it under: [encoder.image] or [encoder.text]"),
+        ('schema = 1\n"a\\u001b[31mb" = 3\n', None, "unknown key 'a\\x1b[31mb'"),
+        ('schema = 1\n[finetune."a\\u001b"]\nepochs = 3\n', None, "[finetune.a\\x1b]"),
+        ('schema = 1\n[fuse]\nhead = "a\\u001b"\n', 3, "a\\x1b"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path, text, line, says):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, text)
     message = str(error.value)
-    assert message.startswith(f"mmfeat.toml:{line}:"), message
+    assert message.startswith(f"mmfeat.toml:{line}:" if line else "mmfeat.toml: "), message
     assert says in message
-    assert "\n" not in message
+    assert message.isprintable()
 
 
 def test_invalid_toml_is_one_line(tmp_path):
@@ -77,11 +97,34 @@ def test_what_all_commands_must_agree_on_has_no_option(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("fuse.seeds", "two"), ("fuse.crossattn.dropot", "1"), ("fuse.head", "mlp")]
+    ("key", "value"),
+    [
+        ("fuse.seeds", "two"),
+        ("fuse.crossattn.dropot", "1"),
+        ("fuse.head", "mlp"),
+        ("fuse.crossattn.lr", "nan"),
+        ("fuse.crossattn.lr", "inf"),
+        ("fuse.crossattn.lr", "1e400"),
+        ("predict.threshold", "nan"),
+        ("predict.threshold", "-inf"),
+        ("seed", "9" * 5000),
+        ("seed", "9223372036854775808"),
+        ("seed", "-1"),
+        ("device", "mps"),
+        ("fuse.inputs", ""),
+    ],
 )
 def test_a_wrong_option_is_named(tmp_path, key, value):
     with pytest.raises(ConfigError, match=f"option {key}"):
         load(tmp_path, "schema = 1\n", {key: value})
+
+
+def test_the_seed_of_random_weights_is_the_files(tmp_path):
+    config = load(tmp_path, "schema = 1\nseed = 5\n", {"seed": "7"})
+    assert (config.seed, config.file_seed) == (7, 5)
+    assert load(tmp_path, "schema = 1\n", {"seed": 7}).file_seed == 0
+    with pytest.raises(ConfigError, match=r"mmfeat.toml:2: seed"):
+        load(tmp_path, "schema = 1\nseed = -1\n", {"seed": "7"})
 
 
 def test_dotted_lists_every_setting_once(tmp_path):
@@ -91,11 +134,12 @@ def test_dotted_lists_every_setting_once(tmp_path):
 
 
 def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
-    from mmfeat.workflows.template import TEMPLATE
+    from mmfeat.workflows.template import ENCODERS, TEMPLATE
 
     filled = TEMPLATE.format(
         seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "', classes='#classes  = "classes.csv"',
-        val=0.1, test=0.0, inputs='["image", "text"]', head="crossattn",
+        val=0.1, test=0.0, encoders="".join(ENCODERS.values()), finetune="#[finetune.image]", inputs='["image", "text"]',
+        head="crossattn", head_table="#[fuse.crossattn]",
     )  # fmt: skip
     config = load(tmp_path, filled)
     values, defaults = config.values(), Config().values()

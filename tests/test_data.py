@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
@@ -93,9 +92,34 @@ def test_no_record_is_ever_lost(tmp_path_factory, captions):
         strict = True  # valid by chance: the standard reading is right, whatever it is
     except csv.Error:
         strict = False
-    with contextlib.suppress(DataError) if strict else contextlib.nullcontext():  # as when it reads a row without id
-        source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {})
-        assert strict or source.ids == [f"{i}.jpg" for i in range(len(captions))]
+    try:
+        ids, said = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {}).ids, ""
+    except DataError as error:  # as when it reads a row without id
+        ids, said = [], str(error)
+    assert strict or ids == [f"{i}.jpg" for i in range(len(captions))] or "may begin a record or go on" in said
+
+
+@pytest.mark.parametrize("name", ["2.png", "2.JPG", "my photo.jpg", "my photo, the second.jpg", "2.webp"])
+@pytest.mark.parametrize("first", ["1.jpg", "one"])
+def test_a_broken_caption_swallows_no_record_with_another_kind_of_image_name(tmp_path, name, first):
+    quoted = f'"{name}"' if "," in name else name
+    lines = f'{first},1,"says "hi""\n{quoted},2,"second"\n3.jpg,1,"third"\n'
+    source = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {})
+    assert source.ids == [first, name, "3.jpg"]
+    assert source.captions == ['says "hi"', "second", "third"]
+
+
+@pytest.mark.parametrize("line", ['the second,2,"a caption"', "x,2,a caption", 'x,2,"says "hi" too"'])
+def test_a_line_that_may_begin_a_record_or_not_is_an_error(tmp_path, line):
+    text = f'ImageID,Labels,Caption\n1.jpg,1,"says "hi""\n{line}\n3.jpg,1,c\n'
+    with pytest.raises(DataError, match=r"train.csv:3: .*may begin a record or go on with the caption of line 2"):
+        read_source(kaggle(tmp_path, text), {})
+
+
+def test_a_line_within_open_quotes_goes_on_with_its_caption(tmp_path):
+    text = 'ImageID,Labels,Caption\n1.jpg,1,"says "hi"\nx,2,a caption"\n3.jpg,1,c\n'
+    source = read_source(kaggle(tmp_path, text), {})
+    assert source.captions == ['says "hi"\nx,2,a caption', "c"]
 
 
 def test_the_real_table(coco18):
@@ -247,7 +271,7 @@ def test_images_are_found_in_folders_and_archives(tmp_path):
     assert sources.locate("4.jpg") is None
 
 
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:x.jpg"])
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:\\x.jpg"])
 def test_a_member_that_leaves_the_archive_is_refused(tmp_path, name):
     with pytest.raises(DataError, match="leaves the archive"):
         ImageSources([archive(tmp_path / "a.zip", {name: b"x"})]).locate("x.jpg")
@@ -386,6 +410,16 @@ def test_splits(seed, n, k):
         assert abs((split[labelled] == name).sum() - share * labelled.sum()) <= largest + 1
     with_known = make_splits(ids, labels, groups, {"val": 0.5}, seed + 1, known=split)
     assert (with_known == split).all()
+
+
+@pytest.mark.parametrize("shares", [{"val": 0, "test": 0.3}, {"val": 0.3}, {"val": 0.2, "test": 0.2}, {}])
+def test_rows_keep_their_split_whatever_the_shares_say_now(shares):
+    known = ["train", "val", "test"] * 10 + [""] * 40
+    labels = np.ones((70, 1), np.int8)
+    split = make_splits([str(i) for i in range(70)], labels, np.arange(70), shares, 0, known)
+    assert split[:30].tolist() == known[:30]
+    for name, share in shares.items():
+        assert (split[30:] == name).sum() == round(share * 40)
 
 
 def test_stratified_and_exact_where_rows_are_alone():

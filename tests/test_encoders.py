@@ -55,6 +55,35 @@ def test_what_an_embedding_depends_on_changes_its_key(tmp_path, name, value):
     assert image_encoder(tmp_path, changed).spec().key != image_encoder(tmp_path).spec().key
 
 
+def test_no_option_changes_what_an_encoder_is(project):
+    from mmfeat.workflows.project import Project
+
+    before = {name: project.identity(name).spec.key for name in ("image", "text")}
+    other = Project(project.root, {"seed": "1"})
+    assert {name: other.identity(name).spec.key for name in before} == before
+    other.rehash()  # nor does it where nothing is remembered
+    assert {name: other.identity(name).spec.key for name in before} == before
+    path = project.root / "mmfeat.toml"
+    path.write_text(path.read_text().replace("schema = 1", "schema = 1\nseed = 1"))
+    after = {name: Project(project.root).identity(name).spec.key for name in before}
+    assert all(after[name] != before[name] for name in before)
+
+
+@pytest.mark.parametrize("what", ["__version__", "KEY_VERSION"])
+def test_what_is_remembered_of_encoders_does_not_outlive_an_upgrade(project, monkeypatch, what):
+    from mmfeat.encoders import resolve
+
+    project.identity("text")
+    builds = []
+    build = resolve.build_encoder
+    monkeypatch.setattr(resolve, "build_encoder", lambda *a, **k: builds.append(a) or build(*a, **k))
+    project.identity("text")
+    assert not builds
+    monkeypatch.setattr(resolve, what, 99)
+    project.identity("text")
+    assert len(builds) == 1
+
+
 def test_what_training_alone_reads_does_not_change_the_key(tmp_path):
     encoder = image_encoder(tmp_path)
     before = encoder.spec().key
@@ -131,6 +160,70 @@ def test_the_default_encoders_without_a_hub_are_one_line(tmp_path, modality, mon
     with pytest.raises(EncoderError, match=r"not on disk and the hub is out of reach.*set: ") as error:
         build(modality, config, tmp_path, 0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"model_type": "none-such"}, {"num_hidden_layers": "many"}, {"hidden_size": 0}, {"hidden_act": "none-such"}, None],
+)
+def test_a_folder_that_is_damaged_says_what_is_wrong_with_it(tmp_path, text_folder, damage):
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(text_folder, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text("{" if damage is None else json.dumps({**settings, **damage}))
+    with pytest.raises(EncoderError, match=r"encoder.words: .*(cannot be loaded|does not encode)") as error:
+        build_text_encoder("words", TextEncoderConfig(model="./model", pretrained="random"), tmp_path, 0)
+    assert "hub is out of reach" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_random_weights_ask_no_hub(tmp_path, text_folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("mmfeat.encoders.weights.hub_within_reach", lambda: pytest.fail("the hub was asked"))
+    image_encoder(tmp_path)
+    build_text_encoder("text", TextEncoderConfig(model=str(text_folder), pretrained="random"), tmp_path, 0)
+
+
+def test_what_to_type_instead_goes_by_the_modality(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EncoderError, match=r'\[encoder.words\] set: model = "FOLDER"'):
+        build_text_encoder("words", TextEncoderConfig(model="none-such"), tmp_path, 0)
+    with pytest.raises(EncoderError, match=r'\[encoder.text\] set: pretrained = "FILE"'):
+        build_image_encoder("text", ImageEncoderConfig(), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"table": None}, {"table": 3}, {"spec": 3}, {"spec": {"modality": "text"}}, {"spec": {"x": 1}}, {"seconds": None}],
+)
+def test_a_damaged_record_of_a_checkpoint_is_one_line(extracted, change):
+    from mmfeat.encoders.checkpoint import read_checkpoint
+
+    folder = extracted.checkpoints / "text-1"
+    record = json.loads((folder / "checkpoint.json").read_text())
+    record = {key: value for key, value in {**record, **change}.items() if value is not None}
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+    with pytest.raises(EncoderError, match=r"checkpoint.json: damaged.*Remove the folder and run: mmfeat finetune"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"nonsense", "another"])
+def test_a_damaged_output_of_a_checkpoint_is_one_line(extracted, data):
+    from mmfeat.encoders.checkpoint import read_checkpoint
+
+    file = extracted.checkpoints / "text-1" / "output.safetensors"
+    if data == "another":
+        from safetensors.numpy import save_file
+
+        save_file({"weight": np.zeros((2, 64), np.float32), "bias": np.zeros(2, np.float32)}, file)
+    elif data is None:
+        file.unlink()
+    else:
+        file.write_bytes(data)
+    with pytest.raises(EncoderError, match=r"output.safetensors: damaged.*Remove the folder and run: mmfeat finetune"):
+        read_checkpoint(file.parent).output()
 
 
 @pytest.fixture
@@ -292,7 +385,15 @@ def test_estimating_changes_no_weight(project):
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     samples = _samples(project, "image", encoder)
     fit = EncoderFit(
-        encoder, samples, project.config.finetune_of("image"), "samples-f1", 0, CPU, project.root / "r", "x"
+        encoder,
+        samples,
+        project.config.finetune_of("image"),
+        "samples-f1",
+        project.config.predict,
+        0,
+        CPU,
+        project.root / "r",
+        "x",
     )
     assert fit.estimate() > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())

@@ -43,6 +43,14 @@ def test_a_staged_folder_is_published_whole_under_the_next_free_number_or_goes(t
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run-1", "run-2"]
 
 
+def test_a_number_is_never_below_one_that_is_taken(tmp_path):
+    """The highest number is the latest, also where an earlier folder was removed."""
+    (tmp_path / "run-3").mkdir()
+    (tmp_path / "run-x-9").mkdir()
+    with staging_folder(tmp_path) as staged:
+        assert publish_folder(staged, tmp_path, "run").name == "run-4"
+
+
 def test_only_leftovers_that_nobody_writes_are_removed(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

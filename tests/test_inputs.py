@@ -24,7 +24,7 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.sources import ImageSources
 from mmfeat.encoders.image import ImageEncoder, decode_image
 from mmfeat.encoders.text import TextEncoder
-from mmfeat.workflows.extract import extract
+from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.init import init
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.status import status
@@ -256,7 +256,7 @@ def test_nothing_to_do_is_nothing_to_do(both):
     assert [one.encoded for one in extract(Project(both[1].root)).encoders] == [0, 0]
 
 
-@pytest.mark.parametrize("ask", [extract, status])
+@pytest.mark.parametrize("ask", [lambda p, rehash: extract(p, options=Options(rehash=rehash)), status])
 def test_rehash_sees_what_size_time_and_inode_hide(tmp_path, small_source, ask):
     images = {f"{i}.png": saved(Image.new("RGB", (8, 8), (i, i, i)), "PNG") for i in range(8)}
     rows = [(name, name, b"a circle") for name in images]

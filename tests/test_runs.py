@@ -12,6 +12,7 @@ from mmfeat.encoders.checkpoint import Output, checkpoints_of, read_checkpoint, 
 from mmfeat.errors import EncoderError, RunError
 from mmfeat.learned import NOTHING, Learned
 from mmfeat.models.runs import RunLogits, all_runs, already_made, damaged_runs, read_run, save_run
+from mmfeat.store import EncoderSpec
 
 RECORD = {
     "kind": "ensemble", "encoders": {"text": {"size_mb": 2.5}}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
@@ -84,9 +85,11 @@ def test_damaged_arrays_of_a_run_are_one_line(tmp_path, name, data):
 
 def test_checkpoints_come_back_newest_first(tmp_path):
     output = Output(np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([0, 1]), ("a", "b"))
+    spec = EncoderSpec("image", "net", "0" * 64, {}, "avg", {}).as_dict()
+    record = {"spec": spec, "table": {"model": "net"}, "fingerprint": "f", "best_epoch": 1, "seconds": 1.0}
     for _ in range(11):
-        save_checkpoint(tmp_path, "image", {"spec": {}, "fingerprint": "f"}, output, None)
-    save_checkpoint(tmp_path, "image-b", {"spec": {}, "fingerprint": "f"}, output, {"w": torch.zeros(1)})
+        save_checkpoint(tmp_path, "image", record, output, None)
+    save_checkpoint(tmp_path, "image-b", record, output, {"w": torch.zeros(1)})
     found = checkpoints_of(tmp_path, "image")
     assert [c.name for c in found] == [f"image-{n}" for n in range(11, 0, -1)]
     assert found[0].frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -447,6 +448,11 @@ def test_logits_are_only_of_the_rows_asked_for(extracted):
 
 def test_a_fit_that_diverges_is_one_line_that_names_the_setting(extracted):
     for rate in (1e38, 1e300):
+        project = Project(extracted.root)
+        head = dataclasses.replace(project.config.fuse.crossattn, lr=rate)  # beyond what the file may say
+        project.config = dataclasses.replace(
+            project.config, fuse=dataclasses.replace(project.config.fuse, crossattn=head)
+        )
         with pytest.raises(RunError, match=r"crossattn: .*Lower fuse.crossattn.lr \(1e\+"):
-            fuse(Project(extracted.root, {"fuse.crossattn.lr": rate}))
+            fuse(project)
     assert not list(extracted.runs.glob("*"))

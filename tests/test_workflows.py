@@ -303,3 +303,31 @@ def test_sources_share_one_namespace(extracted):
     with pytest.raises(RunError, match="no run 'texxt'"):
         source(extracted, "texxt", rows)
     assert [r.name for r in all_runs(extracted.runs)] == [run.name]
+
+
+def test_images_that_are_gone_keep_their_features_on_the_right_and_it_is_said(project, tmp_path, capsys):
+    """Left of the wall they are absent; an encoder that has not encoded them does without."""
+    sources = ImageSources([project.config.path(project.config.data.source) / "images.zip"])
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in project.manifest.images:
+        (folder / name).write_bytes(sources.read(sources.locate(name)))
+    project = edited(project, "[split]", f"images = {json.dumps(str(folder))}\n[split]")
+    finetune(project, freeze=True)
+    extract(Project(project.root))
+    run = fuse(Project(project.root)).run
+    before = Project(project.root).table(["image"])
+    for name in project.manifest.images[:30]:
+        (folder / name).unlink()
+    capsys.readouterr()
+    after = Project(project.root)
+    assert np.array_equal(after.table(["image"]).present["image"], before.present["image"])
+    assert np.array_equal(after.table(["image"]).embeddings["image"][:], before.embeddings["image"][:])
+    again = fuse(after)
+    assert (again.run.name, again.made) == (run.name, False)
+    assert capsys.readouterr().err.count("30 rows lost the image since the last extract") == 1
+    assert extract(Project(project.root), ["image"]).encoders[0].absent == 30
+    assert int(Project(project.root).table(["image"]).present["image"].sum()) == 80
+    other = edited(project, "size = 32", "size = 40")
+    assert extract(other, ["image"]).encoders[0].encoded == 50
+    assert int(Project(project.root).table(["image"]).present["image"].sum()) == 50

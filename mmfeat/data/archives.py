@@ -180,8 +180,9 @@ def check_size(size: int) -> None:
 
 
 def clean_name(name: str) -> str | None:
-    """A relative path without `.` parts, or None where it is absolute, leaves its folder or is no plain name."""
-    if not name or name[0] == "/" or "\\" in name or "\0" in name or name[1:2] == ":":
+    """A relative path with `/` between its parts, where some tools write a backslash; None where it leaves its folder."""
+    name = name.replace("\\", "/")
+    if name.startswith("/") or name[1:3] == ":/":
         return None
     parts = name.split("/")
     if ".." in parts:

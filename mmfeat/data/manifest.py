@@ -15,7 +15,6 @@ from mmfeat.files import atomic_path
 from mmfeat.labels import rows_of
 
 FORMAT = 1
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +45,8 @@ class Source:
     classes : tuple of str
         All names, sorted; by number where all are whole numbers.
     columns : dict of str to str
-        `id`, `image`, `caption`, `labels` to the column that serves as it; empty where none does.
+        `id`, `image`, `caption`, `labels` to the column that serves as it; empty where none does. Without a column of
+        ids they are made from the captions.
     kind : str
         What was found, for people.
     notes : list of str
@@ -100,10 +104,11 @@ def read_source(
         raise DataError(f"{path}: no such file or folder. Give a folder with train.csv, or a CSV table")
     source = Source(kind, {})
     seen: dict[str, str] = {}
+    repeats: Counter[str] = Counter()
     for file in files:
-        _read_file(file, columns, separator, source, seen, recover=path.is_dir())
+        _read_file(file, columns, separator, source, seen, repeats, recover=path.is_dir())
     found = sorted({label for labels in source.labels if labels for label in labels}, key=_class_order)
-    if all(label.lstrip("-").isdigit() for label in found):
+    if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in found):
         found.sort(key=int)
     source.classes = tuple(classes) if classes is not None else tuple(found)
     if not source.classes:
@@ -141,8 +146,9 @@ def _class_order(label: str) -> tuple[str, str]:
 
 
 def _read_file(
-    file: Path, columns: dict[str, str], separator: str, source: Source, seen: dict[str, str], recover: bool
-) -> None:
+    file: Path, columns: dict[str, str], separator: str, source: Source, seen: dict[str, str],
+    repeats: Counter[str], recover: bool,
+) -> None:  # fmt: skip
     """Add one file's rows to the source."""
     header, records = read_records(file, recover)
     found = find_columns(file, header, columns, need_labels=not source.ids)
@@ -151,7 +157,7 @@ def _read_file(
     repeated = []
     caption = at.get("caption")
     free = caption if [*at.values()].count(caption) == 1 else None
-    for number, record in enumerate(repaired(file, records, free), 1):
+    for record in repaired(file, records, free):
         line, cells = record.line, record.cells
         if record.note:
             source.notes.append(f"{file.name}:{line}: {record.note}")
@@ -159,7 +165,7 @@ def _read_file(
         if record.damaged:
             source.notes.append(f"{file.name}:{line}: bytes of the caption that are not UTF-8 became U+FFFD")
             source.n_damaged += 1
-        sample = cells[at["id"]].strip() if "id" in at else str(number)
+        sample = cells[at["id"]].strip() if "id" in at else _caption_id(cells[caption], repeats)
         if not sample:
             raise DataError(f"{file}:{line}: the id in column {found['id']!r} is blank")
         if sample in seen:
@@ -173,6 +179,13 @@ def _read_file(
     if repeated:
         more = f" and {len(repeated) - _SHOWN:,} more" if len(repeated) > _SHOWN else ""
         raise DataError(f"{file}: repeated ids: {', '.join(repeated[:_SHOWN])}{more}. Every row needs its own")
+
+
+def _caption_id(caption: str, repeats: Counter[str]) -> str:
+    """An id for a row that has none: not its place, which any new row may change, but a digest of its caption."""
+    digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    repeats[digest] += 1
+    return digest if repeats[digest] == 1 else f"{digest}-{repeats[digest]}"
 
 
 def _split_labels(cell: str, separator: str) -> list[str]:

@@ -1,9 +1,10 @@
 """Records of a CSV file, also of one whose last column holds unescaped quotes, commas and line breaks.
 
 Some published tables quote their captions without escaping the quotes inside. There a record is told by how it begins:
-a line that starts with an id like that of the first record, followed by the cells before the last, begins a new one;
-any other line goes on with the one before. What stands between the outer quotes of the last cell is the caption,
-to the letter. No record is ever dropped: one that cannot be read is an error with its line.
+a line that starts with the name of an image, or with an id like that of the first record, followed by the cells before
+the last, begins a new one; any other line goes on with the one before. What stands between the outer quotes of the last
+cell is the caption, to the letter. No record is ever dropped: one that cannot be read, or a line that could as well
+begin a record as go on with one, is an error with its line.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmfeat.data.sources import IMAGE_SUFFIXES
 from mmfeat.errors import DataError
 
 csv.field_size_limit(2**31 - 1)
@@ -127,25 +129,33 @@ def _recover(file: Path, text: str) -> tuple[list[str], list[Record]]:
     except (csv.Error, StopIteration) as error:
         raise DataError(f"{file}:1: the header is not valid CSV: {error}") from None
     first = next((line for line in lines[1:] if line.strip()), "")
-    begins = re.compile(_beginning(first, len(header)))
+    begins = re.compile(_beginning(_identity(first.partition(",")[0].strip('"')), len(header)))
     if not begins.match(first):
         raise DataError(f"{file}:2: not valid CSV, and no id begins this record: {first[:40]!r}")
+    whole = re.compile(_beginning(r'[^,"\n]+', len(header)))
     records = []
-    for line, raw in _grouped(lines, begins):
+    for line, raw in _grouped(file, lines, begins, whole):
         records.append(_read_record(file, line, raw, len(header), begins))
     return header, records
 
 
-def _beginning(first: str, n_columns: int) -> str:
-    """A pattern of how records begin: an id like the first record's, then the plain cells before the last."""
-    sample = first.partition(",")[0].strip('"')
-    extension = re.search(r"\.[A-Za-z]\w{1,4}$", sample)
-    identity = rf'"?[^\s,"]+{re.escape(extension[0])}"?' if extension else r'"?[^\s,"]+"?'
+def _identity(sample: str) -> str:
+    """A pattern of ids: names of images, spaces and all; and words, where the first record's id is no image's name."""
+    own = re.search(r"\.[A-Za-z]\w{1,4}$", sample)
+    suffixes = "|".join(re.escape(suffix) for suffix in {*IMAGE_SUFFIXES, *([own[0].lower()] if own else [])})
+    image = rf'(?i:[^,"\n]+(?:{suffixes})|"[^"\n]+(?:{suffixes})")'
+    return image if own else rf'{image}|"?[^\s,"]+"?'
+
+
+def _beginning(identity: str, n_columns: int) -> str:
+    """A pattern of how records begin: an id, then the plain cells before the last."""
     # the cells between id and the last column: without quotes, or quoted and without quotes inside
     return rf"(?:{identity})," + r'(?:[^",\n]*|"[^"\n]*"),' * (n_columns - 2)
 
 
-def _grouped(lines: list[str], begins: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+def _grouped(
+    file: Path, lines: list[str], begins: re.Pattern[str], whole: re.Pattern[str]
+) -> Iterator[tuple[int, str]]:
     """Lines joined to records, each with the number of its first line."""
     start, held = 0, []
     for number, line in enumerate(lines[1:], 2):
@@ -154,9 +164,27 @@ def _grouped(lines: list[str], begins: re.Pattern[str]) -> Iterator[tuple[int, s
                 yield start, "\n".join(held)
             start, held = number, [line]
         elif held:
+            if _reads_as_record(line, whole) and _closed("\n".join(held), begins):
+                raise DataError(
+                    f"{file}:{number}: not valid CSV, and this line may begin a record or go on with the caption of "
+                    f"line {start}: {line[:40]!r}. Quote the caption as CSV does, or begin the line with an id like the others"
+                )
             held.append(line)
     if held:
         yield start, "\n".join(held)
+
+
+def _reads_as_record(line: str, whole: re.Pattern[str]) -> bool:
+    """Whether a line has all cells of a record, whatever its id: the last without quotes, or between two."""
+    found = whole.match(line)
+    last = line[found.end() :].rstrip("\r") if found else '"'
+    return '"' not in last or (len(last) > 1 and last[0] == last[-1] == '"')
+
+
+def _closed(raw: str, begins: re.Pattern[str]) -> bool:
+    """Whether a record may end here: its last cell has no opening quote, or a closing one too."""
+    last = raw[begins.match(raw).end() :].rstrip("\r")
+    return not last.startswith('"') or (len(last) > 1 and last.endswith('"'))
 
 
 def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pattern[str]) -> Record:

@@ -47,6 +47,8 @@ class ImageSources:
     ----------
     patterns : iterable of Path or str
         Folders, zip and tar files; `*` and `?` are expanded.
+    setting : str
+        What the patterns come from, for messages.
 
     Raises
     ------
@@ -54,8 +56,8 @@ class ImageSources:
         A pattern matches nothing, or something else.
     """
 
-    def __init__(self, patterns: Iterable[Path | str]) -> None:
-        self.containers = _expand(patterns)
+    def __init__(self, patterns: Iterable[Path | str], setting: str = "images under [data] in mmfeat.toml") -> None:
+        self.containers = _expand(patterns, setting)
         self._lock = threading.Lock()
         self._listed = False
         self._archives: dict[str, Archive] = {}
@@ -165,7 +167,7 @@ def _in_folder(folder: Path) -> dict[str, Location]:
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES):
                 full = os.path.join(root, name)
-                found[full[start:].replace(os.sep, "/")] = Location(full)
+                found[full[start:].replace("\\", "/")] = Location(full)
     return found
 
 
@@ -173,33 +175,48 @@ def _add(index: dict[str, Location | list[Location]], key: str, location: Locati
     """One place, or a list of all: only an error for who asks for it."""
     held = index.setdefault(key, location)
     if isinstance(held, list):
-        held.append(location)
-    elif held is not location:
+        if location not in held:
+            held.append(location)
+    elif held != location:  # as it does where one folder that is named lies in another
         index[key] = [held, location]
 
 
 def image_sources(config: Config) -> ImageSources:
-    """The images that `[data]` names or, where it names none, those beside the source."""
-    return ImageSources([config.path(text) for text in config.data.images] or _beside(config.path(config.data.source)))
+    """The images that `[data]` names or, where it names none, those beside the source.
+
+    Raises
+    ------
+    DataError
+        What is named is not there, or there is no source to look beside.
+    """
+    if not config.data.images:
+        return ImageSources(_beside(config.path(config.data.source)))
+    patterns = [config.path(text) for text in config.data.images]
+    return (
+        ImageSources(patterns, "--images") if config.origins.get("data.images") == "option" else ImageSources(patterns)
+    )
 
 
 def _beside(source: Path) -> list[Path]:
     """Zip and tar files, or else a folder of images, in a source's folder."""
+    if not source.exists():
+        raise DataError(
+            f"{source}: the source is not there, so that no images can be found beside it. "
+            f"Bring it back, or name it as source under [data] in mmfeat.toml"
+        )
     folder = source if source.is_dir() else source.parent
     archives = sorted(path for suffix in ARCHIVES for path in folder.glob(f"*{suffix}"))
     folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
     return archives or folders or [folder]
 
 
-def _expand(patterns: Iterable[Path | str]) -> list[Path]:
+def _expand(patterns: Iterable[Path | str], setting: str) -> list[Path]:
     containers: dict[Path, None] = {}
     for pattern in patterns:
         text = str(pattern)
         found = [text] if os.path.exists(text) else sorted(glob.glob(text))
         if not found:
-            raise DataError(
-                f"images: nothing at {text}. Give a folder, zip or tar files with --images, or in mmfeat.toml"
-            )
+            raise DataError(f"images: nothing at {text}. Give a folder, zip or tar files as {setting}")
         for path in map(Path, found):
             if path.name.lower().endswith(NO_RANDOM_ACCESS):
                 raise DataError(

@@ -14,6 +14,8 @@ import numpy as np
 from mmfeat.errors import DataError
 from mmfeat.randomness import id_numbers, mix
 
+SPLITS = ("train", "val", "test")
+
 
 def groups_of(keys: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Group number of each row, `(N,)` int64: rows with the same image share one; a row without an image is alone."""
@@ -69,13 +71,8 @@ def make_splits(
     open_groups = open_groups[np.argsort(numbers[open_groups], kind="stable")]
     dealt = _deal(counts, size, wanted, open_groups)
     split = np.where(fixed >= 0, fixed, 0)
-    split[open_groups] = dealt[open_groups]
-    return np.array(["train", "val", "test"], dtype=object)[_numbers(names, split)][groups]
-
-
-def _numbers(names: list[str], split: np.ndarray) -> np.ndarray:
-    """Numbers among the asked splits to numbers among all; what was fixed is numbered among all already."""
-    return split if names != ["train", "test"] else np.where(split == 1, 2, split)
+    split[open_groups] = np.array([SPLITS.index(name) for name in names])[dealt[open_groups]]
+    return np.array(SPLITS, dtype=object)[split][groups]
 
 
 def _fixed(ids: Sequence[str], groups: np.ndarray, n_groups: int, known: Sequence[str] | None) -> np.ndarray:
@@ -83,7 +80,7 @@ def _fixed(ids: Sequence[str], groups: np.ndarray, n_groups: int, known: Sequenc
     fixed = np.full(n_groups, -1, dtype=np.int64)
     if known is None:
         return fixed
-    for number, name in enumerate(("train", "val", "test")):
+    for number, name in enumerate(SPLITS):
         rows = np.flatnonzero(np.asarray(known, dtype=object) == name)
         clash = rows[(fixed[groups[rows]] >= 0) & (fixed[groups[rows]] != number)]
         if len(clash):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfeat.errors import EncoderError
+from mmfeat.errors import EncoderError, one_line
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
 from mmfeat.learned import Learned
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
@@ -19,6 +20,8 @@ _RECORD = "checkpoint.json"
 _ENCODER = "encoder.safetensors"
 _OUTPUT = "output.safetensors"
 _ROWS = "rows.safetensors"
+_KEYS = ("classes", "frozen", "spec", "table", "fingerprint", "best_epoch", "seconds")
+_REMEDY = "Remove the folder and run: mmfeat finetune"
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,27 @@ class Checkpoint:
 
         try:
             tensors = load_file(self.folder / _OUTPUT)
-            return Output(tensors["weight"], tensors["bias"], self.classes)
+            output = Output(tensors["weight"], tensors["bias"], self.classes)
+            if not output.weight.ndim == 2 or not len(output.weight) == len(output.bias) == len(output.classes):
+                raise ValueError("its tensors are not those of its classes")
+            return output
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
-            raise EncoderError(f"{self.folder / _OUTPUT}: cannot be read: {error}") from None
+            raise EncoderError(f"{self.folder / _OUTPUT}: damaged: {one_line(error)}. {_REMEDY}") from None
+
+    def tensors(self) -> dict[str, Any]:
+        """Load the fine-tuned encoder's tensors; only where not `frozen`.
+
+        Raises
+        ------
+        EncoderError
+            The file is missing or damaged.
+        """
+        from mmfeat.encoders.weights import read_state
+
+        try:
+            return read_state(self.encoder_file)
+        except EncoderError as error:
+            raise EncoderError(f"{error}. {_REMEDY}") from None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -156,6 +177,14 @@ def save_checkpoint(
         return Checkpoint(publish_folder(staged, parent, name), record)
 
 
+def copy_checkpoint(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """The same checkpoint once more under the next number, so that it is the latest; whole or not at all."""
+    parent = checkpoint.folder.parent
+    with staging_folder(parent) as staged:
+        shutil.copytree(checkpoint.folder, staged, dirs_exist_ok=True)
+        return Checkpoint(publish_folder(staged, parent, name), checkpoint.record)
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint's record.
 
@@ -165,13 +194,18 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         There is none, it is damaged, or a newer mmfeat wrote it.
     """
     file = folder / _RECORD
-    remedy = "Remove the folder and run: mmfeat finetune"
     try:
-        return Checkpoint(folder, read_record(file, FORMAT, ("classes", "frozen", "spec", "fingerprint"), remedy))
+        record = read_record(file, FORMAT, _KEYS, _REMEDY)
     except FileNotFoundError:
         raise EncoderError(f"{folder}: no checkpoint there (no {_RECORD}). Run: mmfeat finetune") from None
     except ValueError as error:
         raise EncoderError(str(error)) from None
+    try:
+        EncoderSpec.from_dict(record["spec"])
+        record["table"]["model"]
+    except (TypeError, ValueError, KeyError) as error:
+        raise EncoderError(f"{file}: damaged: {one_line(error)}. {_REMEDY}") from None
+    return Checkpoint(folder, record)
 
 
 def checkpoints_of(parent: Path, name: str) -> list[Checkpoint]:

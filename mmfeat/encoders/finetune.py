@@ -69,6 +69,7 @@ class _State:
     best_value: float | None = None
     seconds: float = 0.0
     history: list[dict[str, Any]] | None = None
+    scaler: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class EncoderFit:
     ) -> None:  # fmt: skip
         val = samples.val[np.argsort(samples.numbers[samples.val], kind="stable")]  # in an order of the rows' own
         samples = dataclasses.replace(samples, val=val)
+        check_precision(encoder.precision, device)
         self.encoder, self.samples, self.config, self.metric = encoder.to(device), samples, config, metric
         self.rule = rule
         self.seed, self.device, self.resume_file, self.fingerprint = seed, device, resume_file, fingerprint
@@ -101,6 +103,8 @@ class EncoderFit:
         self.optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](
             self.parameters, lr=config.lr
         )
+        # float16 has no place for small gradients: the loss is scaled up, as long as nothing overflows
+        self.scaler = torch.amp.GradScaler(device.type, enabled=encoder.precision == "float16")
         weights = class_weights(samples.labels[samples.train]) if config.weights == "paper" else None
         self.weights = None if weights is None else torch.as_tensor(weights, device=device)
         self.steps = math.ceil(len(samples.train) / config.batch_size)
@@ -145,15 +149,18 @@ class EncoderFit:
             number, _, what = name.partition(".")
             moments.setdefault(int(number), {})[what] = tensor
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if self.state.scaler:
+            self.scaler.load_state_dict(self.state.scaler)
         return self.state.epoch
 
     def run(self, description: str) -> FittedEncoder:
-        """Train until val no longer rises; leaves the best epoch's weights in the encoder.
+        """Train until val no longer rises; leaves the best epoch's weights in the encoder, the last one's without val rows.
 
         Raises
         ------
         EncoderError
-            The loss is not a number (the epoch and step are named; the last finished epoch is kept for a resume).
+            The loss is not a number (the epoch and step are named; the last finished epoch is kept for a resume); no
+            row to train on can be encoded.
         """
         config, state = self.config, self.state
         total = (config.epochs - state.epoch) * self.steps * config.batch_size
@@ -162,12 +169,13 @@ class EncoderFit:
                 start = time.perf_counter()
                 loss = self._epoch(state.epoch, bar)
                 value, figures = self._validate()
-                if state.best_value is None or better(self.metric, value, state.best_value):
+                if value is None or state.best_value is None or better(self.metric, value, state.best_value):
                     state.best_value, state.best_epoch = value, state.epoch
                     self.best = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
                 state.history.append({"epoch": state.epoch + 1, "train_loss": loss, **figures})
                 state.seconds += time.perf_counter() - start
                 state.epoch += 1
+                state.scaler = self.scaler.state_dict()
                 self._keep()
         self.encoder.load_state_dict(_part(self.best, "encoder."))
         self.output.load_state_dict(_part(self.best, "output."))
@@ -191,12 +199,16 @@ class EncoderFit:
                     f"The last whole epoch is kept; set a lower lr under [finetune.NAME] in mmfeat.toml"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, CLIP)
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             losses.append(loss.item())
             best = "" if self.state.best_value is None else f", best {self.metric} {self.state.best_value:.3f}"
             bar.advance(self.config.batch_size, f"epoch {epoch + 1}, loss {losses[-1]:.3f}{best}")
+        if not losses:
+            raise EncoderError("no labelled row to train on can be read and decoded. To see why: mmfeat extract")
         return float(np.mean(losses))
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -215,14 +227,16 @@ class EncoderFit:
         return (b for b in prepared_batches(groups, load, self.encoder.collate) if b.inputs is not None)
 
     @torch.inference_mode()
-    def _validate(self) -> tuple[float, dict[str, float]]:
-        """The metric on val and the figures for the history; a row that cannot be read is left out."""
+    def _validate(self) -> tuple[float | None, dict[str, float]]:
+        """The metric on val and the figures for the history; a row that cannot be read is left out, None where all are."""
         self.encoder.eval()
         logits, rows = [], []
         for batch in self._batches(groups_of(self.samples.val, 2 * self.config.batch_size), epoch=None):
             embeddings = torch.from_numpy(self.encoder.encode(batch.inputs, self.device).embeddings)
             logits.append(self.output(embeddings.to(self.device)).float().cpu().numpy())
             rows.append(batch.rows)
+        if not rows:
+            return None, {}
         joined = np.concatenate(logits)
         decided = decide(sigmoid(joined), self.rule.threshold, self.rule.empty)
         figures = scores(self.samples.labels[np.concatenate(rows)], decided, joined)
@@ -264,7 +278,7 @@ def fit_encoder(
 ) -> FittedEncoder:
     """Fine-tune an encoder, going on with an interrupted fit of the same fingerprint.
 
-    The encoder ends with the weights of its best epoch on val. The state stays in `resume_file` until the caller, who has
+    The encoder ends with the weights of its best epoch on val, or of the last where no val row can be encoded. The state stays in `resume_file` until the caller, who has
     saved the result, removes it.
 
     Parameters
@@ -279,13 +293,25 @@ def fit_encoder(
     Raises
     ------
     EncoderError
-        The loss became no number.
+        The loss became no number; no row to train on can be encoded; the device cannot train in this precision.
     """
     fit = EncoderFit(encoder, samples, config, metric, rule, seed, device, resume_file, fingerprint)
     done = fit.resume()
     if before is not None:
         before(done, fit.estimate())
     return fit.run(f"fine-tuning {encoder.architecture}")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse to train in float16 where gradients cannot be kept from vanishing.
+
+    Raises
+    ------
+    EncoderError
+        The device is a CPU and the precision float16.
+    """
+    if precision == "float16" and device.type == "cpu":
+        raise EncoderError('no fine-tuning in float16 on a CPU. Set: precision = "bfloat16" or "float32"')
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

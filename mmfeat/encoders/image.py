@@ -180,7 +180,7 @@ def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, see
         near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)
         raise EncoderError(f"encoder.{name}: timm has no model {config.model!r}. Nearest: {', '.join(near) or 'none'}")
     auto = config.pretrained == "auto"
-    with hub(name, config.model), torch.random.fork_rng(devices=[]):
+    with hub(name, config.model, "image", needed=auto), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = timm.create_model(config.model, pretrained=auto, num_classes=0)
     if config.pretrained not in ("auto", "random"):

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmfeat import __version__
 from mmfeat.config import Config, EncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.errors import EncoderError
 from mmfeat.files import digest_json, write_json
-from mmfeat.store.keys import EncoderSpec
+from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ def build_encoder(
         return encoder, None
     checkpoint = _choose(config, name, checkpoints, encoder)
     if checkpoint is not None and not checkpoint.frozen:
-        from mmfeat.encoders.weights import load_strictly, read_state
+        from mmfeat.encoders.weights import load_strictly
 
-        load_strictly(encoder, read_state(checkpoint.encoder_file), checkpoint.encoder_file)
+        load_strictly(encoder, checkpoint.tensors(), checkpoint.encoder_file)
     if table.checkpoint not in ("latest", "none") and checkpoint is None:
         raise EncoderError(f'encoder.{name}: {table.checkpoint} is of another encoder. Set: checkpoint = "latest"')
     return encoder.eval(), checkpoint
@@ -121,10 +122,10 @@ def _pretrained(config: Config, name: str) -> Any:
     if table.modality == "image":
         from mmfeat.encoders.image import build_image_encoder
 
-        return build_image_encoder(name, table, config.root, config.seed)
+        return build_image_encoder(name, table, config.root, config.file_seed)
     from mmfeat.encoders.text import build_text_encoder
 
-    return build_text_encoder(name, table, config.root, config.seed)
+    return build_text_encoder(name, table, config.root, config.file_seed)
 
 
 def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
@@ -173,9 +174,10 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, watched: list[str
         {
             "table": dataclasses.asdict(table),
             "root": str(config.root),
-            "seed": config.seed,
+            "seed": config.file_seed,
             "files": [_stamps(Path(path)) for path in [*watched, *folders]],
             "versions": [importlib.metadata.version(package) for package in ("timm", "transformers")],
+            "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
         }
     )
 

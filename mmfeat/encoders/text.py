@@ -105,7 +105,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     source = model_source(name, config.model, folder)
-    with hub(name, config.model), torch.random.fork_rng(devices=[]):
+    with hub(name, config.model, "text", needed=not Path(source).is_absolute()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model_config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)

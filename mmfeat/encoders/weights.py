@@ -101,34 +101,39 @@ def hub_within_reach() -> bool:
 
 
 @contextlib.contextmanager
-def hub(name: str, model: str) -> Iterator[None]:
-    """Load from the hub, or from its folder on disk where it is out of reach.
+def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
+    """Load a model, from the hub's folder on disk where the hub is out of reach.
+
+    Parameters
+    ----------
+    needed : bool
+        Whether anything comes from the hub: not for a folder of one's own, or random weights of a known architecture.
 
     Raises
     ------
     EncoderError
-        Neither has the model; the message says what to type instead.
+        It cannot be loaded; where the hub has what is not on disk and is out of reach, the message says what to type instead.
     """
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not hub_within_reach()
+    constants.HF_HUB_OFFLINE = before or not needed or not hub_within_reach()
     try:
         yield
-    except EncoderError:
+    except (EncoderError, MemoryError):
         raise
-    except (OSError, RuntimeError, ValueError) as error:
-        if constants.HF_HUB_OFFLINE:
+    except Exception as error:  # a damaged configuration or file of weights may raise anything
+        if needed and constants.HF_HUB_OFFLINE:
             raise EncoderError(
                 f"encoder.{name}: {model!r} is not on disk and the hub is out of reach. "
-                f"In mmfeat.toml under [encoder.{name}] set: {_instead(name, model)}"
+                f"In mmfeat.toml under [encoder.{name}] set: {_INSTEAD[modality]}"
             ) from None
         raise EncoderError(f"encoder.{name}: {model!r} cannot be loaded: {one_line(error)}") from None
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def _instead(name: str, model: str) -> str:
-    if "/" in model or name == "text":
-        return 'model = "FOLDER" (a transformers folder)'
-    return 'pretrained = "FILE" (.safetensors or .pth), or pretrained = "random"'
+_INSTEAD = {
+    "text": 'model = "FOLDER" (a transformers folder)',
+    "image": 'pretrained = "FILE" (.safetensors or .pth), or pretrained = "random"',
+}

@@ -9,7 +9,7 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
-from mmfeat.report.tables import shown
+from mmfeat.texts import counted, shown
 
 
 def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
@@ -21,25 +21,28 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     lines = [_kind(source, images)]
     lines.append(_line("rows", manifest.n_samples, f"{labelled.sum():,} labelled, {(~labelled).sum():,} unlabelled"))
     names = manifest.classes
-    span = f"from {counts[most]:,} rows ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
+    span = f"from {counted(counts[most], 'row')} ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
     lines.append(_line("classes", len(names), f"{span}; {mean:.2f} labels a labelled row"))
     if source.columns["caption"]:
         captions = manifest.captions
         blank = sum(not caption.strip() for caption in captions)
         repeated = len(captions) - blank - len({c for c in captions if c.strip()})
         recovered = (
-            f"; {source.n_recovered} broken CSV records recovered (listed in init.log)" if source.n_recovered else ""
+            f"; {counted(source.n_recovered, 'broken CSV record')} recovered (listed in init.log)"
+            if source.n_recovered
+            else ""
         )
         if source.n_damaged:
             recovered += f"; {source.n_damaged} with bytes that are not UTF-8 (listed in init.log)"
         lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
     if source.columns["image"]:
-        missing = int((~row_keys.present).sum())
-        same = int(row_keys.present.sum()) - len(np.unique(row_keys.keys[row_keys.present].view("V32")))
-        listed = " (listed in init.log)" if row_keys.reasons else ""
-        lines.append(
-            _line("images", int(row_keys.present.sum()), f"{missing:,} missing{listed}, {same:,} identical to another")
-        )
+        present = row_keys.present
+        same = int(present.sum()) - len(np.unique(row_keys.keys[present].view("V32")))
+        missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
+        text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {same:,} identical to another"
+        lines.append(_line("images", int(present.sum()), text + (f", {counted(blank, 'blank cell')}" if blank else "")))
+    if not source.columns["id"]:
+        lines.append("  ids       made from the captions; id under [data] in mmfeat.toml names a column instead")
     parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
     lines.append(f"  split     {', '.join(parts)}: stratified, identical images together, seed {config.seed}")
     return "\n".join(lines)
@@ -48,8 +51,8 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
 def _kind(source: Source, images: ImageSources) -> str:
     suffixes = [c.suffix.lower()[1:] for c in images.containers if c.is_file()]
     n_folders = len(images.containers) - len(suffixes)
-    parts = [_counted(suffixes.count(kind), f"{kind} file") for kind in ("zip", "tar") if kind in suffixes]
-    parts += [_counted(n_folders, "folder")] if n_folders else []
+    parts = [counted(suffixes.count(kind), f"{kind} file") for kind in ("zip", "tar") if kind in suffixes]
+    parts += [counted(n_folders, "folder")] if n_folders else []
     where = " and ".join(parts) + (", read in place" if suffixes else "")
     found = ", ".join(f"{role} = {shown(repr(name), 30)}" for role, name in source.columns.items() if name)
     return (
@@ -57,10 +60,6 @@ def _kind(source: Source, images: ImageSources) -> str:
         if images.containers
         else f"{source.kind}; no images\n  columns   {found}"
     )
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 def _line(name: str, count: int, text: str) -> str:

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmfeat.models.figures import FigureLine
-
-
-def shown(text: object, limit: int = 60) -> str:
-    """Untrusted text on one line: control characters escaped, shortened to `limit` characters."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+from mmfeat.texts import counted, shown
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
@@ -76,6 +71,5 @@ def about_figures(n_left_out: int, rows: str, seeds: bool = False) -> str:
 
 def left_out(n: int) -> str:
     """A sentence about the classes that macro figures leave out; empty where there are none."""
-    if n == 1:
-        return "1 class without a positive among these rows is left out of macro-F1 and mAP."
-    return f"{n:,} classes without a positive among these rows are left out of macro-F1 and mAP." if n else ""
+    what = f"{counted(n, 'class', 'classes')} without a positive among these rows"
+    return f"{what} {'is' if n == 1 else 'are'} left out of macro-F1 and mAP." if n else ""

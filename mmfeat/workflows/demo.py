@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import FILE_NAME
+from mmfeat.configfile import config_of
 from mmfeat.data.demo import make_demo
 from mmfeat.errors import ConfigError
 from mmfeat.files import TEMPORARY, staging_folder, write_atomic
@@ -89,6 +90,7 @@ def demo(folder: Path | str = "mmfeat-demo", seed: int = 0) -> DemoResult:
     """
     start = time.perf_counter()
     folder = Path(folder).resolve()
+    config_of({"seed": seed}, folder)  # a seed that is none is said before anything is written
     settings = SETTINGS.format(seed=seed, image_model=IMAGE_MODEL, size=SIZE, image_epochs=IMAGE_EPOCHS)
     file = folder / FILE_NAME
     ours = file.is_file() and file.read_text(encoding="utf-8") == settings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import numpy as np
 
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
-from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, save_checkpoint
-from mmfeat.encoders.finetune import Samples, fit_encoder
+from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, copy_checkpoint, save_checkpoint
+from mmfeat.encoders.finetune import Samples, check_precision, fit_encoder
 from mmfeat.encoders.resolve import build_encoder, remember
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.files import digest_json
@@ -24,6 +26,7 @@ from mmfeat.models.figures import Figures, figures_of
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
 from mmfeat.table import rows_digest
+from mmfeat.texts import counted
 from mmfeat.workflows.extract import complete_logits, extract_one
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
@@ -41,6 +44,8 @@ class FinetuneResult:
         False where the checkpoint was already there.
     figures : Figures or None
         None without val rows.
+    remedy : str
+        What to write into mmfeat.toml so that the checkpoint is in use; empty where it is.
     """
 
     name: str
@@ -51,6 +56,7 @@ class FinetuneResult:
     figures: Figures | None
     seconds: float
     note: str
+    remedy: str = ""
 
 
 def finetune(
@@ -75,16 +81,19 @@ def finetune(
     DataError
         There is no labelled row to train on.
     EncoderError
-        An encoder cannot be built, or its loss became no number.
+        An encoder cannot be built or trained on this device, or its loss became no number.
     """
-    manifest = project.manifest
+    manifest, config = project.manifest, project.config
     if not len(manifest.rows("train")):
         raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
     results = []
-    for name in names or list(project.config.encoder):
-        project.identity(name)  # a wrong name or missing weights are said before any work
-    for name in names or list(project.config.encoder):
-        results.append(_freeze(project, name) if freeze else _tune(project, name))
+    names = names or list(config.encoder)
+    for name in names:  # what is wrong is said before any work
+        _check(project, name, freeze)
+    for name in names:
+        project.identity(name)
+    for name in names:
+        results.append(_in_use(project, _freeze(project, name) if freeze else _tune(project, name)))
     val = manifest.rows("val")
     if not len(val):
         return results, None
@@ -104,9 +113,46 @@ def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str,
     return digest_json({**parts, "metric": config.metric, "predict": rule, "seed": config.seed})
 
 
+def _check(project: Project, name: str, freeze: bool) -> None:
+    """Refuse an encoder whose modality no labelled row has, or that this device cannot train."""
+    table = project.encoder_table(name)
+    train = project.manifest.rows("train")
+    if not project.row_keys(table.modality).present[train].any():
+        what = "an image that is there" if table.modality == "image" else "a caption"
+        others = " ".join(other for other in project.config.encoder if other != name)
+        remedy = f"Use: mmfeat finetune {others}" if others else "Give some and run: mmfeat init"
+        raise DataError(f"encoder.{name}: no labelled row to train on has {what}. {remedy}")
+    if not freeze:
+        with _named(name):
+            check_precision(table.precision, torch_device(project.config.device))
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which encoder an error is."""
+    try:
+        yield
+    except EncoderError as error:
+        raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
+
+
 def _made_before(project: Project, name: str, fingerprint: str) -> Checkpoint | None:
+    """The checkpoint that was made from the same; where it is not the latest any more, it becomes that again."""
     found = checkpoints_of(project.checkpoints, name)
-    return next((c for c in found if c.record["fingerprint"] == fingerprint and c.complete), None)
+    made = next((c for c in found if c.record["fingerprint"] == fingerprint and c.complete), None)
+    latest = project.config.encoder[name].checkpoint == "latest"
+    if made is not None and latest and project.identity(name).checkpoint != made.name:
+        return copy_checkpoint(made, name)
+    return made
+
+
+def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
+    """The result, with what to do where mmfeat.toml names another checkpoint."""
+    name, checkpoint = result.name, result.checkpoint.name
+    if project.identity(name).checkpoint == checkpoint:
+        return result
+    line = f'checkpoint = "latest", or checkpoint = "checkpoints/{checkpoint}"'
+    return dataclasses.replace(result, remedy=f"In mmfeat.toml under [encoder.{name}] set: {line}")
 
 
 def _freeze(project: Project, name: str) -> FinetuneResult:
@@ -120,9 +166,15 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     extraction = extract_one(project, pretrained, rows)
-    note = f"frozen; {len(rows):,} labelled rows, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
+    note = (
+        f"frozen; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
+    )
     table = project.table_of({name: (pretrained.spec, None)}, rows)
     made = _made_before(project, name, fingerprint)
+    if not table.present[name][table.rows("train")].any():
+        raise DataError(
+            f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
+        )
     if made is None:
         data = fit_data(table, [name], torch_device(config.device), rows)
         fitted = fit_head(
@@ -172,13 +224,11 @@ def _tune(project: Project, name: str) -> FinetuneResult:
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 
     samples, ids = _samples(project, name, encoder), project.manifest.ids
-    try:
+    with _named(name):
         fitted = fit_encoder(
             encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed,
             device=device, resume_file=resume_file, fingerprint=fingerprint, before=before,
         )  # fmt: skip
-    except EncoderError as error:
-        raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
     record = _record(
         project, name, encoder.cpu().spec(), fingerprint, dataclasses.asdict(settings), None,
         fitted.history, fitted.best_epoch, fitted.seconds,
@@ -199,6 +249,8 @@ def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figu
         return None
     extract_one(project, identity, val)
     complete_logits(project, identity)
+    if not project.table([name], val).present[name][val].any():  # nothing to give figures of
+        return None
     logits = encoder_source(project, identity, val).logits
     return figures_of(project.manifest.labels[val], logits, project.config.predict)
 
@@ -207,13 +259,10 @@ def _samples(project: Project, name: str, encoder: Any) -> Samples:
     manifest = project.manifest
     modality = project.config.encoder[name].modality
     present = project.row_keys(modality).present
-    rows = {which: manifest.rows(which) for which in ("train", "val")}
-    rows = {which: r[present[r]] for which, r in rows.items()}
-    if not len(rows["train"]):
-        raise DataError(f"encoder.{name}: no labelled row has its {'caption' if modality == 'text' else 'image'}")
+    train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
     load = _image_loader(project, name, encoder) if modality == "image" else _text_loader(project, encoder)
     numbers = id_numbers(manifest.ids)
-    return Samples(load, manifest.labels, numbers, rows["train"], rows["val"], manifest.classes)
+    return Samples(load, manifest.labels, numbers, train, val, manifest.classes)
 
 
 def _image_loader(project: Project, name: str, encoder: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import write_atomic
 from mmfeat.labels import encode, rows_of
 from mmfeat.report.summary import summary
-from mmfeat.workflows.template import TEMPLATE
+from mmfeat.texts import counted, toml_value
+from mmfeat.workflows.template import ENCODERS, TEMPLATE
 
-MANIFEST = "manifest.parquet"
+MANIFEST, LOG = "manifest.parquet", "init.log"
 PATHS = ("data.source", "data.images", "data.classes")
 
 
@@ -33,28 +35,30 @@ class InitResult:
 
     Attributes
     ----------
-    written : list of str
-        Names of the files that are new or different.
+    written, removed : list of str
+        Names of the files that are new or different, and of those that have nothing to say any more.
     """
 
     manifest: Manifest
     summary: str
     written: list[str]
+    removed: list[str]
 
     @property
     def unchanged(self) -> bool:
         """Whether everything was there already."""
-        return not self.written
+        return not self.written and not self.removed
 
 
 def init(
     folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
-    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str = "", classes: str = "",
+    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str | None = None, classes: str = "",
     val: float | None = None, test: float | None = None, seed: int | None = None,
 ) -> InitResult:  # fmt: skip
     """Make a folder a project, or bring its manifest up to date with its source.
 
-    Nothing is written before everything has been read and checked. Rows that the manifest has already keep their split.
+    Nothing is written before everything has been read and checked. Rows that the manifest has already keep their split;
+    only where no row is val yet, and mmfeat.toml asks for some, they are dealt from those that are train.
 
     Parameters
     ----------
@@ -75,7 +79,7 @@ def init(
         "data.source": source, "data.images": images, **{f"data.{role}": name for role, name in columns.items()},
         "data.separator": separator, "data.classes": classes, "split.val": val, "split.test": test, "seed": seed,
     }  # fmt: skip
-    asked = {key: value for key, value in asked.items() if value not in (None, "", ())}
+    asked = {k: v for k, v in asked.items() if v not in (None, "", ()) or (k == "data.separator" and v is not None)}
     if file.is_file():
         config = load_config(file)
         _agree(config, asked)
@@ -85,14 +89,16 @@ def init(
         config = _new_config(folder, asked)
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
     data = read_source(config.path(config.data.source), _columns(config), config.data.separator, classes)
-    sources = image_sources(config) if any(data.images) else ImageSources([])
+    if config.data.images and not data.columns["image"]:
+        raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
+    sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
     row_keys = image_keys(
         np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet")
     )
-    manifest = _manifest(folder, config, data, row_keys)
-    text = summary(manifest, data, row_keys, sources, config)
-    written = _write(folder, config, data, row_keys, manifest, sources)
-    return InitResult(manifest, text, written)
+    manifest, notes = _manifest(folder, config, data, row_keys)
+    text = "\n".join([summary(manifest, data, row_keys, sources, config), *notes])
+    written, removed = _write(folder, config, data, row_keys, manifest, sources)
+    return InitResult(manifest, text, written, removed)
 
 
 def _columns(config: Config) -> dict[str, str]:
@@ -132,7 +138,8 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     return config_of(raw, folder)
 
 
-def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> Manifest:
+def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> tuple[Manifest, list[str]]:
+    """The manifest, and what there is to say of its splits."""
     labels = encode(data.labels, data.classes)
     if not len(rows_of(labels, np.full(len(labels), "train", dtype=object), "train")):
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
@@ -142,29 +149,59 @@ def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> 
         labelled = (before.labels >= 0).any(1)
         split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
         known = [split.get(i, "") for i in data.ids]
-    shares = {"val": config.split.val, "test": config.split.test}
-    split = make_splits(data.ids, labels, groups_of(row_keys.keys, row_keys.present), shares, config.seed, known)
+    groups = groups_of(row_keys.keys, row_keys.present)
+    split, notes = _split(config, data.ids, labels, groups, known)
     texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
-    return Manifest(*texts, labels, split, data.classes, data.columns)
+    return Manifest(*texts, labels, split, data.classes, data.columns), notes
+
+
+def _split(
+    config: Config, ids: list[str], labels: np.ndarray, groups: np.ndarray, known: list[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Deal what has no split yet, and val from train where there is none; test only from rows that are new."""
+    shares, notes = dataclasses.asdict(config.split), []
+    split = make_splits(ids, labels, groups, shares, config.seed, known)
+    if known is None or not any(known):
+        return split, notes
+    if shares["val"] and "val" not in known:
+        free = ~(labels >= 0).any(1) | (np.array(known, dtype=object) == "train")
+        first = np.where(free, "", split).tolist()
+        split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
+        moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
+        if moved:
+            notes.append(
+                f"  {counted(moved, 'row')} that stood in train {'is' if moved == 1 else 'are'} val from now on. "
+                f"What was trained before has learned from them. Run it again, first: mmfeat finetune"
+            )
+    if shares["test"] and not len(rows_of(labels, split, "test")):
+        notes.append(
+            f"  No row is test, although [split] test = {shares['test']:g}: what was train or val never becomes test. To split "
+            f"anew remove {MANIFEST} (runs made before are then not ranked) and run: mmfeat init"
+        )
+    return split, notes
 
 
 def _write(
     folder: Path, config: Config, data: Source, row_keys: RowKeys, manifest: Manifest, sources: ImageSources
-) -> list[str]:
-    """Write what is new, the file last: a project is there when its mmfeat.toml is."""
-    written = []
+) -> tuple[list[str], list[str]]:
+    """Write what is new, the file last: a project is there when its mmfeat.toml is. Names what is written and removed."""
+    toml = None if (folder / FILE_NAME).is_file() else filled_template(folder, config, data, sources)
+    written, removed = [], []
     path = folder / MANIFEST
     if not path.is_file() or not _same(Manifest.load(path), manifest):
         manifest.save(path)
         written.append(MANIFEST)
-    log = "".join(f"{line}\n" for line in [*data.notes, *_image_notes(manifest, row_keys)])
-    if log and (not (folder / "init.log").is_file() or (folder / "init.log").read_text(encoding="utf-8") != log):
-        write_atomic(folder / "init.log", log)
-        written.append("init.log")
-    if not (folder / FILE_NAME).is_file():
-        write_atomic(folder / FILE_NAME, filled_template(folder, config, data, sources))
+    log, text = folder / LOG, "".join(f"{line}\n" for line in [*data.notes, *_image_notes(manifest, row_keys)])
+    if text and (not log.is_file() or log.read_text(encoding="utf-8", errors="replace") != text):
+        write_atomic(log, text)
+        written.append(LOG)
+    elif not text and log.is_file():
+        log.unlink()
+        removed.append(LOG)
+    if toml is not None:
+        write_atomic(folder / FILE_NAME, toml)
         written.insert(0, FILE_NAME)
-    return written
+    return written, removed
 
 
 def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
@@ -182,19 +219,23 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
     """The text of a new mmfeat.toml."""
     images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
     modalities = [m for m, column in (("image", "image"), ("text", "caption")) if data.columns[column]]
+    head = "crossattn" if len(modalities) == 2 else "linear"
     return TEMPLATE.format(
         seed=config.seed,
-        source=json.dumps(_shortened(config.data.source, folder), ensure_ascii=False),
-        images=json.dumps(images[0] if len(images) == 1 else images, ensure_ascii=False),
-        **{role: json.dumps(data.columns[role], ensure_ascii=False) for role in ("id", "image", "caption", "labels")},
-        separator=json.dumps(config.data.separator),
-        classes=f"classes   = {json.dumps(_shortened(config.data.classes, folder))}"
+        source=toml_value(_shortened(config.data.source, folder)),
+        images=toml_value(images[0] if len(images) == 1 else images),
+        **{role: toml_value(data.columns[role]) for role in ("id", "image", "caption", "labels")},
+        separator=toml_value(config.data.separator),
+        classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
         if config.data.classes
         else '#classes  = "classes.csv"',
         val=config.split.val,
         test=config.split.test,
-        inputs=json.dumps(modalities),
-        head="crossattn" if len(modalities) == 2 else "linear",
+        encoders="".join(ENCODERS[modality] for modality in modalities),
+        finetune=f"#[finetune.{modalities[0]}]",
+        inputs=toml_value(modalities),
+        head=head,
+        head_table=f"#[fuse.{head}]",
     )
 
 
@@ -214,6 +255,8 @@ def _patterns(containers: list[Path], folder: Path) -> list[str]:
 def _shortened(path: str, folder: Path) -> str:
     """A path as the file gives it: from the project's folder where it lies inside, else from home."""
     home = str(Path.home())
-    if path.startswith(f"{folder}/"):
+    if path == str(folder):
+        return "."
+    if path.startswith(f"{folder}/") and path[len(f"{folder}/")] != "~":
         return path[len(f"{folder}/") :]
     return "~" + path[len(home) :] if path.startswith(home + "/") else path

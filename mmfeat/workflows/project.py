@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,19 +12,23 @@ from typing import Any
 import numpy as np
 
 from mmfeat.batches import UnreadSample
-from mmfeat.config import FILE_NAME, Config
+from mmfeat.config import FILE_NAME, Config, EncoderConfig
 from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
+from mmfeat.data.seen import load_seen
 from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.encoders.checkpoint import Checkpoint, Output
 from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import digest_bytes
+from mmfeat.progress import say
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
+from mmfeat.store.keys import EncoderSpec
 from mmfeat.store.references import read_references, write_references
 from mmfeat.table import FeatureTable, open_table
+from mmfeat.texts import counted
 
 
 class Project:
@@ -100,8 +105,8 @@ class Project:
 
     @functools.cached_property
     def sources(self) -> ImageSources:
-        """Where the images are."""
-        return image_sources(self.config)
+        """Where the images are; nowhere, where no row names one."""
+        return image_sources(self.config) if self.manifest.images.any() else ImageSources([])
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def row_keys(self, modality: str) -> RowKeys:
@@ -109,6 +114,25 @@ class Project:
         if modality == "text":
             return caption_keys(self.manifest.captions)
         return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
+
+    @functools.cache  # noqa: B019 - a project lives as long as its command
+    def kept_keys(self, modality: str) -> RowKeys:
+        """Row keys for the right of the wall: an image that is gone has the key it had at the last extraction.
+
+        Its features are right as long as the store has them. How many rows there are like this is said once.
+        """
+        now = self.row_keys(modality)
+        gone = np.array(sorted(now.missing), dtype=np.int64)
+        if not len(gone):
+            return now
+        keys, known = load_seen(self.seen(modality), self.manifest.ids[gone])
+        gone = gone[known]
+        if not len(gone):
+            return now
+        say(f"{counted(len(gone), 'row')} lost the image since the last extract: features as they were then")
+        all_keys, present = now.keys.copy(), now.present.copy()
+        all_keys[gone], present[gone] = keys[known], True
+        return RowKeys(all_keys, present, now.missing, now.refused)
 
     def rehash(self) -> None:
         """Forget what is remembered of images and encoders, so that everything is read again."""
@@ -139,11 +163,16 @@ class Project:
 
         return read
 
-    def identity(self, name: str) -> Identity:
-        """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
+    def encoder_table(self, name: str) -> EncoderConfig:
+        """An encoder's table of mmfeat.toml."""
         if name not in self.config.encoder:
             known = ", ".join(self.config.encoder)
             raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
+        return self.config.encoder[name]
+
+    def identity(self, name: str) -> Identity:
+        """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
+        self.encoder_table(name)
         return identify(self.config, name, self.checkpoints, self.memory / "encoders.json")
 
     def checkpoint(self, identity: Identity) -> Checkpoint | None:
@@ -181,7 +210,7 @@ class Project:
     ) -> FeatureTable:  # fmt: skip
         """The features filed under given specs and output keys, aligned with the manifest."""
         manifest = self.manifest
-        keys = {name: self.row_keys(spec.modality) for name, (spec, _) in encoders.items()}
+        keys = {name: self._keys_for(spec) for name, (spec, _) in encoders.items()}
         return open_table(
             self.store,
             encoders,
@@ -194,3 +223,11 @@ class Project:
             need=need,
             tokens=tokens,
         )
+
+    def _keys_for(self, spec: EncoderSpec) -> RowKeys:
+        """Row keys for one encoder's features: those of images that are gone only where it has encoded them."""
+        now, kept = self.row_keys(spec.modality), self.kept_keys(spec.modality)
+        if kept is now:
+            return now
+        held = self.store.encoder(spec).lookup(kept.keys).good
+        return dataclasses.replace(kept, present=now.present | (kept.present & held))

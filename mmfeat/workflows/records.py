@@ -32,7 +32,7 @@ def encoder_record(identity: Identity, uses_logits: bool) -> dict[str, Any]:
 
 def input_keys(project: Project, encoders: Iterable[dict[str, Any]], rows: np.ndarray) -> np.ndarray:
     """The row keys that recorded encoders read, `(n, 32 M)` uint8 for their M modalities; zeros where there is none."""
-    keys = [project.row_keys(modality) for modality in sorted({e["modality"] for e in encoders})]
+    keys = [project.kept_keys(modality) for modality in sorted({e["modality"] for e in encoders})]
     return np.concatenate([np.where(k.present[rows, None], k.keys[rows], 0) for k in keys], axis=1)
 
 

@@ -77,7 +77,7 @@ def selftrain(project: Project) -> SelftrainResult:
             "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
         )
     if not len(manifest.rows("val")):
-        raise DataError("manifest.parquet: no val row to stop by. Set [split] val in mmfeat.toml")
+        raise DataError("manifest.parquet: no val row to stop by. Set [split] val in mmfeat.toml and run: mmfeat init")
     head = config.fuse.head
     settings = resolved_config(project, head, identities)
     fingerprint = head_fingerprint(

@@ -1,0 +1,251 @@
+"""`mmfeat init`: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmfeat.config import FILE_NAME
+from mmfeat.configfile import load_config
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.sources import image_sources
+from mmfeat.errors import ConfigError, DataError, MmfeatError
+from mmfeat.workflows.demo import demo
+from mmfeat.workflows.init import init
+from mmfeat.workflows.project import Project
+
+
+def table(folder: Path, n: int = 40, images: bool = False, captions: bool = True, ids: bool = True) -> Path:
+    """A table of n rows and, where it names some, their images beside it."""
+    columns = {"id": [f"r{i}" for i in range(n)]} if ids else {}
+    columns |= {"image": [f"{i}.png" for i in range(n)]} if images else {}
+    columns |= {"caption": [f"caption {i}" for i in range(n)]} if captions else {}
+    columns["labels"] = [("cat", "dog")[i % 2] for i in range(n)]
+    lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
+    (folder / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in columns.get("image", ()):
+        (folder / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (int(name[:-4]), 0, 0)).save(folder / "images" / name)
+    return folder / "t.csv"
+
+
+def split_of(folder: Path) -> dict[str, str]:
+    manifest = Manifest.load(folder / "manifest.parquet")
+    return dict(zip(manifest.ids, manifest.split, strict=True))
+
+
+def shares(folder: Path, **values: float) -> None:
+    """Write other shares into mmfeat.toml."""
+    lines = (folder / FILE_NAME).read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, value in values.items():
+        (at,) = (i for i, line in enumerate(lines) if line.startswith(f"{name} ") or line.startswith(f"{name}="))
+        lines[at] = f"{name} = {value}\n"
+    (folder / FILE_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+# -- splits
+
+
+def test_val_rows_stay_val_when_the_shares_change(tmp_path):
+    init(tmp_path, str(table(tmp_path)), val=0.25)
+    before = split_of(tmp_path)
+    shares(tmp_path, val=0, test=0.3)
+    init(tmp_path)
+    assert split_of(tmp_path) == before
+
+
+def test_val_may_be_dealt_later_from_train(tmp_path):
+    init(tmp_path, str(table(tmp_path)), val=0, test=0.25)
+    before = split_of(tmp_path)
+    assert "val" not in before.values()
+    shares(tmp_path, val=0.2)
+    made = init(tmp_path)
+    after = split_of(tmp_path)
+    assert [i for i in before if before[i] == "test"] == [i for i in after if after[i] == "test"]
+    assert list(after.values()).count("val") == 6
+    assert "6 rows that stood in train are val from now on" in made.summary
+    again = init(tmp_path)
+    assert again.unchanged
+    assert "from now on" not in again.summary
+    assert split_of(tmp_path) == after
+
+
+def test_test_is_never_dealt_from_rows_that_were_used(tmp_path):
+    init(tmp_path, str(table(tmp_path)), val=0.25)
+    before = split_of(tmp_path)
+    shares(tmp_path, test=0.3)
+    made = init(tmp_path)
+    assert made.unchanged
+    assert split_of(tmp_path) == before
+    assert "No row is test, although [split] test = 0.3" in made.summary
+    assert "remove manifest.parquet" in made.summary
+    table(tmp_path, 60)
+    made = init(tmp_path)
+    after = split_of(tmp_path)
+    assert {i: after[i] for i in before} == before
+    assert list(after.values()).count("test") == 6
+    assert "No row is test" not in made.summary
+
+
+def test_rows_without_ids_keep_their_split_when_a_row_is_put_before_them(tmp_path):
+    path = table(tmp_path, ids=False)
+    path.write_text(path.read_text() + "caption 3,dog\n")
+    made = init(tmp_path, str(path), val=0.25)
+    assert "ids       made from the captions" in made.summary
+    before, captions = split_of(tmp_path), made.manifest.captions
+    assert len(before) == 41
+    header, _, rest = path.read_text().partition("\n")
+    path.write_text(f"{header}\nanother,cat\n{rest}")
+    after = init(tmp_path).manifest
+    assert after.captions[1:].tolist() == captions.tolist()
+    assert [split_of(tmp_path)[i] for i in after.ids[1:]] == list(before.values())
+
+
+# -- what is written
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1, max_size=12)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    separator=TEXT.filter(str.strip), column=st.text("é🙂\"\\'\x1b\x7f#=[] a", min_size=1).map(str.strip).filter(bool)
+)
+def test_what_was_asked_for_reads_back_from_the_file(tmp_path_factory, separator, column):
+    import csv
+
+    folder = tmp_path_factory.mktemp("init")
+    with (folder / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([[column, "labels"], ["a", "x"], ["b", "y"]])
+    init(folder, str(folder / "t.csv"), caption_column=column, separator=separator)
+    config = load_config(folder / FILE_NAME)
+    assert (config.data.caption, config.data.separator) == (column, separator)
+    assert init(folder).unchanged
+
+
+def test_odd_names_of_files_read_back(tmp_path):
+    folder = tmp_path / '🙂 "x" \\y'
+    folder.mkdir()
+    (folder / "clässes 🙂.csv").write_text("label\ncat\ndog\n", encoding="utf-8")
+    init(folder, str(table(folder, images=True)), classes=str(folder / "clässes 🙂.csv"))
+    config = load_config(folder / FILE_NAME)
+    assert config.path(config.data.classes) == folder / "clässes 🙂.csv"
+    assert init(folder).unchanged
+
+
+@pytest.mark.parametrize(("images", "captions"), [(True, True), (True, False), (False, True)])
+def test_only_the_encoders_that_the_source_can_feed_are_written(tmp_path, images, captions):
+    init(tmp_path, str(table(tmp_path, images=images, captions=captions)))
+    config = load_config(tmp_path / FILE_NAME)
+    names = ["image"] * images + ["text"] * captions
+    assert list(config.encoder) == names
+    assert list(config.fuse.inputs) == names
+    assert config.fuse.head == ("crossattn" if len(names) == 2 else "linear")
+
+
+def test_images_in_the_projects_own_folder_are_named_from_there(tmp_path):
+    path = table(tmp_path, images=True)
+    for file in (tmp_path / "images").iterdir():
+        file.rename(tmp_path / file.name)
+    (tmp_path / "images").rmdir()
+    init(tmp_path, str(path))
+    assert load_config(tmp_path / FILE_NAME).data.images == (".",)
+    assert tomllib.loads((tmp_path / FILE_NAME).read_text())["data"]["source"] == "t.csv"
+    assert "missing" in init(tmp_path).summary
+
+
+def test_blank_cells_are_counted_apart_and_an_empty_log_goes(tmp_path):
+    path = table(tmp_path, images=True)
+    text = path.read_text()
+    path.write_text(text.replace("r3,3.png", "r3,").replace("r4,4.png", "r4,none.png"))
+    made = init(tmp_path, str(path))
+    assert "38   1 missing (listed in init.log), 0 identical to another, 1 blank cell" in made.summary
+    assert (tmp_path / "init.log").read_text() == "image of 'r4': no such image\n"
+    path.write_text(text)
+    made = init(tmp_path)
+    assert made.removed == ["init.log"]
+    assert not (tmp_path / "init.log").exists()
+    assert init(tmp_path).unchanged
+    path.write_text(text.replace("r3,3.png", "r3,"))
+    assert "39   0 missing, 0 identical to another, 1 blank cell" in init(tmp_path).summary
+
+
+def test_one_of_something_is_singular(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,caption,labels\na,x,cat\nb,y,\n")
+    assert "from 1 row ('cat')" in init(tmp_path, str(path), val=0).summary
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"images": ("nowhere",)}, "no column names them. Use: --image COLUMN"),
+        ({"separator": ""}, "option data.separator: data.separator is empty"),
+        ({"seed": 2**63}, "option seed: seed = 9223372036854775808. Use a number from 0 to 9223372036854775807"),
+        ({"seed": -1}, "option seed"),
+        ({"val": float("nan")}, "option split.val"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_one_line_and_nothing_is_written(tmp_path, arguments, says):
+    path = table(tmp_path)
+    with pytest.raises(MmfeatError) as error:
+        init(tmp_path, str(path), **arguments)
+    assert says in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_demo_with_a_seed_that_cannot_be_leaves_nothing(tmp_path, seed):
+    with pytest.raises(ConfigError, match="option seed"):
+        demo(tmp_path / "demo", seed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_nowhere_say_where_to_name_others(tmp_path):
+    path = table(tmp_path, images=True)
+    with pytest.raises(DataError, match=r"nothing at .*Give a folder, zip or tar files as --images"):
+        init(tmp_path, str(path), images=(str(tmp_path / "nowhere"),))
+    init(tmp_path, str(path), images=(str(tmp_path / "images"),))
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"nothing at .*as images under \[data\] in mmfeat.toml"):
+        Project(tmp_path).row_keys("image")
+
+
+def test_a_source_that_is_gone_is_said_and_its_folder_is_not_searched(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    init(tmp_path / "project", str(table(tmp_path, images=True)))
+    file = tmp_path / "project" / FILE_NAME
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("images ")))
+    (tmp_path / "t.csv").unlink()
+    with pytest.raises(DataError, match=r"t.csv: the source is not there"):
+        image_sources(load_config(file))
+
+
+def test_where_no_row_names_an_image_none_is_looked_for(tmp_path):
+    init(tmp_path, str(table(tmp_path)))
+    (tmp_path / "t.csv").unlink()
+    keys = Project(tmp_path).row_keys("image")
+    assert not keys.present.any()
+    assert not Project(tmp_path).sources.containers
+
+
+@pytest.mark.parametrize("labels", [["²", "3"], ["--5", "5"], ["9" * 5000, "1"], ["٣", "1"]])
+def test_labels_that_only_look_like_numbers_are_names(tmp_path, labels):
+    (tmp_path / "t.csv").write_text("id,caption,labels\na,x," + "\nb,y,".join(labels) + "\n", encoding="utf-8")
+    assert set(init(tmp_path, str(tmp_path / "t.csv")).manifest.classes) == set(labels)
+
+
+def test_labels_that_are_numbers_are_in_their_order(tmp_path):
+    (tmp_path / "t.csv").write_text("id,caption,labels\na,x,10 9 -2\nb,y,1\n", encoding="utf-8")
+    assert init(tmp_path, str(tmp_path / "t.csv")).manifest.classes == ("-2", "1", "9", "10")
+    assert np.array_equal(Project(tmp_path).manifest.labels[0], [1, 0, 1, 1])
+    json.dumps(Project(tmp_path).config.values())
