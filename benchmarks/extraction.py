@@ -98,8 +98,7 @@ def main() -> None:
     )  # fmt: skip
     encoder = build_image_encoder("image", config, Path.cwd(), 0).to(device).eval()
     sources = ImageSources(arguments.images)
-    sources.locate("")
-    names = np.array(sorted(sources._by_path)[: arguments.rows], dtype=object)
+    names = np.array(sources.names()[: arguments.rows], dtype=object)
     row_keys = image_keys(names, sources)
     locations = [sources.locate(name) for name in names]
     blobs = [sources.read(location) for location in locations]

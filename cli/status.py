@@ -52,7 +52,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else "pretrained, no checkpoint: no logits"))
     for reason in result.failures.values():
         click.echo(reason)
-    click.echo(f"{result.n_rows:,} rows, {result.n_runs} runs.")
+    click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")
     if show_store:
         _echo_store(project)
     if result.failures:

@@ -6,7 +6,7 @@
     |-- EncoderError     a model's name, its weights, a checkpoint
     |-- StoreError       the feature store on disk
     |   |-- MissingFeatures   rows that a command needs and the store lacks
-    |   `-- UnstorableRow     an embedding that is not finite, or too large (in store/parts.py)
+    |   `-- UnstorableRow     an embedding that is not finite, or too large (in store/storable.py)
     `-- RunError         a head, a run, an ensemble
 
 A message is one line: what, where, what was found, what to type. The command line prints it and exits 1.

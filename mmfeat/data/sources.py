@@ -86,6 +86,11 @@ class ImageSources:
             raise DataError(f"image {name!r} is there {len(found)} times: {places}. {remedy}")
         return found
 
+    def names(self) -> list[str]:
+        """The paths of all images inside their folders and archives, sorted."""
+        self.locate("")
+        return sorted(self._by_path)
+
     def read(self, location: Location) -> bytes:
         """An image's bytes; safe in threads.
 

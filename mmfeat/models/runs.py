@@ -125,12 +125,7 @@ class Run:
         RunError
             The file is missing or damaged.
         """
-        try:
-            with h5py.File(self.folder / _LOGITS, "r") as file:
-                ids = file["ids"].asstr()[:]
-                return RunLogits(ids, *(file[name][:] for name in ("input_key", "known", "logits", "role")))
-        except (OSError, KeyError) as error:
-            raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
+        return RunLogits(*self._read("ids", "input_key", "known", "logits", "role"))
 
     def learned(self) -> Learned:
         """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
@@ -140,9 +135,13 @@ class Run:
         RunError
             The file is missing or damaged.
         """
+        return Learned(*self._read("trained", "chosen"))
+
+    def _read(self, *names: str) -> list[np.ndarray]:
+        """Data sets of logits.h5, texts as str."""
         try:
             with h5py.File(self.folder / _LOGITS, "r") as file:
-                return Learned(file["trained"][:], file["chosen"][:])
+                return [file[n].asstr()[:] if h5py.check_string_dtype(file[n].dtype) else file[n][:] for n in names]
         except (OSError, KeyError) as error:
             raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
 

@@ -2,8 +2,8 @@
 
 from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.parts import UnstorableRow
 from mmfeat.store.rows import Found, MappedRows
+from mmfeat.store.storable import UnstorableRow
 from mmfeat.store.store import FeatureStore
 
 __all__ = ["EncoderFeatures", "EncoderSpec", "FeatureStore", "Found", "MappedRows", "UnstorableRow"]

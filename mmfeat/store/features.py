@@ -20,10 +20,11 @@ from mmfeat.files import remove_leftovers
 from mmfeat.store import commits as naming
 from mmfeat.store.commits import EMBEDDINGS, Commit
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.parts import StoredFile, UnstorableRow, open_file, write_file
+from mmfeat.store.parts import StoredFile, open_file, write_file
 from mmfeat.store.record import RECORD, read_record, write_record
 from mmfeat.store.rows import Found, MappedRows, check_keys
 from mmfeat.store.series import PartSeries
+from mmfeat.store.storable import storable
 from mmfeat.store.verified import VerifiedFiles
 
 _TICK = 2_000_000_000  # ns: the coarsest time that file systems keep
@@ -141,7 +142,7 @@ class EncoderFeatures:
             raise ValueError(f"keys {keys.shape}, embeddings {embeddings.shape} and {len(errors)} errors do not fit")
         if not len(keys):
             return
-        stored = self._stored(keys, embeddings, np.array([bool(e) for e in errors]))
+        stored = storable(keys, embeddings, self.dtype, self.spec.architecture, np.array([bool(e) for e in errors]))
         self._prepare(stored.shape[1])
         arrays = {"row_key": keys, "embeddings": stored}
         attributes = {**meta, "encoder_key": self.spec.key}
@@ -173,7 +174,7 @@ class EncoderFeatures:
             return
         beyond = np.arange(tokens.shape[1]) >= np.asarray(lengths)[:, None]  # (n, T)
         flat = np.where(beyond[:, :, None], 0, tokens).reshape(len(tokens), -1)
-        stored = self._stored(keys, flat, np.zeros(len(keys), dtype=bool)).reshape(tokens.shape)
+        stored = storable(keys, flat, self.dtype, self.spec.architecture).reshape(tokens.shape)
         self._prepare(self._width)
         kind = naming.tokens_kind(number)
         arrays = {"row_key": keys, "tokens": stored, "lengths": np.asarray(lengths, "<u2")}
@@ -219,25 +220,6 @@ class EncoderFeatures:
             n_rows += len(part.row_key) - len(part.errors)
             self.forget()
         return n_rows
-
-    def _stored(self, keys: np.ndarray, embeddings: np.ndarray, bad: np.ndarray) -> np.ndarray:
-        """Embeddings in the store's dtype, zeros for rows with an error."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored = np.where(bad[:, None], 0, embeddings).astype(np.dtype(self.dtype).newbyteorder("<"))
-        wrong = np.flatnonzero(~np.isfinite(stored).all(1))
-        if len(wrong):
-            row = int(wrong[0])
-            values = embeddings[row]
-            finite = np.isfinite(values).all()
-            largest = f"{np.abs(values).max():.4g}"
-            what = f"{largest}, which {self.dtype} cannot hold" if finite else "a value that is not finite"
-            remedy = 'Set [store] dtype = "float32"' if finite else "Set another precision or model"
-            raise UnstorableRow(
-                f"{self.spec.architecture}: the embedding of row key {keys[row].tobytes().hex()[:16]}… has {what} "
-                f"({len(wrong)} of {len(stored)} rows). {remedy} in mmfeat.toml",
-                row,
-            )
-        return stored
 
     def _prepare(self, width: int) -> None:
         """Make the folder and its encoder.json, and remove what a killed writer left."""

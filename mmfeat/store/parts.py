@@ -17,7 +17,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mmfeat.errors import StoreError
 from mmfeat.files import atomic_path, digest_bytes, digest_file, write_atomic
 from mmfeat.store.commits import (
     EMBEDDINGS,
@@ -33,14 +32,6 @@ from mmfeat.store.commits import (
 from mmfeat.store.mapped import MappedArray, Stamp
 
 _BLOCK = 1 << 24  # bytes copied at a time
-
-
-class UnstorableRow(StoreError):
-    """A value is not finite or does not fit the store's dtype; `row` is the first such row of those being written."""
-
-    def __init__(self, message: str, row: int) -> None:
-        super().__init__(message)
-        self.row = row
 
 
 def write_file(
