@@ -35,7 +35,8 @@ def extract_command(
     Any number of extractions may run at once on one store. To split the work of one, as a cluster's job array:
     mmfeat extract --shard 3/16.
     """
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.tables import table
+    from mmfeat.texts import shown
     from mmfeat.workflows.extract import Options, extract
 
     project = open_project(context, options)

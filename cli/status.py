@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
     """Show, for each encoder, how many rows the feature store has, and what to type next."""
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.tables import table
+    from mmfeat.texts import counted, shown
 
     project = open_project(context, options)
     if show_config:
@@ -66,7 +67,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
 
 def _echo_store(project: Project) -> None:
     """What lies in the store, its size and age, and who refers to it."""
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.tables import table
+    from mmfeat.texts import shown
     from mmfeat.workflows.status import store_status
 
     lines = store_status(project)

@@ -22,7 +22,8 @@ def verify_command(context: click.Context, **options: Any) -> None:
     """Read every file of the store and compare it with its checksum; exit 1 where one is damaged."""
     from mmfeat.errors import StoreError
     from mmfeat.progress import clock
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.tables import table
+    from mmfeat.texts import shown
     from mmfeat.workflows.store import verify_store
 
     project = open_project(context, options)
@@ -55,7 +56,8 @@ def verify_command(context: click.Context, **options: Any) -> None:
 @click.pass_context
 def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **options: Any) -> None:
     """Remove what no encoder, checkpoint or run refers to, of this project or of any other that uses the store."""
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.tables import table
+    from mmfeat.texts import shown
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
     project = open_project(context, options)
@@ -93,7 +95,8 @@ def export_command(
 ) -> None:
     """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
     from mmfeat.exports import arrays_of
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.tables import table
+    from mmfeat.texts import shown
     from mmfeat.workflows.store import export_features
 
     project = open_project(context, options)
