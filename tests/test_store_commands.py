@@ -291,6 +291,17 @@ def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, tmp_path
     assert len(remembered) == 2
 
 
+def test_right_of_the_wall_the_images_may_be_gone_altogether(extracted):
+    run = fuse(extracted).run
+    text = json.dumps(str(extracted.config.path(extracted.config.data.source)))
+    moved = set_in_file(extracted, f"source = {text}", f'source = {text}\nimages = "nowhere.zip"')
+    again = fuse(moved)
+    assert (again.made, again.run.name) == (False, run.name)
+    done = run_cli("predict", cwd=moved.root)
+    assert "80 rows lost the image since the last extract" in done.stderr
+    assert run_cli("extract", cwd=moved.root, check=False).stderr.startswith("Error: images: nothing at ")
+
+
 def test_on_error_stop_names_the_row(project, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(project.config.path(project.config.data.source), source)

@@ -121,7 +121,7 @@ class Project:
 
         Its features are right as long as the store has them. How many rows there are like this is said once.
         """
-        now = self.row_keys(modality)
+        now = self._keys_now(modality)
         gone = np.array(sorted(now.missing), dtype=np.int64)
         if not len(gone):
             return now
@@ -133,6 +133,17 @@ class Project:
         all_keys, present = now.keys.copy(), now.present.copy()
         all_keys[gone], present[gone] = keys[known], True
         return RowKeys(all_keys, present, now.missing, now.refused)
+
+    def _keys_now(self, modality: str) -> RowKeys:
+        """Row keys; without any image where the folder or archive of the images is gone itself."""
+        try:
+            return self.row_keys(modality)
+        except DataError as error:
+            if not self.seen(modality).is_file():
+                raise
+            n, named = self.manifest.n_samples, np.flatnonzero(self.manifest.images != "")
+            missing = dict.fromkeys(named.tolist(), str(error))
+            return RowKeys(np.zeros((n, 32), np.uint8), np.zeros(n, dtype=bool), missing)
 
     def rehash(self) -> None:
         """Forget what is remembered of images and encoders, so that everything is read again."""
@@ -226,8 +237,10 @@ class Project:
 
     def _keys_for(self, spec: EncoderSpec) -> RowKeys:
         """Row keys for one encoder's features: those of images that are gone only where it has encoded them."""
-        now, kept = self.row_keys(spec.modality), self.kept_keys(spec.modality)
-        if kept is now:
-            return now
+        kept = self.kept_keys(spec.modality)
+        if not kept.missing:
+            return kept
         held = self.store.encoder(spec).lookup(kept.keys).good
-        return dataclasses.replace(kept, present=now.present | (kept.present & held))
+        gone = np.zeros(len(held), dtype=bool)
+        gone[list(kept.missing)] = True
+        return dataclasses.replace(kept, present=kept.present & (held | ~gone))
