@@ -83,7 +83,7 @@ def _write_h5(table: FeatureTable, destination: Path, advance: Callable[[int], N
 
 
 def _write_npy(table: FeatureTable, destination: Path, advance: Callable[[int], None]) -> None:
-    with staging_folder(destination.absolute().parent) as staged:
+    with staging_folder(destination.absolute().parent, sweep=False) as staged:
         for name, texts in _texts(table).items():
             write_json(staged / f"{name}.json", texts)
         for name, values in arrays_of(table).items():

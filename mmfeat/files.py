@@ -143,13 +143,17 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
 
 
 @contextlib.contextmanager
-def staging_folder(parent: Path) -> Iterator[Path]:
+def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
     """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed.
 
-    What killed processes left in `parent` goes as well.
+    Parameters
+    ----------
+    sweep : bool
+        Whether what killed processes left in `parent`, or anywhere below it, goes as well.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(parent)
+    if sweep:
+        remove_leftovers(parent)
     staged = parent / temporary_name()
     staged.mkdir()
     try:
@@ -168,7 +172,7 @@ def remove_leftovers(folder: Path) -> None:
         match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > DAY
-            if old or match is None or (match[1] == HOST and not _alive(int(match[2]))):
+            if match and (old or (match[1] == HOST and not _alive(int(match[2])))):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -58,12 +58,14 @@ def test_only_leftovers_that_nobody_writes_are_removed(tmp_path):
     alive = tmp_path / f"{TEMPORARY}{HOST}-{os.getpid()}-bbbb-x"
     elsewhere = tmp_path / f"{TEMPORARY}{'0' * 8}-{ended.pid}-cccc-x"
     old = tmp_path / f"{TEMPORARY}{'0' * 8}-{ended.pid}-dddd-x"
-    for path in (dead, alive, elsewhere, old):
+    theirs = tmp_path / f"{TEMPORARY}of-another-program"
+    for path in (dead, alive, elsewhere, old, theirs):
         path.write_text("half")
     os.utime(old, (0, 0))
+    os.utime(theirs, (0, 0))
     with staging_folder(tmp_path):
         pass
-    assert {p.name for p in tmp_path.iterdir()} == {alive.name, elsewhere.name}
+    assert {p.name for p in tmp_path.iterdir()} == {alive.name, elsewhere.name, theirs.name}
 
 
 def test_equal_values_have_equal_digests():
