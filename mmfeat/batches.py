@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmfeat.errors import one_line
+
+_NICENESS = 10  # of the threads that prepare, on a scale to 19
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def prepared_batches(
         that they are no sample; any other exception ends the iteration.
     """
     workers = workers or max(2, os.cpu_count() or 2)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=_yield_to_others)
     waiting: deque[Future[Batch]] = deque()
     pending = iter(groups)
     try:
@@ -95,6 +99,12 @@ def prepared_batches(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _yield_to_others() -> None:
+    """Give way to the encoder's threads: where one of those waits for a core, all the others wait for it."""
+    with contextlib.suppress(AttributeError, OSError):  # a priority of threads is Linux's own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[list[Any]], Any]) -> Batch:
