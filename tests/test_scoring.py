@@ -312,7 +312,7 @@ def test_one_damaged_record_stops_no_other_run(extracted):
     assert "damaged" in text
     assert predict(extracted).run == second.name
     assert not fuse(extracted).made
-    assert "1 runs" in typed(extracted, "status")
+    assert "80 rows, 1 run." in typed(extracted, "status")
     from mmfeat.workflows.store import find_unreferenced
 
     with pytest.raises((RunError, StoreError), match="nothing is removed"):  # what it refers to is not known
