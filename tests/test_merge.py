@@ -13,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import CLASSES, OUTPUT, files_of, filled, flip, logits_of, read, rows_of, spec_of
 
+from mmfeat.files import temporary_name
 from mmfeat.store import FeatureStore, verified
+from mmfeat.store.garbage import find_garbage
 from mmfeat.store.merge import merge_parts, merge_plan
 from mmfeat.store.parts import origins_of
+from mmfeat.store.references import all_references, new_references, write_references
+from mmfeat.store.verify import verify_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +207,18 @@ def test_tokens_are_merged_as_well(folder):
         inside = np.arange(3) < lengths[:, None]
         np.testing.assert_array_equal(values[:], np.where(inside[:, :, None], tokens, 0))
     assert len(files_of(folder, "tokens-3/*.h5")) == 1
+
+
+def test_a_commit_that_is_just_being_written_is_neither_damaged_nor_garbage(folder):
+    keys, embeddings = rows_of(4)
+    features = filled(folder, keys, embeddings, 1).encoder(spec_of())
+    references = new_references(folder.parent)
+    references.add(spec_of().key)
+    write_references(folder, references)
+    commit = features.folder / "commits" / f"{temporary_name()}-part-{'0' * 16}.h5.json"
+    commit.write_text("{")
+    note = folder / "projects" / f"{temporary_name()}-{'0' * 16}.json"
+    note.write_text("{")
+    assert verify_encoder(features.folder, lambda _: None).problems == []
+    assert find_garbage(folder, all_references(folder)) == []
+    assert len(all_references(folder)) == 1

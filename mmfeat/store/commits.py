@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -86,6 +87,21 @@ def new_logits_name(output_key: str, part: str) -> str:
 def logits_prefix(output_key: str, part: str) -> str:
     """How the names of all files with a part's logits begin."""
     return f"logits-{output_key[:12]}/{part.removesuffix('.h5')}-"
+
+
+def commit_paths(folder: Path) -> list[Path]:
+    """The commits of an encoder's folder, sorted; not those that a process is just writing.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be read; one that is not there has no commits.
+    """
+    try:
+        names = os.listdir(folder / "commits")
+    except FileNotFoundError:
+        return []
+    return [folder / "commits" / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
 
 def write_commit(folder: Path, commit: Commit) -> None:

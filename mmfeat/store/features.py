@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -266,13 +265,13 @@ class EncoderFeatures:
             changed_at = folder.stat().st_mtime_ns
             if changed_at == self._read_at:
                 return False
-            names = sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+            paths = naming.commit_paths(self.folder)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from None
         self._vanished = False
-        self.commits = [commit for name in names if (commit := self._commit(folder / name)) is not None]
+        self.commits = [commit for path in paths if (commit := self._commit(path)) is not None]
         # Where the folder changed just now, another commit may leave its time as it is, by a coarse clock.
         self._read_at = changed_at if time.time_ns() - changed_at > _TICK else None
         return True

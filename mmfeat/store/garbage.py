@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.files import DAY, remove_leftovers, temporary_name
-from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, layout_of, logits_prefix, read_commit, unwritable
+from mmfeat.store.commits import (
+    EMBEDDINGS,
+    LOGITS,
+    Commit,
+    commit_paths,
+    layout_of,
+    logits_prefix,
+    read_commit,
+    unwritable,
+)
 from mmfeat.store.references import References
 from mmfeat.store.verified import VerifiedFiles
 from mmfeat.store.verify import encoder_folders
@@ -92,7 +101,7 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
     unwanted: dict[str, list[Path]] = {}
     lost, named = [], set()
     commits = {}
-    for path in sorted((folder / "commits").glob("*.json")):
+    for path in commit_paths(folder):
         try:
             commits[path] = read_commit(path)
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfeat.errors import StoreError
-from mmfeat.store.commits import EMBEDDINGS
+from mmfeat.store.commits import EMBEDDINGS, commit_paths
 from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec, explain
 from mmfeat.store.record import read_record
@@ -166,7 +166,7 @@ def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
         kinds = {commit.kind for commit in features.commits}
         tokens = sum(kind.startswith("tokens-") for kind in kinds)
         parts = features.series[EMBEDDINGS].current_files
-        times = [path.stat().st_mtime for path in (features.folder / "commits").glob("*.json")]
+        times = [path.stat().st_mtime for path in commit_paths(features.folder)]
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(times))) if times else ""
         listed.append(
             StoredEncoder(

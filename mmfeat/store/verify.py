@@ -10,7 +10,7 @@ import numpy as np
 
 from mmfeat.errors import StoreError
 from mmfeat.files import TEMPORARY
-from mmfeat.store.commits import EMBEDDINGS, FOLDER_NAME, LOGITS, Commit, layout_of, read_commit
+from mmfeat.store.commits import EMBEDDINGS, FOLDER_NAME, LOGITS, Commit, commit_paths, layout_of, read_commit
 from mmfeat.store.mapped import stamp_of
 from mmfeat.store.parts import open_file
 from mmfeat.store.record import RECORD, read_record
@@ -51,7 +51,7 @@ def encoder_folders(store: Path) -> list[Path]:
 def size_of(folder: Path) -> int:
     """Bytes that the commits of an encoder's folder speak of: what there is to verify."""
     total = 0
-    for path in (folder / "commits").glob("*.json"):
+    for path in commit_paths(folder):
         try:
             total += read_commit(path).size
         except (ValueError, OSError, StoreError):
@@ -71,7 +71,7 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
         result.problems.append(str(error))
         key = width = None
     memory, commits, named = VerifiedFiles(folder), [], {RECORD}
-    for path in sorted((folder / "commits").glob("*.json")):
+    for path in commit_paths(folder):
         named.add(f"commits/{path.name}")
         try:
             commits.append(read_commit(path))
