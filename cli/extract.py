@@ -49,9 +49,9 @@ def extract_command(
         for one in result.encoders
     ]
     click.echo(table(("encoder", *counts), rows))
-    for name, text in result.tuned.items():
-        click.echo(f"{name}: {text}")
     for one in result.encoders:
+        if one.tuned:
+            click.echo(f"{one.name}: {one.tuned}")
         reasons = list(result.reasons[one.name].items())
         for sample, reason in reasons[:SHOWN_REASONS]:
             click.echo(f"{one.name}: {shown(sample)}: {shown(reason, 100)}")

@@ -87,6 +87,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_memory(path: Path) -> dict[str, Any]:
+    """Read a JSON object that is only a shortcut: absent or damaged, it remembers nothing."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
 def read_record(file: Path, newest: int, keys: Sequence[str], remedy: str) -> dict[str, Any]:
     """Read a JSON object that says its `format`.
 

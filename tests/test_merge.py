@@ -151,9 +151,10 @@ def test_two_processes_that_merge_at_once_lose_nothing(tmp_path_factory, rows, s
     for one in (first, second):
         merge._load_all(one)
     for one in (first, second):  # merge from old views, remove from old views
-        for kind, groups in merge._groups(one):
-            for group in groups.values():
-                merge._merge_group(one, kind, group)
+        outputs = merge._outputs(one)
+        for kind, groups in merge._groups(one, outputs):
+            for group in groups:
+                merge._merge_group(one, kind, group, outputs)
     for one in (first, second):
         one.forget()
         merge._load_all(one)

@@ -284,7 +284,7 @@ def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, tmp_path
     rows = sharded.table(["image"]).embeddings["image"][:].astype(np.float32)
     shutil.rmtree(project.store.path)
     result = extract(Project(project.root), options=Options(tune=True))
-    assert set(result.tuned) == {"image", "text"}
+    assert {one.name for one in result.encoders if one.tuned} == {"image", "text"}
     tuned = Project(project.root).table(["image"]).embeddings["image"][:].astype(np.float32)
     np.testing.assert_allclose(rows, tuned, atol=2e-3)
     remembered = json.loads((project.memory / "tuning.json").read_text())
@@ -341,5 +341,5 @@ def test_a_finished_extraction_imports_neither_torch_nor_an_encoder(extracted):
 
 def test_options_are_plain_values():
     assert dataclasses.asdict(Options()) == {
-        "shard": None, "stop_on_error": False, "tune": False, "rehash": False, "tuned": {},
+        "shard": None, "stop_on_error": False, "tune": False, "rehash": False,
     }  # fmt: skip

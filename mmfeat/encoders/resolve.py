@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mmfeat import __version__
 from mmfeat.config import Config, EncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.errors import EncoderError
-from mmfeat.files import digest_json, write_json
+from mmfeat.files import digest_json, read_memory, write_json
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 
@@ -75,7 +74,7 @@ def build_encoder(
 
 def identify(config: Config, name: str, checkpoints: Path, memory: Path) -> Identity:
     """The keys of an encoder, from memory where nothing that went into them has changed."""
-    remembered = _read_memory(memory).get(name, {})
+    remembered = read_memory(memory).get(name, {})
     if remembered and remembered.get("fingerprint") == _fingerprint(
         config, name, checkpoints, remembered.get("watched", [])
     ):
@@ -105,7 +104,7 @@ def remember(
         "watched": watched,
         "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
     }
-    write_json(memory, {**_read_memory(memory), name: entry})
+    write_json(memory, {**read_memory(memory), name: entry})
     return identity
 
 
@@ -192,11 +191,3 @@ def _stamps(path: Path) -> list[list[Any]]:
             continue
         stamps.append([str(file), stat.st_size, stat.st_mtime_ns if file.is_file() else 0, stat.st_ino])
     return stamps
-
-
-def _read_memory(memory: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}

@@ -36,12 +36,15 @@ class Session:
         Samples encoded at a time.
     meta : dict
         Recorded with each part: host, device, versions.
+    tuned : str
+        What was found to be fastest, where that was measured now.
     """
 
     encoder: Any
     device: Any
     batch_size: int
     meta: dict[str, Any]
+    tuned: str = ""
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Extraction:
         Rows whose bytes could not be had, with the reason; nothing is stored of them.
     batch_size : int
         Samples encoded at a time, at the end.
+    tuned : str
+        What was found to be fastest, where that was measured.
     shares : dict[str, float]
         Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
     """
@@ -83,6 +88,7 @@ class Extraction:
     seconds: float = 0.0
     unread: dict[int, str] = field(default_factory=dict)
     batch_size: int = 0
+    tuned: str = ""
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
     @property
@@ -180,6 +186,7 @@ def extract_encoder(
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
         session = start()
+        result.tuned = session.tuned
         writer = PartWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
         try:
             with progress(f"{name}: encoding", len(todo)) as bar:
@@ -188,7 +195,7 @@ def extract_encoder(
             writer.close()
             result.encoded = writer.n_encoded
         result.tokens = int((~lacks_embedding[todo]).sum())
-    found = features.lookup(keys)
+    found = features.lookup(keys) if len(todo) else before
     lacking = present & found.missing
     result.left = int((lacking & ~ours).sum())
     result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from mmfeat.errors import StoreError
+from mmfeat.files import temporary_name
 from mmfeat.store.sealed import read_sealed, write_sealed
 
 FORMAT = 1
@@ -148,6 +151,26 @@ def refuse_newer(path: Path, version: int) -> None:
     """Raise StoreError where a newer mmfeat wrote a file."""
     if version > FORMAT:
         raise StoreError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders in their order, commits before what they speak of; what is gone already is no matter.
+
+    Raises
+    ------
+    UnwritableStore
+        The system refuses.
+    """
+    for path in paths:
+        try:
+            if path.is_dir():  # renamed first: no reader sees half an encoder
+                shutil.rmtree(path.rename(path.with_name(temporary_name())))
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unwritable(path, error) from None
 
 
 class UnwritableStore(StoreError):

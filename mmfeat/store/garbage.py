@@ -6,13 +6,12 @@ to commit, so it is only garbage when it is a day old.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.files import DAY, remove_leftovers, temporary_name
+from mmfeat.files import DAY, remove_leftovers
 from mmfeat.store.commits import (
     EMBEDDINGS,
     LOGITS,
@@ -21,11 +20,11 @@ from mmfeat.store.commits import (
     layout_of,
     logits_prefix,
     read_commit,
-    unwritable,
+    remove,
 )
+from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import References
 from mmfeat.store.verified import VerifiedFiles
-from mmfeat.store.verify import encoder_folders
 
 
 @dataclass(frozen=True)
@@ -78,22 +77,9 @@ def remove_garbage(store: Path, garbage: Sequence[Garbage]) -> int:
     StoreError
         The store cannot be written.
     """
-    freed = 0
-    for one in garbage:
-        for path in one.paths:
-            try:
-                if path.is_dir():  # renamed first: no reader sees half an encoder
-                    gone = path.rename(path.with_name(temporary_name()))
-                    shutil.rmtree(gone)
-                else:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise unwritable(path, error) from None
-        freed += one.n_bytes
+    remove(path for one in garbage for path in one.paths)
     remove_leftovers(store)
-    return freed
+    return sum(one.n_bytes for one in garbage)
 
 
 def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:

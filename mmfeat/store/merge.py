@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,21 +36,21 @@ def merge_parts(features: EncoderFeatures) -> int:
     """
     before = len(_load_all(features))
     try:
-        for kind, outputs in _groups(features):
-            for group in outputs.values():
-                _merge_group(features, kind, group)
+        outputs = _outputs(features)
+        for kind, groups in _groups(features, outputs):
+            for group in groups:
+                _merge_group(features, kind, group, outputs)
+        features.forget()
+        _load_all(features)
+        _remove_copies(features)
     except UnwritableStore:
         pass
-    features.forget()
-    _load_all(features)
-    _remove_copies(features)
     features.forget()
     return before - len(_load_all(features))
 
 
 def merge_plan(sizes: Sequence[int]) -> list[int]:
-    """Which of some parts to merge into one, as numbers in the list: the largest that the smaller ones
-    together match, and those.
+    """Which of some parts to merge, as numbers in the list: the largest that the smaller ones together match, and those.
 
     Afterwards every part is larger than all smaller ones together.
     """
@@ -73,16 +72,15 @@ def _load_all(features: EncoderFeatures) -> list[str]:
     return [file.name for series in features.series.values() for file in series.current_files]
 
 
-def _groups(features: EncoderFeatures) -> list[tuple[str, dict[Any, list[StoredFile]]]]:
+def _groups(features: EncoderFeatures, outputs: dict[str, dict[str, StoredFile]]) -> list[tuple[str, list[Any]]]:
     """For each kind its files in groups that may become one: of one dtype, with logits of the same outputs."""
-    outputs = _outputs(features)
     found = []
     for kind, series in features.series.items():
         groups: dict[Any, list[StoredFile]] = {}
         for file in series.current_files:
             shape = (file.values.dtype.str, file.values.shape[1:], frozenset(outputs.get(file.name, ())))
             groups.setdefault(shape, []).append(file)
-        found.append((kind, groups))
+        found.append((kind, list(groups.values())))
     return found
 
 
@@ -97,7 +95,10 @@ def _outputs(features: EncoderFeatures) -> dict[str, dict[str, StoredFile]]:
     return found
 
 
-def _merge_group(features: EncoderFeatures, kind: str, group: list[StoredFile]) -> None:
+def _merge_group(
+    features: EncoderFeatures, kind: str, group: list[StoredFile], outputs: dict[str, dict[str, StoredFile]]
+) -> None:
+    """Merge a group's small parts and their logits, where there is room for it."""
     chosen = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
     size = sum(file.values.stamp[0] for file in chosen)
     if not chosen or shutil.disk_usage(features.folder).free < size * _SPARE:
@@ -105,7 +106,6 @@ def _merge_group(features: EncoderFeatures, kind: str, group: list[StoredFile]) 
     rows = _distinct(chosen)
     name = naming.new_part_name(kind)
     attributes = {"encoder_key": features.spec.key}
-    outputs = _outputs(features)
     for output in outputs.get(chosen[0].name, ()) if kind == EMBEDDINGS else ():  # first, so that no reader lacks them
         files = [outputs[file.name][output] for file in chosen]
         classes = attributes_of(features.folder / files[0].name)["classes"]
@@ -142,11 +142,13 @@ def _joined(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _remove_copies(features: EncoderFeatures) -> None:
     """Remove every part all of whose rows stand in parts before it.
 
-    The order of the parts is the same for every process, and the first
-    part that holds a row is never removed for want of that row: so any number of processes may do this at once.
+    The order of the parts is the same for every process, and the first part that holds a row is never removed for want of
+    that row: so any number of processes may do this at once.
     """
-    for kind, groups in _groups(features):
-        for group in groups.values() if features.series[kind].index.n_copies else ():
+    if not any(series.index.n_copies for series in features.series.values()):
+        return
+    for kind, groups in _groups(features, _outputs(features)):
+        for group in groups if features.series[kind].index.n_copies else ():
             ordered = sorted(group, key=_precedence)
             for file, held in zip(ordered, _held_before(ordered), strict=True):
                 if held:
@@ -175,17 +177,10 @@ def _held_before(files: list[StoredFile]) -> list[bool]:
 
 
 def _remove(features: EncoderFeatures, file: StoredFile) -> None:
-    """Remove a part and its logits, commits first."""
+    """Remove a part and its logits, commits first, so that nothing half-removed counts."""
     names = [file.name]
     if "/" not in file.name:
         prefix = naming.logits_prefix("", file.name).partition("/")[2]
         names += [c.file for c in features.commits if c.file.rpartition("/")[2].startswith(prefix)]
-    remove_files(features.folder, [commit for commit in features.commits if commit.file in names])
-
-
-def remove_files(folder: Path, commits: Sequence[naming.Commit]) -> None:
-    """Remove committed files: their commits first, so that nothing half-removed counts."""
-    for commit in commits:
-        (folder / "commits" / commit.name).unlink(missing_ok=True)
-    for commit in commits:
-        (folder / commit.file).unlink(missing_ok=True)
+    gone, folder = [commit for commit in features.commits if commit.file in names], features.folder
+    naming.remove([*(folder / "commits" / commit.name for commit in gone), *(folder / commit.file for commit in gone)])

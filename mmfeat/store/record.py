@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.errors import StoreError
-from mmfeat.store.commits import FORMAT, now, refuse_newer
+from mmfeat.store.commits import FOLDER_NAME, FORMAT, now, refuse_newer
 from mmfeat.store.keys import EncoderSpec
 from mmfeat.store.sealed import read_sealed, write_sealed
 
@@ -20,6 +20,16 @@ class Record:
     spec: EncoderSpec
     width: int
     created: str
+
+
+def encoder_folders(store: Path) -> list[Path]:
+    """The folders of encoders in a store, whatever state they are in."""
+    try:
+        return [path for path in sorted(store.iterdir()) if FOLDER_NAME.search(path.name) and path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"{store}: cannot be read: {error.strerror or error}") from None
 
 
 def read_record(folder: Path) -> Record:

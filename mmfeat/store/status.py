@@ -14,6 +14,7 @@ from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec, explain
 from mmfeat.store.record import read_record
 from mmfeat.store.store import FeatureStore
+from mmfeat.texts import counted
 
 _SHOWN = 3  # reasons of unreadable rows
 
@@ -84,8 +85,7 @@ def encoder_status(
     reasons = [why] if why else []
     if changed.any():
         what = "image" if spec.modality == "image" else "caption"
-        n = int(changed.sum())
-        reasons.append(f"{n:,} {what}{'s' if n > 1 else ''} changed")
+        reasons.append(f"{counted(int(changed.sum()), what)} changed")
     cached = found.good & present
     lacks_tokens = 0
     if tokens:

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 from mmfeat.errors import StoreError
-from mmfeat.store.commits import FOLDER_NAME
 from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.record import RECORD, read_record
+from mmfeat.store.record import RECORD, encoder_folders, read_record
 
 
 class FeatureStore:
@@ -85,13 +84,7 @@ class FeatureStore:
         return total
 
     def _folders(self) -> list[Path]:
-        try:
-            folders = [path for path in sorted(self.path.iterdir()) if FOLDER_NAME.search(path.name)]
-            return [path for path in folders if (path / RECORD).is_file()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        return [folder for folder in encoder_folders(self.path) if (folder / RECORD).is_file()]
 
 
 def folder_name(spec: EncoderSpec) -> str:

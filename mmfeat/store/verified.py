@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from mmfeat.files import digest_bytes, digest_file, write_json
+from mmfeat.files import digest_bytes, digest_file, read_memory, write_json
 from mmfeat.store.commits import Commit
 from mmfeat.store.mapped import Stamp, stamp_of
 
@@ -25,7 +24,7 @@ class VerifiedFiles:
         self.folder = folder
         name = digest_bytes(str(folder.resolve()).encode("utf-8", "surrogateescape"))[:24]
         self.file = user_cache_path("mmfeat") / "verified" / f"{name}.json"
-        self.known = self._load()
+        self.known = read_memory(self.file)
         self.changed = False
 
     def check(self, commit: Commit) -> Stamp:
@@ -67,10 +66,3 @@ class VerifiedFiles:
                 self.changed = False
             except OSError:
                 pass
-
-    def _load(self) -> dict[str, list]:
-        try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return known if isinstance(known, dict) else {}

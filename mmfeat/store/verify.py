@@ -10,7 +10,7 @@ import numpy as np
 
 from mmfeat.errors import StoreError
 from mmfeat.files import TEMPORARY
-from mmfeat.store.commits import EMBEDDINGS, FOLDER_NAME, LOGITS, Commit, commit_paths, layout_of, read_commit
+from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, commit_paths, layout_of, read_commit
 from mmfeat.store.mapped import stamp_of
 from mmfeat.store.parts import open_file
 from mmfeat.store.record import RECORD, read_record
@@ -38,16 +38,6 @@ class Verified:
     uncommitted: list[Path] = field(default_factory=list)
 
 
-def encoder_folders(store: Path) -> list[Path]:
-    """The folders of encoders in a store, whatever state they are in."""
-    try:
-        return [path for path in sorted(store.iterdir()) if FOLDER_NAME.search(path.name) and path.is_dir()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"{store}: cannot be read: {error.strerror or error}") from None
-
-
 def size_of(folder: Path) -> int:
     """Bytes that the commits of an encoder's folder speak of: what there is to verify."""
     total = 0
@@ -63,7 +53,8 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
     """Verify an encoder's folder; `advance` is told the bytes of each file that has been read."""
     result = Verified()
     try:
-        key, width = read_record(folder).spec.key, read_record(folder).width
+        record = read_record(folder)
+        key, width = record.spec.key, record.width
     except FileNotFoundError:
         result.problems.append(f"{folder / RECORD}: it is not there. mmfeat extract writes it again")
         key = width = None

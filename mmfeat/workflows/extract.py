@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from mmfeat.data.seen import save_seen
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.errors import DataError, StoreError
 from mmfeat.extract import Extraction, Session, extract_encoder, missing_rows
-from mmfeat.files import write_json
+from mmfeat.files import read_memory, write_json
 from mmfeat.store import UnstorableRow
 from mmfeat.store.merge import merge_parts
 from mmfeat.workflows.project import Project
@@ -35,21 +35,15 @@ class ExtractResult:
         Rows whose logits were computed now.
     reasons : dict of str to dict
         By encoder, id to the reason why its sample could not be encoded.
-    tuned : dict of str to str
-        By encoder, what was found to be fastest.
-    n_merged : int
-        Files that merging parts has saved.
     """
 
     encoders: list[Extraction]
     identities: dict[str, Identity]
     logits: dict[str, int]
     reasons: dict[str, dict[str, str]]
-    tuned: dict[str, str]
     problems: list[str]
     n_rows: int
     size_mb: float
-    n_merged: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,6 @@ class Options:
     stop_on_error: bool = False
     tune: bool = False
     rehash: bool = False
-    tuned: dict[str, str] = field(default_factory=dict)  # filled in: by encoder, what was found
 
 
 def extract(
@@ -99,16 +92,16 @@ def extract(
     options = options or Options()
     if options.rehash:
         project.rehash()
-    results, identities, logits, reasons, n_merged = [], {}, {}, {}, 0
+    results, identities, logits, reasons = [], {}, {}, {}
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
         results.append(extract_one(project, identity, rows, options))
         logits[name] = complete_logits(project, identity)
         reasons[name] = _reasons(project, identity, results[-1])
-        n_merged += merge_parts(project.store.encoder(identity.spec))
+        merge_parts(project.store.encoder(identity.spec))
     return ExtractResult(
-        results, identities, logits, reasons, options.tuned, project.store.problems, project.manifest.n_samples,
-        project.store.size_bytes / 1e6, n_merged,
+        results, identities, logits, reasons, project.store.problems, project.manifest.n_samples,
+        project.store.size_bytes / 1e6,
     )  # fmt: skip
 
 
@@ -169,20 +162,20 @@ def _session(project: Project, identity: Identity, read: Callable[[int], Any], o
     meta = provenance(device)
     remembered = project.memory / "tuning.json"
     place = f"{identity.spec.key} on {meta['device']}"
-    known = _read_tuning(remembered)
+    known, tuned = _read_tuning(remembered), ""
     if options.tune:
-        known[place] = _tune(project, identity, encoder, device, read, options)
+        known[place], tuned = _tune(project, identity, encoder, device, read)
         write_json(remembered, known)
     usual = {"batch_size": BATCH_SIZE[modality] * (1 if device.type == "cpu" else GPU_BATCHES), "settings": {}}
     found = known.get(place, usual)
     encoder.set_speed(**found["settings"])
-    return Session(encoder, device, found["batch_size"], meta)
+    return Session(encoder, device, found["batch_size"], meta, tuned)
 
 
 def _tune(
-    project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any], options: Options
-) -> dict[str, Any]:
-    """Measure what is fastest on some of the samples that are to be encoded."""
+    project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any]
+) -> tuple[dict[str, Any], str]:
+    """Measure what is fastest on some of the samples that are to be encoded; what to remember, and in words."""
     from mmfeat.extract.tune import tune
     from mmfeat.progress import say
 
@@ -203,16 +196,17 @@ def _tune(
     fastest = max(rate for *_, rate in found.measured)
     settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
     text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s, the slowest setting {slowest:,.0f}"
-    options.tuned[identity.name] = text
-    return {"batch_size": found.batch_size, "settings": found.settings}
+    return {"batch_size": found.batch_size, "settings": found.settings}, text
 
 
-def _read_tuning(path: Any) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        return {k: v for k, v in read.items() if isinstance(v["batch_size"], int) and isinstance(v["settings"], dict)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _read_tuning(path: Path) -> dict[str, Any]:
+    """What was measured before, by encoder key and device; an entry that is none is left out."""
+    kept = {place: found for place, found in read_memory(path).items() if isinstance(found, dict)}
+    return {
+        place: found
+        for place, found in kept.items()
+        if isinstance(found.get("batch_size"), int) and isinstance(found.get("settings"), dict)
+    }
 
 
 def complete_logits(project: Project, identity: Identity) -> int:

@@ -79,14 +79,15 @@ class Project:
         """Note in the store that this project refers to the features of some encoders, so that nobody removes them."""
         references = read_references(self.store.path, self.root)
         new = [
-            references.add(identity.spec.key, identity.output_key, self._tokens_kind(name))
+            references.add(identity.spec.key, identity.output_key, self.tokens_kind(name))
             for name, identity in identities.items()
         ]
         if any(new):
             with contextlib.suppress(OSError):  # a store that only can be read: nothing can be removed from it either
                 write_references(self.store.path, references)
 
-    def _tokens_kind(self, name: str) -> str | None:
+    def tokens_kind(self, name: str) -> str | None:
+        """What an encoder's tokens are filed under; None where it keeps none."""
         number = self.config.encoder[name].tokens
         return tokens_kind(number) if number else None
 

@@ -11,8 +11,8 @@ from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.exports import arrays_of, export_table
 from mmfeat.models.runs import all_runs, damaged_runs
 from mmfeat.progress import progress
-from mmfeat.store.commits import tokens_kind
 from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
+from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import (
     References,
     all_references,
@@ -20,7 +20,7 @@ from mmfeat.store.references import (
     new_references,
     write_references,
 )
-from mmfeat.store.verify import Verified, encoder_folders, size_of, verify_encoder
+from mmfeat.store.verify import Verified, size_of, verify_encoder
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
 
@@ -50,9 +50,8 @@ def verify_store(project: Project) -> VerifyResult:
     """
     start = time.perf_counter()
     folders = encoder_folders(project.store.path)
-    sizes = [size_of(folder) // 2**20 for folder in folders]
     found = {}
-    with progress("verifying", sum(sizes), "MiB") as bar:
+    with progress("verifying", sum(map(size_of, folders)) // 2**20, "MiB") as bar:
         done = 0
 
         def advance(n_bytes: int) -> None:
@@ -93,12 +92,12 @@ def references_of(project: Project) -> References:
         One of them cannot be read, so that what it refers to is unknown.
     """
     references = new_references(project.root)
-    for name, table in project.config.encoder.items():
+    for name in project.config.encoder:
         try:
             identity = project.identity(name)
         except EncoderError as error:
             raise StoreError(f"what encoder {name!r} refers to is unknown, so nothing is removed: {error}") from None
-        references.add(identity.spec.key, identity.output_key, tokens_kind(table.tokens) if table.tokens else None)
+        references.add(identity.spec.key, identity.output_key, project.tokens_kind(name))
     folders = sorted(project.checkpoints.iterdir()) if project.checkpoints.is_dir() else []
     for folder in (f for f in folders if f.is_dir() and not f.name.startswith(".")):
         checkpoint = read_checkpoint(folder)
