@@ -148,7 +148,7 @@ def test_a_table_with_named_columns(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(TABLE)
     source = read_source(path, {"labels": "tags"}, "|")
-    assert source.columns == {"id": "id", "image": "picture", "caption": "title", "labels": "tags"}
+    assert source.columns == {"id": "id", "image": "picture", "caption": "title", "labels": "tags", "group": ""}
     assert source.labels == [["x", "two words"], None]
     assert source.classes == ("two words", "x")
 

@@ -13,14 +13,16 @@ import numpy as np
 
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import config_of, load_config
+from mmfeat.data.columns import ROLES
+from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
-from mmfeat.data.sources import ImageSources, image_sources
+from mmfeat.data.sources import ImageSources, image_sources, nothing_found
 from mmfeat.data.splits import groups_of, make_splits
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import write_atomic
-from mmfeat.labels import encode, rows_of
+from mmfeat.labels import fitting_separator, rows_of
 from mmfeat.report.summary import summary
 from mmfeat.texts import counted, toml_value
 from mmfeat.workflows.template import ENCODERS, TEMPLATE
@@ -52,7 +54,8 @@ class InitResult:
 
 def init(
     folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
-    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str | None = None, classes: str = "",
+    image_column: str = "", caption_column: str | tuple[str, ...] = "", labels_column: str | tuple[str, ...] = "",
+    group_column: str = "", absent: str = "", separator: str | None = None, classes: str = "",
     val: float | None = None, test: float | None = None, seed: int | None = None,
 ) -> InitResult:  # fmt: skip
     """Make a folder a project, or bring its manifest up to date with its source.
@@ -63,7 +66,9 @@ def init(
     Parameters
     ----------
     source : str, optional
-        A folder with train.csv and test.csv, or a CSV table; what mmfeat.toml says, when None.
+        A folder with train.csv and test.csv, COCO's files, or a table; what mmfeat.toml says, when None.
+    caption_column, labels_column : str or tuple of str
+        A column or several: captions are joined; labels are columns of 0, 1 and blank, or COCO's categories.
 
     Raises
     ------
@@ -74,10 +79,11 @@ def init(
     """
     folder = Path(folder).resolve()
     file = folder / FILE_NAME
-    columns = {"id": id_column, "image": image_column, "caption": caption_column, "labels": labels_column}
     asked = {
-        "data.source": source, "data.images": images, **{f"data.{role}": name for role, name in columns.items()},
-        "data.separator": separator, "data.classes": classes, "split.val": val, "split.test": test, "seed": seed,
+        "data.source": source, "data.images": images, "data.id": id_column, "data.image": image_column,
+        "data.caption": _one_or_all(caption_column), "data.labels": _one_or_all(labels_column),
+        "data.group": group_column, "data.absent": absent, "data.separator": separator, "data.classes": classes,
+        "split.val": val, "split.test": test, "seed": seed,
     }  # fmt: skip
     asked = {k: v for k, v in asked.items() if v not in (None, "", ()) or (k == "data.separator" and v is not None)}
     if file.is_file():
@@ -88,21 +94,59 @@ def init(
     else:
         config = _new_config(folder, asked)
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
-    data = read_source(config.path(config.data.source), _columns(config), config.data.separator, classes)
-    if config.data.images and not data.columns["image"]:
-        raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
-    sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
-    row_keys = image_keys(
-        np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet")
+    data = read_source(
+        config.path(config.data.source), _columns(config), config.data.separator, classes, config.data.absent
     )
+    if not file.is_file():
+        config = _resolved(config, data)
+    sources, row_keys = _images(folder, config, data)
     manifest, notes = _manifest(folder, config, data, row_keys)
     text = "\n".join([summary(manifest, data, row_keys, sources, config), *notes])
     written, removed = _write(folder, config, data, row_keys, manifest, sources)
     return InitResult(manifest, text, written, removed)
 
 
-def _columns(config: Config) -> dict[str, str]:
-    return {role: getattr(config.data, role) for role in ("id", "image", "caption", "labels")}
+def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
+    return {role: getattr(config.data, role) for role in ROLES}
+
+
+def _one_or_all(columns: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Columns as mmfeat.toml has them: one is a text."""
+    return columns[0] if isinstance(columns, tuple) and len(columns) == 1 else columns
+
+
+def _resolved(config: Config, data: Source) -> Config:
+    """What a new file says where nothing was asked for: what absent labels are, and a separator that no class has in it."""
+    separator = config.data.separator
+    if not data.splits_cells and "data.separator" not in config.origins:
+        separator = fitting_separator(data.classes)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, absent=data.absent, separator=separator))
+
+
+def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, RowKeys]:
+    """Where the images are, and their row keys; nowhere, where there are captions and not one image file to be seen.
+
+    Raises
+    ------
+    DataError
+        Images are named, or lie beside the source, and none of them is of any row.
+    """
+    if config.data.images and not data.columns["image"]:
+        raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
+    sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
+    if config.data.images and not (folder / FILE_NAME).is_file() and sources.empty():
+        raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
+    memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
+    row_keys = image_keys(np.array(data.images, dtype=object), sources, memory)
+    if any(data.images) and not row_keys.present.any() and not row_keys.refused:
+        if config.data.images or sources.names() or not data.columns["caption"]:
+            raise nothing_found(data.images, sources)
+        data.hints.append(
+            f"  no image file in {sources.containers[0]}, so that only captions are used. Are there images, remove "
+            f"{FILE_NAME} and name them: --images PATH"
+        )
+        sources = ImageSources([])
+    return sources, row_keys
 
 
 def _agree(config: Config, asked: dict[str, Any]) -> None:
@@ -140,7 +184,7 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
 
 def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> tuple[Manifest, list[str]]:
     """The manifest, and what there is to say of its splits."""
-    labels = encode(data.labels, data.classes)
+    labels = data.encoded(data.classes)
     if not len(rows_of(labels, np.full(len(labels), "train", dtype=object), "train")):
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
     known = None
@@ -218,13 +262,15 @@ def _same(a: Manifest, b: Manifest) -> bool:
 def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
     """The text of a new mmfeat.toml."""
     images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
-    modalities = [m for m, column in (("image", "image"), ("text", "caption")) if data.columns[column]]
+    modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
     head = "crossattn" if len(modalities) == 2 else "linear"
     return TEMPLATE.format(
         seed=config.seed,
         source=toml_value(_shortened(config.data.source, folder)),
         images=toml_value(images[0] if len(images) == 1 else images),
-        **{role: toml_value(data.columns[role]) for role in ("id", "image", "caption", "labels")},
+        **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
+        group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
+        absent=f"{toml_value(config.data.absent):<10}",
         separator=toml_value(config.data.separator),
         classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
         if config.data.classes

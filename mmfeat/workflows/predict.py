@@ -11,7 +11,7 @@ import numpy as np
 
 from mmfeat.errors import DataError
 from mmfeat.files import atomic_path, write_atomic
-from mmfeat.labels import decide, label_names, sigmoid
+from mmfeat.labels import decide, label_cells, sigmoid
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.scoring import run_source
@@ -60,20 +60,11 @@ def predict(project: Project, run_name: str | None = None, split: str = "unlabel
     probs = sigmoid(found.logits)
     rule = project.config.predict
     decided = decide(probs, rule.threshold, rule.empty)
-    names = label_names(decided, manifest.classes)
     data = project.config.data
-    kaggle = project.config.path(data.source).is_dir() and split == "unlabelled"
+    kaggle = (project.config.path(data.source) / "train.csv").is_file() and split == "unlabelled"
     table = project.root / ("submission.csv" if kaggle else "predictions.csv")
-    write_atomic(
-        table,
-        _csv(
-            manifest.ids[rows],
-            names,
-            manifest.columns["id"] or "id",
-            manifest.columns["labels"] or "labels",
-            data.separator,
-        ),
-    )
+    header, cells = label_cells(decided, manifest.classes, manifest.columns["labels"], data.separator)
+    write_atomic(table, _csv(manifest.ids[rows], cells, [manifest.columns["id"] or "id", *header]))
     parquet = project.root / "predictions.parquet"
     _write_probabilities(parquet, manifest.ids[rows], probs, manifest.classes, run.name)
     n_empty = int((probs <= rule.threshold).all(1).sum())
@@ -83,11 +74,11 @@ def predict(project: Project, run_name: str | None = None, split: str = "unlabel
     return PredictResult(run.name, chosen, (table, parquet), len(rows), n_empty, int((~found.known).sum()))
 
 
-def _csv(ids: np.ndarray, names: list[list[str]], id_column: str, label_column: str, separator: str) -> str:
+def _csv(ids: np.ndarray, cells: list[list[str]], header: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([id_column, label_column])
-    writer.writerows([i, separator.join(labels)] for i, labels in zip(ids, names, strict=True))
+    writer.writerow(header)
+    writer.writerows([i, *row] for i, row in zip(ids, cells, strict=True))
     return text.getvalue()
 
 
