@@ -75,9 +75,9 @@ def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[st
     """How labels were told from cells, where it might be another way."""
     separator, classes = config.data.separator, manifest.classes
     if source.yes_no is not None:
-        known = (manifest.labels >= 0).mean()
+        known = (manifest.labels[(manifest.labels >= 0).any(1)] >= 0).mean()
         blank = (
-            f"unknown, since noes are given: {known:.0%} of all labels are known"
+            f"unknown, since noes are given: {known:.0%} of the labelled rows' labels are known"
             if source.absent == "unknown"
             else "no; a row that is blank throughout is unlabelled"
         )

@@ -270,7 +270,7 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
         images=toml_value(images[0] if len(images) == 1 else images),
         **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
         group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
-        absent=f"{toml_value(config.data.absent):<10}",
+        absent=toml_value(config.data.absent),
         separator=toml_value(config.data.separator),
         classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
         if config.data.classes

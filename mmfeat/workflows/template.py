@@ -10,14 +10,14 @@ device = "auto"                    # auto, cpu, cuda, cuda:1
 [data]
 source    = {source}
 images    = {images}
-id        = {id}                   # columns of the source
+id        = {id:<22} # columns of the source
 image     = {image}
-caption   = {caption}              # several are joined: ["title", "description"]
-labels    = {labels}               # a column of names; columns of 0, 1 and blank: ["beach", "dog"]; of COCO: categories
-separator = {separator}                     # between the labels of one cell
-absent    = {absent}           # a label that is not given is: negative; unknown (then noes must be given, as in 0/1/blank columns)
-{classes}          # the class list: its column label
-{group}          # rows of one group stay in one split
+caption   = {caption:<22} # several are joined: ["title", "description"]
+labels    = {labels:<22} # a column of names; of 0/1/blank: ["beach", "dog"]; of COCO: categories
+separator = {separator:<22} # between the labels of one cell
+absent    = {absent:<22} # a label that is not given is: negative; unknown (then noes must be given, as in 0/1/blank columns)
+{classes:<34} # the class list: its column label
+{group:<34} # rows of one group stay in one split
 
 [split]                            # shares of the labelled rows; a row that has a split keeps it
 val  = {val}                         # chooses: epochs, rounds, best run
