@@ -125,9 +125,8 @@ def read_source(
     source.settings = source.columns | ({"labels": labels} if labels is not None else {})
     source.classes = tuple(classes) if classes is not None else _classes(source, tables)
     if not source.classes or (classes is None and not _any_label(source)):
-        raise DataError(
-            f"{tables[0].file}: no row has a label, so there is nothing to learn. Name the column: --labels COLUMN"
-        )
+        remedy = "Name the column: --labels COLUMN" if labels is None else "Name other categories: --labels NAME"
+        raise DataError(f"{tables[0].file}: no row has a label, so there is nothing to learn. {remedy}")
     _check_labels(source)
     return source
 
