@@ -102,6 +102,7 @@ def test_columns_that_nobody_asks_for_are_not_read(tmp_path):
     ("name", "data", "says"),
     [
         ("t.jsonl", b"", "has no row"),
+        ("t.jsonl", b"{}\n{}\n", "has no column"),
         ("t.jsonl", b'{"id": "a"}\n{"id": \n', ":2: not JSON"),
         ("t.jsonl", b'\n["a"]\n', ":2: a list, and each line holds one object"),
         ("t.jsonl", b'{"id": "\xff"}\n', ":1: not UTF-8 (byte 0xff)"),
@@ -128,6 +129,12 @@ def test_two_columns_of_one_name(tmp_path):
     pq.write_table(data, tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t.parquet: .*duplicate field names"):
         read_table(tmp_path / "t.parquet")
+
+
+def test_half_a_character_does_not_stand_in_a_table(tmp_path):
+    line = r'{"id": "a", "caption": "\ud83d\ude42 \ud83d", "labels": ["x"]}'
+    (tmp_path / "t.jsonl").write_text(line)
+    assert read_source(tmp_path / "t.jsonl", {}).captions == ["🙂 ?"]
 
 
 @pytest.mark.parametrize(("cell", "blank"), [(None, True), (" ", True), (float("nan"), True), (0, False), ([], False)])

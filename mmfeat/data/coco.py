@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfeat.data.tables import ObjectTable, kind_of, plain_text
+from mmfeat.data.tables import ObjectTable, json_of, kind_of, plain_text
 from mmfeat.errors import DataError, one_line
 from mmfeat.texts import counted, shown
 
@@ -73,7 +72,7 @@ def read_coco(files: Sequence[Path], categories: Sequence[str] = ()) -> list[Coc
 def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
     """A file's object, whose values under these keys are lists of objects."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json_of(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -42,8 +42,8 @@ class Table:
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise DataError(f"{file}: column {shown(repr(repeated[0]))} stands there twice. Rename one of them")
-        if not n_rows:
-            raise DataError(f"{file}: has no row. A table has at least one")
+        if not n_rows or not header:
+            raise DataError(f"{file}: has no {'column' if n_rows else 'row'}. A table has at least one")
 
     @abstractmethod
     def column(self, name: str) -> list[Any]:
@@ -86,7 +86,8 @@ class Table:
         text = plain_text(cell)
         if text is None:
             raise DataError(
-                f"{self.file}{self.where(row)}: column {shown(repr(name))} holds {kind_of(cell)}, and texts are needed"
+                f"{self.file}{self.where(row)}: column {shown(repr(name))} holds {kind_of(cell)}, and texts are needed. "
+                f"Name another column, or leave this one out of the table"
             )
         return text
 
@@ -185,14 +186,14 @@ def read_table(file: Path, recover: bool = False) -> Table:
 def _read_json_lines(file: Path) -> ObjectTable:
     rows, lines = [], []
     try:
-        data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        data = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = json_of(line)
         except UnicodeDecodeError as error:
             byte = line[error.start]
             raise DataError(f"{file}:{number}: not UTF-8 (byte 0x{byte:02x}). Save the table as UTF-8") from None
@@ -203,6 +204,20 @@ def _read_json_lines(file: Path) -> ObjectTable:
         rows.append(row)
         lines.append(number)
     return ObjectTable(file, rows, lines)
+
+
+def json_of(data: bytes) -> Any:
+    """What JSON says, with a question mark for a lone surrogate, which no other file could hold.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        It is no JSON, or none in UTF-8.
+    """
+    value = json.loads(data.decode("utf-8-sig"))
+    if b"\\ud" in data or b"\\uD" in data:
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
 
 
 def is_blank(cell: Any) -> bool:
@@ -222,14 +237,21 @@ def plain_text(cell: Any) -> str | None:
         return str(cell).lower()
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    if isinstance(cell, list | dict | bytes):
+    if isinstance(cell, list | tuple | dict | bytes):
         return None
     return str(cell)
 
 
 def kind_of(cell: Any) -> str:
     """What a value is, in a word or two, for messages."""
-    names = {list: "a list", dict: "a struct", bytes: "bytes", bool: "true or false", type(None): "nothing"}
+    names = {
+        list: "a list",
+        tuple: "a pair",
+        dict: "a struct",
+        bytes: "bytes",
+        bool: "true or false",
+        type(None): "nothing",
+    }
     return names.get(type(cell)) or ("a number" if isinstance(cell, int | float) else "text")
 
 
