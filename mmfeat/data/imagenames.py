@@ -65,6 +65,9 @@ class ImageNames:
         DataError
             Several images fit, or this image fits another name as well and its folder tells neither.
         """
+        held = self._paths.whole.get(name)
+        if isinstance(held, Location):  # most names
+            return held
         path = clean_name(re.sub(r"^([A-Za-z]:)?[/\\]+", "", name))
         if not path:
             return None
