@@ -76,7 +76,7 @@ def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
     """How many rows a person corrected; and classes that came or went with that, for each might be a slip of the pen."""
     if not found.n_rows:
         return []
-    lines = [_line("by hand", found.n_rows, f"of corrections.csv: {found.n_differ:,} differ from the source")]
+    lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them other than in the source")]
     for name in found.new:
         near = difflib.get_close_matches(name, classes, 1)
         nearest = f" (nearest: {_quoted(near[0])})" if near else ""
@@ -88,15 +88,19 @@ def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
 def about_changes(change: Difference) -> list[str]:
     """The difference to the manifest of before in numbers, each with a few ids; empty where there is none."""
     parts = (
-        ("new", "rows", change.new),
-        ("gone", "rows", change.gone),
-        ("changed", "names of images", list(change.images)),
-        ("changed", "captions", list(change.captions)),
-        ("changed", "labels", list(change.labels)),
-        ("new", "classes", change.new_classes),
-        ("gone", "classes", change.gone_classes),
+        ("new", "row", "rows", change.new),
+        ("gone", "row", "rows", change.gone),
+        ("changed", "image name", "image names", list(change.images)),
+        ("changed", "caption", "captions", list(change.captions)),
+        ("changed", "row's labels", "rows' labels", list(change.labels)),
+        ("new", "class", "classes", change.new_classes),
+        ("gone", "class", "classes", change.gone_classes),
     )
-    lines = [_line(how, len(names), f"{what}: {_few(names)}") for how, what, names in parts if names]
+    lines = [
+        _line(how, len(names), f"{one if len(names) == 1 else many}: {_few(names)}")
+        for how, one, many, names in parts
+        if names
+    ]
     lines += ["  The classes have another order"] if change.reordered else []
     return ["Since the manifest of before (all of it in init.log):", *lines] if lines else []
 

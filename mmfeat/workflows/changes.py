@@ -22,9 +22,9 @@ def follows(config: Config, change: Difference | None) -> tuple[list[str], str]:
     if change is None:
         return [], "mmfeat status"
     if change.classes and (records or runs):
-        finetune = "mmfeat finetune" + (" --freeze" if all(r.get("frozen") for r in records) else "")
-        lines.append(f"  What was trained is of the classes of before. Train again, first: {finetune}")
-        commands.append(finetune)
+        frozen = " --freeze" if all(record.get("frozen") for record in records) else ""
+        commands.append(f"mmfeat finetune{frozen}" if records else "mmfeat fuse")
+        lines.append(f"  What was trained is of the classes of before. Train again, first: {commands[0]}")
     if change.unencoded and config.path(config.store.path).is_dir():
         rows = counted(change.unencoded, "new or changed row")
         lines.append(f"  The store may lack features of {rows}. What it lacks encodes: mmfeat extract")

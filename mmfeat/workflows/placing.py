@@ -37,6 +37,8 @@ def make_manifest(
         No row has a label, a correction is wrong, or rows that belong together have two splits.
     """
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
+    if not found.classes:
+        raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to learn")
     if not (found.labels >= 0).any():
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
     known = None
