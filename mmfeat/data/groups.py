@@ -60,8 +60,8 @@ class Groups:
         links = [f"{self._shared(a, b)} as {_named(ids, known, b)}" for a, b in itertools.pairwise(chain)]
         more = f" ({len(torn) - 1:,} more like this)" if len(torn) > 1 else ""
         raise DataError(
-            f"row {_named(ids, known, chain[0])} has {', which has '.join(links)}{more}: a row has one split, and so has all that shares a picture or a group with it. "
-            f"Leave one of them out, or remove manifest.parquet to split anew"
+            f"row {_named(ids, known, chain[0])} has {', which has '.join(links)}{more}: rows that share a picture or a group stand in one split. "
+            f"Leave one of them out, give it another group, or remove manifest.parquet to split anew"
         )
 
     def _chain(self, rows: list[int], known: Sequence[str]) -> list[int]:
