@@ -39,6 +39,7 @@ class DataConfig:
     image: str = ""
     caption: str = ""
     labels: str = ""
+    group: str = ""  # column: rows of one group stand in one split; empty: none, it is never guessed
     separator: str = setting(" ", filled=True)  # between the labels of one cell
     classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
 

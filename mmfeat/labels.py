@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -57,6 +58,18 @@ def label_names(decided: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     names = np.asarray(classes, dtype=object)[columns].tolist()
     ends = np.searchsorted(rows, np.arange(len(decided)), side="right").tolist()
     return [names[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def split_labels(cell: str, separator: str) -> list[str]:
+    """Names in one cell, each once, in order; a blank cell has none."""
+    names = cell.split() if separator == " " else [name.strip() for name in cell.split(separator)]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Classes in the order that they have where no list gives one: by number where all are whole numbers, else by name."""
+    ordered = sorted(set(names), key=lambda name: (name.casefold(), name))
+    return sorted(ordered, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in ordered) else ordered
 
 
 def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np.ndarray:

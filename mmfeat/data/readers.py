@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from mmfeat.data.records import read_records, repaired
 from mmfeat.errors import DataError
+from mmfeat.labels import class_order, encode, split_labels
 
-ROLES = ("id", "image", "caption", "labels")
+ROLES = ("id", "image", "caption", "labels", "group")
 COMMON_NAMES = {
     "id": ("id", "imageid", "image_id", "sample_id", "key"),
     "image": (
@@ -30,6 +32,7 @@ COMMON_NAMES = {
     ),
     "caption": ("caption", "title", "text", "description", "captions"),
     "labels": ("labels", "label", "tags", "classes", "categories", "category"),
+    "group": (),  # never guessed: it decides the split
 }
 _SHOWN = 3  # ids in a message
 
@@ -42,10 +45,12 @@ class Source:
     ----------
     labels : list of (list of str) or None
         Label names of each row; None for an unlabelled one.
+    groups : list of str
+        The group of each row; empty where it has none.
     classes : tuple of str
         All names, sorted; by number where all are whole numbers.
     columns : dict of str to str
-        `id`, `image`, `caption`, `labels` to the column that serves as it; empty where none does. Without a column of
+        `id`, `image`, `caption`, `labels`, `group` to the column that serves as it; empty where none does. Without a column of
         ids they are made from the captions.
     kind : str
         What was found, for people.
@@ -61,10 +66,15 @@ class Source:
     images: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     labels: list[list[str] | None] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     n_recovered: int = 0
     n_damaged: int = 0
+
+    def encoded(self, classes: Sequence[str]) -> np.ndarray:
+        """The labels as `(N, K)` int8: 1 yes, 0 no, -1 not known."""
+        return encode(self.labels, classes)
 
 
 def read_source(
@@ -107,9 +117,7 @@ def read_source(
     repeats: Counter[str] = Counter()
     for file in files:
         _read_file(file, columns, separator, source, seen, repeats, recover=path.is_dir())
-    found = sorted({label for labels in source.labels if labels for label in labels}, key=_class_order)
-    if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in found):
-        found.sort(key=int)
+    found = class_order(label for labels in source.labels if labels for label in labels)
     source.classes = tuple(classes) if classes is not None else tuple(found)
     if not source.classes:
         raise DataError(
@@ -141,10 +149,6 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _class_order(label: str) -> tuple[str, str]:
-    return label.casefold(), label
-
-
 def _read_file(
     file: Path, columns: dict[str, str], separator: str, source: Source, seen: dict[str, str],
     repeats: Counter[str], recover: bool,
@@ -174,8 +178,9 @@ def _read_file(
         source.ids.append(sample)
         source.images.append(cells[at["image"]].strip() if "image" in at else "")
         source.captions.append(cells[at["caption"]] if "caption" in at else "")
-        labels = _split_labels(cells[at["labels"]], separator) if "labels" in at else []
+        labels = split_labels(cells[at["labels"]], separator) if "labels" in at else []
         source.labels.append(labels or None)
+        source.groups.append(cells[at["group"]].strip() if "group" in at else "")
     if repeated:
         more = f" and {len(repeated) - _SHOWN:,} more" if len(repeated) > _SHOWN else ""
         raise DataError(f"{file}: repeated ids: {', '.join(repeated[:_SHOWN])}{more}. Every row needs its own")
@@ -186,12 +191,6 @@ def _caption_id(caption: str, repeats: Counter[str]) -> str:
     digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     repeats[digest] += 1
     return digest if repeats[digest] == 1 else f"{digest}-{repeats[digest]}"
-
-
-def _split_labels(cell: str, separator: str) -> list[str]:
-    """Names in one cell, each once, in order; a blank cell has none."""
-    names = cell.split() if separator == " " else [name.strip() for name in cell.split(separator)]
-    return list(dict.fromkeys(name for name in names if name))
 
 
 def find_columns(file: Path, header: list[str], given: dict[str, str], need_labels: bool = True) -> dict[str, str]:
@@ -206,7 +205,7 @@ def find_columns(file: Path, header: list[str], given: dict[str, str], need_labe
     found = {}
     for role in ROLES:
         name = given.get(role, "")
-        if name and name not in header and (need_labels or role != "labels"):
+        if name and name not in header and (need_labels or role not in ("labels", "group")):
             near = difflib.get_close_matches(name, header, 1)
             hint = f" Nearest: {near[0]!r}." if near else ""
             raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
@@ -13,19 +12,20 @@ import numpy as np
 
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import config_of, load_config
+from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import Source, read_classes, read_source
+from mmfeat.data.readers import ROLES, Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import ImageSources, image_sources
-from mmfeat.data.splits import groups_of, make_splits
 from mmfeat.errors import ConfigError, DataError
-from mmfeat.files import write_atomic
-from mmfeat.labels import encode, rows_of
-from mmfeat.report.summary import summary
-from mmfeat.texts import counted, toml_value
+from mmfeat.files import remove_leftovers, write_atomic
+from mmfeat.report.summary import about_changes, summary
+from mmfeat.texts import toml_value
+from mmfeat.workflows.changes import follows
+from mmfeat.workflows.placing import MANIFEST, make_manifest
 from mmfeat.workflows.template import ENCODERS, TEMPLATE
 
-MANIFEST, LOG = "manifest.parquet", "init.log"
+LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 PATHS = ("data.source", "data.images", "data.classes")
 
 
@@ -37,12 +37,15 @@ class InitResult:
     ----------
     written, removed : list of str
         Names of the files that are new or different, and of those that have nothing to say any more.
+    after : str
+        The command to type next.
     """
 
     manifest: Manifest
     summary: str
     written: list[str]
     removed: list[str]
+    after: str
 
     @property
     def unchanged(self) -> bool:
@@ -52,8 +55,8 @@ class InitResult:
 
 def init(
     folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
-    image_column: str = "", caption_column: str = "", labels_column: str = "", separator: str | None = None, classes: str = "",
-    val: float | None = None, test: float | None = None, seed: int | None = None,
+    image_column: str = "", caption_column: str = "", labels_column: str = "", group_column: str = "",
+    separator: str | None = None, classes: str = "", val: float | None = None, test: float | None = None, seed: int | None = None,
 ) -> InitResult:  # fmt: skip
     """Make a folder a project, or bring its manifest up to date with its source.
 
@@ -74,9 +77,9 @@ def init(
     """
     folder = Path(folder).resolve()
     file = folder / FILE_NAME
-    columns = {"id": id_column, "image": image_column, "caption": caption_column, "labels": labels_column}
     asked = {
-        "data.source": source, "data.images": images, **{f"data.{role}": name for role, name in columns.items()},
+        "data.source": source, "data.images": images, "data.id": id_column, "data.image": image_column,
+        "data.caption": caption_column, "data.labels": labels_column, "data.group": group_column,
         "data.separator": separator, "data.classes": classes, "split.val": val, "split.test": test, "seed": seed,
     }  # fmt: skip
     asked = {k: v for k, v in asked.items() if v not in (None, "", ()) or (k == "data.separator" and v is not None)}
@@ -95,14 +98,20 @@ def init(
     row_keys = image_keys(
         np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet")
     )
-    manifest, notes = _manifest(folder, config, data, row_keys)
-    text = "\n".join([summary(manifest, data, row_keys, sources, config), *notes])
-    written, removed = _write(folder, config, data, row_keys, manifest, sources)
-    return InitResult(manifest, text, written, removed)
+    before = _there(folder)
+    manifest, lines = make_manifest(config, data, row_keys, before)
+    change = difference(before, manifest) if before is not None else None
+    lines += about_changes(change) if change else []
+    anew, after = follows(config, change)
+    notes = [*data.notes, *_image_notes(manifest, row_keys)]
+    toml = None if file.is_file() else filled_template(folder, config, data, sources)
+    written, removed = _write(folder, before, manifest, notes, change, toml)
+    text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
+    return InitResult(manifest, text, written, removed, after)
 
 
 def _columns(config: Config) -> dict[str, str]:
-    return {role: getattr(config.data, role) for role in ("id", "image", "caption", "labels")}
+    return {role: getattr(config.data, role) for role in ROLES}
 
 
 def _agree(config: Config, asked: dict[str, Any]) -> None:
@@ -138,77 +147,63 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     return config_of(raw, folder)
 
 
-def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> tuple[Manifest, list[str]]:
-    """The manifest, and what there is to say of its splits."""
-    labels = encode(data.labels, data.classes)
-    if not len(rows_of(labels, np.full(len(labels), "train", dtype=object), "train")):
-        raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
-    known = None
-    if (folder / MANIFEST).is_file():
-        before = Manifest.load(folder / MANIFEST)
-        labelled = (before.labels >= 0).any(1)
-        split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
-        known = [split.get(i, "") for i in data.ids]
-    groups = groups_of(row_keys.keys, row_keys.present)
-    split, notes = _split(config, data.ids, labels, groups, known)
-    texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
-    return Manifest(*texts, labels, split, data.classes, data.columns), notes
-
-
-def _split(
-    config: Config, ids: list[str], labels: np.ndarray, groups: np.ndarray, known: list[str] | None
-) -> tuple[np.ndarray, list[str]]:
-    """Deal what has no split yet, and val from train where there is none; test only from rows that are new."""
-    shares, notes = dataclasses.asdict(config.split), []
-    split = make_splits(ids, labels, groups, shares, config.seed, known)
-    if known is None or not any(known):
-        return split, notes
-    if shares["val"] and "val" not in known:
-        free = ~(labels >= 0).any(1) | (np.array(known, dtype=object) == "train")
-        first = np.where(free, "", split).tolist()
-        split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
-        moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
-        if moved:
-            notes.append(
-                f"  {counted(moved, 'row')} that stood in train {'is' if moved == 1 else 'are'} val from now on. "
-                f"What was trained before has learned from them. Run it again, first: mmfeat finetune"
-            )
-    if shares["test"] and not len(rows_of(labels, split, "test")):
-        notes.append(
-            f"  No row is test, although [split] test = {shares['test']:g}: what was train or val never becomes test. To split "
-            f"anew remove {MANIFEST} (runs made before are then not ranked) and run: mmfeat init"
-        )
-    return split, notes
-
-
 def _write(
-    folder: Path, config: Config, data: Source, row_keys: RowKeys, manifest: Manifest, sources: ImageSources
-) -> tuple[list[str], list[str]]:
-    """Write what is new, the file last: a project is there when its mmfeat.toml is. Names what is written and removed."""
-    toml = None if (folder / FILE_NAME).is_file() else filled_template(folder, config, data, sources)
+    folder: Path, before: Manifest | None, manifest: Manifest, notes: list[str], change: Difference | None,
+    toml: str | None,
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Write what is new, mmfeat.toml last: a project is there when it is. Names what is written and removed.
+
+    Killed in between, it leaves a log of what is to come at worst: the manifest follows whole, or not at all.
+    """
+    for place in (folder, folder / ".mmfeat"):
+        remove_leftovers(place, below=False)
+    there = _there(folder)
+    if not _same(there, manifest) and not _same(there, before):
+        raise DataError(f"{folder / MANIFEST}: another mmfeat init has written it meanwhile. Run again: mmfeat init")
     written, removed = [], []
-    path = folder / MANIFEST
-    if not path.is_file() or not _same(Manifest.load(path), manifest):
-        manifest.save(path)
-        written.append(MANIFEST)
-    log, text = folder / LOG, "".join(f"{line}\n" for line in [*data.notes, *_image_notes(manifest, row_keys)])
-    if text and (not log.is_file() or log.read_text(encoding="utf-8", errors="replace") != text):
+    log = folder / LOG
+    old = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    text = "".join(f"{line}\n" for line in [*notes, *_changes(change, old)])
+    if text and text != old:
         write_atomic(log, text)
         written.append(LOG)
     elif not text and log.is_file():
         log.unlink()
         removed.append(LOG)
+    if not _same(there, manifest):
+        manifest.save(folder / MANIFEST)
+        written.insert(0, MANIFEST)
     if toml is not None:
         write_atomic(folder / FILE_NAME, toml)
         written.insert(0, FILE_NAME)
     return written, removed
 
 
+def _changes(change: Difference | None, log: str) -> list[str]:
+    """The end of the log: what is different now or, until something is again, what was at the last change."""
+    if change is None:
+        return []
+    if lines := change.lines():
+        return [CHANGED, *lines]
+    old = log.splitlines()
+    return old[old.index(CHANGED) :] if CHANGED in old else []
+
+
+def _there(folder: Path) -> Manifest | None:
+    return Manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+
+
+def _from(heading: str, lines: list[str]) -> list[str]:
+    return lines[lines.index(heading) :] if heading in lines else []
+
+
 def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
     return [f"image of {str(manifest.ids[row])!r}: {reason}" for row, reason in row_keys.reasons.items()]
 
 
-def _same(a: Manifest, b: Manifest) -> bool:
+def _same(a: Manifest | None, b: Manifest | None) -> bool:
+    if a is None or b is None:
+        return a is b
     arrays = ("ids", "images", "captions", "labels", "split")
     return (a.classes, a.columns) == (b.classes, b.columns) and all(
         np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
@@ -225,6 +220,7 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
         source=toml_value(_shortened(config.data.source, folder)),
         images=toml_value(images[0] if len(images) == 1 else images),
         **{role: toml_value(data.columns[role]) for role in ("id", "image", "caption", "labels")},
+        group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
         separator=toml_value(config.data.separator),
         classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
         if config.data.classes

@@ -14,6 +14,7 @@ id        = {id}                   # columns of the source
 image     = {image}
 caption   = {caption}
 labels    = {labels}
+{group}          # a column: rows of one group stand in one split
 separator = {separator}                     # between the labels of one cell
 {classes}          # the class list: its column label
 
