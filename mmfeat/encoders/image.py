@@ -110,13 +110,17 @@ class ImageEncoder(Encoder):
         return f"{own}, mean with the mirror image" if self.flip else own
 
 
-def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, seed: int) -> ImageEncoder:
+def build_image_encoder(
+    name: str, config: ImageEncoderConfig, folder: Path, seed: int, data_config: dict[str, Any] | None = None
+) -> ImageEncoder:
     """Build an encoder from its `[encoder.NAME]` table, with pretrained, given or seeded random weights.
 
     Parameters
     ----------
     folder : Path
         Where relative paths of the table start.
+    data_config : dict, optional
+        The preprocessing; timm's own for the model, when None.
 
     Raises
     ------
@@ -139,7 +143,7 @@ def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, see
         source = folder / Path(config.pretrained).expanduser()
         heads = network.pretrained_cfg.get("classifier") or ()
         load_strictly(network, read_state(source), source, unused=(heads,) if isinstance(heads, str) else tuple(heads))
-    data_config = resolve_model_data_config(network)
+    data_config = data_config or resolve_model_data_config(network)
     if config.size != "auto":
         data_config["input_size"] = (3, config.size, config.size)
     try:
@@ -147,3 +151,9 @@ def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, see
     except (RuntimeError, AssertionError, ValueError) as error:
         size = data_config["input_size"]
         raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
+
+
+def network_name(network: torch.nn.Module) -> str:
+    """The name by which timm makes the same network again."""
+    stated = network.pretrained_cfg
+    return ".".join(filter(None, [stated["architecture"], stated.get("tag")]))

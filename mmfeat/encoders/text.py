@@ -26,9 +26,16 @@ _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
 
 
 class TextEncoder(Encoder):
-    """A transformers encoder and its tokenizer; a sample is a caption."""
+    """A transformers encoder and its tokenizer; a sample is a caption.
+
+    Attributes
+    ----------
+    model_config : PretrainedConfig
+        Of the model that the network was built as, or is a part of.
+    """
 
     modality = "text"
+    model_config: Any
 
     def __init__(
         self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
@@ -82,12 +89,9 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     EncoderError
         No such model or folder, weights out of reach, weights that do not fit.
     """
-    make_torchvision_importable()
+    _quiet_transformers()
     from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     source = model_source(name, config.model, folder)
     with hub(name, config.model, "text", needed=not Path(source).is_absolute()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -110,11 +114,37 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         load_strictly(network, state, path, unused=_UNUSED)
     pooling = _own_pooling(source) if config.pooling == "auto" else config.pooling
     encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
+    encoder.model_config = model_config
     try:
         encoder.eval().encode(encoder.collate(["a"]), torch.device("cpu"))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
     return encoder
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder.
+
+    Raises
+    ------
+    EncoderError
+        It is not there, or damaged.
+    """
+    _quiet_transformers()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # a damaged file may raise anything
+        raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
+
+
+def _quiet_transformers() -> None:
+    make_torchvision_importable()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def model_source(name: str, model: str, folder: Path) -> str:
