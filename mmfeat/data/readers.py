@@ -127,6 +127,30 @@ def read_source(
     return source
 
 
+def read_rows(path: Path, columns: dict[str, str], usual: dict[str, str]) -> Source:
+    """Read a table of samples whose labels, if there are any, do not matter.
+
+    Parameters
+    ----------
+    columns : dict of str to str
+        Columns by role that must be there; the others are found.
+    usual : dict of str to str
+        Columns by role that are taken where they are there.
+
+    Raises
+    ------
+    DataError
+        The table is missing, empty, malformed, has no such column, or repeats an id.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such table. Give a CSV table, a picture, or --caption TEXT")
+    header, _ = read_records(path, recover=False)
+    named = {role: name for role, name in usual.items() if name in header} | {r: n for r, n in columns.items() if n}
+    source = Source(f"table {path.name}", {})
+    _read_file(path, named | {"labels": ""}, " ", source, {}, Counter(), recover=False, need_labels=False)
+    return source
+
+
 def read_classes(path: Path) -> tuple[str, ...]:
     """The class list of a CSV table, in its order: its column `label`, else its first.
 
@@ -151,11 +175,11 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 def _read_file(
     file: Path, columns: dict[str, str], separator: str, source: Source, seen: dict[str, str],
-    repeats: Counter[str], recover: bool,
+    repeats: Counter[str], recover: bool, need_labels: bool = True,
 ) -> None:  # fmt: skip
     """Add one file's rows to the source."""
     header, records = read_records(file, recover)
-    found = find_columns(file, header, columns, need_labels=not source.ids)
+    found = find_columns(file, header, columns, need_labels=need_labels and not source.ids)
     source.columns = source.columns or found
     at = {role: header.index(name) for role, name in found.items() if name}
     repeated = []
