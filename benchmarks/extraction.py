@@ -70,7 +70,7 @@ def plain(
     from timm.data import create_transform
 
     start = time.perf_counter()
-    dataset = PlainDataset(blobs, create_transform(**encoder.data_config, is_training=False))
+    dataset = PlainDataset(blobs, create_transform(**encoder.preparation.data_config, is_training=False))
     loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=workers)
     rows = []
     with torch.inference_mode(), encoder.autocast(device):
@@ -145,7 +145,7 @@ def main() -> None:
     shutil.rmtree(folder)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {os.cpu_count()} cores"
     found = {
-        "model": arguments.model, "pixels": encoder.data_config["input_size"][-1], "precision": arguments.precision,
+        "model": arguments.model, "pixels": encoder.preparation.data_config["input_size"][-1], "precision": arguments.precision,
         "images": n_first, "batch size": arguments.batch_size, "device": name, "torch": torch.__version__,
         "python": platform.python_version(), "seconds": seconds,
         "images per second": {k: n_first / seconds[k] for k in ("bare", "mmfeat", "plain")},

@@ -9,6 +9,7 @@ import click
 from mmfeat.cli.demo import demo_command
 from mmfeat.cli.ensemble import ensemble_command
 from mmfeat.cli.evaluate import evaluate_command
+from mmfeat.cli.export import export_command
 from mmfeat.cli.extract import extract_command
 from mmfeat.cli.finetune import finetune_command
 from mmfeat.cli.fuse import fuse_command
@@ -26,7 +27,7 @@ from mmfeat.texts import shown
 LONGEST = 2000  # characters of a message
 COMMANDS = (
     init_command, finetune_command, extract_command, status_command, fuse_command, ensemble_command,
-    selftrain_command, predict_command, evaluate_command, runs_command, store_command, demo_command,
+    selftrain_command, predict_command, evaluate_command, runs_command, export_command, store_command, demo_command,
 )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from mmfeat.cli.options import echo_next
     type=click.Choice(["negative", "unknown"]),
     help="What a label that is not given is. [default: negative; unknown where columns of 0, 1 and blank give noes]",
 )
-@click.option("--group", "group_column", metavar="COLUMN", help="Column whose rows of one value stay in one split.")
+@click.option("--group", "group_column", metavar="COLUMN", help="Column of groups: rows of one stand in one split.")
 @click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")
 @click.option(
     "--classes", metavar="FILE", help="CSV table with a column label: the class list. [default: every label found]"
@@ -64,4 +64,4 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
     else:
         parts = [f"Wrote {', '.join(result.written)}."] if result.written else []
         parts += [f"Removed {', '.join(result.removed)}: there is nothing to note any more."] if result.removed else []
-        echo_next(" ".join(parts), "mmfeat status")
+        echo_next(" ".join(parts), result.after)

@@ -2,43 +2,146 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
+if TYPE_CHECKING:
+    from mmfeat.workflows.predict import NewPredictions
 
-@click.command("predict", short_help="Write the labels of the unlabelled rows.")
-@click.argument("run", required=False)
+SHOWN_ERRORS = 5
+
+
+@click.command("predict", short_help="Labels of the unlabelled rows, of a new table, or of one picture.")
+@click.argument("what", nargs=-1, metavar="[RUN] [TABLE | PICTURE]")
+@click.option("--caption", default="", metavar="TEXT", help="One caption, beside one picture or alone.")
+@click.option("--images", multiple=True, metavar="PATH", help="Folder, zip or tar file of TABLE's images. Repeatable.")
+@click.option("--column", "columns", multiple=True, metavar="ROLE=NAME", help="A column of TABLE, as caption=Title.")
+@click.option("--model", default="", metavar="DIR", help="By a model that mmfeat export made, without a project.")
 @click.option(
     "--split",
     default="unlabelled",
     type=click.Choice(["unlabelled", "val", "test", "train", "all"]),
-    help="Which rows.",
+    help="Which rows of the project.",
+)
+@click.option("--top-k", default=0, type=int, metavar="K", help="The K most probable classes, whatever the threshold.")
+@click.option("--format", "form", default="csv", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: csv]")
+@click.option(
+    "--out", default="", metavar="FILE", help="Where a table's predictions go. [default: TABLE-predictions.csv]"
 )
 @setting_options(
     ("predict.threshold", "A label needs a probability above it."),
     ("predict.empty", "Where nothing passes: most-probable, none."),
 )
 @click.pass_context
-def predict_command(context: click.Context, run: str | None, split: str, **options: Any) -> None:
-    """Predict with RUN, the best on val when none is named: submission.csv or predictions.csv, and probabilities."""
+def predict_command(context: click.Context, what: tuple[str, ...], split: str, **options: Any) -> None:
+    """Predict with RUN, the best on val when none is named.
+
+    Without TABLE or PICTURE the project's unlabelled rows: submission.csv or predictions.csv, and probabilities. With
+    TABLE (new.csv) its rows, whose features go into the project's store; or one PICTURE and one --caption, shown here.
+    """
+    from mmfeat.workflows.predict import is_sample
+
+    samples = [text for text in what if is_sample(text)]
+    runs = [text for text in what if text not in samples]
+    if len(samples) > 1 or len(runs) > 1:
+        quoted = ' A pattern of --images stands in quotes: --images "photos/*.zip"' if options["images"] else ""
+        raise click.UsageError(f"one run, and one table or picture: mmfeat predict [RUN] [TABLE | PICTURE].{quoted}")
+    run = runs[0] if runs else None
+    if samples or options["caption"] or options["model"]:
+        _predict_new(context, samples[0] if samples else "", run, options)
+    else:
+        _predict_rows(context, run, split, options)
+
+
+def _predict_rows(context: click.Context, run: str | None, split: str, options: dict[str, Any]) -> None:
     from mmfeat.workflows.predict import predict
 
     project = open_project(context, options)
-    result = predict(project, run, split)
+    result = predict(project, run, split, options["form"], options["top_k"])
     rule = project.config.predict
-    empty = "got their most probable class" if rule.empty == "most-probable" else "got no label"
-    chosen = f", {result.chosen}" if result.chosen else ""
-    click.echo(
-        f"run {result.run}{chosen}; threshold {rule.threshold:g}; {result.n_empty:,} rows had nothing above it and {empty}"
-    )
+    _echo_rule(result.run, result.chosen, rule.threshold, rule.empty, result.n_empty)
     if result.n_unknown:
         click.echo(
             f"{result.n_unknown:,} rows have neither a readable image nor a caption: theirs is the commonest answer"
         )
-    table, parquet = result.files
-    echo_next(
-        f"Made {table.name} ({result.n_rows:,} rows in the source's order) and {parquet.name} (probabilities).",
-        "mmfeat runs",
-    )
+    table, *parquet = [file.name for file in result.files]
+    also = f" and {parquet[0]} (probabilities)" if parquet else ""
+    echo_next(f"Made {table} ({result.n_rows:,} rows in the source's order){also}.", "mmfeat runs")
+
+
+def _predict_new(context: click.Context, what: str, run: str | None, options: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from mmfeat.errors import ConfigError
+    from mmfeat.workflows.predict import predict_new
+
+    if not what and not options["caption"]:
+        raise click.UsageError("what to predict? mmfeat predict new.csv --model DIR, or a picture, or --caption TEXT")
+    if options["model"] and run:
+        raise click.UsageError(f"--model is a model of its own, so that run {run!r} has no part in it")
+    columns = dict(text.partition("=")[::2] for text in options["columns"])
+    if not all(columns.values()):
+        raise ConfigError(f"--column {options['columns'][0]}: write ROLE=NAME, as in caption=Title")
+    where = {"model": options["model"], "device": options["set_device"] or "auto"}
+    if options["model"]:
+        threshold = options["set_predict__threshold"]
+        where["threshold"] = _number(threshold) if threshold else None
+    else:
+        where |= {"project": open_project(context, options), "run": run}
+    result = predict_new(what, caption=options["caption"], images=options["images"], columns=columns, **where)
+    if len(result.rows.ids) == 1 and result.rows.columns == {}:
+        _echo_one(result, options)
+        return
+    form = options["form"]
+    path = Path(options["out"] or f"{Path(what).stem}-predictions.{form}").expanduser()
+    result.write(path, form, options["top_k"])
+    _echo_rule(result.model, result.chosen, result.threshold, result.empty, result.n_empty)
+    _echo_errors(result)
+    echo_next(f"Made {path} ({len(result.rows.ids):,} rows).", _after(result, options))
+
+
+def _echo_rule(model: str, chosen: str, threshold: Any, empty: str, n_empty: int) -> None:
+    given = "got their most probable class" if empty == "most-probable" else "got no label"
+    by = f"{threshold:g}" if isinstance(threshold, int | float) else "its class's own"
+    chosen = f", {chosen}" if chosen else ""
+    click.echo(f"run {model}{chosen}; threshold {by}; {n_empty:,} rows had nothing above it and {given}")
+
+
+def _echo_errors(result: NewPredictions) -> None:
+    from mmfeat.texts import shown
+
+    for sample, reason in list(result.errors.items())[:SHOWN_ERRORS]:
+        click.echo(f"{shown(sample)}: image: {shown(reason, 100)}")
+    if len(result.errors) > SHOWN_ERRORS:
+        click.echo(f"... and {len(result.errors) - SHOWN_ERRORS:,} more images that could not be read")
+    unknown = int((~result.predictions.known).sum())
+    if unknown:
+        click.echo(f"{unknown:,} rows have neither a readable image nor a caption: theirs is the commonest answer")
+
+
+def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
+    from mmfeat.report.predictions import one_item
+
+    found = result.predictions
+    _echo_errors(result)
+    opinions = {name: probs[0] for name, probs in found.opinions.items()}
+    click.echo(one_item(found.probs[0], found.decided[0], opinions, found.classes, options["top_k"]))
+    echo_next(f"By {result.model}.", _after(result, options))
+
+
+def _after(result: NewPredictions, options: dict[str, Any]) -> str:
+    return f"mmfeat serve {options['model']}" if options["model"] else f"mmfeat export {result.model} DIR"
+
+
+def _number(text: str) -> float:
+    from mmfeat.errors import ConfigError
+
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ConfigError(f"--threshold {text}: use a number from 0 to 1")
+    return number

@@ -19,6 +19,7 @@ _PUBLIC = {
     "FeatureTable": "mmfeat.table",
     "Manifest": "mmfeat.data.manifest",
     "MmfeatError": "mmfeat.errors",
+    "Predictor": "mmfeat.predictor",
     "Project": "mmfeat.workflows.project",
     "Run": "mmfeat.models.runs",
     "fit_encoder": "mmfeat.encoders.finetune",

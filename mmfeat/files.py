@@ -171,13 +171,13 @@ def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders that nobody can be writing any more.
+def remove_leftovers(folder: Path, below: bool = True) -> None:
+    """Remove temporary files and folders in a folder, or also `below` it, that nobody can be writing any more.
 
     Those of this machine go when their process is gone; those of another machine (the folder may be shared) when they
     are a day old.
     """
-    for path in folder.rglob(f"{TEMPORARY}*"):
+    for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY}*"):
         match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > DAY

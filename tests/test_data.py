@@ -17,7 +17,6 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, caption_keys, image_keys
 from mmfeat.data.sources import ImageSources
-from mmfeat.data.splits import groups_of, make_splits
 from mmfeat.errors import DataError
 
 
@@ -379,78 +378,6 @@ def test_blank_captions_are_absent():
     assert keys.present.tolist() == [True, False, False, True, True]
     assert np.array_equal(keys.keys[0], keys.keys[3])
     assert not keys.keys[1].any()
-
-
-# -- splits
-
-
-def labels_of(rng, n, k):
-    labels = (rng.random((n, k)) < (np.arange(k) + 1.5) ** -1.2).astype(np.int8)
-    labels[rng.random(n) < 0.1] = -1
-    return labels
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.integers(30, 300), st.integers(1, 6))
-def test_splits(seed, n, k):
-    rng = np.random.default_rng(seed)
-    ids = [f"row{i}" for i in range(n)]
-    labels, groups = labels_of(rng, n, k), rng.integers(0, n, n)
-    _, groups = np.unique(groups, return_inverse=True)
-    shares = {"val": 0.2, "test": 0.1}
-    split = make_splits(ids, labels, groups, shares, seed)
-    for group in range(groups.max() + 1):
-        assert len(set(split[groups == group])) == 1
-    order = rng.permutation(n)
-    again = make_splits([ids[i] for i in order], labels[order], groups[order], shares, seed)
-    assert (again == split[order]).all()
-    labelled = (labels >= 0).any(1)
-    largest = np.bincount(groups[labelled]).max()
-    for name, share in shares.items():
-        assert abs((split[labelled] == name).sum() - share * labelled.sum()) <= largest + 1
-    with_known = make_splits(ids, labels, groups, {"val": 0.5}, seed + 1, known=split)
-    assert (with_known == split).all()
-
-
-@pytest.mark.parametrize("shares", [{"val": 0, "test": 0.3}, {"val": 0.3}, {"val": 0.2, "test": 0.2}, {}])
-def test_rows_keep_their_split_whatever_the_shares_say_now(shares):
-    known = ["train", "val", "test"] * 10 + [""] * 40
-    labels = np.ones((70, 1), np.int8)
-    split = make_splits([str(i) for i in range(70)], labels, np.arange(70), shares, 0, known)
-    assert split[:30].tolist() == known[:30]
-    for name, share in shares.items():
-        assert (split[30:] == name).sum() == round(share * 40)
-
-
-def test_stratified_and_exact_where_rows_are_alone():
-    rng = np.random.default_rng(0)
-    labels = (rng.random((5000, 8)) < np.array([0.7, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01])).astype(np.int8)
-    split = make_splits([str(i) for i in range(5000)], labels, np.arange(5000), {"val": 0.1}, 0)
-    val = split == "val"
-    assert val.sum() == 500
-    share = labels[val].sum(0) / labels.sum(0)
-    assert (abs(share - 0.1) < 0.02).all(), share
-
-
-def test_an_unlabelled_twin_of_a_val_row_stands_in_val():
-    labels = np.array([[1], [1], [1], [1], [-1], [-1]], np.int8)
-    groups = np.array([0, 1, 2, 3, 0, 4])
-    known = ["val", "train", "train", "train", "", ""]
-    assert make_splits(list("abcdef"), labels, groups, {"val": 0.25}, 0, known).tolist()[4:] == ["val", "train"]
-
-
-def test_one_picture_in_two_known_splits_is_an_error():
-    labels = np.ones((2, 1), np.int8)
-    with pytest.raises(DataError, match=r"'b' .*same picture as 'a'"):
-        make_splits(["a", "b"], labels, np.array([0, 0]), {"val": 0.5}, 0, ["train", "val"])
-
-
-def test_groups():
-    keys = np.zeros((4, 32), np.uint8)
-    keys[2] = 1
-    groups = groups_of(keys, np.array([True, True, True, False]))
-    assert groups[0] == groups[1]
-    assert len({groups[0], groups[2], groups[3]}) == 3
 
 
 # -- manifest

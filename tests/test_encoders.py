@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
-from mmfeat.encoders.image import build_image_encoder, decode_image
+from mmfeat.encoders.image import build_image_encoder
+from mmfeat.encoders.preparation import decode_image
 from mmfeat.encoders.text import build_text_encoder
 from mmfeat.encoders.weights import read_state
 from mmfeat.errors import EncoderError

@@ -13,6 +13,7 @@ from mmfeat.data.sources import ImageSources
 from mmfeat.errors import MmfeatError, RunError, StoreError
 from mmfeat.models.runs import all_runs
 from mmfeat.workflows.ensemble import ensemble
+from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
@@ -277,6 +278,62 @@ def test_splits_stay_when_the_source_grows(project):
     assert len(after) == len(before) + 20
     assert sum(split == "val" for i, split in after.items() if i.startswith("new")) == 5
     assert "20 missing" in result.summary
+
+
+@pytest.fixture
+def with_test(project_folder):
+    """A project with a test part, frozen outputs and all features; one unlabelled row stands with a test row."""
+    from mmfeat.workflows.init import init
+
+    (project_folder / "manifest.parquet").unlink()
+    project = edited(Project(project_folder), "val = 0.25", "val = 0.25\ntest = 0.25")
+    project = edited(edited(project, "seeds = 2", "seeds = 1"), "rounds = 2", "rounds = 1")
+    init(project.root)
+    split = Project(project.root).manifest.split.copy()
+    split[Project(project.root).manifest.rows("unlabelled")[0]] = "test"
+    project = save(Project(project.root), split=split)
+    finetune(project, freeze=True)
+    extract(Project(project.root))
+    return Project(project.root)
+
+
+def test_nothing_but_evaluate_reads_the_labels_of_test_rows(with_test):
+    """Another project where they are all wrong makes the same outputs, heads, ensembles and rounds."""
+    m = with_test.manifest
+    labels, test = m.labels.copy(), m.rows("test")
+    labels[test] = 1 - labels[test]
+    other = with_test.root.parent / "other"
+    shutil.copytree(with_test.root, other)
+    shutil.rmtree(other / "checkpoints")
+    wrong = save(Project(other), labels=labels)
+    finetune(wrong, freeze=True)
+    found = []
+    for project in (Project(with_test.root), Project(other)):
+        extract(project)
+        names = [fuse(project).run.name, selftrain(project).run.name, ensemble(project, ["image", "text"]).run.name]
+        scored = [(line.name, line.state, line.figures.scores.samples_f1) for line in ranked_runs(project)]
+        everything = np.arange(len(m.ids))
+        found.append((names, scored, [source(project, n, everything).logits for n in ("image", "text", *names)]))
+    assert found[0][:2] == found[1][:2]
+    for a, b in zip(found[0][2], found[1][2], strict=True):
+        assert np.array_equal(a, b)
+    figures = [evaluate(Project(root), ["image"], "test").figures["image"] for root in (with_test.root, other)]
+    assert figures[0].scores.samples_f1 != figures[1].scores.samples_f1
+
+
+def test_unlabelled_rows_that_stand_with_test_rows_are_not_pseudo_labelled(with_test):
+    m = with_test.manifest
+    unlabelled = m.rows("unlabelled")
+    beside = m.ids[unlabelled[m.split[unlabelled] == "test"]]
+    assert len(beside) == 1
+    done = selftrain(with_test)
+    assert done.n_unlabelled == len(unlabelled) - 1
+    learned = done.run.learned()
+    for rows in (beside, m.ids[m.rows("test")]):
+        assert not learned.among(rows)[0].any()
+        assert not learned.among(rows)[1].any()
+    roles = dict(zip(done.run.logits().ids, done.run.logits().roles.tolist(), strict=True))
+    assert roles[beside[0]] == 0
 
 
 def test_two_runs_made_at_once_get_two_names(extracted, tmp_path):

@@ -53,6 +53,14 @@ class ImageSources:
         self._names = ImageNames()
         self._empty: list[Path] = []
 
+    @classmethod
+    def of_file(cls, file: Path) -> ImageSources:
+        """One image, by its file's name; nothing around it is looked at."""
+        sources = cls([])
+        sources._names.add(file.name, Location(str(file)))
+        sources._listed = True
+        return sources
+
     def locate(self, name: str) -> Location | None:
         """Where an image is; None where it is nowhere, or its name would leave the folders. Safe in threads.
 
@@ -204,6 +212,17 @@ def _beside(source: Path) -> list[Path]:
     archives = [path for path in archives if not path.name.startswith("annotations")]
     folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
     return archives or folders or [folder]
+
+
+def images_beside(table: Path) -> ImageSources:
+    """The images that lie beside a table: in zip and tar files, or else in a folder.
+
+    Raises
+    ------
+    DataError
+        The table is not there.
+    """
+    return ImageSources(_beside(table))
 
 
 def _expand(patterns: Iterable[Path | str], setting: str) -> list[Path]:

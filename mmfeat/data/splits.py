@@ -1,4 +1,4 @@
-"""Splits made once: seeded, stratified for several labels, identical pictures together.
+"""Splits made once: seeded, stratified for several labels, what belongs together in one.
 
 Iterative stratification (Sechidis, Tsoumakas, Vlahavas, 2011) over groups: the class with the fewest rows left is dealt
 out first, each of its groups to the split that still wants it most. Kept libraries deal single rows; here rows of one
@@ -11,25 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmfeat.errors import DataError
+from mmfeat.data.groups import Groups
 from mmfeat.randomness import id_numbers, mix
 
 SPLITS = ("train", "val", "test")
 
 
-def groups_of(keys: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Group number of each row, `(N,)` int64: rows with the same image share one; a row without an image is alone."""
-    groups = np.full(len(present), -1, dtype=np.int64)
-    rows = np.flatnonzero(present)
-    if len(rows):
-        _, groups[rows] = np.unique(np.ascontiguousarray(keys[rows]).view("V32").ravel(), return_inverse=True)
-    alone = np.flatnonzero(~present)
-    groups[alone] = groups.max(initial=-1) + 1 + np.arange(len(alone))
-    return groups
-
-
 def make_splits(
-    ids: Sequence[str], labels: np.ndarray, groups: np.ndarray, shares: dict[str, float], seed: int,
+    ids: Sequence[str], labels: np.ndarray, groups: Groups, shares: dict[str, float], seed: int,
     known: Sequence[str] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Deal rows out to splits.
@@ -40,10 +29,8 @@ def make_splits(
         With the seed they decide ties, so that the rows' order does not matter.
     labels : np.ndarray
         `(N, K)` int8; a row of -1 alone is unlabelled and only follows its group.
-    groups : np.ndarray
-        `(N,)` group numbers.
     shares : dict of str to float
-        `val` and `test`: shares of the labelled rows; the rest is train.
+        `val` and `test`: shares of the labelled rows that have no split yet; the rest is train.
     known : sequence of str, optional
         For each row the split it has already, or an empty string. Its whole group joins it.
 
@@ -57,52 +44,59 @@ def make_splits(
     DataError
         A group has rows of two splits.
     """
-    n_groups = int(groups.max(initial=-1)) + 1
+    known = known if known is not None else [""] * len(ids)
+    groups.refuse_two_splits(ids, known)
+    numbers, n_groups = groups.numbers, len(groups)
     names = ["train", *(name for name in ("val", "test") if shares.get(name, 0) > 0)]
-    fixed = _fixed(ids, groups, n_groups, known)
+    fixed = _fixed(groups, known)
     labelled = (labels >= 0).any(1)
-    size = np.bincount(groups[labelled], minlength=n_groups)
+    size = np.bincount(numbers[labelled], minlength=n_groups)
     counts = np.zeros((n_groups, labels.shape[1]), np.int64)
-    np.add.at(counts, groups[labelled], labels[labelled] == 1)
-    numbers = np.full(n_groups, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(numbers, groups, mix(id_numbers(ids), seed))
-    wanted = np.array([1 - sum(shares.get(n, 0) for n in names[1:]), *(shares[n] for n in names[1:])])
+    np.add.at(counts, numbers[labelled], labels[labelled] == 1)
+    drawn = mix(id_numbers(ids), seed)
+    turn = np.full(n_groups, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(turn, numbers, drawn)
+    shared = np.array([1 - sum(shares.get(n, 0) for n in names[1:]), *(shares[n] for n in names[1:])])
     open_groups = np.flatnonzero((fixed < 0) & (size > 0))
-    open_groups = open_groups[np.argsort(numbers[open_groups], kind="stable")]
-    dealt = _deal(counts, size, wanted, open_groups)
+    open_groups = open_groups[np.argsort(turn[open_groups], kind="stable")]
+    want = shared * size[open_groups].sum()
+    if len(open_groups) and (fixed >= 0).any():
+        new = np.isin(numbers, open_groups)
+        want = _whole(want, size[open_groups].min(), int(np.bitwise_xor.reduce(drawn[new])) % 2**53 / 2**53)
+    dealt = _deal(counts, size, shared, want, open_groups)
     split = np.where(fixed >= 0, fixed, 0)
     split[open_groups] = np.array([SPLITS.index(name) for name in names])[dealt[open_groups]]
-    return np.array(SPLITS, dtype=object)[split][groups]
+    return np.array(SPLITS, dtype=object)[split][numbers]
 
 
-def _fixed(ids: Sequence[str], groups: np.ndarray, n_groups: int, known: Sequence[str] | None) -> np.ndarray:
+def _fixed(groups: Groups, known: Sequence[str]) -> np.ndarray:
     """The split that a group has already, `(G,)`, -1 where it has none."""
-    fixed = np.full(n_groups, -1, dtype=np.int64)
-    if known is None:
-        return fixed
+    fixed = np.full(len(groups), -1, dtype=np.int64)
     for number, name in enumerate(SPLITS):
-        rows = np.flatnonzero(np.asarray(known, dtype=object) == name)
-        clash = rows[(fixed[groups[rows]] >= 0) & (fixed[groups[rows]] != number)]
-        if len(clash):
-            row = clash[0]
-            others = [str(ids[i]) for i in np.flatnonzero(groups == groups[row]) if known[i] and i != row][:3]
-            raise DataError(
-                f"row {str(ids[row])!r} ({name}) has the same picture as {', '.join(map(repr, others))} of another split. "
-                f"Remove one of them, or remove manifest.parquet to split anew"
-            )
-        fixed[groups[rows]] = number
+        fixed[groups.numbers[np.asarray(known, dtype=object) == name]] = number
     return fixed
 
 
-def _deal(counts: np.ndarray, size: np.ndarray, shares: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _whole(want: np.ndarray, unit: int, phase: float) -> np.ndarray:
+    """Wants `(S,)` in whole units, each right on average over phases in [0, 1): systematic sampling.
+
+    A few new rows want less than one val row, each time anew: rounded to the nearest, none of them would ever be val.
+    """
+    ends = np.floor(np.round(np.cumsum(want) / unit, 9) + phase)
+    return np.diff(ends, prepend=0.0) * unit
+
+
+def _deal(
+    counts: np.ndarray, size: np.ndarray, shares: np.ndarray, want_rows: np.ndarray, order: np.ndarray
+) -> np.ndarray:  # fmt: skip
     """Split number of each group, `(G,)`; only groups in `order` are dealt.
 
-    What a split wants of a class is its share of the class's rows less what it got; what it wants in all, its share of
-    the rows less what it got. The class with the fewest rows left goes first.
+    What a split wants of a class is its share of the class's rows less what it got; what it wants in all, `want_rows`
+    `(S,)` less what it got. The class with the fewest rows left goes first.
     """
     dealt = np.zeros(len(size), dtype=np.int64)
     n_splits = len(shares)
-    want_rows = shares * size[order].sum()  # (S,)
+    want_rows = want_rows.astype(np.float64)
     want = shares[:, None] * counts[order].sum(0)  # (S, K)
     left = counts[order].sum(0)  # (K,)
     waiting = np.zeros(len(size), dtype=bool)

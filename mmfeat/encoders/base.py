@@ -25,20 +25,23 @@ class Encoder(nn.Module):
         `image` (a sample is the file's bytes) or `text` (a sample is the caption).
     width : int
         D of the embeddings `(N, D)`.
+    preparation : ImagePreparation or TextPreparation
+        All that happens to a sample before the network.
     """
 
     modality: str
+    preparation: Any
     width: int
     architecture: str
     precision: str
 
-    @abstractmethod
     def prepare(self, sample: Any) -> Any:
         """What one sample needs before it can be batched; called in worker threads. Raises `UndecodableSample`."""
+        return self.preparation.prepare(sample)
 
-    @abstractmethod
     def collate(self, prepared: list[Any]) -> dict[str, Tensor]:
         """Join prepared samples into the tensors that `forward` takes."""
+        return self.preparation.collate(prepared)
 
     @abstractmethod
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -48,9 +51,9 @@ class Encoder(nn.Module):
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings `(B, D)`, tokens `(B, T, d)` as `tokens = number` asks for them, and their lengths `(B,)`."""
 
-    @abstractmethod
     def preprocessing(self) -> dict[str, Any]:
         """All that happens to a sample before the network, as plain JSON values."""
+        return self.preparation.describe()
 
     @property
     @abstractmethod

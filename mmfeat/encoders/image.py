@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import io
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
-from mmfeat.batches import UndecodableSample
 from mmfeat.config import ImageEncoderConfig
 from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub, load_strictly, read_state
 from mmfeat.errors import EncoderError, one_line
-
-# Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an image file's bytes to RGB, upright (EXIF), 16 bits scaled to 8, transparency over white.
-
-    Raises
-    ------
-    OSError, ValueError, Image.DecompressionBombError
-        The bytes are no whole image.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:  # Pillow's message has an address, other each time
-        raise UnidentifiedImageError("no image that Pillow knows" if data else "an empty file") from None
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 class ImageEncoder(Encoder):
@@ -62,15 +33,11 @@ class ImageEncoder(Encoder):
         flip: bool = False,
     ) -> None:
         super().__init__()
-        from timm.data import create_transform
-
         self.network = network
         self.architecture = architecture
         self.precision = precision
         self.flip = flip
-        self.data_config = data_config
-        # ends with bytes (3, H, W): what is left to do is done for a whole batch, on the device
-        self.transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
+        self.preparation = ImagePreparation(data_config)
         for name in ("mean", "std"):
             values = torch.tensor(data_config[name], dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, values, persistent=False)
@@ -85,20 +52,10 @@ class ImageEncoder(Encoder):
         self.width = features.shape[1]
         self.set_speed()
 
-    def prepare(self, sample: bytes) -> Tensor:
-        """Decode, resize and crop one image file's bytes: `(3, H, W)` uint8."""
-        try:
-            image = decode_image(sample)
-        except MemoryError:  # says nothing about the image
-            raise
-        except Exception as error:  # decoders raise whatever they like for bytes that are no image
-            raise UndecodableSample(error) from None
-        return torch.as_tensor(self.transform(image))
-
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""
-        pixels = torch.stack(prepared)
-        return {"pixels": pixels.pin_memory() if self.mean.is_cuda else pixels}
+        batch = self.preparation.collate(prepared)
+        return {"pixels": batch["pixels"].pin_memory()} if self.mean.is_cuda else batch
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Pooled features `(B, D)`; at inference their mean over the image and its mirror image, where `flip` says so."""
@@ -146,11 +103,6 @@ class ImageEncoder(Encoder):
         run = torch.compile(self.network) if compiled else self.network
         object.__setattr__(self, "_run", run)  # no module of its own: the network's tensors are there already
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Timm's data configuration, and what comes before it."""
-        config = {name: list(v) if isinstance(v, tuple) else v for name, v in self.data_config.items()}
-        return {**config, "orientation": "exif", "transparency": "white"}
-
     @property
     def pooling(self) -> str:
         """The network's own pooling, and the mean with the mirror image where there is one."""
@@ -158,13 +110,17 @@ class ImageEncoder(Encoder):
         return f"{own}, mean with the mirror image" if self.flip else own
 
 
-def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, seed: int) -> ImageEncoder:
+def build_image_encoder(
+    name: str, config: ImageEncoderConfig, folder: Path, seed: int, data_config: dict[str, Any] | None = None
+) -> ImageEncoder:
     """Build an encoder from its `[encoder.NAME]` table, with pretrained, given or seeded random weights.
 
     Parameters
     ----------
     folder : Path
         Where relative paths of the table start.
+    data_config : dict, optional
+        The preprocessing; timm's own for the model, when None.
 
     Raises
     ------
@@ -187,7 +143,7 @@ def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, see
         source = folder / Path(config.pretrained).expanduser()
         heads = network.pretrained_cfg.get("classifier") or ()
         load_strictly(network, read_state(source), source, unused=(heads,) if isinstance(heads, str) else tuple(heads))
-    data_config = resolve_model_data_config(network)
+    data_config = data_config or resolve_model_data_config(network)
     if config.size != "auto":
         data_config["input_size"] = (3, config.size, config.size)
     try:
@@ -195,3 +151,9 @@ def build_image_encoder(name: str, config: ImageEncoderConfig, folder: Path, see
     except (RuntimeError, AssertionError, ValueError) as error:
         size = data_config["input_size"]
         raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
+
+
+def network_name(network: torch.nn.Module) -> str:
+    """The name by which timm makes the same network again."""
+    stated = network.pretrained_cfg
+    return ".".join(filter(None, [stated["architecture"], stated.get("tag")]))

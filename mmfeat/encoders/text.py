@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from mmfeat.config import TextEncoderConfig
 from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.preparation import TextPreparation
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub, load_strictly, read_state
 from mmfeat.errors import EncoderError, one_line
-from mmfeat.files import digest_bytes, digest_json
+from mmfeat.files import digest_json
 
 _NOT_WIRING = {
     "_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id",
@@ -25,34 +26,28 @@ _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
 
 
 class TextEncoder(Encoder):
-    """A transformers encoder and its tokenizer; a sample is a caption."""
+    """A transformers encoder and its tokenizer; a sample is a caption.
+
+    Attributes
+    ----------
+    model_config : PretrainedConfig
+        Of the model that the network was built as, or is a part of.
+    """
 
     modality = "text"
+    model_config: Any
 
     def __init__(
         self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
     ) -> None:
         super().__init__()
         self.network = network
-        self.tokenizer = tokenizer
         self.architecture = architecture
         self.precision = config.precision
         self._pooling = pooling
-        self._tokenizer_digest = _tokenizer_digest(tokenizer)
         positions = getattr(network.config, "max_position_embeddings", None) or config.max_length
-        self.max_length = min(config.max_length, positions)
+        self.preparation = TextPreparation(tokenizer, min(config.max_length, positions))
         self.width = network.config.hidden_size
-
-    def prepare(self, sample: str) -> str:
-        """A caption needs nothing of its own; lone surrogates of badly decoded text become question marks."""
-        return sample.encode("utf-8", "replace").decode("utf-8")
-
-    def collate(self, prepared: list[str]) -> dict[str, Tensor]:
-        """Token ids and attention mask `(B, L)`, padded to the longest of the batch."""
-        tokens = self.tokenizer(
-            prepared, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings `(B, D)`: the token states, pooled."""
@@ -74,10 +69,6 @@ class TextEncoder(Encoder):
         first = functional.pad(states[:, :number], (0, 0, 0, max(0, number - states.shape[1])))
         return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
 
-    def preprocessing(self) -> dict[str, Any]:
-        """The tokenizer's content and where captions are cut."""
-        return {"tokenizer": self._tokenizer_digest, "max_length": self.max_length}
-
     def weights_digest(self) -> str:
         """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""
         stated = self.network.config.to_diff_dict()
@@ -98,12 +89,9 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     EncoderError
         No such model or folder, weights out of reach, weights that do not fit.
     """
-    make_torchvision_importable()
+    _quiet_transformers()
     from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     source = model_source(name, config.model, folder)
     with hub(name, config.model, "text", needed=not Path(source).is_absolute()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,11 +114,37 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         load_strictly(network, state, path, unused=_UNUSED)
     pooling = _own_pooling(source) if config.pooling == "auto" else config.pooling
     encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
+    encoder.model_config = model_config
     try:
         encoder.eval().encode(encoder.collate(["a"]), torch.device("cpu"))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
     return encoder
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder.
+
+    Raises
+    ------
+    EncoderError
+        It is not there, or damaged.
+    """
+    _quiet_transformers()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # a damaged file may raise anything
+        raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
+
+
+def _quiet_transformers() -> None:
+    make_torchvision_importable()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def model_source(name: str, model: str, folder: Path) -> str:
@@ -164,13 +178,3 @@ def _own_pooling(source: str) -> str:
             if stated.get(f"pooling_mode_{key}"):
                 return pooling
     return "mean"
-
-
-def _tokenizer_digest(tokenizer: Any) -> str:
-    """Digest of the tokenizer's rules and vocabulary, without the padding that a call leaves in it."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return digest_json({"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()})
-    rules = json.loads(backend.to_str())
-    rules["padding"] = rules["truncation"] = None
-    return digest_bytes(json.dumps(rules, sort_keys=True).encode("utf-8"))

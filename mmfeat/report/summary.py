@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 import numpy as np
 
 from mmfeat.config import Config
 from mmfeat.data.columns import as_list
+from mmfeat.data.corrections import Corrected
+from mmfeat.data.difference import Difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source
 from mmfeat.data.rowkeys import RowKeys
@@ -48,7 +53,8 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     if not source.columns["id"]:
         lines.append("  ids       made from the captions; id under [data] in mmfeat.toml names a column instead")
     parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
-    lines.append(f"  split     {', '.join(parts)}: stratified, identical images together, seed {config.seed}")
+    together = "identical images together" + (", groups too" if config.data.group else "")
+    lines.append(f"  split     {', '.join(parts)}: stratified, {together}, seed {config.seed}")
     return "\n".join(lines)
 
 
@@ -100,3 +106,44 @@ def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[st
 
 def _line(name: str, count: int, text: str) -> str:
     return f"  {name:8}{count:8,}   {text}"
+
+
+def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
+    """How many rows a person corrected; and classes that came or went with that, for each might be a slip of the pen."""
+    if not found.n_rows:
+        return []
+    lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them other than in the source")]
+    for name in found.new:
+        near = difflib.get_close_matches(name, classes, 1)
+        nearest = f" (nearest: {_quoted(near[0])})" if near else ""
+        lines.append(f"  class {_quoted(name)} is in no row of the source, only in corrections.csv{nearest}")
+    lines += [f"  class {_quoted(name)} is gone: corrections.csv leaves no row of it" for name in found.gone]
+    return lines
+
+
+def about_changes(change: Difference) -> list[str]:
+    """The difference to the manifest of before in numbers, each with a few ids; empty where there is none."""
+    parts = (
+        ("new", "row", "rows", change.new),
+        ("gone", "row", "rows", change.gone),
+        ("changed", "image name", "image names", list(change.images)),
+        ("changed", "caption", "captions", list(change.captions)),
+        ("changed", "row's labels", "rows' labels", list(change.labels)),
+        ("new", "class", "classes", change.new_classes),
+        ("gone", "class", "classes", change.gone_classes),
+    )
+    lines = [
+        _line(how, len(names), f"{one if len(names) == 1 else many}: {_few(names)}")
+        for how, one, many, names in parts
+        if names
+    ]
+    lines += ["  The classes have another order"] if change.reordered else []
+    return ["Since the manifest of before (all of it in init.log):", *lines] if lines else []
+
+
+def _few(names: Sequence[str], n: int = 3) -> str:
+    return ", ".join(map(_quoted, names[:n])) + (" ..." if len(names) > n else "")
+
+
+def _quoted(text: str) -> str:
+    return shown(repr(text))

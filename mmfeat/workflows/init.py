@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,21 @@ import numpy as np
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import config_of, load_config
 from mmfeat.data.columns import ROLES
+from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import ImageSources, image_sources, nothing_found
-from mmfeat.data.splits import groups_of, make_splits
 from mmfeat.errors import ConfigError, DataError
-from mmfeat.files import write_atomic
-from mmfeat.labels import fitting_separator, rows_of
-from mmfeat.report.summary import summary
-from mmfeat.texts import counted, toml_value
-from mmfeat.workflows.template import ENCODERS, TEMPLATE
+from mmfeat.files import remove_leftovers, write_atomic
+from mmfeat.labels import fitting_separator
+from mmfeat.report.summary import about_changes, summary
+from mmfeat.workflows.changes import follows
+from mmfeat.workflows.placing import MANIFEST, make_manifest
+from mmfeat.workflows.template import filled_template
 
-MANIFEST, LOG = "manifest.parquet", "init.log"
+LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 PATHS = ("data.source", "data.images", "data.classes")
 
 
@@ -39,12 +39,15 @@ class InitResult:
     ----------
     written, removed : list of str
         Names of the files that are new or different, and of those that have nothing to say any more.
+    after : str
+        The command to type next.
     """
 
     manifest: Manifest
     summary: str
     written: list[str]
     removed: list[str]
+    after: str
 
     @property
     def unchanged(self) -> bool:
@@ -100,10 +103,16 @@ def init(
     if not file.is_file():
         config = _resolved(config, data)
     sources, row_keys = _images(folder, config, data)
-    manifest, notes = _manifest(folder, config, data, row_keys)
-    text = "\n".join([summary(manifest, data, row_keys, sources, config), *notes])
-    written, removed = _write(folder, config, data, row_keys, manifest, sources)
-    return InitResult(manifest, text, written, removed)
+    before = _there(folder)
+    manifest, lines = make_manifest(config, data, row_keys, before)
+    change = difference(before, manifest) if before is not None else None
+    lines += about_changes(change) if change else []
+    anew, after = follows(config, change)
+    notes = [*data.notes, *_image_notes(manifest, row_keys)]
+    toml = None if file.is_file() else filled_template(folder, config, data, sources)
+    written, removed = _write(folder, before, manifest, notes, change, toml)
+    text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
+    return InitResult(manifest, text, written, removed, after)
 
 
 def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
@@ -182,127 +191,64 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     return config_of(raw, folder)
 
 
-def _manifest(folder: Path, config: Config, data: Source, row_keys: RowKeys) -> tuple[Manifest, list[str]]:
-    """The manifest, and what there is to say of its splits."""
-    labels = data.encoded(data.classes)
-    if not len(rows_of(labels, np.full(len(labels), "train", dtype=object), "train")):
-        raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
-    known = None
-    if (folder / MANIFEST).is_file():
-        before = Manifest.load(folder / MANIFEST)
-        labelled = (before.labels >= 0).any(1)
-        split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
-        known = [split.get(i, "") for i in data.ids]
-    groups = groups_of(row_keys.keys, row_keys.present)
-    split, notes = _split(config, data.ids, labels, groups, known)
-    texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
-    return Manifest(*texts, labels, split, data.classes, data.columns), notes
-
-
-def _split(
-    config: Config, ids: list[str], labels: np.ndarray, groups: np.ndarray, known: list[str] | None
-) -> tuple[np.ndarray, list[str]]:
-    """Deal what has no split yet, and val from train where there is none; test only from rows that are new."""
-    shares, notes = dataclasses.asdict(config.split), []
-    split = make_splits(ids, labels, groups, shares, config.seed, known)
-    if known is None or not any(known):
-        return split, notes
-    if shares["val"] and "val" not in known:
-        free = ~(labels >= 0).any(1) | (np.array(known, dtype=object) == "train")
-        first = np.where(free, "", split).tolist()
-        split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
-        moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
-        if moved:
-            notes.append(
-                f"  {counted(moved, 'row')} that stood in train {'is' if moved == 1 else 'are'} val from now on. "
-                f"What was trained before has learned from them. Run it again, first: mmfeat finetune"
-            )
-    if shares["test"] and not len(rows_of(labels, split, "test")):
-        notes.append(
-            f"  No row is test, although [split] test = {shares['test']:g}: what was train or val never becomes test. To split "
-            f"anew remove {MANIFEST} (runs made before are then not ranked) and run: mmfeat init"
-        )
-    return split, notes
-
-
 def _write(
-    folder: Path, config: Config, data: Source, row_keys: RowKeys, manifest: Manifest, sources: ImageSources
-) -> tuple[list[str], list[str]]:
-    """Write what is new, the file last: a project is there when its mmfeat.toml is. Names what is written and removed."""
-    toml = None if (folder / FILE_NAME).is_file() else filled_template(folder, config, data, sources)
+    folder: Path, before: Manifest | None, manifest: Manifest, notes: list[str], change: Difference | None,
+    toml: str | None,
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Write what is new, mmfeat.toml last: a project is there when it is. Names what is written and removed.
+
+    Killed in between, it leaves a log of what is to come at worst: the manifest follows whole, or not at all.
+    """
+    for place in (folder, folder / ".mmfeat"):
+        remove_leftovers(place, below=False)
+    there = _there(folder)
+    if not _same(there, manifest) and not _same(there, before):
+        raise DataError(f"{folder / MANIFEST}: another mmfeat init has written it meanwhile. Run again: mmfeat init")
     written, removed = [], []
-    path = folder / MANIFEST
-    if not path.is_file() or not _same(Manifest.load(path), manifest):
-        manifest.save(path)
-        written.append(MANIFEST)
-    log, text = folder / LOG, "".join(f"{line}\n" for line in [*data.notes, *_image_notes(manifest, row_keys)])
-    if text and (not log.is_file() or log.read_text(encoding="utf-8", errors="replace") != text):
+    log = folder / LOG
+    old = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    text = "".join(f"{line}\n" for line in [*notes, *_changes(change, old)])
+    if text and text != old:
         write_atomic(log, text)
         written.append(LOG)
     elif not text and log.is_file():
         log.unlink()
         removed.append(LOG)
+    if not _same(there, manifest):
+        manifest.save(folder / MANIFEST)
+        written.insert(0, MANIFEST)
     if toml is not None:
         write_atomic(folder / FILE_NAME, toml)
         written.insert(0, FILE_NAME)
     return written, removed
 
 
+def _changes(change: Difference | None, log: str) -> list[str]:
+    """The end of the log: what is different now or, until something is again, what was at the last change."""
+    if change is None:
+        return []
+    if lines := change.lines():
+        return [CHANGED, *lines]
+    old = log.splitlines()
+    return old[old.index(CHANGED) :] if CHANGED in old else []
+
+
+def _there(folder: Path) -> Manifest | None:
+    return Manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+
+
+def _from(heading: str, lines: list[str]) -> list[str]:
+    return lines[lines.index(heading) :] if heading in lines else []
+
+
 def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
     return [f"image of {str(manifest.ids[row])!r}: {reason}" for row, reason in row_keys.reasons.items()]
 
 
-def _same(a: Manifest, b: Manifest) -> bool:
+def _same(a: Manifest | None, b: Manifest | None) -> bool:
+    if a is None or b is None:
+        return a is b
     arrays = ("ids", "images", "captions", "labels", "split")
     return (a.classes, a.columns) == (b.classes, b.columns) and all(
         np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
     )
-
-
-def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
-    """The text of a new mmfeat.toml."""
-    images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
-    modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
-    head = "crossattn" if len(modalities) == 2 else "linear"
-    return TEMPLATE.format(
-        seed=config.seed,
-        source=toml_value(_shortened(config.data.source, folder)),
-        images=toml_value(images[0] if len(images) == 1 else images),
-        **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
-        group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
-        absent=toml_value(config.data.absent),
-        separator=toml_value(config.data.separator),
-        classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
-        if config.data.classes
-        else '#classes  = "classes.csv"',
-        val=config.split.val,
-        test=config.split.test,
-        encoders="".join(ENCODERS[modality] for modality in modalities),
-        finetune=f"#[finetune.{modalities[0]}]",
-        inputs=toml_value(modalities),
-        head=head,
-        head_table=f"#[fuse.{head}]",
-    )
-
-
-def _patterns(containers: list[Path], folder: Path) -> list[str]:
-    """Several archives of one folder and kind as one pattern, where it matches no other."""
-    if len(containers) > 1 and len({(c.parent, c.suffix) for c in containers}) == 1:
-        names = [c.name for c in containers]
-        prefix = "".join(
-            letters[0] for letters in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
-        )
-        pattern = containers[0].parent / f"{prefix}*{containers[0].suffix}"
-        if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
-            return [_shortened(str(pattern), folder)]
-    return [_shortened(str(c), folder) for c in containers]
-
-
-def _shortened(path: str, folder: Path) -> str:
-    """A path as the file gives it: from the project's folder where it lies inside, else from home."""
-    home = str(Path.home())
-    if path == str(folder):
-        return "."
-    if path.startswith(f"{folder}/") and path[len(f"{folder}/")] != "~":
-        return path[len(f"{folder}/") :]
-    return "~" + path[len(home) :] if path.startswith(home + "/") else path

@@ -1,21 +1,27 @@
-"""`mmfeat predict`: labels in the source's own names, and probabilities."""
+"""`mmfeat predict`: labels of a project's rows in the source's own names, and of samples that no project knows."""
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mmfeat.errors import DataError
-from mmfeat.files import atomic_path, write_atomic
-from mmfeat.labels import decide, label_cells, sigmoid
+from mmfeat.config import FILE_NAME
+from mmfeat.data.imagenames import IMAGE_SUFFIXES
+from mmfeat.data.tables import SUFFIXES
+from mmfeat.errors import ConfigError, DataError
+from mmfeat.labels import decide, sigmoid
+from mmfeat.predictor import Predictions, Predictor
+from mmfeat.report.predictions import FORMATS, write_predictions
+from mmfeat.workflows.newrows import NewRows, one_row, predict_by_folder, predict_in_project, table_rows
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.scoring import run_source
 from mmfeat.workflows.standing import find_run
+
+ROLES = ("id", "image", "caption")
 
 
 @dataclass(frozen=True)
@@ -34,63 +40,169 @@ class PredictResult:
 
     run: str
     chosen: str
-    files: tuple[Path, Path]
+    files: list[Path]
     n_rows: int
     n_empty: int
     n_unknown: int
 
 
-def predict(project: Project, run_name: str | None = None, split: str = "unlabelled") -> PredictResult:
+def predict(
+    project: Project, run_name: str | None = None, split: str = "unlabelled", form: str = "csv", top_k: int = 0
+) -> PredictResult:
     """Predict the labels of rows by a run, the best on val when none is named.
 
     Writes `submission.csv` (columns as in the source) for the unlabelled rows of a Kaggle task, else
-    `predictions.csv`; and `predictions.parquet` with the probability of each class.
+    `predictions.csv` (or `.jsonl`); and `predictions.parquet` with the probability of each class.
 
     Raises
     ------
     DataError
         There are no such rows.
     """
+    _check_form(form, top_k)
     manifest = project.manifest
     rows = manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
-    run = find_run(project, run_name) if run_name else best_run(project)
-    found = run_source(project, run, rows)
+    run, chosen = _run(project, run_name)
+    found = run_source(project, find_run(project, run), rows)
     probs = sigmoid(found.logits)
     rule = project.config.predict
     decided = decide(probs, rule.threshold, rule.empty)
-    data = project.config.data
-    kaggle = (project.config.path(data.source) / "train.csv").is_file() and split == "unlabelled"
-    table = project.root / ("submission.csv" if kaggle else "predictions.csv")
-    header, cells = label_cells(decided, manifest.classes, manifest.columns["labels"], data.separator)
-    write_atomic(table, _csv(manifest.ids[rows], cells, [manifest.columns["id"] or "id", *header]))
-    parquet = project.root / "predictions.parquet"
-    _write_probabilities(parquet, manifest.ids[rows], probs, manifest.classes, run.name)
-    n_empty = int((probs <= rule.threshold).all(1).sum())
-    chosen = (
-        "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest: no val row to choose by"
+    kaggle = (
+        (project.config.path(project.config.data.source) / "train.csv").is_file()
+        and split == "unlabelled"
+        and form == "csv"
     )
-    return PredictResult(run.name, chosen, (table, parquet), len(rows), n_empty, int((~found.known).sum()))
+    files = [project.root / ("submission.csv" if kaggle else f"predictions.{form}")]
+    files += [project.root / "predictions.parquet"] if form != "parquet" else []
+    for file in files:
+        write_predictions(
+            file, file.suffix[1:], manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run,
+            **_columns(project),
+        )  # fmt: skip
+    n_empty = int((probs <= rule.threshold).all(1).sum())
+    return PredictResult(run, chosen, files, len(rows), n_empty, int((~found.known).sum()))
 
 
-def _csv(ids: np.ndarray, cells: list[list[str]], header: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([i, *row] for i, row in zip(ids, cells, strict=True))
-    return text.getvalue()
-
-
-def _write_probabilities(path: Path, ids: np.ndarray, probs: np.ndarray, classes: tuple[str, ...], run: str) -> None:
-    """One column for each class, named as the class, beside `id`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {
-        "id": pa.array([str(i) for i in ids]),
-        **{f"p_{c}": pa.array(probs[:, k]) for k, c in enumerate(classes)},
+def _columns(project: Project) -> dict[str, str | list[str]]:
+    """What the source calls ids and labels, and what stands between labels."""
+    columns = project.manifest.columns
+    return {
+        "id_column": columns["id"] or "id",
+        "label_column": columns["labels"] or "labels",
+        "separator": project.config.data.separator,
     }
-    table = pa.table(columns).replace_schema_metadata({"mmfeat_run": run})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+
+
+def _run(project: Project, name: str | None) -> tuple[str, str]:
+    """A run's name, and how it was chosen."""
+    if name:
+        return find_run(project, name).name, ""
+    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: no val row to choose by"
+    return best_run(project).name, chosen
+
+
+def _check_form(form: str, top_k: int) -> None:
+    if form not in FORMATS:
+        raise DataError(f"no format {form[:40]!r}. Use one of: {', '.join(FORMATS)}")
+    if top_k < 0:
+        raise DataError(f"--top-k {top_k}: use a number from 1, or leave it out")
+
+
+@dataclass(frozen=True)
+class NewPredictions:
+    """Predictions of samples that no project knows.
+
+    Attributes
+    ----------
+    model : str
+        The run, or the exported model's name.
+    chosen : str
+        How the run was chosen; empty where it was named, or a model was given.
+    """
+
+    model: str
+    chosen: str
+    rows: NewRows
+    predictions: Predictions
+    threshold: Any
+    empty: str
+    columns: dict[str, str]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Id to the reason why a row's image could not be read."""
+        return {self.rows.ids[row]: reason for row, reason in sorted(self.predictions.errors.items())}
+
+    @property
+    def n_empty(self) -> int:
+        """Rows where nothing passed the threshold."""
+        return int((self.predictions.probs <= np.asarray(self.threshold, np.float32)).all(1).sum())
+
+    def write(self, path: Path, form: str = "csv", top_k: int = 0) -> None:
+        """Write them as :func:`mmfeat.report.predictions.write_predictions` does."""
+        found = self.predictions
+        write_predictions(
+            path, form, self.rows.ids, found.probs, found.decided, found.classes, top_k=top_k, errors=found.errors,
+            run=self.model, **self.columns,
+        )  # fmt: skip
+
+
+def is_sample(text: str) -> bool:
+    """Whether an argument is a table or a picture rather than a run's name."""
+    return text.lower().endswith((*SUFFIXES, *IMAGE_SUFFIXES)) or Path(text).expanduser().is_file()
+
+
+def predict_new(
+    what: str = "", *, caption: str = "", images: tuple[str, ...] = (), columns: dict[str, str] | None = None,
+    project: Project | None = None, run: str | None = None, model: str = "", threshold: float | None = None,
+    device: str = "auto",
+) -> NewPredictions:  # fmt: skip
+    """Predict a table's rows, or one picture and one caption.
+
+    Parameters
+    ----------
+    what : str
+        A table, or a picture; empty for a caption alone.
+    images : tuple of str
+        Where the table's images are.
+    columns : dict of str to str
+        Columns of the table by role: `id`, `image`, `caption`.
+    project, run : Project, str
+        By a run of a project (the best on val, when None), through its store;
+    model : str
+        or by an exported model, without a store.
+
+    Raises
+    ------
+    DataError
+        The table, or what stands there instead of one, cannot be read.
+    RunError
+        The run or the exported model cannot be used.
+    """
+    columns = columns or {}
+    for role in columns:
+        if role not in ROLES:
+            raise ConfigError(f"--column {role}=...: no role {role!r}. Use one of: {', '.join(ROLES)}")
+    predictor = Predictor.load(model, device) if model else None
+    if predictor is None and project is None:
+        raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
+    usual = dict(project.manifest.columns) if project is not None and predictor is None else {}
+    if Path(what).suffix.lower() in SUFFIXES:
+        if caption:
+            raise DataError(f"{what}: is a table, and --caption is for one picture. Use: --column caption=COLUMN")
+        rows = table_rows(what, images, columns, usual)
+    else:
+        rows = one_row(what, caption)
+    if predictor is not None:
+        rule, found = predictor.record["predict"], predict_by_folder(predictor, rows, threshold)
+        named = {
+            "id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": predictor.record["separator"]
+        }  # fmt: skip
+        threshold = rule["threshold"] if threshold is None else threshold
+        return NewPredictions(predictor.record["run"]["name"], "", rows, found, threshold, rule["empty"], named)
+    name, chosen = _run(project, run)
+    found, rule = predict_in_project(project, name, rows), project.config.predict
+    named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
+    return NewPredictions(name, chosen, rows, found, rule.threshold, rule.empty, named)

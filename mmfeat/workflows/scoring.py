@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmfeat import config as settings
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
-from mmfeat.heads import build_head
 from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, head_logits
+from mmfeat.models.composition import head_part
 from mmfeat.models.ensembles import weighted_mean
 from mmfeat.models.runs import Run
 from mmfeat.randomness import id_numbers
@@ -21,12 +20,6 @@ from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import input_keys
 from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
-
-_HEAD_CONFIGS = {
-    "linear": settings.LinearConfig,
-    "concat": settings.LinearConfig,
-    "crossattn": settings.CrossAttentionConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -174,14 +167,7 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndar
     inputs, present = table.to(device, list(run.encoders))
     nothing = np.zeros(0, dtype=int)
     data = FitData(inputs, present, torch.as_tensor(table.labels, device=device), nothing, nothing, nothing)
-    config = _HEAD_CONFIGS[run.record["head"]](**run.record["head_config"])
-    state, logits = run.state(), []
-    for seed in range(len(run.record["seeds"])):
-        head = build_head(run.record["head"], data.widths, len(run.classes), config).to(device)
-        prefix = f"seed{seed}."
-        head.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        logits.append(head_logits(head, data))
-    return np.stack(logits)
+    return np.stack([head_logits(head, data) for head in head_part(run.record, run.state()).to(device).seeds])
 
 
 def _recorded_source(project: Project, run: Run, rows: np.ndarray) -> Source | None:

@@ -1,0 +1,39 @@
+"""`mmfeat export`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from mmfeat.cli.options import echo_next, open_project, setting_options
+
+
+@click.command("export", short_help="One run as a folder that needs no project.")
+@click.argument("run")
+@click.argument("destination", metavar="DIR")
+@click.option(
+    "--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Of the weights as they are kept."
+)
+@setting_options()
+@click.pass_context
+def export_command(context: click.Context, run: str, destination: str, dtype: str, **options: Any) -> None:
+    """Write RUN (or an encoder with its own output) to DIR: encoders, heads, preprocessing, classes, a model card.
+
+    The folder is compared with the cached features on some rows before it appears.
+    """
+    from mmfeat.predictor.card import limit_text
+    from mmfeat.texts import shown
+    from mmfeat.workflows.export import export
+
+    project = open_project(context, options)
+    result = export(project, run, destination, dtype)
+    click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}; {limit_text(result.size_mb)}")
+    if result.unchecked:
+        click.echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
+    else:
+        click.echo(
+            f"{result.n_checked:,} rows read anew: probabilities differ from those of the cached features by at most "
+            f"{result.difference:.1e}"
+        )
+    folder = shown(result.folder, 200)
+    echo_next(f"Made {folder}. Fill in the licences in its README.md.", f"mmfeat predict new.csv --model {folder}")

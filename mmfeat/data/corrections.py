@@ -1,0 +1,151 @@
+"""Labels given by a person, stronger than the source: corrections.csv with the columns id and labels.
+
+A corrected row has exactly the labels of its line, and an empty cell says that it has none. Everything is checked, with the
+line, before anything is changed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.data.readers import Source
+from mmfeat.data.records import read_records, repaired
+from mmfeat.errors import DataError
+from mmfeat.labels import class_order, split_labels
+from mmfeat.texts import shown
+
+FILE = "corrections.csv"
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A source's labels with the corrections in them.
+
+    Attributes
+    ----------
+    labels : np.ndarray
+        `(N, K)` int8: 1 yes, 0 no, -1 not known.
+    n_rows, n_differ : int
+        Corrected rows, and those of them where the source says otherwise or does not know.
+    new, gone : list of str
+        Classes that only corrections have, and those whose every row was corrected away; none where there is a class list.
+    """
+
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    n_rows: int = 0
+    n_differ: int = 0
+    new: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+
+def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corrected:
+    """The labels of a source, corrected by a file; as they are, where there is no such file.
+
+    Parameters
+    ----------
+    separator : str
+        Between the labels of one cell.
+    closed : bool
+        Whether the classes are a list: then a label outside it is an error. Else every label that a row has is a class,
+        whether the source or a correction gives it.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or is malformed, or names an unknown or a repeated id, or a label that cannot be.
+    """
+    if not file.exists():
+        return Corrected(source.encoded(source.classes), source.classes)
+    given = _read(file, source, separator, closed)
+    new = [
+        name for name in class_order(name for names in given.values() for name in names) if name not in source.classes
+    ]
+    classes = _with_new(source.classes, new)
+    before = _widened(source, classes)
+    labels = before.copy()
+    column = {name: k for k, name in enumerate(classes)}
+    for row, names in given.items():
+        labels[row] = 0
+        labels[row, [column[name] for name in names]] = 1
+    n_differ = int((labels != before).any(1).sum())
+    lost = (before == 1).any(0) & ~(labels == 1).any(0) & (not closed)
+    classes, gone = (
+        tuple(name for name, out in zip(classes, lost, strict=True) if out == want) for want in (False, True)
+    )
+    return Corrected(labels[:, ~lost], classes, len(given), n_differ, new, list(gone))
+
+
+def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int, list[str]]:
+    """Row to labels."""
+    header, records = read_records(file, recover=False)
+    at = {role: _column(file, header, role, source.columns.get(role, "")) for role in ("id", "labels")}
+    row_of = {sample: row for row, sample in enumerate(source.ids)}
+    given: dict[int, list[str]] = {}
+    lines: dict[str, int] = {}
+    for record in repaired(file, records):
+        where, sample = f"{file}:{record.line}", record.cells[at["id"]].strip()
+        if sample in lines:
+            raise DataError(f"{where}: repeats the id {_quoted(sample)} of line {lines[sample]}. Leave one of them out")
+        if sample not in row_of:
+            what = f"no row {_quoted(sample)} in the source" if sample else "the id is blank"
+            raise DataError(f"{where}: {what}.{_nearest(sample, source.ids)} Correct it, or leave the line out")
+        lines[sample] = record.line
+        names = split_labels(record.cells[at["labels"]], separator)
+        for name in names:
+            _check(where, name, source.classes, separator, closed)
+        given[row_of[sample]] = names
+    return given
+
+
+def _column(file: Path, header: list[str], role: str, own: str) -> int:
+    """Where a column stands: by its plain name, or by that of the source."""
+    for name in (role, own):
+        if name and name in header:
+            return header.index(name)
+    names = f"{role!r}" + (f" (or {own!r}, as in the source)" if own and own != role else "")
+    found = ", ".join(_quoted(name) for name in header[:12])
+    raise DataError(f"{file}:1: no column {names}. Columns: {found}. It needs two: id,labels")
+
+
+def _check(where: str, name: str, classes: Sequence[str], separator: str, closed: bool) -> None:
+    if name in classes:
+        return
+    parts = [part.strip() for part in re.split(r"[,;|/\t]", name)]
+    if len(parts) > 1 and any(part in classes for part in parts):
+        raise DataError(
+            f"{where}: label {_quoted(name)} is several. Between labels stands {separator!r}: separator under [data]"
+        )
+    if closed:
+        raise DataError(
+            f"{where}: label {_quoted(name)} is not in the class list of {len(classes)}.{_nearest(name, classes)}"
+        )
+
+
+def _with_new(classes: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
+    """New classes where a source that has them would put them; at the end, where its order is its own."""
+    together = [*classes, *new]
+    return tuple(class_order(together) if list(classes) == class_order(classes) else together)
+
+
+def _widened(source: Source, classes: tuple[str, ...]) -> np.ndarray:
+    """What the source says of all classes: of those that it has not, no in rows that it knows wholly."""
+    known = source.encoded(source.classes)
+    wide = np.repeat(np.where((known >= 0).all(1), 0, -1).astype(np.int8)[:, None], len(classes), axis=1)
+    wide[:, [classes.index(name) for name in source.classes]] = known
+    return wide
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f" Nearest: {_quoted(near[0])}." if near else ""
+
+
+def _quoted(text: str) -> str:
+    return shown(repr(text))

@@ -1,0 +1,109 @@
+"""What is different between two manifests: rows, what they say, and classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmfeat.data.manifest import Manifest
+from mmfeat.labels import label_names
+
+Labels = list[str] | None  # None: unlabelled
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What happened between two manifests; rows by their ids, each list in the order of the manifest that has them.
+
+    Attributes
+    ----------
+    new, gone : list of str
+        Rows that only one has.
+    images, captions : dict of str to (str, str)
+        Rows whose image has another name, or whose caption is another: as it was, as it is.
+    labels : dict of str to (list of str or None, list of str or None)
+        Rows that say something else of a class, as they were and are; None is unlabelled. A no for a class that the other
+        manifest does not have is nothing else.
+    new_classes, gone_classes : list of str
+        Classes that only one has.
+    reordered : bool
+        Whether the classes are the same in another order.
+    """
+
+    new: list[str]
+    gone: list[str]
+    images: dict[str, tuple[str, str]]
+    captions: dict[str, tuple[str, str]]
+    labels: dict[str, tuple[Labels, Labels]]
+    new_classes: list[str]
+    gone_classes: list[str]
+    reordered: bool
+
+    @property
+    def classes(self) -> bool:
+        """Whether outputs and runs of before are of other classes."""
+        return bool(self.new_classes or self.gone_classes or self.reordered)
+
+    @property
+    def unencoded(self) -> int:
+        """Rows whose picture or caption the store may not have."""
+        return len(self.new) + len(self.images.keys() | self.captions.keys())
+
+    def lines(self) -> list[str]:
+        """All of it, a line for each row and class; empty where nothing is different."""
+        lines = [f"class {name!r}: new" for name in self.new_classes]
+        lines += [f"class {name!r}: gone" for name in self.gone_classes]
+        lines += ["classes: in another order"] if self.reordered else []
+        lines += [f"row {sample!r}: new" for sample in self.new]
+        lines += [f"row {sample!r}: gone" for sample in self.gone]
+        for what, changed in (("image", self.images), ("caption", self.captions)):
+            lines += [f"{what} of {sample!r}: {a!r}, now {b!r}" for sample, (a, b) in changed.items()]
+        return lines + [f"labels of {s!r}: {_said(a)}, now {_said(b)}" for s, (a, b) in self.labels.items()]
+
+
+def difference(before: Manifest, after: Manifest) -> Difference:
+    """What is different in `after`. Rows are the same by their ids, classes by their names; splits are not compared."""
+    at = {sample: row for row, sample in enumerate(before.ids.tolist())}
+    now = set(after.ids.tolist())
+    old = np.array([at.get(sample, -1) for sample in after.ids.tolist()], dtype=np.int64)
+    kept = np.flatnonzero(old >= 0)
+    ids, old = after.ids[kept].tolist(), old[kept]
+
+    def changed(name: str) -> dict[str, tuple[str, str]]:
+        a, b = getattr(before, name)[old], getattr(after, name)[kept]
+        return {ids[i]: (a[i], b[i]) for i in np.flatnonzero(a != b).tolist()}
+
+    names = (before.classes, after.classes)
+    return Difference(
+        new=[sample for sample in after.ids.tolist() if sample not in at],
+        gone=[sample for sample in before.ids.tolist() if sample not in now],
+        images=changed("images"),
+        captions=changed("captions"),
+        labels=_labels(ids, before.labels[old], after.labels[kept], *names),
+        new_classes=[name for name in names[1] if name not in names[0]],
+        gone_classes=[name for name in names[0] if name not in names[1]],
+        reordered=names[0] != names[1] and set(names[0]) == set(names[1]),
+    )
+
+
+def _labels(
+    ids: list[str], before: np.ndarray, after: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]
+) -> dict[str, tuple[Labels, Labels]]:  # fmt: skip
+    both = [name for name in old if name in new]
+    a, b = ([classes.index(name) for name in both] for classes in (old, new))
+    other = (before[:, a] != after[:, b]).any(1) | ((before >= 0).any(1) != (after >= 0).any(1))
+    other |= (before[:, [k for k, name in enumerate(old) if name not in new]] == 1).any(1)
+    other |= (after[:, [k for k, name in enumerate(new) if name not in old]] == 1).any(1)
+    rows = np.flatnonzero(other)
+    names = zip(_names(before[rows], old), _names(after[rows], new), strict=True)
+    return {ids[row]: pair for row, pair in zip(rows.tolist(), names, strict=True)}
+
+
+def _names(labels: np.ndarray, classes: tuple[str, ...]) -> list[Labels]:
+    known = (labels >= 0).any(1)
+    return [names if k else None for names, k in zip(label_names(labels, classes), known, strict=True)]
+
+
+def _said(labels: Labels) -> str:
+    return "unlabelled" if labels is None else ", ".join(map(repr, labels)) or "nothing"

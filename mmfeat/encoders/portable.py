@@ -1,0 +1,101 @@
+"""Encoders as folders of their own: weights, preprocessing and tokenizer, with nothing of the project that made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.image import build_image_encoder, network_name
+from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
+from mmfeat.encoders.text import TextEncoder, build_text_encoder, load_tokenizer
+from mmfeat.encoders.weights import read_tensors
+from mmfeat.errors import EncoderError
+
+WEIGHTS = "weights.safetensors"
+
+
+def save_preparation(encoder: Encoder, folder: Path) -> dict[str, Any]:
+    """Write what :func:`load_preparation` reads, and give its record as JSON values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(encoder, TextEncoder):
+        encoder.preparation.tokenizer.save_pretrained(folder)
+        return {"modality": "text", "width": encoder.width, "max_length": encoder.preparation.max_length}
+    config = {key: list(v) if isinstance(v, tuple) else v for key, v in encoder.preparation.data_config.items()}
+    return {"modality": "image", "width": encoder.width, "data_config": config}
+
+
+def load_preparation(record: dict[str, Any], folder: Path) -> ImagePreparation | TextPreparation:
+    """All that happens to a sample before the network."""
+    if record["modality"] == "text":
+        return TextPreparation(load_tokenizer(folder), record["max_length"])
+    return ImagePreparation(_data_config(record))
+
+
+def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict[str, Any]:
+    """Write weights, tokenizer and configuration; what :func:`load_encoder` needs besides is returned as JSON values.
+
+    Raises
+    ------
+    EncoderError
+        The dtype cannot hold a weight.
+    """
+    record = save_preparation(encoder, folder)
+    record |= {"precision": encoder.precision, "pooling": encoder.pooling, "key": encoder.spec().key}
+    if isinstance(encoder, TextEncoder):
+        encoder.model_config.save_pretrained(folder)
+        tensors = read_tensors(encoder.network)
+    else:
+        record |= {"model": network_name(encoder.network), "flip": encoder.flip}
+        tensors = encoder.network.state_dict()
+    save_tensors(tensors, folder / WEIGHTS, dtype)
+    return record
+
+
+def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
+    """The encoder that :func:`save_encoder` wrote, in eval mode on the CPU, its weights in float32.
+
+    Raises
+    ------
+    EncoderError
+        The files are not those of the record, or this version of timm or transformers has no such network.
+    """
+    weights = str(folder / WEIGHTS)
+    if record["modality"] == "text":
+        table = TextEncoderConfig(
+            model=str(folder), pretrained=weights, max_length=record["max_length"], pooling=record["pooling"],
+            precision=record["precision"],
+        )  # fmt: skip
+        return build_text_encoder(name, table, folder, 0)
+    table = ImageEncoderConfig(
+        model=record["model"], pretrained=weights, precision=record["precision"], flip=record["flip"]
+    )
+    return build_image_encoder(name, table, folder, 0, _data_config(record)).eval()
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: str) -> None:
+    """Write tensors as safetensors, floating ones in the given dtype.
+
+    Raises
+    ------
+    EncoderError
+        The dtype cannot hold a value.
+    """
+    from safetensors.torch import save_file
+
+    kept = {}
+    for name, tensor in tensors.items():
+        kept[name] = tensor.detach().cpu().contiguous().clone()
+        if tensor.is_floating_point():
+            kept[name] = kept[name].to(getattr(torch, dtype))
+            if not torch.isfinite(kept[name]).all():
+                raise EncoderError(f"{dtype} cannot hold {name}: its largest value is {tensor.abs().max():.4g}")
+    save_file(kept, file)
+
+
+def _data_config(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in record["data_config"].items()}

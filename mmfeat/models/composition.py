@@ -1,0 +1,184 @@
+"""What predicts, as one network on embeddings: heads, encoders' linear outputs, and weighted means of their logits.
+
+A run is a tree: a head on some encoders, or a mean over encoders' outputs and other runs. Each head and each output is
+one part, however many branches hold it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfeat import config as settings
+from mmfeat.errors import RunError
+from mmfeat.heads import build_head
+
+_HEAD_CONFIGS = {
+    "linear": settings.LinearConfig,
+    "concat": settings.LinearConfig,
+    "crossattn": settings.CrossAttentionConfig,
+}
+Tree = str | dict[str, Any]  # a part's name, or {"members": [Tree], "weights": [float], "prior": [float]}
+
+
+class HeadPart(nn.Module):
+    """The heads of a run's seeds; what predicts is the mean of their logits.
+
+    Parameters
+    ----------
+    head : str
+        A head's name.
+    config : dict
+        Its settings as run.json keeps them.
+    widths : dict of str to int
+        D by encoder, in the order of the run's inputs.
+    """
+
+    def __init__(self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int) -> None:
+        super().__init__()
+        if head not in _HEAD_CONFIGS:
+            raise RunError(f"no head {head!r}. Use one of: {', '.join(_HEAD_CONFIGS)}")
+        self.head, self.config, self.widths = head, config, dict(widths)
+        built = _HEAD_CONFIGS[head](**config)
+        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built) for _ in range(n_seeds))
+
+    def describe(self) -> dict[str, Any]:
+        """What builds it again, as JSON values."""
+        return {
+            "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds)
+        }  # fmt: skip
+
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits `(B, K)`, and which rows have any of the modalities, `(B,)` bool."""
+        logits = torch.stack([head(inputs, present) for head in self.seeds]).mean(0)
+        return logits, torch.stack([present[name] for name in self.widths]).any(0)
+
+
+class OutputPart(nn.Module):
+    """An encoder's own linear output; a row without the modality has the training rows' log odds."""
+
+    def __init__(self, encoder: str, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.encoder, self.widths = encoder, {encoder: width}
+        self.linear = nn.Linear(width, n_classes)
+        self.register_buffer("prior", torch.zeros(n_classes))
+
+    def describe(self) -> dict[str, Any]:
+        """What builds it again, as JSON values."""
+        return {"kind": "output", "encoder": self.encoder, "width": self.widths[self.encoder]}
+
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits `(B, K)`, and which rows have the modality, `(B,)` bool."""
+        known = present[self.encoder]
+        return torch.where(known[:, None], self.linear(inputs[self.encoder]), self.prior), known
+
+
+Part = HeadPart | OutputPart
+
+
+class Composition(nn.Module):
+    """Parts and the tree that joins their logits.
+
+    Parameters
+    ----------
+    parts : dict of str to HeadPart or OutputPart
+        Some of them may be no branch of the tree: they are asked by name.
+    tree : str or dict
+        A part's name, or a weighted mean of trees over those members that know a row.
+    """
+
+    def __init__(self, parts: dict[str, Part], tree: Tree, n_classes: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({_module_name(name): part for name, part in parts.items()})
+        self.tree, self.n_classes = tree, n_classes
+        self.eval()
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """D by encoder, of all encoders that a part reads."""
+        return {name: width for part in self.parts.values() for name, width in part.widths.items()}
+
+    def part(self, name: str) -> Part:
+        """A part by its name."""
+        return self.parts[_module_name(name)]
+
+    def describe(self) -> dict[str, Any]:
+        """What :func:`build_composition` makes it from again, as JSON values."""
+        parts = {name.removeprefix(_PREFIX): part.describe() for name, part in self.parts.items()}
+        return {"n_classes": self.n_classes, "parts": parts, "tree": self.tree}
+
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits `(B, K)` of embeddings `(B, D)` and presence `(B,)` by encoder, and which rows it knows, `(B,)` bool."""
+        return self._joined(self.tree, inputs, present, {})
+
+    def opinion(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """Logits `(B, K)` from one encoder alone: by its own output, or else by the whole with all others absent."""
+        own = dict(self.parts.items()).get(_module_name(name))
+        if isinstance(own, OutputPart):
+            return own(inputs, present)[0]
+        alone = {n: there if n == name else torch.zeros_like(there) for n, there in present.items()}
+        return self(inputs, alone)[0]
+
+    def _joined(
+        self, tree: Tree, inputs: dict[str, Tensor], present: dict[str, Tensor], done: dict[str, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(tree, str):
+            if tree not in done:
+                done[tree] = self.part(tree)(inputs, present)
+            return done[tree]
+        logits, known = zip(*(self._joined(member, inputs, present, done) for member in tree["members"]), strict=True)
+        weights = torch.tensor(tree["weights"], dtype=torch.float32, device=logits[0].device)  # (M,)
+        shares = torch.stack(known).float() * weights[:, None]  # (M, B)
+        total = shares.sum(0)  # (B,)
+        shares = shares / torch.where(total > 0, total, torch.ones_like(total))
+        mean = (torch.stack(logits) * shares[:, :, None]).sum(0)  # (B, K)
+        prior = torch.tensor(tree["prior"], dtype=torch.float32, device=mean.device)
+        return torch.where((total > 0)[:, None], mean, prior), torch.stack(known).any(0)
+
+
+_PREFIX = "part-"  # a module may not be called as one of its container's methods
+
+
+def _module_name(part: str) -> str:
+    return _PREFIX + part
+
+
+def build_composition(description: dict[str, Any]) -> Composition:
+    """A composition with fresh weights from what :meth:`Composition.describe` gave.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError, RunError
+        It describes none.
+    """
+    n_classes, parts = int(description["n_classes"]), {}
+    for name, part in description["parts"].items():
+        if part["kind"] == "output":
+            parts[name] = OutputPart(part["encoder"], part["width"], n_classes)
+        elif part["kind"] == "head":
+            parts[name] = HeadPart(part["head"], part["config"], part["widths"], n_classes, part["seeds"])
+        else:
+            raise ValueError(f"a part of kind {part['kind']!r}")
+    return Composition(parts, description["tree"], n_classes)
+
+
+def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
+    """The heads of a run from its run.json and head.safetensors.
+
+    Raises
+    ------
+    RunError
+        The tensors are not those of the heads.
+    """
+    widths = {name: record["encoders"][name]["width"] for name in record["inputs"]}
+    n_seeds = len(record["seeds"])
+    part = HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds)
+    for seed, head in enumerate(part.seeds):
+        prefix = f"seed{seed}."
+        try:
+            head.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
+        except RuntimeError as error:
+            raise RunError(f"its tensors are not those of {record['head']}: {error}") from None
+    return part.eval()

@@ -1,0 +1,141 @@
+"""The model card of an exported folder, from the record of the run that it was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mmfeat.texts import counted, shown
+
+LIMIT_MB = 100.0  # of the paper (P21)
+WEAKEST = 5
+
+_CARD = """\
+---
+license: other  # fill in: of the weights, and of the data they were fitted on
+library_name: mmfeat
+tags: [multi-label-classification]
+---
+
+# {name}
+
+Multi-label model of {n_classes} classes on {reads}. {size}
+
+    from mmfeat import Predictor
+
+    model = Predictor.load("DIR")
+    model.predict("photo.jpg", "a caption").labels
+
+or `mmfeat predict new.csv --images photos/ --model DIR`, or `mmfeat serve DIR`.
+
+## Made of
+
+{made_of}
+
+A label needs a probability above {threshold}; where none has one, {empty}. Classes, in the order of the probabilities: {classes}.
+
+## Data and split
+
+- fitted on {trained}; {chosen} chose its epochs, rounds or members and were never fitted on{transductive}
+- shares of the labelled rows: val {val:g}, test {test:g}; stratified, identical images together
+- source, licence and consent of the data: fill in
+
+## Figures
+
+{figures}
+
+## Limits
+
+Fill in: what it is for, what it is not for, whom a mistake would hurt.
+
+## Licence
+
+- of the encoders' pretrained weights: fill in
+- of this model: fill in
+"""
+
+
+def limit_text(mb: float) -> str:
+    """A size beside the paper's limit, as a sentence."""
+    return f"{mb:,.1f} MB, {'under' if mb < LIMIT_MB else 'over'} the paper's limit of {LIMIT_MB:g} MB."
+
+
+def model_card(record: dict[str, Any], mb: float) -> str:
+    """Markdown of an exported model's README.
+
+    Parameters
+    ----------
+    record : dict
+        What mmfeat.json holds.
+    """
+    run, rule = record["run"], record["predict"]
+    modalities = {encoder["modality"] for encoder in record["encoders"].values()}
+    reads = " and ".join(filter(None, ["images" * ("image" in modalities), "captions" * ("text" in modalities)]))
+    threshold = f"{rule['threshold']:g}" if isinstance(rule["threshold"], int | float) else "its class's threshold"
+    transductive = "; its unlabelled rows took part in training without labels (transductive)"
+    return _CARD.format(
+        name=shown(run["name"]),
+        n_classes=len(record["classes"]),
+        reads=reads,
+        size=limit_text(mb),
+        made_of=_made_of(record),
+        threshold=threshold,
+        empty="the most probable class is given" if rule["empty"] == "most-probable" else "none is given",
+        classes=", ".join(_code(name) for name in record["classes"]),
+        trained=counted(run["n_trained"], "row"),
+        chosen=counted(run["n_chosen"], "other row"),
+        transductive=transductive if run["transductive"] else "",
+        **run["split"],
+        figures=_figures(record),
+    )
+
+
+def _made_of(record: dict[str, Any]) -> str:
+    lines = [
+        f"- encoder {_code(name)}: {_code(encoder['about']['model'])}, {encoder['width']}-d, "
+        f"{'fine-tuned' if encoder['about']['finetuned'] else 'frozen'}, weights kept in {record['dtype']}"
+        for name, encoder in record["encoders"].items()
+    ]
+    for name, part in record["model"]["parts"].items():
+        if part["kind"] == "head":
+            inputs = " and ".join(_code(encoder) for encoder in part["widths"])
+            lines.append(f"- head {_code(name)}: {part['head']} on {inputs}, mean of {counted(part['seeds'], 'seed')}")
+        else:
+            lines.append(f"- linear output of encoder {_code(name)}")
+    return "\n".join(lines)
+
+
+def _figures(record: dict[str, Any]) -> str:
+    figures, seeds = record["run"]["figures"], record["run"]["figures_of_seeds"]
+    if not figures:
+        return "None: there were no validation rows."
+    low, high = figures["samples_f1_interval"]
+    text = [
+        f"On {counted(figures['n_samples'], 'validation row')}, which also chose epochs and runs:",
+        "",
+        "| samples-F1 (95 % bootstrap interval) | micro-F1 | macro-F1 | mAP | whole sets right |",
+        "|---|---|---|---|---|",
+        f"| {figures['samples_f1']:.3f} ({low:.3f} to {high:.3f}) | {figures['micro_f1']:.3f} | {figures['macro_f1']:.3f} "
+        f"| {figures['map']:.3f} | {figures['label_set_accuracy']:.3f} |",
+        "",
+    ]
+    if len(seeds) > 1:
+        values = [seed["samples_f1"] for seed in seeds]
+        text.append(
+            f"Single seeds: samples-F1 {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} (deviation over {len(seeds)} seeds).\n"
+        )
+    if figures["n_classes_left_out"]:
+        left_out = counted(figures["n_classes_left_out"], "class", "classes")
+        text.append(f"{left_out} without a positive among these rows: left out of macro-F1 and mAP.\n")
+    f1, positives = np.array(figures["class_f1"], dtype=float), np.array(figures["n_positives"])
+    kept = np.flatnonzero(positives > 0)
+    weakest = kept[np.argsort(f1[kept], kind="stable")][:WEAKEST]
+    text += ["Weakest classes:", "", "| class | F1 | validation rows with it |", "|---|---|---|"]
+    text += [f"| {_code(record['classes'][k])} | {f1[k]:.3f} | {positives[k]:,} |" for k in weakest]
+    return "\n".join(text)
+
+
+def _code(text: str) -> str:
+    """Untrusted text as inline code that no table or link can be made of."""
+    return "`" + shown(text, 80).replace("`", "'").replace("|", "¦") + "`"

@@ -1,0 +1,211 @@
+"""Predictor: labels and probabilities of images and captions by an exported model, without the project that made it."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmfeat.batches import UndecodableSample, UnreadSample, groups_of, prepared_batches
+from mmfeat.data.archives import check_size
+from mmfeat.devices import torch_device
+from mmfeat.errors import DataError, one_line
+from mmfeat.labels import decide, sigmoid
+from mmfeat.predictor.engines import TorchEngine
+from mmfeat.predictor.folder import read_folder
+from mmfeat.predictor.predictions import Prediction, Predictions
+from mmfeat.texts import counted, shown
+
+BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
+GPU_BATCHES = 8  # times as many on a GPU
+_FLOAT16_MAX = 65504.0
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+
+class Predictor:
+    """A model in memory; any number of threads may call `predict` at once.
+
+    Parameters
+    ----------
+    engine : TorchEngine or OnnxEngine
+        What runs the networks.
+    record : dict
+        What the folder's mmfeat.json holds.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        The K class names.
+    modalities : dict of str to str
+        Encoder to `image` or `text`.
+    """
+
+    def __init__(self, engine: Any, record: dict[str, Any]) -> None:
+        self.engine, self.record = engine, record
+        self.classes = tuple(record["classes"])
+        self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "auto") -> Predictor:
+        """Load what `mmfeat export` wrote.
+
+        Parameters
+        ----------
+        device : str
+            `auto`, `cpu`, `cuda`, `cuda:1`.
+
+        Raises
+        ------
+        RunError
+            The folder is incomplete, changed, of a newer format, or cannot be built by this version.
+        ConfigError
+            There is no such device.
+        """
+        folder = Path(folder).expanduser()
+        record = read_folder(folder)
+        return cls(TorchEngine.load(folder, record, torch_device(device)), record)
+
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike | None] | None = None, captions: str | Sequence[str | None] | None = None,
+        *, batch_size: int | None = None, threshold: float | None = None, on_error: str = "raise",
+    ) -> Predictions | Prediction:  # fmt: skip
+        """Labels, probabilities and each encoder's own opinion of one item or of many.
+
+        Parameters
+        ----------
+        images, captions
+            One or a list of each: an image is a path, a file's bytes, a PIL image or an array `(H, W, 3)` or `(H, W)` of
+            uint8; a caption is a str. None, and a blank caption, are a modality that is missing.
+        batch_size : int, optional
+            Items encoded at a time.
+        threshold : float, optional
+            A label needs a probability above it; the model's own, when None.
+        on_error : str
+            Where an image cannot be read: `raise`, or `record` the reason and go by the caption.
+
+        Returns
+        -------
+        Prediction or Predictions
+            One :class:`Prediction` for one item, else :class:`Predictions` in the order of the items.
+
+        Raises
+        ------
+        DataError
+            Not as many captions as images, something that is neither, or an image that cannot be read.
+        """
+        if on_error not in ("raise", "record"):
+            raise DataError(f"on_error = {on_error!r}. Use one of: raise, record")
+        images, captions, single = _as_lists(images, captions)
+        self._check(images, captions)
+        embeddings, present, errors = {}, {}, {}
+        for name, modality in self.modalities.items():
+            samples = images if modality == "image" else captions
+            embeddings[name], present[name] = self._encode(name, samples, batch_size, errors)
+        if errors and on_error == "raise":
+            row, reason = min(errors.items())
+            raise DataError(f"image {row}{_named(images[row])}: {reason}. To go by the captions: on_error='record'")
+        found = self.decided(embeddings, present, threshold, errors)
+        return found[0] if single else found
+
+    def decided(
+        self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray], threshold: float | None = None,
+        errors: dict[int, str] | None = None,
+    ) -> Predictions:  # fmt: skip
+        """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions."""
+        rule = self.record["predict"]
+        composed = self.engine.compose(embeddings, present)
+        probs = sigmoid(composed.logits)
+        threshold = rule["threshold"] if threshold is None else threshold
+        opinions = {
+            name: np.where(present[name][:, None], sigmoid(logits), np.nan).astype(np.float32)
+            for name, logits in composed.opinions.items()
+        }
+        decided = decide(probs, threshold, rule["empty"])
+        return Predictions(self.classes, probs, decided, opinions, composed.known, errors or {})
+
+    def _encode(
+        self, name: str, samples: Sequence[Any], batch_size: int | None, errors: dict[int, str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings `(N, D)` float32, zeros where not present, and presence `(N,)`; adds to `errors`."""
+        encoder, preparation = self.record["encoders"][name], self.engine.preparations[name]
+        modality = encoder["modality"]
+        rows = np.array([i for i, sample in enumerate(samples) if sample is not None], dtype=np.int64)
+        if modality == "text" and len(rows):  # captions of like length share a batch, which saves padding
+            rows = rows[np.argsort([len(samples[row]) for row in rows], kind="stable")]
+        embeddings = np.zeros((len(samples), encoder["width"]), np.float32)
+        present = np.zeros(len(samples), dtype=bool)
+        read = _read_image if modality == "image" else str
+        groups = groups_of(rows, batch_size or self._batch_size(modality, len(rows)))
+        for batch in prepared_batches(groups, lambda row: preparation.prepare(read(samples[row])), preparation.collate):
+            errors |= batch.undecodable | batch.unread
+            if batch.inputs is not None:
+                embeddings[batch.rows] = self.rounded(self.engine.encode(name, batch.inputs))
+                present[batch.rows] = True
+        return embeddings, present
+
+    def rounded(self, embeddings: np.ndarray) -> np.ndarray:
+        """Embeddings as a feature store keeps them, which heads were fitted on: rounded to its dtype, as float32."""
+        if self.record["embeddings"] == "float16":
+            return embeddings.clip(-_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16).astype(np.float32)
+        return embeddings
+
+    def _batch_size(self, modality: str, n: int) -> int:
+        if self.engine.device.type != "cpu":
+            return BATCH_SIZE[modality] * GPU_BATCHES
+        # few items: batches small enough that some are prepared while others are encoded
+        return min(BATCH_SIZE[modality], max(4, n // 8))
+
+    def _check(self, images: list[Any], captions: list[Any]) -> None:
+        for modality, samples in (("image", images), ("text", captions)):
+            given = any(sample is not None for sample in samples)
+            if given and modality not in self.modalities.values():
+                what = "images" if modality == "image" else "captions"
+                raise DataError(f"this model reads no {what}: its encoders are {', '.join(self.modalities)}")
+
+
+def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:
+    """Both as lists of one length, blank captions as None, and whether one item was given rather than a list."""
+    single = (images is None or isinstance(images, ImageLike)) and (captions is None or isinstance(captions, str))
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images, single = list(images), False
+    images = [images] if isinstance(images, ImageLike) else images
+    captions = [captions] if isinstance(captions, str) else captions
+    n = max(len(given) for given in (images, captions, [None] if single else []) if given is not None)
+    images, captions = ([None] * n if given is None else list(given) for given in (images, captions))
+    if len(images) != len(captions):
+        found = f"{counted(len(images), 'image')} and {counted(len(captions), 'caption')}"
+        raise DataError(f"{found}: give as many of both, None where one is missing")
+    for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        if not (caption is None or isinstance(caption, str)):
+            raise DataError(f"caption {row} is a {type(caption).__name__}, not a str or None")
+        if not (image is None or isinstance(image, ImageLike)):
+            wanted = "a path, bytes, a PIL image, an array or None"
+            raise DataError(f"image {row} is a {type(image).__name__}, not {wanted}")
+    return images, [caption if caption is not None and caption.strip() else None for caption in captions], single
+
+
+def _read_image(image: ImageLike) -> bytes | Image.Image:
+    """What a preparation takes: a file's bytes, or a PIL image."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+            raise UndecodableSample(ValueError(f"an array {image.shape} of {image.dtype}, not (H, W, 3) of uint8"))
+        return Image.fromarray(image)
+    if not isinstance(image, str | Path):
+        return image
+    try:
+        status = Path(image).stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise UnreadSample("not a plain file")
+        check_size(status.st_size)
+        return Path(image).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UnreadSample(getattr(error, "strerror", None) or one_line(error)) from None
+
+
+def _named(image: Any) -> str:
+    return f" ({shown(image, 200)})" if isinstance(image, str | Path) else ""

@@ -1,0 +1,117 @@
+"""From a run's or an encoder's name to the network that predicts: what exports and predictions of new rows share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mmfeat.encoders.resolve import Identity
+from mmfeat.errors import RunError
+from mmfeat.models.composition import Composition, OutputPart, Part, Tree, head_part
+from mmfeat.models.runs import Run
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.scoring import training_prior
+from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A network on embeddings, and whose.
+
+    Attributes
+    ----------
+    run : Run or None
+        None for an encoder's own output.
+    identities : dict of str to Identity
+        The encoders that it reads, as they are today.
+    """
+
+    name: str
+    run: Run | None
+    composition: Composition
+    identities: dict[str, Identity]
+
+
+def compose(project: Project, name: str) -> Composed:
+    """The network of a run of today's encoders and classes, or of an encoder's own output.
+
+    Raises
+    ------
+    RunError
+        There is no such run, it is damaged or stale, or the encoder has no output.
+    """
+    parts: dict[str, Part] = {}
+    run = None
+    if name in project.config.encoder:
+        identities = {name: project.identity(name)}
+        parts[name], tree = _output(project, name), name
+    else:
+        run = find_run(project, name)
+        if why := run.damage() or stale_because(project, run):
+            raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+        identities = {encoder: project.identity(encoder) for encoder in run.encoders}
+        tree = _add(project, run, parts)
+    for encoder, identity in identities.items():  # what each encoder says alone
+        if encoder not in parts and identity.output_key is not None and not of_other_classes(project, identity):
+            parts[encoder] = _output(project, encoder)
+    return Composed(name, run, Composition(parts, tree, len(project.manifest.classes)), identities)
+
+
+def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
+    """Add a run's heads and outputs to `parts`; gives its branch of the tree."""
+    if run.kind != "ensemble":
+        if run.name not in parts:
+            parts[run.name] = head_part(run.record, run.state())
+        return run.name
+    members = []
+    for member in run.record["members"]:
+        if member["fingerprint"] is not None:
+            members.append(_add(project, find_run(project, member["name"]), parts))
+        else:
+            parts[member["name"]] = parts.get(member["name"]) or _output(project, member["name"])
+            members.append(member["name"])
+    return {"members": members, "weights": [m["weight"] for m in run.record["members"]], "prior": run.record["prior"]}
+
+
+@torch.no_grad()
+def _output(project: Project, name: str) -> OutputPart:
+    """An encoder's linear output."""
+    identity = project.identity(name)
+    output = project.output(identity)
+    if output is None or of_other_classes(project, identity):
+        why = "gives no logits yet" if output is None else "has an output of other classes than the manifest"
+        raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
+    part = OutputPart(name, identity.width, len(output.classes))
+    part.linear.weight.copy_(torch.from_numpy(output.weight))
+    part.linear.bias.copy_(torch.from_numpy(output.bias))
+    part.prior.copy_(torch.from_numpy(training_prior(project)))
+    return part.eval()
+
+
+def about(project: Project, composed: Composed) -> dict[str, Any]:
+    """What is worth knowing of a model away from its project: data, split, figures, rows learned from; JSON values."""
+    run, config = composed.run, project.config
+    if run is None:
+        checkpoint = project.checkpoint(composed.identities[composed.name])
+        record, learned, figures = checkpoint.record, checkpoint.learned(), checkpoint.record["val"]
+        kind, split, seeds = "encoder output", config.values()["split"], []
+    else:
+        record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]
+        kind, split, seeds = run.kind, run.record["config"]["split"], run.record["figures"]["val_seeds"]
+    return {
+        "name": composed.name,
+        "kind": kind,
+        "made_from": record.get("members") or list(composed.identities),
+        "head": record.get("head"),
+        "created": record.get("created"),
+        "metric": record["metric"],
+        "split": split,
+        "n_trained": len(learned.trained),
+        "n_chosen": len(learned.chosen),
+        "transductive": bool(record.get("transductive", False)),
+        "figures": figures,
+        "figures_of_seeds": seeds,
+        "versions": record.get("versions") or record["made_on"]["versions"],
+    }

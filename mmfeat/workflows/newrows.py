@@ -1,0 +1,183 @@
+"""Predictions of samples that no project knows: through a project's store, or by an exported model without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmfeat.data.readers import read_rows
+from mmfeat.data.sources import ImageSources, images_beside
+from mmfeat.devices import torch_device
+from mmfeat.errors import DataError
+from mmfeat.labels import decide, sigmoid
+from mmfeat.predictor import Predictions, Predictor
+from mmfeat.progress import progress
+from mmfeat.workflows.compose import compose
+from mmfeat.workflows.extract import extract_one
+from mmfeat.workflows.guests import Guests
+from mmfeat.workflows.project import Project
+
+_BLOCK = 512  # rows whose images are in memory at a time, without a project
+_BATCH = 8192  # rows of embeddings that are composed at a time
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Samples to predict.
+
+    Attributes
+    ----------
+    images, captions : list of str
+        Names and texts; empty where there is none.
+    sources : ImageSources
+        Where the images are.
+    """
+
+    ids: list[str]
+    images: list[str]
+    captions: list[str]
+    sources: ImageSources
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions:
+    """Predict by a run of today's encoders; what the store lacks is encoded into it.
+
+    Raises
+    ------
+    RunError
+        There is no such run, or it is stale.
+    """
+    composed = compose(project, run)
+    images, errors = _located(rows)
+    guests = Guests(project, rows.ids, images, rows.captions, rows.sources)
+    everything = np.arange(len(rows.ids))
+    for identity in composed.identities.values():
+        extraction = extract_one(guests, identity, everything)
+        if identity.spec.modality == "image":
+            keys = guests.row_keys("image")
+            recorded = guests.store.encoder(identity.spec).errors_of(keys.keys)
+            errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
+            errors |= {**keys.reasons, **extraction.unread}
+    nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
+    table = guests.table_of({n: (identity.spec, None) for n, identity in composed.identities.items()}, nothing)
+    device = torch_device(project.config.device)
+    composition, parts = composed.composition.to(device), []
+    with torch.inference_mode():
+        for batch in table.batches(_BATCH):
+            inputs, present = batch.to(device)
+            logits, known = composition(inputs, present)
+            opinions = {
+                name: np.where(
+                    batch.present[name][:, None],
+                    sigmoid(composition.opinion(name, inputs, present).cpu().numpy()),
+                    np.nan,
+                )
+                for name in inputs
+            }
+            parts.append((sigmoid(logits.cpu().numpy()), known.cpu().numpy(), opinions))
+    rule = project.config.predict
+    probs = np.concatenate([part[0] for part in parts])
+    return Predictions(
+        project.manifest.classes, probs, decide(probs, rule.threshold, rule.empty),
+        {name: np.concatenate([part[2][name] for part in parts]) for name in composed.identities},
+        np.concatenate([part[1] for part in parts]), errors,
+    )  # fmt: skip
+
+
+def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:
+    """Predict by an exported model, in blocks; nothing is kept."""
+    modalities = set(predictor.modalities.values())
+    found: list[Predictions] = []
+    names, errors = _located(rows)
+    n = len(rows.ids)
+    with progress("predicting", n) as bar:
+        for start in range(0, n, _BLOCK):
+            block = range(start, min(start + _BLOCK, n))
+            images = list(_read(rows, names, block, errors)) if "image" in modalities else [None] * len(block)
+            captions = [rows.captions[row] if "text" in modalities else None for row in block]
+            found.append(predictor.predict(images, captions, threshold=threshold, on_error="record"))
+            errors |= {start + row: reason for row, reason in found[-1].errors.items()}
+            bar.advance(len(block))
+    return Predictions(
+        predictor.classes, np.concatenate([one.probs for one in found]), np.concatenate([one.decided for one in found]),
+        {name: np.concatenate([one.opinions[name] for one in found]) for name in predictor.modalities},
+        np.concatenate([one.known for one in found]), errors,
+    )  # fmt: skip
+
+
+def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
+    """Names of images, without those that several images have; row to what is wrong with these.
+
+    Raises
+    ------
+    DataError
+        A folder or an archive cannot be read.
+    """
+    rows.sources.names()
+    names, errors = list(rows.images), {}
+    for row, name in enumerate(names):
+        try:
+            rows.sources.locate(name)
+        except DataError as error:
+            names[row], errors[row] = "", str(error)
+    return names, errors
+
+
+def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
+    """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
+    for row in block:
+        location = rows.sources.locate(names[row]) if names[row] else None
+        data = None
+        if location is not None:
+            try:
+                data = rows.sources.read(location)
+            except (OSError, DataError) as error:
+                errors[row] = getattr(error, "strerror", None) or str(error)
+        elif names[row]:
+            errors[row] = "no such image"
+        yield data
+
+
+def one_row(image: str, caption: str) -> NewRows:
+    """One picture by its path, one caption, or both; an empty text where there is none.
+
+    Raises
+    ------
+    DataError
+        There is no such picture.
+    """
+    if not image:
+        return NewRows(["caption"], [""], [caption], ImageSources([]))
+    path = Path(image).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: no such image")
+    return NewRows([path.name], [path.name], [caption], ImageSources.of_file(path))
+
+
+def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
+    """The rows of a table; images in the named places, or else beside it.
+
+    Parameters
+    ----------
+    columns : dict of str to str
+        Columns by role that must be there; the others are found.
+    usual : dict of str to str
+        What a project calls them: taken where the table has such columns.
+
+    Raises
+    ------
+    DataError
+        The table or the images cannot be read.
+    """
+    path = Path(table).expanduser()
+    source = read_rows(path, columns, usual)
+    if not any(source.images):
+        return NewRows(source.ids, source.images, source.captions, ImageSources([]), source.columns)
+    places = [Path(place).expanduser() for place in images]
+    sources = ImageSources(places, "--images") if places else images_beside(path)
+    return NewRows(source.ids, source.images, source.captions, sources, source.columns)

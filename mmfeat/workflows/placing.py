@@ -1,0 +1,79 @@
+"""From a source to the manifest: corrections, what belongs together, splits; and what there is to say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mmfeat.config import Config
+from mmfeat.data.corrections import FILE, corrected
+from mmfeat.data.groups import Groups, groups_of
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.readers import Source
+from mmfeat.data.rowkeys import RowKeys
+from mmfeat.data.splits import make_splits
+from mmfeat.errors import DataError
+from mmfeat.labels import rows_of
+from mmfeat.report.summary import about_corrections
+from mmfeat.texts import counted
+
+MANIFEST = "manifest.parquet"
+
+
+def make_manifest(
+    config: Config, data: Source, row_keys: RowKeys, before: Manifest | None
+) -> tuple[Manifest, list[str]]:  # fmt: skip
+    """The manifest of a source, and lines about its corrections and splits.
+
+    Parameters
+    ----------
+    before : Manifest, optional
+        The one that is there: its labelled rows keep their split.
+
+    Raises
+    ------
+    DataError
+        No row has a label, a correction is wrong, or rows that belong together have two splits.
+    """
+    found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
+    if not found.classes:
+        raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to learn")
+    if not (found.labels >= 0).any():
+        raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
+    known = None
+    if before is not None:
+        labelled = (before.labels >= 0).any(1)
+        split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
+        known = [split.get(i, "") for i in data.ids]
+    groups = groups_of(row_keys.keys, row_keys.present, data.groups)
+    split, notes = _split(config, data.ids, found.labels, groups, known)
+    texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
+    manifest = Manifest(*texts, found.labels, split, found.classes, data.columns)
+    return manifest, about_corrections(found, data.classes) + notes
+
+
+def _split(
+    config: Config, ids: list[str], labels: np.ndarray, groups: Groups, known: list[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Deal what has no split yet, and val from train where there is none; test only from rows that are new."""
+    shares, notes = dataclasses.asdict(config.split), []
+    split = make_splits(ids, labels, groups, shares, config.seed, known)
+    if known is None or not any(known):
+        return split, notes
+    if shares["val"] and "val" not in known:
+        free = ~(labels >= 0).any(1) | (np.array(known, dtype=object) == "train")
+        first = np.where(free, "", split).tolist()
+        split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
+        moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
+        if moved:
+            notes.append(
+                f"  {counted(moved, 'row')} that stood in train {'is' if moved == 1 else 'are'} val from now on. "
+                f"What was trained before has learned from them. Run it again, first: mmfeat finetune"
+            )
+    if shares["test"] and not len(rows_of(labels, split, "test")):
+        notes.append(
+            f"  No row is test, although [split] test = {shares['test']:g}: what was train or val never becomes test. To split "
+            f"anew remove {MANIFEST} (runs made before are then not ranked) and run: mmfeat init"
+        )
+    return split, notes
