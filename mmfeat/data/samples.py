@@ -56,15 +56,15 @@ class Source:
 
     kind: str
     columns: Columns
-    settings: Columns = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     labels: list[list[str] | None] = field(default_factory=list)
-    yes_no: np.ndarray | None = None
-    absent: str = "negative"
     groups: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
+    yes_no: np.ndarray | None = None
+    absent: str = "negative"
+    settings: Columns = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     splits_cells: bool = False
