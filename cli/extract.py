@@ -38,6 +38,7 @@ def extract_command(
     from mmfeat.report.tables import table
     from mmfeat.texts import shown
     from mmfeat.workflows.extract import Options, extract
+    from mmfeat.workflows.hints import to_fuse
 
     project = open_project(context, options)
     how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
@@ -66,7 +67,7 @@ def extract_command(
     else:
         made = f"{path}/ is up to date ({seconds:.1f} s)."
     left = any(one.left for one in result.encoders)
-    echo_next(made, "the other shards" if left else "mmfeat fuse --head crossattn")
+    echo_next(made, "the other shards" if left else to_fuse(project))
 
 
 def _speed(one: Extraction, n_logits: int) -> str:

@@ -18,9 +18,24 @@ from mmfeat.cli.options import echo_next
 )
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the ids.")
 @click.option("--image", "image_column", metavar="COLUMN", help="Column of the images' names.")
-@click.option("--caption", "caption_column", metavar="COLUMN", help="Column of the captions.")
 @click.option(
-    "--labels", "labels_column", metavar="COLUMN", help="Column of the labels; a blank cell is an unlabelled row."
+    "--caption",
+    "caption_column",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column of the captions; repeated: all, joined.",
+)
+@click.option(
+    "--labels",
+    "labels_column",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column of label names; repeated: columns of 0, 1 and blank; of COCO: a category's name or id.",
+)
+@click.option(
+    "--absent",
+    type=click.Choice(["negative", "unknown"]),
+    help="What a label that is not given is. [default: negative; unknown where columns of 0, 1 and blank give noes]",
 )
 @click.option("--group", "group_column", metavar="COLUMN", help="Column of groups: rows of one stand in one split.")
 @click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")
@@ -36,7 +51,8 @@ from mmfeat.cli.options import echo_next
 def init_command(context: click.Context, source: str | None, **options: Any) -> None:
     """Make the current folder a project.
 
-    SOURCE is a folder with train.csv and test.csv (a Kaggle task) and images in folders, zip or tar files, or a CSV table.
+    SOURCE is a folder with train.csv and test.csv (a Kaggle task), COCO's instances_*.json or their folder, or a CSV, TSV,
+    Parquet or JSONL table; images lie in folders, zip or tar files.
     Options only fill in mmfeat.toml; where it exists already, they must agree with it.
     """
     from mmfeat.workflows.init import init

@@ -30,6 +30,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         rows = [(key, shown(value, 200), origins.get(key, "default")) for key, value in project.config.dotted()]
         click.echo(table(("key", "value", "from"), rows, left=3))
         return
+    from mmfeat.workflows.hints import to_fuse
     from mmfeat.workflows.status import status
 
     result = status(project, rehash)
@@ -62,7 +63,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         hint = "" if result.has_outputs else " (or first: mmfeat finetune; without a GPU: mmfeat finetune --freeze)"
         echo_next("Features are missing.", f"mmfeat extract{hint}")
     else:
-        echo_next("All features are cached.", "mmfeat fuse --head crossattn" if not result.n_runs else "mmfeat runs")
+        echo_next("All features are cached.", to_fuse(project) if not result.n_runs else "mmfeat runs")
 
 
 def _echo_store(project: Project) -> None:

@@ -33,13 +33,14 @@ def setting(
 class DataConfig:
     """Where the samples come from; `[data]`."""
 
-    source: str = ""  # a folder with train.csv and test.csv, or a CSV table
+    source: str = ""  # a folder with train.csv and test.csv, COCO's files, or a CSV, TSV, Parquet or JSONL table
     images: tuple[str, ...] = ()  # folders, zip and tar files; patterns with * are allowed
     id: str = ""  # columns of the source; empty: found
     image: str = ""
-    caption: str = ""
-    labels: str = ""
+    caption: str | tuple[str, ...] = ""  # several are joined
+    labels: str | tuple[str, ...] = ""  # a column of names; a list: columns of 0, 1 and blank. Of COCO: categories
     group: str = ""  # column: rows of one group stand in one split; empty: none, it is never guessed
+    absent: str = setting("auto", choices=("auto", "negative", "unknown"))  # what a label that is not given is
     separator: str = setting(" ", filled=True)  # between the labels of one cell
     classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
 

@@ -60,10 +60,25 @@ def label_names(decided: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     return [names[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
+def label_cells(
+    decided: np.ndarray, classes: Sequence[str], columns: str | Sequence[str], separator: str
+) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+    """Header and cells of decided labels `(N, K)` as a source has them: a column of names, or columns of 0 and 1."""
+    if isinstance(columns, str):
+        return [columns or "labels"], [[separator.join(names)] for names in label_names(decided, classes)]
+    at = [list(classes).index(name) for name in columns]
+    return list(columns), decided[:, at].astype(str).tolist()
+
+
 def split_labels(cell: str, separator: str) -> list[str]:
     """Names in one cell, each once, in order; a blank cell has none."""
     names = cell.split() if separator == " " else [name.strip() for name in cell.split(separator)]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def fitting_separator(classes: Sequence[str]) -> str:
+    """What may stand between labels of one cell, since no class has it in its name: a space, if that can be."""
+    return next((mark for mark in (" ", ",", "|", ";") if not any(mark in name for name in classes)), "\t")
 
 
 def class_order(names: Iterable[str]) -> list[str]:

@@ -137,7 +137,7 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
     from mmfeat.workflows.template import ENCODERS, TEMPLATE
 
     filled = TEMPLATE.format(
-        seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', group='#group    = "g"', separator='" "', classes='#classes  = "classes.csv"',
+        seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "', classes='#classes  = "classes.csv"', absent='"auto"', group='#group    = "product_id"',
         val=0.1, test=0.0, encoders="".join(ENCODERS.values()), finetune="#[finetune.image]", inputs='["image", "text"]',
         head="crossattn", head_table="#[fuse.crossattn]",
     )  # fmt: skip

@@ -249,3 +249,125 @@ def test_labels_that_are_numbers_are_in_their_order(tmp_path):
     assert init(tmp_path, str(tmp_path / "t.csv")).manifest.classes == ("-2", "1", "9", "10")
     assert np.array_equal(Project(tmp_path).manifest.labels[0], [1, 0, 1, 1])
     json.dumps(Project(tmp_path).config.values())
+
+
+# -- other sources and more columns
+
+
+def written(folder: Path) -> dict:
+    return tomllib.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["data"]
+
+
+def test_label_columns_are_found_said_and_written(tmp_path):
+    (tmp_path / "t.csv").write_text("id,title,description,beach,dog\na,x,y,1,\nb,x,,0,1\nc,z,,,\nd,z,,0,0\n")
+    made = init(tmp_path, str(tmp_path / "t.csv"), caption_column=("title", "description"), val=0)
+    assert "caption = 'title' + 'description', labels = 'beach' + 'dog'" in made.summary
+    assert "3 labelled (1 with nothing), 1 unlabelled" in made.summary
+    assert "blank is unknown, since noes are given: 83% of the labelled rows' labels are known" in made.summary
+    data = written(tmp_path)
+    assert (data["labels"], data["absent"]) == (["beach", "dog"], "unknown")
+    assert data["caption"] == ["title", "description"]
+    assert made.manifest.captions.tolist() == ["x\ny", "x", "z", "z"]
+    assert init(tmp_path).unchanged
+    assert init(tmp_path, labels_column=("beach", "dog"), absent="unknown").unchanged
+    with pytest.raises(ConfigError, match=r'says data.labels = \["beach", "dog"\]'):
+        init(tmp_path, labels_column=("dog",))
+
+
+def test_absent_is_resolved_by_what_is_found_or_asked_for(tmp_path):
+    (tmp_path / "t.csv").write_text("id,caption,beach,dog\na,x,1,\nb,x,,1\n")
+    assert "blank is no" in init(tmp_path, str(tmp_path / "t.csv"), val=0).summary
+    assert written(tmp_path)["absent"] == "negative"
+    (tmp_path / FILE_NAME).unlink()
+    with pytest.raises(DataError, match=r"the noes must be given"):
+        init(tmp_path, str(tmp_path / "t.csv"), absent="unknown")
+
+
+def test_coco_gets_a_separator_that_no_category_has_in_its_name(tmp_path):
+    categories = [{"id": 1, "name": "traffic light"}, {"id": 2, "name": "dog"}]
+    images = [{"id": i, "file_name": f"{i}.png"} for i in (1, 2)]
+    annotations = [{"image_id": 1, "category_id": 1}, {"image_id": 1, "category_id": 2}]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_x.json").write_text(json.dumps(content))
+    (tmp_path / "x").mkdir()
+    for i in (1, 2):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "x" / f"{i}.png")
+    made = init(tmp_path, str(tmp_path / "annotations"), labels_column=("traffic light", "2"), val=0)
+    data = written(tmp_path)
+    assert (data["separator"], data["labels"]) == (",", ["traffic light", "2"])
+    assert made.manifest.labels.tolist() == [[1, 1], [0, 0]]
+    assert Project(tmp_path).row_keys("image").present.all()
+    assert init(tmp_path).unchanged
+
+
+def test_a_group_is_written(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,caption,labels,shop\na,x,cat,s\nb,y,dog,s\n")
+    made = init(tmp_path, str(path), group_column="shop", val=0)
+    assert "group = 'shop'" in made.summary
+    assert written(tmp_path)["group"] == "shop"
+    assert init(tmp_path).unchanged
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "says"),
+    [
+        (("a b", "c"), {}, "are separated by spaces; where they have spaces in them: --separator"),
+        (("a b,c", "c"), {"separator": ","}, "are separated by ','"),
+        (("1 2", "2"), {}, None),
+        (("a", "b"), {}, None),
+        (("0", "1"), {}, 'if they mean no and yes: labels = ["labels"]'),
+    ],
+)
+def test_how_labels_were_split_is_said_where_it_matters(tmp_path, cells, options, says):
+    (tmp_path / "t.csv").write_text('id,caption,labels\na,x,"{}"\nb,y,"{}"\n'.format(*cells))
+    summary = init(tmp_path, str(tmp_path / "t.csv"), val=0, **options).summary
+    assert says in summary if says else "  labels  " not in summary
+
+
+def test_a_single_column_in_a_list_is_one_of_0_and_1(tmp_path):
+    (tmp_path / "t.csv").write_text("id,caption,beach\na,x,1\nb,y,0\n")
+    (tmp_path / FILE_NAME).write_text('[data]\nsource = "t.csv"\nlabels = ["beach"]\n[split]\nval = 0\n')
+    manifest = init(tmp_path).manifest
+    assert (manifest.classes, manifest.labels.tolist()) == (("beach",), [[1], [0]])
+
+
+# -- images that are not found
+
+
+def test_images_none_of_which_is_found_say_what_was_looked_for(tmp_path):
+    path = table(tmp_path, images=True)
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "other" / "x.png")
+    with pytest.raises(DataError, match=r"none of 40 names like '0.png' found in .*other: 1 image there, like 'x.png'"):
+        init(tmp_path, str(path), images=(str(tmp_path / "other"),))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no image in .*empty \(looked for .jpg"):
+        init(tmp_path, str(path), images=(str(tmp_path / "images"), str(tmp_path / "empty")))
+    assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_captions_alone_will_do_where_there_is_no_image_file_at_all(tmp_path):
+    path = table(tmp_path, images=True)
+    for file in (tmp_path / "images").iterdir():
+        file.unlink()
+    made = init(tmp_path, str(path))
+    assert "so that only captions are used" in made.summary
+    assert list(load_config(tmp_path / FILE_NAME).encoder) == ["text"]
+    assert init(tmp_path).unchanged
+    path.write_text("image,labels\n0.png,x\n1.png,x\n")
+    (tmp_path / FILE_NAME).unlink()
+    with pytest.raises(DataError, match=r"none of 2 names like '0.png' found in .*: there is no image at all"):
+        init(tmp_path, str(path))
+
+
+def test_a_manifest_with_several_columns_of_a_role_has_a_newer_format(tmp_path):
+    import pyarrow.parquet as pq
+
+    (tmp_path / "t.csv").write_text("id,caption,beach,dog\na,x,1,0\nb,y,0,1\n")
+    init(tmp_path, str(tmp_path / "t.csv"), val=0)
+    assert pq.read_schema(tmp_path / "manifest.parquet").metadata[b"mmfeat_format"] == b"2"
+    (tmp_path / "one").mkdir()
+    init(tmp_path / "one", str(table(tmp_path / "one")))
+    assert pq.read_schema(tmp_path / "one" / "manifest.parquet").metadata[b"mmfeat_format"] == b"1"

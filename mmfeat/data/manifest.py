@@ -14,7 +14,7 @@ from mmfeat.errors import DataError
 from mmfeat.files import atomic_path
 from mmfeat.labels import rows_of
 
-FORMAT = 1
+FORMAT = 2  # 2: a role may have several columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Manifest:
     split : np.ndarray
         `(N,)` object: `train`, `val` or `test`. An unlabelled row stands in train, unless an identical picture puts it
         elsewhere.
-    columns : dict of str to str
-        What the source calls `id`, `image`, `caption` and `labels`.
+    columns : dict of str to str or list of str
+        What the source calls `id`, `image`, `caption`, `labels` and `group`: a column, or several.
     """
 
     ids: np.ndarray
@@ -40,7 +40,7 @@ class Manifest:
     labels: np.ndarray
     split: np.ndarray
     classes: tuple[str, ...]
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:
@@ -61,7 +61,7 @@ class Manifest:
         ]
         table = pa.table({**dict(zip(names, texts, strict=True)), "labels": labels})
         metadata = {
-            "mmfeat_format": str(FORMAT),
+            "mmfeat_format": str(FORMAT if any(isinstance(c, list) for c in self.columns.values()) else 1),
             "classes": json.dumps(self.classes),
             "columns": json.dumps(self.columns),
         }

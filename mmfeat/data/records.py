@@ -1,4 +1,4 @@
-"""Records of a CSV file, also of one whose last column holds unescaped quotes, commas and line breaks.
+"""Records of a CSV or TSV file, also of one whose last column holds unescaped quotes, commas and line breaks.
 
 Some published tables quote their captions without escaping the quotes inside. There a record is told by how it begins:
 a line that starts with the name of an image, or with an id like that of the first record, followed by the cells before
@@ -12,11 +12,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmfeat.data.sources import IMAGE_SUFFIXES
+from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.errors import DataError
 
 csv.field_size_limit(2**31 - 1)
@@ -35,13 +35,17 @@ class Record:
     damaged: bool = False
 
 
-def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
+def read_records(file: Path, recover: bool, delimiter: str = ",") -> tuple[list[str], list[Record]]:
     """The header's names and all records of a CSV file in UTF-8; :func:`repaired` sees to bytes that are not.
+
+    Quotes mean in a TSV file what they mean in CSV, unless it cannot be read like this: then they are letters like others.
 
     Parameters
     ----------
     recover : bool
         Whether records that are not valid CSV may be recovered; otherwise they are an error.
+    delimiter : str
+        What stands between cells: a comma or a tab.
 
     Raises
     ------
@@ -56,10 +60,18 @@ def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
     if not text.strip():
         raise DataError(f"{file}: empty. A table has a header and at least one row")
     try:
-        header, records = _strict(text)
+        try:
+            header, records = _strict(text, delimiter)
+        except (csv.Error, _Uneven):
+            if delimiter != "\t":
+                raise
+            header, records = _strict(text, delimiter, csv.QUOTE_NONE)
     except (csv.Error, _Uneven) as error:
         if not recover:
-            raise DataError(f"{file}{error if isinstance(error, _Uneven) else f': not valid CSV: {error}'}") from None
+            kind = "TSV" if delimiter == "\t" else "CSV"
+            raise DataError(
+                f"{file}{error if isinstance(error, _Uneven) else f': not valid {kind}: {error}'}"
+            ) from None
         header, records = _recover(file, text)
     for name in header:
         _refuse_damage(file, 1, name)
@@ -71,8 +83,8 @@ def read_records(file: Path, recover: bool) -> tuple[list[str], list[Record]]:
     return header, records
 
 
-def repaired(file: Path, records: list[Record], column: int | None = None) -> Iterator[Record]:
-    """Records whose text is UTF-8: in the one column that may be damaged, bytes that are not become U+FFFD.
+def repaired(file: Path, records: list[Record], columns: Collection[int] = ()) -> Iterator[Record]:
+    """Records whose text is UTF-8: in the columns that may be damaged, bytes that are not become U+FFFD.
 
     Raises
     ------
@@ -82,7 +94,7 @@ def repaired(file: Path, records: list[Record], column: int | None = None) -> It
     for record in records:
         if any(map(_DAMAGE.search, record.cells)):
             cells = list(record.cells)
-            if column is not None:
+            for column in columns:
                 cells[column] = cells[column].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             for cell in cells:
                 _refuse_damage(file, record.line, cell)
@@ -104,8 +116,8 @@ class _Uneven(Exception):
     """A record has more or fewer cells than the header."""
 
 
-def _strict(text: str) -> tuple[list[str], list[Record]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _strict(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tuple[list[str], list[Record]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, quoting=quoting)
     records, begin = [], 1
     try:
         for cells in reader:

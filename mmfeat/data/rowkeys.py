@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmfeat.data.sources import ImageSources, Location
+from mmfeat.data.imagenames import Location
+from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
 from mmfeat.files import atomic_path
 from mmfeat.progress import progress
 
-_FORMAT = b"2"
+_FORMAT = b"3"  # 3: names that match by their ends or without extension
 _BLOCK = 512
 _PLACE = 16  # bytes
 

@@ -7,9 +7,8 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mmfeat.config import Config
 from mmfeat.data.archives import (
@@ -17,31 +16,21 @@ from mmfeat.data.archives import (
     NO_RANDOM_ACCESS,
     Archive,
     Facts,
-    Place,
     check_size,
-    clean_name,
     facts,
     open_archive,
 )
+from mmfeat.data.imagenames import IMAGE_SUFFIXES, ImageNames, Location
 from mmfeat.errors import DataError
+from mmfeat.texts import counted, shown
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _RACY_NS = 2_000_000_000  # coarser than the clock ticks of any file system in use
-
-
-class Location(NamedTuple):
-    """One image: a file, or a member of an archive with its place there."""
-
-    file: str
-    member: str | None = None
-    place: Place = ()
 
 
 class ImageSources:
     """Images by name, wherever they lie.
 
-    A name matches by its path inside a folder or an archive, or by its last component where that is unique. Archives
-    and folders are listed when the first name is asked for.
+    A name matches as :class:`ImageNames` says. Archives and folders are listed when the first name is asked for.
 
     Parameters
     ----------
@@ -61,14 +50,14 @@ class ImageSources:
         self._lock = threading.Lock()
         self._listed = False
         self._archives: dict[str, Archive] = {}
-        self._by_path: dict[str, Location | list[Location]] = {}
-        self._by_name: dict[str, Location | list[Location]] = {}
+        self._names = ImageNames()
+        self._empty: list[Path] = []
 
     @classmethod
     def of_file(cls, file: Path) -> ImageSources:
         """One image, by its file's name; nothing around it is looked at."""
         sources = cls([])
-        sources._by_path[file.name] = Location(str(file))
+        sources._names.add(file.name, Location(str(file)))
         sources._listed = True
         return sources
 
@@ -82,22 +71,17 @@ class ImageSources:
         """
         if not self._listed:
             self._list()
-        path = clean_name(name)
-        if path is None:
-            return None
-        found = self._by_path.get(path)
-        if found is None and "/" not in path:
-            found = self._by_name.get(path)
-        if isinstance(found, list):
-            places = " and ".join(f"{c.file}{':' + c.member if c.member else ''}" for c in found[:2])
-            remedy = "Leave one of them out" if "/" in path else "Name it with its folder"
-            raise DataError(f"image {name!r} is there {len(found)} times: {places}. {remedy}")
-        return found
+        return self._names.find(name)
 
     def names(self) -> list[str]:
         """The paths of all images inside their folders and archives, sorted."""
         self.locate("")
-        return sorted(self._by_path)
+        return self._names.paths()
+
+    def empty(self) -> list[Path]:
+        """Folders and archives without any image."""
+        self.locate("")
+        return self._empty
 
     def read(self, location: Location) -> bytes:
         """An image's bytes; safe in threads.
@@ -154,13 +138,13 @@ class ImageSources:
         with self._lock:
             if self._listed:
                 return
-            self._by_path.clear()
-            self._by_name.clear()
+            self._names, self._empty = ImageNames(), []
             for container in self.containers:
                 found = _in_folder(container) if container.is_dir() else self._in_archive(str(container))
                 for path, location in found.items():
-                    _add(self._by_path, path, location)
-                    _add(self._by_name, path.rpartition("/")[2], location)
+                    self._names.add(path, location)
+                if not found:
+                    self._empty.append(container)
             self._listed = True
 
     def _in_archive(self, file: str) -> dict[str, Location]:
@@ -184,14 +168,19 @@ def _in_folder(folder: Path) -> dict[str, Location]:
     return found
 
 
-def _add(index: dict[str, Location | list[Location]], key: str, location: Location) -> None:
-    """One place, or a list of all: only an error for who asks for it."""
-    held = index.setdefault(key, location)
-    if isinstance(held, list):
-        if location not in held:
-            held.append(location)
-    elif held != location:  # as it does where one folder that is named lies in another
-        index[key] = [held, location]
+def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
+    """The error of names none of which is there: it says what was looked for, where, and what is there."""
+    wanted, there = [name for name in names if name], sources.names()
+    where = ", ".join(map(str, sources.containers[:3])) + (" ..." if len(sources.containers) > 3 else "")
+    found = (
+        f"{counted(len(there), 'image')} there, like {shown(repr(there[0]))}"
+        if there
+        else f"there is no image at all ({', '.join(IMAGE_SUFFIXES)})"
+    )
+    return DataError(
+        f"images: none of {counted(len(wanted), 'name')} like {shown(repr(wanted[0]))} found in {where}: {found}. "
+        f"Name the images' place: --images PATH, or their column: --image COLUMN"
+    )
 
 
 def image_sources(config: Config) -> ImageSources:
@@ -218,7 +207,9 @@ def _beside(source: Path) -> list[Path]:
             f"Bring it back, or name it as source under [data] in mmfeat.toml"
         )
     folder = source if source.is_dir() else source.parent
+    folder = folder.parent if folder.name == "annotations" else folder  # as COCO's files lie
     archives = sorted(path for suffix in ARCHIVES for path in folder.glob(f"*{suffix}"))
+    archives = [path for path in archives if not path.name.startswith("annotations")]
     folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
     return archives or folders or [folder]
 

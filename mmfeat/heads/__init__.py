@@ -23,6 +23,11 @@ def takes(name: str, n_inputs: int) -> bool:
     return {"crossattn": n_inputs == 2, "concat": n_inputs >= 2}.get(name, True)
 
 
+def head_for(n_inputs: int) -> str:
+    """The head to begin with on so many encoders."""
+    return next(name for name in ("crossattn", "concat", "linear") if takes(name, n_inputs))
+
+
 def build_head(name: str, widths: dict[str, int], n_classes: int, config: Any) -> Head:
     """A head by name, with fresh weights from torch's random state.
 

@@ -24,9 +24,8 @@ class CrossAttentionHead(Head):
     def __init__(self, widths: dict[str, int], n_classes: int, config: CrossAttentionConfig) -> None:
         super().__init__(widths, n_classes, config)
         if len(widths) != 2:
-            raise RunError(
-                f"crossattn needs two encoders, found {list(widths)}. Use: --inputs image,text, or --head linear"
-            )
+            remedy = "Name two: --inputs A,B, or use: --head concat" if len(widths) > 2 else "Use: --head linear"
+            raise RunError(f"crossattn needs two encoders, found {list(widths)}. {remedy}")
         self.query = config.query or list(widths)[-1]
         if self.query not in widths:
             raise RunError(f"fuse.crossattn.query = {self.query!r} is not among the inputs {list(widths)}")

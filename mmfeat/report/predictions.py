@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.files import atomic_path, write_atomic
-from mmfeat.labels import label_names
+from mmfeat.labels import label_cells, label_names
 from mmfeat.report.tables import table
 from mmfeat.texts import shown
 
@@ -28,7 +28,7 @@ def top_labels(probs: np.ndarray, classes: Sequence[str], k: int) -> list[list[s
 
 def write_predictions(
     path: Path, form: str, ids: Sequence[str], probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], *,
-    id_column: str = "id", label_column: str = "labels", separator: str = " ", top_k: int = 0,
+    id_column: str = "id", label_column: str | Sequence[str] = "labels", separator: str = " ", top_k: int = 0,
     errors: dict[int, str] | None = None, run: str = "",
 ) -> None:  # fmt: skip
     """Write one row for each sample, whole or not at all.
@@ -36,7 +36,8 @@ def write_predictions(
     Parameters
     ----------
     form : str
-        `csv`: id and labels, and the probabilities where `top_k` is asked for. `jsonl`: id, labels, probabilities by class,
+        `csv`: id and labels, a column of 0 and 1 for each class where `label_column` is a list; where `top_k` is asked for
+        always names, and the probabilities. `jsonl`: id, labels, probabilities by class,
         and the error of a row that has one. `parquet`: the same as columns, a probability as `p_<class>`.
     probs, decided : np.ndarray
         `(N, K)` float32, and int8 of 0 and 1.
@@ -52,22 +53,30 @@ def write_predictions(
     elif form == "jsonl":
         write_atomic(path, "".join(_json_lines(ids, names, probs, classes, errors)))
     else:
-        write_atomic(path, _csv(ids, names, probs if top_k else None, classes, (id_column, label_column), separator))
+        if top_k:
+            header, cells = _most_probable(names, probs, classes, label_column, separator)
+        else:
+            header, cells = label_cells(decided, classes, label_column, separator)
+        write_atomic(path, _csv(ids, cells, [id_column, *header]))
 
 
-def _csv(
-    ids: Sequence[str], names: list[list[str]], probs: np.ndarray | None, classes: Sequence[str],
-    columns: tuple[str, str], separator: str,
-) -> str:  # fmt: skip
+def _most_probable(
+    names: list[list[str]], probs: np.ndarray, classes: Sequence[str], label_column: str | Sequence[str], separator: str
+) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+    """Header and cells of names, and of their probabilities."""
+    at = {name: k for k, name in enumerate(classes)}
+    cells = [
+        [separator.join(labels), separator.join(f"{probs[row, at[name]]:.4f}" for name in labels)]
+        for row, labels in enumerate(names)
+    ]
+    return [label_column if isinstance(label_column, str) else "labels", "probabilities"], cells
+
+
+def _csv(ids: Sequence[str], cells: list[list[str]], header: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *(["probabilities"] if probs is not None else [])])
-    at = {name: k for k, name in enumerate(classes)}
-    for row, (sample, labels) in enumerate(zip(ids, names, strict=True)):
-        cells = [sample, separator.join(labels)]
-        if probs is not None:
-            cells.append(separator.join(f"{probs[row, at[name]]:.4f}" for name in labels))
-        writer.writerow(cells)
+    writer.writerow(header)
+    writer.writerows([sample, *row] for sample, row in zip(ids, cells, strict=True))
     return text.getvalue()
 
 

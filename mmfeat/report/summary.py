@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmfeat.config import Config
+from mmfeat.data.columns import as_list
 from mmfeat.data.corrections import Corrected
 from mmfeat.data.difference import Difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
-from mmfeat.texts import counted, shown
+from mmfeat.texts import counted, shown, toml_value
 
 
 def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
@@ -24,10 +25,13 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     most, least = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
     mean = (manifest.labels[labelled] == 1).sum(1).mean()
     lines = [_kind(source, images)]
-    lines.append(_line("rows", manifest.n_samples, f"{labelled.sum():,} labelled, {(~labelled).sum():,} unlabelled"))
+    nothing = int((manifest.labels == 0).all(1).sum())
+    rows = f"{labelled.sum():,} labelled{f' ({nothing:,} with nothing)' if nothing else ''}, {(~labelled).sum():,} unlabelled"
+    lines.append(_line("rows", manifest.n_samples, rows))
     names = manifest.classes
     span = f"from {counted(counts[most], 'row')} ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
     lines.append(_line("classes", len(names), f"{span}; {mean:.2f} labels a labelled row"))
+    lines += [*_about_labels(manifest, source, config), *source.hints]
     if source.columns["caption"]:
         captions = manifest.captions
         blank = sum(not caption.strip() for caption in captions)
@@ -40,7 +44,7 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
         if source.n_damaged:
             recovered += f"; {source.n_damaged} with bytes that are not UTF-8 (listed in init.log)"
         lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
-    if source.columns["image"]:
+    if images.containers:
         present = row_keys.present
         same = int(present.sum()) - len(np.unique(row_keys.keys[present].view("V32")))
         missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
@@ -60,12 +64,44 @@ def _kind(source: Source, images: ImageSources) -> str:
     parts = [counted(suffixes.count(kind), f"{kind} file") for kind in ("zip", "tar") if kind in suffixes]
     parts += [counted(n_folders, "folder")] if n_folders else []
     where = " and ".join(parts) + (", read in place" if suffixes else "")
-    found = ", ".join(f"{role} = {shown(repr(name), 30)}" for role, name in source.columns.items() if name)
+    found = ", ".join(f"{role} = {_names(as_list(names))}" for role, names in source.columns.items() if names)
     return (
         f"{source.kind}; images in {where}\n  columns   {found}"
         if images.containers
         else f"{source.kind}; no images\n  columns   {found}"
     )
+
+
+def _names(columns: list[str]) -> str:
+    more = f" and {len(columns) - 4} more" if len(columns) > 4 else ""
+    return " + ".join(shown(repr(name), 30) for name in columns[:4]) + more
+
+
+def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[str]:
+    """How labels were told from cells, where it might be another way."""
+    separator, classes = config.data.separator, manifest.classes
+    if source.yes_no is not None:
+        known = (manifest.labels[(manifest.labels >= 0).any(1)] >= 0).mean()
+        blank = (
+            f"unknown, since noes are given: {known:.0%} of the labelled rows' labels are known"
+            if source.absent == "unknown"
+            else "no; a row that is blank throughout is unlabelled"
+        )
+        return [f"  labels    of columns of 0, 1 and blank; blank is {blank}"]
+    if source.splits_cells:
+        several = any(labels and len(labels) > 1 for labels in source.labels)
+        if separator != " ":
+            return [f"  labels    are separated by {separator!r}"]
+        if several and any(not name.lstrip("-").isdecimal() for name in classes):
+            return ["  labels    are separated by spaces; where they have spaces in them: --separator ',' or another"]
+        if not several and set(classes) <= {"0", "1", "0.0", "1.0", "true", "false", "True", "False"}:
+            name = toml_value(str(source.columns["labels"]))
+            return [
+                f"  labels    are the names {' and '.join(map(repr, classes))}; if they mean no and yes: labels = [{name}]"
+            ]
+    elif any(separator in name for name in classes):
+        return [f"  labels    have {separator!r} in their names; for predictions set another separator under [data]"]
+    return []
 
 
 def _line(name: str, count: int, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmfeat.errors import MmfeatError
-from mmfeat.heads import takes
+from mmfeat.heads import head_for, takes
 from mmfeat.models.ensembles import RECIPE_HEADS
 from mmfeat.models.runs import Run, all_runs
 from mmfeat.workflows.project import Project
@@ -39,7 +39,7 @@ def after_runs(project: Project, ranked: list[RankedRun]) -> str:
         return to_predict(project) or f"mmfeat predict {current[0].name} --split all"
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    return f"mmfeat fuse --head {_head(project)}" if _cached(project, rows) else "mmfeat extract"
+    return to_fuse(project) if _cached(project, rows) else "mmfeat extract"
 
 
 def after_evaluate(project: Project, split: str) -> str:
@@ -52,17 +52,17 @@ def after_evaluate(project: Project, split: str) -> str:
     return to_predict(project) or "mmfeat runs"
 
 
+def to_fuse(project: Project) -> str:
+    """`mmfeat fuse` with a head that takes the project's encoders."""
+    return f"mmfeat fuse --head {head_for(len(project.config.fuse.inputs))}"
+
+
 def to_predict(project: Project) -> str:
     """`mmfeat predict`, where there are rows to predict and a run to do it; empty where there are not."""
     rows = project.manifest.rows("unlabelled")
     if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs)):
         return ""
     return "mmfeat predict" if _cached(project, rows) else "mmfeat extract"
-
-
-def _head(project: Project) -> str:
-    n = len(project.config.fuse.inputs)
-    return next(head for head in ("crossattn", "concat", "linear") if takes(head, n))
 
 
 def _cached(project: Project, rows: np.ndarray) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,20 @@ import numpy as np
 
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import config_of, load_config
+from mmfeat.data.columns import ROLES
 from mmfeat.data.difference import Difference, difference
+from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import ROLES, Source, read_classes, read_source
+from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
-from mmfeat.data.sources import ImageSources, image_sources
+from mmfeat.data.sources import ImageSources, image_sources, nothing_found
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
+from mmfeat.labels import fitting_separator
 from mmfeat.report.summary import about_changes, summary
-from mmfeat.texts import toml_value
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.placing import MANIFEST, make_manifest
-from mmfeat.workflows.template import ENCODERS, TEMPLATE
+from mmfeat.workflows.template import filled_template
 
 LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 PATHS = ("data.source", "data.images", "data.classes")
@@ -55,8 +57,9 @@ class InitResult:
 
 def init(
     folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
-    image_column: str = "", caption_column: str = "", labels_column: str = "", group_column: str = "",
-    separator: str | None = None, classes: str = "", val: float | None = None, test: float | None = None, seed: int | None = None,
+    image_column: str = "", caption_column: str | tuple[str, ...] = "", labels_column: str | tuple[str, ...] = "",
+    group_column: str = "", absent: str = "", separator: str | None = None, classes: str = "",
+    val: float | None = None, test: float | None = None, seed: int | None = None,
 ) -> InitResult:  # fmt: skip
     """Make a folder a project, or bring its manifest up to date with its source.
 
@@ -66,7 +69,9 @@ def init(
     Parameters
     ----------
     source : str, optional
-        A folder with train.csv and test.csv, or a CSV table; what mmfeat.toml says, when None.
+        A folder with train.csv and test.csv, COCO's files, or a table; what mmfeat.toml says, when None.
+    caption_column, labels_column : str or tuple of str
+        A column or several: captions are joined; labels are columns of 0, 1 and blank, or COCO's categories.
 
     Raises
     ------
@@ -79,8 +84,9 @@ def init(
     file = folder / FILE_NAME
     asked = {
         "data.source": source, "data.images": images, "data.id": id_column, "data.image": image_column,
-        "data.caption": caption_column, "data.labels": labels_column, "data.group": group_column,
-        "data.separator": separator, "data.classes": classes, "split.val": val, "split.test": test, "seed": seed,
+        "data.caption": _one_or_all(caption_column), "data.labels": _one_or_all(labels_column),
+        "data.group": group_column, "data.absent": absent, "data.separator": separator, "data.classes": classes,
+        "split.val": val, "split.test": test, "seed": seed,
     }  # fmt: skip
     asked = {k: v for k, v in asked.items() if v not in (None, "", ()) or (k == "data.separator" and v is not None)}
     if file.is_file():
@@ -91,13 +97,12 @@ def init(
     else:
         config = _new_config(folder, asked)
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
-    data = read_source(config.path(config.data.source), _columns(config), config.data.separator, classes)
-    if config.data.images and not data.columns["image"]:
-        raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
-    sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
-    row_keys = image_keys(
-        np.array(data.images, dtype=object), sources, DigestMemory(folder / ".mmfeat" / "digests.parquet")
+    data = read_source(
+        config.path(config.data.source), _columns(config), config.data.separator, classes, config.data.absent
     )
+    if not file.is_file():
+        config = _resolved(config, data)
+    sources, row_keys = _images(folder, config, data)
     before = _there(folder)
     manifest, lines = make_manifest(config, data, row_keys, before)
     change = difference(before, manifest) if before is not None else None
@@ -110,8 +115,47 @@ def init(
     return InitResult(manifest, text, written, removed, after)
 
 
-def _columns(config: Config) -> dict[str, str]:
+def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
     return {role: getattr(config.data, role) for role in ROLES}
+
+
+def _one_or_all(columns: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Columns as mmfeat.toml has them: one is a text."""
+    return columns[0] if isinstance(columns, tuple) and len(columns) == 1 else columns
+
+
+def _resolved(config: Config, data: Source) -> Config:
+    """What a new file says where nothing was asked for: what absent labels are, and a separator that no class has in it."""
+    separator = config.data.separator
+    if not data.splits_cells and "data.separator" not in config.origins:
+        separator = fitting_separator(data.classes)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, absent=data.absent, separator=separator))
+
+
+def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, RowKeys]:
+    """Where the images are, and their row keys; nowhere, where there are captions and not one image file to be seen.
+
+    Raises
+    ------
+    DataError
+        Images are named, or lie beside the source, and none of them is of any row.
+    """
+    if config.data.images and not data.columns["image"]:
+        raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
+    sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
+    if config.data.images and not (folder / FILE_NAME).is_file() and sources.empty():
+        raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
+    memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
+    row_keys = image_keys(np.array(data.images, dtype=object), sources, memory)
+    if any(data.images) and not row_keys.present.any() and not row_keys.refused:
+        if config.data.images or sources.names() or not data.columns["caption"]:
+            raise nothing_found(data.images, sources)
+        data.hints.append(
+            f"  no image file in {sources.containers[0]}, so that only captions are used. Are there images, remove "
+            f"{FILE_NAME} and name them: --images PATH"
+        )
+        sources = ImageSources([])
+    return sources, row_keys
 
 
 def _agree(config: Config, asked: dict[str, Any]) -> None:
@@ -208,51 +252,3 @@ def _same(a: Manifest | None, b: Manifest | None) -> bool:
     return (a.classes, a.columns) == (b.classes, b.columns) and all(
         np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
     )
-
-
-def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
-    """The text of a new mmfeat.toml."""
-    images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
-    modalities = [m for m, column in (("image", "image"), ("text", "caption")) if data.columns[column]]
-    head = "crossattn" if len(modalities) == 2 else "linear"
-    return TEMPLATE.format(
-        seed=config.seed,
-        source=toml_value(_shortened(config.data.source, folder)),
-        images=toml_value(images[0] if len(images) == 1 else images),
-        **{role: toml_value(data.columns[role]) for role in ("id", "image", "caption", "labels")},
-        group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
-        separator=toml_value(config.data.separator),
-        classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
-        if config.data.classes
-        else '#classes  = "classes.csv"',
-        val=config.split.val,
-        test=config.split.test,
-        encoders="".join(ENCODERS[modality] for modality in modalities),
-        finetune=f"#[finetune.{modalities[0]}]",
-        inputs=toml_value(modalities),
-        head=head,
-        head_table=f"#[fuse.{head}]",
-    )
-
-
-def _patterns(containers: list[Path], folder: Path) -> list[str]:
-    """Several archives of one folder and kind as one pattern, where it matches no other."""
-    if len(containers) > 1 and len({(c.parent, c.suffix) for c in containers}) == 1:
-        names = [c.name for c in containers]
-        prefix = "".join(
-            letters[0] for letters in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
-        )
-        pattern = containers[0].parent / f"{prefix}*{containers[0].suffix}"
-        if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
-            return [_shortened(str(pattern), folder)]
-    return [_shortened(str(c), folder) for c in containers]
-
-
-def _shortened(path: str, folder: Path) -> str:
-    """A path as the file gives it: from the project's folder where it lies inside, else from home."""
-    home = str(Path.home())
-    if path == str(folder):
-        return "."
-    if path.startswith(f"{folder}/") and path[len(f"{folder}/")] != "~":
-        return path[len(f"{folder}/") :]
-    return "~" + path[len(home) :] if path.startswith(home + "/") else path

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import FILE_NAME
-from mmfeat.data.sources import IMAGE_SUFFIXES
+from mmfeat.data.imagenames import IMAGE_SUFFIXES
+from mmfeat.data.tables import SUFFIXES
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.labels import decide, sigmoid
 from mmfeat.predictor import Predictions, Predictor
@@ -20,7 +21,6 @@ from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.scoring import run_source
 from mmfeat.workflows.standing import find_run
 
-TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 ROLES = ("id", "image", "caption")
 
 
@@ -69,7 +69,11 @@ def predict(
     probs = sigmoid(found.logits)
     rule = project.config.predict
     decided = decide(probs, rule.threshold, rule.empty)
-    kaggle = project.config.path(project.config.data.source).is_dir() and split == "unlabelled" and form == "csv"
+    kaggle = (
+        (project.config.path(project.config.data.source) / "train.csv").is_file()
+        and split == "unlabelled"
+        and form == "csv"
+    )
     files = [project.root / ("submission.csv" if kaggle else f"predictions.{form}")]
     files += [project.root / "predictions.parquet"] if form != "parquet" else []
     for file in files:
@@ -81,7 +85,7 @@ def predict(
     return PredictResult(run, chosen, files, len(rows), n_empty, int((~found.known).sum()))
 
 
-def _columns(project: Project) -> dict[str, str]:
+def _columns(project: Project) -> dict[str, str | list[str]]:
     """What the source calls ids and labels, and what stands between labels."""
     columns = project.manifest.columns
     return {
@@ -147,7 +151,7 @@ class NewPredictions:
 
 def is_sample(text: str) -> bool:
     """Whether an argument is a table or a picture rather than a run's name."""
-    return text.lower().endswith((*TABLES, *IMAGE_SUFFIXES)) or Path(text).expanduser().is_file()
+    return text.lower().endswith((*SUFFIXES, *IMAGE_SUFFIXES)) or Path(text).expanduser().is_file()
 
 
 def predict_new(
@@ -185,7 +189,7 @@ def predict_new(
     if predictor is None and project is None:
         raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
     usual = dict(project.manifest.columns) if project is not None and predictor is None else {}
-    if Path(what).suffix.lower() in TABLES:
+    if Path(what).suffix.lower() in SUFFIXES:
         if caption:
             raise DataError(f"{what}: is a table, and --caption is for one picture. Use: --column caption=COLUMN")
         rows = table_rows(what, images, columns, usual)

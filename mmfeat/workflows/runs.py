@@ -8,6 +8,7 @@ import numpy as np
 
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MmfeatError, RunError
+from mmfeat.heads import head_for
 from mmfeat.metrics import better
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.models.runs import Run, all_runs, damaged_runs
@@ -68,7 +69,7 @@ def best_run(project: Project) -> Run:
         if line.state == "current":
             return line.run
     if not lines:
-        raise RunError("no run yet. Run: mmfeat fuse --head crossattn")
+        raise RunError(f"no run yet. Run: mmfeat fuse --head {head_for(len(project.config.fuse.inputs))}")
     reasons = "; ".join(f"{line.name} ({line.state})" for line in lines[:_NAMED])
     more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
     stale = any(line.state.startswith("stale") for line in lines)

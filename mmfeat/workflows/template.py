@@ -1,5 +1,15 @@
 """The mmfeat.toml that `mmfeat init` writes."""
 
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from mmfeat.config import Config
+from mmfeat.data.readers import Source
+from mmfeat.data.sources import ImageSources
+from mmfeat.texts import toml_value
+
 TEMPLATE = """\
 # Paths start at this file. A line left out has its default. See it all with: mmfeat status --config
 schema = 1
@@ -10,13 +20,14 @@ device = "auto"                    # auto, cpu, cuda, cuda:1
 [data]
 source    = {source}
 images    = {images}
-id        = {id}                   # columns of the source
+id        = {id:<22} # columns of the source
 image     = {image}
-caption   = {caption}
-labels    = {labels}
-{group}          # a column: rows of one group stand in one split
-separator = {separator}                     # between the labels of one cell
-{classes}          # the class list: its column label
+caption   = {caption:<22} # several are joined: ["title", "description"]
+labels    = {labels:<22} # a column of names; of 0/1/blank: ["beach", "dog"]; of COCO: categories
+separator = {separator:<22} # between the labels of one cell
+absent    = {absent:<22} # a label that is not given is: negative; unknown (then noes must be given, as in 0/1/blank columns)
+{classes:<34} # the class list: its column label
+{group:<34} # rows of one group stay in one split
 
 [split]                            # shares of the labelled rows; a row that has a split keeps it
 val  = {val}                         # chooses: epochs, rounds, best run
@@ -69,3 +80,52 @@ tokens     = 0                     # 32: keep the states of the first 32 tokens
 
 """,
 }
+
+
+def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
+    """The text of a new mmfeat.toml."""
+    images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
+    modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
+    head = "crossattn" if len(modalities) == 2 else "linear"
+    return TEMPLATE.format(
+        seed=config.seed,
+        source=toml_value(_shortened(config.data.source, folder)),
+        images=toml_value(images[0] if len(images) == 1 else images),
+        **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
+        group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
+        absent=toml_value(config.data.absent),
+        separator=toml_value(config.data.separator),
+        classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
+        if config.data.classes
+        else '#classes  = "classes.csv"',
+        val=config.split.val,
+        test=config.split.test,
+        encoders="".join(ENCODERS[modality] for modality in modalities),
+        finetune=f"#[finetune.{modalities[0]}]",
+        inputs=toml_value(modalities),
+        head=head,
+        head_table=f"#[fuse.{head}]",
+    )
+
+
+def _patterns(containers: list[Path], folder: Path) -> list[str]:
+    """Several archives of one folder and kind as one pattern, where it matches no other."""
+    if len(containers) > 1 and len({(c.parent, c.suffix) for c in containers}) == 1:
+        names = [c.name for c in containers]
+        prefix = "".join(
+            letters[0] for letters in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
+        )
+        pattern = containers[0].parent / f"{prefix}*{containers[0].suffix}"
+        if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
+            return [_shortened(str(pattern), folder)]
+    return [_shortened(str(c), folder) for c in containers]
+
+
+def _shortened(path: str, folder: Path) -> str:
+    """A path as the file gives it: from the project's folder where it lies inside, else from home."""
+    home = str(Path.home())
+    if path == str(folder):
+        return "."
+    if path.startswith(f"{folder}/") and path[len(f"{folder}/")] != "~":
+        return path[len(f"{folder}/") :]
+    return "~" + path[len(home) :] if path.startswith(home + "/") else path

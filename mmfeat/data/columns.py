@@ -1,0 +1,145 @@
+"""Which column of a table serves as what: as the user names it, or by common names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from mmfeat.data.labelcells import first_odd_cell
+from mmfeat.data.tables import Table
+from mmfeat.errors import DataError
+from mmfeat.texts import shown
+
+Columns = dict[
+    str, str | list[str]
+]  # the name of a role's column, a list where it has several, empty where it has none
+
+ROLES = ("id", "image", "caption", "labels", "group")
+SEVERAL = ("caption", "labels")  # roles that several columns may serve
+IN_LABELLED = ("labels", "group")  # roles whose columns a table of unlabelled rows may lack
+COMMON_NAMES = {
+    "id": ("id", "imageid", "image_id", "sample_id", "key"),
+    "image": (
+        "image",
+        "imageid",
+        "image_id",
+        "path",
+        "image_path",
+        "file",
+        "filename",
+        "file_name",
+        "picture",
+        "photo",
+    ),
+    "caption": ("caption", "title", "text", "description", "captions"),
+    "labels": ("labels", "label", "tags", "classes", "categories", "category"),
+    "group": (),  # never guessed: it decides the split
+}
+
+
+def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_labels: bool = True) -> Columns:
+    """Which column serves as what.
+
+    Where no column of labels is named or found, two or more columns of 0, 1 and blank cells are the labels.
+
+    Parameters
+    ----------
+    given : mapping of str to str or sequence of str
+        Columns that the user names.
+    need_labels : bool
+        Whether rows without labels are an error.
+
+    Raises
+    ------
+    DataError
+        A named column is not there or named twice; two columns cannot be told apart; or neither image nor caption, or no
+        labels, can be found.
+    """
+    found: Columns = {}
+    for role in ROLES:
+        named = given.get(role, "")
+        names = [named] if isinstance(named, str) and named else list(named)
+        missing = [name for name in names if name not in table.header]
+        if missing and (need_labels or role not in IN_LABELLED):
+            raise _no_column(table, missing[0], role)
+        there = [name for name in names if name not in missing]
+        repeated = next((name for name in there if there.count(name) > 1), None)
+        if repeated:
+            raise DataError(f"{table.file}: column {_quoted(repeated)} is named twice for {role}. Leave one out")
+        if role == "labels" and not isinstance(named, str):
+            found[role] = there
+        else:
+            found[role] = there[0] if len(there) == 1 else there or ("" if missing else _common(table, role))
+    if not found["image"] and not found["caption"]:
+        raise _neither(table)
+    if not found["labels"] and need_labels:
+        found["labels"] = _yes_no_columns(table, {name for role in found for name in as_list(found[role])})
+    found["id"] = found["id"] or found["image"]
+    return found
+
+
+def as_list(columns: str | Sequence[str]) -> list[str]:
+    """The columns of a role, however many."""
+    return ([columns] if columns else []) if isinstance(columns, str) else list(columns)
+
+
+def listed(header: Sequence[str]) -> str:
+    """The first names of a header, for messages."""
+    return ", ".join(shown(repr(name), 42) for name in header[:12]) + (" ..." if len(header) > 12 else "")
+
+
+def _common(table: Table, role: str) -> str:
+    """The column with the commonest of a role's names."""
+    for common in COMMON_NAMES[role]:
+        names = [name for name in table.header if name.strip().lower() == common]
+        if len(names) > 1:
+            raise DataError(
+                f"{table.file}: columns {_quoted(names[0])} and {_quoted(names[1])} may both serve as {role}. "
+                f"Name one: --{role} COLUMN"
+            )
+        if names:
+            return names[0]
+    return ""
+
+
+def _yes_no_columns(table: Table, used: set[str]) -> list[str]:
+    """Columns of 0, 1 and blank cells that serve nothing else, in their order: two or more."""
+    found, odd = [], ""
+    for name in table.plain:
+        if name in used:
+            continue
+        row, filled = first_odd_cell(table.column(name))
+        if row is None and filled:
+            found.append(name)
+        elif row and not odd:  # its first cell would do, so that it may have been meant
+            cell = shown(repr(table.column(name)[row]), 30)
+            odd = f" {_quoted(name)} is no column of 0 and 1: it holds {cell} ({table.place(row)})."
+    if len(found) > 1:
+        return found
+    raise DataError(
+        f"{table.file}: no column of labels found, nor several of 0, 1 and blank.{odd} "
+        f"Columns: {listed(table.header)}. Use: --labels COLUMN"
+    )
+
+
+def _no_column(table: Table, name: str, role: str) -> DataError:
+    near = difflib.get_close_matches(name, table.header, 1)
+    hint = f" Nearest: {_quoted(near[0])}." if near else ""
+    return DataError(
+        f"{table.file}: no column {_quoted(name)} for {role}. Columns: {listed(table.header)}.{hint} Use: --{role} COLUMN"
+    )
+
+
+def _neither(table: Table) -> DataError:
+    other = next((name for name, mark in (("semicolons", ";"), ("tabs", "\t")) if mark in table.header[0]), None)
+    if len(table.header) == 1 and other:
+        remedy = "Name it .tsv" if other == "tabs" else "Save it as CSV with commas"
+        return DataError(f"{table.file}: its cells are separated by {other}. {remedy}")
+    return DataError(
+        f"{table.file}: no column of images or captions found. Columns: {listed(table.header)}. "
+        f"Use: --caption COLUMN or --image COLUMN"
+    )
+
+
+def _quoted(name: str) -> str:
+    return shown(repr(name))
