@@ -32,13 +32,15 @@ class Identity:
         The checkpoint in use, such as `image-1`.
     output_key : str or None
         What its logits are filed under; None where it has no linear output.
+    size_mb : float or None
+        None of an imported encoder: how large the network was is not known.
     """
 
     name: str
     model: str
     spec: EncoderSpec
     width: int
-    size_mb: float
+    size_mb: float | None
     checkpoint: str | None
     output_key: str | None
 

@@ -299,7 +299,7 @@ def _record(
     return {
         "encoder": name,
         "modality": spec.modality,
-        "table": dataclasses.asdict(config.encoder[name]),
+        "table": {"model": config.encoder[name].model, **dataclasses.asdict(config.encoder[name])},
         "spec": spec.as_dict(),
         "fingerprint": fingerprint,
         "settings": settings,
