@@ -71,7 +71,7 @@ def extract_command(
 
 def _speed(one: Extraction, n_logits: int) -> str:
     """How fast rows were encoded and where the time went."""
-    text = "nothing to encode"
+    text = "imported, nothing to encode" if one.imported else "nothing to encode"
     if one.encoded or one.tokens:
         total = sum(one.shares.values()) or 1.0
         waiting, encoding, writing = (one.shares[name] / total for name in ("decoding", "encoding", "writing"))

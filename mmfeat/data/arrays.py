@@ -1,4 +1,4 @@
-"""Embeddings in other tools' files (npy, Parquet, HDF5, safetensors) and the ids that go with them, read in blocks.
+"""Embeddings in other tools' files (npy, Parquet, HDF5, safetensors) read in blocks; with the ids in them.
 
 Nothing here reads a whole array: a file is opened for its shape and its ids, and `blocks` reads on from there.
 """
@@ -15,10 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmfeat.data.idlists import IDS, as_ids, shape_text
 from mmfeat.errors import DataError, MmfeatError, one_line
 from mmfeat.texts import shown
-
-IDS = ("id", "ids")  # what a column, data set or tensor of ids is called
 
 
 class ArrayFile(ABC):
@@ -54,10 +53,10 @@ class ArrayFile(ABC):
                 raise DataError(f"{self._place()} holds {dtype}, not numbers. Save it as float16 or float32")
             if len(shape) != 2:
                 raise DataError(
-                    f"{self._place()} has shape {_shape(shape)}: embeddings are two-dimensional, (rows, width)"
+                    f"{self._place()} has shape {shape_text(shape)}: embeddings are two-dimensional, (rows, width)"
                 )
             if 0 in shape:
-                raise DataError(f"{self._place()} has shape {_shape(shape)}: there is nothing to import")
+                raise DataError(f"{self._place()} has shape {shape_text(shape)}: there is nothing to import")
             self.shape = shape
 
     @contextlib.contextmanager
@@ -173,7 +172,7 @@ class Hdf5File(ArrayFile):
             if name is None:
                 return None
             is_text = h5py.check_string_dtype(file[name].dtype)
-            return _as_ids(file[name].asstr()[:] if is_text else file[name][:], f"{self.path}: {name!r}")
+            return as_ids(file[name].asstr()[:] if is_text else file[name][:], f"{self.path}: {name!r}")
 
     def _present(self, name: str) -> np.ndarray | None:
         with self._open() as file:
@@ -236,7 +235,7 @@ class ParquetFile(ArrayFile):
             name = next((name for name in IDS if name in file.schema_arrow.names), None)
             if name is None:
                 return None
-            return _as_ids(file.read(columns=[name])[name].to_pylist(), f"{self.path}: {name!r}")
+            return as_ids(file.read(columns=[name])[name].to_pylist(), f"{self.path}: {name!r}")
 
     def _present(self, name: str) -> np.ndarray | None:
         with self._open() as file:
@@ -260,7 +259,7 @@ class SafetensorsFile(ArrayFile):
         names = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "U8": "u1", "I16": "i2", "I32": "i4", "I64": "i8"}
         with self._open() as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            kinds = {name: (tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
+            kinds = {name: (tuple(one.getshape_text()), one.get_dtype()) for name, one in slices.items()}
         return {name: (shape, np.dtype(names.get(kind, object))) for name, (shape, kind) in kinds.items()}
 
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -273,9 +272,9 @@ class SafetensorsFile(ArrayFile):
             metadata = file.metadata() or {}
             for name in IDS:
                 if name in metadata:
-                    return _as_ids(json.loads(metadata[name]), f"{self.path}: {name!r}")
+                    return as_ids(json.loads(metadata[name]), f"{self.path}: {name!r}")
                 if name in file.keys():  # noqa: SIM118 - not a dict
-                    return _as_ids(file.get_tensor(name), f"{self.path}: {name!r}")
+                    return as_ids(file.get_tensor(name), f"{self.path}: {name!r}")
         return None
 
     def _present(self, name: str) -> np.ndarray | None:
@@ -306,87 +305,6 @@ def open_array(path: Path, array: str = "") -> ArrayFile:
     raise DataError(f"{path}: its suffix says no format of embeddings. Use one of: {known}")
 
 
-def read_ids(path: Path, n_rows: int) -> list[str]:
-    """Ids from a file of their own: CSV (a column `id`, or one column), .txt (one a line), .npy, or .json (a list).
-
-    Parameters
-    ----------
-    n_rows : int
-        How many there should be: tells whether the first line of one column is a title.
-
-    Raises
-    ------
-    DataError
-        The file cannot be read, or does not say which column holds the ids.
-    """
-    readers = {".csv": _csv_ids, ".txt": _text_ids, ".npy": _npy_ids, ".json": _json_ids}
-    read = readers.get(path.suffix.lower())
-    if read is None:
-        raise DataError(f"{path}: its suffix says no format of ids. Use one of: {', '.join(readers)}")
-    try:
-        values = read(path, n_rows)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except DataError:
-        raise
-    except Exception as error:  # the csv, json and npy readers have their own kinds
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:].lower()}: {one_line(error)}") from None
-    return _as_ids(values, str(path))
-
-
-def _csv_ids(path: Path, n_rows: int) -> list[str]:
-    import csv
-
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, strict=True) if row]
-    if not rows:
-        raise DataError(f"{path}: it is empty")
-    title = next((name for name in IDS if name in rows[0]), None)
-    if title is None and len(rows[0]) > 1:
-        raise DataError(f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Call the column of ids so")
-    at = rows[0].index(title) if title else 0
-    body = rows[1:] if title or len(rows) == n_rows + 1 else rows
-    short = next((number for number, row in enumerate(body, 1) if len(row) <= at), None)
-    if short is not None:
-        raise DataError(f"{path}: row {short:,} has no id")
-    return [row[at] for row in body]
-
-
-def _text_ids(path: Path, n_rows: int) -> list[str]:
-    return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-
-
-def _npy_ids(path: Path, n_rows: int) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
-def _json_ids(path: Path, n_rows: int) -> list[Any]:
-    values = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(values, list):
-        raise DataError(f"{path}: not a list of ids")
-    return values
-
-
-def _as_ids(values: Any, place: str) -> list[str]:
-    """Texts and whole numbers as text; anything else, and an empty one, is an error that names its row."""
-    if isinstance(values, np.ndarray):
-        if values.ndim != 1:
-            raise DataError(f"{place} has shape {_shape(values.shape)}: ids are one list")
-        values = values.tolist()
-    ids = []
-    for number, value in enumerate(values, 1):
-        value = value.decode("utf-8") if isinstance(value, bytes) else value
-        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            found = "blank" if value in ("", None) else f"{shown(repr(value))}, neither text nor a whole number"
-            raise DataError(f"{place}: the id of row {number:,} is {found}")
-        ids.append(str(value).rstrip("\r"))
-    return ids
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(f"{n:,}" for n in shape) + ("," if len(shape) == 1 else "") + ")"
-
-
 def _listed(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:
-    listed = ", ".join(f"{shown(name)} {_shape(shape)}" for name, (shape, _) in list(arrays.items())[:8])
+    listed = ", ".join(f"{shown(name)} {shape_text(shape)}" for name, (shape, _) in list(arrays.items())[:8])
     return f"It has {listed}{' ...' if len(arrays) > 8 else ''}."
