@@ -134,7 +134,7 @@ def extract_one(
     try:
         result = extract_encoder(
             features,
-            lambda: _session(project, identity, read, options),
+            lambda: session_of(project, identity, read, options),
             row_keys.keys,
             present,
             read,
@@ -155,7 +155,7 @@ def extract_one(
     return result
 
 
-def _session(project: Project, identity: Identity, read: Callable[[int], Any], options: Options) -> Session:
+def session_of(project: Project, identity: Identity, read: Callable[[int], Any], options: Options) -> Session:
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
     from mmfeat.devices import provenance, torch_device
 

@@ -88,7 +88,7 @@ def finetune(
     check_fits(project, names, freeze)  # what is wrong is said before any work
     for name in names:
         if not freeze:
-            with _named(name):
+            with named(name):
                 check_precision(config.encoder[name].precision, torch_device(config.device))
         project.identity(name)
     for name in names:
@@ -101,7 +101,7 @@ def finetune(
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Say of which encoder an error is."""
     try:
         yield
@@ -190,7 +190,7 @@ def _tune(project: Project, name: str) -> FinetuneResult:
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 
     samples, ids = samples_of(project, name, encoder), project.manifest.ids
-    with _named(name):
+    with named(name):
         fitted = fit_encoder(
             encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed,
             device=device, resume_file=resume_file, fingerprint=plan.fingerprint, before=before,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Project:
         Where mmfeat.toml lies, or any folder below it.
     overrides : dict, optional
         Dotted key to value, stronger than the file: what a command's options say.
+    dry : bool
+        Whether nothing may be written, here or in the store: what is remembered is then a copy, which goes with this.
 
     Raises
     ------
@@ -48,7 +52,10 @@ class Project:
         There is no mmfeat.toml at or above the folder, or it has a mistake.
     """
 
-    def __init__(self, folder: Path | str = ".", overrides: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path | str = ".", overrides: dict[str, Any] | None = None, dry: bool = False
+    ) -> None:  # fmt: skip
+        self.dry = dry
         start = Path(folder).resolve()
         for candidate in (start, *start.parents):
             if (candidate / FILE_NAME).is_file():
@@ -67,10 +74,17 @@ class Project:
         """The folder of runs."""
         return self.root / "runs"
 
-    @property
+    @functools.cached_property
     def memory(self) -> Path:
         """What is only remembered: safe to delete."""
-        return self.root / ".mmfeat"
+        folder = self.root / ".mmfeat"
+        if not self.dry:
+            return folder
+        self._copied = tempfile.TemporaryDirectory(prefix="mmfeat-")  # removed when the project is done with
+        copy = Path(self._copied.name) / "memory"
+        if folder.is_dir():
+            shutil.copytree(folder, copy)
+        return copy
 
     def seen(self, modality: str) -> Path:
         """Where it is remembered what each sample was when it was last encoded."""
@@ -84,7 +98,7 @@ class Project:
     def refer(self, encoder_key: str, *kinds: str | None) -> None:
         """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them."""
         references = read_references(self.store.path, self.root)
-        if references.add(encoder_key, *kinds):
+        if not self.dry and references.add(encoder_key, *kinds):
             with contextlib.suppress(OSError):  # a store that only can be read: nothing can be removed from it either
                 write_references(self.store.path, references)
 
