@@ -188,7 +188,7 @@ class ParquetFile(ArrayFile):
     def _open(self) -> Any:
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self.path, memory_map=False, pre_buffer=False)
+        return pq.ParquetFile(self.path, buffer_size=1 << 22, pre_buffer=False)  # no row group as a whole
 
     def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         import pyarrow as pa
@@ -259,7 +259,7 @@ class SafetensorsFile(ArrayFile):
         names = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "U8": "u1", "I16": "i2", "I32": "i4", "I64": "i8"}
         with self._open() as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            kinds = {name: (tuple(one.getshape_text()), one.get_dtype()) for name, one in slices.items()}
+            kinds = {name: (tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
         return {name: (shape, np.dtype(names.get(kind, object))) for name, (shape, kind) in kinds.items()}
 
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
