@@ -265,7 +265,7 @@ class SafetensorsFile(ArrayFile):
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         for start in range(0, self.shape[0], size):  # mapped anew for each block: what was read is given back
             with self._open() as file:
-                yield start, file.get_slice(self.array)[start : start + size]
+                yield start, file.get_slice(self.array)[start : min(start + size, self.shape[0])]
 
     def _ids(self) -> list[str] | None:
         with self._open() as file:

@@ -226,6 +226,12 @@ class EncoderFeatures:
             self.forget()
         return n_rows
 
+    def lacking_logits(self, output_key: str) -> int:
+        """How many rows `complete_logits` would give logits to."""
+        files, series = self.logits_files(output_key), self.series[EMBEDDINGS]
+        parts = [series.files[number] for number in series.current if files[number] is None]
+        return sum(len(part.row_key) - len(part.errors) for part in parts)
+
     def _prepare(self, width: int) -> None:
         """Make the folder and its encoder.json, and remove what a killed writer left."""
         try:

@@ -76,15 +76,15 @@ def _plan_one(project: Project, name: str, options: Options) -> PlannedExtractio
     identity = project.identity(name)
     keys, table = project.keys_of(identity), project.config.encoder[name]
     now = encoder_status(
-        project.store, name, identity.model, identity.spec, keys.keys, keys.present, output_key=identity.output_key,
-        tokens=table.tokens,
-    )  # fmt: skip
+        project.store, name, identity.model, identity.spec, keys.keys, keys.present, tokens=table.tokens
+    )
     ours = keys.present & in_shard(keys.keys, options.shard)
-    todo, lacks = missing_rows(project.store.encoder(identity.spec), keys.keys, ours, table.tokens)
+    features = project.store.encoder(identity.spec)
+    todo, lacks = missing_rows(features, keys.keys, ours, table.tokens)
     measured = _measure(project, identity, todo)
     to_logits = 0
     if identity.output_key is not None:
-        to_logits = now.lacks_logits + int(lacks[todo].sum())
+        to_logits = features.lacking_logits(identity.output_key) + int(lacks[todo].sum())
     n_bytes = measured.n_bytes + logits_bytes(to_logits, project.manifest.labels.shape[1])
     refused = len(keys.refused)
     return PlannedExtraction(
