@@ -43,7 +43,8 @@ def verify_command(context: click.Context, **options: Any) -> None:
         click.echo(f"{uncommitted:,} files without a commit: they do not count, and go with: mmfeat store gc")
     if result.problems:
         raise StoreError(
-            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. Run: mmfeat extract"
+            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. "
+            f"Run: mmfeat extract (imported ones: mmfeat store import)"
         )
     n_files = sum(one.n_files for one in result.found.values())
     echo_next(f"All {n_files:,} files are as they were written ({clock(result.seconds)}).", "mmfeat status")
