@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options
+from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options, typed_again
 
 if TYPE_CHECKING:
     from mmfeat.extract import Extraction
+    from mmfeat.workflows.extract import Options
+    from mmfeat.workflows.project import Project
 
 SHOWN_REASONS = 5
 
@@ -23,12 +25,13 @@ SHOWN_REASONS = 5
     help="A sample that cannot be read: record the reason and go on, or stop. [default: record]",
 )
 @click.option("--tune", is_flag=True, help="Measure first what is fastest on this device, and remember it.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
 @click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
 @setting_options()
 @click.pass_context
 def extract_command(
     context: click.Context, names: tuple[str, ...], shard: tuple[int, int] | None, on_error: str, tune: bool,
-    rehash: bool, **options: Any,
+    dry_run: bool, rehash: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Encode each image and caption once, into the feature store: embeddings, and logits where there is a checkpoint.
 
@@ -40,8 +43,13 @@ def extract_command(
     from mmfeat.workflows.extract import Options, extract
     from mmfeat.workflows.hints import to_fuse
 
-    project = open_project(context, options)
+    if dry_run and tune:
+        raise click.UsageError("--tune remembers what it finds, and --dry-run writes nothing: leave one of them out")
+    project = open_project(context, options, dry_run)
     how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
+    if dry_run:
+        _echo_plan(project, list(names) or None, how)
+        return
     result = extract(project, list(names) or None, options=how)
     echo_problems(result.problems)
     counts = ("cached", "encoded", "repeated", "unreadable", *(["left"] if shard else []), "absent")
@@ -72,7 +80,7 @@ def extract_command(
 
 def _speed(one: Extraction, n_logits: int) -> str:
     """How fast rows were encoded and where the time went."""
-    text = "nothing to encode"
+    text = "imported, nothing to encode" if one.imported else "nothing to encode"
     if one.encoded or one.tokens:
         total = sum(one.shares.values()) or 1.0
         waiting, encoding, writing = (one.shares[name] / total for name in ("decoding", "encoding", "writing"))
@@ -80,3 +88,29 @@ def _speed(one: Extraction, n_logits: int) -> str:
         text = f"{rate:,.0f} rows/s: waiting for decoding {waiting:.0%}, encoding {encoding:.0%}, writing {writing:.0%}"
     text += f"; tokens of {one.tokens:,}" if one.tokens else ""
     return text + (f"; logits of {n_logits:,}" if n_logits else "")
+
+
+def _echo_plan(project: Project, names: list[str] | None, how: Options) -> None:
+    """What would be done, encoder by encoder."""
+    from mmfeat.progress import clock
+    from mmfeat.report.tables import table
+    from mmfeat.workflows.dryrun import plan_extract
+
+    plans = plan_extract(project, names, how)
+    echo_problems(project.store.problems)
+    counts = ("cached", "missing", "unreadable", "absent", "to_encode")
+    rows = []
+    for plan in plans:
+        work = [clock(plan.seconds) if plan.to_encode else "-", f"{plan.mb:,.1f}"]
+        note = "imported, nothing to encode" if plan.imported else "" if plan.to_encode else "nothing to encode"
+        note += f"{'; ' if note else ''}logits of {plan.to_logits:,}" if plan.to_logits else ""
+        rows.append([plan.name, *(f"{getattr(plan, count):,}" for count in counts), *work, note])
+    click.echo(table(("encoder", *counts[:-1], "to encode", "about", "MB"), rows))
+    path = project.config.store.path
+    if all(plan.nothing for plan in plans):
+        echo_next(f"{path}/ is up to date: there is nothing to do.", "mmfeat fuse --head crossattn")
+        return
+    seconds, mb = sum(plan.seconds for plan in plans), sum(plan.mb for plan in plans)
+    echo_next(
+        f"Nothing was written. It would take about {clock(seconds)} and add {mb:,.1f} MB to {path}/.", typed_again()
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, open_project, setting_options, typed_again
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.project import Project
 
 
 @click.command("finetune", short_help="Fine-tune the encoders, each on its own modality.")
@@ -13,13 +16,19 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 @click.option(
     "--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features."
 )
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
 @setting_options()
 @click.pass_context
-def finetune_command(context: click.Context, names: tuple[str, ...], freeze: bool, **options: Any) -> None:
+def finetune_command(
+    context: click.Context, names: tuple[str, ...], freeze: bool, dry_run: bool, **options: Any
+) -> None:  # fmt: skip
     """Fine-tune the encoders (all, when none is named), each with a linear output on its own modality.
 
     Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
     """
+    if dry_run:
+        _echo_plan(open_project(context, options, dry_run), list(names) or None, freeze)
+        return
     from mmfeat.models.figures import FigureLine
     from mmfeat.report.tables import about_figures, figure_table, table
     from mmfeat.texts import counted, shown
@@ -40,3 +49,25 @@ def finetune_command(context: click.Context, names: tuple[str, ...], freeze: boo
     names_of = " and ".join(f"checkpoints/{r.checkpoint.name}" for r in results)
     made = "Made" if any(r.made for r in results) else "Already made:"
     echo_next(f"{made} {names_of}.", "mmfeat extract")
+
+
+def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
+    """What would be done, encoder by encoder."""
+    from mmfeat.progress import clock
+    from mmfeat.report.tables import table
+    from mmfeat.texts import shown
+    from mmfeat.workflows.dryrun import plan_finetune
+
+    plans = plan_finetune(project, names, freeze)
+    rows = [
+        [p.name, shown(p.model), clock(p.seconds) if p.seconds else "-", f"{p.checkpoint_mb:,.1f}", f"{p.store_mb:,.1f}", p.what]
+        for p in plans
+    ]  # fmt: skip
+    path = project.config.store.path
+    click.echo(table(("encoder", "model", "about", "checkpoint MB", "store MB"), rows, left=2))
+    if all(plan.nothing for plan in plans):
+        echo_next(f"Already made: {' and '.join(f'checkpoints/{plan.made}' for plan in plans)}.", "mmfeat extract")
+        return
+    seconds, checkpoints = sum(plan.seconds for plan in plans), sum(plan.checkpoint_mb for plan in plans)
+    added = f"{checkpoints:,.1f} MB to checkpoints/ and {sum(plan.store_mb for plan in plans):,.1f} MB to {path}/"
+    echo_next(f"Nothing was written. It would take about {clock(seconds)} and add {added}.", typed_again())

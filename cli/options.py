@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ def _parameter(key: str) -> str:
     return "set_" + key.replace(".", "__")
 
 
-def open_project(context: click.Context, options: dict[str, Any]) -> Project:
+def open_project(context: click.Context, options: dict[str, Any], dry: bool = False) -> Project:
     """The project of `--project` with the options' values over its file's; takes the options out of `options`."""
     from mmfeat.errors import ConfigError
     from mmfeat.workflows.project import Project
@@ -68,7 +70,7 @@ def open_project(context: click.Context, options: dict[str, Any]) -> Project:
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {item}: write KEY=VALUE, as in --set fuse.crossattn.dropout=0.2")
         overrides[key] = value.strip()
-    return Project(context.obj, overrides)
+    return Project(context.obj, overrides, dry)
 
 
 def echo_problems(problems: list[str], shown: int = 3) -> None:
@@ -82,3 +84,8 @@ def echo_problems(problems: list[str], shown: int = 3) -> None:
 def echo_next(made: str, command: str) -> None:
     """The last line of every command: what was made, and what to type next."""
     click.echo(f"{made} Next: {command}")
+
+
+def typed_again() -> str:
+    """The command that was typed, without `--dry-run`."""
+    return shlex.join(["mmfeat", *(word for word in sys.argv[1:] if word != "--dry-run")])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
     """Show, for each encoder, how many rows the feature store has, and what to type next."""
+    from mmfeat.config import OTHER
     from mmfeat.report.tables import table
     from mmfeat.texts import counted, shown
 
@@ -51,7 +52,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     if rows:
         click.echo(table(("encoder", "model", "cached", "missing", "stale", "unreadable", "absent"), rows, left=2))
     for name, checkpoint in result.checkpoints.items():
-        click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else "pretrained, no checkpoint: no logits"))
+        bare = "imported" if project.config.encoder[name].modality == OTHER else "pretrained"
+        click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else f"{bare}, no checkpoint: no logits"))
     for reason in result.failures.values():
         click.echo(reason)
     click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")

@@ -10,9 +10,9 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 SHOWN = 10
 
 
-@click.group("store", short_help="Verify, tidy up or export the feature store.")
+@click.group("store", short_help="Verify, tidy up or export the feature store; import embeddings.")
 def store_command() -> None:
-    """Verify, tidy up or export the feature store of the project."""
+    """Verify, tidy up or export the feature store of the project, or import embeddings that were made elsewhere."""
 
 
 @store_command.command("verify")
@@ -43,7 +43,8 @@ def verify_command(context: click.Context, **options: Any) -> None:
         click.echo(f"{uncommitted:,} files without a commit: they do not count, and go with: mmfeat store gc")
     if result.problems:
         raise StoreError(
-            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. Run: mmfeat extract"
+            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. "
+            f"Run: mmfeat extract (imported ones: mmfeat store import)"
         )
     n_files = sum(one.n_files for one in result.found.values())
     echo_next(f"All {n_files:,} files are as they were written ({clock(result.seconds)}).", "mmfeat status")
@@ -107,3 +108,43 @@ def export_command(
     rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
     click.echo(table(("array", "shape", "type"), rows))
     echo_next(f"Made {shown(destination, 200)} ({written.n_samples:,} rows).", "mmfeat status")
+
+
+@store_command.command("import")
+@click.argument("name")
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--ids",
+    metavar="FILE",
+    help="The ids in the order of the rows: .csv (a column id, or one column), .txt, .npy, .json.",
+)
+@click.option("--array", default="", metavar="NAME", help="Which data set, column or tensor of FILE. [default: found]")
+@setting_options()
+@click.pass_context
+def import_command(
+    context: click.Context, name: str, file: str, ids: str | None, array: str, **options: Any
+) -> None:  # fmt: skip
+    """Make embeddings that were made elsewhere an encoder, NAME: FILE is .npy, .parquet, .h5 or .safetensors.
+
+    Rows are matched with the manifest by id. The table that is printed goes into mmfeat.toml.
+    """
+    from mmfeat.texts import counted
+    from mmfeat.workflows.imports import import_embeddings
+
+    project = open_project(context, options)
+    made = import_embeddings(project, name, file, ids, array)
+    embeddings = f"{counted(made.n_rows, 'embedding')} of {made.width:,} numbers ({made.dtype})"
+    without = made.n_manifest - made.n_matched
+    rest = f"; {counted(without, 'row')} without one" if without else ""
+    click.echo(f"{name}: {embeddings}; {made.n_matched:,} of the manifest's {made.n_manifest:,} rows have one{rest}")
+    if made.n_left_out:
+        click.echo(f"{name}: {counted(made.n_left_out, 'row')} of the file that have none by its own account left out")
+    if made.n_zeros:
+        click.echo(
+            f"{name}: {counted(made.n_zeros, 'embedding')} of nothing but zeros. If they stand for missing ones, leave them out"
+        )
+    if not made.in_use:
+        click.echo(f"\n{made.table}\n")
+    place = f"{project.config.store.path}/{made.folder} ({made.size_mb:,.1f} MB)"
+    text = f"Made {place}." if made.n_written else f"Already imported: {place}."
+    echo_next(text, "mmfeat status" if made.in_use else "paste these three lines into mmfeat.toml, then: mmfeat status")

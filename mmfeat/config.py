@@ -14,6 +14,7 @@ from typing import Any
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
+OTHER = "other"  # the modality of imported embeddings: their rows are known by id
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
@@ -83,7 +84,26 @@ class TextEncoderConfig:
     modality: str = setting("text", choices=("text",))
 
 
-EncoderConfig = ImageEncoderConfig | TextEncoderConfig
+@dataclass(frozen=True)
+class OtherEncoderConfig:
+    """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
+
+    imported: str = setting("", filled=True)  # the key of what was imported, or its first digits, 12 or more
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune --freeze, if any; none; checkpoints/NAME-1
+    modality: str = setting(OTHER, choices=(OTHER,))
+
+    @property
+    def model(self) -> str:
+        """What checkpoints compare: there is no network, only what was imported."""
+        return self.imported
+
+    @property
+    def tokens(self) -> int:
+        """None are imported."""
+        return 0
+
+
+EncoderConfig = ImageEncoderConfig | TextEncoderConfig | OtherEncoderConfig
 
 
 @dataclass(frozen=True)

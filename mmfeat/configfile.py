@@ -17,11 +17,13 @@ from typing import Any
 from mmfeat.config import (
     FILE_NAME,
     MODALITIES,
+    OTHER,
     RECIPES,
     Config,
     EncoderConfig,
     FinetuneConfig,
     ImageEncoderConfig,
+    OtherEncoderConfig,
     TextEncoderConfig,
 )  # fmt: skip
 from mmfeat.errors import ConfigError
@@ -210,23 +212,35 @@ def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
     dotted = f"encoder.{name}"
     if not isinstance(table, dict):
         raise ConfigError(_no_table(dotted, "encoder", where))
-    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
-        raise ConfigError(f"{where(dotted)}: an encoder's name is letters, digits, - and _, found {_show(name)}")
-    if name in RECIPES or re.search(r"-\d+$", name):
-        raise ConfigError(f"{where(dotted)}: '{name}' is the name of a recipe or of a run. Rename the encoder")
+    if wrong := wrong_name(name):
+        raise ConfigError(f"{where(dotted)}: {wrong}. Rename the encoder")
     modality = table.get("modality", name)
-    if modality not in MODALITIES:
-        raise ConfigError(
-            f'{where(dotted)}: {dotted} needs its modality. Write: modality = "image" or modality = "text"'
-        )
-    cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
+    if modality not in (*MODALITIES, OTHER):
+        choices = " or ".join(f'modality = "{one}"' for one in (*MODALITIES, OTHER))
+        raise ConfigError(f"{where(dotted)}: {dotted} needs its modality. Write: {choices}")
+    cls = {"image": ImageEncoderConfig, "text": TextEncoderConfig, OTHER: OtherEncoderConfig}[modality]
     config = _read(cls, table, dotted + ".", where)
+    if modality == OTHER and not re.fullmatch(r"[0-9a-f]{12,64}", config.imported):
+        found = _show(config.imported) if config.imported else "none"
+        raise ConfigError(
+            f"{where(dotted + '.imported')}: {dotted}.imported is the key of what was imported, 12 to 64 digits "
+            f"(0-9, a-f), found {found}. Run: mmfeat store import {name} FILE, which prints it"
+        )
     size = getattr(config, "size", "auto")
     if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
         raise ConfigError(
             f'{where(dotted + ".size")}: {dotted}.size = {_show(size)}. Use "auto" or pixels from 1 to 4096'
         )
     return config
+
+
+def wrong_name(name: str) -> str:
+    """Why an encoder cannot have this name; empty where it can."""
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        return f"an encoder's name is letters, digits, - and _, found {_show(name)}"
+    if name in RECIPES or re.search(r"-\d+$", name):
+        return f"'{name}' is the name of a recipe or of a run"
+    return ""
 
 
 def _read_finetune(name: str, table: Any, where: _Where) -> FinetuneConfig:

@@ -203,7 +203,7 @@ def open_table(
             why = stale_rows(store, spec, row_keys[name], lacking)[1] or damaged
             raise MissingFeatures(
                 f"{store.path.name}: no embeddings of {name!r} for {lacking.sum()} of {len(need)} rows"
-                f"{f' ({why})' if why else ''}. Run: mmfeat extract"
+                f"{f' ({why})' if why else ''}. Run: {spec.remedy}"
             )
         tables["embeddings"][name] = features.embeddings(found)
         tables["present"][name] = found.good

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,12 @@ def caption_keys(captions: np.ndarray) -> RowKeys:
     digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in captions[present])
     keys[present] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
     return RowKeys(keys, present)
+
+
+def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Keys `(N, 32)` uint8 of ids, digests of their UTF-8: what imported embeddings are filed under."""
+    digests = b"".join(hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest() for i in ids)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None) -> RowKeys:

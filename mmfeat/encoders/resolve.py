@@ -32,13 +32,15 @@ class Identity:
         The checkpoint in use, such as `image-1`.
     output_key : str or None
         What its logits are filed under; None where it has no linear output.
+    size_mb : float or None
+        None of an imported encoder: how large the network was is not known.
     """
 
     name: str
     model: str
     spec: EncoderSpec
     width: int
-    size_mb: float
+    size_mb: float | None
     checkpoint: str | None
     output_key: str | None
 
@@ -72,23 +74,25 @@ def build_encoder(
     return encoder.eval(), checkpoint
 
 
-def identify(config: Config, name: str, checkpoints: Path, memory: Path) -> Identity:
-    """The keys of an encoder, from memory where nothing that went into them has changed."""
+def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pretrained_only: bool = False) -> Identity:
+    """The keys of an encoder, from memory where nothing that went into them has changed.
+
+    Parameters
+    ----------
+    memory : Path
+        A file for each meaning of `pretrained_only`.
+    pretrained_only : bool
+        Leave checkpoints aside: what fine-tuning starts from.
+    """
+    table = config.encoder[name]
+    given = "none" if pretrained_only else table.checkpoint
     remembered = read_memory(memory).get(name, {})
     if remembered and remembered.get("fingerprint") == _fingerprint(
-        config, name, checkpoints, remembered.get("watched", [])
+        config, name, checkpoints, given, remembered.get("watched", [])
     ):
         found = remembered["identity"]
         return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
-    encoder, checkpoint = build_encoder(config, name, checkpoints)
-    return remember(config, name, encoder, checkpoint, checkpoints, memory)
-
-
-def remember(
-    config: Config, name: str, encoder: Any, checkpoint: Checkpoint | None, checkpoints: Path, memory: Path
-) -> Identity:
-    """Compute the keys of a built encoder and keep them in the memory file."""
-    table = config.encoder[name]
+    encoder, checkpoint = build_encoder(config, name, checkpoints, pretrained_only=pretrained_only)
     identity = Identity(
         name=name,
         model=Path(table.model).name,
@@ -100,7 +104,7 @@ def remember(
     )
     watched = [str(path) for path in _sources(config, table, encoder)]
     entry = {
-        "fingerprint": _fingerprint(config, name, checkpoints, watched),
+        "fingerprint": _fingerprint(config, name, checkpoints, given, watched),
         "watched": watched,
         "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
     }
@@ -162,10 +166,9 @@ def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
     return sources
 
 
-def _fingerprint(config: Config, name: str, checkpoints: Path, watched: list[str]) -> str:
-    """Digest of all that a remembered identity rests on."""
+def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watched: list[str]) -> str:
+    """Digest of all that a remembered identity rests on; `given` says which checkpoint may be in use."""
     table = config.encoder[name]
-    given = table.checkpoint
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
         given, [config.path(given)]
     )

@@ -73,6 +73,8 @@ class Extraction:
         Samples encoded at a time, at the end.
     tuned : str
         What was found to be fastest, where that was measured.
+    imported : bool
+        The embeddings were made elsewhere: there is nothing that could be encoded.
     shares : dict[str, float]
         Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
     """
@@ -89,6 +91,7 @@ class Extraction:
     unread: dict[int, str] = field(default_factory=dict)
     batch_size: int = 0
     tuned: str = ""
+    imported: bool = False
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
     @property

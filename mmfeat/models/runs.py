@@ -81,9 +81,10 @@ class Run:
         return tuple(self.record["classes"])
 
     @property
-    def size_mb(self) -> float:
-        """Megabytes of the whole model: its encoders and its head or heads (P21)."""
-        return sum(e["size_mb"] for e in self.encoders.values()) + self.record["head_mb"]
+    def size_mb(self) -> float | None:
+        """Megabytes of the whole model: its encoders and its head or heads (P21); None with an encoder of unknown size."""
+        sizes = [e["size_mb"] for e in self.encoders.values()]
+        return None if None in sizes else sum(sizes) + self.record["head_mb"]
 
     def state(self) -> dict[str, Any]:
         """The tensors of head.safetensors, `seed<i>.<name>` each.

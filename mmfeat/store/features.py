@@ -68,6 +68,12 @@ class EncoderFeatures:
             if record.spec.key != spec.key:
                 raise StoreError(f"{folder}: is of another encoder, key {record.spec.key[:16]}… Move that folder away")
 
+    @property
+    def n_rows(self) -> int:
+        """Distinct rows that are there, those with an error among them."""
+        self.refresh()
+        return len(self.series[EMBEDDINGS].index.keys)
+
     def lookup(self, keys: np.ndarray) -> Found:
         """Where the rows of `(N, 32)` uint8 row keys are."""
         self.refresh()
@@ -220,6 +226,12 @@ class EncoderFeatures:
             self.forget()
         return n_rows
 
+    def lacking_logits(self, output_key: str) -> int:
+        """How many rows `complete_logits` would give logits to."""
+        files, series = self.logits_files(output_key), self.series[EMBEDDINGS]
+        parts = [series.files[number] for number in series.current if files[number] is None]
+        return sum(len(part.row_key) - len(part.errors) for part in parts)
+
     def _prepare(self, width: int) -> None:
         """Make the folder and its encoder.json, and remove what a killed writer left."""
         try:
@@ -310,7 +322,7 @@ class EncoderFeatures:
 
     def _problem(self, path: Path, what: str) -> None:
         shown = str(path) if str(path).isprintable() else repr(str(path))
-        line = f"{shown}: {what}. It is not read; what only it holds is made again by: mmfeat extract"
+        line = f"{shown}: {what}. It is not read; what only it holds is made again by: {self.spec.remedy}"
         if line not in self.problems:
             self.problems.append(line)
 

@@ -2,7 +2,8 @@
 
 encoder key   digest of all that an embedding depends on but the sample itself
 output key    digest of a linear output's tensors and its class list
-row key       digest of the sample's own bytes: (N, 32) uint8 wherever rows are handled
+row key       digest of the sample's own bytes, or of its id where embeddings were imported: (N, 32) uint8 wherever rows
+              are handled
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmfeat.config import OTHER
 from mmfeat.files import digest_json
 
 KEY_VERSION = 1
@@ -26,9 +28,10 @@ class EncoderSpec:
     Attributes
     ----------
     modality : str
-        `image` or `text`.
+        `image`, `text`, or `other`: embeddings that were made elsewhere and imported.
     weights : str
-        Digest of the tensors that the embedding reads, from :func:`tensors_digest`.
+        Digest of the tensors that the embedding reads, from :func:`tensors_digest`; of all ids and values, where they
+        were imported.
     preprocessing : dict
         Size, crop, interpolation, mean, std; or tokenizer and max length.
     pooling : str
@@ -62,6 +65,11 @@ class EncoderSpec:
     def key(self) -> str:
         """The encoder key, 64 hexadecimal digits."""
         return digest_json({"key_version": KEY_VERSION, **self.as_dict()})
+
+    @property
+    def remedy(self) -> str:
+        """The command that brings back what is missing."""
+        return f"mmfeat store import {self.architecture} FILE" if self.modality == OTHER else "mmfeat extract"
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -43,7 +43,7 @@ def read_record(folder: Path) -> Record:
         It is damaged, of another encoder than its folder, or a newer mmfeat wrote it.
     """
     file = folder / RECORD
-    remedy = "Remove this file (the features stay) and run: mmfeat extract"
+    remedy = "Remove this file (the features stay) and run: mmfeat extract, or for imported ones mmfeat store import"
     try:
         values = read_sealed(file)
         refuse_newer(file, values["format"])

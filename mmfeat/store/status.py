@@ -170,7 +170,7 @@ def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(times))) if times else ""
         listed.append(
             StoredEncoder(
-                features.folder.name, features.spec, len(features.series[EMBEDDINGS].index.keys), len(parts),
+                features.folder.name, features.spec, features.n_rows, len(parts),
                 len(kinds) - tokens - (EMBEDDINGS in kinds), tokens, sum(commit.size for commit in features.commits),
                 read_record(features.folder).created[:16].replace("T", " "), written,
             )

@@ -45,7 +45,7 @@ class FeatureStore:
         return self._opened[key]
 
     def find(self, key: str) -> EncoderFeatures | None:
-        """The features filed under an encoder key, if there are any.
+        """The features filed under an encoder key, or under one that begins with these 12 digits or more, if there are any.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class FeatureStore:
             They are there, but their encoder.json is damaged or a newer mmfeat wrote it.
         """
         specs = [read_record(folder).spec for folder in self._folders() if folder.name.endswith(f"-{key[:12]}")]
-        return next((self.encoder(spec) for spec in specs if spec.key == key), None)
+        return next((self.encoder(spec) for spec in specs if spec.key.startswith(key)), None)
 
     def encoders(self) -> list[EncoderFeatures]:
         """Every encoder that the store has features of, the newest first; one that cannot be read is in `problems`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.config import OTHER
 from mmfeat.data.seen import save_seen
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.errors import DataError, StoreError
@@ -111,7 +112,7 @@ def extract_one(
     """Encode one encoder's missing rows."""
     options = options or Options()
     name, modality = identity.name, identity.spec.modality
-    table, row_keys = project.config.encoder[name], project.row_keys(modality)
+    table, row_keys = project.config.encoder[name], project.keys_of(identity)
     present = row_keys.present
     if rows is not None:
         asked = np.zeros(len(present), dtype=bool)
@@ -120,6 +121,8 @@ def extract_one(
     ids, captions = project.manifest.ids, project.manifest.captions
     features = project.store.encoder(identity.spec)
     project.register({name: identity})
+    if modality == OTHER:
+        return Extraction(name, cached=int(present.sum()), absent=int((~present).sum()), imported=True)
 
     def stop(row: int, reason: str) -> None:
         raise DataError(f"encoder {name!r}, row {str(ids[row])!r}: {reason}. To record it and go on: --on-error record")
@@ -131,7 +134,7 @@ def extract_one(
     try:
         result = extract_encoder(
             features,
-            lambda: _session(project, identity, read, options),
+            lambda: session_of(project, identity, read, options),
             row_keys.keys,
             present,
             read,
@@ -152,13 +155,14 @@ def extract_one(
     return result
 
 
-def _session(project: Project, identity: Identity, read: Callable[[int], Any], options: Options) -> Session:
+def session_of(project: Project, identity: Identity, read: Callable[[int], Any], options: Options) -> Session:
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
     from mmfeat.devices import provenance, torch_device
 
     name, modality = identity.name, identity.spec.modality
     device = torch_device(project.config.device)
-    encoder = build_encoder(project.config, name, project.checkpoints)[0].to(device).eval()
+    bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
+    encoder = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)[0].to(device).eval()
     meta = provenance(device)
     remembered = project.memory / "tuning.json"
     place = f"{identity.spec.key} on {meta['device']}"

@@ -14,20 +14,19 @@ import numpy as np
 
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
-from mmfeat.encoders.checkpoint import Checkpoint, Output, checkpoints_of, copy_checkpoint, save_checkpoint
+from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.finetune import Samples, check_precision, fit_encoder
-from mmfeat.encoders.resolve import build_encoder, remember
+from mmfeat.encoders.resolve import build_encoder
 from mmfeat.errors import DataError, EncoderError
-from mmfeat.files import digest_json
 from mmfeat.heads.fit import fit_data, fit_head
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
-from mmfeat.table import rows_digest
 from mmfeat.texts import counted
 from mmfeat.workflows.extract import complete_logits, extract_one
+from mmfeat.workflows.fits import PlannedFit, check_fits, out_of_use, planned_fit
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
 
@@ -84,13 +83,13 @@ def finetune(
         An encoder cannot be built or trained on this device, or its loss became no number.
     """
     manifest, config = project.manifest, project.config
-    if not len(manifest.rows("train")):
-        raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
     results = []
     names = names or list(config.encoder)
-    for name in names:  # what is wrong is said before any work
-        _check(project, name, freeze)
+    check_fits(project, names, freeze)  # what is wrong is said before any work
     for name in names:
+        if not freeze:
+            with named(name):
+                check_precision(config.encoder[name].precision, torch_device(config.device))
         project.identity(name)
     for name in names:
         results.append(_in_use(project, _freeze(project, name) if freeze else _tune(project, name)))
@@ -101,34 +100,8 @@ def finetune(
     return results, figures_of(manifest.labels[val], baseline, project.config.predict)
 
 
-def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
-    """Digest of all that a checkpoint is made from."""
-    manifest = project.manifest
-    keys = project.row_keys(project.config.encoder[name].modality).keys
-    rows = {w: manifest.rows(w) for w in ("train", "val")}
-    digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
-    parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
-    config = project.config
-    rule = dataclasses.asdict(config.predict)
-    return digest_json({**parts, "metric": config.metric, "predict": rule, "seed": config.seed})
-
-
-def _check(project: Project, name: str, freeze: bool) -> None:
-    """Refuse an encoder whose modality no labelled row has, or that this device cannot train."""
-    table = project.encoder_table(name)
-    train = project.manifest.rows("train")
-    if not project.row_keys(table.modality).present[train].any():
-        what = "an image that is there" if table.modality == "image" else "a caption"
-        others = " ".join(other for other in project.config.encoder if other != name)
-        remedy = f"Use: mmfeat finetune {others}" if others else "Give some and run: mmfeat init"
-        raise DataError(f"encoder.{name}: no labelled row to train on has {what}. {remedy}")
-    if not freeze:
-        with _named(name):
-            check_precision(table.precision, torch_device(project.config.device))
-
-
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Say of which encoder an error is."""
     try:
         yield
@@ -136,14 +109,11 @@ def _named(name: str) -> Iterator[None]:
         raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
 
 
-def _made_before(project: Project, name: str, fingerprint: str) -> Checkpoint | None:
+def _again(project: Project, plan: PlannedFit) -> Checkpoint | None:
     """The checkpoint that was made from the same; where it is not the latest any more, it becomes that again."""
-    found = checkpoints_of(project.checkpoints, name)
-    made = next((c for c in found if c.record["fingerprint"] == fingerprint and c.complete), None)
-    latest = project.config.encoder[name].checkpoint == "latest"
-    if made is not None and latest and project.identity(name).checkpoint != made.name:
-        return copy_checkpoint(made, name)
-    return made
+    if plan.made is not None and out_of_use(project, plan.made, plan.name):
+        return copy_checkpoint(plan.made, plan.name)
+    return plan.made
 
 
 def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
@@ -158,19 +128,16 @@ def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
 def _freeze(project: Project, name: str) -> FinetuneResult:
     """Fit the linear head on one encoder's cached features and save it as the encoder's output."""
     start = time.perf_counter()
-    config = project.config
-    encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
-    pretrained = remember(config, name, encoder, None, project.checkpoints, project.memory / "pretrained.json")
-    settings = dataclasses.asdict(config.fuse.linear)
-    fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
-    manifest = project.manifest
+    config, manifest = project.config, project.manifest
+    plan = planned_fit(project, name, freeze=True)
+    pretrained = plan.pretrained
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     extraction = extract_one(project, pretrained, rows)
     note = (
         f"frozen; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
     )
     table = project.table_of({name: (pretrained.spec, None)}, rows)
-    made = _made_before(project, name, fingerprint)
+    made = _again(project, plan)
     if not table.present[name][table.rows("train")].any():
         raise DataError(
             f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
@@ -191,7 +158,7 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
         figures = figures_of(table.labels[val], logits, config.predict)
     checkpoint = made or save_checkpoint(
         project.checkpoints, name,
-        _record(project, name, pretrained.spec, fingerprint, settings, figures, fitted.history, fitted.best_epoch, fitted.seconds),
+        _record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds),
         output, None, Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")]),
     )  # fmt: skip
     return FinetuneResult(
@@ -202,18 +169,17 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
 def _tune(project: Project, name: str) -> FinetuneResult:
     """Fine-tune one encoder end to end and save it with its output."""
     config = project.config
-    settings = config.finetune_of(name)
-    encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
-    fingerprint = _fingerprint(project, name, encoder.spec().key, dataclasses.asdict(settings))
+    settings, plan = config.finetune_of(name), planned_fit(project, name, freeze=False)
     device = torch_device(config.device)
-    made = _made_before(project, name, fingerprint)
+    made = _again(project, plan)
     if made is not None:
         figures = _stored_figures(project, name, made)
         note = f"fine-tuned before, best epoch {made.record['best_epoch']}"
         return FinetuneResult(
-            name, _model(project, name), encoder.width, made, False, figures, made.record["seconds"], note
+            name, _model(project, name), plan.pretrained.width, made, False, figures, made.record["seconds"], note
         )
-    resume_file = project.checkpoints / f".resume-{name}.safetensors"
+    encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
+    resume_file = resume_file_of(project, name)
 
     def before(done: int, seconds: float) -> None:
         if done:
@@ -223,16 +189,13 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         if seconds > LONG_SECONDS and device.type == "cpu":
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 
-    samples, ids = _samples(project, name, encoder), project.manifest.ids
-    with _named(name):
+    samples, ids = samples_of(project, name, encoder), project.manifest.ids
+    with named(name):
         fitted = fit_encoder(
             encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed,
-            device=device, resume_file=resume_file, fingerprint=fingerprint, before=before,
+            device=device, resume_file=resume_file, fingerprint=plan.fingerprint, before=before,
         )  # fmt: skip
-    record = _record(
-        project, name, encoder.cpu().spec(), fingerprint, dataclasses.asdict(settings), None,
-        fitted.history, fitted.best_epoch, fitted.seconds,
-    )  # fmt: skip
+    record = _record(project, plan, encoder.cpu().spec(), None, fitted.history, fitted.best_epoch, fitted.seconds)
     learned = Learned.of(ids[samples.train], ids[samples.val])
     checkpoint = save_checkpoint(project.checkpoints, name, record, fitted.output, encoder.state_dict(), learned)
     resume_file.unlink(missing_ok=True)
@@ -255,7 +218,8 @@ def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figu
     return figures_of(project.manifest.labels[val], logits, project.config.predict)
 
 
-def _samples(project: Project, name: str, encoder: Any) -> Samples:
+def samples_of(project: Project, name: str, encoder: Any) -> Samples:
+    """What an encoder's fine-tuning reads."""
     manifest = project.manifest
     modality = project.config.encoder[name].modality
     present = project.row_keys(modality).present
@@ -287,22 +251,28 @@ def _text_loader(project: Project, encoder: Any) -> Any:
     return load
 
 
+def resume_file_of(project: Project, name: str) -> Path:
+    """Where an interrupted fine-tuning keeps its state."""
+    return project.checkpoints / f".resume-{name}.safetensors"
+
+
 def _model(project: Project, name: str) -> str:
     return Path(project.config.encoder[name].model).name
 
 
 def _record(
-    project: Project, name: str, spec: Any, fingerprint: str, settings: dict[str, Any], figures: Figures | None,
-    history: list[dict[str, Any]], best_epoch: int, seconds: float,
+    project: Project, plan: PlannedFit, spec: Any, figures: Figures | None, history: list[dict[str, Any]],
+    best_epoch: int, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    config = project.config
+    config, name = project.config, plan.name
+    table = config.encoder[name]
     return {
         "encoder": name,
         "modality": spec.modality,
-        "table": dataclasses.asdict(config.encoder[name]),
+        "table": {"model": table.model, **dataclasses.asdict(table)},
         "spec": spec.as_dict(),
-        "fingerprint": fingerprint,
-        "settings": settings,
+        "fingerprint": plan.fingerprint,
+        "settings": plan.settings,
         "metric": config.metric,
         "seed": config.seed,
         "best_epoch": best_epoch,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from mmfeat.batches import UnreadSample
-from mmfeat.config import FILE_NAME, Config, EncoderConfig
+from mmfeat.config import FILE_NAME, OTHER, Config, EncoderConfig
 from mmfeat.configfile import load_config
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, image_keys
+from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
 from mmfeat.data.seen import load_seen
 from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.encoders.checkpoint import Checkpoint, Output
+from mmfeat.encoders.imported import identify_imported, incomplete
 from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
-from mmfeat.errors import ConfigError, DataError
+from mmfeat.errors import ConfigError, DataError, MissingFeatures
 from mmfeat.files import digest_bytes
 from mmfeat.progress import say
 from mmfeat.store import FeatureStore
@@ -28,7 +31,7 @@ from mmfeat.store.commits import tokens_kind
 from mmfeat.store.keys import EncoderSpec
 from mmfeat.store.references import read_references, write_references
 from mmfeat.table import FeatureTable, open_table
-from mmfeat.texts import counted
+from mmfeat.texts import counted, shown
 
 
 class Project:
@@ -40,6 +43,8 @@ class Project:
         Where mmfeat.toml lies, or any folder below it.
     overrides : dict, optional
         Dotted key to value, stronger than the file: what a command's options say.
+    dry : bool
+        Whether nothing may be written, here or in the store: what is remembered is then a copy, which goes with this.
 
     Raises
     ------
@@ -47,7 +52,10 @@ class Project:
         There is no mmfeat.toml at or above the folder, or it has a mistake.
     """
 
-    def __init__(self, folder: Path | str = ".", overrides: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path | str = ".", overrides: dict[str, Any] | None = None, dry: bool = False
+    ) -> None:  # fmt: skip
+        self.dry = dry
         start = Path(folder).resolve()
         for candidate in (start, *start.parents):
             if (candidate / FILE_NAME).is_file():
@@ -66,10 +74,17 @@ class Project:
         """The folder of runs."""
         return self.root / "runs"
 
-    @property
+    @functools.cached_property
     def memory(self) -> Path:
         """What is only remembered: safe to delete."""
-        return self.root / ".mmfeat"
+        folder = self.root / ".mmfeat"
+        if not self.dry:
+            return folder
+        self._copied = tempfile.TemporaryDirectory(prefix="mmfeat-")  # removed when the project is done with
+        copy = Path(self._copied.name) / "memory"
+        if folder.is_dir():
+            shutil.copytree(folder, copy)
+        return copy
 
     def seen(self, modality: str) -> Path:
         """Where it is remembered what each sample was when it was last encoded."""
@@ -77,12 +92,13 @@ class Project:
 
     def register(self, identities: dict[str, Identity]) -> None:
         """Note in the store that this project refers to the features of some encoders, so that nobody removes them."""
+        for name, identity in identities.items():
+            self.refer(identity.spec.key, identity.output_key, self.tokens_kind(name))
+
+    def refer(self, encoder_key: str, *kinds: str | None) -> None:
+        """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them."""
         references = read_references(self.store.path, self.root)
-        new = [
-            references.add(identity.spec.key, identity.output_key, self.tokens_kind(name))
-            for name, identity in identities.items()
-        ]
-        if any(new):
+        if not self.dry and references.add(encoder_key, *kinds):
             with contextlib.suppress(OSError):  # a store that only can be read: nothing can be removed from it either
                 write_references(self.store.path, references)
 
@@ -111,7 +127,9 @@ class Project:
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def row_keys(self, modality: str) -> RowKeys:
-        """What each row's features are filed under: digests of its image's or caption's bytes."""
+        """What each row's features are filed under: digests of its image's or caption's bytes, or of its id."""
+        if modality == OTHER:
+            return RowKeys(id_keys(self.manifest.ids), np.ones(self.manifest.n_samples, dtype=bool))
         if modality == "text":
             return caption_keys(self.manifest.captions)
         return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
@@ -184,8 +202,16 @@ class Project:
 
     def identity(self, name: str) -> Identity:
         """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
-        self.encoder_table(name)
+        if self.encoder_table(name).modality == OTHER:
+            return identify_imported(self.config, name, self.checkpoints, self.store)
         return identify(self.config, name, self.checkpoints, self.memory / "encoders.json")
+
+    def pretrained(self, name: str) -> Identity:
+        """An encoder's names and keys without any checkpoint: what fine-tuning starts from."""
+        if self.encoder_table(name).modality == OTHER:
+            return self.identity(name)
+        memory = self.memory / "pretrained.json"
+        return identify(self.config, name, self.checkpoints, memory, pretrained_only=True)
 
     def checkpoint(self, identity: Identity) -> Checkpoint | None:
         """The checkpoint that an encoder uses."""
@@ -238,6 +264,8 @@ class Project:
 
     def _keys_for(self, spec: EncoderSpec) -> RowKeys:
         """Row keys for one encoder's features: those of images that are gone only where it has encoded them."""
+        if spec.modality == OTHER:
+            return self._imported_keys(spec)
         kept = self.kept_keys(spec.modality)
         if not kept.missing:
             return kept
@@ -245,3 +273,20 @@ class Project:
         gone = np.zeros(len(held), dtype=bool)
         gone[list(kept.missing)] = True
         return dataclasses.replace(kept, present=kept.present & (held | ~gone))
+
+    def keys_of(self, identity: Identity) -> RowKeys:
+        """Row keys of the rows that an encoder takes; of imported embeddings only those that are there are present."""
+        keys = self.row_keys(identity.spec.modality)
+        if identity.spec.modality == OTHER:
+            keys = dataclasses.replace(keys, present=self.store.encoder(identity.spec).lookup(keys.keys).good)
+        return keys
+
+    def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
+        """Row keys of imported embeddings, right of the wall; it is a mistake where not one is of a row of the manifest."""
+        keys, features = self.row_keys(OTHER), self.store.encoder(spec)
+        lost = incomplete(features)
+        held = features.lookup(keys.keys).good
+        if lost or not held.any():
+            none = f"none was imported for one of the manifest's {len(held):,} ids, as {shown(self.manifest.ids[0])!r}"
+            raise MissingFeatures(f"{self.store.path.name}: {spec.architecture!r}: {lost or none}. Run: {spec.remedy}")
+        return dataclasses.replace(keys, present=held)

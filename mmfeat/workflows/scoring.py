@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmfeat.config import OTHER
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
@@ -127,7 +128,8 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
         features = project.store.find(recorded["key"])
         if features is None:
             raise MissingFeatures(
-                f"{run.name}: the features of encoder {name!r} that it was made from are gone. Run: mmfeat extract"
+                f"{run.name}: the features of encoder {name!r} that it was made from are gone. "
+                f"Run: {f'mmfeat store import {name} FILE' if recorded['modality'] == OTHER else 'mmfeat extract'}"
             )
         encoders[name] = (features.spec, recorded["output_key"])
     return project.table_of(encoders, need)

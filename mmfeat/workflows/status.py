@@ -44,7 +44,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         except EncoderError as error:
             failures[name] = str(error)
             continue
-        keys = project.row_keys(table.modality)
+        keys = project.keys_of(identity)
         one = encoder_status(
             project.store, name, identity.model, identity.spec, keys.keys, keys.present, output_key=identity.output_key,
             tokens=table.tokens, seen=load_seen(project.seen(table.modality), project.manifest.ids),

@@ -1,0 +1,101 @@
+"""What an encoder's fine-tuning is made from, and whether it has been made before; nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from mmfeat.config import OTHER
+from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
+from mmfeat.encoders.resolve import Identity
+from mmfeat.errors import ConfigError, DataError
+from mmfeat.files import digest_json
+from mmfeat.table import rows_digest
+from mmfeat.workflows.project import Project
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """One encoder's fine-tuning, or the fit of its output alone, before it is done.
+
+    Attributes
+    ----------
+    pretrained : Identity
+        The encoder that it starts from.
+    settings : dict
+        As the checkpoint records them.
+    fingerprint : str
+        Digest of all that the checkpoint is made from.
+    made : Checkpoint or None
+        The checkpoint, where it was made before from the same.
+    """
+
+    name: str
+    pretrained: Identity
+    settings: dict[str, Any]
+    fingerprint: str
+    made: Checkpoint | None
+
+
+def check_fits(project: Project, names: list[str], freeze: bool) -> None:
+    """Refuse, before any work, what cannot be fitted.
+
+    Raises
+    ------
+    DataError
+        No labelled row to train on, or none that has the modality.
+    ConfigError
+        No such encoder, or one that has no network to fine-tune.
+    EncoderError
+        An encoder cannot be built.
+    """
+    train = project.manifest.rows("train")
+    if not len(train):
+        raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
+    for name in names:
+        modality = project.encoder_table(name).modality
+        others = [other for other in project.config.encoder if other != name]
+        if modality == OTHER and not freeze:
+            others = [other for other in others if project.config.encoder[other].modality != OTHER]
+            first = f"mmfeat finetune {' '.join(others)}, and: " if others else ""
+            raise ConfigError(
+                f"encoder.{name}: imported embeddings have no network to fine-tune, only an output can be fitted on them. "
+                f"Run: {first}mmfeat finetune {name} --freeze"
+            )
+        keys = project.keys_of(project.identity(name)) if modality == OTHER else project.row_keys(modality)
+        if not keys.present[train].any():
+            what = {"image": "an image that is there", "text": "a caption"}.get(modality, "an imported embedding")
+            remedy = f"Use: mmfeat finetune {' '.join(others)}" if others else "Give some and run: mmfeat init"
+            raise DataError(f"encoder.{name}: no labelled row to train on has {what}. {remedy}")
+
+
+def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
+    """What would be made of an encoder, and whether it was made before."""
+    pretrained = project.pretrained(name)
+    if freeze:
+        settings = dataclasses.asdict(project.config.fuse.linear)
+        fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
+    else:
+        settings = dataclasses.asdict(project.config.finetune_of(name))
+        fingerprint = _fingerprint(project, name, pretrained.spec.key, settings)
+    found = checkpoints_of(project.checkpoints, name)
+    made = next((c for c in found if c.record["fingerprint"] == fingerprint and c.complete), None)
+    return PlannedFit(name, pretrained, settings, fingerprint, made)
+
+
+def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
+    """Whether another checkpoint has come after this one, so that `checkpoint = "latest"` means another."""
+    latest = project.config.encoder[name].checkpoint == "latest"
+    return latest and project.identity(name).checkpoint != made.name
+
+
+def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
+    """Digest of all that a checkpoint is made from."""
+    manifest, config = project.manifest, project.config
+    keys = project.row_keys(config.encoder[name].modality).keys
+    rows = {w: manifest.rows(w) for w in ("train", "val")}
+    digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
+    parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
+    rule = dataclasses.asdict(config.predict)
+    return digest_json({**parts, "metric": config.metric, "predict": rule, "seed": config.seed})
