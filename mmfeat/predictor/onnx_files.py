@@ -135,7 +135,7 @@ def _write(
         )  # fmt: skip
         model = program.model_proto
     if dtype == "float16":
-        _keep_as_float16(onnx, model.graph)
+        keep_as_float16(onnx, model.graph)
     _strip(model.graph)
     onnx.save(model, str(file))
 
@@ -147,7 +147,7 @@ def _strip(graph: Any) -> None:
         del part.metadata_props[:]
 
 
-def _keep_as_float16(onnx: Any, graph: Any) -> None:
+def keep_as_float16(onnx: Any, graph: Any) -> None:
     """Halve the file: weights are kept as float16 and cast back, which the runtime does once, when it loads the graph."""
     casts = []
     for tensor in graph.initializer:
