@@ -131,6 +131,7 @@ def main() -> None:
     blobs = [read(int(row)) for row in rows]
     captions = [str(project.manifest.captions[row]) for row in rows]
     sizes, differences, found = {}, {}, {}
+    load = os.getloadavg()[0]  # of others: the machine may be shared
     with tempfile.TemporaryDirectory() as folder:
         for runtime, dtype in FORMS:
             one = export(project, arguments.run, Path(folder) / f"{runtime}-{dtype}", dtype, runtime)
@@ -141,10 +142,13 @@ def main() -> None:
             found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
         server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
+    versions = {
+        "python": platform.python_version(), "torch": torch.__version__,
+        "onnxruntime": require("onnxruntime", "onnx").__version__,
+    }  # fmt: skip
     results = {
         "run": arguments.run, "rows": len(rows), "repetitions": arguments.repetitions, "batch sizes": BATCH_SIZE,
-        "device": device, "python": platform.python_version(), "torch": torch.__version__,
-        "onnxruntime": require("onnxruntime", "onnx").__version__, "size, MB": sizes,
+        "device": device, "load average": load, "versions": versions, "size, MB": sizes,
         "largest difference of a probability from the cached features": differences, **found, "server": server,
     }  # fmt: skip
     out = Path(__file__).with_name("results") / f"predict-{arguments.run}.json"
