@@ -14,9 +14,18 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 @click.option(
     "--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Of the weights as they are kept."
 )
+@click.option(
+    "--format",
+    "runtime",
+    default="torch",
+    type=click.Choice(["torch", "onnx"]),
+    help="What is to run it. [default: torch]",
+)
 @setting_options()
 @click.pass_context
-def export_command(context: click.Context, run: str, destination: str, dtype: str, **options: Any) -> None:
+def export_command(
+    context: click.Context, run: str, destination: str, dtype: str, runtime: str, **options: Any
+) -> None:
     """Write RUN (or an encoder with its own output) to DIR: encoders, heads, preprocessing, classes, a model card.
 
     The folder is compared with the cached features on some rows before it appears.
@@ -26,8 +35,9 @@ def export_command(context: click.Context, run: str, destination: str, dtype: st
     from mmfeat.workflows.export import export
 
     project = open_project(context, options)
-    result = export(project, run, destination, dtype)
-    click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}; {limit_text(result.size_mb)}")
+    result = export(project, run, destination, dtype, runtime)
+    form = " as ONNX" if runtime == "onnx" else ""
+    click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb)}")
     if result.unchecked:
         click.echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:
@@ -35,5 +45,11 @@ def export_command(context: click.Context, run: str, destination: str, dtype: st
             f"{result.n_checked:,} rows read anew: probabilities differ from those of the cached features by at most "
             f"{result.difference:.1e}"
         )
+    if result.n_run:
+        click.echo(
+            f"{result.n_run:,} rows by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"
+        )
+    elif runtime == "onnx":
+        click.echo("Not compared with torch: no row could be read")
     folder = shown(result.folder, 200)
     echo_next(f"Made {folder}. Fill in the licences in its README.md.", f"mmfeat predict new.csv --model {folder}")

@@ -97,6 +97,8 @@ def _made_of(record: dict[str, Any]) -> str:
         f"{'fine-tuned' if encoder['about']['finetuned'] else 'frozen'}, weights kept in {record['dtype']}"
         for name, encoder in record["encoders"].items()
     ]
+    if record["runtime"] == "onnx":
+        lines.append("- run by onnxruntime: `pip install 'mmfeat[onnx]'`")
     for name, part in record["model"]["parts"].items():
         if part["kind"] == "head":
             inputs = " and ".join(_code(encoder) for encoder in part["widths"])

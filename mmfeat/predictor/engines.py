@@ -1,18 +1,22 @@
-"""What runs an exported model's networks: torch, on a CPU or a GPU. Safe in threads."""
+"""What runs an exported model's networks on a CPU or a GPU: torch or onnxruntime. Safe in threads."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from mmfeat.devices import torch_device
 from mmfeat.encoders.base import Encoder
-from mmfeat.encoders.portable import load_encoder
+from mmfeat.encoders.portable import load_encoder, load_preparation
 from mmfeat.encoders.weights import read_state
-from mmfeat.errors import MmfeatError, RunError, one_line
+from mmfeat.errors import ConfigError, MmfeatError, RunError, one_line
+from mmfeat.extras import require
 from mmfeat.models.composition import Composition, build_composition
+from mmfeat.predictor import onnx_files
 from mmfeat.predictor.folder import encoder_folder
 
 HEADS = "heads.safetensors"
@@ -46,14 +50,17 @@ class TorchEngine:
         self.preparations = {name: encoder.preparation for name, encoder in encoders.items()}
 
     @classmethod
-    def load(cls, folder: Path, record: dict[str, Any], device: torch.device) -> TorchEngine:
-        """From an exported folder that has been checked.
+    def load(cls, folder: Path, record: dict[str, Any], device: str) -> TorchEngine:
+        """From an exported folder that has been checked, for `auto`, `cpu`, `cuda` or `cuda:1`.
 
         Raises
         ------
         RunError
             This version of mmfeat, timm or transformers does not build what the folder holds.
+        ConfigError
+            There is no such device.
         """
+        on = torch_device(device)
         try:
             composition = build_composition(record["model"])
             state = {name: tensor.float() for name, tensor in read_state(folder / HEADS).items()}
@@ -63,7 +70,7 @@ class TorchEngine:
             }
         except (MmfeatError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder}: cannot be built by this version: {one_line(error)}") from None
-        return cls(encoders, composition, device)
+        return cls(encoders, composition, on)
 
     def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
         """Embeddings `(B, D)` float32 of one batch."""
@@ -77,3 +84,66 @@ class TorchEngine:
         logits, known = self.composition(inputs, there)
         opinions = {name: self.composition.opinion(name, inputs, there).cpu().numpy() for name in inputs}
         return Composed(logits.cpu().numpy(), known.cpu().numpy(), opinions)
+
+
+class OnnxEngine:
+    """Encoders and heads as sessions of onnxruntime; torch does no more than hold what was prepared."""
+
+    def __init__(
+        self, encoders: dict[str, Any], heads: Any, preparations: dict[str, Any], device: torch.device
+    ) -> None:
+        self.encoders, self.heads, self.device = encoders, heads, device
+        self.preparations = preparations
+
+    @classmethod
+    def load(cls, folder: Path, record: dict[str, Any], device: str) -> OnnxEngine:
+        """From an exported folder that has been checked; `auto` is a GPU where onnxruntime has CUDA.
+
+        Raises
+        ------
+        RunError
+            This version of onnxruntime or transformers does not load what the folder holds.
+        ConfigError
+            onnxruntime is not installed, or has no such device.
+        """
+        runtime = require("onnxruntime", onnx_files.EXTRA)
+        on = _onnx_device(device, runtime.get_available_providers())
+        providers = [("CUDAExecutionProvider", {"device_id": on.index or 0})] if on.type == "cuda" else []
+        providers.append("CPUExecutionProvider")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is raised as well
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are left to what prepares
+
+        def session(file: Path) -> Any:
+            return runtime.InferenceSession(str(file), options, providers=providers)
+
+        try:
+            folders = {name: encoder_folder(folder, name) for name in record["encoders"]}
+            encoders = {name: session(path / onnx_files.NETWORK) for name, path in folders.items()}
+            preparations = {name: load_preparation(record["encoders"][name], path) for name, path in folders.items()}
+            heads = session(folder / onnx_files.HEADS)
+        except Exception as error:  # onnxruntime has an exception of its own for each kind of failure
+            raise RunError(f"{folder}: cannot be loaded by this version: {one_line(error)}") from None
+        return cls(encoders, heads, preparations, on)
+
+    def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+        """Embeddings `(B, D)` float32 of one batch."""
+        return self.encoders[name].run(None, {key: tensor.numpy() for key, tensor in inputs.items()})[0]
+
+    def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> Composed:
+        """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""
+        arrays = [*embeddings.values(), *(present[name] for name in embeddings)]
+        inputs = dict(zip(onnx_files.head_inputs(list(embeddings)), arrays, strict=True))
+        logits, known, *opinions = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
+        return Composed(logits, known, dict(zip(embeddings, opinions, strict=True)))
+
+
+def _onnx_device(name: str, providers: list[str]) -> torch.device:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
+        raise ConfigError(f"device = {name[:60]!r}. Use one of: auto, cpu, cuda, cuda:1")
+    cuda = "CUDAExecutionProvider" in providers
+    if name == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    if name != "cpu" and not cuda:
+        raise ConfigError(f"device = {name!r}: this onnxruntime has no CUDA. Use: cpu, or pip install onnxruntime-gpu")
+    return torch.device(name)

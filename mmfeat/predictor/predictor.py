@@ -12,10 +12,9 @@ from PIL import Image
 
 from mmfeat.batches import UndecodableSample, UnreadSample, groups_of, prepared_batches
 from mmfeat.data.archives import check_size
-from mmfeat.devices import torch_device
 from mmfeat.errors import DataError, one_line
 from mmfeat.labels import decide, sigmoid
-from mmfeat.predictor.engines import TorchEngine
+from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
 from mmfeat.texts import counted, shown
@@ -64,11 +63,12 @@ class Predictor:
         RunError
             The folder is incomplete, changed, of a newer format, or cannot be built by this version.
         ConfigError
-            There is no such device.
+            There is no such device, or onnxruntime is needed and not installed.
         """
         folder = Path(folder).expanduser()
         record = read_folder(folder)
-        return cls(TorchEngine.load(folder, record, torch_device(device)), record)
+        engine = OnnxEngine if record["runtime"] == "onnx" else TorchEngine
+        return cls(engine.load(folder, record, device), record)
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike | None] | None = None, captions: str | Sequence[str | None] | None = None,

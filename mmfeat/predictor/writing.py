@@ -12,11 +12,14 @@ from mmfeat.models.composition import Composition
 from mmfeat.predictor.card import model_card
 from mmfeat.predictor.engines import HEADS
 from mmfeat.predictor.folder import CARD, encoder_folder, seal_folder, size_mb
+from mmfeat.predictor.onnx_files import HEADS as HEADS_ONNX
+from mmfeat.predictor.onnx_files import save_encoder_onnx, save_heads_onnx
 
 
 def write_model(
-    folder: Path, encoders: dict[str, Encoder], composition: Composition, record: dict[str, Any], dtype: str
-) -> float:
+    folder: Path, encoders: dict[str, Encoder], composition: Composition, record: dict[str, Any], dtype: str,
+    runtime: str = "torch",
+) -> float:  # fmt: skip
     """Fill an empty folder; gives its size in MB.
 
     Parameters
@@ -27,18 +30,25 @@ def write_model(
         What mmfeat.json is to hold besides encoders and heads; `about` has a few words on each encoder.
     dtype : str
         Of the weights: `float32` or `float16`.
+    runtime : str
+        What is to run it: `torch` or `onnx`.
 
     Raises
     ------
     EncoderError
-        The dtype cannot hold a weight.
+        The dtype cannot hold a weight, or a network cannot be written for the runtime.
     """
     about = record.pop("about")
-    written = {name: save_encoder(encoder, encoder_folder(folder, name), dtype) for name, encoder in encoders.items()}
-    save_tensors(composition.state_dict(), folder / HEADS, dtype)
+    folders = {name: encoder_folder(folder, name) for name in encoders}
+    if runtime == "onnx":
+        written = {name: save_encoder_onnx(name, one, folders[name], dtype) for name, one in encoders.items()}
+        save_heads_onnx(composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype)
+    else:
+        written = {name: save_encoder(one, folders[name], dtype) for name, one in encoders.items()}
+        save_tensors(composition.state_dict(), folder / HEADS, dtype)
     record = {
         **record,
-        "runtime": "torch",
+        "runtime": runtime,
         "dtype": dtype,
         "encoders": {name: {**one, "about": about[name]} for name, one in written.items()},
         "model": composition.describe(),

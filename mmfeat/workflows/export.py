@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import mmfeat
 from mmfeat.batches import UnreadSample
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.errors import DataError, MissingFeatures, RunError
+from mmfeat.extras import require
 from mmfeat.files import staging_folder
 from mmfeat.labels import sigmoid
-from mmfeat.predictor import Predictor
+from mmfeat.predictor import Predictions, Predictor, onnx_files
+from mmfeat.predictor.engines import TorchEngine
 from mmfeat.predictor.folder import publish
 from mmfeat.predictor.writing import write_model
 from mmfeat.workflows.compose import Composed, about, compose
@@ -36,6 +39,10 @@ class ExportResult:
         The largest difference of a probability from the cached path, on those rows.
     unchecked : str
         Why no row could be compared; empty where some were.
+    n_run : int
+        Rows that torch predicted as well, for a folder that another runtime runs.
+    runtime_difference : float
+        The largest difference of a probability from torch, on those rows.
     """
 
     folder: Path
@@ -44,10 +51,21 @@ class ExportResult:
     n_checked: int
     difference: float
     unchecked: str
+    n_run: int = 0
+    runtime_difference: float = 0.0
 
 
-def export(project: Project, name: str, destination: Path | str, dtype: str = "float32") -> ExportResult:
+def export(
+    project: Project, name: str, destination: Path | str, dtype: str = "float32", runtime: str = "torch"
+) -> ExportResult:
     """Write a run, or an encoder with its own output, as one folder; whole or not at all.
+
+    Parameters
+    ----------
+    dtype : str
+        Of the weights as they are kept: `float32` or `float16`.
+    runtime : str
+        What is to run it: `torch` or `onnx`.
 
     Raises
     ------
@@ -56,8 +74,12 @@ def export(project: Project, name: str, destination: Path | str, dtype: str = "f
     RunError
         The run is not one of today's encoders, one of them was made elsewhere, or the folder does not predict as the run.
     EncoderError
-        An encoder cannot be built, or the dtype cannot hold a weight.
+        An encoder cannot be built or written for the runtime, or the dtype cannot hold a weight.
+    ConfigError
+        What the runtime needs is not installed.
     """
+    for module in onnx_files.NEEDED if runtime == "onnx" else ():  # said before anything is computed
+        require(module, onnx_files.EXTRA)
     destination = Path(destination).expanduser().absolute()
     if destination.exists():
         raise DataError(f"{destination}: is there already. Name another folder, or remove it")
@@ -83,15 +105,23 @@ def export(project: Project, name: str, destination: Path | str, dtype: str = "f
         },
     }
     with staging_folder(destination.parent, sweep=False) as staged:
-        size = write_model(staged, encoders, composed.composition, record, dtype)
-        n_checked, difference, unchecked = _check(project, name, Predictor.load(staged, project.config.device))
-        if difference > TOLERANCE:
-            raise RunError(
-                f"{name}: what was written differs from the cached features' probabilities by up to {difference:.3f}. "
-                f"Nothing was made. Use: --dtype float32, or make the run again"
-            )
+        size = write_model(staged, encoders, composed.composition, record, dtype, runtime)
+        predictor = Predictor.load(staged, project.config.device)
+        rows, *samples = _samples(project, predictor)
+        found = predictor.predict(*samples, on_error="record") if rows else None
+        cached, unchecked = _cached(project, name, rows)
+        n_checked, difference = _compared(name, found, cached, "the cached features' probabilities")
+        n_run, runtime_difference = 0, 0.0
+        if runtime == "onnx" and found is not None:
+            engine = TorchEngine(encoders, composed.composition, torch.device("cpu"))
+            by_torch = Predictor(engine, predictor.record).predict(*samples, on_error="record")
+            n_run, runtime_difference = _compared(name, found, by_torch.probs, "what torch predicts")
         publish(staged, destination)
-    return ExportResult(destination, size, list(encoders), n_checked, difference, unchecked)
+    if not n_checked:
+        unchecked = unchecked or "no row could be decoded"
+    return ExportResult(
+        destination, size, list(encoders), n_checked, difference, unchecked, n_run, runtime_difference
+    )  # fmt: skip
 
 
 def _finetuned(project: Project, composed: Composed, name: str) -> bool:
@@ -99,9 +129,9 @@ def _finetuned(project: Project, composed: Composed, name: str) -> bool:
     return checkpoint is not None and not checkpoint.frozen
 
 
-def _check(project: Project, name: str, predictor: Predictor) -> tuple[int, float, str]:
-    """Predict some rows from their pixels and words, and compare with the cached path; count, difference, why not."""
-    images, captions, rows = [], [], []
+def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[bytes | None], list[str | None]]:
+    """Some rows that can be read, and their images and captions."""
+    rows, images, captions = [], [], []
     for row in _some_rows(project):
         try:
             images.append(_image(project, predictor, row))
@@ -110,17 +140,31 @@ def _check(project: Project, name: str, predictor: Predictor) -> tuple[int, floa
         caption = str(project.manifest.captions[row])
         captions.append(caption if "text" in predictor.modalities.values() else None)
         rows.append(row)
+    return rows, images, captions
+
+
+def _cached(project: Project, name: str, rows: list[int]) -> tuple[np.ndarray | None, str]:
+    """Probabilities `(N, K)` from the cached features, or why there are none."""
     if not rows:
-        return 0, 0.0, "no row could be read"
+        return None, "no row could be read"
     try:
-        cached = sigmoid(source(project, name, np.array(rows)).logits)
+        return sigmoid(source(project, name, np.array(rows)).logits), ""
     except MissingFeatures as error:
-        return 0, 0.0, str(error)
-    found = predictor.predict(images, captions, on_error="record")
-    same = np.array([row not in found.errors for row in range(len(rows))]) & found.known
-    if not same.any():
-        return 0, 0.0, "no row could be decoded"
-    return int(same.sum()), float(np.abs(found.probs - cached)[same].max()), ""
+        return None, str(error)
+
+
+def _compared(name: str, found: Predictions | None, probs: np.ndarray | None, whose: str) -> tuple[int, float]:
+    """How many rows could be compared, and the largest difference."""
+    if found is None or probs is None:
+        return 0, 0.0
+    same = np.array([row not in found.errors for row in range(len(found))]) & found.known
+    difference = float(np.abs(found.probs - probs)[same].max(initial=0.0))
+    if not difference <= TOLERANCE:  # nor where it is no number
+        raise RunError(
+            f"{name}: what was written differs from {whose} by up to {difference:.3f}. "
+            f"Nothing was made. Use: --dtype float32, or make the run again"
+        )
+    return int(same.sum()), difference
 
 
 def _some_rows(project: Project) -> list[int]:

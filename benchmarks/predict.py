@@ -1,0 +1,160 @@
+"""An exported model beside the bare forward passes of its encoders: one item and batches, by torch and by onnxruntime.
+
+    python benchmarks/predict.py PROJECT RUN [--rows N] [--repetitions N] [--archive ZIP]
+
+Exports the run to a temporary folder in each form, and takes images and captions from the project's val rows; images are
+decoded beforehand. For each runtime, alternating:
+
+- bare: the encoders' forward passes of the same items, in batches of the same sizes, prepared and on the device before;
+- end to end: `Predictor.predict` from decoded images and captions to probabilities and opinions;
+- for one item also from the bytes of its file.
+
+Figures are medians over the repetitions, ratios those of neighbours in time. With --archive (a zip file of JPEG files) the
+server's throughput beside the Predictor's own is measured as well, by serve_load.py. Writes benchmarks/results/predict-RUN.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `mmfeat predict` and `mmfeat serve` set it
+
+import numpy as np
+import torch
+from store_io import cpu_name
+
+from mmfeat.batches import groups_of
+from mmfeat.encoders.preparation import decode_image
+from mmfeat.extras import require
+from mmfeat.predictor import Predictor
+from mmfeat.predictor.predictor import BATCH_SIZE, GPU_BATCHES
+from mmfeat.workflows.export import export
+from mmfeat.workflows.project import Project
+
+ONE = 20  # single items of a repetition
+FORMS = (("torch", "float32"), ("torch", "float16"), ("onnx", "float32"), ("onnx", "float16"))
+
+
+def prepared(predictor: Predictor, images: list[Any], captions: list[str]) -> list[tuple[str, dict[str, torch.Tensor]]]:
+    """The batches that the predictor makes of so many items, each with the name of its encoder, on the device."""
+    batches = []
+    for name, modality in predictor.modalities.items():
+        preparation = predictor.engine.preparations[name]
+        samples = images if modality == "image" else sorted(captions, key=len)
+        size = BATCH_SIZE[modality] * (1 if predictor.engine.device.type == "cpu" else GPU_BATCHES)
+        for group in groups_of(np.arange(len(samples)), size):
+            inputs = preparation.collate([preparation.prepare(samples[row]) for row in group])
+            if predictor.record["runtime"] == "torch":
+                inputs = {key: tensor.to(predictor.engine.device) for key, tensor in inputs.items()}
+            batches.append((name, inputs))
+    return batches
+
+
+def bare(predictor: Predictor, batches: list[tuple[str, dict[str, torch.Tensor]]]) -> None:
+    """The encoders' forward passes and nothing else."""
+    for name, inputs in batches:
+        predictor.engine.encode(name, inputs)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(predictor: Predictor, blobs: list[bytes], captions: list[str], repetitions: int) -> dict[str, Any]:
+    """Medians and ratios for one runtime."""
+    images = [decode_image(blob) for blob in blobs]
+    batches = prepared(predictor, images, captions)
+    ones = [prepared(predictor, images[i : i + 1], captions[i : i + 1]) for i in range(ONE)]
+    calls = {
+        "one, bare": lambda: [bare(predictor, one) for one in ones],
+        "one, decoded": lambda: [predictor.predict(images[i], captions[i]) for i in range(ONE)],
+        "one, file": lambda: [predictor.predict(blobs[i], captions[i]) for i in range(ONE)],
+        "batches, bare": lambda: bare(predictor, batches),
+        "batches, decoded": lambda: predictor.predict(images, captions),
+        "batches, bare again": lambda: bare(predictor, batches),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repetition in range(repetitions + 1):  # the first warms up
+        for name, call in calls.items():
+            spent = seconds(call)
+            if repetition:
+                times[name].append(spent)
+    around = [(a + b) / 2 for a, b in zip(times["batches, bare"], times["batches, bare again"], strict=True)]
+    ratios = [a / b for a, b in zip(around, times["batches, decoded"], strict=True)]
+    one = [a / b for a, b in zip(times["one, bare"], times["one, decoded"], strict=True)]
+    return {
+        "one item, ms": {
+            key: statistics.median(times[f"one, {key}"]) * 1e3 / ONE for key in ("bare", "decoded", "file")
+        },
+        "items a second": {
+            "bare": len(blobs) / statistics.median(around),
+            "end to end": len(blobs) / statistics.median(times["batches, decoded"]),
+        },
+        "end to end over bare, batches": {"median": statistics.median(ratios), "all": sorted(ratios)},
+        "end to end over bare, one item": {"median": statistics.median(one), "all": sorted(one)},
+    }
+
+
+def served(model: Path, archive: str) -> dict[str, float] | None:
+    """The server beside the Predictor, where that benchmark is there."""
+    try:
+        from serve_load import measure as measure_server
+    except ImportError:
+        return None
+    return measure_server(model, archive)
+
+
+def main() -> None:
+    """Export, measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("project", type=Path)
+    parser.add_argument("run")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--archive", default="", help="a zip file of JPEG files, for the server")
+    arguments = parser.parse_args()
+    project = Project(arguments.project)
+    rows = project.manifest.rows("val")[: arguments.rows]
+    read = project.reader("image")
+    blobs = [read(int(row)) for row in rows]
+    captions = [str(project.manifest.captions[row]) for row in rows]
+    sizes, differences, found = {}, {}, {}
+    load = os.getloadavg()[0]  # of others: the machine may be shared
+    with tempfile.TemporaryDirectory() as folder:
+        for runtime, dtype in FORMS:
+            one = export(project, arguments.run, Path(folder) / f"{runtime}-{dtype}", dtype, runtime)
+            sizes[f"{runtime}, {dtype}"] = one.size_mb
+            differences[f"{runtime}, {dtype}"] = one.difference
+        for runtime in ("torch", "onnx"):
+            predictor = Predictor.load(Path(folder) / f"{runtime}-float32")
+            found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
+        server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
+    versions = {
+        "python": platform.python_version(), "torch": torch.__version__,
+        "onnxruntime": require("onnxruntime", "onnx").__version__,
+    }  # fmt: skip
+    results = {
+        "run": arguments.run, "rows": len(rows), "repetitions": arguments.repetitions, "batch sizes": BATCH_SIZE,
+        "device": device, "load average": load, "versions": versions, "size, MB": sizes,
+        "largest difference of a probability from the cached features": differences, **found, "server": server,
+    }  # fmt: skip
+    out = Path(__file__).with_name("results") / f"predict-{arguments.run}.json"
+    out.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
