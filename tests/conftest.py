@@ -119,3 +119,33 @@ def extracted(project):
     finetune(project, freeze=True)
     extract(Project(project.root))
     return Project(project.root)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, small_source) -> Path:
+    """The folder of a project with a head and an ensemble; for tests that only read it."""
+    from mmfeat.workflows.ensemble import ensemble
+    from mmfeat.workflows.extract import extract
+    from mmfeat.workflows.finetune import finetune
+    from mmfeat.workflows.fuse import fuse
+    from mmfeat.workflows.init import init
+    from mmfeat.workflows.project import Project
+
+    folder = tmp_path_factory.mktemp("trained")
+    text = json.dumps(str(small_source / "text-encoder"))
+    (folder / "mmfeat.toml").write_text(TINY.format(source=json.dumps(str(small_source)), text=text), encoding="utf-8")
+    init(folder)
+    finetune(Project(folder), freeze=True)
+    extract(Project(folder))
+    fuse(Project(folder), "crossattn")
+    ensemble(Project(folder), ["fm3"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> Path:
+    """The folder of that project's ensemble as an exported model; for tests that only read it."""
+    from mmfeat.workflows.export import export
+    from mmfeat.workflows.project import Project
+
+    return export(Project(trained), "fm3-1", tmp_path_factory.mktemp("exported") / "model").folder

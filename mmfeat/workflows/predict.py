@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import FILE_NAME
+from mmfeat.data.sources import IMAGE_SUFFIXES
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.labels import decide, sigmoid
 from mmfeat.predictor import Predictions, Predictor
@@ -146,7 +147,7 @@ class NewPredictions:
 
 def is_sample(text: str) -> bool:
     """Whether an argument is a table or a picture rather than a run's name."""
-    return Path(text).suffix.lower() in TABLES or "/" in text or Path(text).expanduser().is_file()
+    return text.lower().endswith((*TABLES, *IMAGE_SUFFIXES)) or Path(text).expanduser().is_file()
 
 
 def predict_new(
