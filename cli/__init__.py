@@ -17,6 +17,7 @@ from mmfeat.cli.init import init_command
 from mmfeat.cli.predict import predict_command
 from mmfeat.cli.runs import runs_command
 from mmfeat.cli.selftrain import selftrain_command
+from mmfeat.cli.serve import serve_command
 from mmfeat.cli.status import status_command
 from mmfeat.cli.store import store_command
 
@@ -27,7 +28,8 @@ from mmfeat.texts import shown
 LONGEST = 2000  # characters of a message
 COMMANDS = (
     init_command, finetune_command, extract_command, status_command, fuse_command, ensemble_command,
-    selftrain_command, predict_command, evaluate_command, runs_command, export_command, store_command, demo_command,
+    selftrain_command, predict_command, evaluate_command, runs_command, export_command, serve_command,
+    store_command, demo_command,
 )  # fmt: skip
 
 

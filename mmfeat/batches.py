@@ -87,7 +87,7 @@ def prepared_batches(
         that they are no sample; any other exception ends the iteration.
     """
     workers = workers or max(2, os.cpu_count() or 2)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=_yield_to_others)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=yield_to_others)
     waiting: deque[Future[Batch]] = deque()
     pending = iter(groups)
     try:
@@ -101,7 +101,7 @@ def prepared_batches(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _yield_to_others() -> None:
+def yield_to_others() -> None:
     """Give way to the encoder's threads: where one of those waits for a core, all the others wait for it."""
     with contextlib.suppress(AttributeError, OSError):  # a priority of threads is Linux's own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,11 +29,22 @@ def decode_image(data: bytes) -> Image.Image:
     OSError, ValueError, Image.DecompressionBombError
         The bytes are no whole image.
     """
+    return upright_rgb(open_image(data))
+
+
+def open_image(data: bytes, formats: Sequence[str] | None = None) -> Image.Image:
+    """An image of which only the header has been read; `formats` are Pillow's names of those that may be tried.
+
+    Raises
+    ------
+    OSError, ValueError, Image.DecompressionBombError
+        The bytes are no image.
+    """
     try:
-        image = Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:  # Pillow's message has an address, other each time
-        raise UnidentifiedImageError("no image that Pillow knows" if data else "an empty file") from None
-    return upright_rgb(image)
+        known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
+        raise UnidentifiedImageError(known if data else "an empty file") from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

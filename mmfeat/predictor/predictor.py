@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mmfeat.batches import UndecodableSample, UnreadSample, groups_of, prepared_batches
+from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, prepared_batches
 from mmfeat.data.archives import check_size
 from mmfeat.errors import DataError, one_line
 from mmfeat.labels import decide, sigmoid
@@ -65,7 +65,7 @@ class Predictor:
         ConfigError
             There is no such device, or onnxruntime is needed and not installed.
         """
-        folder = Path(folder).expanduser()
+        folder = Path(folder).expanduser().absolute()
         record = read_folder(folder)
         engine = OnnxEngine if record["runtime"] == "onnx" else TorchEngine
         return cls(engine.load(folder, record, device), record)
@@ -112,9 +112,39 @@ class Predictor:
         found = self.decided(embeddings, present, threshold, errors)
         return found[0] if single else found
 
+    def prepare(self, image: ImageLike | None = None, caption: str | None = None) -> dict[str, Any]:
+        """All of one item's work before the networks, which any thread may do: what `predict_prepared` takes.
+
+        Raises
+        ------
+        DataError
+            It is no such item, or its image cannot be read.
+        """
+        images, captions, _ = _as_lists(image, caption)
+        self._check(images, captions)
+        samples = {name: images[0] if m == "image" else captions[0] for name, m in self.modalities.items()}
+        try:
+            return {name: None if sample is None else self._prepared(name, sample) for name, sample in samples.items()}
+        except (UndecodableSample, UnreadSample) as error:
+            raise DataError(f"image{_named(image)}: {error}") from None
+
+    def predict_prepared(
+        self, items: Sequence[dict[str, Any]], thresholds: Sequence[float | None] | None = None
+    ) -> Predictions:
+        """Predict what `prepare` made, by each item's threshold or, where that is None, the model's own."""
+        own = np.broadcast_to(self.record["predict"]["threshold"], len(self.classes))
+        rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
+        embeddings, present = {}, {}
+        for name, modality in self.modalities.items():
+            samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
+            groups = _groups(modality, samples, self._full_batch(modality))
+            batches = (Batch(rows, collate([samples[row] for row in rows]), {}, {}) for rows in groups)
+            embeddings[name], present[name] = self._embedded(name, len(items), batches, {})
+        return self.decided(embeddings, present, np.stack(rules))
+
     def decided(
-        self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray], threshold: float | None = None,
-        errors: dict[int, str] | None = None,
+        self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray],
+        threshold: float | np.ndarray | None = None, errors: dict[int, str] | None = None,
     ) -> Predictions:  # fmt: skip
         """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions."""
         rule = self.record["predict"]
@@ -131,17 +161,23 @@ class Predictor:
     def _encode(
         self, name: str, samples: Sequence[Any], batch_size: int | None, errors: dict[int, str]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples are prepared in threads while others are encoded; as :meth:`_embedded`."""
+        modality, collate = self.modalities[name], self.engine.preparations[name].collate
+        groups = _groups(modality, samples, batch_size or self._batch_size(modality, len(samples)))
+        batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
+        return self._embedded(name, len(samples), batches, errors)
+
+    def _prepared(self, name: str, sample: Any) -> Any:
+        read = _read_image if self.modalities[name] == "image" else str
+        return self.engine.preparations[name].prepare(read(sample))
+
+    def _embedded(
+        self, name: str, n: int, batches: Iterable[Batch], errors: dict[int, str]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings `(N, D)` float32, zeros where not present, and presence `(N,)`; adds to `errors`."""
-        encoder, preparation = self.record["encoders"][name], self.engine.preparations[name]
-        modality = encoder["modality"]
-        rows = np.array([i for i, sample in enumerate(samples) if sample is not None], dtype=np.int64)
-        if modality == "text" and len(rows):  # captions of like length share a batch, which saves padding
-            rows = rows[np.argsort([len(samples[row]) for row in rows], kind="stable")]
-        embeddings = np.zeros((len(samples), encoder["width"]), np.float32)
-        present = np.zeros(len(samples), dtype=bool)
-        read = _read_image if modality == "image" else str
-        groups = groups_of(rows, batch_size or self._batch_size(modality, len(rows)))
-        for batch in prepared_batches(groups, lambda row: preparation.prepare(read(samples[row])), preparation.collate):
+        embeddings = np.zeros((n, self.record["encoders"][name]["width"]), np.float32)
+        present = np.zeros(n, dtype=bool)
+        for batch in batches:
             errors |= batch.undecodable | batch.unread
             if batch.inputs is not None:
                 embeddings[batch.rows] = self.rounded(self.engine.encode(name, batch.inputs))
@@ -154,11 +190,20 @@ class Predictor:
             return embeddings.clip(-_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16).astype(np.float32)
         return embeddings
 
+    @property
+    def batch_size(self) -> int:
+        """Items that are best predicted together."""
+        modalities = set(self.modalities.values())
+        return self._full_batch("image" if "image" in modalities else "text")
+
     def _batch_size(self, modality: str, n: int) -> int:
         if self.engine.device.type != "cpu":
-            return BATCH_SIZE[modality] * GPU_BATCHES
+            return self._full_batch(modality)
         # few items: batches small enough that some are prepared while others are encoded
-        return min(BATCH_SIZE[modality], max(4, n // 8))
+        return min(self._full_batch(modality), max(4, n // 8))
+
+    def _full_batch(self, modality: str) -> int:
+        return BATCH_SIZE[modality] * (1 if self.engine.device.type == "cpu" else GPU_BATCHES)
 
     def _check(self, images: list[Any], captions: list[Any]) -> None:
         for modality, samples in (("image", images), ("text", captions)):
@@ -166,6 +211,14 @@ class Predictor:
             if given and modality not in self.modalities.values():
                 what = "images" if modality == "image" else "captions"
                 raise DataError(f"this model reads no {what}: its encoders are {', '.join(self.modalities)}")
+
+
+def _groups(modality: str, samples: Sequence[Any], size: int) -> list[np.ndarray]:
+    """Rows of the samples that are there, cut into batches."""
+    rows = np.array([i for i, sample in enumerate(samples) if sample is not None], dtype=np.int64)
+    if modality == "text" and len(rows):  # captions of like length share a batch, which saves padding
+        rows = rows[np.argsort([len(samples[row]) for row in rows], kind="stable")]
+    return groups_of(rows, size)
 
 
 def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:

@@ -1,0 +1,62 @@
+"""`mmfeat serve`."""
+
+from __future__ import annotations
+
+import click
+from mmfeat.cli.options import echo_next
+
+from mmfeat.serving.limits import Limits
+
+
+@click.command("serve", short_help="Answer requests with an exported model.")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0: all of this machine. [default: 127.0.0.1]"
+)
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), metavar="N", help="0: a free one. [default: 8000]")
+@click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:1.")
+@click.option(
+    "--max-mb",
+    default=Limits.megabytes,
+    type=click.FloatRange(min=0, min_open=True),
+    show_default=True,
+    metavar="MB",
+    help="Of a request's body.",
+)
+@click.option(
+    "--max-megapixels",
+    default=Limits.megapixels,
+    type=click.FloatRange(min=0, min_open=True),
+    show_default=True,
+    metavar="N",
+    help="Of an image.",
+)
+@click.option(
+    "--max-waiting",
+    default=Limits.waiting,
+    type=click.IntRange(min=1),
+    show_default=True,
+    metavar="N",
+    help="Requests under way; the next are told to come again.",
+)
+@click.option("--verbose", is_flag=True, help="One line on stderr for each request.")
+def serve_command(
+    folder: str,
+    host: str,
+    port: int,
+    device: str,
+    max_mb: float,
+    max_megapixels: float,
+    max_waiting: int,
+    verbose: bool,
+) -> None:
+    """Answer POST /predict by the model in DIR, which mmfeat export made, until Ctrl-C.
+
+    Needs: pip install 'mmfeat[serve]'.
+    """
+    from mmfeat.texts import counted, shown
+    from mmfeat.workflows.serve import serve
+
+    limits = Limits(megabytes=max_mb, megapixels=max_megapixels, waiting=max_waiting)
+    answered = serve(folder, host, port, device, limits, verbose)
+    echo_next(f"Ended after {counted(answered, 'answer')}.", f"mmfeat serve {shown(folder, 200)}")

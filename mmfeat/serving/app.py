@@ -1,0 +1,169 @@
+"""The web application: POST /predict, GET /health, and what describes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import ClientDisconnect
+
+import mmfeat
+from mmfeat.errors import DataError, one_line
+from mmfeat.predictor import Prediction, Predictor
+from mmfeat.serving.bodies import Asked, Body, opened, reading
+from mmfeat.serving.gathering import Gatherer
+from mmfeat.serving.limits import Limits
+from mmfeat.serving.schemas import Answer, Health, PredictForm, PredictJson, Problem, answer_of
+from mmfeat.texts import shown
+
+logger = logging.getLogger("mmfeat.serving")
+
+_HELP = """\
+{name}: labels of an image and/or a caption.
+
+  curl -F image=@photo.jpg -F caption='two dogs on a beach' {url}predict
+
+GET /health says what is served, /docs and /openapi.json describe the requests.
+"""
+_REFUSALS = {
+    400: "Malformed JSON or form.",
+    408: "The body did not arrive in time.",
+    413: "Body, image or caption too large.",
+    415: "Neither JSON nor a form.",
+    422: "A field is wrong, the image cannot be decoded, or the model does not read it.",
+    503: "Too many requests under way; try again.",
+}
+
+
+class Service:
+    """A predictor that answers requests in batches.
+
+    Attributes
+    ----------
+    waiting : int
+        Requests under way.
+    """
+
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self.predictor, self.limits = predictor, limits
+        self.waiting = 0
+        self.answered = 0
+        self._gatherer = Gatherer(self._prepare, self._run, predictor.batch_size)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Be one of those under way; 503 where there are too many."""
+        if self.waiting >= self.limits.waiting:
+            raise _busy("too many requests are under way")
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    async def predict(self, asked: Asked) -> dict[str, Any]:
+        """The answer as JSON values.
+
+        Raises
+        ------
+        HTTPException
+            The item is refused, or the model fails on it.
+        """
+        try:
+            prediction = await asyncio.wrap_future(self._gatherer.submit(asked))
+            answer = answer_of(prediction, asked.top_k)
+        except HTTPException:
+            raise
+        except DataError as error:
+            raise HTTPException(422, shown(one_line(error), 200)) from None
+        except MemoryError:
+            raise _busy("no memory for it now") from None
+        except Exception as error:
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("The model failed on an item: %s\n%s", shown(one_line(error), 200), frames)
+            raise HTTPException(500, "the model failed on this item") from None
+        self.answered += 1
+        return answer
+
+    def health(self) -> Health:
+        """What is served; there is only one state: ready."""
+        record = self.predictor.record
+        return Health(
+            status="ready", model=record["run"]["name"], classes=list(self.predictor.classes),
+            encoders=self.predictor.modalities, device=str(self.predictor.engine.device), format=record["format"],
+            runtime=record["runtime"], waiting=self.waiting,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Answer what is under way and end the threads."""
+        self._gatherer.close()
+
+    def _prepare(self, asked: Asked) -> tuple[dict[str, Any], float | None]:
+        return self.predictor.prepare(opened(asked, self.limits), asked.caption), asked.threshold
+
+    def _run(self, items: list[tuple[dict[str, Any], float | None]]) -> list[Prediction]:
+        prepared, thresholds = zip(*items, strict=True)
+        return self.predictor.predict_prepared(prepared, thresholds)[:]
+
+
+def build_app(service: Service) -> FastAPI:
+    """The application around a service; the service is closed with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    name = shown(service.predictor.record["run"]["name"])
+    app = FastAPI(
+        title=f"mmfeat: {name}", version=mmfeat.__version__, lifespan=lifespan, redoc_url=None,
+        description="Labels and probabilities of an image, a caption, or both.",
+    )  # fmt: skip
+
+    @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
+    async def about(request: Request) -> str:
+        return _HELP.format(name=name, url=request.base_url)
+
+    @app.get("/health")
+    async def health() -> Health:
+        """What is served, once it is ready."""
+        return service.health()
+
+    @app.post(
+        "/predict",
+        response_model=Answer,
+        responses={status: {"model": Problem, "description": text} for status, text in _REFUSALS.items()},
+        openapi_extra={"requestBody": _request_body()},
+    )
+    async def predict(request: Request) -> JSONResponse:
+        """Labels, probabilities and each encoder's opinion of an image, a caption, or both."""
+        body = Body(request, service.limits)
+        try:
+            with service.place():
+                async with reading(request, body, service.limits) as asked:
+                    return JSONResponse(await service.predict(asked))
+        except HTTPException as refusal:
+            if not body.finished:
+                if "expect" not in request.headers:
+                    await body.drain()
+                refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
+            raise
+        except ClientDisconnect:
+            raise HTTPException(400, "the body ends before its end") from None  # nobody reads it
+
+    return app
+
+
+def _busy(reason: str) -> HTTPException:
+    return HTTPException(503, reason, headers={"Retry-After": "1"})
+
+
+def _request_body() -> dict[str, Any]:
+    kinds = {"multipart/form-data": PredictForm, "application/json": PredictJson}
+    return {"required": True, "content": {kind: {"schema": one.model_json_schema()} for kind, one in kinds.items()}}

@@ -1,0 +1,111 @@
+"""Many requests as one batch: prepared in threads as they come, run together, each answered for itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from mmfeat.batches import yield_to_others
+
+MAX_WAIT = 0.01  # seconds that a batch waits for others that are being prepared
+
+
+class Gatherer:
+    """Any thread may `submit`; one thread of its own calls `run`.
+
+    Parameters
+    ----------
+    prepare : callable
+        From what was submitted to an item; called in several threads.
+    run : callable
+        From a list of items to as many answers. Where it fails, each of its items is tried alone.
+    max_batch : int
+        Items that are run together.
+    """
+
+    def __init__(
+        self, prepare: Callable[[Any], Any], run: Callable[[list[Any]], Sequence[Any]], max_batch: int,
+        max_wait: float = MAX_WAIT,
+    ) -> None:  # fmt: skip
+        self._prepare, self._run, self._max_batch, self._max_wait = prepare, run, max_batch, max_wait
+        self._ready: deque[tuple[Any, Future]] = deque()
+        self._preparing = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        workers = max(2, os.cpu_count() or 2)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=yield_to_others)
+        self._thread = threading.Thread(target=self._work, name="mmfeat-run", daemon=True)
+        self._thread.start()
+
+    def submit(self, asked: Any) -> Future:
+        """The answer to come; an error of the item's own is its exception."""
+        answer: Future = Future()
+        with self._changed:
+            self._preparing += 1
+        try:
+            self._pool.submit(self._make_ready, asked, answer)
+        except RuntimeError:  # closed
+            self._one_less()
+            raise
+        return answer
+
+    def close(self) -> None:
+        """Answer what was submitted, then end the threads."""
+        self._pool.shutdown(wait=True)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _make_ready(self, asked: Any, answer: Future) -> None:
+        if not answer.set_running_or_notify_cancel():
+            self._one_less()
+            return
+        try:
+            item = self._prepare(asked)
+        except BaseException as error:  # whoever waits for the answer is told
+            self._one_less()
+            answer.set_exception(error)
+            return
+        self._one_less((item, answer))
+
+    def _one_less(self, *ready: tuple[Any, Future]) -> None:
+        with self._changed:
+            self._preparing -= 1
+            self._ready.extend(ready)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while batch := self._gather():
+            self._answer(batch)
+
+    def _gather(self) -> list[tuple[Any, Future]]:
+        """What is ready, up to a batch; nothing when all is done. One that is alone does not wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._closing)
+            until = time.monotonic() + self._max_wait
+            while len(self._ready) < self._max_batch and self._preparing:
+                left = until - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            return [self._ready.popleft() for _ in range(min(self._max_batch, len(self._ready)))]
+
+    def _answer(self, batch: list[tuple[Any, Future]]) -> None:
+        try:
+            answers = list(self._run([item for item, _ in batch]))
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} items")
+        except BaseException as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            for one in batch:  # so that one item's failure is no other's
+                self._answer([one])
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            future.set_result(answer)

@@ -1,0 +1,123 @@
+"""`mmfeat serve`: an exported model behind HTTP, until it is told to end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmfeat.errors import ConfigError, one_line
+from mmfeat.extras import require
+from mmfeat.progress import say
+from mmfeat.serving.limits import Limits
+from mmfeat.texts import shown
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from mmfeat.predictor import Predictor
+    from mmfeat.serving.app import Service
+
+BACKLOG = 2048  # connections that wait to be accepted
+GRACE_SECONDS = 60  # for the answers under way, when it ends
+_NEEDED = ("fastapi", "uvicorn", "python_multipart")
+
+
+def serve(
+    folder: Path | str, host: str = "127.0.0.1", port: int = 8000, device: str = "auto", limits: Limits | None = None,
+    verbose: bool = False,
+) -> int:  # fmt: skip
+    """Answer requests until SIGINT or SIGTERM; those under way are answered first. Gives how many were.
+
+    Raises
+    ------
+    ConfigError
+        The extra is not installed, no such device, or the address cannot be had.
+    RunError
+        The folder is no exported model that can be run.
+    """
+    for module in _NEEDED:
+        require(module, "serve")
+    from mmfeat.predictor import Predictor
+
+    listener = bound(host, port)
+    try:
+        predictor = Predictor.load(folder, device)
+        server, service = make_server(predictor, limits or Limits(), verbose)
+        listener.listen(BACKLOG)
+        name, on, where = shown(predictor.record["run"]["name"]), predictor.engine.device, _url(listener)
+        with _ended_by_signals(server):
+            say(f"Serving {name} on {on}: {where}predict, described in {where}docs. Ctrl-C ends it")
+            server.run(sockets=[listener])
+    finally:
+        listener.close()
+    return service.answered
+
+
+def make_server(predictor: Predictor, limits: Limits, verbose: bool = False) -> tuple[uvicorn.Server, Service]:
+    """A server that is not running yet, and its service."""
+    import uvicorn
+
+    from mmfeat.serving.app import Service, build_app
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)  # on stderr
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO if verbose else logging.WARNING)
+    service = Service(predictor, limits)
+    config = uvicorn.Config(
+        build_app(service), log_config=None, access_log=verbose, backlog=BACKLOG, lifespan="on", server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )  # fmt: skip
+    return uvicorn.Server(config), service
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address; it refuses connections until it listens.
+
+    Raises
+    ------
+    ConfigError
+        There is no such address, or it is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        other = "--port 0 takes a free one" if getattr(error, "errno", 0) == errno.EADDRINUSE else "Name another"
+        raise ConfigError(f"{shown(host)}:{port}: {reason}. {other}") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+@contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """The server raises the signal that ended it once more, when all is answered: here that is no interruption."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
