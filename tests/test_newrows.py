@@ -187,3 +187,24 @@ def test_a_mistake_is_one_line(tmp_path, arguments, code, message):
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_imported_embeddings_count_where_they_have_the_sample(own, tmp_path):
+    from mmfeat.workflows.fuse import fuse
+    from mmfeat.workflows.imports import import_embeddings
+
+    ids = own.manifest.ids
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(len(ids), 6)).astype(np.float32))
+    (tmp_path / "ids.csv").write_text("id\n" + "\n".join(ids), encoding="utf-8")
+    table = import_embeddings(own, "speech", tmp_path / "e.npy", tmp_path / "ids.csv").table
+    toml = own.root / "mmfeat.toml"
+    toml.write_text(toml.read_text(encoding="utf-8") + "\n" + table, encoding="utf-8")
+    project = Project(own.root, {"fuse.inputs": ["text", "speech"]})
+    run = fuse(project, "concat").run.name
+    alone = predict_new("", caption="a red circle", project=project, run=run)
+    assert set(alone.predictions[0].opinions) == {"text"}
+    new = tmp_path / "new.csv"
+    new.write_text(f"id,caption\n{ids[0]},a red circle\nelse,a red circle\n", encoding="utf-8")
+    first, second = predict_new(str(new), project=project, run=run).predictions
+    assert set(first.opinions) == {"text", "speech"}
+    assert second.probabilities == alone.predictions[0].probabilities

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
 import numpy as np
 
+from mmfeat.config import OTHER
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import RowKeys, image_keys
 from mmfeat.data.sources import ImageSources
+from mmfeat.store import EncoderSpec
 from mmfeat.workflows.project import Project
 
 
@@ -27,7 +30,7 @@ class Guests(Project):
     def __init__(
         self, host: Project, ids: list[str], images: list[str], captions: list[str], sources: ImageSources
     ) -> None:
-        self.config, self.root = host.config, host.root
+        self.config, self.root, self.dry = host.config, host.root, host.dry
         n, classes = len(ids), host.manifest.classes
         texts = (np.array(values, dtype=object) for values in (ids, images, captions))
         labels, split = np.full((n, len(classes)), -1, np.int8), np.full(n, "train", dtype=object)
@@ -43,3 +46,8 @@ class Guests(Project):
     def seen(self, modality: str) -> Path:
         """Nowhere: these samples have no past."""
         return self.memory / "no-guest-was-seen"
+
+    def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
+        """Imported embeddings may well have none of these samples: what is not there is absent."""
+        keys = self.row_keys(OTHER)
+        return dataclasses.replace(keys, present=self.store.encoder(spec).lookup(keys.keys).good)
