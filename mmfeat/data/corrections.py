@@ -68,7 +68,7 @@ def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corre
         name for name in class_order(name for names in given.values() for name in names) if name not in source.classes
     ]
     classes = _with_new(source.classes, new)
-    before = _widened(source, classes)
+    before = source.encoded(classes)
     labels = before.copy()
     column = {name: k for k, name in enumerate(classes)}
     for row, names in given.items():
@@ -132,14 +132,6 @@ def _with_new(classes: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
     """New classes where a source that has them would put them; at the end, where its order is its own."""
     together = [*classes, *new]
     return tuple(class_order(together) if list(classes) == class_order(classes) else together)
-
-
-def _widened(source: Source, classes: tuple[str, ...]) -> np.ndarray:
-    """What the source says of all classes: of those that it has not, no in rows that it knows wholly."""
-    known = source.encoded(source.classes)
-    wide = np.repeat(np.where((known >= 0).all(1), 0, -1).astype(np.int8)[:, None], len(classes), axis=1)
-    wide[:, [classes.index(name) for name in source.classes]] = known
-    return wide
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
