@@ -26,28 +26,7 @@ from mmfeat.serving.limits import Limits
 from mmfeat.workflows.serve import bound, make_server
 
 BOUNDARY = "a-line-that-stands-in-no-picture"
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "two",
-    "dogs",
-    "on",
-    "the",
-    "beach",
-    "near",
-    "a",
-    "red",
-    "bench",
-    "while",
-    "people",
-    "walk",
-    "past",
-    "them",
-    "under",
-    "the",
-    "trees",
-]
+WORDS = "a photo of two dogs on the beach near a red bench while people walk past them under the trees"
 
 
 def measure(
@@ -66,7 +45,7 @@ def measure(
     with zipfile.ZipFile(archive) as images:
         names = [info for info in images.infolist() if info.filename.endswith(".jpg")][:items]
         pictures = [images.read(name) for name in names]
-    captions = [" ".join(WORDS[row % 5 : 8 + row % 11]) for row in range(len(pictures))]
+    captions = [WORDS[: 30 + 7 * (row % 11)] for row in range(len(pictures))]
     listener = bound("127.0.0.1", 0)
     server, _ = make_server(predictor, Limits(waiting=2 * clients))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
