@@ -34,7 +34,7 @@ val  = {val}                         # chooses: epochs, rounds, best run
 test = {test}                         # read by nothing but: mmfeat evaluate --split test
 
 # A change under [encoder.NAME] encodes that encoder's rows again and no others.
-# A further encoder is a further table, with modality = "image" or "text".
+# A further encoder is a further table, with modality = "image" or "text"; for embeddings made elsewhere: mmfeat store import.
 {encoders}[store]
 path  = "features"                 # may be shared by several projects
 dtype = "float16"                  # float16, float32
