@@ -26,7 +26,28 @@ from mmfeat.serving.limits import Limits
 from mmfeat.workflows.serve import bound, make_server
 
 BOUNDARY = "a-line-that-stands-in-no-picture"
-WORDS = "a photo of two dogs on the beach near a red bench while people walk past them under the trees".split()
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "two",
+    "dogs",
+    "on",
+    "the",
+    "beach",
+    "near",
+    "a",
+    "red",
+    "bench",
+    "while",
+    "people",
+    "walk",
+    "past",
+    "them",
+    "under",
+    "the",
+    "trees",
+]
 
 
 def measure(
