@@ -1,9 +1,10 @@
 """The server's throughput beside the Predictor's own, on the same items and the same cores, alternating in one run.
 
-    python benchmarks/serve_load.py MODEL ~/coco18/images-0.zip [--items 384] [--clients 64] [--repetitions 3]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/serve_load.py MODEL ~/coco18/images-0.zip [--items 384] [--clients 64] [--repetitions 3]
 
 Both sides decode the same JPEG bytes. The requests are built beforehand and sent by one more process over connections
-that stay open; what it takes of the cores counts against the server. Prints JSON.
+that stay open; what it takes of the cores counts against the server. The variable is what the mmfeat command sets for itself.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import multiprocessing.connection
-import os
 import selectors
 import socket
 import statistics
@@ -130,5 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     main()

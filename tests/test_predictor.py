@@ -204,3 +204,25 @@ def test_a_record_that_is_damaged_newer_or_absent_is_refused(exported, tmp_path)
     with pytest.raises(RunError, match=r"no mmfeat.json there"):
         Predictor.load(tmp_path)
     assert json.loads(text)["classes"]
+
+
+def test_prepared_items_are_predicted_as_any_others_each_by_its_threshold(predictor, samples):
+    images = [image if i % 3 else None for i, image in enumerate(samples[0][:40])]
+    captions = [caption if i % 4 else None for i, caption in enumerate(samples[1][:40])]
+    wanted = predictor.predict(images, captions)
+    with ThreadPoolExecutor(4) as pool:
+        items = list(pool.map(predictor.prepare, images, captions))
+    found = predictor.predict_prepared(items)
+    assert np.allclose(found.probs, wanted.probs, atol=1e-5)
+    assert np.array_equal(found.known, wanted.known)
+    assert all(np.allclose(found.opinions[n], wanted.opinions[n], atol=1e-5, equal_nan=True) for n in found.opinions)
+    thresholds = [None, 0.0, 1.0]
+    own = predictor.predict_prepared(items[1:4], thresholds)
+    for i, threshold in enumerate(thresholds, start=1):
+        assert own[i - 1].labels == predictor.predict(images[i], captions[i], threshold=threshold).labels
+
+
+def test_an_item_that_cannot_be_prepared_says_why(predictor, tmp_path):
+    for image, caption in [(b"no image", "x"), (tmp_path / "none.jpg", None), (None, 5), ([b""] * 2, None)]:
+        with pytest.raises(DataError):
+            predictor.prepare(image, caption)

@@ -120,7 +120,7 @@ class Predictor:
         DataError
             It is no such item, or its image cannot be read.
         """
-        images, captions, _ = _as_lists(image, caption)
+        images, captions, _ = _as_lists([image], [caption])
         self._check(images, captions)
         samples = {name: images[0] if m == "image" else captions[0] for name, m in self.modalities.items()}
         try:

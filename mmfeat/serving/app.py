@@ -150,7 +150,7 @@ def build_app(service: Service) -> FastAPI:
                     return JSONResponse(await service.predict(asked))
         except HTTPException as refusal:
             if not body.finished:
-                if "expect" not in request.headers:
+                if refusal.status_code != 408 and "expect" not in request.headers:  # nothing comes
                     await body.drain()
                 refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
             raise

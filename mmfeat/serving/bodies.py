@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from fastapi import HTTPException, Request
 from PIL import Image
 from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
@@ -105,12 +106,22 @@ async def reading(request: Request, body: Body, limits: Limits) -> AsyncIterator
     if kind == _JSON.encode():
         yield _from_json(await request.body(), limits)
     elif kind == _FORM.encode():
-        async with request.form(max_files=1, max_fields=8, max_part_size=limits.body) as form:
+        form = await _parsed(request, limits)
+        try:
             if b"--" + options.get(b"boundary", b"") + b"--" not in body.tail:
                 raise HTTPException(400, "the form ends before its last boundary")
             yield _from_form(form, limits)
+        finally:
+            await form.close()
     else:
         raise HTTPException(415, f"send {_FORM} or {_JSON}")
+
+
+async def _parsed(request: Request, limits: Limits) -> FormData:
+    try:
+        return await request.form(max_files=1, max_fields=8, max_part_size=limits.body)
+    except FormParserError:  # newer versions of starlette refuse it themselves
+        raise HTTPException(400, "malformed form") from None
 
 
 def opened(asked: Asked, limits: Limits) -> Image.Image | None:

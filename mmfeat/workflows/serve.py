@@ -44,10 +44,10 @@ def serve(
     """
     for module in _NEEDED:
         require(module, "serve")
-    from mmfeat.predictor import Predictor
-
     listener = bound(host, port)
     try:
+        from mmfeat.predictor import Predictor
+
         predictor = Predictor.load(folder, device)
         server, service = make_server(predictor, limits or Limits(), verbose)
         listener.listen(BACKLOG)
@@ -67,6 +67,7 @@ def make_server(predictor: Predictor, limits: Limits, verbose: bool = False) -> 
     from mmfeat.serving.app import Service, build_app
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)  # on stderr
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is its sender's matter
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if verbose else logging.WARNING)
     service = Service(predictor, limits)
     config = uvicorn.Config(
