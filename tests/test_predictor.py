@@ -69,8 +69,11 @@ def test_one_item_gives_one_prediction_and_a_list_gives_as_many(predictor, sampl
     assert len(many[1:]) == 2
 
 
-def test_an_array_of_four_axes_is_a_list_of_images(predictor):
+def test_an_array_of_images_or_of_paths_is_a_list(predictor, samples, tmp_path):
     assert len(predictor.predict(np.zeros((2, 8, 8, 3), np.uint8))) == 2
+    (tmp_path / "a.jpg").write_bytes(samples[0][0])
+    paths = np.array([str(tmp_path / "a.jpg")] * 2)
+    assert len(predictor.predict(paths)) == len(predictor.predict(paths.astype(object))) == 2
 
 
 def test_the_company_of_an_item_does_not_matter(predictor, samples):
@@ -134,6 +137,8 @@ def test_a_threshold_is_stronger_than_the_models(predictor, samples):
         ("a.jpg", ["a", "b"], "1 image and 2 captions"),
         ([b"a", 3], None, "image 1 is a int"),
         (None, ["a", 3], "caption 1 is a int"),
+        (None, 5, "captions are a int"),
+        (5, None, "images are a int"),
         (np.zeros((8, 8, 2), np.uint8), None, r"an array \(8, 8, 2\)"),
         (np.zeros((8, 8, 3), np.float32), None, "of float32"),
     ],

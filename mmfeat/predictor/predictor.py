@@ -223,13 +223,13 @@ def _groups(modality: str, samples: Sequence[Any], size: int) -> list[np.ndarray
 
 def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:
     """Both as lists of one length, blank captions as None, and whether one item was given rather than a list."""
+    if isinstance(images, np.ndarray) and (images.ndim == 4 or images.dtype.kind in "OU"):  # of images, of paths
+        images = list(images)
     single = (images is None or isinstance(images, ImageLike)) and (captions is None or isinstance(captions, str))
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        images, single = list(images), False
-    images = [images] if isinstance(images, ImageLike) else images
-    captions = [captions] if isinstance(captions, str) else captions
+    images = _listed(images, ImageLike, "images")
+    captions = _listed(captions, str, "captions")
     n = max(len(given) for given in (images, captions, [None] if single else []) if given is not None)
-    images, captions = ([None] * n if given is None else list(given) for given in (images, captions))
+    images, captions = ([None] * n if given is None else given for given in (images, captions))
     if len(images) != len(captions):
         found = f"{counted(len(images), 'image')} and {counted(len(captions), 'caption')}"
         raise DataError(f"{found}: give as many of both, None where one is missing")
@@ -240,6 +240,16 @@ def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:
             wanted = "a path, bytes, a PIL image, an array or None"
             raise DataError(f"image {row} is a {type(image).__name__}, not {wanted}")
     return images, [caption if caption is not None and caption.strip() else None for caption in captions], single
+
+
+def _listed(given: Any, one: Any, what: str) -> list[Any] | None:
+    """A list of what was given, one or many; None where nothing was."""
+    if given is None or isinstance(given, one):
+        return None if given is None else [given]
+    try:
+        return list(given)
+    except TypeError:
+        raise DataError(f"{what} are a {type(given).__name__}: give one, a list, or None") from None
 
 
 def _read_image(image: ImageLike) -> bytes | Image.Image:
