@@ -57,7 +57,11 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
                 f"{name}: in-sample for {len(ids):,} of {result.n_rows:,} rows, it was trained on them ({first})."
             )
     if split == "val":
-        click.echo("These rows also chose epochs and runs; for a figure to publish set [split] test before you start.")
+        tested = len(project.manifest.rows("test"))
+        publish = "mmfeat evaluate --split test" if tested else "set [split] test before you start"
+        click.echo(
+            f"These rows also chose epochs and runs; for a figure to publish {'type: ' if tested else ''}{publish}."
+        )
     else:
         for name, n in result.n_chosen.items():
             if n:

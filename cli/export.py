@@ -30,7 +30,9 @@ def export_command(
 
     The folder is compared with the cached features on some rows before it appears.
     """
-    from mmfeat.predictor.card import limit_text
+    import shlex
+
+    from mmfeat.predictor.card import LIMIT_MB, limit_text
     from mmfeat.texts import shown
     from mmfeat.workflows.export import export
 
@@ -38,6 +40,8 @@ def export_command(
     result = export(project, run, destination, dtype, runtime)
     form = " as ONNX" if runtime == "onnx" else ""
     click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb)}")
+    if result.size_mb > LIMIT_MB and dtype == "float32":
+        click.echo("To halve it: --dtype float16")
     if result.unchecked:
         click.echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:
@@ -52,4 +56,7 @@ def export_command(
     elif runtime == "onnx":
         click.echo("Not compared with torch: no row could be read")
     folder = shown(result.folder, 200)
-    echo_next(f"Made {folder}. Fill in the licences in its README.md.", f"mmfeat predict new.csv --model {folder}")
+    echo_next(
+        f"Made {folder}. Fill in the licences in its README.md.",
+        f"mmfeat predict new.csv --model {shlex.quote(folder)}",
+    )

@@ -25,8 +25,15 @@ SHOWN_ERRORS = 5
     type=click.Choice(["unlabelled", "val", "test", "train", "all"]),
     help="Which rows of the project.",
 )
-@click.option("--top-k", default=0, type=int, metavar="K", help="The K most probable classes, whatever the threshold.")
-@click.option("--format", "form", default="csv", type=click.Choice(["csv", "jsonl", "parquet"]), help="[default: csv]")
+@click.option(
+    "--top-k", type=click.IntRange(min=1), metavar="K", help="The K most probable classes, whatever the threshold."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    help="[default: by the suffix of --out, else csv]",
+)
 @click.option(
     "--out", default="", metavar="FILE", help="Where a table's predictions go. [default: TABLE-predictions.csv]"
 )
@@ -41,8 +48,10 @@ def predict_command(context: click.Context, what: tuple[str, ...], split: str, *
     Without TABLE or PICTURE the project's unlabelled rows: submission.csv or predictions.csv, and probabilities. With
     TABLE (new.csv) its rows, whose features go into the project's store; or one PICTURE and one --caption, shown here.
     """
-    from mmfeat.workflows.predict import is_sample
+    from mmfeat.workflows.predict import format_of, is_sample
 
+    options["form"] = format_of(options["out"], options["form"])
+    options["top_k"] = options["top_k"] or 0
     samples = [text for text in what if is_sample(text)]
     runs = [text for text in what if text not in samples]
     if len(samples) > 1 or len(runs) > 1:
@@ -63,9 +72,7 @@ def _predict_rows(context: click.Context, run: str | None, split: str, options: 
     rule = project.config.predict
     _echo_rule(result.run, result.chosen, rule.threshold, rule.empty, result.n_empty)
     if result.n_unknown:
-        click.echo(
-            f"{result.n_unknown:,} rows have neither a readable image nor a caption: theirs is the commonest answer"
-        )
+        click.echo(_unknown(result.n_unknown))
     table, *parquet = [file.name for file in result.files]
     also = f" and {parquet[0]} (probabilities)" if parquet else ""
     echo_next(f"Made {table} ({result.n_rows:,} rows in the source's order){also}.", "mmfeat runs")
@@ -118,7 +125,7 @@ def _echo_errors(result: NewPredictions) -> None:
         click.echo(f"... and {len(result.errors) - SHOWN_ERRORS:,} more images that could not be read")
     unknown = int((~result.predictions.known).sum())
     if unknown:
-        click.echo(f"{unknown:,} rows have neither a readable image nor a caption: theirs is the commonest answer")
+        click.echo(_unknown(unknown))
 
 
 def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
@@ -133,6 +140,13 @@ def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
 
 def _after(result: NewPredictions, options: dict[str, Any]) -> str:
     return f"mmfeat serve {options['model']}" if options["model"] else f"mmfeat export {result.model} DIR"
+
+
+def _unknown(n: int) -> str:
+    from mmfeat.texts import counted
+
+    verb, theirs = ("has", "its") if n == 1 else ("have", "theirs")
+    return f"{counted(n, 'row')} {verb} nothing that the model reads: {theirs} is the commonest answer"
 
 
 def _number(text: str) -> float:

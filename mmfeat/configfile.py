@@ -74,6 +74,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         origins[key] = "option"
     where = _Where(text, set(overrides or ()), _encoders(raw))
     config = _read(Config, raw, "", where)
+    config = _fitted(config, set(origins))
     config = dataclasses.replace(config, root=path.parent.resolve(), origins=origins, file_seed=file_seed)
     _check(config, where)
     return config
@@ -252,6 +253,15 @@ def _read_finetune(name: str, table: Any, where: _Where) -> FinetuneConfig:
 def _no_table(dotted: str, group: str, where: _Where) -> str:
     tables = " or ".join(f"[{group}.{shown(name)}]" for name in where.encoders)
     return f"{where(dotted)}: '{shown(dotted)}' is outside an encoder's table. Write it under: {tables}"
+
+
+def _fitted(config: Config, keys: set[str]) -> Config:
+    """Inputs and head that the file leaves out, as the encoders that are there allow."""
+    fuse, names = config.fuse, tuple(config.encoder)
+    if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
+        head = fuse.head if "fuse.head" in keys or len(names) == 2 else "linear"
+        fuse = dataclasses.replace(fuse, inputs=names, head=head)
+    return dataclasses.replace(config, fuse=fuse)
 
 
 def _check(config: Config, where: _Where) -> None:

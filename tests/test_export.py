@@ -112,3 +112,19 @@ def test_the_command_says_what_it_made(trained, tmp_path):
     again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path, check=False)
     assert again.returncode == 1
     assert "is there already" in again.stderr
+
+
+def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):
+    import errno
+
+    from safetensors import SafetensorError
+
+    for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left")):
+
+        def full(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(exporting, "write_model", full)
+        with pytest.raises(RunError, match=r"model: cannot be written: .*No space left"):
+            export(Project(trained), "fm3-1", tmp_path / "model")
+    assert not list(tmp_path.iterdir())

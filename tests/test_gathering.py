@@ -94,3 +94,31 @@ def test_a_cancelled_request_disturbs_no_other():
     hold.set()
     assert [future.result(10) for future in futures[:-1]] == list(range(1, 29))
     gatherer.close()
+
+
+def test_a_failure_keeps_nothing_of_what_it_failed_on():
+    import gc
+    import weakref
+
+    class Large:
+        pass
+
+    kept = []
+
+    def prepare(asked):
+        large = Large()
+        kept.append(weakref.ref(large))
+        raise ValueError("odd")
+
+    gatherer = Gatherer(prepare, list, 4)
+    gc.disable()
+    try:
+        for _ in range(5):
+            future = gatherer.submit(1)
+            with pytest.raises(ValueError, match="odd"):
+                future.result(10)
+            del future
+        gatherer.close()
+        assert [one() for one in kept] == [None] * 5
+    finally:
+        gc.enable()

@@ -371,3 +371,81 @@ def test_a_manifest_with_several_columns_of_a_role_has_a_newer_format(tmp_path):
     (tmp_path / "one").mkdir()
     init(tmp_path / "one", str(table(tmp_path / "one")))
     assert pq.read_schema(tmp_path / "one" / "manifest.parquet").metadata[b"mmfeat_format"] == b"1"
+
+
+def pictures(folder, *names):
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, name in enumerate(names):
+        Image.new("RGB", (8, 8), (k * 9, 0, 0)).save(folder / name)
+
+
+def rows_of_table(n=8):
+    return "".join(f"{i},a caption of {i},{'cat' if i % 2 else 'dog'}\n" for i in range(n))
+
+
+def test_ids_name_the_images_beside_a_table_that_has_no_column_of_images(tmp_path):
+    pictures(tmp_path / "data" / "pics", *(f"{i}.jpg" for i in range(8)))
+    (tmp_path / "data" / "t.csv").write_text("id,caption,labels\n" + rows_of_table(), encoding="utf-8")
+    found = init(tmp_path / "p", str(tmp_path / "data" / "t.csv"))
+    assert found.manifest.images.tolist() == [str(i) for i in range(8)]
+    assert {"image", "text"} == set(load_config(tmp_path / "p" / "mmfeat.toml").encoder)
+    assert init(tmp_path / "p").unchanged
+
+
+def test_images_that_nothing_names_are_said(tmp_path):
+    pictures(tmp_path / "data", "other.jpg")
+    (tmp_path / "data" / "t.csv").write_text("id,caption,labels\n" + rows_of_table(), encoding="utf-8")
+    found = init(tmp_path / "p", str(tmp_path / "data" / "t.csv"))
+    assert "no column names them: --image COLUMN" in found.summary
+    assert not found.manifest.images.any()
+
+
+def test_an_archive_that_cannot_be_read_in_place_is_an_error_and_not_a_project_without_images(tmp_path):
+    (tmp_path / "t.csv").write_text("image,caption,labels\n" + rows_of_table(), encoding="utf-8")
+    (tmp_path / "photos.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"photos.tar.gz cannot be read in place"):
+        init(tmp_path / "p", str(tmp_path / "t.csv"))
+
+
+def test_columns_that_serve_as_nothing_are_said(tmp_path):
+    text = "id,title,description,labels,price\n" + "".join(f"{i},a,long text {i},{i % 2},3\n" for i in range(8))
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    summary = init(tmp_path / "p", str(tmp_path / "t.csv")).summary
+    assert "not used  'description', 'price'; joined captions: --caption title --caption description" in summary
+
+
+def test_two_columns_of_labels_are_not_guessed(tmp_path):
+    (tmp_path / "t.csv").write_text("id,caption,labels,tags\n0,a,b,c\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"columns 'labels' and 'tags' may both serve as labels. Name one: --labels"):
+        init(tmp_path / "p", str(tmp_path / "t.csv"))
+
+
+def test_samples_that_no_encoder_reads_are_said(tmp_path):
+    pictures(tmp_path / "pics", *(f"{i}.jpg" for i in range(8)))
+    (tmp_path / "t.csv").write_text("id,caption,labels\n" + rows_of_table(), encoding="utf-8")
+    init(tmp_path / "p", str(tmp_path / "t.csv"), images=(str(tmp_path / "pics"),), image_column="id")
+    toml = tmp_path / "p" / "mmfeat.toml"
+    text = toml.read_text(encoding="utf-8").replace("[encoder.image]", "[encoder.text2]\nmodality = 'text'\n[ignored]")
+    start, end = text.index("[encoder.text2]"), text.index("[encoder.text]")
+    toml.write_text((text[:start] + text[end:]).replace('["image", "text"]', '["text"]'), encoding="utf-8")
+    assert "No encoder reads the images: mmfeat.toml has no [encoder.image]" in init(tmp_path / "p").summary
+
+
+def test_inputs_and_head_that_are_left_out_fit_the_encoders(tmp_path):
+    (tmp_path / "mmfeat.toml").write_text("schema = 1\n[encoder.text]\n", encoding="utf-8")
+    fuse = load_config(tmp_path / "mmfeat.toml").fuse
+    assert (fuse.inputs, fuse.head) == (("text",), "linear")
+
+
+def test_semicolons_are_told_even_where_a_caption_has_a_comma(tmp_path):
+    (tmp_path / "t.csv").write_text("id;caption;labels\n1;a, b;cat\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"separated by semicolons. Save it as CSV with commas"):
+        init(tmp_path / "p", str(tmp_path / "t.csv"))
+
+
+def test_whole_numbers_with_a_point_are_one_class_with_those_without(tmp_path):
+    text = "id,caption,labels\n" + "".join(f"{i},a,{'1' if i % 2 else '1.0'}\n" for i in range(6)) + "9,a,2.0\n"
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    assert init(tmp_path / "p", str(tmp_path / "t.csv")).manifest.classes == ("1", "2")

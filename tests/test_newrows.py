@@ -208,3 +208,34 @@ def test_imported_embeddings_count_where_they_have_the_sample(own, tmp_path):
     first, second = predict_new(str(new), project=project, run=run).predictions
     assert set(first.opinions) == {"text", "speech"}
     assert second.probabilities == alone.predictions[0].probabilities
+
+
+def test_a_sample_of_which_the_model_reads_nothing_is_refused(table, own, tmp_path):
+    from mmfeat.workflows.export import export
+
+    folder = export(own, "text", tmp_path / "text").folder
+    picture = next(str(p) for p in (table.parent / "photos").rglob("*.*") if p.name != "broken.png")
+    with pytest.raises(DataError, match="text reads captions, and what is to be predicted has none"):
+        predict_new(picture, model=str(folder))
+    assert len(predict_new(picture, caption="a red circle", model=str(folder)).predictions) == 1
+
+
+def test_images_of_which_no_row_names_one_are_an_error(table, exported, tmp_path):
+    (tmp_path / "else").mkdir()
+    with zipfile.ZipFile(tmp_path / "else.zip", "w") as archive:
+        archive.writestr("other.png", b"")
+    for place in ("else", "else.zip"):
+        with pytest.raises(DataError, match=r"none of|no image"):
+            predict_new(str(table), images=(str(tmp_path / place),), model=str(exported))
+
+
+def test_the_format_is_that_of_the_files_name():
+    from mmfeat.workflows.predict import format_of
+
+    assert [format_of("a.jsonl", None), format_of("", "parquet"), format_of("a.txt", None)] == [
+        "jsonl",
+        "parquet",
+        "csv",
+    ]
+    with pytest.raises(ConfigError, match="two formats"):
+        format_of("a.jsonl", "csv")

@@ -231,3 +231,27 @@ def test_an_item_that_cannot_be_prepared_says_why(predictor, tmp_path):
     for image, caption in [(b"no image", "x"), (tmp_path / "none.jpg", None), (None, 5), ([b""] * 2, None)]:
         with pytest.raises(DataError):
             predictor.prepare(image, caption)
+
+
+def test_images_that_pillow_has_only_opened_may_be_shared(predictor, samples, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(samples[0][0])
+    wanted = predictor.predict(path, "a").probabilities
+    for found in predictor.predict([Image.open(path)] * 8 + [(image := Image.open(path))] * 24, ["a"] * 32):
+        assert found.probabilities == pytest.approx(wanted, abs=1e-5)
+    assert image.size
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1.5])
+def test_a_batch_size_that_is_none_is_said(predictor, samples, size):
+    with pytest.raises(DataError, match="batch_size"):
+        predictor.predict(samples[0][:2], batch_size=size)
+
+
+@pytest.mark.parametrize("threshold", [-1, 2, float("nan"), "0.5", [0.5], None])
+def test_a_threshold_that_is_none_is_said(predictor, threshold):
+    if threshold is None:
+        assert predictor.predict(None, "a", threshold=np.zeros(len(predictor.classes))).labels
+        return
+    with pytest.raises(DataError, match="threshold"):
+        predictor.predict(None, "a", threshold=threshold)

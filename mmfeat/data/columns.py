@@ -90,8 +90,10 @@ def listed(header: Sequence[str]) -> str:
 
 def _common(table: Table, role: str) -> str:
     """The column with the commonest of a role's names."""
-    for common in COMMON_NAMES[role]:
-        names = [name for name in table.header if name.strip().lower() == common]
+    named = [[name for name in table.header if name.strip().lower() == common] for common in COMMON_NAMES[role]]
+    if role == "labels":  # what is learned is not to be guessed
+        named = [[name for names in named for name in names]]
+    for names in named:
         if len(names) > 1:
             raise DataError(
                 f"{table.file}: columns {_quoted(names[0])} and {_quoted(names[1])} may both serve as {role}. "
@@ -100,6 +102,15 @@ def _common(table: Table, role: str) -> str:
         if names:
             return names[0]
     return ""
+
+
+def unused(table: Table, found: Columns) -> str:
+    """What to say of columns that serve as nothing; empty where there are none."""
+    used = {name for role in found for name in as_list(found[role])}
+    rest = [name for name in table.header if name not in used]
+    texts = [name for name in rest if name.strip().lower() in COMMON_NAMES["caption"]]
+    join = " ".join(f"--caption {shown(name, 30)}" for name in [*as_list(found["caption"]), *texts])
+    return f"  not used  {listed(rest)}{f'; joined captions: {join}' if texts else ''}" if rest else ""
 
 
 def _yes_no_columns(table: Table, used: set[str]) -> list[str]:

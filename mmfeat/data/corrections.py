@@ -107,9 +107,9 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
 def _column(file: Path, header: list[str], role: str, own: str) -> int:
     """Where a column stands: by its plain name, or by that of the source."""
     for name in (role, own):
-        if name and name in header:
+        if isinstance(name, str) and name and name in header:
             return header.index(name)
-    names = f"{role!r}" + (f" (or {own!r}, as in the source)" if own and own != role else "")
+    names = f"{role!r}" + (f" (or {own!r}, as in the source)" if isinstance(own, str) and own not in ("", role) else "")
     found = ", ".join(_quoted(name) for name in header[:12])
     raise DataError(f"{file}:1: no column {names}. Columns: {found}. It needs two: id,labels")
 
@@ -118,7 +118,10 @@ def _check(where: str, name: str, classes: Sequence[str], separator: str, closed
     if name in classes:
         return
     parts = [part.strip() for part in re.split(r"[,;|/\t]", name)]
-    if len(parts) > 1 and any(part in classes for part in parts):
+    words = name.split()
+    if (len(parts) > 1 and any(part in classes for part in parts)) or (
+        len(words) > 1 and all(word in classes for word in words)
+    ):
         raise DataError(
             f"{where}: label {_quoted(name)} is several. Between labels stands {separator!r}: separator under [data]"
         )

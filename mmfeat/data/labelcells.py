@@ -154,7 +154,8 @@ def named_labels(table: Table, name: str, separator: str, closed: bool) -> Named
             parts = cell if isinstance(cell, list) else [cell]
             names = [_name(table, name, row, part) for part in parts]
             rows.append(list(dict.fromkeys(n for n in names if n)))
-    _refuse_fractions(table, name, cells)
+    if _all_numbers(table, name, cells):  # 2.0 is how some programs write 2 beside blank cells
+        rows = [None if names is None else [str(int(float(n))) for n in names] for names in rows]
     hints = [] if closed else _separator_hints(table, name, separator, cells)
     return NamedLabels(rows, hints, any(isinstance(cell, str) for cell in cells))
 
@@ -170,18 +171,26 @@ def _name(table: Table, name: str, row: int, part: Any) -> str:
     return text.strip()
 
 
-def _refuse_fractions(table: Table, name: str, cells: list[Any]) -> None:
-    """A column of texts that are all numbers, some of them with a fraction, is none of labels."""
-    first = None
+def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:
+    """Whether all texts of a column are whole numbers, some of them written with a point.
+
+    Raises
+    ------
+    DataError
+        They are numbers and one has a fraction: that is no column of labels.
+    """
+    first, pointed = None, False
     for row, cell in enumerate(cells):
         if is_blank(cell):
             continue
         if not isinstance(cell, str) or not _NUMBER.fullmatch(cell.strip()):
-            return
+            return False
+        pointed = pointed or "." in cell
         if first is None and not cell.strip().lstrip("+-").isdigit() and not float(cell).is_integer():
             first = row
     if first is not None:
         raise _fraction(table, name, first, cells[first])
+    return pointed
 
 
 def _fraction(table: Table, name: str, row: int, value: Any) -> DataError:
@@ -205,7 +214,7 @@ def _separator_hints(table: Table, name: str, separator: str, cells: list[Any]) 
         if isinstance(cell, str):
             used = used or separator in cell.strip()
             for mark in MARKS:
-                if mark not in first and mark != separator and mark in cell:
+                if mark not in first and mark not in separator and mark in cell:
                     first[mark] = row
     examples = [f"{_quoted(cells[row])} ({table.place(row)})" for row in first.values()]
     split = "at spaces" if separator == " " else f"at {separator!r}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmfeat.data.coco import CATEGORIES, CocoTable, coco_files, read_coco
-from mmfeat.data.columns import as_list
+from mmfeat.data.columns import as_list, unused
 from mmfeat.data.records import read_records, repaired
 from mmfeat.data.samples import Reading, Source
 from mmfeat.data.tables import SUFFIXES, Table, read_table
@@ -47,6 +48,8 @@ def read_source(
     for table in tables:
         reading.add(table)
     reading.finish(absent)
+    if not isinstance(tables[0], CocoTable) and (line := unused(tables[0], source.columns)):
+        source.hints.append(line)
     source.settings = source.columns | ({"labels": labels} if labels is not None else {})
     source.classes = tuple(classes) if classes is not None else _classes(source, tables)
     if not source.classes or (classes is None and not _any_label(source)):
@@ -77,9 +80,11 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
     named = {role: [name for name in as_list(names) if name in table.header] for role, names in usual.items()}
     named |= {role: [name] for role, name in columns.items() if name}
     source = Source(f"table {path.name}", {})
-    Reading(source, {role: named.get(role, []) for role in ("id", "image", "caption")}, " ", closed=True).add(
-        table, with_labels=False
-    )
+    reading = Reading(source, {role: named.get(role, []) for role in ("id", "image", "caption")}, " ", closed=True)
+    try:
+        reading.add(table, with_labels=False)
+    except DataError as error:  # here columns are named otherwise than to init
+        raise DataError(re.sub(r"--(id|image|caption) COLUMN", r"--column \1=NAME", str(error))) from None
     return source
 
 

@@ -129,6 +129,8 @@ def _strict(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tupl
     header = [name.strip() for name in records[0].cells]
     for record in records[1:]:
         if len(record.cells) != len(header):
+            if len(header) == 1 and ";" in header[0]:
+                raise _Uneven(": its cells are separated by semicolons. Save it as CSV with commas")
             raise _Uneven(f":{record.line}: {len(record.cells)} cells under a header of {len(header)}")
     return header, records[1:]
 

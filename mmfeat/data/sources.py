@@ -214,6 +214,29 @@ def _beside(source: Path) -> list[Path]:
     return archives or folders or [folder]
 
 
+def image_files_beside(source: Path) -> bool:
+    """Whether archives or image files lie beside a source, or in a folder there; nothing deeper is looked at."""
+    for place in _beside(source):
+        if not place.is_dir() or _has_images(place):
+            return True
+        if any(_has_images(folder) for folder in place.iterdir() if folder.is_dir()):
+            return True
+    return False
+
+
+def unreadable_archives(folder: Path) -> list[Path]:
+    """Archives in a folder that cannot be read in place."""
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith((*NO_RANDOM_ACCESS, ".7z", ".rar")))
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+    except OSError:
+        return False
+
+
 def images_beside(table: Path) -> ImageSources:
     """The images that lie beside a table: in zip and tar files, or else in a folder.
 

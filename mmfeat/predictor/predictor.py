@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mmfeat.texts import counted, shown
 BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
 GPU_BATCHES = 8  # times as many on a GPU
 _FLOAT16_MAX = 65504.0
+_LOADING = threading.Lock()
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -72,7 +74,7 @@ class Predictor:
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike | None] | None = None, captions: str | Sequence[str | None] | None = None,
-        *, batch_size: int | None = None, threshold: float | None = None, on_error: str = "raise",
+        *, batch_size: int | None = None, threshold: float | np.ndarray | None = None, on_error: str = "raise",
     ) -> Predictions | Prediction:  # fmt: skip
         """Labels, probabilities and each encoder's own opinion of one item or of many.
 
@@ -80,10 +82,10 @@ class Predictor:
         ----------
         images, captions
             One or a list of each: an image is a path, a file's bytes, a PIL image or an array `(H, W, 3)` or `(H, W)` of
-            uint8; a caption is a str. None, and a blank caption, are a modality that is missing.
+            uint8 (RGB, RGBA or grey: of any other mode give the PIL image); a caption is a str. None, and a blank caption, are a modality that is missing.
         batch_size : int, optional
             Items encoded at a time.
-        threshold : float, optional
+        threshold : float or (K,) array, optional
             A label needs a probability above it; the model's own, when None.
         on_error : str
             Where an image cannot be read: `raise`, or `record` the reason and go by the caption.
@@ -100,6 +102,9 @@ class Predictor:
         """
         if on_error not in ("raise", "record"):
             raise DataError(f"on_error = {on_error!r}. Use one of: raise, record")
+        if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
+            raise DataError(f"batch_size = {batch_size!r}: give a whole number from 1, or None")
+        self._check_threshold(threshold)
         images, captions, single = _as_lists(images, captions)
         self._check(images, captions)
         embeddings, present, errors = {}, {}, {}
@@ -205,6 +210,12 @@ class Predictor:
     def _full_batch(self, modality: str) -> int:
         return BATCH_SIZE[modality] * (1 if self.engine.device.type == "cpu" else GPU_BATCHES)
 
+    def _check_threshold(self, threshold: Any) -> None:
+        values = None if threshold is None or isinstance(threshold, str) else np.asarray(threshold)
+        plain = values is not None and values.dtype.kind in "iuf" and values.shape in ((), (len(self.classes),))
+        if threshold is not None and not (plain and ((values >= 0) & (values <= 1)).all()):
+            raise DataError(f"threshold = {shown(threshold)}: give a number from 0 to 1, or one for each class")
+
     def _check(self, images: list[Any], captions: list[Any]) -> None:
         for modality, samples in (("image", images), ("text", captions)):
             given = any(sample is not None for sample in samples)
@@ -255,10 +266,13 @@ def _listed(given: Any, one: Any, what: str) -> list[Any] | None:
 def _read_image(image: ImageLike) -> bytes | Image.Image:
     """What a preparation takes: a file's bytes, or a PIL image."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        plain = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not plain or not image.size:
             raise UndecodableSample(ValueError(f"an array {image.shape} of {image.dtype}, not (H, W, 3) of uint8"))
         return Image.fromarray(image)
-    if not isinstance(image, str | Path):
+    if isinstance(image, Image.Image):
+        return _loaded(image)
+    if isinstance(image, bytes):
         return image
     try:
         status = Path(image).stat()
@@ -268,6 +282,18 @@ def _read_image(image: ImageLike) -> bytes | Image.Image:
         return Path(image).read_bytes()
     except (OSError, ValueError) as error:
         raise UnreadSample(getattr(error, "strerror", None) or one_line(error)) from None
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """An image whose pixels are in memory: one that Pillow opened reads them at first use, which no two threads may do."""
+    try:
+        with _LOADING:
+            image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like
+        raise UndecodableSample(error) from None
+    return image
 
 
 def _named(image: Any) -> str:

@@ -28,6 +28,7 @@ from mmfeat.texts import shown
 # Decoders that are tried on strangers' bytes; some others of Pillow's start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 DRAIN_SECONDS = 5.0
+MAX_RATIO = 100
 _TAIL = 1024  # bytes in which a form's last line must stand
 _JSON, _FORM = "application/json", "multipart/form-data"
 
@@ -144,6 +145,8 @@ def opened(asked: Asked, limits: Limits) -> Image.Image | None:
         raise HTTPException(422, f"image: {shown(one_line(error), 200)}") from None
     if image.width * image.height > limits.pixels:
         raise _too_many_pixels(limits)
+    if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the encoder's size it would be enormous
+        raise HTTPException(413, f"one side of the image is more than {MAX_RATIO} times the other")
     return image
 
 

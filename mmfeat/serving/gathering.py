@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,7 +71,8 @@ class Gatherer:
             item = self._prepare(asked)
         except BaseException as error:  # whoever waits for the answer is told
             self._one_less()
-            answer.set_exception(error)
+            _fail(answer, error)
+            del answer  # or this frame, which the error knows, would keep both
             return
         self._one_less((item, answer))
 
@@ -102,10 +104,16 @@ class Gatherer:
                 raise RuntimeError(f"{len(answers)} answers to {len(batch)} items")
         except BaseException as error:
             if len(batch) == 1:
-                batch[0][1].set_exception(error)
+                _fail(batch.pop()[1], error)
                 return
             for one in batch:  # so that one item's failure is no other's
                 self._answer([one])
             return
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
+
+
+def _fail(answer: Future, error: BaseException) -> None:
+    """Give an error as the answer, without what the frames that it came through hold: a whole image, it may be."""
+    traceback.clear_frames(error.__traceback__)
+    answer.set_exception(error)

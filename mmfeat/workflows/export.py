@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 import mmfeat
 from mmfeat.batches import UnreadSample
 from mmfeat.encoders.resolve import build_encoder
-from mmfeat.errors import DataError, MissingFeatures, RunError
+from mmfeat.errors import DataError, MissingFeatures, RunError, one_line
 from mmfeat.extras import require
-from mmfeat.files import staging_folder
+from mmfeat.files import remove_leftovers, staging_folder
 from mmfeat.labels import sigmoid
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
@@ -104,6 +106,20 @@ def export(
             for n, identity in composed.identities.items()
         },
     }
+    try:
+        remove_leftovers(destination.parent, below=False)
+        return _written(project, composed, destination, encoders, record, dtype, runtime)
+    except (OSError, SafetensorError) as error:  # a full disk, no leave
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise RunError(f"{destination}: cannot be written: {reason}. Nothing was made") from None
+
+
+def _written(
+    project: Project, composed: Composed, destination: Path, encoders: dict[str, Any], record: dict[str, Any], dtype: str,
+    runtime: str,
+) -> ExportResult:  # fmt: skip
+    """Fill a folder beside the destination, compare it, and give it its name."""
+    name = composed.name
     with staging_folder(destination.parent, sweep=False) as staged:
         size = write_model(staged, encoders, composed.composition, record, dtype, runtime)
         predictor = Predictor.load(staged, project.config.device)

@@ -18,7 +18,14 @@ from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
-from mmfeat.data.sources import ImageSources, image_sources, nothing_found
+from mmfeat.data.sources import (
+    ImageSources,
+    image_files_beside,
+    image_sources,
+    images_beside,
+    nothing_found,
+    unreadable_archives,
+)
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
@@ -108,6 +115,7 @@ def init(
     change = difference(before, manifest) if before is not None else None
     lines += about_changes(change) if change else []
     anew, after = follows(config, change)
+    lines += _unread(config, manifest) if file.is_file() else []
     notes = [*data.notes, *_image_notes(manifest, row_keys)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
     written, removed = _write(folder, before, manifest, notes, change, toml)
@@ -142,6 +150,8 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     """
     if config.data.images and not data.columns["image"]:
         raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
+    if not data.columns["image"] and data.columns["id"] and not (folder / FILE_NAME).is_file():
+        _name_by_ids(config, data)
     sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
     if config.data.images and not (folder / FILE_NAME).is_file() and sources.empty():
         raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
@@ -150,12 +160,40 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     if any(data.images) and not row_keys.present.any() and not row_keys.refused:
         if config.data.images or sources.names() or not data.columns["caption"]:
             raise nothing_found(data.images, sources)
+        if packed := unreadable_archives(sources.containers[0]):
+            raise DataError(
+                f"images: {packed[0]} cannot be read in place. Unpack it, or make it anew as .zip or .tar without compression"
+            )
         data.hints.append(
             f"  no image file in {sources.containers[0]}, so that only captions are used. Are there images, remove "
             f"{FILE_NAME} and name them: --images PATH"
         )
         sources = ImageSources([])
     return sources, row_keys
+
+
+def _name_by_ids(config: Config, data: Source) -> None:
+    """Take the ids for names of images where no column names any, and files beside the source are called so."""
+    source = config.path(config.data.source)
+    if not image_files_beside(source):
+        return
+    sources = images_beside(source)
+    if not any(sources.locate(sample) is not None for sample in data.ids):
+        data.hints.append("  image files lie beside the source, and no column names them: --image COLUMN")
+        return
+    data.images, data.columns["image"] = list(data.ids), data.columns["id"]
+    data.settings["image"] = data.columns["id"]
+
+
+def _unread(config: Config, manifest: Manifest) -> list[str]:
+    """What to say of images or captions that no encoder reads."""
+    modalities = {table.modality for table in config.encoder.values()}
+    samples = {"image": manifest.images, "text": manifest.captions}
+    return [
+        f"  No encoder reads the {'images' if modality == 'image' else 'captions'}: {FILE_NAME} has no [encoder.{modality}]"
+        for modality, values in samples.items()
+        if (values != "").any() and modality not in modalities
+    ]
 
 
 def _agree(config: Config, asked: dict[str, Any]) -> None:

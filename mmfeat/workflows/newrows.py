@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mmfeat.data.readers import read_rows
-from mmfeat.data.sources import ImageSources, images_beside
+from mmfeat.data.sources import ImageSources, images_beside, nothing_found
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
 from mmfeat.labels import decide, sigmoid
@@ -128,6 +128,13 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
     return names, errors
 
 
+def _is_there(sources: ImageSources, name: str) -> bool:
+    try:
+        return sources.locate(name) is not None
+    except DataError:  # several are
+        return True
+
+
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
     """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
     for row in block:
@@ -180,4 +187,7 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
         return NewRows(source.ids, source.images, source.captions, ImageSources([]), source.columns)
     places = [Path(place).expanduser() for place in images]
     sources = ImageSources(places, "--images") if places else images_beside(path)
+    named = [name for name in source.images if name]
+    if places and not any(_is_there(sources, name) for name in named):
+        raise nothing_found(named, sources)
     return NewRows(source.ids, source.images, source.captions, sources, source.columns)

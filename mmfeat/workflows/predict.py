@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import FILE_NAME
+from mmfeat.config import FILE_NAME, OTHER
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.tables import SUFFIXES
 from mmfeat.errors import ConfigError, DataError
@@ -110,6 +110,18 @@ def _check_form(form: str, top_k: int) -> None:
         raise DataError(f"--top-k {top_k}: use a number from 1, or leave it out")
 
 
+def _check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
+    """Refuse samples of which the model reads nothing."""
+    given = {"image": any(rows.images), "text": any(caption.strip() for caption in rows.captions)}
+    if not any(there for modality, there in given.items() if modality in modalities) and OTHER not in modalities:
+        reads = " and ".join({"image": "images", "text": "captions"}[m] for m in sorted(modalities))
+        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
+    if modalities == {OTHER} and len(rows.ids) == 1 and not rows.columns:
+        raise DataError(
+            f"{model} reads imported embeddings alone, and a picture or a caption has none. Give a table of ids"
+        )
+
+
 @dataclass(frozen=True)
 class NewPredictions:
     """Predictions of samples that no project knows.
@@ -147,6 +159,21 @@ class NewPredictions:
             path, form, self.rows.ids, found.probs, found.decided, found.classes, top_k=top_k, errors=found.errors,
             run=self.model, **self.columns,
         )  # fmt: skip
+
+
+def format_of(out: str, form: str | None) -> str:
+    """The format of a file of predictions: as asked, or by its suffix; csv where neither says it.
+
+    Raises
+    ------
+    ConfigError
+        They disagree.
+    """
+    suffix = Path(out).suffix.lower()[1:]
+    suffix = suffix if suffix in FORMATS else ""
+    if form and suffix and form != suffix:
+        raise ConfigError(f"--format {form} and --out {out}: two formats. Leave one of them out")
+    return form or suffix or "csv"
 
 
 def is_sample(text: str) -> bool:
@@ -196,6 +223,7 @@ def predict_new(
     else:
         rows = one_row(what, caption)
     if predictor is not None:
+        _check_samples(rows, predictor.record["run"]["name"], set(predictor.modalities.values()))
         rule, found = predictor.record["predict"], predict_by_folder(predictor, rows, threshold)
         named = {
             "id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": predictor.record["separator"]
@@ -203,6 +231,7 @@ def predict_new(
         threshold = rule["threshold"] if threshold is None else threshold
         return NewPredictions(predictor.record["run"]["name"], "", rows, found, threshold, rule["empty"], named)
     name, chosen = _run(project, run)
+    _check_samples(rows, name, {e["modality"] for e in find_run(project, name).encoders.values()})
     found, rule = predict_in_project(project, name, rows), project.config.predict
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
     return NewPredictions(name, chosen, rows, found, rule.threshold, rule.empty, named)

@@ -11,6 +11,8 @@ from mmfeat.store.references import all_references
 from mmfeat.store.status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.workflows.project import Project
 
+_NAMED = 2  # reasons that are given
+
 
 @dataclass(frozen=True)
 class StatusResult:
@@ -50,7 +52,9 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
             tokens=table.tokens, seen=load_seen(project.seen(table.modality), project.manifest.ids),
         )  # fmt: skip
         refused = len(keys.refused)
-        found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused))
+        reasons = "; ".join(dict.fromkeys(list(keys.refused.values())[:_NAMED]))
+        why = "; ".join(filter(None, [one.why, reasons]))
+        found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused, why=why))
         checkpoints[name] = identity.checkpoint
     return StatusResult(
         found, failures, checkpoints, project.store.problems, len(all_runs(project.runs)),
