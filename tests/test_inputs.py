@@ -333,3 +333,17 @@ def test_a_large_image_and_a_broken_exif_print_nothing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.stdout.split("\n")[:2] == ["(9500, 9500)", "(48, 40)"]
     assert done.stderr == ""
+
+
+def test_a_strip_that_would_fill_the_memory_is_no_image():
+    from mmfeat.batches import UndecodableSample
+    from mmfeat.encoders.preparation import ImagePreparation
+
+    config = {
+        "input_size": (3, 32, 32), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0,
+        "crop_mode": "center",
+    }  # fmt: skip
+    preparation = ImagePreparation(config)
+    assert preparation.prepare(Image.new("L", (1, 900))).shape == (3, 32, 32)
+    with pytest.raises(UndecodableSample, match="a strip of 40000000 x 1 pixels"):
+        preparation.prepare(saved(Image.new("L", (40_000_000, 1)), "PNG"))

@@ -21,6 +21,9 @@ from mmfeat.files import digest_bytes, digest_json
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+MAX_RATIO = 1000  # of an image's sides
+
+
 def decode_image(data: bytes) -> Image.Image:
     """Decode an image file's bytes to RGB, as :func:`upright_rgb` makes it.
 
@@ -81,6 +84,8 @@ class ImagePreparation:
         """Decode, resize and crop one image: `(3, H, W)` uint8."""
         try:
             image = decode_image(sample) if isinstance(sample, bytes) else upright_rgb(sample)
+            if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the network's size it would fill the memory
+                raise ValueError(f"a strip of {image.width} x {image.height} pixels")
         except MemoryError:  # says nothing about the image
             raise
         except Exception as error:  # decoders raise whatever they like for bytes that are no image
