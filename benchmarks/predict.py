@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from store_io import cpu_name
 
-from mmfeat.batches import groups_of
+from mmfeat.batches import groups_of, usual_batch_size
+from mmfeat.devices import torch_device
 from mmfeat.encoders.preparation import decode_image
 from mmfeat.extras import require
 from mmfeat.predictor import Predictor
-from mmfeat.predictor.predictor import BATCH_SIZE, GPU_BATCHES
 from mmfeat.workflows.export import export
 from mmfeat.workflows.project import Project
 
@@ -50,7 +50,7 @@ def prepared(predictor: Predictor, images: list[Any], captions: list[str]) -> li
     for name, modality in predictor.modalities.items():
         preparation = predictor.engine.preparations[name]
         samples = images if modality == "image" else sorted(captions, key=len)
-        size = BATCH_SIZE[modality] * (1 if predictor.engine.device.type == "cpu" else GPU_BATCHES)
+        size = usual_batch_size(modality, predictor.engine.device.type)
         for group in groups_of(np.arange(len(samples)), size):
             inputs = preparation.collate([preparation.prepare(samples[row]) for row in group])
             if predictor.record["runtime"] == "torch":
@@ -147,7 +147,7 @@ def main() -> None:
         "onnxruntime": require("onnxruntime", "onnx").__version__,
     }  # fmt: skip
     results = {
-        "run": arguments.run, "rows": len(rows), "repetitions": arguments.repetitions, "batch sizes": BATCH_SIZE,
+        "run": arguments.run, "rows": len(rows), "repetitions": arguments.repetitions, "batch sizes": {modality: usual_batch_size(modality, torch_device("auto").type) for modality in ("image", "text")},
         "device": device, "load average": load, "versions": versions, "size, MB": sizes,
         "largest difference of a probability from the cached features": differences, **found, "server": server,
     }  # fmt: skip

@@ -13,20 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = [
-    "metrics",
-    "data",
-    "encoders",
-    "store",
-    "extract",
-    "heads",
-    "models",
-    "selftrain",
-    "report",
-    "predictor",
-    "serving",
-    "workflows",
-]
 LEFT, RIGHT = {"encoders", "extract"}, {"heads", "models", "selftrain", "report", "metrics"}
 
 

@@ -52,10 +52,9 @@ def estimate(
             if size == 1 or not session.encoder.out_of_memory(error):
                 raise
             size //= 2
-    itemsize = np.dtype(dtype).itemsize
-    row_bytes = session.encoder.width * itemsize + _ROW_BYTES
-    row_bytes += width * itemsize + _KEY_BYTES if width else 0
-    return Estimate(seconds * len(todo) / max(rows, 1), row_bytes * len(todo))
+    n_bytes = embeddings_bytes(len(todo), session.encoder.width, dtype)
+    n_bytes += len(todo) * (width * np.dtype(dtype).itemsize + _KEY_BYTES) if width else 0
+    return Estimate(seconds * len(todo) / max(rows, 1), n_bytes)
 
 
 def logits_bytes(n_rows: int, n_classes: int) -> int:

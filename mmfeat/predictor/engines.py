@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,19 @@ from mmfeat.extras import require
 from mmfeat.models.composition import Composition, build_composition
 from mmfeat.predictor import onnx_files
 from mmfeat.predictor.folder import encoder_folder
+from mmfeat.predictor.predictions import HeadOutputs
 
 HEADS = "heads.safetensors"
 
 
-class Composed(NamedTuple):
-    """What heads make of B items.
-
-    Attributes
-    ----------
-    logits : np.ndarray
-        `(B, K)` float32.
-    known : np.ndarray
-        `(B,)` bool: the item has one of the modalities.
-    opinions : dict of str to np.ndarray
-        Encoder to its logits alone, `(B, K)` float32, whether an item has the modality or not.
-    """
-
-    logits: np.ndarray
-    known: np.ndarray
-    opinions: dict[str, np.ndarray]
+@torch.inference_mode()
+def head_outputs(
+    composition: Composition, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]
+) -> HeadOutputs:
+    """What a composition makes of embeddings `(B, D)` and presence `(B,)` by encoder, on the CPU."""
+    logits, known = composition(inputs, present)
+    opinions = {name: composition.opinion(name, inputs, present).cpu().numpy() for name in inputs}
+    return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), opinions)
 
 
 class TorchEngine:
@@ -76,14 +69,11 @@ class TorchEngine:
         """Embeddings `(B, D)` float32 of one batch."""
         return self.encoders[name].encode(inputs, self.device).embeddings
 
-    @torch.inference_mode()
-    def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> Composed:
+    def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> HeadOutputs:
         """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""
         inputs = {name: torch.from_numpy(values).to(self.device) for name, values in embeddings.items()}
         there = {name: torch.from_numpy(values).to(self.device) for name, values in present.items()}
-        logits, known = self.composition(inputs, there)
-        opinions = {name: self.composition.opinion(name, inputs, there).cpu().numpy() for name in inputs}
-        return Composed(logits.cpu().numpy(), known.cpu().numpy(), opinions)
+        return head_outputs(self.composition, inputs, there)
 
 
 class OnnxEngine:
@@ -130,12 +120,12 @@ class OnnxEngine:
         """Embeddings `(B, D)` float32 of one batch."""
         return self.encoders[name].run(None, {key: tensor.numpy() for key, tensor in inputs.items()})[0]
 
-    def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> Composed:
+    def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> HeadOutputs:
         """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""
         arrays = [*embeddings.values(), *(present[name] for name in embeddings)]
         inputs = dict(zip(onnx_files.head_inputs(list(embeddings)), arrays, strict=True))
         logits, known, *opinions = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
-        return Composed(logits, known, dict(zip(embeddings, opinions, strict=True)))
+        return HeadOutputs(logits, known, dict(zip(embeddings, opinions, strict=True)))
 
 
 def _onnx_device(name: str, providers: list[str]) -> torch.device:

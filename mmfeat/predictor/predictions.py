@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from mmfeat.labels import label_names
+from mmfeat.labels import decide, label_names, sigmoid
+
+
+class HeadOutputs(NamedTuple):
+    """What heads make of B items.
+
+    Attributes
+    ----------
+    logits : np.ndarray
+        `(B, K)` float32.
+    known : np.ndarray
+        `(B,)` bool: the item has one of the modalities.
+    opinions : dict of str to np.ndarray
+        Encoder to its logits alone, `(B, K)` float32, whether an item has the modality or not.
+    """
+
+    logits: np.ndarray
+    known: np.ndarray
+    opinions: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,28 @@ class Predictions(Sequence[Prediction]):
     opinions: dict[str, np.ndarray]
     known: np.ndarray
     errors: dict[int, str]
+
+    @classmethod
+    def of(
+        cls, classes: Sequence[str], outputs: HeadOutputs, present: dict[str, np.ndarray], threshold: float | np.ndarray,
+        empty: str, errors: dict[int, str] | None = None,
+    ) -> Predictions:  # fmt: skip
+        """From logits to labels, by a threshold and what a row gets where nothing passes it."""
+        opinions = {
+            name: np.where(present[name][:, None], sigmoid(logits), np.nan).astype(np.float32)
+            for name, logits in outputs.opinions.items()
+        }
+        probs = sigmoid(outputs.logits)
+        return cls(tuple(classes), probs, decide(probs, threshold, empty), opinions, outputs.known, errors or {})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions], errors: dict[int, str]) -> Predictions:
+        """Those of one part after another (one at least); `errors` are by the rows of all."""
+        opinions = {name: np.concatenate([part.opinions[name] for part in parts]) for name in parts[0].opinions}
+        probs, decided, known = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("probs", "decided", "known")
+        )
+        return cls(parts[0].classes, probs, decided, opinions, known, errors)
 
     @property
     def labels(self) -> list[list[str]]:

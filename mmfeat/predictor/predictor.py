@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, prepared_batches
+from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, prepared_batches, usual_batch_size
 from mmfeat.data.archives import check_size
 from mmfeat.errors import DataError, one_line
-from mmfeat.labels import decide, sigmoid
 from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
 from mmfeat.texts import counted, shown
 
-BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
-GPU_BATCHES = 8  # times as many on a GPU
 _FLOAT16_MAX = 65504.0
 _LOADING = threading.Lock()
 
@@ -153,15 +150,9 @@ class Predictor:
     ) -> Predictions:  # fmt: skip
         """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions."""
         rule = self.record["predict"]
-        composed = self.engine.compose(embeddings, present)
-        probs = sigmoid(composed.logits)
+        outputs = self.engine.compose(embeddings, present)
         threshold = rule["threshold"] if threshold is None else threshold
-        opinions = {
-            name: np.where(present[name][:, None], sigmoid(logits), np.nan).astype(np.float32)
-            for name, logits in composed.opinions.items()
-        }
-        decided = decide(probs, threshold, rule["empty"])
-        return Predictions(self.classes, probs, decided, opinions, composed.known, errors or {})
+        return Predictions.of(self.classes, outputs, present, threshold, rule["empty"], errors)
 
     def _encode(
         self, name: str, samples: Sequence[Any], batch_size: int | None, errors: dict[int, str]
@@ -208,7 +199,7 @@ class Predictor:
         return min(self._full_batch(modality), max(4, n // 8))
 
     def _full_batch(self, modality: str) -> int:
-        return BATCH_SIZE[modality] * (1 if self.engine.device.type == "cpu" else GPU_BATCHES)
+        return usual_batch_size(modality, self.engine.device.type)
 
     def _check_threshold(self, threshold: Any) -> None:
         values = None if threshold is None or isinstance(threshold, str) else np.asarray(threshold)

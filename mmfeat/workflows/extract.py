@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.batches import usual_batch_size
 from mmfeat.config import OTHER
 from mmfeat.data.seen import save_seen
 from mmfeat.encoders.resolve import Identity, build_encoder
@@ -19,8 +20,6 @@ from mmfeat.store import UnstorableRow
 from mmfeat.store.merge import merge_parts
 from mmfeat.workflows.project import Project
 
-BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
-GPU_BATCHES = 8  # times as many on a GPU
 TUNED_ON = 64  # samples
 
 
@@ -170,7 +169,7 @@ def session_of(project: Project, identity: Identity, read: Callable[[int], Any],
     if options.tune:
         known[place], tuned = _tune(project, identity, encoder, device, read)
         write_json(remembered, known)
-    usual = {"batch_size": BATCH_SIZE[modality] * (1 if device.type == "cpu" else GPU_BATCHES), "settings": {}}
+    usual = {"batch_size": usual_batch_size(modality, device.type), "settings": {}}
     found = known.get(place, usual)
     encoder.set_speed(**found["settings"])
     return Session(encoder, device, found["batch_size"], meta, tuned)

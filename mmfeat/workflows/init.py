@@ -150,9 +150,11 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     """
     if config.data.images and not data.columns["image"]:
         raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
+    sources = None
     if not data.columns["image"] and data.columns["id"] and not (folder / FILE_NAME).is_file():
-        _name_by_ids(config, data)
-    sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
+        sources = _named_by_ids(config, data)
+    if sources is None:
+        sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
     if config.data.images and not (folder / FILE_NAME).is_file() and sources.empty():
         raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
     memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
@@ -172,17 +174,18 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     return sources, row_keys
 
 
-def _name_by_ids(config: Config, data: Source) -> None:
-    """Take the ids for names of images where no column names any, and files beside the source are called so."""
+def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
+    """The files beside the source, where no column names images and these are called as the ids, which then name them."""
     source = config.path(config.data.source)
     if not image_files_beside(source):
-        return
+        return None
     sources = images_beside(source)
     if not any(sources.locate(sample) is not None for sample in data.ids):
         data.hints.append("  image files lie beside the source, and no column names them: --image COLUMN")
-        return
+        return None
     data.images, data.columns["image"] = list(data.ids), data.columns["id"]
     data.settings["image"] = data.columns["id"]
+    return sources
 
 
 def _unread(config: Config, manifest: Manifest) -> list[str]:
@@ -273,10 +276,6 @@ def _changes(change: Difference | None, log: str) -> list[str]:
 
 def _there(folder: Path) -> Manifest | None:
     return Manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-
-
-def _from(heading: str, lines: list[str]) -> list[str]:
-    return lines[lines.index(heading) :] if heading in lines else []
 
 
 def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mmfeat.data.readers import read_rows
 from mmfeat.data.sources import ImageSources, images_beside, nothing_found
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
-from mmfeat.labels import decide, sigmoid
 from mmfeat.predictor import Predictions, Predictor
+from mmfeat.predictor.engines import head_outputs
 from mmfeat.progress import progress
 from mmfeat.workflows.compose import compose
 from mmfeat.workflows.extract import extract_one
@@ -66,27 +65,18 @@ def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions
     nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
     table = guests.table_of({n: (identity.spec, None) for n, identity in composed.identities.items()}, nothing)
     device = torch_device(project.config.device)
-    composition, parts = composed.composition.to(device), []
-    with torch.inference_mode():
-        for batch in table.batches(_BATCH):
-            inputs, present = batch.to(device)
-            logits, known = composition(inputs, present)
-            opinions = {
-                name: np.where(
-                    batch.present[name][:, None],
-                    sigmoid(composition.opinion(name, inputs, present).cpu().numpy()),
-                    np.nan,
-                )
-                for name in inputs
-            }
-            parts.append((sigmoid(logits.cpu().numpy()), known.cpu().numpy(), opinions))
-    rule = project.config.predict
-    probs = np.concatenate([part[0] for part in parts])
-    return Predictions(
-        project.manifest.classes, probs, decide(probs, rule.threshold, rule.empty),
-        {name: np.concatenate([part[2][name] for part in parts]) for name in composed.identities},
-        np.concatenate([part[1] for part in parts]), errors,
-    )  # fmt: skip
+    composition, rule = composed.composition.to(device), project.config.predict
+    parts = [
+        Predictions.of(
+            project.manifest.classes,
+            head_outputs(composition, *batch.to(device)),
+            batch.present,
+            rule.threshold,
+            rule.empty,
+        )
+        for batch in table.batches(_BATCH)
+    ]
+    return Predictions.joined(parts, errors)
 
 
 def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:
@@ -103,11 +93,7 @@ def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | No
             found.append(predictor.predict(images, captions, threshold=threshold, on_error="record"))
             errors |= {start + row: reason for row, reason in found[-1].errors.items()}
             bar.advance(len(block))
-    return Predictions(
-        predictor.classes, np.concatenate([one.probs for one in found]), np.concatenate([one.decided for one in found]),
-        {name: np.concatenate([one.opinions[name] for one in found]) for name in predictor.modalities},
-        np.concatenate([one.known for one in found]), errors,
-    )  # fmt: skip
+    return Predictions.joined(found, errors)
 
 
 def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:

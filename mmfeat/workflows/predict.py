@@ -13,6 +13,7 @@ from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.tables import SUFFIXES
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.labels import decide, sigmoid
+from mmfeat.models.runs import Run
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.report.predictions import FORMATS, write_predictions
 from mmfeat.workflows.newrows import NewRows, one_row, predict_by_folder, predict_in_project, table_rows
@@ -65,7 +66,7 @@ def predict(
     if not len(rows):
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
     run, chosen = _run(project, run_name)
-    found = run_source(project, find_run(project, run), rows)
+    found = run_source(project, run, rows)
     probs = sigmoid(found.logits)
     rule = project.config.predict
     decided = decide(probs, rule.threshold, rule.empty)
@@ -78,11 +79,11 @@ def predict(
     files += [project.root / "predictions.parquet"] if form != "parquet" else []
     for file in files:
         write_predictions(
-            file, file.suffix[1:], manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run,
+            file, file.suffix[1:], manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run.name,
             **_columns(project),
         )  # fmt: skip
     n_empty = int((probs <= rule.threshold).all(1).sum())
-    return PredictResult(run, chosen, files, len(rows), n_empty, int((~found.known).sum()))
+    return PredictResult(run.name, chosen, files, len(rows), n_empty, int((~found.known).sum()))
 
 
 def _columns(project: Project) -> dict[str, str | list[str]]:
@@ -95,12 +96,12 @@ def _columns(project: Project) -> dict[str, str | list[str]]:
     }
 
 
-def _run(project: Project, name: str | None) -> tuple[str, str]:
-    """A run's name, and how it was chosen."""
+def _run(project: Project, name: str | None) -> tuple[Run, str]:
+    """A run, and how it was chosen."""
     if name:
-        return find_run(project, name).name, ""
+        return find_run(project, name), ""
     chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: no val row to choose by"
-    return best_run(project).name, chosen
+    return best_run(project), chosen
 
 
 def _check_form(form: str, top_k: int) -> None:
@@ -230,8 +231,9 @@ def predict_new(
         }  # fmt: skip
         threshold = rule["threshold"] if threshold is None else threshold
         return NewPredictions(predictor.record["run"]["name"], "", rows, found, threshold, rule["empty"], named)
-    name, chosen = _run(project, run)
-    _check_samples(rows, name, {e["modality"] for e in find_run(project, name).encoders.values()})
+    chosen_run, chosen = _run(project, run)
+    name = chosen_run.name
+    _check_samples(rows, name, {e["modality"] for e in chosen_run.encoders.values()})
     found, rule = predict_in_project(project, name, rows), project.config.predict
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
     return NewPredictions(name, chosen, rows, found, rule.threshold, rule.empty, named)
