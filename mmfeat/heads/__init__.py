@@ -18,6 +18,25 @@ def head_config(name: str, fuse: FuseConfig) -> Any:
     return getattr(fuse, name)
 
 
+def head_settings(name: str, recorded: dict[str, Any]) -> Any:
+    """The settings of one head as run.json and exported models keep them.
+
+    Raises
+    ------
+    RunError
+        No such head.
+    TypeError
+        They are not this head's.
+    """
+    if name not in HEADS:
+        raise RunError(_no_head(name))
+    return type(head_config(name, FuseConfig()))(**recorded)
+
+
+def _no_head(name: str) -> str:
+    return f"no head {name!r}. Use one of: {', '.join(HEADS)}"
+
+
 def takes(name: str, n_inputs: int) -> bool:
     """Whether a head takes so many encoders: crossattn two, concat two or more, linear any."""
     return {"crossattn": n_inputs == 2, "concat": n_inputs >= 2}.get(name, True)
@@ -37,7 +56,7 @@ def build_head(name: str, widths: dict[str, int], n_classes: int, config: Any) -
         No such head, or one that does not take these inputs.
     """
     if name not in HEADS:
-        raise RunError(f"no head {name!r}. Use one of: {', '.join(HEADS)}")
+        raise RunError(_no_head(name))
     if name == "concat" and len(widths) < 2:
         raise RunError(f"concat joins two or more encoders, found {list(widths)}. Use: --head linear")
     return HEADS[name](widths, n_classes, config)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmfeat.heads.noise import QUIET, Noise
+
 
 class Head(nn.Module):
     """A head on the embeddings of one or more encoders.
@@ -34,9 +36,16 @@ class Head(nn.Module):
             self.register_buffer(f"mean_{name}", torch.zeros(width))
             self.register_buffer(f"scale_{name}", torch.ones(width))
 
-    @abstractmethod
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Logits `(B, K)` of embeddings `(B, D)` by encoder; `present` holds `(B,)` bool by encoder."""
+        return self.logits({name: self.standardised(name, inputs, present) for name in self.widths}, present, QUIET)
+
+    @abstractmethod
+    def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
+        """Logits `(B, K)` of standardised embeddings; `noise` drops values in a fit, and nothing elsewhere.
+
+        It is called under `torch.func.vmap` for many heads at once: no branch on a tensor's values, no change in place.
+        """
 
     @torch.no_grad()
     def fit_standardisation(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> None:

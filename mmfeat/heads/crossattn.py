@@ -16,6 +16,7 @@ from torch.nn import functional
 from mmfeat.config import CrossAttentionConfig
 from mmfeat.errors import RunError
 from mmfeat.heads.base import Head
+from mmfeat.heads.noise import Noise
 
 
 class CrossAttentionHead(Head):
@@ -58,14 +59,12 @@ class CrossAttentionHead(Head):
         attended = (weights.unsqueeze(1) @ self.to_value(tokens)).squeeze(1)  # (B, d)
         return self.norm(attended + query), weights
 
-    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+    def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""
-        text = self.standardised(self.query, inputs, present)
-        image = self.standardised(self.key, inputs, present)
-        text, image = (functional.dropout(x, self.config.input_dropout, self.training) for x in (text, image))
+        text, image = (noise(x[name], "input_dropout") for name in (self.query, self.key))
         attended, _ = self.attention(text, image)
         joined = torch.cat([attended, text, image], -1)  # (B, d + D_T + D_I)
         if self.config.hidden:
             joined = functional.gelu(self.hidden_norm(self.hidden(joined)))
-            joined = functional.dropout(joined, self.config.dropout, self.training)
+            joined = noise(joined, "dropout")
         return self.output(joined)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mmfeat.config import LinearConfig
 from mmfeat.heads.base import Head
+from mmfeat.heads.noise import Noise
 
 
 class LinearHead(Head):
@@ -18,10 +18,10 @@ class LinearHead(Head):
         self.output = nn.Linear(sum(widths.values()), n_classes)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+    def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""
-        joined = torch.cat([self.standardised(name, inputs, present) for name in self.widths], -1)  # (B, sum of D)
-        return self.output(functional.dropout(joined, self.config.dropout, self.training))
+        joined = torch.cat([x[name] for name in self.widths], -1)  # (B, sum of D)
+        return self.output(noise(joined, "dropout"))
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:

@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfeat import config as settings
 from mmfeat.errors import RunError
-from mmfeat.heads import build_head
+from mmfeat.heads import build_head, head_settings
 
-_HEAD_CONFIGS = {
-    "linear": settings.LinearConfig,
-    "concat": settings.LinearConfig,
-    "crossattn": settings.CrossAttentionConfig,
-}
 Tree = str | dict[str, Any]  # a part's name, or {"members": [Tree], "weights": [float], "prior": [float]}
 
 
@@ -38,10 +32,8 @@ class HeadPart(nn.Module):
 
     def __init__(self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int) -> None:
         super().__init__()
-        if head not in _HEAD_CONFIGS:
-            raise RunError(f"no head {head!r}. Use one of: {', '.join(_HEAD_CONFIGS)}")
         self.head, self.config, self.widths = head, config, dict(widths)
-        built = _HEAD_CONFIGS[head](**config)
+        built = head_settings(head, config)
         self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built) for _ in range(n_seeds))
 
     def describe(self) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Dropout whose random numbers and rates are handed in, so that the heads of one vectorised fit differ in both.
+
+torch's own dropout takes one rate and one generator for all heads that are trained at once. Here a head names the rate
+that it means (a setting: `dropout`, `input_dropout`, ...), and the fit supplies that rate's value and uniform numbers:
+what a head sees is then a function of its seed, the epoch and the row, whatever else is trained beside it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """The random numbers of one batch.
+
+    Parameters
+    ----------
+    rates : dict of str to float or Tensor
+        A setting's name to the share that is dropped. A rate without uniforms drops nothing.
+    uniforms : dict of str to Tensor
+        The same names to `(B, W)` numbers in [0, 1): W is what the head takes for one row, as :class:`Widths` counts it.
+    """
+
+    def __init__(self, rates: dict[str, float | Tensor], uniforms: dict[str, Tensor]) -> None:
+        self.rates, self.uniforms = rates, uniforms
+        self._at = dict.fromkeys(uniforms, 0)
+
+    def __call__(self, x: Tensor, rate: str) -> Tensor:
+        """`x` `(B, ...)` with a share of its values dropped and the others scaled up by as much."""
+        if rate not in self.uniforms:
+            return x
+        return x * (self.kept(x.shape, rate) / (1 - self.rates[rate]))
+
+    def kept(self, shape: torch.Size | tuple[int, ...], rate: str) -> Tensor:
+        """Which values of a shape `(B, ...)` are kept: bool; all of them where nothing is dropped at this rate."""
+        if rate not in self.uniforms:
+            return torch.ones(shape, dtype=torch.bool)
+        start = self._at[rate]
+        self._at[rate] = stop = start + math.prod(shape[1:])
+        return self.uniforms[rate][:, start:stop].reshape(shape) >= self.rates[rate]
+
+
+class Widths(Noise):
+    """Drops nothing and counts how many numbers a head takes for one row, by rate, in `counted`."""
+
+    def __init__(self) -> None:
+        super().__init__({}, {})
+        self.counted: dict[str, int] = {}
+
+    def __call__(self, x: Tensor, rate: str) -> Tensor:
+        """`x` as it is."""
+        self.kept(x.shape, rate)
+        return x
+
+    def kept(self, shape: torch.Size | tuple[int, ...], rate: str) -> Tensor:
+        """All of them."""
+        self.counted[rate] = self.counted.get(rate, 0) + math.prod(shape[1:])
+        return super().kept(shape, rate)
+
+
+QUIET = Noise({}, {})
