@@ -15,6 +15,7 @@ FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+LOSSES = ("bce", "focal", "asymmetric")
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
@@ -138,6 +139,7 @@ class LinearConfig:
     patience: int = setting(8, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
+    loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class CrossAttentionConfig:
     patience: int = setting(6, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
+    loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
     hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
     query: str = ""  # the encoder that asks; empty: the text encoder

@@ -38,7 +38,11 @@ class Head(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Logits `(B, K)` of embeddings `(B, D)` by encoder; `present` holds `(B,)` bool by encoder."""
-        return self.logits({name: self.standardised(name, inputs, present) for name in self.widths}, present, QUIET)
+        return self.logits(self.standardise(inputs, present), present, QUIET)
+
+    def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs as :meth:`logits` takes them."""
+        return {name: self.standardised(name, inputs, present) for name in self.widths}
 
     @abstractmethod
     def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
@@ -61,6 +65,11 @@ class Head(nn.Module):
         """One encoder's embeddings `(B, D)`, standardised; zeros where the modality is absent."""
         x = (inputs[name] - getattr(self, f"mean_{name}")) / getattr(self, f"scale_{name}")
         return torch.where(present[name].unsqueeze(-1), x, torch.zeros_like(x))
+
+    @torch.no_grad()
+    def start_from(self, odds: Tensor) -> None:
+        """Begin a fit at each class's log odds `(K,)`: the output layer's bias."""
+        self.output.bias.copy_(odds)
 
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the head's own tensors."""
