@@ -1,0 +1,103 @@
+"""The cheap baselines beside every figure: the commonest label, each encoder alone, kNN on all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mmfeat.devices import torch_device
+from mmfeat.errors import MissingFeatures, RunError
+from mmfeat.heads.fit import fit_data, fit_head, head_logits
+from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, knn_logits
+from mmfeat.metrics import commonest_label
+from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.table import FeatureTable
+from mmfeat.texts import counted
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.scoring import encoder_source
+from mmfeat.workflows.standing import in_sample
+
+Kept = dict[str, dict[str, Any]]
+
+
+def baselines(project: Project, names: list[str], kept: Kept) -> tuple[list[FigureLine], Kept]:
+    """The commonest label; each encoder alone, by its own output, else by a quick linear head on it; kNN on all of them.
+
+    Parameters
+    ----------
+    kept : dict
+        Figures by line, as a run keeps them: what was made with the settings of today is not made again.
+
+    Returns
+    -------
+    tuple
+        The lines (none without val rows), and the figures of those that took work, for a run to keep.
+
+    Raises
+    ------
+    MissingFeatures
+        Embeddings of labelled rows are not in the store.
+    """
+    manifest, config = project.manifest, project.config
+    val = manifest.rows("val")
+    if not len(val):
+        return [], {}
+    always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
+    lines = [FigureLine.of("commonest label", figures_of(manifest.labels[val], always, config.predict))]
+    made: Kept = {}
+
+    def add(label: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
+        settings = {**settings, "predict": dataclasses.asdict(config.predict)}
+        same = kept.get(label, {}).get("settings") == settings
+        made[label] = kept[label] if same else {"settings": settings, **make()}
+        one = made[label]
+        lines.append(FigureLine.recorded(label, one["val"], one["seconds"], one.get("note", "")))
+
+    for name in names:
+        try:
+            logits = encoder_source(project, project.identity(name), val).logits
+            figures = figures_of(manifest.labels[val], logits, config.predict)
+            lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
+        except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
+            add(f"{name}, linear head", _linear_settings(project), lambda name=name: _linear(project, name))
+    add("kNN, training-free", {"neighbours": NEIGHBOURS, "beta": BETA}, lambda: _knn(project, names))
+    return lines, made
+
+
+def _linear_settings(project: Project) -> dict[str, Any]:
+    return {"linear": dataclasses.asdict(project.config.fuse.linear)}
+
+
+def _linear(project: Project, name: str) -> dict[str, Any]:
+    """The quick linear head on one encoder."""
+    manifest, rows = project.manifest, _labelled(project)
+    return _fitted(project, project.table([name], rows), name, rows, manifest.labels[rows])
+
+
+def _fitted(project: Project, table: FeatureTable, name: str, rows: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    config = project.config
+    data = fit_data(table, [name], torch_device(config.device), rows)
+    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
+    figures = figures_of(labels[data.val], head_logits(fitted.head, data, data.val), config.predict)
+    return {"val": figures.as_dict(), "seconds": fitted.seconds}
+
+
+def _knn(project: Project, names: list[str]) -> dict[str, Any]:
+    """Likeness of all encoders' embeddings together; of very many training rows a part."""
+    start = time.perf_counter()
+    manifest, config = project.manifest, project.config
+    train, val = manifest.rows("train"), manifest.rows("val")
+    table = project.table(names, _labelled(project))
+    some = affordable(train, manifest.ids, len(val), sum(table.widths.values()))
+    logits = knn_logits(table, names, some, val, device=torch_device(config.device))
+    figures = figures_of(manifest.labels[val], logits, config.predict)
+    note = f"of {counted(len(some), 'training row')}" if len(some) < len(train) else ""
+    return {"val": figures.as_dict(), "seconds": time.perf_counter() - start, "note": note}
+
+
+def _labelled(project: Project) -> np.ndarray:
+    return np.concatenate([project.manifest.rows("train"), project.manifest.rows("val")])
