@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmfeat.config import PredictConfig
 from mmfeat.errors import RunError
 from mmfeat.heads import build_head
-from mmfeat.heads.base import Head, log_odds
+from mmfeat.heads.base import TOKENS, Head, encoder_of, log_odds
 from mmfeat.labels import decide, sigmoid
 from mmfeat.losses import class_weights, masked_bce
 from mmfeat.metrics import better, scores
@@ -33,9 +33,9 @@ class FitData:
     Attributes
     ----------
     inputs : dict of str to Tensor
-        Embeddings `(N, D)` float32 by encoder.
+        Embeddings `(N, D)` float32 by encoder; under `NAME/tokens` its tokens `(N, T, d)`, float16 as they are stored.
     present : dict of str to Tensor
-        `(N,)` bool by encoder.
+        `(N,)` and `(N, T)` bool by the same names.
     labels : Tensor
         `(N, K)` int8, or float in [0, 1] for soft targets; -1 is not known.
     numbers : np.ndarray
@@ -54,7 +54,18 @@ class FitData:
     @property
     def widths(self) -> dict[str, int]:
         """D by encoder."""
-        return {name: tensor.shape[1] for name, tensor in self.inputs.items()}
+        return {name: tensor.shape[1] for name, tensor in self.inputs.items() if not name.endswith(TOKENS)}
+
+    @property
+    def tokens(self) -> dict[str, tuple[int, int]]:
+        """T and d by encoder, for those whose tokens are there."""
+        return {
+            encoder_of(name): tuple(tensor.shape[1:]) for name, tensor in self.inputs.items() if name.endswith(TOKENS)
+        }
+
+    def only(self, name: str) -> FitData:
+        """The embeddings of one encoder, without its tokens."""
+        return dataclasses.replace(self, inputs={name: self.inputs[name]}, present={name: self.present[name]})
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class FittedHead:
 
 
 def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarray | None = None) -> FitData:
-    """Bring a FeatureTable's rows for some encoders onto a device.
+    """Bring a FeatureTable's rows for some encoders onto a device, with the tokens that the table has of them.
 
     Raises
     ------
@@ -103,7 +114,7 @@ def fit_head(
     Parameters
     ----------
     name : str
-        A head's name: `linear`, `concat`, `crossattn`.
+        A head's name, as in :data:`mmfeat.heads.HEADS`.
     config : dataclass
         The head's settings from :mod:`mmfeat.config`.
     metric : str
@@ -153,10 +164,10 @@ def _fit(name: str, data: FitData, config: Any, metric: str, rule: PredictConfig
     data = _in_order(data)
     device = data.labels.device
     torch.manual_seed(torch_seed(seed, 0))
-    head = build_head(name, data.widths, data.labels.shape[1], config).to(device)
+    head = build_head(name, data.widths, data.labels.shape[1], config, data.tokens).to(device)
     train = torch.as_tensor(data.train, device=device)
     head.fit_standardisation(
-        {n: x[train] for n, x in data.inputs.items()}, {n: p[train] for n, p in data.present.items()}
+        {n: data.inputs[n][train] for n in head.reads}, {n: data.present[n][train] for n in head.reads}
     )
     with torch.no_grad():
         head.output.bias.copy_(log_odds(data.labels[train]))
@@ -199,8 +210,8 @@ def _train_epoch(
     for step, batch in enumerate(batches, (epoch - 1) * len(batches)):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * schedule(step, total, WARM_UP)
-        inputs = {name: x[batch] for name, x in data.inputs.items()}
-        present = {name: p[batch] for name, p in data.present.items()}
+        inputs = {name: data.inputs[name][batch] for name in head.reads}
+        present = {name: data.present[name][batch] for name in head.reads}
         loss = masked_bce(head(inputs, present), data.labels[batch], weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -217,6 +228,6 @@ def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch
     rows = np.arange(len(data.labels)) if rows is None else rows
     logits = []
     for batch in torch.as_tensor(rows, device=data.labels.device).split(batch_size):
-        inputs = {name: data.inputs[name][batch] for name in head.widths}
-        logits.append(head(inputs, {name: data.present[name][batch] for name in head.widths}).float().cpu().numpy())
+        inputs = {name: data.inputs[name][batch] for name in head.reads}
+        logits.append(head(inputs, {name: data.present[name][batch] for name in head.reads}).float().cpu().numpy())
     return np.concatenate(logits) if logits else np.zeros((0, head.n_classes), np.float32)
