@@ -15,6 +15,7 @@ FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+LOSSES = ("bce", "focal", "asymmetric")
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
@@ -142,13 +143,12 @@ class HeadConfig:
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
     dropout: float = setting(0.5, low=0.0, high=0.95)  # of the last layer's inputs
-    modality_dropout: float = setting(
-        0.0, low=0.0, high=0.95
-    )  # rows of which a modality is hidden, never all of a row's
+    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # rows that lack one modality in an epoch
     epochs: int = setting(30, low=1)
     patience: int = setting(6, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
+    loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_a_fit_without_enough_memory_names_the_setting_to_lower(error, monkeypat
     def fail(*args):
         raise error
 
-    monkeypatch.setattr("mmfeat.heads.fit.masked_bce", fail)
+    monkeypatch.setattr("mmfeat.heads.stack.masked_loss", fail)
     with pytest.raises(RunError, match=r"^linear: out of memory. Lower fuse.linear.batch_size \(32 now\)$"):
         fit_head("linear", made(), CONFIGS["linear"])
 
@@ -123,7 +123,7 @@ def test_any_other_failure_of_a_fit_stays_as_it_is(monkeypatch):
     def fail(*args):
         raise RuntimeError("shapes")
 
-    monkeypatch.setattr("mmfeat.heads.fit.masked_bce", fail)
+    monkeypatch.setattr("mmfeat.heads.stack.masked_loss", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         fit_head("linear", made(), CONFIGS["linear"])
 

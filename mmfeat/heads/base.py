@@ -111,7 +111,11 @@ class Head(nn.Module):
             if tuple(inputs[key].shape[1:]) != made:
                 found, wanted = (" x ".join(map(str, shape)) for shape in (inputs[key].shape[1:], made))
                 raise RunError(f"{key!r} has a width of {found}, the head was made for {wanted}. Make it again")
-        return self.logits({key: self.standardised(key, inputs, present) for key in self.reads}, present, QUIET)
+        return self.logits(self.standardise(inputs, present), present, QUIET)
+
+    def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs that it reads as :meth:`logits` takes them."""
+        return {key: self.standardised(key, inputs, present) for key in self.reads}
 
     def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)` of standardised embeddings and tokens; in a fit `noise` drops values and modalities."""
@@ -131,7 +135,10 @@ class Head(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Each modality hidden in a share of the rows (`modality_dropout`), never all that a row has."""
         there = torch.stack([present[name] for name in self.widths], -1)  # (B, M)
-        shown = there & noise.kept(there.shape, "modality_dropout").to(there.device)
+        kept = noise.kept(there.shape, "modality_dropout")
+        if "modality_dropout" not in noise.random:
+            return x, present
+        shown = there & kept
         shown = torch.where(shown.any(-1, keepdim=True), shown, there)
         by_name = {name: shown[..., i] for i, name in enumerate(self.widths)}
         found = {}
@@ -158,6 +165,11 @@ class Head(nn.Module):
         """One input, `(B, D)` or `(B, T, d)` float32, standardised; zeros where it is absent."""
         x = (inputs[key] - getattr(self, f"mean_{key}")) / getattr(self, f"scale_{key}")
         return torch.where(present[key].unsqueeze(-1), x, torch.zeros_like(x))
+
+    @torch.no_grad()
+    def start_from(self, odds: Tensor) -> None:
+        """Begin a fit at each class's log odds `(K,)`: the output layer's bias."""
+        self.output.bias.copy_(odds)
 
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the head's own tensors."""
