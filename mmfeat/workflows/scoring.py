@@ -122,7 +122,7 @@ def run_source(project: Project, run: Run, rows: np.ndarray) -> Source:
 
 def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
     """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
-    encoders = {}
+    encoders, tokens = {}, {}
     for name in names or list(run.encoders):
         recorded = run.encoders[name]
         features = project.store.find(recorded["key"])
@@ -132,7 +132,9 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
                 f"Run: {f'mmfeat store import {name} FILE' if recorded['modality'] == OTHER else 'mmfeat extract'}"
             )
         encoders[name] = (features.spec, recorded["output_key"])
-    return project.table_of(encoders, need)
+        if run.kind != "ensemble":  # which reads its members' outputs alone
+            tokens[name] = recorded.get("tokens", 0)
+    return project.table_of(encoders, need, tokens)
 
 
 def _head_source(project: Project, run: Run, rows: np.ndarray) -> Source:
