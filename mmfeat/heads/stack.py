@@ -22,6 +22,7 @@ from mmfeat.losses import class_weights, masked_loss
 from mmfeat.randomness import epoch_order, torch_seed
 from mmfeat.schedule import schedule
 
+MOST_NUMBERS = 2**24  # in a batch without gradients
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
 
@@ -235,8 +236,9 @@ class Stack:
         rows = np.zeros((len(groups), n), dtype=np.int64)
         for line, group in zip(rows, groups, strict=True):
             line[: len(group)] = group
-        found = []
-        for batch in torch.as_tensor(rows, device=self.device).split(max(1, batch_size // len(groups)), 1):
+        found, numbers = [], sum(x[0].numel() for x in self.arrays.x.values())  # tokens are many
+        size = max(1, min(batch_size, MOST_NUMBERS // numbers) // len(groups))
+        for batch in torch.as_tensor(rows, device=self.device).split(size, 1):
             batch = batch[0] if shared else batch
             x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
             present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}

@@ -92,6 +92,11 @@ def export(
                 f"{name}: the embeddings of encoder {encoder!r} were made elsewhere, so that no folder could make them anew. "
                 f"Export a run without it"
             )
+    if runtime == "onnx" and composed.composition.tokens:
+        raise RunError(
+            f"{name}: its head reads tokens of {', '.join(composed.composition.tokens)}, which is written for torch alone. "
+            f"Use: --format torch, or a head with tokens = 'chunked'"
+        )
     encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
     rule = composed.run.record["config"]["predict"] if composed.run else project.config.values()["predict"]
     record = {

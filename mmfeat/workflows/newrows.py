@@ -21,7 +21,7 @@ from mmfeat.workflows.guests import Guests
 from mmfeat.workflows.project import Project
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
-_BATCH = 8192  # rows of embeddings that are composed at a time
+_BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions
             errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
             errors |= {**keys.reasons, **extraction.unread}
     nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
-    table = guests.table_of({n: (identity.spec, None) for n, identity in composed.identities.items()}, nothing)
+    encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
+    tokens = {name: read.number for name, read in composed.composition.tokens.items()}
+    table = guests.table_of(encoders, nothing, tokens)
     device = torch_device(project.config.device)
     composition, rule = composed.composition.to(device), project.config.predict
     parts = [
@@ -74,7 +76,7 @@ def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions
             rule.threshold,
             rule.empty,
         )
-        for batch in table.batches(_BATCH)
+        for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
     ]
     return Predictions.joined(parts, errors)
 

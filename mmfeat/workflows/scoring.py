@@ -124,7 +124,7 @@ def run_source(project: Project, run: Run, rows: np.ndarray) -> Source:
 
 def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
     """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
-    encoders = {}
+    encoders, tokens = {}, {}
     for name in names or list(run.encoders):
         recorded = run.encoders[name]
         features = project.store.find(recorded["key"])
@@ -134,7 +134,9 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
                 f"Run: {f'mmfeat store import {name} FILE' if recorded['modality'] == OTHER else 'mmfeat extract'}"
             )
         encoders[name] = (features.spec, recorded["output_key"])
-    return project.table_of(encoders, need)
+        if run.kind != "ensemble":  # which reads its members' outputs alone
+            tokens[name] = recorded.get("tokens", 0)
+    return project.table_of(encoders, need, tokens)
 
 
 def _head_source(project: Project, run: Run, rows: np.ndarray) -> Source:
@@ -170,7 +172,7 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndar
     """Logits `(S, n, K)` of a table's rows by each seed's head; a block of rows is in memory at a time."""
     heads = head_part(run.record, run.state()).to(device).seeds
     blocks, nothing = [np.zeros((len(heads), 0, len(run.classes)), np.float32)], np.zeros(0, dtype=int)
-    for part in table.batches(_BLOCK):
+    for part in table.batches(_BLOCK // 16 if table.tokens else _BLOCK):  # tokens are many
         inputs, present = part.to(device, list(run.encoders))
         data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
         blocks.append(np.stack([head_logits(head, data) for head in heads]))

@@ -37,6 +37,8 @@ def stale_because(project: Project, run: Run) -> str:
         identity = project.identity(name)
         if identity.spec.key != recorded["key"]:
             return f"encoder {name} has changed"
+        if (number := recorded.get("tokens")) and number != project.config.encoder[name].tokens:
+            return f"encoder {name} keeps other tokens: tokens = {number} -> {project.config.encoder[name].tokens}"
         if recorded["output_key"] is not None:
             if recorded["output_key"] != identity.output_key:
                 return f"the output of encoder {name} has changed"
