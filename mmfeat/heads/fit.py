@@ -109,7 +109,8 @@ def fit_head(
     metric : str
         What the epoch is chosen for. Without val rows the last epoch is kept.
     rule : PredictConfig, optional
-        How probabilities become the labels that the metric scores; the default one, when None.
+        How probabilities become the labels that the metric scores (at 0.5 where it is tuned, which is done afterwards);
+        the default one, when None.
     seed : int
         Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 
@@ -175,7 +176,7 @@ def _fit(name: str, data: FitData, config: Any, metric: str, rule: PredictConfig
             logits = head_logits(head, data, data.val)
             if not np.isfinite(logits).all():
                 raise RunError(_diverged(name, config, f"the logits of epoch {epoch} are not finite"))
-            decided = decide(sigmoid(logits), rule.threshold, rule.empty)
+            decided = decide(sigmoid(logits), rule.untuned, rule.empty)
             figures = scores(data.labels[data.val].cpu().numpy(), decided, logits)
             value = figures.value(metric)
             record |= {"val_loss": figures.value("loss"), f"val_{metric}": value}
