@@ -176,7 +176,9 @@ class Weighted:
     def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every figure `(R,)` with rows counted by weights `(R, N)` float32 of whole numbers."""
         f1, whole, loss, n_known = ((weights @ self.rows) / weights.sum(1, keepdims=True, dtype=np.float64)).T
-        hit, said, yes, right, known = ((weights @ cells).astype(np.float64) for cells in self.cells)  # (R, K), exact to 2^24
+        hit, said, yes, right, known = (
+            (weights @ cells).astype(np.float64) for cells in self.cells
+        )  # (R, K), exact to 2^24
         class_f1 = np.where(yes > 0, 2 * hit / np.maximum(said + yes, 1), np.nan)
         accuracy = np.where(known > 0, right / np.maximum(known, 1), np.nan)
         by_row = np.ascontiguousarray(weights.T)

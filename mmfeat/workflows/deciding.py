@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 
+from mmfeat.config import PredictConfig
 from mmfeat.errors import ConfigError
 from mmfeat.models.decisions import Decision, crossfitted, fitted
 from mmfeat.models.figures import Figures, figures_of
@@ -42,15 +46,36 @@ def shipped_decision(project: Project, name: str) -> Decision:
     return fitted(config.predict, config.metric, project.manifest.labels[rows], source(project, name, rows).logits)
 
 
-def decision_for(project: Project, name: str, rows: np.ndarray) -> Decision:
-    """What decides some rows of the project by a run or an encoder, in their order; raises as `shipped_decision`."""
-    shipped = shipped_decision(project, name)
+def decision_for(project: Project, name: str, rows: np.ndarray, shipped: Decision | None = None) -> Decision:
+    """What decides some rows of the project by a run or an encoder, in their order; raises as `shipped_decision`.
+
+    Parameters
+    ----------
+    shipped : Decision, optional
+        What `shipped_decision` gave, where it is known.
+    """
+    shipped = shipped_decision(project, name) if shipped is None else shipped
     val = project.manifest.rows("val")
     at = np.full(project.manifest.n_samples, -1)
     at[val] = np.arange(len(val))
     if not project.config.predict.fits or not (at[rows] >= 0).any():
         return shipped
     return shipped.with_rows(decision_on(project, val, source(project, name, val).logits), at[rows], len(rows))
+
+
+def decision_record(project: Project, logits: np.ndarray) -> dict[str, Any] | None:
+    """What a run ships by the logits `(n_val, K)` of its val rows, as run.json keeps it; None where it cannot be fitted."""
+    manifest, config = project.manifest, project.config
+    rows = manifest.rows("val")
+    if config.predict.fits and not len(rows):
+        return None
+    decision = fitted(config.predict, config.metric, manifest.labels[rows], logits)
+    return {**decision.as_dict(), "fitted": how_decided(project)}
+
+
+def same_rule(record: dict[str, Any], rule: PredictConfig) -> bool:
+    """Whether a run's figures were made by the `[predict]` of today."""
+    return dataclasses.asdict(PredictConfig()) | record["config"]["predict"] == dataclasses.asdict(rule)
 
 
 def how_decided(project: Project) -> str:

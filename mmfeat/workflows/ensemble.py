@@ -14,7 +14,7 @@ from mmfeat.models.ensembles import RECIPE_HEADS, RECIPE_TEXTS
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, RunLogits, all_runs, already_made, save_run
 from mmfeat.table import rows_digest
-from mmfeat.workflows.deciding import figures_on_val
+from mmfeat.workflows.deciding import decision_record, figures_on_val
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
 from mmfeat.workflows.scoring import Source, mean_source, source, training_prior
@@ -161,6 +161,7 @@ def _save(
         "head_mb": sum(parts.heads.values()),
         "seconds": 0.0,
         "figures": {"val": figures, "val_seeds": []},
+        "decision": decision_record(project, kept.logits[: len(val)]),
         "fingerprint": fingerprint,
         **common_record(project),
     }

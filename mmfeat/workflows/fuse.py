@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import PredictConfig
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import ConfigError, DataError, MissingFeatures, RunError
@@ -21,7 +20,7 @@ from mmfeat.models.figures import FigureLine, Figures
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
-from mmfeat.workflows.deciding import figures_on_val
+from mmfeat.workflows.deciding import decision_record, figures_on_val, same_rule
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
@@ -175,6 +174,7 @@ def save_head_run(
         "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
         "head_mb": head_mb,
         "figures": {"val": mean, "val_seeds": seeds},
+        "decision": decision_record(project, logits.mean(0)[val]),
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
@@ -215,7 +215,10 @@ def baselines(
             figures = figures_on_val(project, encoder_source(project, identity, val).logits)
             lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
         except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
-            settings = {"settings": dataclasses.asdict(config.fuse.linear), "predict": dataclasses.asdict(config.predict)}
+            settings = {
+                "settings": dataclasses.asdict(config.fuse.linear),
+                "predict": dataclasses.asdict(config.predict),
+            }
             same = kept.get(name, {}).items() >= settings.items()
             linear[name] = kept[name] if same else {**settings, **_linear_baseline(project, name)}
             lines.append(FigureLine.recorded(f"{name}, linear head", linear[name]["val"], linear[name]["seconds"]))
@@ -247,7 +250,7 @@ def head_lines(project: Project, run: Run) -> list[FigureLine]:
 def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
     """Figures of each seed on val: those of run.json, but by the decisions of today."""
     config, record = project.config, run.record
-    if PredictConfig(**record["config"]["predict"]) == config.predict:
+    if same_rule(record, config.predict):
         return record["figures"]["val_seeds"]
     val = project.manifest.rows("val")
     table = recorded_table(project, run, val).take(val)
