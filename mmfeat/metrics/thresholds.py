@@ -126,11 +126,12 @@ def _candidates(yeses: np.ndarray, everything: np.ndarray, limit: int) -> np.nda
     yeses = np.sort(yeses)
     if len(yeses) > limit:
         yeses = yeses[np.linspace(0, len(yeses) - 1, limit).round().astype(np.int64)]
-    above = np.append(np.unique(yeses), np.ones(1, ordered.dtype))
+    above = np.unique(yeses)
     at = np.searchsorted(ordered, above)
     below = np.where(at > 0, ordered[at - 1], 0)
     middle = (below + above) / 2
-    return np.unique(np.where(middle < above, middle, below).astype(ordered.dtype))
+    cuts = np.where(middle < above, middle, below)
+    return np.unique(np.append(cuts, (ordered[-1] + 1) / 2).astype(ordered.dtype))
 
 
 def _nearest(candidates: np.ndarray, values: np.ndarray, wanted: float) -> np.floating:
