@@ -170,11 +170,18 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
         return _read(hint, value, dotted + ".", where)
     value = _typed(hint, value, dotted, where)
     choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
-    if choices and value not in choices:
+    numeric = low is not None
+    if choices and value not in choices and (isinstance(value, str) or not numeric):
         found = _show(value)
+        if numeric:
+            raise ConfigError(
+                f"{where(dotted)}: {dotted} must be a number from {low:g} to {high:g} or one of: {', '.join(choices)}; found {found}"
+            )
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
     if f.metadata.get("filled") and not value:
         raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
+    if isinstance(value, str):
+        return value
     if (low is not None and value < low) or (high is not None and value > high):
         plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
         bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import FigureLine
 from mmfeat.texts import counted, shown
 
@@ -51,6 +54,18 @@ def figure_table(title: str, lines: Sequence[FigureLine], metric: str = "") -> s
             cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
         rows.append([*cells, line.note])
     return table(head, rows)
+
+
+def about_decision(decision: Decision, fitted: str = "") -> str:
+    """Threshold and temperature in a few words, and what they were fitted on, if they were."""
+    threshold = decision.threshold
+    if isinstance(threshold, np.ndarray):
+        text = f"thresholds by class from {threshold.min():.3f} to {threshold.max():.3f}"
+    else:
+        text = f"threshold {threshold:.4g}"
+    if decision.temperature != 1.0:
+        text += f", temperature {decision.temperature:.4g}"
+    return f"{text} ({fitted})" if fitted else text
 
 
 def about_figures(n_left_out: int, rows: str, seeds: bool = False) -> str:

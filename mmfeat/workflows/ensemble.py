@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,10 @@ from mmfeat.errors import DataError, RunError
 from mmfeat.files import digest_json
 from mmfeat.learned import NOTHING
 from mmfeat.models.ensembles import RECIPE_HEADS, RECIPE_TEXTS
-from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, RunLogits, all_runs, already_made, save_run
 from mmfeat.table import rows_digest
+from mmfeat.workflows.deciding import decision_record, figures_on_val
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
 from mmfeat.workflows.scoring import Source, mean_source, source, training_prior
@@ -57,7 +57,7 @@ def ensemble(project: Project, members: list[str]) -> EnsembleResult:
         {"kind": "ensemble", "members": parts.members,
          "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
          "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]), "classes": list(manifest.classes),
-         "predict": dataclasses.asdict(project.config.predict)}
+         "predict": project.config.predict.of_training()}
     )  # fmt: skip
     run = already_made(project.runs, fingerprint)
     made = run is None
@@ -138,10 +138,9 @@ def _lines(project: Project, names: list[str], sources: list[Source]) -> list[Fi
     val = manifest.rows("val")
     if not len(val):
         return []
-    rule, labels = project.config.predict, manifest.labels[val]
     notes = [*(in_sample(project, name, val) for name in names), ""]
     return [
-        FigureLine.of(s.name, figures_of(labels, s.logits[: len(val)], rule), note=note)
+        FigureLine.of(s.name, figures_on_val(project, s.logits[: len(val)]), note=note)
         for s, note in zip(sources, notes, strict=True)
     ]
 
@@ -152,7 +151,7 @@ def _save(
     manifest = project.manifest
     val, figures = manifest.rows("val"), None
     if len(val):
-        figures = figures_of(manifest.labels[val], kept.logits[: len(val)], project.config.predict).as_dict()
+        figures = figures_on_val(project, kept.logits[: len(val)]).as_dict()
     record = {
         "kind": "ensemble",
         "members": parts.members,
@@ -162,6 +161,7 @@ def _save(
         "head_mb": sum(parts.heads.values()),
         "seconds": 0.0,
         "figures": {"val": figures, "val_seeds": []},
+        "decision": decision_record(project, kept.logits[: len(val)]),
         "fingerprint": fingerprint,
         **common_record(project),
     }
