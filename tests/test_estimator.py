@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import mmfeat.estimator
+import mmfeat.estimator.classifier
 from mmfeat import FusionClassifier
 
 QUICK = {"lr": 0.1, "epochs": 4, "batch_size": 64, "random_state": 0, "device": "cpu"}
@@ -36,7 +36,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_the_example_in_its_docstring():
-    assert doctest.testmod(mmfeat.estimator).failed == 0
+    assert doctest.testmod(mmfeat.estimator.classifier).failed == 0
 
 
 def test_a_dict_and_its_columns_are_one_model(arrays):

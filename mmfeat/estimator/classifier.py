@@ -1,11 +1,9 @@
-"""FusionClassifier: the fit of all heads as a scikit-learn estimator, on arrays, without a project or a store."""
+"""The fit of all heads behind scikit-learn's interface."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import operator
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +12,14 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import assert_all_finite, check_array, check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mmfeat.config import METRICS, FuseConfig, PredictConfig
 from mmfeat.configfile import read_settings
 from mmfeat.devices import torch_device
 from mmfeat.errors import ConfigError, RunError
+from mmfeat.estimator.arrays import column_ranges, encoded, joined
 from mmfeat.heads import HEADS, build_head, head_config
 from mmfeat.heads.fit import FitData, fit_heads, head_logits
 from mmfeat.heads.members import Member
@@ -29,8 +27,6 @@ from mmfeat.labels import EMPTY, decide, sigmoid
 from mmfeat.randomness import id_numbers
 
 _SETTINGS = ("lr", "weight_decay", "dropout", "epochs", "patience", "batch_size", "loss", "weights")
-_WHOLE = "x"  # the one modality of an array without `modalities`
-_BATCH = 8192
 
 
 class FusionClassifier(ClassifierMixin, BaseEstimator):
@@ -143,7 +139,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         """
         settings, device = self._settings(), self._device()
         x, present = self._joined(X, fitting=True)
-        labels = self._encoded(y)
+        self._kind, self.classes_, labels = encoded(y)
         if len(labels) != len(x):
             raise ValueError(f"X has {len(x)} samples, y has {len(labels)}: inconsistent numbers of samples")
         self._check_head(settings, labels.shape[1])
@@ -192,7 +188,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         nothing = np.zeros(0, dtype=int)
         data = FitData(inputs, there, torch.zeros(len(x), 0, device=device), nothing, nothing, nothing)
         for head in self.heads_:
-            total = total + head_logits(copy.deepcopy(head).to(device), data, batch_size=_BATCH)
+            total = total + head_logits(copy.deepcopy(head).to(device), data).astype(np.float64)
         return total / len(self.heads_)
 
     def _tensors(
@@ -212,69 +208,14 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         if issparse(X) or not isinstance(X, Mapping):  # a sparse matrix may be one
             x = validate_data(self, X, dtype=np.float64, reset=fitting)
             if fitting:
-                self.modalities_ = self._columns(x.shape[1])
+                self.modalities_ = column_ranges(self.modalities, x.shape[1])
             return x, {name: np.ones(len(x), dtype=bool) for name in self.modalities_}
+        x, present, ranges = joined(X, None if fitting else self.modalities_)
         if fitting:
-            read = {name: _rows(name, values) for name, values in X.items()}
-            ends = np.cumsum([0, *(values.shape[1] for values in read.values())]).tolist()
-            self.modalities_ = {_named(name): (ends[i], ends[i + 1]) for i, name in enumerate(read)}
-            self.n_features_in_ = ends[-1]
+            self.modalities_, self.n_features_in_ = ranges, x.shape[1]
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
-        elif set(X) != set(self.modalities_):
-            raise ValueError(f"X has the modalities {list(X)}, the fit had {list(self.modalities_)}")
-        else:
-            n = max((len(values) for values in X.values() if values is not None), default=0)
-            read = {
-                name: np.full((n, stop - start), np.nan) if X[name] is None else _rows(name, X[name], stop - start)
-                for name, (start, stop) in self.modalities_.items()
-            }
-        lengths = {name: len(values) for name, values in read.items()}
-        if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
-            raise ValueError(f"X: the modalities need one number of rows, 1 or more; found {lengths}")
-        present = {name: ~np.isnan(values).any(1) for name, values in read.items()}
-        return np.nan_to_num(np.hstack(list(read.values())), nan=0.0), present
-
-    def _columns(self, width: int) -> dict[str, tuple[int, int]]:
-        if self.modalities is None:
-            return {_WHOLE: (0, width)}
-        found = {}
-        for name, columns in self.modalities.items():
-            try:
-                part = columns if isinstance(columns, slice) else slice(*columns)
-                start, stop = operator.index(part.start or 0), operator.index(width if part.stop is None else part.stop)
-                fits = 0 <= start < stop <= width and part.step in (None, 1)
-            except TypeError:
-                fits = False
-            if not fits:
-                raise ValueError(f"modalities[{name!r}] = {columns!r}: write (start, stop) of columns 0 to {width}")
-            found[_named(name)] = (start, stop)
-        if not found:
-            raise ValueError("modalities is empty. Name one, or leave it out")
-        return found
-
-    def _encoded(self, y: Any) -> np.ndarray:
-        """Labels `(N, K)` int8 of 1, 0 and -1; sets `classes_` and what kind of labels they are."""
-        if y is None:
-            raise ValueError("FusionClassifier requires y to be passed, but the target y is None")
-        y = y.toarray() if issparse(y) else np.asarray(y)
-        if y.ndim == 2 and y.shape[1] > 1:
-            if not np.isin(y, (-1, 0, 1)).all():
-                raise ValueError(
-                    "y: several labels a sample are columns of 0, 1 and -1 (not known). Unknown label type"
-                )
-            self._kind, self.classes_ = "multilabel", np.arange(y.shape[1])
-            return y.astype(np.int8)
-        y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
-        check_classification_targets(y)
-        self.classes_, at = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y: two classes or more are needed, found one class: {self.classes_.tolist()}")
-        self._kind = "binary" if len(self.classes_) == 2 else "multiclass"
-        if self._kind == "binary":
-            return at[:, None].astype(np.int8)
-        return (at[:, None] == np.arange(len(self.classes_))).astype(np.int8)
+        return x, present
 
     def _held_out(self, labels: np.ndarray, rows: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
         """Rows that are trained on, and rows that choose the epoch."""
@@ -332,34 +273,3 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
             return torch_device(self.device)
         except ConfigError as error:
             raise ValueError(str(error)) from None
-
-
-def _named(name: Any) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w-]*", name):
-        raise ValueError(f"a modality's name is letters, digits, - and _, found {name!r}")
-    return name
-
-
-def _rows(name: str, values: Any, width: int | None = None) -> np.ndarray:
-    """One modality `(N, D)` float64; a row that it lacks is NaN throughout.
-
-    Raises
-    ------
-    ValueError
-        Not of this shape, infinite, or NaN in a part of a row.
-    """
-    if values is None:
-        raise ValueError(f"X[{name!r}] is None: a fit needs rows of every modality")
-    if isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.dtype == object):
-        lengths = {len(row) for row in values if row is not None}
-        if len(lengths) == 1 and any(row is None for row in values):
-            blank = [np.nan] * lengths.pop()
-            values = [blank if row is None else row for row in values]
-    found = check_array(values, dtype=np.float64, ensure_all_finite="allow-nan", input_name=f"X[{name!r}]")
-    if width is not None and found.shape[1] != width:
-        raise ValueError(f"X[{name!r}] has {found.shape[1]} features, the fit had {width}")
-    lacking = np.isnan(found)
-    partly = np.flatnonzero(lacking.any(1) & ~lacking.all(1))
-    if len(partly):
-        raise ValueError(f"X[{name!r}]: {len(partly)} rows are NaN in some columns only (first: row {partly[0]})")
-    return found
