@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfeat.errors import MissingFeatures
+from mmfeat.errors import MissingFeatures, StoreError
 from mmfeat.files import digest_bytes
 from mmfeat.labels import rows_of
 from mmfeat.store import EncoderSpec, FeatureStore, MappedRows
 from mmfeat.store.status import stale_rows
+from mmfeat.texts import shown
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +115,11 @@ class FeatureTable:
         -------
         tuple of dict
             Embeddings `(N, D)` float32 by encoder, zeros where not present, and presence `(N,)` bool by encoder.
+
+        Raises
+        ------
+        StoreError
+            A value is not finite; the message says of which encoder and which rows.
         """
         import torch
 
@@ -127,6 +133,7 @@ class FeatureTable:
                 # Moved in the store's own type, since float16 is half the bytes.
                 values[block] = torch.from_numpy(np.require(rows[block], requirements=["C", "W"])).to(device).float()
             inputs[name] = values.masked_fill_(~there[:, None], 0)
+            _check_finite(name, inputs[name], self.ids)
             present[name] = there
         return inputs, present
 
@@ -153,6 +160,20 @@ def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
             for i, line in zip(ids[block], content, strict=True)
         )
     return digest_bytes(b"".join(sorted(lines)))
+
+
+def _check_finite(name: str, values: torch.Tensor, ids: np.ndarray) -> None:
+    import torch
+
+    doubtful = torch.nonzero(~torch.isfinite(values.sum(1))).flatten()  # a sum of large numbers may overflow as well
+    bad = doubtful[~torch.isfinite(values[doubtful]).all(1)]
+    if len(bad):
+        rows = ", ".join(repr(shown(str(ids[row]), 40)) for row in bad[:3].tolist())
+        more = ", ..." if len(bad) > 3 else ""
+        raise StoreError(
+            f"embeddings of encoder {name!r} are not finite for {len(bad):,} of {len(ids):,} rows ({rows}{more}). "
+            f"To see which files: mmfeat store verify; encode anew with another precision under [encoder.{name}]"
+        )
 
 
 def _take(values: MappedRows | np.ndarray, rows: np.ndarray | slice) -> MappedRows | np.ndarray:

@@ -13,13 +13,16 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import ConfigError, DataError, MissingFeatures, RunError
 from mmfeat.files import digest_json
 from mmfeat.heads import head_config
-from mmfeat.heads.fit import FitData, FittedHead, fit_data, fit_head, head_logits
+from mmfeat.heads.epochs import FittedHead
+from mmfeat.heads.fit import FitData, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.members import Member
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import FigureLine, Figures, figures_of
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
+from mmfeat.texts import counted
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
@@ -84,12 +87,16 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
 
 def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
     """The same head once for each of the project's seeds."""
-    config, fits = project.config, []
-    with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
-        for seed in seeds_of(project):
-            fits.append(fit_head(head, data, settings, metric=config.metric, rule=config.predict, seed=seed))
-            bar.advance(1, f"best epoch {fits[-1].best_epoch}")
-    return fits
+    config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
+    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs, "epochs") as bar:
+        return fit_heads(
+            head,
+            data,
+            members,
+            metric=config.metric,
+            rule=config.predict,
+            on_epoch=lambda _, note: bar.advance(1, note),
+        )
 
 
 def seeds_of(project: Project) -> list[int]:
