@@ -6,10 +6,13 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+from mmfeat.files import write_atomic
 from mmfeat.models.comparison import Compared
 from mmfeat.models.figures import FigureLine
+from mmfeat.report.plots import plot_comparison
 from mmfeat.report.tables import left_out, table
 from mmfeat.texts import shown
 
@@ -33,6 +36,8 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int) -> str:
             [
                 f"samples-F1: {what}± half the 95 % bootstrap interval.{seed} No figure is of rows that were trained on, "
                 "unless a line says so.",
+                "Sets right: rows whose whole label set is; per class: accuracy of single labels. A line that says nothing of "
+                "chance is behind the best by more than chance.",
                 "Seconds to train and µs to predict a row from cached embeddings: one seed's heads. MB: with the encoders, "
                 "and the heads of all seeds alone.",
                 "These rows also chose the epochs, and the best is the best of many on them: for a figure to publish fuse "
@@ -48,7 +53,7 @@ def _cells(
 ) -> tuple[list[str], list[list[str]]]:  # fmt: skip
     several = any(line.spread is not None for line in lines)
     head = [title, "samples-F1", *(["one seed"] if several else []), "macro-F1", "mAP", "loss", "sets right"]
-    head += ["accuracy per class", "train s", "µs a row", "MB", "heads MB"]
+    head += ["per class", "train s", "µs a row", "MB", "heads MB"]
     rows = []
     for line in baselines:
         loss = "" if line.label == _COMMONEST else f"{line.loss:.4f}"
@@ -69,6 +74,33 @@ def _cells(
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
+
+
+def write_comparison(
+    folder: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str]
+) -> tuple[list[Path], bool]:  # fmt: skip
+    """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
+
+    Returns
+    -------
+    tuple
+        The four files, and whether anything was written.
+    """
+    texts = {
+        "models.csv": models_csv(lines, baselines),
+        "classes.csv": classes_csv(lines, classes),
+        "comparison.md": markdown(title, lines, baselines, classes),
+    }
+    written = False
+    for name, text in texts.items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
+            write_atomic(folder / name, text)
+            written = True
+    plot = folder / "comparison.png"
+    if written or not plot.is_file():
+        plot_comparison(plot, title, lines, baselines)
+        written = True
+    return [*(folder / name for name in texts), plot], written
 
 
 def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> str:

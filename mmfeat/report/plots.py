@@ -48,11 +48,13 @@ def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines
     axes.axvline(best, color="#777777", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_xlim(low - 1.2 * margin, high + margin)
     axes.set_yticks(range(len(rows)), [shown(row[0]) for row in rows], parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("samples-F1, 95 % bootstrap interval over rows")
     axes.set_title(f"Heads compared on {title}", loc="left", parse_math=False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(_LOOKS), frameon=False)
+    handles, groups = axes.get_legend_handles_labels()
+    if len(groups) > 1:
+        figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

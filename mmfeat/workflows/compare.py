@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import DataError, MissingFeatures, RunError
-from mmfeat.files import digest_json, read_memory, write_atomic, write_json
+from mmfeat.files import digest_json, read_memory, write_json
 from mmfeat.heads import HEADS, head_config, head_for, takes
 from mmfeat.heads.fit import FitData, fit_data, head_logits
 from mmfeat.metrics import better
@@ -32,8 +32,7 @@ from mmfeat.models.comparison import (
 from mmfeat.models.ensembles import RECIPE_HEADS
 from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.randomness import id_numbers
-from mmfeat.report.comparison import classes_csv, markdown, models_csv
-from mmfeat.report.plots import plot_comparison
+from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.fuse import baselines, fit_seeds, head_fingerprint, head_inputs, resolved_config, seeds_of
 from mmfeat.workflows.project import Project
@@ -80,7 +79,7 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
     """Train every head that takes the project's inputs, or the named ones, and score them beside encoders and means.
 
     Nothing that the project uses is changed: what is made lies in `comparisons/`. What is there already is not made
-    again, so that an interrupted comparison goes on.
+    again, so that an interrupted comparison goes on; it is shown also where other heads are named.
 
     Raises
     ------
@@ -98,16 +97,18 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
             "manifest.parquet: no val rows to compare on. Set [split] val in mmfeat.toml and run: mmfeat init"
         )
     work = _Comparison(project)
-    parts = {name: work.encoder(name) for name in work.identities}
-    failed = {}
-    for head in heads:
+    parts, failed = {name: work.encoder(name) for name in work.identities}, {}
+    for head in _paper_first([name for name in HEADS if takes(name, len(work.identities))]):
         try:
-            parts[f"head {head}"] = work.head(head)
+            part = work.head(head, train=head in heads)
         except RunError as error:  # the others are compared all the same
             failed[head] = str(error)
-    lines = compared(work.candidates(parts, heads), project.manifest.labels[val], project.config.predict)
+            continue
+        if part is not None:
+            parts[f"head {head}"] = part
+    lines = compared(work.candidates(parts), project.manifest.labels[val], project.config.predict)
     cheap = work.baselines(parts)
-    files, written = _report(work.folder, lines, cheap, project.manifest.classes, len(val))
+    files, written = write_comparison(work.folder, f"{len(val):,} val rows", lines, cheap, project.manifest.classes)
     return CompareResult(
         lines, cheap, failed, work.made or written, work.folder, files, len(project.manifest.rows("train")), len(val),
         len(seeds_of(project)), _after(project, lines),
@@ -115,7 +116,7 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
 
 
 def _heads(project: Project, names: list[str] | None) -> list[str]:
-    """The heads to compare, the paper's first."""
+    """The heads to train."""
     inputs, fuse = project.config.fuse.inputs, project.config.fuse
     for name in names or ():
         if name not in HEADS:
@@ -126,7 +127,11 @@ def _heads(project: Project, names: list[str] | None) -> list[str]:
     found = [name for name in HEADS if (name in names if names else takes(name, len(inputs)))]
     if not names and "concat" in found and head_config("linear", fuse) == head_config("concat", fuse):
         found.remove("linear")  # on several inputs it is the same head
-    return sorted(found, key=lambda name: list(PAPER_HEADS).index(name) if name in PAPER_HEADS else len(PAPER_HEADS))
+    return found
+
+
+def _paper_first(heads: list[str]) -> list[str]:
+    return [*(name for name in PAPER_HEADS if name in heads), *(name for name in heads if name not in PAPER_HEADS)]
 
 
 class _Comparison:
@@ -173,11 +178,12 @@ class _Comparison:
 
         return self._kept(f"output-{name}", fingerprint, own)
 
-    def head(self, head: str) -> Part:
-        """A head on all inputs."""
+    def head(self, head: str, train: bool) -> Part | None:
+        """A head on all inputs; None where it is not there and shall not be trained."""
         settings = resolved_config(self.project, head, self.identities)
         fingerprint = head_fingerprint(self.project, "compared", head, settings, self.identities, self.table)
-        return self._kept(f"head-{head}", fingerprint, lambda: self._fitted(head, settings, list(self.identities)))
+        fitted = (lambda: self._fitted(head, settings, list(self.identities))) if train else None
+        return self._kept(f"head-{head}", fingerprint, fitted)
 
     def _fitted(self, head: str, settings: object, names: list[str]) -> Part:
         data = self.data
@@ -194,15 +200,15 @@ class _Comparison:
             sum(fit.head.size_mb() for fit in fits),
         )
 
-    def _kept(self, name: str, fingerprint: str, make: Callable[[], Part]) -> Part:
+    def _kept(self, name: str, fingerprint: str, make: Callable[[], Part] | None) -> Part | None:
         file = self.folder / f"{name}.safetensors"
         part = kept_part(file, self.numbers, fingerprint)
-        if part is None:
+        if part is None and make is not None:
             part, self.made = make(), True
             save_part(file, part, self.numbers, fingerprint)
         return part
 
-    def candidates(self, parts: dict[str, Part], heads: list[str]) -> list[Candidate]:
+    def candidates(self, parts: dict[str, Part]) -> list[Candidate]:
         """The paper's models in its order (Vision, NLP, FM1, +FCNN, FM2, +Cross attention FCNN, FM3), then the others."""
         names = list(self.identities)
         modalities = [identity.spec.modality for identity in self.identities.values()]
@@ -219,9 +225,8 @@ class _Comparison:
         if len(names) == 2:
             means = {"fm1": mean_part([parts[name] for name in names], self.prior)}
             found.append(self._candidate("fm1", "FM1", means["fm1"], outputs, True))
-        for head in heads:
-            if (part := parts.get(f"head {head}")) is None:
-                continue
+        for head in (name.removeprefix("head ") for name in parts if name.startswith("head ")):
+            part = parts[f"head {head}"]
             label = f"{PAPER_HEADS[head]} ({head})" if head in PAPER_HEADS else head
             found.append(self._candidate(head, label, part, dict.fromkeys(names, False), head in PAPER_HEADS))
             if recipe := recipes.get(head):
@@ -276,28 +281,6 @@ def _microseconds(predict: Callable[[Tensor], Tensor | np.ndarray], n_rows: int)
                 found.cpu()  # waits for a GPU
             times.append(time.perf_counter() - start)
     return float(np.median(times[1:])) / CLOCKED * 1e6
-
-
-def _report(
-    folder: Path, lines: list[Compared], cheap: list[FigureLine], classes: tuple[str, ...], n_val: int
-) -> tuple[list[Path], bool]:
-    """Write what is not there, or says something else; the plot with them."""
-    title = f"{n_val:,} val rows"
-    texts = {
-        "models.csv": models_csv(lines, cheap),
-        "classes.csv": classes_csv(lines, classes),
-        "comparison.md": markdown(title, lines, cheap, classes),
-    }
-    written = False
-    for name, text in texts.items():
-        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
-            write_atomic(folder / name, text)
-            written = True
-    plot = folder / "comparison.png"
-    if written or not plot.is_file():
-        plot_comparison(plot, title, lines, cheap)
-        written = True
-    return [*(folder / name for name in texts), plot], written
 
 
 def _after(project: Project, lines: list[Compared]) -> str:
