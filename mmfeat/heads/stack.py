@@ -101,7 +101,7 @@ class Stack:
     def _noise_widths(self, head: Head) -> dict[str, int]:
         """How many random numbers a row takes, for the rates that drop anything in this stack."""
         counter = Widths()
-        one = {name: x[:1] for name, x in self.arrays.x.items()}
+        one = {name: x[:1].float() for name, x in self.arrays.x.items()}
         with torch.no_grad():
             head.logits(one, {name: p[:1] for name, p in self.arrays.present.items()}, counter)
         return {rate: w for rate, w in counter.counted.items() if any(s.rates.get(rate) for s in self.streams)}
