@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mmfeat.estimator.classifier
 from mmfeat import FusionClassifier
+from mmfeat.heads import HEADS, takes
 
 QUICK = {"lr": 0.1, "epochs": 4, "batch_size": 64, "random_state": 0, "device": "cpu"}
 
@@ -47,6 +48,19 @@ def test_a_dict_and_its_columns_are_one_model(arrays):
     assert columns.modalities_ == parts.modalities_ == {"image": (0, 6), "text": (6, 9)}
     np.testing.assert_array_equal(columns.predict_proba(whole), parts.predict_proba({"text": text, "image": image}))
     np.testing.assert_array_equal(parts.predict_proba(whole[:7]), columns.predict_proba(whole)[:7])
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_every_head(arrays, head):
+    """A row's logits do not depend on the rows beside it; of one modality only those heads are made that take it."""
+    image, text, y = arrays
+    x = {"image": image, "text": text}
+    model = FusionClassifier(head, **{**QUICK, "epochs": 1}).fit(x, y)
+    some = {name: rows[5:8] for name, rows in x.items()}
+    np.testing.assert_allclose(model.decision_function(some), model.decision_function(x)[5:8], atol=1e-7)
+    if not takes(head, 1):
+        with pytest.raises(ValueError, match="two encoders"):
+            FusionClassifier(head, **QUICK).fit(image, y)
 
 
 def test_a_modality_that_is_not_there_says_nothing(arrays):

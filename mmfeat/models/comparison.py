@@ -169,7 +169,8 @@ def save_part(file: Path, part: Part, numbers: np.ndarray, fingerprint: str) -> 
     from safetensors.numpy import save_file
 
     about = {name: getattr(part, name) for name in _NUMBERS} | {"format": FORMAT, "fingerprint": fingerprint}
-    tensors = {"logits": part.logits.astype(np.float32), "known": part.known, "ids": numbers}
+    logits = np.ascontiguousarray(part.logits, dtype=np.float32)  # safetensors writes memory as it lies
+    tensors = {"logits": logits, "known": np.ascontiguousarray(part.known), "ids": np.ascontiguousarray(numbers)}
     with atomic_path(file) as temporary:
         save_file(tensors, temporary, {"mmfeat": json.dumps(about)})
 

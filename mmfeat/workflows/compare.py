@@ -98,7 +98,7 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
         )
     work = _Comparison(project)
     parts, failed = {name: work.encoder(name) for name in work.identities}, {}
-    for head in _paper_first([name for name in HEADS if takes(name, len(work.identities))]):
+    for head in _taking(project):
         try:
             part = work.head(head, train=head in heads)
         except RunError as error:  # the others are compared all the same
@@ -124,13 +124,15 @@ def _heads(project: Project, names: list[str] | None) -> list[str]:
         if not takes(name, len(inputs)):
             instead = ", ".join(n for n in HEADS if takes(n, len(inputs)))
             raise RunError(f"{name} does not take the inputs {', '.join(inputs)}. Use one of: {instead}")
-    found = [name for name in HEADS if (name in names if names else takes(name, len(inputs)))]
+    found = [name for name in _taking(project) if not names or name in names]
     if not names and "concat" in found and head_config("linear", fuse) == head_config("concat", fuse):
         found.remove("linear")  # on several inputs it is the same head
     return found
 
 
-def _paper_first(heads: list[str]) -> list[str]:
+def _taking(project: Project) -> list[str]:
+    """The heads that take the project's inputs, the paper's first."""
+    heads = [name for name in HEADS if takes(name, len(project.config.fuse.inputs))]
     return [*(name for name in PAPER_HEADS if name in heads), *(name for name in heads if name not in PAPER_HEADS)]
 
 
@@ -139,7 +141,7 @@ class _Comparison:
 
     def __init__(self, project: Project) -> None:
         self.project, self.made = project, False
-        self.identities, self.table, self.rows = head_inputs(project)
+        self.identities, self.table, self.rows = head_inputs(project, heads=_taking(project))
         self.val = project.manifest.rows("val")
         self.numbers = id_numbers(project.manifest.ids[self.val])
         self.prior = training_prior(project)
@@ -180,16 +182,13 @@ class _Comparison:
 
     def head(self, head: str, train: bool) -> Part | None:
         """A head on all inputs; None where it is not there and shall not be trained."""
-        settings = resolved_config(self.project, head, self.identities)
+        settings = resolved_config(self.project, head, self.identities, self.table)
         fingerprint = head_fingerprint(self.project, "compared", head, settings, self.identities, self.table)
         fitted = (lambda: self._fitted(head, settings, list(self.identities))) if train else None
         return self._kept(f"head-{head}", fingerprint, fitted)
 
     def _fitted(self, head: str, settings: object, names: list[str]) -> Part:
-        data = self.data
-        if len(names) < len(self.identities):
-            only = {name: data.inputs[name] for name in names}, {name: data.present[name] for name in names}
-            data = dataclasses.replace(data, inputs=only[0], present=only[1])
+        data = self.data if len(names) == len(self.identities) else self.data.only(*names)
         fits = fit_seeds(self.project, head, data, settings)
         one = fits[0].head
         return Part(
