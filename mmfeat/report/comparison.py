@@ -40,8 +40,8 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int) -> str:
                 "chance is behind the best by more than chance.",
                 "Seconds to train and µs to predict a row from cached embeddings: one seed's heads. MB: with the encoders, "
                 "and the heads of all seeds alone.",
-                "These rows also chose the epochs, and the best is the best of many on them: for a figure to publish fuse "
-                "it and type mmfeat evaluate --split test.",
+                "These rows also chose the epochs, and the best is the best of many on them: a figure to publish is of test "
+                "rows ([split] test): mmfeat evaluate --split test.",
                 left_out(lines[0].figures.scores.n_classes_left_out),
             ],
         )
