@@ -50,9 +50,7 @@ def random_data(n: int = 30_000, n_classes: int = 18, seed: int = 0) -> FitData:
     labels = torch.from_numpy((told > np.quantile(told, 0.91, 0)).astype(np.int8))
     present = {name: torch.ones(n, dtype=torch.bool) for name in WIDTHS}
     rows = np.arange(n)
-    return FitData(
-        inputs, present, labels, id_numbers([str(i) for i in rows]), rows[: n * 9 // 10], rows[n * 9 // 10 :]
-    )
+    return FitData(inputs, present, labels, id_numbers([str(i) for i in rows]), rows[: n * 9 // 10], rows[n * 9 // 10 :])
 
 
 def project_data(folder: str) -> FitData:
@@ -182,9 +180,7 @@ def part_grid(data: FitData) -> dict[str, Any]:
         together, fits = timed(lambda name=name, members=members: fit_heads(name, data, members))
         alone, single = timed(lambda name=name, members=members: [fit_heads(name, data, [m])[0] for m in members])
         pairs = zip(fits, single, strict=True)
-        apart = max(
-            float(np.abs(head_logits(a.head, data) - head_logits(b.head, data)).max()) for a, b in list(pairs)[::16]
-        )
+        apart = max(float(np.abs(head_logits(a.head, data) - head_logits(b.head, data)).max()) for a, b in list(pairs)[::16])
         found[f"{name}: seconds together"], found[f"{name}: one after another"] = together, alone
         found[f"{name}: times faster"] = alone / together
         found[f"{name}: largest difference of a logit"] = apart
@@ -302,12 +298,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = project_data(arguments.project) if arguments.project else random_data()
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
-    found = {
-        "rows": rows,
-        "cpu": platform.processor(),
-        "threads": torch.get_num_threads(),
-        **PARTS[arguments.part](data),
-    }
+    found = {"rows": rows, "cpu": platform.processor(), "threads": torch.get_num_threads(), **PARTS[arguments.part](data)}
     for what, value in found.items():
         print(f"{what:55s} {value if not isinstance(value, float) else f'{value:.4g}'}")
     file = Path(__file__).parent / "results" / f"heads-{arguments.part}.json"
