@@ -17,7 +17,7 @@ WEAKEST = 3
 @click.pass_context
 def evaluate_command(context: click.Context, names: tuple[str, ...], split: str, **options: Any) -> None:
     """Score runs and encoders (the best run, when none is named) on the same rows."""
-    from mmfeat.report.comparison import evaluation_table
+    from mmfeat.report.evaluation import evaluation_table
     from mmfeat.report.tables import left_out, shown
     from mmfeat.workflows.evaluate import evaluate
 

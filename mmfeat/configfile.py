@@ -10,6 +10,7 @@ import sys
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,18 @@ def _nearest(name: str, valid: list[str]) -> str:
     return f"Nearest: {close[0]}" if close else f"Known here: {', '.join(valid)}"
 
 
-def _read(cls: type, raw: dict[str, Any], prefix: str, where: _Where) -> Any:
+def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
+    """The settings of one stage or head, given in Python; checked as those of the file are.
+
+    Raises
+    ------
+    ConfigError
+        A name, type or value is wrong; the message begins with `place`.
+    """
+    return _read(cls, values, "", lambda dotted: place)
+
+
+def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], str]) -> Any:
     """Build a dataclass from a table, checking names, types and ranges."""
     fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
     hints = typing.get_type_hints(cls)
