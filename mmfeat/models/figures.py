@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from mmfeat.config import PredictConfig
 from mmfeat.labels import decide, sigmoid
-from mmfeat.metrics import Scores, bootstrap_mean, samples_f1_rows, scores
+from mmfeat.metrics import Scores, better, bootstrap_mean, samples_f1_rows, scores
 
 _SHOWN = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
@@ -45,6 +46,19 @@ def figures_of(labels: np.ndarray, logits: np.ndarray, rule: PredictConfig) -> F
     rows_f1 = samples_f1_rows(labels, decided)
     low, high = bootstrap_mean(rows_f1)
     return Figures(scores(labels, decided, logits), low, high, rows_f1)
+
+
+def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarray], float]:
+    """What a choice maximises: labels and logits `(n, K)` to the metric's value, the loss with its sign turned."""
+    sign = 1.0 if better(metric, 1.0, 0.0) else -1.0
+
+    def score(labels: np.ndarray, logits: np.ndarray) -> float:
+        decided = decide(sigmoid(logits), rule.threshold, rule.empty)
+        if metric == "samples-f1":  # the same value without the other figures
+            return float(samples_f1_rows(labels, decided).mean())
+        return sign * scores(labels, decided, logits).value(metric)
+
+    return score
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mmfeat.models.runs import ROLES, Run, RunLogits, all_runs, already_made, sa
 from mmfeat.table import rows_digest
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
-from mmfeat.workflows.scoring import Source, mean_source, source, training_prior
+from mmfeat.workflows.scoring import Source, joined, source, training_prior
 from mmfeat.workflows.standing import again, find_run, in_sample, is_current, learned_by, stale_because
 
 
@@ -51,7 +51,7 @@ def ensemble(project: Project, members: list[str]) -> EnsembleResult:
     parts = _parts(project, names, weights)
     sources = [source(project, name, rows) for name in names]
     prior = training_prior(project)
-    mean = mean_source(stem, sources, weights, prior)
+    mean = joined(stem, sources, weights, prior)
     inputs = input_keys(project, parts.encoders.values(), rows)
     fingerprint = digest_json(
         {"kind": "ensemble", "members": parts.members,

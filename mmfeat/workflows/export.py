@@ -164,7 +164,7 @@ def _cached(project: Project, name: str, rows: list[int]) -> tuple[np.ndarray | 
     if not rows:
         return None, "no row could be read"
     try:
-        return sigmoid(source(project, name, np.array(rows)).logits), ""
+        return sigmoid(source(project, name, np.array(rows), shipped=True).logits), ""
     except MissingFeatures as error:
         return None, str(error)
 
