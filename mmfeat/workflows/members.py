@@ -88,9 +88,10 @@ def refuse_fitted(project: Project, names: list[str]) -> None:
     for name in names:
         if name not in project.config.encoder and (inner := _fitted_within(project, find_run(project, name))):
             members = " ".join(m["name"] for m in inner.record["members"])
+            whose = "its weights" if inner.name == name else f"the weights of its member {inner.name}"
             raise RunError(
-                f"{name}: the weights of {inner.name} were fitted on the same rows, and no weight can be fitted on top "
-                f"out of sample. Name its members instead: {members}; or use --method mean"
+                f"{name}: {whose} were fitted on the same rows, and no weight can be fitted on top out of sample. "
+                f"Name the members of {inner.name} instead: {members}; or use --method mean"
             )
 
 
