@@ -15,6 +15,10 @@ FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+LOSSES = ("bce", "focal", "asymmetric")
+HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
+HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
+TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
@@ -24,10 +28,15 @@ MAX_LR = 10.0
 
 def setting(
     default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None,
-    filled: bool = False,
+    filled: bool = False, encoder: bool = False,
 ) -> Any:  # fmt: skip
-    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, `filled`: not empty."""
-    return field(default=default, metadata={"choices": choices, "low": low, "high": high, "filled": filled})
+    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, not empty (`filled`),
+    the name of an `encoder`, or empty.
+    """
+    return field(
+        default=default,
+        metadata={"choices": choices, "low": low, "high": high, "filled": filled, "encoder": encoder},
+    )
 
 
 @dataclass(frozen=True)
@@ -128,45 +137,97 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class LinearConfig:
-    """The linear head; `[fuse.linear]` and, on several encoders, `[fuse.concat]` (P10)."""
-
-    lr: float = setting(1e-3, low=0.0, high=MAX_LR)
-    weight_decay: float = setting(1e-2, low=0.0)
-    dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
-    epochs: int = setting(40, low=1)
-    patience: int = setting(8, low=1)
-    batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
-    weights: str = setting("none", choices=("none", "paper"))
-
-
-@dataclass(frozen=True)
-class CrossAttentionConfig:
-    """The cross-attention head; `[fuse.crossattn]` (P12)."""
+class HeadConfig:
+    """What all heads have in their `[fuse.HEAD]`; a head's own table says where its default is another."""
 
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
-    dropout: float = setting(0.5, low=0.0, high=0.95)  # of the hidden layer
-    input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised inputs
+    dropout: float = setting(0.5, low=0.0, high=0.95)  # of the last layer's inputs
+    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # rows that lack one modality in an epoch
     epochs: int = setting(30, low=1)
     patience: int = setting(6, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
+    loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
+
+
+@dataclass(frozen=True)
+class LinearConfig(HeadConfig):
+    """The linear head; `[fuse.linear]` and, on several encoders, `[fuse.concat]` (P10)."""
+
+    lr: float = setting(1e-3, low=0.0, high=MAX_LR)
+    dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
+    epochs: int = setting(40, low=1)
+    patience: int = setting(8, low=1)
+
+
+@dataclass(frozen=True)
+class HiddenConfig(HeadConfig):
+    """What heads with a hidden layer have besides."""
+
+    input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised embeddings
+
+
+@dataclass(frozen=True)
+class MlpConfig(HiddenConfig):
+    """The MLP head; `[fuse.mlp]`."""
+
+    hidden: int = setting(512, low=1)
+
+
+@dataclass(frozen=True)
+class CrossAttentionConfig(HiddenConfig):
+    """The cross-attention head; `[fuse.crossattn]` (P12)."""
+
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
     hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
-    query: str = ""  # the encoder that asks; empty: the text encoder
+    query: str = setting("", encoder=True)  # the encoder that asks; empty: the text encoder
+    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
+    layers: int = setting(1, low=1, high=12)  # each asks with what the one before has found
+
+
+@dataclass(frozen=True)
+class GatedConfig(HiddenConfig):
+    """The gated multimodal unit; `[fuse.gated]`."""
+
+    hidden: int = setting(512, low=1)
+
+
+@dataclass(frozen=True)
+class WeightedConfig(HiddenConfig):
+    """The head that weights modalities sample by sample; `[fuse.weighted]` (P22)."""
+
+    modality_dropout: float = setting(0.2, low=0.0, high=0.95)
+    hidden: int = setting(512, low=1)  # of each modality
+
+
+@dataclass(frozen=True)
+class LabelQueryConfig(HiddenConfig):
+    """One query per class over all tokens; `[fuse.labelquery]`."""
+
+    dropout: float = setting(0.3, low=0.0, high=0.95)
+    width: int = setting(128, low=1)  # of queries and projected tokens
+    token_width: int = setting(128, low=1)  # of the pieces of an embedding, where no tokens are stored
+    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    heads: int = setting(4, low=1)  # of the attention; divides width
+    layers: int = setting(1, low=1, high=12)
 
 
 @dataclass(frozen=True)
 class FuseConfig:
     """Which head is trained, on what; `[fuse]`."""
 
-    head: str = setting("crossattn", choices=("linear", "concat", "crossattn"))
+    head: str = setting(HEAD, choices=HEADS)
     inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
     seeds: int = setting(3, low=1)
     linear: LinearConfig = LinearConfig()
+    mlp: MlpConfig = MlpConfig()
     concat: LinearConfig = LinearConfig()
     crossattn: CrossAttentionConfig = CrossAttentionConfig()
+    gated: GatedConfig = GatedConfig()
+    weighted: WeightedConfig = WeightedConfig()
+    labelquery: LabelQueryConfig = LabelQueryConfig()
 
 
 @dataclass(frozen=True)

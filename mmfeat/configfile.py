@@ -16,6 +16,9 @@ from typing import Any
 
 from mmfeat.config import (
     FILE_NAME,
+    HEAD,
+    HEAD_ALONE,
+    HEADS,
     MODALITIES,
     OTHER,
     RECIPES,
@@ -259,7 +262,7 @@ def _fitted(config: Config, keys: set[str]) -> Config:
     """Inputs and head that the file leaves out, as the encoders that are there allow."""
     fuse, names = config.fuse, tuple(config.encoder)
     if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
-        head = fuse.head if "fuse.head" in keys or len(names) == 2 else "linear"
+        head = fuse.head if "fuse.head" in keys else HEAD if len(names) > 1 else HEAD_ALONE
         fuse = dataclasses.replace(fuse, inputs=names, head=head)
     return dataclasses.replace(config, fuse=fuse)
 
@@ -274,10 +277,12 @@ def _check(config: Config, where: _Where) -> None:
             raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)}. {_nearest(name, names)}")
         if config.fuse.inputs.count(name) > 1:
             raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)} twice. Remove one")
-    query = config.fuse.crossattn.query
-    if query and query not in names:
-        place = "fuse.crossattn.query"
-        raise ConfigError(f"{where(place)}: {place} names {_show(query)}. {_nearest(query, names)}")
+    for head in HEADS:
+        settings = getattr(config.fuse, head)
+        for f in dataclasses.fields(settings):
+            named, place = getattr(settings, f.name), f"fuse.{head}.{f.name}"
+            if f.metadata["encoder"] and named and named not in names:
+                raise ConfigError(f"{where(place)}: {place} names {_show(named)}. {_nearest(named, names)}")
     for name in config.finetune:
         if name not in names:
             raise ConfigError(

@@ -32,8 +32,8 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
     return np.where(positives > 0, (share + 1 / share) / 2, 1.0).astype(np.float32)
 
 
-def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy with logits: the mean over the labels that are known, weighted by class.
+def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce") -> Tensor:
+    """Mean loss over the labels that are known, weighted by class.
 
     The weights are divided out, so a weighted and an unweighted loss are on one scale. Half-precision logits are raised to
     float32, in which large sums are finite.
@@ -46,6 +46,8 @@ def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
         `(..., K)`: 0, 1 or a probability between; -1 is not known and counts for nothing.
     weights : Tensor, optional
         `(K,)`, one for each class.
+    kind : str
+        `bce`, `focal` or `asymmetric`.
 
     Returns
     -------
@@ -56,7 +58,31 @@ def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
     dtype = torch.promote_types(logits.dtype, torch.float32)
     # Masked before the loss, not after: 0 * NaN is NaN, in the loss and in the gradient.
     target, masked = torch.where(known, labels, 0).to(dtype), torch.where(known, logits, 0).to(dtype)
-    losses = functional.binary_cross_entropy_with_logits(masked, target, reduction="none")
     counts = known.to(dtype) if weights is None else known * weights.to(dtype)
     total = counts.sum()
-    return (losses * counts).sum() / torch.where(total > 0, total, 1)
+    return (LOSSES[kind](masked, target) * counts).sum() / torch.where(total > 0, total, 1)
+
+
+def _bce(logits: Tensor, target: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def _focal(logits: Tensor, target: Tensor) -> Tensor:
+    """What is already right counts less (Lin et al., 2017): binary cross-entropy times (1 - p)^2 of the truth."""
+    probs = torch.sigmoid(logits)
+    yes = (1 - probs) ** FOCAL_GAMMA * functional.logsigmoid(logits)
+    no = probs**FOCAL_GAMMA * functional.logsigmoid(-logits)
+    return -(target * yes + (1 - target) * no)
+
+
+def _asymmetric(logits: Tensor, target: Tensor) -> Tensor:
+    """Easy noes count less, and those below a margin nothing at all (Ridnik et al., 2021)."""
+    probs = (torch.sigmoid(logits) - ASYMMETRIC_MARGIN).clamp(min=0)
+    yes = functional.logsigmoid(logits)
+    no = probs**ASYMMETRIC_GAMMA * torch.log1p(-probs)
+    return -(target * yes + (1 - target) * no)
+
+
+FOCAL_GAMMA = 2.0  # the paper's
+ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # the paper's, for several labels; of the positives gamma is 0
+LOSSES = {"bce": _bce, "focal": _focal, "asymmetric": _asymmetric}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch.nn import functional
 
-from mmfeat.losses import class_weights, masked_bce
+from mmfeat.losses import class_weights, masked_loss
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
@@ -70,7 +70,7 @@ def test_where_all_is_known_it_is_torchs_loss(labels, data):
     logits = torch.as_tensor(data.draw(arrays(np.float32, labels.shape, elements=logits_like)))
     target = torch.as_tensor(labels)
     expected = functional.binary_cross_entropy_with_logits(logits, target.float())
-    torch.testing.assert_close(masked_bce(logits, target), expected)
+    torch.testing.assert_close(masked_loss(logits, target), expected)
 
 
 @given(partly_known, st.data())
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_known_labels_alone(labels, data):
     weights = torch.linspace(1, 2, labels.shape[1])
     target = torch.as_tensor(labels)
     known = target >= 0
-    loss = masked_bce(logits, target, weights)
+    loss = masked_loss(logits, target, weights)
     loss.backward()
     gradient = logits.grad.clone()
     assert (gradient[~known] == 0).all()
@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_the_known_labels_alone(labels, data):
 @pytest.mark.parametrize("label", [-1, 1])
 def test_an_unknown_label_hides_whatever_its_logit_is(bad, label):
     logits = torch.tensor([[bad, 0.5]], requires_grad=True)
-    loss = masked_bce(logits, torch.tensor([[-1, label]], dtype=torch.int8), torch.ones(2))
+    loss = masked_loss(logits, torch.tensor([[-1, label]], dtype=torch.int8), torch.ones(2))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -106,37 +106,37 @@ def test_an_unknown_label_hides_whatever_its_logit_is(bad, label):
 
 
 def test_a_known_labels_bad_logit_is_not_hidden():
-    assert torch.isnan(masked_bce(torch.tensor([[float("nan")]]), torch.tensor([[1]])))
+    assert torch.isnan(masked_loss(torch.tensor([[float("nan")]]), torch.tensor([[1]])))
 
 
 def test_targets_may_lie_between_no_and_yes():
     logits, soft = torch.tensor([[0.3, -2.0, 1.0]]), torch.tensor([[0.25, 1.0, -1.0]])
     expected = functional.binary_cross_entropy_with_logits(logits[:, :2], soft[:, :2])
-    torch.testing.assert_close(masked_bce(logits, soft), expected)
-    assert masked_bce(logits, soft) != masked_bce(logits, soft.round())
+    torch.testing.assert_close(masked_loss(logits, soft), expected)
+    assert masked_loss(logits, soft) != masked_loss(logits, soft.round())
 
 
 def test_only_the_ratio_of_the_weights_counts():
     torch.manual_seed(0)
     logits, labels = torch.randn(5, 3), torch.randint(-1, 2, (5, 3))
     weights = torch.tensor([1.0, 2.0, 5.0])
-    torch.testing.assert_close(masked_bce(logits, labels, weights), masked_bce(logits, labels, 10 * weights))
-    torch.testing.assert_close(masked_bce(logits, labels, torch.full((3,), 7.0)), masked_bce(logits, labels))
-    assert masked_bce(logits, labels, weights) != masked_bce(logits, labels)
+    torch.testing.assert_close(masked_loss(logits, labels, weights), masked_loss(logits, labels, 10 * weights))
+    torch.testing.assert_close(masked_loss(logits, labels, torch.full((3,), 7.0)), masked_loss(logits, labels))
+    assert masked_loss(logits, labels, weights) != masked_loss(logits, labels)
 
 
 def test_leading_dimensions_are_more_rows():
     torch.manual_seed(0)
     logits, labels, weights = torch.randn(2, 5, 3), torch.randint(-1, 2, (2, 5, 3)), torch.tensor([1.0, 2.0, 3.0])
     torch.testing.assert_close(
-        masked_bce(logits, labels, weights), masked_bce(logits.flatten(0, 1), labels.flatten(0, 1), weights)
+        masked_loss(logits, labels, weights), masked_loss(logits.flatten(0, 1), labels.flatten(0, 1), weights)
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_does_not_overflow(dtype):
     logits, labels = torch.full((600, 400), 5.0, dtype=dtype), torch.zeros((600, 400), dtype=torch.int8)
-    loss = masked_bce(logits, labels)
+    loss = masked_loss(logits, labels)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, torch.tensor(5.0067), rtol=1e-3, atol=0)
 
@@ -144,5 +144,5 @@ def test_half_precision_does_not_overflow(dtype):
 def test_many_models_can_be_scored_in_one_vectorised_call():
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 5, 3), torch.randint(-1, 2, (5, 3))
-    each = torch.stack([masked_bce(one, labels) for one in logits])
-    torch.testing.assert_close(torch.vmap(masked_bce, in_dims=(0, None))(logits, labels), each)
+    each = torch.stack([masked_loss(one, labels) for one in logits])
+    torch.testing.assert_close(torch.vmap(masked_loss, in_dims=(0, None))(logits, labels), each)

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, p
 from mmfeat.config import METRICS
 from mmfeat.errors import MmfeatError
 from mmfeat.labels import decide, sigmoid
-from mmfeat.losses import masked_bce
+from mmfeat.losses import masked_loss
 from mmfeat.metrics import Scores, better, bootstrap_mean, commonest_label, paired_difference, samples_f1_rows, scores
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
@@ -103,7 +103,7 @@ def test_one_class_alone_has_the_figures_it_has_among_others(case):
 @given(predictions())
 def test_the_loss_is_that_of_training(case):
     labels, decided, logits = case
-    expected = masked_bce(torch.as_tensor(logits).double(), torch.as_tensor(labels))
+    expected = masked_loss(torch.as_tensor(logits).double(), torch.as_tensor(labels))
     assert scores(labels, decided, logits).loss == pytest.approx(float(expected), abs=1e-9)
 
 

@@ -6,8 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
-from mmfeat.errors import MissingFeatures
+from mmfeat.errors import MissingFeatures, StoreError
 from mmfeat.files import digest_bytes
 from mmfeat.store import EncoderSpec, FeatureStore, verified
 from mmfeat.store.keys import output_key
@@ -261,3 +262,18 @@ def test_digesting_many_rows_of_many_classes_takes_little_memory_beside_them():
     assert peak < labels.nbytes
     labels[7, 7] = 1
     assert rows_digest(ids, keys, labels) != first
+
+
+def test_values_that_are_not_finite_name_the_rows_and_the_encoder():
+    n = 6
+    values = np.zeros((n, 3), np.float32)
+    values[4, 1], values[5, 2], values[1] = np.nan, np.inf, 3e38  # the sum of the last is no number either
+    everywhere = np.ones(n, dtype=bool)
+    table = FeatureTable(
+        ids=np.array([f"row{i}" for i in range(n)], dtype=object), embeddings={"image": values}, logits={}, tokens={},
+        token_lengths={}, present={"image": everywhere}, row_keys={}, labels=np.zeros((n, 1), np.int8),
+        split=np.full(n, "train"), classes=("a",),
+    )  # fmt: skip
+    with pytest.raises(StoreError, match=r"'image' are not finite for 2 of 6 rows \('row4', 'row5'\)"):
+        table.to("cpu")
+    assert torch.isfinite(table.take(np.arange(4)).to("cpu")[0]["image"]).all()

@@ -26,7 +26,7 @@ from mmfeat.encoders.checkpoint import Output
 from mmfeat.errors import EncoderError
 from mmfeat.files import atomic_path
 from mmfeat.labels import decide, sigmoid
-from mmfeat.losses import class_weights, masked_bce
+from mmfeat.losses import class_weights, masked_loss
 from mmfeat.metrics import better, scores
 from mmfeat.progress import progress
 from mmfeat.randomness import epoch_order, mix, torch_seed
@@ -216,7 +216,7 @@ class EncoderFit:
         labels = torch.as_tensor(self.samples.labels[batch.rows], device=self.device)
         with self.encoder.autocast(self.device):
             embeddings = self.encoder(inputs)
-        return masked_bce(self.output(embeddings.float()), labels, self.weights)
+        return masked_loss(self.output(embeddings.float()), labels, self.weights)
 
     def _batches(self, groups: list[np.ndarray], epoch: int | None) -> Any:
         numbers = None if epoch is None else mix(self.samples.numbers, self.seed, epoch)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmfeat.config import PredictConfig
 from mmfeat.errors import RunError
 from mmfeat.heads import build_head
-from mmfeat.heads.base import Head, log_odds
-from mmfeat.labels import decide, sigmoid
-from mmfeat.losses import class_weights, masked_bce
-from mmfeat.metrics import better, scores
-from mmfeat.randomness import epoch_order, id_numbers, torch_seed
-from mmfeat.schedule import schedule
+from mmfeat.heads.base import TOKENS, Head, encoder_of
+from mmfeat.heads.epochs import FittedHead, fit_stack
+from mmfeat.heads.members import Member, plan_stacks
+from mmfeat.heads.stack import Arrays
+from mmfeat.randomness import id_numbers, torch_seed
 
-CLIP = 1.0  # largest norm of the gradient
-WARM_UP = 0.05  # share of the steps
+_BLOCK = 65536  # rows that are standardised at a time
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,9 @@ class FitData:
     Attributes
     ----------
     inputs : dict of str to Tensor
-        Embeddings `(N, D)` float32 by encoder.
+        Embeddings `(N, D)` float32 by encoder; under `NAME/tokens` its tokens `(N, T, d)`, float16 as they are stored.
     present : dict of str to Tensor
-        `(N,)` bool by encoder.
+        `(N,)` and `(N, T)` bool by the same names.
     labels : Tensor
         `(N, K)` int8, or float in [0, 1] for soft targets; -1 is not known.
     numbers : np.ndarray
@@ -54,21 +51,21 @@ class FitData:
     @property
     def widths(self) -> dict[str, int]:
         """D by encoder."""
-        return {name: tensor.shape[1] for name, tensor in self.inputs.items()}
+        return {name: tensor.shape[1] for name, tensor in self.inputs.items() if not name.endswith(TOKENS)}
 
+    @property
+    def tokens(self) -> dict[str, tuple[int, int]]:
+        """T and d by encoder, for those whose tokens are there."""
+        return {encoder_of(key): tuple(x.shape[1:]) for key, x in self.inputs.items() if key.endswith(TOKENS)}
 
-@dataclass(frozen=True)
-class FittedHead:
-    """A head at its best epoch, in eval mode."""
-
-    head: Head
-    best_epoch: int  # counted from 1
-    seconds: float
-    history: list[dict[str, float]]
+    def only(self, *keys: str) -> FitData:
+        """Some of the inputs; an encoder's name alone is its embeddings without its tokens."""
+        inputs, present = ({key: values[key] for key in keys} for values in (self.inputs, self.present))
+        return dataclasses.replace(self, inputs=inputs, present=present)
 
 
 def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarray | None = None) -> FitData:
-    """Bring a FeatureTable's rows for some encoders onto a device.
+    """Bring a FeatureTable's rows for some encoders onto a device, with the tokens that the table has of them.
 
     Raises
     ------
@@ -90,20 +87,14 @@ def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarra
 
 
 def fit_head(
-    name: str,
-    data: FitData,
-    config: Any,
-    *,
-    metric: str = "samples-f1",
-    rule: PredictConfig | None = None,
-    seed: int = 0,
-) -> FittedHead:
+    name: str, data: FitData, config: Any, *, metric: str = "samples-f1", rule: PredictConfig | None = None, seed: int = 0
+) -> FittedHead:  # fmt: skip
     """Train a head and keep its best epoch on val.
 
     Parameters
     ----------
     name : str
-        A head's name: `linear`, `concat`, `crossattn`.
+        A head's name, as in :data:`mmfeat.heads.HEADS`.
     config : dataclass
         The head's settings from :mod:`mmfeat.config`.
     metric : str
@@ -118,15 +109,78 @@ def fit_head(
     RunError
         The head does not take these inputs, memory runs out, or the loss or the logits become no number.
     """
-    try:
-        return _fit(name, data, config, metric, rule or PredictConfig(), seed)
-    except (RuntimeError, MemoryError) as error:
-        if _out_of_memory(error):
-            size = config.batch_size or _batch_size(len(data.train))
-            raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
-        if "overflow" in str(error):  # the optimizer's step, as a number of the tensors' type
-            raise RunError(_diverged(name, config, "its step is too large for float32")) from None
-        raise
+    return fit_heads(name, data, [Member(config, seed)], metric=metric, rule=rule)[0]
+
+
+def fit_heads(
+    name: str, data: FitData, members: Sequence[Member], *, metric: str = "samples-f1",
+    rule: PredictConfig | None = None, on_epoch: Callable[[int, str], None] | None = None,
+) -> list[FittedHead]:  # fmt: skip
+    """Train many heads of one name, those of one shape in one vectorised pass; in the members' order.
+
+    A head in company is the head alone up to rounding: its rows, dropout and weights are functions of its own seed.
+
+    Parameters
+    ----------
+    on_epoch : callable, optional
+        Told after each epoch of a pass how many of its heads go on, and the same in words.
+
+    Raises
+    ------
+    RunError
+        As :func:`fit_head`, for the first head that fails.
+    """
+    fitted: list[FittedHead | None] = [None] * len(members)
+    for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, on_epoch=on_epoch):
+        for i, fit in zip(at, fits, strict=True):
+            if fit.error:
+                raise RunError(_diverged(name, members[i].config, fit.error))
+            fitted[i] = fit
+    return fitted
+
+
+def fit_stacks(
+    name: str, data: FitData, members: Sequence[Member], *, metric: str = "samples-f1",
+    rule: PredictConfig | None = None, on_epoch: Callable[[int, str], None] | None = None,
+    choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[tuple[list[int], list[FittedHead]]]:  # fmt: skip
+    """:func:`fit_heads`, one pass after another: the members' numbers and their heads, as soon as they are there.
+
+    Parameters
+    ----------
+    choose_by : callable, optional
+        From the figures of a pass's heads on their own val rows `(M,)` to those that choose their epochs.
+
+    Raises
+    ------
+    RunError
+        Memory runs out, or the head does not take these inputs. A head whose loss becomes no number is returned with its
+        `error`.
+    """
+    rule = rule or PredictConfig()
+    members = _with_rows(members, data)
+    readers = {tuple(_built("meta", name, data, member.config, 0).reads): member.config for member in members}
+    data = data.only(*(key for key in data.inputs if any(key in reads for reads in readers)))
+    standardised, arrays = _standardised(name, data, members, list(readers.values()))
+    planned = plan_stacks(
+        members,
+        data.labels.device,
+        lambda config: sum(p.numel() for p in _built("meta", name, data, config, 0).parameters()),
+        lambda config, n: (config.batch_size or _batch_size(n)) * sum(x[0].numel() for x in data.inputs.values()),
+    )
+    for stack in planned:
+        config, size = stack.config, stack.config.batch_size or _batch_size(len(stack.streams[0].train))
+        heads = [_built(data.labels.device, name, data, config, stream.seed) for stream in stack.streams]
+        for head in heads:
+            head.load_state_dict(standardised, strict=False)
+        try:
+            yield stack.members, fit_stack(heads, arrays, stack, size, metric, rule, on_epoch, choose_by)
+        except (RuntimeError, MemoryError) as error:
+            if _out_of_memory(error):
+                raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
+            if "overflow" in str(error):  # the optimizer's step, as a number of the tensors' type
+                raise RunError(_diverged(name, config, "its step is too large for float32")) from None
+            raise
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -142,72 +196,57 @@ def _batch_size(n_rows: int) -> int:
     return min(256, max(32, n_rows // 30))
 
 
-def _in_order(data: FitData) -> FitData:
-    """Train and val rows in the order of their ids' numbers: sums over them are then the same to the last bit."""
-    train, val = (rows[np.argsort(data.numbers[rows], kind="stable")] for rows in (data.train, data.val))
-    return dataclasses.replace(data, train=train, val=val)
+def _built(device: torch.device | str, name: str, data: FitData, config: Any, seed: int) -> Head:
+    """A fresh head; its weights are a function of the seed, whatever the device."""
+    with torch.device("meta" if device == "meta" else "cpu"):
+        torch.manual_seed(torch_seed(seed, 0))
+        head = build_head(name, data.widths, data.labels.shape[1], config, data.tokens)
+    return head if device == "meta" else head.to(device)
 
 
-def _fit(name: str, data: FitData, config: Any, metric: str, rule: PredictConfig, seed: int) -> FittedHead:
-    start = time.perf_counter()
-    data = _in_order(data)
-    device = data.labels.device
-    torch.manual_seed(torch_seed(seed, 0))
-    head = build_head(name, data.widths, data.labels.shape[1], config).to(device)
-    train = torch.as_tensor(data.train, device=device)
-    head.fit_standardisation(
-        {n: x[train] for n, x in data.inputs.items()}, {n: p[train] for n, p in data.present.items()}
-    )
-    with torch.no_grad():
-        head.output.bias.copy_(log_odds(data.labels[train]))
-    weights = None
-    if config.weights == "paper":
-        weights = torch.as_tensor(class_weights(data.labels[train].cpu().numpy()), device=device)
-    history, best, best_epoch, best_value = [], None, 0, None
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    for epoch in range(1, config.epochs + 1):
-        loss = _train_epoch(head, data, optimizer, config, seed, epoch, weights)
-        if not math.isfinite(loss):
-            raise RunError(_diverged(name, config, f"the loss of epoch {epoch} is {loss}"))
-        record = {"epoch": epoch, "train_loss": loss}
-        value = None
-        if len(data.val):
-            logits = head_logits(head, data, data.val)
-            if not np.isfinite(logits).all():
-                raise RunError(_diverged(name, config, f"the logits of epoch {epoch} are not finite"))
-            decided = decide(sigmoid(logits), rule.threshold, rule.empty)
-            figures = scores(data.labels[data.val].cpu().numpy(), decided, logits)
-            value = figures.value(metric)
-            record |= {"val_loss": figures.value("loss"), f"val_{metric}": value}
-        history.append(record)
-        if value is None or best_value is None or better(metric, value, best_value):
-            best, best_epoch, best_value = {n: t.clone() for n, t in head.state_dict().items()}, epoch, value
-        elif epoch - best_epoch >= config.patience:
-            break
-    head.load_state_dict(best)
-    return FittedHead(head.eval(), best_epoch, time.perf_counter() - start, history)
+def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
+    """With their rows, in the order of the ids' numbers: sums over them are then the same to the last bit."""
+    ordered: dict[int, np.ndarray] = {}  # one array for each that was given: members that share rows share it
+
+    def rows(given: np.ndarray) -> np.ndarray:
+        if id(given) not in ordered:
+            ordered[id(given)] = given[np.argsort(data.numbers[given], kind="stable")]
+        return ordered[id(given)]
+
+    return [
+        dataclasses.replace(
+            m, train=rows(data.train if m.train is None else m.train), val=rows(data.val if m.val is None else m.val)
+        )
+        for m in members
+    ]
 
 
-def _train_epoch(
-    head: Head, data: FitData, optimizer: Any, config: Any, seed: int, epoch: int, weights: Tensor | None
-) -> float:
-    head.train()
-    rows = torch.as_tensor(data.train[epoch_order(data.numbers[data.train], seed, epoch)], device=data.labels.device)
-    torch.manual_seed(torch_seed(seed, epoch))  # dropout
-    batches = rows.split(config.batch_size or _batch_size(len(rows)))
-    total, losses = len(batches) * config.epochs, []
-    for step, batch in enumerate(batches, (epoch - 1) * len(batches)):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * schedule(step, total, WARM_UP)
-        inputs = {name: x[batch] for name, x in data.inputs.items()}
-        present = {name: p[batch] for name, p in data.present.items()}
-        loss = masked_bce(head(inputs, present), data.labels[batch], weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(head.parameters(), CLIP)
-        optimizer.step()
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+@torch.no_grad()
+def _standardised(
+    name: str, data: FitData, members: Sequence[Member], readers: list[Any]
+) -> tuple[dict[str, Tensor], Arrays]:
+    """Mean and scale over the rows that any member trains on (no label is in them), and the arrays standardised by them."""
+    train = [member.train for member in {id(m.train): m for m in members}.values()]
+    rows = train[0] if len(train) == 1 else np.unique(np.concatenate(train))
+    rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
+    x, moments = {}, {}
+    for config in readers:  # heads of one name differ in the tokens that they read
+        head = _built(data.labels.device, name, data, config, 0)
+        there = {key: data.present[key][rows] for key in head.reads}
+        head.fit_standardisation({key: data.inputs[key][rows] for key in head.reads}, there)
+        moments |= dict(head.named_buffers())
+        x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
+    return moments, Arrays(x, data.present, data.labels, data.numbers)
+
+
+def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
+    """One input of all rows, in its own type: tokens stay float16."""
+    values = torch.empty_like(data.inputs[key])
+    step = max(1, _BLOCK // (values.shape[1] if key.endswith(TOKENS) else 1))
+    for start in range(0, len(values), step):
+        block = slice(start, start + step)
+        values[block] = head.standardised(key, {key: data.inputs[key][block]}, {key: data.present[key][block]})
+    return values
 
 
 @torch.inference_mode()
@@ -217,6 +256,6 @@ def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch
     rows = np.arange(len(data.labels)) if rows is None else rows
     logits = []
     for batch in torch.as_tensor(rows, device=data.labels.device).split(batch_size):
-        inputs = {name: data.inputs[name][batch] for name in head.widths}
-        logits.append(head(inputs, {name: data.present[name][batch] for name in head.widths}).float().cpu().numpy())
+        inputs = {key: data.inputs[key][batch] for key in head.reads}
+        logits.append(head(inputs, {key: data.present[key][batch] for key in head.reads}).float().cpu().numpy())
     return np.concatenate(logits) if logits else np.zeros((0, head.n_classes), np.float32)

@@ -1,8 +1,9 @@
 """Dropout whose random numbers and rates are handed in, so that the heads of one vectorised fit differ in both.
 
 torch's own dropout takes one rate and one generator for all heads that are trained at once. Here a head names the rate
-that it means (a setting: `dropout`, `input_dropout`, ...), and the fit supplies that rate's value and uniform numbers:
-what a head sees is then a function of its seed, the epoch and the row, whatever else is trained beside it.
+that it means (a setting: `dropout`, `input_dropout`, ...), and the fit supplies that rate and random bytes: what a head
+sees is then a function of its seed, the epoch and the row, whatever else is trained beside it. One random byte decides of
+one value, since more would cost more than the arithmetic of a linear head; so rates are rounded to 256ths.
 """
 
 from __future__ import annotations
@@ -12,35 +13,39 @@ import math
 import torch
 from torch import Tensor
 
+LEVELS = 256
+
 
 class Noise:
     """The random numbers of one batch.
 
     Parameters
     ----------
-    rates : dict of str to float or Tensor
-        A setting's name to the share that is dropped. A rate without uniforms drops nothing.
-    uniforms : dict of str to Tensor
-        The same names to `(B, W)` numbers in [0, 1): W is what the head takes for one row, as :class:`Widths` counts it.
+    rates : dict of str to Tensor
+        A setting's name to the share that is dropped in 256ths, a uint8 scalar.
+    random : dict of str to Tensor
+        The same names to `(B, W)` random uint8: W is what the head takes for one row, as :class:`Widths` counts it. A rate
+        that has none drops nothing.
     """
 
-    def __init__(self, rates: dict[str, float | Tensor], uniforms: dict[str, Tensor]) -> None:
-        self.rates, self.uniforms = rates, uniforms
-        self._at = dict.fromkeys(uniforms, 0)
+    def __init__(self, rates: dict[str, Tensor], random: dict[str, Tensor]) -> None:
+        self.rates, self.random = rates, random
+        self._at = dict.fromkeys(random, 0)
 
     def __call__(self, x: Tensor, rate: str) -> Tensor:
         """`x` `(B, ...)` with a share of its values dropped and the others scaled up by as much."""
-        if rate not in self.uniforms:
+        if rate not in self.random:
             return x
-        return x * (self.kept(x.shape, rate) / (1 - self.rates[rate]))
+        scale = LEVELS / (LEVELS - self.rates[rate].to(x.dtype))
+        return x * (self.kept(x.shape, rate) * scale)
 
     def kept(self, shape: torch.Size | tuple[int, ...], rate: str) -> Tensor:
         """Which values of a shape `(B, ...)` are kept: bool; all of them where nothing is dropped at this rate."""
-        if rate not in self.uniforms:
-            return torch.ones(shape, dtype=torch.bool)
+        if rate not in self.random:
+            return torch.ones(tuple(shape), dtype=torch.bool)
         start = self._at[rate]
         self._at[rate] = stop = start + math.prod(shape[1:])
-        return self.uniforms[rate][:, start:stop].reshape(shape) >= self.rates[rate]
+        return self.random[rate][:, start:stop].reshape(shape) >= self.rates[rate]
 
 
 class Widths(Noise):

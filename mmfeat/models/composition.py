@@ -6,6 +6,7 @@ one part, however many branches hold it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,19 @@ from torch import Tensor, nn
 
 from mmfeat.errors import RunError
 from mmfeat.heads import build_head, head_settings
+from mmfeat.heads.base import encoder_of
 from mmfeat.models.ensembles import shares_and_scale
 
 # A part's name, or {"members": [Tree], "weights": [float or [float]], "prior": [float], "bias": [float], if any}.
 Tree = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadTokens:
+    """Tokens as `tokens = number` in mmfeat.toml asks for them, and their T and d."""
+
+    number: int
+    shape: tuple[int, int]
 
 
 class HeadPart(nn.Module):
@@ -31,18 +41,25 @@ class HeadPart(nn.Module):
         Its settings as run.json keeps them.
     widths : dict of str to int
         D by encoder, in the order of the run's inputs.
+    tokens : dict of str to ReadTokens, optional
+        The stored tokens that it reads, by encoder.
     """
 
-    def __init__(self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int) -> None:
+    def __init__(
+        self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int,
+        tokens: dict[str, ReadTokens] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.head, self.config, self.widths = head, config, dict(widths)
-        built = head_settings(head, config)
-        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built) for _ in range(n_seeds))
+        self.head, self.config, self.widths, self.tokens = head, config, dict(widths), dict(tokens or {})
+        built, shapes = head_settings(head, config), {name: read.shape for name, read in self.tokens.items()}
+        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, shapes) for _ in range(n_seeds))
 
     def describe(self) -> dict[str, Any]:
         """What builds it again, as JSON values."""
+        tokens = {name: {"number": read.number, "shape": list(read.shape)} for name, read in self.tokens.items()}
         return {
-            "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds)
+            "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds),
+            "tokens": tokens,
         }  # fmt: skip
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -56,7 +73,7 @@ class OutputPart(nn.Module):
 
     def __init__(self, encoder: str, width: int, n_classes: int) -> None:
         super().__init__()
-        self.encoder, self.widths = encoder, {encoder: width}
+        self.encoder, self.widths, self.tokens = encoder, {encoder: width}, {}
         self.linear = nn.Linear(width, n_classes)
         self.register_buffer("prior", torch.zeros(n_classes))
 
@@ -95,6 +112,11 @@ class Composition(nn.Module):
         """D by encoder, of all encoders that a part reads."""
         return {name: width for part in self.parts.values() for name, width in part.widths.items()}
 
+    @property
+    def tokens(self) -> dict[str, ReadTokens]:
+        """The stored tokens that a part reads, by encoder."""
+        return {name: read for part in self.parts.values() for name, read in part.tokens.items()}
+
     def part(self, name: str) -> Part:
         """A part by its name."""
         return self.parts[_module_name(name)]
@@ -105,7 +127,10 @@ class Composition(nn.Module):
         return {"n_classes": self.n_classes, "parts": parts, "tree": self.tree}
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits `(B, K)` of embeddings `(B, D)` and presence `(B,)` by encoder, and which rows it knows, `(B,)` bool."""
+        """Logits `(B, K)` of embeddings `(B, D)` and presence `(B,)` by encoder, and which rows it knows, `(B,)` bool.
+
+        Tokens `(B, T, d)` and which of them are there `(B, T)` stand under `NAME/tokens`, for the encoders in `tokens`.
+        """
         return self._joined(self.tree, inputs, present, {})
 
     def opinion(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
@@ -113,7 +138,7 @@ class Composition(nn.Module):
         own = dict(self.parts.items()).get(_module_name(name))
         if isinstance(own, OutputPart):
             return own(inputs, present)[0]
-        alone = {n: there if n == name else torch.zeros_like(there) for n, there in present.items()}
+        alone = {n: there if encoder_of(n) == name else torch.zeros_like(there) for n, there in present.items()}
         return self(inputs, alone)[0]
 
     def _joined(
@@ -158,10 +183,19 @@ def build_composition(description: dict[str, Any]) -> Composition:
         if part["kind"] == "output":
             parts[name] = OutputPart(part["encoder"], part["width"], n_classes)
         elif part["kind"] == "head":
-            parts[name] = HeadPart(part["head"], part["config"], part["widths"], n_classes, part["seeds"])
+            tokens = {n: ReadTokens(read["number"], tuple(read["shape"])) for n, read in part.get("tokens", {}).items()}
+            parts[name] = HeadPart(part["head"], part["config"], part["widths"], n_classes, part["seeds"], tokens)
         else:
             raise ValueError(f"a part of kind {part['kind']!r}")
     return Composition(parts, description["tree"], n_classes)
+
+
+def empty_head_part(record: dict[str, Any], n_seeds: int) -> HeadPart:
+    """The heads of a run from its run.json, with fresh weights."""
+    encoders = {name: record["encoders"][name] for name in record["inputs"]}
+    widths = {name: encoder["width"] for name, encoder in encoders.items()}
+    tokens = {n: ReadTokens(e["tokens"], tuple(e["token_shape"])) for n, e in encoders.items() if e.get("tokens")}
+    return HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds, tokens)
 
 
 def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
@@ -172,9 +206,7 @@ def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
     RunError
         The tensors are not those of the heads.
     """
-    widths = {name: record["encoders"][name]["width"] for name in record["inputs"]}
-    n_seeds = len(record["seeds"])
-    part = HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds)
+    part = empty_head_part(record, len(record["seeds"]))
     for seed, head in enumerate(part.seeds):
         prefix = f"seed{seed}."
         try:

@@ -120,15 +120,12 @@ def self_train(
 def _fused(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> np.ndarray:
     """Mean of the logits of a model for each encoder and of the head on all, for every row, `(N, K)`."""
     logits, present = [], []
-    for names, head, config in [
-        *(([n], "linear", models.linear) for n in data.inputs),
-        (list(data.inputs), models.head, models.head_config),
+    for part, head, config in [
+        *((data.only(name), "linear", models.linear) for name in data.widths),
+        (data, models.head, models.head_config),
     ]:
-        part = dataclasses.replace(
-            data, inputs={n: data.inputs[n] for n in names}, present={n: data.present[n] for n in names}
-        )
         fitted = fit_head(head, part, config, metric=metric, rule=rule, seed=seed)
         logits.append(head_logits(fitted.head, part))
-        present.append(np.any([p.cpu().numpy() for p in part.present.values()], axis=0))
+        present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
     prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
     return combined(logits, present, [1 / len(logits)] * len(logits), prior)

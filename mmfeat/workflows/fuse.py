@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import ConfigError, DataError, MissingFeatures, RunError
+from mmfeat.errors import DataError, MissingFeatures, RunError
 from mmfeat.files import digest_json
-from mmfeat.heads import head_config
-from mmfeat.heads.fit import FitData, FittedHead, fit_data, fit_head, head_logits
+from mmfeat.heads import build_head, head_class, head_config
+from mmfeat.heads.epochs import FittedHead
+from mmfeat.heads.fit import FitData, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.members import Member
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
+from mmfeat.models.composition import empty_head_part
 from mmfeat.models.figures import FigureLine, Figures, figures_of
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
+from mmfeat.texts import counted
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
@@ -64,8 +70,8 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     """
     config = project.config
     head = head or config.fuse.head
-    identities, table, rows = head_inputs(project)
-    settings = resolved_config(project, head, identities)
+    identities, table, rows = head_inputs(project, heads=[head])
+    settings = resolved_config(project, head, identities, table)
     fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
     run = already_made(project.runs, fingerprint)
     made = run is None
@@ -84,12 +90,16 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
 
 def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
     """The same head once for each of the project's seeds."""
-    config, fits = project.config, []
-    with progress(f"{head}: seeds", config.fuse.seeds, "seeds") as bar:
-        for seed in seeds_of(project):
-            fits.append(fit_head(head, data, settings, metric=config.metric, rule=config.predict, seed=seed))
-            bar.advance(1, f"best epoch {fits[-1].best_epoch}")
-    return fits
+    config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
+    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs, "epochs") as bar:
+        return fit_heads(
+            head,
+            data,
+            members,
+            metric=config.metric,
+            rule=config.predict,
+            on_epoch=lambda _, note: bar.advance(1, note),
+        )
 
 
 def seeds_of(project: Project) -> list[int]:
@@ -97,26 +107,50 @@ def seeds_of(project: Project) -> list[int]:
     return [project.config.seed + i for i in range(project.config.fuse.seeds)]
 
 
-def head_inputs(project: Project, unlabelled: bool = False) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
-    """The project's fusion inputs: identities, their table, and the rows that are read of it."""
+def head_inputs(
+    project: Project, unlabelled: bool = False, heads: Sequence[str] = ()
+) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
+    """The project's fusion inputs: identities, their table, and the rows that are read of it.
+
+    The table has the stored tokens that one of `heads` reads.
+    """
     manifest = project.manifest
     if not len(manifest.rows("train")):
         raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
     which = ("train", "val", "unlabelled") if unlabelled else ("train", "val")
     rows = np.concatenate([manifest.rows(w) for w in which])
     identities = {name: project.identity(name) for name in project.config.fuse.inputs}
-    return identities, project.table(list(identities), rows), rows
+    modalities = {name: identity.spec.modality for name, identity in identities.items()}
+    read = set()
+    for head in heads:
+        family, settings = head_class(head), head_config(head, project.config.fuse)
+        read |= set(family.token_names(family.resolved(settings, modalities), list(identities)))
+    return identities, project.table(list(identities), rows, [name for name in identities if name in read]), rows
 
 
-def resolved_config(project: Project, head: str, identities: dict[str, Identity]) -> Any:
-    """The head's settings with what depends on the inputs filled in."""
-    settings = head_config(head, project.config.fuse)
-    if head == "crossattn" and not settings.query:
-        texts = [name for name, identity in identities.items() if identity.spec.modality == "text"]
-        settings = dataclasses.replace(settings, query=texts[0] if texts else list(identities)[-1])
-    if head == "crossattn" and settings.query not in identities:
-        raise ConfigError(f"fuse.crossattn.query = {settings.query!r} is not among the inputs {list(identities)}")
+def resolved_config(
+    project: Project, head: str, identities: dict[str, Identity], table: FeatureTable | None = None
+) -> Any:
+    """The head's settings with what depends on the inputs filled in.
+
+    Raises
+    ------
+    RunError
+        The head does not take these inputs.
+    """
+    modalities = {name: identity.spec.modality for name, identity in identities.items()}
+    settings = head_class(head).resolved(head_config(head, project.config.fuse), modalities)
+    widths = {name: identity.width for name, identity in identities.items()}
+    shapes = {name: tokens.shape[1:] for name, tokens in table.tokens.items()} if table else {}
+    with torch.device("meta"):  # refused before any work
+        build_head(head, widths, 1, settings, shapes)
     return settings
+
+
+def tokens_read(project: Project, head: str, settings: Any, table: FeatureTable) -> dict[str, int]:
+    """Which of the table's tokens a head reads: encoder to what `tokens` is in mmfeat.toml."""
+    names = head_class(head).token_names(settings, list(table.embeddings))
+    return {name: project.config.encoder[name].tokens for name in names if name in table.tokens}
 
 
 def head_fingerprint(
@@ -133,10 +167,10 @@ def head_fingerprint(
     rows = {which: table.digest(table.rows(which), names) for which in ("train", "val")}
     parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "rows": rows, **more}
     keys = {name: identity.spec.key for name, identity in identities.items()}
-    config = project.config
+    config, tokens = project.config, tokens_read(project, head, settings, table)
     return digest_json(
         {**parts, "encoders": keys, "classes": list(table.classes), "metric": config.metric, "seeds": seeds_of(project),
-         "predict": dataclasses.asdict(config.predict)}
+         "predict": dataclasses.asdict(config.predict), "tokens": tokens}
     )  # fmt: skip
 
 
@@ -158,7 +192,8 @@ def save_head_run(
     roles[data.train], roles[val] = ROLES["train"], ROLES["val"]
     roles[data.train[(labels[data.train] == -1).all(1)]] = ROLES["pseudo-labelled"]
     head_mb = sum(fit.head.size_mb() for fit in fits)
-    encoders = {n: encoder_record(identity, False) for n, identity in identities.items()}
+    read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
+    encoders = {n: encoder_record(identity, False, read.get(n)) for n, identity in identities.items()}
     record = {
         "kind": "selftrain" if stem == "selftrain" else "head",
         "head": head,
@@ -178,7 +213,7 @@ def save_head_run(
         **common_record(project),
         **more,
     }
-    known = np.any([present.cpu().numpy() for present in data.present.values()], axis=0)
+    known = np.any([data.present[name].cpu().numpy() for name in identities], axis=0)
     kept = RunLogits(table.ids[rows], input_keys(project, encoders.values(), rows), known, logits.mean(0), roles)
     learned = Learned.of(kept.ids[data.train], kept.ids[val])
     for identity in identities.values():
@@ -254,13 +289,8 @@ def val_figures(project: Project, run: Run) -> Figures:
 
 def describe(run: Run) -> str:
     """What the head is made of, in a few words."""
-    record, encoders = run.record, run.encoders
+    record = run.record
     epochs = ", ".join(map(str, record["best_epochs"]))
-    if record["head"] == "crossattn":
-        query, width = record["head_config"]["query"], record["head_config"]["token_width"]
-        (key,) = (name for name in encoders if name != query)
-        tokens = -(-encoders[key]["width"] // width)
-        parts = f"1 query from {query}, {tokens} tokens of {width} from {key}"
-    else:
-        parts = " + ".join(f"{name} ({e['width']})" for name, e in encoders.items())
+    with torch.device("meta"):
+        parts = empty_head_part(record, 1).seeds[0].describe()
     return f"{record['head']}: {parts}; {len(record['seeds'])} seeds, best epochs {epochs}"

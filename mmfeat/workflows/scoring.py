@@ -23,6 +23,8 @@ from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import input_keys
 from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
 
+_BLOCK = 65536  # rows whose embeddings are in memory at a time
+
 
 @dataclass(frozen=True)
 class Source:
@@ -197,11 +199,14 @@ def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: Source) -
 
 
 def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndarray:
-    """Logits `(S, n, K)` of a table's rows by each seed's head."""
-    inputs, present = table.to(device, list(run.encoders))
-    nothing = np.zeros(0, dtype=int)
-    data = FitData(inputs, present, torch.as_tensor(table.labels, device=device), nothing, nothing, nothing)
-    return np.stack([head_logits(head, data) for head in head_part(run.record, run.state()).to(device).seeds])
+    """Logits `(S, n, K)` of a table's rows by each seed's head; a block of rows is in memory at a time."""
+    heads = head_part(run.record, run.state()).to(device).seeds
+    blocks, nothing = [np.zeros((len(heads), 0, len(run.classes)), np.float32)], np.zeros(0, dtype=int)
+    for part in table.batches(_BLOCK):
+        inputs, present = part.to(device, list(run.encoders))
+        data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
+        blocks.append(np.stack([head_logits(head, data) for head in heads]))
+    return np.concatenate(blocks, 1)
 
 
 def _recorded_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source | None:

@@ -1,0 +1,269 @@
+"""Many heads of one shape trained in one vectorised pass: their parameters are stacked (torch.func, Horace He et al.).
+
+A stack is a grid of streams and variants. Heads of one stream see the same rows in the same order with the same dropout, so
+a batch is gathered and dropped out once for all of them, and a linear layer on it is one matrix product for all. Variants
+differ in what only the optimizer sees: learning rate and weight decay.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from mmfeat.heads.base import Head, log_odds
+from mmfeat.heads.noise import LEVELS, Noise, Widths
+from mmfeat.losses import class_weights, masked_loss
+from mmfeat.randomness import epoch_order, torch_seed
+from mmfeat.schedule import schedule
+
+CLIP = 1.0  # largest norm of one head's gradient
+WARM_UP = 0.05  # share of the steps
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids."""
+
+    x: dict[str, Tensor]
+    present: dict[str, Tensor]
+    labels: Tensor
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Heads that see the same: one seed, one set of rows, one set of dropout rates (share by setting)."""
+
+    seed: int
+    train: np.ndarray
+    val: np.ndarray
+    rates: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the optimizer of one head is told."""
+
+    lr: float
+    weight_decay: float
+
+
+class _Logits(nn.Module):
+    """A head as functional_call needs it: its fit's logits are its forward pass."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
+        return self.head.logits(x, present, Noise(rates, random))
+
+
+class Stack:
+    """S x V heads of one shape, their optimizer, and the order in which they see rows.
+
+    Parameters
+    ----------
+    heads : list of Head
+        A freshly initialised head for each stream.
+    config : Any
+        Settings that all of them share: loss, class weights.
+    """
+
+    def __init__(
+        self, heads: list[Head], arrays: Arrays, streams: list[Stream], variants: list[Variant], config: Any
+    ) -> None:
+        self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
+        self.device = arrays.labels.device
+        self.module = _Logits(heads[0])
+        for head, stream in zip(heads, streams, strict=True):
+            head.start_from(log_odds(arrays.labels[torch.as_tensor(stream.train, device=self.device)]))
+        n = len(variants)
+        self.parameters = {
+            f"head.{name}": torch.stack([dict(h.named_parameters())[name].detach() for h in heads])[:, None]
+            .repeat(1, n, *[1] * p.dim())
+            .requires_grad_()
+            for name, p in heads[0].named_parameters()
+        }  # (S, V, ...)
+        self.weights = None
+        if config.weights == "paper":
+            each = [class_weights(arrays.labels[torch.as_tensor(s.train)].cpu().numpy()) for s in streams]
+            self.weights = torch.as_tensor(np.stack(each), device=self.device)  # (S, K)
+        self.widths = self._noise_widths(heads[0])
+        self.optimizer = self._optimizer()
+
+    def _noise_widths(self, head: Head) -> dict[str, int]:
+        """How many random numbers a row takes, for the rates that drop anything in this stack."""
+        counter = Widths()
+        one = {name: x[:1].float() for name, x in self.arrays.x.items()}
+        with torch.no_grad():
+            head.logits(one, {name: p[:1] for name, p in self.arrays.present.items()}, counter)
+        return {rate: w for rate, w in counter.counted.items() if any(s.rates.get(rate) for s in self.streams)}
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """One group for each head, on views of its slice of the stacked tensors and of their gradients."""
+        groups = []
+        for p in self.parameters.values():
+            p.grad = torch.zeros_like(p)
+        for s in range(len(self.streams)):
+            for v, variant in enumerate(self.variants):
+                slices = []
+                for p in self.parameters.values():
+                    part = p.detach()[s, v]
+                    part.grad = p.grad[s, v]
+                    slices.append(part)
+                groups.append({"params": slices, **vars(variant)})
+        return torch.optim.AdamW(groups, fused=True)
+
+    def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
+        """Go on with some of the streams and variants; the optimizer's memory of the others goes with them."""
+        old = self.optimizer
+        groups = np.arange(len(old.param_groups)).reshape(len(self.streams), len(self.variants))
+        kept = groups[streams][:, variants].ravel()
+        at, across = torch.as_tensor(streams, device=self.device), torch.as_tensor(variants, device=self.device)
+        self.parameters = {
+            n: p.detach()[at][:, across].contiguous().requires_grad_() for n, p in self.parameters.items()
+        }
+        self.streams = [self.streams[s] for s in streams]
+        self.variants = [self.variants[v] for v in variants]
+        if self.weights is not None:
+            self.weights = self.weights[at]
+        self.optimizer = self._optimizer()
+        for group, was in zip(self.optimizer.param_groups, kept, strict=True):
+            for part, before in zip(group["params"], old.param_groups[was]["params"], strict=True):
+                self.optimizer.state[part] = old.state[before]
+
+    def train_epoch(self, epoch: int, batch_size: int) -> np.ndarray:
+        """One pass over every stream's rows; mean loss of its batches by head, `(S, V)` float64."""
+        order = self._order(epoch)  # (S, n)
+        generators = self._generators(epoch)
+        n_steps, losses = -(-order.shape[1] // batch_size), []
+        for step in range(n_steps):
+            rows = order[:, step * batch_size : (step + 1) * batch_size]
+            share = schedule((epoch - 1) * n_steps + step, n_steps * self.config.epochs, WARM_UP)
+            for group, variant in zip(self.optimizer.param_groups, self.variants * len(self.streams), strict=True):
+                group["lr"] = variant.lr * share
+            losses.append(self._step(rows, generators))
+        return torch.stack(losses).mean(0).double().cpu().numpy()
+
+    def _step(self, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        there = rows.clamp(min=0)
+        labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, there), -1)  # (S, B, K)
+        x = {name: _gather(values, there) for name, values in self.arrays.x.items()}
+        present = {name: _gather(values, there) for name, values in self.arrays.present.items()}
+        random = {
+            rate: torch.stack([_random_bytes(rows.shape[1], width, g) for g in generators[rate]]).to(self.device)
+            for rate, width in self.widths.items()
+        }
+        logits = self._forward(self.parameters, x, present, random)  # (S, V, B, K)
+        losses = self._losses(logits, labels)
+        for p in self.parameters.values():
+            p.grad.zero_()
+        losses.sum().backward()
+        self._clip()
+        self.optimizer.step()
+        return losses.detach()
+
+    def _forward(
+        self, parameters: dict[str, Tensor], x: Any, present: Any, random: Any, shared: bool = False
+    ) -> Tensor:
+        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
+        streams = None if shared else 0
+        rates = {
+            rate: torch.tensor(
+                [round(s.rates[rate] * LEVELS) for s in self.streams], dtype=torch.uint8, device=self.device
+            )
+            for rate in random
+        }
+
+        def one(p: Any, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
+            return functional_call(self.module, p, (x, present, rates, random))
+
+        if len(self.streams) == len(self.variants) == 1:  # spares what vmap costs on every operation
+            only = {name: p[0, 0] for name, p in parameters.items()}
+            x, present = (x, present) if shared else (_first(x), _first(present))
+            return one(only, x, present, _first(rates), _first(random))[None, None]
+        over_variants = vmap(one, in_dims=(0, None, None, None, None))
+        return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`(S, V)` of logits `(S, V, B, K)` and labels `(S, B, K)`."""
+
+        def loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+            return masked_loss(logits, labels, weights, self.config.loss)
+
+        by_stream = None if self.weights is None else 0
+        over_variants = vmap(loss, in_dims=(0, None, None))
+        return vmap(over_variants, in_dims=(0, 0, by_stream))(logits, labels, self.weights)
+
+    def _clip(self) -> None:
+        """Each head's gradient to a norm of at most `CLIP`, as torch.nn.utils.clip_grad_norm_ does for one model."""
+        grads = [p.grad for p in self.parameters.values()]
+        squares = sum(g.flatten(2).square().sum(-1) for g in grads)  # (S, V)
+        scale = (CLIP / (squares.sqrt() + 1e-6)).clamp(max=1)
+        for g in grads:
+            g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
+
+    def _order(self, epoch: int) -> Tensor:
+        """Rows in the order in which each stream visits them, `(S, n)`; -1 fills up the shorter ones."""
+        orders = [
+            s.train[epoch_order(self.arrays.numbers[s.train], s.seed, epoch)] for s in self.streams
+        ]  # fmt: skip
+        filled = np.full((len(orders), max(map(len, orders))), -1, dtype=np.int64)
+        for line, order in zip(filled, orders, strict=True):
+            line[: len(order)] = order
+        return torch.as_tensor(filled, device=self.device)
+
+    def _generators(self, epoch: int) -> dict[str, list[torch.Generator]]:
+        """One for each rate and stream: what is drawn for one rate does not depend on whether another drops anything."""
+        return {
+            rate: [
+                torch.Generator().manual_seed(torch_seed(s.seed, epoch) ^ zlib.crc32(rate.encode()))
+                for s in self.streams
+            ]
+            for rate in self.widths
+        }
+
+    @torch.no_grad()
+    def logits(self, batch_size: int) -> list[np.ndarray]:
+        """Logits `(V, n, K)` float32 of each stream's val rows."""
+        shared = all(s.val is self.streams[0].val for s in self.streams)
+        groups = [self.streams[0].val] if shared else [s.val for s in self.streams]
+        n = max(map(len, groups))
+        rows = np.zeros((len(groups), n), dtype=np.int64)
+        for line, group in zip(rows, groups, strict=True):
+            line[: len(group)] = group
+        found = []
+        for batch in torch.as_tensor(rows, device=self.device).split(max(1, batch_size // len(groups)), 1):
+            batch = batch[0] if shared else batch
+            x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
+            present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}
+            found.append(self._forward(self.parameters, x, present, {}, shared).float().cpu().numpy())
+        joined = np.concatenate(found, 2)  # (S, V, n, K)
+        return [joined[i, :, : len(s.val)] for i, s in enumerate(self.streams)]
+
+    def state(self, s: int, v: int) -> dict[str, Tensor]:
+        """One head's parameters as they are now, copied."""
+        return {name.removeprefix("head."): p.detach()[s, v].clone() for name, p in self.parameters.items()}
+
+
+def _gather(values: Tensor, rows: Tensor) -> Tensor:
+    """`values[rows]` for rows of any shape; float16 is raised, as the arithmetic of a batch is float32."""
+    found = values.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
+    return found.float() if found.is_floating_point() else found
+
+
+def _first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor[0] for name, tensor in tensors.items()}
+
+
+def _random_bytes(n: int, width: int, generator: torch.Generator) -> Tensor:
+    """`(n, width)` uint8, drawn eight at a time."""
+    words = torch.empty(-(-n * width // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[: n * width].view(n, width)
