@@ -159,7 +159,9 @@ class Stack:
         losses = self._losses(logits, labels)
         grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         self._clip([g for g in grads if g is not None])
-        for grad, parts in zip(grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True):
+        for grad, parts in zip(
+            grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
+        ):
             if grad is not None:
                 for part, its in zip(parts, grad.flatten(0, 1).unbind(), strict=True):
                     part.grad = its

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mmfeat.config import PredictConfig
+from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import (
     Scores,
+    better,
     bootstrap_mean,
     expected_calibration_error,
     row_losses,
@@ -65,6 +69,19 @@ def figures_of(labels: np.ndarray, logits: np.ndarray, decision: Decision) -> Fi
     rows_f1 = samples_f1_rows(labels, decided)
     low, high = bootstrap_mean(rows_f1)
     return Figures(found, low, high, rows_f1, expected_calibration_error(labels, probs))
+
+
+def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarray], float]:
+    """What a choice maximises: labels and logits `(n, K)` to the metric's value, the loss with its sign turned."""
+    sign = 1.0 if better(metric, 1.0, 0.0) else -1.0
+
+    def score(labels: np.ndarray, logits: np.ndarray) -> float:
+        decided = decide(sigmoid(logits), rule.untuned, rule.empty)
+        if metric == "samples-f1":  # the same value without the other figures
+            return float(samples_f1_rows(labels, decided).mean())
+        return sign * scores(labels, decided, logits).value(metric)
+
+    return score
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mmfeat.heads.fit import FitData, fit_head, head_logits
 from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import better
 from mmfeat.models.decisions import crossfitted
-from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.progress import progress
 
@@ -134,4 +134,4 @@ def _fused(data: FitData, models: RoundModels, metric: str, seed: int, rule: Pre
         logits.append(head_logits(fitted.head, part))
         present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
     prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
-    return weighted_mean(logits, present, [1.0] * len(logits), prior)
+    return combined(logits, present, [1 / len(logits)] * len(logits), prior)

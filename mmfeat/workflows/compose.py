@@ -73,7 +73,9 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
         else:
             parts[member["name"]] = parts.get(member["name"]) or _output(project, member["name"])
             members.append(member["name"])
-    return {"members": members, "weights": [m["weight"] for m in run.record["members"]], "prior": run.record["prior"]}
+    weights, bias = [m["weight"] for m in run.record["members"]], run.record.get("bias")
+    tree = {"members": members, "weights": weights, "prior": run.record["prior"]}
+    return tree if bias is None else {**tree, "bias": bias}
 
 
 @torch.no_grad()

@@ -170,7 +170,7 @@ def _cached(project: Project, name: str, rows: list[int], decision: Decision) ->
     if not rows:
         return None, "no row could be read"
     try:
-        return decision.probs(source(project, name, np.array(rows)).logits), ""
+        return decision.probs(source(project, name, np.array(rows), shipped=True).logits), ""
     except MissingFeatures as error:
         return None, str(error)
 
