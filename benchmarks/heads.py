@@ -34,6 +34,7 @@ from mmfeat.heads import build_head, head_config
 from mmfeat.heads.fit import FitData, Member, fit_data, fit_head, fit_heads, head_logits
 from mmfeat.heads.noise import Noise
 from mmfeat.losses import masked_loss
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import figures_of
 from mmfeat.randomness import id_numbers
 
@@ -141,7 +142,7 @@ def loader_epochs(name: str, data: FitData, config: Any, epochs: int, file: Path
             optimizer.step()
         with torch.inference_mode():
             logits = torch.cat([head(inputs, present) for inputs, present, _ in val]).numpy()
-        figures_of(data.labels[data.val].numpy(), logits, RULE)
+        figures_of(data.labels[data.val].numpy(), logits, Decision())
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -234,7 +235,7 @@ def part_sklearn(data: FitData) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(what: str, seconds: float, logits: np.ndarray) -> None:
-        scores = figures_of(y[data.val], logits.astype(np.float32), RULE).scores
+        scores = figures_of(y[data.val], logits.astype(np.float32), Decision()).scores
         found[what] = {
             "samples-F1": scores.samples_f1, "macro-F1": scores.macro_f1, "mAP": scores.map, "seconds": seconds
         }  # fmt: skip

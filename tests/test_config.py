@@ -101,7 +101,7 @@ def test_what_all_commands_must_agree_on_has_no_option(tmp_path, key):
     [
         ("fuse.seeds", "two"),
         ("fuse.crossattn.dropot", "1"),
-        ("fuse.head", "mlp"),
+        ("fuse.head", "mpl"),
         ("fuse.crossattn.lr", "nan"),
         ("fuse.crossattn.lr", "inf"),
         ("fuse.crossattn.lr", "1e400"),

@@ -230,3 +230,18 @@ def test_other_widths_than_the_head_was_made_for_are_named(key):
     inputs[key] = inputs[key][..., :-1]
     with pytest.raises(RunError, match=rf"^'{key}' has a width of .* the head was made for"):
         head(inputs, present)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_labels_known_in_part_teach_and_the_others_do_not(name):
+    data = made(n=200)
+    labels = data.labels.clone()
+    labels[torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) < 0.4] = -1
+    labels[3] = -1  # a row of which nothing is known
+    labels[:, 1] = -1
+    config = dataclasses.replace(CONFIGS[name], epochs=5, lr=5e-3)
+    fitted = fit_head(name, dataclasses.replace(data, labels=labels), config)
+    logits = head_logits(fitted.head, data)
+    assert np.isfinite(logits).all()
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+    assert np.allclose(fitted.head.output.bias[1].item(), 0)  # neither more yes than no, nor a gradient

@@ -17,7 +17,7 @@ from mmfeat.heads import build_head
 from mmfeat.heads.base import TOKENS, Head, encoder_of
 from mmfeat.heads.epochs import FittedHead, fit_stack
 from mmfeat.heads.members import Member, plan_stacks
-from mmfeat.heads.stack import Arrays
+from mmfeat.heads.stack import MOST_NUMBERS, Arrays
 from mmfeat.randomness import id_numbers, torch_seed
 
 _BLOCK = 65536  # rows that are standardised at a time
@@ -100,7 +100,8 @@ def fit_head(
     metric : str
         What the epoch is chosen for. Without val rows the last epoch is kept.
     rule : PredictConfig, optional
-        How probabilities become the labels that the metric scores; the default one, when None.
+        How probabilities become the labels that the metric scores (at 0.5 where it is tuned, which is done afterwards);
+        the default one, when None.
     seed : int
         Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 
@@ -254,7 +255,8 @@ def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch
     """Logits `(n, K)` float32 of some rows (all, when None) by a head in eval mode."""
     head.eval()
     rows = np.arange(len(data.labels)) if rows is None else rows
-    logits = []
+    numbers, logits = sum(data.inputs[key].shape[1:].numel() for key in head.reads), []
+    batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
     for batch in torch.as_tensor(rows, device=data.labels.device).split(batch_size):
         inputs = {key: data.inputs[key][batch] for key in head.reads}
         logits.append(head(inputs, {key: data.present[key][batch] for key in head.reads}).float().cpu().numpy())

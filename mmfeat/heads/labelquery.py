@@ -66,7 +66,8 @@ class LabelQueryHead(Head):
             own, own_there = source(x, present)
             tokens += [to_width(own) + position, pooled(x[name]).unsqueeze(-2)]
             there += [own_there, present[name].unsqueeze(-1)]
-        return self.token_norm(torch.cat(tokens, -2)), torch.cat(there, -1)
+        joined = self.token_norm(torch.cat(tokens, -2))
+        return noise(joined, "input_dropout"), torch.cat(there, -1)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""

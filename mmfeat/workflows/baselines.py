@@ -16,10 +16,11 @@ from mmfeat.heads.fit import fit_data, fit_head, head_logits
 from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, knn_logits
 from mmfeat.learned import NOTHING
 from mmfeat.metrics import commonest_label
-from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.models.figures import FigureLine
 from mmfeat.progress import say
 from mmfeat.table import FeatureTable, rows_digest
 from mmfeat.texts import counted
+from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import extract_one
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source
@@ -30,7 +31,7 @@ _WORDS = "TF-IDF"
 Kept = dict[str, dict[str, Any]]
 
 
-def baselines(project: Project, names: list[str], kept: Kept) -> tuple[list[FigureLine], Kept]:
+def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True) -> tuple[list[FigureLine], Kept]:
     """The commonest label; words; each encoder alone, by its own output, else by a quick linear head; kNN on all of them.
 
     Words are a linear head on TF-IDF, wherever there are captions and none of the encoders is one already.
@@ -39,6 +40,8 @@ def baselines(project: Project, names: list[str], kept: Kept) -> tuple[list[Figu
     ----------
     kept : dict
         Figures by line, as a run keeps them: what was made with the settings of today is not made again.
+    alone : bool
+        Whether each encoder alone has a line.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def baselines(project: Project, names: list[str], kept: Kept) -> tuple[list[Figu
     if not len(val):
         return [], {}
     always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    lines = [FigureLine.of("commonest label", figures_of(manifest.labels[val], always, config.predict))]
+    lines = [FigureLine.of("commonest label", figures_on_val(project, always))]
     made: Kept = {}
 
     def add(label: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
@@ -65,11 +68,10 @@ def baselines(project: Project, names: list[str], kept: Kept) -> tuple[list[Figu
         one = made[label]
         lines.append(FigureLine.recorded(label, one["val"], one["seconds"], one.get("note", "")))
 
-    for name in names:
+    for name in names if alone else ():
         try:
             logits = encoder_source(project, project.identity(name), val).logits
-            figures = figures_of(manifest.labels[val], logits, config.predict)
-            lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
+            lines.append(FigureLine.of(name, figures_on_val(project, logits), note=in_sample(project, name, val)))
         except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
             add(f"{name}, linear head", _linear_settings(project), lambda name=name: _linear(project, name))
     if _has_words(project) and all(config.encoder[name].model != TFIDF for name in names):
@@ -92,15 +94,15 @@ def _linear_settings(project: Project) -> dict[str, Any]:
 
 def _linear(project: Project, name: str) -> dict[str, Any]:
     """The quick linear head on one encoder."""
-    manifest, rows = project.manifest, _labelled(project)
-    return _fitted(project, project.table([name], rows), name, rows, manifest.labels[rows])
+    rows = _labelled(project)
+    return _fitted(project, project.table([name], rows), name, rows)
 
 
-def _fitted(project: Project, table: FeatureTable, name: str, rows: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _fitted(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> dict[str, Any]:
     config = project.config
     data = fit_data(table, [name], torch_device(config.device), rows)
     fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
-    figures = figures_of(labels[data.val], head_logits(fitted.head, data, data.val), config.predict)
+    figures = figures_on_val(project, head_logits(fitted.head, data, data.val))
     return {"val": figures.as_dict(), "seconds": fitted.seconds}
 
 
@@ -121,7 +123,7 @@ def _words(project: Project) -> dict[str, Any]:
     identity, rows = identity_of(_WORDS, encoder), _labelled(project)
     extract_one(project, identity, rows, encoder=encoder)
     table = project.table_of({_WORDS: (identity.spec, None)}, rows)
-    return _fitted(project, table, _WORDS, rows, project.manifest.labels[rows])
+    return _fitted(project, table, _WORDS, rows)
 
 
 def _knn(project: Project, names: list[str]) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def _knn(project: Project, names: list[str]) -> dict[str, Any]:
     table = project.table(names, _labelled(project))
     some = affordable(train, manifest.ids, len(val), sum(table.widths.values()))
     logits = knn_logits(table, names, some, val, device=torch_device(config.device))
-    figures = figures_of(manifest.labels[val], logits, config.predict)
+    figures = figures_on_val(project, logits)
     learned = NOTHING
     for name in names:
         learned |= learned_by_encoder(project, project.identity(name), False)

@@ -37,6 +37,8 @@ def stale_because(project: Project, run: Run) -> str:
         identity = project.identity(name)
         if identity.spec.key != recorded["key"]:
             return f"encoder {name} has changed"
+        if (number := recorded.get("tokens")) and number != project.config.encoder[name].tokens:
+            return f"encoder {name} keeps other tokens: tokens = {number} -> {project.config.encoder[name].tokens}"
         if recorded["output_key"] is not None:
             if recorded["output_key"] != identity.output_key:
                 return f"the output of encoder {name} has changed"
@@ -116,6 +118,9 @@ def again(project: Project, run: Run) -> str:
     """The command that makes a run anew."""
     record = run.record
     if run.kind == "ensemble":
+        if fitted := record.get("fitted"):
+            given = fitted["candidates"] if fitted["given"] else []
+            return " ".join(["mmfeat ensemble --method", fitted["method"], *given])
         recipe = run.name.rpartition("-")[0]
         return "mmfeat ensemble " + (" ".join(m["name"] for m in record["members"]) if recipe == "ensemble" else recipe)
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"
