@@ -34,6 +34,7 @@ from mmfeat.heads import build_head, head_config
 from mmfeat.heads.fit import FitData, Member, fit_data, fit_head, fit_heads, head_logits
 from mmfeat.heads.noise import Noise
 from mmfeat.losses import masked_loss
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import figures_of
 from mmfeat.randomness import id_numbers
 
@@ -50,7 +51,9 @@ def random_data(n: int = 30_000, n_classes: int = 18, seed: int = 0) -> FitData:
     labels = torch.from_numpy((told > np.quantile(told, 0.91, 0)).astype(np.int8))
     present = {name: torch.ones(n, dtype=torch.bool) for name in WIDTHS}
     rows = np.arange(n)
-    return FitData(inputs, present, labels, id_numbers([str(i) for i in rows]), rows[: n * 9 // 10], rows[n * 9 // 10 :])
+    return FitData(
+        inputs, present, labels, id_numbers([str(i) for i in rows]), rows[: n * 9 // 10], rows[n * 9 // 10 :]
+    )
 
 
 def project_data(folder: str) -> FitData:
@@ -139,7 +142,7 @@ def loader_epochs(name: str, data: FitData, config: Any, epochs: int, file: Path
             optimizer.step()
         with torch.inference_mode():
             logits = torch.cat([head(inputs, present) for inputs, present, _ in val]).numpy()
-        figures_of(data.labels[data.val].numpy(), logits, RULE)
+        figures_of(data.labels[data.val].numpy(), logits, Decision())
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -180,7 +183,9 @@ def part_grid(data: FitData) -> dict[str, Any]:
         together, fits = timed(lambda name=name, members=members: fit_heads(name, data, members))
         alone, single = timed(lambda name=name, members=members: [fit_heads(name, data, [m])[0] for m in members])
         pairs = zip(fits, single, strict=True)
-        apart = max(float(np.abs(head_logits(a.head, data) - head_logits(b.head, data)).max()) for a, b in list(pairs)[::16])
+        apart = max(
+            float(np.abs(head_logits(a.head, data) - head_logits(b.head, data)).max()) for a, b in list(pairs)[::16]
+        )
         found[f"{name}: seconds together"], found[f"{name}: one after another"] = together, alone
         found[f"{name}: times faster"] = alone / together
         found[f"{name}: largest difference of a logit"] = apart
@@ -230,7 +235,7 @@ def part_sklearn(data: FitData) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(what: str, seconds: float, logits: np.ndarray) -> None:
-        scores = figures_of(y[data.val], logits.astype(np.float32), RULE).scores
+        scores = figures_of(y[data.val], logits.astype(np.float32), Decision()).scores
         found[what] = {
             "samples-F1": scores.samples_f1, "macro-F1": scores.macro_f1, "mAP": scores.map, "seconds": seconds
         }  # fmt: skip
@@ -298,7 +303,12 @@ def main() -> None:
     arguments = parser.parse_args()
     data = project_data(arguments.project) if arguments.project else random_data()
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
-    found = {"rows": rows, "cpu": platform.processor(), "threads": torch.get_num_threads(), **PARTS[arguments.part](data)}
+    found = {
+        "rows": rows,
+        "cpu": platform.processor(),
+        "threads": torch.get_num_threads(),
+        **PARTS[arguments.part](data),
+    }
     for what, value in found.items():
         print(f"{what:55s} {value if not isinstance(value, float) else f'{value:.4g}'}")
     file = Path(__file__).parent / "results" / f"heads-{arguments.part}.json"

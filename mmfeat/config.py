@@ -22,6 +22,7 @@ TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends 
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
+TUNED = ("tuned", "tuned-per-class")  # thresholds that are fitted
 MAX_SEED = 2**63 - 1
 MAX_LR = 10.0
 
@@ -241,8 +242,33 @@ class SelftrainConfig:
 class PredictConfig:
     """From probabilities to labels; `[predict]`."""
 
-    threshold: float = setting(0.5, low=0.0, high=1.0)
+    threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
     empty: str = setting("most-probable", choices=("most-probable", "none"))  # where nothing passes (P8)
+    calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the threshold is fitted on val rows."""
+        return self.threshold in TUNED
+
+    @property
+    def per_class(self) -> bool:
+        """Whether each class has a threshold of its own."""
+        return self.threshold == "tuned-per-class"
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is fitted on val rows."""
+        return self.tuned or self.calibration != "none"
+
+    @property
+    def untuned(self) -> float:
+        """The threshold where nothing can be fitted out of sample, as while epochs are chosen: 0.5 where it is tuned."""
+        return 0.5 if isinstance(self.threshold, str) else self.threshold
+
+    def of_training(self) -> dict[str, Any]:
+        """What of it a fit depends on, as JSON values: what is fitted afterwards makes no other model."""
+        return {"threshold": self.untuned, "empty": self.empty}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import sys
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,18 @@ def _nearest(name: str, valid: list[str]) -> str:
     return f"Nearest: {close[0]}" if close else f"Known here: {', '.join(valid)}"
 
 
-def _read(cls: type, raw: dict[str, Any], prefix: str, where: _Where) -> Any:
+def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
+    """The settings of one stage or head, given in Python; checked as those of the file are.
+
+    Raises
+    ------
+    ConfigError
+        A name, type or value is wrong; the message begins with `place`.
+    """
+    return _read(cls, values, "", lambda dotted: place)
+
+
+def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], str]) -> Any:
     """Build a dataclass from a table, checking names, types and ranges."""
     fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
     hints = typing.get_type_hints(cls)
@@ -170,11 +182,18 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
         return _read(hint, value, dotted + ".", where)
     value = _typed(hint, value, dotted, where)
     choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
-    if choices and value not in choices:
+    numeric = low is not None
+    if choices and value not in choices and (isinstance(value, str) or not numeric):
         found = _show(value)
+        if numeric:
+            raise ConfigError(
+                f"{where(dotted)}: {dotted} must be a number from {low:g} to {high:g} or one of: {', '.join(choices)}; found {found}"
+            )
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
     if f.metadata.get("filled") and not value:
         raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
+    if isinstance(value, str):
+        return value
     if (low is not None and value < low) or (high is not None and value > high):
         plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
         bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")

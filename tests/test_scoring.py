@@ -12,6 +12,7 @@ from mmfeat.cli import group
 from test_workflows import edited, save
 
 from mmfeat.errors import DataError, MmfeatError, RunError, StoreError
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import figures_of
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
@@ -442,7 +443,7 @@ def test_logits_are_only_of_the_rows_asked_for(extracted):
     assert found.logits.shape == (len(rows), len(extracted.manifest.classes))
     everything = source(extracted, run.name, extracted.manifest.rows("all"))
     assert np.allclose(found.logits, everything.logits[rows], atol=1e-5)
-    figures = figures_of(extracted.manifest.labels[rows], found.logits, extracted.config.predict)
+    figures = figures_of(extracted.manifest.labels[rows], found.logits, Decision())
     assert figures.scores.samples_f1 == pytest.approx(line_of(extracted, run.name).figures.scores.samples_f1)
 
 

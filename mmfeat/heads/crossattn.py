@@ -47,10 +47,9 @@ class CrossAttentionHead(Head):
             Attention(d if i else widths[self.query], shapes, d, config.heads) for i in range(config.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(config.layers))
-        joined = d + sum(widths.values())
         if config.hidden:
-            self.hidden = Hidden(joined, config.hidden)
-        self.output = nn.Linear(config.hidden or joined, n_classes)
+            self.hidden = Hidden([d, *widths.values()], config.hidden)
+        self.output = nn.Linear(config.hidden or d + sum(widths.values()), n_classes)
 
     @classmethod
     def token_names(cls, config: CrossAttentionConfig, names: Sequence[str]) -> list[str]:
@@ -83,10 +82,10 @@ class CrossAttentionHead(Head):
         """Logits `(B, K)`."""
         x = {**x, **{name: noise(x[name], "input_dropout") for name in self.widths}}
         attended, _ = self.attention(x, present)
-        joined = torch.cat([attended, *(x[name] for name in self.widths)], -1)  # (B, d + sum of D)
-        if self.config.hidden:
-            joined = noise(self.hidden(joined), "dropout")
-        return self.output(joined)
+        parts = [attended, *(x[name] for name in self.widths)]
+        if not self.config.hidden:
+            return self.output(torch.cat(parts, -1))
+        return self.output(noise(self.hidden(parts), "dropout"))
 
 
 def _query(config: CrossAttentionConfig, names: list[str]) -> str:

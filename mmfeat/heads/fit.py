@@ -100,7 +100,8 @@ def fit_head(
     metric : str
         What the epoch is chosen for. Without val rows the last epoch is kept.
     rule : PredictConfig, optional
-        How probabilities become the labels that the metric scores; the default one, when None.
+        How probabilities become the labels that the metric scores (at 0.5 where it is tuned, which is done afterwards);
+        the default one, when None.
     seed : int
         Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 

@@ -108,18 +108,11 @@ class Stack:
         return {rate: w for rate, w in counter.counted.items() if any(s.rates.get(rate) for s in self.streams)}
 
     def _optimizer(self) -> torch.optim.AdamW:
-        """One group for each head, on views of its slice of the stacked tensors and of their gradients."""
+        """One group for each head, on views of its slice of the stacked tensors."""
         groups = []
-        for p in self.parameters.values():
-            p.grad = torch.zeros_like(p)
         for s in range(len(self.streams)):
             for v, variant in enumerate(self.variants):
-                slices = []
-                for p in self.parameters.values():
-                    part = p.detach()[s, v]
-                    part.grad = p.grad[s, v]
-                    slices.append(part)
-                groups.append({"params": slices, **vars(variant)})
+                groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **vars(variant)})
         return torch.optim.AdamW(groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
@@ -164,10 +157,14 @@ class Stack:
         }
         logits = self._forward(self.parameters, x, present, random)  # (S, V, B, K)
         losses = self._losses(logits, labels)
-        for p in self.parameters.values():
-            p.grad.zero_()
-        losses.sum().backward()
-        self._clip()
+        grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
+        self._clip([g for g in grads if g is not None])
+        for grad, parts in zip(
+            grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
+        ):
+            if grad is not None:
+                for part, its in zip(parts, grad.flatten(0, 1).unbind(), strict=True):
+                    part.grad = its
         self.optimizer.step()
         return losses.detach()
 
@@ -187,7 +184,7 @@ class Stack:
             return functional_call(self.module, p, (x, present, rates, random))
 
         if len(self.streams) == len(self.variants) == 1:  # spares what vmap costs on every operation
-            only = {name: p[0, 0] for name, p in parameters.items()}
+            only = {name: p.view(p.shape[2:]) for name, p in parameters.items()}
             x, present = (x, present) if shared else (_first(x), _first(present))
             return one(only, x, present, _first(rates), _first(random))[None, None]
         over_variants = vmap(one, in_dims=(0, None, None, None, None))
@@ -203,13 +200,14 @@ class Stack:
         over_variants = vmap(loss, in_dims=(0, None, None))
         return vmap(over_variants, in_dims=(0, 0, by_stream))(logits, labels, self.weights)
 
-    def _clip(self) -> None:
+    @staticmethod
+    def _clip(grads: list[Tensor]) -> None:
         """Each head's gradient to a norm of at most `CLIP`, as torch.nn.utils.clip_grad_norm_ does for one model."""
-        grads = [p.grad for p in self.parameters.values()]
-        squares = sum(g.flatten(2).square().sum(-1) for g in grads)  # (S, V)
-        scale = (CLIP / (squares.sqrt() + 1e-6)).clamp(max=1)
-        for g in grads:
-            g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), dim=-1) for g in grads])  # (parameters, S, V)
+        scale = (CLIP / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
+        if bool((scale < 1).any()):
+            for g in grads:
+                g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
 
     def _order(self, epoch: int) -> Tensor:
         """Rows in the order in which each stream visits them, `(S, n)`; -1 fills up the shorter ones."""

@@ -25,7 +25,7 @@ class WeightedHead(Head):
 
     def __init__(self, widths: dict[str, int], n_classes: int, config: WeightedConfig, tokens: Any = None) -> None:
         super().__init__(widths, n_classes, config, tokens)
-        self.hidden = nn.ModuleList(Hidden(width, config.hidden) for width in widths.values())
+        self.hidden = nn.ModuleList(Hidden([width], config.hidden) for width in widths.values())
         joined = len(widths) * config.hidden
         self.weigh = nn.Linear(joined, len(widths))
         nn.init.zeros_(self.weigh.weight)
@@ -39,7 +39,7 @@ class WeightedHead(Head):
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""
-        each = [layer(noise(x[name], "input_dropout")) for name, layer in zip(self.widths, self.hidden, strict=True)]
+        each = [layer([noise(x[name], "input_dropout")]) for name, layer in zip(self.widths, self.hidden, strict=True)]
         there = torch.stack([present[name] for name in self.widths], -1).unsqueeze(-1)  # (B, M, 1)
         hidden = torch.where(there, torch.stack(each, -2), 0.0)  # (B, M, hidden)
         weighted = self.weights(hidden, present).unsqueeze(-1) * noise(hidden, "dropout")

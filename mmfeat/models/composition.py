@@ -1,6 +1,6 @@
-"""What predicts, as one network on embeddings: heads, encoders' linear outputs, and weighted means of their logits.
+"""What predicts, as one network on embeddings: heads, encoders' linear outputs, and ensembles of their logits.
 
-A run is a tree: a head on some encoders, or a mean over encoders' outputs and other runs. Each head and each output is
+A run is a tree: a head on some encoders, or an ensemble of encoders' outputs and other runs. Each head and each output is
 one part, however many branches hold it.
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmfeat.errors import RunError
 from mmfeat.heads import build_head, head_settings
 from mmfeat.heads.base import encoder_of
+from mmfeat.models.ensembles import shares_and_scale
 
-Tree = str | dict[str, Any]  # a part's name, or {"members": [Tree], "weights": [float], "prior": [float]}
+# A part's name, or {"members": [Tree], "weights": [float or [float]], "prior": [float], "bias": [float], if any}.
+Tree = str | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Composition(nn.Module):
     parts : dict of str to HeadPart or OutputPart
         Some of them may be no branch of the tree: they are asked by name.
     tree : str or dict
-        A part's name, or a weighted mean of trees over those members that know a row.
+        A part's name, or an ensemble of trees: what :func:`mmfeat.models.ensembles.combined` makes of their logits.
     """
 
     def __init__(self, parts: dict[str, Part], tree: Tree, n_classes: int) -> None:
@@ -146,13 +149,18 @@ class Composition(nn.Module):
                 done[tree] = self.part(tree)(inputs, present)
             return done[tree]
         logits, known = zip(*(self._joined(member, inputs, present, done) for member in tree["members"]), strict=True)
-        weights = torch.tensor(tree["weights"], dtype=torch.float32, device=logits[0].device)  # (M,)
-        shares = torch.stack(known).float() * weights[:, None]  # (M, B)
-        total = shares.sum(0)  # (B,)
+        there = torch.stack(known)  # (M, B)
+        like = logits[0]
+
+        def constant(values: Any) -> Tensor:
+            return torch.as_tensor(np.asarray(values, dtype=np.float32), device=like.device)
+
+        shares, scale = map(constant, shares_and_scale(tree["weights"]))  # (M, K) or (M, 1)
+        shares = there[:, :, None] * shares[:, None, :]  # (M, B, K) or (M, B, 1)
+        total = shares.sum(0)
         shares = shares / torch.where(total > 0, total, torch.ones_like(total))
-        mean = (torch.stack(logits) * shares[:, :, None]).sum(0)  # (B, K)
-        prior = torch.tensor(tree["prior"], dtype=torch.float32, device=mean.device)
-        return torch.where((total > 0)[:, None], mean, prior), torch.stack(known).any(0)
+        joined = (torch.stack(logits) * shares).sum(0) * scale + constant(tree.get("bias") or 0.0)  # (B, K)
+        return torch.where(there.any(0)[:, None], joined, constant(tree["prior"])), there.any(0)
 
 
 _PREFIX = "part-"  # a module may not be called as one of its container's methods

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 import threading
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, pr
 from mmfeat.data.archives import check_size
 from mmfeat.errors import DataError, one_line
 from mmfeat.heads.base import tokens_of
+from mmfeat.models.decisions import Decision
 from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
@@ -42,11 +44,13 @@ class Predictor:
         The K class names.
     modalities : dict of str to str
         Encoder to `image` or `text`.
+    decision : Decision
+        The temperature, the threshold or thresholds, and the rule for empty rows that the run was exported with.
     """
 
     def __init__(self, engine: Any, record: dict[str, Any]) -> None:
         self.engine, self.record = engine, record
-        self.classes = tuple(record["classes"])
+        self.classes, self.decision = tuple(record["classes"]), Decision.of(record["predict"])
         self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}
 
     @classmethod
@@ -135,7 +139,7 @@ class Predictor:
         self, items: Sequence[dict[str, Any]], thresholds: Sequence[float | None] | None = None
     ) -> Predictions:
         """Predict what `prepare` made, by each item's threshold or, where that is None, the model's own."""
-        own = np.broadcast_to(self.record["predict"]["threshold"], len(self.classes))
+        own = np.broadcast_to(self.decision.threshold, len(self.classes))
         rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
         embeddings, present = {}, {}
         for name, modality in self.modalities.items():
@@ -153,10 +157,8 @@ class Predictor:
 
         Tokens `(N, T, d)` of encoders whose tokens the model reads, and which are there, stand under `NAME/tokens`.
         """
-        rule = self.record["predict"]
-        outputs = self.engine.compose(embeddings, present)
-        threshold = rule["threshold"] if threshold is None else threshold
-        return Predictions.of(self.classes, outputs, present, threshold, rule["empty"], errors)
+        decision = self.decision if threshold is None else dataclasses.replace(self.decision, threshold=threshold)
+        return Predictions.of(self.classes, self.engine.compose(embeddings, present), present, decision, errors)
 
     def _encode(
         self, name: str, samples: Sequence[Any], batch_size: int | None, embeddings: dict[str, np.ndarray],

@@ -21,10 +21,11 @@ from mmfeat.errors import DataError, EncoderError
 from mmfeat.heads.fit import fit_data, fit_head
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
-from mmfeat.models.figures import Figures, figures_of
+from mmfeat.models.figures import Figures
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
 from mmfeat.texts import counted
+from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
 from mmfeat.workflows.fits import PlannedFit, check_fits, out_of_use, planned_fit
 from mmfeat.workflows.project import Project
@@ -97,7 +98,7 @@ def finetune(
     if not len(val):
         return results, None
     baseline = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    return results, figures_of(manifest.labels[val], baseline, project.config.predict)
+    return results, figures_on_val(project, baseline)
 
 
 @contextlib.contextmanager
@@ -155,7 +156,7 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     if len(val := table.rows("val")):
         logits = output.logits(np.asarray(table.embeddings[name][val]))
         logits = fill_unknown(logits, table.present[name][val], training_prior(project))
-        figures = figures_of(table.labels[val], logits, config.predict)
+        figures = figures_on_val(project, logits)
     checkpoint = made or save_checkpoint(
         project.checkpoints, name,
         _record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds),
@@ -214,8 +215,7 @@ def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figu
     complete_logits(project, identity)
     if not project.table([name], val).present[name][val].any():  # nothing to give figures of
         return None
-    logits = encoder_source(project, identity, val).logits
-    return figures_of(project.manifest.labels[val], logits, project.config.predict)
+    return figures_on_val(project, encoder_source(project, identity, val).logits)
 
 
 def samples_of(project: Project, name: str, encoder: Any) -> Samples:

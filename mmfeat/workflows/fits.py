@@ -97,5 +97,4 @@ def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str,
     rows = {w: manifest.rows(w) for w in ("train", "val")}
     digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
     parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
-    rule = dataclasses.asdict(config.predict)
-    return digest_json({**parts, "metric": config.metric, "predict": rule, "seed": config.seed})
+    return digest_json({**parts, "metric": config.metric, "predict": config.predict.of_training(), "seed": config.seed})

@@ -21,15 +21,16 @@ from mmfeat.heads.members import Member
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
 from mmfeat.models.composition import empty_head_part
-from mmfeat.models.figures import FigureLine, Figures, figures_of
+from mmfeat.models.figures import FigureLine, Figures
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
 from mmfeat.texts import counted
+from mmfeat.workflows.deciding import decision_record, figures_on_val, same_rule
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
-from mmfeat.workflows.scoring import encoder_source, run_source
+from mmfeat.workflows.scoring import encoder_source, recorded_table, run_source, seeds_logits
 from mmfeat.workflows.standing import in_sample, learned_by_encoder
 
 
@@ -170,7 +171,7 @@ def head_fingerprint(
     config, tokens = project.config, tokens_read(project, head, settings, table)
     return digest_json(
         {**parts, "encoders": keys, "classes": list(table.classes), "metric": config.metric, "seeds": seeds_of(project),
-         "predict": dataclasses.asdict(config.predict), "tokens": tokens}
+         "predict": config.predict.of_training(), "tokens": tokens}
     )  # fmt: skip
 
 
@@ -183,10 +184,9 @@ def save_head_run(
     `data` holds the rows `rows` of the manifest, in that order.
     """
     logits = np.stack([head_logits(fit.head, data) for fit in fits])  # (S, n, K)
-    labels, rule = table.labels[rows], project.config.predict
-    val = data.val
-    seeds = [figures_of(labels[val], one[val], rule).as_dict() for one in logits] if len(val) else []
-    mean = figures_of(labels[val], logits.mean(0)[val], rule).as_dict() if len(val) else None
+    labels, val = table.labels[rows], data.val
+    seeds = [figures_on_val(project, one[val]).as_dict() for one in logits] if len(val) else []
+    mean = figures_on_val(project, logits.mean(0)[val]).as_dict() if len(val) else None
     state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
     roles = np.zeros(len(rows), np.uint8)
     roles[data.train], roles[val] = ROLES["train"], ROLES["val"]
@@ -209,6 +209,7 @@ def save_head_run(
         "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
         "head_mb": head_mb,
         "figures": {"val": mean, "val_seeds": seeds},
+        "decision": decision_record(project, logits.mean(0)[val]),
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
@@ -242,17 +243,19 @@ def baselines(
         return [], {}
     linear: dict[str, dict[str, Any]] = {}
     always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    lines = [FigureLine.of("commonest label", figures_of(manifest.labels[val], always, config.predict))]
+    lines = [FigureLine.of("commonest label", figures_on_val(project, always))]
     for name in names:
         identity = project.identity(name)
         try:
-            logits = encoder_source(project, identity, val).logits
-            figures = figures_of(manifest.labels[val], logits, config.predict)
+            figures = figures_on_val(project, encoder_source(project, identity, val).logits)
             lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
         except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
-            settings = dataclasses.asdict(config.fuse.linear)
-            same = kept.get(name, {}).get("settings") == settings
-            linear[name] = kept[name] if same else {"settings": settings, **_linear_baseline(project, name)}
+            settings = {
+                "settings": dataclasses.asdict(config.fuse.linear),
+                "predict": dataclasses.asdict(config.predict),
+            }
+            same = kept.get(name, {}).items() >= settings.items()
+            linear[name] = kept[name] if same else {**settings, **_linear_baseline(project, name)}
             lines.append(FigureLine.recorded(f"{name}, linear head", linear[name]["val"], linear[name]["seconds"]))
     return lines, linear
 
@@ -262,8 +265,7 @@ def _linear_baseline(project: Project, name: str) -> dict[str, Any]:
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     data = fit_data(project.table([name], rows), [name], torch_device(config.device), rows)
     fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
-    logits = head_logits(fitted.head, data, data.val)
-    figures = figures_of(manifest.labels[rows[data.val]], logits, config.predict)
+    figures = figures_on_val(project, head_logits(fitted.head, data, data.val))
     return {"val": figures.as_dict(), "seconds": fitted.seconds}
 
 
@@ -276,15 +278,24 @@ def head_lines(project: Project, run: Run) -> list[FigureLine]:
     note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
     mean = FigureLine.of(f"{record['head']}, mean", val_figures(project, run), record["seconds"], note)
     seconds = sum(record["seed_seconds"]) / n
-    one = FigureLine.over_seeds(f"{record['head']}, one seed", record["figures"]["val_seeds"], seconds)
-    return [one, mean] if n > 1 else [mean]
+    one = FigureLine.over_seeds(f"{record['head']}, one seed", _seeds_figures(project, run), seconds) if n > 1 else None
+    return list(filter(None, [one, mean]))
+
+
+def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
+    """Figures of each seed on val: those of run.json, but by the decisions of today."""
+    config, record = project.config, run.record
+    if same_rule(record, config.predict):
+        return record["figures"]["val_seeds"]
+    val = project.manifest.rows("val")
+    table = recorded_table(project, run, val).take(val)
+    each = seeds_logits(run, table, torch_device(config.device))
+    return [figures_on_val(project, one).as_dict() for one in each]
 
 
 def val_figures(project: Project, run: Run) -> Figures:
     """A run's figures on the val rows of today."""
-    val = project.manifest.rows("val")
-    logits = run_source(project, run, val).logits
-    return figures_of(project.manifest.labels[val], logits, project.config.predict)
+    return figures_on_val(project, run_source(project, run, project.manifest.rows("val")).logits)
 
 
 def describe(run: Run) -> str:

@@ -12,6 +12,7 @@ from mmfeat.data.readers import read_rows
 from mmfeat.data.sources import ImageSources, images_beside, nothing_found
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
+from mmfeat.models.decisions import Decision
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
 from mmfeat.progress import progress
@@ -43,7 +44,7 @@ class NewRows:
     columns: dict[str, str] = field(default_factory=dict)
 
 
-def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions:
+def predict_in_project(project: Project, run: str, rows: NewRows, decision: Decision) -> Predictions:
     """Predict by a run of today's encoders; what the store lacks is encoded into it.
 
     Raises
@@ -67,15 +68,9 @@ def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions
     tokens = {name: read.number for name, read in composed.composition.tokens.items()}
     table = guests.table_of(encoders, nothing, tokens)
     device = torch_device(project.config.device)
-    composition, rule = composed.composition.to(device), project.config.predict
+    composition = composed.composition.to(device)
     parts = [
-        Predictions.of(
-            project.manifest.classes,
-            head_outputs(composition, *batch.to(device)),
-            batch.present,
-            rule.threshold,
-            rule.empty,
-        )
+        Predictions.of(project.manifest.classes, head_outputs(composition, *batch.to(device)), batch.present, decision)
         for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
     ]
     return Predictions.joined(parts, errors)

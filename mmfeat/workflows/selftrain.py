@@ -84,6 +84,7 @@ def selftrain(project: Project) -> SelftrainResult:
         project, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[unlabelled], list(identities)),
         selftrain=dataclasses.asdict(config.selftrain), rounds_model=dataclasses.asdict(config.fuse.linear),
+        **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
     )  # fmt: skip
     supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
     run = already_made(project.runs, fingerprint)

@@ -113,6 +113,9 @@ def again(project: Project, run: Run) -> str:
     """The command that makes a run anew."""
     record = run.record
     if run.kind == "ensemble":
+        if fitted := record.get("fitted"):
+            given = fitted["candidates"] if fitted["given"] else []
+            return " ".join(["mmfeat ensemble --method", fitted["method"], *given])
         recipe = run.name.rpartition("-")[0]
         return "mmfeat ensemble " + (" ".join(m["name"] for m in record["members"]) if recipe == "ensemble" else recipe)
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"

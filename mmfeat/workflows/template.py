@@ -52,7 +52,7 @@ rounds = 5
 policy = "all"                     # all: every unlabelled row takes part in every round
 
 [predict]
-threshold = 0.5                    # a label needs a probability above it
+threshold = 0.5                    # a number; tuned; tuned-per-class (both fitted on val, out of sample)
 empty     = "most-probable"        # where nothing passes: most-probable, none
 """
 
