@@ -234,7 +234,6 @@ class WeightedConfig(HiddenConfig):
 class LabelQueryConfig(HiddenConfig):
     """One query per class over all tokens; `[fuse.labelquery]`."""
 
-    dropout: float = setting(0.3, low=0.0, high=0.95)
     width: int = setting(128, low=1)  # of queries and projected tokens
     token_width: int = setting(128, low=1)  # of the pieces of an embedding, where no tokens are stored
     tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
