@@ -14,6 +14,7 @@ from typing import Any
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
+TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
 LOSSES = ("bce", "focal", "asymmetric")
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
@@ -95,6 +96,32 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
+class TfidfEncoderConfig:
+    """Words, weighted by how rare they are; `[encoder.NAME]` with modality text and model tfidf."""
+
+    model: str = setting(TFIDF, choices=(TFIDF,))
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune; checkpoints/NAME-1
+    width: int = setting(1024, low=1, high=32768)  # terms at most: the commonest of the training captions
+    ngrams: int = setting(1, low=1, high=3)  # words of a term at most
+    modality: str = setting("text", choices=("text",))
+
+    @property
+    def pretrained(self) -> str:
+        """There is nothing to begin with."""
+        return "auto"
+
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic."""
+        return "float32"
+
+    @property
+    def tokens(self) -> int:
+        """None are kept."""
+        return 0
+
+
+@dataclass(frozen=True)
 class OtherEncoderConfig:
     """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
 
@@ -113,7 +140,7 @@ class OtherEncoderConfig:
         return 0
 
 
-EncoderConfig = ImageEncoderConfig | TextEncoderConfig | OtherEncoderConfig
+EncoderConfig = ImageEncoderConfig | TextEncoderConfig | TfidfEncoderConfig | OtherEncoderConfig
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ from mmfeat.config import (
     MODALITIES,
     OTHER,
     RECIPES,
+    TFIDF,
     Config,
     EncoderConfig,
     FinetuneConfig,
     ImageEncoderConfig,
     OtherEncoderConfig,
     TextEncoderConfig,
+    TfidfEncoderConfig,
 )  # fmt: skip
 from mmfeat.errors import ConfigError
 from mmfeat.texts import shown
@@ -242,12 +244,19 @@ def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
         choices = " or ".join(f'modality = "{one}"' for one in (*MODALITIES, OTHER))
         raise ConfigError(f"{where(dotted)}: {dotted} needs its modality. Write: {choices}")
     cls = {"image": ImageEncoderConfig, "text": TextEncoderConfig, OTHER: OtherEncoderConfig}[modality]
+    if modality == "text" and table.get("model") == TFIDF:
+        cls = TfidfEncoderConfig
     config = _read(cls, table, dotted + ".", where)
     if modality == OTHER and not re.fullmatch(r"[0-9a-f]{12,64}", config.imported):
         found = _show(config.imported) if config.imported else "none"
         raise ConfigError(
             f"{where(dotted + '.imported')}: {dotted}.imported is the key of what was imported, 12 to 64 digits "
             f"(0-9, a-f), found {found}. Run: mmfeat store import {name} FILE, which prints it"
+        )
+    if isinstance(config, TfidfEncoderConfig) and config.checkpoint == "none":
+        raise ConfigError(
+            f'{where(dotted + ".checkpoint")}: {dotted}.checkpoint = "none": {TFIDF} is nothing without one. '
+            f'Write: checkpoint = "latest"'
         )
     size = getattr(config, "size", "auto")
     if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):

@@ -421,15 +421,16 @@ def test_the_metric_that_ranks_is_shown(extracted):
 # work that is done once
 
 
-def test_linear_baselines_are_not_trained_again(project, monkeypatch):
+def test_baselines_are_not_made_again(project, monkeypatch):
     extract(project)
     first = fuse(project)
-    import mmfeat.workflows.fuse as module
+    import mmfeat.workflows.baselines as module
 
     def refuse(*args, **kwargs):
-        raise AssertionError("a head was trained")
+        raise AssertionError("a baseline was made again")
 
     monkeypatch.setattr(module, "fit_head", refuse)
+    monkeypatch.setattr(module, "knn_logits", refuse)
     again = fuse(Project(project.root))
     assert not again.made
     assert [line.label for line in again.lines][1:3] == ["image, linear head", "text, linear head"]

@@ -162,8 +162,10 @@ class Stack:
         for grad, parts in zip(
             grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
         ):
-            if grad is not None:
-                for part, its in zip(parts, grad.flatten(0, 1).unbind(), strict=True):
+            if (
+                grad is not None
+            ):  # fused AdamW goes through a parameter and its gradient as if both lay the same in memory
+                for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
                     part.grad = its
         self.optimizer.step()
         return losses.detach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,11 +29,12 @@ from mmfeat.models.comparison import (
     save_part,
 )
 from mmfeat.models.ensembles import RECIPE_HEADS
-from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.models.figures import FigureLine
 from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
-from mmfeat.workflows.fuse import baselines, fit_seeds, head_fingerprint, head_inputs, resolved_config, seeds_of
+from mmfeat.workflows.baselines import baselines
+from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config, seeds_of
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record
 from mmfeat.workflows.scoring import encoder_source, training_prior
@@ -107,7 +107,7 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
         if part is not None:
             parts[f"head {head}"] = part
     lines = compared(work.candidates(parts), project.manifest.labels[val], project.config.predict)
-    cheap = work.baselines(parts)
+    cheap = work.baselines()
     files, written = write_comparison(work.folder, f"{len(val):,} val rows", lines, cheap, project.manifest.classes)
     return CompareResult(
         lines, cheap, failed, work.made or written, work.folder, files, len(project.manifest.rows("train")), len(val),
@@ -243,18 +243,14 @@ class _Comparison:
         note = f"in-sample for {trained.sum():,} of {len(ids):,} rows" if trained.any() else ""
         return Candidate(name, label, part, None if None in sizes else sum(sizes), paper, note)
 
-    def baselines(self, parts: dict[str, Part]) -> list[FigureLine]:
-        """The lines of :func:`mmfeat.workflows.fuse.baselines` but those of encoders, which are compared already."""
-        project, labels = self.project, self.project.manifest.labels[self.val]
-        settings, kept = dataclasses.asdict(project.config.fuse.linear), read_memory(self.folder / "baselines.json")
-        for name in self.identities:
-            figures = figures_of(labels, parts[name].logits.mean(0), project.config.predict)
-            kept[name] = {"settings": settings, "val": figures.as_dict(), "seconds": parts[name].seconds}
-        lines, found = baselines(project, list(self.identities), kept)
-        others = {name: value for name, value in found.items() if name not in self.identities}
-        if others != read_memory(self.folder / "baselines.json"):
-            write_json(self.folder / "baselines.json", others)
-        return [line for line in lines if line.label.removesuffix(", linear head") not in self.identities]
+    def baselines(self) -> list[FigureLine]:
+        """The lines of :func:`mmfeat.workflows.baselines.baselines` but those of encoders, which are compared already."""
+        file = self.folder / "baselines.json"
+        kept = read_memory(file)
+        lines, found = baselines(self.project, list(self.identities), kept, alone=False)
+        if found != kept:
+            write_json(file, found)
+        return lines
 
 
 def _common(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict:

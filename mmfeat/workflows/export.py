@@ -148,7 +148,7 @@ def _written(
 
 def _finetuned(project: Project, composed: Composed, name: str) -> bool:
     checkpoint = project.checkpoint(composed.identities[name])
-    return checkpoint is not None and not checkpoint.frozen
+    return checkpoint is not None and not checkpoint.label_free
 
 
 def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[bytes | None], list[str | None]]:

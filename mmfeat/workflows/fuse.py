@@ -12,25 +12,25 @@ import torch
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import DataError, MissingFeatures, RunError
+from mmfeat.errors import DataError
 from mmfeat.files import digest_json
 from mmfeat.heads import build_head, head_class, head_config
 from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import FitData, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.fit import FitData, fit_data, fit_heads, head_logits
 from mmfeat.heads.members import Member
 from mmfeat.learned import Learned
-from mmfeat.metrics import commonest_label
 from mmfeat.models.composition import empty_head_part
 from mmfeat.models.figures import FigureLine, Figures
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
 from mmfeat.texts import counted
+from mmfeat.workflows.baselines import baselines
 from mmfeat.workflows.deciding import decision_record, figures_on_val, same_rule
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
-from mmfeat.workflows.scoring import encoder_source, recorded_table, run_source, seeds_logits
+from mmfeat.workflows.scoring import recorded_table, run_source, seeds_logits
 from mmfeat.workflows.standing import in_sample, learned_by_encoder
 
 
@@ -79,10 +79,10 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     if made:
         data = fit_data(table, list(identities), torch_device(config.device), rows)
         fits = fit_seeds(project, head, data, settings)
-    lines, linear = baselines(project, list(identities), {} if made else run.record["linear"])
+    lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
     if made:
         run = save_head_run(
-            project, head, head, settings, identities, table, fits, data, rows, fingerprint, {"linear": linear}
+            project, head, head, settings, identities, table, fits, data, rows, fingerprint, {"baselines": kept}
         )
     lines += head_lines(project, run)
     n_train, n_val = len(table.rows("train")), len(table.rows("val"))
@@ -220,53 +220,6 @@ def save_head_run(
     for identity in identities.values():
         learned |= learned_by_encoder(project, identity, False)
     return save_run(project.runs, stem, record, kept, learned, state)
-
-
-def baselines(
-    project: Project, names: list[str], kept: dict[str, dict[str, Any]]
-) -> tuple[list[FigureLine], dict[str, dict[str, Any]]]:
-    """The commonest label, and each encoder alone: by its own output, else by a quick linear head on it.
-
-    Parameters
-    ----------
-    kept : dict
-        Figures of linear heads by encoder, as a run keeps them: they are not fitted again.
-
-    Returns
-    -------
-    tuple
-        The lines, and the figures of linear heads for a run to keep.
-    """
-    manifest, config = project.manifest, project.config
-    val = manifest.rows("val")
-    if not len(val):
-        return [], {}
-    linear: dict[str, dict[str, Any]] = {}
-    always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    lines = [FigureLine.of("commonest label", figures_on_val(project, always))]
-    for name in names:
-        identity = project.identity(name)
-        try:
-            figures = figures_on_val(project, encoder_source(project, identity, val).logits)
-            lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
-        except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
-            settings = {
-                "settings": dataclasses.asdict(config.fuse.linear),
-                "predict": dataclasses.asdict(config.predict),
-            }
-            same = kept.get(name, {}).items() >= settings.items()
-            linear[name] = kept[name] if same else {**settings, **_linear_baseline(project, name)}
-            lines.append(FigureLine.recorded(f"{name}, linear head", linear[name]["val"], linear[name]["seconds"]))
-    return lines, linear
-
-
-def _linear_baseline(project: Project, name: str) -> dict[str, Any]:
-    manifest, config = project.manifest, project.config
-    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    data = fit_data(project.table([name], rows), [name], torch_device(config.device), rows)
-    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
-    figures = figures_on_val(project, head_logits(fitted.head, data, data.val))
-    return {"val": figures.as_dict(), "seconds": fitted.seconds}
 
 
 def head_lines(project: Project, run: Run) -> list[FigureLine]:

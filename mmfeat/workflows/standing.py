@@ -83,9 +83,9 @@ def of_other_classes(project: Project, identity: Identity) -> bool:
 
 
 def learned_by_encoder(project: Project, identity: Identity, uses_logits: bool) -> Learned:
-    """The rows that an encoder learned from; embeddings of a frozen encoder are innocent, its logits are not."""
+    """The rows that an encoder learned from; its embeddings are innocent where they have seen no label, its logits are not."""
     checkpoint = project.checkpoint(identity)
-    if checkpoint is None or (checkpoint.frozen and not uses_logits):
+    if checkpoint is None or (checkpoint.label_free and not uses_logits):
         return NOTHING
     return checkpoint.learned()
 
@@ -105,7 +105,12 @@ def trained_on_val(project: Project, learned: Learned) -> bool:
 
 def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
     """`in-sample for 5 of 20 rows`, where an encoder or a run was trained on some of the rows."""
-    n = int(learned_by(project, name).among(project.manifest.ids[rows])[0].sum())
+    return in_sample_of(project, learned_by(project, name), rows)
+
+
+def in_sample_of(project: Project, learned: Learned, rows: np.ndarray) -> str:
+    """The same of what something learned from."""
+    n = int(learned.among(project.manifest.ids[rows])[0].sum())
     return f"in-sample for {n:,} of {len(rows):,} rows" if n else ""
 
 
