@@ -21,7 +21,7 @@ from mmfeat.config import PredictConfig
 from mmfeat.errors import DataError, RunError
 from mmfeat.heads import HEADS, takes
 from mmfeat.models.comparison import Candidate, Part, compared, kept_part, mean_part, save_part
-from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import classes_csv, comparison_table, markdown, models_csv
@@ -58,7 +58,7 @@ def test_a_mean_is_seed_by_seed_and_over_what_knows_a_row():
     assert mean.logits.shape == (3, 40, 3)
     for s in range(3):
         np.testing.assert_array_equal(
-            mean.logits[s], weighted_mean([one.logits[0], two.logits[s]], [one.known, known], [0.5, 0.5], prior)
+            mean.logits[s], combined([one.logits[0], two.logits[s]], [one.known, known], [0.5, 0.5], prior)
         )
     np.testing.assert_array_equal(mean.logits[1][~known], one.logits[0][~known])
     assert (mean.seconds, mean.microseconds, mean.head_mb) == (3.0, 4.0, 0.5)

@@ -184,7 +184,9 @@ def test_gates_and_weights_follow_the_input_and_what_is_there():
     assert torch.equal(gates[0, 1], torch.ones_like(gates[0, 1]))
     assert gates[1:].std(0).min() > 1e-4
     head = randomised("weighted")
-    weights = head.weights(torch.stack([layer([x[n]]) for n, layer in zip(WIDTHS, head.hidden, strict=True)], 1), present)
+    weights = head.weights(
+        torch.stack([layer([x[n]]) for n, layer in zip(WIDTHS, head.hidden, strict=True)], 1), present
+    )
     assert weights[0, 0] == 0
     assert weights[1:].std(0).min() > 1e-4
 

@@ -14,7 +14,7 @@ import numpy as np
 from mmfeat.config import PredictConfig
 from mmfeat.files import atomic_path, publish_folder, read_record, staging_folder, write_json
 from mmfeat.metrics import paired_difference
-from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of
 
 FORMAT = 1
@@ -100,8 +100,7 @@ def mean_part(parts: Sequence[Part], prior: np.ndarray) -> Part:
     n_seeds, known = max(len(part.logits) for part in parts), [part.known for part in parts]
     weights = [1 / len(parts)] * len(parts)
     logits = [
-        weighted_mean([part.logits[s % len(part.logits)] for part in parts], known, weights, prior)
-        for s in range(n_seeds)
+        combined([part.logits[s % len(part.logits)] for part in parts], known, weights, prior) for s in range(n_seeds)
     ]
     trained = [part.seconds for part in parts if part.seconds is not None]
     return Part(
