@@ -1,15 +1,21 @@
-"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline."""
+"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline.
+
+Nothing here imports torch unless there is something to fit.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import TYPE_CHECKING
 
 from mmfeat.config import TFIDF, TfidfEncoderConfig
 from mmfeat.encoders.resolve import Identity
-from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import EncoderError
 from mmfeat.workflows.project import Project
+
+if TYPE_CHECKING:
+    from mmfeat.encoders.tfidf import TfidfEncoder
 
 
 def fitted_words(project: Project, name: str) -> TfidfEncoder:
@@ -20,6 +26,8 @@ def fitted_words(project: Project, name: str) -> TfidfEncoder:
     EncoderError
         No word stands in two of them.
     """
+    from mmfeat.encoders.tfidf import TfidfEncoder
+
     manifest, table = project.manifest, project.config.encoder[name]
     rows = manifest.rows("train")
     rows = rows[project.row_keys("text").present[rows]]
