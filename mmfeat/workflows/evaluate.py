@@ -90,7 +90,7 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         if len(names) > 1:
             outcomes[name] = Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
         on, by = learned_by(project, name).among(manifest.ids[rows])
-        trained[name], n_chosen[name] = manifest.ids[rows[on]].tolist(), int(by.sum())
+        trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
         of_encoder = name in project.config.encoder
         path = project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
         write_atomic(path, class_table(figures[name], manifest.classes))
