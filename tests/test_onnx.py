@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from mmfeat import Predictor
+from mmfeat.encoders.portable import load_preparation
 from mmfeat.encoders.preparation import ImagePreparation
+from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import ConfigError, DataError, EncoderError, RunError
 from mmfeat.models.composition import Composition, OutputPart
 from mmfeat.predictor.engines import OnnxEngine
@@ -189,3 +191,16 @@ def test_a_device_that_is_not_there_is_refused(result, device):
 def test_what_is_no_image_is_said_as_by_torch(by_onnx):
     with pytest.raises(DataError, match="image 0"):
         by_onnx.predict([b"no image"], ["a caption"])
+
+
+def test_words_are_counted_as_by_torch(tmp_path):
+    import onnxruntime
+
+    encoder = TfidfEncoder.fit(["two dogs on a bench", "a red bench", "two red cats on a bench"], 9, 1)
+    record = save_encoder_onnx("words", encoder, tmp_path, "float32")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    preparation = load_preparation(record, tmp_path)
+    for captions in (["two red red benches, two dogs on it", "none", "bench"], ["bench"], ["none"] * 5):
+        batch = preparation.collate([preparation.prepare(caption) for caption in captions])
+        found = session.run(None, {name: values.numpy() for name, values in batch.items()})[0]
+        assert found == pytest.approx(encoder.encode(batch, torch.device("cpu")).embeddings, abs=1e-6)

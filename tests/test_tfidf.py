@@ -27,8 +27,8 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.standing import learned_by_encoder
-from mmfeat.workflows.status import status
-from mmfeat.workflows.store import references_of
+from mmfeat.workflows.status import status, store_status
+from mmfeat.workflows.store import find_unreferenced, references_of
 from mmfeat.workflows.tfidf import fitted_words, identity_of, with_words
 
 CAPTIONS = ["A dog on a bench", "the dog, the Dog!", "bench by the sea", "sea and sun 2024", "sun 2024 on the sea"]
@@ -227,6 +227,8 @@ def test_it_stands_beside_every_head(extracted):
     assert list(lines)[:5] == ["commonest label", "image", "text", "TF-IDF, linear head", "kNN, training-free"]
     assert lines["TF-IDF, linear head"].seconds > 0
     assert "TF-IDF" not in extracted.config.encoder
+    assert not find_unreferenced(Project(extracted.root)).garbage  # the run names its features
+    assert ["a baseline of concat-1"] in [line.used_by for line in store_status(Project(extracted.root))]
 
 
 def test_without_a_word_the_other_baselines_are_there(extracted, capsys):

@@ -113,6 +113,8 @@ class TextPreparation:
         Tokens that are kept of a caption, special ones included.
     """
 
+    examples = ("one caption of some words", "two")  # of different lengths
+
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         self._digest = _tokenizer_digest(tokenizer)

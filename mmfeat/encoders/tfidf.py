@@ -43,6 +43,11 @@ class TfidfPreparation:
         self._numbers = {term: number for number, term in enumerate(self.terms)}
         self._analyse = CountVectorizer(**_WORDS, ngram_range=(1, ngrams)).build_analyzer()
 
+    @property
+    def examples(self) -> tuple[str, str]:
+        """Two captions with different numbers of terms."""
+        return " ".join(self.terms[:8]), self.terms[0]
+
     def prepare(self, sample: str) -> dict[int, int]:
         """How often each term of the vocabulary stands in a caption."""
         numbers = (self._numbers.get(term) for term in self._analyse(sample))
@@ -108,7 +113,7 @@ class TfidfEncoder(Encoder):
         numbers, counts = batch["input_ids"], batch["attention_mask"].float()  # (B, L)
         weights = torch.where(counts > 0, 1 + counts.clamp(min=1).log(), 0) * self.idf[numbers]
         weights = weights / weights.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
-        return torch.zeros(len(weights), self.width, device=weights.device).scatter_add(1, numbers, weights)
+        return weights.new_zeros(weights.shape[0], self.width).scatter_add(1, numbers, weights)
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Not of this family: a table of it has no `tokens`."""

@@ -72,6 +72,11 @@ class Run:
         return self.record["kind"]
 
     @property
+    def baseline_keys(self) -> list[str]:
+        """Keys of encoders that only a baseline beside it reads."""
+        return [one["encoder"] for one in self.record.get("baselines", {}).values() if "encoder" in one]
+
+    @property
     def encoders(self) -> dict[str, dict[str, Any]]:
         """Encoder name to its recorded `key`, `output_key`, `width` and `size_mb`."""
         return self.record["encoders"]

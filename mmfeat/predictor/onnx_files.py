@@ -84,7 +84,7 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> 
         example = {"pixels": torch.zeros(2, *size, dtype=torch.uint8)}
         axes: dict[int, Any] = {0: batch}
     else:
-        example = encoder.collate(["one caption of some words", "two"])
+        example = encoder.collate([encoder.prepare(caption) for caption in encoder.preparation.examples])
         axes = {0: batch, 1: torch.export.Dim("length", min=1, max=encoder.preparation.max_length)}
     names = INPUTS[encoder.modality]
     try:

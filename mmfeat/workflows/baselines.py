@@ -123,7 +123,7 @@ def _words(project: Project) -> dict[str, Any]:
     identity, rows = identity_of(_WORDS, encoder), _labelled(project)
     extract_one(project, identity, rows, encoder=encoder)
     table = project.table_of({_WORDS: (identity.spec, None)}, rows)
-    return _fitted(project, table, _WORDS, rows)
+    return {**_fitted(project, table, _WORDS, rows), "encoder": identity.spec.key}
 
 
 def _knn(project: Project, names: list[str]) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def store_status(project: Project) -> list[StoreLine]:
     for run in all_runs(project.runs):
         for encoder in run.encoders.values():
             named.setdefault(encoder["key"], []).append(run.name)
+        for key in run.baseline_keys:
+            named.setdefault(key, []).append(f"a baseline of {run.name}")
     for other in all_references(project.store.path):
         for key in other.encoders if other.project != str(project.root) else ():
             named.setdefault(key, []).append(other.project)

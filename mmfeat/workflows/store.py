@@ -109,6 +109,8 @@ def references_of(project: Project) -> References:
         for encoder in run.encoders.values():
             number = encoder.get("tokens")
             references.add(encoder["key"], encoder["output_key"], tokens_kind(number) if number else None)
+        for key in run.baseline_keys:
+            references.add(key)
     return references
 
 

@@ -1,4 +1,7 @@
-"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline."""
+"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline.
+
+Nothing here imports torch unless there is something to fit.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def fitted_words(project: Project, name: str) -> TfidfEncoder:
     EncoderError
         No word stands in two of them.
     """
-    from mmfeat.encoders.tfidf import TfidfEncoder  # imports torch, which a dry run with nothing to do spares
+    from mmfeat.encoders.tfidf import TfidfEncoder
 
     manifest, table = project.manifest, project.config.encoder[name]
     rows = manifest.rows("train")
