@@ -2,7 +2,6 @@
 
     python benchmarks/heads.py fit        # one cross-attention head, against the same head in a DataLoader loop
     python benchmarks/heads.py grid       # 64 heads of one shape in one pass, against one after another
-    python benchmarks/heads.py folds      # out-of-fold logits of 5 folds, against one fit
     python benchmarks/heads.py sklearn    # against scikit-learn's estimators on the same features
     python benchmarks/heads.py predict    # 1,000,000 cached rows
 
@@ -205,21 +204,6 @@ def step_flops(name: str, data: FitData, config: Any) -> int:
     with FlopCounterMode(display=False) as counter:
         masked_loss(head(inputs, present), data.labels[batch]).backward()
     return counter.get_total_flops()
-
-
-def part_folds(data: FitData) -> dict[str, Any]:
-    """Five folds of all labelled rows over one fit on the train rows, for as many epochs."""
-    from mmfeat.heads.folds import fit_folds
-
-    found: dict[str, Any] = {}
-    for name, epochs in (("linear", 10), ("crossattn", 4)):
-        config = settings(name, epochs=epochs, patience=epochs)
-        one = many = 0.0
-        for seed in range(3):
-            one += timed(lambda name=name, config=config, seed=seed: fit_head(name, data, config, seed=seed))[0]
-            many += timed(lambda name=name, config=config, seed=seed: fit_folds(name, data, config, 5, [seed]))[0]
-        found |= {f"{name}: one fit": one / 3, f"{name}: 5 folds": many / 3, f"{name}: folds over one fit": many / one}
-    return found
 
 
 def part_sklearn(data: FitData) -> dict[str, Any]:

@@ -20,6 +20,11 @@ PROJECTED = 8  # tokens that an embedding is projected to
 _NEVER = -1e9  # a score of what is not there: finite, so that a row without any token has gradients
 
 
+def masked_softmax(scores: Tensor, there: Tensor, dim: int) -> Tensor:
+    """Softmax over what is `there`, bool of the same shape or broadcast to it; what is not has no share, nor has nothing."""
+    return torch.where(there, torch.softmax(torch.where(there, scores, _NEVER), dim), 0.0)
+
+
 class Tokens(nn.Module):
     """One encoder's tokens `(B, n, d)`: as stored, or made of its embedding.
 
@@ -117,8 +122,7 @@ class Attention(nn.Module):
             score = source @ folded  # (B, n, h G)
             scores.append(score + self.positions[i] @ folded if len(self.positions) else score)
         mask = torch.cat(there, -1).unsqueeze(-1)  # (B, N, 1)
-        masked = torch.where(mask, torch.cat(scores, -2) / math.sqrt(self.each), _NEVER)
-        weights = torch.where(mask, torch.softmax(masked, -2), 0.0)  # (B, N, h G)
+        weights = masked_softmax(torch.cat(scores, -2) / math.sqrt(self.each), mask, -2)  # (B, N, h G)
         attended = []
         for i, (share, to_value) in enumerate(
             zip(weights.split([source.shape[-2] for source in tokens], -2), self.to_value, strict=True)

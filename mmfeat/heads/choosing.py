@@ -1,14 +1,12 @@
-"""The figure that chooses an epoch, for many heads at once."""
+"""One metric's figure of many models at once, without the others: what chooses epochs and members of ensembles."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from mmfeat.config import PredictConfig
 from mmfeat.labels import decide, sigmoid
-from mmfeat.losses import masked_loss
-from mmfeat.metrics import samples_f1_rows, scores
+from mmfeat.metrics import row_losses, samples_f1_rows, scores
 
 
 def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, rule: PredictConfig) -> np.ndarray:
@@ -17,15 +15,14 @@ def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, rule: Pre
     Parameters
     ----------
     labels : np.ndarray
-        `(n, K)` int8, each row with a known label.
+        `(n, K)` int8, some of them known.
     logits : np.ndarray
         `(M, n, K)` float32, finite.
     rule : PredictConfig
         How probabilities become labels, at 0.5 where that is tuned.
     """
     if metric == "loss":
-        target = torch.as_tensor(labels)
-        return np.array([float(masked_loss(torch.as_tensor(one).double(), target)) for one in logits])
+        return np.array([row_losses(labels, one).sum() for one in logits]) / (labels >= 0).sum()
     if metric == "map":
         nothing = np.zeros(labels.shape, np.int8)
         return np.array([scores(labels, nothing, one).map for one in logits])

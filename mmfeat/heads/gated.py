@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mmfeat.config import GatedConfig
+from mmfeat.heads.attention import masked_softmax
 from mmfeat.heads.base import Head
 from mmfeat.heads.noise import Noise
-
-_NEVER = -1e9
 
 
 class GatedHead(Head):
@@ -35,7 +34,7 @@ class GatedHead(Head):
         joined = torch.cat([x[name] for name in self.widths], -1)
         scores = self.gate(joined).unflatten(-1, (len(self.widths), self.config.hidden))
         there = torch.stack([present[name] for name in self.widths], -1).unsqueeze(-1)  # (B, M, 1)
-        return torch.where(there, torch.softmax(torch.where(there, scores, _NEVER), -2), 0.0)
+        return masked_softmax(scores, there, -2)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""

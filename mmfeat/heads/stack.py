@@ -162,9 +162,8 @@ class Stack:
         for grad, parts in zip(
             grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
         ):
-            if (
-                grad is not None
-            ):  # fused AdamW goes through a parameter and its gradient as if both lay the same in memory
+            # Fused AdamW goes through a parameter and its gradient as if both lay the same in memory.
+            if grad is not None:
                 for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
                     part.grad = its
         self.optimizer.step()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import PredictConfig
-from mmfeat.labels import decide, sigmoid
+from mmfeat.heads.choosing import metric_values
 from mmfeat.metrics import (
     Scores,
     better,
@@ -76,10 +76,7 @@ def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarr
     sign = 1.0 if better(metric, 1.0, 0.0) else -1.0
 
     def score(labels: np.ndarray, logits: np.ndarray) -> float:
-        decided = decide(sigmoid(logits), rule.untuned, rule.empty)
-        if metric == "samples-f1":  # the same value without the other figures
-            return float(samples_f1_rows(labels, decided).mean())
-        return sign * scores(labels, decided, logits).value(metric)
+        return sign * float(metric_values(metric, labels, logits[None], rule)[0])
 
     return score
 

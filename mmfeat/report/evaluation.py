@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmfeat.models.figures import Figures
-from mmfeat.report.tables import shown, table
+from mmfeat.report.tables import chance, shown, table
 
 _COLUMNS = {
     "samples_f1": "samples-F1",
@@ -46,7 +46,7 @@ def verdict(differences: dict[str, Difference], metric: str) -> str:
     """`samples-F1: no more than chance`, where the interval of the project's metric holds nought; else `more than chance`."""
     key = metric.replace("-", "_")
     _, low, high = differences[key]
-    return f"{_COLUMNS[key]}: {'no more than chance' if low <= 0 <= high else 'more than chance'}"
+    return f"{_COLUMNS[key]}: {chance(low, high)}"
 
 
 def _signed(value: float) -> str:

@@ -90,6 +90,11 @@ def left_out(n: int) -> str:
     return f"{what} {'is' if n == 1 else 'are'} left out of macro-F1 and mAP." if n else ""
 
 
+def chance(low: float, high: float) -> str:
+    """Whether a difference with this interval is more than chance."""
+    return "no more than chance" if low <= 0 <= high else "more than chance"
+
+
 def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None, classes: Sequence[str]) -> str:
     """The weights of an ensemble's members as run.json has them; of those for each class the lowest and the highest."""
     lines = [(m["name"], m["weight"]) for m in members] + ([("intercept", bias)] if bias is not None else [])
@@ -117,8 +122,7 @@ def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -
     if gain is None:
         return f"{text}."
     difference, low, high = gain
-    verdict = "no more than chance" if low <= 0 <= high else "more than chance"
     return (
         f"{text}; the ensemble's figures are cross-fitted in {fitted['folds']} folds.\n"
-        f"samples-F1, ensemble minus mean: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {verdict}"
+        f"samples-F1, ensemble minus mean: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {chance(low, high)}"
     )

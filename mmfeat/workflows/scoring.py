@@ -12,7 +12,7 @@ from mmfeat.config import OTHER
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
-from mmfeat.heads.base import log_odds
+from mmfeat.heads.base import Head, log_odds
 from mmfeat.heads.fit import FitData, head_logits
 from mmfeat.models.composition import head_part
 from mmfeat.models.ensembles import Weight, combined
@@ -201,11 +201,15 @@ def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: Source) -
 
 
 def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndarray:
-    """Logits `(S, n, K)` of a table's rows by each seed's head; a block of rows is in memory at a time."""
-    heads = head_part(run.record, run.state()).to(device).seeds
-    blocks, nothing = [np.zeros((len(heads), 0, len(run.classes)), np.float32)], np.zeros(0, dtype=int)
+    """Logits `(S, n, K)` of a table's rows by each seed's head."""
+    return table_logits(list(head_part(run.record, run.state()).to(device).seeds), table, list(run.encoders), device)
+
+
+def table_logits(heads: Sequence[Head], table: FeatureTable, names: list[str], device: torch.device) -> np.ndarray:
+    """Logits `(H, n, K)` of a table's rows by heads on some encoders; a block of rows is in memory at a time."""
+    blocks, nothing = [np.zeros((len(heads), 0, heads[0].n_classes), np.float32)], np.zeros(0, dtype=int)
     for part in table.batches(_BLOCK // 16 if table.tokens else _BLOCK):  # tokens are many
-        inputs, present = part.to(device, list(run.encoders))
+        inputs, present = part.to(device, names)
         data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
         blocks.append(np.stack([head_logits(head, data) for head in heads]))
     return np.concatenate(blocks, 1)
