@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import resource
 import tempfile
 import time
@@ -26,6 +25,7 @@ import h5py
 import numpy as np
 import torch
 from torch.nn import functional
+from store_io import cpu_name
 from torch.utils.data import DataLoader, Dataset
 
 from mmfeat.config import FuseConfig
@@ -273,7 +273,12 @@ def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds, logits = timed(lambda: table_logits(heads, table, list(embeddings), torch.device("cpu")))
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"rows": len(logits), "seeds": len(heads), "seconds": seconds, "MB of memory more": (after - before) / 1024}
+    return {
+        "predicted rows": logits.shape[1],
+        "seeds": len(heads),
+        "seconds": seconds,
+        "MB of memory more": (after - before) / 1024,
+    }
 
 
 PARTS = {name.removeprefix("part_"): part for name, part in list(globals().items()) if name.startswith("part_")}
@@ -289,7 +294,7 @@ def main() -> None:
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
     found = {
         "rows": rows,
-        "cpu": platform.processor(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         **PARTS[arguments.part](data),
     }

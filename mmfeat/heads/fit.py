@@ -254,10 +254,13 @@ def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
 def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192) -> np.ndarray:
     """Logits `(n, K)` float32 of some rows (all, when None) by a head in eval mode."""
     head.eval()
-    rows = np.arange(len(data.labels)) if rows is None else rows
     numbers, logits = sum(data.inputs[key].shape[1:].numel() for key in head.reads), []
     batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
-    for batch in torch.as_tensor(rows, device=data.labels.device).split(batch_size):
+    if rows is None:  # all of them in their order: nothing is gathered
+        batches = [slice(start, start + batch_size) for start in range(0, len(data.labels), batch_size)]
+    else:
+        batches = torch.as_tensor(rows, device=data.labels.device).split(batch_size) if len(rows) else ()
+    for batch in batches:
         inputs = {key: data.inputs[key][batch] for key in head.reads}
         logits.append(head(inputs, {key: data.present[key][batch] for key in head.reads}).float().cpu().numpy())
     return np.concatenate(logits) if logits else np.zeros((0, head.n_classes), np.float32)
