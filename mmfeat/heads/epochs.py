@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmfeat.config import PredictConfig
 from mmfeat.heads.base import Head
 from mmfeat.heads.choosing import metric_values
 from mmfeat.heads.members import PlannedStack
-from mmfeat.heads.stack import Arrays, Stack
+from mmfeat.heads.stack import NO_FOLD, Arrays, Stack, Variant
 from mmfeat.metrics import better
 
 EVALUATED = 8192  # rows of val at a time
@@ -83,7 +83,12 @@ def fit_stack(
         logits = stack.logits(EVALUATED)
         values = {}
         for i, s in enumerate(rows):
-            values |= _values(arrays, stack.streams[i].val, logits[i], metric, rule, [(s, v) for v in columns])
+            own = dict(zip([(s, v) for v in columns], logits[i], strict=True))
+            for fold, places in _by_fold(own, planned.variants).items():
+                val = stack.streams[i].val
+                judge = np.ones(len(val), bool) if fold == NO_FOLD else (arrays.fold[val] == fold).cpu().numpy()
+                some = np.stack([own[place][judge] for place in places])
+                values |= _values(arrays, val[judge], some, metric, rule, places)
         chosen = values
         if choose_by is not None:
             order = [(s, v) for _, s, v in planned.places]
@@ -106,6 +111,14 @@ def fit_stack(
             rows, columns = rows[going.any(1)], columns[going.any(0)]
     seconds = (time.perf_counter() - start) / len(planned.places)
     return [_fitted(heads[s], kept[s, v], seconds) for _, s, v in planned.places]
+
+
+def _by_fold(places: Iterable[tuple[int, int]], variants: list[Variant]) -> dict[int, list[tuple[int, int]]]:
+    """Places of heads by the fold that they leave out."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for place in places:
+        found.setdefault(variants[place[1]].fold, []).append(place)
+    return found
 
 
 def _values(

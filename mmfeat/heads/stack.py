@@ -2,7 +2,7 @@
 
 A stack is a grid of streams and variants. Heads of one stream see the same rows in the same order with the same dropout, so
 a batch is gathered and dropped out once for all of them, and a linear layer on it is one matrix product for all. Variants
-differ in what only the optimizer sees: learning rate and weight decay.
+differ in what comes after it: the rows whose labels the loss leaves out, learning rate and weight decay.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from mmfeat.schedule import schedule
 
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
+NO_FOLD = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids."""
+    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids, folds."""
 
     x: dict[str, Tensor]
     present: dict[str, Tensor]
     labels: Tensor
     numbers: np.ndarray
+    fold: Tensor | None = None  # (N,) int64, where a variant leaves out a fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +50,11 @@ class Stream:
 
 @dataclass(frozen=True)
 class Variant:
-    """What the optimizer of one head is told."""
+    """What one head of a stream has of its own; the labels of `fold`, unless that is negative, teach it nothing."""
 
     lr: float
     weight_decay: float
+    fold: int = NO_FOLD
 
 
 class _Logits(nn.Module):
@@ -82,21 +85,29 @@ class Stack:
         self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
         self.device = arrays.labels.device
         self.module = _Logits(heads[0])
-        for head, stream in zip(heads, streams, strict=True):
-            head.start_from(log_odds(arrays.labels[torch.as_tensor(stream.train, device=self.device)]))
-        n = len(variants)
+        taught = [{fold: self._taught(s, fold) for fold in {v.fold for v in variants}} for s in streams]
+        places = [(s, v.fold) for s in range(len(streams)) for v in variants]
+        states: list[dict[str, Tensor]] = []
+        for s, fold in places:
+            heads[s].start_from(log_odds(taught[s][fold]))
+            states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
+        grid = (len(streams), len(variants))
         self.parameters = {
-            f"head.{name}": torch.stack([dict(h.named_parameters())[name].detach() for h in heads])[:, None]
-            .repeat(1, n, *[1] * p.dim())
-            .requires_grad_()
-            for name, p in heads[0].named_parameters()
+            name: torch.stack([state[name] for state in states]).unflatten(0, grid).requires_grad_()
+            for name in states[0]
         }  # (S, V, ...)
         self.weights = None
         if config.weights == "paper":
-            each = [class_weights(arrays.labels[torch.as_tensor(s.train)].cpu().numpy()) for s in streams]
-            self.weights = torch.as_tensor(np.stack(each), device=self.device)  # (S, K)
+            each = {(s, fold): class_weights(taught[s][fold].cpu().numpy()) for s, fold in places}
+            stacked = np.stack([each[place] for place in places])
+            self.weights = torch.as_tensor(stacked, device=self.device).unflatten(0, grid)  # (S, V, K)
         self.widths = self._noise_widths(heads[0])
         self.optimizer = self._optimizer()
+
+    def _taught(self, stream: Stream, fold: int) -> Tensor:
+        """The labels `(n, K)` that a head of a stream learns from."""
+        rows = torch.as_tensor(stream.train, device=self.device)
+        return self.arrays.labels[rows if fold == NO_FOLD else rows[self.arrays.fold[rows] != fold]]
 
     def _noise_widths(self, head: Head) -> dict[str, int]:
         """How many random numbers a row takes, for the rates that drop anything in this stack."""
@@ -118,7 +129,7 @@ class Stack:
                     part = p.detach()[s, v]
                     part.grad = p.grad[s, v]
                     slices.append(part)
-                groups.append({"params": slices, **vars(variant)})
+                groups.append({"params": slices, "lr": variant.lr, "weight_decay": variant.weight_decay})
         return torch.optim.AdamW(groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
@@ -133,7 +144,7 @@ class Stack:
         self.streams = [self.streams[s] for s in streams]
         self.variants = [self.variants[v] for v in variants]
         if self.weights is not None:
-            self.weights = self.weights[at]
+            self.weights = self.weights[at][:, across]
         self.optimizer = self._optimizer()
         for group, was in zip(self.optimizer.param_groups, kept, strict=True):
             for part, before in zip(group["params"], old.param_groups[was]["params"], strict=True):
@@ -162,7 +173,8 @@ class Stack:
             for rate, width in self.widths.items()
         }
         logits = self._forward(self.parameters, x, present, random)  # (S, V, B, K)
-        losses = self._losses(logits, labels)
+        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
+        losses = self._losses(logits, labels, fold)
         for p in self.parameters.values():
             p.grad.zero_()
         losses.sum().backward()
@@ -192,15 +204,18 @@ class Stack:
         over_variants = vmap(one, in_dims=(0, None, None, None, None))
         return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """`(S, V)` of logits `(S, V, B, K)` and labels `(S, B, K)`."""
+    def _losses(self, logits: Tensor, labels: Tensor, fold: Tensor | None) -> Tensor:
+        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)` and folds `(S, B)`."""
+        left_out = torch.tensor([v.fold for v in self.variants], device=self.device)
 
-        def loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        def loss(logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None, out: Tensor) -> Tensor:
+            if fold is not None:
+                labels = torch.where((fold == out)[:, None], -1, labels)
             return masked_loss(logits, labels, weights, self.config.loss)
 
-        by_stream = None if self.weights is None else 0
-        over_variants = vmap(loss, in_dims=(0, None, None))
-        return vmap(over_variants, in_dims=(0, 0, by_stream))(logits, labels, self.weights)
+        each, by_row = None if self.weights is None else 0, None if fold is None else 0
+        over_variants = vmap(loss, in_dims=(0, None, each, None, 0))
+        return vmap(over_variants, in_dims=(0, 0, each, by_row, None))(logits, labels, self.weights, fold, left_out)
 
     def _clip(self) -> None:
         """Each head's gradient to a norm of at most `CLIP`, as torch.nn.utils.clip_grad_norm_ does for one model."""
