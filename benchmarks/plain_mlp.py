@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mmfeat import Project
-from mmfeat.config import PredictConfig
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.report.tables import figure_table
 
@@ -29,7 +29,6 @@ def fit(
     train: np.ndarray,
     val: np.ndarray,
     labels: np.ndarray,
-    rule: PredictConfig,
     seed: int,
 ) -> np.ndarray:
     """Logits of all rows at the best epoch on val."""
@@ -47,7 +46,7 @@ def fit(
         model.eval()
         with torch.inference_mode():
             logits = model(x).numpy()
-        value = figures_of(labels[val], logits[val], rule).scores.samples_f1
+        value = figures_of(labels[val], logits[val], Decision()).scores.samples_f1
         if value > best_value:
             best, best_value, best_epoch = logits, value, epoch
         elif epoch - best_epoch >= PATIENCE:
@@ -67,11 +66,10 @@ def main(folder: str) -> None:
     x = (x - x[train].mean(0)) / x[train].std(0).clamp(min=1e-6)
     y = torch.as_tensor(table.labels).float()
     start = time.perf_counter()
-    logits = [fit(x, y, train, val, table.labels, project.config.predict, seed) for seed in range(SEEDS)]
+    logits = [fit(x, y, train, val, table.labels, seed) for seed in range(SEEDS)]
     seconds = time.perf_counter() - start
-    rule = project.config.predict
-    each = [figures_of(table.labels[val], one[val], rule).as_dict() for one in logits]
-    mean = figures_of(table.labels[val], np.mean(logits, 0)[val], rule)
+    each = [figures_of(table.labels[val], one[val], Decision()).as_dict() for one in logits]
+    mean = figures_of(table.labels[val], np.mean(logits, 0)[val], Decision())
     lines = [
         FigureLine.over_seeds("plain MLP, one seed", each, seconds / SEEDS),
         FigureLine.of("plain MLP, mean", mean, seconds),

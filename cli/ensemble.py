@@ -8,24 +8,35 @@ import click
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 
-@click.command("ensemble", short_help="Average the logits of encoders and runs.")
-@click.argument("members", nargs=-1, required=True, metavar="RECIPE | MEMBER...")
+@click.command("ensemble", short_help="Join the logits of encoders and runs.")
+@click.argument("members", nargs=-1, metavar="[RECIPE | MEMBER...]")
+@click.option(
+    "--method", default="mean", metavar="METHOD",
+    help="mean; or weights fitted on val: weighted, per-class, stacked, greedy (a selection, of all there is without MEMBER).",
+)  # fmt: skip
 @setting_options()
 @click.pass_context
-def ensemble_command(context: click.Context, members: tuple[str, ...], **options: Any) -> None:
-    """Average logits; nothing is fitted.
+def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:
+    """Join logits: by their mean, where nothing is fitted, or by weights that are fitted and cross-fitted on val.
 
     RECIPE is fm1 (both encoders), fm2 (fm1, made where it is not there, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
-    from mmfeat.report.tables import about_figures, figure_table
+    from mmfeat.report.tables import about_figures, about_fit, figure_table, weight_table
     from mmfeat.workflows.ensemble import ensemble
 
     project = open_project(context, options)
-    result = ensemble(project, list(members))
+    result = ensemble(project, list(members), method)
+    record, fitted = result.run.record, result.fitted
     click.echo(result.description)
+    if fitted:
+        click.echo(weight_table(record["members"], record.get("bias"), record["classes"]))
+    if result.left_out:
+        click.echo(f"left out: {', '.join(result.left_out)}")
     if result.lines:
-        click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
-        chose = "these rows also chose the epochs of what is averaged"
+        click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, project.config.metric))
+        chose = "these rows also chose the epochs of what is " + ("joined" if fitted else "averaged")
         click.echo(about_figures(result.lines[0].n_left_out, chose))
+    if fitted:
+        click.echo(about_fit(fitted, result.gain))
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")

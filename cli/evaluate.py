@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
 
 WEAKEST = 3
 
@@ -13,36 +13,19 @@ WEAKEST = 3
 @click.command("evaluate", short_help="All figures of one or more runs, class by class.")
 @click.argument("names", nargs=-1, metavar="[RUN]...")
 @click.option("--split", default="val", type=click.Choice(["val", "test", "train"]), help="Which labelled rows.")
-@setting_options(("predict.threshold", "A label needs a probability above it."))
+@setting_options(*DECISION)
 @click.pass_context
 def evaluate_command(context: click.Context, names: tuple[str, ...], split: str, **options: Any) -> None:
     """Score runs and encoders (the best run, when none is named) on the same rows."""
-    from mmfeat.report.tables import left_out, shown, table
+    from mmfeat.report.evaluation import evaluation_table
+    from mmfeat.report.tables import left_out, shown
     from mmfeat.workflows.evaluate import evaluate
 
     project = open_project(context, options)
-    result = evaluate(project, list(names) or None, split)
-    head = [
-        f"{result.n_rows:,} {split} rows",
-        "samples-F1",
-        "micro-F1",
-        "macro-F1",
-        "mAP",
-        "accuracy per class",
-        "whole sets right",
-    ]
-    keys = ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "label_set_accuracy")
-    rows = []
-    for name, figures in result.figures.items():
-        values = [getattr(figures.scores, key) for key in keys]
-        rows.append([name, f"{values[0]:.3f} ± {figures.half_width:.3f}", *(f"{value:.3f}" for value in values[1:])])
-    click.echo(table(head, rows))
-    if result.difference:
-        difference, low, high = result.difference
-        verdict = "no more than chance" if low <= 0 <= high else "more than chance"
-        click.echo(
-            f"samples-F1, first minus second: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {verdict}"
-        )
+    result, metric = evaluate(project, list(names) or None, split), project.config.metric
+    click.echo(evaluation_table(result.figures, result.differences, f"{result.n_rows:,} {split} rows", metric))
+    if result.decided:
+        click.echo(f"Labels by thresholds and temperature {result.decided}; val rows by those of other val rows.")
     first, figures = next(iter(result.figures.items()))
     weakest = figures.scores.weakest(WEAKEST)
     click.echo(

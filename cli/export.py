@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
 
 
 @click.command("export", short_help="One run as a folder that needs no project.")
@@ -21,7 +21,7 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
     type=click.Choice(["torch", "onnx"]),
     help="What is to run it. [default: torch]",
 )
-@setting_options()
+@setting_options(*DECISION)
 @click.pass_context
 def export_command(
     context: click.Context, run: str, destination: str, dtype: str, runtime: str, **options: Any

@@ -95,6 +95,7 @@ def _echo_plan(project: Project, names: list[str] | None, how: Options) -> None:
     from mmfeat.progress import clock
     from mmfeat.report.tables import table
     from mmfeat.workflows.dryrun import plan_extract
+    from mmfeat.workflows.hints import to_fuse
 
     plans = plan_extract(project, names, how)
     echo_problems(project.store.problems)
@@ -108,7 +109,7 @@ def _echo_plan(project: Project, names: list[str] | None, how: Options) -> None:
     click.echo(table(("encoder", *counts[:-1], "to encode", "about", "MB"), rows))
     path = project.config.store.path
     if all(plan.nothing for plan in plans):
-        echo_next(f"{path}/ is up to date: there is nothing to do.", "mmfeat fuse --head crossattn")
+        echo_next(f"{path}/ is up to date: there is nothing to do.", to_fuse(project))
         return
     seconds, mb = sum(plan.seconds for plan in plans), sum(plan.mb for plan in plans)
     echo_next(

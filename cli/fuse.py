@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import echo_next, open_project, setting_options
 
 KEYS = (
-    ("fuse.head", "linear (on any inputs), concat, crossattn."),
+    ("fuse.head", "linear, mlp or labelquery; on two encoders or more also concat, crossattn, gated, weighted."),
     ("fuse.inputs", "Names of encoders, as image,text."),
     ("fuse.seeds", "How many seeds; their mean predicts."),
 )

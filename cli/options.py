@@ -33,6 +33,13 @@ _TOP = {
 }
 
 
+DECISION = (
+    ("predict.threshold", "A label needs a probability above it: a number, tuned, tuned-per-class."),
+    ("predict.empty", "Where nothing passes: most-probable, none."),
+    ("predict.calibration", "Of the probabilities: none, temperature."),
+)
+
+
 def setting_options(*stage: tuple[str, str]) -> Callable:
     """Options for keys of mmfeat.toml: the given (dotted key, help), those at the top of the file, and --set."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
 
 if TYPE_CHECKING:
     from mmfeat.workflows.predict import NewPredictions
@@ -37,10 +37,7 @@ SHOWN_ERRORS = 5
 @click.option(
     "--out", default="", metavar="FILE", help="Where a table's predictions go. [default: TABLE-predictions.csv]"
 )
-@setting_options(
-    ("predict.threshold", "A label needs a probability above it."),
-    ("predict.empty", "Where nothing passes: most-probable, none."),
-)
+@setting_options(*DECISION)
 @click.pass_context
 def predict_command(context: click.Context, what: tuple[str, ...], split: str, **options: Any) -> None:
     """Predict with RUN, the best on val when none is named.
@@ -69,8 +66,7 @@ def _predict_rows(context: click.Context, run: str | None, split: str, options: 
 
     project = open_project(context, options)
     result = predict(project, run, split, options["form"], options["top_k"])
-    rule = project.config.predict
-    _echo_rule(result.run, result.chosen, rule.threshold, rule.empty, result.n_empty)
+    _echo_rule(result.run, result)
     if result.n_unknown:
         click.echo(_unknown(result.n_unknown))
     table, *parquet = [file.name for file in result.files]
@@ -93,6 +89,9 @@ def _predict_new(context: click.Context, what: str, run: str | None, options: di
         raise ConfigError(f"--column {options['columns'][0]}: write ROLE=NAME, as in caption=Title")
     where = {"model": options["model"], "device": options["set_device"] or "auto"}
     if options["model"]:
+        for key in ("calibration", "empty"):
+            if options[f"set_predict__{key}"]:
+                raise ConfigError(f"--{key}: an exported model keeps its own. Use it with: mmfeat export")
         threshold = options["set_predict__threshold"]
         where["threshold"] = _number(threshold) if threshold else None
     else:
@@ -104,16 +103,18 @@ def _predict_new(context: click.Context, what: str, run: str | None, options: di
     form = options["form"]
     path = Path(options["out"] or f"{Path(what).stem}-predictions.{form}").expanduser()
     result.write(path, form, options["top_k"])
-    _echo_rule(result.model, result.chosen, result.threshold, result.empty, result.n_empty)
+    _echo_rule(result.model, result)
     _echo_errors(result)
     echo_next(f"Made {path} ({len(result.rows.ids):,} rows).", _after(result, options))
 
 
-def _echo_rule(model: str, chosen: str, threshold: Any, empty: str, n_empty: int) -> None:
-    given = "got their most probable class" if empty == "most-probable" else "got no label"
-    by = f"{threshold:g}" if isinstance(threshold, int | float) else "its class's own"
-    chosen = f", {chosen}" if chosen else ""
-    click.echo(f"run {model}{chosen}; threshold {by}; {n_empty:,} rows had nothing above it and {given}")
+def _echo_rule(model: str, result: Any) -> None:
+    from mmfeat.report.tables import about_decision
+
+    given = "got their most probable class" if result.decision.empty == "most-probable" else "got no label"
+    chosen = f", {result.chosen}" if result.chosen else ""
+    by = about_decision(result.decision, result.decided)
+    click.echo(f"run {model}{chosen}; {by}; {result.n_empty:,} rows had nothing above it and {given}")
 
 
 def _echo_errors(result: NewPredictions) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
 
 
 @click.command("runs", short_help="Every run on the val rows of today, best first.")
-@setting_options(("predict.threshold", "A label needs a probability above it."))
+@setting_options(*DECISION)
 @click.pass_context
 def runs_command(context: click.Context, **options: Any) -> None:
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""

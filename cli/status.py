@@ -60,7 +60,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     if show_store:
         _echo_store(project)
     if result.failures:
-        echo_next("An encoder cannot be built.", "edit mmfeat.toml, then: mmfeat status")
+        echo_next("An encoder cannot be built.", result.remedy)
     elif any(s.missing or s.stale or s.lacks_logits or s.lacks_tokens for s in result.encoders):
         hint = "" if result.has_outputs else " (or first: mmfeat finetune; without a GPU: mmfeat finetune --freeze)"
         echo_next("Features are missing.", f"mmfeat extract{hint}")

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FeatureStore": "mmfeat.store",
     "FeatureTable": "mmfeat.table",
+    "FusionClassifier": "mmfeat.estimator",
     "Manifest": "mmfeat.data.manifest",
     "MmfeatError": "mmfeat.errors",
     "Predictor": "mmfeat.predictor",

@@ -14,21 +14,31 @@ from typing import Any
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
+TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
 LOSSES = ("bce", "focal", "asymmetric")
+HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
+HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
+TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
+TUNED = ("tuned", "tuned-per-class")  # thresholds that are fitted
 MAX_SEED = 2**63 - 1
 MAX_LR = 10.0
 
 
 def setting(
     default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None,
-    filled: bool = False,
+    filled: bool = False, encoder: bool = False,
 ) -> Any:  # fmt: skip
-    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, `filled`: not empty."""
-    return field(default=default, metadata={"choices": choices, "low": low, "high": high, "filled": filled})
+    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, not empty (`filled`),
+    the name of an `encoder`, or empty.
+    """
+    return field(
+        default=default,
+        metadata={"choices": choices, "low": low, "high": high, "filled": filled, "encoder": encoder},
+    )
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,32 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
+class TfidfEncoderConfig:
+    """Words, weighted by how rare they are; `[encoder.NAME]` with modality text and model tfidf."""
+
+    model: str = setting(TFIDF, choices=(TFIDF,))
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune; checkpoints/NAME-1
+    width: int = setting(1024, low=1, high=32768)  # terms at most: the commonest of the training captions
+    ngrams: int = setting(1, low=1, high=3)  # words of a term at most
+    modality: str = setting("text", choices=("text",))
+
+    @property
+    def pretrained(self) -> str:
+        """There is nothing to begin with."""
+        return "auto"
+
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic."""
+        return "float32"
+
+    @property
+    def tokens(self) -> int:
+        """None are kept."""
+        return 0
+
+
+@dataclass(frozen=True)
 class OtherEncoderConfig:
     """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
 
@@ -104,7 +140,7 @@ class OtherEncoderConfig:
         return 0
 
 
-EncoderConfig = ImageEncoderConfig | TextEncoderConfig | OtherEncoderConfig
+EncoderConfig = ImageEncoderConfig | TextEncoderConfig | TfidfEncoderConfig | OtherEncoderConfig
 
 
 @dataclass(frozen=True)
@@ -129,47 +165,96 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class LinearConfig:
-    """The linear head; `[fuse.linear]` and, on several encoders, `[fuse.concat]` (P10)."""
+class HeadConfig:
+    """What all heads have in their `[fuse.HEAD]`; a head's own table says where its default is another."""
 
-    lr: float = setting(1e-3, low=0.0, high=MAX_LR)
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
-    dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
-    epochs: int = setting(40, low=1)
-    patience: int = setting(8, low=1)
+    dropout: float = setting(0.5, low=0.0, high=0.95)  # of the last layer's inputs
+    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # rows that lack one modality in an epoch
+    epochs: int = setting(30, low=1)
+    patience: int = setting(6, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
     loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
 
 
 @dataclass(frozen=True)
-class CrossAttentionConfig:
+class LinearConfig(HeadConfig):
+    """The linear head; `[fuse.linear]` and, on several encoders, `[fuse.concat]` (P10)."""
+
+    lr: float = setting(1e-3, low=0.0, high=MAX_LR)
+    dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
+    epochs: int = setting(40, low=1)
+    patience: int = setting(8, low=1)
+
+
+@dataclass(frozen=True)
+class HiddenConfig(HeadConfig):
+    """What heads with a hidden layer have besides."""
+
+    input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised embeddings
+
+
+@dataclass(frozen=True)
+class MlpConfig(HiddenConfig):
+    """The MLP head; `[fuse.mlp]`."""
+
+    hidden: int = setting(512, low=1)
+
+
+@dataclass(frozen=True)
+class CrossAttentionConfig(HiddenConfig):
     """The cross-attention head; `[fuse.crossattn]` (P12)."""
 
-    lr: float = setting(5e-4, low=0.0, high=MAX_LR)
-    weight_decay: float = setting(1e-2, low=0.0)
-    dropout: float = setting(0.5, low=0.0, high=0.95)  # of the hidden layer
-    input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised inputs
-    epochs: int = setting(30, low=1)
-    patience: int = setting(6, low=1)
-    batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
-    weights: str = setting("none", choices=("none", "paper"))
-    loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
     hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
-    query: str = ""  # the encoder that asks; empty: the text encoder
+    query: str = setting("", encoder=True)  # the encoder that asks; empty: the text encoder
+    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
+    layers: int = setting(1, low=1, high=12)  # each asks with what the one before has found
+
+
+@dataclass(frozen=True)
+class GatedConfig(HiddenConfig):
+    """The gated multimodal unit; `[fuse.gated]`."""
+
+    hidden: int = setting(512, low=1)
+
+
+@dataclass(frozen=True)
+class WeightedConfig(HiddenConfig):
+    """The head that weights modalities sample by sample; `[fuse.weighted]` (P22)."""
+
+    modality_dropout: float = setting(0.2, low=0.0, high=0.95)
+    hidden: int = setting(512, low=1)  # of each modality
+
+
+@dataclass(frozen=True)
+class LabelQueryConfig(HiddenConfig):
+    """One query per class over all tokens; `[fuse.labelquery]`."""
+
+    width: int = setting(128, low=1)  # of queries and projected tokens
+    token_width: int = setting(128, low=1)  # of the pieces of an embedding, where no tokens are stored
+    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    heads: int = setting(4, low=1)  # of the attention; divides width
+    layers: int = setting(1, low=1, high=12)
 
 
 @dataclass(frozen=True)
 class FuseConfig:
     """Which head is trained, on what; `[fuse]`."""
 
-    head: str = setting("crossattn", choices=("linear", "concat", "crossattn"))
+    head: str = setting(HEAD, choices=HEADS)
     inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
     seeds: int = setting(3, low=1)
     linear: LinearConfig = LinearConfig()
+    mlp: MlpConfig = MlpConfig()
     concat: LinearConfig = LinearConfig()
     crossattn: CrossAttentionConfig = CrossAttentionConfig()
+    gated: GatedConfig = GatedConfig()
+    weighted: WeightedConfig = WeightedConfig()
+    labelquery: LabelQueryConfig = LabelQueryConfig()
 
 
 @dataclass(frozen=True)
@@ -184,8 +269,33 @@ class SelftrainConfig:
 class PredictConfig:
     """From probabilities to labels; `[predict]`."""
 
-    threshold: float = setting(0.5, low=0.0, high=1.0)
+    threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
     empty: str = setting("most-probable", choices=("most-probable", "none"))  # where nothing passes (P8)
+    calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the threshold is fitted on val rows."""
+        return self.threshold in TUNED
+
+    @property
+    def per_class(self) -> bool:
+        """Whether each class has a threshold of its own."""
+        return self.threshold == "tuned-per-class"
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is fitted on val rows."""
+        return self.tuned or self.calibration != "none"
+
+    @property
+    def untuned(self) -> float:
+        """The threshold where nothing can be fitted out of sample, as while epochs are chosen: 0.5 where it is tuned."""
+        return 0.5 if isinstance(self.threshold, str) else self.threshold
+
+    def of_training(self) -> dict[str, Any]:
+        """What of it a fit depends on, as JSON values: what is fitted afterwards makes no other model."""
+        return {"threshold": self.untuned, "empty": self.empty}
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,27 @@ import sys
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmfeat.config import (
     FILE_NAME,
+    HEAD,
+    HEAD_ALONE,
+    HEADS,
     MODALITIES,
     OTHER,
     RECIPES,
+    TFIDF,
     Config,
     EncoderConfig,
     FinetuneConfig,
     ImageEncoderConfig,
     OtherEncoderConfig,
     TextEncoderConfig,
+    TfidfEncoderConfig,
 )  # fmt: skip
 from mmfeat.errors import ConfigError
 from mmfeat.texts import shown
@@ -142,7 +148,18 @@ def _nearest(name: str, valid: list[str]) -> str:
     return f"Nearest: {close[0]}" if close else f"Known here: {', '.join(valid)}"
 
 
-def _read(cls: type, raw: dict[str, Any], prefix: str, where: _Where) -> Any:
+def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
+    """The settings of one stage or head, given in Python; checked as those of the file are.
+
+    Raises
+    ------
+    ConfigError
+        A name, type or value is wrong; the message begins with `place`.
+    """
+    return _read(cls, values, "", lambda dotted: place)
+
+
+def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], str]) -> Any:
     """Build a dataclass from a table, checking names, types and ranges."""
     fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
     hints = typing.get_type_hints(cls)
@@ -167,11 +184,18 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
         return _read(hint, value, dotted + ".", where)
     value = _typed(hint, value, dotted, where)
     choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
-    if choices and value not in choices:
+    numeric = low is not None
+    if choices and value not in choices and (isinstance(value, str) or not numeric):
         found = _show(value)
+        if numeric:
+            raise ConfigError(
+                f"{where(dotted)}: {dotted} must be a number from {low:g} to {high:g} or one of: {', '.join(choices)}; found {found}"
+            )
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
     if f.metadata.get("filled") and not value:
         raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
+    if isinstance(value, str):
+        return value
     if (low is not None and value < low) or (high is not None and value > high):
         plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
         bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")
@@ -220,12 +244,19 @@ def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
         choices = " or ".join(f'modality = "{one}"' for one in (*MODALITIES, OTHER))
         raise ConfigError(f"{where(dotted)}: {dotted} needs its modality. Write: {choices}")
     cls = {"image": ImageEncoderConfig, "text": TextEncoderConfig, OTHER: OtherEncoderConfig}[modality]
+    if modality == "text" and table.get("model") == TFIDF:
+        cls = TfidfEncoderConfig
     config = _read(cls, table, dotted + ".", where)
     if modality == OTHER and not re.fullmatch(r"[0-9a-f]{12,64}", config.imported):
         found = _show(config.imported) if config.imported else "none"
         raise ConfigError(
             f"{where(dotted + '.imported')}: {dotted}.imported is the key of what was imported, 12 to 64 digits "
             f"(0-9, a-f), found {found}. Run: mmfeat store import {name} FILE, which prints it"
+        )
+    if isinstance(config, TfidfEncoderConfig) and config.checkpoint == "none":
+        raise ConfigError(
+            f'{where(dotted + ".checkpoint")}: {dotted}.checkpoint = "none": {TFIDF} is nothing without one. '
+            f'Write: checkpoint = "latest"'
         )
     size = getattr(config, "size", "auto")
     if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
@@ -259,7 +290,7 @@ def _fitted(config: Config, keys: set[str]) -> Config:
     """Inputs and head that the file leaves out, as the encoders that are there allow."""
     fuse, names = config.fuse, tuple(config.encoder)
     if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
-        head = fuse.head if "fuse.head" in keys or len(names) == 2 else "linear"
+        head = fuse.head if "fuse.head" in keys else HEAD if len(names) > 1 else HEAD_ALONE
         fuse = dataclasses.replace(fuse, inputs=names, head=head)
     return dataclasses.replace(config, fuse=fuse)
 
@@ -274,10 +305,12 @@ def _check(config: Config, where: _Where) -> None:
             raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)}. {_nearest(name, names)}")
         if config.fuse.inputs.count(name) > 1:
             raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)} twice. Remove one")
-    query = config.fuse.crossattn.query
-    if query and query not in names:
-        place = "fuse.crossattn.query"
-        raise ConfigError(f"{where(place)}: {place} names {_show(query)}. {_nearest(query, names)}")
+    for head in HEADS:
+        settings = getattr(config.fuse, head)
+        for f in dataclasses.fields(settings):
+            named, place = getattr(settings, f.name), f"fuse.{head}.{f.name}"
+            if f.metadata["encoder"] and named and named not in names:
+                raise ConfigError(f"{where(place)}: {place} names {_show(named)}. {_nearest(named, names)}")
     for name in config.finetune:
         if name not in names:
             raise ConfigError(

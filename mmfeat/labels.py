@@ -28,7 +28,7 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
     ----------
     probs : np.ndarray
         `(N, K)` in [0, 1].
-    threshold : float, (K,) or (N, K) array
+    threshold : float, (K,), (N, 1) or (N, K) array
         A label needs a probability above it, compared in the type of `probs`.
     empty : str
         Where no class passes: `most-probable` gives that one (the first of equals), `none` leaves the row empty.

@@ -109,12 +109,13 @@ class FeatureTable:
     def to(
         self, device: torch.device | str, names: Sequence[str] | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Bring embeddings to a device.
+        """Bring embeddings to a device, and the tokens that the table has of the same encoders.
 
         Returns
         -------
         tuple of dict
-            Embeddings `(N, D)` float32 by encoder, zeros where not present, and presence `(N,)` bool by encoder.
+            Embeddings `(N, D)` float32 by encoder, zeros where not present, and presence `(N,)` bool by encoder. Tokens
+            `(N, T, d)` stand under `NAME/tokens`, in the store's own type, and which of them are there, `(N, T)`, too.
 
         Raises
         ------
@@ -125,22 +126,34 @@ class FeatureTable:
 
         inputs, present = {}, {}
         for name in self.embeddings if names is None else names:
-            rows = self.embeddings[name]
-            there = torch.from_numpy(np.array(self.present[name])).to(device)
-            values = torch.zeros(rows.shape, dtype=torch.float32, device=device)
-            for start in range(0, len(rows), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                # Moved in the store's own type, since float16 is half the bytes.
-                values[block] = torch.from_numpy(np.require(rows[block], requirements=["C", "W"])).to(device).float()
-            inputs[name] = values.masked_fill_(~there[:, None], 0)
-            _check_finite(name, inputs[name], self.ids)
-            present[name] = there
+            present[name] = torch.from_numpy(np.array(self.present[name])).to(device)
+            inputs[name] = _moved(self.embeddings[name], present[name], device, torch.float32)
+            _check_finite(f"embeddings of encoder {name!r}", name, inputs[name], self.ids)
+            if name in self.tokens:
+                tokens, lengths = self.tokens[name], self.token_lengths[name].astype(np.int64)
+                there = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None]).to(device)
+                present[f"{name}/tokens"] = there & present[name][:, None]
+                kind = torch.float16 if tokens.dtype == np.float16 else torch.float32
+                inputs[f"{name}/tokens"] = _moved(tokens, present[name], device, kind)
+                _check_finite(f"tokens of encoder {name!r}", name, inputs[f"{name}/tokens"], self.ids)
         return inputs, present
 
     def digest(self, rows: np.ndarray, names: Sequence[str]) -> str:
         """SHA-256 over rows' ids, row keys for some encoders, and labels; the rows' order does not matter."""
         columns = [np.where(self.present[n][rows, None], self.row_keys[n][rows], 0) for n in sorted(names)]
         return rows_digest(self.ids[rows], *columns, self.labels[rows])
+
+
+def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Rows on a device, zeros where they are not there; moved in the store's own type, since float16 is half the bytes."""
+    import torch
+
+    values = torch.zeros(rows.shape, dtype=dtype, device=device)
+    step = max(1, _BLOCK // (rows.shape[1] if len(rows.shape) == 3 else 1))  # as many tokens as embeddings
+    for start in range(0, len(rows), step):
+        block = slice(start, start + step)
+        values[block] = torch.from_numpy(np.require(rows[block], requirements=["C", "W"])).to(device).to(dtype)
+    return values.masked_fill_(~there.view(-1, *[1] * (values.dim() - 1)), 0)
 
 
 def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
@@ -162,16 +175,17 @@ def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
     return digest_bytes(b"".join(sorted(lines)))
 
 
-def _check_finite(name: str, values: torch.Tensor, ids: np.ndarray) -> None:
+def _check_finite(what: str, name: str, values: torch.Tensor, ids: np.ndarray) -> None:
     import torch
 
-    doubtful = torch.nonzero(~torch.isfinite(values.sum(1))).flatten()  # a sum of large numbers may overflow as well
-    bad = doubtful[~torch.isfinite(values[doubtful]).all(1)]
+    sums = values.flatten(1).sum(1, dtype=torch.float32)
+    doubtful = torch.nonzero(~torch.isfinite(sums)).flatten()  # a sum of large numbers may overflow as well
+    bad = doubtful[~torch.isfinite(values[doubtful]).flatten(1).all(1)]
     if len(bad):
         rows = ", ".join(repr(shown(str(ids[row]), 40)) for row in bad[:3].tolist())
         more = ", ..." if len(bad) > 3 else ""
         raise StoreError(
-            f"embeddings of encoder {name!r} are not finite for {len(bad):,} of {len(ids):,} rows ({rows}{more}). "
+            f"{what} are not finite for {len(bad):,} of {len(ids):,} rows ({rows}{more}). "
             f"To see which files: mmfeat store verify; encode anew with another precision under [encoder.{name}]"
         )
 

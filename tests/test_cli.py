@@ -177,9 +177,9 @@ def test_an_option_makes_another_run_and_leaves_the_file_alone(walked, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["fuse", "--head", "mlp"], 1, "Use one of: linear, concat, crossattn"),
+        (["fuse", "--head", "mpl"], 1, "Use one of: linear, mlp, concat, crossattn"),
         (["fuse", "--inputs", "image,txt"], 1, "Nearest: text"),
-        (["fuse", "--inputs", "image"], 1, "crossattn needs two encoders"),
+        (["fuse", "--inputs", "image"], 1, "crossattn needs two encoders or more, found image. Use: --head linear"),
         (["fuse", "--set", "fuse.crosattn.dropout=1"], 1, "Nearest: crossattn"),
         (["fuse", "--set", "encoder.image.size=64"], 1, "has no options"),
         (["ensemble", "nothing"], 1, "no run 'nothing'"),

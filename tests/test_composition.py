@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmfeat.errors import RunError
 from mmfeat.models.composition import Composition, HeadPart, OutputPart, build_composition
-from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.ensembles import combined
 
 WIDTHS, K = {"image": 6, "text": 4}, 3
 
@@ -74,7 +74,7 @@ def test_a_mean_is_that_of_ensembles(weights, seed):
     tree = {"members": list(made), "weights": weights, "prior": prior.tolist()}
     logits, known = Composition(made, tree, K)(inputs, present)
     each = [part(inputs, present) for part in made.values()]
-    wanted = weighted_mean([one.numpy() for one, _ in each], [there.numpy() for _, there in each], weights, prior)
+    wanted = combined([one.numpy() for one, _ in each], [there.numpy() for _, there in each], weights, prior)
     assert np.allclose(logits.numpy(), wanted, atol=1e-5)
     assert known.numpy().tolist() == np.any([there.numpy() for _, there in each], axis=0).tolist()
 

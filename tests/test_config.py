@@ -32,7 +32,7 @@ def test_an_empty_file_has_every_default(tmp_path):
         ("schema = 1\n[encoder.image]\nsise = 3\n", 3, "unknown key 'encoder.image.sise'. Nearest: size"),
         ("schema = 1\nmetric = 3\n", 2, "metric must be text"),
         ("schema = 1\n\n[fuse]\nseeds = true\n", 4, "must be a whole number, found True"),
-        ("schema = 1\n[fuse]\nhead = 'crosattn'\n", 3, "Use one of: linear, concat, crossattn"),
+        ("schema = 1\n[fuse]\nhead = 'crosattn'\n", 3, "Use one of: linear, mlp, concat, crossattn"),
         ("schema = 1\n[split]\nval = 2\n", 3, "Use a number from 0 to 0.9"),
         ("schema = 1\n[encodr]\nx = 1\n", 2, "Nearest: encoder"),
         ("schema = 2\n", 1, "schema = 2"),
@@ -101,7 +101,7 @@ def test_what_all_commands_must_agree_on_has_no_option(tmp_path, key):
     [
         ("fuse.seeds", "two"),
         ("fuse.crossattn.dropot", "1"),
-        ("fuse.head", "mlp"),
+        ("fuse.head", "mpl"),
         ("fuse.crossattn.lr", "nan"),
         ("fuse.crossattn.lr", "inf"),
         ("fuse.crossattn.lr", "1e400"),

@@ -95,7 +95,7 @@ def test_one_modality_goes_all_the_way_and_says_which_heads_need_two(tmp_path, s
     extract(Project(tmp_path))
     assert to_fuse(Project(tmp_path)) == "mmfeat fuse --head linear"
     for head in ("crossattn", "concat"):
-        with pytest.raises(MmfeatError, match=r"two.*found \['" + modality + r"'\]. Use: --head linear"):
+        with pytest.raises(MmfeatError, match=rf"two.*found {modality}. Use: --head linear"):
             fuse(Project(tmp_path, {"fuse.head": head}))
     with pytest.raises(MmfeatError, match=r"fm1 joins two encoders"):
         ensemble(Project(tmp_path), ["fm1"])

@@ -12,6 +12,7 @@ from mmfeat.cli import group
 from test_workflows import edited, save
 
 from mmfeat.errors import DataError, MmfeatError, RunError, StoreError
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import figures_of
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
@@ -420,15 +421,16 @@ def test_the_metric_that_ranks_is_shown(extracted):
 # work that is done once
 
 
-def test_linear_baselines_are_not_trained_again(project, monkeypatch):
+def test_baselines_are_not_made_again(project, monkeypatch):
     extract(project)
     first = fuse(project)
-    import mmfeat.workflows.fuse as module
+    import mmfeat.workflows.baselines as module
 
     def refuse(*args, **kwargs):
-        raise AssertionError("a head was trained")
+        raise AssertionError("a baseline was made again")
 
     monkeypatch.setattr(module, "fit_head", refuse)
+    monkeypatch.setattr(module, "knn_logits", refuse)
     again = fuse(Project(project.root))
     assert not again.made
     assert [line.label for line in again.lines][1:3] == ["image, linear head", "text, linear head"]
@@ -442,7 +444,7 @@ def test_logits_are_only_of_the_rows_asked_for(extracted):
     assert found.logits.shape == (len(rows), len(extracted.manifest.classes))
     everything = source(extracted, run.name, extracted.manifest.rows("all"))
     assert np.allclose(found.logits, everything.logits[rows], atol=1e-5)
-    figures = figures_of(extracted.manifest.labels[rows], found.logits, extracted.config.predict)
+    figures = figures_of(extracted.manifest.labels[rows], found.logits, Decision())
     assert figures.scores.samples_f1 == pytest.approx(line_of(extracted, run.name).figures.scores.samples_f1)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.config import TFIDF
 from mmfeat.errors import EncoderError, one_line
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
 from mmfeat.learned import Learned
@@ -72,13 +73,18 @@ class Checkpoint:
         return self.record["frozen"]
 
     @property
+    def label_free(self) -> bool:
+        """Whether its embeddings, unlike its output, have seen no label: a pretrained encoder, or counted words."""
+        return self.frozen or self.record["table"]["model"] == TFIDF
+
+    @property
     def encoder_key(self) -> str:
         """The key of the encoder that the output was fitted on."""
         return EncoderSpec.from_dict(self.record["spec"]).key
 
     @property
     def encoder_file(self) -> Path:
-        """The fine-tuned tensors; only where not `frozen`."""
+        """The fitted tensors; only where not `frozen`."""
         return self.folder / _ENCODER
 
     def output(self) -> Output:

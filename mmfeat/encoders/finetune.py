@@ -238,7 +238,7 @@ class EncoderFit:
         if not rows:
             return None, {}
         joined = np.concatenate(logits)
-        decided = decide(sigmoid(joined), self.rule.threshold, self.rule.empty)
+        decided = decide(sigmoid(joined), self.rule.untuned, self.rule.empty)
         figures = scores(self.samples.labels[np.concatenate(rows)], decided, joined)
         return figures.value(self.metric), {
             "val_loss": figures.value("loss"),
@@ -284,7 +284,7 @@ def fit_encoder(
     Parameters
     ----------
     rule : PredictConfig
-        How probabilities become the labels that the metric scores.
+        How probabilities become the labels that the metric scores, at 0.5 where it is tuned.
     fingerprint : str
         Digest of all that the fit depends on.
     before : callable, optional

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config import TFIDF, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.image import build_image_encoder, network_name
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
 from mmfeat.encoders.text import TextEncoder, build_text_encoder, load_tokenizer
-from mmfeat.encoders.weights import read_tensors
+from mmfeat.encoders.tfidf import TfidfEncoder, TfidfPreparation
+from mmfeat.encoders.weights import read_state, read_tensors
 from mmfeat.errors import EncoderError
+from mmfeat.files import write_json
 
 WEIGHTS = "weights.safetensors"
+TERMS = "terms.json"
 
 
 def save_preparation(encoder: Encoder, folder: Path) -> dict[str, Any]:
     """Write what :func:`load_preparation` reads, and give its record as JSON values."""
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(encoder, TfidfEncoder):
+        write_json(folder / TERMS, list(encoder.preparation.terms))
+        return {"modality": "text", "model": TFIDF, "width": encoder.width, "ngrams": encoder.preparation.ngrams}
     if isinstance(encoder, TextEncoder):
         encoder.preparation.tokenizer.save_pretrained(folder)
         return {"modality": "text", "width": encoder.width, "max_length": encoder.preparation.max_length}
@@ -29,8 +36,10 @@ def save_preparation(encoder: Encoder, folder: Path) -> dict[str, Any]:
     return {"modality": "image", "width": encoder.width, "data_config": config}
 
 
-def load_preparation(record: dict[str, Any], folder: Path) -> ImagePreparation | TextPreparation:
+def load_preparation(record: dict[str, Any], folder: Path) -> ImagePreparation | TextPreparation | TfidfPreparation:
     """All that happens to a sample before the network."""
+    if _counts_words(record):
+        return TfidfPreparation(json.loads((folder / TERMS).read_text(encoding="utf-8")), record["ngrams"])
     if record["modality"] == "text":
         return TextPreparation(load_tokenizer(folder), record["max_length"])
     return ImagePreparation(_data_config(record))
@@ -46,7 +55,9 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict
     """
     record = save_preparation(encoder, folder)
     record |= {"precision": encoder.precision, "pooling": encoder.pooling, "key": encoder.spec().key}
-    if isinstance(encoder, TextEncoder):
+    if isinstance(encoder, TfidfEncoder):
+        tensors = read_tensors(encoder)
+    elif isinstance(encoder, TextEncoder):
         encoder.model_config.save_pretrained(folder)
         tensors = read_tensors(encoder.network)
     else:
@@ -65,6 +76,11 @@ def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
         The files are not those of the record, or this version of timm or transformers has no such network.
     """
     weights = str(folder / WEIGHTS)
+    if _counts_words(record):
+        terms, idf = load_preparation(record, folder).terms, read_state(folder / WEIGHTS)["idf"]
+        if idf.shape != (len(terms),):
+            raise EncoderError(f"{folder}: {len(terms)} terms have {len(idf)} weights")
+        return TfidfEncoder(terms, idf, record["ngrams"]).eval()
     if record["modality"] == "text":
         table = TextEncoderConfig(
             model=str(folder), pretrained=weights, max_length=record["max_length"], pooling=record["pooling"],
@@ -95,6 +111,10 @@ def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: str) -> None:
             if not torch.isfinite(kept[name]).all():
                 raise EncoderError(f"{dtype} cannot hold {name}: its largest value is {tensor.abs().max():.4g}")
     save_file(kept, file)
+
+
+def _counts_words(record: dict[str, Any]) -> bool:
+    return record["modality"] == "text" and record.get("model") == TFIDF
 
 
 def _data_config(record: dict[str, Any]) -> dict[str, Any]:

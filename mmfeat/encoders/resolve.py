@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat import __version__
-from mmfeat.config import Config, EncoderConfig
+from mmfeat.config import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.errors import EncoderError
 from mmfeat.files import digest_json, read_memory, write_json
@@ -61,6 +61,8 @@ def build_encoder(
         The encoder in eval mode on the CPU, and the checkpoint in use.
     """
     table = config.encoder[name]
+    if table.model == TFIDF:
+        return _counted_words(config, name, checkpoints)
     encoder = _pretrained(config, name)
     if pretrained_only:
         return encoder, None
@@ -131,6 +133,37 @@ def _pretrained(config: Config, name: str) -> Any:
     return build_text_encoder(name, table, config.root, config.file_seed)
 
 
+def _counted_words(config: Config, name: str, checkpoints: Path) -> tuple[Any, Checkpoint]:
+    """A TF-IDF encoder, which is nothing without its checkpoint."""
+    table = config.encoder[name]
+    checkpoint = _choose(config, name, checkpoints, None)
+    if checkpoint is None:
+        if table.checkpoint != "latest":
+            raise EncoderError(f'encoder.{name}: {table.checkpoint} is of other settings. Set: checkpoint = "latest"')
+        raise EncoderError(
+            f"encoder.{name}: {TFIDF} has no vocabulary of these settings yet. Run: mmfeat finetune {name}"
+        )
+    return words_of(checkpoint, table), checkpoint
+
+
+def words_of(checkpoint: Checkpoint, table: TfidfEncoderConfig) -> Any:
+    """The TF-IDF encoder of a checkpoint.
+
+    Raises
+    ------
+    EncoderError
+        Its files are damaged.
+    """
+    from mmfeat.encoders.tfidf import TfidfEncoder
+
+    tensors, terms = checkpoint.tensors(), checkpoint.record.get("terms")
+    if not isinstance(terms, list) or list(tensors) != ["idf"] or tensors["idf"].shape != (len(terms),):
+        raise EncoderError(
+            f"{checkpoint.folder}: damaged: its weights are not those of its terms. Remove the folder and run: mmfeat finetune"
+        )
+    return TfidfEncoder(terms, tensors["idf"], table.ngrams).eval()
+
+
 def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
     """The checkpoint in use: of the same model and, where only the output was fitted, of the very same embeddings."""
     table = config.encoder[name]
@@ -140,7 +173,10 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
     candidates = checkpoints_of(checkpoints, name) if given == "latest" else [read_checkpoint(config.path(given))]
     key = None
     for candidate in candidates:
-        if candidate.record["table"]["model"] != table.model:
+        recorded = candidate.record["table"]
+        if recorded["model"] != table.model:
+            continue
+        if table.model == TFIDF and (recorded.get("width"), recorded.get("ngrams")) != (table.width, table.ngrams):
             continue
         if not candidate.frozen:
             return candidate
@@ -152,7 +188,9 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
 
 def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
     """The files and folders that the weights, the tokenizer and their configuration were read from."""
-    sources = []
+    sources: list[Path] = []
+    if table.model == TFIDF:
+        return sources
     if table.pretrained not in ("auto", "random"):
         sources.append(config.path(table.pretrained))
     if table.model.startswith((".", "~", "/")):

@@ -73,6 +73,8 @@ class Extraction:
         Samples encoded at a time, at the end.
     tuned : str
         What was found to be fastest, where that was measured.
+    text : bool
+        The samples are captions.
     imported : bool
         The embeddings were made elsewhere: there is nothing that could be encoded.
     shares : dict[str, float]
@@ -91,6 +93,7 @@ class Extraction:
     unread: dict[int, str] = field(default_factory=dict)
     batch_size: int = 0
     tuned: str = ""
+    text: bool = False
     imported: bool = False
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
@@ -103,7 +106,8 @@ class Extraction:
         if self.shares["writing"] > _WRITING * total:
             return "the disk is the limit: put [store] path on a faster one"
         if self.shares["decoding"] > _WAITING * total:
-            return "decoding is the limit: more CPU cores, or images stored at about the encoder's size"
+            smaller = "" if self.text else ", or images stored at about the encoder's size"
+            return f"decoding is the limit: more CPU cores{smaller}"
         return ""
 
 
@@ -184,7 +188,8 @@ def extract_encoder(
     before = features.lookup(keys)
     ours = in_shard(keys, shard)
     todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens)
-    result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    text = features.spec.modality == "text"
+    result = Extraction(name, text=text, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     if len(todo):
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mmfeat.config import FuseConfig
+from mmfeat.config import HEAD, HEAD_ALONE, FuseConfig
 from mmfeat.errors import RunError
 from mmfeat.heads.base import Head
+from mmfeat.heads.concat import ConcatHead
 from mmfeat.heads.crossattn import CrossAttentionHead
+from mmfeat.heads.gated import GatedHead
+from mmfeat.heads.labelquery import LabelQueryHead
 from mmfeat.heads.linear import LinearHead
+from mmfeat.heads.mlp import MlpHead
+from mmfeat.heads.weighted import WeightedHead
 
-HEADS: dict[str, type[Head]] = {"linear": LinearHead, "concat": LinearHead, "crossattn": CrossAttentionHead}
+HEADS: dict[str, type[Head]] = {
+    "linear": LinearHead,
+    "mlp": MlpHead,
+    "concat": ConcatHead,
+    "crossattn": CrossAttentionHead,
+    "gated": GatedHead,
+    "weighted": WeightedHead,
+    "labelquery": LabelQueryHead,
+}
+
+
+def head_class(name: str) -> type[Head]:
+    """A family by its name.
+
+    Raises
+    ------
+    RunError
+        No such head.
+    """
+    if name not in HEADS:
+        raise RunError(f"no head {name!r}. Use one of: {', '.join(HEADS)}")
+    return HEADS[name]
 
 
 def head_config(name: str, fuse: FuseConfig) -> Any:
@@ -28,35 +55,43 @@ def head_settings(name: str, recorded: dict[str, Any]) -> Any:
     TypeError
         They are not this head's.
     """
-    if name not in HEADS:
-        raise RunError(_no_head(name))
+    head_class(name)
     return type(head_config(name, FuseConfig()))(**recorded)
 
 
-def _no_head(name: str) -> str:
-    return f"no head {name!r}. Use one of: {', '.join(HEADS)}"
-
-
 def takes(name: str, n_inputs: int) -> bool:
-    """Whether a head takes so many encoders: crossattn two, concat two or more, linear any."""
-    return {"crossattn": n_inputs == 2, "concat": n_inputs >= 2}.get(name, True)
+    """Whether a head takes so many encoders."""
+    return n_inputs >= head_class(name).minimum
 
 
 def head_for(n_inputs: int) -> str:
     """The head to begin with on so many encoders."""
-    return next(name for name in ("crossattn", "concat", "linear") if takes(name, n_inputs))
+    return HEAD if takes(HEAD, n_inputs) else HEAD_ALONE
 
 
-def build_head(name: str, widths: dict[str, int], n_classes: int, config: Any) -> Head:
+def build_head(
+    name: str, widths: dict[str, int], n_classes: int, config: Any, tokens: dict[str, Sequence[int]] | None = None
+) -> Head:
     """A head by name, with fresh weights from torch's random state.
+
+    Parameters
+    ----------
+    tokens : dict of str to (int, int), optional
+        T and d of the encoders whose tokens are stored; the head reads those it can.
 
     Raises
     ------
     RunError
         No such head, or one that does not take these inputs.
     """
-    if name not in HEADS:
-        raise RunError(_no_head(name))
-    if name == "concat" and len(widths) < 2:
-        raise RunError(f"concat joins two or more encoders, found {list(widths)}. Use: --head linear")
-    return HEADS[name](widths, n_classes, config)
+    family = head_class(name)
+    if not takes(name, len(widths)):
+        found, instead = ", ".join(widths), head_for(len(widths))
+        raise RunError(f"{name} needs two encoders or more, found {found}. Use: --head {instead}")
+    without = [n for n in family.token_names(config, list(widths)) if n not in (tokens or {})]
+    if without and getattr(config, "tokens", "") == "stored":
+        raise RunError(
+            f"fuse.{name}.tokens = 'stored', and encoder {without[0]!r} keeps none. Write tokens = ... in "
+            f"[encoder.{without[0]}] and run: mmfeat extract; or use: auto"
+        )
+    return family(widths, n_classes, config, tokens)

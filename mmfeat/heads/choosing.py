@@ -21,7 +21,7 @@ def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, rule: Pre
     logits : np.ndarray
         `(M, n, K)` float32, finite.
     rule : PredictConfig
-        How probabilities become labels.
+        How probabilities become labels, at 0.5 where that is tuned.
     """
     if metric == "loss":
         target = torch.as_tensor(labels)
@@ -32,7 +32,7 @@ def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, rule: Pre
     values = np.empty(len(logits))
     known, yes = labels >= 0, labels == 1
     for m, one in enumerate(logits):
-        decided = decide(sigmoid(one), rule.threshold, rule.empty)
+        decided = decide(sigmoid(one), rule.untuned, rule.empty)
         if metric == "samples-f1":
             values[m] = samples_f1_rows(labels, decided).mean()
             continue

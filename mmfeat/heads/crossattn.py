@@ -1,70 +1,92 @@
-"""The cross-attention head (paper, section 3.2.2, eq. 33-37; P12).
+"""The cross-attention head (paper, section 3.2.2, eq. 33-37; P12; several heads and layers, P22).
 
 The query comes from the text embedding, key and value from the image embedding (eq. 35 as printed takes the value from
 the text; the paper's words, followed here, take it from the image). Attention over a single key is a constant, so the
-image embedding is first cut into tokens: 1792 = 14 x 128. Each token is told apart by a learned position.
+image is several tokens: its stored spatial ones, or pieces of its embedding: 1792 = 14 x 128. Each is told apart by a
+learned position. With more than two encoders, the tokens of all but the one that asks are attended to.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mmfeat.config import CrossAttentionConfig
 from mmfeat.errors import RunError
+from mmfeat.heads.attention import Attention, Tokens
 from mmfeat.heads.base import Head
+from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
 
 
 class CrossAttentionHead(Head):
-    """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)` joined with both embeddings, then fully connected."""
+    """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)` joined with all embeddings, then fully connected."""
 
-    def __init__(self, widths: dict[str, int], n_classes: int, config: CrossAttentionConfig) -> None:
-        super().__init__(widths, n_classes, config)
-        if len(widths) != 2:
-            remedy = "Name two: --inputs A,B, or use: --head concat" if len(widths) > 2 else "Use: --head linear"
-            raise RunError(f"crossattn needs two encoders, found {list(widths)}. {remedy}")
-        self.query = config.query or list(widths)[-1]
+    minimum = 2
+
+    def __init__(
+        self, widths: dict[str, int], n_classes: int, config: CrossAttentionConfig, tokens: Any = None
+    ) -> None:  # fmt: skip
+        super().__init__(widths, n_classes, config, tokens)
+        self.query, d = _query(config, list(widths)), config.token_width
         if self.query not in widths:
             raise RunError(f"fuse.crossattn.query = {self.query!r} is not among the inputs {list(widths)}")
-        (self.key,) = (name for name in widths if name != self.query)
-        d = config.token_width
-        self.n_tokens = math.ceil(widths[self.key] / d)
-        self.to_query = nn.Linear(widths[self.query], d)
-        self.to_key = nn.Linear(d, d)
-        self.to_value = nn.Linear(d, d)
-        self.position = nn.Parameter(torch.randn(self.n_tokens, d) / math.sqrt(d))
-        self.norm = nn.LayerNorm(d)
-        joined = d + sum(widths.values())
+        if d % config.heads:
+            raise RunError(f"fuse.crossattn.heads = {config.heads} does not divide token_width = {d}")
+        self.sources = nn.ModuleList(
+            Tokens(name, width, d, config.tokens, self.token_shapes.get(name))
+            for name, width in widths.items()
+            if name != self.query
+        )
+        shapes = [(source.number, source.width) for source in self.sources]
+        self.layers = nn.ModuleList(
+            Attention(d if i else widths[self.query], shapes, d, config.heads) for i in range(config.layers)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(config.layers))
         if config.hidden:
-            self.hidden = nn.Linear(joined, config.hidden)
-            self.hidden_norm = nn.LayerNorm(config.hidden)
-        self.output = nn.Linear(config.hidden or joined, n_classes)
+            self.hidden = Hidden([d, *widths.values()], config.hidden)
+        self.output = nn.Linear(config.hidden or d + sum(widths.values()), n_classes)
 
-    def tokens(self, image: Tensor) -> Tensor:
-        """Cut `(B, D)` into `(B, T, d)`; the last token is filled up with zeros."""
-        d = self.config.token_width
-        padded = functional.pad(image, (0, self.n_tokens * d - image.shape[-1]))
-        return padded.unflatten(-1, (self.n_tokens, d))
+    @classmethod
+    def token_names(cls, config: CrossAttentionConfig, names: Sequence[str]) -> list[str]:
+        """All that are attended to, unless pieces or projections are asked for."""
+        if config.tokens not in ("auto", "stored"):
+            return []
+        return [name for name in names if name != _query(config, list(names))]
 
-    def attention(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The attended image `(B, d)` with the query as its residual, and the weights `(B, T)` over its tokens."""
-        tokens = self.tokens(image) + self.position  # (B, T, d)
-        query = self.to_query(text)  # (B, d)
-        scores = (self.to_key(tokens) @ query.unsqueeze(-1)).squeeze(-1)  # (B, T)
-        weights = torch.softmax(scores / math.sqrt(query.shape[-1]), -1)
-        attended = (weights.unsqueeze(1) @ self.to_value(tokens)).squeeze(1)  # (B, d)
-        return self.norm(attended + query), weights
+    @classmethod
+    def resolved(cls, config: CrossAttentionConfig, modalities: dict[str, str]) -> CrossAttentionConfig:
+        """With the encoder that asks: the first of texts, or else the last."""
+        texts = [name for name, modality in modalities.items() if modality == "text"]
+        usual = texts[0] if texts else list(modalities)[-1]
+        return dataclasses.replace(config, query=config.query or usual)
 
-    def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
+    def describe(self) -> str:
+        """The query and the tokens that it looks at."""
+        return f"1 query from {self.query}, {', '.join(source.describe() for source in self.sources)}"
+
+    def attention(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What was attended to with the query as its residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
+        tokens, there = zip(*(source(x, present) for source in self.sources), strict=True)
+        query = x[self.query].unsqueeze(-2)  # (B, 1, D)
+        for attention, norm in zip(self.layers, self.norms, strict=True):
+            attended, asked, weights = attention(query, list(tokens), list(there))
+            query = norm(attended + asked)
+        return query.squeeze(-2), weights.squeeze(-1)
+
+    def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""
-        text, image = (noise(x[name], "input_dropout") for name in (self.query, self.key))
-        attended, _ = self.attention(text, image)
-        joined = torch.cat([attended, text, image], -1)  # (B, d + D_T + D_I)
-        if self.config.hidden:
-            joined = functional.gelu(self.hidden_norm(self.hidden(joined)))
-            joined = noise(joined, "dropout")
-        return self.output(joined)
+        x = {**x, **{name: noise(x[name], "input_dropout") for name in self.widths}}
+        attended, _ = self.attention(x, present)
+        parts = [attended, *(x[name] for name in self.widths)]
+        if not self.config.hidden:
+            return self.output(torch.cat(parts, -1))
+        return self.output(noise(self.hidden(parts), "dropout"))
+
+
+def _query(config: CrossAttentionConfig, names: list[str]) -> str:
+    return config.query or names[-1]

@@ -14,10 +14,10 @@ from torch import Tensor
 from mmfeat.config import PredictConfig
 from mmfeat.errors import RunError
 from mmfeat.heads import build_head
-from mmfeat.heads.base import Head
+from mmfeat.heads.base import TOKENS, Head, encoder_of
 from mmfeat.heads.epochs import FittedHead, fit_stack
 from mmfeat.heads.members import Member, plan_stacks
-from mmfeat.heads.stack import NO_FOLD, Arrays
+from mmfeat.heads.stack import MOST_NUMBERS, NO_FOLD, Arrays
 from mmfeat.randomness import id_numbers, torch_seed
 
 _BLOCK = 65536  # rows that are standardised at a time
@@ -30,9 +30,9 @@ class FitData:
     Attributes
     ----------
     inputs : dict of str to Tensor
-        Embeddings `(N, D)` float32 by encoder.
+        Embeddings `(N, D)` float32 by encoder; under `NAME/tokens` its tokens `(N, T, d)`, float16 as they are stored.
     present : dict of str to Tensor
-        `(N,)` bool by encoder.
+        `(N,)` and `(N, T)` bool by the same names.
     labels : Tensor
         `(N, K)` int8, or float in [0, 1] for soft targets; -1 is not known.
     numbers : np.ndarray
@@ -54,11 +54,21 @@ class FitData:
     @property
     def widths(self) -> dict[str, int]:
         """D by encoder."""
-        return {name: tensor.shape[1] for name, tensor in self.inputs.items()}
+        return {name: tensor.shape[1] for name, tensor in self.inputs.items() if not name.endswith(TOKENS)}
+
+    @property
+    def tokens(self) -> dict[str, tuple[int, int]]:
+        """T and d by encoder, for those whose tokens are there."""
+        return {encoder_of(key): tuple(x.shape[1:]) for key, x in self.inputs.items() if key.endswith(TOKENS)}
+
+    def only(self, *keys: str) -> FitData:
+        """Some of the inputs; an encoder's name alone is its embeddings without its tokens."""
+        inputs, present = ({key: values[key] for key in keys} for values in (self.inputs, self.present))
+        return dataclasses.replace(self, inputs=inputs, present=present)
 
 
 def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarray | None = None) -> FitData:
-    """Bring a FeatureTable's rows for some encoders onto a device.
+    """Bring a FeatureTable's rows for some encoders onto a device, with the tokens that the table has of them.
 
     Raises
     ------
@@ -87,13 +97,14 @@ def fit_head(
     Parameters
     ----------
     name : str
-        A head's name: `linear`, `concat`, `crossattn`.
+        A head's name, as in :data:`mmfeat.heads.HEADS`.
     config : dataclass
         The head's settings from :mod:`mmfeat.config`.
     metric : str
         What the epoch is chosen for. Without val rows the last epoch is kept.
     rule : PredictConfig, optional
-        How probabilities become the labels that the metric scores; the default one, when None.
+        How probabilities become the labels that the metric scores (at 0.5 where it is tuned, which is done afterwards);
+        the default one, when None.
     seed : int
         Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 
@@ -152,7 +163,9 @@ def fit_stacks(
     """
     rule = rule or PredictConfig()
     members = _with_rows(members, data)
-    standardised, arrays = _standardised(name, data, members)
+    readers = {tuple(_built("meta", name, data, member.config, 0).reads): member.config for member in members}
+    data = data.only(*(key for key in data.inputs if any(key in reads for reads in readers)))
+    standardised, arrays = _standardised(name, data, members, list(readers.values()))
     planned = plan_stacks(
         members,
         data.labels.device,
@@ -197,7 +210,7 @@ def _built(device: torch.device | str, name: str, data: FitData, config: Any, se
     """A fresh head; its weights are a function of the seed, whatever the device."""
     with torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(torch_seed(seed, 0))
-        head = build_head(name, data.widths, data.labels.shape[1], config)
+        head = build_head(name, data.widths, data.labels.shape[1], config, data.tokens)
     return head if device == "meta" else head.to(device)
 
 
@@ -219,25 +232,34 @@ def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
 
 
 @torch.no_grad()
-def _standardised(name: str, data: FitData, members: Sequence[Member]) -> tuple[dict[str, Tensor], Arrays]:
+def _standardised(
+    name: str, data: FitData, members: Sequence[Member], readers: list[Any]
+) -> tuple[dict[str, Tensor], Arrays]:
     """Mean and scale over the rows that any member trains on (no label is in them), and the arrays standardised by them."""
     train = [member.train for member in {id(m.train): m for m in members}.values()]
     rows = train[0] if len(train) == 1 else np.unique(np.concatenate(train))
     rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
-    head = _built(data.labels.device, name, data, members[0].config, 0)
-    head.fit_standardisation(
-        {n: x[rows] for n, x in data.inputs.items()}, {n: p[rows] for n, p in data.present.items()}
-    )
-    x = {n: torch.empty_like(values) for n, values in data.inputs.items()}
-    for start in range(0, len(data.labels), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        there = {n: p[block] for n, p in data.present.items()}
-        for n, values in head.standardise({n: v[block] for n, v in data.inputs.items()}, there).items():
-            x[n][block] = values
+    x, moments = {}, {}
+    for config in readers:  # heads of one name differ in the tokens that they read
+        head = _built(data.labels.device, name, data, config, 0)
+        there = {key: data.present[key][rows] for key in head.reads}
+        head.fit_standardisation({key: data.inputs[key][rows] for key in head.reads}, there)
+        moments |= dict(head.named_buffers())
+        x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
     fold = None
     if data.fold is not None and any(member.fold != NO_FOLD for member in members):
         fold = torch.as_tensor(data.fold, device=data.labels.device)
-    return dict(head.named_buffers()), Arrays(x, data.present, data.labels, data.numbers, fold)
+    return moments, Arrays(x, data.present, data.labels, data.numbers, fold)
+
+
+def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
+    """One input of all rows, in its own type: tokens stay float16."""
+    values = torch.empty_like(data.inputs[key])
+    step = max(1, _BLOCK // (values.shape[1] if key.endswith(TOKENS) else 1))
+    for start in range(0, len(values), step):
+        block = slice(start, start + step)
+        values[block] = head.standardised(key, {key: data.inputs[key][block]}, {key: data.present[key][block]})
+    return values
 
 
 @torch.inference_mode()
@@ -245,8 +267,9 @@ def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch
     """Logits `(n, K)` float32 of some rows (all, when None) by a head in eval mode."""
     head.eval()
     rows = np.arange(len(data.labels)) if rows is None else rows
-    logits = []
+    numbers, logits = sum(data.inputs[key].shape[1:].numel() for key in head.reads), []
+    batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
     for batch in torch.as_tensor(rows, device=data.labels.device).split(batch_size):
-        inputs = {name: data.inputs[name][batch] for name in head.widths}
-        logits.append(head(inputs, {name: data.present[name][batch] for name in head.widths}).float().cpu().numpy())
+        inputs = {key: data.inputs[key][batch] for key in head.reads}
+        logits.append(head(inputs, {key: data.present[key][batch] for key in head.reads}).float().cpu().numpy())
     return np.concatenate(logits) if logits else np.zeros((0, head.n_classes), np.float32)

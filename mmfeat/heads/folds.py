@@ -104,7 +104,7 @@ def _members(
     judging: list[np.ndarray],
 ) -> list[Member]:  # fmt: skip
     """Seed by seed, and fold by fold; those of one seed are a company."""
-    if n_parameters(name, data, config) <= _SHARED * sum(x[0].numel() for x in data.inputs.values()):
+    if n_parameters(name, data, config) <= _SHARED * sum(data.widths.values()):
         val = np.concatenate(judging)
         return [Member(config, seed, rows, val, int(fold), seed) for seed in seeds for fold in folds]
     others = [rows[data.fold[rows] != fold] for fold in folds]

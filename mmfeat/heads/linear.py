@@ -1,6 +1,8 @@
-"""The linear head: one encoder's output (P4), or on several encoders the paper's concat FC (P10, eq. 29-30)."""
+"""The linear head: one encoder's output (P4), or of several encoders joined."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +13,14 @@ from mmfeat.heads.noise import Noise
 
 
 class LinearHead(Head):
-    """`logits = W [F_1; F_2; ...] + b` on standardised embeddings."""
+    """`logits = W [x_1; x_2; ...] + b` on standardised embeddings."""
 
-    def __init__(self, widths: dict[str, int], n_classes: int, config: LinearConfig) -> None:
-        super().__init__(widths, n_classes, config)
+    def __init__(self, widths: dict[str, int], n_classes: int, config: LinearConfig, tokens: Any = None) -> None:
+        super().__init__(widths, n_classes, config, tokens)
         self.output = nn.Linear(sum(widths.values()), n_classes)
         nn.init.zeros_(self.output.weight)
 
-    def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
+    def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""
         joined = torch.cat([x[name] for name in self.widths], -1)  # (B, sum of D)
         return self.output(noise(joined, "dropout"))

@@ -89,7 +89,8 @@ def plan_stacks(
     for number, member in enumerate(members):
         rates, config = rates_of(member.config), dataclasses.asdict(member.config)
         variant = Variant(*(config[name] for name in _BY_VARIANT), member.fold)
-        rest = (member.company,) + tuple(item for item in config.items() if item[0] not in (*_BY_VARIANT, *rates))
+        shared = [item for item in config.items() if item[0] not in (*_BY_VARIANT, *rates)]
+        rest = (member.company, *shared)
         key = (member.seed, id(member.train), id(member.val), *rates.values())
         streams[key] = Stream(member.seed, member.train, member.val, rates)
         shapes.setdefault(rest, {}).setdefault(key, {}).setdefault(variant, []).append(number)

@@ -22,6 +22,7 @@ from mmfeat.losses import class_weights, masked_loss
 from mmfeat.randomness import epoch_order, torch_seed
 from mmfeat.schedule import schedule
 
+MOST_NUMBERS = 2**24  # in a batch without gradients
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
 NO_FOLD = -1
@@ -112,24 +113,18 @@ class Stack:
     def _noise_widths(self, head: Head) -> dict[str, int]:
         """How many random numbers a row takes, for the rates that drop anything in this stack."""
         counter = Widths()
-        one = {name: x[:1] for name, x in self.arrays.x.items()}
+        one = {name: x[:1].float() for name, x in self.arrays.x.items()}
         with torch.no_grad():
             head.logits(one, {name: p[:1] for name, p in self.arrays.present.items()}, counter)
         return {rate: w for rate, w in counter.counted.items() if any(s.rates.get(rate) for s in self.streams)}
 
     def _optimizer(self) -> torch.optim.AdamW:
-        """One group for each head, on views of its slice of the stacked tensors and of their gradients."""
+        """One group for each head, on views of its slice of the stacked tensors."""
         groups = []
-        for p in self.parameters.values():
-            p.grad = torch.zeros_like(p)
         for s in range(len(self.streams)):
             for v, variant in enumerate(self.variants):
-                slices = []
-                for p in self.parameters.values():
-                    part = p.detach()[s, v]
-                    part.grad = p.grad[s, v]
-                    slices.append(part)
-                groups.append({"params": slices, "lr": variant.lr, "weight_decay": variant.weight_decay})
+                own = {"lr": variant.lr, "weight_decay": variant.weight_decay}
+                groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **own})
         return torch.optim.AdamW(groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
@@ -175,10 +170,16 @@ class Stack:
         logits = self._forward(self.parameters, x, present, random)  # (S, V, B, K)
         fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
         losses = self._losses(logits, labels, fold)
-        for p in self.parameters.values():
-            p.grad.zero_()
-        losses.sum().backward()
-        self._clip()
+        grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
+        self._clip([g for g in grads if g is not None])
+        for grad, parts in zip(
+            grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
+        ):
+            if (
+                grad is not None
+            ):  # fused AdamW goes through a parameter and its gradient as if both lay the same in memory
+                for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
+                    part.grad = its
         self.optimizer.step()
         return losses.detach()
 
@@ -198,7 +199,7 @@ class Stack:
             return functional_call(self.module, p, (x, present, rates, random))
 
         if len(self.streams) == len(self.variants) == 1:  # spares what vmap costs on every operation
-            only = {name: p[0, 0] for name, p in parameters.items()}
+            only = {name: p.view(p.shape[2:]) for name, p in parameters.items()}
             x, present = (x, present) if shared else (_first(x), _first(present))
             return one(only, x, present, _first(rates), _first(random))[None, None]
         over_variants = vmap(one, in_dims=(0, None, None, None, None))
@@ -217,13 +218,14 @@ class Stack:
         over_variants = vmap(loss, in_dims=(0, None, each, None, 0))
         return vmap(over_variants, in_dims=(0, 0, each, by_row, None))(logits, labels, self.weights, fold, left_out)
 
-    def _clip(self) -> None:
+    @staticmethod
+    def _clip(grads: list[Tensor]) -> None:
         """Each head's gradient to a norm of at most `CLIP`, as torch.nn.utils.clip_grad_norm_ does for one model."""
-        grads = [p.grad for p in self.parameters.values()]
-        squares = sum(g.flatten(2).square().sum(-1) for g in grads)  # (S, V)
-        scale = (CLIP / (squares.sqrt() + 1e-6)).clamp(max=1)
-        for g in grads:
-            g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), dim=-1) for g in grads])  # (parameters, S, V)
+        scale = (CLIP / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
+        if bool((scale < 1).any()):
+            for g in grads:
+                g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
 
     def _order(self, epoch: int) -> Tensor:
         """Rows in the order in which each stream visits them, `(S, n)`; -1 fills up the shorter ones."""
@@ -254,8 +256,9 @@ class Stack:
         rows = np.zeros((len(groups), n), dtype=np.int64)
         for line, group in zip(rows, groups, strict=True):
             line[: len(group)] = group
-        found = []
-        for batch in torch.as_tensor(rows, device=self.device).split(max(1, batch_size // len(groups)), 1):
+        found, numbers = [], sum(x[0].numel() for x in self.arrays.x.values())  # tokens are many
+        size = max(1, min(batch_size, MOST_NUMBERS // numbers) // len(groups))
+        for batch in torch.as_tensor(rows, device=self.device).split(size, 1):
             batch = batch[0] if shared else batch
             x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
             present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}

@@ -1,15 +1,27 @@
-"""Figures, their spread, and baselines; numpy only."""
+"""Figures, their spread, baselines, and what is fitted for a figure: thresholds, temperature; no torch."""
 
 from mmfeat.metrics.baselines import commonest_label
-from mmfeat.metrics.bootstrap import bootstrap_mean, paired_difference
-from mmfeat.metrics.scores import Scores, better, samples_f1_rows, scores
+from mmfeat.metrics.bootstrap import Outcome, bootstrap_mean, paired_bootstrap, paired_difference
+from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature
+from mmfeat.metrics.crossfit import crossfitted, folds_of
+from mmfeat.metrics.scores import Scores, better, row_losses, samples_f1_rows, scores
+from mmfeat.metrics.thresholds import crossfitted_thresholds, fit_thresholds
 
 __all__ = [
+    "Outcome",
     "Scores",
     "better",
     "bootstrap_mean",
     "commonest_label",
+    "crossfitted",
+    "crossfitted_thresholds",
+    "expected_calibration_error",
+    "fit_temperature",
+    "fit_thresholds",
+    "folds_of",
+    "paired_bootstrap",
     "paired_difference",
+    "row_losses",
     "samples_f1_rows",
     "scores",
 ]

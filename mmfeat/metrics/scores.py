@@ -106,25 +106,27 @@ def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Score
         raise MmfeatError(f"logits of {len(bad)} of {len(logits)} rows are not finite (first: row {bad[0]})")
     if not rows.all():
         labels, decided, logits = labels[rows], decided[rows], logits[rows]
-    known, yes, decided = labels >= 0, labels == 1, decided == 1
-    hit, said = yes & decided, decided & known
-    n_yes, n_said, n_hit = yes.sum(0), said.sum(0), hit.sum(0)
-    right = (decided == yes) | ~known
-    n_known = known.sum(0)
-    accuracy = np.where(n_known > 0, (right & known).sum(0) / np.maximum(n_known, 1), np.nan)
+    counts = _Counts(labels.shape[1])
+    row_f1, whole, step = np.empty(len(labels)), 0, max(1, _BLOCK // labels.shape[1])
+    for start in range(0, len(labels), step):
+        block = slice(start, start + step)
+        known, yes, said = labels[block] >= 0, labels[block] == 1, decided[block] == 1
+        row_f1[block] = _rows_f1(yes, said & known)
+        whole += int(((said == yes) | ~known).all(1).sum())
+        counts.add(known, yes, said)
+    n_yes, n_said, n_hit, n_known = counts.yes, counts.said, counts.hit, counts.known
+    accuracy = np.where(n_known > 0, counts.right / np.maximum(n_known, 1), np.nan)
     class_f1 = _ratio(2 * n_hit, n_yes + n_said)
-    class_ap = np.array(
-        [_average_precision(yes[known[:, k], k], logits[known[:, k], k]) for k in range(labels.shape[1])]
-    )
+    class_ap = _average_precisions(labels, logits)
     kept = n_yes > 0
     return Scores(
-        samples_f1=float(_rows_f1(yes, said).mean()),
+        samples_f1=float(row_f1.mean()),
         micro_f1=float(_ratio(2 * n_hit.sum(), n_yes.sum() + n_said.sum())),
         macro_f1=float(class_f1[kept].mean()) if kept.any() else 0.0,
         map=float(class_ap[kept].mean()) if kept.any() else 0.0,
         accuracy_per_class=float(np.nanmean(accuracy)),
-        label_set_accuracy=float(right.all(1).mean()),
-        loss=_loss(yes, known, logits),
+        label_set_accuracy=whole / len(labels),
+        loss=float(row_losses(labels, logits).sum() / n_known.sum()),
         class_f1=class_f1,
         class_precision=_ratio(n_hit, n_said),
         class_recall=_ratio(n_hit, n_yes),
@@ -160,21 +162,48 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(a / np.maximum(b, 1), dtype=np.float64)
 
 
-def _average_precision(yes: np.ndarray, logits: np.ndarray) -> float:
+class _Counts:
+    """Of each class `(K,)` int64: labels known, yes, decided yes, both, and decided right."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.known, self.yes, self.said, self.hit, self.right = np.zeros((5, n_classes), np.int64)
+
+    def add(self, known: np.ndarray, yes: np.ndarray, said: np.ndarray) -> None:
+        """Count some rows more."""
+        for total, cells in (
+            (self.known, known), (self.yes, yes), (self.said, said & known), (self.hit, said & yes),
+            (self.right, (said == yes) & known),
+        ):  # fmt: skip
+            total += cells.sum(0)
+
+
+def _average_precisions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Of each class, `(K,)` float64; classes are taken a few at a time, so that a row's cells are read together."""
+    found, step = [], max(1, _BLOCK // len(labels))
+    for start in range(0, labels.shape[1], step):
+        some = slice(start, start + step)
+        of_class, scored = labels[:, some].T.copy(), logits[:, some].T.copy()
+        for one, values in zip(of_class, scored, strict=True):
+            found.append(_average_precision(values[one == 1], values[one >= 0]))
+    return np.array(found)
+
+
+def _average_precision(positives: np.ndarray, logits: np.ndarray) -> float:
     """Mean over the positives of the precision at their logit; equal logits are one threshold, as in scikit-learn."""
-    if not yes.any():
+    if not len(positives):
         return float("nan")
-    positives, ordered = np.sort(logits[yes]), np.sort(logits)
+    positives, ordered = np.sort(positives), np.sort(logits)
     hits = len(positives) - np.searchsorted(positives, positives)
     said = len(ordered) - np.searchsorted(ordered, positives)
     return float((hits / said).mean())
 
 
-def _loss(yes: np.ndarray, known: np.ndarray, logits: np.ndarray) -> float:
-    total, step = 0.0, max(1, _BLOCK // logits.shape[1])
-    for start in range(0, len(logits), step):
-        rows = slice(start, start + step)
-        z = logits[rows].astype(np.float64)
-        losses = np.maximum(z, 0) - z * yes[rows] + np.log1p(np.exp(-np.abs(z)))
-        total += losses[known[rows]].sum()
-    return float(total / known.sum())
+def row_losses(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy of each row's known labels, summed, `(N,)` float64."""
+    found, step = np.empty(len(labels)), max(1, _BLOCK // max(1, labels.shape[1]))
+    for start in range(0, len(labels), step):
+        block = slice(start, start + step)
+        z, of_block = logits[block].astype(np.float64), labels[block]
+        losses = np.maximum(z, 0) - z * (of_block == 1) + np.log1p(np.exp(-np.abs(z)))
+        found[block] = np.where(of_block >= 0, losses, 0.0).sum(1)
+    return found

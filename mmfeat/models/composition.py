@@ -1,20 +1,33 @@
-"""What predicts, as one network on embeddings: heads, encoders' linear outputs, and weighted means of their logits.
+"""What predicts, as one network on embeddings: heads, encoders' linear outputs, and ensembles of their logits.
 
-A run is a tree: a head on some encoders, or a mean over encoders' outputs and other runs. Each head and each output is
+A run is a tree: a head on some encoders, or an ensemble of encoders' outputs and other runs. Each head and each output is
 one part, however many branches hold it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmfeat.errors import RunError
 from mmfeat.heads import build_head, head_settings
+from mmfeat.heads.base import encoder_of
+from mmfeat.models.ensembles import shares_and_scale
 
-Tree = str | dict[str, Any]  # a part's name, or {"members": [Tree], "weights": [float], "prior": [float]}
+# A part's name, or {"members": [Tree], "weights": [float or [float]], "prior": [float], "bias": [float], if any}.
+Tree = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadTokens:
+    """Tokens as `tokens = number` in mmfeat.toml asks for them, and their T and d."""
+
+    number: int
+    shape: tuple[int, int]
 
 
 class HeadPart(nn.Module):
@@ -28,18 +41,25 @@ class HeadPart(nn.Module):
         Its settings as run.json keeps them.
     widths : dict of str to int
         D by encoder, in the order of the run's inputs.
+    tokens : dict of str to ReadTokens, optional
+        The stored tokens that it reads, by encoder.
     """
 
-    def __init__(self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int) -> None:
+    def __init__(
+        self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int,
+        tokens: dict[str, ReadTokens] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.head, self.config, self.widths = head, config, dict(widths)
-        built = head_settings(head, config)
-        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built) for _ in range(n_seeds))
+        self.head, self.config, self.widths, self.tokens = head, config, dict(widths), dict(tokens or {})
+        built, shapes = head_settings(head, config), {name: read.shape for name, read in self.tokens.items()}
+        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, shapes) for _ in range(n_seeds))
 
     def describe(self) -> dict[str, Any]:
         """What builds it again, as JSON values."""
+        tokens = {name: {"number": read.number, "shape": list(read.shape)} for name, read in self.tokens.items()}
         return {
-            "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds)
+            "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds),
+            "tokens": tokens,
         }  # fmt: skip
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -53,7 +73,7 @@ class OutputPart(nn.Module):
 
     def __init__(self, encoder: str, width: int, n_classes: int) -> None:
         super().__init__()
-        self.encoder, self.widths = encoder, {encoder: width}
+        self.encoder, self.widths, self.tokens = encoder, {encoder: width}, {}
         self.linear = nn.Linear(width, n_classes)
         self.register_buffer("prior", torch.zeros(n_classes))
 
@@ -78,7 +98,7 @@ class Composition(nn.Module):
     parts : dict of str to HeadPart or OutputPart
         Some of them may be no branch of the tree: they are asked by name.
     tree : str or dict
-        A part's name, or a weighted mean of trees over those members that know a row.
+        A part's name, or an ensemble of trees: what :func:`mmfeat.models.ensembles.combined` makes of their logits.
     """
 
     def __init__(self, parts: dict[str, Part], tree: Tree, n_classes: int) -> None:
@@ -92,6 +112,11 @@ class Composition(nn.Module):
         """D by encoder, of all encoders that a part reads."""
         return {name: width for part in self.parts.values() for name, width in part.widths.items()}
 
+    @property
+    def tokens(self) -> dict[str, ReadTokens]:
+        """The stored tokens that a part reads, by encoder."""
+        return {name: read for part in self.parts.values() for name, read in part.tokens.items()}
+
     def part(self, name: str) -> Part:
         """A part by its name."""
         return self.parts[_module_name(name)]
@@ -102,7 +127,10 @@ class Composition(nn.Module):
         return {"n_classes": self.n_classes, "parts": parts, "tree": self.tree}
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits `(B, K)` of embeddings `(B, D)` and presence `(B,)` by encoder, and which rows it knows, `(B,)` bool."""
+        """Logits `(B, K)` of embeddings `(B, D)` and presence `(B,)` by encoder, and which rows it knows, `(B,)` bool.
+
+        Tokens `(B, T, d)` and which of them are there `(B, T)` stand under `NAME/tokens`, for the encoders in `tokens`.
+        """
         return self._joined(self.tree, inputs, present, {})
 
     def opinion(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
@@ -110,7 +138,7 @@ class Composition(nn.Module):
         own = dict(self.parts.items()).get(_module_name(name))
         if isinstance(own, OutputPart):
             return own(inputs, present)[0]
-        alone = {n: there if n == name else torch.zeros_like(there) for n, there in present.items()}
+        alone = {n: there if encoder_of(n) == name else torch.zeros_like(there) for n, there in present.items()}
         return self(inputs, alone)[0]
 
     def _joined(
@@ -121,13 +149,18 @@ class Composition(nn.Module):
                 done[tree] = self.part(tree)(inputs, present)
             return done[tree]
         logits, known = zip(*(self._joined(member, inputs, present, done) for member in tree["members"]), strict=True)
-        weights = torch.tensor(tree["weights"], dtype=torch.float32, device=logits[0].device)  # (M,)
-        shares = torch.stack(known).float() * weights[:, None]  # (M, B)
-        total = shares.sum(0)  # (B,)
+        there = torch.stack(known)  # (M, B)
+        like = logits[0]
+
+        def constant(values: Any) -> Tensor:
+            return torch.as_tensor(np.asarray(values, dtype=np.float32), device=like.device)
+
+        shares, scale = map(constant, shares_and_scale(tree["weights"]))  # (M, K) or (M, 1)
+        shares = there[:, :, None] * shares[:, None, :]  # (M, B, K) or (M, B, 1)
+        total = shares.sum(0)
         shares = shares / torch.where(total > 0, total, torch.ones_like(total))
-        mean = (torch.stack(logits) * shares[:, :, None]).sum(0)  # (B, K)
-        prior = torch.tensor(tree["prior"], dtype=torch.float32, device=mean.device)
-        return torch.where((total > 0)[:, None], mean, prior), torch.stack(known).any(0)
+        joined = (torch.stack(logits) * shares).sum(0) * scale + constant(tree.get("bias") or 0.0)  # (B, K)
+        return torch.where(there.any(0)[:, None], joined, constant(tree["prior"])), there.any(0)
 
 
 _PREFIX = "part-"  # a module may not be called as one of its container's methods
@@ -150,10 +183,19 @@ def build_composition(description: dict[str, Any]) -> Composition:
         if part["kind"] == "output":
             parts[name] = OutputPart(part["encoder"], part["width"], n_classes)
         elif part["kind"] == "head":
-            parts[name] = HeadPart(part["head"], part["config"], part["widths"], n_classes, part["seeds"])
+            tokens = {n: ReadTokens(read["number"], tuple(read["shape"])) for n, read in part.get("tokens", {}).items()}
+            parts[name] = HeadPart(part["head"], part["config"], part["widths"], n_classes, part["seeds"], tokens)
         else:
             raise ValueError(f"a part of kind {part['kind']!r}")
     return Composition(parts, description["tree"], n_classes)
+
+
+def empty_head_part(record: dict[str, Any], n_seeds: int) -> HeadPart:
+    """The heads of a run from its run.json, with fresh weights."""
+    encoders = {name: record["encoders"][name] for name in record["inputs"]}
+    widths = {name: encoder["width"] for name, encoder in encoders.items()}
+    tokens = {n: ReadTokens(e["tokens"], tuple(e["token_shape"])) for n, e in encoders.items() if e.get("tokens")}
+    return HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds, tokens)
 
 
 def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
@@ -164,9 +206,7 @@ def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
     RunError
         The tensors are not those of the heads.
     """
-    widths = {name: record["encoders"][name]["width"] for name in record["inputs"]}
-    n_seeds = len(record["seeds"])
-    part = HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds)
+    part = empty_head_part(record, len(record["seeds"]))
     for seed, head in enumerate(part.seeds):
         prefix = f"seed{seed}."
         try:

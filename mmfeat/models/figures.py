@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,16 @@ import numpy as np
 
 from mmfeat.config import PredictConfig
 from mmfeat.labels import decide, sigmoid
-from mmfeat.metrics import Scores, bootstrap_mean, samples_f1_rows, scores
+from mmfeat.metrics import (
+    Scores,
+    better,
+    bootstrap_mean,
+    expected_calibration_error,
+    row_losses,
+    samples_f1_rows,
+    scores,
+)
+from mmfeat.models.decisions import Decision
 
 _SHOWN = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
@@ -20,6 +31,8 @@ class Figures:
 
     Attributes
     ----------
+    ece : float
+        Expected calibration error of the probabilities, over all known labels.
     rows_f1 : np.ndarray
         F1 of each row's label set, `(n,)`; for paired comparisons.
     """
@@ -28,6 +41,7 @@ class Figures:
     low: float
     high: float
     rows_f1: np.ndarray
+    ece: float
 
     @property
     def half_width(self) -> float:
@@ -36,15 +50,38 @@ class Figures:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**self.scores.as_dict(), "samples_f1_interval": [self.low, self.high]}
+        return {**self.scores.as_dict(), "samples_f1_interval": [self.low, self.high], "ece": self.ece}
 
 
-def figures_of(labels: np.ndarray, logits: np.ndarray, rule: PredictConfig) -> Figures:
-    """Score logits `(n, K)` against labels `(n, K)` int8 by a rule that turns probabilities into labels."""
-    decided = decide(sigmoid(logits), rule.threshold, rule.empty)
+def figures_of(labels: np.ndarray, logits: np.ndarray, decision: Decision) -> Figures:
+    """Score logits `(n, K)` against labels `(n, K)` int8 by what turns them into labels.
+
+    The loss and the calibration error are those of calibrated probabilities; average precision reads the logits
+    themselves, whose order within a class no temperature changes.
+    """
+    probs = decision.probs(logits)
+    decided = decision.labels(probs)
+    found, calibrated = scores(labels, decided, logits), decision.calibrated(logits)
+    if calibrated is not logits:
+        kept = (labels >= 0).any(1)
+        loss = float(row_losses(labels[kept], calibrated[kept]).sum() / (labels >= 0).sum())
+        found = dataclasses.replace(found, loss=loss)
     rows_f1 = samples_f1_rows(labels, decided)
     low, high = bootstrap_mean(rows_f1)
-    return Figures(scores(labels, decided, logits), low, high, rows_f1)
+    return Figures(found, low, high, rows_f1, expected_calibration_error(labels, probs))
+
+
+def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarray], float]:
+    """What a choice maximises: labels and logits `(n, K)` to the metric's value, the loss with its sign turned."""
+    sign = 1.0 if better(metric, 1.0, 0.0) else -1.0
+
+    def score(labels: np.ndarray, logits: np.ndarray) -> float:
+        decided = decide(sigmoid(logits), rule.untuned, rule.empty)
+        if metric == "samples-f1":  # the same value without the other figures
+            return float(samples_f1_rows(labels, decided).mean())
+        return sign * scores(labels, decided, logits).value(metric)
+
+    return score
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _RECORD = "run.json"
 _HEAD = "head.safetensors"
 _LOGITS = "logits.h5"
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
-ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3}
+ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4}  # fitted: by an ensemble's weights
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class RunLogits:
     known : np.ndarray
         `(N,)` bool: whether the row had one of them.
     logits : np.ndarray
-        `(N, K)` float32, the mean over the seeds.
+        `(N, K)` float32, the mean over the seeds; where an ensemble's weights were fitted on the row, by weights that were
+        fitted on other rows.
     roles : np.ndarray
         `(N,)` uint8: the row's part in training, numbered as in `ROLES`.
     """

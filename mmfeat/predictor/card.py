@@ -33,7 +33,7 @@ or `mmfeat predict new.csv --images photos/ --model DIR`, or `mmfeat serve DIR`.
 
 {made_of}
 
-A label needs a probability above {threshold}; where none has one, {empty}. Classes, in the order of the probabilities: {classes}.
+A label needs a probability above {threshold}; where none has one, {empty}.{fitted} Classes, in the order of the probabilities: {classes}.
 
 ## Data and split
 
@@ -73,6 +73,11 @@ def model_card(record: dict[str, Any], mb: float) -> str:
     modalities = {encoder["modality"] for encoder in record["encoders"].values()}
     reads = " and ".join(filter(None, ["images" * ("image" in modalities), "captions" * ("text" in modalities)]))
     threshold = f"{rule['threshold']:g}" if isinstance(rule["threshold"], int | float) else "its class's threshold"
+    if rule.get("temperature", 1.0) != 1.0:
+        threshold += f" (probabilities are those of logits over {rule['temperature']:.4g}, the temperature)"
+    fitted = (
+        f" This was {rule['fitted']}; the figures below are cross-fitted on these rows." if rule.get("fitted") else ""
+    )
     transductive = "; its unlabelled rows took part in training without labels (transductive)"
     return _CARD.format(
         name=shown(run["name"]),
@@ -81,6 +86,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
         size=limit_text(mb),
         made_of=_made_of(record),
         threshold=threshold,
+        fitted=fitted,
         empty="the most probable class is given" if rule["empty"] == "most-probable" else "none is given",
         classes=", ".join(_code(name) for name in record["classes"]),
         trained=counted(run["n_trained"], "row"),
@@ -135,6 +141,10 @@ def _figures(record: dict[str, Any]) -> str:
     weakest = kept[np.argsort(f1[kept], kind="stable")][:WEAKEST]
     text += ["Weakest classes:", "", "| class | F1 | validation rows with it |", "|---|---|---|"]
     text += [f"| {_code(record['classes'][k])} | {f1[k]:.3f} | {positives[k]:,} |" for k in weakest]
+    if isinstance(record["predict"]["threshold"], list):
+        text += ["", "Thresholds:", "", "| class | threshold |", "|---|---|"]
+        pairs = zip(record["classes"], record["predict"]["threshold"], strict=True)
+        text += [f"| {_code(name)} | {value:.4f} |" for name, value in pairs]
     return "\n".join(text)
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmfeat.batches import Encoded
 from mmfeat.devices import torch_device
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.portable import load_encoder, load_preparation
 from mmfeat.encoders.weights import read_state
 from mmfeat.errors import ConfigError, MmfeatError, RunError, one_line
 from mmfeat.extras import require
-from mmfeat.models.composition import Composition, build_composition
+from mmfeat.models.composition import Composition, ReadTokens, build_composition
 from mmfeat.predictor import onnx_files
 from mmfeat.predictor.folder import encoder_folder
 from mmfeat.predictor.predictions import HeadOutputs
@@ -27,9 +28,9 @@ HEADS = "heads.safetensors"
 def head_outputs(
     composition: Composition, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]
 ) -> HeadOutputs:
-    """What a composition makes of embeddings `(B, D)` and presence `(B,)` by encoder, on the CPU."""
+    """What a composition makes of its inputs, on the CPU: those that `Composition.forward` takes."""
     logits, known = composition(inputs, present)
-    opinions = {name: composition.opinion(name, inputs, present).cpu().numpy() for name in inputs}
+    opinions = {name: composition.opinion(name, inputs, present).cpu().numpy() for name in composition.widths}
     return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), opinions)
 
 
@@ -65,12 +66,18 @@ class TorchEngine:
             raise RunError(f"{folder}: cannot be built by this version: {one_line(error)}") from None
         return cls(encoders, composition, on)
 
-    def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-        """Embeddings `(B, D)` float32 of one batch."""
-        return self.encoders[name].encode(inputs, self.device).embeddings
+    @property
+    def tokens(self) -> dict[str, ReadTokens]:
+        """The tokens that heads read beside the embeddings, by encoder."""
+        return self.composition.tokens
+
+    def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> Encoded:
+        """Embeddings of one batch, and the tokens that are read."""
+        read = self.tokens.get(name)
+        return self.encoders[name].encode(inputs, self.device, read.number if read else 0)
 
     def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> HeadOutputs:
-        """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""
+        """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder, and of tokens under `NAME/tokens`."""
         inputs = {name: torch.from_numpy(values).to(self.device) for name, values in embeddings.items()}
         there = {name: torch.from_numpy(values).to(self.device) for name, values in present.items()}
         return head_outputs(self.composition, inputs, there)
@@ -116,9 +123,14 @@ class OnnxEngine:
             raise RunError(f"{folder}: cannot be loaded by this version: {one_line(error)}") from None
         return cls(encoders, heads, preparations, on)
 
-    def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-        """Embeddings `(B, D)` float32 of one batch."""
-        return self.encoders[name].run(None, {key: tensor.numpy() for key, tensor in inputs.items()})[0]
+    @property
+    def tokens(self) -> dict[str, ReadTokens]:
+        """None: what reads tokens is not written as ONNX."""
+        return {}
+
+    def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> Encoded:
+        """Embeddings of one batch."""
+        return Encoded(self.encoders[name].run(None, {key: tensor.numpy() for key, tensor in inputs.items()})[0])
 
     def compose(self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> HeadOutputs:
         """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""

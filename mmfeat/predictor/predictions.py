@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from mmfeat.labels import decide, label_names, sigmoid
+from mmfeat.labels import label_names, sigmoid
+from mmfeat.models.decisions import Decision
 
 
 class HeadOutputs(NamedTuple):
@@ -82,16 +83,16 @@ class Predictions(Sequence[Prediction]):
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], outputs: HeadOutputs, present: dict[str, np.ndarray], threshold: float | np.ndarray,
-        empty: str, errors: dict[int, str] | None = None,
+        cls, classes: Sequence[str], outputs: HeadOutputs, present: dict[str, np.ndarray], decision: Decision,
+        errors: dict[int, str] | None = None,
     ) -> Predictions:  # fmt: skip
-        """From logits to labels, by a threshold and what a row gets where nothing passes it."""
+        """From logits to labels; what an encoder says alone is as its logits have it, not calibrated."""
         opinions = {
             name: np.where(present[name][:, None], sigmoid(logits), np.nan).astype(np.float32)
             for name, logits in outputs.opinions.items()
         }
-        probs = sigmoid(outputs.logits)
-        return cls(tuple(classes), probs, decide(probs, threshold, empty), opinions, outputs.known, errors or {})
+        probs = decision.probs(outputs.logits)
+        return cls(tuple(classes), probs, decision.labels(probs), opinions, outputs.known, errors or {})
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], errors: dict[int, str]) -> Predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 import threading
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,8 @@ from PIL import Image
 from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, prepared_batches, usual_batch_size
 from mmfeat.data.archives import check_size
 from mmfeat.errors import DataError, one_line
+from mmfeat.heads.base import tokens_of
+from mmfeat.models.decisions import Decision
 from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
@@ -41,11 +44,13 @@ class Predictor:
         The K class names.
     modalities : dict of str to str
         Encoder to `image` or `text`.
+    decision : Decision
+        The temperature, the threshold or thresholds, and the rule for empty rows that the run was exported with.
     """
 
     def __init__(self, engine: Any, record: dict[str, Any]) -> None:
         self.engine, self.record = engine, record
-        self.classes = tuple(record["classes"])
+        self.classes, self.decision = tuple(record["classes"]), Decision.of(record["predict"])
         self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}
 
     @classmethod
@@ -107,7 +112,7 @@ class Predictor:
         embeddings, present, errors = {}, {}, {}
         for name, modality in self.modalities.items():
             samples = images if modality == "image" else captions
-            embeddings[name], present[name] = self._encode(name, samples, batch_size, errors)
+            self._encode(name, samples, batch_size, embeddings, present, errors)
         if errors and on_error == "raise":
             row, reason = min(errors.items())
             raise DataError(f"image {row}{_named(images[row])}: {reason}. To go by the captions: on_error='record'")
@@ -134,51 +139,61 @@ class Predictor:
         self, items: Sequence[dict[str, Any]], thresholds: Sequence[float | None] | None = None
     ) -> Predictions:
         """Predict what `prepare` made, by each item's threshold or, where that is None, the model's own."""
-        own = np.broadcast_to(self.record["predict"]["threshold"], len(self.classes))
+        own = np.broadcast_to(self.decision.threshold, len(self.classes))
         rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
         embeddings, present = {}, {}
         for name, modality in self.modalities.items():
             samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
             groups = _groups(modality, samples, self._full_batch(modality))
             batches = (Batch(rows, collate([samples[row] for row in rows]), {}, {}) for rows in groups)
-            embeddings[name], present[name] = self._embedded(name, len(items), batches, {})
+            self._embed(name, len(items), batches, embeddings, present, {})
         return self.decided(embeddings, present, np.stack(rules))
 
     def decided(
         self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray],
         threshold: float | np.ndarray | None = None, errors: dict[int, str] | None = None,
     ) -> Predictions:  # fmt: skip
-        """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions."""
-        rule = self.record["predict"]
-        outputs = self.engine.compose(embeddings, present)
-        threshold = rule["threshold"] if threshold is None else threshold
-        return Predictions.of(self.classes, outputs, present, threshold, rule["empty"], errors)
+        """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions.
+
+        Tokens `(N, T, d)` of encoders whose tokens the model reads, and which are there, stand under `NAME/tokens`.
+        """
+        decision = self.decision if threshold is None else dataclasses.replace(self.decision, threshold=threshold)
+        return Predictions.of(self.classes, self.engine.compose(embeddings, present), present, decision, errors)
 
     def _encode(
-        self, name: str, samples: Sequence[Any], batch_size: int | None, errors: dict[int, str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Samples are prepared in threads while others are encoded; as :meth:`_embedded`."""
+        self, name: str, samples: Sequence[Any], batch_size: int | None, embeddings: dict[str, np.ndarray],
+        present: dict[str, np.ndarray], errors: dict[int, str],
+    ) -> None:  # fmt: skip
+        """Samples are prepared in threads while others are encoded; as :meth:`_embed`."""
         modality, collate = self.modalities[name], self.engine.preparations[name].collate
         groups = _groups(modality, samples, batch_size or self._batch_size(modality, len(samples)))
         batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
-        return self._embedded(name, len(samples), batches, errors)
+        self._embed(name, len(samples), batches, embeddings, present, errors)
 
     def _prepared(self, name: str, sample: Any) -> Any:
         read = _read_image if self.modalities[name] == "image" else str
         return self.engine.preparations[name].prepare(read(sample))
 
-    def _embedded(
-        self, name: str, n: int, batches: Iterable[Batch], errors: dict[int, str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings `(N, D)` float32, zeros where not present, and presence `(N,)`; adds to `errors`."""
-        embeddings = np.zeros((n, self.record["encoders"][name]["width"]), np.float32)
-        present = np.zeros(n, dtype=bool)
+    def _embed(
+        self, name: str, n: int, batches: Iterable[Batch], embeddings: dict[str, np.ndarray],
+        present: dict[str, np.ndarray], errors: dict[int, str],
+    ) -> None:  # fmt: skip
+        """Add what :meth:`decided` takes of one encoder, zeros where not present, and the errors."""
+        shapes = {name: (n, self.record["encoders"][name]["width"])}
+        if read := self.engine.tokens.get(name):
+            shapes[tokens_of(name)] = (n, *read.shape)
+        for key, shape in shapes.items():
+            embeddings[key], present[key] = np.zeros(shape, np.float32), np.zeros(shape[:-1], dtype=bool)
         for batch in batches:
             errors |= batch.undecodable | batch.unread
             if batch.inputs is not None:
-                embeddings[batch.rows] = self.rounded(self.engine.encode(name, batch.inputs))
-                present[batch.rows] = True
-        return embeddings, present
+                encoded = self.engine.encode(name, batch.inputs)
+                embeddings[name][batch.rows] = self.rounded(encoded.embeddings)
+                present[name][batch.rows] = True
+                if read:
+                    embeddings[tokens_of(name)][batch.rows] = self.rounded(encoded.tokens)
+                    there = np.arange(read.shape[0]) < np.asarray(encoded.lengths)[:, None]
+                    present[tokens_of(name)][batch.rows] = there
 
     def rounded(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings as a feature store keeps them, which heads were fitted on: rounded to its dtype, as float32."""

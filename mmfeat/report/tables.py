@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import FigureLine
 from mmfeat.texts import counted, shown
 
@@ -53,6 +56,18 @@ def figure_table(title: str, lines: Sequence[FigureLine], metric: str = "") -> s
     return table(head, rows)
 
 
+def about_decision(decision: Decision, fitted: str = "") -> str:
+    """Threshold and temperature in a few words, and what they were fitted on, if they were."""
+    threshold = decision.threshold
+    if isinstance(threshold, np.ndarray):
+        text = f"thresholds by class from {threshold.min():.3f} to {threshold.max():.3f}"
+    else:
+        text = f"threshold {threshold:.4g}"
+    if decision.temperature != 1.0:
+        text += f", temperature {decision.temperature:.4g}"
+    return f"{text} ({fitted})" if fitted else text
+
+
 def about_figures(n_left_out: int, rows: str, seeds: bool = False) -> str:
     """What to know of the figures above it: what ± is, what the rows were used for, which classes are not counted.
 
@@ -73,3 +88,37 @@ def left_out(n: int) -> str:
     """A sentence about the classes that macro figures leave out; empty where there are none."""
     what = f"{counted(n, 'class', 'classes')} without a positive among these rows"
     return f"{what} {'is' if n == 1 else 'are'} left out of macro-F1 and mAP." if n else ""
+
+
+def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None, classes: Sequence[str]) -> str:
+    """The weights of an ensemble's members as run.json has them; of those for each class the lowest and the highest."""
+    lines = [(m["name"], m["weight"]) for m in members] + ([("intercept", bias)] if bias is not None else [])
+    if all(isinstance(weight, int | float) for _, weight in lines):
+        return table(["member", "weight"], [[shown(name), f"{weight:.2f}"] for name, weight in lines])
+    rows = []
+    for name, weight in lines:
+        low, high = (pick(range(len(classes)), key=weight.__getitem__) for pick in (min, max))
+        ends = [f"{weight[k]:.2f} {shown(repr(classes[k]), 30)}" for k in (low, high)]
+        rows.append([shown(name), f"{sum(weight) / len(weight):.2f}", *ends])
+    return table(["member", "mean weight", "lowest, of class", "highest, of class"], rows)
+
+
+def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -> str:
+    """On which rows an ensemble's weights were fitted, and whether that is more than their mean, as run.json has it.
+
+    Parameters
+    ----------
+    gain : (float, float, float) or None
+        Samples-F1 over the mean's, and its 95 % interval.
+    """
+    counts = [f"{fitted[key]:,} {which}" for which, key in (("val", "n_val"), ("train", "n_train")) if fitted[key]]
+    by = "least loss" if fitted["metric"] == "loss" else f"best {fitted['metric']}"
+    text = f"Weights of {by} on {' and '.join(counts)} rows"
+    if gain is None:
+        return f"{text}."
+    difference, low, high = gain
+    verdict = "no more than chance" if low <= 0 <= high else "more than chance"
+    return (
+        f"{text}; the ensemble's figures are cross-fitted in {fitted['folds']} folds.\n"
+        f"samples-F1, ensemble minus mean: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {verdict}"
+    )

@@ -19,7 +19,8 @@ from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, fit_head, head_logits
 from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import better
-from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.decisions import crossfitted
+from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.progress import progress
 
@@ -91,22 +92,27 @@ def self_train(
     unlabelled : np.ndarray
         Row numbers that may get pseudo-labels.
     rule : PredictConfig
-        How probabilities become labels (P8): the pseudo-labels, and those that figures score.
+        How probabilities become labels (P8): those that figures score, cross-fitted on val where they are tuned, and
+        the pseudo-labels, which never learn from val: at 0.5 where the threshold is tuned.
     """
     val_labels = data.labels[data.val].cpu().numpy()
+
+    def on_val(logits: np.ndarray) -> Figures:
+        return figures_of(val_labels, logits, crossfitted(rule, metric, val_labels, logits, data.numbers[data.val]))
+
     best, best_labels, before = 0, None, None
     with progress("self-training", rounds + 1, "rounds") as bar:
         fused = _fused(data, models, metric, seed, rule)
-        history = [Round(0, 0, None, figures_of(val_labels, fused[data.val], rule), True)]
+        history = [Round(0, 0, None, on_val(fused[data.val]), True)]
         bar.advance(1)
         for number in range(1, rounds + 1):
-            pseudo = decide(sigmoid(fused[unlabelled]), rule.threshold, rule.empty)
+            pseudo = decide(sigmoid(fused[unlabelled]), rule.untuned, rule.empty)
             changed = None if before is None else int((pseudo != before).any(1).sum())
             if changed == 0:  # the next round would be this one again
                 break
             before = pseudo
             fused = _fused(with_pseudo_labels(data, unlabelled, pseudo), models, metric, seed, rule)
-            figures = figures_of(val_labels, fused[data.val], rule)
+            figures = on_val(fused[data.val])
             value, best_value = (f.scores.value(metric) for f in (figures, history[best].figures))
             accepted = bool(better(metric, value, best_value))
             history.append(Round(number, len(unlabelled), changed, figures, accepted))
@@ -120,15 +126,12 @@ def self_train(
 def _fused(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> np.ndarray:
     """Mean of the logits of a model for each encoder and of the head on all, for every row, `(N, K)`."""
     logits, present = [], []
-    for names, head, config in [
-        *(([n], "linear", models.linear) for n in data.inputs),
-        (list(data.inputs), models.head, models.head_config),
+    for part, head, config in [
+        *((data.only(name), "linear", models.linear) for name in data.widths),
+        (data, models.head, models.head_config),
     ]:
-        part = dataclasses.replace(
-            data, inputs={n: data.inputs[n] for n in names}, present={n: data.present[n] for n in names}
-        )
         fitted = fit_head(head, part, config, metric=metric, rule=rule, seed=seed)
         logits.append(head_logits(fitted.head, part))
-        present.append(np.any([p.cpu().numpy() for p in part.present.values()], axis=0))
+        present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
     prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
-    return weighted_mean(logits, present, [1.0] * len(logits), prior)
+    return combined(logits, present, [1 / len(logits)] * len(logits), prior)

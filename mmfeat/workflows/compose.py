@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import RunError
+from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.models.composition import Composition, OutputPart, Part, Tree, head_part
 from mmfeat.models.runs import Run
+from mmfeat.workflows.deciding import figures_on_val, same_rule
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import training_prior
+from mmfeat.workflows.scoring import source, training_prior
 from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
 
 
@@ -72,7 +73,9 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
         else:
             parts[member["name"]] = parts.get(member["name"]) or _output(project, member["name"])
             members.append(member["name"])
-    return {"members": members, "weights": [m["weight"] for m in run.record["members"]], "prior": run.record["prior"]}
+    weights, bias = [m["weight"] for m in run.record["members"]], run.record.get("bias")
+    tree = {"members": members, "weights": weights, "prior": run.record["prior"]}
+    return tree if bias is None else {**tree, "bias": bias}
 
 
 @torch.no_grad()
@@ -90,6 +93,15 @@ def _output(project: Project, name: str) -> OutputPart:
     return part.eval()
 
 
+def _figures_of_today(project: Project, name: str) -> dict[str, Any] | None:
+    """Figures on val by the decisions of today, where there are such rows and features of them."""
+    val = project.manifest.rows("val")
+    try:
+        return figures_on_val(project, source(project, name, val).logits).as_dict() if len(val) else None
+    except MissingFeatures:
+        return None
+
+
 def about(project: Project, composed: Composed) -> dict[str, Any]:
     """What is worth knowing of a model away from its project: data, split, figures, rows learned from; JSON values."""
     run, config = composed.run, project.config
@@ -100,6 +112,8 @@ def about(project: Project, composed: Composed) -> dict[str, Any]:
     else:
         record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]
         kind, split, seeds = run.kind, run.record["config"]["split"], run.record["figures"]["val_seeds"]
+    if run is None or not same_rule(run.record, config.predict):  # figures of what is written, not of what was
+        figures, seeds = _figures_of_today(project, composed.name) or figures, []
     return {
         "name": composed.name,
         "kind": kind,

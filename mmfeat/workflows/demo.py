@@ -19,6 +19,7 @@ from mmfeat.files import TEMPORARY, staging_folder, write_atomic
 from mmfeat.labels import encode
 from mmfeat.models.figures import FigureLine, figures_of
 from mmfeat.progress import clock, say
+from mmfeat.workflows.deciding import shipped_decision
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.extract import extract
@@ -131,7 +132,7 @@ def _run_commands(folder: Path) -> list[FigureLine]:
     lines = []
     for label, name, seconds in named:
         logits = source(project, name, rows).logits
-        lines.append(FigureLine.of(label, figures_of(truth, logits, project.config.predict), seconds))
+        lines.append(FigureLine.of(label, figures_of(truth, logits, shipped_decision(project, name)), seconds))
     return lines
 
 

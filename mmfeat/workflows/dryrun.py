@@ -6,6 +6,7 @@ Nothing here imports torch unless there is something to measure. Give it a proje
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from mmfeat.texts import counted
 from mmfeat.workflows.extract import Options, session_of
 from mmfeat.workflows.fits import PlannedFit, check_fits, out_of_use, planned_fit
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.tfidf import fitted_words, identity_of
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,13 @@ def _plan_one(project: Project, name: str, options: Options) -> PlannedExtractio
     )  # fmt: skip
 
 
-def _measure(project: Project, identity: Identity, todo: np.ndarray) -> Estimate:
+def _measure(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
     """How long the rows would take and how many bytes they are, from a few batches of them."""
     if not len(todo):
         return Estimate(0.0, 0)
     name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
     read = project.reader(name)
-    session = session_of(project, identity, read, Options())
+    session = session_of(project, identity, read, Options(), encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
     return estimate(
         session, todo, read, project.store.dtype, tokens=project.config.encoder[name].tokens,
@@ -147,14 +149,17 @@ def _plan_made(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinet
     """What is left to do where the checkpoint is there; None where it is not."""
     if plan.made is None:
         return None
-    name, model, what, mb = plan.name, plan.pretrained.model, "made before", 0.0
+    name, model, what, mb = plan.name, _model(project, plan), "made before", 0.0
     copied = out_of_use(project, plan.made, name)
     if copied:
         what += "; it becomes the latest again"
         mb = sum(path.stat().st_size for path in plan.made.folder.iterdir()) / 1e6
-    identity = plan.pretrained if freeze else project.identity(name)
-    todo = np.zeros(0, np.int64) if copied else _lacking(project, identity, ("train", "val") if freeze else ("val",))
-    measured = _measure(project, identity, todo)
+    freeze = freeze or plan.pretrained is None
+    todo = np.zeros(0, np.int64)
+    if not copied:
+        identity = (plan.pretrained if freeze else None) or project.identity(name)
+        todo = _lacking(project, identity, ("train", "val") if freeze else ("val",))
+    measured = _measure(project, identity, todo) if len(todo) else Estimate(0.0, 0)
     what += f"; {counted(len(todo), 'row')} to encode" if len(todo) else ""
     nothing = not copied and not len(todo)
     return PlannedFinetuning(name, model, plan.made.name, what, nothing, measured.seconds, mb, measured.n_bytes / 1e6)
@@ -162,6 +167,8 @@ def _plan_made(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinet
 
 def _plan_fit(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetuning:
     """What a fit would take."""
+    if plan.pretrained is None:
+        return _plan_words(project, plan)
     if not freeze:
         return _plan_tuning(project, plan)
     todo = _lacking(project, plan.pretrained, ("train", "val"))
@@ -171,6 +178,23 @@ def _plan_fit(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetu
     mb = _output_bytes(project, plan.pretrained.width) / 1e6
     name, model = plan.name, plan.pretrained.model
     return PlannedFinetuning(name, model, "", what, False, measured.seconds, mb, measured.n_bytes / 1e6)
+
+
+def _plan_words(project: Project, plan: PlannedFit) -> PlannedFinetuning:
+    """What counting words would take: it is done, and thrown away."""
+    encoder = fitted_words(project, plan.name)
+    identity = identity_of(plan.name, encoder)
+    todo = _lacking(project, identity, ("train", "val"))
+    measured = _measure(project, identity, todo, encoder)
+    what = f"{counted(encoder.width, 'term')} of the training captions, {len(todo):,} rows to encode; then its output, in seconds"
+    mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
+    return PlannedFinetuning(
+        plan.name, _model(project, plan), "", what, False, measured.seconds, mb, measured.n_bytes / 1e6
+    )
+
+
+def _model(project: Project, plan: PlannedFit) -> str:
+    return plan.pretrained.model if plan.pretrained else project.config.encoder[plan.name].model
 
 
 def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:

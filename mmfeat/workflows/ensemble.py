@@ -1,81 +1,96 @@
-"""`mmfeat ensemble`: the mean of logits of encoders and runs; nothing is fitted."""
+"""`mmfeat ensemble`: logits of encoders and runs joined, by weights that are given or fitted out of sample."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mmfeat.config import RECIPES
-from mmfeat.errors import DataError, RunError
+from mmfeat.errors import ConfigError, DataError, RunError
 from mmfeat.files import digest_json
-from mmfeat.learned import NOTHING
-from mmfeat.models.ensembles import RECIPE_HEADS, RECIPE_TEXTS
-from mmfeat.models.figures import FigureLine, figures_of
-from mmfeat.models.runs import ROLES, Run, RunLogits, all_runs, already_made, save_run
+from mmfeat.learned import NOTHING, Learned
+from mmfeat.metrics import paired_difference
+from mmfeat.models.ensembles import RECIPE_TEXTS
+from mmfeat.models.figures import FigureLine, Figures, score_by
+from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
+from mmfeat.models.weights import FOLDS, METHODS, STEPS, STRENGTH, Rows, Weights, cross_fit
+from mmfeat.randomness import id_numbers
 from mmfeat.table import rows_digest
+from mmfeat.workflows.deciding import decision_record, figures_on_val
+from mmfeat.workflows.members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.records import common_record, encoder_record, input_keys
-from mmfeat.workflows.scoring import Source, mean_source, source, training_prior
-from mmfeat.workflows.standing import again, find_run, in_sample, is_current, learned_by, stale_because
+from mmfeat.workflows.records import common_record, input_keys
+from mmfeat.workflows.scoring import Source, joined, run_source, source, training_prior
+from mmfeat.workflows.standing import in_sample, learned_by
+
+METHOD_TEXTS = {
+    "mean": "mean of the logits",
+    "weighted": "one weight for each member",
+    "per-class": "one weight for each member and class",
+    "stacked": "for each class a logistic regression on the members' logits",
+    "greedy": "members added one by one for {metric}",
+}
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """A run, its figures on val beside its members', and whether it was made now."""
+    """A run, its figures on val beside its members', and whether it was made now.
+
+    Attributes
+    ----------
+    left_out : list of str
+        Candidates that a selection did not take.
+    gain : tuple of float or None
+        Samples-F1 over that of the members' mean on the val rows, and its 95 % interval; None where nothing is fitted.
+    """
 
     run: Run
     lines: list[FigureLine]
     made: bool
     description: str
     n_val: int
+    left_out: list[str]
+    gain: tuple[float, float, float] | None
+
+    @property
+    def fitted(self) -> dict[str, Any] | None:
+        """What run.json says of the fit; None where nothing is fitted."""
+        return self.run.record.get("fitted")
 
 
-def ensemble(project: Project, members: list[str]) -> EnsembleResult:
+def ensemble(project: Project, members: list[str], method: str = "mean") -> EnsembleResult:
     """Make an ensemble by a recipe's name (`fm1`, `fm2`, `fm3`), or of any encoders and runs.
+
+    Parameters
+    ----------
+    members : list of str
+        May be empty for `greedy`: then all encoders with an output and all current runs that are not ensembles.
+    method : str
+        `mean`; or what is fitted on labelled rows that no member was trained on, and cross-fitted there:
+        `weighted`, `per-class`, `stacked`, `greedy`. See :func:`mmfeat.models.weights.fit_weights`.
 
     Raises
     ------
     RunError
-        A member does not exist, gives no logits, or a recipe's head has not been trained yet.
+        A member does not exist, gives no logits, or a recipe's head has not been trained yet; a member's weights are
+        fitted themselves.
+    DataError
+        There is no row to fit on, or none to make logits of.
     """
-    stem, names = _members(project, members)
-    manifest = project.manifest
-    rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
-    if not len(rows):
-        raise DataError(
-            "manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init"
-        )
-    weights = [1 / len(names)] * len(names)
-    parts = _parts(project, names, weights)
-    sources = [source(project, name, rows) for name in names]
-    prior = training_prior(project)
-    mean = mean_source(stem, sources, weights, prior)
-    inputs = input_keys(project, parts.encoders.values(), rows)
-    fingerprint = digest_json(
-        {"kind": "ensemble", "members": parts.members,
-         "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
-         "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]), "classes": list(manifest.classes),
-         "predict": dataclasses.asdict(project.config.predict)}
-    )  # fmt: skip
-    run = already_made(project.runs, fingerprint)
-    made = run is None
-    lines = _lines(project, names, [*sources, mean])
-    if run is None:
-        roles = np.full(len(rows), ROLES["none"], np.uint8)
-        roles[: len(manifest.rows("val"))] = ROLES["val"]
-        kept = RunLogits(manifest.ids[rows], inputs, mean.known, mean.logits, roles)
-        run = _save(project, stem, parts, prior, kept, fingerprint)
-    shares = " + ".join(f"{weight:.2g} {name}" for name, weight in zip(names, weights, strict=True))
-    text = RECIPE_TEXTS.get(stem, "mean of the logits")
-    return EnsembleResult(run, lines, made, f"{stem}: {text}; {shares}; nothing is fitted", len(manifest.rows("val")))
+    if method not in METHODS:
+        raise ConfigError(f"--method {method[:40]!r}. Use one of: {', '.join(METHODS)}")
+    stem, names = _names(project, members, method)
+    return _mean(project, stem, names) if method == "mean" else _fitted(project, method, names, bool(members))
 
 
-def _members(project: Project, members: list[str]) -> tuple[str, list[str]]:
+def _names(project: Project, members: list[str], method: str) -> tuple[str, list[str]]:
     """The new run's stem, and its members' names."""
     if len(members) == 1 and members[0] in RECIPES:
-        return members[0], _recipe(project, members[0])
+        if method != "mean":
+            raise RunError(f"{members[0]} is a mean. Name its members: mmfeat ensemble --method {method} A B ...")
+        return members[0], named(project, members[0], lambda recipe: ensemble(project, [recipe]).run.name)
     for name in members:
         if name in RECIPES:
             raise RunError(
@@ -83,89 +98,154 @@ def _members(project: Project, members: list[str]) -> tuple[str, list[str]]:
             )
     if len(set(members)) != len(members):
         raise RunError(f"each member once, found: {', '.join(members)}")
-    return "ensemble", members
+    if not members and method != "greedy":
+        raise RunError("no members. Name them, or let them be chosen: mmfeat ensemble --method greedy")
+    return "ensemble", members or all_candidates(project)
 
 
-def _recipe(project: Project, recipe: str) -> list[str]:
-    """The members of FM1, FM2 or FM3; FM2 takes in FM1 itself, so that both its halves are halves of every row."""
-    encoders = list(project.config.fuse.inputs)
-    if len(encoders) != 2:
-        raise RunError(f"{recipe} joins two encoders, found {encoders}. Name the members: mmfeat ensemble A B ...")
-    heads = [_recipe_run(project, recipe)] if recipe in RECIPE_HEADS else []
-    return [*([ensemble(project, ["fm1"]).run.name] if recipe == "fm2" else encoders), *heads]
+def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
+    manifest = project.manifest
+    val = manifest.rows("val")
+    rows = np.concatenate([val, manifest.rows("unlabelled")])
+    if not len(rows):
+        raise DataError(
+            "manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init"
+        )
+    weights = Weights(np.full(len(names), 1 / len(names)))
+    parts = parts_of(project, names, weights)
+    sources = [source(project, name, rows) for name in names]
+    prior = training_prior(project)
+    mean = joined(stem, sources, parts.weights, prior)
+    fingerprint = _fingerprint(project, parts, rows, {"members": parts.members})
+    run = already_made(project.runs, fingerprint)
+    made = run is None
+    if run is None:
+        roles = np.full(len(rows), ROLES["none"], np.uint8)
+        roles[: len(val)] = ROLES["val"]
+        run = _save(
+            project, stem, parts, _kept(project, parts, rows, mean, roles), fingerprint, {"prior": prior.tolist()}
+        )
+    shares = " + ".join(f"{weight:.2g} {name}" for name, weight in zip(names, parts.weights, strict=True))
+    text = RECIPE_TEXTS.get(stem, METHOD_TEXTS["mean"])
+    lines, _ = _lines(project, names, [*sources, mean])
+    return EnsembleResult(run, lines, made, f"{stem}: {text}; {shares}; nothing is fitted", len(val), [], None)
 
 
-def _recipe_run(project: Project, recipe: str) -> str:
-    """The newest current run of the head that a recipe takes in."""
-    head, inputs = RECIPE_HEADS[recipe], set(project.config.fuse.inputs)
-    for run in reversed(all_runs(project.runs)):
-        fits = run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs
-        if fits and is_current(project, run):
-            return run.name
-    raise RunError(f"{recipe} takes in a {head} head and there is no current one. Run: mmfeat fuse --head {head}")
+def _fitted(project: Project, method: str, names: list[str], given: bool) -> EnsembleResult:
+    """An ensemble whose weights are fitted on rows that no member was trained on."""
+    manifest, config = project.manifest, project.config
+    refuse_fitted(project, names)
+    val, fit = manifest.rows("val"), rows_to_fit_on(project, names)
+    rows = np.concatenate([val, manifest.rows("unlabelled"), np.setdiff1d(fit, val)])
+    sources = [source(project, name, rows) for name in names]
+    prior = training_prior(project)
+    candidates = parts_of(project, names, Weights(np.zeros(len(names))))
+    made_by = {
+        "method": method,
+        "strength": STRENGTH,
+        "folds": FOLDS,
+        "given": given,
+        "fit": sorted(manifest.ids[fit].tolist()),
+    }
+    if method == "greedy":
+        made_by |= {"metric": config.metric, "steps": STEPS}
+    fingerprint = _fingerprint(project, candidates, rows, {"members": candidates.members, **made_by})
+    run = already_made(project.runs, fingerprint)
+    made = run is None
+    if run is None:
+        run = _fit(project, method, names, sources, rows, fit, fingerprint, given)
+    shown = [m["name"] for m in run.record["members"]]
+    mean = joined(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior)
+    of_fit = [run_source(project, run, val)] if len(val) else []
+    lines, figures = _lines(project, shown, [*(sources[names.index(name)] for name in shown), mean, *of_fit])
+    gain = paired_difference(figures[-1].rows_f1, figures[-2].rows_f1) if figures else None
+    left_out = [name for name in names if name not in shown]
+    text = METHOD_TEXTS[method].format(metric=config.metric)
+    return EnsembleResult(run, lines, made, f"{run.name}: {text}", len(val), left_out, gain)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What an ensemble is made of, as run.json keeps it: its members, and all encoders and heads within them."""
+def _fit(
+    project: Project, method: str, names: list[str], sources: list[Source], rows: np.ndarray, fit: np.ndarray,
+    fingerprint: str, given: bool,
+) -> Run:  # fmt: skip
+    """Fit and cross-fit the weights on the rows `fit`, and save the run: `rows` are val first, then all others."""
+    manifest, config, prior = project.manifest, project.config, training_prior(project)
+    val, is_fit = manifest.rows("val"), np.isin(rows, fit)
+    data = Rows(
+        np.stack([s.logits for s in sources]), np.stack([s.known for s in sources]), manifest.labels[rows],
+        id_numbers(manifest.ids[rows]), prior,
+    )  # fmt: skip
+    weights, out_of_fold = cross_fit(method, data.take(is_fit), score_by(config.metric, config.predict))
+    chosen = np.flatnonzero(weights.weights > 0) if method == "greedy" else np.arange(len(names))
+    weights = Weights(weights.weights[chosen], weights.bias)
+    parts = parts_of(project, [names[m] for m in chosen], weights)
+    bias = None if weights.bias is None else weights.bias.tolist()
+    shipped = joined("ensemble", [sources[m] for m in chosen], parts.weights, prior, bias)
+    shipped.logits[is_fit] = out_of_fold
+    roles = np.full(len(rows), ROLES["none"], np.uint8)
+    roles[: len(val)] = ROLES["val"]
+    roles[is_fit] = ROLES["fitted"]
+    on_val = np.isin(fit, val)
+    fitted = {
+        "method": method, "metric": config.metric if method == "greedy" else "loss", "folds": FOLDS,
+        "n_val": int(on_val.sum()), "n_train": int((~on_val).sum()), "candidates": names, "given": given,
+        "figures": "cross-fitted",
+    }  # fmt: skip
+    more = {"prior": prior.tolist(), **({} if bias is None else {"bias": bias}), "fitted": fitted}
+    kept = _kept(project, parts, rows, shipped, roles)
+    return _save(project, "ensemble", parts, kept, fingerprint, more, Learned.of([], manifest.ids[fit]))
 
-    members: list[dict]
-    encoders: dict[str, dict]
-    heads: dict[str, float]
+
+def _fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict[str, Any]) -> str:
+    """Digest of all that an ensemble is made from."""
+    manifest = project.manifest
+    inputs = input_keys(project, parts.encoders.values(), rows)
+    return digest_json(
+        {"kind": "ensemble", **made_by,
+         "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
+         "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]), "classes": list(manifest.classes),
+         "predict": project.config.predict.of_training()}
+    )  # fmt: skip
 
 
-def _parts(project: Project, names: list[str], weights: list[float]) -> _Parts:
-    """Look up the members; an encoder or a head that several of them hold is one."""
-    parts = _Parts([], {}, {})
-    for name, weight in zip(names, weights, strict=True):
-        if name in project.config.encoder:
-            found, fingerprint = {name: encoder_record(project.identity(name), True)}, None
-        else:
-            run = find_run(project, name)
-            if why := run.damage() or stale_because(project, run):
-                raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
-            found, fingerprint = run.encoders, run.record["fingerprint"]
-            parts.heads.update(run.record["heads"])
-        for encoder, record in found.items():
-            if encoder not in parts.encoders or record["output_key"]:  # its output is used, so its key counts
-                parts.encoders[encoder] = record
-        parts.members.append({"name": name, "weight": weight, "fingerprint": fingerprint})
-    return parts
+def _kept(project: Project, parts: Parts, rows: np.ndarray, found: Source, roles: np.ndarray) -> RunLogits:
+    inputs = input_keys(project, parts.encoders.values(), rows)
+    return RunLogits(project.manifest.ids[rows], inputs, found.known, found.logits, roles)
 
 
-def _lines(project: Project, names: list[str], sources: list[Source]) -> list[FigureLine]:
+def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[list[FigureLine], list[Figures]]:
+    """Figures on val: of the members `names`, and of what follows them among the sources."""
     manifest = project.manifest
     val = manifest.rows("val")
     if not len(val):
-        return []
-    rule, labels = project.config.predict, manifest.labels[val]
-    notes = [*(in_sample(project, name, val) for name in names), ""]
-    return [
-        FigureLine.of(s.name, figures_of(labels, s.logits[: len(val)], rule), note=note)
-        for s, note in zip(sources, notes, strict=True)
-    ]
+        return [], []
+    figures = [figures_on_val(project, s.logits[: len(val)]) for s in sources]
+    notes = [in_sample(project, name, val) for name in names] + [""] * (len(sources) - len(names))
+    lines = [FigureLine.of(s.name, f, note=note) for s, f, note in zip(sources, figures, notes, strict=True)]
+    return lines, figures
 
 
 def _save(
-    project: Project, stem: str, parts: _Parts, prior: np.ndarray, kept: RunLogits, fingerprint: str
+    project: Project, stem: str, parts: Parts, kept: RunLogits, fingerprint: str, more: dict[str, Any],
+    learned: Learned = NOTHING,
 ) -> Run:  # fmt: skip
     manifest = project.manifest
     val, figures = manifest.rows("val"), None
     if len(val):
-        figures = figures_of(manifest.labels[val], kept.logits[: len(val)], project.config.predict).as_dict()
+        figures = figures_on_val(project, kept.logits[: len(val)]).as_dict()
     record = {
         "kind": "ensemble",
         "members": parts.members,
-        "prior": prior.tolist(),
         "encoders": parts.encoders,
         "heads": parts.heads,
         "head_mb": sum(parts.heads.values()),
         "seconds": 0.0,
         "figures": {"val": figures, "val_seeds": []},
+        "decision": decision_record(project, kept.logits[: len(val)]),
         "fingerprint": fingerprint,
+        **more,
         **common_record(project),
     }
-    learned = NOTHING
     for member in parts.members:
         learned |= learned_by(project, member["name"])
     return save_run(project.runs, stem, record, kept, learned, None)

@@ -11,8 +11,10 @@ import numpy as np
 
 from mmfeat.errors import DataError, RunError
 from mmfeat.files import write_atomic
-from mmfeat.metrics import paired_difference
+from mmfeat.metrics import Outcome, paired_bootstrap
 from mmfeat.models.figures import Figures, figures_of
+from mmfeat.randomness import id_numbers
+from mmfeat.workflows.deciding import decision_for, how_decided
 from mmfeat.workflows.hints import after_evaluate
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
@@ -26,8 +28,11 @@ class EvaluateResult:
 
     Attributes
     ----------
-    difference : (float, float, float) or None
-        Only for two names: the paired difference of samples-F1 (first minus second), and its 95 % interval.
+    differences : dict of str to dict of str to (float, float, float)
+        By each further name: the first minus it in every figure, by the figure's name in Scores, with the 95 %
+        interval of the difference (paired bootstrap).
+    decided : str
+        What was fitted and on what, where thresholds or temperature are tuned.
     trained : dict of str to list of str
         By name, the ids of the rows that it was trained on.
     n_chosen : dict of str to int
@@ -41,11 +46,12 @@ class EvaluateResult:
     split: str
     n_rows: int
     figures: dict[str, Figures]
-    difference: tuple[float, float, float] | None
+    differences: dict[str, dict[str, tuple[float, float, float]]]
     trained: dict[str, list[str]]
     n_chosen: dict[str, int]
     files: list[Path]
     classes: tuple[str, ...]
+    decided: str
     after: str
 
 
@@ -75,22 +81,23 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         )
     if len(set(names)) != len(names):
         raise RunError(f"each name once, found: {', '.join(names)}")
-    figures, trained, n_chosen, files = {}, {}, {}, []
+    rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # an order of their own, for the draws
+    labels, figures, outcomes, trained, n_chosen, files = manifest.labels[rows], {}, {}, {}, {}, []
     for name in names:
         logits = source(project, name, rows).logits
-        figures[name] = figures_of(manifest.labels[rows], logits, project.config.predict)
+        decision = decision_for(project, name, rows)
+        figures[name] = figures_of(labels, logits, decision)
+        if len(names) > 1:
+            outcomes[name] = Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
         on, by = learned_by(project, name).among(manifest.ids[rows])
         trained[name], n_chosen[name] = manifest.ids[rows[on]].tolist(), int(by.sum())
         of_encoder = name in project.config.encoder
         path = project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
         write_atomic(path, class_table(figures[name], manifest.classes))
         files.append(path)
-    difference = None
-    if len(names) == 2:
-        a, b = (figures[name].rows_f1 for name in names)
-        difference = paired_difference(a, b)
+    differences = {name: paired_bootstrap(labels, outcomes[names[0]], outcomes[name]) for name in names[1:]}
     return EvaluateResult(
-        split, len(rows), figures, difference, trained, n_chosen, files, manifest.classes,
+        split, len(rows), figures, differences, trained, n_chosen, files, manifest.classes, how_decided(project),
         after_evaluate(project, split),
     )  # fmt: skip
 

@@ -16,12 +16,13 @@ from mmfeat.encoders.resolve import build_encoder
 from mmfeat.errors import DataError, MissingFeatures, RunError, one_line
 from mmfeat.extras import require
 from mmfeat.files import remove_leftovers, staging_folder
-from mmfeat.labels import sigmoid
+from mmfeat.models.decisions import Decision
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
 from mmfeat.predictor.folder import publish
 from mmfeat.predictor.writing import write_model
 from mmfeat.workflows.compose import Composed, about, compose
+from mmfeat.workflows.deciding import how_decided, shipped_decision
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import source
 
@@ -78,7 +79,7 @@ def export(
     EncoderError
         An encoder cannot be built or written for the runtime, or the dtype cannot hold a weight.
     ConfigError
-        What the runtime needs is not installed.
+        What the runtime needs is not installed; thresholds or temperature are tuned and there is no val row.
     """
     for module in onnx_files.NEEDED if runtime == "onnx" else ():  # said before anything is computed
         require(module, onnx_files.EXTRA)
@@ -92,12 +93,17 @@ def export(
                 f"{name}: the embeddings of encoder {encoder!r} were made elsewhere, so that no folder could make them anew. "
                 f"Export a run without it"
             )
+    if runtime == "onnx" and composed.composition.tokens:
+        raise RunError(
+            f"{name}: its head reads tokens of {', '.join(composed.composition.tokens)}, which is written for torch alone. "
+            f"Use: --format torch, or a head with tokens = 'chunked'"
+        )
     encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
-    rule = composed.run.record["config"]["predict"] if composed.run else project.config.values()["predict"]
+    decision = shipped_decision(project, name)
     record = {
         "made_by": f"mmfeat {mmfeat.__version__}",
         "classes": list(project.manifest.classes),
-        "predict": rule,
+        "predict": {**decision.as_dict(), "fitted": how_decided(project)},
         "separator": project.config.data.separator,
         "embeddings": project.config.store.dtype,
         "run": about(project, composed),
@@ -125,7 +131,7 @@ def _written(
         predictor = Predictor.load(staged, project.config.device)
         rows, *samples = _samples(project, predictor)
         found = predictor.predict(*samples, on_error="record") if rows else None
-        cached, unchecked = _cached(project, name, rows)
+        cached, unchecked = _cached(project, name, rows, predictor.decision)
         n_checked, difference = _compared(name, found, cached, "the cached features' probabilities")
         n_run, runtime_difference = 0, 0.0
         if runtime == "onnx" and found is not None:
@@ -142,7 +148,7 @@ def _written(
 
 def _finetuned(project: Project, composed: Composed, name: str) -> bool:
     checkpoint = project.checkpoint(composed.identities[name])
-    return checkpoint is not None and not checkpoint.frozen
+    return checkpoint is not None and not checkpoint.label_free
 
 
 def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[bytes | None], list[str | None]]:
@@ -159,12 +165,12 @@ def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[by
     return rows, images, captions
 
 
-def _cached(project: Project, name: str, rows: list[int]) -> tuple[np.ndarray | None, str]:
+def _cached(project: Project, name: str, rows: list[int], decision: Decision) -> tuple[np.ndarray | None, str]:
     """Probabilities `(N, K)` from the cached features, or why there are none."""
     if not rows:
         return None, "no row could be read"
     try:
-        return sigmoid(source(project, name, np.array(rows)).logits), ""
+        return decision.probs(source(project, name, np.array(rows), shipped=True).logits), ""
     except MissingFeatures as error:
         return None, str(error)
 

@@ -106,9 +106,10 @@ def extract(
 
 
 def extract_one(
-    project: Project, identity: Identity, rows: np.ndarray | None = None, options: Options | None = None
-) -> Extraction:
-    """Encode one encoder's missing rows."""
+    project: Project, identity: Identity, rows: np.ndarray | None = None, options: Options | None = None,
+    encoder: Any = None,
+) -> Extraction:  # fmt: skip
+    """Encode one encoder's missing rows; `encoder` is it, where it has been built already."""
     options = options or Options()
     name, modality = identity.name, identity.spec.modality
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
@@ -133,7 +134,7 @@ def extract_one(
     try:
         result = extract_encoder(
             features,
-            lambda: session_of(project, identity, read, options),
+            lambda: session_of(project, identity, read, options, encoder),
             row_keys.keys,
             present,
             read,
@@ -154,14 +155,18 @@ def extract_one(
     return result
 
 
-def session_of(project: Project, identity: Identity, read: Callable[[int], Any], options: Options) -> Session:
+def session_of(
+    project: Project, identity: Identity, read: Callable[[int], Any], options: Options, encoder: Any = None
+) -> Session:
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
     from mmfeat.devices import provenance, torch_device
 
     name, modality = identity.name, identity.spec.modality
     device = torch_device(project.config.device)
     bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
-    encoder = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)[0].to(device).eval()
+    if encoder is None:
+        encoder, _ = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)
+    encoder = encoder.to(device).eval()
     meta = provenance(device)
     remembered = project.memory / "tuning.json"
     place = f"{identity.spec.key} on {meta['device']}"

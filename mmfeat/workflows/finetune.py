@@ -16,19 +16,22 @@ from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
 from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.finetune import Samples, check_precision, fit_encoder
-from mmfeat.encoders.resolve import build_encoder
+from mmfeat.encoders.resolve import build_encoder, words_of
+from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.heads.fit import fit_data, fit_head
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
-from mmfeat.models.figures import Figures, figures_of
+from mmfeat.models.figures import Figures
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
 from mmfeat.texts import counted
+from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
-from mmfeat.workflows.fits import PlannedFit, check_fits, out_of_use, planned_fit
+from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
+from mmfeat.workflows.tfidf import fitted_words, identity_of
 
 LONG_SECONDS = 1800.0  # an estimate beyond this names --freeze where there is no GPU
 
@@ -68,7 +71,8 @@ def finetune(
     names : list of str, optional
         Encoders; all of the project, when None.
     freeze : bool
-        Keep the pretrained encoder and fit only its linear output, on cached features.
+        Keep the pretrained encoder and fit only its linear output, on cached features. One that counts words is fitted
+        on the captions of training rows either way.
 
     Returns
     -------
@@ -90,14 +94,16 @@ def finetune(
         if not freeze:
             with named(name):
                 check_precision(config.encoder[name].precision, torch_device(config.device))
-        project.identity(name)
+        if not from_nothing(project, name):
+            project.identity(name)
     for name in names:
-        results.append(_in_use(project, _freeze(project, name) if freeze else _tune(project, name)))
+        fit = _freeze if freeze or from_nothing(project, name) else _tune
+        results.append(_in_use(project, fit(project, name)))
     val = manifest.rows("val")
     if not len(val):
         return results, None
     baseline = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    return results, figures_of(manifest.labels[val], baseline, project.config.predict)
+    return results, figures_on_val(project, baseline)
 
 
 @contextlib.contextmanager
@@ -119,22 +125,28 @@ def _again(project: Project, plan: PlannedFit) -> Checkpoint | None:
 def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
     """The result, with what to do where mmfeat.toml names another checkpoint."""
     name, checkpoint = result.name, result.checkpoint.name
-    if project.identity(name).checkpoint == checkpoint:
-        return result
+    with contextlib.suppress(EncoderError):  # what mmfeat.toml names may be of another encoder
+        if project.identity(name).checkpoint == checkpoint:
+            return result
     line = f'checkpoint = "latest", or checkpoint = "checkpoints/{checkpoint}"'
     return dataclasses.replace(result, remedy=f"In mmfeat.toml under [encoder.{name}] set: {line}")
 
 
 def _freeze(project: Project, name: str) -> FinetuneResult:
-    """Fit the linear head on one encoder's cached features and save it as the encoder's output."""
+    """Fit the linear head on one encoder's cached features and save it as the encoder's output.
+
+    An encoder that counts words is fitted first, and saved with it.
+    """
     start = time.perf_counter()
     config, manifest = project.config, project.manifest
     plan = planned_fit(project, name, freeze=True)
-    pretrained = plan.pretrained
+    encoder = None if plan.pretrained else _words(project, plan)
+    pretrained = plan.pretrained or identity_of(name, encoder)
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    extraction = extract_one(project, pretrained, rows)
+    extraction = extract_one(project, pretrained, rows, encoder=encoder)
+    what = "frozen" if encoder is None else counted(encoder.width, "term")
     note = (
-        f"frozen; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
+        f"{what}; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
     )
     table = project.table_of({name: (pretrained.spec, None)}, rows)
     made = _again(project, plan)
@@ -155,15 +167,21 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     if len(val := table.rows("val")):
         logits = output.logits(np.asarray(table.embeddings[name][val]))
         logits = fill_unknown(logits, table.present[name][val], training_prior(project))
-        figures = figures_of(table.labels[val], logits, config.predict)
+        figures = figures_on_val(project, logits)
+    terms, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
     checkpoint = made or save_checkpoint(
         project.checkpoints, name,
-        _record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds),
-        output, None, Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")]),
+        {**_record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds), **terms},
+        output, tensors, Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")]),
     )  # fmt: skip
     return FinetuneResult(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
     )
+
+
+def _words(project: Project, plan: PlannedFit) -> TfidfEncoder:
+    """The encoder of the checkpoint that was made from the same, or a new one."""
+    return words_of(plan.made, project.config.encoder[plan.name]) if plan.made else fitted_words(project, plan.name)
 
 
 def _tune(project: Project, name: str) -> FinetuneResult:
@@ -214,8 +232,7 @@ def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figu
     complete_logits(project, identity)
     if not project.table([name], val).present[name][val].any():  # nothing to give figures of
         return None
-    logits = encoder_source(project, identity, val).logits
-    return figures_of(project.manifest.labels[val], logits, project.config.predict)
+    return figures_on_val(project, encoder_source(project, identity, val).logits)
 
 
 def samples_of(project: Project, name: str, encoder: Any) -> Samples:

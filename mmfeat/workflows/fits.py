@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from mmfeat.config import OTHER
+from mmfeat.config import OTHER, TFIDF
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import ConfigError, DataError
@@ -21,8 +21,8 @@ class PlannedFit:
 
     Attributes
     ----------
-    pretrained : Identity
-        The encoder that it starts from.
+    pretrained : Identity or None
+        The encoder that it starts from; None of one that is fitted from nothing, on captions.
     settings : dict
         As the checkpoint records them.
     fingerprint : str
@@ -32,7 +32,7 @@ class PlannedFit:
     """
 
     name: str
-    pretrained: Identity
+    pretrained: Identity | None
     settings: dict[str, Any]
     fingerprint: str
     made: Checkpoint | None
@@ -72,8 +72,13 @@ def check_fits(project: Project, names: list[str], freeze: bool) -> None:
 
 def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
     """What would be made of an encoder, and whether it was made before."""
-    pretrained = project.pretrained(name)
-    if freeze:
+    table = project.config.encoder[name]
+    pretrained = None if table.model == TFIDF else project.pretrained(name)
+    if pretrained is None:
+        words = {"width": table.width, "ngrams": table.ngrams}
+        settings = {**dataclasses.asdict(project.config.fuse.linear), **words}
+        fingerprint = _fingerprint(project, name, TFIDF, settings)
+    elif freeze:
         settings = dataclasses.asdict(project.config.fuse.linear)
         fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
     else:
@@ -90,6 +95,11 @@ def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
     return latest and project.identity(name).checkpoint != made.name
 
 
+def from_nothing(project: Project, name: str) -> bool:
+    """Whether an encoder is fitted as a whole in seconds, on captions, so that there is nothing to keep frozen."""
+    return project.encoder_table(name).model == TFIDF
+
+
 def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
     """Digest of all that a checkpoint is made from."""
     manifest, config = project.manifest, project.config
@@ -97,5 +107,4 @@ def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str,
     rows = {w: manifest.rows(w) for w in ("train", "val")}
     digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
     parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
-    rule = dataclasses.asdict(config.predict)
-    return digest_json({**parts, "metric": config.metric, "predict": rule, "seed": config.seed})
+    return digest_json({**parts, "metric": config.metric, "predict": config.predict.of_training(), "seed": config.seed})

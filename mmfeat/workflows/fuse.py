@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import ConfigError, DataError, MissingFeatures, RunError
+from mmfeat.errors import DataError
 from mmfeat.files import digest_json
-from mmfeat.heads import head_config
+from mmfeat.heads import build_head, head_class, head_config
 from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import FitData, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.fit import FitData, fit_data, fit_heads, head_logits
 from mmfeat.heads.members import Member
 from mmfeat.learned import Learned
-from mmfeat.metrics import commonest_label
-from mmfeat.models.figures import FigureLine, Figures, figures_of
+from mmfeat.models.composition import empty_head_part
+from mmfeat.models.figures import FigureLine, Figures
 from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
 from mmfeat.texts import counted
+from mmfeat.workflows.baselines import baselines
+from mmfeat.workflows.deciding import decision_record, figures_on_val, same_rule
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record, input_keys
-from mmfeat.workflows.scoring import encoder_source, run_source
+from mmfeat.workflows.scoring import recorded_table, run_source, seeds_logits
 from mmfeat.workflows.standing import in_sample, learned_by_encoder
 
 
@@ -67,18 +71,18 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     """
     config = project.config
     head = head or config.fuse.head
-    identities, table, rows = head_inputs(project)
-    settings = resolved_config(project, head, identities)
+    identities, table, rows = head_inputs(project, heads=[head])
+    settings = resolved_config(project, head, identities, table)
     fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
     run = already_made(project.runs, fingerprint)
     made = run is None
     if made:
         data = fit_data(table, list(identities), torch_device(config.device), rows)
         fits = fit_seeds(project, head, data, settings)
-    lines, linear = baselines(project, list(identities), {} if made else run.record["linear"])
+    lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
     if made:
         run = save_head_run(
-            project, head, head, settings, identities, table, fits, data, rows, fingerprint, {"linear": linear}
+            project, head, head, settings, identities, table, fits, data, rows, fingerprint, {"baselines": kept}
         )
     lines += head_lines(project, run)
     n_train, n_val = len(table.rows("train")), len(table.rows("val"))
@@ -104,26 +108,50 @@ def seeds_of(project: Project) -> list[int]:
     return [project.config.seed + i for i in range(project.config.fuse.seeds)]
 
 
-def head_inputs(project: Project, unlabelled: bool = False) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
-    """The project's fusion inputs: identities, their table, and the rows that are read of it."""
+def head_inputs(
+    project: Project, unlabelled: bool = False, heads: Sequence[str] = ()
+) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
+    """The project's fusion inputs: identities, their table, and the rows that are read of it.
+
+    The table has the stored tokens that one of `heads` reads.
+    """
     manifest = project.manifest
     if not len(manifest.rows("train")):
         raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
     which = ("train", "val", "unlabelled") if unlabelled else ("train", "val")
     rows = np.concatenate([manifest.rows(w) for w in which])
     identities = {name: project.identity(name) for name in project.config.fuse.inputs}
-    return identities, project.table(list(identities), rows), rows
+    modalities = {name: identity.spec.modality for name, identity in identities.items()}
+    read = set()
+    for head in heads:
+        family, settings = head_class(head), head_config(head, project.config.fuse)
+        read |= set(family.token_names(family.resolved(settings, modalities), list(identities)))
+    return identities, project.table(list(identities), rows, [name for name in identities if name in read]), rows
 
 
-def resolved_config(project: Project, head: str, identities: dict[str, Identity]) -> Any:
-    """The head's settings with what depends on the inputs filled in."""
-    settings = head_config(head, project.config.fuse)
-    if head == "crossattn" and not settings.query:
-        texts = [name for name, identity in identities.items() if identity.spec.modality == "text"]
-        settings = dataclasses.replace(settings, query=texts[0] if texts else list(identities)[-1])
-    if head == "crossattn" and settings.query not in identities:
-        raise ConfigError(f"fuse.crossattn.query = {settings.query!r} is not among the inputs {list(identities)}")
+def resolved_config(
+    project: Project, head: str, identities: dict[str, Identity], table: FeatureTable | None = None
+) -> Any:
+    """The head's settings with what depends on the inputs filled in.
+
+    Raises
+    ------
+    RunError
+        The head does not take these inputs.
+    """
+    modalities = {name: identity.spec.modality for name, identity in identities.items()}
+    settings = head_class(head).resolved(head_config(head, project.config.fuse), modalities)
+    widths = {name: identity.width for name, identity in identities.items()}
+    shapes = {name: tokens.shape[1:] for name, tokens in table.tokens.items()} if table else {}
+    with torch.device("meta"):  # refused before any work
+        build_head(head, widths, 1, settings, shapes)
     return settings
+
+
+def tokens_read(project: Project, head: str, settings: Any, table: FeatureTable) -> dict[str, int]:
+    """Which of the table's tokens a head reads: encoder to what `tokens` is in mmfeat.toml."""
+    names = head_class(head).token_names(settings, list(table.embeddings))
+    return {name: project.config.encoder[name].tokens for name in names if name in table.tokens}
 
 
 def head_fingerprint(
@@ -140,10 +168,10 @@ def head_fingerprint(
     rows = {which: table.digest(table.rows(which), names) for which in ("train", "val")}
     parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "rows": rows, **more}
     keys = {name: identity.spec.key for name, identity in identities.items()}
-    config = project.config
+    config, tokens = project.config, tokens_read(project, head, settings, table)
     return digest_json(
         {**parts, "encoders": keys, "classes": list(table.classes), "metric": config.metric, "seeds": seeds_of(project),
-         "predict": dataclasses.asdict(config.predict)}
+         "predict": config.predict.of_training(), "tokens": tokens}
     )  # fmt: skip
 
 
@@ -156,16 +184,16 @@ def save_head_run(
     `data` holds the rows `rows` of the manifest, in that order.
     """
     logits = np.stack([head_logits(fit.head, data) for fit in fits])  # (S, n, K)
-    labels, rule = table.labels[rows], project.config.predict
-    val = data.val
-    seeds = [figures_of(labels[val], one[val], rule).as_dict() for one in logits] if len(val) else []
-    mean = figures_of(labels[val], logits.mean(0)[val], rule).as_dict() if len(val) else None
+    labels, val = table.labels[rows], data.val
+    seeds = [figures_on_val(project, one[val]).as_dict() for one in logits] if len(val) else []
+    mean = figures_on_val(project, logits.mean(0)[val]).as_dict() if len(val) else None
     state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
     roles = np.zeros(len(rows), np.uint8)
     roles[data.train], roles[val] = ROLES["train"], ROLES["val"]
     roles[data.train[(labels[data.train] == -1).all(1)]] = ROLES["pseudo-labelled"]
     head_mb = sum(fit.head.size_mb() for fit in fits)
-    encoders = {n: encoder_record(identity, False) for n, identity in identities.items()}
+    read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
+    encoders = {n: encoder_record(identity, False, read.get(n)) for n, identity in identities.items()}
     record = {
         "kind": "selftrain" if stem == "selftrain" else "head",
         "head": head,
@@ -181,62 +209,17 @@ def save_head_run(
         "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
         "head_mb": head_mb,
         "figures": {"val": mean, "val_seeds": seeds},
+        "decision": decision_record(project, logits.mean(0)[val]),
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
     }
-    known = np.any([present.cpu().numpy() for present in data.present.values()], axis=0)
+    known = np.any([data.present[name].cpu().numpy() for name in identities], axis=0)
     kept = RunLogits(table.ids[rows], input_keys(project, encoders.values(), rows), known, logits.mean(0), roles)
     learned = Learned.of(kept.ids[data.train], kept.ids[val])
     for identity in identities.values():
         learned |= learned_by_encoder(project, identity, False)
     return save_run(project.runs, stem, record, kept, learned, state)
-
-
-def baselines(
-    project: Project, names: list[str], kept: dict[str, dict[str, Any]]
-) -> tuple[list[FigureLine], dict[str, dict[str, Any]]]:
-    """The commonest label, and each encoder alone: by its own output, else by a quick linear head on it.
-
-    Parameters
-    ----------
-    kept : dict
-        Figures of linear heads by encoder, as a run keeps them: they are not fitted again.
-
-    Returns
-    -------
-    tuple
-        The lines, and the figures of linear heads for a run to keep.
-    """
-    manifest, config = project.manifest, project.config
-    val = manifest.rows("val")
-    if not len(val):
-        return [], {}
-    linear: dict[str, dict[str, Any]] = {}
-    always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    lines = [FigureLine.of("commonest label", figures_of(manifest.labels[val], always, config.predict))]
-    for name in names:
-        identity = project.identity(name)
-        try:
-            logits = encoder_source(project, identity, val).logits
-            figures = figures_of(manifest.labels[val], logits, config.predict)
-            lines.append(FigureLine.of(name, figures, note=in_sample(project, name, val)))
-        except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
-            settings = dataclasses.asdict(config.fuse.linear)
-            same = kept.get(name, {}).get("settings") == settings
-            linear[name] = kept[name] if same else {"settings": settings, **_linear_baseline(project, name)}
-            lines.append(FigureLine.recorded(f"{name}, linear head", linear[name]["val"], linear[name]["seconds"]))
-    return lines, linear
-
-
-def _linear_baseline(project: Project, name: str) -> dict[str, Any]:
-    manifest, config = project.manifest, project.config
-    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    data = fit_data(project.table([name], rows), [name], torch_device(config.device), rows)
-    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
-    logits = head_logits(fitted.head, data, data.val)
-    figures = figures_of(manifest.labels[rows[data.val]], logits, config.predict)
-    return {"val": figures.as_dict(), "seconds": fitted.seconds}
 
 
 def head_lines(project: Project, run: Run) -> list[FigureLine]:
@@ -248,26 +231,30 @@ def head_lines(project: Project, run: Run) -> list[FigureLine]:
     note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
     mean = FigureLine.of(f"{record['head']}, mean", val_figures(project, run), record["seconds"], note)
     seconds = sum(record["seed_seconds"]) / n
-    one = FigureLine.over_seeds(f"{record['head']}, one seed", record["figures"]["val_seeds"], seconds)
-    return [one, mean] if n > 1 else [mean]
+    one = FigureLine.over_seeds(f"{record['head']}, one seed", _seeds_figures(project, run), seconds) if n > 1 else None
+    return list(filter(None, [one, mean]))
+
+
+def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
+    """Figures of each seed on val: those of run.json, but by the decisions of today."""
+    config, record = project.config, run.record
+    if same_rule(record, config.predict):
+        return record["figures"]["val_seeds"]
+    val = project.manifest.rows("val")
+    table = recorded_table(project, run, val).take(val)
+    each = seeds_logits(run, table, torch_device(config.device))
+    return [figures_on_val(project, one).as_dict() for one in each]
 
 
 def val_figures(project: Project, run: Run) -> Figures:
     """A run's figures on the val rows of today."""
-    val = project.manifest.rows("val")
-    logits = run_source(project, run, val).logits
-    return figures_of(project.manifest.labels[val], logits, project.config.predict)
+    return figures_on_val(project, run_source(project, run, project.manifest.rows("val")).logits)
 
 
 def describe(run: Run) -> str:
     """What the head is made of, in a few words."""
-    record, encoders = run.record, run.encoders
+    record = run.record
     epochs = ", ".join(map(str, record["best_epochs"]))
-    if record["head"] == "crossattn":
-        query, width = record["head_config"]["query"], record["head_config"]["token_width"]
-        (key,) = (name for name in encoders if name != query)
-        tokens = -(-encoders[key]["width"] // width)
-        parts = f"1 query from {query}, {tokens} tokens of {width} from {key}"
-    else:
-        parts = " + ".join(f"{name} ({e['width']})" for name, e in encoders.items())
+    with torch.device("meta"):
+        parts = empty_head_part(record, 1).seeds[0].describe()
     return f"{record['head']}: {parts}; {len(record['seeds'])} seeds, best epochs {epochs}"

@@ -12,6 +12,7 @@ from mmfeat.data.readers import read_rows
 from mmfeat.data.sources import ImageSources, images_beside, nothing_found
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
+from mmfeat.models.decisions import Decision
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
 from mmfeat.progress import progress
@@ -21,7 +22,7 @@ from mmfeat.workflows.guests import Guests
 from mmfeat.workflows.project import Project
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
-_BATCH = 8192  # rows of embeddings that are composed at a time
+_BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class NewRows:
     columns: dict[str, str] = field(default_factory=dict)
 
 
-def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions:
+def predict_in_project(project: Project, run: str, rows: NewRows, decision: Decision) -> Predictions:
     """Predict by a run of today's encoders; what the store lacks is encoded into it.
 
     Raises
@@ -63,18 +64,14 @@ def predict_in_project(project: Project, run: str, rows: NewRows) -> Predictions
             errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
             errors |= {**keys.reasons, **extraction.unread}
     nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
-    table = guests.table_of({n: (identity.spec, None) for n, identity in composed.identities.items()}, nothing)
+    encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
+    tokens = {name: read.number for name, read in composed.composition.tokens.items()}
+    table = guests.table_of(encoders, nothing, tokens)
     device = torch_device(project.config.device)
-    composition, rule = composed.composition.to(device), project.config.predict
+    composition = composed.composition.to(device)
     parts = [
-        Predictions.of(
-            project.manifest.classes,
-            head_outputs(composition, *batch.to(device)),
-            batch.present,
-            rule.threshold,
-            rule.empty,
-        )
-        for batch in table.batches(_BATCH)
+        Predictions.of(project.manifest.classes, head_outputs(composition, *batch.to(device)), batch.present, decision)
+        for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
     ]
     return Predictions.joined(parts, errors)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mmfeat.config import FILE_NAME, OTHER
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.tables import SUFFIXES
 from mmfeat.errors import ConfigError, DataError
-from mmfeat.labels import decide, sigmoid
+from mmfeat.models.decisions import Decision
 from mmfeat.models.runs import Run
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.report.predictions import FORMATS, write_predictions
+from mmfeat.workflows.deciding import decision_for, how_decided, shipped_decision
 from mmfeat.workflows.newrows import NewRows, one_row, predict_by_folder, predict_in_project, table_rows
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
@@ -37,6 +36,10 @@ class PredictResult:
         Rows without any feature: neither picture nor caption could be read.
     chosen : str
         How the run was chosen; empty where it was named.
+    decision : Decision
+        What decided rows that are not val.
+    decided : str
+        What of it was fitted, and on what; empty where nothing was.
     """
 
     run: str
@@ -45,6 +48,8 @@ class PredictResult:
     n_rows: int
     n_empty: int
     n_unknown: int
+    decision: Decision
+    decided: str
 
 
 def predict(
@@ -59,6 +64,8 @@ def predict(
     ------
     DataError
         There are no such rows.
+    ConfigError
+        Thresholds or temperature are tuned, and there is no val row.
     """
     _check_form(form, top_k)
     manifest = project.manifest
@@ -66,10 +73,10 @@ def predict(
     if not len(rows):
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
     run, chosen = _run(project, run_name)
-    found = run_source(project, run, rows)
-    probs = sigmoid(found.logits)
-    rule = project.config.predict
-    decided = decide(probs, rule.threshold, rule.empty)
+    shipped, found = shipped_decision(project, run.name), run_source(project, run, rows)
+    decision = decision_for(project, run.name, rows, shipped)
+    probs = decision.probs(found.logits)
+    decided = decision.labels(probs)
     kaggle = (
         (project.config.path(project.config.data.source) / "train.csv").is_file()
         and split == "unlabelled"
@@ -82,8 +89,10 @@ def predict(
             file, file.suffix[1:], manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run.name,
             **_columns(project),
         )  # fmt: skip
-    n_empty = int((probs <= rule.threshold).all(1).sum())
-    return PredictResult(run.name, chosen, files, len(rows), n_empty, int((~found.known).sum()))
+    return PredictResult(
+        run.name, chosen, files, len(rows), decision.n_empty(probs), int((~found.known).sum()), shipped,
+        how_decided(project),
+    )  # fmt: skip
 
 
 def _columns(project: Project) -> dict[str, str | list[str]]:
@@ -139,8 +148,8 @@ class NewPredictions:
     chosen: str
     rows: NewRows
     predictions: Predictions
-    threshold: Any
-    empty: str
+    decision: Decision
+    decided: str
     columns: dict[str, str]
 
     @property
@@ -151,7 +160,7 @@ class NewPredictions:
     @property
     def n_empty(self) -> int:
         """Rows where nothing passed the threshold."""
-        return int((self.predictions.probs <= np.asarray(self.threshold, np.float32)).all(1).sum())
+        return self.decision.n_empty(self.predictions.probs)
 
     def write(self, path: Path, form: str = "csv", top_k: int = 0) -> None:
         """Write them as :func:`mmfeat.report.predictions.write_predictions` does."""
@@ -225,15 +234,17 @@ def predict_new(
         rows = one_row(what, caption)
     if predictor is not None:
         _check_samples(rows, predictor.record["run"]["name"], set(predictor.modalities.values()))
-        rule, found = predictor.record["predict"], predict_by_folder(predictor, rows, threshold)
+        found, decision = predict_by_folder(predictor, rows, threshold), predictor.decision
         named = {
             "id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": predictor.record["separator"]
         }  # fmt: skip
-        threshold = rule["threshold"] if threshold is None else threshold
-        return NewPredictions(predictor.record["run"]["name"], "", rows, found, threshold, rule["empty"], named)
+        decision = decision if threshold is None else dataclasses.replace(decision, threshold=threshold)
+        fitted = predictor.record["predict"].get("fitted", "") if threshold is None else ""
+        return NewPredictions(predictor.record["run"]["name"], "", rows, found, decision, fitted, named)
     chosen_run, chosen = _run(project, run)
     name = chosen_run.name
     _check_samples(rows, name, {e["modality"] for e in chosen_run.encoders.values()})
-    found, rule = predict_in_project(project, name, rows), project.config.predict
+    decision = shipped_decision(project, name)
+    found = predict_in_project(project, name, rows, decision)
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
-    return NewPredictions(name, chosen, rows, found, rule.threshold, rule.empty, named)
+    return NewPredictions(name, chosen, rows, found, decision, how_decided(project), named)

@@ -222,15 +222,17 @@ class Project:
         checkpoint = self.checkpoint(identity)
         return checkpoint.output() if checkpoint else None
 
-    def table(self, names: Sequence[str], need: np.ndarray | None = None, tokens: bool = False) -> FeatureTable:
+    def table(
+        self, names: Sequence[str], need: np.ndarray | None = None, tokens: bool | Sequence[str] = False
+    ) -> FeatureTable:
         """The features of the named encoders as they are now, aligned with the manifest.
 
         Parameters
         ----------
         need : np.ndarray, optional
             Rows whose embeddings must be there; all, when None.
-        tokens : bool
-            Whether the tokens of encoders that keep some are read as well.
+        tokens : bool or sequence of str
+            Whether, or of which of the encoders, tokens are read as well, where they keep some.
 
         Raises
         ------
@@ -239,7 +241,8 @@ class Project:
         """
         identities = {name: self.identity(name) for name in names}
         self.register(identities)
-        kept = {name: self.config.encoder[name].tokens for name in names} if tokens else None
+        asked = (names if tokens else ()) if isinstance(tokens, bool) else tokens
+        kept = {name: self.config.encoder[name].tokens for name in asked}
         return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need, kept)
 
     def table_of(

@@ -17,8 +17,17 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.workflows.project import Project
 
 
-def encoder_record(identity: Identity, uses_logits: bool) -> dict[str, Any]:
-    """What a run keeps of an encoder."""
+def encoder_record(
+    identity: Identity, uses_logits: bool, tokens: tuple[int, tuple[int, int]] | None = None
+) -> dict[str, Any]:
+    """What a run keeps of an encoder.
+
+    Parameters
+    ----------
+    tokens : tuple, optional
+        Where a head reads its tokens: what `tokens` is in mmfeat.toml, and their T and d.
+    """
+    read = {"tokens": tokens[0], "token_shape": list(tokens[1])} if tokens else {}
     return {
         "key": identity.spec.key,
         "output_key": identity.output_key if uses_logits else None,
@@ -27,6 +36,7 @@ def encoder_record(identity: Identity, uses_logits: bool) -> dict[str, Any]:
         "checkpoint": identity.checkpoint,
         "width": identity.width,
         "size_mb": identity.size_mb,
+        **read,
     }
 
 

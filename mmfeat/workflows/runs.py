@@ -10,8 +10,9 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MmfeatError, RunError
 from mmfeat.heads import head_for
 from mmfeat.metrics import better
-from mmfeat.models.figures import Figures, figures_of
+from mmfeat.models.figures import Figures
 from mmfeat.models.runs import Run, all_runs, damaged_runs
+from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source, run_source
 from mmfeat.workflows.standing import learned_by_encoder, state_of, trained_on_val
@@ -95,7 +96,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
             if state != "current" and trained_on_val(project, run.learned()):
                 state += ", trained on rows that are val today"
             else:
-                figures = _figures(project, run_source(project, run, val).logits, val)
+                figures = figures_on_val(project, run_source(project, run, val).logits)
         except MmfeatError as error:
             state = f"{state}; no figures: {error}" if state != "current" else f"no figures: {error}"
     parts = [m["name"] for m in run.record["members"]] or list(run.encoders)
@@ -111,11 +112,7 @@ def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> Ra
         if trained_on_val(project, learned_by_encoder(project, identity, True)):
             state = "not ranked: trained on rows that are val today"
         elif len(val):
-            figures = _figures(project, source.logits, val)
+            figures = figures_on_val(project, source.logits)
     except MmfeatError as error:
         state = str(error)
     return RankedRun(identity.name, identity.model, figures, identity.size_mb, state, None)
-
-
-def _figures(project: Project, logits: np.ndarray, val: np.ndarray) -> Figures:
-    return figures_of(project.manifest.labels[val], logits, project.config.predict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, head_logits
 from mmfeat.models.composition import head_part
-from mmfeat.models.ensembles import weighted_mean
-from mmfeat.models.runs import Run
+from mmfeat.models.ensembles import Weight, combined
+from mmfeat.models.runs import ROLES, Run, RunLogits
 from mmfeat.randomness import id_numbers
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
@@ -42,11 +43,11 @@ class Source:
     known: np.ndarray
 
 
-def source(project: Project, name: str, rows: np.ndarray) -> Source:
-    """Logits by an encoder's or a run's name."""
+def source(project: Project, name: str, rows: np.ndarray, shipped: bool = False) -> Source:
+    """Logits by an encoder's or a run's name; `shipped` as in :func:`run_source`."""
     if name in project.config.encoder:
         return encoder_source(project, project.identity(name), rows)
-    return run_source(project, find_run(project, name), rows)
+    return run_source(project, find_run(project, name), rows, shipped)
 
 
 def encoder_source(project: Project, identity: Identity, rows: np.ndarray) -> Source:
@@ -96,22 +97,31 @@ def fill_unknown(logits: np.ndarray, known: np.ndarray, prior: np.ndarray) -> np
     return np.where(known[:, None], logits, prior).astype(np.float32)
 
 
-def run_source(project: Project, run: Run, rows: np.ndarray) -> Source:
+def run_source(project: Project, run: Run, rows: np.ndarray, shipped: bool = False) -> Source:
     """Logits of rows by a run: computed from cached features, or read from its logits.h5 where those are gone.
+
+    Parameters
+    ----------
+    shipped : bool
+        What the run as it is exported makes of all rows. Otherwise the rows that it was fitted on have logits that are
+        out of sample.
 
     Raises
     ------
     MissingFeatures
         Neither has them.
     RunError
-        The run was made for other classes, or a member of an ensemble is gone.
+        The run was made for other classes, a member of an ensemble is gone, or a row that its weights were fitted on has
+        changed since.
     """
     if run.classes != project.manifest.classes:
         raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
     try:
-        return _ensemble_source(project, run, rows) if run.kind == "ensemble" else _head_source(project, run, rows)
+        if run.kind == "ensemble":
+            return _ensemble_source(project, run, rows, shipped)
+        return _head_source(project, run, rows)
     except MissingFeatures:
-        recorded = _recorded_source(project, run, rows)
+        recorded = _recorded_source(project, run, rows, shipped)
         if recorded is not None:
             return recorded
         why = stale_because(project, run)
@@ -124,7 +134,7 @@ def run_source(project: Project, run: Run, rows: np.ndarray) -> Source:
 
 def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
     """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
-    encoders = {}
+    encoders, tokens = {}, {}
     for name in names or list(run.encoders):
         recorded = run.encoders[name]
         features = project.store.find(recorded["key"])
@@ -134,7 +144,9 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
                 f"Run: {f'mmfeat store import {name} FILE' if recorded['modality'] == OTHER else 'mmfeat extract'}"
             )
         encoders[name] = (features.spec, recorded["output_key"])
-    return project.table_of(encoders, need)
+        if run.kind != "ensemble":  # which reads its members' outputs alone
+            tokens[name] = recorded.get("tokens", 0)
+    return project.table_of(encoders, need, tokens)
 
 
 def _head_source(project: Project, run: Run, rows: np.ndarray) -> Source:
@@ -143,7 +155,7 @@ def _head_source(project: Project, run: Run, rows: np.ndarray) -> Source:
     return Source(run.name, logits, np.any([table.present[name] for name in run.encoders], axis=0))
 
 
-def _ensemble_source(project: Project, run: Run, rows: np.ndarray) -> Source:
+def _ensemble_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:
     parts = []
     for member in run.record["members"]:
         name = member["name"]
@@ -156,36 +168,70 @@ def _ensemble_source(project: Project, run: Run, rows: np.ndarray) -> Source:
                 raise RunError(
                     f"{run.name}: its member {name} has been made anew since. Make it again: {again(project, run)}"
                 )
-            parts.append(run_source(project, part, rows))
-    return mean_source(run.name, parts, [m["weight"] for m in run.record["members"]], np.array(run.record["prior"]))
+            parts.append(run_source(project, part, rows, shipped))
+    weights, prior = [m["weight"] for m in run.record["members"]], np.array(run.record["prior"])
+    found = joined(run.name, parts, weights, prior, run.record.get("bias"))
+    return found if shipped or "fitted" not in run.record else _cross_fitted(project, run, rows, found)
 
 
-def mean_source(name: str, parts: list[Source], weights: list[float], prior: np.ndarray) -> Source:
-    """The weighted mean of several sources over those that know a row."""
-    logits = weighted_mean([p.logits for p in parts], [p.known for p in parts], weights, prior)
+def joined(
+    name: str, parts: list[Source], weights: Sequence[Weight], prior: np.ndarray, bias: Sequence[float] | None = None
+) -> Source:
+    """Several sources as an ensemble of them; see :func:`mmfeat.models.ensembles.combined`."""
+    logits = combined([p.logits for p in parts], [p.known for p in parts], weights, prior, bias)
     return Source(name, logits, np.any([p.known for p in parts], axis=0))
+
+
+def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: Source) -> Source:
+    """The same with kept logits, of weights fitted on the other folds, for labelled rows that the weights were fitted on."""
+    at = np.flatnonzero((project.manifest.labels[rows] >= 0).any(1))
+    kept = run.logits()
+    position = _kept_at(project, kept, rows[at])
+    fitted = (position >= 0) & (kept.roles[position] == ROLES["fitted"])
+    at, position = at[fitted], position[fitted]
+    same = _kept_same(project, run, kept, rows[at], position)
+    if not same.all():
+        raise RunError(
+            f"{run.name}: its weights were fitted on {(~same).sum():,} of these rows before their images or captions changed, "
+            f"so that no figure would be out of sample. Make it again: {again(project, run)}"
+        )
+    logits, known = found.logits.copy(), found.known.copy()
+    logits[at], known[at] = kept.logits[position], kept.known[position]
+    return Source(found.name, logits, known)
 
 
 def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndarray:
     """Logits `(S, n, K)` of a table's rows by each seed's head; a block of rows is in memory at a time."""
     heads = head_part(run.record, run.state()).to(device).seeds
     blocks, nothing = [np.zeros((len(heads), 0, len(run.classes)), np.float32)], np.zeros(0, dtype=int)
-    for part in table.batches(_BLOCK):
+    for part in table.batches(_BLOCK // 16 if table.tokens else _BLOCK):  # tokens are many
         inputs, present = part.to(device, list(run.encoders))
         data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
         blocks.append(np.stack([head_logits(head, data) for head in heads]))
     return np.concatenate(blocks, 1)
 
 
-def _recorded_source(project: Project, run: Run, rows: np.ndarray) -> Source | None:
+def _recorded_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source | None:
     """What the run kept of the rows; None where it lacks one, or a picture or caption has changed since."""
-    kept, numbers = run.logits(), id_numbers(project.manifest.ids[rows])
-    if not len(kept.ids):
+    kept = run.logits()
+    at = _kept_at(project, kept, rows)
+    if not (at >= 0).all() or not _kept_same(project, run, kept, rows, at).all():
         return None
-    kept_numbers = id_numbers(kept.ids)
+    if shipped and (kept.roles[at] == ROLES["fitted"]).any():
+        return None
+    return Source(run.name, kept.logits[at], kept.known[at])
+
+
+def _kept_at(project: Project, kept: RunLogits, rows: np.ndarray) -> np.ndarray:
+    """Where a run's logits.h5 has the rows, `(n,)`; -1 where it has not."""
+    if not len(kept.ids):
+        return np.full(len(rows), -1)
+    numbers, kept_numbers = id_numbers(project.manifest.ids[rows]), id_numbers(kept.ids)
     order = np.argsort(kept_numbers)
     at = order[np.searchsorted(kept_numbers, numbers, sorter=order).clip(max=len(order) - 1)]
-    same = (kept_numbers[at] == numbers) & (
-        kept.input_keys[at] == input_keys(project, run.encoders.values(), rows)
-    ).all(1)
-    return Source(run.name, kept.logits[at], kept.known[at]) if same.all() else None
+    return np.where(kept_numbers[at] == numbers, at, -1)
+
+
+def _kept_same(project: Project, run: Run, kept: RunLogits, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Whether the rows' pictures and captions are those that the run's logits were computed from, `(n,)` bool."""
+    return (kept.input_keys[at] == input_keys(project, run.encoders.values(), rows)).all(1)

@@ -70,7 +70,8 @@ def selftrain(project: Project) -> SelftrainResult:
         Embeddings are not in the store.
     """
     config, manifest = project.config, project.manifest
-    identities, table, rows = head_inputs(project, unlabelled=True)
+    head = config.fuse.head
+    identities, table, rows = head_inputs(project, unlabelled=True, heads=[head])
     unlabelled = np.flatnonzero(np.isin(rows, manifest.rows("unlabelled")) & (manifest.split[rows] == "train"))
     if not len(unlabelled):
         raise DataError(
@@ -78,12 +79,12 @@ def selftrain(project: Project) -> SelftrainResult:
         )
     if not len(manifest.rows("val")):
         raise DataError("manifest.parquet: no val row to stop by. Set [split] val in mmfeat.toml and run: mmfeat init")
-    head = config.fuse.head
-    settings = resolved_config(project, head, identities)
+    settings = resolved_config(project, head, identities, table)
     fingerprint = head_fingerprint(
         project, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[unlabelled], list(identities)),
         selftrain=dataclasses.asdict(config.selftrain), rounds_model=dataclasses.asdict(config.fuse.linear),
+        **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
     )  # fmt: skip
     supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
     run = already_made(project.runs, fingerprint)

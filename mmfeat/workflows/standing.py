@@ -37,6 +37,8 @@ def stale_because(project: Project, run: Run) -> str:
         identity = project.identity(name)
         if identity.spec.key != recorded["key"]:
             return f"encoder {name} has changed"
+        if (number := recorded.get("tokens")) and number != project.config.encoder[name].tokens:
+            return f"encoder {name} keeps other tokens: tokens = {number} -> {project.config.encoder[name].tokens}"
         if recorded["output_key"] is not None:
             if recorded["output_key"] != identity.output_key:
                 return f"the output of encoder {name} has changed"
@@ -81,9 +83,9 @@ def of_other_classes(project: Project, identity: Identity) -> bool:
 
 
 def learned_by_encoder(project: Project, identity: Identity, uses_logits: bool) -> Learned:
-    """The rows that an encoder learned from; embeddings of a frozen encoder are innocent, its logits are not."""
+    """The rows that an encoder learned from; its embeddings are innocent where they have seen no label, its logits are not."""
     checkpoint = project.checkpoint(identity)
-    if checkpoint is None or (checkpoint.frozen and not uses_logits):
+    if checkpoint is None or (checkpoint.label_free and not uses_logits):
         return NOTHING
     return checkpoint.learned()
 
@@ -103,7 +105,12 @@ def trained_on_val(project: Project, learned: Learned) -> bool:
 
 def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
     """`in-sample for 5 of 20 rows`, where an encoder or a run was trained on some of the rows."""
-    n = int(learned_by(project, name).among(project.manifest.ids[rows])[0].sum())
+    return in_sample_of(project, learned_by(project, name), rows)
+
+
+def in_sample_of(project: Project, learned: Learned, rows: np.ndarray) -> str:
+    """The same of what something learned from."""
+    n = int(learned.among(project.manifest.ids[rows])[0].sum())
     return f"in-sample for {n:,} of {len(rows):,} rows" if n else ""
 
 
@@ -111,6 +118,9 @@ def again(project: Project, run: Run) -> str:
     """The command that makes a run anew."""
     record = run.record
     if run.kind == "ensemble":
+        if fitted := record.get("fitted"):
+            given = fitted["candidates"] if fitted["given"] else []
+            return " ".join(["mmfeat ensemble --method", fitted["method"], *given])
         recipe = run.name.rpartition("-")[0]
         return "mmfeat ensemble " + (" ".join(m["name"] for m in record["members"]) if recipe == "ensemble" else recipe)
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"

@@ -34,6 +34,12 @@ class StatusResult:
     n_rows: int
     has_outputs: bool
 
+    @property
+    def remedy(self) -> str:
+        """What to do about the first encoder that cannot be built, where there is one."""
+        command = next(iter(self.failures.values())).rpartition("Run: ")
+        return command[2] if command[1] else "edit mmfeat.toml, then: mmfeat status"
+
 
 def status(project: Project, rehash: bool = False) -> StatusResult:
     """Look at every encoder's rows; encodes nothing, and reads only images that changed or, with `rehash`, all."""

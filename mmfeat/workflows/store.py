@@ -11,6 +11,7 @@ from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.exports import arrays_of, export_table
 from mmfeat.models.runs import all_runs, damaged_runs
 from mmfeat.progress import progress
+from mmfeat.store.commits import tokens_kind
 from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
 from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import (
@@ -106,7 +107,8 @@ def references_of(project: Project) -> References:
         raise RunError(f"what a run refers to is unknown, so nothing is removed: {reason}")
     for run in all_runs(project.runs):
         for encoder in run.encoders.values():
-            references.add(encoder["key"], encoder["output_key"])
+            number = encoder.get("tokens")
+            references.add(encoder["key"], encoder["output_key"], tokens_kind(number) if number else None)
     return references
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from mmfeat.config import Config
+from mmfeat.config import HEAD, HEAD_ALONE, Config
 from mmfeat.data.readers import Source
 from mmfeat.data.sources import ImageSources
 from mmfeat.texts import toml_value
@@ -52,7 +52,7 @@ rounds = 5
 policy = "all"                     # all: every unlabelled row takes part in every round
 
 [predict]
-threshold = 0.5                    # a label needs a probability above it
+threshold = 0.5                    # a number; tuned; tuned-per-class (both fitted on val, out of sample)
 empty     = "most-probable"        # where nothing passes: most-probable, none
 """
 
@@ -86,7 +86,7 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
     """The text of a new mmfeat.toml."""
     images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
     modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
-    head = "crossattn" if len(modalities) == 2 else "linear"
+    head = HEAD if len(modalities) > 1 else HEAD_ALONE
     return TEMPLATE.format(
         seed=config.seed,
         source=toml_value(_shortened(config.data.source, folder)),

@@ -1,0 +1,319 @@
+"""How long heads take to fit, alone and in company, and what they reach; `benchmarks/README.md` has the figures.
+
+    python benchmarks/heads.py fit        # one cross-attention head, against the same head in a DataLoader loop
+    python benchmarks/heads.py grid       # 64 heads of one shape in one pass, against one after another
+    python benchmarks/heads.py folds      # out-of-fold logits of 5 folds, against one fit
+    python benchmarks/heads.py sklearn    # against scikit-learn's estimators on the same features
+    python benchmarks/heads.py predict    # 1,000,000 cached rows
+
+With `--project DIR` on a project's cached features, else on random ones of 30,000 x (1792 + 128) with 18 classes. All that is
+compared runs alternately in one process. Prints a table and writes results/heads-PART.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from mmfeat.config import FuseConfig, PredictConfig
+from mmfeat.heads import build_head, head_config
+from mmfeat.heads.fit import FitData, Member, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.noise import Noise
+from mmfeat.losses import masked_loss
+from mmfeat.models.decisions import Decision
+from mmfeat.models.figures import figures_of
+from mmfeat.randomness import id_numbers
+
+RULE = PredictConfig()
+WIDTHS = {"image": 1792, "text": 128}
+BATCH = 256
+
+
+def random_data(n: int = 30_000, n_classes: int = 18, seed: int = 0) -> FitData:
+    """Normal embeddings, and labels that a part of them tells."""
+    rng = np.random.default_rng(seed)
+    inputs = {name: torch.from_numpy(rng.normal(size=(n, d)).astype(np.float32)) for name, d in WIDTHS.items()}
+    told = sum(x[:, :64].numpy() @ rng.normal(size=(64, n_classes)) for x in inputs.values())
+    labels = torch.from_numpy((told > np.quantile(told, 0.91, 0)).astype(np.int8))
+    present = {name: torch.ones(n, dtype=torch.bool) for name in WIDTHS}
+    rows = np.arange(n)
+    return FitData(
+        inputs, present, labels, id_numbers([str(i) for i in rows]), rows[: n * 9 // 10], rows[n * 9 // 10 :]
+    )
+
+
+def project_data(folder: str) -> FitData:
+    """The embeddings of a project's inputs for its train and val rows."""
+    from mmfeat import Project
+
+    project = Project(folder)
+    rows = np.concatenate([project.manifest.rows("train"), project.manifest.rows("val")])
+    names = list(project.config.fuse.inputs)
+    return fit_data(project.table(names, rows), names, torch.device("cpu"), rows)
+
+
+def settings(name: str, **changes: Any) -> Any:
+    """A head's own defaults with some changes."""
+    found = head_config(name, FuseConfig())
+    return dataclasses.replace(found, **{"query": "text"} if hasattr(found, "query") else {}, **changes)
+
+
+def peak_flops(n: int = 2048, repetitions: int = 5) -> float:
+    """Floating-point operations a second of a large float32 matrix product: what the arithmetic could reach."""
+    a = torch.randn(n, n)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(repetitions):
+        a @ a
+    return 2 * n**3 * repetitions / (time.perf_counter() - start)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what came of it."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+class _Rows(Dataset):
+    """The usual way: one row at a time, out of an HDF5 file or out of arrays in memory."""
+
+    def __init__(self, data: FitData, rows: np.ndarray, file: Path | None = None) -> None:
+        self.data, self.rows, self.file, self.opened = data, rows, file, None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[dict, dict, torch.Tensor]:
+        row = int(self.rows[i])
+        if self.file is None:
+            inputs = {name: x[row] for name, x in self.data.inputs.items()}
+        else:
+            self.opened = self.opened or h5py.File(self.file, "r")
+            inputs = {name: torch.from_numpy(self.opened[name][row]) for name in self.data.inputs}
+        return inputs, {name: p[row] for name, p in self.data.present.items()}, self.data.labels[row]
+
+
+class _TorchDropout(Noise):
+    """torch's own dropout under the settings' names."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__({}, {})
+        self.config = config
+
+    def __call__(self, x: torch.Tensor, rate: str) -> torch.Tensor:
+        return functional.dropout(x, getattr(self.config, rate))
+
+
+def loader_epochs(name: str, data: FitData, config: Any, epochs: int, file: Path | None) -> list[float]:
+    """Seconds of each epoch of the plain loop: DataLoader with two processes, AdamW, figures on val after each."""
+    head = build_head(name, data.widths, data.labels.shape[1], config)
+    train = torch.as_tensor(data.train)
+    head.fit_standardisation(
+        {n: x[train] for n, x in data.inputs.items()}, {n: p[train] for n, p in data.present.items()}
+    )
+    loader = DataLoader(
+        _Rows(data, data.train, file), batch_size=BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    )
+    val = DataLoader(_Rows(data, data.val, file), batch_size=BATCH, num_workers=2, persistent_workers=True)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    noise, seconds = _TorchDropout(config), []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for inputs, present, labels in loader:
+            loss = masked_loss(head.logits(head.standardise(inputs, present), present, noise), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+            optimizer.step()
+        with torch.inference_mode():
+            logits = torch.cat([head(inputs, present) for inputs, present, _ in val]).numpy()
+        figures_of(data.labels[data.val].numpy(), logits, Decision())
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def part_fit(data: FitData) -> dict[str, Any]:
+    """One head to its best epoch, and an epoch of it against an epoch of the plain loop."""
+    config = settings("crossattn")
+    ends = [time.perf_counter()]
+    (fit,) = fit_heads("crossattn", data, [Member(config)], on_epoch=lambda *_: ends.append(time.perf_counter()))
+    ours = np.diff(ends)
+    found = {
+        "best epoch": fit.best_epoch,
+        "seconds to the best epoch": float(ours[: fit.best_epoch].sum()),
+        "seconds an epoch": float(np.median(ours)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "features.h5"
+        with h5py.File(file, "w") as opened:
+            for name, x in data.inputs.items():
+                opened.create_dataset(name, data=x.numpy())
+        for what, source in (("HDF5 file", file), ("memory", None)):
+            seconds = float(np.median(loader_epochs("crossattn", data, config, 3, source)))
+            found[f"seconds an epoch, DataLoader on {what}"] = seconds
+            found[f"DataLoader on {what} over ours"] = seconds / found["seconds an epoch"]
+    return found
+
+
+def part_grid(data: FitData) -> dict[str, Any]:
+    """64 heads of one shape: 8 learning rates, 4 weight decays, 2 seeds; the same ones one after another."""
+    found: dict[str, Any] = {}
+    for name, epochs in (("linear", 3), ("crossattn", 1)):
+        members = [
+            Member(settings(name, lr=lr, weight_decay=decay, epochs=epochs, patience=epochs), seed)
+            for lr in np.geomspace(1e-4, 3e-3, 8).tolist()
+            for decay in (0.0, 1e-3, 1e-2, 1e-1)
+            for seed in (0, 1)
+        ]
+        together, fits = timed(lambda name=name, members=members: fit_heads(name, data, members))
+        alone, single = timed(lambda name=name, members=members: [fit_heads(name, data, [m])[0] for m in members])
+        pairs = zip(fits, single, strict=True)
+        apart = max(
+            float(np.abs(head_logits(a.head, data) - head_logits(b.head, data)).max()) for a, b in list(pairs)[::16]
+        )
+        found[f"{name}: seconds together"], found[f"{name}: one after another"] = together, alone
+        found[f"{name}: times faster"] = alone / together
+        found[f"{name}: largest difference of a logit"] = apart
+        flops = len(members) * epochs * step_flops(name, data, members[0].config) * -(-len(data.train) // BATCH)
+        found[f"{name}: share of peak, together"] = flops / together / peak_flops()
+        found[f"{name}: share of peak, one after another"] = flops / alone / peak_flops()
+    return found
+
+
+def step_flops(name: str, data: FitData, config: Any) -> int:
+    """Floating-point operations of the matrix products of one step, forward and backward, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    head = build_head(name, data.widths, data.labels.shape[1], config)
+    batch = torch.arange(BATCH)
+    inputs, present = ({n: t[batch] for n, t in part.items()} for part in (data.inputs, data.present))
+    with FlopCounterMode(display=False) as counter:
+        masked_loss(head(inputs, present), data.labels[batch]).backward()
+    return counter.get_total_flops()
+
+
+def part_folds(data: FitData) -> dict[str, Any]:
+    """Five folds of all labelled rows over one fit on the train rows, for as many epochs."""
+    from mmfeat.heads.folds import fit_folds
+
+    found: dict[str, Any] = {}
+    for name, epochs in (("linear", 10), ("crossattn", 4)):
+        config = settings(name, epochs=epochs, patience=epochs)
+        one = many = 0.0
+        for seed in range(3):
+            one += timed(lambda name=name, config=config, seed=seed: fit_head(name, data, config, seed=seed))[0]
+            many += timed(lambda name=name, config=config, seed=seed: fit_folds(name, data, config, 5, [seed]))[0]
+        found |= {f"{name}: one fit": one / 3, f"{name}: 5 folds": many / 3, f"{name}: folds over one fit": many / one}
+    return found
+
+
+def part_sklearn(data: FitData) -> dict[str, Any]:
+    """Figures on val and seconds: ours by default settings, scikit-learn's on the same standardised features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.concatenate([t.numpy() for t in data.inputs.values()], 1)
+    y = data.labels.numpy()
+    found: dict[str, Any] = {}
+
+    def add(what: str, seconds: float, logits: np.ndarray) -> None:
+        scores = figures_of(y[data.val], logits.astype(np.float32), Decision()).scores
+        found[what] = {
+            "samples-F1": scores.samples_f1, "macro-F1": scores.macro_f1, "mAP": scores.map, "seconds": seconds
+        }  # fmt: skip
+
+    for name in ("concat", "crossattn"):
+        seconds, fits = timed(
+            lambda name=name: fit_heads(name, data, [Member(settings(name), seed) for seed in range(3)])
+        )
+        each = [head_logits(fit.head, data, data.val) for fit in fits]
+        add(f"{name}, one seed", fit_head_seconds(name, data), each[0])
+        add(f"{name}, mean of three", seconds, np.mean(each, 0))
+    estimators = {
+        "OneVsRest(LogisticRegression)": OneVsRestClassifier(LogisticRegression(max_iter=1000)),
+        "MLPClassifier": MLPClassifier(early_stopping=True, random_state=0),
+    }
+    for what, estimator in estimators.items():
+        model = make_pipeline(StandardScaler(), estimator)
+        seconds, _ = timed(lambda model=model: model.fit(x[data.train], y[data.train]))
+        probs = np.clip(model.predict_proba(x[data.val]), 1e-7, 1 - 1e-7)
+        add(what, seconds, np.log(probs / (1 - probs)))
+    return found
+
+
+def fit_head_seconds(name: str, data: FitData) -> float:
+    """Seconds of one fit alone."""
+    return timed(lambda: fit_head(name, data, settings(name)))[0]
+
+
+def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
+    """Three cross-attention heads on a million rows of a mapped float16 file; peak memory beside what was held before."""
+    from mmfeat.table import FeatureTable
+    from mmfeat.workflows.scoring import table_logits
+
+    config = settings("crossattn", epochs=1)
+    heads = [fit.head for fit in fit_heads("crossattn", data, [Member(config, seed) for seed in range(3)])]
+    with tempfile.TemporaryDirectory() as folder:
+        embeddings = {}
+        for name, x in data.inputs.items():
+            mapped = np.memmap(Path(folder) / name, np.float16, "w+", shape=(n, x.shape[1]))
+            some = x.numpy().astype(np.float16)
+            for start in range(0, n, len(some)):
+                mapped[start : start + len(some)] = some[: n - start]
+            mapped.flush()
+            embeddings[name] = np.memmap(Path(folder) / name, np.float16, "r", shape=mapped.shape)
+        there = {name: np.ones(n, dtype=bool) for name in embeddings}
+        table = FeatureTable(
+            ids=np.arange(n).astype(object), embeddings=embeddings, logits={}, tokens={}, token_lengths={}, present=there,
+            row_keys={}, labels=np.full((n, data.labels.shape[1]), -1, np.int8), split=np.full(n, "train"),
+            classes=tuple(map(str, range(data.labels.shape[1]))),
+        )  # fmt: skip
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds, logits = timed(lambda: table_logits(heads, table, list(embeddings), torch.device("cpu")))
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"rows": len(logits), "seeds": len(heads), "seconds": seconds, "MB of memory more": (after - before) / 1024}
+
+
+PARTS = {name.removeprefix("part_"): part for name, part in list(globals().items()) if name.startswith("part_")}
+
+
+def main() -> None:
+    """Run one part and keep what it found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--project", default="")
+    arguments = parser.parse_args()
+    data = project_data(arguments.project) if arguments.project else random_data()
+    rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
+    found = {
+        "rows": rows,
+        "cpu": platform.processor(),
+        "threads": torch.get_num_threads(),
+        **PARTS[arguments.part](data),
+    }
+    for what, value in found.items():
+        print(f"{what:55s} {value if not isinstance(value, float) else f'{value:.4g}'}")
+    file = Path(__file__).parent / "results" / f"heads-{arguments.part}.json"
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

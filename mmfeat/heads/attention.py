@@ -1,0 +1,132 @@
+"""What heads that attend share: an embedding as tokens, and attention whose keys and values are never computed.
+
+A score is q . (W_K t) = (W_K^T q) . t, and a sum of values is sum a_i (W_V t_i) = W_V (sum a_i t_i): so the query goes
+to the tokens' space instead of every token to the query's. A bias of the keys adds the same to all scores of a query,
+which the softmax does not see. All of this is exact, head by head, and so it is for a position added to the tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmfeat.errors import RunError
+from mmfeat.heads.base import tokens_of
+
+PROJECTED = 8  # tokens that an embedding is projected to
+_NEVER = -1e9  # a score of what is not there: finite, so that a row without any token has gradients
+
+
+class Tokens(nn.Module):
+    """One encoder's tokens `(B, n, d)`: as stored, or made of its embedding.
+
+    Parameters
+    ----------
+    width : int
+        D of the embedding.
+    how : str
+        `chunked` cuts the embedding into pieces of `token_width`, the last filled up with zeros; `projected` gives each
+        of a few tokens a linear projection of its own; `auto` and `stored` are chunked where nothing is stored.
+    stored : tuple of (int, int), optional
+        T and d of the stored tokens that are read.
+    """
+
+    def __init__(self, name: str, width: int, token_width: int, how: str, stored: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.name, self.is_stored = name, stored is not None
+        n = PROJECTED if how == "projected" else math.ceil(width / token_width)
+        self.number, self.width = stored or (n, token_width)
+        if how == "projected" and stored is None:
+            self.project = nn.Linear(width, self.number * self.width)
+
+    def forward(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens `(B, n, d)`, and which of them are there, `(B, n)` bool."""
+        if self.is_stored:
+            return x[tokens_of(self.name)], present[tokens_of(self.name)]
+        there = present[self.name].unsqueeze(-1).expand(*present[self.name].shape, self.number)
+        if hasattr(self, "project"):
+            return self.project(x[self.name]).unflatten(-1, (self.number, self.width)), there
+        return chunked(x[self.name], self.number, self.width), there
+
+    def describe(self) -> str:
+        """How many, how wide, whose."""
+        return f"{self.number} tokens of {self.width} from {self.name}{' (stored)' if self.is_stored else ''}"
+
+
+def chunked(embedding: Tensor, number: int, width: int) -> Tensor:
+    """Cut `(B, D)` into `(B, number, width)`; the last piece is filled up with zeros."""
+    return functional.pad(embedding, (0, number * width - embedding.shape[-1])).unflatten(-1, (number, width))
+
+
+class Attention(nn.Module):
+    """Attention of some queries over tokens of one or more sources; each source has keys and values of its own.
+
+    Parameters
+    ----------
+    query_width : int
+        Of what asks.
+    sources : list of (int, int)
+        How many tokens each source has, and their width.
+    width : int
+        Of the result; the heads share it out among themselves.
+    positions : bool
+        Whether each token has a learned vector that is added to it.
+    """
+
+    def __init__(
+        self, query_width: int, sources: list[tuple[int, int]], width: int, heads: int, positions: bool = True
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise RunError(f"an attention width of {width} has no {heads} heads: give a number that divides it")
+        self.heads, self.each = heads, width // heads
+        self.to_query = nn.Linear(query_width, width)
+        self.to_key = nn.ModuleList(nn.Linear(d, width, bias=False) for _, d in sources)
+        self.to_value = nn.ModuleList(nn.Linear(d, width, bias=False) for _, d in sources)
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.positions = nn.ParameterList(
+            [nn.Parameter(torch.randn(n, d) / math.sqrt(d)) for n, d in sources] if positions else []
+        )
+
+    def forward(self, query: Tensor, tokens: list[Tensor], there: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend.
+
+        Parameters
+        ----------
+        query : Tensor
+            `(B, G, query_width)`, or `(G, query_width)` for queries that are the same for every row.
+        tokens, there : list of Tensor
+            `(B, n, d)` and `(B, n)` bool by source.
+
+        Returns
+        -------
+        tuple of Tensor
+            What was attended to `(B, G, width)`, the projected queries `(B or none, G, width)`, and the weights
+            `(B, n of all sources, heads, G)`, which are zero where no token is.
+        """
+        asked = self.to_query(query)  # (..., G, h e)
+        split = asked.unflatten(-1, (self.heads, self.each))  # (..., G, h, e)
+        n_queries = query.shape[-2]
+        scores = []
+        for i, (source, to_key) in enumerate(zip(tokens, self.to_key, strict=True)):
+            key = to_key.weight.unflatten(0, (self.heads, self.each))  # (h, e, d)
+            folded = torch.einsum("...ghe,hed->...dhg", split, key).flatten(-2)  # (..., d, h G)
+            score = source @ folded  # (B, n, h G)
+            scores.append(score + self.positions[i] @ folded if len(self.positions) else score)
+        mask = torch.cat(there, -1).unsqueeze(-1)  # (B, N, 1)
+        masked = torch.where(mask, torch.cat(scores, -2) / math.sqrt(self.each), _NEVER)
+        weights = torch.where(mask, torch.softmax(masked, -2), 0.0)  # (B, N, h G)
+        attended = []
+        for i, (share, to_value) in enumerate(
+            zip(weights.split([source.shape[-2] for source in tokens], -2), self.to_value, strict=True)
+        ):
+            taken = share.transpose(-1, -2) @ tokens[i]  # (B, h G, d)
+            if len(self.positions):
+                taken = taken + share.transpose(-1, -2) @ self.positions[i]
+            value = to_value.weight.unflatten(0, (self.heads, self.each))  # (h, e, d)
+            attended.append(torch.einsum("bhgd,hed->bghe", taken.unflatten(-2, (self.heads, n_queries)), value))
+        result = sum(attended[1:], attended[0]).flatten(-2) + self.bias  # (B, G, h e)
+        return result, asked, weights.unflatten(-1, (self.heads, n_queries))

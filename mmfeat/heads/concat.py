@@ -1,0 +1,11 @@
+"""The concat head (paper, P10, eq. 29-30): the linear head on several encoders, which it insists on."""
+
+from __future__ import annotations
+
+from mmfeat.heads.linear import LinearHead
+
+
+class ConcatHead(LinearHead):
+    """`logits = W [F_T; F_I] + b`."""
+
+    minimum = 2

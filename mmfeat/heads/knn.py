@@ -1,0 +1,170 @@
+"""kNN on cached embeddings: labels by likeness to the training rows, nothing is fitted.
+
+The cache model of Tip-Adapter (Zhang et al., 2022) without its CLIP logits: a row is answered by the labels of the rows
+that it is most like, weighted by `exp(-beta (1 - cos))`. What it scores is what the embeddings give without any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmfeat.heads.base import log_odds
+from mmfeat.labels import sigmoid
+from mmfeat.randomness import id_numbers
+from mmfeat.table import FeatureTable
+
+NEIGHBOURS, BETA = 16, 10.0  # of 5 to 128 and 0 to 40, what is good on images, captions and both
+PRIOR_WEIGHT = 0.01  # the training rows' shares count as so much of the nearest neighbour: no probability is 0 or 1
+MOST_PRODUCTS = 5e12  # multiplications of a search, some minutes of two cores; beyond it, fewer training rows are asked
+_QUERIES, _BLOCK = 4096, 8192  # rows asked and searched at a time: 230 MB at D = 2048
+
+Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+
+def knn_logits(
+    table: FeatureTable, names: Sequence[str], train: np.ndarray, rows: np.ndarray, *, neighbours: int = NEIGHBOURS,
+    beta: float = BETA, device: torch.device | None = None, search: Search | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Logits of rows from the labels of the training rows that are most like them.
+
+    Embeddings are normalised each for itself and joined, so that no encoder counts more for its scale; an absent one is
+    zeros. The order of the rows does not matter.
+
+    Parameters
+    ----------
+    table : FeatureTable
+        Of which only blocks of rows are read at a time.
+    names : sequence of str
+        Encoders.
+    train, rows : np.ndarray
+        Row numbers: those whose labels are used, and those that are asked for. A label that is not known does not count.
+    neighbours : int
+        How many training rows answer.
+    beta : float
+        How much sooner the nearest ones are heard; 0 is a plain vote.
+    search : callable, optional
+        As :func:`search_faiss` and :func:`search_torch`; when None, faiss on a CPU where it is installed.
+
+    Returns
+    -------
+    np.ndarray
+        `(n, K)` float32; of a row without any embedding the log odds among the training rows.
+    """
+    prior = log_odds(torch.as_tensor(table.labels[train])).numpy()
+    logits = np.tile(prior, (len(rows), 1)).astype(np.float32)
+    there = np.any([table.present[name] for name in names], axis=0)
+    train, asked = _ordered(table, train[there[train]]), np.flatnonzero(there[rows])
+    if not len(train) or not len(asked):
+        return logits
+    asked = asked[np.argsort(id_numbers(table.ids[rows[asked]]), kind="stable")]
+    search = search or _search_on(device)
+    for start in range(0, len(asked), _QUERIES):
+        block = asked[start : start + _QUERIES]
+        likeness, found = _nearest(table, names, train, _joined(table, names, rows[block]), neighbours, search)
+        logits[block] = _propagated(likeness, table.labels[train[found]], beta, sigmoid(prior.astype(np.float64)))
+    return logits
+
+
+def affordable(train: np.ndarray, ids: np.ndarray, n_rows: int, width: int) -> np.ndarray:
+    """The training rows that a search for `n_rows` can take in, all of them but for very many: drawn by their ids.
+
+    Parameters
+    ----------
+    ids : np.ndarray
+        Of all rows of the table.
+    width : int
+        D of all embeddings together.
+    """
+    most = max(NEIGHBOURS, int(MOST_PRODUCTS / max(n_rows * width, 1)))
+    return train if len(train) <= most else train[np.argsort(id_numbers(ids[train]), kind="stable")[:most]]
+
+
+def search_faiss(queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows `(n, D)` of largest inner product with each query `(m, D)`: products and row numbers, `(m, k)` each.
+
+    Raises
+    ------
+    ImportError
+        faiss is not installed.
+    """
+    faiss = _faiss()
+    if faiss is None:
+        raise ImportError("faiss is not installed")
+    return faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def search_torch(
+    queries: np.ndarray, rows: np.ndarray, k: int, device: torch.device | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same by torch, on a CPU or a GPU."""
+    on, against = (torch.as_tensor(values, device=device) for values in (queries, rows))
+    products, found = (on @ against.T).topk(k, dim=1)
+    return products.cpu().numpy(), found.cpu().numpy()
+
+
+def _search_on(device: torch.device | None) -> Search:
+    if device is not None and device.type != "cpu":
+        return lambda queries, rows, k: search_torch(queries, rows, k, device)
+    return search_torch if _faiss() is None else search_faiss
+
+
+def _faiss() -> ModuleType | Any:
+    try:
+        import faiss
+    except Exception:  # a library of its own that is missing or of another machine fails in its own way
+        return None
+    return faiss
+
+
+def _ordered(table: FeatureTable, rows: np.ndarray) -> np.ndarray:
+    """Rows in an order of their ids' own, so that sums and ties are the same whatever the manifest's order."""
+    return rows[np.argsort(id_numbers(table.ids[rows]), kind="stable")]
+
+
+def _joined(table: FeatureTable, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Embeddings of all encoders `(n, sum of D)` float32, of length 1 each for itself and together; absent ones zero."""
+    parts = []
+    for name in names:
+        values = np.asarray(table.embeddings[name][rows], dtype=np.float32)
+        values = np.where(table.present[name][rows, None], values, 0)
+        parts.append(values / _length(values))
+    joined = np.concatenate(parts, axis=1)
+    return joined / _length(joined)
+
+
+def _length(values: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.where(length > 0, length, 1)
+
+
+def _nearest(
+    table: FeatureTable, names: Sequence[str], train: np.ndarray, queries: np.ndarray, k: int, search: Search
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and places in `train` of each query's nearest, `(m, k)`; the best of one block after another."""
+    likeness = np.zeros((len(queries), 0), np.float32)
+    found = np.zeros((len(queries), 0), np.int64)
+    for start in range(0, len(train), _BLOCK):
+        rows = train[start : start + _BLOCK]
+        products, places = search(queries, _joined(table, names, rows), min(k, len(rows)))
+        likeness = np.concatenate([likeness, products], axis=1)
+        found = np.concatenate([found, places + start], axis=1)
+        best = np.argsort(-likeness, axis=1, kind="stable")[:, :k]
+        likeness, found = (np.take_along_axis(values, best, axis=1) for values in (likeness, found))
+    return likeness, found
+
+
+def _propagated(likeness: np.ndarray, labels: np.ndarray, beta: float, shares: np.ndarray) -> np.ndarray:
+    """Logits `(m, K)` from cosines `(m, k)` and labels `(m, k, K)`: the weighted mean of those that are known.
+
+    Weights are relative to the nearest, which changes no mean and cannot underflow.
+    """
+    weights = np.exp(beta * (likeness - likeness[:, :1]).astype(np.float64))  # (m, k)
+    known = np.einsum("mk,mkc->mc", weights, (labels >= 0).astype(np.float64))
+    yes = np.einsum("mk,mkc->mc", weights, (labels == 1).astype(np.float64))
+    probs = (yes + PRIOR_WEIGHT * shares) / (known + PRIOR_WEIGHT)
+    return np.log(probs / (1 - probs)).astype(np.float32)

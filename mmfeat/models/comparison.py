@@ -1,0 +1,195 @@
+"""Models side by side on the same rows: what is kept of each, their figures, and which differ by more than chance."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.config import PredictConfig
+from mmfeat.files import atomic_path, publish_folder, read_record, staging_folder, write_json
+from mmfeat.metrics import paired_difference
+from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.figures import Figures, figures_of
+
+FORMAT = 1
+RECORD = "comparison.json"
+_REMEDY = "Remove the folder and type the command again"
+_NUMBERS = ("seconds", "microseconds", "head_mb")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one fitted model says of the val rows, and what it costs.
+
+    Attributes
+    ----------
+    logits : np.ndarray
+        `(S, n, K)` float32 by seed; what predicts is their mean.
+    known : np.ndarray
+        `(n,)` bool: the row has a modality that the model reads.
+    seconds : float or None
+        To train one seed; None where nothing was trained here.
+    microseconds : float
+        To predict one row by one seed's head from cached embeddings.
+    head_mb : float
+        Of the heads of all seeds, encoders not counted.
+    """
+
+    logits: np.ndarray
+    known: np.ndarray
+    seconds: float | None
+    microseconds: float
+    head_mb: float
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One line of a comparison.
+
+    Attributes
+    ----------
+    figures : Figures
+        Of the mean of the seeds' logits.
+    seeds : np.ndarray
+        `(S,)` samples-F1 of each seed alone.
+    size_mb : float or None
+        The whole model with its encoders; None with an encoder of unknown size.
+    difference : (float, float, float) or None
+        From the best in samples-F1, with the 95 % interval of rows drawn in pairs; None for the best itself.
+    paper : bool
+        Whether it is a line of the paper's Table 5.
+    """
+
+    name: str
+    label: str
+    figures: Figures
+    seeds: np.ndarray
+    part: Part
+    size_mb: float | None
+    difference: tuple[float, float, float] | None
+    paper: bool
+    note: str = ""
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of samples-F1 over seeds; None with one."""
+        return float(self.seeds.std(ddof=1)) if len(self.seeds) > 1 else None
+
+    @property
+    def verdict(self) -> str:
+        """How it stands to the best."""
+        if self.difference is None:
+            return "best"
+        return "no more than chance from the best" if self.difference[1] <= 0 <= self.difference[2] else ""
+
+
+def mean_part(parts: Sequence[Part], prior: np.ndarray) -> Part:
+    """The mean of several models' logits, seed by seed; one of fewer seeds is taken again from its first.
+
+    Parameters
+    ----------
+    prior : np.ndarray
+        `(K,)` logits of a row that no model knows.
+    """
+    n_seeds, known = max(len(part.logits) for part in parts), [part.known for part in parts]
+    weights = [1 / len(parts)] * len(parts)
+    logits = [
+        weighted_mean([part.logits[s % len(part.logits)] for part in parts], known, weights, prior)
+        for s in range(n_seeds)
+    ]
+    trained = [part.seconds for part in parts if part.seconds is not None]
+    return Part(
+        np.stack(logits),
+        np.any(known, axis=0),
+        sum(trained) if trained else None,
+        sum(part.microseconds for part in parts),
+        sum(part.head_mb for part in parts),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model before its figures are known: see :class:`Compared`."""
+
+    name: str
+    label: str
+    part: Part
+    encoders_mb: float | None
+    paper: bool
+    note: str = ""
+
+
+def compared(candidates: Sequence[Candidate], labels: np.ndarray, rule: PredictConfig) -> list[Compared]:
+    """Score models on the same rows, labels `(n, K)` int8, and set each beside the best in samples-F1."""
+    figures = [figures_of(labels, one.part.logits.mean(0), rule) for one in candidates]
+    best = int(np.argmax([f.scores.samples_f1 for f in figures]))
+    lines = []
+    for i, (one, found) in enumerate(zip(candidates, figures, strict=True)):
+        seeds = np.array([figures_of(labels, logits, rule).scores.samples_f1 for logits in one.part.logits])
+        difference = None if i == best else paired_difference(found.rows_f1, figures[best].rows_f1)
+        size = None if one.encoders_mb is None else one.encoders_mb + one.part.head_mb
+        lines.append(
+            Compared(one.name, one.label, found, seeds, one.part, size, difference, one.paper, one.note)
+        )  # fmt: skip
+    return lines
+
+
+def comparison_folder(parent: Path, kind: str, fingerprint: str, record: dict[str, Any]) -> Path:
+    """The folder `KIND-N` of a comparison of exactly this, made where there is none."""
+    found = [
+        (int(match[1]), path)
+        for path in (parent.iterdir() if parent.is_dir() else ())
+        if (match := re.fullmatch(rf"{kind}-(\d+)", path.name))
+    ]
+    for _, path in sorted(found, reverse=True):
+        try:
+            if read_record(path / RECORD, FORMAT, ("fingerprint",), _REMEDY)["fingerprint"] == fingerprint:
+                return path
+        except (OSError, ValueError):  # damaged, or of a newer mmfeat: not this one
+            continue
+    with staging_folder(parent, sweep=False) as staged:
+        write_json(staged / RECORD, {"format": FORMAT, "fingerprint": fingerprint, **record})
+        return publish_folder(staged, parent, kind)
+
+
+def save_part(file: Path, part: Part, numbers: np.ndarray, fingerprint: str) -> None:
+    """Keep one model's part, whole or not at all.
+
+    Parameters
+    ----------
+    numbers : np.ndarray
+        `(n,)` uint64 of the rows' ids, from :func:`mmfeat.randomness.id_numbers`.
+    """
+    from safetensors.numpy import save_file
+
+    about = {name: getattr(part, name) for name in _NUMBERS} | {"format": FORMAT, "fingerprint": fingerprint}
+    logits = np.ascontiguousarray(part.logits, dtype=np.float32)  # safetensors writes memory as it lies
+    tensors = {"logits": logits, "known": np.ascontiguousarray(part.known), "ids": np.ascontiguousarray(numbers)}
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary, {"mmfeat": json.dumps(about)})
+
+
+def kept_part(file: Path, numbers: np.ndarray, fingerprint: str) -> Part | None:
+    """What was kept of a model made from exactly this, its rows in the order of `numbers`; None where there is none."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = json.loads(opened.metadata()["mmfeat"])
+            if about["format"] > FORMAT or about["fingerprint"] != fingerprint:
+                return None
+            logits, known, ids = (opened.get_tensor(name) for name in ("logits", "known", "ids"))
+        costs = {name: None if about[name] is None else float(about[name]) for name in _NUMBERS}
+    except Exception:  # safetensors has an exception of its own for each kind of damage; what is damaged is made again
+        return None
+    order = np.argsort(ids)
+    at = order[np.searchsorted(ids, numbers, sorter=order).clip(max=len(ids) - 1)] if len(ids) else order
+    if len(ids) != len(numbers) or not (ids[at] == numbers).all():
+        return None
+    return Part(logits[:, at], known[at], **costs)

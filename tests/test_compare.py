@@ -1,0 +1,235 @@
+"""Comparisons of heads: figures from kept logits, tables, CSV, Markdown, plot; going on, and what cannot be compared."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from mmfeat.cli import group
+
+from mmfeat.config import PredictConfig
+from mmfeat.errors import DataError, RunError
+from mmfeat.heads import HEADS, takes
+from mmfeat.models.comparison import Candidate, Part, compared, kept_part, mean_part, save_part
+from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.figures import FigureLine, figures_of
+from mmfeat.randomness import id_numbers
+from mmfeat.report.comparison import classes_csv, comparison_table, markdown, models_csv
+from mmfeat.workflows import compare
+from mmfeat.workflows.compare import compare_heads
+from mmfeat.workflows.project import Project
+
+RULE = PredictConfig()
+
+
+def part(seed: int, n_seeds: int = 2, n: int = 40, k: int = 3, known: np.ndarray | None = None) -> Part:
+    logits = np.random.default_rng(seed).normal(size=(n_seeds, n, k)).astype(np.float32)
+    return Part(logits, np.ones(n, bool) if known is None else known, 1.5, 2.0, 0.25)
+
+
+def labels_of(n: int = 40, k: int = 3) -> np.ndarray:
+    return np.random.default_rng(9).integers(0, 2, (n, k)).astype(np.int8)
+
+
+def lines_of(labels: np.ndarray):
+    right = Part((labels * 8.0 - 4.0)[None].astype(np.float32), np.ones(len(labels), bool), None, 1.0, 0.0)
+    candidates = [
+        Candidate("a", "Vision (a)", part(0, k=labels.shape[1]), 10.0, True),
+        Candidate("b", "+FCNN (concat)", right, None, True),
+        Candidate("c", "c", right, 5.0, False, "in-sample for 3 of 40 rows"),
+    ]
+    return compared(candidates, labels, RULE)
+
+
+def test_a_mean_is_seed_by_seed_and_over_what_knows_a_row():
+    known = np.arange(40) % 2 == 0
+    one, two, prior = part(1, n_seeds=1), part(2, n_seeds=3, known=known), np.full(3, 7.0, np.float32)
+    mean = mean_part([one, two], prior)
+    assert mean.logits.shape == (3, 40, 3)
+    for s in range(3):
+        np.testing.assert_array_equal(
+            mean.logits[s], weighted_mean([one.logits[0], two.logits[s]], [one.known, known], [0.5, 0.5], prior)
+        )
+    np.testing.assert_array_equal(mean.logits[1][~known], one.logits[0][~known])
+    assert (mean.seconds, mean.microseconds, mean.head_mb) == (3.0, 4.0, 0.5)
+    np.testing.assert_array_equal(mean_part([two], prior).logits[:, known], two.logits[:, known])
+
+
+def test_figures_are_those_of_the_mean_and_the_best_has_no_difference():
+    labels = labels_of()
+    worse, best, equal = lines_of(labels)
+    mean = figures_of(labels, part(0).logits.mean(0), RULE)
+    assert worse.figures.scores.samples_f1 == mean.scores.samples_f1
+    assert worse.spread == pytest.approx(np.std(worse.seeds, ddof=1))
+    assert worse.difference[2] < 0
+    assert (worse.verdict, best.verdict) == ("", "best")
+    assert equal.difference == (0.0, 0.0, 0.0)
+    assert equal.verdict == "no more than chance from the best"
+    assert (worse.size_mb, best.size_mb, equal.size_mb) == (10.25, None, 5.0)
+
+
+def test_what_is_kept_is_read_in_the_order_of_the_ids(tmp_path):
+    one, numbers = part(3), id_numbers([f"row {i}" for i in range(40)])
+    one = dataclasses.replace(one, logits=np.asfortranarray(one.logits))  # as some heads give them
+    save_part(tmp_path / "a.safetensors", one, numbers, "made from this")
+    order = np.random.default_rng(0).permutation(40)
+    read = kept_part(tmp_path / "a.safetensors", numbers[order], "made from this")
+    np.testing.assert_array_equal(read.logits, one.logits[:, order])
+    assert (read.seconds, read.microseconds, read.head_mb) == (1.5, 2.0, 0.25)
+    assert kept_part(tmp_path / "a.safetensors", numbers, "made from that") is None
+    assert kept_part(tmp_path / "a.safetensors", numbers + np.uint64(1), "made from this") is None
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
+    assert kept_part(tmp_path / "a.safetensors", numbers, "made from this") is None
+    assert kept_part(tmp_path / "b.safetensors", numbers, "made from this") is None
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
+def test_any_class_name_survives_its_files(names):
+    labels = labels_of()
+    labels[:, 1] = 0  # a class without a positive has no F1
+    lines = lines_of(labels)
+    read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
+    assert [row[0] for row in read[1:]] == names
+    assert [row[2:] == ["", "", ""] for row in read[1:]] == [False, True, False]
+    page = markdown("40 val rows", lines, [], names)
+    by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
+    assert len(by_class) == 2 + len(names)
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
+    assert all(character.isprintable() or character == "\n" for character in page)
+
+
+def test_tables_say_the_same():
+    labels = labels_of()
+    lines = lines_of(labels)
+    cheap = [FigureLine.of("commonest label", figures_of(labels, part(5).logits[0], RULE), note="")]
+    text = comparison_table("40 val rows", lines, cheap).splitlines()
+    assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
+        "commonest label", "Vision (a)", "+FCNN (concat)", "c",
+    ]  # fmt: skip
+    assert "no more than chance from the best; in-sample for 3 of 40 rows" in text[-1]
+    rows = list(csv.DictReader(io.StringIO(models_csv(lines, cheap))))
+    assert [row["group"] for row in rows] == ["baseline", "paper", "paper", "further"]
+    assert rows[0]["loss"] == ""
+    for row, line in zip(rows[1:], lines, strict=True):
+        assert float(row["samples_f1"]) == pytest.approx(line.figures.scores.samples_f1, abs=1e-6)
+        assert f"{float(row['samples_f1']):.3f} ±" in text[1 + lines.index(line) + 1]
+    assert (rows[2]["model_mb"], rows[2]["train_seconds"], rows[2]["seed_deviation"]) == ("", "", "")
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory) -> Iterator[Path]:
+    """A project with every head compared, over two seeds."""
+    copy = tmp_path_factory.mktemp("compared") / "project"
+    shutil.copytree(trained, copy)
+    short = [f"[fuse.{name}]\nepochs = 1\n" for name in HEADS if name not in ("linear", "concat", "crossattn")]
+    (copy / "mmfeat.toml").write_text("".join([(copy / "mmfeat.toml").read_text(), *short]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "CLOCKED", 64)
+        compare_heads(Project(copy))
+        yield copy
+
+
+def test_every_head_beside_the_papers_models(folder, monkeypatch):
+    monkeypatch.setattr(compare, "fit_seeds", None)  # what is done is not done again
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "runs" in path.parts}
+    project = Project(folder)
+    result = compare_heads(project)
+    assert not result.made
+    names = [line.name for line in result.lines]
+    assert names[:7] == ["image", "text", "fm1", "concat", "fm2", "crossattn", "fm3"]
+    further = {name for name in HEADS if takes(name, 2)} - {"linear", "concat", "crossattn"}
+    assert set(names[7:]) == further
+    assert [line.label for line in result.lines][:3] == ["Vision (image)", "NLP (text)", "FM1"]
+    assert result.baselines[0].label == "commonest label"
+    assert not {line.label for line in result.baselines} & {"image", "text"}
+    assert [line.paper for line in result.lines] == [True] * 7 + [False] * len(further)
+    assert all(line.spread is not None for line in result.lines if line.name in HEADS)
+    assert all(line.part.microseconds > 0 and line.size_mb > 0 for line in result.lines)
+    assert [path.name for path in result.files] == ["models.csv", "classes.csv", "comparison.md", "comparison.png"]
+    assert (result.folder / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    page = (result.folder / "comparison.md").read_text(encoding="utf-8")
+    assert "+Cross attention FCNN (crossattn)" in page.replace("\\", "")
+    assert result.after.startswith("mmfeat fuse --head ")
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_heads_and_ensembles_are_those_of_fuse_and_ensemble(folder):
+    """The same settings and seeds give the figures of the runs that predict."""
+    from mmfeat.workflows.evaluate import evaluate
+
+    result = compare_heads(Project(folder))
+    figures = {line.name: line.figures for line in result.lines}
+    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).figures
+    for run, name in (("crossattn-1", "crossattn"), ("fm3-1", "fm3"), ("image", "image")):
+        np.testing.assert_allclose(figures[name].rows_f1, evaluated[run].rows_f1)
+        assert figures[name].scores.loss == pytest.approx(evaluated[run].scores.loss, abs=1e-5)
+
+
+def test_only_what_has_changed_is_made_anew(folder, monkeypatch):
+    fitted, fit = [], compare.fit_seeds
+    monkeypatch.setattr(
+        compare, "fit_seeds", lambda project, head, *rest: fitted.append(head) or fit(project, head, *rest)
+    )
+    other = compare_heads(Project(folder, {"fuse.concat.lr": 0.02}), ["concat"])
+    assert fitted == ["concat"]
+    assert other.folder.name == "heads-1"
+    assert len(other.lines) >= 7  # what was there already is shown beside it
+    compare_heads(Project(folder), ["concat"])
+    assert fitted == ["concat"] * 2
+    (other.folder / "head-concat.safetensors").unlink()  # as an interrupted comparison lacks it
+    assert compare_heads(Project(folder), ["concat"]).made
+    single = compare_heads(Project(folder, {"fuse.seeds": 1}), ["linear"])
+    assert (single.folder.name, fitted[3:]) == ("heads-2", ["linear"])
+    assert [line.name for line in single.lines] == ["image", "text", "fm1", "linear"]
+    assert {line.spread for line in single.lines} == {None}
+
+
+def test_one_input_and_encoders_without_an_output(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "project")
+    file = tmp_path / "project" / "mmfeat.toml"
+    file.write_text(file.read_text().replace("size = 32", 'size = 32\ncheckpoint = "none"'))
+    project = Project(tmp_path / "project", {"fuse.inputs": ("image",), "fuse.seeds": 1})
+    result = compare_heads(project, ["linear"])
+    assert [line.name for line in result.lines] == ["image", "linear"]
+    np.testing.assert_array_equal(*(line.figures.rows_f1 for line in result.lines))
+    with pytest.raises(RunError, match="concat does not take the inputs image"):
+        compare_heads(project, ["concat"])
+
+
+def test_a_head_that_fails_does_not_stop_the_others(folder, monkeypatch):
+    def fails(project, head, *rest):
+        raise RunError(f"{head}: the loss of epoch 1 is nan")
+
+    monkeypatch.setattr(compare, "fit_seeds", fails)
+    result = compare_heads(Project(folder, {"fuse.crossattn.lr": 0.03}))
+    assert result.failed == {"crossattn": "crossattn: the loss of epoch 1 is nan"}
+    names = [line.name for line in result.lines]
+    assert "fm2" in names
+    assert not {"crossattn", "fm3"} & set(names)
+
+
+def test_what_cannot_be_compared(folder, monkeypatch):
+    with pytest.raises(RunError, match="no head 'forest'"):
+        compare_heads(Project(folder), ["forest"])
+    project = Project(folder)
+    manifest = dataclasses.replace(project.manifest, split=np.full(len(project.manifest.ids), "train", object))
+    monkeypatch.setitem(project.__dict__, "manifest", manifest)
+    with pytest.raises(DataError, match="no val rows to compare on"):
+        compare_heads(project)
+
+
+def test_the_command(folder):
+    done = CliRunner().invoke(group, ["--project", str(folder), "compare", "heads"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Vision (image)" in done.output
+    assert re.search(r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat fuse --head", done.output)
