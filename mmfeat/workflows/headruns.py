@@ -53,7 +53,7 @@ class TrainedHeads:
     @classmethod
     def on_train(cls, fits: list[FittedHead], data: FitData, ids: np.ndarray) -> TrainedHeads:
         """A head for each seed, trained on the data's train rows; their ids are `(n,)`."""
-        roles, labels = np.zeros(len(ids), np.uint8), data.labels.cpu().numpy()
+        roles = np.zeros(len(ids), np.uint8)
         roles[data.train], roles[data.val] = ROLES["train"], ROLES["val"]
         logits = np.stack([head_logits(fit.head, data) for fit in fits])
         return cls(fits, logits, roles, Learned.of(ids[data.train], ids[data.val]))
