@@ -162,15 +162,20 @@ def head_fingerprint(
     **more: Any,
 ) -> str:
     """Digest of all that a head is made from: equal digests mean the same run."""
-    names = list(identities)
-    rows = {which: table.digest(table.rows(which), names) for which in ("train", "val")}
-    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "rows": rows, **more}
-    keys = {name: identity.spec.key for name, identity in identities.items()}
-    config, tokens = project.config, tokens_read(project, head, settings, table)
-    return digest_json(
-        {**parts, "encoders": keys, "classes": list(table.classes), "metric": config.metric, "seeds": seeds_of(project),
-         "predict": config.predict.of_training(), "tokens": tokens}
-    )  # fmt: skip
+    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
+    tokens = tokens_read(project, head, settings, table)
+    return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
+
+
+def heads_made_from(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict[str, Any]:
+    """What all heads on the same inputs are made from, as JSON values: rows, labels, encoders, what epochs are chosen by."""
+    return {
+        "rows": {which: table.digest(table.rows(which), list(identities)) for which in ("train", "val")},
+        "encoders": {name: identity.spec.key for name, identity in identities.items()},
+        "classes": list(table.classes),
+        "metric": project.config.metric,
+        "predict": project.config.predict.of_training(),
+    }
 
 
 def head_lines(project: Project, run: Run) -> list[FigureLine]:
