@@ -37,21 +37,23 @@ class SweptCell:
 
     def scores(self, metric: str) -> list[float]:
         """A figure of each seed."""
-        return [head["figures"][metric.replace("-", "_")] for head in self.heads if not head.get("error")]
+        return [_number(head["figures"][metric.replace("-", "_")]) for head in self.heads if not head.get("error")]
 
     def mean(self, figure: str) -> float:
         """A figure, `best_epoch` or `seconds` on average over seeds; NaN where every head failed."""
-        found = [
-            head["figures"][figure] if figure in FIGURES else head[figure]
-            for head in self.heads
-            if not head.get("error")
-        ]
+        whole = [head for head in self.heads if not head.get("error")]
+        found = [_number(head["figures"][figure] if figure in FIGURES else head[figure]) for head in whole]
         return float(np.mean(found)) if found else math.nan
 
     def deviation(self, metric: str) -> float:
         """Of the figure over seeds."""
         found = self.scores(metric)
         return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+
+
+def _number(value: float | None) -> float:
+    """A figure as JSON has it: None where no class has a positive."""
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,14 @@ class Effect:
 
 
 def best_first(cells: Sequence[SweptCell], metric: str) -> list[SweptCell]:
-    """By the mean over seeds; cells with a head that failed come last."""
+    """By the mean over seeds; cells with a head that failed, or without a figure, come last."""
     sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
-    figure = metric.replace("-", "_")
-    return sorted(cells, key=lambda cell: (bool(cell.error), 0.0 if cell.error else sign * cell.mean(figure)))
+
+    def key(cell: SweptCell) -> tuple[bool, float]:
+        mean = math.nan if cell.error else cell.mean(metric.replace("-", "_"))
+        return (True, 0.0) if math.isnan(mean) else (False, sign * mean)
+
+    return sorted(cells, key=key)
 
 
 def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:
@@ -85,7 +91,7 @@ def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:
     in combinations of settings.
     """
     sign, found = (-1.0 if better(metric, 1.0, 0.0) else 1.0), []
-    whole = [cell for cell in cells if not cell.error]
+    whole = [cell for cell in cells if not cell.error and np.isfinite(cell.scores(metric)).all()]
     for key in dict.fromkeys(key for cell in whole for key in cell.values):
         by_value: dict[Any, list[float]] = {}
         for cell in whole:

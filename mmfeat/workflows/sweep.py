@@ -192,8 +192,8 @@ def _kept(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _whole(head: dict[str, Any]) -> bool:
-    numbers = [*(head["figures"][name] for name in FIGURES), head["best_epoch"], head["seconds"]]
-    return all(isinstance(number, int | float) for number in numbers)
+    figures = (head["figures"][name] for name in FIGURES)
+    return all(isinstance(n, int | float | None) for n in (*figures, head["best_epoch"], head["seconds"]))
 
 
 def _command(grid: Grid, cell: Cell) -> str:
