@@ -29,7 +29,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from mmfeat.config import FuseConfig, PredictConfig
+from mmfeat.config import FuseConfig
 from mmfeat.heads import build_head, head_config
 from mmfeat.heads.fit import FitData, Member, fit_data, fit_head, fit_heads, head_logits
 from mmfeat.heads.noise import Noise
@@ -38,7 +38,7 @@ from mmfeat.models.decisions import Decision
 from mmfeat.models.figures import figures_of
 from mmfeat.randomness import id_numbers
 
-RULE = PredictConfig()
+RULE = Decision()
 WIDTHS = {"image": 1792, "text": 128}
 BATCH = 256
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfeat.config import PredictConfig
 from mmfeat.files import atomic_path, publish_folder, read_record, staging_folder, write_json
 from mmfeat.metrics import paired_difference
-from mmfeat.models.ensembles import weighted_mean
+from mmfeat.models.decisions import Decision
+from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of
 
 FORMAT = 1
@@ -100,8 +100,7 @@ def mean_part(parts: Sequence[Part], prior: np.ndarray) -> Part:
     n_seeds, known = max(len(part.logits) for part in parts), [part.known for part in parts]
     weights = [1 / len(parts)] * len(parts)
     logits = [
-        weighted_mean([part.logits[s % len(part.logits)] for part in parts], known, weights, prior)
-        for s in range(n_seeds)
+        combined([part.logits[s % len(part.logits)] for part in parts], known, weights, prior) for s in range(n_seeds)
     ]
     trained = [part.seconds for part in parts if part.seconds is not None]
     return Part(
@@ -125,13 +124,25 @@ class Candidate:
     note: str = ""
 
 
-def compared(candidates: Sequence[Candidate], labels: np.ndarray, rule: PredictConfig) -> list[Compared]:
-    """Score models on the same rows, labels `(n, K)` int8, and set each beside the best in samples-F1."""
-    figures = [figures_of(labels, one.part.logits.mean(0), rule) for one in candidates]
+def compared(
+    candidates: Sequence[Candidate], labels: np.ndarray, decide: Callable[[np.ndarray], Decision]
+) -> list[Compared]:  # fmt: skip
+    """Score models on the same rows, labels `(n, K)` int8, and set each beside the best in samples-F1.
+
+    Parameters
+    ----------
+    decide : callable
+        From logits `(n, K)` to what turns them into labels.
+    """
+
+    def scored(logits: np.ndarray) -> Figures:
+        return figures_of(labels, logits, decide(logits))
+
+    figures = [scored(one.part.logits.mean(0)) for one in candidates]
     best = int(np.argmax([f.scores.samples_f1 for f in figures]))
     lines = []
     for i, (one, found) in enumerate(zip(candidates, figures, strict=True)):
-        seeds = np.array([figures_of(labels, logits, rule).scores.samples_f1 for logits in one.part.logits])
+        seeds = np.array([scored(logits).scores.samples_f1 for logits in one.part.logits])
         difference = None if i == best else paired_difference(found.rows_f1, figures[best].rows_f1)
         size = None if one.encoders_mb is None else one.encoders_mb + one.part.head_mb
         lines.append(

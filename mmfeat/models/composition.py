@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmfeat.errors import RunError
+from mmfeat.errors import RunError, one_line
 from mmfeat.heads import build_head, head_settings
 from mmfeat.heads.base import encoder_of
 from mmfeat.models.ensembles import shares_and_scale
@@ -217,5 +217,7 @@ def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
         try:
             head.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
         except RuntimeError as error:
-            raise RunError(f"its tensors are not those of {record['head']}: {error}") from None
+            raise RunError(
+                f"its tensors are not those of {record['head']} in this version: {one_line(error)}. Make the run again"
+            ) from None
     return part.eval()

@@ -34,6 +34,7 @@ from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.baselines import baselines
+from mmfeat.workflows.deciding import decision_on
 from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config
 from mmfeat.workflows.headruns import seeds_of
 from mmfeat.workflows.project import Project
@@ -107,7 +108,8 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
             continue
         if part is not None:
             parts[f"head {head}"] = part
-    lines = compared(work.candidates(parts), project.manifest.labels[val], project.config.predict)
+    labels = project.manifest.labels[val]
+    lines = compared(work.candidates(parts), labels, lambda logits: decision_on(project, val, logits))
     cheap = work.baselines()
     files, written = write_comparison(work.folder, f"{len(val):,} val rows", lines, cheap, project.manifest.classes)
     return CompareResult(

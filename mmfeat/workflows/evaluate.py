@@ -95,7 +95,7 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         learned = learned_by(project, name)
         on, by = learned.among(manifest.ids[rows])
         n_folded[name] = int(learned.out_of_fold(manifest.ids[rows]).sum())
-        trained[name], n_chosen[name] = manifest.ids[rows[on]].tolist(), int(by.sum())
+        trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
         of_encoder = name in project.config.encoder
         path = project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
         write_atomic(path, class_table(figures[name], manifest.classes))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import TYPE_CHECKING
 
 from mmfeat.config import TFIDF, TfidfEncoderConfig
 from mmfeat.encoders.resolve import Identity
-from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import EncoderError
 from mmfeat.workflows.project import Project
+
+if TYPE_CHECKING:
+    from mmfeat.encoders.tfidf import TfidfEncoder
 
 
 def fitted_words(project: Project, name: str) -> TfidfEncoder:
@@ -20,6 +23,8 @@ def fitted_words(project: Project, name: str) -> TfidfEncoder:
     EncoderError
         No word stands in two of them.
     """
+    from mmfeat.encoders.tfidf import TfidfEncoder  # imports torch, which a dry run with nothing to do spares
+
     manifest, table = project.manifest, project.config.encoder[name]
     rows = manifest.rows("train")
     rows = rows[project.row_keys("text").present[rows]]
