@@ -90,7 +90,7 @@ def test_a_fold_that_is_left_out_teaches_what_nothing_known_teaches(fold):
 def test_rows_that_may_not_judge_choose_nothing(monkeypatch):
     data = dealt()
     judges = np.arange(120) < 60
-    monkeypatch.setattr(folds_module, "JUDGED", 9)
+    monkeypatch.setattr(folds_module, "JUDGED", 18)
     found = folds_module._judging(data, np.flatnonzero(data.fold >= 0), np.arange(3), judges)
     assert [len(rows) for rows in found] == [9] * 3
     assert all((data.fold[rows] == fold).all() and judges[rows].all() for fold, rows in enumerate(found))

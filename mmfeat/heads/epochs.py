@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmfeat.config import PredictConfig
 from mmfeat.heads.base import Head
 from mmfeat.heads.choosing import metric_values
 from mmfeat.heads.members import PlannedStack
-from mmfeat.heads.stack import NO_FOLD, Arrays, Stack, Variant
+from mmfeat.heads.stack import Arrays, Stack
 from mmfeat.metrics import better
 
 EVALUATED = 8192  # rows of val at a time
@@ -83,12 +83,8 @@ def fit_stack(
         logits = stack.logits(EVALUATED)
         values = {}
         for i, s in enumerate(rows):
-            own = dict(zip([(s, v) for v in columns], logits[i], strict=True))
-            for fold, places in _by_fold(own, planned.variants).items():
-                val = stack.streams[i].val
-                judge = np.ones(len(val), bool) if fold == NO_FOLD else (arrays.fold[val] == fold).cpu().numpy()
-                some = np.stack([own[place][judge] for place in places])
-                values |= _values(arrays, val[judge], some, metric, rule, places)
+            for j, v in enumerate(columns):
+                values[s, v] = _value(arrays, stack.judging(i, j), logits[i][j], metric, rule)
         chosen = values
         if choose_by is not None:
             order = [(s, v) for _, s, v in planned.places]
@@ -113,25 +109,14 @@ def fit_stack(
     return [_fitted(heads[s], kept[s, v], seconds) for _, s, v in planned.places]
 
 
-def _by_fold(places: Iterable[tuple[int, int]], variants: list[Variant]) -> dict[int, list[tuple[int, int]]]:
-    """Places of heads by the fold that they leave out."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for place in places:
-        found.setdefault(variants[place[1]].fold, []).append(place)
-    return found
-
-
-def _values(
-    arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig, places: list[tuple[int, int]]
-) -> dict[tuple[int, int], float | None]:
-    """The figure of each of a stream's heads by its place; None without val rows, NaN where the logits are no numbers."""
+def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig) -> float | None:
+    """A head's figure on its val rows; None where there are none, NaN where the logits `(n, K)` are no numbers."""
     if not len(val):
-        return dict.fromkeys(places)
-    labels, found = arrays.labels[torch.as_tensor(val)].cpu().numpy(), np.full(len(places), np.nan)
-    finite = np.isfinite(logits).all((1, 2))
-    if finite.any():
-        found[finite] = metric_values(metric, labels, logits[finite], rule)
-    return dict(zip(places, found.tolist(), strict=True))
+        return None
+    if not np.isfinite(logits).all():
+        return float("nan")
+    labels = arrays.labels[torch.as_tensor(val)].cpu().numpy()
+    return float(metric_values(metric, labels, logits[None], rule)[0])
 
 
 def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:

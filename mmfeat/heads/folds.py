@@ -21,7 +21,7 @@ from mmfeat.heads.fit import FitData, diverged, fit_stacks, head_logits, n_param
 from mmfeat.heads.members import Member
 from mmfeat.randomness import mix
 
-JUDGED = 1000  # rows of a fold that choose epochs
+JUDGED = 2000  # rows of the other folds that choose a head's epoch
 _SHARED = (
     64  # parameters for each number of a row, up to which sharing a batch costs less than a k-th of the arithmetic
 )
@@ -87,7 +87,7 @@ def _mean_of_others(values: np.ndarray) -> np.ndarray:
 
 
 def _judging(data: FitData, rows: np.ndarray, folds: np.ndarray, judges: np.ndarray | None) -> list[np.ndarray]:
-    """Of each fold the rows that choose epochs: up to `JUDGED`, whatever the rows' order."""
+    """Of each fold some rows that choose epochs, whatever the rows' order; of all but one together up to `JUDGED`."""
     turn = mix(data.numbers, len(folds))
     allowed = np.ones(len(data.fold), bool) if judges is None else judges
     if not all((allowed & (data.fold == fold)).any() for fold in folds):
@@ -95,7 +95,7 @@ def _judging(data: FitData, rows: np.ndarray, folds: np.ndarray, judges: np.ndar
     found = []
     for fold in folds:
         own = rows[(data.fold[rows] == fold) & allowed[rows]]
-        found.append(own[np.argsort(turn[own], kind="stable")][:JUDGED])
+        found.append(own[np.argsort(turn[own], kind="stable")][: -(-JUDGED // (len(folds) - 1))])
     return found
 
 

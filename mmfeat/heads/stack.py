@@ -203,6 +203,9 @@ class Stack:
             x, present = (x, present) if shared else (_first(x), _first(present))
             return one(only, x, present, _first(rates), _first(random))[None, None]
         over_variants = vmap(one, in_dims=(0, None, None, None, None))
+        if len(self.streams) == len(next(iter(parameters.values()))) == 1:
+            x, present = (x, present) if shared else (_first(x), _first(present))
+            return over_variants(_first(parameters), x, present, _first(rates), _first(random))[None]
         return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
 
     def _losses(self, logits: Tensor, labels: Tensor, fold: Tensor | None) -> Tensor:
@@ -247,11 +250,23 @@ class Stack:
             for rate in self.widths
         }
 
+    def judging(self, s: int, v: int) -> np.ndarray:
+        """The rows that judge a head: its stream's val rows, and of these only its fold where it leaves one out."""
+        val, fold = self.streams[s].val, self.variants[v].fold
+        return val if fold == NO_FOLD else val[(self.arrays.fold[val] == fold).cpu().numpy()]
+
     @torch.no_grad()
-    def logits(self, batch_size: int) -> list[np.ndarray]:
-        """Logits `(V, n, K)` float32 of each stream's val rows."""
-        shared = all(s.val is self.streams[0].val for s in self.streams)
-        groups = [self.streams[0].val] if shared else [s.val for s in self.streams]
+    def logits(self, batch_size: int) -> list[list[np.ndarray]]:
+        """Logits `(n, K)` float32 of the rows that judge each head, by stream and variant."""
+        parameters, variants = self.parameters, range(len(self.variants))
+        folded = any(v.fold != NO_FOLD for v in self.variants)
+        if folded:  # heads of one stream see rows of their own: each is as a stream
+            parameters = {name: p.flatten(0, 1)[:, None] for name, p in parameters.items()}
+            groups = [self.judging(s, v) for s in range(len(self.streams)) for v in variants]
+        else:
+            groups = [s.val for s in self.streams]
+        shared = all(group is groups[0] for group in groups)
+        groups = groups[:1] if shared else groups
         n = max(map(len, groups))
         rows = np.zeros((len(groups), n), dtype=np.int64)
         for line, group in zip(rows, groups, strict=True):
@@ -262,9 +277,10 @@ class Stack:
             batch = batch[0] if shared else batch
             x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
             present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}
-            found.append(self._forward(self.parameters, x, present, {}, shared).float().cpu().numpy())
-        joined = np.concatenate(found, 2)  # (S, V, n, K)
-        return [joined[i, :, : len(s.val)] for i, s in enumerate(self.streams)]
+            found.append(self._forward(parameters, x, present, {}, shared).float().cpu().numpy())
+        joined = np.concatenate(found, 2)
+        joined = joined.reshape(len(self.streams), len(self.variants), *joined.shape[2:])
+        return [[joined[s, v, : len(self.judging(s, v))] for v in variants] for s in range(len(self.streams))]
 
     def state(self, s: int, v: int) -> dict[str, Tensor]:
         """One head's parameters as they are now, copied."""
