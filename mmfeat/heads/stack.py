@@ -26,6 +26,7 @@ MOST_NUMBERS = 2**24  # in a batch without gradients
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
 NO_FOLD = -1
+LARGE = 2**18  # parameters of a head whose own arithmetic is what takes time
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +95,7 @@ class Stack:
             states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
         grid = (len(streams), len(variants))
         self.parameters = {
-            name: torch.stack([state[name] for state in states]).unflatten(0, grid).requires_grad_()
-            for name in states[0]
+            name: torch.stack([state[name] for state in states]).unflatten(0, grid) for name in states[0]
         }  # (S, V, ...)
         self.weights = None
         if config.weights == "paper":
@@ -133,9 +133,7 @@ class Stack:
         groups = np.arange(len(old.param_groups)).reshape(len(self.streams), len(self.variants))
         kept = groups[streams][:, variants].ravel()
         at, across = torch.as_tensor(streams, device=self.device), torch.as_tensor(variants, device=self.device)
-        self.parameters = {
-            n: p.detach()[at][:, across].contiguous().requires_grad_() for n, p in self.parameters.items()
-        }
+        self.parameters = {n: p.detach()[at][:, across].contiguous() for n, p in self.parameters.items()}
         self.streams = [self.streams[s] for s in streams]
         self.variants = [self.variants[v] for v in variants]
         if self.weights is not None:
@@ -158,7 +156,22 @@ class Stack:
             losses.append(self._step(rows, generators))
         return torch.stack(losses).mean(0).double().cpu().numpy()
 
+    def _blocks(self) -> list[slice]:
+        """Streams whose gradients are computed together; on a CPU large heads gain nothing from it, and lose the cache."""
+        n, numbers = len(self.streams), sum(p[0, 0].numel() for p in self.parameters.values())
+        size = 1 if self.device.type == "cpu" and numbers > LARGE else n
+        return [slice(start, start + size) for start in range(0, n, size)]
+
     def _step(self, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        losses = [
+            self._gradients(block, rows[block], {rate: of[block] for rate, of in generators.items()})
+            for block in self._blocks()
+        ]
+        self.optimizer.step()
+        return torch.cat(losses)
+
+    def _gradients(self, block: slice, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        """Hand the optimizer the gradients of some streams' heads, `rows` `(S, B)` being their batch; their losses."""
         there = rows.clamp(min=0)
         labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, there), -1)  # (S, B, K)
         x = {name: _gather(values, there) for name, values in self.arrays.x.items()}
@@ -167,49 +180,51 @@ class Stack:
             rate: torch.stack([_random_bytes(rows.shape[1], width, g) for g in generators[rate]]).to(self.device)
             for rate, width in self.widths.items()
         }
-        logits = self._forward(self.parameters, x, present, random)  # (S, V, B, K)
-        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
-        losses = self._losses(logits, labels, fold)
-        grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
-        self._clip([g for g in grads if g is not None])
-        for grad, parts in zip(
-            grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
-        ):
-            if (
-                grad is not None
-            ):  # fused AdamW goes through a parameter and its gradient as if both lay the same in memory
-                for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
-                    part.grad = its
-        self.optimizer.step()
-        return losses.detach()
-
-    def _forward(
-        self, parameters: dict[str, Tensor], x: Any, present: Any, random: Any, shared: bool = False
-    ) -> Tensor:
-        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
-        streams = None if shared else 0
         rates = {
             rate: torch.tensor(
-                [round(s.rates[rate] * LEVELS) for s in self.streams], dtype=torch.uint8, device=self.device
+                [round(s.rates[rate] * LEVELS) for s in self.streams[block]], dtype=torch.uint8, device=self.device
             )
             for rate in random
         }
+        parameters = {name: p.detach()[block].requires_grad_() for name, p in self.parameters.items()}
+        logits = self._forward(parameters, x, present, rates, random)  # (S, V, B, K)
+        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
+        losses = self._losses(logits, labels, None if self.weights is None else self.weights[block], fold)
+        grads = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        self._clip([g for g in grads if g is not None])
+        n = len(self.variants)
+        groups = self.optimizer.param_groups[block.start * n : block.stop * n]
+        for grad, parts in zip(grads, zip(*(g["params"] for g in groups), strict=True), strict=True):
+            if grad is None:
+                continue
+            # Fused AdamW goes through a parameter and its gradient as if both lay the same in memory.
+            for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
+                part.grad = its
+        return losses.detach()
+
+    def _forward(
+        self, parameters: dict[str, Tensor], x: Any, present: Any, rates: Any, random: Any, shared: bool = False
+    ) -> Tensor:
+        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
 
         def one(p: Any, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
             return functional_call(self.module, p, (x, present, rates, random))
 
-        if len(self.streams) == len(self.variants) == 1:  # spares what vmap costs on every operation
-            only = {name: p.view(p.shape[2:]) for name, p in parameters.items()}
-            x, present = (x, present) if shared else (_first(x), _first(present))
-            return one(only, x, present, _first(rates), _first(random))[None, None]
+        n_streams, n_variants = next(iter(parameters.values())).shape[:2]
         over_variants = vmap(one, in_dims=(0, None, None, None, None))
-        if len(self.streams) == len(next(iter(parameters.values()))) == 1:
-            x, present = (x, present) if shared else (_first(x), _first(present))
+        if n_streams > 1:
+            streams = None if shared else 0
+            return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
+        x, present = (x, present) if shared else (_first(x), _first(present))
+        if n_variants > 1:
             return over_variants(_first(parameters), x, present, _first(rates), _first(random))[None]
-        return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
+        only = {
+            name: p.view(p.shape[2:]) for name, p in parameters.items()
+        }  # spares what vmap costs on every operation
+        return one(only, x, present, _first(rates), _first(random))[None, None]
 
-    def _losses(self, logits: Tensor, labels: Tensor, fold: Tensor | None) -> Tensor:
-        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)` and folds `(S, B)`."""
+    def _losses(self, logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None) -> Tensor:
+        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)`, weights `(S, V, K)` and folds `(S, B)`."""
         left_out = torch.tensor([v.fold for v in self.variants], device=self.device)
 
         def loss(logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None, out: Tensor) -> Tensor:
@@ -217,9 +232,9 @@ class Stack:
                 labels = torch.where((fold == out)[:, None], -1, labels)
             return masked_loss(logits, labels, weights, self.config.loss)
 
-        each, by_row = None if self.weights is None else 0, None if fold is None else 0
+        each, by_row = None if weights is None else 0, None if fold is None else 0
         over_variants = vmap(loss, in_dims=(0, None, each, None, 0))
-        return vmap(over_variants, in_dims=(0, 0, each, by_row, None))(logits, labels, self.weights, fold, left_out)
+        return vmap(over_variants, in_dims=(0, 0, each, by_row, None))(logits, labels, weights, fold, left_out)
 
     @staticmethod
     def _clip(grads: list[Tensor]) -> None:
@@ -277,7 +292,7 @@ class Stack:
             batch = batch[0] if shared else batch
             x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
             present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}
-            found.append(self._forward(parameters, x, present, {}, shared).float().cpu().numpy())
+            found.append(self._forward(parameters, x, present, {}, {}, shared).float().cpu().numpy())
         joined = np.concatenate(found, 2)
         joined = joined.reshape(len(self.streams), len(self.variants), *joined.shape[2:])
         return [[joined[s, v, : len(self.judging(s, v))] for v in variants] for s in range(len(self.streams))]
