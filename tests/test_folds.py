@@ -139,3 +139,20 @@ def test_folds_are_of_one_size_and_stratified():
     assert np.bincount(fold).tolist() == [200] * 5
     counts = np.stack([labels[fold == f].sum(0) for f in range(5)])
     assert (counts.max(0) - counts.min(0)).max() <= 3
+
+
+def test_what_comes_after_its_own_stop_changes_nothing_of_a_head():
+    """Heads go on until the last of them stops; which rows make that one go on is nothing to the others."""
+    data = dealt()
+    config = dataclasses.replace(CONFIGS["linear"], epochs=30, patience=2)
+    fits = fit_folds("linear", data, config, [0]).fits
+    values = np.array([[h["val_samples-f1"] for h in fit.history] for fit in fits])
+    for fold, fit in enumerate(fits):
+        chosen, best = np.delete(values, fold, 0).mean(0), 0
+        for epoch in range(1, len(chosen)):
+            if chosen[epoch] > chosen[best]:
+                best = epoch
+            elif epoch - best >= 2:
+                break
+        assert fit.best_epoch == best + 1
+    assert len({fit.best_epoch for fit in fits}) > 1

@@ -95,7 +95,7 @@ def fit_stack(
                 if one.stopped and choose_by is None:
                     continue
                 _record(one, epoch, losses[i, j], logits[i][j], metric, values[s, v])
-                if not one.error:
+                if not one.stopped:  # where one that has stopped goes on, it is for the others' sake
                     one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
         if on_epoch is not None:
