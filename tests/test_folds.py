@@ -144,7 +144,7 @@ def test_folds_are_of_one_size_and_stratified():
 def test_what_comes_after_its_own_stop_changes_nothing_of_a_head():
     """Heads go on until the last of them stops; which rows make that one go on is nothing to the others."""
     data = dealt()
-    config = dataclasses.replace(CONFIGS["linear"], epochs=30, patience=2)
+    config = dataclasses.replace(CONFIGS["linear"], epochs=30, patience=2, lr=3e-2)
     fits = fit_folds("linear", data, config, [0]).fits
     values = np.array([[h["val_samples-f1"] for h in fit.history] for fit in fits])
     for fold, fit in enumerate(fits):
