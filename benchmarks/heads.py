@@ -24,8 +24,8 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from torch.nn import functional
 from store_io import cpu_name
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from mmfeat.config import FuseConfig

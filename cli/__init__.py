@@ -21,6 +21,7 @@ from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.serve import serve_command
 from mmfeat.cli.status import status_command
 from mmfeat.cli.store import store_command
+from mmfeat.cli.sweep import sweep_command
 
 from mmfeat import __version__
 from mmfeat.errors import MmfeatError
@@ -28,7 +29,7 @@ from mmfeat.texts import shown
 
 LONGEST = 2000  # characters of a message
 COMMANDS = (
-    init_command, finetune_command, extract_command, status_command, fuse_command, ensemble_command,
+    init_command, finetune_command, extract_command, status_command, fuse_command, sweep_command, ensemble_command,
     selftrain_command, predict_command, evaluate_command, compare_command, runs_command, export_command, serve_command,
     store_command, demo_command,
 )  # fmt: skip

@@ -49,7 +49,12 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
         for name, n in result.n_chosen.items():
             if n:
                 click.echo(f"{name}: {n:,} of {result.n_rows:,} rows chose its epochs or rounds.")
-        if not any(result.trained.values()) and not any(result.n_chosen.values()):
+        for name, n in result.n_folded.items():
+            if n:
+                click.echo(
+                    f"{name}: {n:,} of {result.n_rows:,} rows are out of fold, scored by heads that never saw them."
+                )
+        if not any((*map(len, result.trained.values()), *result.n_chosen.values(), *result.n_folded.values())):
             click.echo("Nothing was trained on these rows or chosen by them.")
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
     echo_next(f"Made {files} ({len(result.classes)} classes).", result.after)

@@ -11,6 +11,7 @@ KEYS = (
     ("fuse.head", "linear, mlp or labelquery; on two encoders or more also concat, crossattn, gated, weighted."),
     ("fuse.inputs", "Names of encoders, as image,text."),
     ("fuse.seeds", "How many seeds; their mean predicts."),
+    ("fuse.folds", "5: heads that are each blind to a fifth of the labelled rows; 0: none."),
 )
 
 
@@ -19,14 +20,25 @@ KEYS = (
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
-    from mmfeat.report.tables import about_figures, figure_table
+    from mmfeat.report.tables import about_figures, figure_table, left_out
     from mmfeat.workflows.fuse import fuse
 
     project = open_project(context, options)
     result = fuse(project)
-    click.echo(f"{result.description}; {result.n_train:,} rows")
+    folds, labelled = result.run.record.get("folds"), result.labelled
+    click.echo(f"{result.description}; {result.n_train + (result.n_val if folds else 0):,} rows")
+    if labelled and labelled.lines:
+        click.echo(figure_table(f"{labelled.n_rows:,} labelled rows, out of fold", labelled.lines))
+        click.echo(left_out(labelled.lines[0].n_left_out) or "Every class has a positive among these rows.")
+    elif labelled:
+        click.echo(
+            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of the {labelled.n_rows:,} labelled rows: in-sample even "
+            f"out of fold, so that figures are those of val."
+        )
     if result.lines:
         click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
-        click.echo(about_figures(result.lines[0].n_left_out, "these rows also chose the epochs", seeds=True))
+        others = f"{result.run.record['head']}: out of fold, its epochs chosen by the other folds"
+        chose = others if folds else "these rows also chose the epochs"
+        click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)

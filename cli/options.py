@@ -63,8 +63,14 @@ def _parameter(key: str) -> str:
 
 def open_project(context: click.Context, options: dict[str, Any], dry: bool = False) -> Project:
     """The project of `--project` with the options' values over its file's; takes the options out of `options`."""
-    from mmfeat.errors import ConfigError
     from mmfeat.workflows.project import Project
+
+    return Project(context.obj, overrides_of(options), dry)
+
+
+def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key to what was typed for it; takes the options out of `options`."""
+    from mmfeat.errors import ConfigError
 
     overrides = {}
     for name in [name for name in options if name.startswith("set_")]:
@@ -77,7 +83,7 @@ def open_project(context: click.Context, options: dict[str, Any], dry: bool = Fa
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {item}: write KEY=VALUE, as in --set fuse.crossattn.dropout=0.2")
         overrides[key] = value.strip()
-    return Project(context.obj, overrides, dry)
+    return overrides
 
 
 def echo_problems(problems: list[str], shown: int = 3) -> None:

@@ -248,6 +248,7 @@ class FuseConfig:
     head: str = setting(HEAD, choices=HEADS)
     inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
     seeds: int = setting(3, low=1)
+    folds: int = setting(0, low=0, high=20)  # 5: heads that are each blind to a fifth of the labelled rows; 0: none
     linear: LinearConfig = LinearConfig()
     mlp: MlpConfig = MlpConfig()
     concat: LinearConfig = LinearConfig()

@@ -316,6 +316,8 @@ def _check(config: Config, where: _Where) -> None:
             raise ConfigError(
                 f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
             )
+    if config.fuse.folds == 1:
+        raise ConfigError(f"{where('fuse.folds')}: fuse.folds = 1 leaves no row to train on. Use 0, or from 2 to 20")
     if config.split.val + config.split.test >= 1:
         raise ConfigError(
             f"{where('split.val')}: split.val + split.test = {config.split.val + config.split.test:g} leaves no row to train on"

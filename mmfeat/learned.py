@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,24 +20,33 @@ class Learned:
         `(n,)` uint64: rows that weights were fitted on, with labels or pseudo-labels, in any part of the model.
     chosen : np.ndarray
         `(m,)` uint64: rows that chose an epoch or a round of any part of it.
+    folded : np.ndarray
+        `(f,)` uint64: rows that some of its heads were trained on, but none of those whose logits stand for the row.
     """
 
     trained: np.ndarray
     chosen: np.ndarray
+    folded: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
-    def of(cls, trained: Sequence[str], chosen: Sequence[str]) -> Learned:
+    def of(cls, trained: Sequence[str], chosen: Sequence[str], folded: Sequence[str] = ()) -> Learned:
         """From rows' ids."""
-        return cls(np.unique(id_numbers(trained)), np.unique(id_numbers(chosen)))
+        return cls(*(np.unique(id_numbers(ids)) for ids in (trained, chosen, folded)))
 
     def __or__(self, other: Learned) -> Learned:
         """What two parts of one model learned from."""
-        return Learned(np.union1d(self.trained, other.trained), np.union1d(self.chosen, other.chosen))
+        parts = ("trained", "chosen", "folded")
+        return Learned(*(np.union1d(getattr(self, part), getattr(other, part)) for part in parts))
 
     def among(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Whether each id is among the rows trained on, and among those that chose: `(N,)` bool each."""
         numbers = id_numbers(ids)
         return np.isin(numbers, self.trained), np.isin(numbers, self.chosen)
+
+    def out_of_fold(self, ids: Sequence[str]) -> np.ndarray:
+        """Whether each id is of a row whose logits are out of fold in every part that was trained on it: `(N,)` bool."""
+        numbers = id_numbers(ids)
+        return np.isin(numbers, self.folded) & ~np.isin(numbers, self.trained)
 
 
 NOTHING = Learned(np.zeros(0, np.uint64), np.zeros(0, np.uint64))

@@ -32,6 +32,9 @@ class Manifest:
         elsewhere.
     columns : dict of str to str or list of str
         What the source calls `id`, `image`, `caption`, `labels` and `group`: a column, or several.
+    groups : np.ndarray or None
+        `(N,)` object of str: the group that the source gives, empty without one; None where no column gives any, or the
+        manifest was written before groups were kept.
     """
 
     ids: np.ndarray
@@ -41,6 +44,7 @@ class Manifest:
     split: np.ndarray
     classes: tuple[str, ...]
     columns: dict[str, str | list[str]] = field(default_factory=dict)
+    groups: np.ndarray | None = None
 
     @property
     def n_samples(self) -> int:
@@ -60,6 +64,8 @@ class Manifest:
             pa.array(map(_valid, a.tolist()), pa.string()) for a in (self.ids, self.images, self.captions, self.split)
         ]
         table = pa.table({**dict(zip(names, texts, strict=True)), "labels": labels})
+        if self.groups is not None:
+            table = table.append_column("group", pa.array(map(_valid, self.groups.tolist()), pa.string()))
         metadata = {
             "mmfeat_format": str(FORMAT if any(isinstance(c, list) for c in self.columns.values()) else 1),
             "classes": json.dumps(self.classes),
@@ -90,10 +96,11 @@ class Manifest:
             )
             labels = table["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             labels = labels.astype(np.int8).reshape(len(ids), len(classes))
+            groups = np.array(table["group"].to_pylist(), dtype=object) if "group" in table.column_names else None
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             what = " ".join(str(error).split())[:100]
             raise DataError(f"{path}: damaged ({what}). Remove it and run: mmfeat init") from None
-        return cls(ids, images, captions, labels, split, classes, columns)
+        return cls(ids, images, captions, labels, split, classes, columns, groups)
 
 
 def _valid(text: str) -> str:

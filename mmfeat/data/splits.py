@@ -12,9 +12,57 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmfeat.data.groups import Groups
+from mmfeat.errors import DataError
 from mmfeat.randomness import id_numbers, mix
 
 SPLITS = ("train", "val", "test")
+
+
+def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, seed: int) -> np.ndarray:
+    """Deal labelled rows out to `k` folds of one size, stratified, each group to one.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        With the seed they decide ties, so that the rows' order does not matter.
+    labels : np.ndarray
+        `(N, K)` int8, each row with a known label.
+
+    Returns
+    -------
+    np.ndarray
+        `(N,)` int64 from 0 on.
+
+    Raises
+    ------
+    DataError
+        There are fewer groups than folds.
+    """
+    size = np.bincount(groups.numbers, minlength=len(groups))
+    order = np.flatnonzero(size)
+    if len(order) < k:
+        what = "" if len(order) == len(ids) else ", counting those with one picture or of one group once"
+        raise DataError(
+            f"fuse.folds = {k}, and there are {len(order)} labelled rows{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
+        )
+    counts = np.zeros((len(groups), labels.shape[1]), np.int64)
+    np.add.at(counts, groups.numbers, labels == 1)
+    turn = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(turn, groups.numbers, mix(id_numbers(ids), seed, k))
+    order = order[np.argsort(turn[order], kind="stable")]
+    shares = np.full(k, 1 / k)
+    dealt = _deal(counts, size, shares, shares * len(ids), order)
+    return _none_empty(dealt, order, k)[groups.numbers]
+
+
+def _none_empty(dealt: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
+    """The same with a group of the fold of most groups in each fold that got none, as may be where groups are large."""
+    dealt = dealt.copy()
+    for fold in range(k):
+        held = np.bincount(dealt[order], minlength=k)
+        if not held[fold]:
+            dealt[order[dealt[order] == held.argmax()][-1]] = fold
+    return dealt
 
 
 def make_splits(

@@ -83,7 +83,8 @@ def fit_stack(
         logits = stack.logits(EVALUATED)
         values = {}
         for i, s in enumerate(rows):
-            values |= _values(arrays, stack.streams[i].val, logits[i], metric, rule, [(s, v) for v in columns])
+            for j, v in enumerate(columns):
+                values[s, v] = _value(arrays, stack.judging(i, j), logits[i][j], metric, rule)
         chosen = values
         if choose_by is not None:
             order = [(s, v) for _, s, v in planned.places]
@@ -94,7 +95,7 @@ def fit_stack(
                 if one.stopped and choose_by is None:
                     continue
                 _record(one, epoch, losses[i, j], logits[i][j], metric, values[s, v])
-                if not one.error:
+                if not one.stopped:  # where one that has stopped goes on, it is for the others' sake
                     one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
         if on_epoch is not None:
@@ -108,17 +109,14 @@ def fit_stack(
     return [_fitted(heads[s], kept[s, v], seconds) for _, s, v in planned.places]
 
 
-def _values(
-    arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig, places: list[tuple[int, int]]
-) -> dict[tuple[int, int], float | None]:
-    """The figure of each of a stream's heads by its place; None without val rows, NaN where the logits are no numbers."""
+def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig) -> float | None:
+    """A head's figure on its val rows; None where there are none, NaN where the logits `(n, K)` are no numbers."""
     if not len(val):
-        return dict.fromkeys(places)
-    labels, found = arrays.labels[torch.as_tensor(val)].cpu().numpy(), np.full(len(places), np.nan)
-    finite = np.isfinite(logits).all((1, 2))
-    if finite.any():
-        found[finite] = metric_values(metric, labels, logits[finite], rule)
-    return dict(zip(places, found.tolist(), strict=True))
+        return None
+    if not np.isfinite(logits).all():
+        return float("nan")
+    labels = arrays.labels[torch.as_tensor(val)].cpu().numpy()
+    return float(metric_values(metric, labels, logits[None], rule)[0])
 
 
 def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:

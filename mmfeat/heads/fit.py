@@ -17,7 +17,7 @@ from mmfeat.heads import build_head
 from mmfeat.heads.base import TOKENS, Head, encoder_of
 from mmfeat.heads.epochs import FittedHead, fit_stack
 from mmfeat.heads.members import Member, plan_stacks
-from mmfeat.heads.stack import MOST_NUMBERS, Arrays
+from mmfeat.heads.stack import MOST_NUMBERS, NO_FOLD, Arrays
 from mmfeat.randomness import id_numbers, torch_seed
 
 _BLOCK = 65536  # rows that are standardised at a time
@@ -39,6 +39,8 @@ class FitData:
         `(N,)` uint64 from :func:`mmfeat.randomness.id_numbers`.
     train, val : np.ndarray
         Row numbers. Val rows choose the epoch and are never trained on.
+    fold : np.ndarray or None
+        `(N,)` int64, for members that leave one out.
     """
 
     inputs: dict[str, Tensor]
@@ -47,6 +49,7 @@ class FitData:
     numbers: np.ndarray
     train: np.ndarray
     val: np.ndarray
+    fold: np.ndarray | None = None
 
     @property
     def widths(self) -> dict[str, int]:
@@ -135,7 +138,7 @@ def fit_heads(
     for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, on_epoch=on_epoch):
         for i, fit in zip(at, fits, strict=True):
             if fit.error:
-                raise RunError(_diverged(name, members[i].config, fit.error))
+                raise RunError(diverged(name, members[i].config, fit.error))
             fitted[i] = fit
     return fitted
 
@@ -166,7 +169,7 @@ def fit_stacks(
     planned = plan_stacks(
         members,
         data.labels.device,
-        lambda config: sum(p.numel() for p in _built("meta", name, data, config, 0).parameters()),
+        lambda config: n_parameters(name, data, config),
         lambda config, n: (config.batch_size or _batch_size(n)) * sum(x[0].numel() for x in data.inputs.values()),
     )
     for stack in planned:
@@ -180,7 +183,7 @@ def fit_stacks(
             if _out_of_memory(error):
                 raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
             if "overflow" in str(error):  # the optimizer's step, as a number of the tensors' type
-                raise RunError(_diverged(name, config, "its step is too large for float32")) from None
+                raise RunError(diverged(name, config, "its step is too large for float32")) from None
             raise
 
 
@@ -189,8 +192,14 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
-def _diverged(name: str, config: Any, what: str) -> str:
+def diverged(name: str, config: Any, what: str) -> str:
+    """What to say of a head whose numbers are none any more."""
     return f"{name}: {what}. Lower fuse.{name}.lr ({config.lr:g} now)"
+
+
+def n_parameters(name: str, data: FitData, config: Any) -> int:
+    """How many parameters a head on these inputs has."""
+    return sum(p.numel() for p in _built("meta", name, data, config, 0).parameters())
 
 
 def _batch_size(n_rows: int) -> int:
@@ -237,7 +246,10 @@ def _standardised(
         head.fit_standardisation({key: data.inputs[key][rows] for key in head.reads}, there)
         moments |= dict(head.named_buffers())
         x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
-    return moments, Arrays(x, data.present, data.labels, data.numbers)
+    fold = None
+    if data.fold is not None and any(member.fold != NO_FOLD for member in members):
+        fold = torch.as_tensor(data.fold, device=data.labels.device)
+    return moments, Arrays(x, data.present, data.labels, data.numbers, fold)
 
 
 def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfeat.heads.stack import Stream, Variant
+from mmfeat.heads.stack import NO_FOLD, Stream, Variant
 
 _MOST_PARAMETERS = {"cpu": 2**24, "cuda": 2**28}  # in one pass: five copies of them are held
 _MOST_INPUTS = {"cpu": 2**24, "cuda": 2**28}  # numbers in one batch of all streams
@@ -27,12 +27,19 @@ class Member:
         The head's settings from :mod:`mmfeat.config`.
     train, val : np.ndarray or None
         Row numbers; those of the data, when None.
+    fold : int
+        A fold of the data whose labels teach it nothing, and whose val rows alone it is judged by; none, where negative.
+        Heads that differ in it share their batches.
+    company : hashable
+        Members of one company are trained in one pass, and no others with them.
     """
 
     config: Any
     seed: int = 0
     train: np.ndarray | None = None
     val: np.ndarray | None = None
+    fold: int = NO_FOLD
+    company: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +73,7 @@ def rates_of(config: Any) -> dict[str, float]:
 def plan_stacks(
     members: Sequence[Member], device: torch.device, parameters: Callable[[Any], int], inputs: Callable[[Any, int], int]
 ) -> list[PlannedStack]:
-    """Group heads into as few passes as memory allows.
+    """Group heads into as few passes as memory allows, and those of one company into one whatever it takes.
 
     Parameters
     ----------
@@ -81,22 +88,24 @@ def plan_stacks(
     streams: dict[Any, Stream] = {}
     for number, member in enumerate(members):
         rates, config = rates_of(member.config), dataclasses.asdict(member.config)
-        variant = Variant(*(config[name] for name in _BY_VARIANT))
-        rest = tuple(item for item in config.items() if item[0] not in (*_BY_VARIANT, *rates))
+        variant = Variant(*(config[name] for name in _BY_VARIANT), member.fold)
+        shared = [item for item in config.items() if item[0] not in (*_BY_VARIANT, *rates)]
+        rest = (member.company, *shared)
         key = (member.seed, id(member.train), id(member.val), *rates.values())
         streams[key] = Stream(member.seed, member.train, member.val, rates)
         shapes.setdefault(rest, {}).setdefault(key, {}).setdefault(variant, []).append(number)
     planned = []
-    for shape in shapes.values():
+    for (company, *_), shape in shapes.items():
         rectangles: dict[tuple[Variant, ...], list[Any]] = {}
         for key, variants in shape.items():
             rectangles.setdefault(tuple(variants), []).append(key)
         for variants, keys in rectangles.items():
             config = members[shape[keys[0]][variants[0]][0]].config
             most = max(1, _MOST_PARAMETERS[_kind(device)] // parameters(config))
-            wide = min(len(variants), most)
+            alone = company is None
+            wide = min(len(variants), most) if alone else len(variants)
             batch = inputs(config, len(streams[keys[0]].train))
-            high = max(1, min(most // wide, _MOST_INPUTS[_kind(device)] // batch))
+            high = max(1, min(most // wide, _MOST_INPUTS[_kind(device)] // batch)) if alone else len(keys)
             for some in _pieces(variants, wide):
                 for rows in _pieces(keys, high):
                     places = [

@@ -2,7 +2,7 @@
 
 A stack is a grid of streams and variants. Heads of one stream see the same rows in the same order with the same dropout, so
 a batch is gathered and dropped out once for all of them, and a linear layer on it is one matrix product for all. Variants
-differ in what only the optimizer sees: learning rate and weight decay.
+differ in what comes after it: the rows whose labels the loss leaves out, learning rate and weight decay.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ from mmfeat.schedule import schedule
 MOST_NUMBERS = 2**24  # in a batch without gradients
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
+NO_FOLD = -1
+LARGE = 2**18  # parameters of a head whose own arithmetic is what takes time
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids."""
+    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids, folds."""
 
     x: dict[str, Tensor]
     present: dict[str, Tensor]
     labels: Tensor
     numbers: np.ndarray
+    fold: Tensor | None = None  # (N,) int64, where a variant leaves out a fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +52,11 @@ class Stream:
 
 @dataclass(frozen=True)
 class Variant:
-    """What the optimizer of one head is told."""
+    """What one head of a stream has of its own; the labels of `fold`, unless that is negative, teach it nothing."""
 
     lr: float
     weight_decay: float
+    fold: int = NO_FOLD
 
 
 class _Logits(nn.Module):
@@ -83,21 +87,28 @@ class Stack:
         self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
         self.device = arrays.labels.device
         self.module = _Logits(heads[0])
-        for head, stream in zip(heads, streams, strict=True):
-            head.start_from(log_odds(arrays.labels[torch.as_tensor(stream.train, device=self.device)]))
-        n = len(variants)
+        taught = [{fold: self._taught(s, fold) for fold in {v.fold for v in variants}} for s in streams]
+        places = [(s, v.fold) for s in range(len(streams)) for v in variants]
+        states: list[dict[str, Tensor]] = []
+        for s, fold in places:
+            heads[s].start_from(log_odds(taught[s][fold]))
+            states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
+        grid = (len(streams), len(variants))
         self.parameters = {
-            f"head.{name}": torch.stack([dict(h.named_parameters())[name].detach() for h in heads])[:, None]
-            .repeat(1, n, *[1] * p.dim())
-            .requires_grad_()
-            for name, p in heads[0].named_parameters()
+            name: torch.stack([state[name] for state in states]).unflatten(0, grid) for name in states[0]
         }  # (S, V, ...)
         self.weights = None
         if config.weights == "paper":
-            each = [class_weights(arrays.labels[torch.as_tensor(s.train)].cpu().numpy()) for s in streams]
-            self.weights = torch.as_tensor(np.stack(each), device=self.device)  # (S, K)
+            each = {(s, fold): class_weights(taught[s][fold].cpu().numpy()) for s, fold in places}
+            stacked = np.stack([each[place] for place in places])
+            self.weights = torch.as_tensor(stacked, device=self.device).unflatten(0, grid)  # (S, V, K)
         self.widths = self._noise_widths(heads[0])
         self.optimizer = self._optimizer()
+
+    def _taught(self, stream: Stream, fold: int) -> Tensor:
+        """The labels `(n, K)` that a head of a stream learns from."""
+        rows = torch.as_tensor(stream.train, device=self.device)
+        return self.arrays.labels[rows if fold == NO_FOLD else rows[self.arrays.fold[rows] != fold]]
 
     def _noise_widths(self, head: Head) -> dict[str, int]:
         """How many random numbers a row takes, for the rates that drop anything in this stack."""
@@ -112,7 +123,8 @@ class Stack:
         groups = []
         for s in range(len(self.streams)):
             for v, variant in enumerate(self.variants):
-                groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **vars(variant)})
+                own = {"lr": variant.lr, "weight_decay": variant.weight_decay}
+                groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **own})
         return torch.optim.AdamW(groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
@@ -121,13 +133,11 @@ class Stack:
         groups = np.arange(len(old.param_groups)).reshape(len(self.streams), len(self.variants))
         kept = groups[streams][:, variants].ravel()
         at, across = torch.as_tensor(streams, device=self.device), torch.as_tensor(variants, device=self.device)
-        self.parameters = {
-            n: p.detach()[at][:, across].contiguous().requires_grad_() for n, p in self.parameters.items()
-        }
+        self.parameters = {n: p.detach()[at][:, across].contiguous() for n, p in self.parameters.items()}
         self.streams = [self.streams[s] for s in streams]
         self.variants = [self.variants[v] for v in variants]
         if self.weights is not None:
-            self.weights = self.weights[at]
+            self.weights = self.weights[at][:, across]
         self.optimizer = self._optimizer()
         for group, was in zip(self.optimizer.param_groups, kept, strict=True):
             for part, before in zip(group["params"], old.param_groups[was]["params"], strict=True):
@@ -146,7 +156,22 @@ class Stack:
             losses.append(self._step(rows, generators))
         return torch.stack(losses).mean(0).double().cpu().numpy()
 
+    def _blocks(self) -> list[slice]:
+        """Streams whose gradients are computed together; on a CPU large heads gain nothing from it, and lose the cache."""
+        n, numbers = len(self.streams), sum(p[0, 0].numel() for p in self.parameters.values())
+        size = 1 if self.device.type == "cpu" and numbers > LARGE else n
+        return [slice(start, start + size) for start in range(0, n, size)]
+
     def _step(self, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        losses = [
+            self._gradients(block, rows[block], {rate: of[block] for rate, of in generators.items()})
+            for block in self._blocks()
+        ]
+        self.optimizer.step()
+        return torch.cat(losses)
+
+    def _gradients(self, block: slice, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        """Hand the optimizer the gradients of some streams' heads, `rows` `(S, B)` being their batch; their losses."""
         there = rows.clamp(min=0)
         labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, there), -1)  # (S, B, K)
         x = {name: _gather(values, there) for name, values in self.arrays.x.items()}
@@ -155,51 +180,61 @@ class Stack:
             rate: torch.stack([_random_bytes(rows.shape[1], width, g) for g in generators[rate]]).to(self.device)
             for rate, width in self.widths.items()
         }
-        logits = self._forward(self.parameters, x, present, random)  # (S, V, B, K)
-        losses = self._losses(logits, labels)
-        grads = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
-        self._clip([g for g in grads if g is not None])
-        for grad, parts in zip(
-            grads, zip(*(g["params"] for g in self.optimizer.param_groups), strict=True), strict=True
-        ):
-            # Fused AdamW goes through a parameter and its gradient as if both lay the same in memory.
-            if grad is not None:
-                for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
-                    part.grad = its
-        self.optimizer.step()
-        return losses.detach()
-
-    def _forward(
-        self, parameters: dict[str, Tensor], x: Any, present: Any, random: Any, shared: bool = False
-    ) -> Tensor:
-        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
-        streams = None if shared else 0
         rates = {
             rate: torch.tensor(
-                [round(s.rates[rate] * LEVELS) for s in self.streams], dtype=torch.uint8, device=self.device
+                [round(s.rates[rate] * LEVELS) for s in self.streams[block]], dtype=torch.uint8, device=self.device
             )
             for rate in random
         }
+        parameters = {name: p.detach()[block].requires_grad_() for name, p in self.parameters.items()}
+        logits = self._forward(parameters, x, present, rates, random)  # (S, V, B, K)
+        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
+        losses = self._losses(logits, labels, None if self.weights is None else self.weights[block], fold)
+        grads = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        self._clip([g for g in grads if g is not None])
+        n = len(self.variants)
+        groups = self.optimizer.param_groups[block.start * n : block.stop * n]
+        for grad, parts in zip(grads, zip(*(g["params"] for g in groups), strict=True), strict=True):
+            if grad is None:
+                continue
+            # Fused AdamW goes through a parameter and its gradient as if both lay the same in memory.
+            for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
+                part.grad = its
+        return losses.detach()
+
+    def _forward(
+        self, parameters: dict[str, Tensor], x: Any, present: Any, rates: Any, random: Any, shared: bool = False
+    ) -> Tensor:
+        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
 
         def one(p: Any, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
             return functional_call(self.module, p, (x, present, rates, random))
 
-        if len(self.streams) == len(self.variants) == 1:  # spares what vmap costs on every operation
-            only = {name: p.view(p.shape[2:]) for name, p in parameters.items()}
-            x, present = (x, present) if shared else (_first(x), _first(present))
-            return one(only, x, present, _first(rates), _first(random))[None, None]
+        n_streams, n_variants = next(iter(parameters.values())).shape[:2]
         over_variants = vmap(one, in_dims=(0, None, None, None, None))
-        return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
+        if n_streams > 1:
+            streams = None if shared else 0
+            return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
+        x, present = (x, present) if shared else (_first(x), _first(present))
+        if n_variants > 1:
+            return over_variants(_first(parameters), x, present, _first(rates), _first(random))[None]
+        only = {
+            name: p.view(p.shape[2:]) for name, p in parameters.items()
+        }  # spares what vmap costs on every operation
+        return one(only, x, present, _first(rates), _first(random))[None, None]
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """`(S, V)` of logits `(S, V, B, K)` and labels `(S, B, K)`."""
+    def _losses(self, logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None) -> Tensor:
+        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)`, weights `(S, V, K)` and folds `(S, B)`."""
+        left_out = torch.tensor([v.fold for v in self.variants], device=self.device)
 
-        def loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        def loss(logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None, out: Tensor) -> Tensor:
+            if fold is not None:
+                labels = torch.where((fold == out)[:, None], -1, labels)
             return masked_loss(logits, labels, weights, self.config.loss)
 
-        by_stream = None if self.weights is None else 0
-        over_variants = vmap(loss, in_dims=(0, None, None))
-        return vmap(over_variants, in_dims=(0, 0, by_stream))(logits, labels, self.weights)
+        each, by_row = None if weights is None else 0, None if fold is None else 0
+        over_variants = vmap(loss, in_dims=(0, None, each, None, 0))
+        return vmap(over_variants, in_dims=(0, 0, each, by_row, None))(logits, labels, weights, fold, left_out)
 
     @staticmethod
     def _clip(grads: list[Tensor]) -> None:
@@ -230,11 +265,23 @@ class Stack:
             for rate in self.widths
         }
 
+    def judging(self, s: int, v: int) -> np.ndarray:
+        """The rows that judge a head: its stream's val rows, and of these only its fold where it leaves one out."""
+        val, fold = self.streams[s].val, self.variants[v].fold
+        return val if fold == NO_FOLD else val[(self.arrays.fold[val] == fold).cpu().numpy()]
+
     @torch.no_grad()
-    def logits(self, batch_size: int) -> list[np.ndarray]:
-        """Logits `(V, n, K)` float32 of each stream's val rows."""
-        shared = all(s.val is self.streams[0].val for s in self.streams)
-        groups = [self.streams[0].val] if shared else [s.val for s in self.streams]
+    def logits(self, batch_size: int) -> list[list[np.ndarray]]:
+        """Logits `(n, K)` float32 of the rows that judge each head, by stream and variant."""
+        parameters, variants = self.parameters, range(len(self.variants))
+        folded = any(v.fold != NO_FOLD for v in self.variants)
+        if folded:  # heads of one stream see rows of their own: each is as a stream
+            parameters = {name: p.flatten(0, 1)[:, None] for name, p in parameters.items()}
+            groups = [self.judging(s, v) for s in range(len(self.streams)) for v in variants]
+        else:
+            groups = [s.val for s in self.streams]
+        shared = all(group is groups[0] for group in groups)
+        groups = groups[:1] if shared else groups
         n = max(map(len, groups))
         rows = np.zeros((len(groups), n), dtype=np.int64)
         for line, group in zip(rows, groups, strict=True):
@@ -245,9 +292,10 @@ class Stack:
             batch = batch[0] if shared else batch
             x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
             present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}
-            found.append(self._forward(self.parameters, x, present, {}, shared).float().cpu().numpy())
-        joined = np.concatenate(found, 2)  # (S, V, n, K)
-        return [joined[i, :, : len(s.val)] for i, s in enumerate(self.streams)]
+            found.append(self._forward(parameters, x, present, {}, {}, shared).float().cpu().numpy())
+        joined = np.concatenate(found, 2)
+        joined = joined.reshape(len(self.streams), len(self.variants), *joined.shape[2:])
+        return [[joined[s, v, : len(self.judging(s, v))] for v in variants] for s in range(len(self.streams))]
 
     def state(self, s: int, v: int) -> dict[str, Tensor]:
         """One head's parameters as they are now, copied."""

@@ -31,7 +31,7 @@ class ReadTokens:
 
 
 class HeadPart(nn.Module):
-    """The heads of a run's seeds; what predicts is the mean of their logits.
+    """The heads of a run's seeds and folds; what predicts is the mean of their logits.
 
     Parameters
     ----------
@@ -198,6 +198,11 @@ def empty_head_part(record: dict[str, Any], n_seeds: int) -> HeadPart:
     return HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds, tokens)
 
 
+def n_folds(record: dict[str, Any]) -> int:
+    """How many heads a run has of each seed."""
+    return max(1, record.get("folds", 0))
+
+
 def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
     """The heads of a run from its run.json and head.safetensors.
 
@@ -206,7 +211,7 @@ def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
     RunError
         The tensors are not those of the heads.
     """
-    part = empty_head_part(record, len(record["seeds"]))
+    part = empty_head_part(record, len(record["seeds"]) * n_folds(record))
     for seed, head in enumerate(part.seeds):
         prefix = f"seed{seed}."
         try:

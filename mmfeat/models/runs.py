@@ -1,7 +1,7 @@
 """Runs: a folder with one trained head, ensemble or self-training and its figures, made whole or not at all.
 
 runs/NAME/run.json           settings, keys, digests, figures, versions
-head.safetensors   the heads of all seeds (absent for an ensemble)
+head.safetensors   the heads of all seeds and folds (absent for an ensemble)
 logits.h5          ids, what they were computed from, logits, the row's part in training; and what was learned from
 """
 
@@ -25,7 +25,8 @@ _RECORD = "run.json"
 _HEAD = "head.safetensors"
 _LOGITS = "logits.h5"
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
-ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4}  # fitted: by an ensemble's weights
+ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
+OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # logits that are not those of the run as it is shipped
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class RunLogits:
     known : np.ndarray
         `(N,)` bool: whether the row had one of them.
     logits : np.ndarray
-        `(N, K)` float32, the mean over the seeds; where an ensemble's weights were fitted on the row, by weights that were
-        fitted on other rows.
+        `(N, K)` float32, the mean over the seeds. Where an ensemble's weights were fitted on the row, by weights that were
+        fitted on other rows; where heads were trained in folds, by those that are blind to the row.
     roles : np.ndarray
         `(N,)` uint8: the row's part in training, numbered as in `ROLES`.
+    fold : np.ndarray or None
+        `(N,)` int16: the fold whose heads are blind to the row, -1 for one that no head was trained on; None without folds.
     """
 
     ids: np.ndarray
@@ -52,6 +55,7 @@ class RunLogits:
     known: np.ndarray
     logits: np.ndarray
     roles: np.ndarray
+    fold: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Run:
         return None if None in sizes else sum(sizes) + self.record["head_mb"]
 
     def state(self) -> dict[str, Any]:
-        """The tensors of head.safetensors, `seed<i>.<name>` each.
+        """The tensors of head.safetensors, `seed<i>.<name>` each; in folds those of a seed come one after another.
 
         Raises
         ------
@@ -132,7 +136,8 @@ class Run:
         RunError
             The file is missing or damaged.
         """
-        return RunLogits(*self._read("ids", "input_key", "known", "logits", "role"))
+        fold = ["fold"] if self.record.get("folds") else []
+        return RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
 
     def learned(self) -> Learned:
         """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
@@ -142,7 +147,8 @@ class Run:
         RunError
             The file is missing or damaged.
         """
-        return Learned(*self._read("trained", "chosen"))
+        folded = ["folded"] if self.record.get("folded") else []
+        return Learned(*self._read("trained", "chosen", *folded))
 
     def _read(self, *names: str) -> list[np.ndarray]:
         """Data sets of logits.h5, texts as str."""
@@ -169,7 +175,7 @@ def save_run(
     state : dict of torch.Tensor or None
         None for an ensemble.
     """
-    record = {"format": FORMAT, **record}
+    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.folded) else {})}
     with staging_folder(parent) as staged:
         if state is not None:
             from safetensors.torch import save_file
@@ -183,6 +189,10 @@ def save_run(
             file.create_dataset("known", data=logits.known)
             file.create_dataset("logits", data=logits.logits.astype(np.float32))
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
+            if logits.fold is not None:
+                file.create_dataset("fold", data=logits.fold.astype(np.int16))
+            if len(learned.folded):
+                file.create_dataset("folded", data=learned.folded)
             file.create_dataset("trained", data=learned.trained)
             file.create_dataset("chosen", data=learned.chosen)
         write_json(staged / _RECORD, record)

@@ -35,7 +35,8 @@ from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.baselines import baselines
 from mmfeat.workflows.deciding import decision_on
-from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config, seeds_of
+from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config
+from mmfeat.workflows.headruns import seeds_of
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, encoder_record
 from mmfeat.workflows.scoring import encoder_source, training_prior

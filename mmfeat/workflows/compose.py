@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmfeat.encoders.resolve import Identity
@@ -122,7 +123,7 @@ def about(project: Project, composed: Composed) -> dict[str, Any]:
         "created": record.get("created"),
         "metric": record["metric"],
         "split": split,
-        "n_trained": len(learned.trained),
+        "n_trained": len(np.union1d(learned.trained, learned.folded)),
         "n_chosen": len(learned.chosen),
         "transductive": bool(record.get("transductive", False)),
         "figures": figures,

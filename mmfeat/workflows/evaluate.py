@@ -37,6 +37,8 @@ class EvaluateResult:
         By name, the ids of the rows that it was trained on.
     n_chosen : dict of str to int
         By name, how many of the rows chose its epochs or rounds.
+    n_folded : dict of str to int
+        By name, how many of the rows it was trained on in folds: their figures are of heads that never saw them.
     files : list of Path
         One table of classes for each name.
     after : str
@@ -49,6 +51,7 @@ class EvaluateResult:
     differences: dict[str, dict[str, tuple[float, float, float]]]
     trained: dict[str, list[str]]
     n_chosen: dict[str, int]
+    n_folded: dict[str, int]
     files: list[Path]
     classes: tuple[str, ...]
     decided: str
@@ -82,14 +85,16 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
     if len(set(names)) != len(names):
         raise RunError(f"each name once, found: {', '.join(names)}")
     rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # an order of their own, for the draws
-    labels, figures, outcomes, trained, n_chosen, files = manifest.labels[rows], {}, {}, {}, {}, []
+    labels, figures, outcomes, trained, n_chosen, n_folded, files = manifest.labels[rows], {}, {}, {}, {}, {}, []
     for name in names:
         logits = source(project, name, rows).logits
         decision = decision_for(project, name, rows)
         figures[name] = figures_of(labels, logits, decision)
         if len(names) > 1:
             outcomes[name] = Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
-        on, by = learned_by(project, name).among(manifest.ids[rows])
+        learned = learned_by(project, name)
+        on, by = learned.among(manifest.ids[rows])
+        n_folded[name] = int(learned.out_of_fold(manifest.ids[rows]).sum())
         trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
         of_encoder = name in project.config.encoder
         path = project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
@@ -97,7 +102,7 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         files.append(path)
     differences = {name: paired_bootstrap(labels, outcomes[names[0]], outcomes[name]) for name in names[1:]}
     return EvaluateResult(
-        split, len(rows), figures, differences, trained, n_chosen, files, manifest.classes, how_decided(project),
+        split, len(rows), figures, differences, trained, n_chosen, n_folded, files, manifest.classes, how_decided(project),
         after_evaluate(project, split),
     )  # fmt: skip
 

@@ -16,22 +16,22 @@ from mmfeat.errors import DataError
 from mmfeat.files import digest_json
 from mmfeat.heads import build_head, head_class, head_config
 from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import FitData, fit_data, fit_heads, head_logits
+from mmfeat.heads.fit import FitData, fit_data, fit_heads
 from mmfeat.heads.members import Member
-from mmfeat.learned import Learned
 from mmfeat.models.composition import empty_head_part
 from mmfeat.models.figures import FigureLine, Figures
-from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
+from mmfeat.models.runs import Run, already_made
 from mmfeat.progress import progress
 from mmfeat.table import FeatureTable
 from mmfeat.texts import counted
 from mmfeat.workflows.baselines import baselines
-from mmfeat.workflows.deciding import decision_record, figures_on_val, same_rule
+from mmfeat.workflows.deciding import figures_on_val, same_rule
+from mmfeat.workflows.folds import Folds, Labelled, labelled_figures
+from mmfeat.workflows.headruns import TrainedHeads, save_head_run, seeds_of, tokens_read
 from mmfeat.workflows.hints import after_fuse
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.records import common_record, encoder_record, input_keys
-from mmfeat.workflows.scoring import recorded_table, run_source, seeds_logits
-from mmfeat.workflows.standing import in_sample, learned_by_encoder
+from mmfeat.workflows.scoring import folds_of, recorded_table, run_source, seeds_logits
+from mmfeat.workflows.standing import in_sample
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class FuseResult:
     Attributes
     ----------
     lines : list of FigureLine
-        Baselines first; the last is what predicts. Empty without val rows.
+        On val; baselines first, the last is what predicts. Empty without val rows.
+    labelled : Labelled or None
+        On all labelled rows, where heads were trained in folds.
     made : bool
         False where exactly this run was there already.
     after : str
@@ -50,6 +52,7 @@ class FuseResult:
 
     run: Run
     lines: list[FigureLine]
+    labelled: Labelled | None
     made: bool
     description: str
     n_train: int
@@ -73,20 +76,26 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     head = head or config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)
-    fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
+    folds = Folds(project) if config.fuse.folds else None
+    more = folds.made_from() if folds else {}
+    fingerprint = head_fingerprint(project, "head", head, settings, identities, table, **more)
     run = already_made(project.runs, fingerprint)
     made = run is None
     if made:
         data = fit_data(table, list(identities), torch_device(config.device), rows)
-        fits = fit_seeds(project, head, data, settings)
+        if folds:
+            trained = folds.train(head, data, settings, rows)
+        else:
+            trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
     lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
     if made:
         run = save_head_run(
-            project, head, head, settings, identities, table, fits, data, rows, fingerprint, {"baselines": kept}
+            project, head, head, settings, identities, table, trained, data, rows, fingerprint, {"baselines": kept}
         )
     lines += head_lines(project, run)
     n_train, n_val = len(table.rows("train")), len(table.rows("val"))
-    return FuseResult(run, lines, made, describe(run), n_train, n_val, after_fuse(project, run))
+    labelled = labelled_figures(project, run) if folds else None
+    return FuseResult(run, lines, labelled, made, describe(run), n_train, n_val, after_fuse(project, run))
 
 
 def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
@@ -101,11 +110,6 @@ def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list
             rule=config.predict,
             on_epoch=lambda _, note: bar.advance(1, note),
         )
-
-
-def seeds_of(project: Project) -> list[int]:
-    """The seeds of a head's fits."""
-    return [project.config.seed + i for i in range(project.config.fuse.seeds)]
 
 
 def head_inputs(
@@ -148,12 +152,6 @@ def resolved_config(
     return settings
 
 
-def tokens_read(project: Project, head: str, settings: Any, table: FeatureTable) -> dict[str, int]:
-    """Which of the table's tokens a head reads: encoder to what `tokens` is in mmfeat.toml."""
-    names = head_class(head).token_names(settings, list(table.embeddings))
-    return {name: project.config.encoder[name].tokens for name in names if name in table.tokens}
-
-
 def head_fingerprint(
     project: Project,
     kind: str,
@@ -164,62 +162,20 @@ def head_fingerprint(
     **more: Any,
 ) -> str:
     """Digest of all that a head is made from: equal digests mean the same run."""
-    names = list(identities)
-    rows = {which: table.digest(table.rows(which), names) for which in ("train", "val")}
-    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "rows": rows, **more}
-    keys = {name: identity.spec.key for name, identity in identities.items()}
-    config, tokens = project.config, tokens_read(project, head, settings, table)
-    return digest_json(
-        {**parts, "encoders": keys, "classes": list(table.classes), "metric": config.metric, "seeds": seeds_of(project),
-         "predict": config.predict.of_training(), "tokens": tokens}
-    )  # fmt: skip
+    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
+    tokens = tokens_read(project, head, settings, table)
+    return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
 
 
-def save_head_run(
-    project: Project, stem: str, head: str, settings: Any, identities: dict[str, Identity], table: FeatureTable,
-    fits: list[FittedHead], data: FitData, rows: np.ndarray, fingerprint: str, more: dict[str, Any],
-) -> Run:  # fmt: skip
-    """Save the heads of all seeds as one run; what predicts is the mean of their logits.
-
-    `data` holds the rows `rows` of the manifest, in that order.
-    """
-    logits = np.stack([head_logits(fit.head, data) for fit in fits])  # (S, n, K)
-    labels, val = table.labels[rows], data.val
-    seeds = [figures_on_val(project, one[val]).as_dict() for one in logits] if len(val) else []
-    mean = figures_on_val(project, logits.mean(0)[val]).as_dict() if len(val) else None
-    state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
-    roles = np.zeros(len(rows), np.uint8)
-    roles[data.train], roles[val] = ROLES["train"], ROLES["val"]
-    roles[data.train[(labels[data.train] == -1).all(1)]] = ROLES["pseudo-labelled"]
-    head_mb = sum(fit.head.size_mb() for fit in fits)
-    read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
-    encoders = {n: encoder_record(identity, False, read.get(n)) for n, identity in identities.items()}
-    record = {
-        "kind": "selftrain" if stem == "selftrain" else "head",
-        "head": head,
-        "head_config": dataclasses.asdict(settings),
-        "inputs": list(identities),
-        "encoders": encoders,
-        "members": [],
-        "seeds": seeds_of(project),
-        "best_epochs": [fit.best_epoch for fit in fits],
-        "history": [fit.history for fit in fits],
-        "seconds": sum(fit.seconds for fit in fits),
-        "seed_seconds": [fit.seconds for fit in fits],
-        "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
-        "head_mb": head_mb,
-        "figures": {"val": mean, "val_seeds": seeds},
-        "decision": decision_record(project, logits.mean(0)[val]),
-        "fingerprint": fingerprint,
-        **common_record(project),
-        **more,
+def heads_made_from(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict[str, Any]:
+    """What all heads on the same inputs are made from, as JSON values: rows, labels, encoders, what epochs are chosen by."""
+    return {
+        "rows": {which: table.digest(table.rows(which), list(identities)) for which in ("train", "val")},
+        "encoders": {name: identity.spec.key for name, identity in identities.items()},
+        "classes": list(table.classes),
+        "metric": project.config.metric,
+        "predict": project.config.predict.of_training(),
     }
-    known = np.any([data.present[name].cpu().numpy() for name in identities], axis=0)
-    kept = RunLogits(table.ids[rows], input_keys(project, encoders.values(), rows), known, logits.mean(0), roles)
-    learned = Learned.of(kept.ids[data.train], kept.ids[val])
-    for identity in identities.values():
-        learned |= learned_by_encoder(project, identity, False)
-    return save_run(project.runs, stem, record, kept, learned, state)
 
 
 def head_lines(project: Project, run: Run) -> list[FigureLine]:
@@ -242,7 +198,7 @@ def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
         return record["figures"]["val_seeds"]
     val = project.manifest.rows("val")
     table = recorded_table(project, run, val).take(val)
-    each = seeds_logits(run, table, torch_device(config.device))
+    each = seeds_logits(run, table, torch_device(config.device), folds_of(project, run, val))
     return [figures_on_val(project, one).as_dict() for one in each]
 
 
@@ -254,7 +210,9 @@ def val_figures(project: Project, run: Run) -> Figures:
 def describe(run: Run) -> str:
     """What the head is made of, in a few words."""
     record = run.record
-    epochs = ", ".join(map(str, record["best_epochs"]))
+    chosen, folds = record["best_epochs"], record.get("folds")
+    epochs = f"{min(chosen)} to {max(chosen)}" if folds else ", ".join(map(str, chosen))
+    heads = counted(len(record["seeds"]), "seed") + (f" x {folds} folds" if folds else "")
     with torch.device("meta"):
         parts = empty_head_part(record, 1).seeds[0].describe()
-    return f"{record['head']}: {parts}; {len(record['seeds'])} seeds, best epochs {epochs}"
+    return f"{record['head']}: {parts}; {heads}, best epochs {epochs}"

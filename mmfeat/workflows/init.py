@@ -285,7 +285,7 @@ def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
 def _same(a: Manifest | None, b: Manifest | None) -> bool:
     if a is None or b is None:
         return a is b
-    arrays = ("ids", "images", "captions", "labels", "split")
+    arrays = ("ids", "images", "captions", "labels", "split", "groups")
     return (a.classes, a.columns) == (b.classes, b.columns) and all(
         np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
     )

@@ -49,7 +49,8 @@ def make_manifest(
     groups = groups_of(row_keys.keys, row_keys.present, data.groups)
     split, notes = _split(config, data.ids, found.labels, groups, known)
     texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
-    manifest = Manifest(*texts, found.labels, split, found.classes, data.columns)
+    named = np.array(data.groups, dtype=object) if data.columns.get("group") else None
+    manifest = Manifest(*texts, found.labels, split, found.classes, data.columns, named)
     return manifest, about_corrections(found, data.classes) + notes
 
 

@@ -14,9 +14,9 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.heads.base import Head, log_odds
 from mmfeat.heads.fit import FitData, head_logits
-from mmfeat.models.composition import head_part
+from mmfeat.models.composition import head_part, n_folds
 from mmfeat.models.ensembles import Weight, combined
-from mmfeat.models.runs import ROLES, Run, RunLogits
+from mmfeat.models.runs import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.randomness import id_numbers
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
@@ -103,8 +103,8 @@ def run_source(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fal
     Parameters
     ----------
     shipped : bool
-        What the run as it is exported makes of all rows. Otherwise the rows that it was fitted on have logits that are
-        out of sample.
+        What the run as it is exported makes of all rows. Otherwise rows that its weights were fitted on, or its heads were
+        trained on in folds, have logits that are out of sample.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def run_source(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fal
     try:
         if run.kind == "ensemble":
             return _ensemble_source(project, run, rows, shipped)
-        return _head_source(project, run, rows)
+        return _head_source(project, run, rows, shipped)
     except MissingFeatures:
         recorded = _recorded_source(project, run, rows, shipped)
         if recorded is not None:
@@ -149,9 +149,10 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
     return project.table_of(encoders, need, tokens)
 
 
-def _head_source(project: Project, run: Run, rows: np.ndarray) -> Source:
+def _head_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:
     table = recorded_table(project, run, rows).take(rows)
-    logits = seeds_logits(run, table, torch_device(project.config.device)).mean(0)
+    fold = None if shipped else folds_of(project, run, rows)
+    logits = seeds_logits(run, table, torch_device(project.config.device), fold).mean(0)
     return Source(run.name, logits, np.any([table.present[name] for name in run.encoders], axis=0))
 
 
@@ -200,18 +201,48 @@ def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: Source) -
     return Source(found.name, logits, known)
 
 
-def seeds_logits(run: Run, table: FeatureTable, device: torch.device) -> np.ndarray:
-    """Logits `(S, n, K)` of a table's rows by each seed's head."""
-    return table_logits(list(head_part(run.record, run.state()).to(device).seeds), table, list(run.encoders), device)
+def folds_of(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
+    """The fold whose heads are blind to each row, -1 for rows that no head was trained on; None for a run without folds."""
+    if not run.record.get("folds"):
+        return None
+    kept = run.logits()
+    at = _kept_at(project, kept, rows)
+    return np.where(at >= 0, kept.fold[at], -1)
 
 
-def table_logits(heads: Sequence[Head], table: FeatureTable, names: list[str], device: torch.device) -> np.ndarray:
-    """Logits `(H, n, K)` of a table's rows by heads on some encoders; a block of rows is in memory at a time."""
-    blocks, nothing = [np.zeros((len(heads), 0, heads[0].n_classes), np.float32)], np.zeros(0, dtype=int)
-    for part in table.batches(_BLOCK // 16 if table.tokens else _BLOCK):  # tokens are many
+def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.ndarray | None = None) -> np.ndarray:
+    """Logits `(S, n, K)` of a table's rows by each seed's head, or heads.
+
+    Parameters
+    ----------
+    fold : np.ndarray, optional
+        `(n,)`, as :func:`folds_of` gives it: rows of a fold have the logits of the heads that are blind to it, and all
+        others, as all do when None, the mean of all folds' heads.
+    """
+    heads = list(head_part(run.record, run.state()).to(device).seeds)
+    return table_logits(heads, table, list(run.encoders), device, n_folds(run.record), fold)
+
+
+def table_logits(
+    heads: Sequence[Head], table: FeatureTable, names: list[str], device: torch.device,
+    folds: int = 1, fold: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Logits `(S, n, K)` by S x folds heads on some encoders, in this order; a block of rows is in memory at a time."""
+    n_seeds, n_classes = len(heads) // folds, heads[0].n_classes
+    blocks, nothing = [np.zeros((n_seeds, 0, n_classes), np.float32)], np.zeros(0, dtype=int)
+    fold = np.full(table.n_samples, -1) if fold is None else fold
+    size = _BLOCK // 16 if table.tokens else _BLOCK  # tokens are many
+    for start, part in enumerate(table.batches(size)):
+        own = fold[start * size : start * size + part.n_samples]
         inputs, present = part.to(device, names)
         data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
-        blocks.append(np.stack([head_logits(head, data) for head in heads]))
+        found = np.zeros((n_seeds, part.n_samples, n_classes), np.float32)
+        for i, head in enumerate(heads):
+            seed, number = divmod(i, folds)
+            wanted = (own < 0) | (own == number)
+            found[seed, wanted] += head_logits(head, data, None if wanted.all() else np.flatnonzero(wanted))
+        found[:, own < 0] /= folds
+        blocks.append(found)
     return np.concatenate(blocks, 1)
 
 
@@ -221,7 +252,7 @@ def _recorded_source(project: Project, run: Run, rows: np.ndarray, shipped: bool
     at = _kept_at(project, kept, rows)
     if not (at >= 0).all() or not _kept_same(project, run, kept, rows, at).all():
         return None
-    if shipped and (kept.roles[at] == ROLES["fitted"]).any():
+    if shipped and np.isin(kept.roles[at], OUT_OF_SAMPLE).any():
         return None
     return Source(run.name, kept.logits[at], kept.known[at])
 

@@ -13,7 +13,8 @@ from mmfeat.errors import DataError
 from mmfeat.heads.fit import fit_data
 from mmfeat.metrics import better
 from mmfeat.models.figures import FigureLine
-from mmfeat.models.runs import Run, already_made
+from mmfeat.models.runs import ROLES, Run, already_made
+from mmfeat.progress import say
 from mmfeat.selftrain.rounds import RoundModels, self_train, with_pseudo_labels
 from mmfeat.workflows.fuse import (
     fit_seeds,
@@ -21,9 +22,9 @@ from mmfeat.workflows.fuse import (
     head_inputs,
     head_lines,
     resolved_config,
-    save_head_run,
     val_figures,
 )
+from mmfeat.workflows.headruns import TrainedHeads, save_head_run
 from mmfeat.workflows.hints import to_predict
 from mmfeat.workflows.project import Project
 
@@ -70,6 +71,8 @@ def selftrain(project: Project) -> SelftrainResult:
         Embeddings are not in the store.
     """
     config, manifest = project.config, project.manifest
+    if config.fuse.folds:
+        say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
     head = config.fuse.head
     identities, table, rows = head_inputs(project, unlabelled=True, heads=[head])
     unlabelled = np.flatnonzero(np.isin(rows, manifest.rows("unlabelled")) & (manifest.split[rows] == "train"))
@@ -97,7 +100,8 @@ def selftrain(project: Project) -> SelftrainResult:
             rounds=config.selftrain.rounds, metric=config.metric, seed=config.seed, rule=config.predict,
         )  # fmt: skip
         data = with_pseudo_labels(data, unlabelled, trained.pseudo_labels)
-        fits = fit_seeds(project, head, data, settings)
+        found = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
+        found.roles[unlabelled[np.isin(unlabelled, data.train)]] = ROLES["pseudo-labelled"]
         rounds = [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds]
         more = {
             "rounds": rounds,
@@ -106,7 +110,7 @@ def selftrain(project: Project) -> SelftrainResult:
             "seconds": time.perf_counter() - start,
         }
         run = save_head_run(
-            project, "selftrain", head, settings, identities, table, fits, data, rows, fingerprint, more
+            project, "selftrain", head, settings, identities, table, found, data, rows, fingerprint, more
         )  # fmt: skip
     supervised, rises, lines = already_made(project.runs, supervised_fingerprint), None, head_lines(project, run)
     if supervised is not None:

@@ -126,4 +126,5 @@ def again(project: Project, run: Run) -> str:
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"
     inputs = record["inputs"]
     given = "" if inputs == list(project.config.fuse.inputs) else f" --inputs {','.join(inputs)}"
-    return f"{command} --head {record['head']}{given}"
+    folds = f" --folds {record['folds']}" if record.get("folds") else ""
+    return f"{command} --head {record['head']}{given}{folds}"

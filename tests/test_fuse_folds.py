@@ -1,0 +1,159 @@
+"""`mmfeat fuse --folds`: figures of labelled rows by heads that never saw them, wherever the run is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from mmfeat.cli import group
+
+from mmfeat.errors import ConfigError, DataError
+from mmfeat.learned import Learned
+from mmfeat.models.runs import ROLES
+from mmfeat.workflows import folds as folds_module
+from mmfeat.workflows import headruns
+from mmfeat.workflows.compose import about, compose
+from mmfeat.workflows.ensemble import ensemble
+from mmfeat.workflows.evaluate import evaluate
+from mmfeat.workflows.folds import Folds
+from mmfeat.workflows.fuse import fuse
+from mmfeat.workflows.members import rows_to_fit_on
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.runs import ranked_runs
+from mmfeat.workflows.scoring import folds_of, run_source
+from mmfeat.workflows.standing import again
+
+FOLDS = {"fuse.folds": 3, "fuse.head": "concat"}
+
+
+@pytest.fixture(scope="module")
+def folded(trained, tmp_path_factory):
+    """A project with a run in folds, and that run."""
+    folder = tmp_path_factory.mktemp("folded") / "project"
+    shutil.copytree(trained, folder)
+    project = Project(folder, FOLDS)
+    return project, fuse(project)
+
+
+def labelled(project: Project) -> np.ndarray:
+    return np.sort(np.concatenate([project.manifest.rows(which) for which in ("train", "val")]))
+
+
+def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
+    project, result = folded
+    rows = labelled(project)
+    fold = folds_of(project, result.run, rows)
+    assert np.array_equal(fold, Folds(project).of_rows(rows))
+    found = run_source(project, result.run, rows).logits
+    kept = result.run.logits()
+    at = {i: n for n, i in enumerate(kept.ids)}
+    order = [at[i] for i in project.manifest.ids[rows]]
+    np.testing.assert_allclose(found, kept.logits[order], atol=1e-5)
+    assert (kept.roles == ROLES["out-of-fold"]).all()
+    part = compose(project, result.run.name).composition.part(result.run.name)
+    table = project.table(list(result.run.encoders), rows).take(rows)
+    each = np.stack([head(*table.to("cpu")).detach().numpy() for head in part.seeds]).reshape(2, 3, len(rows), -1)
+    own = each[:, fold, np.arange(len(rows))].mean(0)
+    np.testing.assert_allclose(found, own, atol=1e-5)
+    shipped = run_source(project, result.run, rows, shipped=True).logits
+    np.testing.assert_allclose(shipped, each.mean((0, 1)), atol=1e-5)
+    others = project.manifest.rows("unlabelled")
+    assert (folds_of(project, result.run, others) == -1).all()
+
+
+def test_no_figure_of_a_run_in_folds_is_in_sample(folded):
+    project, result = folded
+    learned = result.run.learned()
+    ids = project.manifest.ids[labelled(project)]
+    assert learned.out_of_fold(ids).all()
+    assert not np.any(learned.among(ids))
+    assert [line.state for line in ranked_runs(project) if line.name == result.run.name] == ["current"]
+    evaluated = evaluate(project, [result.run.name], "train")
+    assert evaluated.n_folded[result.run.name] == evaluated.n_rows == len(project.manifest.rows("train"))
+    assert about(project, compose(project, result.run.name))["n_trained"] == len(ids)
+    assert result.labelled.n_rows == len(ids)
+    assert not result.labelled.n_in_sample
+    assert [line.label for line in result.labelled.lines] == ["concat, one seed", "concat, mean"]
+
+
+def test_an_ensemble_of_runs_in_folds_may_be_fitted_on_all_labelled_rows(folded):
+    project, result = folded
+    assert np.array_equal(rows_to_fit_on(project, [result.run.name]), labelled(project))
+    plain = fuse(Project(project.root, {"fuse.head": "concat"}))
+    assert np.array_equal(rows_to_fit_on(project, [result.run.name, plain.run.name]), project.manifest.rows("val"))
+    made = ensemble(project, [result.run.name, plain.run.name])
+    learned = made.run.learned()
+    train, val = (project.manifest.ids[project.manifest.rows(which)] for which in ("train", "val"))
+    assert learned.among(train)[0].all()
+    assert not learned.out_of_fold(train).any()
+    assert learned.out_of_fold(val).all()
+
+
+def test_the_same_folds_are_the_same_run_and_others_another(folded):
+    project, result = folded
+    assert not fuse(Project(project.root, FOLDS)).made
+    assert again(project, result.run) == "mmfeat fuse --head concat --folds 3"
+    assert fuse(Project(project.root, {**FOLDS, "fuse.folds": 2, "fuse.seeds": 1})).made
+    plain = fuse(Project(project.root, {"fuse.head": "concat"}))
+    assert plain.run.record["folds"] == 0
+    assert plain.labelled is None
+
+
+def test_rows_that_an_encoder_was_fine_tuned_on_are_in_sample_all_the_same(folded, monkeypatch):
+    project, _ = folded
+    train, val = (project.manifest.ids[project.manifest.rows(which)] for which in ("train", "val"))
+    for module in (folds_module, headruns):
+        monkeypatch.setattr(module, "learned_by_encoder", lambda *_: Learned.of(train, val))
+    asked = []
+    fit = folds_module.fit_folds
+    monkeypatch.setattr(
+        folds_module, "fit_folds", lambda *a, **more: asked.append(more["judges"].sum()) or fit(*a, **more)
+    )
+    result = fuse(Project(project.root, {**FOLDS, "fuse.head": "linear", "fuse.seeds": 1}))
+    assert not result.labelled.lines
+    assert result.labelled.n_in_sample == len(train)
+    assert asked == [len(val)]
+    assert not result.run.learned().among(val)[0].any()
+
+
+def test_identical_pictures_and_groups_are_in_one_fold(folded, monkeypatch):
+    project, _ = folded
+    rows = labelled(project)
+    names = np.full(project.manifest.n_samples, "", object)
+    names[rows[:9]] = "g"
+    grouped = Project(project.root, FOLDS)
+    grouped.__dict__["manifest"] = dataclasses.replace(project.manifest, groups=names)
+    fold = Folds(grouped).of_rows(rows)
+    assert len(set(fold[:9])) == 1
+    assert Folds(grouped).made_from() != Folds(project).made_from()
+    columns = {**project.manifest.columns, "group": "g"}
+    grouped.__dict__["manifest"] = dataclasses.replace(project.manifest, columns=columns)
+    with pytest.raises(DataError, match=r"before groups were kept in it\. Run: mmfeat init"):
+        Folds(grouped)
+
+
+@pytest.mark.parametrize("folds", ["1", "21", "-1", "2.5"])
+def test_numbers_of_folds_that_make_no_sense(folded, folds):
+    with pytest.raises(ConfigError, match=r"fuse\.folds"):
+        Project(folded[0].root, {"fuse.folds": folds})
+
+
+def said(project: Project, *arguments: str):
+    done = CliRunner().invoke(group, ["--project", str(project.root), *arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done
+
+
+def test_the_command_says_which_rows_its_figures_are_of(folded):
+    project, result = folded
+    out = said(project, "fuse", "--folds", "3", "--head", "concat").stdout
+    assert f"{len(labelled(project))} labelled rows, out of fold" in out
+    assert "2 seeds x 3 folds, best epochs" in out
+    assert f"Already made: runs/{result.run.name}." in out
+    out = said(project, "evaluate", result.run.name, "--split", "train").stdout
+    assert "are out of fold, scored by heads that never saw them" in out
+    command = ("selftrain", "--head", "linear", "--rounds", "0", "--seeds", "1", "--set", "fuse.folds=3")
+    assert "selftrain trains without folds" in said(project, *command).stderr

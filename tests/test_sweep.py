@@ -1,0 +1,189 @@
+"""`mmfeat sweep fuse`: what is trained, kept and said, and that nothing else changes."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from mmfeat.cli import group
+
+from mmfeat.errors import ConfigError, DataError
+from mmfeat.heads.fit import fit_stacks
+from mmfeat.models.sweeps import SweptCell, best_first, main_effects
+from mmfeat.report.sweeps import sweep_csv, sweep_table
+from mmfeat.workflows import sweep as sweep_module
+from mmfeat.workflows.fuse import fuse
+from mmfeat.workflows.grid import grid_of
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.sweep import sweep_fuse
+
+GRID = {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,3e-3", "fuse.crossattn.hidden": "8,16", "fuse.seeds": "2"}
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "project")
+    return tmp_path / "project"
+
+
+def files(folder) -> dict[str, bytes]:
+    """All files of a project but what is only remembered, its sweeps, and the store's note of who refers to it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {".mmfeat", "sweeps", "projects"} & set(path.parts)
+    }
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monkeypatch):
+    before = files(folder)
+
+    def interrupted(*arguments, **more):
+        yield next(fit_stacks(*arguments, **more))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_module, "fit_stacks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_fuse(folder, GRID)
+    fitted = []
+
+    def counted(name, data, members, **more):
+        fitted.extend(members)
+        return fit_stacks(name, data, members, **more)
+
+    monkeypatch.setattr(sweep_module, "fit_stacks", counted)
+    result = sweep_fuse(folder, GRID)
+    assert result.n_heads == (2 + 4) * 2  # linear has no hidden
+    assert 0 < result.n_trained == len(fitted) == result.n_heads - 4  # those of the first pass were kept
+    again = sweep_fuse(folder, GRID)
+    assert again.n_trained == 0
+    assert again.cells == result.cells
+    assert again.effects == result.effects
+    assert sweep_fuse(folder, {**GRID, "fuse.lr": "1e-3,3e-3,1e-2"}).n_trained == (1 + 2) * 2
+    assert files(folder) == before
+    (next((folder / "sweeps" / "fuse").glob("*.json"))).write_text('{"format": 1, "heads": {"x": 3}}')
+    assert sweep_fuse(folder, GRID).n_trained > 0  # what is damaged is trained again
+
+
+def test_a_cell_is_what_fuse_makes_of_its_settings(folder):
+    result = sweep_fuse(folder, {**GRID, "fuse.head": "crossattn"})
+    best = result.cells[0]
+    command = result.after.split()
+    assert command[:4] == ["mmfeat", "fuse", "--head", "crossattn"]
+    sets = dict(word.split("=") for word in command if "=" in word)
+    assert set(sets) == {"fuse.crossattn.lr", "fuse.crossattn.hidden"}
+    run = fuse(Project(folder, {"fuse.head": "crossattn", "fuse.seeds": "2", **sets})).run
+    seeds = run.record["figures"]["val_seeds"]
+    assert best.scores("samples-f1") == pytest.approx([seed["samples_f1"] for seed in seeds])
+    assert [head["best_epoch"] for head in best.heads] == run.record["best_epochs"]
+
+
+def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
+    monkeypatch.setattr("mmfeat.heads.stack.CLIP", float("inf"))
+    grid = {"fuse.head": "linear", "fuse.lr": "10", "fuse.weight_decay": "0.01,1e8", "fuse.seeds": "1"}
+    result = sweep_fuse(folder, grid)
+    good, bad = result.cells
+    assert not good.error
+    assert bad.error.startswith("linear: ")
+    assert bad.values["weight_decay"] == 1e8
+    assert sweep_fuse(folder, grid).n_trained == 0
+    assert "Lower fuse.linear.lr" in sweep_table("val", result.cells, "samples-f1")
+    assert sweep_csv(result.cells, "samples-f1").count("\n") == 3
+    assert result.effects == []  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"fuse.lrr": "1"}, r"option fuse.lrr: no head of crossattn has 'lrr'. Nearest: lr"),
+        ({"fuse.head": "linear", "fuse.hidden": "1"}, r"no head of linear has 'hidden'. Known here: lr, "),
+        ({"fuse.head": "linear", "fuse.crossattn.hidden": "1"}, r"crossattn is not among the heads linear"),
+        ({"fuse.lr": "1e-3,"}, "a value is empty"),
+        ({"fuse.lr": "1e-3,x"}, r"fuse.crossattn.lr must be a number, found 'x'"),
+        ({"fuse.lr": "1e-3,11"}, r"Use a number from 0 to 10"),
+        ({"fuse.head": "linear,lineal"}, r"fuse.head = 'lineal'. Use one of: linear"),
+        ({"fuse.dropout": "2"}, r"fuse.crossattn.dropout = 2.0. Use a number from 0 to 0.95"),
+        ({"metric": "f1"}, "metric = 'f1'"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(trained, given, message):
+    with pytest.raises(ConfigError, match=message):
+        grid_of(trained, given)
+
+
+def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
+    grid = grid_of(trained, {"fuse.head": "linear,crossattn,linear", "fuse.hidden": "8,16", "fuse.lr": "1e-3,0.001"})
+    assert [(cell.head, cell.values.get("hidden")) for cell in grid.cells] == [
+        ("linear", None), ("crossattn", 8), ("crossattn", 16)
+    ]  # fmt: skip
+    assert grid.notes == ["linear has no hidden: it is swept for crossattn alone"]
+    own = grid_of(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
+    assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]
+
+
+def test_without_val_rows_there_is_nothing_to_compare_on(folder, monkeypatch):
+    monkeypatch.setattr("mmfeat.data.manifest.Manifest.rows", lambda self, which: np.zeros(0, int))
+    with pytest.raises(DataError, match="no val rows to compare settings on"):
+        sweep_fuse(folder, {})
+
+
+def cell(values, *scores, error=""):
+    heads = [
+        {
+            "figures": dict.fromkeys(("samples_f1", "micro_f1", "macro_f1", "map", "loss"), s),
+            "best_epoch": 1,
+            "seconds": 1,
+        }
+        for s in scores
+    ]
+    return SweptCell("linear", values, [*heads, *([{"error": error}] if error else [])])
+
+
+@given(
+    st.lists(st.integers(-50, 50), min_size=2, max_size=4, unique=True),
+    st.lists(st.integers(-50, 50), min_size=2, max_size=4, unique=True),
+)
+def test_effects_that_add_up_share_the_variance(a, b):
+    cells = [cell({"a": i, "b": j, "c": 0}, x + y, x + y) for i, x in enumerate(a) for j, y in enumerate(b)]
+    effects = {effect.key: effect for effect in main_effects(cells, "map")}
+    assert set(effects) == {"a", "b"}  # a key of one value explains nothing
+    for key, values in (("a", a), ("b", b)):
+        assert effects[key].share == pytest.approx(np.var(values) / (np.var(a) + np.var(b)))
+        assert effects[key].means[0][0] == int(np.argmax(values))
+    lowest = {effect.key: effect for effect in main_effects(cells, "loss")}
+    assert lowest["b"].means[-1][1] == pytest.approx(effects["b"].means[0][1])
+
+
+def test_the_best_cell_comes_first_and_one_without_figures_last():
+    cells = [cell({"a": 1}, error="no"), cell({"a": 2}, 0.3, 0.5), cell({"a": 3}, None), cell({"a": 4}, 0.5)]
+    assert [c.values["a"] for c in best_first(cells, "map")][:2] == [4, 2]
+    assert [c.values["a"] for c in best_first(cells, "loss")][:2] == [2, 4]
+    assert [e.key for e in main_effects(cells, "map")] == ["a"]
+
+
+def test_the_command_ends_with_what_to_type(folder):
+    command = [
+        "--project",
+        str(folder),
+        "sweep",
+        "fuse",
+        "--head",
+        "linear",
+        "--lr",
+        "1e-3,1e-2",
+        "--dropout",
+        "0.1,0.3",
+    ]
+    done = CliRunner().invoke(group, [*command, "--seeds", "1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "explains" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(
+        "Made sweeps/fuse.csv (4 heads, 4 trained now). Next: mmfeat fuse --head linear --seeds 1 --set"
+    )
+    assert (folder / "sweeps" / "fuse.csv").read_text(encoding="utf-8").count("\n") == 5
+    assert "Already made" in CliRunner().invoke(group, [*command, "--seeds", "1"]).stdout
