@@ -2,6 +2,7 @@
 
     python benchmarks/heads.py fit        # one cross-attention head, against the same head in a DataLoader loop
     python benchmarks/heads.py grid       # 64 heads of one shape in one pass, against one after another
+    python benchmarks/heads.py folds      # five heads, each blind to a fifth of the rows, against one fit of as many epochs
     python benchmarks/heads.py sklearn    # against scikit-learn's estimators on the same features
     python benchmarks/heads.py predict    # 1,000,000 cached rows
 
@@ -31,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmfeat.config import FuseConfig
 from mmfeat.heads import build_head, head_config
 from mmfeat.heads.fit import FitData, Member, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.folds import JUDGED, fit_folds
 from mmfeat.heads.noise import Noise
 from mmfeat.losses import masked_loss
 from mmfeat.models.decisions import Decision
@@ -191,6 +193,24 @@ def part_grid(data: FitData) -> dict[str, Any]:
         flops = len(members) * epochs * step_flops(name, data, members[0].config) * -(-len(data.train) // BATCH)
         found[f"{name}: share of peak, together"] = flops / together / peak_flops()
         found[f"{name}: share of peak, one after another"] = flops / alone / peak_flops()
+    return found
+
+
+def part_folds(data: FitData) -> dict[str, Any]:
+    """Five folds in one pass against one fit on all rows, which is judged by as many; medians of three turns."""
+    rows = np.concatenate([data.train, data.val])
+    whole = dataclasses.replace(data, train=rows, val=rows[:: len(rows) // JUDGED])
+    folded = dataclasses.replace(data, fold=np.arange(len(data.labels)) % 5)
+    found: dict[str, Any] = {}
+    for name, epochs in (("linear", 10), ("crossattn", 4)):
+        config, times = settings(name, epochs=epochs, patience=epochs), []
+        for turn in range(3):
+            alone, _ = timed(lambda name=name, config=config, turn=turn: fit_head(name, whole, config, seed=turn))
+            folds, _ = timed(lambda name=name, config=config, turn=turn: fit_folds(name, folded, config, [turn]))
+            times.append((alone, folds))
+        one, five = np.median(times, 0)
+        found[f"{name}: seconds of one fit"], found[f"{name}: seconds of five folds"] = one, five
+        found[f"{name}: folds over one fit"] = float(np.median([folds / alone for alone, folds in times]))
     return found
 
 

@@ -148,12 +148,14 @@ def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, dtyp
     """Rows on a device, zeros where they are not there; moved in the store's own type, since float16 is half the bytes."""
     import torch
 
-    values = torch.zeros(rows.shape, dtype=dtype, device=device)
+    values = torch.empty(rows.shape, dtype=dtype, device=device)
     step = max(1, _BLOCK // (rows.shape[1] if len(rows.shape) == 3 else 1))  # as many tokens as embeddings
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
         values[block] = torch.from_numpy(np.require(rows[block], requirements=["C", "W"])).to(device).to(dtype)
-    return values.masked_fill_(~there.view(-1, *[1] * (values.dim() - 1)), 0)
+    if not bool(there.all()):
+        values.masked_fill_(~there.view(-1, *[1] * (values.dim() - 1)), 0)
+    return values
 
 
 def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:

@@ -106,15 +106,15 @@ class Head(nn.Module):
         RunError
             Embeddings or tokens of another shape than the head was made for.
         """
+        return self.logits(self.standardise(inputs, present), present, QUIET)
+
+    def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs that it reads as :meth:`logits` takes them; raises as :meth:`forward`."""
         for key in self.reads:
             made = self.token_shapes[encoder_of(key)] if key.endswith(TOKENS) else (self.widths[key],)
             if tuple(inputs[key].shape[1:]) != made:
                 found, wanted = (" x ".join(map(str, shape)) for shape in (inputs[key].shape[1:], made))
                 raise RunError(f"{key!r} has a width of {found}, the head was made for {wanted}. Make it again")
-        return self.logits(self.standardise(inputs, present), present, QUIET)
-
-    def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All inputs that it reads as :meth:`logits` takes them."""
         return {key: self.standardised(key, inputs, present) for key in self.reads}
 
     def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
@@ -164,7 +164,7 @@ class Head(nn.Module):
     def standardised(self, key: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """One input, `(B, D)` or `(B, T, d)` float32, standardised; zeros where it is absent."""
         x = (inputs[key] - getattr(self, f"mean_{key}")) / getattr(self, f"scale_{key}")
-        return torch.where(present[key].unsqueeze(-1), x, torch.zeros_like(x))
+        return torch.where(present[key].unsqueeze(-1), x, 0.0)
 
     @torch.no_grad()
     def start_from(self, odds: Tensor) -> None:

@@ -17,6 +17,7 @@ from mmfeat.heads import build_head
 from mmfeat.heads.base import TOKENS, Head, encoder_of
 from mmfeat.heads.epochs import FittedHead, fit_stack
 from mmfeat.heads.members import Member, plan_stacks
+from mmfeat.heads.noise import QUIET
 from mmfeat.heads.stack import MOST_NUMBERS, NO_FOLD, Arrays
 from mmfeat.randomness import id_numbers, torch_seed
 
@@ -262,17 +263,35 @@ def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
     return values
 
 
-@torch.inference_mode()
 def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192) -> np.ndarray:
     """Logits `(n, K)` float32 of some rows (all, when None) by a head in eval mode."""
-    head.eval()
-    numbers, logits = sum(data.inputs[key].shape[1:].numel() for key in head.reads), []
-    batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
+    return heads_logits([head], data, rows, batch_size)[0]
+
+
+@torch.inference_mode()
+def heads_logits(
+    heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
+) -> np.ndarray:
+    """Logits `(H, n, K)` float32 of some rows (all, when None) by heads on the same inputs, in eval mode."""
+    reads = heads[0].reads
+    batch_size = max(1, min(batch_size, MOST_NUMBERS // sum(data.inputs[key].shape[1:].numel() for key in reads)))
     if rows is None:  # all of them in their order: nothing is gathered
         batches = [slice(start, start + batch_size) for start in range(0, len(data.labels), batch_size)]
     else:
         batches = torch.as_tensor(rows, device=data.labels.device).split(batch_size) if len(rows) else ()
+    as_before = [i > 0 and _standardise_alike(heads[i - 1], head) for i, head in enumerate(heads)]
+    logits = [torch.zeros(len(heads), 0, heads[0].n_classes)]
     for batch in batches:
-        inputs = {key: data.inputs[key][batch] for key in head.reads}
-        logits.append(head(inputs, {key: data.present[key][batch] for key in head.reads}).float().cpu().numpy())
-    return np.concatenate(logits) if logits else np.zeros((0, head.n_classes), np.float32)
+        inputs, present = ({key: part[key][batch] for key in reads} for part in (data.inputs, data.present))
+        each, x = [], {}
+        for head, same in zip(heads, as_before, strict=True):
+            x = x if same else head.standardise(inputs, present)
+            each.append(head.eval().logits(x, present, QUIET))
+        logits.append(torch.stack(each).float().cpu())
+    return torch.cat(logits, 1).numpy()
+
+
+def _standardise_alike(a: Head, b: Head) -> bool:
+    """Whether two heads make the same of the same inputs, as those of one fit do, which differ in their seeds."""
+    moments = dict(b.named_buffers())
+    return all(torch.equal(value, moments[name]) for name, value in a.named_buffers())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.heads.base import Head, log_odds
-from mmfeat.heads.fit import FitData, head_logits
+from mmfeat.heads.fit import FitData, heads_logits
 from mmfeat.models.composition import head_part, n_folds
 from mmfeat.models.ensembles import Weight, combined
 from mmfeat.models.runs import OUT_OF_SAMPLE, ROLES, Run, RunLogits
@@ -23,7 +24,7 @@ from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import input_keys
 from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
 
-_BLOCK = 65536  # rows whose embeddings are in memory at a time
+_NUMBERS = 2**22  # of embeddings and tokens that are in memory at a time: about what a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -228,22 +229,20 @@ def table_logits(
     folds: int = 1, fold: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Logits `(S, n, K)` by S x folds heads on some encoders, in this order; a block of rows is in memory at a time."""
-    n_seeds, n_classes = len(heads) // folds, heads[0].n_classes
-    blocks, nothing = [np.zeros((n_seeds, 0, n_classes), np.float32)], np.zeros(0, dtype=int)
+    n_seeds, nothing = len(heads) // folds, np.zeros(0, dtype=int)
+    logits = np.zeros((n_seeds, table.n_samples, heads[0].n_classes), np.float32)
     fold = np.full(table.n_samples, -1) if fold is None else fold
-    size = _BLOCK // 16 if table.tokens else _BLOCK  # tokens are many
-    for start, part in enumerate(table.batches(size)):
-        own = fold[start * size : start * size + part.n_samples]
+    size = max(1, _NUMBERS // sum(math.prod(x.shape[1:]) for x in (*table.embeddings.values(), *table.tokens.values())))
+    for start, part in zip(range(0, table.n_samples, size), table.batches(size), strict=True):
         inputs, present = part.to(device, names)
         data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
-        found = np.zeros((n_seeds, part.n_samples, n_classes), np.float32)
-        for i, head in enumerate(heads):
-            seed, number = divmod(i, folds)
-            wanted = (own < 0) | (own == number)
-            found[seed, wanted] += head_logits(head, data, None if wanted.all() else np.flatnonzero(wanted))
-        found[:, own < 0] /= folds
-        blocks.append(found)
-    return np.concatenate(blocks, 1)
+        own = fold[start : start + size]
+        for number in np.unique(own):
+            its = np.flatnonzero(own == number)
+            blind = heads if number < 0 else heads[number::folds]
+            found = heads_logits(blind, data, None if len(its) == len(own) else its)
+            logits[:, start + its] = found.reshape(n_seeds, -1, *found.shape[1:]).mean(1)
+    return logits
 
 
 def _recorded_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source | None:
