@@ -33,8 +33,8 @@ _OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project ch
 
 
 def figure_name(metric: str) -> str:
-    """A metric of mmfeat.toml as tables call it: `samples-F1`."""
-    return (_FIGURES | _OTHERS)[metric]
+    """A metric of mmfeat.toml, or the field of `Scores`, as tables call it: `samples-F1`."""
+    return (_FIGURES | _OTHERS)[metric.replace("_", "-")]
 
 
 def figure_head(metric: str = "") -> list[str]:
