@@ -12,7 +12,9 @@ WEAKEST = 3
 
 @click.command("evaluate", short_help="All figures of one or more runs, class by class.")
 @click.argument("names", nargs=-1, metavar="[RUN]...")
-@click.option("--split", default="val", type=click.Choice(["val", "test", "train"]), help="Which labelled rows.")
+@click.option(
+    "--split", default="val", type=click.Choice(["val", "test", "train", "train+val"]), help="Which labelled rows."
+)
 @setting_options(*DECISION)
 @click.pass_context
 def evaluate_command(context: click.Context, names: tuple[str, ...], split: str, **options: Any) -> None:

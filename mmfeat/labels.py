@@ -106,8 +106,10 @@ def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np
 
 
 def rows_of(labels: np.ndarray, split: np.ndarray, which: str) -> np.ndarray:
-    """Row numbers of `train`, `val`, `test` (rows with a known label), `unlabelled` or `all`."""
+    """Row numbers of `train`, `val`, `test` (rows with a known label; several with `+` between), `unlabelled` or `all`."""
     labelled = (labels >= 0).any(1)
     if which == "all":
         return np.arange(len(labels))
-    return np.flatnonzero(~labelled if which == "unlabelled" else labelled & (split == which))
+    if which == "unlabelled":
+        return np.flatnonzero(~labelled)
+    return np.flatnonzero(labelled & np.any([split == part for part in which.split("+")], axis=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -153,7 +154,10 @@ def test_the_command_says_which_rows_its_figures_are_of(folded):
     assert f"{len(labelled(project))} labelled rows, out of fold" in out
     assert "2 seeds x 3 folds, best epochs" in out
     assert f"Already made: runs/{result.run.name}." in out
-    out = said(project, "evaluate", result.run.name, "--split", "train").stdout
-    assert "are out of fold, scored by heads that never saw them" in out
+    figure = re.search(r"concat, mean +(\d\.\d{3} ± \d\.\d{3})", out)[1]
+    out = said(project, "evaluate", result.run.name, "--split", "train+val").stdout
+    n = len(labelled(project))
+    assert re.search(rf"{n} train\+val rows .*\n{result.run.name} +{figure} ", out)
+    assert f"{n} of {n} rows are out of fold, scored by heads that never saw them" in out
     command = ("selftrain", "--head", "linear", "--rounds", "0", "--seeds", "1", "--set", "fuse.folds=3")
     assert "selftrain trains without folds" in said(project, *command).stderr

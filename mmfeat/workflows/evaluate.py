@@ -66,7 +66,7 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
     names : list of str, optional
         Runs or encoders; the best run, when None.
     split : str
-        `val`, `test`, or `train`.
+        `val`, `test`, `train`, or `train+val`: all rows that heads in folds have logits of.
 
     Raises
     ------
