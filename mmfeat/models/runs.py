@@ -161,7 +161,11 @@ class Run:
         """
         fold = ["fold"] if self.record.get("folds") else []
         found = RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
-        return found if self.columns is None else dataclasses.replace(found, logits=found.logits[:, self.columns])
+        return (
+            found
+            if self.columns is None
+            else dataclasses.replace(found, logits=found.logits.take(self.columns, axis=1))
+        )
 
     def learned(self) -> Learned:
         """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.

@@ -168,7 +168,7 @@ class MappedRows:
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
         values = self._as_they_lie(rows)
-        return values if self.columns is None else values[:, self.columns]
+        return values if self.columns is None else values.take(self.columns, axis=1)
 
     def _as_they_lie(self, rows: np.ndarray | slice) -> np.ndarray:
         part, row = self.found.part[rows], self.found.row[rows]

@@ -223,7 +223,7 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)
     found = table_logits(heads, table, list(run.encoders), device, n_folds(run.record), fold)
-    return found if run.columns is None else found[..., run.columns]
+    return found if run.columns is None else found.take(run.columns, axis=-1)
 
 
 def table_logits(
