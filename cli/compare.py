@@ -26,11 +26,11 @@ def heads_command(context: click.Context, names: tuple[str, ...], **options: Any
     from mmfeat.workflows.compare import compare_heads
 
     project = open_project(context, options)
-    result = compare_heads(project, list(names))
+    result, metric = compare_heads(project, list(names)), project.config.metric
     for head, why in result.failed.items():
         click.echo(f"Note: {head} is not compared: {shown(why, 300)}", err=True)
-    click.echo(comparison_table(f"{result.n_val:,} val rows", result.lines, result.baselines))
-    click.echo(about_comparison(result.lines, result.n_seeds))
+    click.echo(comparison_table(f"{result.n_val:,} val rows", result.lines, result.baselines, metric))
+    click.echo(about_comparison(result.lines, result.n_seeds, metric))
     files = ", ".join(path.name for path in result.files)
     folder = result.folder.relative_to(project.root)
     echo_next(f"{'Made' if result.made else 'Already made:'} {folder}: {files}.", result.after)

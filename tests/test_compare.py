@@ -41,14 +41,14 @@ def labels_of(n: int = 40, k: int = 3) -> np.ndarray:
     return np.random.default_rng(9).integers(0, 2, (n, k)).astype(np.int8)
 
 
-def lines_of(labels: np.ndarray):
+def lines_of(labels: np.ndarray, metric: str = "samples-f1"):
     right = Part((labels * 8.0 - 4.0)[None].astype(np.float32), np.ones(len(labels), bool), None, 1.0, 0.0)
     candidates = [
         Candidate("a", "Vision (a)", part(0, k=labels.shape[1]), 10.0, True),
         Candidate("b", "+FCNN (concat)", right, None, True),
         Candidate("c", "c", right, 5.0, False, "in-sample for 3 of 40 rows"),
     ]
-    return compared(candidates, labels, lambda logits: RULE)
+    return compared(candidates, labels, np.arange(len(labels), dtype=np.uint64), lambda logits: RULE, metric)
 
 
 def test_a_mean_is_seed_by_seed_and_over_what_knows_a_row():
@@ -78,6 +78,22 @@ def test_figures_are_those_of_the_mean_and_the_best_has_no_difference():
     assert (worse.size_mb, best.size_mb, equal.size_mb) == (10.25, None, 5.0)
 
 
+@pytest.mark.parametrize(("metric", "best"), [("loss", 1), ("macro-f1", 0), ("map", 0)])
+def test_the_metric_says_which_is_best_and_by_how_much(metric, best):
+    labels = labels_of()
+    doubtful = (labels * 8.0 - 4.0)[None].astype(np.float32) * 0.01
+    wrong = np.where(np.arange(40)[:, None] < 12, -3 * doubtful, 100 * doubtful)  # some rows, and these by little
+    candidates = [
+        Candidate("a", "a", Part(x, np.ones(40, bool), None, 1.0, 0.0), 1.0, False) for x in (doubtful, wrong)
+    ]
+    lines = compared(candidates, labels, np.arange(40, dtype=np.uint64), lambda logits: RULE, metric)
+    values = [line.figures.scores.value(metric) for line in lines]
+    assert (lines[best].verdict, lines[1 - best].verdict) == ("best", "")
+    difference, low, high = lines[1 - best].difference
+    assert difference == pytest.approx(values[1 - best] - values[best])
+    assert low > 0 if metric == "loss" else high < 0
+
+
 def test_what_is_kept_is_read_in_the_order_of_the_ids(tmp_path):
     one, numbers = part(3), id_numbers([f"row {i}" for i in range(40)])
     one = dataclasses.replace(one, logits=np.asfortranarray(one.logits))  # as some heads give them
@@ -101,7 +117,7 @@ def test_any_class_name_survives_its_files(names):
     read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
     assert [row[0] for row in read[1:]] == names
     assert [row[2:] == ["", "", ""] for row in read[1:]] == [False, True, False]
-    page = markdown("40 val rows", lines, [], names)
+    page = markdown("40 val rows", lines, [], names, "samples-f1")
     by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
     assert len(by_class) == 2 + len(names)
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
@@ -112,7 +128,7 @@ def test_tables_say_the_same():
     labels = labels_of()
     lines = lines_of(labels)
     cheap = [FigureLine.of("commonest label", figures_of(labels, part(5).logits[0], RULE), note="")]
-    text = comparison_table("40 val rows", lines, cheap).splitlines()
+    text = comparison_table("40 val rows", lines, cheap, "samples-f1").splitlines()
     assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
         "commonest label", "Vision (a)", "+FCNN (concat)", "c",
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +81,10 @@ FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "l
 
 
 def paired_bootstrap(
-    labels: np.ndarray, first: Outcome, second: Outcome, n: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """First minus second in every figure, with the 95 % interval of the difference when rows are drawn anew.
+    labels: np.ndarray, first: Outcome, second: Outcome, n: int = RESAMPLES, seed: int = 0,
+    names: Sequence[str] = FIGURES,
+) -> dict[str, tuple[float, float, float]]:  # fmt: skip
+    """First minus second in some figures, with the 95 % interval of the difference when rows are drawn anew.
 
     Both see the same draws of rows, so that what is hard for both cancels. In each draw a class without a positive is
     left out of macro-F1 and mAP, as in :func:`mmfeat.metrics.scores`. The order of the rows decides the draws: give
@@ -108,19 +109,19 @@ def paired_bootstrap(
     if not rows.all():
         labels = labels[rows]
         first, second = (Outcome(*(array[rows] for array in one)) for one in (first, second))
-    sides = [Weighted(labels, one) for one in (first, second)]
+    sides = [Weighted(labels, one, ranked="map" in names) for one in (first, second)]
     everything = np.ones((1, len(labels)), np.float32)
-    difference = _minus(*(side.figures(everything) for side in sides))
-    draws = [_minus(*(side.figures(weights) for side in sides)) for weights in _draws(len(labels), n, seed)]
+    difference = _minus(names, *(side.figures(everything) for side in sides))
+    draws = [_minus(names, *(side.figures(weights) for side in sides)) for weights in _draws(len(labels), n, seed)]
     found = {}
-    for name in FIGURES:
+    for name in names:
         low, high = np.nanquantile(np.concatenate([draw[name] for draw in draws]), [0.025, 0.975])
         found[name] = float(difference[name][0]), float(low), float(high)
     return found
 
 
-def _minus(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: a[name] - b[name] for name in FIGURES}
+def _minus(names: Sequence[str], a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: a[name] - b[name] for name in names}
 
 
 def _draws(n_rows: int, n: int, seed: int) -> Iterator[np.ndarray]:
@@ -161,9 +162,9 @@ def _groups(rows: np.ndarray, group: np.ndarray, n_groups: int, n_rows: int) -> 
 
 
 class Weighted:
-    """Figures of one model when rows count more or less often than once."""
+    """Figures of one model when rows count more or less often than once; mAP, which takes longest, only where `ranked`."""
 
-    def __init__(self, labels: np.ndarray, outcome: Outcome) -> None:
+    def __init__(self, labels: np.ndarray, outcome: Outcome, ranked: bool = True) -> None:
         known, yes, said = labels >= 0, labels == 1, (outcome.decided == 1) & (labels >= 0)
         right = (said == yes) & known
         self.rows = np.stack([
@@ -171,7 +172,8 @@ class Weighted:
             known.sum(1),
         ], axis=1).astype(np.float64)  # fmt: skip
         self.cells = [a.astype(np.float32) for a in (yes & said, said, yes, right, known)]
-        self.ranked = [_Ranked(yes[:, k], known[:, k], outcome.logits[:, k]) for k in range(labels.shape[1])]
+        classes = range(labels.shape[1]) if ranked else ()
+        self.ranked = [_Ranked(yes[:, k], known[:, k], outcome.logits[:, k]) for k in classes]
 
     def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every figure `(R,)` with rows counted by weights `(R, N)` float32 of whole numbers."""
@@ -181,13 +183,14 @@ class Weighted:
         )  # (R, K), exact to 2^24
         class_f1 = np.where(yes > 0, 2 * hit / np.maximum(said + yes, 1), np.nan)
         accuracy = np.where(known > 0, right / np.maximum(known, 1), np.nan)
-        by_row = np.ascontiguousarray(weights.T)
-        ap = np.stack([one.precision(by_row) for one in self.ranked], axis=1)
-        return {
+        found = {}
+        if self.ranked:
+            by_row = np.ascontiguousarray(weights.T)
+            found["map"] = _mean(np.stack([one.precision(by_row) for one in self.ranked], axis=1))
+        return found | {
             "samples_f1": f1,
             "micro_f1": 2 * hit.sum(1) / np.maximum(said.sum(1) + yes.sum(1), 1),
             "macro_f1": _mean(class_f1),
-            "map": _mean(ap),
             "accuracy_per_class": _mean(accuracy),
             "label_set_accuracy": whole,
             "loss": loss / n_known,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.files import atomic_path, publish_folder, read_record, staging_folder, write_json
-from mmfeat.metrics import paired_difference
+from mmfeat.metrics import Outcome, better, paired_bootstrap
 from mmfeat.models.decisions import Decision
 from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of
@@ -61,7 +61,8 @@ class Compared:
     size_mb : float or None
         The whole model with its encoders; None with an encoder of unknown size.
     difference : (float, float, float) or None
-        From the best in samples-F1, with the 95 % interval of rows drawn in pairs; None for the best itself.
+        From the best, in the metric that decides which is that, with the 95 % interval of rows drawn in pairs; None for the
+        best itself.
     paper : bool
         Whether it is a line of the paper's Table 5.
     """
@@ -125,25 +126,39 @@ class Candidate:
 
 
 def compared(
-    candidates: Sequence[Candidate], labels: np.ndarray, decide: Callable[[np.ndarray], Decision]
+    candidates: Sequence[Candidate], labels: np.ndarray, numbers: np.ndarray, decide: Callable[[np.ndarray], Decision],
+    metric: str,
 ) -> list[Compared]:  # fmt: skip
-    """Score models on the same rows, labels `(n, K)` int8, and set each beside the best in samples-F1.
+    """Score models on the same rows, and set each beside the best in a metric.
 
     Parameters
     ----------
+    labels, numbers : np.ndarray
+        `(n, K)` int8, and `(n,)` uint64 of the rows' ids, whose order is that in which rows are drawn.
     decide : callable
         From logits `(n, K)` to what turns them into labels.
     """
+    order, name = np.argsort(numbers, kind="stable"), metric.replace("-", "_")
 
     def scored(logits: np.ndarray) -> Figures:
         return figures_of(labels, logits, decide(logits))
 
-    figures = [scored(one.part.logits.mean(0)) for one in candidates]
-    best = int(np.argmax([f.scores.samples_f1 for f in figures]))
-    lines = []
+    def outcome(logits: np.ndarray) -> Outcome:
+        decision = decide(logits)
+        decided = decision.labels(decision.probs(logits))
+        return Outcome(decided[order], logits[order], decision.calibrated(logits)[order])
+
+    means = [one.part.logits.mean(0) for one in candidates]
+    figures, best = [scored(logits) for logits in means], 0
+    for i, found in enumerate(figures):
+        if better(metric, found.scores.value(metric), figures[best].scores.value(metric)):
+            best = i
+    first, lines = outcome(means[best]), []
     for i, (one, found) in enumerate(zip(candidates, figures, strict=True)):
         seeds = np.array([scored(logits).scores.samples_f1 for logits in one.part.logits])
-        difference = None if i == best else paired_difference(found.rows_f1, figures[best].rows_f1)
+        difference = None
+        if i != best:
+            difference = paired_bootstrap(labels[order], outcome(means[i]), first, names=[name])[name]
         size = None if one.encoders_mb is None else one.encoders_mb + one.part.head_mb
         lines.append(
             Compared(one.name, one.label, found, seeds, one.part, size, difference, one.paper, one.note)

@@ -13,19 +13,19 @@ from mmfeat.files import write_atomic
 from mmfeat.models.comparison import Compared
 from mmfeat.models.figures import FigureLine
 from mmfeat.report.plots import plot_comparison
-from mmfeat.report.tables import left_out, table
+from mmfeat.report.tables import figure_name, left_out, table
 from mmfeat.texts import shown
 
 _COMMONEST = "commonest label"  # its loss means nothing
 
 
-def comparison_table(title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> str:
+def comparison_table(title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], metric: str) -> str:
     """All models on the same rows, which `title` names; what is known of the difference to the best stands last."""
-    head, rows = _cells(title, lines, baselines)
+    head, rows = _cells(title, lines, baselines, metric)
     return table(head, [[shown(row[0]), *row[1:]] for row in rows])
 
 
-def about_comparison(lines: Sequence[Compared], n_seeds: int) -> str:
+def about_comparison(lines: Sequence[Compared], n_seeds: int, metric: str) -> str:
     """What to know of the figures."""
     several = n_seeds > 1
     what = f"the mean of {n_seeds} seeds' logits, " if several else ""
@@ -36,8 +36,8 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int) -> str:
             [
                 f"samples-F1: {what}± half the 95 % bootstrap interval.{seed} No figure is of rows that were trained on, "
                 "unless a line says so.",
-                "Sets right: rows whose whole label set is; per class: accuracy of single labels. A line that says nothing of "
-                "chance is behind the best by more than chance.",
+                "Sets right: rows whose whole label set is; per class: accuracy of single labels. The best is that in "
+                f"{figure_name(metric)}; a line that says nothing of chance is behind it there by more than chance.",
                 "Seconds to train and µs to predict a row from cached embeddings: one seed's heads. MB: with the encoders, "
                 "and the heads of all seeds alone.",
                 "These rows also chose the epochs, and the best is the best of many on them: a figure to publish is of test "
@@ -49,21 +49,24 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int) -> str:
 
 
 def _cells(
-    title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine]
+    title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], metric: str
 ) -> tuple[list[str], list[list[str]]]:  # fmt: skip
-    several = any(line.spread is not None for line in lines)
-    head = [title, "samples-F1", *(["one seed"] if several else []), "macro-F1", "mAP", "loss", "sets right"]
+    several, micro = any(line.spread is not None for line in lines), metric == "micro-f1"
+    head = [title, "samples-F1", *(["one seed"] if several else []), *(["micro-F1"] if micro else [])]
+    head += ["macro-F1", "mAP", "loss", "sets right"]
     head += ["per class", "train s", "µs a row", "MB", "heads MB"]
     rows = []
     for line in baselines:
         loss = "" if line.label == _COMMONEST else f"{line.loss:.4f}"
         figures = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", *([""] if several else [])]
+        figures += [f"{line.micro_f1:.3f}"] if micro else []
         figures += [f"{line.macro_f1:.3f}", f"{line.map:.3f}", loss, "", "", _number(line.seconds, 1), "", "", ""]
         rows.append([line.label, *figures, line.note])
     for line in lines:
         scores, spread = line.figures.scores, line.spread
         one = f"{line.seeds.mean():.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
         figures = [f"{scores.samples_f1:.3f} ± {line.figures.half_width:.3f}", *([one] if several else [])]
+        figures += [f"{scores.micro_f1:.3f}"] if micro else []
         figures += [f"{scores.macro_f1:.3f}", f"{scores.map:.3f}", f"{scores.loss:.4f}"]
         figures += [f"{scores.label_set_accuracy:.3f}", f"{scores.accuracy_per_class:.3f}"]
         figures += [_number(line.part.seconds, 1), _number(line.part.microseconds, 2)]
@@ -77,7 +80,8 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def write_comparison(
-    folder: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str]
+    folder: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str],
+    metric: str,
 ) -> tuple[list[Path], bool]:  # fmt: skip
     """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
 
@@ -89,7 +93,7 @@ def write_comparison(
     texts = {
         "models.csv": models_csv(lines, baselines),
         "classes.csv": classes_csv(lines, classes),
-        "comparison.md": markdown(title, lines, baselines, classes),
+        "comparison.md": markdown(title, lines, baselines, classes, metric),
     }
     written = False
     for name, text in texts.items():
@@ -107,7 +111,7 @@ def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> st
     """One row for each model; a figure that is not known is blank.
 
     Columns `f1_low` to `f1_high` are the 95 % bootstrap interval of samples-F1, `difference` and its interval are from
-    the best model on the same rows, `seed_f1` and `seed_deviation` are of single seeds.
+    the best model on the same rows in the project's metric, `seed_f1` and `seed_deviation` are of single seeds.
     """
     rows: list[dict[str, Any]] = []
     for line in baselines:
@@ -162,10 +166,10 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def markdown(
-    title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str]
+    title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str], metric: str
 ) -> str:  # fmt: skip
     """A page with both tables and the plot beside it, `comparison.png`."""
-    head, rows = _cells(title, lines, baselines)
+    head, rows = _cells(title, lines, baselines, metric)
     n_seeds = max(len(line.seeds) for line in lines)
     n_positives = lines[0].figures.scores.n_positives
     by_class = [
@@ -180,7 +184,7 @@ def markdown(
             "",
             *_markdown_table([*head, "beside the best"], rows),
             "",
-            about_comparison(lines, n_seeds),
+            about_comparison(lines, n_seeds, metric),
             "",
             "## F1 by class",
             "",

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell
-from mmfeat.report.tables import table
+from mmfeat.report.tables import figure_name, table
 from mmfeat.texts import shown
 
-_TITLES = {"samples_f1": "samples-F1", "micro_f1": "micro-F1", "macro_f1": "macro-F1", "map": "mAP", "loss": "loss"}
 _ALWAYS = ("macro_f1", "map")  # beside the project's metric
 
 
@@ -19,7 +18,7 @@ def sweep_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
     """A line for each cell; `title` names the rows that the figures are of."""
     keys, chosen = _keys(cells), metric.replace("-", "_")
     others = [figure for figure in _ALWAYS if figure != chosen]
-    head = [title, *keys, _TITLES[chosen], *(_TITLES[figure] for figure in others), "epoch", "seconds"]
+    head = [title, *keys, *(figure_name(figure) for figure in (chosen, *others)), "epoch", "seconds"]
     rows = []
     for cell in cells:
         line = [cell.head, *(_value(cell.values.get(key, "-")) for key in keys)]
@@ -38,7 +37,7 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
         [effect.key, f"{effect.share:.0%}", ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)]
         for effect in effects
     ]
-    return table(["setting", "explains", f"mean {_TITLES[metric.replace('-', '_')]} by value"], rows, left=3)
+    return table(["setting", "explains", f"mean {figure_name(metric)} by value"], rows, left=3)
 
 
 def sweep_csv(cells: Sequence[SweptCell], metric: str) -> str:

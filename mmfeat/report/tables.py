@@ -32,6 +32,11 @@ _FIGURES = {"samples-f1": "samples-F1", "macro-f1": "macro-F1", "map": "mAP"}  #
 _OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project chooses by it
 
 
+def figure_name(metric: str) -> str:
+    """A metric of mmfeat.toml, or the field of `Scores`, as tables call it: `samples-F1`."""
+    return (_FIGURES | _OTHERS)[metric.replace("_", "-")]
+
+
 def figure_head(metric: str = "") -> list[str]:
     """Titles of the columns of figures: the three that every table has, and the project's metric where it is another."""
     return [*_FIGURES.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]

@@ -17,7 +17,6 @@ from mmfeat.errors import DataError, MissingFeatures, RunError
 from mmfeat.files import digest_json, read_memory, write_json
 from mmfeat.heads import HEADS, head_config, head_for, takes
 from mmfeat.heads.fit import FitData, fit_data, head_logits
-from mmfeat.metrics import better
 from mmfeat.models.comparison import (
     Candidate,
     Compared,
@@ -109,9 +108,13 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
         if part is not None:
             parts[f"head {head}"] = part
     labels = project.manifest.labels[val]
-    lines = compared(work.candidates(parts), labels, lambda logits: decision_on(project, val, logits))
+    metric = project.config.metric
+    lines = compared(
+        work.candidates(parts), labels, work.numbers, lambda logits: decision_on(project, val, logits), metric
+    )
     cheap = work.baselines()
-    files, written = write_comparison(work.folder, f"{len(val):,} val rows", lines, cheap, project.manifest.classes)
+    title, classes = f"{len(val):,} val rows", project.manifest.classes
+    files, written = write_comparison(work.folder, title, lines, cheap, classes, metric)
     return CompareResult(
         lines, cheap, failed, work.made or written, work.folder, files, len(project.manifest.rows("train")), len(val),
         len(seeds_of(project)), _after(project, lines),
@@ -283,10 +286,6 @@ def _microseconds(predict: Callable[[Tensor], Tensor | np.ndarray], n_rows: int)
 
 def _after(project: Project, lines: list[Compared]) -> str:
     """Train the best head, the one of the best recipe, or else the one to begin with."""
-    metric = project.config.metric
-    best = lines[0]
-    for line in lines[1:]:
-        if better(metric, line.figures.scores.value(metric), best.figures.scores.value(metric)):
-            best = line
+    best = next(line for line in lines if line.difference is None)
     head = RECIPE_HEADS.get(best.name, best.name)
     return f"mmfeat fuse --head {head if head in HEADS else head_for(len(project.config.fuse.inputs))}"
