@@ -87,6 +87,14 @@ def class_order(names: Iterable[str]) -> list[str]:
     return sorted(ordered, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in ordered) else ordered
 
 
+def class_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray | None:
+    """Where `have` has each class of `want`, `(K,)`: columns `[:, positions]` are in their order; None where names differ."""
+    at = {name: k for k, name in enumerate(have)}
+    if len(at) != len(have) or len(have) != len(want) or at.keys() != set(want):
+        return None
+    return np.array([at[name] for name in want], dtype=np.int64)
+
+
 def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np.ndarray:
     """Label names to `(N, K)` int8; a row that is None is unlabelled: -1 throughout.
 

@@ -34,7 +34,7 @@ class FeatureTable:
     embeddings : dict of str to MappedRows or np.ndarray
         `(N, D)` by encoder; rows that are not present read as zeros.
     logits : dict of str to MappedRows or np.ndarray
-        `(N, K)` by encoder, for those that have an output whose logits are in the store.
+        `(N, K)` by encoder, for those that have an output for `classes`, in any order, whose logits are in the store.
     tokens : dict of str to MappedRows or np.ndarray
         `(N, T, d)` by encoder, for those whose tokens were asked for.
     token_lengths : dict of str to np.ndarray
@@ -47,6 +47,8 @@ class FeatureTable:
         `(N, K)` int8.
     split : np.ndarray
         `(N,)` of `train`, `val`, `test`.
+    classes : tuple of str
+        The K names: what the columns of labels and logits are of.
 
     Raises
     ------
@@ -245,7 +247,7 @@ def open_table(
         tables["embeddings"][name] = features.embeddings(found)
         tables["present"][name] = found.good
         tables["row_keys"][name] = row_keys[name]
-        logits = features.logits(output_key, found, need) if output_key else None
+        logits = features.logits(output_key, found, need, classes) if output_key else None
         if logits is not None:
             tables["logits"][name] = logits
         if number := (tokens or {}).get(name):

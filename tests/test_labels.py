@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.special import expit
 
 from mmfeat.errors import MmfeatError
-from mmfeat.labels import decide, encode, label_names, rows_of, sigmoid
+from mmfeat.labels import class_positions, decide, encode, label_names, rows_of, sigmoid
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
@@ -123,3 +123,15 @@ def test_splits_and_unlabelled_rows_are_all_rows_once(labels, data):
     for which in ("train", "val", "test"):
         assert (split[parts[which]] == which).all()
         assert (labels[parts[which]] >= 0).any(1).all()
+
+
+@given(st.lists(st.text(max_size=3), unique=True, max_size=6), st.data())
+def test_classes_are_found_by_name_and_others_are_not(classes, data):
+    other = data.draw(st.permutations(classes))
+    at = class_positions(classes, other)
+    assert [classes[k] for k in at] == other
+    assert class_positions(classes, [*other, "another"]) is None
+    if classes:
+        assert class_positions(classes, other[1:]) is None
+        assert class_positions(classes, ["another", *other[1:]]) is None
+        assert class_positions(classes, [other[0], *other]) is None

@@ -61,10 +61,10 @@ def without_val(project: Project) -> Project:
 # classes
 
 
-@pytest.mark.parametrize("change", [lambda c: (*c[:-1], "renamed"), lambda c: c[::-1]], ids=["renamed", "reordered"])
-def test_an_output_of_other_classes_is_refused_everywhere(extracted, change):
+def test_an_output_of_other_classes_is_refused_everywhere(extracted):
     run = ensemble(extracted, ["fm1"]).run
-    project = save(extracted, classes=change(extracted.manifest.classes))
+    project = save(extracted, classes=(*extracted.manifest.classes[:-1], "renamed"))
+    assert not project.table(["image"]).logits  # its columns would be of no class of the table
     for ask in (
         lambda: source(project, "image", project.manifest.rows("val")),
         lambda: ensemble(project, ["fm1"]),

@@ -107,6 +107,18 @@ def test_rows_stand_beside_their_ids_in_any_order(store, manifest, truth):
         assert_same(open_table(store, encoders(OUTPUT), **reordered(manifest, rows)), in_order.take(rows))
 
 
+def test_logits_have_the_order_of_the_tables_classes_and_those_of_others_are_left_out(store, manifest):
+    store.encoder(SPECS["image"]).complete_logits(OUTPUT, CLASSES, lambda e: e @ MATRIX)
+    logits = open_table(store, encoders(OUTPUT), **manifest).logits["image"]
+    order = np.roll(np.arange(len(CLASSES)), 1)
+    other = manifest | {"classes": tuple(CLASSES[k] for k in order), "labels": manifest["labels"][:, order]}
+    found = open_table(store, encoders(OUTPUT), **other)
+    np.testing.assert_array_equal(found.logits["image"][:], logits[:][:, order])
+    np.testing.assert_array_equal(found.take(np.array([5, 2])).logits["image"][1], logits[2][order])
+    for names in ((*CLASSES[:-1], "another"), CLASSES[:-1]):
+        assert not open_table(store, encoders(OUTPUT), **manifest | {"classes": names}).logits
+
+
 def test_one_picture_in_two_rows_is_one_embedding(store, manifest, truth):
     rows = np.array([4, 9, 4, 4])
     table = open_table(store, encoders(), **reordered(manifest, rows))

@@ -42,8 +42,8 @@ class Difference:
 
     @property
     def classes(self) -> bool:
-        """Whether outputs and runs of before are of other classes."""
-        return bool(self.new_classes or self.gone_classes or self.reordered)
+        """Whether outputs and runs of before are of other classes; another order is none, since they are found by name."""
+        return bool(self.new_classes or self.gone_classes)
 
     @property
     def unencoded(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from mmfeat.config import TFIDF
 from mmfeat.errors import EncoderError, one_line
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
+from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
 
@@ -49,6 +51,19 @@ class Output:
         arrays = {"weight": self.weight, "bias": self.bias}
         items = ((name, str(a.dtype), a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items()))
         return output_key(tensors_digest(items), self.classes)
+
+    def in_order_of(self, classes: Sequence[str]) -> Output:
+        """The same output with its rows in the order of `classes`; its key is another.
+
+        Raises
+        ------
+        ValueError
+            These are not its classes.
+        """
+        at = class_positions(self.classes, classes)
+        if at is None:
+            raise ValueError(f"an output of {len(self.classes)} classes, not of these {len(classes)}")
+        return Output(self.weight[at], self.bias[at], tuple(classes))
 
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
         """`(N, D)` embeddings to `(N, K)` float32 logits."""

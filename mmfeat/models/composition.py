@@ -6,6 +6,7 @@ one part, however many branches hold it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +44,17 @@ class HeadPart(nn.Module):
         D by encoder, in the order of the run's inputs.
     tokens : dict of str to ReadTokens, optional
         The stored tokens that it reads, by encoder.
+    columns : sequence of int, optional
+        `(K,)`: which of the heads' outputs each logit is; they are the same, when None.
     """
 
     def __init__(
         self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int,
-        tokens: dict[str, ReadTokens] | None = None,
+        tokens: dict[str, ReadTokens] | None = None, columns: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        at = None if columns is None else torch.as_tensor(np.asarray(columns, dtype=np.int64))
+        self.register_buffer("columns", at, persistent=False)  # it is described, not a weight
         self.head, self.config, self.widths, self.tokens = head, config, dict(widths), dict(tokens or {})
         built, shapes = head_settings(head, config), {name: read.shape for name, read in self.tokens.items()}
         self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, shapes) for _ in range(n_seeds))
@@ -59,12 +64,13 @@ class HeadPart(nn.Module):
         tokens = {name: {"number": read.number, "shape": list(read.shape)} for name, read in self.tokens.items()}
         return {
             "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds),
-            "tokens": tokens,
+            "tokens": tokens, **({} if self.columns is None else {"columns": self.columns.tolist()}),
         }  # fmt: skip
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits `(B, K)`, and which rows have any of the modalities, `(B,)` bool."""
         logits = torch.stack([head(inputs, present) for head in self.seeds]).mean(0)
+        logits = logits if self.columns is None else logits.index_select(1, self.columns)
         return logits, torch.stack([present[name] for name in self.widths]).any(0)
 
 
@@ -184,18 +190,20 @@ def build_composition(description: dict[str, Any]) -> Composition:
             parts[name] = OutputPart(part["encoder"], part["width"], n_classes)
         elif part["kind"] == "head":
             tokens = {n: ReadTokens(read["number"], tuple(read["shape"])) for n, read in part.get("tokens", {}).items()}
-            parts[name] = HeadPart(part["head"], part["config"], part["widths"], n_classes, part["seeds"], tokens)
+            parts[name] = HeadPart(
+                part["head"], part["config"], part["widths"], n_classes, part["seeds"], tokens, part.get("columns")
+            )
         else:
             raise ValueError(f"a part of kind {part['kind']!r}")
     return Composition(parts, description["tree"], n_classes)
 
 
-def empty_head_part(record: dict[str, Any], n_seeds: int) -> HeadPart:
+def empty_head_part(record: dict[str, Any], n_seeds: int, columns: Sequence[int] | None = None) -> HeadPart:
     """The heads of a run from its run.json, with fresh weights."""
     encoders = {name: record["encoders"][name] for name in record["inputs"]}
     widths = {name: encoder["width"] for name, encoder in encoders.items()}
     tokens = {n: ReadTokens(e["tokens"], tuple(e["token_shape"])) for n, e in encoders.items() if e.get("tokens")}
-    return HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds, tokens)
+    return HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds, tokens, columns)
 
 
 def n_folds(record: dict[str, Any]) -> int:
@@ -203,15 +211,15 @@ def n_folds(record: dict[str, Any]) -> int:
     return max(1, record.get("folds", 0))
 
 
-def head_part(record: dict[str, Any], state: dict[str, Tensor]) -> HeadPart:
-    """The heads of a run from its run.json and head.safetensors.
+def head_part(record: dict[str, Any], state: dict[str, Tensor], columns: Sequence[int] | None = None) -> HeadPart:
+    """The heads of a run from its run.json and head.safetensors; `columns` as of :class:`HeadPart`.
 
     Raises
     ------
     RunError
         The tensors are not those of the heads.
     """
-    part = empty_head_part(record, len(record["seeds"]) * n_folds(record))
+    part = empty_head_part(record, len(record["seeds"]) * n_folds(record), columns)
     for seed, head in enumerate(part.seeds):
         prefix = f"seed{seed}."
         try:

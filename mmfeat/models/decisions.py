@@ -67,6 +67,11 @@ class Decision:
         """Rows where nothing passes."""
         return int((probs <= np.asarray(self.threshold, probs.dtype)).all(1).sum())
 
+    def in_order_of(self, at: np.ndarray) -> Decision:
+        """The same for classes in another order: first that of number `at[0]`, and so on."""
+        by_class = isinstance(self.threshold, np.ndarray) and self.threshold.shape[-1] == len(at)
+        return dataclasses.replace(self, threshold=self.threshold[..., at]) if by_class else self
+
     def with_rows(self, of: Decision, rows: np.ndarray, n: int) -> Decision:
         """The same for n rows, but by another decision where `rows[i]` is a row number of that one and not -1."""
 

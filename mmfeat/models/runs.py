@@ -7,8 +7,10 @@ logits.h5          ids, what they were computed from, logits, the row's part in 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 
 from mmfeat.errors import RunError, one_line
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
+from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
 
 FORMAT = 1
@@ -26,6 +29,10 @@ _HEAD = "head.safetensors"
 _LOGITS = "logits.h5"
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
+_BY_CLASS = {  # what run.json has a value of for each class, wherever it stands
+    "classes", "prior", "bias", "weight", "threshold", "n_positives", "class_f1", "class_precision", "class_recall",
+    "class_ap", "class_accuracy",
+}  # fmt: skip
 OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # logits that are not those of the run as it is shipped
 
 
@@ -60,10 +67,19 @@ class RunLogits:
 
 @dataclass(frozen=True)
 class Run:
-    """One folder under runs/; `record` is its run.json."""
+    """One folder under runs/.
+
+    Attributes
+    ----------
+    record : dict
+        Its run.json, by class in the order of `classes`.
+    columns : np.ndarray or None
+        `(K,)`: where the outputs of head.safetensors and logits.h5 have each of `classes`; None where the order is theirs.
+    """
 
     folder: Path
     record: dict[str, Any] = field(repr=False)
+    columns: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -89,6 +105,13 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits' columns."""
         return tuple(self.record["classes"])
+
+    def in_order_of(self, classes: Sequence[str]) -> Run:
+        """The same run with all that it says by class in the order of `classes`; as it is, where these are not its own."""
+        at = class_positions(self.classes, classes)
+        if at is None or tuple(classes) == self.classes:
+            return self
+        return Run(self.folder, in_order(self.record, at), at if self.columns is None else self.columns[at])
 
     @property
     def size_mb(self) -> float | None:
@@ -137,7 +160,12 @@ class Run:
             The file is missing or damaged.
         """
         fold = ["fold"] if self.record.get("folds") else []
-        return RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
+        found = RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
+        return (
+            found
+            if self.columns is None
+            else dataclasses.replace(found, logits=found.logits.take(self.columns, axis=1))
+        )
 
     def learned(self) -> Learned:
         """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
@@ -157,6 +185,18 @@ class Run:
                 return [file[n].asstr()[:] if h5py.check_string_dtype(file[n].dtype) else file[n][:] for n in names]
         except (OSError, KeyError) as error:
             raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
+
+
+def in_order(record: Any, at: np.ndarray) -> Any:
+    """A record's JSON values with all that it has by class in another order: first that of number `at[0]`, and so on."""
+
+    def ordered(name: str, value: Any) -> Any:
+        by_class = name in _BY_CLASS and isinstance(value, list) and len(value) == len(at)
+        return [value[k] for k in at.tolist()] if by_class else in_order(value, at)
+
+    if isinstance(record, dict):
+        return {name: ordered(name, value) for name, value in record.items()}
+    return [in_order(value, at) for value in record] if isinstance(record, list) else record
 
 
 def _unreadable(file: Path, error: Exception) -> str:

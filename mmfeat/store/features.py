@@ -16,6 +16,7 @@ import numpy as np
 
 from mmfeat.errors import StoreError
 from mmfeat.files import remove_leftovers
+from mmfeat.labels import class_positions
 from mmfeat.store import commits as naming
 from mmfeat.store.commits import EMBEDDINGS, Commit
 from mmfeat.store.keys import EncoderSpec
@@ -102,25 +103,31 @@ class EncoderFeatures:
         series = self.series[naming.tokens_kind(number)]
         return series.mapped(found), series.lengths(found)
 
-    def logits(self, output_key: str, found: Found, need: np.ndarray | None = None) -> MappedRows | None:
+    def logits(
+        self, output_key: str, found: Found, need: np.ndarray | None = None, classes: Sequence[str] | None = None
+    ) -> MappedRows | None:
         """Logits `(N, K)` of found rows, mapped.
 
         Parameters
         ----------
         need : np.ndarray, optional
             Rows whose logits must be there; all that have an embedding, when None.
+        classes : sequence of str, optional
+            The K names in the order that the columns shall have; that of the output, when None.
 
         Returns
         -------
         MappedRows or None
-            None where one of the needed rows lacks its logits.
+            None where one of the needed rows lacks its logits, or they are of other classes.
         """
         files = self.logits_files(output_key)
         good = found.good if need is None else found.good[need]
         numbers = np.unique((found.part if need is None else found.part[need])[good])
         if not len(numbers) or any(files[number] is None for number in numbers):
             return None
-        return MappedRows([file.values if file else None for file in files], found)
+        own = files[numbers[0]].classes  # the output key says them: all files have the same
+        columns = class_positions(own, own if classes is None else classes)
+        return None if columns is None else MappedRows([f.values if f else None for f in files], found, columns)
 
     def append(self, keys: np.ndarray, embeddings: np.ndarray, errors: Sequence[str], meta: dict[str, Any]) -> None:
         """Write rows as one part and commit it.

@@ -21,6 +21,7 @@ from mmfeat.files import atomic_path, digest_bytes, digest_file, write_atomic
 from mmfeat.store.commits import (
     EMBEDDINGS,
     FORMAT,
+    LOGITS,
     TOKENS,
     Commit,
     layout_of,
@@ -150,6 +151,8 @@ class StoredFile:
         Row to the reason why its sample could not be decoded.
     lengths : np.ndarray or None
         `(n,)` uint16, only of tokens: how many of the T there are.
+    classes : tuple of str
+        Only of logits: the names of the K classes, in the columns' order.
     """
 
     name: str
@@ -157,6 +160,7 @@ class StoredFile:
     values: MappedArray
     errors: dict[int, str]
     lengths: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def is_error(self) -> np.ndarray:
@@ -192,6 +196,7 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
             keys, data = h5["row_key"][:], h5[layout.values]
             reasons = h5["errors"].asstr()[:] if n_errors else []
             lengths = h5["lengths"][:] if layout is TOKENS else None
+            classes = tuple(json.loads(h5.attrs["classes"])) if layout is LOGITS else ()
             offset, shape, dtype = data.id.get_offset(), data.shape, data.dtype
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"it cannot be read as HDF5 ({type(error).__name__})") from None
@@ -202,7 +207,9 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
         raise ValueError(f"its {layout.values} are not a contiguous table of numbers")
     if lengths is not None and (lengths.shape != keys.shape[:1] or (lengths > shape[1]).any()):
         raise ValueError("its lengths are not those of its tokens")
-    return StoredFile(commit.file, keys, MappedArray(path, stamp, offset, shape, dtype), errors, lengths)
+    if layout is LOGITS and len(classes) != shape[1]:
+        raise ValueError("its classes are not those of its logits")
+    return StoredFile(commit.file, keys, MappedArray(path, stamp, offset, shape, dtype), errors, lengths, classes)
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

@@ -132,9 +132,13 @@ class MappedRows:
         The mapped files; None where a part lacks what is asked for.
     found : Found
         Where each of the N rows is. A row that is nowhere reads as zeros.
+    columns : np.ndarray, optional
+        `(D,)`: the order in which a row's D numbers are read; as they lie, when None.
     """
 
-    def __init__(self, parts: Sequence[MappedArray | None], found: Found) -> None:
+    def __init__(self, parts: Sequence[MappedArray | None], found: Found, columns: np.ndarray | None = None) -> None:
+        in_order = columns is None or np.array_equal(columns, np.arange(len(columns)))
+        self.columns = None if in_order else columns
         self.parts = list(parts)
         self.found = found
         some = [part for part in self.parts if part is not None]
@@ -151,7 +155,7 @@ class MappedRows:
 
     def take(self, rows: np.ndarray | slice) -> MappedRows:
         """Some of the rows, still unread."""
-        return MappedRows(self.parts, self.found.take(rows))
+        return MappedRows(self.parts, self.found.take(rows), self.columns)
 
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
         """Read rows: an int array, a bool array or a slice gives `(n, ...)`, one number a single row.
@@ -163,6 +167,10 @@ class MappedRows:
         """
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
+        values = self._as_they_lie(rows)
+        return values if self.columns is None else values.take(self.columns, axis=1)
+
+    def _as_they_lie(self, rows: np.ndarray | slice) -> np.ndarray:
         part, row = self.found.part[rows], self.found.row[rows]
         if len(part) and part[0] >= 0 and (part == part[0]).all():
             array = self._part(part[0])

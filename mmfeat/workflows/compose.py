@@ -10,8 +10,9 @@ import torch
 
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
+from mmfeat.labels import class_positions
 from mmfeat.models.composition import Composition, OutputPart, Part, Tree, head_part
-from mmfeat.models.runs import Run
+from mmfeat.models.runs import Run, in_order
 from mmfeat.workflows.deciding import figures_on_val, same_rule
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import source, training_prior
@@ -65,7 +66,7 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
     """Add a run's heads and outputs to `parts`; gives its branch of the tree."""
     if run.kind != "ensemble":
         if run.name not in parts:
-            parts[run.name] = head_part(run.record, run.state())
+            parts[run.name] = head_part(run.record, run.state(), run.columns)
         return run.name
     members = []
     for member in run.record["members"]:
@@ -81,12 +82,13 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
 
 @torch.no_grad()
 def _output(project: Project, name: str) -> OutputPart:
-    """An encoder's linear output."""
+    """An encoder's linear output, in the order of the manifest's classes."""
     identity = project.identity(name)
     output = project.output(identity)
     if output is None or of_other_classes(project, identity):
         why = "gives no logits yet" if output is None else "has an output of other classes than the manifest"
         raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
+    output = output.in_order_of(project.manifest.classes)
     part = OutputPart(name, identity.width, len(output.classes))
     part.linear.weight.copy_(torch.from_numpy(output.weight))
     part.linear.bias.copy_(torch.from_numpy(output.bias))
@@ -108,7 +110,9 @@ def about(project: Project, composed: Composed) -> dict[str, Any]:
     run, config = composed.run, project.config
     if run is None:
         checkpoint = project.checkpoint(composed.identities[composed.name])
-        record, learned, figures = checkpoint.record, checkpoint.learned(), checkpoint.record["val"]
+        at = class_positions(checkpoint.classes, project.manifest.classes)
+        record, learned = in_order(checkpoint.record, at), checkpoint.learned()
+        figures = record["val"]
         kind, split, seeds = "encoder output", config.values()["split"], []
     else:
         record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from mmfeat.config import PredictConfig
 from mmfeat.errors import ConfigError
+from mmfeat.labels import class_order, class_positions
 from mmfeat.models.decisions import Decision, crossfitted, fitted
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.randomness import id_numbers
@@ -20,7 +22,18 @@ def decision_on(project: Project, rows: np.ndarray, logits: np.ndarray) -> Decis
     """What decides labelled rows by their own logits `(n, K)`, each row by the other folds of them where it is tuned."""
     manifest, config = project.manifest, project.config
     numbers = id_numbers(manifest.ids[rows]) if config.predict.fits else np.zeros(0, np.uint64)
-    return crossfitted(config.predict, config.metric, manifest.labels[rows], logits, numbers)
+    return _fit(project, lambda *of: crossfitted(config.predict, config.metric, *of, numbers), rows, logits)
+
+
+def _fit(
+    project: Project, fit: Callable[[np.ndarray, np.ndarray], Decision], rows: np.ndarray, logits: np.ndarray
+) -> Decision:
+    """What `fit` makes of labels and logits, whatever the order of the classes: their thresholds are found one by one."""
+    labels, classes = project.manifest.labels[rows], project.manifest.classes
+    if not project.config.predict.per_class:
+        return fit(labels, logits)
+    at = class_positions(classes, class_order(classes))
+    return fit(labels[:, at], logits[:, at]).in_order_of(np.argsort(at))
 
 
 def figures_on_val(project: Project, logits: np.ndarray) -> Figures:
@@ -43,7 +56,8 @@ def shipped_decision(project: Project, name: str) -> Decision:
     if not config.predict.fits:
         return fitted(config.predict, config.metric, project.manifest.labels[:0], np.zeros((0, 0), np.float32))
     _check_val(project)
-    return fitted(config.predict, config.metric, project.manifest.labels[rows], source(project, name, rows).logits)
+    logits = source(project, name, rows).logits
+    return _fit(project, lambda *of: fitted(config.predict, config.metric, *of), rows, logits)
 
 
 def decision_for(project: Project, name: str, rows: np.ndarray, shipped: Decision | None = None) -> Decision:
@@ -65,11 +79,10 @@ def decision_for(project: Project, name: str, rows: np.ndarray, shipped: Decisio
 
 def decision_record(project: Project, logits: np.ndarray) -> dict[str, Any] | None:
     """What a run ships by the logits `(n_val, K)` of its val rows, as run.json keeps it; None where it cannot be fitted."""
-    manifest, config = project.manifest, project.config
-    rows = manifest.rows("val")
+    config, rows = project.config, project.manifest.rows("val")
     if config.predict.fits and not len(rows):
         return None
-    decision = fitted(config.predict, config.metric, manifest.labels[rows], logits)
+    decision = _fit(project, lambda *of: fitted(config.predict, config.metric, *of), rows, logits)
     return {**decision.as_dict(), "fitted": how_decided(project)}
 
 

@@ -115,6 +115,7 @@ def run_source(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fal
         The run was made for other classes, a member of an ensemble is gone, or a row that its weights were fitted on has
         changed since.
     """
+    run = run.in_order_of(project.manifest.classes)
     if run.classes != project.manifest.classes:
         raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
     try:
@@ -212,7 +213,7 @@ def folds_of(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
 
 
 def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.ndarray | None = None) -> np.ndarray:
-    """Logits `(S, n, K)` of a table's rows by each seed's head, or heads.
+    """Logits `(S, n, K)` of a table's rows by each seed's head, or heads; by class in the run's order.
 
     Parameters
     ----------
@@ -221,7 +222,8 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
         others, as all do when None, the mean of all folds' heads.
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)
-    return table_logits(heads, table, list(run.encoders), device, n_folds(run.record), fold)
+    found = table_logits(heads, table, list(run.encoders), device, n_folds(run.record), fold)
+    return found if run.columns is None else found.take(run.columns, axis=-1)
 
 
 def table_logits(

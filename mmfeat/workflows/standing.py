@@ -8,13 +8,14 @@ import numpy as np
 
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import RunError
+from mmfeat.labels import class_positions
 from mmfeat.learned import NOTHING, Learned
 from mmfeat.models.runs import Run, all_runs, read_run
 from mmfeat.workflows.project import Project
 
 
 def find_run(project: Project, name: str) -> Run:
-    """A run by its name.
+    """A run by its name; by class it is in the manifest's order, where it is of the same classes.
 
     Raises
     ------
@@ -24,12 +25,12 @@ def find_run(project: Project, name: str) -> Run:
     if not re.fullmatch(r"[\w.-]+", name) or not (project.runs / name / "run.json").is_file():
         known = [run.name for run in all_runs(project.runs)] or ["none yet: mmfeat fuse makes one"]
         raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
-    return read_run(project.runs / name)
+    return read_run(project.runs / name).in_order_of(project.manifest.classes)
 
 
 def stale_because(project: Project, run: Run) -> str:
     """Why a run is not one of today's encoders, outputs and classes; empty where it is, and so are all its members."""
-    if run.classes != project.manifest.classes:
+    if of_other_names(project, run.classes):
         return "classes have changed"
     for name, recorded in run.encoders.items():
         if name not in project.config.encoder:
@@ -76,10 +77,15 @@ def state_of(project: Project, run: Run) -> str:
     return "not ranked: trained on rows that are val today" if trained_on_val(project, run.learned()) else "current"
 
 
+def of_other_names(project: Project, classes: tuple[str, ...]) -> bool:
+    """Whether classes are not those of the manifest; their order does not matter, since all is mapped by name."""
+    return class_positions(classes, project.manifest.classes) is None
+
+
 def of_other_classes(project: Project, identity: Identity) -> bool:
-    """Whether an encoder's own output gives logits of other classes than those of today, or in another order."""
+    """Whether an encoder's own output gives logits of other classes than those of today."""
     checkpoint = project.checkpoint(identity)
-    return checkpoint is not None and checkpoint.classes != project.manifest.classes
+    return checkpoint is not None and of_other_names(project, checkpoint.classes)
 
 
 def learned_by_encoder(project: Project, identity: Identity, uses_logits: bool) -> Learned:
