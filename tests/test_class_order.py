@@ -191,7 +191,10 @@ def test_new_ensembles_and_comparisons_join_old_and_new_by_name(projects):
         np.testing.assert_array_equal(lines[name], wanted[name])
 
 
-@pytest.mark.parametrize(("name", "runtime"), [("ensemble-3", "torch"), ("image", "torch"), ("crossattn-1", "onnx")])
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [("ensemble-3", "torch"), ("image", "torch"), pytest.param("crossattn-1", "onnx", marks=pytest.mark.slow)],
+)
 def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
     if runtime == "onnx":
         for module in ("onnx", "onnxruntime", "onnxscript"):
