@@ -7,7 +7,7 @@
     python benchmarks/heads.py predict    # 1,000,000 cached rows
 
 With `--project DIR` on a project's cached features, else on random ones of 30,000 x (1792 + 128) with 18 classes. All that is
-compared runs alternately in one process. Prints a table and writes results/heads-PART.json.
+compared runs alternately in one process. Prints a table and writes results/heads-PART.json (PART-FOLDER of a project).
 """
 
 from __future__ import annotations
@@ -158,6 +158,10 @@ def part_fit(data: FitData) -> dict[str, Any]:
         "best epoch": fit.best_epoch,
         "seconds to the best epoch": float(ours[: fit.best_epoch].sum()),
         "seconds an epoch": float(np.median(ours)),
+        "share of peak": -(-len(data.train) // BATCH)
+        * batch_flops("crossattn", data, config)
+        / float(np.median(ours))
+        / peak_flops(),
     }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.h5"
@@ -190,7 +194,7 @@ def part_grid(data: FitData) -> dict[str, Any]:
         found[f"{name}: seconds together"], found[f"{name}: one after another"] = together, alone
         found[f"{name}: times faster"] = alone / together
         found[f"{name}: largest difference of a logit"] = apart
-        flops = len(members) * epochs * step_flops(name, data, members[0].config) * -(-len(data.train) // BATCH)
+        flops = len(members) * epochs * batch_flops(name, data, members[0].config) * -(-len(data.train) // BATCH)
         found[f"{name}: share of peak, together"] = flops / together / peak_flops()
         found[f"{name}: share of peak, one after another"] = flops / alone / peak_flops()
     return found
@@ -214,15 +218,17 @@ def part_folds(data: FitData) -> dict[str, Any]:
     return found
 
 
-def step_flops(name: str, data: FitData, config: Any) -> int:
-    """Floating-point operations of the matrix products of one step, forward and backward, as torch counts them."""
+def batch_flops(name: str, data: FitData, config: Any, backward: bool = True) -> int:
+    """Floating-point operations of the matrix products of one batch, forward and backward, as torch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
     head = build_head(name, data.widths, data.labels.shape[1], config)
     batch = torch.arange(BATCH)
     inputs, present = ({n: t[batch] for n, t in part.items()} for part in (data.inputs, data.present))
     with FlopCounterMode(display=False) as counter:
-        masked_loss(head(inputs, present), data.labels[batch]).backward()
+        loss = masked_loss(head(inputs, present), data.labels[batch])
+        if backward:
+            loss.backward()
     return counter.get_total_flops()
 
 
@@ -269,7 +275,7 @@ def fit_head_seconds(name: str, data: FitData) -> float:
 
 
 def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
-    """Three cross-attention heads on a million rows of a mapped float16 file; peak memory beside what was held before."""
+    """One cross-attention head, and three, on a million rows of a mapped float16 file; memory beyond what was held before."""
     from mmfeat.table import FeatureTable
     from mmfeat.workflows.scoring import table_logits
 
@@ -290,15 +296,16 @@ def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
             row_keys={}, labels=np.full((n, data.labels.shape[1]), -1, np.int8), split=np.full(n, "train"),
             classes=tuple(map(str, range(data.labels.shape[1]))),
         )  # fmt: skip
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds, logits = timed(lambda: table_logits(heads, table, list(embeddings), torch.device("cpu")))
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "predicted rows": logits.shape[1],
-        "seeds": len(heads),
-        "seconds": seconds,
-        "MB of memory more": (after - before) / 1024,
-    }
+        found: dict[str, Any] = {"predicted rows": n}
+        flops = n * batch_flops("crossattn", data, config, backward=False) / BATCH
+        for some in (heads[:1], heads):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            seconds, _ = timed(lambda some=some: table_logits(some, table, list(embeddings), torch.device("cpu")))
+            after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            found[f"{len(some)} seeds: seconds"] = seconds
+            found[f"{len(some)} seeds: share of peak"] = len(some) * flops / seconds / peak_flops()
+            found[f"{len(some)} seeds: MB of memory more"] = (after - before) / 1024
+    return found
 
 
 PARTS = {name.removeprefix("part_"): part for name, part in list(globals().items()) if name.startswith("part_")}
@@ -320,7 +327,8 @@ def main() -> None:
     }
     for what, value in found.items():
         print(f"{what:55s} {value if not isinstance(value, float) else f'{value:.4g}'}")
-    file = Path(__file__).parent / "results" / f"heads-{arguments.part}.json"
+    which = f"-{Path(arguments.project).resolve().name}" if arguments.project else ""
+    file = Path(__file__).parent / "results" / f"heads-{arguments.part}{which}.json"
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 

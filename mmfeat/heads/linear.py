@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmfeat.config import LinearConfig
 from mmfeat.heads.base import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.products import InputLinear
 
 
 class LinearHead(Head):
@@ -17,7 +18,7 @@ class LinearHead(Head):
 
     def __init__(self, widths: dict[str, int], n_classes: int, config: LinearConfig, tokens: Any = None) -> None:
         super().__init__(widths, n_classes, config, tokens)
-        self.output = nn.Linear(sum(widths.values()), n_classes)
+        self.output = InputLinear(sum(widths.values()), n_classes)
         nn.init.zeros_(self.output.weight)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
