@@ -120,7 +120,9 @@ class Attention(nn.Module):
             key = to_key.weight.unflatten(0, (self.heads, self.each))  # (h, e, d)
             folded = torch.einsum("...ghe,hed->...dhg", split, key).flatten(-2)  # (..., d, h G)
             score = source @ folded  # (B, n, h G)
-            scores.append(score + self.positions[i] @ folded if len(self.positions) else score)
+            if len(self.positions):  # so written, one product for all rows
+                score = score + (folded.mT @ self.positions[i].mT).mT
+            scores.append(score)
         mask = torch.cat(there, -1).unsqueeze(-1)  # (B, N, 1)
         weights = masked_softmax(torch.cat(scores, -2) / math.sqrt(self.each), mask, -2)  # (B, N, h G)
         attended = []
