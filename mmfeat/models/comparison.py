@@ -15,7 +15,7 @@ from mmfeat.files import atomic_path, publish_folder, read_record, staging_folde
 from mmfeat.metrics import Outcome, better, paired_bootstrap
 from mmfeat.models.decisions import Decision
 from mmfeat.models.ensembles import combined
-from mmfeat.models.figures import Figures, figures_of
+from mmfeat.models.figures import Figures, figures_of, outcome_of
 
 FORMAT = 1
 RECORD = "comparison.json"
@@ -139,26 +139,19 @@ def compared(
         From logits `(n, K)` to what turns them into labels.
     """
     order, name = np.argsort(numbers, kind="stable"), metric.replace("-", "_")
-
-    def scored(logits: np.ndarray) -> Figures:
-        return figures_of(labels, logits, decide(logits))
-
-    def outcome(logits: np.ndarray) -> Outcome:
-        decision = decide(logits)
-        decided = decision.labels(decision.probs(logits))
-        return Outcome(decided[order], logits[order], decision.calibrated(logits)[order])
-
     means = [one.part.logits.mean(0) for one in candidates]
-    figures, best = [scored(logits) for logits in means], 0
+    decisions = [decide(logits) for logits in means]
+    figures, best = [figures_of(labels, *one) for one in zip(means, decisions, strict=True)], 0
     for i, found in enumerate(figures):
         if better(metric, found.scores.value(metric), figures[best].scores.value(metric)):
             best = i
-    first, lines = outcome(means[best]), []
+    outcomes = [Outcome(*(array[order] for array in outcome_of(*one))) for one in zip(means, decisions, strict=True)]
+    lines = []
     for i, (one, found) in enumerate(zip(candidates, figures, strict=True)):
-        seeds = np.array([scored(logits).scores.samples_f1 for logits in one.part.logits])
+        seeds = np.array([figures_of(labels, x, decide(x)).scores.samples_f1 for x in one.part.logits])
         difference = None
         if i != best:
-            difference = paired_bootstrap(labels[order], outcome(means[i]), first, names=[name])[name]
+            difference = paired_bootstrap(labels[order], outcomes[i], outcomes[best], names=[name])[name]
         size = None if one.encoders_mb is None else one.encoders_mb + one.part.head_mb
         lines.append(
             Compared(one.name, one.label, found, seeds, one.part, size, difference, one.paper, one.note)

@@ -12,6 +12,7 @@ import numpy as np
 from mmfeat.config import PredictConfig
 from mmfeat.heads.choosing import metric_values
 from mmfeat.metrics import (
+    Outcome,
     Scores,
     better,
     bootstrap_mean,
@@ -69,6 +70,11 @@ def figures_of(labels: np.ndarray, logits: np.ndarray, decision: Decision) -> Fi
     rows_f1 = samples_f1_rows(labels, decided)
     low, high = bootstrap_mean(rows_f1)
     return Figures(found, low, high, rows_f1, expected_calibration_error(labels, probs))
+
+
+def outcome_of(logits: np.ndarray, decision: Decision) -> Outcome:
+    """What a paired bootstrap compares: logits `(n, K)` and what they decide."""
+    return Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
 
 
 def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarray], float]:

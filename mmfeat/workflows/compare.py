@@ -16,7 +16,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import DataError, MissingFeatures, RunError
 from mmfeat.files import digest_json, read_memory, write_json
 from mmfeat.heads import HEADS, head_config, head_for, takes
-from mmfeat.heads.fit import FitData, fit_data, head_logits
+from mmfeat.heads.fit import FitData, fit_data, head_logits, heads_logits
 from mmfeat.models.comparison import (
     Candidate,
     Compared,
@@ -196,7 +196,7 @@ class _Comparison:
         fits = fit_seeds(self.project, head, data, settings)
         one = fits[0].head
         return Part(
-            np.stack([head_logits(fit.head, data, data.val) for fit in fits]),
+            heads_logits([fit.head for fit in fits], data, data.val),
             np.any([data.present[name].cpu().numpy()[data.val] for name in names], axis=0),
             float(np.mean([fit.seconds for fit in fits])),
             _microseconds(lambda rows: head_logits(one, data, rows.cpu().numpy(), CLOCKED), len(self.rows)),

@@ -11,8 +11,8 @@ import numpy as np
 
 from mmfeat.errors import DataError, RunError
 from mmfeat.files import write_atomic
-from mmfeat.metrics import Outcome, paired_bootstrap
-from mmfeat.models.figures import Figures, figures_of
+from mmfeat.metrics import paired_bootstrap
+from mmfeat.models.figures import Figures, figures_of, outcome_of
 from mmfeat.randomness import id_numbers
 from mmfeat.workflows.deciding import decision_for, how_decided
 from mmfeat.workflows.hints import after_evaluate
@@ -91,7 +91,7 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         decision = decision_for(project, name, rows)
         figures[name] = figures_of(labels, logits, decision)
         if len(names) > 1:
-            outcomes[name] = Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
+            outcomes[name] = outcome_of(logits, decision)
         learned = learned_by(project, name)
         on, by = learned.among(manifest.ids[rows])
         n_folded[name] = int(learned.out_of_fold(manifest.ids[rows]).sum())

@@ -11,7 +11,7 @@ import numpy as np
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import FitData, head_logits
+from mmfeat.heads.fit import FitData, heads_logits
 from mmfeat.learned import Learned
 from mmfeat.models.runs import ROLES, Run, RunLogits, save_run
 from mmfeat.table import FeatureTable
@@ -55,7 +55,7 @@ class TrainedHeads:
         """A head for each seed, trained on the data's train rows; their ids are `(n,)`."""
         roles = np.zeros(len(ids), np.uint8)
         roles[data.train], roles[data.val] = ROLES["train"], ROLES["val"]
-        logits = np.stack([head_logits(fit.head, data) for fit in fits])
+        logits = heads_logits([fit.head for fit in fits], data)
         return cls(fits, logits, roles, Learned.of(ids[data.train], ids[data.val]))
 
 
