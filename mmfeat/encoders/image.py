@@ -91,8 +91,18 @@ class ImageEncoder(Encoder):
 
     @staticmethod
     @abstractmethod
+    def width_of(network: nn.Module) -> int:
+        """D of a network's pooled features, without running it."""
+
+    @staticmethod
+    @abstractmethod
     def weights_files(model: str) -> list[Path]:
         """Files or folders in which the model's own weights lie, where they are on disk."""
+
+    @staticmethod
+    def has_weights(model: str) -> bool:
+        """Whether the family has weights of a model, wherever they lie."""
+        return True
 
     @staticmethod
     def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

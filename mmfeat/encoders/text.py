@@ -101,7 +101,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     EncoderError
         No such model or folder, weights out of reach, weights that do not fit.
     """
-    _quiet_transformers()
+    quiet_transformers()
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     source = model_source(name, config.model, folder)
@@ -113,18 +113,17 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     ):
         torch.manual_seed(seed)
         model_config = AutoConfig.from_pretrained(source)
-        _check_reads_text(name, config.model, model_config)
+        check_reads_text(name, config.model, model_config)
         tokenizer = AutoTokenizer.from_pretrained(source)
+        if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask leaves it out
+            tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
         if config.pretrained == "auto":
             network = AutoModel.from_pretrained(source, dtype=torch.float32)
         else:
             network = AutoModel.from_config(model_config, dtype=torch.float32)
         if pooling == "auto":
             pooling = stated_pooling(name, source)
-    if network.config.is_encoder_decoder:
-        network = network.get_encoder()
-    if isinstance(getattr(network, "pooler", None), nn.Module):
-        network.pooler = None  # its output is not read
+    network = without_unread(network)
     if not hasattr(network.config, "hidden_size"):
         raise EncoderError(f"encoder.{name}: {config.model!r} is no text encoder (no hidden_size in its config)")
     if config.pretrained not in ("auto", "random"):
@@ -139,6 +138,15 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     return encoder
 
 
+def without_unread(network: nn.Module) -> nn.Module:
+    """A network without its decoder and its pooler, whose output no embedding reads."""
+    if getattr(network.config, "is_encoder_decoder", False):
+        network = network.get_encoder()
+    if isinstance(getattr(network, "pooler", None), nn.Module):
+        network.pooler = None
+    return network
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder.
 
@@ -147,7 +155,7 @@ def load_tokenizer(folder: Path) -> Any:
     EncoderError
         It is not there, or damaged.
     """
-    _quiet_transformers()
+    quiet_transformers()
     from transformers import AutoTokenizer
 
     try:
@@ -156,7 +164,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
 
 
-def _quiet_transformers() -> None:
+def quiet_transformers() -> None:
+    """Make transformers importable, and keep it from printing."""
     make_torchvision_importable()
     from transformers.utils import logging
 
@@ -174,7 +183,7 @@ def model_source(name: str, model: str, folder: Path) -> str:
     return str(path)
 
 
-def _check_reads_text(name: str, model: str, model_config: Any) -> None:
+def check_reads_text(name: str, model: str, model_config: Any) -> None:
     """Refuse a model of images before its tokenizer is missed."""
     from transformers import AutoModel
 

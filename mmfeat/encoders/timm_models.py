@@ -45,7 +45,7 @@ class TimmEncoder(ImageEncoder):
     def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
         """A network without its classifier, and the classifier's prefixes."""
         base, _, tag = model.partition(".")
-        tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{base}.*") if one.partition(".")[0] == base]
+        tags = _tags(base)
         if tag and tag not in tags:
             raise EncoderError(
                 f"encoder.{name}: timm has no weights {tag!r} of {base}. It has: {', '.join(tags) or 'none'}"
@@ -65,8 +65,13 @@ class TimmEncoder(ImageEncoder):
         return resolve_model_data_config(network)
 
     @staticmethod
+    def has_weights(model: str) -> bool:
+        """Whether timm has weights of a model, wherever they lie."""
+        return bool(_tags(model.partition(".")[0]))
+
+    @staticmethod
     def width_of(network: nn.Module) -> int:
-        """D of the pooled features, as the network states it."""
+        """As the network states it."""
         return getattr(network, "head_hidden_size", None) or network.num_features
 
     @staticmethod
@@ -91,3 +96,8 @@ class TimmEncoder(ImageEncoder):
         if features.ndim != 4 or width not in (features.shape[1], features.shape[3]):
             raise self.without_grid()
         return embeddings, features if features.shape[1] == width else features.permute(0, 3, 1, 2)
+
+
+def _tags(base: str) -> list[str]:
+    """The tags of the weights that timm has of an architecture."""
+    return [name.partition(".")[2] for name in timm.list_pretrained(f"{base}.*") if name.partition(".")[0] == base]

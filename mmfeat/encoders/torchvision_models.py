@@ -98,6 +98,11 @@ class TorchvisionEncoder(ImageEncoder):
         }
 
     @staticmethod
+    def width_of(network: nn.Module) -> int:
+        """What the last layer read."""
+        return network.num_features
+
+    @staticmethod
     def weights_files(model: str) -> list[Path]:
         """The file in the folder of torch's hub."""
         return [torch_hub_file(_weights(model).url)]
@@ -141,6 +146,7 @@ def _strip(network: nn.Module) -> str:
     linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.split(".")[0] in _CLASSIFIERS]
     if not linear:
         return ""
+    network.num_features = network.get_submodule(linear[-1]).in_features  # as timm calls it
     parent, _, last = linear[-1].rpartition(".")
     setattr(network.get_submodule(parent), last, nn.Identity())
     return linear[-1]
