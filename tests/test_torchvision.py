@@ -109,6 +109,28 @@ def test_every_family_gives_pooled_features_of_its_own_width(tmp_path, name):
         pooled, grid = encoder.forward_grid(torch.zeros(2, *encoder.preparation.data_config["input_size"]))
     assert pooled.shape == (2, encoder.width)
     assert grid.shape[2] == grid.shape[3] > 1
+    depths = encoder.layers()
+    assert list(depths) == [parameter for parameter, _ in encoder.named_parameters()]
+    assert set(depths.values()) == set(range(max(depths.values()) + 1))
+    assert 7 <= len(set(depths.values())) <= 70
+
+
+@pytest.mark.parametrize(
+    ("name", "shallow", "deep"),
+    [
+        ("resnet18", ["conv1.weight", "bn1.weight"], ["layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer4.1.bn2.bias"]),
+        ("vit_b_16", ["class_token", "encoder.pos_embedding", "conv_proj.weight"], [
+            "encoder.layers.encoder_layer_0.ln_1.weight", "encoder.layers.encoder_layer_11.mlp.0.weight"]),
+        ("efficientnet_b0", ["features.0.0.weight"], ["features.1.0.block.0.0.weight", "features.2.1.block.0.0.weight"]),
+    ],
+)  # fmt: skip
+def test_a_block_is_deeper_than_those_before_it(tmp_path, name, shallow, deep):
+    with torch.device("meta"):
+        depths = build(tmp_path, model=PREFIX + name, size="auto").layers()
+    assert [depths[f"network.{one}"] for one in shallow] == [0] * len(shallow)
+    found = [depths[f"network.{one}"] for one in deep]
+    assert 0 < found[0] < found[-1]
+    assert sorted(found) == found
 
 
 def test_tokens_are_what_is_pooled(tmp_path):

@@ -16,6 +16,7 @@ from mmfeat.errors import EncoderError
 make_torchvision_importable()
 import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
+from timm.models import group_parameters  # noqa: E402
 
 
 class TimmEncoder(ImageEncoder):
@@ -85,6 +86,11 @@ class TimmEncoder(ImageEncoder):
     def own_pooling(self) -> str:
         """As the network calls it."""
         return str(getattr(self.network, "global_pool", "") or "model").split("(")[0]
+
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth, as the family of networks states it."""
+        depths = group_parameters(self.network, self.network.group_matcher(coarse=False), reverse=True)
+        return {f"network.{name}": depth for name, depth in depths.items()}
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features `(B, D)`, and those before as `(B, C, h, w)`, whichever way a family of networks lays them out."""

@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mmfeat.errors import EncoderError, one_line
 
 make_torchvision_importable()
 from torchvision import models  # noqa: E402
+from torchvision.models.regnet import AnyStage  # noqa: E402
+from torchvision.models.vision_transformer import Encoder as VitEncoder  # noqa: E402
 
 PREFIX = "torchvision:"
 _CLASSIFIERS = ("fc", "classifier", "head", "heads")
@@ -29,6 +32,7 @@ _BUILT_WITH = {
     "googlenet": lambda meta: {"transform_input": True, "aux_logits": False, "init_weights": False},
 }
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers that only training from nothing uses
+_LISTS = (nn.Sequential, nn.ModuleList, AnyStage, VitEncoder)  # of blocks, which are what has a depth
 _WATCHING = threading.Lock()  # what is watched of a network belongs to the network, whichever thread runs it
 
 
@@ -112,6 +116,18 @@ class TorchvisionEncoder(ImageEncoder):
         """Names without the dots that old files of DenseNet have within a module's name."""
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in state.items()}
 
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth: blocks in the order in which an image passes them, norms with what stands before them."""
+        depths: dict[str, int] = {}
+        depth = -1
+        for name, block in _blocks(self.network, "network."):
+            inside = dict(block.named_parameters(prefix=name))
+            depth += depth < 0 or any(parameter.ndim > 1 for parameter in inside.values())
+            depths |= dict.fromkeys(inside, depth)
+        return {
+            name: depths.get(name, 0) for name, _ in self.named_parameters()
+        }  # no block's: a class token, positions
+
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features `(B, D)`, and the last part's before them as `(B, C, h, w)`."""
         seen: list[Tensor] = []
@@ -159,6 +175,15 @@ def _parts(network: nn.Module) -> list[nn.Module]:
         if name not in _CLASSIFIERS and not isinstance(child, nn.AdaptiveAvgPool2d | nn.Dropout | nn.Flatten):
             parts += child if isinstance(child, nn.ModuleList) else [child]
     return parts
+
+
+def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a network that are no mere list of parts, with their names."""
+    for name, child in module.named_children():
+        if type(child) in _LISTS:
+            yield from _blocks(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
 
 
 def _own_weights(name: str, model: str) -> Path:
