@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmfeat.encoders.image import ImageEncoder
-from mmfeat.encoders.text_names import TEXT_MODELS, local_folder
+from mmfeat.encoders.text_names import TEXT_MODELS, hub_name, local_folder
 from mmfeat.encoders.timm_models import TimmEncoder
 from mmfeat.encoders.torchvision_models import PREFIX, TorchvisionEncoder
 from mmfeat.encoders.weights import hub_folder
@@ -77,5 +77,5 @@ def _transformers_model(model: str, folder: Path) -> str:
         if "vocab_size" in stated:
             return write
         return "is a folder of transformers. For images take a model of timm or torchvision: mmfeat encoders PATTERN"
-    known = model in TEXT_MODELS or (hub_folder(model).is_dir() and not is_image_model(model))
+    known = hub_name(model) in TEXT_MODELS or (hub_folder(model).is_dir() and not is_image_model(model))
     return write if known or ("/" in model and not is_image_model(model)) else ""
