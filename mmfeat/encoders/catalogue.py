@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmfeat.config import OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import RANDOM, Description
 from mmfeat.encoders.names import PREFIX, TimmEncoder, image_family, image_models, nearest
 from mmfeat.encoders.sentence_folders import after_pooling
@@ -20,18 +20,14 @@ from mmfeat.encoders.weights import hub_folder, read_tensors
 from mmfeat.errors import EncoderError, one_line
 
 
-def describe(table: EncoderConfig, folder: Path) -> Description:
-    """An `[encoder.NAME]` table in figures; relative paths start at `folder`.
+def describe(table: ImageEncoderConfig | TextEncoderConfig, folder: Path) -> Description:
+    """An `[encoder.NAME]` table of a network in figures; relative paths start at `folder`.
 
     Raises
     ------
     EncoderError
         There is no such model.
     """
-    if table.modality == OTHER:
-        return Description(table.model[:16], OTHER, source="imported")
-    if table.model == TFIDF:
-        return Description(TFIDF, "text", width=table.width, source="scikit-learn", note="as many terms as are found")
     return describe_image(table, folder) if table.modality == "image" else describe_text(table, folder)
 
 
@@ -80,12 +76,16 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
     if config is None:
         return dataclasses.replace(found, note="its sizes are known once it is on disk")
     check_reads_text("text", table.model, config)
-    with torch.device("meta"):
-        network = without_unread(AutoModel.from_config(config, dtype=torch.float32))
+    try:
+        with torch.device("meta"):
+            network = without_unread(AutoModel.from_config(config, dtype=torch.float32))
+        width = network.config.hidden_size
+    except Exception as error:  # a configuration of another kind may raise anything
+        raise EncoderError(f"encoder.text: {table.model!r} cannot be built: {one_line(error)}") from None
     positions = getattr(config, "max_position_embeddings", None) or table.max_length
     left_out = after_pooling(source) if place.is_dir() else []
     return dataclasses.replace(
-        found, parameters=_parameters(network), size_mb=_megabytes(network), width=network.config.hidden_size,
+        found, parameters=_parameters(network), size_mb=_megabytes(network), width=width,
         takes=f"{min(table.max_length, positions)} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
     )  # fmt: skip
 
@@ -99,15 +99,15 @@ def matching(pattern: str) -> list[tuple[str, str]]:
         None does; the nearest are said.
     """
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    torchvision = [name if not TimmEncoder.knows(name) else PREFIX + name for name in TorchvisionEncoder.names()]
-    names = [(name, "image") for name in [*TimmEncoder.names(), *torchvision]] + [
-        (name, "text") for name in TEXT_MODELS
-    ]
-    found = [(name, modality) for name, modality in names if fnmatch.fnmatch(name.lower(), wanted)]
+    torchvision = [PREFIX + name if TimmEncoder.knows(name) else name for name in TorchvisionEncoder.names()]
+    names = dict.fromkeys([*TimmEncoder.names(), *torchvision], "image") | dict.fromkeys(TEXT_MODELS, "text")
+    bare = {name: name.removeprefix(PREFIX).lower() for name in names}
+    found = [name for name in names if fnmatch.fnmatch(bare[name], wanted)]
+    found.sort(key=lambda name: (not bare[name].startswith(pattern.lower()), bare[name]))
     if not found:
         near = nearest(pattern, image_models()) + nearest_text_models(pattern)
         raise EncoderError(f"no model of timm or torchvision matches {pattern!r}. Nearest: {', '.join(near) or 'none'}")
-    return found
+    return [(name, names[name]) for name in found]
 
 
 def _text_config(source: str) -> Any:

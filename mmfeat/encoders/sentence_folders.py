@@ -41,12 +41,12 @@ def stated_pooling(name: str, source: str) -> str:
 
 def after_pooling(source: str) -> list[str]:
     """What a folder does with the pooled embedding, and is left out here: `Normalize`, `Dense`."""
-    kinds = [_kind(one) for one in _modules(source)]
+    kinds = [_kind(one) for one in _modules(source, fetch=False)]
     return kinds[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else []
 
 
-def _modules(source: str) -> list[dict[str, str]]:
-    modules = _json(source, "modules.json")
+def _modules(source: str, fetch: bool = True) -> list[dict[str, str]]:
+    modules = _json(source, "modules.json", fetch)
     if not isinstance(modules, list):
         return []
     return [one for one in modules if isinstance(one, dict) and isinstance(one.get("path"), str)]
@@ -60,15 +60,15 @@ def _of_old(flag: str) -> str:
     return flag if flag == "mean_sqrt_len_tokens" else flag.removesuffix("_tokens").removesuffix("_token")
 
 
-def _json(source: str, file: str) -> Any:
-    """A file of a folder or of the hub; None where there is none."""
+def _json(source: str, file: str, fetch: bool = True) -> Any:
+    """A file of a folder or of the hub; None where there is none, on disk alone unless it may be fetched."""
     path: Path | str = Path(source) / file
     if not Path(source).is_dir():
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
-            path = hf_hub_download(source, file)
+            path = hf_hub_download(source, file, local_files_only=not fetch)
         except (EntryNotFoundError, OSError, ValueError):  # not there, or not on disk and out of reach
             return None
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from mmfeat import __version__
-from mmfeat.config import FILE_NAME, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config import FILE_NAME, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import Description
 from mmfeat.errors import EncoderError, MmfeatError
 from mmfeat.files import digest_json, read_memory, write_json
@@ -27,6 +27,7 @@ PAPER = {
     ),
     "text": ("google/bert_uncased_L-2_H-128_A-2", "albert-base-v2"),
 }  # fmt: skip
+IMPORTED = "imported"
 SHOWN = 24  # models of a pattern
 LONGEST = 512  # tokens, where no table says how many are read
 
@@ -101,6 +102,12 @@ class _Figures:
 
     def of(self, table: EncoderConfig, folder: Path) -> Description:
         """An encoder's description; relative paths of its table start at `folder`."""
+        if table.modality == OTHER:
+            return Description(table.model[:16], OTHER, source=IMPORTED)
+        if table.model == TFIDF:
+            return Description(
+                TFIDF, "text", width=table.width, source="scikit-learn", note="or as many terms as are found"
+            )
         key = digest_json([dataclasses.asdict(table), str(folder), _stamp(folder / Path(table.model).expanduser())])
         with contextlib.suppress(TypeError, KeyError, ValueError):
             known = self.known[key]
@@ -132,7 +139,7 @@ def _of_project(folder: Path, figures: _Figures) -> dict[str, Description]:
             found[name] = figures.of(table, project.root)
         except EncoderError as error:  # said in its line: the others are still of use
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
-        if found[name].source == "imported":
+        if found[name].source == IMPORTED:
             with contextlib.suppress(MmfeatError):
                 found[name] = dataclasses.replace(found[name], width=project.identity(name).width)
     return found
