@@ -27,7 +27,7 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
             click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")
         click.echo(_table(listed.models))
         echo_next(
-            f"{len(listed.models)} encoders of the paper; MB in float32, without a classifier. ",
+            f"{len(listed.models)} encoders of the paper; MB in float32, without a classifier.",
             "mmfeat encoders PATTERN",
         )
         return

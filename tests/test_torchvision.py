@@ -172,3 +172,23 @@ def test_what_torchvision_has_not_is_one_line(tmp_path, model, message):
     with pytest.raises(EncoderError, match=message) as error:
         build(tmp_path, model=model)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("runtime", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_project_of_it_trains_and_is_exported(project_folder, tmp_path, runtime):
+    if runtime == "onnx":
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(module)
+    from mmfeat.workflows.export import export
+    from mmfeat.workflows.extract import extract
+    from mmfeat.workflows.finetune import finetune
+    from mmfeat.workflows.project import Project
+
+    file = project_folder / "mmfeat.toml"
+    text = file.read_text(encoding="utf-8").replace('"test_efficientnet"', '"torchvision:shufflenet_v2_x0_5"')
+    file.write_text(text, encoding="utf-8")
+    finetune(Project(project_folder), ["image"], freeze=runtime == "onnx")
+    extract(Project(project_folder), ["image"])
+    result = export(Project(project_folder), "image", tmp_path / "model", runtime=runtime)
+    assert result.n_checked > 0
+    assert result.difference < 1e-3
