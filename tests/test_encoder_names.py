@@ -73,6 +73,14 @@ def test_a_name_without_weights_means_the_same_network_with_weights(tmp_path):
         image_encoder(tmp_path, ImageEncoderConfig(model="efficientnet_b0.best"))
 
 
+def test_an_architecture_that_has_no_weights_is_saved_and_made_again(tmp_path):
+    from mmfeat.encoders.portable import load_encoder, save_encoder
+
+    encoder = image_encoder(tmp_path, dataclasses.replace(TINY, model="mobilenetv2_035"))
+    record = save_encoder(encoder, tmp_path / "saved")
+    assert load_encoder("image", record, tmp_path / "saved").spec() == encoder.spec()
+
+
 def test_the_papers_encoders_in_figures_without_any_weight(tmp_path, monkeypatch):
     listed = encoders(tmp_path)
     assert not listed.project

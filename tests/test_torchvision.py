@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +91,26 @@ def test_its_own_weights_are_found_in_torchs_folder(tmp_path, source, monkeypatc
     file.write_bytes(b"half a file")
     with pytest.raises(EncoderError, match="cannot be read as weights"):
         build(tmp_path, pretrained="auto")
+
+
+def test_its_own_weights_are_fetched_once_and_checked(tmp_path, source, monkeypatch):
+    from mmfeat.encoders import torchvision_models
+
+    stated = _weights("shufflenet_v2_x0_5")
+    digest = hashlib.sha256((tmp_path / "own.pth").read_bytes()).hexdigest()[:8]
+    for name, digits in (("good", digest), ("bad", "00000000")):
+        served = tmp_path / f"{name}-{digits}.pth"
+        shutil.copy(tmp_path / "own.pth", served)
+        there = SimpleNamespace(url=served.as_uri(), name=stated.name, meta=stated.meta, transforms=stated.transforms)
+        monkeypatch.setattr(torchvision_models, "_weights", lambda model, there=there: there)
+        monkeypatch.setattr(torchvision_models, "within_reach", lambda url: True)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        if name == "bad":
+            with pytest.raises(EncoderError, match="cannot be fetched: invalid hash value"):
+                build(tmp_path, pretrained="auto")
+        else:
+            assert torch.equal(build(tmp_path, pretrained="auto").network.conv1[0].weight, source.conv1[0].weight)
+    assert [path.name for path in (tmp_path / "torch").rglob("*.pth")] == [f"good-{digest}.pth"]
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "efficientnet_b3", "vit_b_16", "resnet50.IMAGENET1K_V1"])

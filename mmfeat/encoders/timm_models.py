@@ -47,7 +47,7 @@ class TimmEncoder(ImageEncoder):
         """A network without its classifier, and the classifier's prefixes."""
         base, _, tag = model.partition(".")
         tags = _tags(base)
-        if tag and tag not in tags:
+        if tag and tag not in tags and timm.get_pretrained_cfg(base).tag != tag:  # the only one may be `untrained`
             raise EncoderError(
                 f"encoder.{name}: timm has no weights {tag!r} of {base}. It has: {', '.join(tags) or 'none'}"
             )

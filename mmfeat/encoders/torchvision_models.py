@@ -124,9 +124,7 @@ class TorchvisionEncoder(ImageEncoder):
             inside = dict(block.named_parameters(prefix=name))
             depth += depth < 0 or any(parameter.ndim > 1 for parameter in inside.values())
             depths |= dict.fromkeys(inside, depth)
-        return {
-            name: depths.get(name, 0) for name, _ in self.named_parameters()
-        }  # no block's: a class token, positions
+        return {name: depths.get(name, 0) for name, _ in self.named_parameters()}  # a class token is of no block
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features `(B, D)`, and the last part's before them as `(B, C, h, w)`."""
@@ -199,7 +197,8 @@ def _own_weights(name: str, model: str) -> Path:
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
+        checksum = file.stem.rpartition("-")[2]  # its first digits
+        torch.hub.download_url_to_file(url, str(file), checksum, progress=False)
     except (OSError, RuntimeError) as error:
         raise EncoderError(f"encoder.{name}: {url} cannot be fetched: {one_line(error)}. Try again") from None
     return file
