@@ -29,7 +29,6 @@ from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import Figures
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
-from mmfeat.recipes import FinetuneConfig
 from mmfeat.report.plots import plot_learning
 from mmfeat.table import FeatureTable
 from mmfeat.texts import counted
@@ -308,11 +307,11 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     modality = project.config.encoder[name].modality
     present = project.row_keys(modality).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
-    numbers, settings = id_numbers(manifest.ids), project.config.finetune_of(name)
+    numbers = id_numbers(manifest.ids)
     if modality == "image":
         load, size = _image_loader(project, name, encoder), encoder.preparation.data_config["input_size"][1]
     else:
-        load, size = _text_loader(project, encoder, settings), 0
+        load, size = _text_loader(project, encoder), 0
     return Samples(load, manifest.labels, numbers, train, val, manifest.classes, size)
 
 
@@ -322,10 +321,10 @@ def _image_loader(project: Project, name: str, encoder: Any) -> Any:
     return lambda row, number, size: augmentation(read(row), number, size)
 
 
-def _text_loader(project: Project, encoder: Any, settings: FinetuneConfig) -> Any:
+def _text_loader(project: Project, encoder: Any) -> Any:
     """P6: two words replaced by synonyms."""
-    captions = project.manifest.captions
-    synonyms = load_synonyms(project.config.path(settings.synonyms) if settings.synonyms else None)
+    captions, given = project.manifest.captions, project.config.finetune.synonyms
+    synonyms = load_synonyms(project.config.path(given) if given else None)
 
     def load(row: int, number: int | None, _size: int) -> Any:
         caption = captions[row]

@@ -85,7 +85,7 @@ def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
     else:
         settings = dataclasses.asdict(project.config.finetune_of(name))
         fingerprint = _fingerprint(
-            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, settings)}
+            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, name)}
         )
     found = checkpoints_of(project.checkpoints, name)
     made = next(
@@ -95,13 +95,13 @@ def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
     return PlannedFit(name, pretrained, settings, fingerprint, made)
 
 
-def _read_besides(project: Project, settings: dict[str, Any]) -> dict[str, Any]:
+def _read_besides(project: Project, name: str) -> dict[str, Any]:
     """What a fine-tuning depends on beyond its own settings."""
-    besides: dict[str, Any] = {}
-    if settings["head_first"]:
-        besides["linear"] = dataclasses.asdict(project.config.fuse.linear)
-    if settings["synonyms"]:
-        besides["synonyms"] = load_synonyms(project.config.path(settings["synonyms"]))
+    besides, config = {}, project.config
+    if config.finetune_of(name).head_first:
+        besides["linear"] = dataclasses.asdict(config.fuse.linear)
+    if config.encoder[name].modality == "text" and config.finetune.synonyms:
+        besides["synonyms"] = load_synonyms(config.path(config.finetune.synonyms))
     return besides
 
 
