@@ -21,6 +21,9 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
 from mmfeat.batches import groups_of
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import torch_device
@@ -30,8 +33,6 @@ from mmfeat.randomness import mix
 from mmfeat.recipes import recipe_settings
 from mmfeat.workflows.finetune import samples_of
 from mmfeat.workflows.project import Project
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 ROUNDS = 3
 
