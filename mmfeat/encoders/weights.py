@@ -68,7 +68,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unu
         if name.removeprefix(prefix) in wanted or not name.startswith(idle)
     }
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in wanted]
+    unexpected = [name for name in state if name not in wanted and not name.endswith("num_batches_tracked")]
     shapes = [
         f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
         for name in wanted
@@ -94,11 +94,13 @@ def _prefix(state: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -
     found = {prefix: sum(prefix + name in state for name in names) for prefix in sorted({"", *candidates})}
     most = max(found.values())
     best = [prefix for prefix, number in found.items() if number == most]
-    if len(best) > 1 and most and "" not in best:
+    if len(best) > 1 and 2 * most > len(names) and "" not in best:
         raise EncoderError(
             f"{source}: holds several networks of this kind ({', '.join(best)}). Save the one that is meant"
         )
-    return best[0] if most else ""
+    return (
+        best[0] if 2 * most > len(names) else ""
+    )  # fewer are of another model, whose names are to be said as they are
 
 
 def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
