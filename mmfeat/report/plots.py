@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmfeat.files import atomic_path
 from mmfeat.models.comparison import Compared
+from mmfeat.models.encoderlines import EncoderLine
 from mmfeat.models.figures import FigureLine
 from mmfeat.texts import shown
 
@@ -56,5 +57,35 @@ def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines
     handles, groups = axes.get_legend_handles_labels()
     if len(groups) > 1:
         figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
+    """samples-F1 of each encoder with its interval, against its size and against samples a second."""
+    from matplotlib.figure import Figure
+
+    modalities = list(dict.fromkeys(line.record.modality for line in lines))
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, label in zip(both, ("MB in float32", "samples a second, read and prepared"), strict=True):
+        for modality, (colour, mark) in zip(modalities, list(_LOOKS.values())[1:] + [_LOOKS["baselines"]], strict=False):
+            for line in (line for line in lines if line.record.modality == modality):
+                x = line.compared.size_mb if axes is both[0] else line.record.rate
+                if x is None:  # imported embeddings: their network is not known
+                    continue
+                f1, low, high = line.compared.figures.scores.samples_f1, line.compared.figures.low, line.compared.figures.high
+                axes.errorbar([x], [f1], yerr=[[f1 - low], [high - f1]], fmt=mark, color=colour, capsize=3, markersize=6)
+                axes.annotate(
+                    shown(line.record.label, 40), (x, f1), (6, 6), textcoords="offset points", fontsize=8, parse_math=False
+                )
+        axes.set_xscale("log")
+        axes.margins(x=0.25)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set_ylabel("samples-F1, 95 % bootstrap interval over rows")
+    how = "frozen" if lines[0].record.frozen else "fine-tuned"
+    figure.suptitle(f"Encoders ({how}) compared on {title}", parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

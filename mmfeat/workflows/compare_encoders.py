@@ -1,0 +1,268 @@
+"""`mmfeat compare encoders`: several encoders, frozen or fine-tuned, on the same split (P16: Tables 1 and 6 to 9)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.config import OTHER
+from mmfeat.devices import provenance, torch_device
+from mmfeat.encoders.resolve import Identity
+from mmfeat.errors import ConfigError, DataError, MmfeatError, RunError
+from mmfeat.extract import Extraction
+from mmfeat.files import digest_json
+from mmfeat.heads.fit import fit_data, fit_heads, heads_logits
+from mmfeat.heads.members import Member
+from mmfeat.metrics import commonest_label
+from mmfeat.models.comparison import Part, comparison_folder, kept_part, save_part
+from mmfeat.models.encoderlines import (
+    EncoderLine,
+    EncoderRecord,
+    bests,
+    encoder_lines,
+    read_encoder_record,
+    write_encoder_record,
+)
+from mmfeat.models.figures import FigureLine
+from mmfeat.progress import say
+from mmfeat.randomness import id_numbers
+from mmfeat.report.encoderlines import write_encoder_comparison
+from mmfeat.table import rows_digest
+from mmfeat.texts import counted
+from mmfeat.workflows.deciding import decision_on, figures_on_val
+from mmfeat.workflows.dryrun import measure_encoding
+from mmfeat.workflows.extract import extract_one
+from mmfeat.workflows.finetune import FinetuneResult, finetune
+from mmfeat.workflows.fits import planned_fit
+from mmfeat.workflows.overlay import Overlay
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.proposals import Proposal, proposal_of
+from mmfeat.workflows.records import common_record
+from mmfeat.workflows.scoring import fill_unknown, training_prior
+
+RECORD, PART = "encoder.json", "logits.safetensors"
+MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
+
+
+@dataclass(frozen=True)
+class EncodersResult:
+    """Encoders on the same val rows, and the files that hold the same.
+
+    Attributes
+    ----------
+    lines : list of EncoderLine
+        By modality, in each the best first.
+    baseline : FigureLine
+        The commonest label.
+    failed : dict of str to str
+        What could not be compared, and why.
+    made : bool
+        False where everything was there already.
+    """
+
+    lines: list[EncoderLine]
+    baseline: FigureLine
+    failed: dict[str, str]
+    made: bool
+    folder: Path
+    files: list[Path]
+    n_train: int
+    n_val: int
+    n_seeds: int
+    frozen: bool
+
+
+def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n_seeds: int = 1) -> EncodersResult:
+    """Train encoders on the project's split, or only their outputs on cached features, and score them on its val rows.
+
+    Checkpoints, what is remembered of encoders, and runs of the project stay as they are: what is made lies in
+    `comparisons/`, and embeddings in the store. What is there already is not made again and is shown also where it is not
+    named.
+
+    Parameters
+    ----------
+    typed : list of str
+        As :func:`mmfeat.workflows.proposals.proposal_of` takes them; all encoders of mmfeat.toml, when empty.
+    n_seeds : int
+        Fits of each encoder. Figures are of the first; the others say how far a figure moves by itself.
+
+    Raises
+    ------
+    DataError
+        There are no val rows, or no labelled row to train on.
+    RunError
+        No encoder can be compared; the message says why.
+    """
+    manifest, config = project.manifest, project.config
+    val = manifest.rows("val")
+    if not len(val):
+        raise DataError(
+            "manifest.parquet: no val rows to compare on. Set [split] val in mmfeat.toml and run: mmfeat init"
+        )
+    work, failed = _Comparison(project, freeze, n_seeds), {}
+    proposals: dict[str, tuple[Proposal, bool]] = {}
+    for text in typed or list(config.encoder):
+        with _said(failed, text):
+            proposal = proposal_of(project, text, work.modalities)
+            same = proposals.get(proposal.folder)
+            if same and same[0].table != proposal.table:
+                raise ConfigError(f"would be called {proposal.label}, as {same[0].typed} is. Compare one after the other")
+            proposals[proposal.folder] = (proposal, True)
+    for text in work.modalities:
+        with contextlib.suppress(MmfeatError):  # one that is out of reach today is not shown
+            proposal = proposal_of(project, text, work.modalities)
+            proposals.setdefault(proposal.folder, (proposal, False))
+    found = []
+    for proposal, named in proposals.values():
+        with _said(failed if named else {}, proposal.label):
+            one = work.one(proposal, make=named)
+            found += [one] if one else []
+    if not found:
+        raise RunError("; ".join(f"{label}: {why}" for label, why in failed.items()))
+    lines = encoder_lines(
+        found, manifest.labels[val], work.numbers, lambda logits: decision_on(project, val, logits), config.metric
+    )
+    baseline = FigureLine.of(
+        "commonest label", figures_on_val(project, commonest_label(manifest.labels[manifest.rows("train")], len(val)))
+    )
+    title = f"{len(val):,} val rows"
+    files, written = write_encoder_comparison(work.folder, title, lines, baseline, manifest.classes, config.metric)
+    return EncodersResult(
+        lines, baseline, failed, work.made or written, work.folder, files, len(manifest.rows("train")), len(val), n_seeds, freeze
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _said(failed: dict[str, str], label: str) -> Iterator[None]:
+    """What cannot be compared does not stop the others."""
+    try:
+        yield
+    except MmfeatError as error:
+        failed[label] = str(error)
+
+
+class _Comparison:
+    """One folder under comparisons/, and the encoders in it."""
+
+    def __init__(self, project: Project, freeze: bool, n_seeds: int) -> None:
+        self.project, self.freeze, self.made = project, freeze, False
+        self.seeds = [project.config.seed + i for i in range(n_seeds)]
+        manifest = project.manifest
+        self.rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+        self.numbers = id_numbers(manifest.ids[manifest.rows("val")])
+        common = {
+            "rows": {w: rows_digest(manifest.ids[r], manifest.labels[r]) for w in ("train", "val") for r in [manifest.rows(w)]},
+            "classes": list(manifest.classes),
+            "metric": project.config.metric,
+            "seeds": self.seeds,
+            "frozen": freeze,
+        }
+        record = {"kind": "encoders", **common, **common_record(project)}
+        self.folder = comparison_folder(project.root / "comparisons", "encoders", digest_json(common), record)
+        kept = [read_encoder_record(file) for file in sorted(self.folder.glob(f"*/{RECORD}"))]
+        self.modalities = {record.typed: record.modality for record in kept if record}
+
+    def one(self, proposal: Proposal, make: bool) -> tuple[EncoderRecord, Part] | None:
+        """An encoder's record and logits; None where they are not there and shall not be made."""
+        folder, project = self.folder / proposal.folder, self._overlay(proposal, 0)
+        plan = planned_fit(project, proposal.name, self.freeze)
+        fingerprint = digest_json({"fit": plan.fingerprint, "label": proposal.label})
+        record, part = read_encoder_record(folder / RECORD), kept_part(folder / PART, self.numbers, fingerprint)
+        if record and part:
+            return record, part
+        if not make:
+            return None
+        say(f"{proposal.label}: {counted(len(self.seeds), 'seed')}, {'frozen' if self.freeze else 'fine-tuned'}")
+        record, part = self._frozen(project, proposal) if self.freeze else self._tuned(proposal)
+        write_encoder_record(folder / RECORD, record)
+        save_part(folder / PART, part, self.numbers, fingerprint)
+        for i in range(1, len(self.seeds)):  # their logits are kept; what can be used is the first
+            shutil.rmtree(folder / f"seed-{i}", ignore_errors=True)
+        self.made = True
+        return record, part
+
+    def _overlay(self, proposal: Proposal, i: int) -> Overlay:
+        config = self.project.config
+        config = dataclasses.replace(config, encoder={proposal.name: proposal.table}, seed=self.seeds[i])
+        return Overlay(self.project, self.folder / proposal.folder / f"seed-{i}", config)
+
+    def _frozen(self, project: Overlay, proposal: Proposal) -> tuple[EncoderRecord, Part]:
+        """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
+        name, config = proposal.name, project.config
+        start, extraction = planned_fit(project, name, True).pretrained, None
+        if start is not None:
+            extraction = extract_one(project, start, self.rows)
+        result = finetune(project, [name], freeze=True)[0][0]
+        identity = project.identity(name)
+        logits, known = _val_logits(project, identity)
+        every = [logits]
+        if len(self.seeds) > 1:
+            table = project.table_of({name: (identity.spec, None)}, self.rows)
+            data = fit_data(table, [name], torch_device(config.device), self.rows)
+            members = [Member(config.fuse.linear, seed) for seed in self.seeds[1:]]
+            fits = fit_heads("linear", data, members, metric=config.metric, rule=config.predict)
+            prior = training_prior(project)
+            every += [fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)]
+        return self._record(project, proposal, identity, [result], extraction), self._part(every, known, result)
+
+    def _tuned(self, proposal: Proposal) -> tuple[EncoderRecord, Part]:
+        """Fine-tune once for each seed."""
+        name, every, results, first = proposal.name, [], [], None
+        for i in range(len(self.seeds)):
+            project = self._overlay(proposal, i)
+            results.append(finetune(project, [name])[0][0])
+            identity = project.identity(name)
+            logits, known = _val_logits(project, identity)
+            every.append(logits)
+            first = first or (project, identity)
+        return self._record(first[0], proposal, first[1], results, None), self._part(every, known, results[0])
+
+    def _part(self, every: list[np.ndarray], known: np.ndarray, result: FinetuneResult) -> Part:
+        output = result.checkpoint.output()
+        return Part(np.stack(every), known, None, 0.0, (output.weight.nbytes + output.bias.nbytes) / 1e6)
+
+    def _record(
+        self, project: Overlay, proposal: Proposal, identity: Identity, results: list[FinetuneResult],
+        extraction: Extraction | None,
+    ) -> EncoderRecord:  # fmt: skip
+        rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
+        rate, measured_on = _rate(project, identity, rows, extraction)
+        checkpoint = results[0].checkpoint
+        return EncoderRecord(
+            proposal.typed, proposal.label, proposal.name, identity.spec.modality, proposal.table.model, identity.width,
+            identity.size_mb, identity.spec.key, _n_distinct(project, identity, rows), rate, measured_on,
+            float(np.mean([result.checkpoint.record["seconds"] for result in results])), checkpoint.record["best_epoch"],
+            checkpoint.frozen, provenance(torch_device(project.config.device))["device"],
+        )  # fmt: skip
+
+
+def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(n, K)` of the val rows by an encoder's output, and which rows it knows."""
+    val = project.manifest.rows("val")
+    table = project.table_of({identity.name: (identity.spec, None)}, val)
+    known = table.present[identity.name][val]
+    output = project.output(identity).in_order_of(project.manifest.classes)
+    logits = output.logits(np.asarray(table.embeddings[identity.name][val]))
+    return fill_unknown(logits, known, training_prior(project)), known
+
+
+def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:
+    keys = project.row_keys(identity.spec.modality).keys[rows]
+    return len(np.unique(keys.view("V32").ravel()))
+
+
+def _rate(
+    project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
+) -> tuple[float | None, str]:  # fmt: skip
+    """Samples a second: those of the extraction, or where almost nothing was encoded, of a few batches."""
+    if identity.spec.modality == OTHER or not len(rows):
+        return None, ""
+    if extraction and extraction.encoded >= MEASURED_ON:
+        return extraction.encoded / sum(extraction.shares.values()), f"while {extraction.encoded:,} were encoded"
+    return len(rows) / measure_encoding(project, identity, rows).seconds, "on a few batches"
