@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, open_project, setting_options, typed_again
 
 
 @click.group("compare", short_help="Every head on the same rows: figures, seconds, sizes, a plot.")
@@ -53,7 +53,7 @@ def encoders_command(
     """
     from mmfeat.report.encoderlines import about_encoders, appendix_table, best_lines, class_table, encoder_table
     from mmfeat.texts import shown
-    from mmfeat.workflows.compare_encoders import compare_encoders
+    from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 
     project = open_project(context, options)
     result, metric = compare_encoders(project, list(names), freeze, seeds), project.config.metric
@@ -66,4 +66,13 @@ def encoders_command(
         click.echo(line)
     files = ", ".join(path.name for path in result.files)
     folder = result.folder.relative_to(project.root)
-    echo_next(f"{'Made' if result.made else 'Already made:'} {folder}: {files}.", "")
+    made = f"{'Made' if result.made else 'Already made:'} {folder}: {files}."
+    if use is None:
+        echo_next(made, f"{typed_again()} --use best")
+        return
+    click.echo(made)
+    used = use_encoders(project, result, use)
+    for one in used:
+        for text in one.lines:
+            click.echo(text)
+    echo_next("; ".join(one.made for one in used) + ".", "mmfeat extract" if all(one.in_use for one in used) else "mmfeat status")

@@ -134,6 +134,6 @@ def encoder_lines(
 
 def bests(lines: Sequence[EncoderLine]) -> dict[str, EncoderLine]:
     """The best of each modality."""
-    return {line.record.modality: line for line in reversed(lines) if line.compared.difference is None}
+    return {line.record.modality: line for line in lines if line.compared.difference is None}
 
 

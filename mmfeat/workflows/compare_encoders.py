@@ -34,7 +34,8 @@ from mmfeat.progress import say
 from mmfeat.randomness import id_numbers
 from mmfeat.report.encoderlines import write_encoder_comparison
 from mmfeat.table import rows_digest
-from mmfeat.texts import counted
+from mmfeat.texts import counted, shown
+from mmfeat.workflows.adopting import Used, adopt
 from mmfeat.workflows.deciding import decision_on, figures_on_val
 from mmfeat.workflows.dryrun import measure_encoding
 from mmfeat.workflows.extract import extract_one
@@ -62,6 +63,8 @@ class EncodersResult:
         The commonest label.
     failed : dict of str to str
         What could not be compared, and why.
+    proposals : dict of str to Proposal
+        By label.
     made : bool
         False where everything was there already.
     """
@@ -69,6 +72,7 @@ class EncodersResult:
     lines: list[EncoderLine]
     baseline: FigureLine
     failed: dict[str, str]
+    proposals: dict[str, Proposal]
     made: bool
     folder: Path
     files: list[Path]
@@ -97,7 +101,7 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
     DataError
         There are no val rows, or no labelled row to train on.
     RunError
-        No encoder can be compared; the message says why.
+        None of those that were named can be compared; the message says why.
     """
     manifest, config = project.manifest, project.config
     val = manifest.rows("val")
@@ -118,13 +122,13 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
         with contextlib.suppress(MmfeatError):  # one that is out of reach today is not shown
             proposal = proposal_of(project, text, work.modalities)
             proposals.setdefault(proposal.folder, (proposal, False))
-    found = []
+    found, compared = [], {proposal.label for proposal, named in proposals.values() if named}
     for proposal, named in proposals.values():
         with _said(failed if named else {}, proposal.label):
             one = work.one(proposal, make=named)
             found += [one] if one else []
-    if not found:
-        raise RunError("; ".join(f"{label}: {why}" for label, why in failed.items()))
+    if not any(record.label in compared for record, _ in found):
+        raise RunError("; ".join(f"{shown(label)}: {why}" for label, why in failed.items()))
     lines = encoder_lines(
         found, manifest.labels[val], work.numbers, lambda logits: decision_on(project, val, logits), config.metric
     )
@@ -134,8 +138,37 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
     title = f"{len(val):,} val rows"
     files, written = write_encoder_comparison(work.folder, title, lines, baseline, manifest.classes, config.metric)
     return EncodersResult(
-        lines, baseline, failed, work.made or written, work.folder, files, len(manifest.rows("train")), len(val), n_seeds, freeze
+        lines, baseline, failed, {p.label: p for p, _ in proposals.values()}, work.made or written, work.folder, files,
+        len(manifest.rows("train")), len(val), n_seeds, freeze,
     )  # fmt: skip
+
+
+def use_encoders(project: Project, result: EncodersResult, which: str) -> list[Used]:
+    """Put compared encoders in use: those that a name is of, or with `best` the best of each modality.
+
+    Raises
+    ------
+    ConfigError
+        No encoder of the table is called so.
+    """
+    chosen = list(bests(result.lines).values())
+    if which != "best":
+        chosen = [line for line in result.lines if result.proposals[line.record.label].answers(which)]
+    if not chosen:
+        known = ", ".join(shown(line.record.label) for line in result.lines)
+        raise ConfigError(f"--use {shown(which)}: no encoder of the table. Use best, or one of: {known}")
+    if len(chosen) > 1 and which != "best":
+        raise ConfigError(f"--use {shown(which)}: is {' and '.join(shown(line.record.label) for line in chosen)}. Name one")
+    used = []
+    for line in chosen:
+        proposal = result.proposals[line.record.label]
+        overlay = overlay_of(project, result.folder, proposal, project.config.seed, 0)
+        checkpoint = planned_fit(overlay, proposal.name, result.frozen).made
+        if checkpoint is None:
+            folder = result.folder / proposal.folder
+            raise RunError(f"{overlay.checkpoints}: its checkpoint is gone. Remove {folder} and type the command again")
+        used.append(adopt(project, proposal, checkpoint))
+    return used
 
 
 @contextlib.contextmanager
@@ -144,7 +177,7 @@ def _said(failed: dict[str, str], label: str) -> Iterator[None]:
     try:
         yield
     except MmfeatError as error:
-        failed[label] = str(error)
+        failed[label] = str(error).removeprefix(f"{label}: ")
 
 
 class _Comparison:
@@ -188,9 +221,7 @@ class _Comparison:
         return record, part
 
     def _overlay(self, proposal: Proposal, i: int) -> Overlay:
-        config = self.project.config
-        config = dataclasses.replace(config, encoder={proposal.name: proposal.table}, seed=self.seeds[i])
-        return Overlay(self.project, self.folder / proposal.folder / f"seed-{i}", config)
+        return overlay_of(self.project, self.folder, proposal, self.seeds[i], i)
 
     def _frozen(self, project: Overlay, proposal: Proposal) -> tuple[EncoderRecord, Part]:
         """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
@@ -240,6 +271,12 @@ class _Comparison:
             float(np.mean([result.checkpoint.record["seconds"] for result in results])), checkpoint.record["best_epoch"],
             checkpoint.frozen, provenance(torch_device(project.config.device))["device"],
         )  # fmt: skip
+
+
+def overlay_of(project: Project, folder: Path, proposal: Proposal, seed: int, number: int) -> Overlay:
+    """The project with one encoder alone, whose checkpoints lie in a comparison's folder."""
+    config = dataclasses.replace(project.config, encoder={proposal.name: proposal.table}, seed=seed)
+    return Overlay(project, folder / proposal.folder / f"seed-{number}", config)
 
 
 def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
