@@ -75,4 +75,7 @@ def encoders_command(
     for one in used:
         for text in one.lines:
             click.echo(text)
-    echo_next("; ".join(one.made for one in used) + ".", "mmfeat extract" if all(one.in_use for one in used) else "mmfeat status")
+    echo_next(
+        "; ".join(one.made for one in used) + ".",
+        "mmfeat extract" if all(one.in_use for one in used) else "mmfeat status",
+    )

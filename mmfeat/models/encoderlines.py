@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.config import MODALITIES, OTHER
 from mmfeat.files import read_record, write_json
 from mmfeat.metrics import Outcome, better, bootstrap_figures
 from mmfeat.models.comparison import Candidate, Compared, Part, compared, first_seed
@@ -119,11 +120,13 @@ def encoder_lines(
 ) -> list[EncoderLine]:  # fmt: skip
     """Lines by modality, in each the best first; arguments as for :func:`mmfeat.models.comparison.compared`."""
     order, lines = np.argsort(numbers, kind="stable"), []
-    for modality in dict.fromkeys(record.modality for record, _ in found):
-        group = [(record, part) for record, part in found if record.modality == modality]
+    for modality in sorted({record.modality for record, _ in found}, key=(*MODALITIES, OTHER).index):
+        group = sorted((pair for pair in found if pair[0].modality == modality), key=lambda pair: pair[0].label)
         candidates = [Candidate(r.label, r.label, part, r.size_mb, False) for r, part in group]
         ones = []
-        for (record, part), one in zip(group, compared(candidates, labels, numbers, decide, metric, first_seed), strict=True):
+        for (record, part), one in zip(
+            group, compared(candidates, labels, numbers, decide, metric, first_seed), strict=True
+        ):
             logits = first_seed(part.logits)
             outcome = Outcome(*(array[order] for array in outcome_of(logits, decide(logits))))
             ones.append(EncoderLine(record, one, bootstrap_figures(labels[order], outcome, WITH_INTERVALS)))
@@ -135,5 +138,3 @@ def encoder_lines(
 def bests(lines: Sequence[EncoderLine]) -> dict[str, EncoderLine]:
     """The best of each modality."""
     return {line.record.modality: line for line in lines if line.compared.difference is None}
-
-

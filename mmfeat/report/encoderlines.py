@@ -36,7 +36,11 @@ def class_table(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
         kept = [k for k, *_ in lines[0].compared.figures.scores.weakest(CLASSES_SHOWN)]
         rows = [rows[k] for k in kept]
     text = table([shown(cell, 30) for cell in head], [[shown(row[0]), *row[1:]] for row in rows])
-    return text if len(rows) == len(classes) else f"{text}\nThe weakest {len(rows)} of {len(classes):,}; classes.csv has all."
+    return (
+        text
+        if len(rows) == len(classes)
+        else f"{text}\nThe weakest {len(rows)} of {len(classes):,}; classes.csv has all."
+    )
 
 
 def about_encoders(lines: Sequence[EncoderLine], n_seeds: int, metric: str) -> str:
@@ -44,7 +48,11 @@ def about_encoders(lines: Sequence[EncoderLine], n_seeds: int, metric: str) -> s
     frozen = lines[0].record.frozen
     took = "to encode the labelled rows at its rate and fit its output once" if frozen else "to fine-tune once"
     devices = ", ".join(dict.fromkeys(line.record.device for line in lines))
-    seeds = f" {n_seeds} seeds: samples-F1 on average ± deviation; all other figures are of the first." if n_seeds > 1 else ""
+    seeds = (
+        f" {n_seeds} seeds: samples-F1 on average ± deviation; all other figures are of the first."
+        if n_seeds > 1
+        else ""
+    )
     return "\n".join(
         filter(
             None,
@@ -80,8 +88,17 @@ def _cells(
     modalities = list(dict.fromkeys(line.record.modality for line in lines))
     head = [title, "MB", "time", "samples-F1", *([f"{n_seeds} seeds"] if n_seeds > 1 else [])]
     head += [*(["micro-F1"] if micro else []), "macro-F1", "mAP", "loss", "a second"]
-    rows = [[baseline.label, "", "", f"{baseline.samples_f1:.3f} ± {baseline.spread:.3f}", *([""] if n_seeds > 1 else [])]]
-    rows[0] += [*([f"{baseline.micro_f1:.3f}"] if micro else []), f"{baseline.macro_f1:.3f}", f"{baseline.map:.3f}", "", "", ""]
+    rows = [
+        [baseline.label, "", "", f"{baseline.samples_f1:.3f} ± {baseline.spread:.3f}", *([""] if n_seeds > 1 else [])]
+    ]
+    rows[0] += [
+        *([f"{baseline.micro_f1:.3f}"] if micro else []),
+        f"{baseline.macro_f1:.3f}",
+        f"{baseline.map:.3f}",
+        "",
+        "",
+        "",
+    ]
     for modality in modalities:
         if len(modalities) > 1:
             rows.append([f"{modality}:", *[""] * len(head)])
@@ -148,8 +165,18 @@ def encoders_csv(lines: Sequence[EncoderLine]) -> str:
     for line in lines:
         record, one, scores = line.record, line.compared, line.compared.figures.scores
         row = {"encoder": record.label, "modality": record.modality, "model": record.model, "width": record.width}
-        row |= {"frozen": record.frozen, "mb": one.size_mb, "seconds": record.seconds, "encode_seconds": record.encode_seconds}
-        row |= {"fit_seconds": record.fit_seconds, "per_second": record.rate, "measured": record.measured, "device": record.device}
+        row |= {
+            "frozen": record.frozen,
+            "mb": one.size_mb,
+            "seconds": record.seconds,
+            "encode_seconds": record.encode_seconds,
+        }
+        row |= {
+            "fit_seconds": record.fit_seconds,
+            "per_second": record.rate,
+            "measured": record.measured,
+            "device": record.device,
+        }
         row |= {"samples_f1": scores.samples_f1, "samples_f1_low": one.figures.low, "samples_f1_high": one.figures.high}
         for name, (low, high) in line.intervals.items():
             row |= {name: getattr(scores, name), f"{name}_low": low, f"{name}_high": high}

@@ -39,9 +39,14 @@ def adopt(project: Project, proposal: Proposal, checkpoint: Checkpoint) -> Used:
         path = checkpoint.folder.relative_to(project.root).as_posix()
         where = f"in place of [encoder.{name}]" if name in project.config.encoder else "as a further table"
         lines = [*proposal.lines(), f"checkpoint = {toml_value(path)}"]
-        return Used(f"mmfeat.toml has another model under [encoder.{name}]", [f"Write into mmfeat.toml {where}:", "", *lines, ""])
+        return Used(
+            f"mmfeat.toml has another model under [encoder.{name}]",
+            [f"Write into mmfeat.toml {where}:", "", *lines, ""],
+        )
     fingerprint = checkpoint.record["fingerprint"]
-    found = (c for c in checkpoints_of(project.checkpoints, name) if c.record["fingerprint"] == fingerprint and c.complete)
+    found = (
+        c for c in checkpoints_of(project.checkpoints, name) if c.record["fingerprint"] == fingerprint and c.complete
+    )
     made = next(found, None)
     if made is not None and not out_of_use(project, made, name):
         said = f"Already there: checkpoints/{made.name}"

@@ -116,7 +116,9 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
             proposal = proposal_of(project, text, work.modalities)
             same = proposals.get(proposal.folder)
             if same and same[0].table != proposal.table:
-                raise ConfigError(f"would be called {proposal.label}, as {same[0].typed} is. Compare one after the other")
+                raise ConfigError(
+                    f"would be called {proposal.label}, as {same[0].typed} is. Compare one after the other"
+                )
             proposals[proposal.folder] = (proposal, True)
     for text in work.modalities:
         with contextlib.suppress(MmfeatError):  # one that is out of reach today is not shown
@@ -158,7 +160,9 @@ def use_encoders(project: Project, result: EncodersResult, which: str) -> list[U
         known = ", ".join(shown(line.record.label) for line in result.lines)
         raise ConfigError(f"--use {shown(which)}: no encoder of the table. Use best, or one of: {known}")
     if len(chosen) > 1 and which != "best":
-        raise ConfigError(f"--use {shown(which)}: is {' and '.join(shown(line.record.label) for line in chosen)}. Name one")
+        raise ConfigError(
+            f"--use {shown(which)}: is {' and '.join(shown(line.record.label) for line in chosen)}. Name one"
+        )
     used = []
     for line in chosen:
         proposal = result.proposals[line.record.label]
@@ -190,7 +194,11 @@ class _Comparison:
         self.rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
         self.numbers = id_numbers(manifest.ids[manifest.rows("val")])
         common = {
-            "rows": {w: rows_digest(manifest.ids[r], manifest.labels[r]) for w in ("train", "val") for r in [manifest.rows(w)]},
+            "rows": {
+                w: rows_digest(manifest.ids[r], manifest.labels[r])
+                for w in ("train", "val")
+                for r in [manifest.rows(w)]
+            },
             "classes": list(manifest.classes),
             "metric": project.config.metric,
             "seeds": self.seeds,
@@ -239,7 +247,9 @@ class _Comparison:
             members = [Member(config.fuse.linear, seed) for seed in self.seeds[1:]]
             fits = fit_heads("linear", data, members, metric=config.metric, rule=config.predict)
             prior = training_prior(project)
-            every += [fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)]
+            every += [
+                fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)
+            ]
         return self._record(project, proposal, identity, [result], extraction), self._part(every, known, result)
 
     def _tuned(self, proposal: Proposal) -> tuple[EncoderRecord, Part]:

@@ -8,7 +8,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.config import MODALITIES, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig, TfidfEncoderConfig
+from mmfeat.config import (
+    MODALITIES,
+    OTHER,
+    TFIDF,
+    EncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    TfidfEncoderConfig,
+)
 from mmfeat.errors import ConfigError
 from mmfeat.texts import shown, toml_value
 from mmfeat.workflows.project import Project
@@ -54,7 +62,9 @@ class Proposal:
     def answers(self, text: str) -> bool:
         """Whether it is called so."""
         model = self.table.model
-        return text in (self.typed, self.label, self.folder, model, Path(model).name) or (self.own and text == self.name)
+        return text in (self.typed, self.label, self.folder, model, Path(model).name) or (
+            self.own and text == self.name
+        )
 
     def lines(self) -> list[str]:
         """Its table as mmfeat.toml has it, without what has its default."""
@@ -62,7 +72,9 @@ class Proposal:
         lines = [head] if self.name in MODALITIES else [head, f'modality = "{self.table.modality}"']
         for field in dataclasses.fields(self.table):
             value = getattr(self.table, field.name)
-            if field.name == "model" or (field.name not in ("modality", "checkpoint") and value != getattr(default, field.name)):
+            if field.name == "model" or (
+                field.name not in ("modality", "checkpoint") and value != getattr(default, field.name)
+            ):
                 text = toml_value(value) if isinstance(value, str) else str(value).lower()
                 lines.append(f"{field.name} = {text}")
         return lines
@@ -99,10 +111,12 @@ def proposal_of(project: Project, typed: str, known: dict[str, str]) -> Proposal
     pretrained = _absolute(weights) if weights else ""
     modality = forced or ("text" if is_path else "") or known.get(typed) or _modality(typed, model, list(encoders))
     for name, table in encoders.items():
-        if table.modality == modality and _same(project, table.model, model):
-            if not pretrained or _same(project, table.pretrained, pretrained):
-                return _own(typed, name, table)
-    name = next((name for name, table in encoders.items() if table.modality == modality and table.model != TFIDF), modality)
+        same = table.modality == modality and _same(project, table.model, model)
+        if same and (not pretrained or _same(project, table.pretrained, pretrained)):
+            return _own(typed, name, table)
+    name = next(
+        (name for name, table in encoders.items() if table.modality == modality and table.model != TFIDF), modality
+    )
     if model == TFIDF and modality == "text":
         return Proposal(typed, name, TfidfEncoderConfig(), False)
     cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
