@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmfeat.recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
+from mmfeat.settings import LOSSES, MAX_LR, setting
+
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
 TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
-LOSSES = ("bce", "focal", "asymmetric")
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
@@ -25,20 +27,6 @@ RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes
 
 TUNED = ("tuned", "tuned-per-class")  # thresholds that are fitted
 MAX_SEED = 2**63 - 1
-MAX_LR = 10.0
-
-
-def setting(
-    default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None,
-    filled: bool = False, encoder: bool = False,
-) -> Any:  # fmt: skip
-    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, not empty (`filled`),
-    the name of an `encoder`, or empty.
-    """
-    return field(
-        default=default,
-        metadata={"choices": choices, "low": low, "high": high, "filled": filled, "encoder": encoder},
-    )
 
 
 @dataclass(frozen=True)
@@ -152,16 +140,11 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """How one encoder is fine-tuned; `[finetune.NAME]`. Defaults: the paper's Table 4 (P19), per modality where they differ."""
+class FinetuneStage:
+    """`[finetune]`: a recipe, and what is set over it for single encoders in `[finetune.NAME]`."""
 
-    epochs: int = setting(10, low=1)
-    patience: int = setting(3, low=1)  # epochs without a better val figure before it stops
-    lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # P19
-    batch_size: int = setting(0, low=0)  # 0: the paper's, 60 for images and 256 for text
-    optimizer: str = setting("adam", choices=("adam", "adamw"))  # P19
-    weights: str = setting("paper", choices=("paper", "none"))  # of the classes in the loss: P7, or all 1
-    augment: bool = True  # P5 and P6: horizontal flips, synonyms
+    recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: what our benchmarks found; paper: P19
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
 
 
 @dataclass(frozen=True)
@@ -323,7 +306,7 @@ class Config:
         default_factory=lambda: {"image": ImageEncoderConfig(), "text": TextEncoderConfig()}
     )
     store: StoreConfig = StoreConfig()
-    finetune: dict[str, FinetuneConfig] = field(default_factory=dict)
+    finetune: FinetuneStage = FinetuneStage()
     fuse: FuseConfig = FuseConfig()
     selftrain: SelftrainConfig = SelftrainConfig()
     predict: PredictConfig = PredictConfig()
@@ -336,18 +319,18 @@ class Config:
         return self.root / Path(text).expanduser()
 
     def finetune_of(self, name: str) -> FinetuneConfig:
-        """The fine-tuning settings of one encoder, with its modality's batch size filled in (P19)."""
-        settings = self.finetune.get(name, FinetuneConfig())
-        if settings.batch_size == 0:
-            size = 60 if self.encoder[name].modality == "image" else 256
-            settings = dataclasses.replace(settings, batch_size=size)
-        return settings
+        """The fine-tuning settings of one encoder: those of the recipe for its modality, and what is set over them."""
+        settings = recipe_settings(self.finetune.recipe, self.encoder[name].modality)
+        return dataclasses.replace(settings, **self.finetune.encoders.get(name, {}))
 
     def values(self) -> dict[str, Any]:
         """Every setting as plain JSON values, nested as in the file."""
-        return {
+        values = {
             f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.metadata.get("internal")
         }
+        tuned = [name for name, table in self.encoder.items() if table.modality != OTHER and table.model != TFIDF]
+        own = {name: dataclasses.asdict(self.finetune_of(name)) for name in tuned}
+        return {**values, "finetune": {"recipe": self.finetune.recipe, **own}}
 
     def dotted(self) -> list[tuple[str, Any]]:
         """Every setting as (dotted key, plain value), in the order of the file."""

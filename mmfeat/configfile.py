@@ -26,13 +26,14 @@ from mmfeat.config import (
     TFIDF,
     Config,
     EncoderConfig,
-    FinetuneConfig,
+    FinetuneStage,
     ImageEncoderConfig,
     OtherEncoderConfig,
     TextEncoderConfig,
     TfidfEncoderConfig,
 )  # fmt: skip
 from mmfeat.errors import ConfigError
+from mmfeat.recipes import FinetuneConfig
 from mmfeat.texts import shown
 
 
@@ -176,8 +177,9 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
     if dotted in ("encoder", "finetune"):
         if not isinstance(value, dict):
             raise ConfigError(f"{where(dotted)}: '{dotted}' is a table: write [{dotted}.NAME]")
-        read = _read_encoder if dotted == "encoder" else _read_finetune
-        return {name: read(name, table, where) for name, table in value.items()}
+        if dotted == "finetune":
+            return _read_finetune(value, where)
+        return {name: _read_encoder(name, table, where) for name, table in value.items()}
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where(dotted)}: '{dotted}' is a table, found {_show(value)}. Write: [{dotted}]")
@@ -272,13 +274,23 @@ def wrong_name(name: str) -> str:
         return f"an encoder's name is letters, digits, - and _, found {_show(name)}"
     if name in RECIPES or re.search(r"-\d+$", name):
         return f"'{name}' is the name of a recipe or of a run"
+    if name == "recipe":
+        return "'recipe' is a key of [finetune]"
     return ""
 
 
-def _read_finetune(name: str, table: Any, where: _Where) -> FinetuneConfig:
-    if not isinstance(table, dict):
-        raise ConfigError(_no_table(f"finetune.{name}", "finetune", where))
-    return _read(FinetuneConfig, table, f"finetune.{name}.", where)
+def _read_finetune(stage: dict[str, Any], where: _Where) -> FinetuneStage:
+    """The recipe, and of each encoder only what is set for it."""
+    encoders = {}
+    for name, table in stage.items():
+        if name == "recipe":
+            continue
+        if not isinstance(table, dict):
+            raise ConfigError(_no_table(f"finetune.{name}", "finetune", where))
+        settings = _read(FinetuneConfig, table, f"finetune.{name}.", where)
+        encoders[name] = {key: getattr(settings, key) for key in table}
+    given = {"recipe": stage["recipe"]} if "recipe" in stage else {}
+    return dataclasses.replace(_read(FinetuneStage, given, "finetune.", where), encoders=encoders)
 
 
 def _no_table(dotted: str, group: str, where: _Where) -> str:
@@ -311,7 +323,7 @@ def _check(config: Config, where: _Where) -> None:
             named, place = getattr(settings, f.name), f"fuse.{head}.{f.name}"
             if f.metadata["encoder"] and named and named not in names:
                 raise ConfigError(f"{where(place)}: {place} names {_show(named)}. {_nearest(named, names)}")
-    for name in config.finetune:
+    for name in config.finetune.encoders:
         if name not in names:
             raise ConfigError(
                 f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"

@@ -54,13 +54,33 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, k
     Tensor
         A scalar; 0, with a gradient of 0, where no label is known.
     """
+    total, weight = summed_loss(logits, labels, weights, kind)
+    return total / torch.where(weight > 0, weight, 1)
+
+
+def summed_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce", smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The sum that :func:`masked_loss` is the mean of, and the weight that it is over, so that a batch may come in pieces.
+
+    Parameters
+    ----------
+    smoothing : float
+        Targets are moved towards 1/2 by this share (Szegedy et al., 2016).
+    """
     known = labels >= 0
     dtype = torch.promote_types(logits.dtype, torch.float32)
     # Masked before the loss, not after: 0 * NaN is NaN, in the loss and in the gradient.
     target, masked = torch.where(known, labels, 0).to(dtype), torch.where(known, logits, 0).to(dtype)
-    counts = known.to(dtype) if weights is None else known * weights.to(dtype)
-    total = counts.sum()
-    return (LOSSES[kind](masked, target) * counts).sum() / torch.where(total > 0, total, 1)
+    target = target * (1 - smoothing) + smoothing / 2 if smoothing else target
+    counts = known_weights(labels, weights, dtype)
+    return (LOSSES[kind](masked, target) * counts).sum(), counts.sum()
+
+
+def known_weights(labels: Tensor, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """How much each label counts in a loss, `(..., K)`: its class's weight, 0 where it is not known."""
+    known = labels >= 0
+    return known.to(dtype) if weights is None else known * weights.to(dtype)
 
 
 def _bce(logits: Tensor, target: Tensor) -> Tensor:

@@ -77,9 +77,11 @@ pretrained = "random"
 [finetune.image]
 epochs = 2
 batch_size = 16
+head_first = false
 [finetune.text]
 epochs = 2
 batch_size = 16
+head_first = false
 [fuse]
 seeds = 2
 [fuse.linear]

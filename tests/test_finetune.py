@@ -13,8 +13,8 @@ from conftest import run_cli
 from mmfeat.batches import UndecodableSample
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders import finetune as encoders
-from mmfeat.encoders.finetune import check_precision
 from mmfeat.encoders.image import ImageEncoder
+from mmfeat.encoders.optimisation import training_precision
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.workflows import finetune as workflow
 from mmfeat.workflows.finetune import finetune
@@ -118,8 +118,8 @@ def test_float16_is_not_trained_on_a_cpu(project):
     with pytest.raises(EncoderError, match=r'encoder.text: .*Set: precision = "bfloat16" or "float32"'):
         finetune(project)
     assert not project.checkpoints.exists()
-    check_precision("bfloat16", torch.device("cpu"))
-    check_precision("float16", torch.device("cuda"))
+    assert training_precision("auto", "bfloat16", torch.device("cpu")) == "bfloat16"
+    assert training_precision("float16", "float32", torch.device("cuda")) == "float16"
     (result,), _ = finetune(project, ["text"], freeze=True)  # encoding in float16 is another matter
     assert result.figures is not None
 
@@ -127,7 +127,7 @@ def test_float16_is_not_trained_on_a_cpu(project):
 def test_float16_scales_its_loss_and_resumes_with_its_scale(project, monkeypatch):
     """On a CPU too, where it is only too slow and coarse to be of use; stopped and resumed it ends with the same bytes."""
     for module in (encoders, workflow):
-        monkeypatch.setattr(module, "check_precision", lambda *_: None)
+        monkeypatch.setattr(module, "training_precision", lambda *_: "float16")
     project = edit(project, r"(?<=\[encoder.text\]\n)", 'precision = "float16"\n')
     scales = []
     keep = encoders.EncoderFit._keep

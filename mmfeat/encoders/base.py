@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -60,11 +61,21 @@ class Encoder(nn.Module):
     def pooling(self) -> str:
         """How the network's output becomes one vector."""
 
-    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
-        """The context of the forward pass at the asked precision."""
-        if self.precision == "float32":
+    def autocast(self, device: torch.device, precision: str = "") -> contextlib.AbstractContextManager:
+        """The context of the forward pass at a precision; the encoder's own where none is given."""
+        precision = precision or self.precision
+        if precision == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(device.type, _PRECISIONS[self.precision])
+        return torch.autocast(device.type, _PRECISIONS[precision])
+
+    def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """A batch in pieces of `size` samples: which they are, `(n,)` int64, and what `forward` takes of them."""
+        for at in torch.arange(len(next(iter(batch.values())))).split(size):
+            yield at, {name: tensor[at] for name, tensor in batch.items()}
+
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth, from 0 at the input, by its name; here all are of one layer."""
+        return {name: 0 for name, _ in self.named_parameters()}
 
     @torch.inference_mode()
     def encode(self, batch: dict[str, Tensor], device: torch.device, tokens: int = 0) -> Encoded:

@@ -23,6 +23,7 @@ _RECORD = "checkpoint.json"
 _ENCODER = "encoder.safetensors"
 _OUTPUT = "output.safetensors"
 _ROWS = "rows.safetensors"
+_LAST = "last"
 _KEYS = ("classes", "frozen", "spec", "table", "fingerprint", "best_epoch", "seconds")
 _REMEDY = "Remove the folder and run: mmfeat finetune"
 
@@ -71,6 +72,16 @@ class Output:
 
 
 @dataclass(frozen=True)
+class LastEpoch:
+    """What the last epoch of a fine-tuning made, where that is not the best: a checkpoint of its own in the other's `last/`."""
+
+    spec: dict[str, Any]
+    epoch: int
+    output: Output
+    tensors: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One folder under checkpoints/; `record` is its checkpoint.json."""
 
@@ -79,8 +90,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The folder's name, such as `image-1`."""
-        return self.folder.name
+        """The folder's name, such as `image-1` or `image-1/last`."""
+        return f"{self.folder.parent.name}/{_LAST}" if self.folder.name == _LAST else self.folder.name
 
     @property
     def frozen(self) -> bool:
@@ -170,7 +181,7 @@ class Checkpoint:
 
 def save_checkpoint(
     parent: Path, name: str, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None,
-    learned: Learned | None = None,
+    learned: Learned | None = None, last: LastEpoch | None = None,
 ) -> Checkpoint:  # fmt: skip
     """Write `parent/NAME-<next number>`, whole or not at all.
 
@@ -182,20 +193,32 @@ def save_checkpoint(
         The fine-tuned encoder; None where it is frozen.
     learned : Learned, optional
         The rows that it was fitted on; without them it is not known, and no figure of it can be trusted.
+    last : LastEpoch, optional
+        A second checkpoint, inside the first.
     """
-    from safetensors.numpy import save_file as save_arrays
-
     record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
     with staging_folder(parent) as staged:
-        save_arrays({"weight": output.weight, "bias": output.bias}, staged / _OUTPUT)
-        if learned is not None:
-            save_arrays({"trained": learned.trained, "chosen": learned.chosen}, staged / _ROWS)
-        if tensors is not None:
-            from safetensors.torch import save_file
-
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, staged / _ENCODER)
-        write_json(staged / _RECORD, record)
+        _write(staged, record, output, tensors, learned)
+        if last is not None:
+            (staged / _LAST).mkdir()
+            own = {**record, "spec": last.spec, "best_epoch": last.epoch, "val": None}
+            _write(staged / _LAST, own, last.output, last.tensors, learned)
         return Checkpoint(publish_folder(staged, parent, name), record)
+
+
+def _write(
+    folder: Path, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None, learned: Learned | None
+) -> None:
+    from safetensors.numpy import save_file as save_arrays
+
+    save_arrays({"weight": output.weight, "bias": output.bias}, folder / _OUTPUT)
+    if learned is not None:
+        save_arrays({"trained": learned.trained, "chosen": learned.chosen}, folder / _ROWS)
+    if tensors is not None:
+        from safetensors.torch import save_file
+
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / _ENCODER)
+    write_json(folder / _RECORD, record)
 
 
 def copy_checkpoint(checkpoint: Checkpoint, name: str, parent: Path | None = None) -> Checkpoint:

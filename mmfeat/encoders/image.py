@@ -90,6 +90,13 @@ class ImageEncoder(Encoder):
             return features if features.shape[1] == width else features.permute(0, 3, 1, 2)
         raise EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
 
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth, as the family of networks states it."""
+        from timm.models import group_parameters
+
+        depths = group_parameters(self.network, self.network.group_matcher(coarse=False), reverse=True)
+        return {f"network.{name}": depth for name, depth in depths.items()}
+
     def speed_settings(self) -> list[dict[str, Any]]:
         """The order of the pixels in memory, and on a GPU compiled code."""
         layouts = [{"channels_last": True}, {"channels_last": False}]

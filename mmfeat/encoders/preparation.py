@@ -82,6 +82,17 @@ class ImagePreparation:
 
     def prepare(self, sample: bytes | Image.Image) -> Tensor:
         """Decode, resize and crop one image: `(3, H, W)` uint8."""
+        return torch.as_tensor(self.transform(self.decode(sample)))
+
+    @staticmethod
+    def decode(sample: bytes | Image.Image) -> Image.Image:
+        """One image as RGB, upright.
+
+        Raises
+        ------
+        UndecodableSample
+            The bytes are no image, or one that is too long for its width.
+        """
         try:
             image = decode_image(sample) if isinstance(sample, bytes) else upright_rgb(sample)
             if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the network's size it would fill the memory
@@ -90,7 +101,7 @@ class ImagePreparation:
             raise
         except Exception as error:  # decoders raise whatever they like for bytes that are no image
             raise UndecodableSample(error) from None
-        return torch.as_tensor(self.transform(image))
+        return image
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ _NOT_WIRING = {
     "_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id",
     "use_cache", "gradient_checkpointing",
 }  # fmt: skip
+_LAYER = re.compile(r"\.(?:layers?|h|block|albert_layer_groups)\.(\d+)\.")
 _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
 
 
@@ -68,6 +71,22 @@ class TextEncoder(Encoder):
         mask = batch["attention_mask"]
         first = functional.pad(states[:, :number], (0, 0, 0, max(0, number - states.shape[1])))
         return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
+
+    def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Pieces of captions of like length, each without the padding that it does not need."""
+        mask = batch["attention_mask"]
+        if not mask[:, 0].all():  # padded at the other end
+            yield from super().pieces(batch, size)
+            return
+        lengths = mask.sum(1)
+        for at in lengths.argsort(stable=True).split(size):
+            yield at, {name: tensor[at, : int(lengths[at[-1]])] for name, tensor in batch.items()}
+
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth: embeddings 0, then the layers by their number, what comes after them with the last."""
+        numbers = {name: _LAYER.search(name) for name, _ in self.named_parameters()}
+        top = max((int(found[1]) + 1 for found in numbers.values() if found), default=0)
+        return {name: int(found[1]) + 1 if found else 0 if "embed" in name else top for name, found in numbers.items()}
 
     def weights_digest(self) -> str:
         """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""

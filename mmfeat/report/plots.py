@@ -96,3 +96,30 @@ def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
         text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], best_epoch: int) -> None:
+    """Losses, and figures on val, by epoch; the best epoch is marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, figures = figure.subplots(1, 2)
+    for axes, lines in ((losses, _LOSSES), (figures, _FIGURES)):
+        for (key, label), (colour, mark) in zip(lines, _LOOKS.values(), strict=False):
+            points = [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker=mark, markersize=4, label=label)
+        axes.axvline(best_epoch, color="#777777", linewidth=0.8, linestyle="--", zorder=0)
+        axes.set_xlabel(f"epoch; {best_epoch} is the best")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    figure.suptitle(shown(title), parse_math=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+_LOSSES = (("train_loss", "training loss"), ("val_loss", "val loss"))
+_FIGURES = (("val_map", "mAP on val"), ("val_samples_f1", "samples-F1 on val"), ("val_macro_f1", "macro-F1 on val"))

@@ -218,10 +218,10 @@ def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:
         seconds = fit.estimate()
     n_val = len(np.unique(project.row_keys(plan.pretrained.spec.modality).keys[samples.val].view("V32").ravel()))
     forward = len(samples.val) / 3  # as EncoderFit counts it, and once more for the store
-    seconds += seconds / max(settings.epochs - done, 1) * forward / (len(samples.train) + forward)
+    seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
     n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)
     n_bytes += logits_bytes(n_val, len(samples.classes))
-    again = f", {done} of them done" if done else ""
+    again = f", {done:,} of {settings.epochs * fit.steps:,} steps done" if done else ""
     what = f"{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{again}"
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
     mb = (weights + _output_bytes(project, plan.pretrained.width)) / 1e6

@@ -14,17 +14,24 @@ import numpy as np
 
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
-from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
-from mmfeat.encoders.finetune import Samples, check_precision, fit_encoder
-from mmfeat.encoders.resolve import build_encoder, words_of
+from mmfeat.encoders.augmentation import ImageAugmentation
+from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, Output, copy_checkpoint, save_checkpoint
+from mmfeat.encoders.finetune import FittedEncoder, fit_encoder
+from mmfeat.encoders.optimisation import training_precision
+from mmfeat.encoders.resolve import Identity, build_encoder, words_of
+from mmfeat.encoders.samples import Samples
 from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import DataError, EncoderError
+from mmfeat.heads.epochs import FittedHead
 from mmfeat.heads.fit import fit_data, fit_head
 from mmfeat.learned import Learned
 from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import Figures
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
+from mmfeat.recipes import FinetuneConfig
+from mmfeat.report.plots import plot_learning
+from mmfeat.table import FeatureTable
 from mmfeat.texts import counted
 from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
@@ -33,6 +40,7 @@ from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
 from mmfeat.workflows.tfidf import fitted_words, identity_of
 
+NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
 LONG_SECONDS = 1800.0  # an estimate beyond this names --freeze where there is no GPU
 
 
@@ -93,7 +101,9 @@ def finetune(
     for name in names:
         if not freeze:
             with named(name):
-                check_precision(config.encoder[name].precision, torch_device(config.device))
+                training_precision(
+                    config.finetune_of(name).precision, config.encoder[name].precision, torch_device(config.device)
+                )
         if not from_nothing(project, name):
             project.identity(name)
     for name in names:
@@ -138,7 +148,7 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     An encoder that counts words is fitted first, and saved with it.
     """
     start = time.perf_counter()
-    config, manifest = project.config, project.manifest
+    manifest = project.manifest
     plan = planned_fit(project, name, freeze=True)
     encoder = None if plan.pretrained else _words(project, plan)
     pretrained = plan.pretrained or identity_of(name, encoder)
@@ -148,19 +158,10 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     note = (
         f"{what}; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
     )
-    table = project.table_of({name: (pretrained.spec, None)}, rows)
+    table = _labelled_table(project, pretrained)
     made = _again(project, plan)
-    if not table.present[name][table.rows("train")].any():
-        raise DataError(
-            f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
-        )
     if made is None:
-        data = fit_data(table, [name], torch_device(config.device), rows)
-        fitted = fit_head(
-            "linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed
-        )
-        weight, bias = (t.float().cpu().numpy() for t in fitted.head.folded())
-        output = Output(weight, bias, manifest.classes)
+        fitted, output = _fitted_output(project, pretrained, table)
     else:
         output = made.output()
     figures = None
@@ -177,6 +178,34 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     return FinetuneResult(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
     )
+
+
+def _labelled_table(project: Project, pretrained: Identity) -> FeatureTable:
+    """The cached features of labelled rows.
+
+    Raises
+    ------
+    DataError
+        None of the rows to train on could be encoded.
+    """
+    name, manifest = pretrained.name, project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    table = project.table_of({name: (pretrained.spec, None)}, rows)
+    if not table.present[name][table.rows("train")].any():
+        raise DataError(
+            f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
+        )
+    return table
+
+
+def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) -> tuple[FittedHead, Output]:
+    """The linear head on one encoder's cached features, and the same as its output."""
+    config = project.config
+    rows = np.concatenate([table.rows("train"), table.rows("val")])
+    data = fit_data(table, [pretrained.name], torch_device(config.device), rows)
+    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
+    weight, bias = (t.float().cpu().numpy() for t in fitted.head.folded())
+    return fitted, Output(weight, bias, project.manifest.classes)
 
 
 def _words(project: Project, plan: PlannedFit) -> TfidfEncoder:
@@ -196,30 +225,68 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         return FinetuneResult(
             name, _model(project, name), plan.pretrained.width, made, False, figures, made.record["seconds"], note
         )
+    start = _frozen_output(project, plan.pretrained) if settings.head_first else None
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
     resume_file = resume_file_of(project, name)
 
     def before(done: int, seconds: float) -> None:
-        if done:
-            say(f"{name}: going on after epoch {done}")
         model = _model(project, name)
+        if done:
+            say(f"{name}: going on after step {done:,}")
         say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
         if seconds > LONG_SECONDS and device.type == "cpu":
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 
-    samples, ids = samples_of(project, name, encoder), project.manifest.ids
+    samples = samples_of(project, name, encoder)
     with named(name):
         fitted = fit_encoder(
-            encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed,
-            device=device, resume_file=resume_file, fingerprint=plan.fingerprint, before=before,
+            encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed, device=device,
+            resume_file=resume_file, fingerprint=plan.fingerprint, start=start, logs=_logs(project, plan), before=before,
         )  # fmt: skip
-    record = _record(project, plan, encoder.cpu().spec(), None, fitted.history, fitted.best_epoch, fitted.seconds)
-    learned = Learned.of(ids[samples.train], ids[samples.val])
-    checkpoint = save_checkpoint(project.checkpoints, name, record, fitted.output, encoder.state_dict(), learned)
+    checkpoint = _save(project, plan, encoder.cpu(), samples, fitted)
     resume_file.unlink(missing_ok=True)
+    if fitted.stopped:
+        raise EncoderError(
+            f"encoder.{name}: {fitted.stopped}. checkpoints/{checkpoint.name} holds epoch {fitted.best_epoch}, the best "
+            f"before. Set a lower lr under [finetune.{name}] in mmfeat.toml, and run: mmfeat finetune {name}"
+        )
     figures = _stored_figures(project, name, checkpoint)
-    note = f"fine-tuned in {clock(fitted.seconds)}, best epoch {fitted.best_epoch} of {len(fitted.history)}"
+    best = f"best epoch {fitted.best_epoch} of {fitted.history[-1]['epoch']}"
+    note = f"fine-tuned in {clock(fitted.seconds)}, {best if fitted.best_epoch else NO_BETTER}"
     return FinetuneResult(name, _model(project, name), encoder.width, checkpoint, True, figures, fitted.seconds, note)
+
+
+def _frozen_output(project: Project, pretrained: Identity) -> Output:
+    """What fine-tuning begins with: the output that is best on the encoder as it is, from cached features."""
+    manifest = project.manifest
+    extract_one(project, pretrained, np.concatenate([manifest.rows("train"), manifest.rows("val")]))
+    return _fitted_output(project, pretrained, _labelled_table(project, pretrained))[1]
+
+
+def _save(project: Project, plan: PlannedFit, encoder: Any, samples: Samples, fitted: FittedEncoder) -> Checkpoint:
+    """The checkpoint of the best epoch, in it that of the last, and the learning curve."""
+    ids = project.manifest.ids
+    learned = Learned.of(ids[samples.train], ids[samples.val])
+    record = _record(project, plan, encoder.spec(), None, fitted.history, fitted.best_epoch, fitted.seconds)
+    if fitted.stopped:
+        record["stopped"] = fitted.stopped
+    last = None
+    if fitted.last:
+        tensors, output = fitted.last
+        best = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        encoder.load_state_dict(tensors)
+        last = LastEpoch(encoder.spec().as_dict(), fitted.history[-1]["epoch"], output, tensors)
+        encoder.load_state_dict(best)
+    checkpoint = save_checkpoint(
+        project.checkpoints, plan.name, record, fitted.output, encoder.state_dict(), learned, last
+    )
+    plot_learning(checkpoint.folder / "learning-curve.png", checkpoint.name, fitted.history, fitted.best_epoch)
+    return checkpoint
+
+
+def _logs(project: Project, plan: PlannedFit) -> Path:
+    """Where TensorBoard's files of a fine-tuning lie."""
+    return project.checkpoints / "tensorboard" / f"{plan.name}-{plan.fingerprint[:8]}"
 
 
 def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figures | None:
@@ -241,27 +308,26 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     modality = project.config.encoder[name].modality
     present = project.row_keys(modality).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
-    load = _image_loader(project, name, encoder) if modality == "image" else _text_loader(project, encoder)
-    numbers = id_numbers(manifest.ids)
-    return Samples(load, manifest.labels, numbers, train, val, manifest.classes)
+    numbers, settings = id_numbers(manifest.ids), project.config.finetune_of(name)
+    if modality == "image":
+        load, size = _image_loader(project, name, encoder), encoder.preparation.data_config["input_size"][1]
+    else:
+        load, size = _text_loader(project, encoder, settings), 0
+    return Samples(load, manifest.labels, numbers, train, val, manifest.classes, size)
 
 
 def _image_loader(project: Project, name: str, encoder: Any) -> Any:
-    """P5: a random horizontal flip."""
-    read = project.reader(name)
-
-    def load(row: int, number: int | None) -> Any:
-        pixels = encoder.prepare(read(row))
-        return pixels.flip(-1) if number is not None and number & 1 else pixels
-
-    return load
+    """P5: a random horizontal flip; crops and RandAugment where they are asked for."""
+    read, augmentation = project.reader(name), ImageAugmentation(encoder, project.config.finetune_of(name))
+    return lambda row, number, size: augmentation(read(row), number, size)
 
 
-def _text_loader(project: Project, encoder: Any) -> Any:
+def _text_loader(project: Project, encoder: Any, settings: FinetuneConfig) -> Any:
     """P6: two words replaced by synonyms."""
-    captions, synonyms = project.manifest.captions, load_synonyms()
+    captions = project.manifest.captions
+    synonyms = load_synonyms(project.config.path(settings.synonyms) if settings.synonyms else None)
 
-    def load(row: int, number: int | None) -> Any:
+    def load(row: int, number: int | None, _size: int) -> Any:
         caption = captions[row]
         return encoder.prepare(caption if number is None else replace_two(caption, synonyms, number))
 

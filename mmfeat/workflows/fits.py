@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmfeat.config import OTHER, TFIDF
+from mmfeat.data.synonyms import load_synonyms
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import ConfigError, DataError
@@ -83,10 +84,25 @@ def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
         fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
     else:
         settings = dataclasses.asdict(project.config.finetune_of(name))
-        fingerprint = _fingerprint(project, name, pretrained.spec.key, settings)
+        fingerprint = _fingerprint(
+            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, settings)}
+        )
     found = checkpoints_of(project.checkpoints, name)
-    made = next((c for c in found if c.record["fingerprint"] == fingerprint and c.complete), None)
+    made = next(
+        (c for c in found if c.record["fingerprint"] == fingerprint and c.complete and not c.record.get("stopped")),
+        None,
+    )
     return PlannedFit(name, pretrained, settings, fingerprint, made)
+
+
+def _read_besides(project: Project, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a fine-tuning depends on beyond its own settings."""
+    besides: dict[str, Any] = {}
+    if settings["head_first"]:
+        besides["linear"] = dataclasses.asdict(project.config.fuse.linear)
+    if settings["synonyms"]:
+        besides["synonyms"] = load_synonyms(project.config.path(settings["synonyms"]))
+    return besides
 
 
 def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
