@@ -64,8 +64,9 @@ def finetune_command(context: click.Context, name: str, seeds: int, use: str | N
 
     result = sweep_finetune(context.obj, name, overrides_of(options), seeds)
     click.echo(finetune_table(f"{result.n_val:,} val rows", result.cells, result.metric))
+    spread = "± is the deviation over seeds. " if seeds > 1 else ""
     click.echo(
-        f"± is the deviation over seeds. In-sample: of up to {IN_SAMPLE:,} rows that were trained on, by the best epoch's "
+        f"{spread}In-sample: of up to {IN_SAMPLE:,} rows that were trained on, by the best epoch's "
         "weights; far above val, it overfits. Where logits are to be averaged the lowest loss is what counts, not the best F1. "
         "These rows also chose the epochs, and the best of many looks better than it is."
     )

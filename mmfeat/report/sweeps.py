@@ -44,7 +44,8 @@ def finetune_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
         if cell.error:
             rows.append([*line, *["-"] * (len(head) - len(line)), shown(cell.error, 160)])
             continue
-        line += [clock(cell.mean("seconds")), f"{_figure(chosen, cell.mean(chosen))} ± {cell.deviation(metric):.3f}"]
+        spread = f" ± {_figure(chosen, cell.deviation(metric))}" if len(cell.heads) > 1 else ""
+        line += [clock(cell.mean("seconds")), f"{_figure(chosen, cell.mean(chosen))}{spread}"]
         line += [_figure(figure, cell.mean(figure)) for figure in others]
         line += [_figure(figure, cell.mean(f"train_{figure}")) for figure in ("samples_f1", "loss")]
         rows.append([*line, f"{cell.mean('best_epoch'):.0f}", "lowest loss" if cell is lowest else ""])

@@ -102,7 +102,7 @@ def references_of(project: Project) -> References:
         except EncoderError as error:
             raise StoreError(f"what encoder {name!r} refers to is unknown, so nothing is removed: {error}") from None
         references.add(identity.spec.key, identity.output_key, project.tokens_kind(name))
-    folders = [f for f in project.checkpoints.glob("[!.]*") if f.is_dir()]
+    folders = [f for f in project.checkpoints.glob("*-[0-9]*") if f.is_dir() and not f.name.startswith(".")]
     for folder in sorted([*folders, *(file.parent for where in ELSEWHERE for file in project.root.glob(where))]):
         checkpoint = read_checkpoint(folder)
         references.add(checkpoint.encoder_key, checkpoint.output().key)

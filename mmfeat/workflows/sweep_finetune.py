@@ -186,7 +186,10 @@ class _Fit:
         try:
             result = finetune(self.project, [self.name])[0][0]
         except EncoderError as error:
-            self.record = {**made, "error": str(error)}
+            self.record = {
+                **made,
+                "error": str(error).partition(". ")[0],
+            }  # what it says to do is of a project's own fit
             self.forget()
         else:
             figures, checkpoint = result.figures.as_dict(), result.checkpoint.record
