@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     "--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
-@setting_options(("finetune.recipe", "best: what our benchmarks found; paper: the paper's settings."))
+@setting_options(
+    ("finetune.recipe", "best: what our benchmarks found; paper: the paper's settings."),
+    ("finetune.synonyms", "A file of words that may replace one another: a group a line, commas between."),
+)
 @click.pass_context
 def finetune_command(
     context: click.Context, names: tuple[str, ...], freeze: bool, dry_run: bool, **options: Any

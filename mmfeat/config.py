@@ -144,7 +144,11 @@ class FinetuneStage:
     """`[finetune]`: a recipe, and what is set over it for single encoders in `[finetune.NAME]`."""
 
     recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: what our benchmarks found; paper: P19
+    synonyms: str = ""  # of captions: a file with a group of words a line, commas between; empty: the list of mmfeat
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
+
+
+FINETUNE_KEYS = ("recipe", "synonyms")  # of all encoders; beside them stand the encoders' own tables
 
 
 @dataclass(frozen=True)
@@ -330,7 +334,7 @@ class Config:
         }
         tuned = [name for name, table in self.encoder.items() if table.modality != OTHER and table.model != TFIDF]
         own = {name: dataclasses.asdict(self.finetune_of(name)) for name in tuned}
-        return {**values, "finetune": {"recipe": self.finetune.recipe, **own}}
+        return {**values, "finetune": {"recipe": self.finetune.recipe, "synonyms": self.finetune.synonyms, **own}}
 
     def dotted(self) -> list[tuple[str, Any]]:
         """Every setting as (dotted key, plain value), in the order of the file."""

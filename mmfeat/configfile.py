@@ -17,6 +17,7 @@ from typing import Any
 
 from mmfeat.config import (
     FILE_NAME,
+    FINETUNE_KEYS,
     HEAD,
     HEAD_ALONE,
     HEADS,
@@ -274,8 +275,8 @@ def wrong_name(name: str) -> str:
         return f"an encoder's name is letters, digits, - and _, found {_show(name)}"
     if name in RECIPES or re.search(r"-\d+$", name):
         return f"'{name}' is the name of a recipe or of a run"
-    if name == "recipe":
-        return "'recipe' is a key of [finetune]"
+    if name in FINETUNE_KEYS:
+        return f"'{name}' is a key of [finetune]"
     return ""
 
 
@@ -283,13 +284,13 @@ def _read_finetune(stage: dict[str, Any], where: _Where) -> FinetuneStage:
     """The recipe, and of each encoder only what is set for it."""
     encoders = {}
     for name, table in stage.items():
-        if name == "recipe":
+        if name in FINETUNE_KEYS:
             continue
         if not isinstance(table, dict):
             raise ConfigError(_no_table(f"finetune.{name}", "finetune", where))
         settings = _read(FinetuneConfig, table, f"finetune.{name}.", where)
         encoders[name] = {key: getattr(settings, key) for key in table}
-    given = {"recipe": stage["recipe"]} if "recipe" in stage else {}
+    given = {key: stage[key] for key in FINETUNE_KEYS if key in stage}
     return dataclasses.replace(_read(FinetuneStage, given, "finetune.", where), encoders=encoders)
 
 

@@ -38,7 +38,6 @@ class FinetuneConfig:
     augment: bool = True  # P5 and P6: horizontal flips; two words replaced by synonyms
     crop: float = setting(0.0, low=0.0, high=1.0)  # images: random crops of this share of the area and more; 0: none
     randaugment: int = setting(0, low=0, high=10)  # images: magnitude of timm's RandAugment; 0: none
-    synonyms: str = ""  # captions: a file of one comma-separated group a line; empty: the list that comes with mmfeat
     start_size: int = setting(
         0, low=0, high=4096
     )  # images: pixels in the first epoch, rising to the encoder's; 0: none

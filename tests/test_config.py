@@ -145,4 +145,4 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
     values, defaults = config.values(), Config().values()
     assert values.pop("data") != defaults.pop("data")
     assert values == defaults
-    assert set(tomllib.loads(filled)) == set(Config().values()) - {"finetune"}
+    assert set(tomllib.loads(filled)) == set(Config().values())

@@ -17,6 +17,7 @@ from mmfeat.encoders.image import ImageEncoder
 from mmfeat.encoders.optimisation import training_precision
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.workflows import finetune as workflow
+from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.project import Project
 
@@ -75,7 +76,7 @@ def test_a_checkpoint_that_the_file_does_not_take_is_said(project, named):
     assert "checkpoints/text-2 is not in use. In mmfeat.toml under [encoder.text] set: checkpoint =" in done.stdout
     done = run_cli("finetune", "text", "--freeze", cwd=project.root)
     assert ("is not in use" in done.stdout) == (named == "none")
-    assert sorted(path.name for path in project.checkpoints.iterdir()) == ["text-1", "text-2"]
+    assert sorted(path.name for path in project.checkpoints.glob("text-*")) == ["text-1", "text-2"]
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -152,3 +153,35 @@ def test_float16_scales_its_loss_and_resumes_with_its_scale(project, monkeypatch
     assert tensors() == straight
     assert scales[0] == scales[2] > 1
     assert scales[1] == scales[3]
+
+
+def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
+    (tuned,), _ = finetune(project, ["text"])
+    extract(project)
+    keep = list(project.manifest.classes)[:-1]
+    m = project.manifest
+    fewer = save(project, labels=np.where(m.labels[:, :1] < 0, np.int8(-1), m.labels), classes=(*keep, "another"))
+    assert Project(project.root).identity("text").checkpoint == tuned.checkpoint.name
+    done = run_cli("evaluate", "text", cwd=project.root, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is of other classes than the manifest. Run: mmfeat finetune text --freeze" in done.stderr
+    (refitted,), _ = finetune(fewer, ["text"], freeze=True)
+    assert "as fine-tuned in text-1" in refitted.note
+    assert ", 0 encoded" in refitted.note
+    assert refitted.checkpoint.encoder_key == tuned.checkpoint.encoder_key
+    assert refitted.checkpoint.classes == (*keep, "another")
+    again = Project(project.root)
+    assert again.identity("text").checkpoint == "text-2"
+    assert again.identity("text").spec.key == tuned.checkpoint.encoder_key
+    ((same,), _) = finetune(again, ["text"], freeze=True)
+    assert (same.checkpoint.name, same.made) == ("text-2", False)
+
+
+def test_a_class_without_a_positive_is_said_and_learned_as_no(project, capsys):
+    labels = project.manifest.labels.copy()
+    train = project.manifest.rows("train")
+    labels[train, 0] = np.minimum(labels[train, 0], 0)
+    (result,), _ = finetune(save(project, labels=labels), ["text"])
+    assert np.isfinite([record["train_loss"] for record in result.checkpoint.record["history"]]).all()
+    name = project.manifest.classes[0]
+    assert f"1 class has no positive among the rows to train on: {name!r}" in capsys.readouterr().err

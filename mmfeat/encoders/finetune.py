@@ -116,7 +116,8 @@ class EncoderFit:
         groups = groups_of(self.samples.train[: n_batches * self.config.batch_size], self.config.batch_size)
         start = time.perf_counter()
         for batch in self.batches.augmented(groups, self.config.epochs - 1):
-            self._gradients(batch)
+            if batch.inputs is not None:
+                self._gradients(batch)
         seconds = (time.perf_counter() - start) / max(sum(map(len, groups)), 1)
         self.optimizer.zero_grad(set_to_none=True)
         for name, buffer in self.encoder.named_buffers():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.data.manifest import Manifest
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import provenance, torch_device
 from mmfeat.encoders.augmentation import ImageAugmentation
@@ -29,10 +30,9 @@ from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import Figures
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
-from mmfeat.recipes import FinetuneConfig
 from mmfeat.report.plots import plot_learning
 from mmfeat.table import FeatureTable
-from mmfeat.texts import counted
+from mmfeat.texts import counted, shown
 from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
 from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit
@@ -98,6 +98,7 @@ def finetune(
     results = []
     names = names or list(config.encoder)
     check_fits(project, names, freeze)  # what is wrong is said before any work
+    _say_empty_classes(manifest)
     for name in names:
         if not freeze:
             with named(name):
@@ -114,6 +115,18 @@ def finetune(
         return results, None
     baseline = commonest_label(manifest.labels[manifest.rows("train")], len(val))
     return results, figures_on_val(project, baseline)
+
+
+def _say_empty_classes(manifest: Manifest) -> None:
+    """Name the classes that nothing but 'no' can be learned of."""
+    empty = [
+        c for c, n in zip(manifest.classes, (manifest.labels[manifest.rows("train")] == 1).sum(0), strict=True) if not n
+    ]
+    if empty:
+        have, more = "has" if len(empty) == 1 else "have", f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
+        named = ", ".join(repr(shown(name)) for name in empty[:5])
+        what = counted(len(empty), "class", "classes")
+        say(f"{what} {have} no positive among the rows to train on: {named}{more}. They are learned as 'no'")
 
 
 @contextlib.contextmanager
@@ -154,7 +167,9 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     pretrained = plan.pretrained or identity_of(name, encoder)
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     extraction = extract_one(project, pretrained, rows, encoder=encoder)
+    used = plan.tuned_before(project)
     what = "frozen" if encoder is None else counted(encoder.width, "term")
+    what = f"as fine-tuned in {used.name}, its output fitted to other classes" if used else what
     note = (
         f"{what}; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
     )
@@ -169,11 +184,14 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
         logits = output.logits(np.asarray(table.embeddings[name][val]))
         logits = fill_unknown(logits, table.present[name][val], training_prior(project))
         figures = figures_on_val(project, logits)
-    terms, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
+    learned = Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
+    more, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
+    if used and made is None:
+        more, tensors, learned = {"refitted": used.name}, used.tensors(), used.learned() | learned
     checkpoint = made or save_checkpoint(
         project.checkpoints, name,
-        {**_record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds), **terms},
-        output, tensors, Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")]),
+        {**_record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds), **more},
+        output, tensors, learned,
     )  # fmt: skip
     return FinetuneResult(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
@@ -308,11 +326,11 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     modality = project.config.encoder[name].modality
     present = project.row_keys(modality).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
-    numbers, settings = id_numbers(manifest.ids), project.config.finetune_of(name)
+    numbers = id_numbers(manifest.ids)
     if modality == "image":
         load, size = _image_loader(project, name, encoder), encoder.preparation.data_config["input_size"][1]
     else:
-        load, size = _text_loader(project, encoder, settings), 0
+        load, size = _text_loader(project, encoder), 0
     return Samples(load, manifest.labels, numbers, train, val, manifest.classes, size)
 
 
@@ -322,10 +340,10 @@ def _image_loader(project: Project, name: str, encoder: Any) -> Any:
     return lambda row, number, size: augmentation(read(row), number, size)
 
 
-def _text_loader(project: Project, encoder: Any, settings: FinetuneConfig) -> Any:
+def _text_loader(project: Project, encoder: Any) -> Any:
     """P6: two words replaced by synonyms."""
-    captions = project.manifest.captions
-    synonyms = load_synonyms(project.config.path(settings.synonyms) if settings.synonyms else None)
+    captions, given = project.manifest.captions, project.config.finetune.synonyms
+    synonyms = load_synonyms(project.config.path(given) if given else None)
 
     def load(row: int, number: int | None, _size: int) -> Any:
         caption = captions[row]

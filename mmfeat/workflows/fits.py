@@ -14,6 +14,7 @@ from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import digest_json
 from mmfeat.table import rows_digest
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.standing import of_other_names
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PlannedFit:
     Attributes
     ----------
     pretrained : Identity or None
-        The encoder that it starts from; None of one that is fitted from nothing, on captions.
+        The encoder that it starts from, pretrained or fine-tuned; None of one that is fitted from nothing, on captions.
     settings : dict
         As the checkpoint records them.
     fingerprint : str
@@ -37,6 +38,11 @@ class PlannedFit:
     settings: dict[str, Any]
     fingerprint: str
     made: Checkpoint | None
+
+    def tuned_before(self, project: Project) -> Checkpoint | None:
+        """The fine-tuned checkpoint that an output alone is fitted on; None where it is fitted on the pretrained encoder."""
+        checkpoint = project.checkpoint(self.pretrained) if self.pretrained and self.pretrained.checkpoint else None
+        return checkpoint if checkpoint and not checkpoint.frozen else None
 
 
 def check_fits(project: Project, names: list[str], freeze: bool) -> None:
@@ -74,7 +80,7 @@ def check_fits(project: Project, names: list[str], freeze: bool) -> None:
 def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
     """What would be made of an encoder, and whether it was made before."""
     table = project.config.encoder[name]
-    pretrained = None if table.model == TFIDF else project.pretrained(name)
+    pretrained = None if table.model == TFIDF else _begun_from(project, name, freeze)
     if pretrained is None:
         words = {"width": table.width, "ngrams": table.ngrams}
         settings = {**dataclasses.asdict(project.config.fuse.linear), **words}
@@ -85,7 +91,7 @@ def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
     else:
         settings = dataclasses.asdict(project.config.finetune_of(name))
         fingerprint = _fingerprint(
-            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, settings)}
+            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, name)}
         )
     found = checkpoints_of(project.checkpoints, name)
     made = next(
@@ -95,13 +101,26 @@ def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
     return PlannedFit(name, pretrained, settings, fingerprint, made)
 
 
-def _read_besides(project: Project, settings: dict[str, Any]) -> dict[str, Any]:
+def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
+    """The encoder as pretrained; for an output alone the fine-tuned one in use, where its own output is of other classes.
+
+    What such an encoder has learned still serves. `refitted` says in a checkpoint's record that it has come from this.
+    """
+    if freeze and project.encoder_table(name).modality != OTHER:
+        identity = project.identity(name)
+        used = project.checkpoint(identity)
+        if used and not used.frozen and (used.record.get("refitted") or of_other_names(project, used.classes)):
+            return identity
+    return project.pretrained(name)
+
+
+def _read_besides(project: Project, name: str) -> dict[str, Any]:
     """What a fine-tuning depends on beyond its own settings."""
-    besides: dict[str, Any] = {}
-    if settings["head_first"]:
-        besides["linear"] = dataclasses.asdict(project.config.fuse.linear)
-    if settings["synonyms"]:
-        besides["synonyms"] = load_synonyms(project.config.path(settings["synonyms"]))
+    besides, config = {}, project.config
+    if config.finetune_of(name).head_first:
+        besides["linear"] = dataclasses.asdict(config.fuse.linear)
+    if config.encoder[name].modality == "text" and config.finetune.synonyms:
+        besides["synonyms"] = load_synonyms(config.path(config.finetune.synonyms))
     return besides
 
 

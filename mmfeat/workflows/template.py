@@ -39,7 +39,9 @@ test = {test}                         # read by nothing but: mmfeat evaluate --s
 path  = "features"                 # may be shared by several projects
 dtype = "float16"                  # float16, float32
 
-{finetune:<34} # epochs, patience, lr, batch_size, optimizer, weights, augment; defaults: the paper's
+[finetune]
+recipe = "best"                    # best: what our benchmarks found; paper: the paper's settings
+{finetune:<34} # over the recipe: epochs, lr, batch_size, optimizer, loss ...; of every encoder its own
 
 [fuse]
 head   = "{head}"               # mmfeat fuse --help lists them
