@@ -28,6 +28,7 @@ from mmfeat.models.encoderlines import EncoderRecord, bests, encoder_lines
 from mmfeat.models.figures import FigureLine
 from mmfeat.report.encoderlines import best_lines, classes_csv, encoder_table, encoders_csv, markdown
 from mmfeat.workflows import compare_encoders as module
+from mmfeat.workflows import encoder_fits
 from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
@@ -122,8 +123,8 @@ def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch)
     folder, _ = compared
     first = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
     kept = {path: path.read_bytes() for path in first.files}
-    monkeypatch.setattr(module, "finetune", None)
-    monkeypatch.setattr(module, "extract_one", None)
+    monkeypatch.setattr(encoder_fits, "finetune", None)
+    monkeypatch.setattr(encoder_fits, "extract_one", None)
     again = compare_encoders(Project(folder), ["text", "image"], freeze=True, n_seeds=2)
     assert not again.made
     assert encoder_table("x", again.lines, again.baseline, "map") == encoder_table(
@@ -135,7 +136,7 @@ def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch)
 def test_it_goes_on_where_it_stopped_and_makes_anew_what_has_changed(folder, monkeypatch):
     shutil.rmtree(folder / "comparisons" / "encoders-1" / "text")
     made, fit = [], finetune
-    monkeypatch.setattr(module, "finetune", lambda p, names, **more: made.extend(names) or fit(p, names, **more))
+    monkeypatch.setattr(encoder_fits, "finetune", lambda p, names, **more: made.extend(names) or fit(p, names, **more))
     assert compare_encoders(Project(folder), ["image", "text"], freeze=True, n_seeds=2).made
     assert made == ["text"]
     (folder / "comparisons" / "encoders-1" / "image" / "logits.safetensors").write_bytes(b"damaged")

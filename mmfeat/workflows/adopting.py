@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, copy_checkpoint
 from mmfeat.texts import toml_value
-from mmfeat.workflows.fits import out_of_use
+from mmfeat.workflows.fits import out_of_use, use_remedy
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.proposals import Proposal
 
@@ -55,5 +55,4 @@ def adopt(project: Project, proposal: Proposal, checkpoint: Checkpoint) -> Used:
         said = f"Made checkpoints/{made.name}"
     if project.config.encoder[name].checkpoint == "latest":
         return Used(said, [])
-    choices = f'checkpoint = "latest", or checkpoint = "checkpoints/{made.name}"'
-    return Used(said, [f"checkpoints/{made.name} is not in use. In mmfeat.toml under [encoder.{name}] set: {choices}"])
+    return Used(said, [f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])

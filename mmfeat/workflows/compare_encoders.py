@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from mmfeat.config import OTHER
-from mmfeat.devices import provenance, torch_device
-from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import ConfigError, DataError, MmfeatError, RunError
-from mmfeat.extract import Extraction
 from mmfeat.files import digest_json
-from mmfeat.heads.fit import fit_data, fit_heads, heads_logits
-from mmfeat.heads.members import Member
 from mmfeat.metrics import commonest_label
 from mmfeat.models.comparison import Part, comparison_folder, kept_part, save_part
 from mmfeat.models.encoderlines import (
@@ -37,18 +28,12 @@ from mmfeat.table import rows_digest
 from mmfeat.texts import counted, shown
 from mmfeat.workflows.adopting import Used, adopt
 from mmfeat.workflows.deciding import decision_on, figures_on_val
-from mmfeat.workflows.dryrun import measure_encoding
-from mmfeat.workflows.extract import extract_one
-from mmfeat.workflows.finetune import FinetuneResult, finetune
-from mmfeat.workflows.fits import planned_fit
-from mmfeat.workflows.overlay import Overlay
+from mmfeat.workflows.encoder_fits import EncoderFits
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.proposals import Proposal, proposal_of
 from mmfeat.workflows.records import common_record
-from mmfeat.workflows.scoring import fill_unknown, training_prior
 
 RECORD, PART = "encoder.json", "logits.safetensors"
-MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
 
 
 @dataclass(frozen=True)
@@ -166,11 +151,10 @@ def use_encoders(project: Project, result: EncodersResult, which: str) -> list[U
     used = []
     for line in chosen:
         proposal = result.proposals[line.record.label]
-        overlay = overlay_of(project, result.folder, proposal, project.config.seed, 0)
-        checkpoint = planned_fit(overlay, proposal.name, result.frozen).made
+        folder = result.folder / proposal.folder
+        checkpoint = EncoderFits(project, folder, proposal, [project.config.seed], result.frozen).checkpoint()
         if checkpoint is None:
-            folder = result.folder / proposal.folder
-            raise RunError(f"{overlay.checkpoints}: its checkpoint is gone. Remove {folder} and type the command again")
+            raise RunError(f"{folder}: its checkpoint is gone. Remove the folder and type the command again")
         used.append(adopt(project, proposal, checkpoint))
     return used
 
@@ -191,7 +175,6 @@ class _Comparison:
         self.project, self.freeze, self.made = project, freeze, False
         self.seeds = [project.config.seed + i for i in range(n_seeds)]
         manifest = project.manifest
-        self.rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
         self.numbers = id_numbers(manifest.ids[manifest.rows("val")])
         common = {
             "rows": {
@@ -211,105 +194,19 @@ class _Comparison:
 
     def one(self, proposal: Proposal, make: bool) -> tuple[EncoderRecord, Part] | None:
         """An encoder's record and logits; None where they are not there and shall not be made."""
-        folder, project = self.folder / proposal.folder, self._overlay(proposal, 0)
-        plan = planned_fit(project, proposal.name, self.freeze)
-        fingerprint = digest_json({"fit": plan.fingerprint, "label": proposal.label})
+        folder = self.folder / proposal.folder
+        fits = EncoderFits(self.project, folder, proposal, self.seeds, self.freeze)
+        fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
         record, part = read_encoder_record(folder / RECORD), kept_part(folder / PART, self.numbers, fingerprint)
         if record and part:
             return record, part
         if not make:
             return None
         say(f"{proposal.label}: {counted(len(self.seeds), 'seed')}, {'frozen' if self.freeze else 'fine-tuned'}")
-        record, part = self._frozen(project, proposal) if self.freeze else self._tuned(proposal)
+        record, part = fits.make()
         write_encoder_record(folder / RECORD, record)
         save_part(folder / PART, part, self.numbers, fingerprint)
         for i in range(1, len(self.seeds)):  # their logits are kept; what can be used is the first
             shutil.rmtree(folder / f"seed-{i}", ignore_errors=True)
         self.made = True
         return record, part
-
-    def _overlay(self, proposal: Proposal, i: int) -> Overlay:
-        return overlay_of(self.project, self.folder, proposal, self.seeds[i], i)
-
-    def _frozen(self, project: Overlay, proposal: Proposal) -> tuple[EncoderRecord, Part]:
-        """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
-        name, config = proposal.name, project.config
-        start, extraction = planned_fit(project, name, True).pretrained, None
-        if start is not None:
-            extraction = extract_one(project, start, self.rows)
-        result = finetune(project, [name], freeze=True)[0][0]
-        identity = project.identity(name)
-        logits, known = _val_logits(project, identity)
-        every = [logits]
-        if len(self.seeds) > 1:
-            table = project.table_of({name: (identity.spec, None)}, self.rows)
-            data = fit_data(table, [name], torch_device(config.device), self.rows)
-            members = [Member(config.fuse.linear, seed) for seed in self.seeds[1:]]
-            fits = fit_heads("linear", data, members, metric=config.metric, rule=config.predict)
-            prior = training_prior(project)
-            every += [
-                fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)
-            ]
-        return self._record(project, proposal, identity, [result], extraction), self._part(every, known, result)
-
-    def _tuned(self, proposal: Proposal) -> tuple[EncoderRecord, Part]:
-        """Fine-tune once for each seed."""
-        name, every, results, first = proposal.name, [], [], None
-        for i in range(len(self.seeds)):
-            project = self._overlay(proposal, i)
-            results.append(finetune(project, [name])[0][0])
-            identity = project.identity(name)
-            logits, known = _val_logits(project, identity)
-            every.append(logits)
-            first = first or (project, identity)
-        return self._record(first[0], proposal, first[1], results, None), self._part(every, known, results[0])
-
-    def _part(self, every: list[np.ndarray], known: np.ndarray, result: FinetuneResult) -> Part:
-        output = result.checkpoint.output()
-        return Part(np.stack(every), known, None, 0.0, (output.weight.nbytes + output.bias.nbytes) / 1e6)
-
-    def _record(
-        self, project: Overlay, proposal: Proposal, identity: Identity, results: list[FinetuneResult],
-        extraction: Extraction | None,
-    ) -> EncoderRecord:  # fmt: skip
-        rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
-        rate, measured_on = _rate(project, identity, rows, extraction)
-        checkpoint = results[0].checkpoint
-        return EncoderRecord(
-            proposal.typed, proposal.label, proposal.name, identity.spec.modality, proposal.table.model, identity.width,
-            identity.size_mb, identity.spec.key, _n_distinct(project, identity, rows), rate, measured_on,
-            float(np.mean([result.checkpoint.record["seconds"] for result in results])), checkpoint.record["best_epoch"],
-            checkpoint.frozen, provenance(torch_device(project.config.device))["device"],
-        )  # fmt: skip
-
-
-def overlay_of(project: Project, folder: Path, proposal: Proposal, seed: int, number: int) -> Overlay:
-    """The project with one encoder alone, whose checkpoints lie in a comparison's folder."""
-    config = dataclasses.replace(project.config, encoder={proposal.name: proposal.table}, seed=seed)
-    return Overlay(project, folder / proposal.folder / f"seed-{number}", config)
-
-
-def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `(n, K)` of the val rows by an encoder's output, and which rows it knows."""
-    val = project.manifest.rows("val")
-    table = project.table_of({identity.name: (identity.spec, None)}, val)
-    known = table.present[identity.name][val]
-    output = project.output(identity).in_order_of(project.manifest.classes)
-    logits = output.logits(np.asarray(table.embeddings[identity.name][val]))
-    return fill_unknown(logits, known, training_prior(project)), known
-
-
-def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:
-    keys = project.row_keys(identity.spec.modality).keys[rows]
-    return len(np.unique(keys.view("V32").ravel()))
-
-
-def _rate(
-    project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
-) -> tuple[float | None, str]:  # fmt: skip
-    """Samples a second: those of the extraction, or where almost nothing was encoded, of a few batches."""
-    if identity.spec.modality == OTHER or not len(rows):
-        return None, ""
-    if extraction and extraction.encoded >= MEASURED_ON:
-        return extraction.encoded / sum(extraction.shares.values()), f"while {extraction.encoded:,} were encoded"
-    return len(rows) / measure_encoding(project, identity, rows).seconds, "on a few batches"
