@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import echo_next, open_project, setting_options, typed_again
 
 
-@click.group("compare", short_help="Every head on the same rows: figures, seconds, sizes, a plot.")
+@click.group("compare", short_help="Heads or encoders on the same rows: figures, seconds, sizes, a plot.")
 def compare_command() -> None:
     """Compare models on the val rows of the project, without changing anything that it uses."""
 
