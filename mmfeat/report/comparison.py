@@ -202,11 +202,11 @@ def markdown(
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table; any text may be in its cells."""
-    cells = [[_escaped(cell) for cell in row] for row in [head, *rows]]
+    cells = [[escaped(cell) for cell in row] for row in [head, *rows]]
     rule = ["---", *["---:"] * (len(head) - 1)]
     return [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
 
 
-def _escaped(text: str) -> str:
-    """Any text as one cell: what Markdown would read as a mark is escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", shown(text))
+def escaped(text: str, limit: int = 60) -> str:
+    """Any text as one cell or line, shortened as by `shown`: what Markdown would read as a mark is escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", shown(text, limit))

@@ -9,7 +9,7 @@ from typing import Any
 from mmfeat.models.encoderlines import EncoderLine, bests
 from mmfeat.models.figures import FigureLine
 from mmfeat.progress import clock
-from mmfeat.report.comparison import csv_text, markdown_table, number, write_files
+from mmfeat.report.comparison import csv_text, escaped, markdown_table, number, write_files
 from mmfeat.report.plots import plot_encoders
 from mmfeat.report.tables import figure_name, left_out, table
 from mmfeat.texts import shown
@@ -213,7 +213,7 @@ def markdown(
             "",
             *markdown_table([*head, "beside the best"], rows),
             "",
-            *(f"- {line}" for line in best_lines(lines, metric)),
+            *(f"- {escaped(line, 1000)}" for line in best_lines(lines, metric)),
             "",
             about_encoders(lines, len(lines[0].compared.seeds), metric),
             "",

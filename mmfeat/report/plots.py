@@ -65,6 +65,7 @@ def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines
 def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
     """samples-F1 of each encoder with its interval, against its size and against samples a second; numbers name them."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     modalities = list(dict.fromkeys(line.record.modality for line in lines))
     looks = [_LOOKS["the paper's"], _LOOKS["further heads"], _LOOKS["baselines"]]
@@ -81,9 +82,11 @@ def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
             f1 = figures.scores.samples_f1
             sides = [[f1 - figures.low], [figures.high - f1]]
             handle = axes.errorbar([x], [f1], yerr=sides, fmt=mark, color=colour, capsize=3, markersize=6)
-            handles.setdefault(f"{number}  {shown(line.record.label)} ({line.record.modality})", handle)
+            handles.setdefault(f"{number}  {shown(line.record.label)}", handle)
             axes.annotate(str(number), (x, f1), (7, 4), textcoords="offset points", fontsize=9)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         axes.margins(x=0.15)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
