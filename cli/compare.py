@@ -48,7 +48,7 @@ def encoders_command(
 ) -> None:  # fmt: skip
     """Train encoders on the same split and compare size, time, figures and speed.
 
-    NAME is an encoder of mmfeat.toml, a model of timm or transformers, or MODEL=FILE with a file of weights; image:MODEL and
+    NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with weights; image:MODEL and
     text:MODEL say what a model takes. Without NAME: all encoders of mmfeat.toml.
     """
     from mmfeat.report.encoderlines import about_encoders, appendix_table, best_lines, class_table, encoder_table

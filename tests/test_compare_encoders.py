@@ -209,6 +209,7 @@ def test_names(project, weights, tmp_path, monkeypatch):
     assert found(text) == ("text", "text", text, True)
     assert found("test_resnet.r160_in1k") == ("image", "image", "test_resnet.r160_in1k", False)
     assert found(weights)[2:] == ("test_resnet", False)
+    assert found("shufflenet_v2_x2_0")[1] == found("torchvision:resnet18")[1] == "image"
     assert found("google/bert_uncased_L-2_H-128_A-2")[:2] == ("text", "text")
     assert found("albert-base-v2")[:2] == ("text", "text")
     assert found("albert")[1] == found("text:test_resnet")[1] == "text"

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmfeat.config import FILE_NAME, OTHER, TFIDF, Config, FinetuneConfig
+from mmfeat.config import FILE_NAME, FINETUNE_KEYS, OTHER, TFIDF, Config, FinetuneConfig
 from mmfeat.errors import ConfigError
 from mmfeat.texts import shown, toml_value
 from mmfeat.workflows.grid import texts_of
 from mmfeat.workflows.project import Project
-
-RECIPE = "recipe"  # the key of [finetune] itself
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,13 @@ class FinetuneGrid:
     fixed: dict[str, str]
     cells: list[FinetuneCell]
 
+    def dotted(self, key: str) -> str:
+        """A swept key as mmfeat.toml has it."""
+        return _dotted(self.name, key)
+
     def settings(self, cell: FinetuneCell) -> list[str]:
         """What to write into mmfeat.toml so that `mmfeat finetune` makes a cell, line by line."""
-        dotted = {
-            f"finetune.{key}" if key == RECIPE else f"finetune.{self.name}.{key}": v for key, v in cell.values.items()
-        }
+        dotted = {self.dotted(key): value for key, value in cell.values.items()}
         known = dict(cell.config.dotted())
         dotted = {key: known[key] for key in self.fixed if key in known and key != "device"} | dotted
         tables: dict[str, list[str]] = {}
@@ -91,17 +91,19 @@ def finetune_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> F
     axes = {_key(name, key): texts for key, texts in swept.items()}
     cells, seen = [], []
     for texts in itertools.product(*axes.values()):
-        own = {
-            f"finetune.{key}" if key == RECIPE else f"finetune.{name}.{key}": t
-            for key, t in zip(axes, texts, strict=True)
-        }
+        own = {_dotted(name, key): text for key, text in zip(axes, texts, strict=True)}
         config = Project(project.root, {**fixed, **own}).config
         settings = config.finetune_of(name)
-        if settings not in seen:  # a value that was typed twice
-            seen.append(settings)
-            values = {key: getattr(config.finetune if key == RECIPE else settings, key) for key in axes}
+        same = (settings, config.finetune.synonyms)
+        if same not in seen:  # a value that was typed twice
+            seen.append(same)
+            values = {key: getattr(config.finetune if key in FINETUNE_KEYS else settings, key) for key in axes}
             cells.append(FinetuneCell(config, values))
     return FinetuneGrid(name, project, fixed, cells)
+
+
+def _dotted(name: str, key: str) -> str:
+    return f"finetune.{key}" if key in FINETUNE_KEYS else f"finetune.{name}.{key}"
 
 
 def _key(name: str, dotted: str) -> str:
@@ -110,8 +112,8 @@ def _key(name: str, dotted: str) -> str:
     rest = dotted.split(".")[1:]
     if len(rest) == 2 and rest[0] != name:
         raise ConfigError(f"option {shown(dotted)}: the sweep is of {name}. Write: finetune.{name}.{shown(rest[1])}")
-    if len(rest) in (1, 2) and (rest[-1] in keys or rest == [RECIPE]):
+    if len(rest) in (1, 2) and (rest[-1] in keys or (len(rest) == 1 and rest[0] in FINETUNE_KEYS)):
         return rest[-1]
     close = difflib.get_close_matches(rest[-1], keys, n=1, cutoff=0.5)
-    which = f"Nearest: {close[0]}" if close else f"Known here: {', '.join(keys)}"
+    which = f"Nearest: {close[0]}" if close else f"Known here: {', '.join([*FINETUNE_KEYS, *keys])}"
     raise ConfigError(f"option {shown(dotted)}: no key of [finetune.{name}] in {FILE_NAME}. {which}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,23 +137,18 @@ def _same(project: Project, a: str, b: str) -> bool:
 
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:
-    """What a model that is no path takes: what timm knows takes images."""
-    if model.startswith(("torchvision:", "hf-hub:", "hf_hub:")):
-        return "image"
-    if "/" in model or model == TFIDF:
+    """What a model that is no path takes: those of timm and torchvision take images."""
+    if model == TFIDF:
         return "text"
-    from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+    from mmfeat.encoders.names import PREFIX, image_models, is_image_model, nearest
+    from mmfeat.encoders.text_names import nearest_text_models
 
-    make_torchvision_importable()
-    import timm
-
-    base = model.partition(".")[0]
-    if timm.is_model(base):
+    if model.startswith(PREFIX) or is_image_model(model):
         return "image"
-    if "-" in model:  # as names of transformers are written, and none of timm's
+    if "/" in model or "-" in model:  # as names of transformers are written, and none of an image model
         return "text"
-    near = difflib.get_close_matches(base, [*encoders, *timm.list_models()], n=3, cutoff=0.4)
+    near = ", ".join([*nearest(model, [*encoders, *image_models()]), *nearest_text_models(model)]) or "none"
     raise ConfigError(
-        f"{shown(typed)}: neither an encoder of mmfeat.toml nor a model of timm. Nearest: {', '.join(near) or 'none'}; "
+        f"{shown(typed)}: neither an encoder of mmfeat.toml nor an image model. Nearest: {near}; "
         f"a text model of that name: text:{shown(model)}"
     )

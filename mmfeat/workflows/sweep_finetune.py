@@ -90,26 +90,25 @@ def sweep_finetune(folder: Path | str, name: str, overrides: dict[str, str], n_s
             "manifest.parquet: no val rows to compare settings on. Set [split] val in mmfeat.toml and run: mmfeat init"
         )
     check_fits(project, [name], freeze=False)
+    firsts: list[_Fit] = []
     done: list[SweptCell] = []
     n_trained = 0
     for number, cell in enumerate(grid.cells, 1):
         fits = [_Fit(grid, cell, seed) for seed in (project.config.seed + i for i in range(n_seeds))]
         trained = [fit.train() for fit in fits if fit.record is None]
+        firsts.append(fits[0])
         done.append(SweptCell(name, cell.values, [fit.record for fit in fits]))
         for fit in fits[1:]:
             fit.forget()
         if trained:
             n_trained += len(trained)
             say(f"cell {number} of {len(grid.cells)}, {_said(cell)}: {_result(done[-1], metric)}")
-        _keep(grid, done, metric)
+        _keep(firsts, done, metric)
     order = best_first(done, metric)
     sources = [grid.cells[next(i for i, one in enumerate(done) if one is cell)] for cell in order]
     file = project.root / "sweeps" / f"finetune-{name}.csv"
     write_atomic(file, sweep_csv(order, metric, "encoder", TRAINED))
-    mb = (
-        sum(path.stat().st_size for cell in sources for path in _Fit(grid, cell).folder.rglob("*") if path.is_file())
-        / 1e6
-    )
+    mb = sum(path.stat().st_size for fit in firsts for path in fit.folder.rglob("*") if path.is_file()) / 1e6
     n_fits = len(grid.cells) * n_seeds
     return FinetuneSweep(
         grid, order, sources, main_effects(done, metric), n_fits, n_trained, n_val, n_seeds, metric, mb, file
@@ -138,9 +137,7 @@ def use_cell(result: FinetuneSweep, which: str) -> tuple[Used, list[str]]:
         raise ConfigError(f"--use {shown(which)}: {error}")
     checkpoint = _Fit(grid, cell).checkpoint()
     if checkpoint is None:
-        words = " ".join(
-            f"--set finetune.{key if key == 'recipe' else f'{grid.name}.{key}'}={v}" for key, v in cell.values.items()
-        )
+        words = " ".join(f"--set {grid.dotted(key)}={value}" for key, value in cell.values.items())
         raise ConfigError(
             f"--use {shown(which)}: only the weights of the best cell and of the lowest loss are kept. "
             f"Run: mmfeat finetune {grid.name} {words}"
@@ -234,12 +231,13 @@ class _Fit:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _keep(grid: FinetuneGrid, done: list[SweptCell], metric: str) -> None:
+def _keep(fits: list[_Fit], done: list[SweptCell], metric: str) -> None:
     """Of the cells that are done only the weights of the best and of the lowest loss stay."""
-    kept = [best_first(done, metric)[0], lowest_loss(done)]
-    for cell, source in zip(done, grid.cells, strict=False):
-        if not any(cell is one for one in kept):
-            _Fit(grid, source).forget()
+    wanted = [best_first(done, metric)[0], lowest_loss(done)]
+    kept = {fit.folder for fit, cell in zip(fits, done, strict=True) if any(cell is one for one in wanted)}
+    for fit in fits:
+        if fit.folder not in kept:
+            fit.forget()
 
 
 def _said(cell: FinetuneCell) -> str:
