@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from mmfeat.settings import LOSSES, MAX_LR, setting
 
+MAX_RANDAUGMENT = 9  # at 10 timm leaves an image no bits
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -37,7 +39,7 @@ class FinetuneConfig:
     smoothing: float = setting(0.0, low=0.0, high=0.5)  # of labels: 0 and 1 become smoothing / 2 and 1 - smoothing / 2
     augment: bool = True  # P5 and P6: horizontal flips; two words replaced by synonyms
     crop: float = setting(0.0, low=0.0, high=1.0)  # images: random crops of this share of the area and more; 0: none
-    randaugment: int = setting(0, low=0, high=10)  # images: magnitude of timm's RandAugment; 0: none
+    randaugment: int = setting(0, low=0, high=MAX_RANDAUGMENT)  # images: magnitude of timm's RandAugment; 0: none
     start_size: int = setting(
         0, low=0, high=4096
     )  # images: pixels in the first epoch, rising to the encoder's; 0: none
