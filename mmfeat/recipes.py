@@ -21,14 +21,14 @@ class FinetuneConfig:
         0, low=0
     )  # pieces that a batch is computed in: less memory, the same step; 0: as is fastest
     optimizer: str = setting("adamw", choices=("adam", "adamw"))
-    lr: float = setting(1e-3, low=0.0, high=MAX_LR)  # of the output and of the layer before it
-    layer_decay: float = setting(0.8, low=0.01, high=1.0)  # of the rate, from each layer to the one before it
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the output and of the layer before it
+    layer_decay: float = setting(0.85, low=0.01, high=1.0)  # of the rate, from each layer to the one before it
     frozen_layers: int = setting(0, low=0)  # from the input on, that stay as they were pretrained
     weight_decay: float = setting(0.05, low=0.0)  # not of biases and norms
     warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
     schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
     clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: any
-    ema: float = setting(0.998, low=0.0, high=0.99999)  # decay of the average of the weights that is kept; 0: none
+    ema: float = setting(0.995, low=0.0, high=0.99999)  # decay of the average of the weights that is kept; 0: none
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16", "float16"))  # auto: bfloat16 on a GPU
     batch_norm: str = setting(
         "frozen", choices=("frozen", "trained")
@@ -51,7 +51,7 @@ _PAPER = {
     "schedule": "constant", "clip": 0.0, "ema": 0.0, "batch_norm": "trained", "head_first": False, "weights": "paper",
 }  # fmt: skip
 FINETUNE_RECIPES = {
-    "best": {"image": {}, "text": {}},
+    "best": {"image": {}, "text": {"epochs": 3, "lr": 3e-4, "layer_decay": 0.8}},
     "paper": {"image": {**_PAPER, "batch_size": 60}, "text": {**_PAPER, "batch_size": 256}},
 }
 
