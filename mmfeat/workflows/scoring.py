@@ -151,6 +151,19 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
     return project.table_of(encoders, need, tokens)
 
 
+def own_opinions(project: Project, run: Run, rows: np.ndarray) -> dict[str, Source]:
+    """What each encoder of a run says of rows by an output of its own, by its recorded keys; those that have none are left out."""
+    found = {}
+    for name in run.encoders:
+        try:
+            table = recorded_table(project, run, rows, [name])
+            if name in table.logits:
+                found[name] = _output_source(project, table, name, rows)
+        except MissingFeatures:  # the run kept its own logits, and nobody's else
+            continue
+    return found
+
+
 def _head_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:
     table = recorded_table(project, run, rows).take(rows)
     fold = None if shipped else folds_of(project, run, rows)
