@@ -106,7 +106,7 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
     return given
 
 
-def _column(file: Path, header: list[str], role: str, own: str) -> int:
+def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
     """Where a column stands: by its plain name, or by that of the source."""
     for name in (role, own):
         if isinstance(name, str) and name and name in header:

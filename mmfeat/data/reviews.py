@@ -51,7 +51,7 @@ def unharmed(cell: str) -> str:
 
 def nothing_mark(classes: Sequence[str]) -> str:
     """What to fill in for a row that has none of the classes."""
-    return next(mark for mark in (*NOTHING, '""') if mark not in classes)
+    return next((mark for mark in NOTHING if mark not in classes), NOTHING[-1])
 
 
 def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
@@ -143,7 +143,7 @@ def _named(answer: str, classes: Sequence[str], separator: str) -> list[str]:
 
     if (one := whole(answer)) is not None:
         return one
-    if unharmed(answer).casefold() in NOTHING or answer == '""':
+    if unharmed(answer).casefold() in NOTHING:
         return []
     names: list[str] = []
     for part in split_labels(answer, BETWEEN):
