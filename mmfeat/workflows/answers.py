@@ -185,9 +185,10 @@ def _remember_after(root: Path) -> None:
 
 def _forget_unbegun(root: Path) -> None:
     """Remove what was kept for a review that was never begun: killed before corrections.csv was written."""
-    if (folder := _last(root)) and (record := _record(folder))["after"].keys() != set(KEPT):
-        if _digests(root)[CORRECTIONS] == record["before"][CORRECTIONS]:
-            shutil.rmtree(folder)
+    if (folder := _last(root)) is None or (record := _record(folder))["after"].keys() == set(KEPT):
+        return
+    if _digests(root)[CORRECTIONS] == record["before"][CORRECTIONS]:
+        shutil.rmtree(folder)
 
 
 def _put_back(folder: Path, names: tuple[str, ...]) -> None:

@@ -234,7 +234,7 @@ def _opinion(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], kno
     shown = (decided == 1) | (probs >= _LIKELY)
     order = np.argsort(-probs, axis=1, kind="stable")
     return [
-        "; ".join(f"{classes[k]} {probs[row, k]:.2f}" for k in order[row].tolist() if shown[row, k])
+        "; ".join(f"{classes[k]} ({probs[row, k]:.2f})" for k in order[row].tolist() if shown[row, k])
         if known[row]
         else ""
         for row in range(len(probs))
@@ -249,7 +249,7 @@ def _why_open(best: _Candidates, classes: Sequence[str]) -> Iterator[list[str]]:
         enough = np.minimum(_OPEN, bits.max())
         top = [i for i in np.argsort(-bits, kind="stable")[:_REASONS].tolist() if bits[i] >= max(enough, _SHARE)]
         yield [
-            f"{classes[i]} {best.probs[row, i]:.2f} (threshold {best.threshold[row, i]:.2f})"
+            f"{classes[i]}: {best.probs[row, i]:.2f}, threshold {best.threshold[row, i]:.2f}"
             if i < len(classes)
             else f"{classes[i - len(classes)]}: {_sides(best, row, i - len(classes))}"
             for i in top or [int(bits.argmax())]
@@ -260,7 +260,7 @@ def _sides(best: _Candidates, row: int, k: int) -> str:
     """The encoders that are furthest apart on a class."""
     said = {name: probs[row, k] for name, probs in best.opinions.items() if best.known[name][row]}
     most, least = max(said, key=said.__getitem__), min(said, key=said.__getitem__)
-    return f"{most} {said[most]:.2f} but {least} {said[least]:.2f}"
+    return f"{most} says {said[most]:.2f}, {least} {said[least]:.2f}"
 
 
 def _why_wrong(best: _Candidates, labels: np.ndarray, classes: Sequence[str]) -> Iterator[list[str]]:
