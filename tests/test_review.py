@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmfeat.cli import group
 from test_init import split_of
 
 from mmfeat.data.corrections import with_answers
@@ -367,7 +368,7 @@ def test_killed_midway_it_is_completed_and_taken_back(tmp_path, monkeypatch, fai
 
 @pytest.fixture
 def reviewed(trained, tmp_path) -> Path:
-    """A copy of a project with runs, whose images are gone."""
+    """A copy of a project with runs."""
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
     return folder
@@ -435,11 +436,23 @@ def test_answers_are_not_overwritten_and_corrected_rows_not_asked_again(reviewed
         review(Project(reviewed), "crossattn-1", 5, out=reviewed / "notes.csv")
 
 
+def typed(folder: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(group, ["--project", str(folder), "review", *arguments])
+
+
 def test_the_command_line(reviewed):
-    out = run_cli("review", "crossattn-1", "--n", "3", cwd=reviewed).stdout
-    assert "Made review.csv (3 of 20 unlabelled rows). Next: mmfeat review --apply review.csv" in out
-    assert f"{NOTHING[0]} for none of the classes" in out
-    failed = run_cli("review", "--apply", "review.csv", "--undo", cwd=reviewed, check=False)
-    assert failed.returncode == 2
-    failed = run_cli("review", "--apply", "review.csv", cwd=reviewed, check=False)
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    found = typed(reviewed, "crossattn-1", "--n", "3")
+    assert "Made review.csv (3 of 20 unlabelled rows). Next: mmfeat review --apply review.csv" in found.output
+    assert f"{NOTHING[0]} for none of the classes" in found.output
+    file = str(reviewed / "review.csv")
+    assert "no row is filled in" in str(typed(reviewed, "--apply", file).exception)
+    _, *rows = cells((reviewed / "review.csv").read_bytes())
+    fill(Path(file), {unharmed(rows[0][0]): "-"})
+    applied = typed(reviewed, "--apply", file)
+    assert applied.output.splitlines()[-1].startswith(
+        "Applied 1 answer of review.csv: corrections.csv and manifest.parquet"
+    )
+    assert "Nothing to do" in typed(reviewed, "--apply", file).output
+    assert "Took back 1 answer of review.csv" in typed(reviewed, "--undo").output
+    for two in (["--apply", file, "--undo"], ["crossattn-1", "--undo"], ["--apply", file, "--out", "x.csv"]):
+        assert typed(reviewed, *two).exit_code == 2

@@ -32,7 +32,7 @@ from mmfeat.files import (
     write_json,
 )
 from mmfeat.models.runs import all_runs
-from mmfeat.report.summary import about_answers
+from mmfeat.report.summary import about_answers, about_changes
 from mmfeat.texts import counted
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.init import LOG, init
@@ -89,9 +89,9 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
         write_atomic(corrections, data)
     try:
         made = init(root)
-    except BaseException:
+    except Exception:
         if fresh:
-            _put_back(_last(root), (CORRECTIONS,))
+            _put_back(_last(root), (LOG, CORRECTIONS))
             shutil.rmtree(_last(root))
         raise
     _remember_after(root)
@@ -101,6 +101,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
     now = Project(root)
     change = difference(before, now.manifest)
     lines = about_answers(answers, before, now.manifest, change)
+    lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
     anew, after = follows(now.config, change)
     lines += [*anew, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
