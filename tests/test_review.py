@@ -21,7 +21,7 @@ from mmfeat.data.corrections import with_answers
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.reviews import NOTHING, harmless, read_answers, review_bytes, unharmed
 from mmfeat.errors import DataError
-from mmfeat.selftrain.review import contradiction, disagreement, entropy, shortlist, spread, uncertainty
+from mmfeat.selftrain.review import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
 from mmfeat.workflows.answers import apply_review, undo_review
 from mmfeat.workflows.init import init
 from mmfeat.workflows.project import Project
@@ -91,6 +91,18 @@ def test_the_same_rows_in_any_order_and_the_first_of_many_are_those_of_few(seed)
     order = np.random.default_rng(seed + 1).permutation(len(worth))
     assert asked(worth[order], points[order], numbers[order], 20) == many
     assert many[0] == numbers[worth.argmax()]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_rows_are_taken_as_if_all_were_compared_each_time(seed):
+    worth, points, _ = shapes(seed)
+    points[30:] = points[:30] + 0.3 * points[30:]  # some are rather near
+    usual, novelty, taken = 2 * ((points - points.mean(0)) ** 2).sum(1).mean(), np.ones(60), []
+    while (novelty > NEAR).any() and len(taken) < 40:
+        taken.append(int(np.argmax(np.where(novelty > NEAR, worth * novelty, 0))))
+        novelty = np.minimum(novelty, ((points - points[taken[-1]]) ** 2).sum(1) / usual)
+    assert spread(worth, points, 40).tolist() == taken
 
 
 def test_a_row_that_lies_there_twice_is_asked_for_once():

@@ -8,6 +8,8 @@ are then taken one after another, each the less the more it is like one that was
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 NEAR = 0.05  # of the usual squared distance between two rows: what is nearer asks the same thing again
@@ -104,15 +106,21 @@ def spread(worth: np.ndarray, points: np.ndarray, n: int) -> np.ndarray:
     points = points - points.mean(0) if len(points) else points  # digits: distances stay as they are
     squares = np.einsum("pd,pd->p", points, points)
     usual = max(2 * float(squares.mean()) if len(squares) else 0.0, 1e-12)
-    novelty, taken = np.ones(len(worth)), []
-    while len(taken) < n and len(worth):
-        row = int(np.argmax(np.where(novelty > NEAR, worth * novelty, 0)))
-        if novelty[row] <= NEAR or worth[row] <= 0:
-            break
-        taken.append(row)
-        away = squares + squares[row] - 2 * (points @ points[row])
-        novelty = np.minimum(novelty, np.clip(away / usual, 0, 1))
-        novelty[row] = 0
+    there = np.zeros((min(n, len(points)), points.shape[1]), points.dtype)  # the rows that were taken
+    there_squares, taken = np.zeros(len(there), points.dtype), []
+    heap = [(-w, row, 1.0, 0) for row, w in enumerate(worth.tolist()) if w > 0]
+    heapq.heapify(heap)
+    while heap and len(taken) < n:  # a row is only worth less, the more are taken: looked at again when it comes first
+        _, row, novelty, compared = heapq.heappop(heap)
+        m = len(taken)
+        if compared == m:
+            there[m], there_squares[m] = points[row], squares[row]
+            taken.append(row)
+            continue
+        away = there_squares[compared:m] + squares[row] - 2 * (there[compared:m] @ points[row])
+        novelty = min(novelty, float(away.min()) / usual)
+        if novelty > NEAR:
+            heapq.heappush(heap, (-float(worth[row]) * novelty, row, novelty, m))
     return np.array(taken, dtype=np.int64)
 
 

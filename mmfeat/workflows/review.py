@@ -135,7 +135,7 @@ def review(
         file, made, run.name, "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
         split, len(best.rows), len(found.rows), len(rows) - len(fresh), len(fresh) - len(found.rows),
         [name for name in run.encoders if name not in found.opinions],
-        in_sample(project, run.name, found.rows) if split != "unlabelled" else "", nothing_mark(manifest.classes),
+        in_sample(project, run.name, found.rows), nothing_mark(manifest.classes),
     )  # fmt: skip
 
 
@@ -151,12 +151,12 @@ def _keep_answers(project: Project, file: Path) -> None:
     if not n:
         return
     separator, kept = project.config.data.separator, project.root / CORRECTIONS
-    remedy = f"is not overwritten. Run: mmfeat review --apply {file.name}, {elsewhere}"
+    remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"
     try:
         given = read_answers(file, manifest.ids, manifest.classes, separator).given
         applied = kept.exists() and with_answers(kept, given, manifest.columns, separator) == kept.read_bytes()
     except DataError as error:
-        raise DataError(f"{error}. {file.name} {remedy}") from None
+        raise DataError(f"{error}. {file} {remedy}") from None
     if not applied:
         raise DataError(f"{file}: has {n:,} row{'s' * (n != 1)} filled in, and {remedy}")
 
