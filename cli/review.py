@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -47,18 +48,18 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     if result.n_unknown:
         click.echo(f"{counted(result.n_unknown, 'row')} left out: the run reads nothing of them")
     for name in result.silent:
-        click.echo(f"encoder {name} has no opinion of its own here: mmfeat finetune {name} --freeze gives it one")
+        click.echo(f"encoder {name} has no opinion of its own here (see: mmfeat status)")
     if result.in_sample:
-        click.echo(
-            f"{result.in_sample}: what it learned by heart it does not contradict. A run that has not: mmfeat fuse --folds 5"
-        )
-    name = str(result.file if options["out"] else result.file.name)
+        learned = "labels: what it learned by heart it does not contradict. A run that has not: mmfeat fuse --folds 5"
+        pseudo = "pseudo-labels: it is surer of them than it should be. A run that has not: mmfeat fuse"
+        click.echo(f"{result.in_sample}, trained on their {pseudo if result.split == 'unlabelled' else learned}")
+    name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
     click.echo(
         f"Fill in the column labels ({result.nothing} for none of the classes); rows left blank stay as they are."
     )
     made = "Made" if result.made else "Already made:"
     echo_next(
-        f"{made} {name} ({result.n_rows:,} of {result.n_candidates:,} {options['split']} rows).",
+        f"{made} {name} ({result.n_rows:,} of {result.n_candidates:,} {result.split} rows).",
         f"mmfeat review --apply {name}",
     )
 

@@ -433,7 +433,7 @@ def test_answers_are_not_overwritten_and_corrected_rows_not_asked_again(reviewed
         csv.writer(opened).writerows([header, *rows])
     filled = file.read_bytes()
     with pytest.raises(
-        DataError, match=r"has 1 row filled in, and is not overwritten.*--apply review.csv, or .* --out FILE"
+        DataError, match=r"has 1 row filled in, and is not overwritten.*--apply .*review.csv, or .* --out FILE"
     ):
         review(project, "crossattn-1", 5)
     assert file.read_bytes() == filled
@@ -453,10 +453,10 @@ def typed(folder: Path, *arguments: str) -> Result:
 
 
 def test_the_command_line(reviewed):
-    found = typed(reviewed, "crossattn-1", "--n", "3")
-    assert "Made review.csv (3 of 20 unlabelled rows). Next: mmfeat review --apply review.csv" in found.output
-    assert f"{NOTHING[0]} for none of the classes" in found.output
     file = str(reviewed / "review.csv")
+    found = typed(reviewed, "crossattn-1", "--n", "3")
+    assert f"Made {file} (3 of 20 unlabelled rows). Next: mmfeat review --apply {file}" in found.output
+    assert f"{NOTHING[0]} for none of the classes" in found.output
     assert "no row is filled in" in str(typed(reviewed, "--apply", file).exception)
     _, *rows = cells((reviewed / "review.csv").read_bytes())
     fill(Path(file), {unharmed(rows[0][0]): "-"})
