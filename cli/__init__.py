@@ -8,6 +8,7 @@ import sys
 import click
 from mmfeat.cli.compare import compare_command
 from mmfeat.cli.demo import demo_command
+from mmfeat.cli.encoders import encoders_command
 from mmfeat.cli.ensemble import ensemble_command
 from mmfeat.cli.evaluate import evaluate_command
 from mmfeat.cli.export import export_command
@@ -30,9 +31,9 @@ from mmfeat.texts import shown
 
 LONGEST = 2000  # characters of a message
 COMMANDS = (
-    init_command, finetune_command, extract_command, status_command, fuse_command, sweep_command, ensemble_command,
-    selftrain_command, review_command, predict_command, evaluate_command, compare_command, runs_command, export_command,
-    serve_command, store_command, demo_command,
+    init_command, encoders_command, finetune_command, extract_command, status_command, fuse_command, sweep_command,
+    ensemble_command, selftrain_command, review_command, predict_command, evaluate_command, compare_command, runs_command,
+    export_command, serve_command, store_command, demo_command,
 )  # fmt: skip
 
 

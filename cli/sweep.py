@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, overrides_of, setting_options
+from mmfeat.cli.options import echo_next, overrides_of, setting_options, typed_again
 
 SHOWN = 20
 
@@ -44,3 +44,41 @@ def fuse_command(context: click.Context, **options: Any) -> None:
         click.echo("Of the variance over all heads; what is left is between seeds and in combinations.")
     made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
     echo_next(f"{made} ({result.n_heads:,} heads, {result.n_trained:,} trained now).", result.after)
+
+
+@sweep_command.command("finetune")
+@click.argument("name", metavar="ENCODER")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Fits of each cell.")
+@click.option("--use", metavar="N", help="Put one cell's checkpoint in use: best, or the number of its line.")
+@setting_options(
+    ("finetune.lr", "Learning rates, as 1e-4,5e-4."),
+    ("finetune.batch_size", "Batch sizes, as 64,256."),
+    ("finetune.optimizer", "Optimizers, as adam,adamw."),
+    ("finetune.epochs", "Epochs at most."),
+)
+@click.pass_context
+def finetune_command(context: click.Context, name: str, seeds: int, use: str | None, **options: Any) -> None:
+    """Fine-tune one encoder with a grid of settings; --set finetune.KEY=A,B sweeps any other key."""
+    from mmfeat.report.sweeps import effects_table, finetune_table
+    from mmfeat.workflows.sweep_finetune import IN_SAMPLE, sweep_finetune, use_cell
+
+    result = sweep_finetune(context.obj, name, overrides_of(options), seeds)
+    click.echo(finetune_table(f"{result.n_val:,} val rows", result.cells, result.metric))
+    spread = "± is the deviation over seeds. " if seeds > 1 else ""
+    click.echo(
+        f"{spread}In-sample: of up to {IN_SAMPLE:,} rows that were trained on, by the best epoch's "
+        "weights; far above val, it overfits. Where logits are to be averaged the lowest loss is what counts, not the best F1. "
+        "These rows also chose the epochs, and the best of many looks better than it is."
+    )
+    if result.effects:
+        click.echo(f"\n{effects_table(result.effects, result.metric)}")
+    made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
+    made += f" ({result.n_fits:,} fits, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
+    if use is None:
+        echo_next(made, f"{typed_again()} --use best")
+        return
+    click.echo(made)
+    used, settings = use_cell(result, use)
+    for line in [*used.lines, "To make the same with mmfeat finetune, mmfeat.toml has:", "", *settings, ""]:
+        click.echo(line)
+    echo_next(f"{used.made}.", "mmfeat extract")

@@ -57,7 +57,7 @@ class SplitConfig:
 class ImageEncoderConfig:
     """What an image encoder is; `[encoder.NAME]` with modality image."""
 
-    model: str = setting("efficientnet_b4", filled=True)  # any timm name
+    model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
     pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
     checkpoint: str = setting("latest", filled=True)  # latest from finetune, if any; none; checkpoints/NAME-1
     size: int | str = "auto"  # pixels; auto: as pretrained

@@ -149,7 +149,8 @@ def both(tmp_path_factory, small_source):
     (odd_source / "images" / "link.png").symlink_to(odd_source / "link-target")
 
     read = ImageSources.read
-    encode = {kind: kind.forward for kind in (ImageEncoder, TextEncoder)}
+    kinds = {"image": ImageEncoder, "text": TextEncoder}
+    encode = {modality: kind.forward for modality, kind in kinds.items()}
 
     def one_by_one(self, batch):
         def alone(i):
@@ -157,7 +158,7 @@ def both(tmp_path_factory, small_source):
             return {name: values[i : i + 1, :length] for name, values in batch.items()}
 
         n = len(next(iter(batch.values())))
-        return torch.cat([encode[type(self)](self, alone(i)) for i in range(n)])
+        return torch.cat([encode[self.modality](self, alone(i)) for i in range(n)])
 
     def refusing(self, location):
         if location.file.endswith("refused.jpg"):
@@ -166,7 +167,7 @@ def both(tmp_path_factory, small_source):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageSources, "read", refusing)
-        for kind in encode:
+        for kind in kinds.values():
             patch.setattr(kind, "forward", one_by_one)
         odd_images = {name: data for name, (data, _) in IMAGES.items() if data is not None}
         odd = write_project(root / "odd", odd_source, {**pictures, **odd_images}, mixed, small_source / "text-encoder")

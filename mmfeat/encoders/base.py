@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,6 +103,10 @@ class Encoder(nn.Module):
 
     def set_speed(self, **settings: Any) -> None:
         """Apply one of `speed_settings`."""
+
+    def own_files(self) -> list[Path]:
+        """Files and folders that the model's own weights and configuration lie in, on disk or not."""
+        return []
 
     def spec(self) -> EncoderSpec:
         """Everything that the embedding depends on; its digest is the encoder key."""

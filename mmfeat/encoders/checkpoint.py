@@ -221,9 +221,9 @@ def _write(
     write_json(folder / _RECORD, record)
 
 
-def copy_checkpoint(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """The same checkpoint once more under the next number, so that it is the latest; whole or not at all."""
-    parent = checkpoint.folder.parent
+def copy_checkpoint(checkpoint: Checkpoint, name: str, parent: Path | None = None) -> Checkpoint:
+    """The same checkpoint once more, beside it or in `parent`, under the next number, so that it is the latest; whole or not at all."""
+    parent = parent or checkpoint.folder.parent
     with staging_folder(parent) as staged:
         shutil.copytree(checkpoint.folder, staged, dirs_exist_ok=True)
         return Checkpoint(publish_folder(staged, parent, name), checkpoint.record)

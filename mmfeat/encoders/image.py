@@ -1,40 +1,49 @@
-"""Image encoders: any model of timm, with the preprocessing that its own configuration states."""
+"""Image encoders: what all families share, from bytes on the device to pooled features and spatial tokens."""
 
 from __future__ import annotations
 
-import difflib
 import math
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mmfeat.config import ImageEncoderConfig
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.preparation import ImagePreparation
-from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub, load_strictly, read_state
 from mmfeat.errors import EncoderError, one_line
 
 
 class ImageEncoder(Encoder):
-    """A timm model without its classifier; a sample is an image file's bytes."""
+    """A network without its classifier; a sample is an image file's bytes.
+
+    Attributes
+    ----------
+    model : str
+        The name by which :func:`build_image_encoder` makes the same network again.
+    source : str
+        The package that makes the network.
+    on_hub : bool
+        Whether its weights come from the Hugging Face hub.
+    own_pooling : str
+        How the network pools its features.
+    """
 
     modality = "image"
+    source: str
+    on_hub = False
+    own_pooling: str
 
     def __init__(
-        self,
-        network: torch.nn.Module,
-        architecture: str,
-        data_config: dict[str, Any],
-        precision: str,
-        flip: bool = False,
+        self, network: nn.Module, model: str, data_config: dict[str, Any], precision: str, flip: bool = False
     ) -> None:
         super().__init__()
         self.network = network
-        self.architecture = architecture
+        self.model, self.architecture = self.named(model)
         self.precision = precision
         self.flip = flip
         self.preparation = ImagePreparation(data_config)
@@ -47,10 +56,62 @@ class ImageEncoder(Encoder):
             features = network(torch.zeros(1, *size))
         if features.ndim != 2:
             raise EncoderError(
-                f"{architecture}: gives no pooled features but {tuple(features.shape)}. Use another model"
+                f"{self.architecture}: gives no pooled features but {tuple(features.shape)}. Use another model"
             )
         self.width = features.shape[1]
         self.set_speed()
+
+    @staticmethod
+    @abstractmethod
+    def named(model: str) -> tuple[str, str]:
+        """The name that makes the network again, and the architecture as keys and folders of the store have it."""
+
+    @staticmethod
+    @abstractmethod
+    def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
+        """A network that ends with the pooled features, and the prefixes of the tensors it has without need: its classifier's.
+
+        Parameters
+        ----------
+        name : str
+            Of the encoder, for messages.
+        own_weights : bool
+            Load the model's own weights; random ones otherwise.
+
+        Raises
+        ------
+        EncoderError
+            It has no such weights, or they are out of reach, or no pooled features.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def data_config_of(network: nn.Module, model: str) -> dict[str, Any]:
+        """The preprocessing that the model's own configuration states, as timm writes it."""
+
+    @staticmethod
+    @abstractmethod
+    def width_of(network: nn.Module) -> int:
+        """D of a network's pooled features, without running it."""
+
+    @staticmethod
+    @abstractmethod
+    def weights_files(model: str) -> list[Path]:
+        """Files or folders in which the model's own weights lie, where they are on disk."""
+
+    @staticmethod
+    def has_weights(model: str) -> bool:
+        """Whether the family has weights of a model, wherever they lie."""
+        return True
+
+    @staticmethod
+    def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file under the names that the family has today."""
+        return state
+
+    def own_files(self) -> list[Path]:
+        """Where the model's own weights lie."""
+        return self.weights_files(self.model)
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""
@@ -66,11 +127,10 @@ class ImageEncoder(Encoder):
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features `(B, D)`, a grid of `number x number` spatial ones row by row, `(B, number^2, C)`, and its size."""
         pixels = self._normalised(batch["pixels"])
-        features = self.network.forward_features(pixels)
-        embeddings = self.network.forward_head(features)
+        embeddings, grid = self.forward_grid(pixels)
         if self.flip:
             embeddings = (embeddings + self._run(pixels.flip(-1))) / 2
-        grid = functional.adaptive_avg_pool2d(self._grid(features).float(), number)  # (B, C, number, number)
+        grid = functional.adaptive_avg_pool2d(grid.float(), number)  # (B, C, number, number)
         tokens = grid.flatten(2).transpose(1, 2)
         return embeddings, tokens, torch.full((len(tokens),), tokens.shape[1])
 
@@ -78,24 +138,26 @@ class ImageEncoder(Encoder):
         """Bytes to float32 as torchvision's ToTensor and Normalize do it."""
         return ((pixels / 255) - self.mean).div_(self.std).contiguous(memory_format=self._memory_format)
 
-    def _grid(self, features: Tensor) -> Tensor:
-        """Unpooled features as `(B, C, h, w)`, whichever way a family of networks lays them out."""
-        width = self.network.num_features
-        if features.ndim == 3:  # tokens, some of them before those of the image
-            tokens = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
-            side = math.isqrt(tokens.shape[1])
-            if side * side == tokens.shape[1]:
-                return tokens.transpose(1, 2).unflatten(-1, (side, side))
-        elif features.ndim == 4 and width in (features.shape[1], features.shape[3]):
-            return features if features.shape[1] == width else features.permute(0, 3, 1, 2)
-        raise EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
+    @abstractmethod
+    def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features `(B, D)` and unpooled ones `(B, C, h, w)` of normalised pixels.
 
-    def layers(self) -> dict[str, int]:
-        """Each parameter's depth, as the family of networks states it."""
-        from timm.models import group_parameters
+        Raises
+        ------
+        EncoderError
+            The network has no grid of spatial features.
+        """
 
-        depths = group_parameters(self.network, self.network.group_matcher(coarse=False), reverse=True)
-        return {f"network.{name}": depth for name, depth in depths.items()}
+    def square(self, tokens: Tensor) -> Tensor:
+        """Tokens `(B, L, C)` of a square image, row by row, as a grid `(B, C, h, w)`."""
+        side = math.isqrt(tokens.shape[1])
+        if side * side != tokens.shape[1]:
+            raise self.without_grid()
+        return tokens.transpose(1, 2).unflatten(-1, (side, side))
+
+    def without_grid(self) -> EncoderError:
+        """The error of a network without spatial features."""
+        return EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
 
     def speed_settings(self) -> list[dict[str, Any]]:
         """The order of the pixels in memory, and on a GPU compiled code."""
@@ -113,8 +175,7 @@ class ImageEncoder(Encoder):
     @property
     def pooling(self) -> str:
         """The network's own pooling, and the mean with the mirror image where there is one."""
-        own = str(getattr(self.network, "global_pool", "") or "model").split("(")[0]
-        return f"{own}, mean with the mirror image" if self.flip else own
+        return f"{self.own_pooling}, mean with the mirror image" if self.flip else self.own_pooling
 
 
 def build_image_encoder(
@@ -127,40 +188,28 @@ def build_image_encoder(
     folder : Path
         Where relative paths of the table start.
     data_config : dict, optional
-        The preprocessing; timm's own for the model, when None.
+        The preprocessing; the model's own, when None.
 
     Raises
     ------
     EncoderError
         No such model, weights out of reach, weights that do not fit.
     """
-    make_torchvision_importable()
-    import timm
-    from timm.data import resolve_model_data_config
+    from mmfeat.encoders.names import image_family  # of the families, which build on the class above
 
-    base, _, _ = config.model.partition(".")
-    if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)
-        raise EncoderError(f"encoder.{name}: timm has no model {config.model!r}. Nearest: {', '.join(near) or 'none'}")
-    auto = config.pretrained == "auto"
-    with hub(name, config.model, "image", needed=auto), torch.random.fork_rng(devices=[]):
+    kind, model = image_family(name, config.model, config.pretrained, folder)
+    own = config.pretrained == "auto"
+    with hub(name, config.model, "image", needed=own and kind.on_hub), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = timm.create_model(config.model, pretrained=auto, num_classes=0)
+        network, unused = kind.make_network(name, model, own)
     if config.pretrained not in ("auto", "random"):
-        source = folder / Path(config.pretrained).expanduser()
-        heads = network.pretrained_cfg.get("classifier") or ()
-        load_strictly(network, read_state(source), source, unused=(heads,) if isinstance(heads, str) else tuple(heads))
-    data_config = data_config or resolve_model_data_config(network)
+        file = folder / Path(config.pretrained).expanduser()
+        load_strictly(network, kind.renamed(read_state(file)), file, unused)
+    data_config = data_config or kind.data_config_of(network, model)
     if config.size != "auto":
         data_config["input_size"] = (3, config.size, config.size)
     try:
-        return ImageEncoder(network, base, data_config, config.precision, config.flip)
+        return kind(network, model, data_config, config.precision, config.flip)
     except (RuntimeError, AssertionError, ValueError) as error:
         size = data_config["input_size"]
         raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
-
-
-def network_name(network: torch.nn.Module) -> str:
-    """The name by which timm makes the same network again."""
-    stated = network.pretrained_cfg
-    return ".".join(filter(None, [stated["architecture"], stated.get("tag")]))

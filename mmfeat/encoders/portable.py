@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmfeat.config import TFIDF, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.base import Encoder
-from mmfeat.encoders.image import build_image_encoder, network_name
+from mmfeat.encoders.image import build_image_encoder
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
 from mmfeat.encoders.text import TextEncoder, build_text_encoder, load_tokenizer
 from mmfeat.encoders.tfidf import TfidfEncoder, TfidfPreparation
@@ -61,7 +61,7 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict
         encoder.model_config.save_pretrained(folder)
         tensors = read_tensors(encoder.network)
     else:
-        record |= {"model": network_name(encoder.network), "flip": encoder.flip}
+        record |= {"model": encoder.model, "flip": encoder.flip}
         tensors = encoder.network.state_dict()
     save_tensors(tensors, folder / WEIGHTS, dtype)
     return record

@@ -196,11 +196,7 @@ def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
     if table.model.startswith((".", "~", "/")):
         sources.append(config.path(table.model))
     else:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        network_config = getattr(encoder.network, "pretrained_cfg", None) or {}
-        hub_name = network_config.get("hf_hub_id") or table.model
-        sources.append(Path(HF_HUB_CACHE) / ("models--" + hub_name.replace("/", "--")))
+        sources += encoder.own_files()
     return sources
 
 
@@ -216,7 +212,7 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watch
             "root": str(config.root),
             "seed": config.file_seed,
             "files": [_stamps(Path(path)) for path in [*watched, *folders]],
-            "versions": [importlib.metadata.version(package) for package in ("timm", "transformers")],
+            "versions": [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")],
             "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from torch.nn import functional
 from mmfeat.config import TextEncoderConfig
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.preparation import TextPreparation
+from mmfeat.encoders.sentence_folders import stated_pooling
+from mmfeat.encoders.text_names import hub_name, local_folder, nearest_text_models
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
-from mmfeat.encoders.weights import hub, load_strictly, read_state
+from mmfeat.encoders.weights import ModelUnavailable, hub, hub_folder, load_strictly, read_state
 from mmfeat.errors import EncoderError, one_line
 from mmfeat.files import digest_json
 
@@ -35,10 +38,13 @@ class TextEncoder(Encoder):
     ----------
     model_config : PretrainedConfig
         Of the model that the network was built as, or is a part of.
+    source : str
+        The folder that it was read from, or the hub's name.
     """
 
     modality = "text"
     model_config: Any
+    source: str
 
     def __init__(
         self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
@@ -94,6 +100,11 @@ class TextEncoder(Encoder):
         wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
         return digest_json([super().weights_digest(), json.loads(json.dumps(wiring, default=str))])
 
+    def own_files(self) -> list[Path]:
+        """The model's folder, or what the hub's client has of it."""
+        folder = Path(self.source)
+        return [folder if folder.is_absolute() else hub_folder(self.source)]
+
     @property
     def pooling(self) -> str:
         """`cls`, `mean` or `max` over the tokens that the attention mask keeps."""
@@ -108,37 +119,50 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     EncoderError
         No such model or folder, weights out of reach, weights that do not fit.
     """
-    _quiet_transformers()
+    quiet_transformers()
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     source = model_source(name, config.model, folder)
-    with hub(name, config.model, "text", needed=not Path(source).is_absolute()), torch.random.fork_rng(devices=[]):
+    pooling = config.pooling
+    with (
+        _explained(name, config.model),
+        hub(name, config.model, "text", needed=not Path(source).is_absolute()),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(seed)
         model_config = AutoConfig.from_pretrained(source)
+        check_reads_text(name, config.model, model_config)
         tokenizer = AutoTokenizer.from_pretrained(source)
+        if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask leaves it out
+            tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
         if config.pretrained == "auto":
             network = AutoModel.from_pretrained(source, dtype=torch.float32)
         else:
             network = AutoModel.from_config(model_config, dtype=torch.float32)
-    if network.config.is_encoder_decoder:
-        network = network.get_encoder()
-    if isinstance(getattr(network, "pooler", None), nn.Module):
-        network.pooler = None  # its output is not read
+        if pooling == "auto":
+            pooling = stated_pooling(name, source)
+    network = without_unread(network)
     if not hasattr(network.config, "hidden_size"):
         raise EncoderError(f"encoder.{name}: {config.model!r} is no text encoder (no hidden_size in its config)")
     if config.pretrained not in ("auto", "random"):
         path = folder / Path(config.pretrained).expanduser()
-        prefix = getattr(network, "base_model_prefix", "") + "."
-        state = {key.removeprefix(prefix): tensor for key, tensor in read_state(path).items()}
-        load_strictly(network, state, path, unused=_UNUSED)
-    pooling = _own_pooling(source) if config.pooling == "auto" else config.pooling
+        load_strictly(network, read_state(path), path, unused=_UNUSED)
     encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
-    encoder.model_config = model_config
+    encoder.model_config, encoder.source = model_config, source
     try:
         encoder.eval().encode(encoder.collate(["a"]), torch.device("cpu"))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
     return encoder
+
+
+def without_unread(network: nn.Module) -> nn.Module:
+    """A network without its decoder and its pooler, whose output no embedding reads."""
+    if getattr(network.config, "is_encoder_decoder", False):
+        network = network.get_encoder()
+    if isinstance(getattr(network, "pooler", None), nn.Module):
+        network.pooler = None
+    return network
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -149,7 +173,7 @@ def load_tokenizer(folder: Path) -> Any:
     EncoderError
         It is not there, or damaged.
     """
-    _quiet_transformers()
+    quiet_transformers()
     from transformers import AutoTokenizer
 
     try:
@@ -158,7 +182,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
 
 
-def _quiet_transformers() -> None:
+def quiet_transformers() -> None:
+    """Make transformers importable, and keep it from printing."""
     make_torchvision_importable()
     from transformers.utils import logging
 
@@ -167,13 +192,44 @@ def _quiet_transformers() -> None:
 
 
 def model_source(name: str, model: str, folder: Path) -> str:
-    """A hub name as it is, or the absolute path of a folder (`./`, `~` or `/`)."""
-    if not model.startswith((".", "~", "/")):
-        return model
-    path = folder / Path(model).expanduser()
+    """A hub name as it is today, or the absolute path of a folder (`./`, `~` or `/`)."""
+    path = local_folder(model, folder)
+    if path is None:
+        return hub_name(model)
     if not (path / "config.json").is_file():
         raise EncoderError(f"encoder.{name}: no transformers model in {path} (no config.json there)")
     return str(path)
+
+
+def check_reads_text(name: str, model: str, model_config: Any) -> None:
+    """Refuse a model of images before its tokenizer is missed."""
+    from transformers import AutoModel
+
+    kind = AutoModel._model_mapping.get(type(model_config), None)
+    if getattr(kind, "main_input_name", "") == "pixel_values":
+        raise EncoderError(
+            f"encoder.{name}: {model!r} is a model of images ({model_config.model_type}). Here they are those of timm and "
+            f'torchvision, with modality = "image". To find one: mmfeat encoders PATTERN'
+        )
+
+
+@contextlib.contextmanager
+def _explained(name: str, model: str) -> Iterator[None]:
+    """Where a model cannot be had, say what its name may have meant."""
+    try:
+        yield
+    except ModelUnavailable as error:
+        if local_folder(model, Path()) is not None:
+            raise
+        from mmfeat.encoders.names import is_image_model
+
+        if is_image_model(model):
+            raise EncoderError(
+                f"encoder.{name}: {model!r} is a model of images. In mmfeat.toml under [encoder.{name}] set: "
+                f'modality = "image"'
+            ) from None
+        near = nearest_text_models(model)
+        raise EncoderError(f"{error}. Nearest known names: {', '.join(near)}" if near else str(error)) from None
 
 
 def _architecture(network: nn.Module) -> str:
@@ -181,19 +237,3 @@ def _architecture(network: nn.Module) -> str:
     config = network.config
     layers = getattr(config, "num_hidden_layers", "")
     return f"{config.model_type}-L{layers}-H{config.hidden_size}"
-
-
-def _own_pooling(source: str) -> str:
-    """What a sentence-transformers folder states; mean elsewhere."""
-    file = Path(source) / "1_Pooling" / "config.json"
-    if not Path(source).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(source, "1_Pooling/config.json")
-        file = Path(cached) if isinstance(cached, str) else file
-    if file.is_file():
-        stated = json.loads(file.read_text(encoding="utf-8"))
-        for key, pooling in (("cls_token", "cls"), ("max_tokens", "max"), ("mean_tokens", "mean")):
-            if stated.get(f"pooling_mode_{key}"):
-                return pooling
-    return "mean"

@@ -16,6 +16,10 @@ from mmfeat.store.keys import tensors_digest
 HUB_SECONDS = 5.0  # to wait for the hub's first answer
 
 
+class ModelUnavailable(EncoderError):
+    """A model's own files are not there, or cannot be loaded."""
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors, or a .pth, .pt or .bin file (`weights_only`: nothing is unpickled).
 
@@ -54,10 +58,17 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unu
     unused : tuple of str
         Prefixes of tensors that the embedding does not read (a classifier, a pooler): they may be there.
     """
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     wanted = module.state_dict()
+    prefix = _prefix(state, wanted, source)
+    above = ["".join(prefix.partition(part + ".")[:2]) for part in prefix.split(".")[:-1]]
+    idle = tuple(start + one for start in ("", *above) for one in unused)
+    state = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.removeprefix(prefix) in wanted or not name.startswith(idle)
+    }
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in wanted and not name.startswith(unused)]
+    unexpected = [name for name in state if name not in wanted and not name.endswith("num_batches_tracked")]
     shapes = [
         f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
         for name in wanted
@@ -66,8 +77,40 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unu
     found = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in
              (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if names]  # fmt: skip
     if found:
-        raise EncoderError(f"{source}: these weights are not of this model: {'; '.join(found)}")
+        advice = (
+            ", but their shapes are its own, in its order: save them under its names"
+            if _in_order(state, wanted)
+            else ""
+        )
+        raise EncoderError(f"{source}: these weights are not of this model: {'; '.join(found)}{advice}")
     module.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+
+
+def _prefix(state: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> str:
+    """What stands before the names of the whole network in a file: `module.`, `backbone.`, `bert.`; mostly nothing."""
+    names = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    ends = tuple(f".{name}" for name in names[:1] + names[-1:])
+    candidates = {name.removesuffix(end[1:]) for name in state for end in ends if name.endswith(end)}
+    found = {prefix: sum(prefix + name in state for name in names) for prefix in sorted({"", *candidates})}
+    most = max(found.values())
+    best = [prefix for prefix, number in found.items() if number == most]
+    if len(best) > 1 and 2 * most > len(names) and "" not in best:
+        raise EncoderError(
+            f"{source}: holds several networks of this kind ({', '.join(best)}). Save the one that is meant"
+        )
+    return (
+        best[0] if 2 * most > len(names) else ""
+    )  # fewer are of another model, whose names are to be said as they are
+
+
+def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """Whether tensors have the shapes that are wanted, in their order, with perhaps a classifier's after them."""
+
+    def shapes(tensors: dict[str, Tensor]) -> list[torch.Size]:
+        return [t.shape for name, t in tensors.items() if not name.endswith("num_batches_tracked")]
+
+    there, needed = shapes(state), shapes(wanted)
+    return there[: len(needed)] == needed and len(there) - len(needed) in (0, 2)
 
 
 def read_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -87,17 +130,36 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 
 @functools.cache
-def hub_within_reach() -> bool:
-    """Whether the Hugging Face hub answers at all; asked once, without the client's half-minute of retries."""
+def within_reach(url: str) -> bool:
+    """Whether an address answers at all; asked once, without half a minute of retries. Offline is HF_HUB_OFFLINE."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        get_session().head(url, timeout=HUB_SECONDS)
     except Exception:  # any failure means the same here: no answer
         return False
     return True
+
+
+def hub_within_reach() -> bool:
+    """Whether the Hugging Face hub answers at all."""
+    from huggingface_hub import constants
+
+    return within_reach(constants.ENDPOINT)
+
+
+def hub_folder(model: str) -> Path:
+    """Where the hub's client keeps what it has of a model."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / ("models--" + model.replace("/", "--"))
+
+
+def torch_hub_file(url: str) -> Path:
+    """Where torch's hub keeps what it has fetched from an address."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 @contextlib.contextmanager
@@ -111,7 +173,7 @@ def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
 
     Raises
     ------
-    EncoderError
+    ModelUnavailable
         It cannot be loaded; where the hub has what is not on disk and is out of reach, the message says what to type instead.
     """
     from huggingface_hub import constants
@@ -124,16 +186,16 @@ def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged configuration or file of weights may raise anything
         if needed and constants.HF_HUB_OFFLINE:
-            raise EncoderError(
+            raise ModelUnavailable(
                 f"encoder.{name}: {model!r} is not on disk and the hub is out of reach. "
-                f"In mmfeat.toml under [encoder.{name}] set: {_INSTEAD[modality]}"
+                f"In mmfeat.toml under [encoder.{name}] set: {INSTEAD[modality]}"
             ) from None
-        raise EncoderError(f"encoder.{name}: {model!r} cannot be loaded: {one_line(error)}") from None
+        raise ModelUnavailable(f"encoder.{name}: {model!r} cannot be loaded: {one_line(error)}") from None
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-_INSTEAD = {
+INSTEAD = {
     "text": 'model = "FOLDER" (a transformers folder)',
     "image": 'pretrained = "FILE" (.safetensors or .pth), or pretrained = "random"',
 }

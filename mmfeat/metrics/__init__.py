@@ -1,7 +1,7 @@
 """Figures, their spread, baselines, and what is fitted for a figure: thresholds, temperature; no torch."""
 
 from mmfeat.metrics.baselines import commonest_label
-from mmfeat.metrics.bootstrap import Outcome, bootstrap_mean, paired_bootstrap, paired_difference
+from mmfeat.metrics.bootstrap import Outcome, bootstrap_figures, bootstrap_mean, paired_bootstrap, paired_difference
 from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature
 from mmfeat.metrics.crossfit import crossfitted, folds_of
 from mmfeat.metrics.scores import Scores, better, row_losses, samples_f1_rows, scores
@@ -11,6 +11,7 @@ __all__ = [
     "Outcome",
     "Scores",
     "better",
+    "bootstrap_figures",
     "bootstrap_mean",
     "commonest_label",
     "crossfitted",

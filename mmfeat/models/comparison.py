@@ -55,7 +55,7 @@ class Compared:
     Attributes
     ----------
     figures : Figures
-        Of the mean of the seeds' logits.
+        Of the logits that predict: the mean over seeds, or the first seed's.
     seeds : np.ndarray
         `(S,)` samples-F1 of each seed alone.
     size_mb : float or None
@@ -125,9 +125,19 @@ class Candidate:
     note: str = ""
 
 
+def mean_over_seeds(logits: np.ndarray) -> np.ndarray:
+    """What several heads on the same embeddings predict together."""
+    return logits.mean(0)
+
+
+def first_seed(logits: np.ndarray) -> np.ndarray:
+    """What one of several encoders predicts: they share nothing, so that their mean would be an ensemble."""
+    return logits[0]
+
+
 def compared(
     candidates: Sequence[Candidate], labels: np.ndarray, numbers: np.ndarray, decide: Callable[[np.ndarray], Decision],
-    metric: str,
+    metric: str, predicts: Callable[[np.ndarray], np.ndarray] = mean_over_seeds,
 ) -> list[Compared]:  # fmt: skip
     """Score models on the same rows, and set each beside the best in a metric.
 
@@ -137,9 +147,11 @@ def compared(
         `(n, K)` int8, and `(n,)` uint64 of the rows' ids, whose order is that in which rows are drawn.
     decide : callable
         From logits `(n, K)` to what turns them into labels.
+    predicts : callable
+        From the logits of all seeds `(S, n, K)` to those that predict.
     """
     order, name = np.argsort(numbers, kind="stable"), metric.replace("-", "_")
-    means = [one.part.logits.mean(0) for one in candidates]
+    means = [predicts(one.part.logits) for one in candidates]
     decisions = [decide(logits) for logits in means]
     figures, best = [figures_of(labels, *one) for one in zip(means, decisions, strict=True)], 0
     for i, found in enumerate(figures):

@@ -16,14 +16,16 @@ FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
 @dataclass(frozen=True)
 class SweptCell:
-    """The heads of one head's name and settings.
+    """The heads of one head's name and settings, or the fits of one encoder.
 
     Attributes
     ----------
+    head : str
+        The name of the head, or of the encoder.
     values : dict of str to Any
         Key to value, for the keys that are swept; `head` among them where several are.
     heads : list of dict
-        By seed: `figures`, `best_epoch` and `seconds`, or `error`.
+        By seed: `figures`, `best_epoch`, `seconds` and further numbers, or `error`.
     """
 
     head: str
@@ -40,7 +42,7 @@ class SweptCell:
         return [_number(head["figures"][metric.replace("-", "_")]) for head in self.heads if not head.get("error")]
 
     def mean(self, figure: str) -> float:
-        """A figure, `best_epoch` or `seconds` on average over seeds; NaN where every head failed."""
+        """A figure, `best_epoch` or another number on average over seeds; NaN where every head failed."""
         whole = [head for head in self.heads if not head.get("error")]
         found = [_number(head["figures"][figure] if figure in FIGURES else head[figure]) for head in whole]
         return float(np.mean(found)) if found else math.nan
@@ -82,6 +84,12 @@ def best_first(cells: Sequence[SweptCell], metric: str) -> list[SweptCell]:
         return (True, 0.0) if math.isnan(mean) else (False, sign * mean)
 
     return sorted(cells, key=key)
+
+
+def lowest_loss(cells: Sequence[SweptCell]) -> SweptCell | None:
+    """The cell to take where logits are averaged (paper, section 4.3; P17); None where every cell failed."""
+    found = [cell for cell in cells if not cell.error and math.isfinite(cell.mean("loss"))]
+    return min(found, key=lambda cell: cell.mean("loss"), default=None)
 
 
 def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:

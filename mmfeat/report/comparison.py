@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def _cells(
         loss = "" if line.label == _COMMONEST else f"{line.loss:.4f}"
         figures = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", *([""] if several else [])]
         figures += [f"{line.micro_f1:.3f}"] if micro else []
-        figures += [f"{line.macro_f1:.3f}", f"{line.map:.3f}", loss, "", "", _number(line.seconds, 1), "", "", ""]
+        figures += [f"{line.macro_f1:.3f}", f"{line.map:.3f}", loss, "", "", number(line.seconds, 1), "", "", ""]
         rows.append([line.label, *figures, line.note])
     for line in lines:
         scores, spread = line.figures.scores, line.spread
@@ -69,13 +69,14 @@ def _cells(
         figures += [f"{scores.micro_f1:.3f}"] if micro else []
         figures += [f"{scores.macro_f1:.3f}", f"{scores.map:.3f}", f"{scores.loss:.4f}"]
         figures += [f"{scores.label_set_accuracy:.3f}", f"{scores.accuracy_per_class:.3f}"]
-        figures += [_number(line.part.seconds, 1), _number(line.part.microseconds, 2)]
-        figures += [_number(line.size_mb, 1), _number(line.part.head_mb, 2)]
+        figures += [number(line.part.seconds, 1), number(line.part.microseconds, 2)]
+        figures += [number(line.size_mb, 1), number(line.part.head_mb, 2)]
         rows.append([line.label, *figures, "; ".join(filter(None, [line.verdict, line.note]))])
     return head, rows
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """A figure; blank where it is not known."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 
@@ -95,6 +96,11 @@ def write_comparison(
         "classes.csv": classes_csv(lines, classes),
         "comparison.md": markdown(title, lines, baselines, classes, metric),
     }
+    return write_files(folder, texts, lambda plot: plot_comparison(plot, title, lines, baselines))
+
+
+def write_files(folder: Path, texts: dict[str, str], draw: Callable[[Path], None]) -> tuple[list[Path], bool]:
+    """Write texts that are not there or say something else, and then, or where it is not there, draw `comparison.png`."""
     written = False
     for name, text in texts.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
@@ -102,7 +108,7 @@ def write_comparison(
             written = True
     plot = folder / "comparison.png"
     if written or not plot.is_file():
-        plot_comparison(plot, title, lines, baselines)
+        draw(plot)
         written = True
     return [*(folder / name for name in texts), plot], written
 
@@ -141,13 +147,13 @@ def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> st
             }
         )  # fmt: skip
     columns = list(rows[-1])
-    return _csv(columns, ([row.get(name) for name in columns] for row in rows))
+    return csv_text(columns, ([row.get(name) for name in columns] for row in rows))
 
 
 def classes_csv(lines: Sequence[Compared], classes: Sequence[str]) -> str:
     """F1 of each class by each model, beside the class's positives; blank where it has none."""
     n_positives = lines[0].figures.scores.n_positives
-    return _csv(
+    return csv_text(
         ["class", "n_positives", *(line.label for line in lines)],
         (
             [name, int(n), *(float(line.figures.scores.class_f1[k]) if n else None for line in lines)]
@@ -156,7 +162,7 @@ def classes_csv(lines: Sequence[Compared], classes: Sequence[str]) -> str:
     )
 
 
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """All texts in quotes, so that any text reads back as it was."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -182,24 +188,25 @@ def markdown(
             "",
             "![samples-F1 of each model](comparison.png)",
             "",
-            *_markdown_table([*head, "beside the best"], rows),
+            *markdown_table([*head, "beside the best"], rows),
             "",
             about_comparison(lines, n_seeds, metric),
             "",
             "## F1 by class",
             "",
-            *_markdown_table(["class", "rows", *(line.label for line in lines)], by_class),
+            *markdown_table(["class", "rows", *(line.label for line in lines)], by_class),
             "",
         ]
     )
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[_escaped(cell) for cell in row] for row in [head, *rows]]
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; any text may be in its cells."""
+    cells = [[escaped(cell) for cell in row] for row in [head, *rows]]
     rule = ["---", *["---:"] * (len(head) - 1)]
     return [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
 
 
-def _escaped(text: str) -> str:
-    """Any text as one cell: what Markdown would read as a mark is escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", shown(text))
+def escaped(text: str, limit: int = 60) -> str:
+    """Any text as one cell or line, shortened as by `shown`: what Markdown would read as a mark is escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", shown(text, limit))

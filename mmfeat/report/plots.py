@@ -8,6 +8,7 @@ from typing import Any
 
 from mmfeat.files import atomic_path
 from mmfeat.models.comparison import Compared
+from mmfeat.models.encoderlines import EncoderLine
 from mmfeat.models.figures import FigureLine
 from mmfeat.texts import shown
 
@@ -57,6 +58,45 @@ def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines
     handles, groups = axes.get_legend_handles_labels()
     if len(groups) > 1:
         figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
+    """samples-F1 of each encoder with its interval, against its size and against samples a second; numbers name them."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    modalities = list(dict.fromkeys(line.record.modality for line in lines))
+    looks = [_LOOKS["the paper's"], _LOOKS["further heads"], _LOOKS["baselines"]]
+    figure = Figure(figsize=(10, 4.6 + 0.2 * len(lines)), layout="constrained")
+    both = figure.subplots(1, 2, sharey=True)
+    handles: dict[str, Any] = {}
+    for axes, label in zip(both, ("MB in float32", "samples a second, read and prepared"), strict=True):
+        for number, line in enumerate(lines, 1):
+            x = line.compared.size_mb if axes is both[0] else line.record.rate
+            if x is None:  # imported embeddings: their network is not known
+                continue
+            colour, mark = looks[modalities.index(line.record.modality)]
+            figures = line.compared.figures
+            f1 = figures.scores.samples_f1
+            sides = [[f1 - figures.low], [figures.high - f1]]
+            handle = axes.errorbar([x], [f1], yerr=sides, fmt=mark, color=colour, capsize=3, markersize=6)
+            handles.setdefault(f"{number}  {shown(line.record.label)}", handle)
+            axes.annotate(str(number), (x, f1), (7, 4), textcoords="offset points", fontsize=9)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+        axes.margins(x=0.15)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set_ylabel("samples-F1, 95 % bootstrap interval over rows")
+    how = "frozen" if lines[0].record.frozen else "fine-tuned"
+    figure.suptitle(f"Encoders ({how}) compared on {title}", x=0.01, ha="left", parse_math=False)
+    legend = figure.legend(handles.values(), handles, loc="outside lower left", frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from mmfeat.models.sweeps import FIGURES, Effect, SweptCell
+from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, lowest_loss
+from mmfeat.progress import clock
 from mmfeat.report.tables import figure_name, table
 from mmfeat.texts import shown
 
@@ -31,6 +32,30 @@ def sweep_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
     return table(head, rows)
 
 
+def finetune_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
+    """A line for each cell of fine-tunings, numbered; the figures of training rows are in-sample, and say so."""
+    keys, chosen, lowest = _keys(cells), metric.replace("-", "_"), lowest_loss(cells)
+    others = [figure for figure in ("samples_f1", "macro_f1", "loss") if figure != chosen]
+    head = [title, *keys, "time", *(figure_name(figure) for figure in (chosen, *others))]
+    head += [f"in-sample {figure_name(figure)}" for figure in ("samples_f1", "loss")] + ["epoch"]
+    rows = []
+    for number, cell in enumerate(cells, 1):
+        line = [str(number), *(_value(cell.values.get(key, "-")) for key in keys)]
+        if cell.error:
+            rows.append([*line, *["-"] * (len(head) - len(line)), shown(cell.error, 160)])
+            continue
+        spread = f" ± {_figure(chosen, cell.deviation(metric))}" if len(cell.heads) > 1 else ""
+        line += [clock(cell.mean("seconds")), f"{_figure(chosen, cell.mean(chosen))}{spread}"]
+        line += [_figure(figure, cell.mean(figure)) for figure in others]
+        line += [_figure(figure, cell.mean(f"train_{figure}")) for figure in ("samples_f1", "loss")]
+        rows.append([*line, f"{cell.mean('best_epoch'):.0f}", "lowest loss" if cell is lowest else ""])
+    return table(head, rows)
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.{4 if name == 'loss' else 3}f}"
+
+
 def effects_table(effects: Sequence[Effect], metric: str) -> str:
     """A line for each setting: its share of the variance, and the mean of the figure by value."""
     rows = [
@@ -40,16 +65,27 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
     return table(["setting", "explains", f"mean {figure_name(metric)} by value"], rows, left=3)
 
 
-def sweep_csv(cells: Sequence[SweptCell], metric: str) -> str:
-    """CSV text: every cell, its figures on average over seeds and the metric's deviation."""
+def sweep_csv(
+    cells: Sequence[SweptCell], metric: str, first: str = "head", more: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """CSV text: every cell, its figures on average over seeds and the metric's deviation.
+
+    Parameters
+    ----------
+    first : str
+        What is swept.
+    more : sequence of str
+        Further numbers of its fits.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = _keys(cells)
-    writer.writerow(["head", *keys, *FIGURES, f"deviation_of_{metric}", "best_epoch", "seconds", "n_seeds", "error"])
+    last = ("best_epoch", "seconds", *more)
+    writer.writerow([first, *keys, *FIGURES, f"deviation_of_{metric}", *last, "n_seeds", "error"])
     for cell in cells:
-        figures = [""] * (len(FIGURES) + 3)
+        figures = [""] * (len(FIGURES) + 1 + len(last))
         if not cell.error:
-            names = (*FIGURES, None, "best_epoch", "seconds")
+            names = (*FIGURES, None, *last)
             figures = [f"{cell.mean(n) if n else cell.deviation(metric):.6f}" for n in names]
         values = [_value(cell.values.get(key, "")) for key in keys]
         writer.writerow([cell.head, *values, *figures, len(cell.heads), cell.error])

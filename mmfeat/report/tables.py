@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfeat.models.decisions import Decision
-from mmfeat.models.figures import FigureLine
 from mmfeat.texts import counted, shown
+
+if TYPE_CHECKING:
+    from mmfeat.models.decisions import Decision
+    from mmfeat.models.figures import FigureLine
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:

@@ -83,7 +83,7 @@ def _plan_one(project: Project, name: str, options: Options) -> PlannedExtractio
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
     todo, lacks = missing_rows(features, keys.keys, ours, table.tokens)
-    measured = _measure(project, identity, todo)
+    measured = measure_encoding(project, identity, todo)
     to_logits = 0
     if identity.output_key is not None:
         to_logits = features.lacking_logits(identity.output_key) + int(lacks[todo].sum())
@@ -95,8 +95,8 @@ def _plan_one(project: Project, name: str, options: Options) -> PlannedExtractio
     )  # fmt: skip
 
 
-def _measure(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
-    """How long the rows would take and how many bytes they are, from a few batches of them."""
+def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
+    """How long the rows would take, read and prepared, and how many bytes they are, from a few batches of them."""
     if not len(todo):
         return Estimate(0.0, 0)
     name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
@@ -159,7 +159,7 @@ def _plan_made(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinet
     if not copied:
         identity = (plan.pretrained if freeze else None) or project.identity(name)
         todo = _lacking(project, identity, ("train", "val") if freeze else ("val",))
-    measured = _measure(project, identity, todo) if len(todo) else Estimate(0.0, 0)
+    measured = measure_encoding(project, identity, todo) if len(todo) else Estimate(0.0, 0)
     what += f"; {counted(len(todo), 'row')} to encode" if len(todo) else ""
     nothing = not copied and not len(todo)
     return PlannedFinetuning(name, model, plan.made.name, what, nothing, measured.seconds, mb, measured.n_bytes / 1e6)
@@ -172,7 +172,7 @@ def _plan_fit(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetu
     if not freeze:
         return _plan_tuning(project, plan)
     todo = _lacking(project, plan.pretrained, ("train", "val"))
-    measured = _measure(project, plan.pretrained, todo)
+    measured = measure_encoding(project, plan.pretrained, todo)
     n_rows = sum(len(project.manifest.rows(which)) for which in ("train", "val"))
     what = f"frozen; {counted(n_rows, 'labelled row')}, {len(todo):,} to encode; then its output, in seconds"
     mb = _output_bytes(project, plan.pretrained.width) / 1e6
@@ -185,7 +185,7 @@ def _plan_words(project: Project, plan: PlannedFit) -> PlannedFinetuning:
     encoder = fitted_words(project, plan.name)
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
-    measured = _measure(project, identity, todo, encoder)
+    measured = measure_encoding(project, identity, todo, encoder)
     what = f"{counted(encoder.width, 'term')} of the training captions, {len(todo):,} rows to encode; then its output, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
     return PlannedFinetuning(

@@ -35,7 +35,7 @@ from mmfeat.table import FeatureTable
 from mmfeat.texts import counted, shown
 from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
-from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit
+from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit, use_remedy
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
 from mmfeat.workflows.tfidf import fitted_words, identity_of
@@ -151,8 +151,7 @@ def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
     with contextlib.suppress(EncoderError):  # what mmfeat.toml names may be of another encoder
         if project.identity(name).checkpoint == checkpoint:
             return result
-    line = f'checkpoint = "latest", or checkpoint = "checkpoints/{checkpoint}"'
-    return dataclasses.replace(result, remedy=f"In mmfeat.toml under [encoder.{name}] set: {line}")
+    return dataclasses.replace(result, remedy=use_remedy(name, checkpoint))
 
 
 def _freeze(project: Project, name: str) -> FinetuneResult:
@@ -252,6 +251,8 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         if done:
             say(f"{name}: going on after step {done:,}")
         say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
+        if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
+            say(f"{name}: its weights are random; to train them from nothing, rather: --recipe paper")
         if seconds > LONG_SECONDS and device.type == "cpu":
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 

@@ -130,6 +130,12 @@ def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
     return latest and project.identity(name).checkpoint != made.name
 
 
+def use_remedy(name: str, checkpoint: str) -> str:
+    """What to write into mmfeat.toml so that a checkpoint of an encoder is in use."""
+    line = f'checkpoint = "latest", or checkpoint = "checkpoints/{checkpoint}"'
+    return f"In mmfeat.toml under [encoder.{name}] set: {line}"
+
+
 def from_nothing(project: Project, name: str) -> bool:
     """Whether an encoder is fitted as a whole in seconds, on captions, so that there is nothing to keep frozen."""
     return project.encoder_table(name).model == TFIDF

@@ -76,11 +76,11 @@ def grid_of(folder: Path | str, overrides: dict[str, str]) -> Grid:
     ConfigError
         A key is of no head, a value is not one of its key's, or empty.
     """
-    swept = {key: _texts(key, text) for key, text in overrides.items() if _is_swept(key)}
+    swept = {key: texts_of(key, text) for key, text in overrides.items() if _is_swept(key)}
     fixed = {key: text for key, text in overrides.items() if key not in swept}
     project = Project(folder, {key: text for key, text in fixed.items() if key != "fuse.head"})
     typed = fixed.pop("fuse.head", None)
-    heads = list(dict.fromkeys(_texts("fuse.head", typed) if typed is not None else [project.config.fuse.head]))
+    heads = list(dict.fromkeys(texts_of("fuse.head", typed) if typed is not None else [project.config.fuse.head]))
     for head in heads:  # an unknown one is refused before its keys are looked for
         Project(project.root, {**fixed, "fuse.head": head})
     axes, notes = {head: _axes(head, heads, swept) for head in heads}, []
@@ -110,7 +110,8 @@ def _is_swept(key: str) -> bool:
     return first == "fuse" and (len(rest) == 2 or (len(rest) == 1 and rest[0] not in _NOT_SWEPT))
 
 
-def _texts(key: str, text: str) -> list[str]:
+def texts_of(key: str, text: str) -> list[str]:
+    """The values that stand, separated by commas, in what was typed for a key."""
     texts = [part.strip() for part in text.split(",")]
     if not all(texts):
         raise ConfigError(f"option {shown(key)}: a value is empty. Write values separated by commas, as in 3e-4,1e-3")

@@ -25,6 +25,9 @@ from mmfeat.store.verify import Verified, size_of, verify_encoder
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
 
+# Checkpoints of comparisons and sweeps: what a project refers to as long as it keeps these folders.
+ELSEWHERE = ("comparisons/*/*/*/checkpoints/*/checkpoint.json", "sweeps/*/*/checkpoints/*/checkpoint.json")
+
 
 @dataclass(frozen=True)
 class VerifyResult:
@@ -85,7 +88,7 @@ class GarbageResult:
 
 
 def references_of(project: Project) -> References:
-    """The features that a project's encoders, checkpoints and runs refer to.
+    """The features that a project's encoders, checkpoints, comparisons, sweeps and runs refer to.
 
     Raises
     ------
@@ -99,8 +102,8 @@ def references_of(project: Project) -> References:
         except EncoderError as error:
             raise StoreError(f"what encoder {name!r} refers to is unknown, so nothing is removed: {error}") from None
         references.add(identity.spec.key, identity.output_key, project.tokens_kind(name))
-    folders = sorted(project.checkpoints.iterdir()) if project.checkpoints.is_dir() else []
-    for folder in (f for f in folders if f.is_dir() and not f.name.startswith(".")):
+    folders = [f for f in project.checkpoints.glob("*-[0-9]*") if f.is_dir() and not f.name.startswith(".")]
+    for folder in sorted([*folders, *(file.parent for where in ELSEWHERE for file in project.root.glob(where))]):
         checkpoint = read_checkpoint(folder)
         references.add(checkpoint.encoder_key, checkpoint.output().key)
     for reason in damaged_runs(project.runs).values():

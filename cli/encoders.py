@@ -1,0 +1,55 @@
+"""`mmfeat encoders`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from mmfeat.cli.options import echo_next
+
+if TYPE_CHECKING:
+    from mmfeat.encoders.description import Description
+
+
+@click.command("encoders", short_help="Encoders of the project and the paper in figures; find others by name.")
+@click.argument("pattern", required=False)
+@click.pass_context
+def encoders_command(context: click.Context, pattern: str | None) -> None:
+    """List encoders with parameters, size, width and input: the project's and the paper's, or those that PATTERN matches.
+
+    PATTERN is a part of a model's name, or has * in it: mobilenet, "vit_*_224".
+    """
+    from mmfeat.workflows.encoders import encoders, models
+
+    if pattern is None:
+        listed = encoders(context.obj)
+        if listed.project:
+            click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")
+        click.echo(_table(listed.models))
+        echo_next(
+            f"{len(listed.models)} encoders of the paper; MB in float32, without a classifier.",
+            "mmfeat encoders PATTERN",
+        )
+        return
+    listed = models(pattern)
+    click.echo(_table(listed.models))
+    more = f", and {listed.n_more:,} more match" if listed.n_more else ""
+    echo_next(
+        f"{len(listed.models)} models{more}. MB in float32, without a classifier.",
+        f'model = "{listed.models[0].model}" under [encoder.NAME] of mmfeat.toml, then: mmfeat extract',
+    )
+
+
+def _table(lines: list[Description], names: list[str] | None = None) -> str:
+    from mmfeat.report.tables import shown, table
+
+    rows = []
+    for line in lines:
+        parameters = "-" if line.parameters is None else f"{line.parameters / 1e6:,.1f}"
+        size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
+        cells = [parameters, size, line.width or "-", line.takes or "-", line.source or "-", line.weights or "-"]
+        rows.append([shown(line.model, 60), *cells, shown(line.note, 300)])
+    head = ["model", "M parameters", "MB", "width", "input", "from", "weights"]
+    if names is None:
+        return table(head, rows)
+    return table(["encoder", *head], [[shown(name), *row] for name, row in zip(names, rows, strict=True)], left=2)

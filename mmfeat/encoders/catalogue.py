@@ -1,0 +1,139 @@
+"""What an encoder would be, without its weights: sizes counted on a network that has shapes and no values."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.encoders.description import RANDOM, Description
+from mmfeat.encoders.names import PREFIX, TimmEncoder, image_family, image_models, nearest
+from mmfeat.encoders.sentence_folders import after_pooling
+from mmfeat.encoders.text import check_reads_text, model_source, quiet_transformers, without_unread
+from mmfeat.encoders.text_names import TEXT_MODELS, nearest_text_models
+from mmfeat.encoders.torchvision_models import TorchvisionEncoder
+from mmfeat.encoders.weights import hub_folder, read_tensors
+from mmfeat.errors import EncoderError, one_line
+
+
+def describe(table: ImageEncoderConfig | TextEncoderConfig, folder: Path) -> Description:
+    """An `[encoder.NAME]` table of a network in figures; relative paths start at `folder`.
+
+    Raises
+    ------
+    EncoderError
+        There is no such model.
+    """
+    return describe_image(table, folder) if table.modality == "image" else describe_text(table, folder)
+
+
+def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
+    """A model of timm or torchvision.
+
+    Raises
+    ------
+    EncoderError
+        There is no such model, or it is of no use as an encoder.
+    """
+    kind, model = image_family("image", table.model, table.pretrained, folder)
+    try:
+        with torch.device("meta"):
+            network, _ = kind.make_network("image", model, own_weights=False)
+    except (NotImplementedError, RuntimeError):  # it reads values while it is made
+        network, _ = kind.make_network("image", model, own_weights=False)
+    stated = kind.data_config_of(network, model)["input_size"][1:] if table.size == "auto" else (table.size, table.size)
+    places, fetched = _places(table.pretrained, folder, kind.weights_files(model) if kind.has_weights(model) else [])
+    return Description(
+        table.model, "image", _parameters(network), _megabytes(network), kind.width_of(network),
+        " x ".join(map(str, dict.fromkeys(stated))) + " px", kind.source, places, fetched,
+        "" if model == table.model.removeprefix(PREFIX) else f"is timm's {model}",
+    )  # fmt: skip
+
+
+def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
+    """A model of transformers, from its configuration on disk, or from what is known of it.
+
+    Raises
+    ------
+    EncoderError
+        The folder holds no model, or one of images.
+    """
+    quiet_transformers()
+    from transformers import AutoModel
+
+    source = model_source("text", table.model, folder)
+    place = Path(source) if Path(source).is_absolute() else hub_folder(source)
+    places, fetched = _places(table.pretrained, folder, [place], not Path(source).is_absolute())
+    found = Description(
+        table.model, "text", takes=f"{table.max_length} tokens", source="transformers",
+        places=places, fetched=fetched,
+    )  # fmt: skip
+    config = _text_config(source)
+    if config is None:
+        return dataclasses.replace(found, note="its sizes are known once it is on disk")
+    check_reads_text("text", table.model, config)
+    try:
+        with torch.device("meta"):
+            network = without_unread(AutoModel.from_config(config, dtype=torch.float32))
+        width = network.config.hidden_size
+    except Exception as error:  # a configuration of another kind may raise anything
+        raise EncoderError(f"encoder.text: {table.model!r} cannot be built: {one_line(error)}") from None
+    positions = getattr(config, "max_position_embeddings", None) or table.max_length
+    left_out = after_pooling(source) if place.is_dir() else []
+    return dataclasses.replace(
+        found, parameters=_parameters(network), size_mb=_megabytes(network), width=width,
+        takes=f"{min(table.max_length, positions)} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
+    )  # fmt: skip
+
+
+def matching(pattern: str) -> list[tuple[str, str]]:
+    """Name and modality of known models: those that a pattern with `*` matches whole, or that a word is part of.
+
+    Raises
+    ------
+    EncoderError
+        None does; the nearest are said.
+    """
+    wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
+    torchvision = [PREFIX + name if TimmEncoder.knows(name) else name for name in TorchvisionEncoder.names()]
+    names = dict.fromkeys([*TimmEncoder.names(), *torchvision], "image") | dict.fromkeys(TEXT_MODELS, "text")
+    bare = {name: name.removeprefix(PREFIX).lower() for name in names}
+    found = [name for name in names if fnmatch.fnmatch(bare[name], wanted)]
+    found.sort(key=lambda name: (not bare[name].startswith(pattern.lower()), bare[name]))
+    if not found:
+        near = nearest(pattern, image_models()) + nearest_text_models(pattern)
+        raise EncoderError(f"no model of timm or torchvision matches {pattern!r}. Nearest: {', '.join(near) or 'none'}")
+    return [(name, names[name]) for name in found]
+
+
+def _text_config(source: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=True)
+    except Exception as error:  # not on disk; a damaged one may raise anything
+        if Path(source).is_absolute():
+            raise EncoderError(f"{source}: {one_line(error)}") from None
+    known = dict(TEXT_MODELS.get(source, {}))
+    return AutoConfig.for_model(known.pop("model_type"), **known) if known else None
+
+
+def _parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _megabytes(network: torch.nn.Module) -> float:
+    return sum(t.numel() * t.element_size() for t in read_tensors(network).values()) / 1e6
+
+
+def _places(pretrained: str, folder: Path, own: list[Path], fetched: bool = True) -> tuple[tuple[str, ...], bool]:
+    """Where an encoder's weights lie, and whether they come from a network."""
+    if pretrained == RANDOM:
+        return (RANDOM,), False
+    if pretrained != "auto":
+        return (str(folder / Path(pretrained).expanduser()),), False
+    return tuple(map(str, own)), bool(own) and fetched

@@ -1,0 +1,59 @@
+"""An encoder in figures, and whether its weights are at hand; needs neither torch nor the encoder's library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Description:
+    """An encoder as `mmfeat encoders` lists it.
+
+    Attributes
+    ----------
+    parameters : int or None
+        Of the network without its classifier or pooler; None where it is not known without fetching the model.
+    size_mb : float or None
+        Megabytes (10^6 bytes) of its tensors in float32.
+    takes : str
+        The size of its images, or the most tokens of a text.
+    source : str
+        The package that makes it.
+    places : list of str
+        Files or folders in which its weights lie, once they are on disk; `random` where there are none to be had.
+    fetched : bool
+        Whether the weights come from a network, where they are not on disk.
+    """
+
+    model: str
+    modality: str
+    parameters: int | None = None
+    size_mb: float | None = None
+    width: int | None = None
+    takes: str = ""
+    source: str = ""
+    places: tuple[str, ...] = ()
+    fetched: bool = True
+    note: str = ""
+
+    @property
+    def weights(self) -> str:
+        """`on disk`, `to fetch`, `none`, `missing` or `random`; empty where the encoder has none."""
+        if RANDOM in self.places:
+            return RANDOM
+        if any(on_disk(Path(place)) for place in self.places):
+            return "on disk"
+        if not self.fetched:
+            return "missing" if self.places else "none"
+        return "to fetch" if self.places else ""
+
+
+def on_disk(place: Path) -> bool:
+    """Whether weights lie in a file, or in a folder: the hub's, or one of transformers."""
+    if not place.is_dir():
+        return place.is_file()
+    folders = [place, *place.glob("snapshots/*")]
+    return any(file.suffix in (".safetensors", ".bin") for folder in folders for file in folder.iterdir())

@@ -1,0 +1,51 @@
+"""Names of text models: those that are known without the hub, and which of them is meant."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from mmfeat.encoders.weights import hub_folder
+
+# What decides sizes, from config.json of huggingface.co/NAME: so they can be said before anything is fetched.
+TEXT_MODELS: dict[str, dict[str, Any]] = {
+    "google/bert_uncased_L-2_H-128_A-2": {
+        "model_type": "bert", "vocab_size": 30522, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 512, "max_position_embeddings": 512,
+    },
+    "albert/albert-base-v2": {
+        "model_type": "albert", "vocab_size": 30000, "embedding_size": 128, "hidden_size": 768, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512,
+    },
+    "sentence-transformers/all-MiniLM-L6-v2": {
+        "model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+        "intermediate_size": 1536, "max_position_embeddings": 512,
+    },
+}  # fmt: skip
+_RENAMED = {"albert-base-v2": "albert/albert-base-v2"}  # the hub's names of old, and of today
+
+
+def hub_name(model: str) -> str:
+    """The name under which the hub has a model today, or that of old where the disk has it under that alone."""
+    today = _RENAMED.get(model, model)
+    return model if hub_folder(model).is_dir() and not hub_folder(today).is_dir() else today
+
+
+def nearest_text_models(model: str) -> list[str]:
+    """Up to three names that are most like one: of those known here, and those in the hub's folder on disk."""
+    folders = hub_folder("x").parent.glob("models--*")
+    on_disk = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
+    known = sorted({*TEXT_MODELS, *_RENAMED, *(name for name in on_disk if not name.startswith("timm/"))} - {model})
+    short = {name: name.rpartition("/")[2] for name in known}
+
+    def likeness(name: str) -> float:
+        pairs = ((name, model), (short[name], model.rpartition("/")[2]))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return sorted((name for name in known if likeness(name) >= 0.5), key=likeness, reverse=True)[:3]
+
+
+def local_folder(model: str, folder: Path) -> Path | None:
+    """The folder that a model is (`./`, `~` or `/`); None of a name of the hub."""
+    return folder / Path(model).expanduser() if model.startswith((".", "~", "/")) else None

@@ -1,0 +1,313 @@
+"""Comparisons of encoders: what is compared, that nothing of the project changes, what is kept, and what is put in use."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmfeat.cli import group
+
+from mmfeat.encoders.checkpoint import read_checkpoint
+from mmfeat.errors import ConfigError, RunError
+from mmfeat.metrics import Outcome, bootstrap_figures, bootstrap_mean, samples_f1_rows
+from mmfeat.models.comparison import Part
+from mmfeat.models.decisions import Decision
+from mmfeat.models.encoderlines import EncoderRecord, bests, encoder_lines
+from mmfeat.models.figures import FigureLine
+from mmfeat.report.encoderlines import best_lines, classes_csv, encoder_table, encoders_csv, markdown
+from mmfeat.workflows import compare_encoders as module
+from mmfeat.workflows import encoder_fits
+from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
+from mmfeat.workflows.extract import extract
+from mmfeat.workflows.finetune import finetune
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.proposals import proposal_of
+from mmfeat.workflows.store import find_unreferenced
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a project but its comparisons and its store."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {"comparisons", "features"} & set(path.parts)
+    }
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A model that mmfeat.toml does not have, by a file of weights."""
+    from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+
+    make_torchvision_importable()
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), file)
+    return f"test_resnet={file}"
+
+
+@pytest.fixture(scope="module")
+def compared(trained, weights, tmp_path_factory) -> Iterator[tuple[Path, dict[str, bytes]]]:
+    """A project with frozen encoders compared, and its files before that."""
+    folder = tmp_path_factory.mktemp("compared") / "project"
+    shutil.copytree(trained, folder)
+    before = files(folder)
+    compare_encoders(Project(folder), ["image", "text", weights], freeze=True, n_seeds=2)
+    return folder, before
+
+
+@pytest.fixture
+def folder(compared, tmp_path) -> Path:
+    """A copy of it."""
+    shutil.copytree(compared[0], tmp_path / "project")
+    return tmp_path / "project"
+
+
+def test_nothing_of_the_project_changes(compared):
+    folder, before = compared
+    assert files(folder) == before
+
+
+def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(trained, folder)
+    before = files(folder)
+    result = compare_encoders(Project(folder), ["text"], n_seeds=2)
+    assert files(folder) == before
+    line = result.lines[0]
+    assert line.compared.spread is not None
+    assert not line.record.frozen
+    assert line.record.encode_seconds is None
+    assert not list(result.folder.glob("*/seed-1"))  # what cannot be used is not kept
+    one = compare_encoders(Project(folder), ["text"])
+    assert one.lines[0].compared.figures.as_dict() == line.compared.figures.as_dict()
+    used = use_encoders(Project(folder), one, "best")
+    assert [u.lines for u in used] == [[]]
+    own = finetune(Project(folder), ["text"])[0][0]
+    assert not own.made  # the settings and the split are the same, so there is nothing left to do
+    assert own.checkpoint.name == "text-2"
+    assert own.figures.scores.samples_f1 == pytest.approx(line.compared.figures.scores.samples_f1)
+
+
+def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
+    folder, _ = compared
+    result = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
+    lines = {line.record.label: line for line in result.lines}
+    assert list(lines)[2:] == ["text-encoder (text)"]  # what was compared before is shown too, by modality
+    assert set(lines) == {"test_efficientnet (image)", "test_resnet", "text-encoder (text)"}
+    for name, label in (("image", "test_efficientnet (image)"), ("text", "text-encoder (text)")):
+        made = read_checkpoint(folder / "checkpoints" / f"{name}-1").record
+        assert lines[label].compared.figures.as_dict() == made["val"]
+        assert lines[label].record.best_epoch == made["best_epoch"]
+        assert lines[label].record.rate > 0
+        assert lines[label].compared.size_mb > lines[label].record.size_mb
+
+
+def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch):
+    folder, _ = compared
+    first = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
+    kept = {path: path.read_bytes() for path in first.files}
+    monkeypatch.setattr(encoder_fits, "finetune", None)
+    monkeypatch.setattr(encoder_fits, "extract_one", None)
+    again = compare_encoders(Project(folder), ["text", "image"], freeze=True, n_seeds=2)
+    assert not again.made
+    assert encoder_table("x", again.lines, again.baseline, "map") == encoder_table(
+        "x", first.lines, first.baseline, "map"
+    )
+    assert kept == {path: path.read_bytes() for path in again.files}
+
+
+def test_it_goes_on_where_it_stopped_and_makes_anew_what_has_changed(folder, monkeypatch):
+    shutil.rmtree(folder / "comparisons" / "encoders-1" / "text")
+    made, fit = [], finetune
+    monkeypatch.setattr(encoder_fits, "finetune", lambda p, names, **more: made.extend(names) or fit(p, names, **more))
+    assert compare_encoders(Project(folder), ["image", "text"], freeze=True, n_seeds=2).made
+    assert made == ["text"]
+    (folder / "comparisons" / "encoders-1" / "image" / "logits.safetensors").write_bytes(b"damaged")
+    compare_encoders(Project(folder), ["image", "text"], freeze=True, n_seeds=2)
+    assert made == ["text", "image"]
+    compare_encoders(Project(folder, {"fuse.linear.lr": 0.03}), ["image"], freeze=True, n_seeds=2)
+    assert made == ["text", "image", "image"]
+    one = compare_encoders(Project(folder), ["image"], freeze=True)  # other seeds are another comparison
+    assert (one.folder.name, made[3:]) == ("encoders-2", ["image"])
+
+
+def test_what_fails_is_left_out_and_if_all_do_it_is_an_error(folder):
+    project = Project(folder)
+    result = compare_encoders(project, ["efficientnt_b0", "image", "text:no/such-model"], freeze=True)
+    assert [line.record.label for line in result.lines] == ["test_efficientnet (image)"]
+    assert set(result.failed) == {"efficientnt_b0", "such-model"}
+    assert "Nearest: efficientnet_b0" in result.failed["efficientnt_b0"]
+    assert "\n" not in "".join(result.failed.values())
+    with pytest.raises(RunError, match="efficientnt_b0: neither an encoder"):
+        compare_encoders(project, ["efficientnt_b0"], freeze=True)
+    done = CliRunner().invoke(group, ["--project", str(folder), "compare", "encoders", "efficientnt_b0", "--freeze"])
+    assert done.exit_code == 1
+
+
+def test_an_own_encoder_becomes_the_latest_once(folder):
+    shutil.rmtree(folder / "checkpoints" / "image-1")
+    result = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
+    assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Made checkpoints/image-1"]
+    assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already there: checkpoints/image-1"]
+    assert Project(folder).identity("image").checkpoint == "image-1"
+    assert not finetune(Project(folder), ["image"], freeze=True)[0][0].made
+    with pytest.raises(ConfigError, match="--use rose: no encoder of the table"):
+        use_encoders(Project(folder), result, "rose")
+
+
+def test_the_table_of_another_model_is_printed_and_works(folder, weights):
+    result = compare_encoders(Project(folder), [weights], freeze=True, n_seeds=2)
+    before = files(folder)
+    (used,) = use_encoders(Project(folder), result, "test_resnet")
+    assert files(folder) == before
+    assert not used.in_use
+    pasted = tomllib.loads("\n".join(used.lines[1:]))["encoder"]["image"]
+    toml = (folder / "mmfeat.toml").read_text(encoding="utf-8")
+    old = re.search(r"\[encoder.image\].*?(?=\[encoder.text\])", toml, re.DOTALL)[0]
+    (folder / "mmfeat.toml").write_text(toml.replace(old, "\n".join(used.lines[1:])))
+    identity = Project(folder).identity("image")
+    assert identity.model == pasted["model"] == "test_resnet"
+    assert identity.output_key == read_checkpoint(folder / pasted["checkpoint"]).output().key
+    encoded = extract(Project(folder), ["image"]).encoders[0]
+    assert (encoded.cached, encoded.encoded) == (60, 20)  # labelled rows are there already
+
+
+def test_gc_keeps_what_a_comparison_refers_to(folder, compared, weights):
+    result = compare_encoders(Project(folder), [weights], freeze=True, n_seeds=2)
+    key = next(line.record.encoder_key for line in result.lines if line.record.label == "test_resnet")
+    others = (str(compared[0]),)  # whose store this is a copy of
+    assert not [g for g in find_unreferenced(Project(folder), others).garbage if key[:12] in g.name]
+    shutil.rmtree(folder / "comparisons")
+    assert [g for g in find_unreferenced(Project(folder)).garbage if key[:12] in g.name]
+
+
+def test_names(project, weights, tmp_path, monkeypatch):
+    def found(text: str) -> tuple[str, str, str, bool]:
+        one = proposal_of(project, text, {"albert": "text"})
+        return one.name, one.table.modality, one.table.model, one.own
+
+    text = project.config.encoder["text"].model
+    assert found("image") == ("image", "image", "test_efficientnet", True)
+    assert found("test_efficientnet") == ("image", "image", "test_efficientnet", True)
+    assert found(text) == ("text", "text", text, True)
+    assert found("test_resnet.r160_in1k") == ("image", "image", "test_resnet.r160_in1k", False)
+    assert found(weights)[2:] == ("test_resnet", False)
+    assert found("shufflenet_v2_x2_0")[1] == found("torchvision:resnet18")[1] == "image"
+    assert found("google/bert_uncased_L-2_H-128_A-2")[:2] == ("text", "text")
+    assert found("albert-base-v2")[:2] == ("text", "text")
+    assert found("albert")[1] == found("text:test_resnet")[1] == "text"
+    assert found("image:albert-base-v2")[1] == "image"
+    monkeypatch.chdir(Path(text).parent)
+    assert found(f"./{Path(text).name}")[1:3] == ("text", text)
+    assert not proposal_of(project, f"test_efficientnet={weights.partition('=')[2]}", {}).own
+    for wrong, message in (
+        ("test_resnet=nowhere.pth", "no file of weights"),
+        ("=x", "write an encoder"),
+        ("a=", "write"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            proposal_of(project, wrong, {})
+
+
+@functools.cache
+def lines_of(metric: str = "samples-f1", n: int = 40, k: int = 3):
+    labels = np.random.default_rng(9).integers(0, 2, (n, k)).astype(np.int8)
+    labels[:, 1] = 0  # a class without a positive has no F1
+    right = (labels * 8.0 - 4.0).astype(np.float32)
+    found = []
+    for i, (label, modality, wrong) in enumerate([("a|b", "image", 0.8), ("e", "text", 0.0), ("d", "image", 0.0)]):
+        rng = np.random.default_rng(i)
+        logits = np.stack([np.where(rng.random((n, k)) < wrong, -right, right) for _ in range(2)])
+        record = EncoderRecord(
+            label, label, modality, modality, label, 8, 4.0 if i else None, "0" * 64, n, 10.0 if i else None, "", 1.5, 3, True, "cpu"
+        )  # fmt: skip
+        found.append((record, Part(logits, np.ones(n, bool), None, 0.0, 0.25)))
+    return encoder_lines(found, labels, np.arange(n, dtype=np.uint64), lambda logits: Decision(), metric)
+
+
+@pytest.mark.parametrize("metric", ["samples-f1", "loss", "map", "micro-f1"])
+def test_lines_are_by_modality_the_best_first(metric):
+    lines = lines_of(metric=metric)
+    assert [line.record.label for line in lines] == ["d", "a|b", "e"]
+    assert [line.compared.verdict for line in lines] == ["best", "", "best"]
+    assert {modality: line.record.label for modality, line in bests(lines).items()} == {"image": "d", "text": "e"}
+    assert "no more than chance from it: none" in best_lines(lines, metric)[0]
+    first = lines[1]
+    assert first.compared.figures.rows_f1.mean() == pytest.approx(first.compared.seeds[0])
+    for name, (low, high) in first.intervals.items():
+        assert low <= getattr(first.compared.figures.scores, name) <= high
+
+
+@settings(max_examples=25)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
+def test_any_class_name_survives_its_files(names):
+    lines = lines_of()
+    baseline = FigureLine.of("commonest label", lines[0].compared.figures)
+    read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
+    assert [row[0] for row in read[1:]] == names
+    assert [row[2::2] == [""] * 3 for row in read[1:]] == [False, True, False]
+    page = markdown("40 val rows", lines, baseline, names, "samples-f1")
+    by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
+    assert all(character.isprintable() or character == "\n" for character in page)
+
+
+def test_tables_say_the_same():
+    lines = lines_of()
+    baseline = FigureLine.of("commonest label", lines[0].compared.figures)
+    text = encoder_table("40 val rows", lines, baseline, "samples-f1").splitlines()
+    rows = list(csv.DictReader(io.StringIO(encoders_csv(lines))))
+    assert [row["encoder"] for row in rows] == ["d", "a|b", "e"]
+    assert (rows[1]["mb"], rows[1]["per_second"], rows[1]["encode_seconds"]) == ("", "", "")
+    assert float(rows[0]["seconds"]) == 40 / 10.0 + 1.5
+    for row in rows:
+        line = next(one for one in text if one.startswith(row["encoder"]))
+        assert f"{float(row['samples_f1']):.3f} ±" in line
+        assert f"{float(row['loss']):.4f}" in line
+
+
+def test_intervals_of_one_model_are_those_of_its_rows():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 2, (300, 4)).astype(np.int8), rng.normal(size=(300, 4)).astype(np.float32)
+    decided = (logits > 0).astype(np.int8)
+    found = bootstrap_figures(labels, Outcome(decided, logits, logits))
+    assert found["samples_f1"] == pytest.approx(bootstrap_mean(samples_f1_rows(labels, decided)), abs=0.01)
+    unknown = np.concatenate([labels, np.full((9, 4), -1, np.int8)])
+    more = Outcome(*(np.concatenate([a, np.zeros((9, 4), a.dtype)]) for a in (decided, logits, logits)))
+    assert bootstrap_figures(unknown, more) == found
+
+
+def test_the_command(folder):
+    command = ["--project", str(folder), "compare", "encoders", "image", "text", "--freeze", "--seeds", "2"]
+    done = CliRunner().invoke(group, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Best of image: " in done.output
+    assert re.search(r"(Made|Already made:) comparisons/encoders-1: models.csv.*Next: mmfeat .*--use best", done.output)
+    used = CliRunner().invoke(group, [*command, "--use", "text"], catch_exceptions=False)
+    assert "Already there: checkpoints/text-1. Next: mmfeat extract" in used.output
+
+
+def test_a_record_has_what_its_file_has(tmp_path):
+    lines = lines_of()
+    module.write_encoder_record(tmp_path / "encoder.json", lines[0].record)
+    assert module.read_encoder_record(tmp_path / "encoder.json") == lines[0].record
+    (tmp_path / "encoder.json").write_text('{"format": 1}')
+    assert module.read_encoder_record(tmp_path / "encoder.json") is None
+    assert dataclasses.replace(lines[0].record, frozen=False).seconds == 1.5

@@ -1,0 +1,226 @@
+"""`mmfeat sweep finetune`: what is trained, kept, said and put in use, and that nothing else changes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from mmfeat.cli import group
+
+from mmfeat.encoders.checkpoint import read_checkpoint
+from mmfeat.errors import ConfigError, DataError, EncoderError
+from mmfeat.models.sweeps import SweptCell, lowest_loss
+from mmfeat.report.sweeps import finetune_table, sweep_csv
+from mmfeat.workflows import sweep_finetune as module
+from mmfeat.workflows.finetune import finetune, resume_file_of
+from mmfeat.workflows.finetune_grid import finetune_grid
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.store import find_unreferenced
+from mmfeat.workflows.sweep_finetune import TRAINED, sweep_finetune, use_cell
+
+GRID = {"finetune.lr": "1e-4,5e-3", "finetune.text.epochs": "1,1", "finetune.batch_size": "16"}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a project but its sweeps and its store."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {"sweeps", "features"} & set(path.parts)
+    }
+
+
+def kept(folder: Path) -> list[Path]:
+    """The checkpoints that a sweep has kept."""
+    return sorted((folder / "sweeps").glob("finetune/*/checkpoints/*/checkpoint.json"))
+
+
+@pytest.fixture(scope="module")
+def swept(trained, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+    """A project with a small sweep over two seeds, and its files before that."""
+    folder = tmp_path_factory.mktemp("swept") / "project"
+    shutil.copytree(trained, folder)
+    before = files(folder)
+    sweep_finetune(folder, "text", GRID, n_seeds=2)
+    return folder, before
+
+
+@pytest.fixture
+def folder(swept, tmp_path) -> Path:
+    """A copy of it."""
+    shutil.copytree(swept[0], tmp_path / "project")
+    return tmp_path / "project"
+
+
+def test_nothing_else_changes_and_typed_again_nothing_is_trained(swept, monkeypatch):
+    folder, before = swept
+    assert files(folder) == before
+    table = (folder / "sweeps" / "finetune-text.csv").read_bytes()
+    monkeypatch.setattr(module, "finetune", None)
+    again = sweep_finetune(folder, "text", GRID, n_seeds=2)
+    assert (again.n_fits, again.n_trained, len(again.cells)) == (4, 0, 2)
+    assert (folder / "sweeps" / "finetune-text.csv").read_bytes() == table
+    assert files(folder) == before
+    values = [cell.mean("samples_f1") for cell in again.cells]
+    assert values == sorted(values, reverse=True)
+    assert 1 <= len(kept(folder)) <= 2
+    assert again.kept_mb == pytest.approx(
+        sum(p.stat().st_size for p in folder.glob("sweeps/finetune/*/checkpoints/**/*") if p.is_file()) / 1e6
+    )
+    assert not list(folder.glob("sweeps/finetune/*/scratch"))
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_trains_only_what_is_new(folder, monkeypatch):
+    shutil.rmtree(folder / "sweeps")
+    calls = []
+
+    def interrupted(project, names):
+        calls.append(resume_file_of(project, names[0]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return finetune(project, names)
+
+    monkeypatch.setattr(module, "finetune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_finetune(folder, "text", GRID)
+    result = sweep_finetune(folder, "text", GRID)
+    assert result.n_trained == 1
+    assert calls[2] == calls[1] != calls[0]  # the state of the one that was interrupted lies where it is looked for
+    assert folder / "sweeps" in calls[0].parents
+    assert sweep_finetune(folder, "text", {**GRID, "finetune.lr": "1e-4,5e-3,1e-2"}).n_trained == 1
+    one = next((folder / "sweeps" / "finetune").glob("*.json"))
+    one.write_text(one.read_text().replace('"figures"', '"shapes"'))
+    assert sweep_finetune(folder, "text", {**GRID, "finetune.lr": "1e-4,5e-3,1e-2"}).n_trained == 1  # damaged
+
+
+def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
+    result = sweep_finetune(folder, "text", GRID, n_seeds=2)
+    used, lines = use_cell(result, "best")
+    assert (used.made, used.lines) == ("Made checkpoints/text-2", [])
+    settings = tomllib.loads("\n".join(lines))["finetune"]["text"]
+    assert settings == result.cells[0].values
+    own = {f"finetune.text.{key}": value for key, value in settings.items()}
+    made = finetune(Project(folder, own), ["text"])[0][0]
+    assert (made.made, made.checkpoint.name) == (False, "text-2")
+    figures = result.cells[0].heads[0]["figures"]
+    assert made.figures.scores.samples_f1 == pytest.approx(figures["samples_f1"])
+    assert made.figures.scores.loss == pytest.approx(figures["loss"])
+    assert use_cell(result, "1")[0].made == "Already there: checkpoints/text-2"
+
+
+def test_in_sample_figures_are_of_rows_that_were_trained_on(folder, monkeypatch):
+    monkeypatch.setattr(module, "IN_SAMPLE", 7)
+    shutil.rmtree(folder / "sweeps")
+    result = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"})
+    (record,) = result.cells[0].heads
+    assert record["n_train_scored"] == 7
+    monkeypatch.setattr(module, "IN_SAMPLE", 10**6)
+    shutil.rmtree(folder / "sweeps")
+    (record,) = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"}).cells[0].heads
+    project = Project(folder)
+    train = project.manifest.rows("train")
+    assert record["n_train_scored"] == len(train)
+    checkpoint = read_checkpoint(kept(folder)[0].parent)
+    assert checkpoint.learned().among(project.manifest.ids[train])[0].all()
+    assert record["train_loss"] > 0
+    assert 0 <= record["train_samples_f1"] <= 1
+
+
+def test_a_cell_that_fails_is_a_line_with_the_reason_and_is_not_tried_again(folder, monkeypatch):
+    def fails(project, names):
+        if project.config.finetune_of("text").lr == 7.0:
+            raise EncoderError("encoder.text: the loss is nan. Set a lower lr")
+        return finetune(project, names)
+
+    monkeypatch.setattr(module, "finetune", fails)
+    grid = {**GRID, "finetune.lr": "7,5e-3"}
+    result = sweep_finetune(folder, "text", grid)
+    assert [cell.error for cell in result.cells] == ["", "encoder.text: the loss is nan"]
+    monkeypatch.setattr(module, "finetune", None)
+    assert sweep_finetune(folder, "text", grid).cells == result.cells
+    with pytest.raises(ConfigError, match="the loss is nan"):
+        use_cell(result, "2")
+    text = finetune_table("15 val rows", result.cells, result.metric).splitlines()
+    assert text[2].endswith("encoder.text: the loss is nan")
+    assert text[1].endswith("lowest loss")
+
+
+def test_only_the_best_and_the_lowest_loss_are_kept(folder, swept):
+    result = sweep_finetune(folder, "text", {**GRID, "finetune.lr": "1e-5,1e-4,1e-3,5e-3"})
+    lowest = result.cells.index(lowest_loss(result.cells))
+    assert len(kept(folder)) == len({0, lowest})
+    others = [number for number in range(1, 5) if number - 1 not in (0, lowest)]
+    with pytest.raises(ConfigError, match=r"Run: mmfeat finetune text --set finetune.text.lr="):
+        use_cell(result, str(others[0]))
+    for wrong in ("0", "5", "first"):
+        with pytest.raises(ConfigError, match=r"Use best, or a number from 1 to 4"):
+            use_cell(result, wrong)
+    key = read_checkpoint(kept(folder)[0].parent).encoder_key
+    garbage = [one.name for one in find_unreferenced(Project(folder), (str(swept[0]),)).garbage]
+    assert not [name for name in garbage if key[:12] in name]
+
+
+def test_what_cannot_be_swept(folder, monkeypatch):
+    for overrides, message in (
+        ({"finetune.lrs": "1"}, "no key of .finetune.text.*Nearest: lr"),
+        ({"finetune.image.lr": "1"}, "the sweep is of text"),
+        ({"finetune.lr": "1e-3,"}, "a value is empty"),
+        ({"finetune.optimizer": "adam,sgdx"}, "Use one of: adam, adamw"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweep_finetune(folder, "text", overrides)
+    with pytest.raises(ConfigError, match="no encoder 'sound'"):
+        sweep_finetune(folder, "sound", {})
+    manifest = Project(folder).manifest
+    monkeypatch.setattr(Project, "manifest", property(lambda self: manifest))
+    monkeypatch.setattr(manifest.__class__, "rows", lambda self, which: np.zeros(0, int))
+    with pytest.raises(DataError, match="no val rows"):
+        sweep_finetune(folder, "text", GRID)
+
+
+def test_cells_of_a_grid(folder):
+    grid = finetune_grid(folder, "text", {**GRID, "finetune.recipe": "paper,best", "finetune.lr": "1e-4,0.0001"})
+    assert [cell.values["recipe"] for cell in grid.cells] == ["paper", "best"]  # what is the same is one cell
+    assert grid.settings(grid.cells[0])[:2] == ["[finetune]", 'recipe = "paper"']
+    typed = finetune_grid(folder, "text", {"metric": "loss", "finetune.lr": "1e-4"})
+    assert grid.project.config.metric == "samples-f1"
+    assert typed.settings(typed.cells[0]) == ['metric = "loss"', "[finetune.text]", "lr = 0.0001"]
+
+
+def test_tables_have_every_cell():
+    def fit(f1: float, loss: float) -> dict:
+        figures = {"samples_f1": f1, "micro_f1": f1, "macro_f1": f1, "map": f1, "loss": loss}
+        return {"figures": figures, "best_epoch": 2, "seconds": 3.0, "train_samples_f1": 0.99, "train_loss": 0.01}
+
+    cells = [
+        SweptCell("text", {"lr": 1e-3}, [fit(0.8, 0.3), fit(0.9, 0.4)]),
+        SweptCell("text", {"lr": 1e-4}, [fit(0.7, 0.2), fit(0.7, 0.2)]),
+        SweptCell("text", {"lr": 10.0}, [{"error": "nan"}, fit(0.9, 0.1)]),
+    ]
+    assert lowest_loss(cells) is cells[1]
+    assert lowest_loss(cells[2:]) is None
+    lines = finetune_table("9 val rows", cells, "samples-f1").splitlines()
+    assert "0.850 ± 0.071" in lines[1]
+    assert "in-sample samples-F1" in lines[0]
+    assert [line.endswith("lowest loss") for line in lines[1:]] == [False, True, False]
+    rows = list(csv.DictReader(io.StringIO(sweep_csv(cells, "samples-f1", "encoder", TRAINED))))
+    assert [row["encoder"] for row in rows] == ["text"] * 3
+    assert float(rows[0]["train_samples_f1"]) == 0.99
+    assert (rows[2]["train_loss"], rows[2]["error"]) == ("", "nan")
+
+
+def test_the_command(folder):
+    command = ["--project", str(folder), "sweep", "finetune", "text", "--lr", "1e-4,5e-3", "--epochs", "1"]
+    command += ["--batch-size", "16", "--seeds", "2"]
+    done = CliRunner().invoke(group, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Already made: sweeps/finetune-text.csv (4 fits, 0 trained now" in done.output
+    assert "lowest loss" in done.output
+    used = CliRunner().invoke(group, [*command, "--use", "best"], catch_exceptions=False)
+    assert "Made checkpoints/text-2. Next: mmfeat extract" in used.output
