@@ -255,6 +255,11 @@ class SelftrainConfig:
     yes: float = setting(0.8, low=0.5, high=1.0)  # confident: a label needs a probability of at least
     no: float = setting(0.1, low=0.0, high=0.5)  # confident: its absence, one of at most; between, unknown
 
+    def of_training(self) -> dict[str, Any]:
+        """What of it a self-training depends on, as JSON values."""
+        thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        return {"rounds": self.rounds, "policy": self.policy, **thresholds}
+
 
 @dataclass(frozen=True)
 class PredictConfig:
