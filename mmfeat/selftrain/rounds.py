@@ -23,7 +23,6 @@ from mmfeat.metrics import paired_bootstrap
 from mmfeat.models.decisions import crossfitted
 from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of, outcome_of
-from mmfeat.progress import progress
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets, expected_prior, targets_of
 
@@ -112,7 +111,7 @@ def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None)
 
 def self_train(
     data: FitData, unlabelled: np.ndarray, models: RoundModels, config: SelftrainConfig, *, metric: str, seed: int,
-    rule: PredictConfig, truth: np.ndarray | None = None, memory: Memory | None = None,
+    rule: PredictConfig, truth: np.ndarray | None = None, memory: Memory | None = None, on_round: Callable[[Round], None] | None = None,
 ) -> SelfTraining:  # fmt: skip
     """Run up to `config.rounds` rounds.
 
@@ -128,8 +127,10 @@ def self_train(
         `(n, K)` labels of the unlabelled rows, which are compared with and otherwise not read.
     memory : callable, optional
         What keeps each round's logits, so that an interrupted self-training goes on where it was.
+    on_round : callable, optional
+        Told of each round when it is done.
     """
-    memory = memory or (lambda number, make: make())
+    memory, on_round = memory or (lambda number, make: make()), on_round or (lambda one: None)
     val_labels = data.labels[data.val].cpu().numpy()
     train_labels = data.labels[torch.as_tensor(data.train, device=data.labels.device)]
     prior, none = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
@@ -140,35 +141,34 @@ def self_train(
         return figures_of(val_labels, logits, decision), outcome_of(logits, decision)
 
     best, best_targets, before, ended = 0, None, None, "max_iter"
-    with progress("self-training", config.rounds + 1, "rounds") as bar:
-        fused, head = memory(0, lambda: _trained(data, models, metric, seed, rule))
-        figures, outcome = judged(head[data.val])
-        best_logits = head
-        history = [Round(0, 0, 0, [0] * len(prior), None, None, None, figures, None, True)]
-        bar.advance(1)
-        for number in range(1, config.rounds + 1):
-            taught = fused[unlabelled] if kernel is None else (fused[unlabelled] + kernel[unlabelled]) / 2
-            targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, none, rule)
-            said = decided(targets)
-            changed = None if before is None else int((said != before).any(1).sum())
-            if changed == 0:  # the next round would be as this one
-                ended = "no_change"
-                break
-            part = with_targets(data, unlabelled, targets)
-            fused, head = memory(number, lambda part=part: _trained(part, models, metric, seed, rule))
-            figures, now = judged(head[data.val])
-            difference = _difference(metric, val_labels, now, outcome)
-            accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
-            history.append(Round(
-                number, len(part.train) - len(data.train), int((said < 0).sum()), (said == 1).sum(0).tolist(), changed,
-                None if before is None else agreement(said, before), None if truth is None else agreement(said, truth),
-                figures, difference, accepted,
-            ))  # fmt: skip
-            bar.advance(1, f"{metric} {figures.scores.value(metric):.4f}")
-            if not accepted:
-                ended = "reverted"
-                break
-            best, best_targets, best_logits, outcome, before = number, targets, head, now, said
+    fused, head = memory(0, lambda: _trained(data, models, metric, seed, rule))
+    figures, outcome = judged(head[data.val])
+    best_logits = head
+    history = [Round(0, 0, 0, [0] * len(prior), None, None, None, figures, None, True)]
+    on_round(history[0])
+    for number in range(1, config.rounds + 1):
+        taught = fused[unlabelled] if kernel is None else (fused[unlabelled] + kernel[unlabelled]) / 2
+        targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, none, rule)
+        said = decided(targets)
+        changed = None if before is None else int((said != before).any(1).sum())
+        if changed == 0:  # the next round would be as this one
+            ended = "no_change"
+            break
+        part = with_targets(data, unlabelled, targets)
+        fused, head = memory(number, lambda part=part: _trained(part, models, metric, seed, rule))
+        figures, now = judged(head[data.val])
+        difference = _difference(metric, val_labels, now, outcome)
+        accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
+        history.append(Round(
+            number, len(part.train) - len(data.train), int((said < 0).sum()), (said == 1).sum(0).tolist(), changed,
+            None if before is None else agreement(said, before), None if truth is None else agreement(said, truth),
+            figures, difference, accepted,
+        ))  # fmt: skip
+        on_round(history[-1])
+        if not accepted:
+            ended = "reverted"
+            break
+        best, best_targets, best_logits, outcome, before = number, targets, head, now, said
     return SelfTraining(history, best, best_targets, best_logits, ended)
 
 

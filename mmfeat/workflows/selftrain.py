@@ -16,7 +16,7 @@ from mmfeat.heads.fit import fit_data
 from mmfeat.metrics import better
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, already_made
-from mmfeat.progress import say
+from mmfeat.progress import progress, say
 from mmfeat.report.rounds import write_rounds
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_targets
@@ -100,10 +100,12 @@ def selftrain(project: Project) -> SelftrainResult:
         start = time.perf_counter()
         data = fit_data(table, list(identities), torch_device(config.device), rows)
         resuming = project.runs / ".resume-selftrain"
-        trained = self_train(
-            data, unlabelled, RoundModels(config.fuse.linear, head, settings), config.selftrain,
-            metric=config.metric, seed=config.seed, rule=config.predict, memory=kept_in(resuming / fingerprint[:16]),
-        )  # fmt: skip
+        with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
+            trained = self_train(
+                data, unlabelled, RoundModels(config.fuse.linear, head, settings), config.selftrain,
+                metric=config.metric, seed=config.seed, rule=config.predict, memory=kept_in(resuming / fingerprint[:16]),
+                on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
+            )  # fmt: skip
         data = with_targets(data, unlabelled, trained.targets)
         found = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
         found.roles[unlabelled[np.isin(unlabelled, data.train)]] = ROLES["pseudo-labelled"]
