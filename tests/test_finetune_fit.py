@@ -304,8 +304,36 @@ def test_the_users_synonyms_are_read_and_change_the_plan(project, tmp_path):
     assert "mine.csv:1: a line is two or more different words" in done.stderr
 
 
+def test_it_stops_when_val_no_longer_rises(project):
+    options = {"metric": "loss", "finetune.text.lr": "0", "finetune.text.epochs": "9", "finetune.text.patience": "2"}
+    (result,), _ = finetune(Project(project.root, options), ["text"])
+    assert [r["epoch"] for r in result.checkpoint.record["history"]] == [1, 2, 3]  # the first is best, then two in vain
+
+
 def test_the_optimizer_is_the_one_that_is_asked_for(project):
     encoder, _ = build_encoder(project.config, "text", project.checkpoints)
     output = torch.nn.Linear(encoder.width, 3)
     assert type(optimizer_of(encoder, output, FinetuneConfig(optimizer="adam"))) is torch.optim.Adam
     assert type(optimizer_of(encoder, output, FinetuneConfig(optimizer="adamw"))) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_val_rows_are_scored_as_extraction_sees_them(project, name):
+    """However wild the augmentation: the figures while training are those of the stored features."""
+    (result,), _ = finetune(with_options(project, name, crop=0.1, randaugment=9, start_size=16), [name])
+    (best,) = [r for r in result.checkpoint.record["history"] if r["epoch"] == result.checkpoint.record["best_epoch"]]
+    assert best["val_loss"] == pytest.approx(result.figures.scores.loss, abs=1e-3)  # the store keeps float16
+    assert best["val_map"] == pytest.approx(result.figures.scores.map, abs=0.02)
+
+
+def test_the_same_image_has_the_same_variant_whatever_else_is_drawn(project):
+    fit = fit_of(project, "image", crop=0.3, randaugment=9)
+    first = next(iter(fit.batches.augmented([fit.samples.train[:4]], 1))).inputs["pixels"]
+    np.random.seed(5)
+    again = next(iter(fit.batches.augmented([fit.samples.train[:4][::-1].copy()], 1))).inputs["pixels"]
+    other = next(iter(fit.batches.augmented([fit.samples.train[:4]], 2))).inputs["pixels"]
+    assert torch.equal(first, again.flip(0))
+    assert not torch.equal(first, other)
+    state = np.random.get_state()[1].copy()
+    next(iter(fit.batches.augmented([fit.samples.train[:4]], 3)))
+    assert (np.random.get_state()[1] == state).all()

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.randomness import mix
-from mmfeat.recipes import FinetuneConfig
+from mmfeat.recipes import MAX_RANDAUGMENT, FinetuneConfig
 
 _RATIO = (3 / 4, 4 / 3)  # of a random crop's sides, as in torchvision's RandomResizedCrop
 _TRIES = 10  # to find a crop that lies inside the image
@@ -35,7 +35,8 @@ class ImageAugmentation:
 
             grey = tuple(round(255 * mean) for mean in self._own.data_config["mean"])
             self._randaugment = rand_augment_transform(
-                f"rand-m{config.randaugment}-mstd0.5-inc1", {"img_mean": grey, "translate_pct": 0.45}
+                f"rand-m{config.randaugment}-mstd0.5-mmax{MAX_RANDAUGMENT}-inc1",
+                {"img_mean": grey, "translate_pct": 0.45},
             )
 
     def __call__(self, data: bytes, number: int | None, size: int = 0) -> Tensor:

@@ -161,7 +161,7 @@ class EncoderFit:
         with progress(description, total, "samples") as bar, contextlib.closing(logbook):
             if self.start is not None and not state.history:
                 self._judge({"epoch": 0})
-            while state.epoch < self.config.epochs and state.epoch - state.best_epoch <= self.config.patience:
+            while state.epoch < self.config.epochs and state.epoch - state.best_epoch < self.config.patience:
                 try:
                     self._epoch(bar, logbook)
                 except Diverged as error:

@@ -53,17 +53,26 @@ size       = {size}
 model      = "./data/text-encoder"
 pretrained = "random"
 
+[finetune]
+recipe = "paper"                   # the other one is for pretrained weights; here they are random
+
 [finetune.image]
 epochs = {image_epochs}
 lr     = 3e-3
 batch_size = 32
 patience = 50
+warm_up  = 0.1
+schedule = "cosine"
+clip     = 1
 
 [finetune.text]
 epochs = 12
 lr     = 3e-3
 batch_size = 64
 patience = 50
+warm_up  = 0.1
+schedule = "cosine"
+clip     = 1
 
 [fuse.crossattn]
 token_width = 32

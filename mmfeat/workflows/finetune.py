@@ -251,6 +251,8 @@ def _tune(project: Project, name: str) -> FinetuneResult:
         if done:
             say(f"{name}: going on after step {done:,}")
         say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
+        if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
+            say(f"{name}: its weights are random; to train them from nothing, rather: --recipe paper")
         if seconds > LONG_SECONDS and device.type == "cpu":
             say(f"{name}: without a GPU this is long; minutes instead: mmfeat finetune {name} --freeze")
 
