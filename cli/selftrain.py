@@ -12,14 +12,14 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 @click.command("selftrain", short_help="Learn from the unlabelled rows too.")
 @setting_options(
     ("selftrain.rounds", "At most so many rounds."),
-    ("selftrain.policy", "all: every unlabelled row, every round."),
+    ("selftrain.policy", "How unlabelled rows are taught; all: the paper's way."),
     *KEYS,
 )
 @click.pass_context
 def selftrain_command(context: click.Context, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; cached features only."""
-    from mmfeat.models.figures import FigureLine
-    from mmfeat.report.tables import about_figures, figure_cells, figure_head, figure_table, table
+    from mmfeat.report.rounds import rounds_table
+    from mmfeat.report.tables import about_figures, figure_table
     from mmfeat.workflows.selftrain import selftrain
 
     project = open_project(context, options)
@@ -29,19 +29,11 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
         f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled + "
         f"{result.n_unlabelled:,} unlabelled rows; cached features only"
     )
-    rows = []
-    for one in result.rounds:
-        verdict = (
-            "supervised" if one["number"] == 0 else "accepted" if one["accepted"] else "reverted: val no longer rises"
-        )
-        cells = [
-            f"{one['n_pseudo']:,}" if one["number"] else "-",
-            "-" if one["changed"] is None else f"{one['changed']:,}",
-        ]
-        figures = figure_cells(FigureLine.recorded("", one["figures"]), config.metric)
-        rows.append([one["number"], *cells, *figures, verdict])
-    click.echo(table(("round", "pseudo-labels", "changed", *figure_head(config.metric)), rows))
-    click.echo(f"Rounds: a model for each encoder and the head, mean of their logits, on {result.n_val:,} val rows.")
+    click.echo(rounds_table(result.rounds, config.metric))
+    click.echo(
+        f"Rounds: figures of one seed's head on {result.n_val:,} val rows; {config.metric} against the best round before, "
+        "with its 95 % interval."
+    )
     click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, config.metric))
     chose = "these rows also chose epochs and rounds"
     click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))

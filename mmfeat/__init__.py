@@ -23,6 +23,7 @@ _PUBLIC = {
     "Predictor": "mmfeat.predictor",
     "Project": "mmfeat.workflows.project",
     "Run": "mmfeat.models.runs",
+    "SelfTrainingFusionClassifier": "mmfeat.estimator",
     "fit_encoder": "mmfeat.encoders.finetune",
     "fit_head": "mmfeat.heads.fit",
 }

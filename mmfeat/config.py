@@ -22,6 +22,7 @@ OTHER = "other"  # the modality of imported embeddings: their rows are known by 
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
+POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 
@@ -250,7 +251,14 @@ class SelftrainConfig:
     """Self-training rounds; `[selftrain]`."""
 
     rounds: int = setting(5, low=0)
-    policy: str = setting("all", choices=("all",))  # all: every unlabelled row takes part in every round (P14)
+    policy: str = setting("soft", choices=POLICIES)  # how the unlabelled rows are taught; all: as in the paper (P14)
+    yes: float = setting(0.8, low=0.5, high=1.0)  # confident: a label needs a probability of at least
+    no: float = setting(0.1, low=0.0, high=0.5)  # confident: its absence, one of at most; between, unknown
+
+    def of_training(self) -> dict[str, Any]:
+        """What of it a self-training depends on, as JSON values."""
+        thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        return {"rounds": self.rounds, "policy": self.policy, **thresholds}
 
 
 @dataclass(frozen=True)

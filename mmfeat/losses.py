@@ -20,15 +20,15 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     labels : np.ndarray
-        `(N, K)` int8; -1 does not count.
+        `(N, K)` int8, or soft targets; -1 does not count.
 
     Returns
     -------
     np.ndarray
         `(K,)` float32, finite, at least 1.
     """
-    positives = (labels == 1).sum(0)
-    share = np.log(np.maximum(positives, 2)) / np.log(max(int(positives.sum()), 2))
+    positives = np.maximum(labels, 0).sum(0, dtype=np.float64)
+    share = np.log(np.maximum(positives, 2)) / np.log(max(positives.sum(), 2))
     return np.where(positives > 0, (share + 1 / share) / 2, 1.0).astype(np.float32)
 
 
@@ -45,7 +45,7 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, k
     labels : Tensor
         `(..., K)`: 0, 1 or a probability between; -1 is not known and counts for nothing.
     weights : Tensor, optional
-        `(K,)`, one for each class.
+        `(K,)`, one for each class, or `(..., K)`, one for each label.
     kind : str
         `bce`, `focal` or `asymmetric`.
 

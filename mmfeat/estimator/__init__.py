@@ -1,5 +1,6 @@
-"""FusionClassifier: the heads as a scikit-learn estimator, on arrays, without a project or a store."""
+"""The heads and self-training as scikit-learn estimators, on arrays, without a project or a store."""
 
 from mmfeat.estimator.classifier import FusionClassifier
+from mmfeat.estimator.selftraining import SelfTrainingFusionClassifier
 
-__all__ = ["FusionClassifier"]
+__all__ = ["FusionClassifier", "SelfTrainingFusionClassifier"]

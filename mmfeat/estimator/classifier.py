@@ -128,7 +128,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any) -> FusionClassifier:
-        """Fit the heads of all seeds in one pass.
+        """Fit the heads of all seeds.
 
         Raises
         ------
@@ -137,9 +137,24 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         RunError
             The loss becomes no number, or memory runs out.
         """
+        return self.fit_on(*self.prepared(X, y))
+
+    def prepared(self, X: Any, y: Any, known: np.ndarray | None = None) -> tuple[FitData, Any, int]:
+        """What a fit reads: the arrays with rows held out, the head's settings, and the first seed.
+
+        Parameters
+        ----------
+        known : np.ndarray, optional
+            `(N,)` bool: rows whose y is read; of the others all labels are unknown.
+        """
         settings, device = self._settings(), self._device()
         x, present = self._joined(X, fitting=True)
-        self._kind, self.classes_, labels = encoded(y)
+        if known is None:
+            self._kind, self.classes_, labels = encoded(y)
+        else:
+            self._kind, self.classes_, given = encoded(np.asarray(y)[known])
+            labels = np.full((len(known), given.shape[1]), -1, np.int8)
+            labels[known] = given
         if len(labels) != len(x):
             raise ValueError(f"X has {len(x)} samples, y has {len(labels)}: inconsistent numbers of samples")
         self._check_head(settings, labels.shape[1])
@@ -151,10 +166,13 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         seed = int(random.randint(2**31 - 1))
         inputs, there = self._tensors(x, present, torch.float32, device)
         tensor = torch.as_tensor(labels, device=device)
-        data = FitData(inputs, there, tensor, id_numbers(range(len(x))), train, val)
+        return FitData(inputs, there, tensor, id_numbers(range(len(x))), train, val), settings, seed
+
+    def fit_on(self, data: FitData, settings: Any, seed: int) -> FusionClassifier:
+        """Fit the heads of all seeds in one pass on what :meth:`prepared` gave."""
         members = [Member(settings, seed + i) for i in range(int(self.n_seeds))]
         with torch.random.fork_rng(devices=[]):  # a fit leaves torch's own random state as it was
-            fits = fit_heads(self.head, data, members, metric=self.metric, rule=self._rule())
+            fits = fit_heads(self.head, data, members, metric=self.metric, rule=self.rule())
         self.heads_ = [fit.head.cpu().double() for fit in fits]
         self.best_epochs_ = [fit.best_epoch for fit in fits]
         return self
@@ -230,7 +248,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
                 strata = None
         return tuple(train_test_split(rows, test_size=n_val, stratify=strata, random_state=random))
 
-    def _rule(self) -> PredictConfig:
+    def rule(self) -> PredictConfig:
         """The decisions that held-out rows are scored by: those of `predict`."""
         if self._kind == "multiclass":  # nothing passes, so that the most probable class is said
             return PredictConfig(threshold=1.0, empty="most-probable")

@@ -189,7 +189,8 @@ def _token_moments(tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor] | Non
 
 
 def log_odds(labels: Tensor) -> Tensor:
-    """Log odds of each class among its known labels `(N, K)`, smoothed by one row each way: `(K,)` float32."""
-    positives = (labels == 1).sum(0).float()
-    negatives = (labels == 0).sum(0).float()
+    """Log odds of each class among its known labels or soft targets `(N, K)`, smoothed by one row each way: `(K,)` float32."""
+    known = labels >= 0
+    positives = torch.where(known, labels, 0).sum(0, dtype=torch.float32)
+    negatives = known.sum(0) - positives
     return ((positives + 1) / (negatives + 1)).log()

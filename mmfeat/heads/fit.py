@@ -42,6 +42,8 @@ class FitData:
         Row numbers. Val rows choose the epoch and are never trained on.
     fold : np.ndarray or None
         `(N,)` int64, for members that leave one out.
+    weights : Tensor or None
+        `(N, K)` float32: how much each label counts in the loss; 1, when None.
     """
 
     inputs: dict[str, Tensor]
@@ -51,6 +53,7 @@ class FitData:
     train: np.ndarray
     val: np.ndarray
     fold: np.ndarray | None = None
+    weights: Tensor | None = None
 
     @property
     def widths(self) -> dict[str, int]:
@@ -250,7 +253,7 @@ def _standardised(
     fold = None
     if data.fold is not None and any(member.fold != NO_FOLD for member in members):
         fold = torch.as_tensor(data.fold, device=data.labels.device)
-    return moments, Arrays(x, data.present, data.labels, data.numbers, fold)
+    return moments, Arrays(x, data.present, data.labels, data.numbers, fold, data.weights)
 
 
 def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:

@@ -38,6 +38,7 @@ class Arrays:
     labels: Tensor
     numbers: np.ndarray
     fold: Tensor | None = None  # (N,) int64, where a variant leaves out a fold
+    weights: Tensor | None = None  # (N, K) float32, how much each label counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,8 @@ class Stack:
         parameters = {name: p.detach()[block].requires_grad_() for name, p in self.parameters.items()}
         logits = self._forward(parameters, x, present, rates, random)  # (S, V, B, K)
         fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
-        losses = self._losses(logits, labels, None if self.weights is None else self.weights[block], fold)
+        cells = None if self.arrays.weights is None else _gather(self.arrays.weights, there)  # (S, B, K)
+        losses = self._losses(logits, labels, None if self.weights is None else self.weights[block], cells, fold)
         grads = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
         self._clip([g for g in grads if g is not None])
         n = len(self.variants)
@@ -223,18 +225,25 @@ class Stack:
         }  # spares what vmap costs on every operation
         return one(only, x, present, _first(rates), _first(random))[None, None]
 
-    def _losses(self, logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None) -> Tensor:
-        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)`, weights `(S, V, K)` and folds `(S, B)`."""
+    def _losses(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None, cells: Tensor | None, fold: Tensor | None
+    ) -> Tensor:
+        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)`, weights of classes `(S, V, K)` and of labels `(S, B, K)`,
+        and folds `(S, B)`.
+        """
         left_out = torch.tensor([v.fold for v in self.variants], device=self.device)
 
-        def loss(logits: Tensor, labels: Tensor, weights: Tensor | None, fold: Tensor | None, out: Tensor) -> Tensor:
+        def loss(logits: Tensor, labels: Tensor, weights: Any, cells: Any, fold: Any, out: Tensor) -> Tensor:
+            if cells is not None:
+                weights = cells if weights is None else cells * weights
             if fold is not None:
                 labels = torch.where((fold == out)[:, None], -1, labels)
             return masked_loss(logits, labels, weights, self.config.loss)
 
-        each, by_row = None if weights is None else 0, None if fold is None else 0
-        over_variants = vmap(loss, in_dims=(0, None, each, None, 0))
-        return vmap(over_variants, in_dims=(0, 0, each, by_row, None))(logits, labels, weights, fold, left_out)
+        each, by_cell, by_row = (None if given is None else 0 for given in (weights, cells, fold))
+        over_variants = vmap(loss, in_dims=(0, None, each, None, None, 0))
+        over_streams = vmap(over_variants, in_dims=(0, 0, each, by_cell, by_row, None))
+        return over_streams(logits, labels, weights, cells, fold, left_out)
 
     @staticmethod
     def _clip(grads: list[Tensor]) -> None:

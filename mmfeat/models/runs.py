@@ -31,7 +31,7 @@ _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
 _BY_CLASS = {  # what run.json has a value of for each class, wherever it stands
     "classes", "prior", "bias", "weight", "threshold", "n_positives", "class_f1", "class_precision", "class_recall",
-    "class_ap", "class_accuracy",
+    "class_ap", "class_accuracy", "n_yes",
 }  # fmt: skip
 OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # logits that are not those of the run as it is shipped
 

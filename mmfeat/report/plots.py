@@ -124,5 +124,31 @@ def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], bes
         figure.savefig(temporary, format="png", dpi=150)
 
 
+def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> None:
+    """Figures on val of each round of a self-training, and the pseudo-labels of each class; reverted rounds are hollow."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    scored, taught = figure.subplots(1, 2)
+    numbers = [one["number"] for one in rounds]
+    for (key, label), (colour, mark) in zip(_ROUNDS, _LOOKS.values(), strict=True):
+        values = [one["figures"][key] for one in rounds]
+        faces = [colour if one["accepted"] else "white" for one in rounds]
+        scored.plot(numbers, values, color=colour, label=label)
+        scored.scatter(numbers, values, edgecolors=colour, facecolors=faces, marker=mark, zorder=3)
+    taught.plot(numbers[1:], [one["n_yes"] for one in rounds[1:]], marker=".")
+    for axes, label in ((scored, "figures of the head on val"), (taught, "rows taught as yes, a line for each class")):
+        axes.set_xlabel("round; 0 is supervised, hollow is reverted")
+        axes.set_title(label, fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    scored.legend(frameon=False)
+    figure.suptitle(shown(title), parse_math=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+_ROUNDS = (("samples_f1", "samples-F1"), ("macro_f1", "macro-F1"), ("map", "mAP"))
 _LOSSES = (("train_loss", "training loss"), ("val_loss", "val loss"))
 _FIGURES = (("val_map", "mAP on val"), ("val_samples_f1", "samples-F1 on val"), ("val_macro_f1", "macro-F1 on val"))

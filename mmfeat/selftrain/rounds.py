@@ -1,67 +1,85 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-Label the unlabelled rows with the fused model; train one model for each modality, and the fusion head, on labelled and
-pseudo-labelled rows; fuse them (the mean of their logits); label again; stop when the figure on val no longer rises, and
-keep the best round. Val rows are never trained on and given labels never change.
+A teacher gives the unlabelled rows targets; a linear model of each modality and the head learn from labelled rows and
+these; fused, they are the next teacher. Val judges each round's head against the best so far; the first round that is
+reverted is the last. Val rows are never trained on and given labels never change.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmfeat.config import LinearConfig, PredictConfig
+from mmfeat.config import LinearConfig, PredictConfig, SelftrainConfig
 from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, fit_head, head_logits
-from mmfeat.labels import decide, sigmoid
-from mmfeat.metrics import better
+from mmfeat.labels import sigmoid
+from mmfeat.metrics import paired_bootstrap
 from mmfeat.models.decisions import crossfitted
 from mmfeat.models.ensembles import combined
-from mmfeat.models.figures import Figures, figures_of
-from mmfeat.progress import progress
+from mmfeat.models.figures import Figures, figures_of, outcome_of
+from mmfeat.selftrain.kernel import kernel_logits
+from mmfeat.selftrain.policies import Targets, expected_prior, targets_of
+
+STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round; round 0 is the supervised model.
+    """One round; round 0 is the supervised head.
 
     Attributes
     ----------
-    n_pseudo : int
-        Rows that took part with pseudo-labels.
+    n_pseudo, n_unknown : int
+        Rows that took part without labels of their own, and labels of theirs that the policy left unknown.
+    n_yes : list of int
+        Of each class, rows that were taught as more yes than no.
     changed : int or None
-        Of these, rows whose pseudo-labels differ from the round before.
-    accepted : bool
-        Whether val rose.
+        Rows of which any label is another than in the round before.
+    agreement, truth : float or None
+        micro-F1 of the pseudo-labels against those of the round before, and against the truth where that is known.
+    figures : Figures
+        Of the head on val.
+    difference : tuple of float or None
+        To the best round before, in the metric, higher is better: the mean and its 95 % interval.
     """
 
     number: int
     n_pseudo: int
+    n_unknown: int
+    n_yes: list[int]
     changed: int | None
+    agreement: float | None
+    truth: float | None
     figures: Figures
+    difference: tuple[float, float, float] | None
     accepted: bool
 
 
 @dataclass(frozen=True)
 class SelfTraining:
-    """The rounds, and the pseudo-labels `(n_unlabelled, K)` int8 that the best round trained on (None: round 0)."""
+    """The rounds and the best of them.
+
+    Attributes
+    ----------
+    targets : Targets or None
+        What the unlabelled rows taught in it; None for round 0.
+    logits : np.ndarray
+        `(N, K)` of its head, for all rows.
+    ended : str
+        Why there are no more rounds: `reverted`, `no_change` or `max_iter`, as scikit-learn says it.
+    """
 
     rounds: list[Round]
     best: int
-    pseudo_labels: np.ndarray | None
-
-
-def with_pseudo_labels(data: FitData, unlabelled: np.ndarray, pseudo_labels: np.ndarray | None) -> FitData:
-    """The same arrays with pseudo-labels for the unlabelled rows, which join the rows to train on."""
-    if pseudo_labels is None:
-        return data
-    labels = data.labels.clone()
-    labels[torch.as_tensor(unlabelled, device=labels.device)] = torch.as_tensor(pseudo_labels, device=labels.device)
-    return dataclasses.replace(data, labels=labels, train=np.concatenate([data.train, unlabelled]))
+    targets: Targets | None
+    logits: np.ndarray
+    ended: str
 
 
 @dataclass(frozen=True)
@@ -73,17 +91,29 @@ class RoundModels:
     head_config: Any
 
 
+Logits = tuple[np.ndarray, np.ndarray]  # of all rows, `(N, K)`, by the fused models and by the head
+Memory = Callable[[int, Callable[[], Logits]], Logits]  # a round's logits: as they were kept, or made and kept
+
+
+def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None) -> FitData:
+    """The same arrays with targets of the unlabelled rows, which join the rows to train on where they teach anything."""
+    if targets is None:
+        return data
+    device = data.labels.device
+    at, labels, weights = torch.as_tensor(unlabelled, device=device), data.labels.float(), None
+    labels[at] = torch.as_tensor(targets.labels, device=device)
+    if targets.weights is not None:
+        weights = torch.ones_like(labels)
+        weights[at] = torch.as_tensor(targets.weights, device=device)
+    teaching = unlabelled[(targets.labels >= 0).any(1)]
+    return dataclasses.replace(data, labels=labels, weights=weights, train=np.concatenate([data.train, teaching]))
+
+
 def self_train(
-    data: FitData,
-    unlabelled: np.ndarray,
-    models: RoundModels,
-    *,
-    rounds: int,
-    metric: str,
-    seed: int,
-    rule: PredictConfig,
-) -> SelfTraining:
-    """Run up to `rounds` rounds.
+    data: FitData, unlabelled: np.ndarray, models: RoundModels, config: SelftrainConfig, *, metric: str, seed: int,
+    rule: PredictConfig, truth: np.ndarray | None = None, memory: Memory | None = None, on_round: Callable[[Round], None] | None = None,
+) -> SelfTraining:  # fmt: skip
+    """Run up to `config.rounds` rounds.
 
     Parameters
     ----------
@@ -92,39 +122,86 @@ def self_train(
     unlabelled : np.ndarray
         Row numbers that may get pseudo-labels.
     rule : PredictConfig
-        How probabilities become labels (P8): those that figures score, cross-fitted on val where they are tuned, and
-        the pseudo-labels, which never learn from val: at 0.5 where the threshold is tuned.
+        How probabilities become labels (P8) in figures on val, cross-fitted there where it is tuned.
+    truth : np.ndarray, optional
+        `(n, K)` labels of the unlabelled rows, which are compared with and otherwise not read.
+    memory : callable, optional
+        What keeps each round's logits, so that an interrupted self-training goes on where it was.
+    on_round : callable, optional
+        Told of each round when it is done.
     """
+    memory, on_round = memory or (lambda number, make: make()), on_round or (lambda one: None)
     val_labels = data.labels[data.val].cpu().numpy()
+    train_labels = data.labels[torch.as_tensor(data.train, device=data.labels.device)]
+    prior, none = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
+    kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
 
-    def on_val(logits: np.ndarray) -> Figures:
-        return figures_of(val_labels, logits, crossfitted(rule, metric, val_labels, logits, data.numbers[data.val]))
+    def judged(logits: np.ndarray) -> tuple[Figures, Any]:
+        decision = crossfitted(rule, metric, val_labels, logits, data.numbers[data.val])
+        return figures_of(val_labels, logits, decision), outcome_of(logits, decision)
 
-    best, best_labels, before = 0, None, None
-    with progress("self-training", rounds + 1, "rounds") as bar:
-        fused = _fused(data, models, metric, seed, rule)
-        history = [Round(0, 0, None, on_val(fused[data.val]), True)]
-        bar.advance(1)
-        for number in range(1, rounds + 1):
-            pseudo = decide(sigmoid(fused[unlabelled]), rule.untuned, rule.empty)
-            changed = None if before is None else int((pseudo != before).any(1).sum())
-            if changed == 0:  # the next round would be this one again
-                break
-            before = pseudo
-            fused = _fused(with_pseudo_labels(data, unlabelled, pseudo), models, metric, seed, rule)
-            figures = on_val(fused[data.val])
-            value, best_value = (f.scores.value(metric) for f in (figures, history[best].figures))
-            accepted = bool(better(metric, value, best_value))
-            history.append(Round(number, len(unlabelled), changed, figures, accepted))
-            bar.advance(1, f"{metric} {value:.4f}")
-            if not accepted:
-                break
-            best, best_labels = number, pseudo
-    return SelfTraining(history, best, best_labels)
+    best, best_targets, before, ended = 0, None, None, "max_iter"
+    fused, head = memory(0, lambda: _trained(data, models, metric, seed, rule))
+    figures, outcome = judged(head[data.val])
+    best_logits = head
+    history = [Round(0, 0, 0, [0] * len(prior), None, None, None, figures, None, True)]
+    on_round(history[0])
+    for number in range(1, config.rounds + 1):
+        taught = fused[unlabelled] if kernel is None else (fused[unlabelled] + kernel[unlabelled]) / 2
+        targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, none, rule)
+        said = decided(targets)
+        changed = None if before is None else int((said != before).any(1).sum())
+        if changed == 0:  # the next round would be as this one
+            ended = "no_change"
+            break
+        part = with_targets(data, unlabelled, targets)
+        fused, head = memory(number, lambda part=part: _trained(part, models, metric, seed, rule))
+        figures, now = judged(head[data.val])
+        difference = _difference(metric, val_labels, now, outcome)
+        accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
+        history.append(Round(
+            number, len(part.train) - len(data.train), int((said < 0).sum()), (said == 1).sum(0).tolist(), changed,
+            None if before is None else agreement(said, before), None if truth is None else agreement(said, truth),
+            figures, difference, accepted,
+        ))  # fmt: skip
+        on_round(history[-1])
+        if not accepted:
+            ended = "reverted"
+            break
+        best, best_targets, best_logits, outcome, before = number, targets, head, now, said
+    return SelfTraining(history, best, best_targets, best_logits, ended)
 
 
-def _fused(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> np.ndarray:
-    """Mean of the logits of a model for each encoder and of the head on all, for every row, `(N, K)`."""
+def decided(targets: Targets) -> np.ndarray:
+    """Targets as labels `(N, K)` int8: 1 above 1/2, else 0, and -1 where nothing is taught."""
+    return np.where(targets.labels < 0, -1, targets.labels > 0.5).astype(np.int8)
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """micro-F1 between two sets of labels `(N, K)`, over those that both know; 1 where neither says yes."""
+    known = (a >= 0) & (b >= 0)
+    a, b = (a == 1) & known, (b == 1) & known
+    total = int(a.sum() + b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def is_accepted(difference: tuple[float, float, float], *, first: bool) -> bool:
+    """Whether a round stands. The first is reverted where val falls by more than its standard error; a later one has to rise.
+
+    What a few val rows say of a first round is mostly noise, while what later rounds gain over it is little.
+    """
+    mean, low, high = difference
+    return mean > 0 or (first and mean >= -(high - low) / STANDARD_ERRORS)
+
+
+def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple[float, float, float]:
+    name = metric.replace("-", "_")
+    mean, low, high = paired_bootstrap(labels, now, before, names=(name,))[name]
+    return (-mean, -high, -low) if metric == "loss" else (mean, low, high)
+
+
+def _trained(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> Logits:
+    """Mean of the logits of a model for each encoder and of the head on all; the head's own."""
     logits, present = [], []
     for part, head, config in [
         *((data.only(name), "linear", models.linear) for name in data.widths),
@@ -134,4 +211,4 @@ def _fused(data: FitData, models: RoundModels, metric: str, seed: int, rule: Pre
         logits.append(head_logits(fitted.head, part))
         present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
     prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
-    return combined(logits, present, [1 / len(logits)] * len(logits), prior)
+    return combined(logits, present, [1 / len(logits)] * len(logits), prior), logits[-1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,10 @@ from mmfeat.heads.fit import fit_data
 from mmfeat.metrics import better
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, already_made
-from mmfeat.progress import say
-from mmfeat.selftrain.rounds import RoundModels, self_train, with_pseudo_labels
+from mmfeat.progress import progress, say
+from mmfeat.report.rounds import write_rounds
+from mmfeat.selftrain.resuming import kept_in
+from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_targets
 from mmfeat.workflows.fuse import (
     fit_seeds,
     head_fingerprint,
@@ -36,7 +40,7 @@ class SelftrainResult:
     Attributes
     ----------
     rounds : list of dict
-        `number`, `n_pseudo`, `changed`, `accepted` and `figures` of each round, as in run.json.
+        Each :class:`mmfeat.selftrain.rounds.Round` as run.json has it.
     lines : list of FigureLine
         The head on val; before it the same head without pseudo-labels, where `fuse` has made it.
     supervised : str or None
@@ -86,7 +90,7 @@ def selftrain(project: Project) -> SelftrainResult:
     fingerprint = head_fingerprint(
         project, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[unlabelled], list(identities)),
-        selftrain=dataclasses.asdict(config.selftrain), rounds_model=dataclasses.asdict(config.fuse.linear),
+        selftrain=config.selftrain.of_training(), rounds_model=dataclasses.asdict(config.fuse.linear),
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
     )  # fmt: skip
     supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
@@ -95,23 +99,22 @@ def selftrain(project: Project) -> SelftrainResult:
     if run is None:
         start = time.perf_counter()
         data = fit_data(table, list(identities), torch_device(config.device), rows)
-        trained = self_train(
-            data, unlabelled, RoundModels(config.fuse.linear, head, settings),
-            rounds=config.selftrain.rounds, metric=config.metric, seed=config.seed, rule=config.predict,
-        )  # fmt: skip
-        data = with_pseudo_labels(data, unlabelled, trained.pseudo_labels)
+        resuming = project.runs / ".resume-selftrain"
+        with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
+            trained = self_train(
+                data, unlabelled, RoundModels(config.fuse.linear, head, settings), config.selftrain,
+                metric=config.metric, seed=config.seed, rule=config.predict, memory=kept_in(resuming / fingerprint[:16]),
+                on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
+            )  # fmt: skip
+        data = with_targets(data, unlabelled, trained.targets)
         found = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
         found.roles[unlabelled[np.isin(unlabelled, data.train)]] = ROLES["pseudo-labelled"]
-        rounds = [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds]
-        more = {
-            "rounds": rounds,
-            "best_round": trained.best,
-            "transductive": trained.best > 0,
-            "seconds": time.perf_counter() - start,
-        }
         run = save_head_run(
-            project, "selftrain", head, settings, identities, table, found, data, rows, fingerprint, more
+            project, "selftrain", head, settings, identities, table, found, data, rows, fingerprint,
+            _record(trained, config.selftrain.policy, time.perf_counter() - start),
         )  # fmt: skip
+        write_rounds(run.folder, run.name, run.record["rounds"], table.classes, config.metric)
+        shutil.rmtree(resuming, ignore_errors=True)
     supervised, rises, lines = already_made(project.runs, supervised_fingerprint), None, head_lines(project, run)
     if supervised is not None:
         before, now = val_figures(project, supervised), val_figures(project, run)
@@ -123,3 +126,14 @@ def selftrain(project: Project) -> SelftrainResult:
         made, len(manifest.rows("train")), len(unlabelled), len(manifest.rows("val")),
         to_predict(project) or "mmfeat runs",
     )  # fmt: skip
+
+
+def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:
+    return {
+        "policy": policy,
+        "rounds": [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds],
+        "best_round": trained.best,
+        "ended": trained.ended,
+        "transductive": trained.best > 0,
+        "seconds": seconds,
+    }

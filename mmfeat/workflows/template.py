@@ -51,7 +51,7 @@ seeds  = 3
 
 [selftrain]
 rounds = 5
-policy = "all"                     # all: every unlabelled row takes part in every round
+policy = "soft"                    # how unlabelled rows are taught: soft, class-aware, confident; all: the paper's way
 
 [predict]
 threshold = 0.5                    # a number; tuned; tuned-per-class (both fitted on val, out of sample)

@@ -1,0 +1,229 @@
+"""What self-training gains where few rows have labels; `benchmarks/README.md` has the figures.
+
+    python benchmarks/selftraining.py run --project . --share 0.05 --seed 0              # every policy
+    python benchmarks/selftraining.py run --project . --share 0.05 --seed 0 --policy soft
+    python benchmarks/selftraining.py kernel --project . --share 0.05 --seed 0           # what one of its teachers gives
+    python benchmarks/selftraining.py sklearn --project . --share 0.05 --seed 0
+    python benchmarks/selftraining.py ceiling --project . --seed 0
+    python benchmarks/selftraining.py table
+
+On a project's cached features. Of its labelled rows 3,000 are put aside, which no round sees; of the others a share (of all
+rows) keeps its labels, a tenth of those as val, and the labels of the rest are hidden: their truth is for scoring alone.
+`supervised` is the head on the rows that keep theirs; `after` is the same head, one seed each, after the rounds. Results are
+added to results/selftraining.json, from which `table` prints mean and deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from heads import project_data, settings
+from store_io import cpu_name
+
+from mmfeat.config import LinearConfig, PredictConfig, SelftrainConfig
+from mmfeat.heads.fit import FitData, fit_head, head_logits
+from mmfeat.labels import decide, sigmoid
+from mmfeat.metrics import scores
+from mmfeat.selftrain.kernel import kernel_logits
+from mmfeat.selftrain.policies import Targets
+from mmfeat.selftrain.resuming import kept_in
+from mmfeat.selftrain.rounds import RoundModels, self_train, with_targets
+
+RESULTS = Path(__file__).parent / "results" / "selftraining.json"
+POLICIES = ("all", "confident", "class-aware", "soft")
+UNSEEN = 3000
+FIGURES = ("samples_f1", "macro_f1", "map")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """A project with most labels hidden; `truth` `(N, K)` has them all."""
+
+    data: FitData
+    hidden: np.ndarray
+    unseen: np.ndarray
+    truth: np.ndarray
+
+    def figures(self, logits: np.ndarray) -> dict[str, dict[str, float]]:
+        """Of logits `(N, K)`, on hidden rows (transductive) and on unseen ones, in points."""
+        found = {}
+        for name, rows in (("hidden", self.hidden), ("unseen", self.unseen)):
+            one = scores(self.truth[rows], decide(sigmoid(logits[rows])), logits[rows])
+            found[name] = {figure: 100 * getattr(one, figure) for figure in FIGURES}
+        return found
+
+
+def hide(project: str, share: float, seed: int) -> Hidden:
+    """Keep the labels of a share of the rows."""
+    data = project_data(project)
+    truth = data.labels.numpy().copy()
+    order = np.random.default_rng(1000 + seed).permutation(len(truth))
+    n = int(len(truth) * share) if share < 1 else len(truth) - UNSEEN
+    given, hidden, unseen = order[:n], np.sort(order[n:-UNSEEN]), np.sort(order[-UNSEEN:])
+    val, train = np.sort(given[: max(1, n // 10)]), np.sort(given[max(1, n // 10) :])
+    labels = data.labels.clone()
+    labels[torch.as_tensor(np.concatenate([hidden, unseen]))] = -1
+    data = dataclasses.replace(data, labels=labels, train=train, val=val)
+    return Hidden(data, hidden if share < 1 else train, unseen, truth)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every policy at one share and seed."""
+    given = hide(args.project, args.share, args.seed)
+    linear = LinearConfig()
+    models = RoundModels(linear, args.head, settings(args.head))
+    folder = Path(args.keep) / f"{args.head}-{args.share}-{args.seed}"
+    first = kept_in(folder)
+    for policy in args.policy or POLICIES:
+        later = kept_in(folder / policy)
+        start = time.perf_counter()
+        done = self_train(
+            given.data, given.hidden, models, SelftrainConfig(rounds=args.rounds, policy=policy), metric=args.metric,
+            seed=args.seed, rule=PredictConfig(), truth=given.truth[given.hidden],
+            memory=lambda number, make, later=later: (later if number else first)(number, make),
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        supervised = first(0, lambda: None)[1]
+        one = {
+            "supervised": given.figures(supervised), "after": given.figures(done.logits), "best": done.best,
+            "rounds": [[r.accepted, r.figures.scores.value(args.metric), r.difference, r.truth, r.n_unknown] for r in done.rounds],
+            "seconds": seconds, "ended": done.ended,
+        }  # fmt: skip
+        if args.final:
+            for name, targets in (("supervised", None), ("after", done.targets)):
+                one[f"{name} of {args.final}"] = given.figures(_mean(given, models, targets, args))
+        _add(args, policy, one)
+
+
+def _mean(given: Hidden, models: RoundModels, targets: Targets | None, args: argparse.Namespace) -> np.ndarray:
+    """The head over several seeds, as `mmfeat selftrain` ends: the mean of their logits."""
+    data = with_targets(given.data, given.hidden, targets)
+    fits = [
+        fit_head(models.head, data, models.head_config, metric=args.metric, seed=args.seed + i)
+        for i in range(args.final)
+    ]
+    return np.mean([head_logits(fit.head, data) for fit in fits], 0)
+
+
+def kernel(args: argparse.Namespace) -> None:
+    """The kernel teacher alone, which reads no unlabelled row but for its standardisation."""
+    given = hide(args.project, args.share, args.seed)
+    start = time.perf_counter()
+    found = given.figures(kernel_logits(given.data))
+    _add(args, "kernel teacher", {"after": found, "seconds": time.perf_counter() - start})
+
+
+def ceiling(args: argparse.Namespace) -> None:
+    """The head where all rows but the unseen have labels."""
+    given = hide(args.project, 1.0, args.seed)
+    start = time.perf_counter()
+    fit = fit_head(args.head, given.data, settings(args.head), metric=args.metric, seed=args.seed)
+    found = given.figures(head_logits(fit.head, given.data))
+    args.share = 1.0
+    _add(args, "ceiling", {"after": {"unseen": found["unseen"]}, "seconds": time.perf_counter() - start})
+
+
+def sklearn(args: argparse.Namespace) -> None:
+    """scikit-learn's own on the same standardised features; each class for itself, as they take one label a sample."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import kneighbors_graph
+    from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+
+    given = hide(args.project, args.share, args.seed)
+    x = np.concatenate([tensor.numpy() for tensor in given.data.inputs.values()], 1)
+    seen = np.concatenate([given.data.train, given.data.val, given.hidden])
+    x = (x - x[seen].mean(0)) / x[seen].std(0)
+    labels = given.data.labels.numpy()
+    classes = range(labels.shape[1])
+
+    def one_by_one(make: Any) -> np.ndarray:
+        probs = np.zeros(labels.shape)
+        for k in classes:
+            if len(np.unique(labels[seen, k])) > 2:  # -1, 0 and 1
+                probs[:, k] = make(k)
+        return np.log(np.clip(probs, 1e-12, 1)) - np.log(np.clip(1 - probs, 1e-12, 1))
+
+    def self_training(k: int) -> np.ndarray:
+        fit = SelfTrainingClassifier(LogisticRegression(max_iter=200), max_iter=args.rounds).fit(
+            x[seen], labels[seen, k]
+        )
+        return fit.predict_proba(x)[:, 1]
+
+    def spreading(k: int) -> np.ndarray:  # of all rows, the unseen among them, without their labels
+        fit = LabelSpreading(kernel=lambda a, b=None: graph, alpha=0.2).fit(x, labels[:, k])
+        return fit.label_distributions_[:, 1]
+
+    for name, make in (("SelfTrainingClassifier", self_training), ("LabelSpreading", spreading)):
+        if args.policy and name not in args.policy:
+            continue
+        start = time.perf_counter()
+        if make is spreading:
+            graph = kneighbors_graph(x, 10, include_self=True)
+            graph = graph.maximum(graph.T)
+        found = given.figures(one_by_one(make))
+        _add(args, name, {"after": found, "seconds": time.perf_counter() - start})
+
+
+def _add(args: argparse.Namespace, name: str, one: dict[str, Any]) -> None:
+    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    key = f"{args.head} {args.share:g} {args.seed} {name}"
+    found[key] = {**found.get(key, {}), "cpu": cpu_name(), "threads": torch.get_num_threads(), **one}
+    RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1, default=float) + "\n")
+    print(key, *(f"{part} {_shown(one[part])}" for part in one if part.split(" ")[0] in ("supervised", "after")),
+          f"best {one.get('best', '-')}, {one['seconds']:.0f} s", flush=True)  # fmt: skip
+
+
+def _shown(figures: dict[str, dict[str, float]]) -> str:
+    return "; ".join(f"{rows} " + " ".join(f"{one[f]:.1f}" for f in FIGURES) for rows, one in figures.items())
+
+
+def table(args: argparse.Namespace) -> None:
+    """Mean and deviation over seeds of what results/selftraining.json holds."""
+    found: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    for key, one in json.loads(RESULTS.read_text()).items():
+        head, share, _, name = key.split(" ", 3)
+        found.setdefault((head, float(share), name), []).append(one)
+    print(
+        "| head, labelled, policy | seeds | rows | samples-F1 | macro-F1 | mAP | gain | s |\n|---|---|---|---|---|---|---|---|"
+    )
+    for (head, share, name), ones in sorted(found.items()):
+        for part in [p for p in ones[0] if p.split(" ")[0] == "after"]:
+            before = part.replace("after", "supervised")
+            for rows in ones[0][part]:
+                after = np.array([[one[part][rows][f] for f in FIGURES] for one in ones if part in one])
+                cells, gain = [_spread(column) for column in after.T], ""
+                if before in ones[0]:
+                    was = np.array([[one[before][rows][f] for f in FIGURES] for one in ones if part in one])
+                    gain = ", ".join(_spread(column, "+") for column in (after - was).T)
+                seconds = np.mean([one["seconds"] for one in ones])
+                print(
+                    f"| {head} {share:.0%} {name}{part[5:]} | {len(after)} | {rows} | {' | '.join(cells)} | {gain} | {seconds:.0f} |"
+                )
+
+
+def _spread(values: np.ndarray, sign: str = "") -> str:
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.1f}{spread}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("run", "kernel", "ceiling", "sklearn", "table"))
+    parser.add_argument("--project", default=".")
+    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--policy", action="append", help="again for several; all, when left out")
+    parser.add_argument("--head", default="mlp")
+    parser.add_argument("--metric", default="samples-f1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--final", type=int, default=0, help="also the mean of so many seeds, before and after")
+    parser.add_argument("--keep", default="/tmp/mmfeat-selftraining", help="where rounds are kept")
+    args = parser.parse_args()
+    {"run": run, "kernel": kernel, "ceiling": ceiling, "sklearn": sklearn, "table": table}[args.part](args)
