@@ -32,6 +32,8 @@ from mmfeat.workflows.headruns import TrainedHeads, save_head_run
 from mmfeat.workflows.hints import to_predict
 from mmfeat.workflows.project import Project
 
+PROCEDURE = 2  # of rounds and of what is recorded of them; a run of another is made anew
+
 
 @dataclass(frozen=True)
 class SelftrainResult:
@@ -90,7 +92,7 @@ def selftrain(project: Project) -> SelftrainResult:
     fingerprint = head_fingerprint(
         project, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[unlabelled], list(identities)),
-        selftrain=config.selftrain.of_training(), rounds_model=dataclasses.asdict(config.fuse.linear),
+        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, rounds_model=dataclasses.asdict(config.fuse.linear),
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
     )  # fmt: skip
     supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
