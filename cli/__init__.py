@@ -17,6 +17,7 @@ from mmfeat.cli.finetune import finetune_command
 from mmfeat.cli.fuse import fuse_command
 from mmfeat.cli.init import init_command
 from mmfeat.cli.predict import predict_command
+from mmfeat.cli.review import review_command
 from mmfeat.cli.runs import runs_command
 from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.serve import serve_command
@@ -30,9 +31,9 @@ from mmfeat.texts import shown
 
 LONGEST = 2000  # characters of a message
 COMMANDS = (
-    init_command, encoders_command, finetune_command, extract_command, status_command, fuse_command, sweep_command, ensemble_command,
-    selftrain_command, predict_command, evaluate_command, compare_command, runs_command, export_command, serve_command,
-    store_command, demo_command,
+    init_command, encoders_command, finetune_command, extract_command, status_command, fuse_command, sweep_command,
+    ensemble_command, selftrain_command, review_command, predict_command, evaluate_command, compare_command, runs_command,
+    export_command, serve_command, store_command, demo_command,
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -13,6 +14,17 @@ def shown(text: object, limit: int = 60) -> str:
     """Untrusted text on one line: control characters escaped, shortened to `limit` characters."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+def quoted(text: str) -> str:
+    """Untrusted text between quotes."""
+    return shown(repr(text))
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """` Nearest: 'dog'.`, the name that is spelt most like one that is unknown; empty where none is like it."""
+    near = [one for one in names if one.casefold() == name.casefold()] or difflib.get_close_matches(name, names, 1)
+    return f" Nearest: {quoted(near[0])}." if near else ""
 
 
 def counted(n: int, what: str, plural: str = "") -> str:

@@ -6,9 +6,11 @@ line, before anything is changed.
 
 from __future__ import annotations
 
-import difflib
+import codecs
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from mmfeat.data.readers import Source
 from mmfeat.data.records import read_records, repaired
 from mmfeat.errors import DataError
 from mmfeat.labels import class_order, split_labels
-from mmfeat.texts import shown
+from mmfeat.texts import nearest, quoted
 
 FILE = "corrections.csv"
 
@@ -92,10 +94,10 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
     for record in repaired(file, records):
         where, sample = f"{file}:{record.line}", record.cells[at["id"]].strip()
         if sample in lines:
-            raise DataError(f"{where}: repeats the id {_quoted(sample)} of line {lines[sample]}. Leave one of them out")
+            raise DataError(f"{where}: repeats the id {quoted(sample)} of line {lines[sample]}. Leave one of them out")
         if sample not in row_of:
-            what = f"no row {_quoted(sample)} in the source" if sample else "the id is blank"
-            raise DataError(f"{where}: {what}.{_nearest(sample, source.ids)} Correct it, or leave the line out")
+            what = f"no row {quoted(sample)} in the source" if sample else "the id is blank"
+            raise DataError(f"{where}: {what}.{nearest(sample, source.ids)} Correct it, or leave the line out")
         lines[sample] = record.line
         names = split_labels(record.cells[at["labels"]], separator)
         for name in names:
@@ -104,13 +106,13 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
     return given
 
 
-def _column(file: Path, header: list[str], role: str, own: str) -> int:
+def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
     """Where a column stands: by its plain name, or by that of the source."""
     for name in (role, own):
         if isinstance(name, str) and name and name in header:
             return header.index(name)
     names = f"{role!r}" + (f" (or {own!r}, as in the source)" if isinstance(own, str) and own not in ("", role) else "")
-    found = ", ".join(_quoted(name) for name in header[:12])
+    found = ", ".join(quoted(name) for name in header[:12])
     raise DataError(f"{file}:1: no column {names}. Columns: {found}. It needs two: id,labels")
 
 
@@ -123,11 +125,11 @@ def _check(where: str, name: str, classes: Sequence[str], separator: str, closed
         len(words) > 1 and all(word in classes for word in words)
     ):
         raise DataError(
-            f"{where}: label {_quoted(name)} is several. Between labels stands {separator!r}: separator under [data]"
+            f"{where}: label {quoted(name)} is several. Between labels stands {separator!r}: separator under [data]"
         )
     if closed:
         raise DataError(
-            f"{where}: label {_quoted(name)} is not in the class list of {len(classes)}.{_nearest(name, classes)}"
+            f"{where}: label {quoted(name)} is not in the class list of {len(classes)}.{nearest(name, classes)}"
         )
 
 
@@ -137,10 +139,64 @@ def _with_new(classes: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
     return tuple(class_order(together) if list(classes) == class_order(classes) else together)
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return f" Nearest: {_quoted(near[0])}." if near else ""
+def corrected_ids(file: Path, own: str | Sequence[str] = "") -> set[str]:
+    """The ids that a file of corrections has a line of; none where there is no such file.
+
+    Parameters
+    ----------
+    own : str
+        What the source calls its ids.
+    """
+    if not file.exists():
+        return set()
+    header, records = read_records(file, recover=False)
+    at = _column(file, header, "id", own)
+    return {record.cells[at].strip() for record in records}
 
 
-def _quoted(text: str) -> str:
-    return shown(repr(text))
+def with_answers(
+    file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], separator: str
+) -> bytes:  # fmt: skip
+    """A file of corrections as it is to be with further ones: lines that say the same already stay, others follow.
+
+    Parameters
+    ----------
+    file : Path
+        As it is; it need not be there, and is not changed.
+    answers : mapping of str to sequence of str
+        Id to labels.
+    columns : mapping of str to str or sequence of str
+        What the source calls `id` and `labels`.
+
+    Raises
+    ------
+    DataError
+        The file is malformed, or a label has the separator in its name.
+    """
+    for names in answers.values():
+        if split_labels(separator.join(names), separator) != list(names):
+            wrong = next((name for name in names if split_labels(name, separator) != [name]), names[0])
+            raise DataError(
+                f"{file}: label {quoted(wrong)} has the separator {separator!r} in its name. Set another separator under [data]"
+            )
+    old = file.read_bytes() if file.exists() else b""
+    header, records = read_records(file, recover=False) if old.strip() else (["id", "labels"], [])
+    at_id, at_labels = (_column(file, header, role, columns.get(role, "")) for role in ("id", "labels"))
+    rows, left, changed = [record.cells for record in records], dict(answers), False
+    for cells in rows:
+        names = left.pop(cells[at_id].strip(), None)
+        if names is not None and set(split_labels(cells[at_labels], separator)) != set(names):
+            cells[at_labels] = separator.join(names)
+            changed = True
+    changed = changed or bool(left)
+    if not changed:
+        return old
+    for sample, names in left.items():
+        cells = [""] * len(header)
+        cells[at_id], cells[at_labels] = sample, separator.join(names)
+        rows.append(cells)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n" if b"\r\n" in old else "\n")
+    writer.writerows([header, *rows])
+    mark = codecs.BOM_UTF8 if old.startswith(codecs.BOM_UTF8) else b""
+    return mark + text.getvalue().encode("utf-8", "surrogateescape")

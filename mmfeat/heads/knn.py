@@ -65,7 +65,7 @@ def knn_logits(
     search = search or _search_on(device)
     for start in range(0, len(asked), _QUERIES):
         block = asked[start : start + _QUERIES]
-        likeness, found = _nearest(table, names, train, _joined(table, names, rows[block]), neighbours, search)
+        likeness, found = _nearest(table, names, train, unit_embeddings(table, names, rows[block]), neighbours, search)
         logits[block] = _propagated(likeness, table.labels[train[found]], beta, sigmoid(prior.astype(np.float64)))
     return logits
 
@@ -82,6 +82,17 @@ def affordable(train: np.ndarray, ids: np.ndarray, n_rows: int, width: int) -> n
     """
     most = max(NEIGHBOURS, int(MOST_PRODUCTS / max(n_rows * width, 1)))
     return train if len(train) <= most else train[np.argsort(id_numbers(ids[train]), kind="stable")[:most]]
+
+
+def unit_embeddings(table: FeatureTable, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Embeddings of several encoders `(n, sum of D)` float32, of length 1 each for itself and together; absent ones zero."""
+    parts = []
+    for name in names:
+        values = np.asarray(table.embeddings[name][rows], dtype=np.float32)
+        values = np.where(table.present[name][rows, None], values, 0)
+        parts.append(values / _length(values))
+    joined = np.concatenate(parts, axis=1)
+    return joined / _length(joined)
 
 
 def search_faiss(queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,17 +137,6 @@ def _ordered(table: FeatureTable, rows: np.ndarray) -> np.ndarray:
     return rows[np.argsort(id_numbers(table.ids[rows]), kind="stable")]
 
 
-def _joined(table: FeatureTable, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """Embeddings of all encoders `(n, sum of D)` float32, of length 1 each for itself and together; absent ones zero."""
-    parts = []
-    for name in names:
-        values = np.asarray(table.embeddings[name][rows], dtype=np.float32)
-        values = np.where(table.present[name][rows, None], values, 0)
-        parts.append(values / _length(values))
-    joined = np.concatenate(parts, axis=1)
-    return joined / _length(joined)
-
-
 def _length(values: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return np.where(length > 0, length, 1)
@@ -150,7 +150,7 @@ def _nearest(
     found = np.zeros((len(queries), 0), np.int64)
     for start in range(0, len(train), _BLOCK):
         rows = train[start : start + _BLOCK]
-        products, places = search(queries, _joined(table, names, rows), min(k, len(rows)))
+        products, places = search(queries, unit_embeddings(table, names, rows), min(k, len(rows)))
         likeness = np.concatenate([likeness, products], axis=1)
         found = np.concatenate([found, places + start], axis=1)
         best = np.argsort(-likeness, axis=1, kind="stable")[:, :k]

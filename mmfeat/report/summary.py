@@ -1,8 +1,9 @@
-"""What `mmfeat init` says of a data set."""
+"""What `mmfeat init` says of a data set, and `mmfeat review --apply` of answers."""
 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmfeat.data.corrections import Corrected
 from mmfeat.data.difference import Difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source
+from mmfeat.data.reviews import Answers
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
 from mmfeat.texts import counted, shown, toml_value
@@ -147,3 +149,21 @@ def _few(names: Sequence[str], n: int = 3) -> str:
 
 def _quoted(text: str) -> str:
     return shown(repr(text))
+
+
+def about_answers(answers: Answers, before: Manifest, after: Manifest, change: Difference) -> list[str]:
+    """What a person's answers did: rows that were unlabelled and where they stand now, other labels, the same labels."""
+    labelled = dict(zip(before.ids.tolist(), (before.labels >= 0).any(1).tolist(), strict=True))
+    split = dict(zip(after.ids.tolist(), after.split.tolist(), strict=True))
+    new = [sample for sample in answers.given if not labelled[sample]]
+    other = [sample for sample in answers.given if labelled[sample] and sample in change.labels]
+    counts = Counter(split[sample] for sample in new if sample in split)
+    where = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "val", "test") if counts[name])
+    parts = (
+        ("labelled", len(new), f"were not; now {where}: {_few(new)}"),
+        ("changed", len(other), f"had other labels: {_few(other)}"),
+        ("same", len(answers.given) - len(new) - len(other), "were labelled like this before"),
+        ("blank", answers.n_blank, "not filled in"),
+    )
+    lines = [_line(name, n, text) for name, n, text in parts if n]
+    return lines + [f"  class {_quoted(name)} is gone: no row has it any more" for name in change.gone_classes]

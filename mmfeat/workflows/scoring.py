@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,6 +150,24 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
         if run.kind != "ensemble":  # which reads its members' outputs alone
             tokens[name] = recorded.get("tokens", 0)
     return project.table_of(encoders, need, tokens)
+
+
+def own_opinions(project: Project, run: Run, rows: np.ndarray) -> dict[str, Source]:
+    """What each encoder of a run says of rows by an output of its own; those that have none, or lack features, are left out.
+
+    The output is that which the run reads, else the encoder's of today, where that gives the same embeddings still.
+    """
+    found = {}
+    for name, recorded in run.encoders.items():
+        with contextlib.suppress(MissingFeatures, RunError):
+            if recorded["output_key"] is not None:
+                table = _with_logits(recorded_table(project, run, rows, [name]), name, rows)
+                found[name] = _output_source(project, table, name, rows)
+            elif name in project.config.encoder:
+                identity = project.identity(name)
+                if identity.spec.key == recorded["key"]:
+                    found[name] = encoder_source(project, identity, rows)
+    return found
 
 
 def _head_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:

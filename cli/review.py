@@ -1,0 +1,73 @@
+"""`mmfeat review`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+
+
+@click.command("review", short_help="The rows most worth a person's look; and back what a person says.")
+@click.argument("run", required=False)
+@click.option("--n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="So many rows.")
+@click.option(
+    "--split",
+    default="unlabelled",
+    type=click.Choice(["unlabelled", "train", "val"]),
+    help="unlabelled; or labelled rows whose labels the model contradicts.",
+)
+@click.option("--out", default="", metavar="FILE", help="Where to. [default: review.csv in the project's folder]")
+@click.option("--apply", "filled", default="", metavar="FILE", help="Take over what was filled in.")
+@click.option("--undo", is_flag=True, help="Take the last --apply back.")
+@setting_options(*DECISION)
+@click.pass_context
+def review_command(context: click.Context, run: str | None, **options: Any) -> None:
+    """Write a table of the rows most worth a person's look, by RUN (the best on val, when none is named).
+
+    Fill in its column labels, and --apply it: the labels go to corrections.csv and, at once, into the manifest.
+    """
+    project = open_project(context, options)
+    if bool(options["filled"]) + options["undo"] + bool(run or options["out"]) > 1:
+        raise click.UsageError("one at a time: mmfeat review [RUN] [--out FILE], --apply FILE, or --undo")
+    if options["filled"] or options["undo"]:
+        _echo_applied(project, options["filled"])
+    else:
+        _echo_review(project, run, options)
+
+
+def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
+    from mmfeat.texts import counted
+    from mmfeat.workflows.review import review
+
+    result = review(project, run, options["n"], options["split"], options["out"] or None)
+    click.echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
+    if result.n_reviewed:
+        click.echo(f"{counted(result.n_reviewed, 'row')} left out: corrections.csv has them")
+    if result.n_unknown:
+        click.echo(f"{counted(result.n_unknown, 'row')} left out: the run reads nothing of them")
+    for name in result.silent:
+        click.echo(f"encoder {name} has no opinion of its own here (see: mmfeat status)")
+    if result.in_sample:
+        learned = "labels: what it learned by heart it does not contradict. A run that has not: mmfeat fuse --folds 5"
+        pseudo = "pseudo-labels: it is surer of them than it should be. A run that has not: mmfeat fuse"
+        click.echo(f"{result.in_sample}, trained on their {pseudo if result.split == 'unlabelled' else learned}")
+    name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
+    click.echo(
+        f"Fill in the column labels ({result.nothing} for none of the classes); rows left blank stay as they are."
+    )
+    made = "Made" if result.made else "Already made:"
+    echo_next(
+        f"{made} {name} ({result.n_rows:,} of {result.n_candidates:,} {result.split} rows).",
+        f"mmfeat review --apply {name}",
+    )
+
+
+def _echo_applied(project: Any, filled: str) -> None:
+    from mmfeat.workflows.answers import apply_review, undo_review
+
+    result = apply_review(project, filled) if filled else undo_review(project)
+    for line in result.lines:
+        click.echo(line)
+    echo_next(result.made, result.after)

@@ -1,0 +1,154 @@
+"""The table that a person fills in: written so that no cell is a formula, read back with the line of every mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfeat.data.records import Record, read_records, repaired
+from mmfeat.errors import DataError
+from mmfeat.labels import split_labels
+from mmfeat.texts import nearest, quoted
+
+FILE = "review.csv"
+ID, ANSWER = "id", "labels"
+BETWEEN = ";"  # also stands between labels, whatever the project's separator
+NOTHING = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
+_FORMULA = re.compile(
+    r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]"
+)  # what a spreadsheet may take as one, or hides it
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a person filled in.
+
+    Attributes
+    ----------
+    given : dict of str to list of str
+        Id to labels, in the order of the classes; an empty list is a row that has none of them.
+    n_blank : int
+        Rows without an answer.
+    """
+
+    given: dict[str, list[str]]
+    n_blank: int
+
+
+def harmless(text: str) -> str:
+    """A cell that no spreadsheet takes as a formula: one that might be one begins with an apostrophe."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unharmed(cell: str) -> str:
+    """The text that :func:`harmless` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
+
+
+def nothing_mark(classes: Sequence[str]) -> str:
+    """What to fill in for a row that has none of the classes."""
+    return next((mark for mark in NOTHING if mark not in classes), NOTHING[-1])
+
+
+def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
+    """A table with these columns and an empty one to fill in, as CSV that spreadsheets read as UTF-8."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*map(harmless, columns), ANSWER])
+    writer.writerows([*map(harmless, row), ""] for row in zip(*columns.values(), strict=True))
+    return text.getvalue().encode("utf-8-sig", "replace")
+
+
+def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:
+    """Read what was filled in; rows without an answer may say anything.
+
+    Labels are separated by the project's separator or by a semicolon; cells by commas or, as some spreadsheets save them,
+    by semicolons or tabs.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or is no such table, or names an unknown or a repeated id, or an unknown class.
+    """
+    known, given, lines = set(ids), {}, {}
+    records, at = _records(file)
+    answered = [record for record in records if _answer(record, at)]
+    for record in answered:
+        where, sample = f"{file}:{record.line}", _own_id(record, at, known)
+        if sample not in known:
+            what = f"no row {quoted(sample)} in the manifest" if sample else "the id is blank"
+            raise DataError(f"{where}: {what}.{nearest(sample, ids)} Correct it, or leave the line's {ANSWER} blank")
+        if sample in lines:
+            raise DataError(f"{where}: repeats the id {quoted(sample)} of line {lines[sample]}. Leave one of them out")
+        lines[sample] = record.line
+        try:
+            given[sample] = _named(_answer(record, at), classes, separator)
+        except KeyError as error:
+            name = error.args[0]
+            raise DataError(
+                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {len(classes)} classes."
+                f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
+            ) from None
+    return Answers(given, len(records) - len(answered))
+
+
+def begun(file: Path) -> int:
+    """How many rows of a table somebody has filled in.
+
+    Raises
+    ------
+    DataError
+        It is no such table.
+    """
+    records, at = _records(file)
+    return sum(bool(_answer(record, at)) for record in records)
+
+
+def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
+    """All rows, and where ids and answers stand; other columns may hold any bytes."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such file. Run: mmfeat review")
+    with file.open("rb") as opened:
+        first = opened.readline(2**20)
+    delimiter = max(",;\t", key=lambda mark: first.count(mark.encode()))
+    header, records = read_records(file, recover=False, delimiter=delimiter)
+    for name in (ID, ANSWER):
+        if name not in header:
+            found = ", ".join(quoted(one) for one in header[:12])
+            raise DataError(f"{file}:1: no column {name!r}. Columns: {found}. mmfeat review writes a table with both")
+    at = header.index(ID), header.index(ANSWER)
+    return list(repaired(file, records, [k for k in range(len(header)) if k not in at])), at
+
+
+def _answer(record: Record, at: tuple[int, int]) -> str:
+    return record.cells[at[1]].strip()
+
+
+def _own_id(record: Record, at: tuple[int, int], known: set[str]) -> str:
+    cell = record.cells[at[0]].strip()
+    return unharmed(cell) if unharmed(cell) in known else cell
+
+
+def _named(answer: str, classes: Sequence[str], separator: str) -> list[str]:
+    """The classes that an answer names, in their order; KeyError with the first name that is none."""
+    order = {name: k for k, name in enumerate(classes)}
+
+    def whole(text: str) -> list[str] | None:
+        name = next((one for one in (text, unharmed(text)) if one in order), None)
+        return None if name is None else [name]
+
+    if (one := whole(answer)) is not None:
+        return one
+    if unharmed(answer).casefold() in NOTHING:
+        return []
+    names: list[str] = []
+    for part in split_labels(answer, BETWEEN):
+        for text in [part] if whole(part) else split_labels(part, separator):
+            if (one := whole(text)) is None:
+                raise KeyError(text)
+            names += one
+    return sorted(set(names), key=order.__getitem__)

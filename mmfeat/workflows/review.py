@@ -1,0 +1,274 @@
+"""`mmfeat review`: a table of the rows most worth a person's look, for a person to fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.data.corrections import FILE as CORRECTIONS
+from mmfeat.data.corrections import corrected_ids, with_answers
+from mmfeat.data.reviews import FILE, begun, nothing_mark, read_answers, review_bytes
+from mmfeat.errors import DataError, MissingFeatures
+from mmfeat.files import write_atomic
+from mmfeat.heads.knn import unit_embeddings
+from mmfeat.labels import decide, label_names, sigmoid
+from mmfeat.models.decisions import Decision
+from mmfeat.models.runs import Run
+from mmfeat.randomness import id_numbers
+from mmfeat.selftrain.review import contradiction, disagreement, shortlist, spread, uncertainty
+from mmfeat.workflows.deciding import decision_for
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.runs import best_run
+from mmfeat.workflows.scoring import own_opinions, recorded_table, run_source
+from mmfeat.workflows.standing import find_run, in_sample
+
+SPLITS = ("unlabelled", "train", "val")
+_LIST, _FEWEST = 10, 1000  # rows that are compared with each other, for each that is asked for; and at least
+_REASONS, _OPEN, _SHARE = 3, 0.5, 0.1  # reasons given, bits that make one, of the row's bits that it must be
+_LIKELY = 0.2  # probability from which a class is shown though it is no label
+
+
+@dataclass(frozen=True)
+class ReviewResult:
+    """What was written.
+
+    Attributes
+    ----------
+    made : bool
+        False where the file said exactly this already.
+    chosen : str
+        How the run was chosen; empty where it was named.
+    n_rows, n_candidates : int
+        Rows in the file, and those that they were chosen from.
+    n_reviewed, n_unknown : int
+        Rows left out: those that corrections.csv has, and those of which the run reads nothing.
+    silent : list of str
+        Encoders of the run that have no opinion of their own.
+    in_sample : str
+        How many of the rows the run has learned from; empty where it is none.
+    nothing : str
+        What to fill in for none of the classes.
+    """
+
+    file: Path
+    made: bool
+    run: str
+    chosen: str
+    split: str
+    n_rows: int
+    n_candidates: int
+    n_reviewed: int
+    n_unknown: int
+    silent: list[str]
+    in_sample: str
+    nothing: str
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Rows of the manifest `(n,)`, and what the run and its encoders say of them."""
+
+    rows: np.ndarray
+    probs: np.ndarray  # (n, K)
+    decided: np.ndarray  # (n, K)
+    threshold: np.ndarray  # (n, K)
+    opinions: dict[str, np.ndarray]  # (n, K) each
+    known: dict[str, np.ndarray]  # (n,) each
+
+    def take(self, at: np.ndarray) -> _Candidates:
+        """Some of them, in this order."""
+        opinions, known = ({name: x[at] for name, x in by.items()} for by in (self.opinions, self.known))
+        return _Candidates(
+            self.rows[at], self.probs[at], self.decided[at], self.threshold[at], opinions, known
+        )  # fmt: skip
+
+    def differing(self) -> np.ndarray:
+        """Bits by which the encoders disagree, `(n, K)`."""
+        if not self.opinions:
+            return np.zeros(self.probs.shape)
+        return disagreement(np.stack(list(self.opinions.values())), np.stack(list(self.known.values())))
+
+
+def review(
+    project: Project, run_name: str | None = None, n: int = 50, split: str = "unlabelled", out: Path | str | None = None
+) -> ReviewResult:
+    """Write a table of the rows most worth a person's look: the model is uncertain, its encoders disagree, no two are alike.
+
+    Of labelled rows those whose labels the model contradicts. Everything comes from cached features; rows that
+    corrections.csv has are not asked for again.
+
+    Parameters
+    ----------
+    run_name : str, optional
+        The best on val, when None.
+    split : str
+        `unlabelled`; or `train` or `val`, to find labels that are wrong.
+    out : Path, optional
+        Where to; review.csv in the project's folder, when None.
+
+    Raises
+    ------
+    DataError
+        There are no such rows, or the file has answers that are nowhere else.
+    """
+    manifest, file = project.manifest, project.root / FILE if out is None else Path(out)
+    rows = manifest.rows(split)
+    if not len(rows):
+        raise DataError(f"there are no {split} rows to review. Use: --split {'train' if split != 'train' else 'val'}")
+    _keep_answers(project, file)
+    run = find_run(project, run_name) if run_name else best_run(project)
+    seen = corrected_ids(project.root / CORRECTIONS, manifest.columns["id"])
+    fresh = rows[[sample not in seen for sample in manifest.ids[rows].tolist()]]
+    found = _candidates(project, run, fresh)
+    best = found.take(_most_worth(project, run, found, n, split))
+    if not len(best.rows):
+        what = "that is not in corrections.csv" if split == "unlabelled" else "whose labels the model contradicts"
+        raise DataError(f"no {split} row is left {what}. Use: --split {'train' if split != 'train' else 'val'}")
+    data = review_bytes(_columns(project, best, split))
+    made = not file.is_file() or file.read_bytes() != data
+    if made:
+        write_atomic(file, data)
+    return ReviewResult(
+        file, made, run.name, "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
+        split, len(best.rows), len(found.rows), len(rows) - len(fresh), len(fresh) - len(found.rows),
+        [name for name in run.encoders if name not in found.opinions],
+        in_sample(project, run.name, found.rows), nothing_mark(manifest.classes),
+    )  # fmt: skip
+
+
+def _keep_answers(project: Project, file: Path) -> None:
+    """Refuse to overwrite what a person has filled in and nobody has applied, or any file that is no review."""
+    if not file.exists():
+        return
+    elsewhere = "or write another file: --out FILE"
+    try:
+        n, manifest = begun(file), project.manifest
+    except DataError as error:
+        raise DataError(f"{error}. It is not overwritten. Remove it, {elsewhere}") from None
+    if not n:
+        return
+    separator, kept = project.config.data.separator, project.root / CORRECTIONS
+    remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"
+    try:
+        given = read_answers(file, manifest.ids, manifest.classes, separator).given
+        applied = kept.exists() and with_answers(kept, given, manifest.columns, separator) == kept.read_bytes()
+    except DataError as error:
+        raise DataError(f"{error}. {file} {remedy}") from None
+    if not applied:
+        raise DataError(f"{file}: has {n:,} row{'s' * (n != 1)} filled in, and {remedy}")
+
+
+def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
+    """What is said of the rows of which anything is known, in an order of their ids' own."""
+    rows = rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
+    if len(rows):
+        source = run_source(project, run, rows)
+        logits, rows = source.logits[source.known], rows[source.known]
+    else:
+        logits = np.zeros((0, len(project.manifest.classes)), np.float32)
+    decision: Decision = decision_for(project, run.name, rows)
+    probs = decision.probs(logits)
+    sources = own_opinions(project, run, rows) if len(rows) else {}
+    return _Candidates(
+        rows, probs, decision.labels(probs), np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
+        {name: sigmoid(source.logits) for name, source in sources.items()},
+        {name: source.known for name, source in sources.items()},
+    )  # fmt: skip
+
+
+def _most_worth(project: Project, run: Run, found: _Candidates, n: int, split: str) -> np.ndarray:
+    """Which of the candidates to ask for, the first to ask first."""
+    if split == "unlabelled":
+        worth = (uncertainty(found.probs, found.threshold) + found.differing()).sum(1)
+    else:
+        worth = contradiction(found.probs, found.decided, project.manifest.labels[found.rows]).sum(1)
+    listed = shortlist(worth, id_numbers(project.manifest.ids[found.rows]), max(_FEWEST, _LIST * n))
+    return listed[spread(worth[listed], _points(project, run, found.take(listed)), n)]
+
+
+def _points(project: Project, run: Run, listed: _Candidates) -> np.ndarray:
+    """Where rows lie, to tell which are alike: their embeddings; what the run says of them, where it kept no more."""
+    try:
+        table = recorded_table(project, run, listed.rows)
+    except MissingFeatures:
+        return listed.probs.astype(np.float32)
+    return unit_embeddings(table, list(run.encoders), listed.rows)
+
+
+def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[str]]:
+    """The review's columns, a text for each row."""
+    manifest, separator = project.manifest, project.config.data.separator
+    classes, labels = manifest.classes, manifest.labels[best.rows]
+    given, none = label_names(labels, classes), nothing_mark(classes)
+    labelled = (labels >= 0).any(1)
+    columns = {
+        "id": manifest.ids[best.rows].tolist(),
+        "image": _places(project, best.rows),
+        "caption": manifest.captions[best.rows].tolist(),
+        "given": [separator.join(names) or none if known else "" for names, known in zip(given, labelled, strict=True)],
+        "model": [separator.join(names) or none for names in label_names(best.decided, classes)],
+        "probabilities": _opinion(best.probs, best.decided, classes, np.ones(len(best.rows), bool)),
+    }
+    for name, probs in best.opinions.items():
+        columns[f"opinion_{name}"] = _opinion(probs, decide(probs), classes, best.known[name])
+    reasons = _why_open(best, classes) if split == "unlabelled" else _why_wrong(best, labels, classes)
+    columns["why"] = ["; ".join(why) for why in reasons]
+    return columns
+
+
+def _places(project: Project, rows: np.ndarray) -> list[str]:
+    """Where the images lie, to look at them; as the source names them where they lie nowhere now."""
+    names = project.manifest.images[rows].tolist()
+    try:
+        found = [project.sources.locate(name) if name else None for name in names]
+    except (DataError, OSError):
+        return names
+    return [name if at is None else str(at) for name, at in zip(names, found, strict=True)]
+
+
+def _opinion(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], known: np.ndarray) -> list[str]:
+    """Labels and what might be some, the most probable first; empty where an encoder has nothing to read."""
+    shown = (decided == 1) | (probs >= _LIKELY)
+    order = np.argsort(-probs, axis=1, kind="stable")
+    return [
+        "; ".join(f"{classes[k]} ({probs[row, k]:.2f})" for k in order[row].tolist() if shown[row, k])
+        if known[row]
+        else ""
+        for row in range(len(probs))
+    ]
+
+
+def _why_open(best: _Candidates, classes: Sequence[str]) -> Iterator[list[str]]:
+    """What speaks most for asking a row, in words."""
+    near, apart = uncertainty(best.probs, best.threshold), best.differing()
+    for row in range(len(best.rows)):
+        bits = np.concatenate([near[row], apart[row]])
+        enough = np.minimum(_OPEN, bits.max())
+        top = [i for i in np.argsort(-bits, kind="stable")[:_REASONS].tolist() if bits[i] >= max(enough, _SHARE)]
+        yield [
+            f"{classes[i]}: {best.probs[row, i]:.2f}, threshold {best.threshold[row, i]:.2f}"
+            if i < len(classes)
+            else f"{classes[i - len(classes)]}: {_sides(best, row, i - len(classes))}"
+            for i in top or [int(bits.argmax())]
+        ]
+
+
+def _sides(best: _Candidates, row: int, k: int) -> str:
+    """The encoders that are furthest apart on a class."""
+    said = {name: probs[row, k] for name, probs in best.opinions.items() if best.known[name][row]}
+    most, least = max(said, key=said.__getitem__), min(said, key=said.__getitem__)
+    return f"{most} says {said[most]:.2f}, {least} {said[least]:.2f}"
+
+
+def _why_wrong(best: _Candidates, labels: np.ndarray, classes: Sequence[str]) -> Iterator[list[str]]:
+    """The labels that the model contradicts most, in words."""
+    wrong = contradiction(best.probs, best.decided, labels)
+    for row in range(len(best.rows)):
+        top = [k for k in np.argsort(-wrong[row], kind="stable")[:_REASONS].tolist() if wrong[row, k] > 0]
+        yield [
+            f"{classes[k]} is {'given' if labels[row, k] == 1 else 'not given'}, the model says {best.probs[row, k]:.2f}"
+            for k in top
+        ]
