@@ -261,6 +261,20 @@ def test_val_rows_of_a_selftraining_are_never_trained_on(extracted):
     assert {roles[i] for i in unlabelled} <= {0, 3}
 
 
+def test_a_selftraining_reads_no_pixels_and_writes_its_rounds(extracted, monkeypatch):
+    def unreadable(*args, **kwargs):
+        raise OSError
+
+    monkeypatch.setattr("PIL.Image.open", unreadable)
+    run = selftrain(extracted).run
+    lines = (run.folder / "rounds.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + len(run.record["rounds"])
+    assert lines[0].endswith(",".join(f"yes_{name}" for name in run.classes))
+    assert (run.folder / "rounds.png").is_file()
+    assert not (extracted.runs / ".resume-selftrain").exists()
+    assert run.record["ended"] in ("reverted", "no_change", "max_iter")
+
+
 def test_splits_stay_when_the_source_grows(project):
     from mmfeat.workflows.init import init
 
