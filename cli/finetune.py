@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
 @setting_options(
-    ("finetune.recipe", "best: what our benchmarks found; paper: the paper's settings."),
+    ("finetune.recipe", "best: what our benchmarks measured; paper: the paper's settings."),
     ("finetune.synonyms", "A file of words that may replace one another: a group a line, commas between."),
 )
 @click.pass_context

@@ -144,7 +144,7 @@ class StoreConfig:
 class FinetuneStage:
     """`[finetune]`: a recipe, and what is set over it for single encoders in `[finetune.NAME]`."""
 
-    recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: what our benchmarks found; paper: P19
+    recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: what our benchmarks measured; paper: P19
     synonyms: str = ""  # of captions: a file with a group of words a line, commas between; empty: the list of mmfeat
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
 

@@ -40,7 +40,7 @@ path  = "features"                 # may be shared by several projects
 dtype = "float16"                  # float16, float32
 
 [finetune]
-recipe = "best"                    # best: what our benchmarks found; paper: the paper's settings
+recipe = "best"                    # best: what our benchmarks measured; paper: the paper's settings
 {finetune:<34} # over the recipe: epochs, lr, batch_size, optimizer, loss ...; of every encoder its own
 
 [fuse]
