@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import DataError, MissingFeatures, RunError
+from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.files import digest_json, read_memory, write_json
 from mmfeat.heads import HEADS, head_config, head_for, takes
 from mmfeat.heads.fit import FitData, fit_data, head_logits, heads_logits
@@ -33,7 +33,7 @@ from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.baselines import baselines
-from mmfeat.workflows.deciding import decision_on
+from mmfeat.workflows.deciding import decision_on, needed_val
 from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config
 from mmfeat.workflows.headruns import seeds_of
 from mmfeat.workflows.project import Project
@@ -92,11 +92,7 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
         Embeddings of labelled rows are not in the store.
     """
     heads = _heads(project, names)
-    val = project.manifest.rows("val")
-    if not len(val):
-        raise DataError(
-            "manifest.parquet: no val rows to compare on. Set [split] val in mmfeat.toml and run: mmfeat init"
-        )
+    val = needed_val(project, "rows to compare on")
     work = _Comparison(project)
     parts, failed = {name: work.encoder(name) for name in work.identities}, {}
     for head in _taking(project):

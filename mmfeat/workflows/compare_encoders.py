@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.errors import ConfigError, DataError, MmfeatError, RunError
+from mmfeat.errors import ConfigError, MmfeatError, RunError
 from mmfeat.files import digest_json
 from mmfeat.metrics import commonest_label
 from mmfeat.models.comparison import Part, comparison_folder, kept_part, save_part
@@ -27,7 +27,7 @@ from mmfeat.report.encoderlines import write_encoder_comparison
 from mmfeat.table import rows_digest
 from mmfeat.texts import counted, shown
 from mmfeat.workflows.adopting import Used, adopt
-from mmfeat.workflows.deciding import decision_on, figures_on_val
+from mmfeat.workflows.deciding import decision_on, figures_on_val, needed_val
 from mmfeat.workflows.encoder_fits import EncoderFits
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.proposals import Proposal, proposal_of
@@ -89,11 +89,7 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
         None of those that were named can be compared; the message says why.
     """
     manifest, config = project.manifest, project.config
-    val = manifest.rows("val")
-    if not len(val):
-        raise DataError(
-            "manifest.parquet: no val rows to compare on. Set [split] val in mmfeat.toml and run: mmfeat init"
-        )
+    val = needed_val(project, "rows to compare on")
     work, failed = _Comparison(project, freeze, n_seeds), {}
     proposals: dict[str, tuple[Proposal, bool]] = {}
     for text in typed or list(config.encoder):

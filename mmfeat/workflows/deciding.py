@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import PredictConfig
-from mmfeat.errors import ConfigError
+from mmfeat.errors import ConfigError, DataError
 from mmfeat.labels import class_order, class_positions
 from mmfeat.models.decisions import Decision, crossfitted, fitted
 from mmfeat.models.figures import Figures, figures_of
@@ -40,6 +40,20 @@ def figures_on_val(project: Project, logits: np.ndarray) -> Figures:
     """Figures of logits `(n_val, K)` of the val rows of today; what is tuned is cross-fitted."""
     rows = project.manifest.rows("val")
     return figures_of(project.manifest.labels[rows], logits, decision_on(project, rows, logits))
+
+
+def needed_val(project: Project, what: str) -> np.ndarray:
+    """The val rows, without which there are no `rows to compare on`, or whatever else they are needed as.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    rows = project.manifest.rows("val")
+    if not len(rows):
+        raise DataError(f"manifest.parquet: no val {what}. Set [split] val in mmfeat.toml and run: mmfeat init")
+    return rows
 
 
 def shipped_decision(project: Project, name: str) -> Decision:

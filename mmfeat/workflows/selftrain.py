@@ -20,6 +20,7 @@ from mmfeat.progress import progress, say
 from mmfeat.report.rounds import write_rounds
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_targets
+from mmfeat.workflows.deciding import needed_val
 from mmfeat.workflows.fuse import (
     fit_seeds,
     head_fingerprint,
@@ -86,8 +87,7 @@ def selftrain(project: Project) -> SelftrainResult:
         raise DataError(
             "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
         )
-    if not len(manifest.rows("val")):
-        raise DataError("manifest.parquet: no val row to stop by. Set [split] val in mmfeat.toml and run: mmfeat init")
+    needed_val(project, "row to stop by")
     settings = resolved_config(project, head, identities, table)
     fingerprint = head_fingerprint(
         project, "selftrain", head, settings, identities, table,

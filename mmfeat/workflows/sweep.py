@@ -12,7 +12,6 @@ from typing import Any
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import DataError
 from mmfeat.files import digest_json, remove_leftovers, write_atomic, write_json
 from mmfeat.heads.epochs import FittedHead
 from mmfeat.heads.fit import FitData, diverged, fit_data, fit_stacks, head_logits
@@ -21,7 +20,7 @@ from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, main_ef
 from mmfeat.progress import progress
 from mmfeat.report.sweeps import sweep_csv
 from mmfeat.table import FeatureTable
-from mmfeat.workflows.deciding import figures_on_val
+from mmfeat.workflows.deciding import figures_on_val, needed_val
 from mmfeat.workflows.fuse import head_inputs, heads_made_from, resolved_config
 from mmfeat.workflows.grid import Cell, Grid, grid_of
 from mmfeat.workflows.headruns import seeds_of, tokens_read
@@ -93,11 +92,7 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str]) -> SweepResult:
     """
     grid = grid_of(folder, overrides)
     project, metric = grid.project, grid.project.config.metric
-    n_val = len(project.manifest.rows("val"))
-    if not n_val:
-        raise DataError(
-            "manifest.parquet: no val rows to compare settings on. Set [split] val in mmfeat.toml and run: mmfeat init"
-        )
+    n_val = len(needed_val(project, "rows to compare settings on"))
     identities, table, rows = head_inputs(project, heads=grid.heads)
     planned = _planned(grid, identities, table)
     sweeps = project.root / "sweeps"

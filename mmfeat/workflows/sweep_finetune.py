@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.encoders.checkpoint import Checkpoint
-from mmfeat.errors import ConfigError, DataError, EncoderError
+from mmfeat.errors import ConfigError, EncoderError
 from mmfeat.files import write_atomic, write_json
 from mmfeat.metrics import scores
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
@@ -23,7 +23,7 @@ from mmfeat.report.tables import figure_name
 from mmfeat.store import FeatureStore
 from mmfeat.texts import counted, shown
 from mmfeat.workflows.adopting import Used, adopt
-from mmfeat.workflows.deciding import shipped_decision
+from mmfeat.workflows.deciding import needed_val, shipped_decision
 from mmfeat.workflows.extract import extract_one
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.finetune_grid import FinetuneCell, FinetuneGrid, finetune_grid
@@ -84,11 +84,7 @@ def sweep_finetune(folder: Path | str, name: str, overrides: dict[str, str], n_s
     """
     grid = finetune_grid(folder, name, overrides)
     project, metric = grid.project, grid.project.config.metric
-    n_val = len(project.manifest.rows("val"))
-    if not n_val:
-        raise DataError(
-            "manifest.parquet: no val rows to compare settings on. Set [split] val in mmfeat.toml and run: mmfeat init"
-        )
+    n_val = len(needed_val(project, "rows to compare settings on"))
     check_fits(project, [name], freeze=False)
     firsts: list[_Fit] = []
     done: list[SweptCell] = []
