@@ -7,6 +7,7 @@ from pathlib import Path
 from mmfeat.config import Config
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
+from mmfeat.store import FeatureStore
 from mmfeat.workflows.project import Project
 
 
@@ -21,11 +22,19 @@ class Overlay(Project):
         Where `checkpoints/` and `.mmfeat/` of this go.
     config : Config
         The settings, among them the encoders.
+    memory : Path, optional
+        In place of the folder's own `.mmfeat/`.
+    store : FeatureStore, optional
+        In place of the host's.
     """
 
-    def __init__(self, host: Project, folder: Path, config: Config) -> None:
+    def __init__(
+        self, host: Project, folder: Path, config: Config, memory: Path | None = None, store: FeatureStore | None = None
+    ) -> None:  # fmt: skip
         self.host, self.folder, self.config, self.root, self.dry = host, folder, config, host.root, host.dry
-        self.__dict__ |= {"manifest": host.manifest, "store": host.store, "memory": folder / ".mmfeat"}
+        self.__dict__ |= {
+            "manifest": host.manifest, "store": store or host.store, "memory": memory or folder / ".mmfeat",
+        }  # fmt: skip
 
     @property
     def checkpoints(self) -> Path:

@@ -154,8 +154,9 @@ class _Fit:
         self.fingerprint = planned_fit(Overlay(project, sweeps, config), self.name, freeze=False).fingerprint
         self.folder = sweeps / self.fingerprint[:16]
         self.file = self.folder.with_suffix(".json")
-        self.project = Overlay(project, self.folder, config)
-        self.project.__dict__["memory"] = sweeps / ".mmfeat"  # of the one encoder, for all cells
+        self.project = Overlay(
+            project, self.folder, config, memory=sweeps / ".mmfeat"
+        )  # of the one encoder, for all cells
         self.record = self._read()
 
     def _read(self) -> dict[str, Any] | None:
@@ -202,11 +203,8 @@ class _Fit:
         train = train[project.row_keys(identity.spec.modality).present[train]]
         rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
         decision = shipped_decision(project, name)
-        scratch = Overlay(project.host, self.folder, project.config)
-        scratch.__dict__ |= {
-            "store": FeatureStore(self.folder / "scratch", project.store.dtype),
-            "memory": project.memory,
-        }
+        store = FeatureStore(self.folder / "scratch", project.store.dtype)
+        scratch = Overlay(project.host, self.folder, project.config, project.memory, store)
         try:
             extract_one(scratch, identity, rows)
             table = scratch.table_of({name: (identity.spec, None)}, rows)
