@@ -51,15 +51,13 @@ def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines
     axes.set_xlim(low - 1.2 * margin, high + margin)
     axes.set_yticks(range(len(rows)), [shown(row[0]) for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _quieten(axes, "x")
     axes.set_xlabel("samples-F1, 95 % bootstrap interval over rows")
     axes.set_title(f"Heads compared on {title}", loc="left", parse_math=False)
     handles, groups = axes.get_legend_handles_labels()
     if len(groups) > 1:
         figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    _save(figure, path)
 
 
 def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
@@ -89,16 +87,14 @@ def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
         axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         axes.margins(x=0.15)
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _quieten(axes)
     both[0].set_ylabel("samples-F1, 95 % bootstrap interval over rows")
     how = "frozen" if lines[0].record.frozen else "fine-tuned"
     figure.suptitle(f"Encoders ({how}) compared on {title}", x=0.01, ha="left", parse_math=False)
     legend = figure.legend(handles.values(), handles, loc="outside lower left", frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    _save(figure, path)
 
 
 def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], best_epoch: int) -> None:
@@ -115,13 +111,11 @@ def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], bes
         axes.axvline(best_epoch, color="#777777", linewidth=0.8, linestyle="--", zorder=0)
         axes.set_xlabel(f"epoch; {best_epoch} is the best")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _quieten(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     figure.suptitle(shown(title), parse_math=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    _save(figure, path)
 
 
 def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> None:
@@ -141,10 +135,19 @@ def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> Non
         axes.set_xlabel("round; 0 is supervised, hollow is reverted")
         axes.set_title(label, fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _quieten(axes)
     scored.legend(frameon=False)
     figure.suptitle(shown(title), parse_math=False)
+    _save(figure, path)
+
+
+def _quieten(axes: Any, lines: str = "both") -> None:
+    """Faint lines behind, no frame on top and on the right."""
+    axes.grid(axis=lines, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
