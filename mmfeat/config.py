@@ -149,7 +149,8 @@ class FinetuneStage:
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
 
 
-FINETUNE_KEYS = ("recipe", "synonyms")  # of all encoders; beside them stand the encoders' own tables
+# Of all encoders; beside them stand the encoders' own tables.
+FINETUNE_KEYS = tuple(f.name for f in dataclasses.fields(FinetuneStage) if not f.metadata.get("internal"))
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,7 @@ class Config:
         }
         tuned = [name for name, table in self.encoder.items() if table.modality != OTHER and table.model != TFIDF]
         own = {name: dataclasses.asdict(self.finetune_of(name)) for name in tuned}
-        return {**values, "finetune": {"recipe": self.finetune.recipe, "synonyms": self.finetune.synonyms, **own}}
+        return {**values, "finetune": {**{key: getattr(self.finetune, key) for key in FINETUNE_KEYS}, **own}}
 
     def dotted(self) -> list[tuple[str, Any]]:
         """Every setting as (dotted key, plain value), in the order of the file."""

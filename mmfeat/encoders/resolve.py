@@ -193,11 +193,7 @@ def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
         return sources
     if table.pretrained not in ("auto", "random"):
         sources.append(config.path(table.pretrained))
-    if table.model.startswith((".", "~", "/")):
-        sources.append(config.path(table.model))
-    else:
-        sources += encoder.own_files()
-    return sources
+    return sources + encoder.own_files()
 
 
 def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watched: list[str]) -> str:

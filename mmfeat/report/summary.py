@@ -17,7 +17,7 @@ from mmfeat.data.readers import Source
 from mmfeat.data.reviews import Answers
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
-from mmfeat.texts import counted, shown, toml_value
+from mmfeat.texts import counted, quoted, shown, toml_value
 
 
 def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
@@ -117,9 +117,9 @@ def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
     lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them other than in the source")]
     for name in found.new:
         near = difflib.get_close_matches(name, classes, 1)
-        nearest = f" (nearest: {_quoted(near[0])})" if near else ""
-        lines.append(f"  class {_quoted(name)} is in no row of the source, only in corrections.csv{nearest}")
-    lines += [f"  class {_quoted(name)} is gone: corrections.csv leaves no row of it" for name in found.gone]
+        nearest = f" (nearest: {quoted(near[0])})" if near else ""
+        lines.append(f"  class {quoted(name)} is in no row of the source, only in corrections.csv{nearest}")
+    lines += [f"  class {quoted(name)} is gone: corrections.csv leaves no row of it" for name in found.gone]
     return lines
 
 
@@ -144,11 +144,7 @@ def about_changes(change: Difference) -> list[str]:
 
 
 def _few(names: Sequence[str], n: int = 3) -> str:
-    return ", ".join(map(_quoted, names[:n])) + (" ..." if len(names) > n else "")
-
-
-def _quoted(text: str) -> str:
-    return shown(repr(text))
+    return ", ".join(map(quoted, names[:n])) + (" ..." if len(names) > n else "")
 
 
 def about_answers(answers: Answers, before: Manifest, after: Manifest, change: Difference) -> list[str]:
@@ -166,4 +162,4 @@ def about_answers(answers: Answers, before: Manifest, after: Manifest, change: D
         ("blank", answers.n_blank, "not filled in"),
     )
     lines = [_line(name, n, text) for name, n, text in parts if n]
-    return lines + [f"  class {_quoted(name)} is gone: no row has it any more" for name in change.gone_classes]
+    return lines + [f"  class {quoted(name)} is gone: no row has it any more" for name in change.gone_classes]

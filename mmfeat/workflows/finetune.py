@@ -32,7 +32,7 @@ from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
 from mmfeat.report.plots import plot_learning
 from mmfeat.table import FeatureTable
-from mmfeat.texts import counted, shown
+from mmfeat.texts import counted, quoted
 from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
 from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit, use_remedy
@@ -124,7 +124,7 @@ def _say_empty_classes(manifest: Manifest) -> None:
     ]
     if empty:
         have, more = "has" if len(empty) == 1 else "have", f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
-        named = ", ".join(repr(shown(name)) for name in empty[:5])
+        named = ", ".join(quoted(name) for name in empty[:5])
         what = counted(len(empty), "class", "classes")
         say(f"{what} {have} no positive among the rows to train on: {named}{more}. They are learned as 'no'")
 
