@@ -13,8 +13,8 @@ from conftest import run_cli
 from mmfeat.batches import UndecodableSample
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders import finetune as encoders
-from mmfeat.encoders.image import ImageEncoder
 from mmfeat.encoders.optimisation import training_precision
+from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.errors import DataError, EncoderError
 from mmfeat.workflows import finetune as workflow
 from mmfeat.workflows.extract import extract
@@ -41,14 +41,14 @@ def edit(project: Project, pattern: str, new: str) -> Project:
 def refuse(monkeypatch, project: Project, rows: np.ndarray) -> None:
     """From here on the images of these rows are no images."""
     bad = {project.reader("image")(row) for row in rows.tolist()}
-    prepare = ImageEncoder.prepare
+    decode = ImagePreparation.decode
 
-    def picky(self, sample):
+    def picky(sample):
         if sample in bad:
             raise UndecodableSample(ValueError("no image"))
-        return prepare(self, sample)
+        return decode(sample)
 
-    monkeypatch.setattr(ImageEncoder, "prepare", picky)
+    monkeypatch.setattr(ImagePreparation, "decode", staticmethod(picky))
 
 
 def test_what_was_made_before_is_in_use_again(project):

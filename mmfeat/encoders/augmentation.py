@@ -25,7 +25,7 @@ class ImageAugmentation:
     """Prepares images for training: as the encoder does, and with a number as a random variant of that."""
 
     def __init__(self, encoder: Encoder, config: FinetuneConfig) -> None:
-        self._encoder, self._crop = encoder, config.crop
+        self._crop = config.crop
         self._own: ImagePreparation = encoder.preparation
         self._at_size: dict[int, ImagePreparation] = {}
         self._lock = threading.Lock()
@@ -55,12 +55,12 @@ class ImageAugmentation:
             The bytes are no image.
         """
         if number is None:
-            return self._encoder.prepare(data)
+            return self._own.prepare(data)
         preparation = self._sized(size)
         if self._crop:
             pixels = self._cropped(preparation.decode(data), number, preparation)
         else:
-            pixels = self._encoder.prepare(data) if preparation is self._own else preparation.prepare(data)
+            pixels = preparation.prepare(data)
         if self._randaugment:
             pixels = self._augmented(pixels, number)
         return pixels.flip(-1) if number & 1 else pixels
