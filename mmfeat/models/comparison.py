@@ -63,6 +63,8 @@ class Compared:
     difference : (float, float, float) or None
         From the best, in the metric that decides which is that, with the 95 % interval of rows drawn in pairs; None for the
         best itself.
+    outcome : Outcome
+        What rows are drawn of, in the order of their numbers.
     paper : bool
         Whether it is a line of the paper's Table 5.
     """
@@ -74,6 +76,7 @@ class Compared:
     part: Part
     size_mb: float | None
     difference: tuple[float, float, float] | None
+    outcome: Outcome
     paper: bool
     note: str = ""
 
@@ -166,7 +169,7 @@ def compared(
             difference = paired_bootstrap(labels[order], outcomes[i], outcomes[best], names=[name])[name]
         size = None if one.encoders_mb is None else one.encoders_mb + one.part.head_mb
         lines.append(
-            Compared(one.name, one.label, found, seeds, one.part, size, difference, one.paper, one.note)
+            Compared(one.name, one.label, found, seeds, one.part, size, difference, outcomes[i], one.paper, one.note)
         )  # fmt: skip
     return lines
 

@@ -11,10 +11,9 @@ import numpy as np
 
 from mmfeat.config import MODALITIES, OTHER
 from mmfeat.files import read_record, write_json
-from mmfeat.metrics import Outcome, better, bootstrap_figures
+from mmfeat.metrics import better, bootstrap_figures
 from mmfeat.models.comparison import Candidate, Compared, Part, compared, first_seed
 from mmfeat.models.decisions import Decision
-from mmfeat.models.figures import outcome_of
 
 FORMAT = 1
 WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # beside samples-F1
@@ -123,13 +122,12 @@ def encoder_lines(
     for modality in sorted({record.modality for record, _ in found}, key=(*MODALITIES, OTHER).index):
         group = sorted((pair for pair in found if pair[0].modality == modality), key=lambda pair: pair[0].label)
         candidates = [Candidate(r.label, r.label, part, r.size_mb, False) for r, part in group]
-        ones = []
-        for (record, part), one in zip(
-            group, compared(candidates, labels, numbers, decide, metric, first_seed), strict=True
-        ):
-            logits = first_seed(part.logits)
-            outcome = Outcome(*(array[order] for array in outcome_of(logits, decide(logits))))
-            ones.append(EncoderLine(record, one, bootstrap_figures(labels[order], outcome, WITH_INTERVALS)))
+        ones = [
+            EncoderLine(record, one, bootstrap_figures(labels[order], one.outcome, WITH_INTERVALS))
+            for (record, _), one in zip(
+                group, compared(candidates, labels, numbers, decide, metric, first_seed), strict=True
+            )
+        ]
         sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
         lines += sorted(ones, key=lambda line: (line.compared.difference is not None, sign * line.value(metric)))
     return lines

@@ -23,7 +23,7 @@ from mmfeat.workflows.fits import planned_fit
 from mmfeat.workflows.overlay import Overlay
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.proposals import Proposal
-from mmfeat.workflows.scoring import fill_unknown, training_prior
+from mmfeat.workflows.scoring import computed_source, fill_unknown, training_prior
 
 MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
 
@@ -119,12 +119,10 @@ class EncoderFits:
 
 def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
     """Logits `(n, K)` of the val rows by an encoder's output, and which rows it knows."""
-    val = project.manifest.rows("val")
-    table = project.table_of({identity.name: (identity.spec, None)}, val)
-    known = table.present[identity.name][val]
-    output = project.output(identity).in_order_of(project.manifest.classes)
-    logits = output.logits(np.asarray(table.embeddings[identity.name][val]))
-    return fill_unknown(logits, known, training_prior(project)), known
+    val, name = project.manifest.rows("val"), identity.name
+    table = project.table_of({name: (identity.spec, None)}, val)
+    found = computed_source(project, table, name, project.output(identity), val)
+    return found.logits, found.known
 
 
 def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:

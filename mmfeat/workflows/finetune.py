@@ -37,7 +37,7 @@ from mmfeat.workflows.deciding import figures_on_val
 from mmfeat.workflows.extract import complete_logits, extract_one
 from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit, use_remedy
 from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import encoder_source, fill_unknown, training_prior
+from mmfeat.workflows.scoring import computed_source, encoder_source
 from mmfeat.workflows.tfidf import fitted_words, identity_of
 
 NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
@@ -180,9 +180,7 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
         output = made.output()
     figures = None
     if len(val := table.rows("val")):
-        logits = output.logits(np.asarray(table.embeddings[name][val]))
-        logits = fill_unknown(logits, table.present[name][val], training_prior(project))
-        figures = figures_on_val(project, logits)
+        figures = figures_on_val(project, computed_source(project, table, name, output, val).logits)
     learned = Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
     more, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
     if used and made is None:

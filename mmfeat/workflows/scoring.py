@@ -12,6 +12,7 @@ import torch
 
 from mmfeat.config import OTHER
 from mmfeat.devices import torch_device
+from mmfeat.encoders.checkpoint import Output
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.heads.base import Head, log_odds
@@ -86,6 +87,13 @@ def _output_source(project: Project, table: FeatureTable, name: str, rows: np.nd
     if not known.any():  # nothing that the store could have logits of
         return Source(name, np.tile(prior, (len(rows), 1)), known)
     return Source(name, fill_unknown(np.asarray(table.logits[name][rows]), known, prior), known)
+
+
+def computed_source(project: Project, table: FeatureTable, name: str, output: Output, rows: np.ndarray) -> Source:
+    """Logits of rows by an output that the store has none of: computed from the cached embeddings."""
+    known = table.present[name][rows]
+    logits = output.in_order_of(project.manifest.classes).logits(np.asarray(table.embeddings[name][rows]))
+    return Source(name, fill_unknown(logits, known, training_prior(project)), known)
 
 
 def training_prior(project: Project) -> np.ndarray:
