@@ -20,19 +20,20 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; cached features only."""
     from mmfeat.report.rounds import rounds_table
     from mmfeat.report.tables import about_figures, figure_table
-    from mmfeat.workflows.selftrain import selftrain
+    from mmfeat.workflows.selftrain import ROUND_HEAD, selftrain
 
     project = open_project(context, options)
     result = selftrain(project)
     config = project.config
+    partly = f" ({result.n_partly:,} in part)" if result.n_partly else ""
     click.echo(
-        f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled + "
+        f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled{partly} + "
         f"{result.n_unlabelled:,} unlabelled rows; cached features only"
     )
     click.echo(rounds_table(result.rounds, config.metric))
     click.echo(
-        f"Rounds: figures of one seed's head on {result.n_val:,} val rows; {config.metric} against the best round before, "
-        "with its 95 % interval."
+        f"Rounds: figures of one seed's {ROUND_HEAD} on {result.n_val:,} val rows; {config.metric} against the best round "
+        "before, with its 95 % interval."
     )
     click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, config.metric))
     chose = "these rows also chose epochs and rounds"

@@ -192,6 +192,23 @@ def test_wrong_labels_planted_in_val_change_no_pseudo_label(monkeypatch, policy)
     assert np.array_equal(first.logits, second.logits)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_row_labelled_in_part_is_taught_what_it_lacks_and_trains_once(policy):
+    data, unlabelled = unlabelled_data()
+    labels = data.labels.clone()
+    labels[:10, 0] = -1
+    data, free = dataclasses.replace(data, labels=labels), np.concatenate([np.arange(10), unlabelled])
+    probs, prior = np.full((len(free), labels.shape[1]), 0.9), np.full(labels.shape[1], 0.5)
+    targets = targets_of(SelftrainConfig(policy=policy), probs, prior, labels[free].numpy(), RULE)
+    part = with_targets(data, free, targets)
+    assert sorted(part.train) == list(range(120 if (targets.labels[10:] >= 0).any() else 40))
+    assert torch.equal(part.labels[:10, 1:], labels[:10, 1:].float())
+    assert (part.labels[:10, 0] >= 0).all() == (targets.labels[:10, 0] >= 0).all()
+    one = run(data, free, 1, policy).rounds[1]
+    assert one.n_pseudo <= len(unlabelled)
+    assert one.n_yes[1] + one.n_yes[2] <= 2 * len(unlabelled)  # of the ten these were given
+
+
 def test_truth_is_compared_with_and_not_read():
     data, unlabelled = unlabelled_data()
     truth = made(n=160).labels.numpy()[unlabelled]

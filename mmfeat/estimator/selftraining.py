@@ -17,7 +17,8 @@ from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_
 class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     """A :class:`FusionClassifier` that learns from unlabelled rows, as scikit-learn's SelfTrainingClassifier does.
 
-    A row of y that is -1, of several labels a sample -1 throughout, is unlabelled. Rounds go on while the figure on held-out
+    A row of y that is -1, of several labels a sample -1 throughout, is unlabelled; one that is -1 in part is taught what it
+    lacks. Rounds go on while the figure on held-out
     rows stands; the estimator is then fitted once more on what the best round learned from, over all its seeds.
 
     Parameters
@@ -82,22 +83,23 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
         estimator = FusionClassifier() if self.estimator is None else clone(self.estimator)
         known = _known(y)
         data, settings, seed = estimator.prepared(X, y, known)
-        unlabelled, done = np.flatnonzero(~known), None
-        if len(unlabelled) and self.max_iter:
+        free = np.setdiff1d(np.flatnonzero((data.labels < 0).any(1).cpu().numpy()), data.val)
+        done = None
+        if len(free) and self.max_iter:
             if not len(data.val):
                 raise ValueError("no labelled row is held out to judge rounds by: raise validation_fraction")
             with torch.random.fork_rng(devices=[]):
                 done = self_train(
-                    data, unlabelled, RoundModels(LinearConfig(), estimator.head, settings),
+                    data, free, RoundModels(LinearConfig(), estimator.head, settings),
                     SelftrainConfig(rounds=int(self.max_iter), policy=self.policy), metric=estimator.metric, seed=seed,
                     rule=estimator.rule(),
                 )  # fmt: skip
-            data = with_targets(data, unlabelled, done.targets)
+            data = with_targets(data, free, done.targets)
         self.estimator_ = estimator.fit_on(data, settings, seed)
         self.classes_, self.n_features_in_ = estimator.classes_, estimator.n_features_in_
         self.n_iter_ = len(done.rounds) - 1 if done else 0
-        self.termination_condition_ = done.ended if done else "max_iter" if len(unlabelled) else "all_labeled"
-        self.transduction_, self.labeled_iter_ = _transduction(estimator, np.asarray(y), known, done)
+        self.termination_condition_ = done.ended if done else "max_iter" if len(free) else "all_labeled"
+        self.transduction_, self.labeled_iter_ = _transduction(estimator, np.asarray(y), known, free, done)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -128,14 +130,14 @@ def _known(y: Any) -> np.ndarray:
 
 
 def _transduction(
-    estimator: FusionClassifier, y: np.ndarray, known: np.ndarray, done: SelfTraining | None
+    estimator: FusionClassifier, y: np.ndarray, known: np.ndarray, free: np.ndarray, done: SelfTraining | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`transduction_` and `labeled_iter_`."""
     labels, labelled = y.copy(), np.where(known, 0, -1)
     if done is None or done.targets is None:
         return labels, labelled
     targets = done.targets.labels
-    rows = np.flatnonzero(~known)[(targets >= 0).any(1)]
+    rows = free[(targets >= 0).any(1)]
     taught = targets[(targets >= 0).any(1)]
     if y.ndim == 2 and y.shape[1] > 1:
         labels[rows] = np.where(taught < 0, -1, taught > 0.5)
@@ -143,5 +145,5 @@ def _transduction(
         labels[rows] = estimator.classes_[(taught[:, 0] > 0.5).astype(np.intp)].reshape(labels[rows].shape)
     else:
         labels[rows] = estimator.classes_[taught.argmax(1)].reshape(labels[rows].shape)
-    labelled[rows] = done.best
+    labelled[rows[~known[rows]]] = done.best
     return labels, labelled

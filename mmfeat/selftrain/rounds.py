@@ -1,7 +1,7 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-A teacher gives the unlabelled rows targets; a linear model of each modality and the head learn from labelled rows and
-these; fused, they are the next teacher. Val judges each round's head against the best so far; the first round that is
+A teacher gives labels that are not known targets; a linear model of each modality and a head on all learn from these and
+from the labels that are given; fused, they are the next teacher. Val judges each round's head against the best so far; the first round that is
 reverted is the last. Val rows are never trained on and given labels never change.
 """
 
@@ -36,7 +36,7 @@ class Round:
     Attributes
     ----------
     n_pseudo, n_unknown : int
-        Rows that took part without labels of their own, and labels of theirs that the policy left unknown.
+        Rows that took part without labels of their own, and labels that were not given and that the policy left unknown.
     n_yes : list of int
         Of each class, rows that were taught as more yes than no.
     changed : int or None
@@ -96,7 +96,10 @@ Memory = Callable[[int, Callable[[], Logits]], Logits]  # a round's logits: as t
 
 
 def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None) -> FitData:
-    """The same arrays with targets of the unlabelled rows, which join the rows to train on where they teach anything."""
+    """The same arrays with targets of some rows, which join the rows to train on where they teach anything.
+
+    Rows of `data.train` may be among them: those that lack some of their labels.
+    """
     if targets is None:
         return data
     device = data.labels.device
@@ -105,7 +108,7 @@ def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None)
     if targets.weights is not None:
         weights = torch.ones_like(labels)
         weights[at] = torch.as_tensor(targets.weights, device=device)
-    teaching = unlabelled[(targets.labels >= 0).any(1)]
+    teaching = np.setdiff1d(unlabelled[(targets.labels >= 0).any(1)], data.train)
     return dataclasses.replace(data, labels=labels, weights=weights, train=np.concatenate([data.train, teaching]))
 
 
@@ -120,7 +123,7 @@ def self_train(
     data : FitData
         Embeddings of every encoder; its `val` rows decide when to stop.
     unlabelled : np.ndarray
-        Row numbers that may get pseudo-labels.
+        Row numbers that may get pseudo-labels where they have none: unlabelled rows, and rows labelled in part.
     rule : PredictConfig
         How probabilities become labels (P8) in figures on val, cross-fitted there where it is tuned.
     truth : np.ndarray, optional
@@ -133,7 +136,8 @@ def self_train(
     memory, on_round = memory or (lambda number, make: make()), on_round or (lambda one: None)
     val_labels = data.labels[data.val].cpu().numpy()
     train_labels = data.labels[torch.as_tensor(data.train, device=data.labels.device)]
-    prior, none = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
+    prior, given = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
+    free = given < 0
     kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
 
     def judged(logits: np.ndarray) -> tuple[Figures, Any]:
@@ -148,8 +152,8 @@ def self_train(
     on_round(history[0])
     for number in range(1, config.rounds + 1):
         taught = fused[unlabelled] if kernel is None else (fused[unlabelled] + kernel[unlabelled]) / 2
-        targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, none, rule)
-        said = decided(targets)
+        targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, given, rule)
+        said = np.where(free, decided(targets), -1).astype(np.int8)
         changed = None if before is None else int((said != before).any(1).sum())
         if changed == 0:  # the next round would be as this one
             ended = "no_change"
@@ -160,7 +164,7 @@ def self_train(
         difference = _difference(metric, val_labels, now, outcome)
         accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
         history.append(Round(
-            number, len(part.train) - len(data.train), int((said < 0).sum()), (said == 1).sum(0).tolist(), changed,
+            number, len(part.train) - len(data.train), int((free & (said < 0)).sum()), (said == 1).sum(0).tolist(), changed,
             None if before is None else agreement(said, before), None if truth is None else agreement(said, truth),
             figures, difference, accepted,
         ))  # fmt: skip

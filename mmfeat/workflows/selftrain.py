@@ -33,7 +33,8 @@ from mmfeat.workflows.headruns import TrainedHeads, save_head_run
 from mmfeat.workflows.hints import to_predict
 from mmfeat.workflows.project import Project
 
-PROCEDURE = 2  # of rounds and of what is recorded of them; a run of another is made anew
+PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
+ROUND_HEAD = "mlp"  # of the rounds, whatever is trained in the end: quick, and behind no other head out of fold
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class SelftrainResult:
         That run's name.
     rises : bool or None
         Whether the head is better on val than that run.
+    n_partly : int
+        Of the `n_train` labelled rows, those that lack some of their labels.
     after : str
         The command to type next.
     """
@@ -62,6 +65,7 @@ class SelftrainResult:
     rises: bool | None
     made: bool
     n_train: int
+    n_partly: int
     n_unlabelled: int
     n_val: int
     after: str
@@ -82,17 +86,19 @@ def selftrain(project: Project) -> SelftrainResult:
         say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
     head = config.fuse.head
     identities, table, rows = head_inputs(project, unlabelled=True, heads=[head])
-    unlabelled = np.flatnonzero(np.isin(rows, manifest.rows("unlabelled")) & (manifest.split[rows] == "train"))
-    if not len(unlabelled):
+    free = np.flatnonzero((manifest.labels[rows] < 0).any(1) & (manifest.split[rows] == "train"))
+    if not len(free):
         raise DataError(
             "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
         )
     needed_val(project, "row to stop by")
+    n_train, n_partly = len(manifest.rows("train")), int((manifest.labels[rows[free]] >= 0).any(1).sum())
     settings = resolved_config(project, head, identities, table)
+    models = RoundModels(config.fuse.linear, ROUND_HEAD, resolved_config(project, ROUND_HEAD, identities))
     fingerprint = head_fingerprint(
         project, "selftrain", head, settings, identities, table,
-        unlabelled=table.digest(rows[unlabelled], list(identities)),
-        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, rounds_model=dataclasses.asdict(config.fuse.linear),
+        unlabelled=table.digest(rows[free], list(identities)),
+        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, rounds_models=dataclasses.asdict(models),
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
     )  # fmt: skip
     supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
@@ -104,13 +110,13 @@ def selftrain(project: Project) -> SelftrainResult:
         resuming = project.runs / ".resume-selftrain"
         with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
             trained = self_train(
-                data, unlabelled, RoundModels(config.fuse.linear, head, settings), config.selftrain,
+                data, free, models, config.selftrain,
                 metric=config.metric, seed=config.seed, rule=config.predict, memory=kept_in(resuming / fingerprint[:16]),
                 on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
             )  # fmt: skip
-        data = with_targets(data, unlabelled, trained.targets)
+        labelled, data = data.train, with_targets(data, free, trained.targets)
         found = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
-        found.roles[unlabelled[np.isin(unlabelled, data.train)]] = ROLES["pseudo-labelled"]
+        found.roles[np.setdiff1d(data.train, labelled)] = ROLES["pseudo-labelled"]
         run = save_head_run(
             project, "selftrain", head, settings, identities, table, found, data, rows, fingerprint,
             _record(trained, config.selftrain.policy, time.perf_counter() - start),
@@ -125,7 +131,7 @@ def selftrain(project: Project) -> SelftrainResult:
         lines = [FigureLine.of(f"{supervised.name}, mean", before, seconds, note), *lines]
     return SelftrainResult(
         run, run.record["rounds"], run.record["best_round"], lines, supervised.name if supervised else None, rises,
-        made, len(manifest.rows("train")), len(unlabelled), len(manifest.rows("val")),
+        made, n_train, n_partly, len(free) - n_partly, len(manifest.rows("val")),
         to_predict(project) or "mmfeat runs",
     )  # fmt: skip
 
