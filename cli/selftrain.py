@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.fuse import KEYS
 from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.errors import MmfeatError
+from mmfeat.progress import clock
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.encoder_rounds import EncoderCost
 
 
 @click.command("selftrain", short_help="Learn from the unlabelled rows too.")
 @setting_options(
     ("selftrain.rounds", "At most so many rounds."),
+    (
+        "selftrain.encoder_every",
+        "Fine-tune the encoders on pseudo-labels too, after every N rounds; what it costs is asked first.",
+    ),
     ("selftrain.policy", "How unlabelled rows are taught; all: the paper's way."),
     *KEYS,
 )
+@click.option("--yes", is_flag=True, help="Fine-tune encoders without asking.")
 @click.pass_context
-def selftrain_command(context: click.Context, **options: Any) -> None:
-    """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; cached features only."""
+def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None:
+    """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; on cached features."""
     from mmfeat.report.rounds import rounds_table
     from mmfeat.report.tables import about_figures, figure_table
+    from mmfeat.texts import counted
     from mmfeat.workflows.selftrain import ROUND_HEAD, selftrain
 
     project = open_project(context, options)
-    result = selftrain(project)
+    result = selftrain(project, lambda cost: _confirm(cost, yes))
     config = project.config
+    every = config.selftrain.encoder_every
+    source = f"encoders anew after every {counted(every, 'round')}" if every else "cached features only"
     partly = f" ({result.n_partly:,} in part)" if result.n_partly else ""
     click.echo(
         f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled{partly} + "
-        f"{result.n_unlabelled:,} unlabelled rows; cached features only"
+        f"{result.n_unlabelled:,} unlabelled rows; {source}"
     )
     click.echo(rounds_table(result.rounds, config.metric))
     click.echo(
@@ -50,3 +63,19 @@ def selftrain_command(context: click.Context, **options: Any) -> None:
     echo_next(
         f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", result.after
     )
+
+
+def _confirm(cost: EncoderCost, yes: bool) -> None:
+    """Say what encoder rounds cost, and ask unless that was answered already."""
+    click.echo(
+        f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on {cost.n_rows:,} rows and encodes all "
+        f"rows anew: about {clock(cost.seconds)} each, {clock(cost.times * cost.seconds)} in all, and {cost.mb:,.1f} MB each.",
+        err=True,
+    )
+    try:
+        go_on = yes or click.confirm("Go on?", err=True)
+    except click.Abort:  # nobody is there to answer
+        click.echo(err=True)
+        go_on = False
+    if not go_on:
+        raise MmfeatError("nothing was done. Without asking: --yes; without encoder rounds: --encoder-every 0")

@@ -252,6 +252,7 @@ class SelftrainConfig:
     """Self-training rounds; `[selftrain]`."""
 
     rounds: int = setting(5, low=0)
+    encoder_every: int = setting(0, low=0)  # rounds after which the encoders learn from pseudo-labels too; 0: never
     policy: str = setting("soft", choices=POLICIES)  # how the unlabelled rows are taught; all: as in the paper (P14)
     yes: float = setting(0.8, low=0.5, high=1.0)  # confident: a label needs a probability of at least
     no: float = setting(0.1, low=0.0, high=0.5)  # confident: its absence, one of at most; between, unknown
@@ -259,7 +260,8 @@ class SelftrainConfig:
     def of_training(self) -> dict[str, Any]:
         """What of it a self-training depends on, as JSON values."""
         thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
-        return {"rounds": self.rounds, "policy": self.policy, **thresholds}
+        encoders = {"encoder_every": self.encoder_every} if self.encoder_every else {}
+        return {"rounds": self.rounds, "policy": self.policy, **thresholds, **encoders}
 
 
 @dataclass(frozen=True)

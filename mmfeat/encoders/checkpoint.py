@@ -221,12 +221,19 @@ def _write(
     write_json(folder / _RECORD, record)
 
 
-def copy_checkpoint(checkpoint: Checkpoint, name: str, parent: Path | None = None) -> Checkpoint:
-    """The same checkpoint once more, beside it or in `parent`, under the next number, so that it is the latest; whole or not at all."""
-    parent = parent or checkpoint.folder.parent
+def copy_checkpoint(
+    checkpoint: Checkpoint, name: str, parent: Path | None = None, more: dict[str, Any] | None = None
+) -> Checkpoint:  # fmt: skip
+    """The same checkpoint once more, beside it or in `parent`, under the next number, so that it is the latest; whole or not at all.
+
+    Its record says `more`, where that is given.
+    """
+    parent, record = parent or checkpoint.folder.parent, {**checkpoint.record, **(more or {})}
     with staging_folder(parent) as staged:
         shutil.copytree(checkpoint.folder, staged, dirs_exist_ok=True)
-        return Checkpoint(publish_folder(staged, parent, name), checkpoint.record)
+        if more:
+            write_json(staged / _RECORD, record)
+        return Checkpoint(publish_folder(staged, parent, name), record)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

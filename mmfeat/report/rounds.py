@@ -13,7 +13,7 @@ from mmfeat.models.figures import FigureLine
 from mmfeat.report.plots import plot_rounds
 from mmfeat.report.tables import figure_cells, figure_head, table
 
-_COLUMNS = ("number", "accepted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
+_COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
 _FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
 
@@ -52,4 +52,5 @@ def verdict(one: dict[str, Any]) -> str:
         return "supervised"
     mean, low, high = one["difference"]
     moved = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-    return f"accepted: {moved}" if one["accepted"] else f"reverted: {moved}"
+    anew = ", encoders anew" if one.get("refitted") else ""
+    return f"{'accepted' if one['accepted'] else 'reverted'}: {moved}{anew}"

@@ -47,6 +47,8 @@ class Round:
         Of the head on val.
     difference : tuple of float or None
         To the best round before, in the metric, higher is better: the mean and its 95 % interval.
+    refitted : bool
+        Whether the encoders learned from its pseudo-labels as well.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Round:
     figures: Figures
     difference: tuple[float, float, float] | None
     accepted: bool
+    refitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class RoundModels:
 
 Logits = tuple[np.ndarray, np.ndarray]  # of all rows, `(N, K)`, by the fused models and by the head
 Memory = Callable[[int, Callable[[], Logits]], Logits]  # a round's logits: as they were kept, or made and kept
+Refit = Callable[[int, Targets], FitData | None]
 
 
 def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None) -> FitData:
@@ -114,7 +118,8 @@ def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None)
 
 def self_train(
     data: FitData, unlabelled: np.ndarray, models: RoundModels, config: SelftrainConfig, *, metric: str, seed: int,
-    rule: PredictConfig, truth: np.ndarray | None = None, memory: Memory | None = None, on_round: Callable[[Round], None] | None = None,
+    rule: PredictConfig, truth: np.ndarray | None = None, refit: Refit | None = None, memory: Memory | None = None,
+    on_round: Callable[[Round], None] | None = None,
 ) -> SelfTraining:  # fmt: skip
     """Run up to `config.rounds` rounds.
 
@@ -128,6 +133,8 @@ def self_train(
         How probabilities become labels (P8) in figures on val, cross-fitted there where it is tuned.
     truth : np.ndarray, optional
         `(n, K)` labels of the unlabelled rows, which are compared with and otherwise not read.
+    refit : callable, optional
+        From a round's number and targets to the same arrays by encoders that learned from these, or None: as they are.
     memory : callable, optional
         What keeps each round's logits, so that an interrupted self-training goes on where it was.
     on_round : callable, optional
@@ -155,9 +162,12 @@ def self_train(
         targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, given, rule)
         said = np.where(free, decided(targets), -1).astype(np.int8)
         changed = None if before is None else int((said != before).any(1).sum())
-        if changed == 0:  # the next round would be as this one
+        anew = refit(number, targets) if refit else None
+        if changed == 0 and anew is None:  # the next round would be as the last one
             ended = "no_change"
             break
+        if anew is not None:
+            data, kernel = anew, None if kernel is None else kernel_logits(anew)
         part = with_targets(data, unlabelled, targets)
         fused, head = memory(number, lambda part=part: _trained(part, models, metric, seed, rule))
         figures, now = judged(head[data.val])
@@ -166,7 +176,7 @@ def self_train(
         history.append(Round(
             number, len(part.train) - len(data.train), int((free & (said < 0)).sum()), (said == 1).sum(0).tolist(), changed,
             None if before is None else agreement(said, before), None if truth is None else agreement(said, truth),
-            figures, difference, accepted,
+            figures, difference, accepted, anew is not None,
         ))  # fmt: skip
         on_round(history[-1])
         if not accepted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmfeat.config import Config
+from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
 from mmfeat.store import FeatureStore
@@ -26,14 +27,18 @@ class Overlay(Project):
         In place of the folder's own `.mmfeat/`.
     store : FeatureStore, optional
         In place of the host's.
+    manifest : Manifest, optional
+        In place of the host's: the same samples with other labels.
     """
 
     def __init__(
-        self, host: Project, folder: Path, config: Config, memory: Path | None = None, store: FeatureStore | None = None
+        self, host: Project, folder: Path, config: Config, memory: Path | None = None,
+        store: FeatureStore | None = None, manifest: Manifest | None = None,
     ) -> None:  # fmt: skip
         self.host, self.folder, self.config, self.root, self.dry = host, folder, config, host.root, host.dry
         self.__dict__ |= {
-            "manifest": host.manifest, "store": store or host.store, "memory": memory or folder / ".mmfeat",
+            "manifest": manifest or host.manifest, "store": store or host.store,
+            "memory": memory or folder / ".mmfeat",
         }  # fmt: skip
 
     @property

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
-from mmfeat.heads.fit import fit_data
 from mmfeat.metrics import better
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, already_made
@@ -21,6 +20,7 @@ from mmfeat.report.rounds import write_rounds
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_targets
 from mmfeat.workflows.deciding import needed_val
+from mmfeat.workflows.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.workflows.fuse import (
     fit_seeds,
     head_fingerprint,
@@ -34,6 +34,7 @@ from mmfeat.workflows.hints import to_predict
 from mmfeat.workflows.project import Project
 
 PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
+RESUME = ".resume-selftrain"  # under runs/: what an interrupted self-training has done
 ROUND_HEAD = "mlp"  # of the rounds, whatever is trained in the end: quick, and behind no other head out of fold
 
 
@@ -71,11 +72,18 @@ class SelftrainResult:
     after: str
 
 
-def selftrain(project: Project) -> SelftrainResult:
+def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = None) -> SelftrainResult:
     """Run the project's self-training.
+
+    Parameters
+    ----------
+    confirm : callable, optional
+        Told what encoder rounds would cost before any work, where there are some; raises to go no further.
 
     Raises
     ------
+    ConfigError
+        Encoder rounds are asked for, and there is no encoder to fine-tune, or its checkpoint is named in mmfeat.toml.
     DataError
         There are no unlabelled rows to learn from, or no val rows to stop by.
     MissingFeatures
@@ -84,56 +92,108 @@ def selftrain(project: Project) -> SelftrainResult:
     config, manifest = project.config, project.manifest
     if config.fuse.folds:
         say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
-    head = config.fuse.head
-    identities, table, rows = head_inputs(project, unlabelled=True, heads=[head])
+    plan = _planned(project)
+    run = already_made(project.runs, plan.fingerprint)
+    made = run is None
+    if run is None:
+        if confirm is not None and plan.encoders is not None and (cost := plan.encoders.cost()).times:
+            confirm(cost)
+        run = _make(project, plan)
+    supervised, rises, lines = already_made(project.runs, plan.supervised), None, head_lines(project, run)
+    if supervised is not None:
+        before, now = val_figures(project, supervised), val_figures(project, run)
+        rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
+        seconds, note = supervised.record["seconds"], "without pseudo-labels"
+        lines = [FigureLine.of(f"{supervised.name}, mean", before, seconds, note), *lines]
+    n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
+    return SelftrainResult(
+        run, run.record["rounds"], run.record["best_round"], lines, supervised.name if supervised else None, rises,
+        made, len(manifest.rows("train")), n_partly, len(plan.free) - n_partly, len(manifest.rows("val")),
+        to_predict(project) or "mmfeat runs",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What a self-training starts with.
+
+    Attributes
+    ----------
+    rows, free : np.ndarray
+        Rows of the manifest that are read, and which of them (positions in `rows`) may get pseudo-labels.
+    fingerprint, supervised : str
+        Digests of all that its run is made from, and the run of the same head without pseudo-labels.
+    encoders : EncoderRounds or None
+        None where they stay as they are.
+    """
+
+    begun: Project
+    start: Encoded
+    rows: np.ndarray
+    free: np.ndarray
+    settings: Any
+    models: RoundModels
+    fingerprint: str
+    supervised: str
+    encoders: EncoderRounds | None
+
+
+def _planned(project: Project) -> _Plan:
+    config, manifest, head = project.config, project.manifest, project.config.fuse.head
+    names = tunable(config) if config.selftrain.encoder_every else []
+    begun = as_before(project) if names else project
+    identities, table, rows = head_inputs(begun, unlabelled=True, heads=[head])
     free = np.flatnonzero((manifest.labels[rows] < 0).any(1) & (manifest.split[rows] == "train"))
     if not len(free):
         raise DataError(
             "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
         )
     needed_val(project, "row to stop by")
-    n_train, n_partly = len(manifest.rows("train")), int((manifest.labels[rows[free]] >= 0).any(1).sum())
-    settings = resolved_config(project, head, identities, table)
-    models = RoundModels(config.fuse.linear, ROUND_HEAD, resolved_config(project, ROUND_HEAD, identities))
+    settings = resolved_config(begun, head, identities, table)
+    models = RoundModels(config.fuse.linear, ROUND_HEAD, resolved_config(begun, ROUND_HEAD, identities))
+    start = Encoded(identities, table)
+    encoders = EncoderRounds(begun, project.runs / RESUME, start, names, rows, free) if names else None
     fingerprint = head_fingerprint(
-        project, "selftrain", head, settings, identities, table,
+        begun, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, rounds_models=dataclasses.asdict(models),
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
+        **({"encoders_by": encoders.fingerprint()} if encoders else {}),
     )  # fmt: skip
-    supervised_fingerprint = head_fingerprint(project, "head", head, settings, identities, table)
-    run = already_made(project.runs, fingerprint)
-    made = run is None
-    if run is None:
-        start = time.perf_counter()
-        data = fit_data(table, list(identities), torch_device(config.device), rows)
-        resuming = project.runs / ".resume-selftrain"
-        with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
-            trained = self_train(
-                data, free, models, config.selftrain,
-                metric=config.metric, seed=config.seed, rule=config.predict, memory=kept_in(resuming / fingerprint[:16]),
-                on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
-            )  # fmt: skip
-        labelled, data = data.train, with_targets(data, free, trained.targets)
-        found = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
-        found.roles[np.setdiff1d(data.train, labelled)] = ROLES["pseudo-labelled"]
-        run = save_head_run(
-            project, "selftrain", head, settings, identities, table, found, data, rows, fingerprint,
-            _record(trained, config.selftrain.policy, time.perf_counter() - start),
+    supervised = head_fingerprint(begun, "head", head, settings, identities, table)
+    return _Plan(begun, start, rows, free, settings, models, fingerprint, supervised, encoders)
+
+
+def _make(project: Project, plan: _Plan) -> Run:
+    """Rounds, then the head once more, over all seeds, on what the best of them learned from."""
+    config, manifest, start = project.config, project.manifest, time.perf_counter()
+    resuming = project.runs / RESUME
+    folder, encoders, used = resuming / plan.fingerprint[:16], plan.encoders, plan.start
+    if encoders:
+        encoders.folder = folder
+    data = used.data(config, plan.rows)
+    with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
+        trained = self_train(
+            data, plan.free, plan.models, config.selftrain, metric=config.metric, seed=config.seed, rule=config.predict,
+            refit=encoders, memory=kept_in(folder),
+            on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
         )  # fmt: skip
-        write_rounds(run.folder, run.name, run.record["rounds"], table.classes, config.metric)
-        shutil.rmtree(resuming, ignore_errors=True)
-    supervised, rises, lines = already_made(project.runs, supervised_fingerprint), None, head_lines(project, run)
-    if supervised is not None:
-        before, now = val_figures(project, supervised), val_figures(project, run)
-        rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
-        seconds, note = supervised.record["seconds"], "without pseudo-labels"
-        lines = [FigureLine.of(f"{supervised.name}, mean", before, seconds, note), *lines]
-    return SelftrainResult(
-        run, run.record["rounds"], run.record["best_round"], lines, supervised.name if supervised else None, rises,
-        made, n_train, n_partly, len(free) - n_partly, len(manifest.rows("val")),
-        to_predict(project) or "mmfeat runs",
+    if encoders:
+        used = encoders.of(trained.best)
+        data = used.data(config, plan.rows)
+    data = with_targets(data, plan.free, trained.targets)
+    fits = fit_seeds(project, config.fuse.head, data, plan.settings)
+    found = TrainedHeads.on_train(fits, data, used.table.ids[plan.rows])
+    labelled = (manifest.labels[plan.rows] >= 0).any(1)
+    found.roles[data.train[~labelled[data.train]]] = ROLES["pseudo-labelled"]
+    identities = encoders.settle(project, trained.best) if encoders else used.identities
+    run = save_head_run(
+        project, "selftrain", config.fuse.head, plan.settings, identities, used.table, found, data, plan.rows,
+        plan.fingerprint, _record(trained, config.selftrain.policy, time.perf_counter() - start),
     )  # fmt: skip
+    write_rounds(run.folder, run.name, run.record["rounds"], used.table.classes, config.metric)
+    shutil.rmtree(resuming, ignore_errors=True)
+    return run
 
 
 def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:
