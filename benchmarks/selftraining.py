@@ -28,13 +28,14 @@ from heads import project_data, settings
 from store_io import cpu_name
 
 from mmfeat.config import LinearConfig, PredictConfig, SelftrainConfig
-from mmfeat.heads.fit import FitData, fit_head, head_logits
+from mmfeat.heads.fit import FitData, fit_heads, heads_logits
+from mmfeat.heads.members import Member
 from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import scores
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets
 from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import RoundModels, self_train, with_targets
+from mmfeat.selftrain.rounds import QUICK, RoundModels, self_train, with_targets
 
 RESULTS = Path(__file__).parent / "results" / "selftraining.json"
 POLICIES = ("all", "confident", "class-aware", "soft")
@@ -77,16 +78,15 @@ def hide(project: str, share: float, seed: int) -> Hidden:
 def run(args: argparse.Namespace) -> None:
     """Every policy at one share and seed."""
     given = hide(args.project, args.share, args.seed)
-    linear = LinearConfig()
-    models = RoundModels(linear, args.head, settings(args.head))
+    models = _models(args)
     folder = Path(args.keep) / f"{args.head}-{args.share}-{args.seed}"
     first = kept_in(folder)
     for policy in args.policy or POLICIES:
         later = kept_in(folder / policy)
         start = time.perf_counter()
         done = self_train(
-            given.data, given.hidden, models, SelftrainConfig(rounds=args.rounds, policy=policy), metric=args.metric,
-            seed=args.seed, rule=PredictConfig(), truth=given.truth[given.hidden],
+            given.data, given.hidden, SelftrainConfig(rounds=args.rounds, policy=policy), metric=args.metric,
+            seed=args.seed, rule=PredictConfig(), models=models, truth=given.truth[given.hidden],
             memory=lambda number, make, later=later: (later if number else first)(number, make),
         )  # fmt: skip
         seconds = time.perf_counter() - start
@@ -98,18 +98,16 @@ def run(args: argparse.Namespace) -> None:
         }  # fmt: skip
         if args.final:
             for name, targets in (("supervised", None), ("after", done.targets)):
-                one[f"{name} of {args.final}"] = given.figures(_mean(given, models, targets, args))
+                one[f"{name} by {args.final}"] = given.figures(_final(given, targets, args))
         _add(args, policy, one)
 
 
-def _mean(given: Hidden, models: RoundModels, targets: Targets | None, args: argparse.Namespace) -> np.ndarray:
-    """The head over several seeds, as `mmfeat selftrain` ends: the mean of their logits."""
+def _final(given: Hidden, targets: Targets | None, args: argparse.Namespace) -> np.ndarray:
+    """A head over three seeds, as `mmfeat selftrain` ends: the mean of their logits."""
     data = with_targets(given.data, given.hidden, targets)
-    fits = [
-        fit_head(models.head, data, models.head_config, metric=args.metric, seed=args.seed + i)
-        for i in range(args.final)
-    ]
-    return np.mean([head_logits(fit.head, data) for fit in fits], 0)
+    members = [Member(settings(args.final), args.seed + i) for i in range(3)]
+    fits = fit_heads(args.final, data, members, metric=args.metric)
+    return heads_logits([fit.head for fit in fits], data).mean(0)
 
 
 def kernel(args: argparse.Namespace) -> None:
@@ -124,10 +122,17 @@ def ceiling(args: argparse.Namespace) -> None:
     """The head where all rows but the unseen have labels."""
     given = hide(args.project, 1.0, args.seed)
     start = time.perf_counter()
-    fit = fit_head(args.head, given.data, settings(args.head), metric=args.metric, seed=args.seed)
-    found = given.figures(head_logits(fit.head, given.data))
+    fit = self_train(
+        given.data, given.hidden, SelftrainConfig(rounds=0), metric=args.metric, seed=args.seed, rule=PredictConfig(),
+        models=_models(args),
+    )  # fmt: skip
+    found = given.figures(fit.logits)
     args.share = 1.0
     _add(args, "ceiling", {"after": {"unseen": found["unseen"]}, "seconds": time.perf_counter() - start})
+
+
+def _models(args: argparse.Namespace) -> RoundModels:
+    return QUICK if args.head == "quick" else RoundModels(LinearConfig(), args.head, settings(args.head))
 
 
 def sklearn(args: argparse.Namespace) -> None:
@@ -220,10 +225,12 @@ if __name__ == "__main__":
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--policy", action="append", help="again for several; all, when left out")
-    parser.add_argument("--head", default="mlp")
+    parser.add_argument(
+        "--head", default="quick", help="of the rounds: quick, that of mmfeat selftrain, or a head's name"
+    )
     parser.add_argument("--metric", default="samples-f1")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--final", type=int, default=0, help="also the mean of so many seeds, before and after")
+    parser.add_argument("--final", help="also this head over three seeds, before and after")
     parser.add_argument("--keep", default="/tmp/mmfeat-selftraining", help="where rounds are kept")
     args = parser.parse_args()
     {"run": run, "kernel": kernel, "ceiling": ceiling, "sklearn": sklearn, "table": table}[args.part](args)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.fuse import KEYS
 from mmfeat.cli.options import echo_next, open_project, setting_options
-from mmfeat.errors import MmfeatError
-from mmfeat.progress import clock
 
 if TYPE_CHECKING:
     from mmfeat.workflows.encoder_rounds import EncoderCost
@@ -31,7 +29,7 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
     from mmfeat.report.rounds import rounds_table
     from mmfeat.report.tables import about_figures, figure_table
     from mmfeat.texts import counted
-    from mmfeat.workflows.selftrain import ROUND_HEAD, selftrain
+    from mmfeat.workflows.selftrain import selftrain
 
     project = open_project(context, options)
     result = selftrain(project, lambda cost: _confirm(cost, yes))
@@ -45,7 +43,7 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
     )
     click.echo(rounds_table(result.rounds, config.metric))
     click.echo(
-        f"Rounds: figures of one seed's {ROUND_HEAD} on {result.n_val:,} val rows; {config.metric} against the best round "
+        f"Rounds: figures of one small MLP on {result.n_val:,} val rows; {config.metric} against the best round "
         "before, with its 95 % interval."
     )
     click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, config.metric))
@@ -67,6 +65,9 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
 
 def _confirm(cost: EncoderCost, yes: bool) -> None:
     """Say what encoder rounds cost, and ask unless that was answered already."""
+    from mmfeat.errors import MmfeatError
+    from mmfeat.progress import clock
+
     click.echo(
         f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on {cost.n_rows:,} rows and encodes all "
         f"rows anew: about {clock(cost.seconds)} each, {clock(cost.times * cost.seconds)} in all, and {cost.mb:,.1f} MB each.",

@@ -141,7 +141,7 @@ def unlabelled_data():
 
 def run(data, unlabelled, rounds=2, policy="soft", models=MODELS, **more):
     config = SelftrainConfig(rounds=rounds, policy=policy)
-    return self_train(data, unlabelled, models, config, metric="samples-f1", seed=0, rule=RULE, **more)
+    return self_train(data, unlabelled, config, metric="samples-f1", seed=0, rule=RULE, models=models, **more)
 
 
 def test_zero_rounds_is_the_supervised_fit():
@@ -150,7 +150,7 @@ def test_zero_rounds_is_the_supervised_fit():
     assert [r.number for r in done.rounds] == [0]
     assert done.targets is None
     assert with_targets(data, unlabelled, done.targets) is data
-    alone = fit_head(MODELS.head, data, MODELS.head_config, rule=RULE)
+    alone = fit_head(MODELS.head, data, dataclasses.replace(MODELS.head_config, batch_size=32), rule=RULE)
     assert np.array_equal(done.logits, head_logits(alone.head, data))
 
 

@@ -90,9 +90,8 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError("no labelled row is held out to judge rounds by: raise validation_fraction")
             with torch.random.fork_rng(devices=[]):
                 done = self_train(
-                    data, free, RoundModels(LinearConfig(), estimator.head, settings),
-                    SelftrainConfig(rounds=int(self.max_iter), policy=self.policy), metric=estimator.metric, seed=seed,
-                    rule=estimator.rule(),
+                    data, free, SelftrainConfig(rounds=int(self.max_iter), policy=self.policy), metric=estimator.metric,
+                    seed=seed, rule=estimator.rule(), models=RoundModels(LinearConfig(), estimator.head, settings),
                 )  # fmt: skip
             data = with_targets(data, free, done.targets)
         self.estimator_ = estimator.fit_on(data, settings, seed)

@@ -36,7 +36,7 @@ def kernel_logits(data: FitData) -> np.ndarray:
     kernel, best, best_value = _kernel(there, there), None, -1.0
     given = labels.cpu().numpy().astype(np.int8)
     for ridge in RIDGES:
-        inverse = torch.linalg.inv(kernel + ridge * torch.eye(len(rows), device=x.device))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + ridge * torch.eye(len(rows), device=x.device)))
         alpha = inverse @ residual
         alone = (residual - alpha / inverse.diagonal()[:, None]).cpu().numpy()  # without the row itself
         value = scores(given, np.zeros_like(given), alone).map

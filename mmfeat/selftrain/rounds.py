@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfeat.config import LinearConfig, PredictConfig, SelftrainConfig
+from mmfeat.config import LinearConfig, MlpConfig, PredictConfig, SelftrainConfig
 from mmfeat.heads.base import log_odds
 from mmfeat.heads.fit import FitData, fit_head, head_logits
 from mmfeat.labels import sigmoid
@@ -26,6 +26,7 @@ from mmfeat.models.figures import Figures, figures_of, outcome_of
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets, expected_prior, targets_of
 
+LARGE = 512  # rows of a batch
 STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
@@ -94,6 +95,10 @@ class RoundModels:
     head_config: Any
 
 
+# In seconds, whatever is trained in the end: with 512 units and twice the patience val and hidden rows gain no more.
+QUICK = RoundModels(LinearConfig(patience=4), "mlp", MlpConfig(hidden=256, patience=4))
+
+
 Logits = tuple[np.ndarray, np.ndarray]  # of all rows, `(N, K)`, by the fused models and by the head
 Memory = Callable[[int, Callable[[], Logits]], Logits]  # a round's logits: as they were kept, or made and kept
 Refit = Callable[[int, Targets], FitData | None]
@@ -117,8 +122,8 @@ def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None)
 
 
 def self_train(
-    data: FitData, unlabelled: np.ndarray, models: RoundModels, config: SelftrainConfig, *, metric: str, seed: int,
-    rule: PredictConfig, truth: np.ndarray | None = None, refit: Refit | None = None, memory: Memory | None = None,
+    data: FitData, unlabelled: np.ndarray, config: SelftrainConfig, *, metric: str, seed: int, rule: PredictConfig,
+    models: RoundModels = QUICK, truth: np.ndarray | None = None, refit: Refit | None = None, memory: Memory | None = None,
     on_round: Callable[[Round], None] | None = None,
 ) -> SelfTraining:  # fmt: skip
     """Run up to `config.rounds` rounds.
@@ -214,6 +219,14 @@ def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple
     return (-mean, -high, -low) if metric == "loss" else (mean, low, high)
 
 
+def _in_large_batches(config: Any, n_rows: int) -> Any:
+    """A head's settings with batches of up to twice the usual size, and steps that are larger with them."""
+    size = min(LARGE, max(32, n_rows // 30))
+    return config if config.batch_size else dataclasses.replace(
+        config, batch_size=size, lr=config.lr * max(1.0, 2 * size / LARGE) ** 0.5
+    )  # fmt: skip
+
+
 def _trained(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> Logits:
     """Mean of the logits of a model for each encoder and of the head on all; the head's own."""
     logits, present = [], []
@@ -221,7 +234,7 @@ def _trained(data: FitData, models: RoundModels, metric: str, seed: int, rule: P
         *((data.only(name), "linear", models.linear) for name in data.widths),
         (data, models.head, models.head_config),
     ]:
-        fitted = fit_head(head, part, config, metric=metric, rule=rule, seed=seed)
+        fitted = fit_head(head, part, _in_large_batches(config, len(part.train)), metric=metric, rule=rule, seed=seed)
         logits.append(head_logits(fitted.head, part))
         present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
     prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()

@@ -18,7 +18,7 @@ from mmfeat.models.runs import ROLES, Run, already_made
 from mmfeat.progress import progress, say
 from mmfeat.report.rounds import write_rounds
 from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_targets
+from mmfeat.selftrain.rounds import QUICK, SelfTraining, self_train, with_targets
 from mmfeat.workflows.deciding import needed_val
 from mmfeat.workflows.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.workflows.fuse import (
@@ -35,7 +35,6 @@ from mmfeat.workflows.project import Project
 
 PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
 RESUME = ".resume-selftrain"  # under runs/: what an interrupted self-training has done
-ROUND_HEAD = "mlp"  # of the rounds, whatever is trained in the end: quick, and behind no other head out of fold
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ class _Plan:
     rows: np.ndarray
     free: np.ndarray
     settings: Any
-    models: RoundModels
     fingerprint: str
     supervised: str
     encoders: EncoderRounds | None
@@ -150,18 +148,17 @@ def _planned(project: Project) -> _Plan:
         )
     needed_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
-    models = RoundModels(config.fuse.linear, ROUND_HEAD, resolved_config(begun, ROUND_HEAD, identities))
     start = Encoded(identities, table)
     encoders = EncoderRounds(begun, project.runs / RESUME, start, names, rows, free) if names else None
     fingerprint = head_fingerprint(
         begun, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[free], list(identities)),
-        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, rounds_models=dataclasses.asdict(models),
+        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, models=dataclasses.asdict(QUICK),
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": encoders.fingerprint()} if encoders else {}),
     )  # fmt: skip
     supervised = head_fingerprint(begun, "head", head, settings, identities, table)
-    return _Plan(begun, start, rows, free, settings, models, fingerprint, supervised, encoders)
+    return _Plan(begun, start, rows, free, settings, fingerprint, supervised, encoders)
 
 
 def _make(project: Project, plan: _Plan) -> Run:
@@ -174,7 +171,7 @@ def _make(project: Project, plan: _Plan) -> Run:
     data = used.data(config, plan.rows)
     with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
         trained = self_train(
-            data, plan.free, plan.models, config.selftrain, metric=config.metric, seed=config.seed, rule=config.predict,
+            data, plan.free, config.selftrain, metric=config.metric, seed=config.seed, rule=config.predict,
             refit=encoders, memory=kept_in(folder),
             on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
         )  # fmt: skip
