@@ -9,7 +9,8 @@
 
 On a project's cached features. Of its labelled rows 3,000 are put aside, which no round sees; of the others a share (of all
 rows) keeps its labels, a tenth of those as val, and the labels of the rest are hidden: their truth is for scoring alone.
-`supervised` is the head on the rows that keep theirs; `after` is the same head, one seed each, after the rounds. Results are
+`supervised` is the rounds' MLP on the rows that keep theirs; `after` is the same after the rounds, one seed each; `--final HEAD`
+adds a head of `mmfeat fuse` over three seeds before and after. Results are
 added to results/selftraining.json, from which `table` prints mean and deviation over seeds.
 """
 
@@ -27,7 +28,7 @@ import torch
 from heads import project_data, settings
 from store_io import cpu_name
 
-from mmfeat.config import LinearConfig, PredictConfig, SelftrainConfig
+from mmfeat.config import PredictConfig, SelftrainConfig
 from mmfeat.heads.fit import FitData, fit_heads, heads_logits
 from mmfeat.heads.members import Member
 from mmfeat.labels import decide, sigmoid
@@ -35,7 +36,7 @@ from mmfeat.metrics import scores
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets
 from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import QUICK, RoundModels, self_train, with_targets
+from mmfeat.selftrain.rounds import self_train, with_targets
 
 RESULTS = Path(__file__).parent / "results" / "selftraining.json"
 POLICIES = ("all", "confident", "class-aware", "soft")
@@ -78,15 +79,14 @@ def hide(project: str, share: float, seed: int) -> Hidden:
 def run(args: argparse.Namespace) -> None:
     """Every policy at one share and seed."""
     given = hide(args.project, args.share, args.seed)
-    models = _models(args)
-    folder = Path(args.keep) / f"{args.head}-{args.share}-{args.seed}"
+    folder = Path(args.keep) / f"{args.share}-{args.seed}"
     first = kept_in(folder)
     for policy in args.policy or POLICIES:
         later = kept_in(folder / policy)
         start = time.perf_counter()
         done = self_train(
             given.data, given.hidden, SelftrainConfig(rounds=args.rounds, policy=policy), metric=args.metric,
-            seed=args.seed, rule=PredictConfig(), models=models, truth=given.truth[given.hidden],
+            seed=args.seed, rule=PredictConfig(), truth=given.truth[given.hidden],
             memory=lambda number, make, later=later: (later if number else first)(number, make),
         )  # fmt: skip
         seconds = time.perf_counter() - start
@@ -123,16 +123,11 @@ def ceiling(args: argparse.Namespace) -> None:
     given = hide(args.project, 1.0, args.seed)
     start = time.perf_counter()
     fit = self_train(
-        given.data, given.hidden, SelftrainConfig(rounds=0), metric=args.metric, seed=args.seed, rule=PredictConfig(),
-        models=_models(args),
+        given.data, given.hidden, SelftrainConfig(rounds=0), metric=args.metric, seed=args.seed, rule=PredictConfig()
     )  # fmt: skip
     found = given.figures(fit.logits)
     args.share = 1.0
     _add(args, "ceiling", {"after": {"unseen": found["unseen"]}, "seconds": time.perf_counter() - start})
-
-
-def _models(args: argparse.Namespace) -> RoundModels:
-    return QUICK if args.head == "quick" else RoundModels(LinearConfig(), args.head, settings(args.head))
 
 
 def sklearn(args: argparse.Namespace) -> None:
@@ -178,7 +173,7 @@ def sklearn(args: argparse.Namespace) -> None:
 
 def _add(args: argparse.Namespace, name: str, one: dict[str, Any]) -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    key = f"{args.head} {args.share:g} {args.seed} {name}"
+    key = f"{args.share:g} {args.seed} {name}"
     found[key] = {**found.get(key, {}), "cpu": cpu_name(), "threads": torch.get_num_threads(), **one}
     RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1, default=float) + "\n")
     print(key, *(f"{part} {_shown(one[part])}" for part in one if part.split(" ")[0] in ("supervised", "after")),
@@ -191,14 +186,14 @@ def _shown(figures: dict[str, dict[str, float]]) -> str:
 
 def table(args: argparse.Namespace) -> None:
     """Mean and deviation over seeds of what results/selftraining.json holds."""
-    found: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for key, one in json.loads(RESULTS.read_text()).items():
-        head, share, _, name = key.split(" ", 3)
-        found.setdefault((head, float(share), name), []).append(one)
+        share, _, name = key.split(" ", 2)
+        found.setdefault((float(share), name), []).append(one)
     print(
-        "| head, labelled, policy | seeds | rows | samples-F1 | macro-F1 | mAP | gain | s |\n|---|---|---|---|---|---|---|---|"
+        "| labelled, policy | seeds | rows | samples-F1 | macro-F1 | mAP | gain | s |\n|---|---|---|---|---|---|---|---|"
     )
-    for (head, share, name), ones in sorted(found.items()):
+    for (share, name), ones in sorted(found.items()):
         for part in [p for p in ones[0] if p.split(" ")[0] == "after"]:
             before = part.replace("after", "supervised")
             for rows in ones[0][part]:
@@ -209,7 +204,7 @@ def table(args: argparse.Namespace) -> None:
                     gain = ", ".join(_spread(column, "+") for column in (after - was).T)
                 seconds = np.mean([one["seconds"] for one in ones])
                 print(
-                    f"| {head} {share:.0%} {name}{part[5:]} | {len(after)} | {rows} | {' | '.join(cells)} | {gain} | {seconds:.0f} |"
+                    f"| {share:.0%} {name}{part[5:]} | {len(after)} | {rows} | {' | '.join(cells)} | {gain} | {seconds:.0f} |"
                 )
 
 
@@ -225,9 +220,6 @@ if __name__ == "__main__":
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--policy", action="append", help="again for several; all, when left out")
-    parser.add_argument(
-        "--head", default="quick", help="of the rounds: quick, that of mmfeat selftrain, or a head's name"
-    )
     parser.add_argument("--metric", default="samples-f1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--final", help="also this head over three seeds, before and after")

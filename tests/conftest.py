@@ -29,6 +29,12 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture
+def short_rounds(monkeypatch):
+    """Rounds of self-training whose fits have few epochs."""
+    monkeypatch.setattr("mmfeat.selftrain.rounds.MOST_EPOCHS", 5)
+
+
 @pytest.fixture(scope="session")
 def coco18() -> Path:
     if not (COCO18 / "train.csv").is_file():

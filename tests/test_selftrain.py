@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_heads import CONFIGS, made
 
-from mmfeat.config import POLICIES, LinearConfig, MlpConfig, PredictConfig, SelftrainConfig
+from mmfeat.config import POLICIES, PredictConfig, SelftrainConfig
 from mmfeat.heads.fit import fit_head, head_logits
 from mmfeat.selftrain import rounds as module
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets, expected_prior, expected_threshold, soft_targets, targets_of
 from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import RoundModels, agreement, is_accepted, self_train, with_targets
+from mmfeat.selftrain.rounds import agreement, is_accepted, self_train, with_targets
 
-MODELS = RoundModels(LinearConfig(epochs=4), "crossattn", CONFIGS["crossattn"])
+pytestmark = pytest.mark.usefixtures("short_rounds")
 RULE = PredictConfig()
 
 # policies
@@ -139,9 +139,9 @@ def unlabelled_data():
     return dataclasses.replace(data, labels=labels, train=np.arange(40)), np.arange(40, 120)
 
 
-def run(data, unlabelled, rounds=2, policy="soft", models=MODELS, **more):
+def run(data, unlabelled, rounds=2, policy="soft", **more):
     config = SelftrainConfig(rounds=rounds, policy=policy)
-    return self_train(data, unlabelled, config, metric="samples-f1", seed=0, rule=RULE, models=models, **more)
+    return self_train(data, unlabelled, config, metric="samples-f1", seed=0, rule=RULE, **more)
 
 
 def test_zero_rounds_is_the_supervised_fit():
@@ -150,8 +150,16 @@ def test_zero_rounds_is_the_supervised_fit():
     assert [r.number for r in done.rounds] == [0]
     assert done.targets is None
     assert with_targets(data, unlabelled, done.targets) is data
-    alone = fit_head(MODELS.head, data, dataclasses.replace(MODELS.head_config, batch_size=32), rule=RULE)
+    alone = fit_head("mlp", dataclasses.replace(data, val=data.val[:0]), module._for_rows(module.MLP, 40))
     assert np.array_equal(done.logits, head_logits(alone.head, data))
+
+
+@pytest.mark.parametrize(("n_rows", "size", "epochs"), [(20, 32, 40), (900, 32, 21), (16800, 512, 19), (10**6, 512, 4)])
+def test_settings_of_rounds_depend_on_the_number_of_rows(monkeypatch, n_rows, size, epochs):
+    monkeypatch.setattr(module, "MOST_EPOCHS", 40)
+    found = module._for_rows(module.MLP, n_rows)
+    assert (found.batch_size, found.epochs) == (size, epochs)
+    assert (found.lr > module.MLP.lr) == (size > 256)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -177,14 +185,11 @@ def test_given_labels_never_change_and_val_never_trains(monkeypatch, policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_wrong_labels_planted_in_val_change_no_pseudo_label(monkeypatch, policy):
     data, unlabelled = unlabelled_data()
-    fixed = LinearConfig(patience=99, epochs=1)  # val chooses no epoch, and every round stands
-    models = RoundModels(fixed, "mlp", MlpConfig(patience=99, epochs=1, hidden=8))
-    monkeypatch.setattr(module, "is_accepted", lambda difference, first: True)
+    monkeypatch.setattr(module, "is_accepted", lambda difference, first: True)  # val judges nothing here
     planted = data.labels.clone()
     planted[data.val] = 1 - planted[data.val]
     first, second = (
-        run(dataclasses.replace(data, labels=labels), unlabelled, 2, policy, models)
-        for labels in (data.labels, planted)
+        run(dataclasses.replace(data, labels=labels), unlabelled, 2, policy) for labels in (data.labels, planted)
     )
     assert first.rounds[0].figures.scores.samples_f1 != second.rounds[0].figures.scores.samples_f1
     assert first.best == second.best > 0

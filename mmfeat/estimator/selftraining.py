@@ -9,9 +9,9 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mmfeat.config import POLICIES, LinearConfig, SelftrainConfig
+from mmfeat.config import POLICIES, SelftrainConfig
 from mmfeat.estimator.classifier import FusionClassifier
-from mmfeat.selftrain.rounds import RoundModels, SelfTraining, self_train, with_targets
+from mmfeat.selftrain.rounds import SelfTraining, self_train, with_targets
 
 
 class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
@@ -24,7 +24,7 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : FusionClassifier, optional
-        Cloned; its `validation_fraction` has to leave labelled rows to judge the rounds by.
+        Cloned, and fitted when the rounds, which are of linear models and an MLP, are done; its `validation_fraction` has to leave labelled rows to judge the rounds by.
     policy : str
         soft, class-aware, confident, all: see `[selftrain] policy`.
     max_iter : int
@@ -91,7 +91,7 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
             with torch.random.fork_rng(devices=[]):
                 done = self_train(
                     data, free, SelftrainConfig(rounds=int(self.max_iter), policy=self.policy), metric=estimator.metric,
-                    seed=seed, rule=estimator.rule(), models=RoundModels(LinearConfig(), estimator.head, settings),
+                    seed=seed, rule=estimator.rule(),
                 )  # fmt: skip
             data = with_targets(data, free, done.targets)
         self.estimator_ = estimator.fit_on(data, settings, seed)

@@ -21,10 +21,10 @@ def kept_in(folder: Path) -> Callable[[int, Callable[[], Any]], Any]:
             contextlib.suppress(Exception),
             np.load(file) as found,
         ):  # numpy's and zipfile's own, for each kind of damage
-            return found["fused"], found["head"]
-        fused, head = make()
+            return found["fused"], found["mlp"]
+        fused, mlp = make()
         with atomic_path(file) as temporary, temporary.open("wb") as opened:
-            np.savez(opened, fused=fused, head=head)
-        return fused, head
+            np.savez(opened, fused=fused, mlp=mlp)
+        return fused, mlp
 
     return memory

@@ -1,13 +1,14 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-A teacher gives labels that are not known targets; a linear model of each modality and a head on all learn from these and
-from the labels that are given; fused, they are the next teacher. Val judges each round's head against the best so far; the first round that is
-reverted is the last. Val rows are never trained on and given labels never change.
+A teacher gives labels that are not known targets; a linear model of each modality and an MLP on all learn from these and
+from the labels that are given; fused, they are the next teacher. Val judges each round's MLP against the best so far; the
+first round that is reverted is the last. Val rows are never trained on and given labels never change.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +27,15 @@ from mmfeat.models.figures import Figures, figures_of, outcome_of
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets, expected_prior, targets_of
 
-LARGE = 512  # rows of a batch
+LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # what is trained in rounds, whatever in the end
+STEPS, LARGE = 600, 512  # about so many of them in a fit, of batches of up to so many rows
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round; round 0 is the supervised head.
+    """One round; round 0 learns from given labels alone.
 
     Attributes
     ----------
@@ -45,7 +48,7 @@ class Round:
     agreement, truth : float or None
         micro-F1 of the pseudo-labels against those of the round before, and against the truth where that is known.
     figures : Figures
-        Of the head on val.
+        Of the MLP on val.
     difference : tuple of float or None
         To the best round before, in the metric, higher is better: the mean and its 95 % interval.
     refitted : bool
@@ -74,7 +77,7 @@ class SelfTraining:
     targets : Targets or None
         What the unlabelled rows taught in it; None for round 0.
     logits : np.ndarray
-        `(N, K)` of its head, for all rows.
+        `(N, K)` of its MLP, for all rows.
     ended : str
         Why there are no more rounds: `reverted`, `no_change` or `max_iter`, as scikit-learn says it.
     """
@@ -86,20 +89,7 @@ class SelfTraining:
     ended: str
 
 
-@dataclass(frozen=True)
-class RoundModels:
-    """What is trained in each round: a linear head on each encoder alone, and one head on all of them."""
-
-    linear: LinearConfig
-    head: str
-    head_config: Any
-
-
-# In seconds, whatever is trained in the end: with 512 units and twice the patience val and hidden rows gain no more.
-QUICK = RoundModels(LinearConfig(patience=4), "mlp", MlpConfig(hidden=256, patience=4))
-
-
-Logits = tuple[np.ndarray, np.ndarray]  # of all rows, `(N, K)`, by the fused models and by the head
+Logits = tuple[np.ndarray, np.ndarray]  # of all rows, `(N, K)`, by the fused models and by the MLP
 Memory = Callable[[int, Callable[[], Logits]], Logits]  # a round's logits: as they were kept, or made and kept
 Refit = Callable[[int, Targets], FitData | None]
 
@@ -123,7 +113,7 @@ def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None)
 
 def self_train(
     data: FitData, unlabelled: np.ndarray, config: SelftrainConfig, *, metric: str, seed: int, rule: PredictConfig,
-    models: RoundModels = QUICK, truth: np.ndarray | None = None, refit: Refit | None = None, memory: Memory | None = None,
+    truth: np.ndarray | None = None, refit: Refit | None = None, memory: Memory | None = None,
     on_round: Callable[[Round], None] | None = None,
 ) -> SelfTraining:  # fmt: skip
     """Run up to `config.rounds` rounds.
@@ -157,9 +147,9 @@ def self_train(
         return figures_of(val_labels, logits, decision), outcome_of(logits, decision)
 
     best, best_targets, before, ended = 0, None, None, "max_iter"
-    fused, head = memory(0, lambda: _trained(data, models, metric, seed, rule))
-    figures, outcome = judged(head[data.val])
-    best_logits = head
+    fused, mlp = memory(0, lambda: _trained(data, seed))
+    figures, outcome = judged(mlp[data.val])
+    best_logits = mlp
     history = [Round(0, 0, 0, [0] * len(prior), None, None, None, figures, None, True)]
     on_round(history[0])
     for number in range(1, config.rounds + 1):
@@ -174,8 +164,8 @@ def self_train(
         if anew is not None:
             data, kernel = anew, None if kernel is None else kernel_logits(anew)
         part = with_targets(data, unlabelled, targets)
-        fused, head = memory(number, lambda part=part: _trained(part, models, metric, seed, rule))
-        figures, now = judged(head[data.val])
+        fused, mlp = memory(number, lambda part=part: _trained(part, seed))
+        figures, now = judged(mlp[data.val])
         difference = _difference(metric, val_labels, now, outcome)
         accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
         history.append(Round(
@@ -187,7 +177,7 @@ def self_train(
         if not accepted:
             ended = "reverted"
             break
-        best, best_targets, best_logits, outcome, before = number, targets, head, now, said
+        best, best_targets, best_logits, outcome, before = number, targets, mlp, now, said
     return SelfTraining(history, best, best_targets, best_logits, ended)
 
 
@@ -219,22 +209,22 @@ def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple
     return (-mean, -high, -low) if metric == "loss" else (mean, low, high)
 
 
-def _in_large_batches(config: Any, n_rows: int) -> Any:
-    """A head's settings with batches of up to twice the usual size, and steps that are larger with them."""
+def _for_rows(config: Any, n_rows: int) -> Any:
+    """A head's settings for so many rows: a fixed number of epochs, and larger steps where batches are large."""
     size = min(LARGE, max(32, n_rows // 30))
-    return config if config.batch_size else dataclasses.replace(
-        config, batch_size=size, lr=config.lr * max(1.0, 2 * size / LARGE) ** 0.5
-    )  # fmt: skip
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / size))))
+    return dataclasses.replace(config, batch_size=size, epochs=epochs, lr=config.lr * max(1.0, 2 * size / LARGE) ** 0.5)
 
 
-def _trained(data: FitData, models: RoundModels, metric: str, seed: int, rule: PredictConfig) -> Logits:
-    """Mean of the logits of a model for each encoder and of the head on all; the head's own."""
+def _trained(data: FitData, seed: int) -> Logits:
+    """Mean of the logits of a linear model for each encoder and of an MLP on all; the MLP's own.
+
+    No val row chooses their epochs: there may be few, and they judge the round.
+    """
     logits, present = [], []
-    for part, head, config in [
-        *((data.only(name), "linear", models.linear) for name in data.widths),
-        (data, models.head, models.head_config),
-    ]:
-        fitted = fit_head(head, part, _in_large_batches(config, len(part.train)), metric=metric, rule=rule, seed=seed)
+    alone = dataclasses.replace(data, val=data.val[:0])
+    for name, part, config in [*(("linear", alone.only(one), LINEAR) for one in data.widths), ("mlp", alone, MLP)]:
+        fitted = fit_head(name, part, _for_rows(config, len(part.train)), seed=seed)
         logits.append(head_logits(fitted.head, part))
         present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
     prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()

@@ -18,7 +18,7 @@ from mmfeat.models.runs import ROLES, Run, already_made
 from mmfeat.progress import progress, say
 from mmfeat.report.rounds import write_rounds
 from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import QUICK, SelfTraining, self_train, with_targets
+from mmfeat.selftrain.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
 from mmfeat.workflows.deciding import needed_val
 from mmfeat.workflows.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.workflows.fuse import (
@@ -153,7 +153,7 @@ def _planned(project: Project) -> _Plan:
     fingerprint = head_fingerprint(
         begun, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[free], list(identities)),
-        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, models=dataclasses.asdict(QUICK),
+        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": encoders.fingerprint()} if encoders else {}),
     )  # fmt: skip
