@@ -154,7 +154,7 @@ def test_zero_rounds_is_the_supervised_fit():
     assert np.array_equal(done.logits, head_logits(alone.head, data))
 
 
-@pytest.mark.parametrize(("n_rows", "size", "epochs"), [(20, 32, 40), (900, 32, 21), (16800, 512, 19), (10**6, 512, 4)])
+@pytest.mark.parametrize(("n_rows", "size", "epochs"), [(20, 32, 40), (900, 32, 17), (16800, 512, 15), (10**6, 512, 4)])
 def test_settings_of_rounds_depend_on_the_number_of_rows(monkeypatch, n_rows, size, epochs):
     monkeypatch.setattr(module, "MOST_EPOCHS", 40)
     found = module._for_rows(module.MLP, n_rows)

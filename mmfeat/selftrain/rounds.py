@@ -28,7 +28,7 @@ from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets, expected_prior, targets_of
 
 LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # what is trained in rounds, whatever in the end
-STEPS, LARGE = 600, 512  # about so many of them in a fit, of batches of up to so many rows
+STEPS, LARGE = 480, 512  # about so many of them in a fit, of batches of up to so many rows
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
