@@ -139,7 +139,7 @@ def sklearn(args: argparse.Namespace) -> None:
     given = hide(args.project, args.share, args.seed)
     x = np.concatenate([tensor.numpy() for tensor in given.data.inputs.values()], 1)
     seen = np.concatenate([given.data.train, given.data.val, given.hidden])
-    x = (x - x[seen].mean(0)) / x[seen].std(0)
+    x = (x - x[seen].mean(0)) / np.maximum(x[seen].std(0), 1e-6)
     labels = given.data.labels.numpy()
     classes = range(labels.shape[1])
 

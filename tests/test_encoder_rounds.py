@@ -13,6 +13,8 @@ from mmfeat.errors import ConfigError
 from mmfeat.selftrain import rounds
 from mmfeat.workflows import encoder_rounds
 from mmfeat.workflows.encoder_rounds import CAME_AFTER, as_before
+from mmfeat.workflows.extract import extract
+from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
@@ -30,18 +32,26 @@ def standing(monkeypatch):
 
 
 @pytest.fixture
-def often(extracted, standing):
-    return Project(extracted.root, EVERY)
+def tuned(project):
+    """A project with fine-tuned encoders and all features cached."""
+    finetune(project)
+    extract(Project(project.root))
+    return Project(project.root)
+
+
+@pytest.fixture
+def often(tuned, standing):
+    return Project(tuned.root, EVERY)
 
 
 def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monkeypatch):
-    taught, original = [], encoder_rounds.finetune
+    taught = []
 
-    def finetune(overlay, names):
+    def recorded(overlay, names):
         taught.append(overlay.manifest)
-        return original(overlay, names)
+        return finetune(overlay, names)
 
-    monkeypatch.setattr(encoder_rounds, "finetune", finetune)
+    monkeypatch.setattr(encoder_rounds, "finetune", recorded)
     manifest, before = often.manifest, {name: often.identity(name) for name in ("image", "text")}
     run = selftrain(often).run
     assert [one["refitted"] for one in run.record["rounds"]] == [False, False, True, True][: len(run.record["rounds"])]
@@ -84,9 +94,9 @@ def test_as_before_are_the_encoders_before_any_pseudo_label(often):
     assert {name: now.identity(name).spec.key for name in before} != before
 
 
-def test_reverted_encoders_are_not_in_use(extracted, monkeypatch):
+def test_reverted_encoders_are_not_in_use(tuned, monkeypatch):
     monkeypatch.setattr(rounds, "is_accepted", lambda difference, first: first)
-    project = Project(extracted.root, EVERY)
+    project = Project(tuned.root, EVERY)
     before = {name: project.identity(name) for name in ("image", "text")}
     run = selftrain(project).run
     assert run.record["best_round"] == 1
@@ -111,9 +121,9 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
         selftrain(often)
     kept = sorted(path.name for path in (often.runs / ".resume-selftrain").glob("*/encoders-2/checkpoints/*"))
     assert set(kept) >= {"image-1", "text-1"}
-    fits, fit = [], encoder_rounds.finetune
+    fits = []
     monkeypatch.setattr(encoder_rounds, "extract_one", original)
-    monkeypatch.setattr(encoder_rounds, "finetune", lambda *args: fits.append(fit(*args)) or fits[-1])
+    monkeypatch.setattr(encoder_rounds, "finetune", lambda *args: fits.append(finetune(*args)) or fits[-1])
     resumed = selftrain(Project(often.root, EVERY)).run
     assert [result.made for result in fits[0][0]] == [False, False]
     kept_logits = resumed.logits().logits
@@ -142,20 +152,38 @@ def test_the_cost_is_told_first_and_no_is_no(often):
     assert not list(often.runs.glob("selftrain-*"))
 
 
-def test_on_the_command_line_it_asks_and_goes_on_with_yes(extracted):
+def test_on_the_command_line_it_asks_and_goes_on_with_yes(tuned):
     arguments = ("selftrain", "--rounds", "2", "--encoder-every", "1")
-    asked = run_cli(*arguments, cwd=extracted.root, check=False)
+    asked = run_cli(*arguments, cwd=tuned.root, check=False)
     assert asked.returncode == 1
     assert "Encoder rounds: up to 1, each fine-tunes image and text on" in asked.stderr
-    assert not list(extracted.runs.glob("selftrain-*"))
-    done = run_cli(*arguments, "--yes", cwd=extracted.root)
+    assert not list(tuned.runs.glob("selftrain-*"))
+    done = run_cli(*arguments, "--yes", cwd=tuned.root)
     assert "encoders anew after every 1 round" in done.stdout
-    record = json.loads((extracted.runs / "selftrain-1" / "run.json").read_text(encoding="utf-8"))
+    record = json.loads((tuned.runs / "selftrain-1" / "run.json").read_text(encoding="utf-8"))
     assert len(record["rounds"]) >= 2
 
 
-def test_what_cannot_be_fine_tuned_is_said(extracted):
-    file = extracted.root / "mmfeat.toml"
+def test_what_was_kept_frozen_stays_frozen(project, standing):
+    finetune(project, ["image"], freeze=True)
+    finetune(Project(project.root), ["text"])
+    extract(Project(project.root))
+    often = Project(project.root, EVERY)
+    before = often.identity("image")
+    selftrain(often)
+    now = Project(project.root)
+    assert (now.identity("image"), now.identity("text").checkpoint) == (before, "text-2")
+
+
+def test_where_nothing_is_fine_tuned_that_is_said(extracted):
+    with pytest.raises(
+        ConfigError, match=r"no encoder of fuse\.inputs is\. Run: mmfeat finetune image text, or: --enc"
+    ):
+        selftrain(Project(extracted.root, EVERY))
+
+
+def test_a_checkpoint_that_is_named_is_said(tuned):
+    file = tuned.root / "mmfeat.toml"
     text = file.read_text(encoding="utf-8")
     file.write_text(
         text.replace("[encoder.text]", '[encoder.text]\ncheckpoint = "checkpoints/text-1"'), encoding="utf-8"
@@ -163,4 +191,4 @@ def test_what_cannot_be_fine_tuned_is_said(extracted):
     with pytest.raises(
         ConfigError, match=r'encoder\.text\.checkpoint = "checkpoints/text-1".*Set: checkpoint = "latest"'
     ):
-        selftrain(Project(extracted.root, EVERY))
+        selftrain(Project(tuned.root, EVERY))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.config import OTHER, TFIDF, Config
+from mmfeat.config import TFIDF, Config
 from mmfeat.devices import torch_device
 from mmfeat.encoders.checkpoint import copy_checkpoint, read_checkpoint
 from mmfeat.encoders.resolve import Identity
@@ -30,7 +30,7 @@ from mmfeat.workflows.fits import planned_fit
 from mmfeat.workflows.overlay import Overlay
 from mmfeat.workflows.project import Project
 
-CAME_AFTER = "selftrained"  # in a checkpoint's record: the checkpoint that was in use before, or null for none
+CAME_AFTER = "selftrained"  # in a checkpoint's record: the checkpoint that was in use before
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,33 @@ class Encoded:
         return fit_data(self.table, list(self.identities), torch_device(config.device), rows)
 
 
-def tunable(config: Config) -> list[str]:
-    """The fusion inputs that have a network to fine-tune.
+def tunable(project: Project) -> list[str]:
+    """The fusion inputs that encoder rounds fine-tune: those that are fine-tuned. What was kept frozen stays frozen.
 
     Raises
     ------
     ConfigError
         There is none; or mmfeat.toml names a checkpoint, so that a new one would not be in use.
     """
-    inputs = {name: config.encoder[name] for name in config.fuse.inputs}
-    names = [name for name, table in inputs.items() if table.modality != OTHER and table.model != TFIDF]
+    config = project.config
+    names = [name for name in config.fuse.inputs if _is_fine_tuned(project, name)]
     if not names:
-        raise ConfigError("selftrain.encoder_every: no encoder in fuse.inputs has a network to fine-tune. Set it to 0")
+        raise ConfigError(
+            "selftrain.encoder_every: encoder rounds fine-tune again what is fine-tuned, and no encoder of fuse.inputs is. "
+            f"Run: mmfeat finetune {' '.join(config.fuse.inputs)}, or: --encoder-every 0"
+        )
     for name in names:
-        if (given := inputs[name].checkpoint) != "latest":
+        if (given := config.encoder[name].checkpoint) != "latest":
             raise ConfigError(
                 f'mmfeat.toml: encoder.{name}.checkpoint = "{given}", but encoder rounds make a newer one. '
                 'Set: checkpoint = "latest"'
             )
     return names
+
+
+def _is_fine_tuned(project: Project, name: str) -> bool:
+    checkpoint = project.checkpoint(project.identity(name))
+    return checkpoint is not None and not checkpoint.frozen and project.config.encoder[name].model != TFIDF
 
 
 def as_before(project: Project) -> Project:
@@ -93,8 +101,7 @@ def as_before(project: Project) -> Project:
     for name in project.config.fuse.inputs:
         checkpoint = project.checkpoint(project.identity(name))
         if checkpoint is not None and CAME_AFTER in checkpoint.record:
-            before = checkpoint.record[CAME_AFTER]
-            given = f"{project.checkpoints.name}/{before}" if before else "none"
+            given = f"{project.checkpoints.name}/{checkpoint.record[CAME_AFTER]}"
             tables[name] = dataclasses.replace(project.config.encoder[name], checkpoint=given)
     if not tables:
         return project
@@ -179,14 +186,11 @@ class EncoderRounds:
         for name, identity in self.made[at].identities.items():
             if host.identity(name).spec.key == identity.spec.key:
                 continue
-            if identity.checkpoint is None:
-                say(f'{name}: to use the encoder that this began with, set in mmfeat.toml: checkpoint = "none"')
-                continue
             before = self.made[0].identities[name].checkpoint
             folder = self._folder(at) / "checkpoints" if at else host.checkpoints
             more = {CAME_AFTER: before} if at else {}
             copied = copy_checkpoint(read_checkpoint(folder / identity.checkpoint), name, host.checkpoints, more)
-            came_after = f"; before it was {before or 'none'}" if at else ""
+            came_after = f"; before it was {before}" if at else ""
             say(f"{name}: {host.checkpoints.name}/{copied.name} is in use from now on{came_after}")
         return {name: host.identity(name) for name in self.made[at].identities}
 

@@ -82,7 +82,7 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
     Raises
     ------
     ConfigError
-        Encoder rounds are asked for, and there is no encoder to fine-tune, or its checkpoint is named in mmfeat.toml.
+        Encoder rounds are asked for, and no encoder is fine-tuned, or its checkpoint is named in mmfeat.toml.
     DataError
         There are no unlabelled rows to learn from, or no val rows to stop by.
     MissingFeatures
@@ -138,7 +138,7 @@ class _Plan:
 
 def _planned(project: Project) -> _Plan:
     config, manifest, head = project.config, project.manifest, project.config.fuse.head
-    names = tunable(config) if config.selftrain.encoder_every else []
+    names = tunable(project) if config.selftrain.encoder_every else []
     begun = as_before(project) if names else project
     identities, table, rows = head_inputs(begun, unlabelled=True, heads=[head])
     free = np.flatnonzero((manifest.labels[rows] < 0).any(1) & (manifest.split[rows] == "train"))
