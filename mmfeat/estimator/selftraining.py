@@ -24,7 +24,8 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : FusionClassifier, optional
-        Cloned, and fitted when the rounds, which are of linear models and an MLP, are done; its `validation_fraction` has to leave labelled rows to judge the rounds by.
+        Cloned, and fitted when the rounds, which are of linear models and an MLP, are done. Its `validation_fraction` has to
+        leave labelled rows to judge the rounds by.
     policy : str
         soft, class-aware, confident, all: see `[selftrain] policy`.
     max_iter : int
