@@ -119,11 +119,11 @@ def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], bes
 
 
 def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> None:
-    """Figures on val of each round of a self-training, and the pseudo-labels of each class; reverted rounds are hollow."""
+    """Figures on val of each round of a self-training (reverted rounds are hollow), its pseudo-labels by class, and how steady they are."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    scored, taught = figure.subplots(1, 2)
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    scored, taught, steady = figure.subplots(1, 3)
     numbers = [one["number"] for one in rounds]
     for (key, label), (colour, mark) in zip(_ROUNDS, _LOOKS.values(), strict=True):
         values = [one["figures"][key] for one in rounds]
@@ -131,8 +131,25 @@ def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> Non
         scored.plot(numbers, values, color=colour, label=label)
         scored.scatter(numbers, values, edgecolors=colour, facecolors=faces, marker=mark, zorder=3)
     taught.plot(numbers[1:], [one["n_yes"] for one in rounds[1:]], marker=".")
-    for axes, label in ((scored, "figures of the head on val"), (taught, "rows taught as yes, a line for each class")):
-        axes.set_xlabel("round; 0 is supervised, hollow is reverted")
+    for key, label in (("agreement", "with the round before"), ("truth", "with the truth")):
+        known = [one["number"] for one in rounds if one[key] is not None]
+        if known:
+            steady.plot(
+                known, [one[key] for one in rounds if one[key] is not None], marker="o", label=label, clip_on=False
+            )
+    steady.set_ylim(0, 1)
+    if steady.lines:
+        steady.legend(frameon=False, loc="lower left")
+    else:
+        steady.text(0.5, 0.5, "from the second round on", ha="center", transform=steady.transAxes)
+    named = (
+        (scored, "figures of the MLP on val"),
+        (taught, "rows taught as yes, a line for each class"),
+        (steady, "agreement of pseudo-labels, micro-F1"),
+    )
+    for axes, label in named:
+        axes.set_xlabel("round; 0 is supervised, hollow is reverted" if axes is scored else "round")
+        axes.set_xlim(-0.1, numbers[-1] + 0.1)
         axes.set_title(label, fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
         _quieten(axes)
