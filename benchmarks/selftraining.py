@@ -6,6 +6,7 @@
     python benchmarks/selftraining.py sklearn --project . --share 0.05 --seed 0
     python benchmarks/selftraining.py ceiling --project . --seed 0
     python benchmarks/selftraining.py table
+    python benchmarks/selftraining.py truth --project mmfeat-demo --truth data/truth.csv --run selftrain-1
 
 On a project's cached features. Of its labelled rows 3,000 are put aside, which no round sees; of the others a share (of all
 rows) keeps its labels, a tenth of those as val, and the labels of the rest are hidden: their truth is for scoring alone.
@@ -17,6 +18,7 @@ added to results/selftraining.json, from which `table` prints mean and deviation
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import json
 import time
@@ -31,12 +33,14 @@ from store_io import cpu_name
 from mmfeat.config import PredictConfig, SelftrainConfig
 from mmfeat.heads.fit import FitData, fit_heads, heads_logits
 from mmfeat.heads.members import Member
-from mmfeat.labels import decide, sigmoid
+from mmfeat.labels import decide, encode, sigmoid
 from mmfeat.metrics import scores
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import self_train, with_targets
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.scoring import source
 
 RESULTS = Path(__file__).parent / "results" / "selftraining.json"
 POLICIES = ("all", "confident", "class-aware", "soft")
@@ -225,6 +229,20 @@ def _cells(values: np.ndarray) -> str:
     return " | ".join(_spread(column) for column in values.T)
 
 
+def truth(args: argparse.Namespace) -> None:
+    """Figures of a project's runs on the unlabelled rows whose labels a file has: an id, and labels as in the demo's truth.csv."""
+    project = Project(args.project)
+    with (project.root / args.truth).open(encoding="utf-8", newline="") as file:
+        given = {row[0]: row[1].split() for row in list(csv.reader(file))[1:]}
+    rows = np.array([row for row in project.manifest.rows("unlabelled") if project.manifest.ids[row] in given])
+    labels = encode([given[i] for i in project.manifest.ids[rows]], project.manifest.classes)
+    print("| run | rows | samples-F1 | macro-F1 | mAP |\n|---|---|---|---|---|")
+    for name in args.run:
+        logits = source(project, name, rows).logits
+        found = scores(labels, decide(sigmoid(logits)), logits)
+        print(f"| {name} | {len(rows):,} | {' | '.join(f'{100 * getattr(found, f):.1f}' for f in FIGURES)} |")
+
+
 def _spread(values: np.ndarray, sign: str = "") -> str:
     spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
     return f"{values.mean():{sign}.1f}{spread}"
@@ -232,7 +250,7 @@ def _spread(values: np.ndarray, sign: str = "") -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("run", "kernel", "ceiling", "sklearn", "table"))
+    parser.add_argument("part", choices=("run", "kernel", "ceiling", "sklearn", "table", "truth"))
     parser.add_argument("--project", default=".")
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -240,6 +258,9 @@ if __name__ == "__main__":
     parser.add_argument("--metric", default="samples-f1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--final", help="also this head over three seeds, before and after")
+    parser.add_argument("--truth", help="a CSV file, from the project's folder")
+    parser.add_argument("--run", action="append", help="again for several")
     parser.add_argument("--keep", default="/tmp/mmfeat-selftraining", help="where rounds are kept")
     args = parser.parse_args()
-    {"run": run, "kernel": kernel, "ceiling": ceiling, "sklearn": sklearn, "table": table}[args.part](args)
+    parts = {"run": run, "kernel": kernel, "ceiling": ceiling, "sklearn": sklearn, "table": table, "truth": truth}
+    parts[args.part](args)
