@@ -6,6 +6,7 @@
     python benchmarks/selftraining.py sklearn --project . --share 0.05 --seed 0
     python benchmarks/selftraining.py ceiling --project . --seed 0
     python benchmarks/selftraining.py table
+    python benchmarks/selftraining.py speed --project .
     python benchmarks/selftraining.py truth --project mmfeat-demo --truth data/truth.csv --run selftrain-1
 
 On a project's cached features. Of its labelled rows 3,000 are put aside, which no round sees; of the others a share (of all
@@ -31,14 +32,16 @@ from heads import project_data, settings
 from store_io import cpu_name
 
 from mmfeat.config import PredictConfig, SelftrainConfig
-from mmfeat.heads.fit import FitData, fit_heads, heads_logits
+from mmfeat.heads.fit import FitData, fit_data, fit_heads, heads_logits
 from mmfeat.heads.members import Member
 from mmfeat.labels import decide, encode, sigmoid
 from mmfeat.metrics import scores
+from mmfeat.selftrain import rounds
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import self_train, with_targets
+from mmfeat.workflows.fuse import head_inputs
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import source
 
@@ -229,6 +232,22 @@ def _cells(values: np.ndarray) -> str:
     return " | ".join(_spread(column) for column in values.T)
 
 
+def speed(args: argparse.Namespace) -> None:
+    """Rounds on all rows of the project, labelled and unlabelled, each of which stands: seconds when each was done."""
+    project = Project(args.project)
+    identities, features, rows = head_inputs(project, unlabelled=True)
+    data = fit_data(features, list(identities), torch.device("cpu"), rows)
+    free = np.flatnonzero((project.manifest.labels[rows] < 0).any(1))
+    rounds.is_accepted = lambda difference, first: True
+    start, seconds = time.perf_counter(), []
+    done = self_train(
+        data, free, SelftrainConfig(rounds=args.rounds), metric=args.metric, seed=args.seed, rule=PredictConfig(),
+        on_round=lambda one: seconds.append(time.perf_counter() - start),
+    )  # fmt: skip
+    print(f"{len(rows):,} rows, {torch.get_num_threads()} threads of {cpu_name()}, {done.ended}; done after s: "
+          + ", ".join(f"{one:.0f}" for one in seconds))  # fmt: skip
+
+
 def truth(args: argparse.Namespace) -> None:
     """Figures of a project's runs on the unlabelled rows whose labels a file has: an id, and labels as in the demo's truth.csv."""
     project = Project(args.project)
@@ -250,7 +269,7 @@ def _spread(values: np.ndarray, sign: str = "") -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("run", "kernel", "ceiling", "sklearn", "table", "truth"))
+    parser.add_argument("part", choices=("run", "kernel", "ceiling", "sklearn", "table", "speed", "truth"))
     parser.add_argument("--project", default=".")
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -262,5 +281,13 @@ if __name__ == "__main__":
     parser.add_argument("--run", action="append", help="again for several")
     parser.add_argument("--keep", default="/tmp/mmfeat-selftraining", help="where rounds are kept")
     args = parser.parse_args()
-    parts = {"run": run, "kernel": kernel, "ceiling": ceiling, "sklearn": sklearn, "table": table, "truth": truth}
+    parts = {
+        "run": run,
+        "kernel": kernel,
+        "ceiling": ceiling,
+        "sklearn": sklearn,
+        "table": table,
+        "speed": speed,
+        "truth": truth,
+    }
     parts[args.part](args)
