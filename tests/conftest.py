@@ -92,8 +92,6 @@ head_first = false
 seeds = 2
 [fuse.linear]
 epochs = 3
-[fuse.mlp]
-epochs = 3
 [fuse.concat]
 epochs = 3
 [fuse.crossattn]

@@ -168,11 +168,11 @@ def test_a_row_without_the_modality_gets_the_training_rows_log_odds(extracted):
     extract(Project(project.root))
     project = Project(project.root)
     assert evaluate(project, ["text"]).figures["text"].scores.loss == pytest.approx(
-        results[0].figures.scores.loss, rel=1e-12
+        results[0].figures.scores.loss, rel=1e-6
     )
     again, _ = finetune(project, ["text"], freeze=True)
     assert not again[0].made
-    assert again[0].figures.scores.loss == pytest.approx(results[0].figures.scores.loss, rel=1e-12)
+    assert again[0].figures.scores.loss == pytest.approx(results[0].figures.scores.loss, rel=1e-6)
 
 
 # ensembles
