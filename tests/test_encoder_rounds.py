@@ -13,6 +13,7 @@ from mmfeat.errors import ConfigError
 from mmfeat.selftrain import rounds
 from mmfeat.workflows import encoder_rounds
 from mmfeat.workflows.encoder_rounds import CAME_AFTER, as_before
+from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict
@@ -71,6 +72,8 @@ def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monk
         assert run.encoders[name]["key"] == identity.spec.key
     assert is_current(now, run)
     assert best_run(now).name == run.name
+    assert ensemble(now, [run.name, "text"]).run.record["transductive"]
+    assert not ensemble(now, ["image", "text"]).run.record["transductive"]
     predict(now)
     assert not (often.runs / ".resume-selftrain").exists()
 

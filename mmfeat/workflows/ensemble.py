@@ -23,7 +23,7 @@ from mmfeat.workflows.members import Parts, all_candidates, named, parts_of, ref
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import common_record, input_keys
 from mmfeat.workflows.scoring import Source, joined, run_source, source, training_prior
-from mmfeat.workflows.standing import in_sample, learned_by
+from mmfeat.workflows.standing import find_run, in_sample, learned_by
 
 METHOD_TEXTS = {
     "mean": "mean of the logits",
@@ -243,6 +243,11 @@ def _save(
         "figures": {"val": figures, "val_seeds": []},
         "decision": decision_record(project, kept.logits[: len(val)]),
         "fingerprint": fingerprint,
+        "transductive": any(
+            find_run(project, member["name"]).record.get("transductive", False)
+            for member in parts.members
+            if member["fingerprint"] is not None  # of a run, not of an encoder
+        ),
         **more,
         **common_record(project),
     }
