@@ -18,8 +18,8 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     """A :class:`FusionClassifier` that learns from unlabelled rows, as scikit-learn's SelfTrainingClassifier does.
 
     A row of y that is -1, of several labels a sample -1 throughout, is unlabelled; one that is -1 in part is taught what it
-    lacks. Rounds go on while the figure on held-out
-    rows stands; the estimator is then fitted once more on what the best round learned from, over all its seeds.
+    lacks. Rounds go on while the figure on held-out rows stands; the estimator is then fitted on what the best round
+    learned from, over all its seeds.
 
     Parameters
     ----------

@@ -126,9 +126,13 @@ def missing_rows(
     lacks = lacks_embedding
     if tokens:
         lacks = lacks | (present & ~found.error & features.lookup_tokens(tokens, keys).missing)
-    rows = np.flatnonzero(lacks)
+    return distinct_rows(keys, np.flatnonzero(lacks)), lacks_embedding
+
+
+def distinct_rows(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of the rows of each distinct sample the first, in the order of `rows`."""
     _, first = np.unique(keys[rows].view("V32").ravel(), return_index=True)
-    return rows[np.sort(first)], lacks_embedding
+    return rows[np.sort(first)]
 
 
 def in_shard(keys: np.ndarray, shard: tuple[int, int] | None) -> np.ndarray:

@@ -174,10 +174,10 @@ def fit_stacks(
         members,
         data.labels.device,
         lambda config: n_parameters(name, data, config),
-        lambda config, n: (config.batch_size or _batch_size(n)) * sum(x[0].numel() for x in data.inputs.values()),
+        lambda config, n: (config.batch_size or usual_batch(n)) * sum(x[0].numel() for x in data.inputs.values()),
     )
     for stack in planned:
-        config, size = stack.config, stack.config.batch_size or _batch_size(len(stack.streams[0].train))
+        config, size = stack.config, stack.config.batch_size or usual_batch(len(stack.streams[0].train))
         heads = [_built(data.labels.device, name, data, config, stream.seed) for stream in stack.streams]
         for head in heads:
             head.load_state_dict(standardised, strict=False)
@@ -206,8 +206,9 @@ def n_parameters(name: str, data: FitData, config: Any) -> int:
     return sum(p.numel() for p in _built("meta", name, data, config, 0).parameters())
 
 
-def _batch_size(n_rows: int) -> int:
-    return min(256, max(32, n_rows // 30))
+def usual_batch(n_rows: int, most: int = 256) -> int:
+    """Rows of a batch where nothing says how many: about 30 batches an epoch."""
+    return min(most, max(32, n_rows // 30))
 
 
 def _built(device: torch.device | str, name: str, data: FitData, config: Any, seed: int) -> Head:

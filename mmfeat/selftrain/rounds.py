@@ -18,7 +18,7 @@ import torch
 
 from mmfeat.config import LinearConfig, MlpConfig, PredictConfig, SelftrainConfig
 from mmfeat.heads.base import log_odds
-from mmfeat.heads.fit import FitData, fit_head, head_logits
+from mmfeat.heads.fit import FitData, fit_head, head_logits, usual_batch
 from mmfeat.labels import sigmoid
 from mmfeat.metrics import paired_bootstrap
 from mmfeat.models.decisions import crossfitted
@@ -211,9 +211,10 @@ def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple
 
 def _for_rows(config: Any, n_rows: int) -> Any:
     """A head's settings for so many rows: a fixed number of epochs, and larger steps where batches are large."""
-    size = min(LARGE, max(32, n_rows // 30))
+    size = usual_batch(n_rows, LARGE)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / size))))
-    return dataclasses.replace(config, batch_size=size, epochs=epochs, lr=config.lr * max(1.0, 2 * size / LARGE) ** 0.5)
+    lr = config.lr * (size / usual_batch(n_rows)) ** 0.5
+    return dataclasses.replace(config, batch_size=size, epochs=epochs, lr=lr)
 
 
 def _trained(data: FitData, seed: int) -> Logits:

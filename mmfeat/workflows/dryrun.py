@@ -12,7 +12,7 @@ import numpy as np
 
 from mmfeat.config import OTHER
 from mmfeat.encoders.resolve import Identity
-from mmfeat.extract import in_shard, missing_rows
+from mmfeat.extract import distinct_rows, in_shard, missing_rows
 from mmfeat.extract.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
 from mmfeat.progress import say
 from mmfeat.store.status import encoder_status
@@ -216,7 +216,7 @@ def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:
         )  # fmt: skip
         done = fit.resume()
         seconds = fit.estimate()
-    n_val = len(np.unique(project.row_keys(plan.pretrained.spec.modality).keys[samples.val].view("V32").ravel()))
+    n_val = len(distinct_rows(project.row_keys(plan.pretrained.spec.modality).keys, samples.val))
     forward = len(samples.val) / 3  # as EncoderFit counts it, and once more for the store
     seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
     n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)

@@ -11,7 +11,7 @@ from mmfeat.config import OTHER
 from mmfeat.devices import provenance, torch_device
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
-from mmfeat.extract import Extraction
+from mmfeat.extract import Extraction, distinct_rows
 from mmfeat.heads.fit import fit_data, fit_heads, heads_logits
 from mmfeat.heads.members import Member
 from mmfeat.models.comparison import Part
@@ -126,8 +126,7 @@ def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.nd
 
 
 def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:
-    keys = project.row_keys(identity.spec.modality).keys[rows]
-    return len(np.unique(keys.view("V32").ravel()))
+    return len(distinct_rows(project.row_keys(identity.spec.modality).keys, rows))
 
 
 def _rate(

@@ -18,15 +18,14 @@ from mmfeat.devices import torch_device
 from mmfeat.encoders.checkpoint import copy_checkpoint, read_checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import ConfigError
+from mmfeat.extract import distinct_rows
 from mmfeat.heads.fit import FitData, fit_data
 from mmfeat.progress import say
 from mmfeat.selftrain.policies import Targets
-from mmfeat.store.merge import merge_parts
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.dryrun import measure_encoding, plan_finetune
-from mmfeat.workflows.extract import complete_logits, extract_one
+from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.fits import planned_fit
 from mmfeat.workflows.overlay import Overlay
 from mmfeat.workflows.project import Project
 
@@ -130,14 +129,14 @@ class EncoderRounds:
     def __init__(
         self, project: Project, folder: Path, start: Encoded, names: list[str], rows: np.ndarray, free: np.ndarray
     ) -> None:  # fmt: skip
-        self.project, self.folder, self.rows, self.free = project, folder, rows, free
-        self.every, self.rounds = project.config.selftrain.encoder_every, project.config.selftrain.rounds
-        self.names = names
+        self.project, self.folder, self.names, self.rows, self.free = project, folder, names, rows, free
+        self.every = project.config.selftrain.encoder_every
         self.made: dict[int, Encoded] = {0: start}
 
-    def fingerprint(self) -> list[str]:
-        """What they depend on beside the rounds."""
-        return [planned_fit(self.project, name, freeze=False).fingerprint for name in self.names]
+    @property
+    def times(self) -> int:
+        """How many fine-tunings there are at most."""
+        return (self.project.config.selftrain.rounds - 1) // self.every
 
     def cost(self) -> EncoderCost:
         """Measure a few batches of each encoder, forward and backward; changes nothing."""
@@ -147,13 +146,10 @@ class EncoderRounds:
         for name in self.names:
             identity = overlay.pretrained(name)
             keys = overlay.row_keys(identity.spec.modality)
-            todo = np.flatnonzero(keys.present)
-            distinct = np.unique(keys.keys[todo].view("V32").ravel(), return_index=True)[1]
-            measured = measure_encoding(overlay, identity, todo[distinct])
+            todo = distinct_rows(keys.keys, np.flatnonzero(keys.present))
+            measured = measure_encoding(overlay, identity, todo)
             seconds, mb = seconds + measured.seconds, mb + measured.n_bytes / 1e6
-        return EncoderCost(
-            self.names, (self.rounds - 1) // self.every, len(overlay.manifest.rows("train")), seconds, mb
-        )
+        return EncoderCost(self.names, self.times, len(overlay.manifest.rows("train")), seconds, mb)
 
     def __call__(self, number: int, targets: Targets) -> FitData | None:
         """Arrays by encoders that learned from the targets, where it is time for new ones before a round."""
@@ -162,13 +158,8 @@ class EncoderRounds:
         overlay = self._overlay(number, targets.labels)
         say(f"before round {number}: fine-tuning on {len(overlay.manifest.rows('train')):,} rows")
         finetune(overlay, self.names)
-        new = {name: overlay.identity(name) for name in self.names}
-        for identity in new.values():
-            extract_one(overlay, identity)
-            complete_logits(overlay, identity)
-            merge_parts(overlay.store.encoder(identity.spec))
-        start = self.made[0]
-        identities = {name: new.get(name, identity) for name, identity in start.identities.items()}
+        start, new = self.made[0], extract(overlay, self.names).identities
+        identities = {**start.identities, **new}
         table = self.project.table_of(
             {name: (identity.spec, identity.output_key) for name, identity in identities.items()}, self.rows,
             {name: self.project.config.encoder[name].tokens for name in start.table.tokens},

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
 from mmfeat.workflows.deciding import needed_val
 from mmfeat.workflows.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
+from mmfeat.workflows.fits import planned_fit
 from mmfeat.workflows.fuse import (
     fit_seeds,
     head_fingerprint,
@@ -95,8 +97,8 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
     run = already_made(project.runs, plan.fingerprint)
     made = run is None
     if run is None:
-        if confirm is not None and plan.encoders is not None and (cost := plan.encoders.cost()).times:
-            confirm(cost)
+        if confirm is not None and plan.encoders is not None and plan.encoders.times:
+            confirm(plan.encoders.cost())
         run = _make(project, plan)
     supervised, rises, lines = already_made(project.runs, plan.supervised), None, head_lines(project, run)
     if supervised is not None:
@@ -122,17 +124,19 @@ class _Plan:
         Rows of the manifest that are read, and which of them (positions in `rows`) may get pseudo-labels.
     fingerprint, supervised : str
         Digests of all that its run is made from, and the run of the same head without pseudo-labels.
+    folder : Path
+        Where it is kept what an interrupted one has done.
     encoders : EncoderRounds or None
         None where they stay as they are.
     """
 
-    begun: Project
     start: Encoded
     rows: np.ndarray
     free: np.ndarray
     settings: Any
     fingerprint: str
     supervised: str
+    folder: Path
     encoders: EncoderRounds | None
 
 
@@ -148,35 +152,31 @@ def _planned(project: Project) -> _Plan:
         )
     needed_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
-    start = Encoded(identities, table)
-    encoders = EncoderRounds(begun, project.runs / RESUME, start, names, rows, free) if names else None
     fingerprint = head_fingerprint(
         begun, "selftrain", head, settings, identities, table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
-        **({"encoders_by": encoders.fingerprint()} if encoders else {}),
+        **({"encoders_by": [planned_fit(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )  # fmt: skip
     supervised = head_fingerprint(begun, "head", head, settings, identities, table)
-    return _Plan(begun, start, rows, free, settings, fingerprint, supervised, encoders)
+    start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]
+    encoders = EncoderRounds(begun, folder, start, names, rows, free) if names else None
+    return _Plan(start, rows, free, settings, fingerprint, supervised, folder, encoders)
 
 
 def _make(project: Project, plan: _Plan) -> Run:
     """Rounds, then the head once more, over all seeds, on what the best of them learned from."""
     config, manifest, start = project.config, project.manifest, time.perf_counter()
-    resuming = project.runs / RESUME
-    folder, encoders, used = resuming / plan.fingerprint[:16], plan.encoders, plan.start
-    if encoders:
-        encoders.folder = folder
+    encoders, used = plan.encoders, plan.start
     data = used.data(config, plan.rows)
     with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
         trained = self_train(
             data, plan.free, config.selftrain, metric=config.metric, seed=config.seed, rule=config.predict,
-            refit=encoders, memory=kept_in(folder),
+            refit=encoders, memory=kept_in(plan.folder),
             on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
         )  # fmt: skip
-    if encoders:
-        used = encoders.of(trained.best)
+    if encoders and (used := encoders.of(trained.best)) is not plan.start:
         data = used.data(config, plan.rows)
     data = with_targets(data, plan.free, trained.targets)
     fits = fit_seeds(project, config.fuse.head, data, plan.settings)
@@ -189,7 +189,7 @@ def _make(project: Project, plan: _Plan) -> Run:
         plan.fingerprint, _record(trained, config.selftrain.policy, time.perf_counter() - start),
     )  # fmt: skip
     write_rounds(run.folder, run.name, run.record["rounds"], used.table.classes, config.metric)
-    shutil.rmtree(resuming, ignore_errors=True)
+    shutil.rmtree(project.runs / RESUME, ignore_errors=True)
     return run
 
 
