@@ -7,13 +7,14 @@
     python benchmarks/selftraining.py ceiling --project . --seed 0
     python benchmarks/selftraining.py table
     python benchmarks/selftraining.py speed --project .
+    python benchmarks/selftraining.py few --project .
     python benchmarks/selftraining.py truth --project mmfeat-demo --truth data/truth.csv --run selftrain-1
 
 On a project's cached features. Of its labelled rows 3,000 are put aside, which no round sees; of the others a share (of all
 rows) keeps its labels, a tenth of those as val, and the labels of the rest are hidden: their truth is for scoring alone.
 `supervised` is the rounds' MLP on the rows that keep theirs; `after` is the same after the rounds, one seed each; `--final HEAD`
-adds a head of `mmfeat fuse` over three seeds before and after. Results are
-added to results/selftraining.json, from which `table` prints mean and deviation over seeds.
+adds a head of `mmfeat fuse` over three seeds before and after. Results are added to results/selftraining.json, from which
+`table` prints mean and deviation over seeds.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from store_io import cpu_name
 from mmfeat.config import PredictConfig, SelftrainConfig
 from mmfeat.heads.fit import FitData, fit_data, fit_heads, heads_logits
 from mmfeat.heads.members import Member
-from mmfeat.labels import decide, encode, sigmoid
+from mmfeat.labels import decide, label_names, sigmoid
 from mmfeat.metrics import scores
 from mmfeat.selftrain import rounds
 from mmfeat.selftrain.kernel import kernel_logits
 from mmfeat.selftrain.policies import Targets
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.selftrain.rounds import self_train, with_targets
+from mmfeat.workflows.demo import hidden_truth
 from mmfeat.workflows.fuse import head_inputs
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import source
@@ -248,13 +250,28 @@ def speed(args: argparse.Namespace) -> None:
           + ", ".join(f"{one:.0f}" for one in seconds))  # fmt: skip
 
 
+def few(args: argparse.Namespace) -> None:
+    """Write `few.csv`, a project's labelled rows of which 1,000 keep their labels, and `truth.csv`, the labels of the others."""
+    manifest = Project(args.project).manifest
+    labelled = np.flatnonzero((manifest.labels >= 0).any(1))
+    kept = set(np.random.default_rng(args.seed).permutation(labelled)[:1000].tolist())
+    names = [" ".join(found) for found in label_names(manifest.labels[labelled], manifest.classes)]
+    with open("few.csv", "w", newline="") as given, open("truth.csv", "w", newline="") as hidden:
+        given, hidden = csv.writer(given), csv.writer(hidden)
+        given.writerow(["id", "image", "caption", "labels"])
+        hidden.writerow(["ImageID", "Labels"])
+        for row, cell in zip(labelled.tolist(), names, strict=True):
+            known = row in kept
+            given.writerow([manifest.ids[row], manifest.images[row], manifest.captions[row], cell if known else ""])
+            if not known:
+                hidden.writerow([manifest.ids[row], cell])
+
+
 def truth(args: argparse.Namespace) -> None:
-    """Figures of a project's runs on the unlabelled rows whose labels a file has: an id, and labels as in the demo's truth.csv."""
+    """Figures of a project's runs on its unlabelled rows, whose labels a file has as the demo's truth.csv."""
     project = Project(args.project)
-    with (project.root / args.truth).open(encoding="utf-8", newline="") as file:
-        given = {row[0]: row[1].split() for row in list(csv.reader(file))[1:]}
-    rows = np.array([row for row in project.manifest.rows("unlabelled") if project.manifest.ids[row] in given])
-    labels = encode([given[i] for i in project.manifest.ids[rows]], project.manifest.classes)
+    manifest, rows = project.manifest, project.manifest.rows("unlabelled")
+    labels = hidden_truth(project.root / args.truth, manifest.ids[rows], manifest.classes)
     print("| run | rows | samples-F1 | macro-F1 | mAP |\n|---|---|---|---|---|")
     for name in args.run:
         logits = source(project, name, rows).logits
@@ -268,8 +285,9 @@ def _spread(values: np.ndarray, sign: str = "") -> str:
 
 
 if __name__ == "__main__":
+    parts = {part.__name__: part for part in (run, kernel, ceiling, sklearn, table, speed, few, truth)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("run", "kernel", "ceiling", "sklearn", "table", "speed", "truth"))
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--project", default=".")
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -281,13 +299,4 @@ if __name__ == "__main__":
     parser.add_argument("--run", action="append", help="again for several")
     parser.add_argument("--keep", default="/tmp/mmfeat-selftraining", help="where rounds are kept")
     args = parser.parse_args()
-    parts = {
-        "run": run,
-        "kernel": kernel,
-        "ceiling": ceiling,
-        "sklearn": sklearn,
-        "table": table,
-        "speed": speed,
-        "truth": truth,
-    }
     parts[args.part](args)
