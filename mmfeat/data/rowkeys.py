@@ -60,10 +60,15 @@ class RowKeys:
 
     @property
     def deep(self) -> np.ndarray:
-        """Which images may hold more than 8 bits a channel, `(N,)` bool; also those that nothing is known of."""
+        """Which images are known to be able to hold more than 8 bits a channel, `(N,)` bool."""
         if self.facts is None:
-            return self.present
-        return self.present & (self.facts[:, PIXEL_DIGEST] != _SHALLOW)
+            return np.zeros(len(self.present), dtype=bool)
+        return self.present & (self.facts[:, PIXEL_DIGEST] == _DEEP)
+
+    @property
+    def lacks_facts(self) -> np.ndarray:
+        """Which images nothing is known of but their key, `(N,)` bool."""
+        return self.present & (self.facts is None or self.facts[:, PIXEL_DIGEST] == _UNKNOWN)
 
     @property
     def reasons(self) -> dict[int, str]:
