@@ -130,7 +130,8 @@ def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
     OSError, ValueError
         Its pixels cannot be read.
     """
-    halves, file = is_deep_colour(image), getattr(image, "fp", None)  # Pillow forgets the file after loading
+    file = getattr(image, "fp", None)  # Pillow forgets it after loading, or closes it
+    data = _bytes_of(file) if is_deep_colour(image) else None
     try:
         image.load()
     except (Image.DecompressionBombError, MemoryError):
@@ -141,7 +142,7 @@ def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
         if "truncated" in str(error) and image.format in ("JPEG", "MPO") and decoding.truncated == "refuse":
             raise OSError(f'{error}. [data] truncated = "accept" takes it') from None
         raise
-    return _deep_colours(image, file, decoding) if halves else image
+    return image if data is None else _deep_colours(image, data, decoding)
 
 
 def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Image.Image]:
@@ -158,10 +159,13 @@ def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Imag
 
 
 def _bytes_of(file: Any) -> bytes:
-    """All bytes of an open file; none where it is none, or is closed."""
+    """All bytes of an open file, whose position stays; none where it is none, or is closed."""
     try:
+        position = file.tell()
         file.seek(0)
-        return file.read()
+        data = file.read()
+        file.seek(position)
+        return data
     except (AttributeError, OSError, ValueError):
         return b""
 
@@ -239,13 +243,13 @@ def _bits(top: float) -> int:
     return next((bits for bits in (8, 12, 16) if top < 1 << bits), int(top).bit_length())
 
 
-def _deep_colours(image: Image.Image, file: Any, decoding: Decoding) -> Image.Image:
+def _deep_colours(image: Image.Image, data: bytes, decoding: Decoding) -> Image.Image:
     """16-bit colours of which Pillow has read the upper bytes; where only up to 12 bits are used, by both bytes."""
     upper = np.asarray(image)
     channels = [slice(0, 3), slice(3, 4)][: upper.shape[2] - 2]
     if all(upper[..., some].max(initial=0) >= 16 for some in channels):
         return image
-    lower = _lower_bytes(image, _bytes_of(file), decoding)
+    lower = _lower_bytes(image, data, decoding)
     if lower is None:
         return image
     values = upper.astype(np.uint16) << 8 | lower
