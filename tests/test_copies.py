@@ -175,7 +175,7 @@ def test_init_keeps_copies_in_one_split_and_counts_them(tmp_path):
     split = dict(zip(result.manifest.ids, result.manifest.split, strict=True))
     assert all(split[f"{i}a"] == split[f"{i}b"] for i in range(N))
     assert 0 < list(split.values()).count("val") < 2 * N
-    assert f"0 missing, 0 identical to another, {N} more in all but metadata" in result.summary
+    assert f"0 missing, 0 identical to another, {N} more except for metadata" in result.summary
     assert "in two splits" not in result.summary
 
 
@@ -190,7 +190,7 @@ def test_rows_that_have_two_splits_keep_them_and_are_named(tmp_path):
     Manifest(*(getattr(manifest, n) for n in ("ids", "images", "captions", "labels")), before, manifest.classes,
              manifest.columns, manifest.groups).save(project / "manifest.parquet")  # fmt: skip
     said = run_cli("init", cwd=project).stdout
-    assert "1 image in two splits but for metadata (listed in init.log)" in said
+    assert "1 image in two splits except for metadata (listed in init.log)" in said
     assert "the same image data: image of '0a' (train) and image of '0b' (val)" in (project / "init.log").read_text()
     assert Manifest.load(project / "manifest.parquet").split.tolist() == before.tolist()
 

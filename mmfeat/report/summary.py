@@ -52,7 +52,7 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
         same, copies = int(present.sum()) - n_files, n_files - _distinct(row_keys.pixels[present])
         missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
         text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {same:,} identical to another"
-        text += f", {copies:,} more in all but metadata" if copies else ""
+        text += f", {copies:,} more except for metadata"
         lines.append(_line("images", int(present.sum()), text + (f", {counted(blank, 'blank cell')}" if blank else "")))
     if not source.columns["id"]:
         lines.append("  ids       made from the captions; id under [data] in mmfeat.toml names a column instead")
@@ -72,7 +72,7 @@ def about_copies(pairs: list[tuple[int, int]]) -> list[str]:
     if not pairs:
         return []
     return [
-        f"  {counted(len(pairs), 'image')} in two splits but for metadata (listed in init.log). Rows keep their split, so that "
+        f"  {counted(len(pairs), 'image')} in two splits except for metadata (listed in init.log). Rows keep their split, so that "
         f"figures on val or test may be too good"
     ]
 
