@@ -11,6 +11,7 @@ records none and counts as decoder 1. Two kinds of rows are encoded again, and n
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,4 +107,5 @@ def _read(file: Path) -> dict[bytes, bool]:
 def _write(file: Path, rows: np.ndarray) -> None:
     data = io.BytesIO()
     np.save(data, rows, allow_pickle=False)
-    write_atomic(file, data.getvalue())
+    with contextlib.suppress(OSError):  # only a shortcut
+        write_atomic(file, data.getvalue())
