@@ -34,7 +34,7 @@ from store_io import cpu_name
 
 from mmfeat.batches import groups_of, usual_batch_size
 from mmfeat.devices import torch_device
-from mmfeat.encoders.preparation import decode_image
+from mmfeat.encoders.pictures import decode_image
 from mmfeat.extras import require
 from mmfeat.predictor import Predictor
 from mmfeat.workflows.export import export

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from mmfeat.workflows.project import Project
 
 
+FLAT_SHOWN = 10  # ids of flat images
+
+
 @click.command("status", short_help="What is cached, missing, stale or unreadable, and why.")
 @click.option("--config", "show_config", is_flag=True, help="Every setting with its value and where it came from.")
 @click.option(
@@ -56,6 +59,10 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else f"{bare}, no checkpoint: no logits"))
     for reason in result.failures.values():
         click.echo(reason)
+    if result.flat:
+        some = ", ".join(shown(sample) for sample in result.flat[:FLAT_SHOWN])
+        more = f" and {len(result.flat) - FLAT_SHOWN:,} more" if len(result.flat) > FLAT_SHOWN else ""
+        click.echo(f"{counted(len(result.flat), 'image')} of one colour, or nearly so: {some}{more}")
     click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")
     if show_store:
         _echo_store(project)

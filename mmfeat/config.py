@@ -44,6 +44,8 @@ class DataConfig:
     absent: str = setting("auto", choices=("auto", "negative", "unknown"))  # what a label that is not given is
     separator: str = setting(" ", filled=True)  # between the labels of one cell
     classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
+    max_megapixels: float = setting(178.95697, low=0.001)  # of one image; larger ones are refused
+    truncated: str = setting("refuse", choices=("refuse", "accept"))  # a JPEG whose end is missing
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ class FakeEncoder:
             raise UndecodableSample(ValueError("odd"))
         return sample
 
+    def is_flat(self, prepared: bytes) -> bool:
+        return False
+
     def collate(self, prepared: list[bytes]) -> dict[str, np.ndarray]:
         return {"samples": np.array(prepared, dtype=object)}
 

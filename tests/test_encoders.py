@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.image import build_image_encoder
-from mmfeat.encoders.preparation import decode_image
+from mmfeat.encoders.pictures import decode_image
 from mmfeat.encoders.text import build_text_encoder
 from mmfeat.encoders.weights import read_state
 from mmfeat.errors import EncoderError

@@ -43,12 +43,12 @@ def refuse(monkeypatch, project: Project, rows: np.ndarray) -> None:
     bad = {project.reader("image")(row) for row in rows.tolist()}
     decode = ImagePreparation.decode
 
-    def picky(sample):
+    def picky(self, sample):
         if sample in bad:
             raise UndecodableSample(ValueError("no image"))
-        return decode(sample)
+        return decode(self, sample)
 
-    monkeypatch.setattr(ImagePreparation, "decode", staticmethod(picky))
+    monkeypatch.setattr(ImagePreparation, "decode", picky)
 
 
 def test_what_was_made_before_is_in_use_again(project):

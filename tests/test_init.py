@@ -165,7 +165,10 @@ def test_blank_cells_are_counted_apart_and_an_empty_log_goes(tmp_path):
     text = path.read_text()
     path.write_text(text.replace("r3,3.png", "r3,").replace("r4,4.png", "r4,none.png"))
     made = init(tmp_path, str(path))
-    assert "38   1 missing (listed in init.log), 0 identical to another, 1 blank cell" in made.summary
+    assert (
+        "38   1 missing (listed in init.log), 0 identical to another, 0 more except for metadata, 1 blank cell"
+        in made.summary
+    )
     assert (tmp_path / "init.log").read_text() == "image of 'r4': no such image\n"
     (tmp_path / "images" / "4.png").rename(tmp_path / "images" / "none.png")
     made = init(tmp_path)
@@ -173,7 +176,7 @@ def test_blank_cells_are_counted_apart_and_an_empty_log_goes(tmp_path):
     assert not (tmp_path / "init.log").exists()
     assert init(tmp_path).unchanged
     path.write_text(text.replace("r3,3.png", "r3,").replace("r4,4.png", "r4,none.png"))
-    assert "39   0 missing, 0 identical to another, 1 blank cell" in init(tmp_path).summary
+    assert "39   0 missing, 0 identical to another, 0 more except for metadata, 1 blank cell" in init(tmp_path).summary
 
 
 def test_one_of_something_is_singular(tmp_path):

@@ -23,7 +23,7 @@ from PIL import Image
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.sources import ImageSources
 from mmfeat.encoders.image import ImageEncoder
-from mmfeat.encoders.preparation import decode_image
+from mmfeat.encoders.pictures import decode_image
 from mmfeat.encoders.text import TextEncoder
 from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.init import init
@@ -327,7 +327,7 @@ def test_a_large_image_and_a_broken_exif_print_nothing(tmp_path):
     for name, data in {"large.png": LARGE, "exif.jpg": saved(PICTURE, "JPEG", exif=exif)}.items():
         (tmp_path / name).write_bytes(data)
     code = (
-        "import sys; from mmfeat.encoders.preparation import decode_image\n"
+        "import sys; from mmfeat.encoders.pictures import decode_image\n"
         "for name in sys.argv[1:]: print(decode_image(open(name, 'rb').read()).size)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "large.png"), str(tmp_path / "exif.jpg")]

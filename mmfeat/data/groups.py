@@ -102,7 +102,7 @@ def groups_of(keys: np.ndarray, present: np.ndarray, names: Sequence[str] | None
     Parameters
     ----------
     keys, present : np.ndarray
-        Row keys of the images `(N, 32)` uint8, and whether there is an image, `(N,)` bool.
+        Row keys of the images `(N, 32)` uint8 or other digests of them, and whether there is an image, `(N,)` bool.
     names : sequence of str, optional
         The group that the source gives each row; a row with an empty string has none.
     """
@@ -110,7 +110,9 @@ def groups_of(keys: np.ndarray, present: np.ndarray, names: Sequence[str] | None
     pictures = np.full(n, -1, dtype=np.int64)
     rows = np.flatnonzero(present)
     if len(rows):
-        _, pictures[rows] = np.unique(np.ascontiguousarray(keys[rows]).view("V32").ravel(), return_inverse=True)
+        _, pictures[rows] = np.unique(
+            np.ascontiguousarray(keys[rows]).view(f"V{keys.shape[1]}").ravel(), return_inverse=True
+        )
     names = np.array(names if names is not None else [""] * n, dtype=object)
     return Groups(_joined(pictures, names), pictures, names)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmfeat.data.imagedata import PIXEL_DIGEST, deep, pixel_digest
 from mmfeat.data.imagenames import Location
 from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
@@ -21,6 +22,8 @@ from mmfeat.progress import progress
 _FORMAT = b"3"  # 3: names that match by their ends or without extension
 _BLOCK = 512
 _PLACE = 16  # bytes
+_FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
+_UNKNOWN, _SHALLOW, _DEEP = range(3)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,35 @@ class RowKeys:
         Row to the reason why its image is not there.
     refused : dict of int to str
         Row to the reason why its image is there and cannot be read.
+    facts : np.ndarray or None
+        `(N, 17)` uint8, what else was seen in the images' bytes; read it by `pixels` and `deep`.
     """
 
     keys: np.ndarray
     present: np.ndarray
     missing: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    facts: np.ndarray | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Digests `(N, 16)` uint8 of the images' data without their metadata; of all bytes, where they are not known."""
+        if self.facts is None:
+            return self.keys[:, :PIXEL_DIGEST]
+        known = self.facts[:, PIXEL_DIGEST:] != _UNKNOWN
+        return np.where(known, self.facts[:, :PIXEL_DIGEST], self.keys[:, :PIXEL_DIGEST])
+
+    @property
+    def deep(self) -> np.ndarray:
+        """Which images are known to be able to hold more than 8 bits a channel, `(N,)` bool."""
+        if self.facts is None:
+            return np.zeros(len(self.present), dtype=bool)
+        return self.present & (self.facts[:, PIXEL_DIGEST] == _DEEP)
+
+    @property
+    def lacks_facts(self) -> np.ndarray:
+        """Which images nothing is known of but their key, `(N,)` bool."""
+        return self.present & (self.facts is None or self.facts[:, PIXEL_DIGEST] == _UNKNOWN)
 
     @property
     def reasons(self) -> dict[int, str]:
@@ -65,7 +91,9 @@ def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
     return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
-def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None) -> RowKeys:
+def image_keys(
+    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, facts: bool = False
+) -> RowKeys:
     """Keys of images: digests of their files' bytes, read only where memory has none.
 
     A name that is empty is a row without an image; one that is nowhere is not present and has its reason.
@@ -74,6 +102,8 @@ def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory |
     ----------
     images : np.ndarray
         `(N,)` object array of names.
+    facts : bool
+        Whether `pixels` and `deep` are asked for too: files that memory has only the key of are then read once more.
 
     Raises
     ------
@@ -81,19 +111,20 @@ def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory |
         An archive is damaged, or a name is there several times.
     """
     state = _state(images, sources) if memory else None
-    keys = memory.recall_all(state, len(images)) if state else None
-    if keys is not None:
-        return _row_keys(images, keys, {})
+    found = memory.recall_all(state, len(images)) if state else None
+    if found is not None and not (facts and found.lacks_facts.any()):
+        return _row_keys(images, found, {})
     locations = [sources.locate(name) if name else None for name in images]
     places = [_place(*pair) for pair in zip(locations, sources.stamps(locations), strict=True)]
-    keys = memory.recall(places) if memory else np.zeros((len(images), 32), np.uint8)
-    unread = [row for row in np.flatnonzero(~keys.any(1)).tolist() if locations[row] is not None]
+    found = memory.recall(places) if memory else Digests.empty(len(images))
+    lacks = found.lacks_facts | ~found.known if facts else ~found.known
+    unread = [row for row in np.flatnonzero(lacks).tolist() if locations[row] is not None]
     refused: dict[int, str] = {}
     if unread:
         with progress("reading images", len(unread), "images") as bar:
-            for row, digest in _digests(sources, locations, unread, bar):
+            for row, digest in _digests(sources, locations, unread, bar, facts or memory is not None):
                 if isinstance(digest, bytes):
-                    keys[row] = np.frombuffer(digest, np.uint8)
+                    found.rows[row] = np.frombuffer(digest, np.uint8)
                 else:
                     refused[row] = digest
         after = sources.stamps(locations[row] for row in unread)
@@ -103,27 +134,30 @@ def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory |
     if memory and (unread or state):
         whole = all(place is not None for place, location in zip(places, locations, strict=True) if location)
         settled = state is not None and whole and not refused and state == _state(images, sources)
-        memory.remember(places, keys, state if settled else b"")
-    return _row_keys(images, keys, refused)
+        memory.remember(places, found, state if settled else b"")
+    return _row_keys(images, found, refused)
 
 
-def _row_keys(images: np.ndarray, keys: np.ndarray, refused: dict[int, str]) -> RowKeys:
-    present = keys.any(1)
+def _row_keys(images: np.ndarray, found: Digests, refused: dict[int, str]) -> RowKeys:
+    found.rows[list(refused)] = 0
+    present = found.known
     absent = np.flatnonzero(~present).tolist()
     missing = {row: "no such image" for row in absent if images[row] and row not in refused}
-    return RowKeys(keys, present, missing, refused)
+    return RowKeys(found.keys, present, missing, refused, found.facts)
 
 
 def _digests(
-    sources: ImageSources, locations: list[Location | None], unread: list[int], bar: object
+    sources: ImageSources, locations: list[Location | None], unread: list[int], bar: object, facts: bool
 ) -> Iterator[tuple[int, bytes | str]]:
-    """Digest, or the reason why there is none, of each row asked for."""
+    """Key and facts, 49 bytes, or the reason why there are none, of each row asked for."""
 
     def digest(block: list[int]) -> list[tuple[int, bytes | str]]:
         found: list[tuple[int, bytes | str]] = []
         for row in block:
             try:
-                found.append((row, hashlib.sha256(sources.read(locations[row])).digest()))
+                data = sources.read(locations[row])
+                key = hashlib.sha256(data).digest()
+                found.append((row, key + (_facts(data, key) if facts else bytes(_FACTS))))
             except (OSError, DataError) as error:
                 found.append((row, getattr(error, "strerror", None) or str(error)))
         return found
@@ -133,6 +167,42 @@ def _digests(
         for found in pool.map(digest, blocks):
             yield from found
             bar.advance(len(found))
+
+
+def _facts(data: bytes, key: bytes) -> bytes:
+    return (pixel_digest(data) or key[:PIXEL_DIGEST]) + bytes([_DEEP if deep(data) else _SHALLOW])
+
+
+@dataclass(frozen=True, eq=False)
+class Digests:
+    """Keys of images and what else was seen in their bytes: `rows (N, 49)` uint8, zeros where nothing is known."""
+
+    rows: np.ndarray
+
+    @classmethod
+    def empty(cls, n: int) -> Digests:
+        """Of `n` images nothing is known."""
+        return cls(np.zeros((n, 32 + _FACTS), np.uint8))
+
+    @property
+    def keys(self) -> np.ndarray:
+        """`(N, 32)` uint8."""
+        return np.ascontiguousarray(self.rows[:, :32])
+
+    @property
+    def facts(self) -> np.ndarray:
+        """`(N, 17)` uint8."""
+        return self.rows[:, 32:]
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which have a key, `(N,)` bool."""
+        return self.rows[:, :32].any(1)
+
+    @property
+    def lacks_facts(self) -> np.ndarray:
+        """Which have a key alone, as mmfeat 0.1.0 remembered them, `(N,)` bool."""
+        return self.known & (self.rows[:, -1] == _UNKNOWN)
 
 
 class DigestMemory:
@@ -145,23 +215,23 @@ class DigestMemory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def recall_all(self, state: bytes, n: int) -> np.ndarray | None:
-        """Digests `(N, 32)` uint8 of all rows where names and archives are in the state that was remembered."""
+    def recall_all(self, state: bytes, n: int) -> Digests | None:
+        """Digests of all rows where names and archives are in the state that was remembered."""
         found = self._read()
-        return found[2].copy() if found and found[0] == state and len(found[2]) == n else None
+        return found[2] if found and found[0] == state and len(found[1]) == n else None
 
-    def recall(self, places: list[bytes | None]) -> np.ndarray:
-        """Digests `(N, 32)` uint8 of places; zeros where a place is None or not remembered."""
-        digests = np.zeros((len(places), 32), np.uint8)
+    def recall(self, places: list[bytes | None]) -> Digests:
+        """Digests of places; zeros where a place is None or not remembered."""
+        digests = Digests.empty(len(places))
         found = self._read()
         if found:
             at = {place: row for row, place in enumerate(found[1].view(f"V{_PLACE}").ravel().tolist())}
             known = np.fromiter((at.get(place, -1) for place in places), np.int64, len(places))
-            digests[known >= 0] = found[2][known[known >= 0]]
+            digests.rows[known >= 0] = found[2].rows[known[known >= 0]]
         return digests
 
-    def remember(self, places: list[bytes | None], digests: np.ndarray, state: bytes = b"") -> None:
-        """Keep the digests `(N, 32)` of these places instead of what was kept before.
+    def remember(self, places: list[bytes | None], digests: Digests, state: bytes = b"") -> None:
+        """Keep the digests of these places instead of what was kept before.
 
         Parameters
         ----------
@@ -169,7 +239,8 @@ class DigestMemory:
             What :meth:`recall_all` will ask for; empty where another time may give other digests.
         """
         data = b"".join(place or bytes(_PLACE) for place in places)
-        columns = {"place": (_PLACE, data), "digest": (32, np.ascontiguousarray(digests))}
+        facts = np.ascontiguousarray(digests.facts)
+        columns = {"place": (_PLACE, data), "digest": (32, digests.keys), "facts": (_FACTS, facts)}
         table = pa.table(
             {
                 name: pa.Array.from_buffers(pa.binary(width), len(places), [None, pa.py_buffer(values)])
@@ -188,15 +259,19 @@ class DigestMemory:
         """Remember nothing, so that everything is read again."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> tuple[bytes, np.ndarray, np.ndarray] | None:
-        """State, places `(M, 16)` and digests `(M, 32)`, uint8."""
+    def _read(self) -> tuple[bytes, np.ndarray, Digests] | None:
+        """State, places `(M, 16)` uint8, and digests."""
         try:
             table = pq.read_table(self.path)
             metadata = table.schema.metadata or {}
             if metadata.get(b"format") != _FORMAT:
                 return None
             state = bytes.fromhex(metadata[b"state"].decode())
-            return state, _matrix(table["place"], _PLACE), _matrix(table["digest"], 32)
+            digests = Digests.empty(len(table))
+            digests.rows[:, :32] = _matrix(table["digest"], 32)
+            if "facts" in table.column_names:  # mmfeat 0.1.0 remembered none
+                digests.rows[:, 32:] = _matrix(table["facts"], _FACTS)
+            return state, _matrix(table["place"], _PLACE), digests
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
             return None
 

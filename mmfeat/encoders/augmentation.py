@@ -70,7 +70,8 @@ class ImageAugmentation:
             return self._own
         with self._lock:
             if size not in self._at_size:
-                self._at_size[size] = ImagePreparation({**self._own.data_config, "input_size": (3, size, size)})
+                config = {**self._own.data_config, "input_size": (3, size, size)}
+                self._at_size[size] = ImagePreparation(config, self._own.decoding)
             return self._at_size[size]
 
     def _cropped(self, image: Image.Image, number: int, preparation: ImagePreparation) -> Tensor:

@@ -41,6 +41,10 @@ class Encoder(nn.Module):
         """What one sample needs before it can be batched; called in worker threads. Raises `UndecodableSample`."""
         return self.preparation.prepare(sample)
 
+    def is_flat(self, prepared: Any) -> bool:
+        """Whether a prepared sample is an image of one colour or nearly so; called in worker threads."""
+        return False
+
     def collate(self, prepared: list[Any]) -> dict[str, Tensor]:
         """Join prepared samples into the tensors that `forward` takes."""
         return self.preparation.collate(prepared)

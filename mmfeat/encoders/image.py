@@ -113,6 +113,10 @@ class ImageEncoder(Encoder):
         """Where the model's own weights lie."""
         return self.weights_files(self.model)
 
+    def is_flat(self, prepared: Tensor) -> bool:
+        """Whether a prepared image `(3, H, W)` uint8 is of one colour or nearly so."""
+        return self.preparation.is_flat(prepared)
+
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""
         batch = self.preparation.collate(prepared)

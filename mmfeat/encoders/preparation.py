@@ -2,65 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mmfeat.batches import UndecodableSample
+from mmfeat.encoders.decoding import USUAL, Decoding
+from mmfeat.encoders.pictures import decode_image, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.files import digest_bytes, digest_json
 
-# Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
 MAX_RATIO = 1000  # of an image's sides
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an image file's bytes to RGB, as :func:`upright_rgb` makes it.
-
-    Raises
-    ------
-    OSError, ValueError, Image.DecompressionBombError
-        The bytes are no whole image.
-    """
-    return upright_rgb(open_image(data))
-
-
-def open_image(data: bytes, formats: Sequence[str] | None = None) -> Image.Image:
-    """An image of which only the header has been read; `formats` are Pillow's names of those that may be tried.
-
-    Raises
-    ------
-    OSError, ValueError, Image.DecompressionBombError
-        The bytes are no image.
-    """
-    try:
-        return Image.open(io.BytesIO(data), formats=formats)
-    except UnidentifiedImageError:  # Pillow's message has an address, other each time
-        known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
-        raise UnidentifiedImageError(known if data else "an empty file") from None
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB, upright (EXIF), 16 bits scaled to 8, transparency over white."""
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+FLAT = 1.0  # of 255
 
 
 class ImagePreparation:
@@ -70,13 +27,15 @@ class ImagePreparation:
     ----------
     data_config : dict
         `input_size (3, H, W)`, `interpolation`, `mean`, `std`, `crop_pct`, `crop_mode`.
+    decoding : Decoding
+        Which images are taken. It is no part of the encoder key: it changes no pixel of an image that is taken anyway.
     """
 
-    def __init__(self, data_config: dict[str, Any]) -> None:
+    def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL) -> None:
         make_torchvision_importable()
         from timm.data import create_transform
 
-        self.data_config = data_config
+        self.data_config, self.decoding = data_config, decoding
         # ends with bytes (3, H, W): what is left to do is done for a whole batch, on the device
         self.transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
 
@@ -84,8 +43,7 @@ class ImagePreparation:
         """Decode, resize and crop one image: `(3, H, W)` uint8."""
         return torch.as_tensor(self.transform(self.decode(sample)))
 
-    @staticmethod
-    def decode(sample: bytes | Image.Image) -> Image.Image:
+    def decode(self, sample: bytes | Image.Image) -> Image.Image:
         """One image as RGB, upright.
 
         Raises
@@ -94,7 +52,8 @@ class ImagePreparation:
             The bytes are no image, or one that is too long for its width.
         """
         try:
-            image = decode_image(sample) if isinstance(sample, bytes) else upright_rgb(sample)
+            decode = decode_image if isinstance(sample, bytes) else upright_rgb
+            image = decode(sample, self.decoding)
             if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the network's size it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
         except MemoryError:  # says nothing about the image
@@ -102,6 +61,12 @@ class ImagePreparation:
         except Exception as error:  # decoders raise whatever they like for bytes that are no image
             raise UndecodableSample(error) from None
         return image
+
+    @staticmethod
+    def is_flat(prepared: Tensor) -> bool:
+        """Whether a prepared image `(3, H, W)` is of one colour or nearly so: no channel's standard deviation is 1 of 255."""
+        thinned = prepared[:, ::8, ::8]  # tells nearly all images at a fraction of the time
+        return all(bool((p.float().flatten(1).std(1, unbiased=False) < FLAT).all()) for p in (thinned, prepared))
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""

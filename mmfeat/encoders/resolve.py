@@ -15,6 +15,7 @@ from typing import Any
 from mmfeat import __version__
 from mmfeat.config import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
+from mmfeat.encoders.decoding import Decoding
 from mmfeat.errors import EncoderError
 from mmfeat.files import digest_json, read_memory, write_json
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
@@ -127,7 +128,9 @@ def _pretrained(config: Config, name: str) -> Any:
     if table.modality == "image":
         from mmfeat.encoders.image import build_image_encoder
 
-        return build_image_encoder(name, table, config.root, config.file_seed)
+        encoder = build_image_encoder(name, table, config.root, config.file_seed)
+        encoder.preparation.decoding = Decoding.of(config)
+        return encoder
     from mmfeat.encoders.text import build_text_encoder
 
     return build_text_encoder(name, table, config.root, config.file_seed)

@@ -112,9 +112,14 @@ class Extraction:
 
 
 def missing_rows(
-    features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0
+    features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0, again: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
+
+    Parameters
+    ----------
+    again : np.ndarray, optional
+        Rows that are encoded whatever the store has of them, `(N,)` bool.
 
     Returns
     -------
@@ -122,7 +127,7 @@ def missing_rows(
         The rows, `(n,)` int64, and which of all rows lack their embedding, `(N,)` bool.
     """
     found = features.lookup(keys)
-    lacks_embedding = present & found.missing
+    lacks_embedding = present & (found.missing if again is None else found.missing | again)
     lacks = lacks_embedding
     if tokens:
         lacks = lacks | (present & ~found.error & features.lookup_tokens(tokens, keys).missing)
@@ -155,6 +160,7 @@ def extract_encoder(
     tokens: int = 0,
     shard: tuple[int, int] | None = None,
     on_error: Callable[[int, str], None] | None = None,
+    again: np.ndarray | None = None,
 ) -> Extraction:
     """Encode the rows that the store lacks.
 
@@ -177,6 +183,8 @@ def extract_encoder(
     on_error : callable, optional
         Told each row that cannot be read or decoded, with the reason; what it raises ends the extraction. What was
         encoded before is kept.
+    again : np.ndarray, optional
+        Rows that are encoded whatever the store has of them, `(N,)` bool.
 
     Raises
     ------
@@ -189,9 +197,10 @@ def extract_encoder(
     """
     begin = time.perf_counter()
     features.sweep()
-    before = features.lookup(keys)
+    again = np.zeros(len(keys), dtype=bool) if again is None else again
+    before = features.lookup(keys).only(~again)
     ours = in_shard(keys, shard)
-    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens)
+    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens, again)
     text = features.spec.modality == "text"
     result = Extraction(name, text=text, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     if len(todo):
@@ -207,7 +216,10 @@ def extract_encoder(
             writer.close()
             result.encoded = writer.n_encoded
         result.tokens = int((~lacks_embedding[todo]).sum())
-    found = features.lookup(keys) if len(todo) else before
+    done = np.zeros(len(keys), dtype=bool)
+    if len(todo):
+        done = ours & ~np.isin(np.arange(len(keys)), list(result.unread))
+    found = features.lookup(keys).only(~again | done) if len(todo) else before
     lacking = present & found.missing
     result.left = int((lacking & ~ours).sum())
     result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
@@ -221,9 +233,14 @@ def _encode(
     on_error: Callable[[int, str], None] | None, bar: Any,
 ) -> None:  # fmt: skip
     encoder = session.encoder
-    batches = prepared_batches(
-        groups_of(todo, session.batch_size), lambda row: encoder.prepare(read(row)), encoder.collate
-    )
+
+    def load(row: int) -> Any:
+        prepared = encoder.prepare(read(row))
+        if encoder.is_flat(prepared):
+            writer.flat.add(row)
+        return prepared
+
+    batches = prepared_batches(groups_of(todo, session.batch_size), load, encoder.collate)
     result.batch_size = session.batch_size
     spent = _Stopwatch(result.shares)
     for batch in batches:

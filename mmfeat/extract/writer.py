@@ -37,6 +37,8 @@ class PartWriter:
     ----------
     n_encoded : int
         Rows whose embedding has been written.
+    flat : set of int
+        Rows whose image is of one colour or nearly so: to be added to before the row is.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class PartWriter:
         self.features, self.width, self.keys, self.lacks_embedding = features, width, keys, lacks_embedding
         self.tokens, self.meta = tokens, meta
         self.n_encoded = 0
+        self.flat: set[int] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mmfeat-write")
         self._writing: Future[None] | None = None
         self._start()
@@ -100,7 +103,8 @@ class PartWriter:
         written = np.concatenate([rows[new], np.fromiter(odd, np.int64, len(odd))])
         values = np.concatenate([embeddings[new], np.zeros((len(odd), self.width), np.float32)])
         errors = [""] * int(new.sum()) + list(odd.values())
-        self._guarded(self.features.append, written, self.keys[written], values, errors, self.meta)
+        flat = np.fromiter((row in self.flat for row in written.tolist()), bool, len(written))
+        self._guarded(self.features.append, written, self.keys[written], values, errors, self.meta, flat)
         self.n_encoded += int(new.sum())
         if self.tokens and batches:
             tokens = np.concatenate([encoded.tokens for _, encoded in batches])

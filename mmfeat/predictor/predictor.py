@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, prepared_batches, usual_batch_size
 from mmfeat.data.archives import check_size
+from mmfeat.encoders.pictures import loaded
 from mmfeat.errors import DataError, one_line
 from mmfeat.heads.base import tokens_of
 from mmfeat.models.decisions import Decision
@@ -294,12 +295,11 @@ def _loaded(image: Image.Image) -> Image.Image:
     """An image whose pixels are in memory: one that Pillow opened reads them at first use, which no two threads may do."""
     try:
         with _LOADING:
-            image.load()
+            return loaded(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they like
         raise UndecodableSample(error) from None
-    return image
 
 
 def _named(image: Any) -> str:

@@ -48,9 +48,11 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
         lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
     if images.containers:
         present = row_keys.present
-        same = int(present.sum()) - len(np.unique(row_keys.keys[present].view("V32")))
+        n_files = _distinct(row_keys.keys[present])
+        same, copies = int(present.sum()) - n_files, n_files - _distinct(row_keys.pixels[present])
         missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
         text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {same:,} identical to another"
+        text += f", {copies:,} more except for metadata"
         lines.append(_line("images", int(present.sum()), text + (f", {counted(blank, 'blank cell')}" if blank else "")))
     if not source.columns["id"]:
         lines.append("  ids       made from the captions; id under [data] in mmfeat.toml names a column instead")
@@ -58,6 +60,21 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
     together = "identical images together" + (", groups too" if config.data.group else "")
     lines.append(f"  split     {', '.join(parts)}: stratified, {together}, seed {config.seed}")
     return "\n".join(lines)
+
+
+def _distinct(digests: np.ndarray) -> int:
+    """How many different rows an array `(N, bytes)` uint8 has."""
+    return len(np.unique(np.ascontiguousarray(digests).view(f"V{digests.shape[1]}")))
+
+
+def about_copies(pairs: list[tuple[int, int]]) -> list[str]:
+    """Rows of two splits whose images differ in nothing but metadata, if there are any."""
+    if not pairs:
+        return []
+    return [
+        f"  {counted(len(pairs), 'image')} in two splits except for metadata (listed in init.log). Rows keep their split, so that "
+        f"figures on val or test may be too good"
+    ]
 
 
 def _kind(source: Source, images: ImageSources) -> str:

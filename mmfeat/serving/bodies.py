@@ -19,7 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
-from mmfeat.encoders.preparation import open_image
+from mmfeat.encoders.pictures import open_image
 from mmfeat.errors import one_line
 from mmfeat.serving.limits import Limits
 from mmfeat.serving.schemas import PredictForm, PredictJson

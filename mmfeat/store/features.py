@@ -85,6 +85,34 @@ class EncoderFeatures:
         found, files = self.lookup(keys), self.series[EMBEDDINGS].files
         return {int(r): files[found.part[r]].errors[int(found.row[r])] for r in np.flatnonzero(found.error)}
 
+    def decoders(self, found: Found) -> np.ndarray:
+        """Version of the rules by which the images of found rows were decoded, `(N,)` int64; 0 where a row is not there."""
+        versions = np.array([*(file.decoder for file in self.series[EMBEDDINGS].files), 0], dtype=np.int64)
+        return versions[found.part]
+
+    def untried(self, keys: np.ndarray, record: dict[str, Any]) -> np.ndarray:
+        """Rows that are recorded as undecodable, `(N,)` bool, but not by the decoder and settings of `record`."""
+        untried = self.lookup(keys).error.copy()
+        if untried.any():
+            tried = {
+                file.row_key[row].tobytes()
+                for file in self.series[EMBEDDINGS].current_files
+                if (file.decoder, file.decoding) == (record["decoder"], record["decoding"])
+                for row in file.errors
+            }
+            rows = np.flatnonzero(untried)
+            untried[rows] = [keys[row].tobytes() not in tried for row in rows]
+        return untried
+
+    def flat(self, found: Found) -> np.ndarray:
+        """Which of the found rows are images of one colour, or nearly so, `(N,)` bool."""
+        flat = np.zeros(len(found.part), dtype=bool)
+        for number, file in enumerate(self.series[EMBEDDINGS].files):
+            if file.is_flat.any():
+                here = np.flatnonzero((found.part == number) & ~found.error)
+                flat[here] = file.is_flat[found.row[here]]
+        return flat
+
     def embeddings(self, found: Found) -> MappedRows:
         """Embeddings `(N, D)` of found rows, mapped."""
         return self.series[EMBEDDINGS].mapped(found)
@@ -129,7 +157,10 @@ class EncoderFeatures:
         columns = class_positions(own, own if classes is None else classes)
         return None if columns is None else MappedRows([f.values if f else None for f in files], found, columns)
 
-    def append(self, keys: np.ndarray, embeddings: np.ndarray, errors: Sequence[str], meta: dict[str, Any]) -> None:
+    def append(
+        self, keys: np.ndarray, embeddings: np.ndarray, errors: Sequence[str], meta: dict[str, Any],
+        flat: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """Write rows as one part and commit it.
 
         Parameters
@@ -142,6 +173,8 @@ class EncoderFeatures:
             Why a sample could not be decoded; empty where it could.
         meta : dict
             Recorded with the part: host, device, versions.
+        flat : np.ndarray, optional
+            `(n,)` bool: images of one colour, or nearly so.
 
         Raises
         ------
@@ -157,6 +190,8 @@ class EncoderFeatures:
         stored = storable(keys, embeddings, self.dtype, self.spec.architecture, np.array([bool(e) for e in errors]))
         self._prepare(stored.shape[1])
         arrays = {"row_key": keys, "embeddings": stored}
+        if flat is not None and flat.any():
+            arrays["flat"] = np.asarray(flat, dtype=bool)
         attributes = {**meta, "encoder_key": self.spec.key}
         write_file(self.folder, naming.new_part_name(), EMBEDDINGS, arrays, errors, attributes)
         self.forget()

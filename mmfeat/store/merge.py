@@ -73,12 +73,13 @@ def _load_all(features: EncoderFeatures) -> list[str]:
 
 
 def _groups(features: EncoderFeatures, outputs: dict[str, dict[str, StoredFile]]) -> list[tuple[str, list[Any]]]:
-    """For each kind its files in groups that may become one: of one dtype, with logits of the same outputs."""
+    """For each kind its files in groups that may become one: of one dtype and decoder, with logits of the same outputs."""
     found = []
     for kind, series in features.series.items():
         groups: dict[Any, list[StoredFile]] = {}
         for file in series.current_files:
             shape = (file.values.dtype.str, file.values.shape[1:], frozenset(outputs.get(file.name, ())))
+            shape += (file.decoder, file.decoding)
             groups.setdefault(shape, []).append(file)
         found.append((kind, list(groups.values())))
     return found
@@ -113,6 +114,8 @@ def _merge_group(
             features.folder, naming.new_logits_name(output, name), output, list(zip(files, rows, strict=True)),
             {**attributes, "output_key": output, "classes": classes},
         )  # fmt: skip
+    if chosen[0].decoding:
+        attributes |= {"decoder": chosen[0].decoder, "decoding": chosen[0].decoding}
     origins = _joined([origin for file in chosen for origin in origins_of(features.folder / file.name)])
     write_merged(features.folder, name, kind, list(zip(chosen, rows, strict=True)), {**attributes, "origins": origins})
 

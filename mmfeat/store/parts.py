@@ -1,6 +1,6 @@
 """One file of the store: written whole, checked by its commit, mapped for reading.
 
-A part holds `row_key`, `embeddings` and `errors`; a part of tokens `row_key`, `tokens` and `lengths`; a file of logits
+A part holds `row_key`, `embeddings` and `errors`, and of images `flat`; a part of tokens `row_key`, `tokens` and `lengths`; a file of logits
 `row_key` and `logits`. Data sets are contiguous and uncompressed, so that a reader maps them. HDF5 keeps no checksum of
 such data: the one in the commit stands for it.
 """
@@ -102,6 +102,8 @@ def write_merged(
                 h5.create_dataset("row_key", data=np.concatenate([source.row_key[rows] for source, rows in sources]))
                 if kind == EMBEDDINGS:
                     _write_errors(h5, errors)
+                if any(source.flat is not None for source, _ in sources):
+                    h5.create_dataset("flat", data=np.concatenate([s.is_flat[rows] for s, rows in sources]))
                 if layout is TOKENS:
                     h5.create_dataset("lengths", data=np.concatenate([s.lengths[rows] for s, rows in sources]))
                 values = h5.create_dataset(layout.values, (n_rows, *first.shape[1:]), first.dtype)
@@ -153,6 +155,12 @@ class StoredFile:
         `(n,)` uint16, only of tokens: how many of the T there are.
     classes : tuple of str
         Only of logits: the names of the K classes, in the columns' order.
+    flat : np.ndarray or None
+        `(n,)` bool, where it was noted: the image is of one colour, or nearly so.
+    decoder : int
+        Version of the rules that made pixels of the images' bytes; 1 where none was noted.
+    decoding : str
+        Settings that decide which images are decoded.
     """
 
     name: str
@@ -161,6 +169,14 @@ class StoredFile:
     errors: dict[int, str]
     lengths: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    flat: np.ndarray | None = None
+    decoder: int = 1
+    decoding: str = ""
+
+    @property
+    def is_flat(self) -> np.ndarray:
+        """`(n,)` bool."""
+        return np.zeros(len(self.row_key), dtype=bool) if self.flat is None else self.flat
 
     @property
     def is_error(self) -> np.ndarray:
@@ -197,6 +213,8 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
             reasons = h5["errors"].asstr()[:] if n_errors else []
             lengths = h5["lengths"][:] if layout is TOKENS else None
             classes = tuple(json.loads(h5.attrs["classes"])) if layout is LOGITS else ()
+            flat = h5["flat"][:] if "flat" in h5 else None
+            decoder, decoding = int(h5.attrs.get("decoder", 1)), str(h5.attrs.get("decoding", ""))
             offset, shape, dtype = data.id.get_offset(), data.shape, data.dtype
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"it cannot be read as HDF5 ({type(error).__name__})") from None
@@ -209,7 +227,10 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
         raise ValueError("its lengths are not those of its tokens")
     if layout is LOGITS and len(classes) != shape[1]:
         raise ValueError("its classes are not those of its logits")
-    return StoredFile(commit.file, keys, MappedArray(path, stamp, offset, shape, dtype), errors, lengths, classes)
+    if flat is not None and (flat.shape, flat.dtype) != (keys.shape[:1], bool):
+        raise ValueError("its flat images are not those of its rows")
+    values = MappedArray(path, stamp, offset, shape, dtype)
+    return StoredFile(commit.file, keys, values, errors, lengths, classes, flat, decoder, decoding)
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

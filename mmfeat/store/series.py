@@ -46,8 +46,9 @@ class PartSeries:
             current.append(numbers[commit.file])
         if current != self.current:
             self.current = current
-            files = self.current_files
-            self.index = RowIndex([file.row_key for file in files], [file.is_error for file in files], current)
+            newest = sorted(current, key=lambda number: -self.files[number].decoder)  # of copies the first counts
+            files = [self.files[number] for number in newest]
+            self.index = RowIndex([file.row_key for file in files], [file.is_error for file in files], newest)
 
     @property
     def current_files(self) -> list[StoredFile]:

@@ -39,6 +39,8 @@ class EncoderStatus:
         Cached rows that have no logits of the output in use, or none of the tokens asked for.
     why : str
         Reasons, joined by semicolons.
+    flat : tuple of int
+        Cached rows whose image is of one colour, or nearly so.
     """
 
     name: str
@@ -51,6 +53,7 @@ class EncoderStatus:
     why: str
     lacks_logits: int = 0
     lacks_tokens: int = 0
+    flat: tuple[int, ...] = ()
 
 
 def encoder_status(
@@ -64,6 +67,7 @@ def encoder_status(
     output_key: str | None = None,
     tokens: int = 0,
     seen: tuple[np.ndarray, np.ndarray] | None = None,
+    again: np.ndarray | None = None,
 ) -> EncoderStatus:
     """Count one encoder's rows by their keys `(N, 32)` uint8 and presence `(N,)` bool.
 
@@ -71,6 +75,8 @@ def encoder_status(
     ----------
     seen : tuple of np.ndarray, optional
         What the keys were before, `(N, 32)` uint8, and for which rows that is known, `(N,)` bool.
+    again : np.ndarray, optional
+        Rows that are encoded again, whatever the store has of them, `(N,)` bool.
 
     Raises
     ------
@@ -78,14 +84,20 @@ def encoder_status(
         The store cannot be read, or a newer mmfeat wrote the encoder's files.
     """
     features = store.encoder(spec)
-    found = features.lookup(keys)
-    lacking = present & found.missing
+    before = features.lookup(keys)
+    redone = present & ~before.missing & (False if again is None else again)
+    found = before.only(~redone)
+    lacking = present & found.missing & ~redone
     changed = _changed_content(features, keys, lacking, seen)
     stale, why = stale_rows(store, spec, keys, lacking & ~changed)
     reasons = [why] if why else []
     if changed.any():
         what = "image" if spec.modality == "image" else "caption"
         reasons.append(f"{counted(int(changed.sum()), what)} changed")
+    if n := int((redone & before.good).sum()):
+        reasons.append(f"{counted(n, 'image')} decoded otherwise now")
+    if n := int((redone & before.error).sum()):
+        reasons.append(f"{counted(n, 'unreadable image')} to be tried again")
     cached = found.good & present
     lacks_tokens = 0
     if tokens:
@@ -93,16 +105,17 @@ def encoder_status(
         reasons += [f"{lacks_tokens:,} rows lack their tokens"] if lacks_tokens else []
     lacks_logits = _lacking_logits(features, found.part[cached], output_key)
     reasons += [f"{lacks_logits:,} rows lack their logits"] if lacks_logits else []
-    errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row])
+    errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
         name, model,
         cached=int(cached.sum()),
         missing=int((lacking & ~stale & ~changed).sum()),
-        stale=int((stale | changed).sum()),
+        stale=int((stale | changed | redone).sum()),
         unreadable=int((found.error & present).sum()),
         absent=int((~present).sum()),
         why="; ".join(reasons), lacks_logits=lacks_logits, lacks_tokens=lacks_tokens,
+        flat=tuple(np.flatnonzero(cached & features.flat(found)).tolist()),
     )  # fmt: skip
 
 

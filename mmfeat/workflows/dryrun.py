@@ -20,6 +20,7 @@ from mmfeat.texts import counted
 from mmfeat.workflows.extract import Options, session_of
 from mmfeat.workflows.fits import PlannedFit, check_fits, out_of_use, planned_fit
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.redecoding import rows_to_decode_again
 from mmfeat.workflows.tfidf import fitted_words, identity_of
 
 
@@ -77,12 +78,13 @@ def plan_extract(
 def _plan_one(project: Project, name: str, options: Options) -> PlannedExtraction:
     identity = project.identity(name)
     keys, table = project.keys_of(identity), project.config.encoder[name]
+    again = rows_to_decode_again(project, identity)
     now = encoder_status(
-        project.store, name, identity.model, identity.spec, keys.keys, keys.present, tokens=table.tokens
+        project.store, name, identity.model, identity.spec, keys.keys, keys.present, tokens=table.tokens, again=again
     )
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
-    todo, lacks = missing_rows(features, keys.keys, ours, table.tokens)
+    todo, lacks = missing_rows(features, keys.keys, ours, table.tokens, again)
     measured = measure_encoding(project, identity, todo)
     to_logits = 0
     if identity.output_key is not None:
@@ -233,7 +235,8 @@ def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np
     keys, asked = project.keys_of(identity), np.zeros(project.manifest.n_samples, dtype=bool)
     asked[np.concatenate([project.manifest.rows(w) for w in which])] = True
     tokens = project.config.encoder[identity.name].tokens
-    return missing_rows(project.store.encoder(identity.spec), keys.keys, keys.present & asked, tokens)[0]
+    again = rows_to_decode_again(project, identity)
+    return missing_rows(project.store.encoder(identity.spec), keys.keys, keys.present & asked, tokens, again)[0]
 
 
 def _output_bytes(project: Project, width: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from mmfeat.batches import usual_batch_size
 from mmfeat.config import OTHER
 from mmfeat.data.seen import save_seen
+from mmfeat.encoders.decoding import Decoding
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.errors import DataError, StoreError
 from mmfeat.extract import Extraction, Session, extract_encoder, missing_rows
@@ -19,6 +20,7 @@ from mmfeat.files import read_memory, write_json
 from mmfeat.store import UnstorableRow
 from mmfeat.store.merge import merge_parts
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.redecoding import rows_to_decode_again
 
 TUNED_ON = 64  # samples
 
@@ -141,6 +143,7 @@ def extract_one(
             name,
             length=(lambda row: len(captions[row])) if modality == "text" else None,
             tokens=table.tokens,
+            again=rows_to_decode_again(project, identity),
             shard=options.shard,
             on_error=stop if options.stop_on_error else None,
         )
@@ -167,7 +170,7 @@ def session_of(
     if encoder is None:
         encoder, _ = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)
     encoder = encoder.to(device).eval()
-    meta = provenance(device)
+    meta = provenance(device) | (Decoding.of(project.config).record if modality == "image" else {})
     remembered = project.memory / "tuning.json"
     place = f"{identity.spec.key} on {meta['device']}"
     known, tuned = _read_tuning(remembered), ""
@@ -189,7 +192,8 @@ def _tune(
 
     row_keys = project.row_keys(identity.spec.modality)
     features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens
-    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens)
+    again = rows_to_decode_again(project, identity)
+    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens, again)
     prepared = []
     for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
         try:

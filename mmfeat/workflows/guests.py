@@ -43,6 +43,11 @@ class Guests(Project):
             return image_keys(self.manifest.images, self.sources)
         return super().row_keys(modality)
 
+    @functools.cache  # noqa: B019 - lives as long as its command
+    def image_facts(self) -> RowKeys:
+        """The same with all else that their bytes tell: every image is read once more."""
+        return image_keys(self.manifest.images, self.sources, facts=True)
+
     def seen(self, modality: str) -> Path:
         """Nowhere: these samples have no past."""
         return self.memory / "no-guest-was-seen"

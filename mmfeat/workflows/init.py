@@ -13,6 +13,7 @@ import numpy as np
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import config_of, load_config
 from mmfeat.data.columns import ROLES
+from mmfeat.data.copies import copies_across_splits
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
@@ -29,7 +30,7 @@ from mmfeat.data.sources import (
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
-from mmfeat.report.summary import about_changes, summary
+from mmfeat.report.summary import about_changes, about_copies, summary
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.placing import MANIFEST, make_manifest
 from mmfeat.workflows.template import filled_template
@@ -116,7 +117,9 @@ def init(
     lines += about_changes(change) if change else []
     anew, after = follows(config, change)
     lines += _unread(config, manifest) if file.is_file() else []
-    notes = [*data.notes, *_image_notes(manifest, row_keys)]
+    pairs = copies_across_splits(row_keys, manifest.split)
+    lines += about_copies(pairs)
+    notes = [*data.notes, *_image_notes(manifest, row_keys), *_copy_notes(manifest, pairs)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
     written, removed = _write(folder, before, manifest, notes, change, toml)
     text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
@@ -158,7 +161,7 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     if config.data.images and not (folder / FILE_NAME).is_file() and sources.empty():
         raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
     memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
-    row_keys = image_keys(np.array(data.images, dtype=object), sources, memory)
+    row_keys = image_keys(np.array(data.images, dtype=object), sources, memory, facts=True)
     if any(data.images) and not row_keys.present.any() and not row_keys.refused:
         if config.data.images or sources.names() or not data.columns["caption"]:
             raise nothing_found(data.images, sources)
@@ -280,6 +283,14 @@ def _there(folder: Path) -> Manifest | None:
 
 def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
     return [f"image of {str(manifest.ids[row])!r}: {reason}" for row, reason in row_keys.reasons.items()]
+
+
+def _copy_notes(manifest: Manifest, pairs: list[tuple[int, int]]) -> list[str]:
+    return [
+        "the same image data: "
+        + " and ".join(f"image of {str(manifest.ids[row])!r} ({manifest.split[row]})" for row in pair)
+        for pair in pairs
+    ]
 
 
 def _same(a: Manifest | None, b: Manifest | None) -> bool:

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 
 from mmfeat.config import Config
+from mmfeat.data.copies import groups_with_copies
 from mmfeat.data.corrections import FILE, corrected
-from mmfeat.data.groups import Groups, groups_of
+from mmfeat.data.groups import Groups
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source
 from mmfeat.data.rowkeys import RowKeys
@@ -46,7 +47,7 @@ def make_manifest(
         labelled = (before.labels >= 0).any(1)
         split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
         known = [split.get(i, "") for i in data.ids]
-    groups = groups_of(row_keys.keys, row_keys.present, data.groups)
+    groups, known = groups_with_copies(row_keys, data.groups, known)
     split, notes = _split(config, data.ids, found.labels, groups, known)
     texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
     named = np.array(data.groups, dtype=object) if data.columns.get("group") else None

@@ -135,6 +135,12 @@ class Project:
         return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
+    def image_facts(self) -> RowKeys:
+        """Row keys of images with all else that their bytes tell: files whose key alone is remembered are read once more."""
+        memory = DigestMemory(self.memory / "digests.parquet")
+        return image_keys(self.manifest.images, self.sources, memory, facts=True)
+
+    @functools.cache  # noqa: B019 - a project lives as long as its command
     def kept_keys(self, modality: str) -> RowKeys:
         """Row keys for the right of the wall: an image that is gone has the key it had at the last extraction.
 
@@ -177,6 +183,10 @@ class Project:
         if self.config.encoder[name].modality == "text":
             captions = self.manifest.captions
             return lambda row: captions[row]
+        return self.image_reader()
+
+    def image_reader(self) -> Callable[[int], bytes]:
+        """Row to its image's bytes; raises `UnreadSample` as `reader` says."""
         keys, sources, images = self.row_keys("image").keys, self.sources, self.manifest.images
 
         def read(row: int) -> bytes:

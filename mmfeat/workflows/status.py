@@ -10,6 +10,7 @@ from mmfeat.models.runs import all_runs
 from mmfeat.store.references import all_references
 from mmfeat.store.status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.redecoding import rows_to_decode_again
 
 _NAMED = 2  # reasons that are given
 
@@ -24,6 +25,8 @@ class StatusResult:
         Rows cached, missing, stale, unreadable and absent of each encoder that can be built.
     failures : dict of str to str
         Encoder to the reason why it cannot be built.
+    flat : list of str
+        Ids of images of one colour, or nearly so, that an encoder has encoded.
     """
 
     encoders: list[EncoderStatus]
@@ -33,6 +36,7 @@ class StatusResult:
     n_runs: int
     n_rows: int
     has_outputs: bool
+    flat: list[str]
 
     @property
     def remedy(self) -> str:
@@ -56,6 +60,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         one = encoder_status(
             project.store, name, identity.model, identity.spec, keys.keys, keys.present, output_key=identity.output_key,
             tokens=table.tokens, seen=load_seen(project.seen(table.modality), project.manifest.ids),
+            again=rows_to_decode_again(project, identity, look=False),
         )  # fmt: skip
         refused = len(keys.refused)
         reasons = "; ".join(dict.fromkeys(list(keys.refused.values())[:_NAMED]))
@@ -65,6 +70,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
     return StatusResult(
         found, failures, checkpoints, project.store.problems, len(all_runs(project.runs)),
         project.manifest.n_samples, bool(checkpoints) and all(checkpoints.values()),
+        [str(project.manifest.ids[row]) for row in sorted({row for one in found for row in one.flat})],
     )  # fmt: skip
 
 
