@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
 from mmfeat.report.summary import about_changes, summary
+from mmfeat.spelling import normal_name
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.placing import MANIFEST, make_manifest
 from mmfeat.workflows.template import filled_template
 
 LOG, CHANGED = "init.log", "Changed since the manifest of before:"
+COLUMNS = tuple(f"data.{role}" for role in ROLES)
 PATHS = ("data.source", "data.images", "data.classes")
 
 
@@ -199,6 +202,10 @@ def _unread(config: Config, manifest: Manifest) -> list[str]:
     ]
 
 
+def _normal(names: str | Sequence[str]) -> str | list[str]:
+    return normal_name(names) if isinstance(names, str) else [normal_name(name) for name in names]
+
+
 def _agree(config: Config, asked: dict[str, Any]) -> None:
     """Options only fill in a new file: where one exists they must say the same."""
     values = dict(config.dotted())
@@ -209,6 +216,8 @@ def _agree(config: Config, asked: dict[str, Any]) -> None:
                 Path(t).expanduser().resolve() for t in np.atleast_1d(given)
             ]
             same = same or values[key] == given
+        elif key in COLUMNS:
+            same = _normal(values[key]) == _normal(given)
         else:
             same = values[key] == given
         if not same:
