@@ -62,3 +62,22 @@ def look_the_same(names: Sequence[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = ((first.setdefault(normal_name(name), name), name) for name in dict.fromkeys(names))
     return [(a, b) for a, b in pairs if a != b]
+
+
+def spelled_as(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Names, each that only looks like one of those that are wanted spelled as that one.
+
+    Raises
+    ------
+    DataError
+        Several look like the same wanted name, or the other way round, and none is spelled like it.
+    """
+    there = set(names)
+    lacking = Spellings({name for name in wanted if name not in there})
+    exact = set(wanted)
+    found = [name if name in exact else lacking.find(name) or name for name in names]
+    first: dict[str, str] = {}
+    for name, to in zip(names, found, strict=True):
+        if name != to and first.setdefault(to, name) != name:
+            raise DataError(f"{ascii(to)} may be {ascii(first[to])} or {ascii(name)}, which look the same")
+    return found
