@@ -18,7 +18,7 @@ from mmfeat.errors import DataError
 from mmfeat.files import atomic_path
 from mmfeat.progress import progress
 
-_FORMAT = b"3"  # 3: names that match by their ends or without extension
+_FORMAT = b"4"  # 4: names that look the same, images told by their content, linked folders
 _BLOCK = 512
 _PLACE = 16  # bytes
 

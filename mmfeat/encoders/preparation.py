@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from mmfeat.batches import UndecodableSample
+from mmfeat.batches import UndecodableSample, UnreadSample
+from mmfeat.data.imagekinds import HEAD, decodes_heif_now, lacking_decoder
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.files import digest_bytes, digest_json
 
@@ -42,10 +43,16 @@ def open_image(data: bytes, formats: Sequence[str] | None = None) -> Image.Image
     ------
     OSError, ValueError, Image.DecompressionBombError
         The bytes are no image.
+    UnreadSample
+        They are one, and its decoder is not installed.
     """
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:  # Pillow's message has an address, other each time
+        if formats is None and decodes_heif_now(data[:HEAD]):
+            return open_image(data)
+        if formats is None and (lacking := lacking_decoder(data[:HEAD])):
+            raise UnreadSample(lacking) from None  # it says nothing about the bytes, so it is not recorded
         known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
         raise UnidentifiedImageError(known if data else "an empty file") from None
 
@@ -97,7 +104,7 @@ class ImagePreparation:
             image = decode_image(sample) if isinstance(sample, bytes) else upright_rgb(sample)
             if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the network's size it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
-        except MemoryError:  # says nothing about the image
+        except (MemoryError, UnreadSample):  # they say nothing about the image
             raise
         except Exception as error:  # decoders raise whatever they like for bytes that are no image
             raise UndecodableSample(error) from None

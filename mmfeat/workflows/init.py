@@ -183,7 +183,7 @@ def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
     if not image_files_beside(source):
         return None
     sources = images_beside(source)
-    if not any(sources.locate(sample) is not None for sample in data.ids):
+    if not any(sources.holds(sample) for sample in data.ids):
         data.hints.append("  image files lie beside the source, and no column names them: --image COLUMN")
         return None
     data.images, data.columns["image"] = list(data.ids), data.columns["id"]

@@ -111,13 +111,6 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
     return names, errors
 
 
-def _is_there(sources: ImageSources, name: str) -> bool:
-    try:
-        return sources.locate(name) is not None
-    except DataError:  # several are
-        return True
-
-
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
     """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
     for row in block:
@@ -171,6 +164,6 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     places = [Path(place).expanduser() for place in images]
     sources = ImageSources(places, "--images") if places else images_beside(path)
     named = [name for name in source.images if name]
-    if places and not any(_is_there(sources, name) for name in named):
+    if places and not any(sources.holds(name) for name in named):
         raise nothing_found(named, sources)
     return NewRows(source.ids, source.images, source.captions, sources, source.columns)
