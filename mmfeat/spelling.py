@@ -53,7 +53,7 @@ class Spellings:
                 self._alike.setdefault(normal_name(one), []).append(one)
         found = self._alike.get(normal_name(name), [])
         if len(found) > 1:
-            raise DataError(f"{ascii(name)} may be {' or '.join(sorted(map(ascii, found))[:3])}, which look the same")
+            raise DataError(f"{name!a} may be {' or '.join(sorted(map(ascii, found))[:3])}, which look the same")
         return found[0] if found else None
 
 
@@ -79,5 +79,5 @@ def spelled_as(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
     first: dict[str, str] = {}
     for name, to in zip(names, found, strict=True):
         if name != to and first.setdefault(to, name) != name:
-            raise DataError(f"{ascii(to)} may be {ascii(first[to])} or {ascii(name)}, which look the same")
+            raise DataError(f"{to!a} may be {first[to]!a} or {name!a}, which look the same")
     return found

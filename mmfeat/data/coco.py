@@ -111,7 +111,9 @@ def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str])
     """Those of the categories that are wanted, by name or by id, in the order that they are wanted in."""
     chosen: dict[Any, str] = {}
     for text in wanted:
-        found = [key for key, name in names.items() if name == normal_name(text)] or [key for key in names if str(key) == text]
+        found = [key for key, name in names.items() if name == normal_name(text)] or [
+            key for key in names if str(key) == text
+        ]
         if not found:
             near = difflib.get_close_matches(text, names.values(), 1)
             hint = f" Nearest: {_quoted(near[0])}." if near else ""

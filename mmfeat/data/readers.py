@@ -143,7 +143,7 @@ def _classes(source: Source, tables: Sequence[Table]) -> tuple[str, ...]:
         return tables[0].classes
     if source.yes_no is not None:
         for a, b in look_the_same(source.columns["labels"]):
-            raise DataError(f"{tables[0].file}: label columns {ascii(a)} and {ascii(b)} look the same. Rename one of them")
+            raise DataError(f"{tables[0].file}: label columns {a!a} and {b!a} look the same. Rename one of them")
         return tuple(map(normal_name, source.columns["labels"]))
     return tuple(class_order(label for labels in source.labels if labels for label in labels))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmfeat.data.imagenames import Location
+from mmfeat.data.missing import NO_IMAGE
 from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
 from mmfeat.files import atomic_path
@@ -110,7 +111,7 @@ def image_keys(images: np.ndarray, sources: ImageSources, memory: DigestMemory |
 def _row_keys(images: np.ndarray, keys: np.ndarray, refused: dict[int, str]) -> RowKeys:
     present = keys.any(1)
     absent = np.flatnonzero(~present).tolist()
-    missing = {row: "no such image" for row in absent if images[row] and row not in refused}
+    missing = {row: NO_IMAGE for row in absent if images[row] and row not in refused}
     return RowKeys(keys, present, missing, refused)
 
 

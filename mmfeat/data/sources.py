@@ -25,10 +25,14 @@ from mmfeat.data.archives import (
 from mmfeat.data.folders import list_folder
 from mmfeat.data.imagekinds import HEAD, begins_as_image
 from mmfeat.data.imagenames import COMMON_SUFFIXES, IMAGE_SUFFIXES, ImageNames, Location
+from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes
 from mmfeat.errors import DataError
 from mmfeat.spelling import spellings
 from mmfeat.texts import counted, shown
 
+_NO_IMAGES = (
+    ".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".toml", ".txt", ".md", ".log", ".py", *ARCHIVES
+)  # fmt: skip
 _RACY_NS = 2_000_000_000  # coarser than the clock ticks of any file system in use
 
 
@@ -87,7 +91,9 @@ class ImageSources:
         """
         if not self._listed:
             self._list()
-        found = self._names.exact(name) or self._further.exact(name) or self._names.find(name) or self._further.find(name)
+        found = (
+            self._names.exact(name) or self._further.exact(name) or self._names.find(name) or self._further.find(name)
+        )
         if found is None and name:
             found = self._by_content.get(name) or self._told_by_content(name)
             if found is None and self._unlisted:
@@ -230,6 +236,7 @@ class ImageSources:
 def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
     """The error of names none of which is there: it says what was looked for, where, and what is there."""
     wanted, there = [name for name in names if name], sources.names()
+    about = about_addresses(wanted) or about_look_alikes(look_alikes(wanted, there))
     where = ", ".join(map(str, sources.containers[:3])) + (" ..." if len(sources.containers) > 3 else "")
     found = (
         f"{counted(len(there), 'image')} there, like {shown(repr(there[0]))}"
@@ -238,6 +245,7 @@ def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
     )
     return DataError(
         f"images: none of {counted(len(wanted), 'name')} like {shown(repr(wanted[0]))} found in {where}: {found}. "
+        f"{about and f'{about}. '}"
         f"Name the images' place: --images PATH, or their column: --image COLUMN"
     )
 
@@ -271,6 +279,18 @@ def _beside(source: Path) -> list[Path]:
     archives = [path for path in archives if not path.name.startswith("annotations")]
     folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
     return archives or folders or [folder]
+
+
+def other_files(sources: ImageSources) -> list[str]:
+    """Names of some files in the folders of images, nothing deeper, that no suffix calls images, tables or settings."""
+    found: list[str] = []
+    for folder in sources.containers:
+        try:
+            with os.scandir(folder) as entries:
+                found += [e.name for e in entries if e.is_file() and not e.name.lower().endswith(_NO_IMAGES)]
+        except OSError:
+            continue
+    return sorted(name for name in found if not name.startswith(".") and not name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def image_files_beside(source: Path) -> bool:

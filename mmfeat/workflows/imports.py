@@ -17,8 +17,8 @@ from mmfeat.data.rowkeys import id_keys
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.extract.imports import Imported, examine, lacking, write_import
 from mmfeat.progress import progress
-from mmfeat.store.merge import merge_parts
 from mmfeat.spelling import spelled_as
+from mmfeat.store.merge import merge_parts
 from mmfeat.texts import shown
 from mmfeat.workflows.project import Project
 

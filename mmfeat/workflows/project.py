@@ -280,7 +280,11 @@ class Project:
 
     def keys_of(self, identity: Identity) -> RowKeys:
         """Row keys of the rows that an encoder takes; of imported embeddings only those that are there are present."""
-        return self.keys_of_ids(identity.spec) if identity.spec.modality == OTHER else self.row_keys(identity.spec.modality)
+        return (
+            self.keys_of_ids(identity.spec)
+            if identity.spec.modality == OTHER
+            else self.row_keys(identity.spec.modality)
+        )
 
     def keys_of_ids(self, spec: EncoderSpec) -> RowKeys:
         """Row keys of imported embeddings, of the ids as they are spelled here or as the import has them."""
