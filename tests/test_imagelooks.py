@@ -50,7 +50,9 @@ class _Raw(zipfile.ZipInfo):
         return self._name, self.flag_bits & ~0x800
 
 
-@pytest.mark.parametrize(("there", "name"), [(NFC, NFD), (NFD, NFC), ("a b.jpg", "a%20b.jpg"), ("a%20b.jpg", "a b.jpg")])
+@pytest.mark.parametrize(
+    ("there", "name"), [(NFC, NFD), (NFD, NFC), ("a b.jpg", "a%20b.jpg"), ("a%20b.jpg", "a b.jpg")]
+)
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize("below", ["", "cats/"])
 def test_names_that_look_the_same_are_found(tmp_path, there, name, kind, below):
@@ -235,7 +237,10 @@ def test_what_looks_alike():
 
 def table(path: Path, images: list[str], captions: list[str] | None = None) -> Path:
     captions = captions or [""] * len(images)
-    rows = (f"{i},{image},{caption},{'ab'[i % 2]}\n" for i, (image, caption) in enumerate(zip(images, captions, strict=True)))
+    rows = (
+        f"{i},{image},{caption},{'ab'[i % 2]}\n"
+        for i, (image, caption) in enumerate(zip(images, captions, strict=True))
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("id,image,caption,labels\n" + "".join(rows), encoding="utf-8")
     return path
@@ -253,7 +258,9 @@ def test_init_says_what_looks_like_an_image_that_is_missing(tmp_path):
 @pytest.mark.parametrize("captions", [None, ["", " "]])
 def test_addresses_without_captions_are_an_error(tmp_path, captions):
     file = table(tmp_path / "t.csv", ["https://example.com/1.jpg", "data:image/png;base64:AAAA"], captions)
-    with pytest.raises(DataError, match=r"1 row names a URL, like 'https.*1 row holds its image as text.*Download them first"):
+    with pytest.raises(
+        DataError, match=r"1 row names a URL, like 'https.*1 row holds its image as text.*Download them first"
+    ):
         init(tmp_path, str(file))
 
 
@@ -284,4 +291,6 @@ def test_captions_alone_are_a_warning_at_the_end(tmp_path):
 
 def test_about_addresses():
     assert about_addresses(["1.jpg", "c:/1.jpg", "a:b.jpg"]) == ""
-    assert about_addresses(["data:image/png;base64,AA"] * 2).startswith("2 rows hold their images as text (a data: URI)")
+    assert about_addresses(["data:image/png;base64,AA"] * 2).startswith(
+        "2 rows hold their images as text (a data: URI)"
+    )

@@ -25,7 +25,12 @@ from mmfeat.spelling import Spellings, normal_name, spelled_as
 from mmfeat.workflows.init import init
 
 NFC, NFD = "café", unicodedata.normalize("NFD", "café")
-ODD = {"decomposed": NFD, "byte order mark": f"\ufeff{NFC}", "zero width": f"ca\u200bfé", "no-break": f"\u00a0{NFC}\u00a0"}
+ODD = {
+    "decomposed": NFD,
+    "byte order mark": f"\ufeff{NFC}",
+    "zero width": f"ca\u200bfé",
+    "no-break": f"\u00a0{NFC}\u00a0",
+}
 
 
 def write(path: Path, *rows: list[str]) -> Path:
@@ -58,7 +63,9 @@ def test_joiners_stay():
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_labels_that_look_the_same_are_one_class(tmp_path, odd):
-    data = source(tmp_path, ["id", "caption", "labels"], ["1", "x", NFC], ["2", "y", odd], ["3", "z", "tea"], separator=",")
+    data = source(
+        tmp_path, ["id", "caption", "labels"], ["1", "x", NFC], ["2", "y", odd], ["3", "z", "tea"], separator=","
+    )
     assert data.classes == (NFC, "tea")
     assert data.encoded(data.classes).tolist() == [[1, 0], [1, 0], [0, 1]]
 
@@ -101,7 +108,9 @@ def test_two_columns_that_look_the_same_are_an_error(tmp_path):
     with pytest.raises(DataError, match=r"label columns 'cafe\\u0301' and 'caf\\xe9' look the same"):
         source(tmp_path, *rows)
     rows[0][3] = f"{NFC}\u200b"
-    with pytest.raises(DataError, match=r"column 'caf\\xe9' may be 'caf\\xe9\\u200b' or 'cafe\\u0301', which look the same"):
+    with pytest.raises(
+        DataError, match=r"column 'caf\\xe9' may be 'caf\\xe9\\u200b' or 'cafe\\u0301', which look the same"
+    ):
         source(tmp_path, *rows, columns={"labels": [NFC]})
 
 
