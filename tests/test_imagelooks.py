@@ -46,7 +46,7 @@ class _Raw(zipfile.ZipInfo):
         super().__init__(name.decode("latin-1"))
         self._name = name
 
-    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - zipfile's
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
         return self._name, self.flag_bits & ~0x800
 
 
@@ -174,7 +174,7 @@ def test_heic_without_a_decoder_says_what_to_install_and_is_not_recorded(monkeyp
     from mmfeat.encoders.preparation import ImagePreparation
 
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(UnreadSample, match="pip install pillow-heif"):
+    with pytest.raises(UnreadSample, match="pillow-heif"):
         ImagePreparation.decode(b"\0\0\0\x18ftypheic" + bytes(100))
 
 
@@ -251,7 +251,7 @@ def test_init_says_what_looks_like_an_image_that_is_missing(tmp_path):
     made = init(tmp_path, str(table(tmp_path / "t.csv", ["IMG 1.jpg", "2.jpg"])))
     assert "'IMG 1.jpg' is not there; 'IMG_1.jpg' is" in made.summary
     assert "image of '0': no such image; 'IMG_1.jpg' is there" in (tmp_path / "init.log").read_text()
-    with pytest.raises(DataError, match="'IMG 1.jpg' is not there; 'IMG_1.jpg' is"):
+    with pytest.raises(DataError, match=r"'IMG 1.jpg' is not there; 'IMG_1.jpg' is"):
         init(tmp_path / "new", str(table(tmp_path / "u" / "u.csv", ["IMG 1.jpg"])), images=(str(tmp_path),))
 
 
@@ -265,7 +265,7 @@ def test_addresses_without_captions_are_an_error(tmp_path, captions):
 
 
 def test_images_without_captions_that_are_nowhere_are_an_error(tmp_path):
-    with pytest.raises(DataError, match="none of 2 names like '1.jpg' found"):
+    with pytest.raises(DataError, match=r"none of 2 names like '1.jpg' found"):
         init(tmp_path, str(table(tmp_path / "t.csv", ["1.jpg", "2.jpg"])))
     assert not (tmp_path / "mmfeat.toml").exists()
 

@@ -28,7 +28,7 @@ NFC, NFD = "café", unicodedata.normalize("NFD", "café")
 ODD = {
     "decomposed": NFD,
     "byte order mark": f"\ufeff{NFC}",
-    "zero width": f"ca\u200bfé",
+    "zero width": "ca\u200bfé",
     "no-break": f"\u00a0{NFC}\u00a0",
 }
 
