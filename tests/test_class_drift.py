@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,35 @@ def test_columns_are_those_of_the_source_that_are_classes_then_the_other_classes
     found, cells = label_cells(np.array([[1, 0]], np.int8), ("a", "b"), columns, " ")
     assert found == wanted
     assert dict(zip(found, cells[0], strict=True)) == {"a": "1", "b": "0"}
+
+
+def test_runs_and_checkpoints_of_decomposed_class_names_stay_those_of_their_classes(drifted, tmp_path, monkeypatch):
+    """As an mmfeat that kept names as they came made them: init brings the manifest up to date, and nothing is stale."""
+    folder, odd = tmp_path / "p", unicodedata.normalize("NFD", "é")
+    shutil.copytree(
+        drifted, folder, ignore=shutil.ignore_patterns("runs", "checkpoints", "features", "manifest.parquet", FILE)
+    )
+    table = folder / "t.csv"
+    table.write_text(table.read_text().replace("id,caption,a,b,c", f"id,caption,z,b,{odd}"), encoding="utf-8")
+    (folder / "mmfeat.toml").write_text(TOML.replace('"a", "b", "c"', f'"z", "b", "{odd}"'), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        for module in ("labels", "data.samples", "data.readers"):
+            patch.setattr(f"mmfeat.{module}.normal_name", str.strip)
+        init(folder)
+        finetune(Project(folder), freeze=True)
+        extract(Project(folder))
+        run = fuse(Project(folder), "linear").run
+        predict(Project(folder))
+    assert run.classes == Project(folder).manifest.classes == ("z", "b", odd)
+    before = pq.read_table(folder / "predictions.parquet")
+    made = init(folder)
+    assert "of the classes of before" not in made.summary
+    project = Project(folder)
+    assert project.manifest.classes == ("z", "b", "é")
+    assert [one.state for one in ranked_runs(project)] == ["current", "current"]
+    predict(project, "linear-1")
+    assert header(folder / "predictions.csv") == ["id", "z", "b", odd]  # as the source has them
+    assert np.array_equal(pq.read_table(folder / "predictions.parquet")["p_é"], before[f"p_{odd}"])
+    evaluate(project, ["linear-1"])
+    export(project, "linear-1", folder / "model")
+    assert all(one.encoded == 0 for one in extract(Project(folder)).encoders)
