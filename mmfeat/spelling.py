@@ -31,9 +31,16 @@ def spellings(name: str) -> list[str]:
 
 
 class Spellings:
-    """Names found as they are spelled or, where none is spelled so, by their normal form."""
+    """Names found as they are spelled or, where none is spelled so, by their normal form.
 
-    def __init__(self, names: Collection[str]) -> None:
+    Parameters
+    ----------
+    place : str
+        What an error begins with: a file's name, and what the names are.
+    """
+
+    def __init__(self, names: Collection[str], place: str = "") -> None:
+        self._place = place
         self._names = names if isinstance(names, dict | set | frozenset) else set(names)
         self._alike: dict[str, list[str]] | None = None
 
@@ -53,7 +60,9 @@ class Spellings:
                 self._alike.setdefault(normal_name(one), []).append(one)
         found = self._alike.get(normal_name(name), [])
         if len(found) > 1:
-            raise DataError(f"{name!a} may be {' or '.join(sorted(map(ascii, found))[:3])}, which look the same")
+            raise DataError(
+                f"{self._place}{name!a} may be {' or '.join(sorted(map(ascii, found))[:3])}, which look the same"
+            )
         return found[0] if found else None
 
 

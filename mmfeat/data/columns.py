@@ -57,10 +57,11 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
         labels, can be found.
     """
     found: Columns = {}
+    header = Spellings(table.header, f"{table.file}: column ")
     for role in ROLES:
         named = given.get(role, "")
         names = [named] if isinstance(named, str) and named else list(named)
-        own = [_own(table, name) for name in names]
+        own = [header.find(name) for name in names]
         missing = [name for name, spelled in zip(names, own, strict=True) if spelled is None]
         if missing and (need_labels or role not in IN_LABELLED):
             raise _no_column(table, missing[0], role)
@@ -78,14 +79,6 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
         found["labels"] = _yes_no_columns(table, {name for role in found for name in as_list(found[role])})
     found["id"] = found["id"] or found["image"]
     return found
-
-
-def _own(table: Table, name: str) -> str | None:
-    """A column's name as the table spells it; None where it has none like it."""
-    try:
-        return Spellings(table.header).find(name)
-    except DataError as error:
-        raise DataError(f"{table.file}: column {error}. Rename one of them") from None
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:

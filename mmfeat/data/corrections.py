@@ -120,7 +120,7 @@ def _own_id(where: str, text: str, known: Spellings) -> str | None:
 def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
     """Where a column stands: by its plain name, or by that of the source."""
     for name in (role, own):
-        if isinstance(name, str) and name and (found := Spellings(header).find(name)):
+        if isinstance(name, str) and name and (found := Spellings(header, f"{file}:1: column ").find(name)):
             return header.index(found)
     names = f"{role!r}" + (f" (or {own!r}, as in the source)" if isinstance(own, str) and own not in ("", role) else "")
     found = ", ".join(quoted(name) for name in header[:12])

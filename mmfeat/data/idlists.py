@@ -49,7 +49,7 @@ def _csv_ids(path: Path, n_rows: int) -> list[str]:
         rows = [row for row in csv.reader(file, strict=True) if row]
     if not rows:
         raise DataError(f"{path}: it is empty")
-    title = next(filter(None, map(Spellings(rows[0]).find, IDS)), None)
+    title = next(filter(None, map(Spellings(rows[0], f"{path}: column ").find, IDS)), None)
     if title is None and len(rows[0]) > 1:
         raise DataError(f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Call the column of ids so")
     at = rows[0].index(title) if title else 0

@@ -55,8 +55,9 @@ def yes_no_labels(table: Table, names: Sequence[str]) -> np.ndarray:
         A cell holds something else, like 0.3.
     """
     labels = np.full((table.n_rows, len(names)), -1, np.int8)
+    header = Spellings(table.header, f"{table.file}: column ")
     for k, name in enumerate(names):
-        own = Spellings(table.header).find(name)
+        own = header.find(name)
         if own is None:
             continue
         cells = table.column(own)

@@ -78,7 +78,7 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
     if not path.is_file():
         raise DataError(f"{path}: no such table. Give a table ({', '.join(SUFFIXES)}), a picture, or --caption TEXT")
     table = read_table(path)
-    header = Spellings(table.header)
+    header = Spellings(table.header, f"{path}: column ")
     named = {role: [name for name in as_list(names) if header.find(name)] for role, names in usual.items()}
     named |= {role: [name] for role, name in columns.items() if name}
     source = Source(f"table {path.name}", {})
@@ -101,7 +101,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give a CSV table with a column 'label' as the class list")
     header, records = read_records(path, recover=False)
-    named = Spellings(header).find("label")
+    named = Spellings(header, f"{path}:1: column ").find("label")
     column = header.index(named) if named else 0
     lines: dict[str, int] = {}
     for record in repaired(path, records):

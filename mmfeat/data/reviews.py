@@ -123,7 +123,7 @@ def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
         first = opened.readline(2**20)
     delimiter = max(",;\t", key=lambda mark: first.count(mark.encode()))
     header, records = read_records(file, recover=False, delimiter=delimiter)
-    named = [Spellings(header).find(name) for name in (ID, ANSWER)]
+    named = [Spellings(header, f"{file}:1: column ").find(name) for name in (ID, ANSWER)]
     for name, own in zip((ID, ANSWER), named, strict=True):
         if own is None:
             found = ", ".join(quoted(one) for one in header[:12])
