@@ -294,3 +294,12 @@ def test_about_addresses():
     assert about_addresses(["data:image/png;base64,AA"] * 2).startswith(
         "2 rows hold their images as text (a data: URI)"
     )
+
+
+def test_a_folder_of_images_without_suffix_is_not_empty(tmp_path):
+    folder(tmp_path / "p", "one", "two", data=PIXEL)
+    file = table(tmp_path / "t.csv", ["one", "two"])
+    assert init(tmp_path / "q", str(file), images=(str(tmp_path / "p"),)).manifest.n_samples == 2
+    folder(tmp_path / "r", "notes", data=b"nothing")
+    with pytest.raises(DataError, match=r"no image in .*r \(looked for"):
+        init(tmp_path / "s", str(file), images=(str(tmp_path / "p"), str(tmp_path / "r")))

@@ -68,7 +68,7 @@ class ImageSources:
         self._plain: dict[str, Location] = {}  # members of archives that no suffix calls images
         self._by_content: dict[str, Location] = {}
         self._unlisted: dict[str, str] = {}
-        self._empty: list[Path] = []
+        self._empty: dict[Path, list[Location]] = {}  # those without an image by its name, and what they hold
 
     @classmethod
     def of_file(cls, file: Path) -> ImageSources:
@@ -119,9 +119,9 @@ class ImageSources:
         return sorted([*self._names.paths(), *self._further.paths()])
 
     def empty(self) -> list[Path]:
-        """Folders and archives without any image."""
+        """Folders and archives without any image, by its name or by its content."""
         self.locate("")
-        return self._empty
+        return [place for place, files in self._empty.items() if not any(self._is_image(file) for file in files)]
 
     def read(self, location: Location) -> bytes:
         """An image's bytes; safe in threads.
@@ -178,15 +178,16 @@ class ImageSources:
         with self._lock:
             if self._listed:
                 return
-            self._names, self._further, self._empty = ImageNames(), ImageNames(), []
+            self._names, self._further, self._empty = ImageNames(), ImageNames(), {}
             self._plain, self._unlisted = {}, {}
             for container in self.containers:
-                if not (self._add_folder(container) if container.is_dir() else self._add_archive(str(container))):
-                    self._empty.append(container)
+                others = self._add_folder(container) if container.is_dir() else self._add_archive(str(container))
+                if others is not None:
+                    self._empty[container] = others
             self._listed = True
 
-    def _add_folder(self, folder: Path) -> bool:
-        """Add a folder's images; whether there are any."""
+    def _add_folder(self, folder: Path) -> list[Location] | None:
+        """Add a folder's images; where there is none, all its files."""
         listing, any_image = list_folder(folder), False
         if reason := listing.unlisted.get(str(folder)):
             raise DataError(f"{folder}: cannot be listed ({reason}). Allow the folder to be read, or name another")
@@ -196,10 +197,13 @@ class ImageSources:
                 first = path.lower().endswith(COMMON_SUFFIXES) and path not in listing.linked
                 (self._names if first else self._further).add(path, Location(file), undecoded(path))
                 any_image = True
-        return any_image
+        return None if any_image else list(map(Location, listing.files.values()))
 
-    def _add_archive(self, file: str) -> bool:
-        """Add an archive's images; of members with one name the last counts, as it does for who unpacks."""
+    def _add_archive(self, file: str) -> list[Location] | None:
+        """Add an archive's images; where there is none, all its files.
+
+        Of members with one name the last counts, as it does for who unpacks.
+        """
         archive = self._archives[file] = open_archive(file)
         any_image = False
         for name, place in dict(archive.members()).items():
@@ -211,7 +215,7 @@ class ImageSources:
             else:
                 for path in (name, *archive.others.get(name, ())):
                     self._plain.setdefault(path, location)
-        return any_image
+        return None if any_image else [found for found in self._plain.values() if found.file == file]
 
     def _told_by_content(self, name: str) -> Location | None:
         """The file or the member whose whole path a name is, where it begins as images do."""
@@ -219,18 +223,21 @@ class ImageSources:
             files = [Location(os.path.join(folder, path)) for folder in self.containers if folder.is_dir()]
             found = [self._plain[path]] if path in self._plain else []
             for location in [*(one for one in files if os.path.isfile(one.file)), *found]:
-                if path and begins_as_image(self._head(location)):
+                if path and self._is_image(location):
                     return self._by_content.setdefault(name, location)
         return None
 
-    def _head(self, location: Location) -> bytes:
+    def _is_image(self, location: Location) -> bool:
+        """Whether a file or a member begins as images do."""
         try:
             if location.member is not None:
-                return self.read(location)[:HEAD]
+                return begins_as_image(self.read(location)[:HEAD])
+            if not os.path.isfile(location.file):  # a pipe would never end
+                return False
             with open(location.file, "rb") as file:
-                return file.read(HEAD)
+                return begins_as_image(file.read(HEAD))
         except (OSError, DataError):
-            return b""
+            return False
 
 
 def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:

@@ -167,8 +167,7 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     if sources is None:
         sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
     named = [name for name in data.images if name]
-    empty = sources.empty() if config.data.images and not (folder / FILE_NAME).is_file() else []
-    if empty and not any(map(sources.holds, named)):
+    if config.data.images and not (folder / FILE_NAME).is_file() and (empty := sources.empty()):
         raise DataError(f"images: no image in {empty[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
     memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
     row_keys = image_keys(np.array(data.images, dtype=object), sources, memory)
