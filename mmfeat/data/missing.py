@@ -1,15 +1,26 @@
-"""What to say of images that are named and not there: names that look alike, addresses of the web."""
+"""What to say of images that are named and not there: names that look alike, addresses of the web, what is there."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from mmfeat.texts import counted, quoted
+from mmfeat.data.archives import ARCHIVES
+from mmfeat.data.imagenames import IMAGE_SUFFIXES
+from mmfeat.errors import DataError
+from mmfeat.texts import counted, quoted, shown
+
+if TYPE_CHECKING:
+    from mmfeat.data.sources import ImageSources
 
 _ADDRESS = re.compile(r"(?:https?|ftp|s3|gs|hf|file)://|data:", re.IGNORECASE)
+_NO_IMAGES = (
+    ".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".toml", ".txt", ".md", ".log", ".py", *ARCHIVES
+)  # fmt: skip
 NO_IMAGE = "no such image"
 _TRIED = 10  # names that others are looked for
 _SAMPLE = 1000  # names that each is compared with letter by letter
@@ -70,6 +81,35 @@ def about_addresses(missing: Sequence[str]) -> str:
             f"{counted(n, 'row')} {'holds its image' if n == 1 else 'hold their images'} as text (a data: URI)"
         )
     return f"{' and '.join(parts)}: images are read from files. {'Download' if web else 'Save'} them first"
+
+
+def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
+    """The error of names none of which is there: it says what was looked for, where, and what is there."""
+    wanted, there = [name for name in names if name], sources.names()
+    about = about_addresses(wanted) or about_look_alikes(look_alikes(wanted, there))
+    where = ", ".join(map(str, sources.containers[:3])) + (" ..." if len(sources.containers) > 3 else "")
+    found = (
+        f"{counted(len(there), 'image')} there, like {shown(repr(there[0]))}"
+        if there
+        else f"there is no image at all ({', '.join(IMAGE_SUFFIXES)})"
+    )
+    return DataError(
+        f"images: none of {counted(len(wanted), 'name')} like {shown(repr(wanted[0]))} found in {where}: {found}. "
+        f"{about and f'{about}. '}"
+        f"Name the images' place: --images PATH, or their column: --image COLUMN"
+    )
+
+
+def other_files(sources: ImageSources) -> list[str]:
+    """Names of some files in the folders of images, nothing deeper, that no suffix calls images, tables or settings."""
+    found: list[str] = []
+    for folder in sources.containers:
+        try:
+            with os.scandir(folder) as entries:
+                found += [e.name for e in entries if e.is_file() and not e.name.lower().endswith(_NO_IMAGES)]
+        except OSError:
+            continue
+    return sorted(name for name in found if not name.startswith(".") and not name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _distinct(name: str, other: str) -> str:

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmfeat.config import Config
@@ -25,14 +25,10 @@ from mmfeat.data.archives import (
 from mmfeat.data.folders import list_folder
 from mmfeat.data.imagekinds import HEAD, begins_as_image
 from mmfeat.data.imagenames import COMMON_SUFFIXES, IMAGE_SUFFIXES, ImageNames, Location
-from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes
 from mmfeat.errors import DataError
 from mmfeat.spelling import spellings
-from mmfeat.texts import counted, shown
+from mmfeat.texts import shown
 
-_NO_IMAGES = (
-    ".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".toml", ".txt", ".md", ".log", ".py", *ARCHIVES
-)  # fmt: skip
 _RACY_NS = 2_000_000_000  # coarser than the clock ticks of any file system in use
 
 
@@ -240,23 +236,6 @@ class ImageSources:
             return False
 
 
-def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
-    """The error of names none of which is there: it says what was looked for, where, and what is there."""
-    wanted, there = [name for name in names if name], sources.names()
-    about = about_addresses(wanted) or about_look_alikes(look_alikes(wanted, there))
-    where = ", ".join(map(str, sources.containers[:3])) + (" ..." if len(sources.containers) > 3 else "")
-    found = (
-        f"{counted(len(there), 'image')} there, like {shown(repr(there[0]))}"
-        if there
-        else f"there is no image at all ({', '.join(IMAGE_SUFFIXES)})"
-    )
-    return DataError(
-        f"images: none of {counted(len(wanted), 'name')} like {shown(repr(wanted[0]))} found in {where}: {found}. "
-        f"{about and f'{about}. '}"
-        f"Name the images' place: --images PATH, or their column: --image COLUMN"
-    )
-
-
 def image_sources(config: Config) -> ImageSources:
     """The images that `[data]` names or, where it names none, those beside the source.
 
@@ -288,18 +267,6 @@ def _beside(source: Path) -> list[Path]:
     return archives or folders or [folder]
 
 
-def other_files(sources: ImageSources) -> list[str]:
-    """Names of some files in the folders of images, nothing deeper, that no suffix calls images, tables or settings."""
-    found: list[str] = []
-    for folder in sources.containers:
-        try:
-            with os.scandir(folder) as entries:
-                found += [e.name for e in entries if e.is_file() and not e.name.lower().endswith(_NO_IMAGES)]
-        except OSError:
-            continue
-    return sorted(name for name in found if not name.startswith(".") and not name.lower().endswith(IMAGE_SUFFIXES))
-
-
 def image_files_beside(source: Path) -> bool:
     """Whether archives or image files lie beside a source, or in a folder there; nothing deeper is looked at."""
     for place in _beside(source):
@@ -312,7 +279,11 @@ def image_files_beside(source: Path) -> bool:
 
 def unreadable_archives(folder: Path) -> list[Path]:
     """Archives in a folder that cannot be read in place."""
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith((*NO_RANDOM_ACCESS, ".7z", ".rar")))
+    return sorted(
+        p
+        for p in (folder.iterdir() if folder.is_dir() else ())
+        if p.name.lower().endswith((*NO_RANDOM_ACCESS, ".7z", ".rar"))
+    )
 
 
 def _has_images(folder: Path) -> bool:

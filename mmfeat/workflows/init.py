@@ -17,7 +17,7 @@ from mmfeat.data.columns import ROLES
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes
+from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes, nothing_found, other_files
 from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import (
@@ -25,8 +25,6 @@ from mmfeat.data.sources import (
     image_files_beside,
     image_sources,
     images_beside,
-    nothing_found,
-    other_files,
     unreadable_archives,
 )
 from mmfeat.errors import ConfigError, DataError

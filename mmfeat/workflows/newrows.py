@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.data.missing import NO_IMAGE, explained
+from mmfeat.data.missing import NO_IMAGE, explained, nothing_found
 from mmfeat.data.readers import read_rows
-from mmfeat.data.sources import ImageSources, images_beside, nothing_found
+from mmfeat.data.sources import ImageSources, images_beside
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
 from mmfeat.models.decisions import Decision
