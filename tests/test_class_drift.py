@@ -99,10 +99,17 @@ def test_every_command_goes_by_the_classes_of_the_manifest(project):
     assert export(project, "linear-1", project.root / "model").folder.is_dir()
 
 
-@pytest.mark.parametrize("command", [
-    lambda p: predict(p, "linear-1"), lambda p: evaluate(p, ["linear-1"]), lambda p: review(p, "linear-1"),
-    lambda p: export(p, "linear-1", p.root / "model"), lambda p: predict(p),
-], ids=["predict", "evaluate", "review", "export", "the best"])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda p: predict(p, "linear-1"),
+        lambda p: evaluate(p, ["linear-1"]),
+        lambda p: review(p, "linear-1"),
+        lambda p: export(p, "linear-1", p.root / "model"),
+        lambda p: predict(p),
+    ],
+    ids=["predict", "evaluate", "review", "export", "the best"],
+)
 @pytest.mark.parametrize("labels", [None, "id,labels\nr4,e\n"], ids=["one gone, one back", "another one"])
 def test_a_run_of_other_classes_says_so(project, command, labels):
     (project.root / FILE).unlink()

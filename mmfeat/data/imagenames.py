@@ -14,9 +14,9 @@ from mmfeat.spelling import normal_name
 from mmfeat.texts import shown
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-IMAGE_SUFFIXES = (
-    *COMMON_SUFFIXES, ".jfif", ".jpe", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo", ".apng", ".heic", ".heif",
-)  # fmt: skip
+PORTABLE_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm")
+FURTHER_SUFFIXES = (".jfif", ".jpe", ".avif", ".jp2", *PORTABLE_SUFFIXES, ".tga", ".mpo", ".apng", ".heic", ".heif")
+IMAGE_SUFFIXES = (*COMMON_SUFFIXES, *FURTHER_SUFFIXES)
 
 
 class Location(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmfeat.data.archives import ARCHIVES
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
+from mmfeat.data.tables import SUFFIXES
 from mmfeat.errors import DataError
 from mmfeat.texts import counted, quoted, shown
 
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
     from mmfeat.data.sources import ImageSources
 
 _ADDRESS = re.compile(r"(?:https?|ftp|s3|gs|hf|file)://|data:", re.IGNORECASE)
-_NO_IMAGES = (
-    ".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".toml", ".txt", ".md", ".log", ".py", *ARCHIVES
-)  # fmt: skip
+_TEXTS = (".json", ".toml", ".txt", ".md", ".log", ".py")
+_NO_IMAGES = (*SUFFIXES, *_TEXTS, *ARCHIVES)
 NO_IMAGE = "no such image"
 _TRIED = 10  # names that others are looked for
 _SAMPLE = 1000  # names that each is compared with letter by letter
