@@ -65,3 +65,5 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
         parts = [f"Wrote {', '.join(result.written)}."] if result.written else []
         parts += [f"Removed {', '.join(result.removed)}: there is nothing to note any more."] if result.removed else []
         echo_next(" ".join(parts), result.after)
+    for warning in result.warnings:
+        click.echo(f"Warning: {warning}", err=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mmfeat.errors import MmfeatError
+from mmfeat.spelling import normal_name
 
 EMPTY = ("most-probable", "none")  # what a row gets where no class passes
 
@@ -63,16 +64,24 @@ def label_names(decided: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
 def label_cells(
     decided: np.ndarray, classes: Sequence[str], columns: str | Sequence[str], separator: str
 ) -> tuple[list[str], list[list[str]]]:  # fmt: skip
-    """Header and cells of decided labels `(N, K)` as a source has them: a column of names, or columns of 0 and 1."""
+    """Header and cells of decided labels `(N, K)` as a source has them: a column of names, or columns of 0 and 1.
+
+    There is a column for each class, whatever the source has: first the source's columns as they are named there and in
+    their order, without those that are no class, then the classes that have no column there.
+    """
     if isinstance(columns, str):
         return [columns or "labels"], [[separator.join(names)] for names in label_names(decided, classes)]
-    at = [list(classes).index(name) for name in columns]
-    return list(columns), decided[:, at].astype(str).tolist()
+    own = {normal_name(name): name for name in columns}
+    header = [own.get(normal_name(name), name) for name in classes]
+    at = {name: k for k, name in enumerate(header)}
+    there = set(columns)
+    header = [name for name in columns if name in at] + [name for name in header if name not in there]
+    return header, decided[:, [at[name] for name in header]].astype(str).tolist()
 
 
 def split_labels(cell: str, separator: str) -> list[str]:
-    """Names in one cell, each once, in order; a blank cell has none."""
-    names = cell.split() if separator == " " else [name.strip() for name in cell.split(separator)]
+    """Names in one cell in their normal form, each once, in order; a blank cell has none."""
+    names = map(normal_name, cell.split() if separator == " " else cell.split(separator))
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -88,11 +97,17 @@ def class_order(names: Iterable[str]) -> list[str]:
 
 
 def class_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray | None:
-    """Where `have` has each class of `want`, `(K,)`: columns `[:, positions]` are in their order; None where names differ."""
-    at = {name: k for k, name in enumerate(have)}
-    if len(at) != len(have) or len(have) != len(want) or at.keys() != set(want):
+    """Where `have` has each class of `want`, `(K,)`: columns `[:, positions]` are in their order; None where names differ.
+
+    Names that are spelled differently are the same where their normal forms are.
+    """
+    if len(have) != len(want):
         return None
-    return np.array([at[name] for name in want], dtype=np.int64)
+    for spelled in (str, normal_name):
+        at = {spelled(name): k for k, name in enumerate(have)}
+        if len(at) == len(have) and at.keys() == set(map(spelled, want)):
+            return np.array([at[spelled(name)] for name in want], dtype=np.int64)
+    return None
 
 
 def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmfeat.randomness import id_numbers
+from mmfeat.spelling import spellings
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +41,21 @@ class Learned:
 
     def among(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Whether each id is among the rows trained on, and among those that chose: `(N,)` bool each."""
-        numbers = id_numbers(ids)
-        return np.isin(numbers, self.trained), np.isin(numbers, self.chosen)
+        return _among(ids, self.trained), _among(ids, self.chosen)
 
     def out_of_fold(self, ids: Sequence[str]) -> np.ndarray:
         """Whether each id is of a row whose logits are out of fold in every part that was trained on it: `(N,)` bool."""
-        numbers = id_numbers(ids)
-        return np.isin(numbers, self.folded) & ~np.isin(numbers, self.trained)
+        return _among(ids, self.folded) & ~_among(ids, self.trained)
+
+
+def _among(ids: Sequence[str], numbers: np.ndarray) -> np.ndarray:
+    """Whether each id is among the numbers, as it is spelled now or as a source may have spelled it: `(N,)` bool."""
+    found = np.isin(id_numbers(ids), numbers)
+    others = [(row, name) for row, one in enumerate(ids) if not found[row] for name in spellings(str(one))[1:]]
+    if others:
+        rows = np.array([row for row, _ in others])
+        found[rows[np.isin(id_numbers([name for _, name in others]), numbers)]] = True
+    return found
 
 
 NOTHING = Learned(np.zeros(0, np.uint64), np.zeros(0, np.uint64))

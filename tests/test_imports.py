@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 
 import h5py
 import numpy as np
@@ -27,6 +28,7 @@ from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.imports import import_embeddings
+from mmfeat.workflows.init import init
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import ranked_runs
 from mmfeat.workflows.selftrain import selftrain
@@ -425,3 +427,45 @@ def test_importing_needs_no_torch(project, tmp_path):
         "heavy = {'torch', 'timm', 'transformers', 'PIL'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=project.root)
+
+
+# ids that only look the same
+
+
+@pytest.fixture
+def accented(project_folder):
+    """A project whose ids have accents, composed (NFC)."""
+    rows = [f"caf\u00e9{i},a caption {i},{'ab'[i % 2]}" for i in range(20)]
+    (project_folder / "t.csv").write_text("\n".join(["id,caption,labels", *rows]) + "\n", encoding="utf-8")
+    (project_folder / "mmfeat.toml").write_text('schema = 1\n[data]\nsource = "t.csv"\n', encoding="utf-8")
+    (project_folder / "manifest.parquet").unlink()
+    init(project_folder)
+    return Project(project_folder)
+
+
+def other_spelling(ids: list[str]) -> list[str]:
+    return [unicodedata.normalize("NFD", sample) for sample in ids]
+
+
+def test_an_import_finds_ids_that_look_the_same(accented, tmp_path):
+    ids = ids_of(accented)
+    same = import_embeddings(accented, "clip", *written(tmp_path, ids, values_of(20)))
+    made = import_embeddings(accented, "clip", *written(tmp_path, other_spelling(ids), values_of(20)))
+    assert (made.n_matched, made.key, made.n_written) == (20, same.key, 0)
+    odd = [f"\ufeff{sample}\u00a0" for sample in ids]
+    assert import_embeddings(accented, "clip", *written(tmp_path, odd, values_of(20))).key == same.key
+    twice = [*ids[1:], other_spelling(ids)[0], f"{ids[0]}\u200b"]
+    with pytest.raises(DataError, match="which look the same"):
+        import_embeddings(accented, "clip", *written(tmp_path, twice, values_of(21)))
+
+
+def test_an_import_is_found_by_ids_that_are_spelled_otherwise_now(accented, tmp_path):
+    made = import_embeddings(accented, "clip", *written(tmp_path, ids_of(accented), values_of(20)))
+    table = accented.root / "t.csv"
+    table.write_text(unicodedata.normalize("NFD", table.read_text(encoding="utf-8")), encoding="utf-8")
+    init(accented.root)
+    project = in_use(Project(accented.root), made.table)
+    assert ids_of(project) == other_spelling(ids_of(accented))
+    assert project.keys_of(project.identity("clip")).present.all()
+    embeddings = project.table(["clip"]).embeddings["clip"]
+    assert np.allclose(embeddings[np.arange(20)], values_of(20), atol=1e-2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import os
 import stat
 import struct
@@ -21,6 +22,7 @@ _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error,
     OSError, ValueError, OverflowError, EOFError, LookupError, NotImplementedError,
 )  # fmt: skip
+_ENCODINGS = ("cp1252", "cp850", "cp949", "cp932", "gbk")  # of names that are not in UTF-8
 _INFLATE = {zipfile.ZIP_DEFLATED: lambda: zlib.decompressobj(-15), zipfile.ZIP_BZIP2: bz2.BZ2Decompressor}
 _LOCAL = struct.Struct("<4s22xHH")  # a zip member's header: signature, length of name, length of extra field
 
@@ -40,12 +42,15 @@ class Archive:
     ----------
     facts : tuple of int
         The file's facts before it was listed.
+    others : dict of str to list of str
+        Name to other names that its bytes may mean, for members whose names' encoding nothing tells; filled by `members`.
     """
 
     kind = ""
 
     def __init__(self, file: str) -> None:
         self.file = file
+        self.others: dict[str, list[str]] = {}
         try:
             self.facts = facts(os.stat(file))
         except OSError as error:
@@ -100,7 +105,7 @@ class ZipArchive(Archive):
     def _members(self, handle: BinaryIO) -> Iterator[tuple[str, Place]]:
         with zipfile.ZipFile(handle) as archive:
             for info in archive.infolist():
-                name = _inside(self.file, info.filename)
+                name = self._name(info)
                 if not info.is_dir() and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG):
                     encrypted = info.flag_bits & 1
                     yield (
@@ -114,6 +119,20 @@ class ZipArchive(Archive):
                             encrypted,
                         ),
                     )
+
+    def _name(self, info: zipfile.ZipInfo) -> str:
+        """A member's name: in UTF-8 where its bytes are, whatever the flag says; else as zip files have them, in cp437."""
+        name = _inside(self.file, info.filename)
+        if info.filename.isascii() or info.flag_bits & 0x800:
+            return name
+        try:
+            found = meanings(info.filename.encode("cp437"))
+        except UnicodeEncodeError:  # an extra field gave the name
+            return name
+        if len(found) == 1:
+            found, name = [name], _inside(self.file, found[0])
+        self.others[name] = found
+        return name
 
     def _read(self, handle: int, place: Place) -> bytes:
         offset, packed, size, checksum, method, encrypted = place
@@ -150,6 +169,8 @@ class TarArchive(Archive):
                 if info.issparse():
                     raise ValueError(f"member {name!r} is sparse. Make the archive anew without --sparse")
                 if info.isreg():
+                    if found := undecoded(name):
+                        self.others[name] = found
                     yield name, (info.offset_data, info.size)
             # Without this check a cut between two members, or damage, would only look like an archive with fewer.
             handle.seek(archive.offset)
@@ -165,6 +186,24 @@ class TarArchive(Archive):
 def open_archive(file: str) -> Archive:
     """A zip or tar file, by its suffix."""
     return (ZipArchive if file.lower().endswith(".zip") else TarArchive)(file)
+
+
+def meanings(name: bytes) -> list[str]:
+    """Paths that a name's bytes may mean: the one of UTF-8 where they are that, else one for each common encoding."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return [name.decode()]
+    found = []
+    for encoding in _ENCODINGS:
+        with contextlib.suppress(UnicodeDecodeError):
+            found.append(clean_name(name.decode(encoding)))
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def undecoded(path: str) -> list[str]:
+    """Paths that a file's or a member's name may mean whose bytes are not UTF-8; none where they are."""
+    if path.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in path):
+        return []
+    return meanings(path.encode("utf-8", "surrogateescape"))
 
 
 def check_size(size: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmfeat.data.tables import ObjectTable, json_of, kind_of, plain_text
 from mmfeat.errors import DataError, one_line
+from mmfeat.spelling import normal_name
 from mmfeat.texts import counted, shown
 
 PREFIX, CAPTIONS = "instances_", "captions_"
@@ -94,7 +95,7 @@ def _all_categories(files: Sequence[Path], data: list[dict[str, Any]]) -> dict[A
     for file, content in zip(files, data, strict=True):
         for at, category in enumerate(content.get("categories", [])):
             found = category.get("id")
-            name = (plain_text(category.get("name")) or "").strip()
+            name = normal_name(plain_text(category.get("name")) or "")
             if not name or not isinstance(found, int | str):
                 raise DataError(f"{file}: category {at + 1} lacks its id or its name")
             if names.setdefault(found, name) != name:
@@ -110,7 +111,9 @@ def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str])
     """Those of the categories that are wanted, by name or by id, in the order that they are wanted in."""
     chosen: dict[Any, str] = {}
     for text in wanted:
-        found = [key for key, name in names.items() if name == text] or [key for key in names if str(key) == text]
+        found = [key for key, name in names.items() if name == normal_name(text)] or [
+            key for key in names if str(key) == text
+        ]
         if not found:
             near = difflib.get_close_matches(text, names.values(), 1)
             hint = f" Nearest: {_quoted(near[0])}." if near else ""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from mmfeat.data.labelcells import first_odd_cell
 from mmfeat.data.tables import Table
 from mmfeat.errors import DataError
+from mmfeat.spelling import Spellings, normal_name
 from mmfeat.texts import shown
 
 Columns = dict[
@@ -56,13 +57,15 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
         labels, can be found.
     """
     found: Columns = {}
+    header = Spellings(table.header, f"{table.file}: column ")
     for role in ROLES:
         named = given.get(role, "")
         names = [named] if isinstance(named, str) and named else list(named)
-        missing = [name for name in names if name not in table.header]
+        own = [header.find(name) for name in names]
+        missing = [name for name, spelled in zip(names, own, strict=True) if spelled is None]
         if missing and (need_labels or role not in IN_LABELLED):
             raise _no_column(table, missing[0], role)
-        there = [name for name in names if name not in missing]
+        there = [name for name in own if name is not None]
         repeated = next((name for name in there if there.count(name) > 1), None)
         if repeated:
             raise DataError(f"{table.file}: column {_quoted(repeated)} is named twice for {role}. Leave one out")
@@ -90,7 +93,7 @@ def listed(header: Sequence[str]) -> str:
 
 def _common(table: Table, role: str) -> str:
     """The column with the commonest of a role's names."""
-    named = [[name for name in table.header if name.strip().lower() == common] for common in COMMON_NAMES[role]]
+    named = [[name for name in table.header if normal_name(name).lower() == common] for common in COMMON_NAMES[role]]
     if role == "labels":  # what is learned is not to be guessed
         named = [[name for names in named for name in names]]
     for names in named:
@@ -108,7 +111,7 @@ def unused(table: Table, found: Columns) -> str:
     """What to say of columns that serve as nothing; empty where there are none."""
     used = {name for role in found for name in as_list(found[role])}
     rest = [name for name in table.header if name not in used]
-    texts = [name for name in rest if name.strip().lower() in COMMON_NAMES["caption"]]
+    texts = [name for name in rest if normal_name(name).lower() in COMMON_NAMES["caption"]]
     join = " ".join(f"--caption {shown(name, 30)}" for name in [*as_list(found["caption"]), *texts])
     return f"  not used  {listed(rest)}{f'; joined captions: {join}' if texts else ''}" if rest else ""
 

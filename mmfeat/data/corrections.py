@@ -20,6 +20,7 @@ from mmfeat.data.readers import Source
 from mmfeat.data.records import read_records, repaired
 from mmfeat.errors import DataError
 from mmfeat.labels import class_order, split_labels
+from mmfeat.spelling import Spellings, normal_name
 from mmfeat.texts import nearest, quoted
 
 FILE = "corrections.csv"
@@ -89,10 +90,12 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
     header, records = read_records(file, recover=False)
     at = {role: _column(file, header, role, source.columns.get(role, "")) for role in ("id", "labels")}
     row_of = {sample: row for row, sample in enumerate(source.ids)}
+    known = Spellings(row_of)
     given: dict[int, list[str]] = {}
     lines: dict[str, int] = {}
     for record in repaired(file, records):
-        where, sample = f"{file}:{record.line}", record.cells[at["id"]].strip()
+        where, text = f"{file}:{record.line}", record.cells[at["id"]].strip()
+        sample = _own_id(where, text, known) or text
         if sample in lines:
             raise DataError(f"{where}: repeats the id {quoted(sample)} of line {lines[sample]}. Leave one of them out")
         if sample not in row_of:
@@ -106,11 +109,19 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
     return given
 
 
+def _own_id(where: str, text: str, known: Spellings) -> str | None:
+    """The id that a cell means; None where there is none."""
+    try:
+        return known.find(text)
+    except DataError as error:
+        raise DataError(f"{where}: the id {error}. Spell it as the source does") from None
+
+
 def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
     """Where a column stands: by its plain name, or by that of the source."""
     for name in (role, own):
-        if isinstance(name, str) and name and name in header:
-            return header.index(name)
+        if isinstance(name, str) and name and (found := Spellings(header, f"{file}:1: column ").find(name)):
+            return header.index(found)
     names = f"{role!r}" + (f" (or {own!r}, as in the source)" if isinstance(own, str) and own not in ("", role) else "")
     found = ", ".join(quoted(name) for name in header[:12])
     raise DataError(f"{file}:1: no column {names}. Columns: {found}. It needs two: id,labels")
@@ -139,7 +150,7 @@ def _with_new(classes: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
     return tuple(class_order(together) if list(classes) == class_order(classes) else together)
 
 
-def corrected_ids(file: Path, own: str | Sequence[str] = "") -> set[str]:
+def corrected_ids(file: Path, own: str | Sequence[str] = "") -> Spellings:
     """The ids that a file of corrections has a line of; none where there is no such file.
 
     Parameters
@@ -148,10 +159,10 @@ def corrected_ids(file: Path, own: str | Sequence[str] = "") -> set[str]:
         What the source calls its ids.
     """
     if not file.exists():
-        return set()
+        return Spellings(())
     header, records = read_records(file, recover=False)
     at = _column(file, header, "id", own)
-    return {record.cells[at].strip() for record in records}
+    return Spellings({record.cells[at].strip() for record in records})
 
 
 def with_answers(
@@ -174,8 +185,8 @@ def with_answers(
         The file is malformed, or a label has the separator in its name.
     """
     for names in answers.values():
-        if split_labels(separator.join(names), separator) != list(names):
-            wrong = next((name for name in names if split_labels(name, separator) != [name]), names[0])
+        if split_labels(separator.join(names), separator) != list(map(normal_name, names)):
+            wrong = next((n for n in names if split_labels(n, separator) != [normal_name(n)]), names[0])
             raise DataError(
                 f"{file}: label {quoted(wrong)} has the separator {separator!r} in its name. Set another separator under [data]"
             )
@@ -183,9 +194,11 @@ def with_answers(
     header, records = read_records(file, recover=False) if old.strip() else (["id", "labels"], [])
     at_id, at_labels = (_column(file, header, role, columns.get(role, "")) for role in ("id", "labels"))
     rows, left, changed = [record.cells for record in records], dict(answers), False
-    for cells in rows:
-        names = left.pop(cells[at_id].strip(), None)
-        if names is not None and set(split_labels(cells[at_labels], separator)) != set(names):
+    asked = Spellings(answers)
+    for record in records:
+        cells, text = record.cells, record.cells[at_id].strip()
+        names = left.pop(_own_id(f"{file}:{record.line}", text, asked), None)
+        if names is not None and set(split_labels(cells[at_labels], separator)) != set(map(normal_name, names)):
             cells[at_labels] = separator.join(names)
             changed = True
     changed = changed or bool(left)

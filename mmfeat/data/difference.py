@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmfeat.data.manifest import Manifest
+from mmfeat.errors import DataError
 from mmfeat.labels import label_names
+from mmfeat.spelling import Spellings, normal_name
 
 Labels = list[str] | None  # None: unlabelled
 
@@ -63,10 +66,13 @@ class Difference:
 
 
 def difference(before: Manifest, after: Manifest) -> Difference:
-    """What is different in `after`. Rows are the same by their ids, classes by their names; splits are not compared."""
-    at = {sample: row for row, sample in enumerate(before.ids.tolist())}
-    now = set(after.ids.tolist())
-    old = np.array([at.get(sample, -1) for sample in after.ids.tolist()], dtype=np.int64)
+    """What is different in `after`. Rows are the same by their ids, classes by their names; splits are not compared.
+
+    Ids and names that only look the same are the same, whatever their bytes, where they can be told apart.
+    """
+    old = same_rows(before.ids, after.ids)
+    now = set(old.tolist())
+    fresh = after.ids[old < 0].tolist()
     kept = np.flatnonzero(old >= 0)
     ids, old = after.ids[kept].tolist(), old[kept]
 
@@ -74,10 +80,10 @@ def difference(before: Manifest, after: Manifest) -> Difference:
         a, b = getattr(before, name)[old], getattr(after, name)[kept]
         return {ids[i]: (a[i], b[i]) for i in np.flatnonzero(a != b).tolist()}
 
-    names = (before.classes, after.classes)
+    names = (_spelled_as(before.classes, after.classes), after.classes)
     return Difference(
-        new=[sample for sample in after.ids.tolist() if sample not in at],
-        gone=[sample for sample in before.ids.tolist() if sample not in now],
+        new=fresh,
+        gone=[sample for row, sample in enumerate(before.ids.tolist()) if row not in now],
         images=changed("images"),
         captions=changed("captions"),
         labels=_labels(ids, before.labels[old], after.labels[kept], *names),
@@ -85,6 +91,34 @@ def difference(before: Manifest, after: Manifest) -> Difference:
         gone_classes=[name for name in names[0] if name not in names[1]],
         reordered=names[0] != names[1] and set(names[0]) == set(names[1]),
     )
+
+
+def same_rows(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """For each id of `after` its row in `before`, `(N,)` int64; -1 where it has none."""
+    at = {sample: row for row, sample in enumerate(before.tolist())}
+    rows = np.array([at.get(sample, -1) for sample in after.tolist()], dtype=np.int64)
+    taken = set(rows.tolist())
+    left = [sample for sample, row in at.items() if row not in taken]
+    once = Counter(map(normal_name, left))
+    alike = {normal_name(sample): at[sample] for sample in left if once[normal_name(sample)] == 1}
+    new = np.flatnonzero(rows < 0).tolist()
+    several = Counter(normal_name(after[row]) for row in new)
+    for row in new:
+        name = normal_name(after[row])
+        rows[row] = alike.get(name, -1) if several[name] == 1 else -1
+    return rows
+
+
+def _spelled_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+    """The old names, each spelled as the new one that looks the same."""
+    known = Spellings(new)
+    names = []
+    for name in old:
+        try:
+            names.append(known.find(name) or name)
+        except DataError:
+            names.append(name)
+    return tuple(names) if len(set(names)) == len(names) else old
 
 
 def _labels(

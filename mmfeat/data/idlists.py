@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.errors import DataError, one_line
+from mmfeat.spelling import Spellings
 from mmfeat.texts import shown
 
 IDS = ("id", "ids")  # what a column, data set or tensor of ids is called
@@ -48,7 +49,7 @@ def _csv_ids(path: Path, n_rows: int) -> list[str]:
         rows = [row for row in csv.reader(file, strict=True) if row]
     if not rows:
         raise DataError(f"{path}: it is empty")
-    title = next((name for name in IDS if name in rows[0]), None)
+    title = next(filter(None, map(Spellings(rows[0], f"{path}: column ").find, IDS)), None)
     if title is None and len(rows[0]) > 1:
         raise DataError(f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Call the column of ids so")
     at = rows[0].index(title) if title else 0

@@ -13,6 +13,7 @@ import numpy as np
 from mmfeat.data.tables import Table, is_blank, kind_of, plain_text
 from mmfeat.errors import DataError
 from mmfeat.labels import split_labels
+from mmfeat.spelling import Spellings, normal_name
 from mmfeat.texts import shown
 
 MARKS = (",", "|", ";")  # what else than a space may stand between labels
@@ -54,10 +55,12 @@ def yes_no_labels(table: Table, names: Sequence[str]) -> np.ndarray:
         A cell holds something else, like 0.3.
     """
     labels = np.full((table.n_rows, len(names)), -1, np.int8)
+    header = Spellings(table.header, f"{table.file}: column ")
     for k, name in enumerate(names):
-        if name not in table.header:
+        own = header.find(name)
+        if own is None:
             continue
-        cells = table.column(name)
+        cells = table.column(own)
         labels[:, k] = np.fromiter(map(_yes_no, cells), np.int8, len(cells))
         odd = np.flatnonzero(labels[:, k] == _ODD)
         if len(odd):
@@ -168,7 +171,7 @@ def _name(table: Table, name: str, row: int, part: Any) -> str:
         raise DataError(
             f"{table.file}{table.where(row)}: column {_quoted(name)} holds {kind_of(part)}, and labels are names"
         )
-    return text.strip()
+    return normal_name(text)
 
 
 def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:

@@ -14,6 +14,7 @@ from mmfeat.data.samples import Reading, Source
 from mmfeat.data.tables import SUFFIXES, Table, read_table
 from mmfeat.errors import DataError
 from mmfeat.labels import class_order
+from mmfeat.spelling import Spellings, look_the_same, normal_name
 from mmfeat.texts import shown
 
 _KAGGLE = ("train.csv", "test.csv")
@@ -77,7 +78,8 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
     if not path.is_file():
         raise DataError(f"{path}: no such table. Give a table ({', '.join(SUFFIXES)}), a picture, or --caption TEXT")
     table = read_table(path)
-    named = {role: [name for name in as_list(names) if name in table.header] for role, names in usual.items()}
+    header = Spellings(table.header, f"{path}: column ")
+    named = {role: [name for name in as_list(names) if header.find(name)] for role, names in usual.items()}
     named |= {role: [name] for role, name in columns.items() if name}
     source = Source(f"table {path.name}", {})
     reading = Reading(source, {role: named.get(role, []) for role in ("id", "image", "caption")}, " ", closed=True)
@@ -99,10 +101,11 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give a CSV table with a column 'label' as the class list")
     header, records = read_records(path, recover=False)
-    column = header.index("label") if "label" in header else 0
+    named = Spellings(header, f"{path}:1: column ").find("label")
+    column = header.index(named) if named else 0
     lines: dict[str, int] = {}
     for record in repaired(path, records):
-        label = record.cells[column].strip()
+        label = normal_name(record.cells[column])
         if not label or label in lines:
             found = f"repeats {label!r} of line {lines[label]}" if label else "has a blank label"
             raise DataError(f"{path}:{record.line}: {found}. A class list names every class once")
@@ -139,7 +142,9 @@ def _classes(source: Source, tables: Sequence[Table]) -> tuple[str, ...]:
     if isinstance(tables[0], CocoTable):
         return tables[0].classes
     if source.yes_no is not None:
-        return tuple(source.columns["labels"])
+        for a, b in look_the_same(source.columns["labels"]):
+            raise DataError(f"{tables[0].file}: label columns {a!a} and {b!a} look the same. Rename one of them")
+        return tuple(map(normal_name, source.columns["labels"]))
     return tuple(class_order(label for labels in source.labels if labels for label in labels))
 
 
@@ -155,7 +160,7 @@ def _check_labels(source: Source) -> None:
             if label not in known:
                 raise _unknown(f"row {shown(repr(sample))}: label", label, source.classes)
     for column in source.columns["labels"] if source.yes_no is not None else []:
-        if column not in known:
+        if normal_name(column) not in known:
             raise _unknown("column", column, source.classes)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmfeat.data.records import Record, read_records, repaired
 from mmfeat.errors import DataError
 from mmfeat.labels import split_labels
+from mmfeat.spelling import Spellings
 from mmfeat.texts import nearest, quoted
 
 FILE = "review.csv"
@@ -74,12 +75,16 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
     DataError
         The file cannot be read or is no such table, or names an unknown or a repeated id, or an unknown class.
     """
-    known, given, lines = set(ids), {}, {}
+    known, given, lines = Spellings(set(ids)), {}, {}
     records, at = _records(file)
     answered = [record for record in records if _answer(record, at)]
     for record in answered:
-        where, sample = f"{file}:{record.line}", _own_id(record, at, known)
-        if sample not in known:
+        where = f"{file}:{record.line}"
+        try:
+            sample, found = _own_id(record, at, known)
+        except DataError as error:
+            raise DataError(f"{where}: the id {error}. Spell it as the manifest does") from None
+        if not found:
             what = f"no row {quoted(sample)} in the manifest" if sample else "the id is blank"
             raise DataError(f"{where}: {what}.{nearest(sample, ids)} Correct it, or leave the line's {ANSWER} blank")
         if sample in lines:
@@ -93,6 +98,8 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
                 f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {len(classes)} classes."
                 f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
             ) from None
+        except DataError as error:
+            raise DataError(f"{where}: row {quoted(sample)}: the class {error}") from None
     return Answers(given, len(records) - len(answered))
 
 
@@ -116,11 +123,12 @@ def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
         first = opened.readline(2**20)
     delimiter = max(",;\t", key=lambda mark: first.count(mark.encode()))
     header, records = read_records(file, recover=False, delimiter=delimiter)
-    for name in (ID, ANSWER):
-        if name not in header:
+    named = [Spellings(header, f"{file}:1: column ").find(name) for name in (ID, ANSWER)]
+    for name, own in zip((ID, ANSWER), named, strict=True):
+        if own is None:
             found = ", ".join(quoted(one) for one in header[:12])
             raise DataError(f"{file}:1: no column {name!r}. Columns: {found}. mmfeat review writes a table with both")
-    at = header.index(ID), header.index(ANSWER)
+    at = header.index(named[0]), header.index(named[1])
     return list(repaired(file, records, [k for k in range(len(header)) if k not in at])), at
 
 
@@ -128,17 +136,20 @@ def _answer(record: Record, at: tuple[int, int]) -> str:
     return record.cells[at[1]].strip()
 
 
-def _own_id(record: Record, at: tuple[int, int], known: set[str]) -> str:
+def _own_id(record: Record, at: tuple[int, int], known: Spellings) -> tuple[str, bool]:
+    """The id that a row means, and whether there is one; else what its cell says."""
     cell = record.cells[at[0]].strip()
-    return unharmed(cell) if unharmed(cell) in known else cell
+    found = known.find(unharmed(cell)) or known.find(cell)
+    return found or cell, found is not None
 
 
 def _named(answer: str, classes: Sequence[str], separator: str) -> list[str]:
     """The classes that an answer names, in their order; KeyError with the first name that is none."""
     order = {name: k for k, name in enumerate(classes)}
+    known = Spellings(order)
 
     def whole(text: str) -> list[str] | None:
-        name = next((one for one in (text, unharmed(text)) if one in order), None)
+        name = known.find(text) or known.find(unharmed(text))
         return None if name is None else [name]
 
     if (one := whole(answer)) is not None:

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from mmfeat.data.imagedata import PIXEL_DIGEST, deep, pixel_digest
 from mmfeat.data.imagenames import Location
+from mmfeat.data.missing import NO_IMAGE
 from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
 from mmfeat.files import atomic_path
 from mmfeat.progress import progress
 
-_FORMAT = b"3"  # 3: names that match by their ends or without extension
+_FORMAT = b"4"  # 4: names that look the same, images told by their content, linked folders
 _BLOCK = 512
 _PLACE = 16  # bytes
 _FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
@@ -142,7 +143,7 @@ def _row_keys(images: np.ndarray, found: Digests, refused: dict[int, str]) -> Ro
     found.rows[list(refused)] = 0
     present = found.known
     absent = np.flatnonzero(~present).tolist()
-    missing = {row: "no such image" for row in absent if images[row] and row not in refused}
+    missing = {row: NO_IMAGE for row in absent if images[row] and row not in refused}
     return RowKeys(found.keys, present, missing, refused, found.facts)
 
 

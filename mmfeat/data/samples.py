@@ -15,7 +15,8 @@ from mmfeat.data.labelcells import named_labels, names_absent, with_absent, yes_
 from mmfeat.data.tables import Table
 from mmfeat.errors import DataError
 from mmfeat.labels import encode
-from mmfeat.texts import shown
+from mmfeat.spelling import look_the_same, normal_name
+from mmfeat.texts import counted, shown
 
 _SHOWN = 3  # ids in a message
 
@@ -84,7 +85,7 @@ class Source:
         at = {name: k for k, name in enumerate(classes)}
         unlabelled = ~(self.yes_no >= 0).any(1)
         labels = np.full((len(self.yes_no), len(classes)), -1 if self.absent == "unknown" else 0, np.int8)
-        labels[:, [at[name] for name in self.columns["labels"]]] = self.yes_no
+        labels[:, [at[normal_name(name)] for name in self.columns["labels"]]] = self.yes_no
         labels[unlabelled] = -1
         return labels
 
@@ -126,12 +127,12 @@ class Reading:
         source.ids += self._ids(table, str(found["id"]), captions)
         source.images += [name.strip() for name in self._cells(table, found["image"])]
         source.captions += captions
-        source.groups += [name.strip() for name in self._cells(table, found["group"])]
+        source.groups += [normal_name(name) for name in self._cells(table, found["group"])]
         labels = source.columns["labels"]
         if not isinstance(labels, str):
             self._yes_no.append(yes_no_labels(table, labels))
         elif found["labels"]:
-            named = named_labels(table, labels, self._separator, self._closed)
+            named = named_labels(table, str(found["labels"]), self._separator, self._closed)
             source.labels += named.rows
             source.hints += named.hints
             source.splits_cells = source.splits_cells or named.split
@@ -139,7 +140,14 @@ class Reading:
             source.labels += [None] * table.n_rows
 
     def finish(self, absent: str) -> None:
-        """Say what a label is that is not given."""
+        """Say what a label is that is not given, and which ids look alike."""
+        alike = [] if all(map(str.isascii, self.source.ids)) else look_the_same(self.source.ids)
+        if alike:
+            a, b = map(ascii, alike[0])
+            self.source.hints.append(
+                f"  {counted(len(alike), 'id')} that {'looks' if len(alike) == 1 else 'look'} like another: "
+                f"{shown(a)} and {shown(b)} are different rows"
+            )
         if self._yes_no:
             self.source.yes_no, self.source.absent = with_absent(np.concatenate(self._yes_no), absent)
         else:

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmfeat.config import Config
@@ -17,14 +17,23 @@ from mmfeat.data.archives import (
     Archive,
     Facts,
     check_size,
+    clean_name,
     facts,
     open_archive,
+    undecoded,
 )
-from mmfeat.data.imagenames import IMAGE_SUFFIXES, ImageNames, Location
+from mmfeat.data.folders import list_folder
+from mmfeat.data.imagekinds import HEAD, begins_as_image
+from mmfeat.data.imagenames import COMMON_SUFFIXES, IMAGE_SUFFIXES, ImageNames, Location
 from mmfeat.errors import DataError
-from mmfeat.texts import counted, shown
+from mmfeat.spelling import spellings
+from mmfeat.texts import shown
 
 _RACY_NS = 2_000_000_000  # coarser than the clock ticks of any file system in use
+
+
+class UnlistedFolder(DataError):
+    """An image may be in a folder that cannot be listed."""
 
 
 class ImageSources:
@@ -51,7 +60,11 @@ class ImageSources:
         self._listed = False
         self._archives: dict[str, Archive] = {}
         self._names = ImageNames()
-        self._empty: list[Path] = []
+        self._further = ImageNames()  # less common kinds, and what links to folders lead to
+        self._plain: dict[str, Location] = {}  # members of archives that no suffix calls images
+        self._by_content: dict[str, Location] = {}
+        self._unlisted: dict[str, str] = {}
+        self._empty: dict[Path, list[Location]] = {}  # those without an image by its name, and what they hold
 
     @classmethod
     def of_file(cls, file: Path) -> ImageSources:
@@ -64,24 +77,47 @@ class ImageSources:
     def locate(self, name: str) -> Location | None:
         """Where an image is; None where it is nowhere, or its name would leave the folders. Safe in threads.
 
+        A file that no suffix calls an image is one where a name is its whole path, and it begins as images do.
+
         Raises
         ------
         DataError
-            Several images have this name; an archive is damaged, or one of its members would leave its folder.
+            Several images have this name; an archive is damaged, or one of its members would leave its folder; or it is
+            not there and a folder cannot be listed.
         """
         if not self._listed:
             self._list()
-        return self._names.find(name)
+        found = (
+            self._names.exact(name) or self._further.exact(name) or self._names.find(name) or self._further.find(name)
+        )
+        if found is None and name:
+            found = self._by_content.get(name) or self._told_by_content(name)
+            if found is None and self._unlisted:
+                folder, reason = next(iter(self._unlisted.items()))
+                raise UnlistedFolder(
+                    f"{folder}: cannot be listed ({reason}), and image {shown(repr(name))} is nowhere else. "
+                    f"Allow the folder to be read, or name other places: --images PATH"
+                )
+        return found
+
+    def holds(self, name: str) -> bool:
+        """Whether an image, or several, have this name, as far as folders can be listed."""
+        try:
+            return self.locate(name) is not None
+        except UnlistedFolder:
+            return False
+        except DataError:
+            return True
 
     def names(self) -> list[str]:
         """The paths of all images inside their folders and archives, sorted."""
         self.locate("")
-        return self._names.paths()
+        return sorted([*self._names.paths(), *self._further.paths()])
 
     def empty(self) -> list[Path]:
-        """Folders and archives without any image."""
+        """Folders and archives without any image, by its name or by its content."""
         self.locate("")
-        return self._empty
+        return [place for place, files in self._empty.items() if not any(self._is_image(file) for file in files)]
 
     def read(self, location: Location) -> bytes:
         """An image's bytes; safe in threads.
@@ -138,49 +174,66 @@ class ImageSources:
         with self._lock:
             if self._listed:
                 return
-            self._names, self._empty = ImageNames(), []
+            self._names, self._further, self._empty = ImageNames(), ImageNames(), {}
+            self._plain, self._unlisted = {}, {}
             for container in self.containers:
-                found = _in_folder(container) if container.is_dir() else self._in_archive(str(container))
-                for path, location in found.items():
-                    self._names.add(path, location)
-                if not found:
-                    self._empty.append(container)
+                others = self._add_folder(container) if container.is_dir() else self._add_archive(str(container))
+                if others is not None:
+                    self._empty[container] = others
             self._listed = True
 
-    def _in_archive(self, file: str) -> dict[str, Location]:
-        """Path to place; of members with one name the last counts, as it does for who unpacks."""
+    def _add_folder(self, folder: Path) -> list[Location] | None:
+        """Add a folder's images; where there is none, all its files."""
+        listing, any_image = list_folder(folder), False
+        if reason := listing.unlisted.get(str(folder)):
+            raise DataError(f"{folder}: cannot be listed ({reason}). Allow the folder to be read, or name another")
+        self._unlisted |= listing.unlisted
+        for path, file in listing.files.items():
+            if path.lower().endswith(IMAGE_SUFFIXES):
+                first = path.lower().endswith(COMMON_SUFFIXES) and path not in listing.linked
+                (self._names if first else self._further).add(path, Location(file), undecoded(path))
+                any_image = True
+        return None if any_image else list(map(Location, listing.files.values()))
+
+    def _add_archive(self, file: str) -> list[Location] | None:
+        """Add an archive's images; where there is none, all its files.
+
+        Of members with one name the last counts, as it does for who unpacks.
+        """
         archive = self._archives[file] = open_archive(file)
-        return {
-            name: Location(file, name, place)
-            for name, place in archive.members()
-            if name.lower().endswith(IMAGE_SUFFIXES)
-        }
-
-
-def _in_folder(folder: Path) -> dict[str, Location]:
-    found = {}
-    start = len(os.path.join(folder, ""))
-    for root, _, files in os.walk(folder):
-        for name in files:
+        any_image = False
+        for name, place in dict(archive.members()).items():
+            location = Location(file, name, place)
             if name.lower().endswith(IMAGE_SUFFIXES):
-                full = os.path.join(root, name)
-                found[full[start:].replace("\\", "/")] = Location(full)
-    return found
+                names = self._names if name.lower().endswith(COMMON_SUFFIXES) else self._further
+                names.add(name, location, archive.others.get(name, ()))
+                any_image = True
+            else:
+                for path in (name, *archive.others.get(name, ())):
+                    self._plain.setdefault(path, location)
+        return None if any_image else [found for found in self._plain.values() if found.file == file]
 
+    def _told_by_content(self, name: str) -> Location | None:
+        """The file or the member whose whole path a name is, where it begins as images do."""
+        for path in spellings(clean_name(name) or ""):
+            files = [Location(os.path.join(folder, path)) for folder in self.containers if folder.is_dir()]
+            found = [self._plain[path]] if path in self._plain else []
+            for location in [*(one for one in files if os.path.isfile(one.file)), *found]:
+                if path and self._is_image(location):
+                    return self._by_content.setdefault(name, location)
+        return None
 
-def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
-    """The error of names none of which is there: it says what was looked for, where, and what is there."""
-    wanted, there = [name for name in names if name], sources.names()
-    where = ", ".join(map(str, sources.containers[:3])) + (" ..." if len(sources.containers) > 3 else "")
-    found = (
-        f"{counted(len(there), 'image')} there, like {shown(repr(there[0]))}"
-        if there
-        else f"there is no image at all ({', '.join(IMAGE_SUFFIXES)})"
-    )
-    return DataError(
-        f"images: none of {counted(len(wanted), 'name')} like {shown(repr(wanted[0]))} found in {where}: {found}. "
-        f"Name the images' place: --images PATH, or their column: --image COLUMN"
-    )
+    def _is_image(self, location: Location) -> bool:
+        """Whether a file or a member begins as images do."""
+        try:
+            if location.member is not None:
+                return begins_as_image(self.read(location)[:HEAD])
+            if not os.path.isfile(location.file):  # a pipe would never end
+                return False
+            with open(location.file, "rb") as file:
+                return begins_as_image(file.read(HEAD))
+        except (OSError, DataError):
+            return False
 
 
 def image_sources(config: Config) -> ImageSources:
@@ -226,7 +279,11 @@ def image_files_beside(source: Path) -> bool:
 
 def unreadable_archives(folder: Path) -> list[Path]:
     """Archives in a folder that cannot be read in place."""
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith((*NO_RANDOM_ACCESS, ".7z", ".rar")))
+    return sorted(
+        p
+        for p in (folder.iterdir() if folder.is_dir() else ())
+        if p.name.lower().endswith((*NO_RANDOM_ACCESS, ".7z", ".rar"))
+    )
 
 
 def _has_images(folder: Path) -> bool:

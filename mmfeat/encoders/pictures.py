@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from mmfeat.batches import UnreadSample
 from mmfeat.data.imagedata import ended_jpeg, without_metadata
+from mmfeat.data.imagekinds import HEAD, decodes_heif_now, lacking_decoder
 from mmfeat.encoders.decoding import USUAL, Decoding
 
 # Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
@@ -63,6 +65,8 @@ def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Deco
     ------
     OSError, ValueError, Image.DecompressionBombError
         The bytes are no image, or one with too many pixels.
+    UnreadSample
+        They are one, and its decoder is not installed.
     """
     try:
         return _opened(data, formats, decoding)
@@ -75,6 +79,10 @@ def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Deco
                 return _opened(bare, formats, decoding)
         if not isinstance(error, UnidentifiedImageError):
             raise
+        if formats is None and decodes_heif_now(data[:HEAD]):
+            return open_image(data, decoding=decoding)
+        if formats is None and (lacking := lacking_decoder(data[:HEAD])):
+            raise UnreadSample(lacking) from None  # it says nothing about the bytes, so it is not recorded
         known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
         # Pillow's message has an address, other each time
         raise UnidentifiedImageError(known if data else "an empty file") from None

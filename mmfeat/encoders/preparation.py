@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmfeat.batches import UndecodableSample
+from mmfeat.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
 from mmfeat.encoders.pictures import decode_image, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
@@ -56,7 +56,7 @@ class ImagePreparation:
             image = decode(sample, self.decoding)
             if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the network's size it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
-        except MemoryError:  # says nothing about the image
+        except (MemoryError, UnreadSample):  # they say nothing about the image
             raise
         except Exception as error:  # decoders raise whatever they like for bytes that are no image
             raise UndecodableSample(error) from None

@@ -111,7 +111,8 @@ class Run:
         at = class_positions(self.classes, classes)
         if at is None or tuple(classes) == self.classes:
             return self
-        return Run(self.folder, in_order(self.record, at), at if self.columns is None else self.columns[at])
+        record = in_order(self.record, at) | {"classes": list(classes)}  # as they are spelled there
+        return Run(self.folder, record, at if self.columns is None else self.columns[at])
 
     @property
     def size_mb(self) -> float | None:

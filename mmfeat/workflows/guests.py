@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
 import numpy as np
 
-from mmfeat.config import OTHER
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import RowKeys, image_keys
 from mmfeat.data.sources import ImageSources
@@ -54,5 +52,4 @@ class Guests(Project):
 
     def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
         """Imported embeddings may well have none of these samples: what is not there is absent."""
-        keys = self.row_keys(OTHER)
-        return dataclasses.replace(keys, present=self.store.encoder(spec).lookup(keys.keys).good)
+        return self.keys_of_ids(spec)

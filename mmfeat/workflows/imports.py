@@ -17,6 +17,7 @@ from mmfeat.data.rowkeys import id_keys
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.extract.imports import Imported, examine, lacking, write_import
 from mmfeat.progress import progress
+from mmfeat.spelling import spelled_as
 from mmfeat.store.merge import merge_parts
 from mmfeat.texts import shown
 from mmfeat.workflows.project import Project
@@ -94,7 +95,7 @@ def import_embeddings(
     _check_name(project, name)
     path = Path(file).expanduser()
     source = open_array(path, array)
-    ids, keys = _ids(source, None if ids_file is None else Path(ids_file).expanduser())
+    ids, keys = _ids(project, source, None if ids_file is None else Path(ids_file).expanduser())
     keep = source.present()
     keep = np.ones(len(ids), dtype=bool) if keep is None else keep
     if len(keep) != len(ids) or not keep.any():
@@ -125,8 +126,11 @@ def _check_name(project: Project, name: str) -> None:
         raise ConfigError(f"{name}: is the project's {table.modality} encoder. Choose another name")
 
 
-def _ids(source: ArrayFile, file: Path | None) -> tuple[list[str], np.ndarray]:
-    """The ids of a file's rows and their digests `(N, 32)`; as many as embeddings, each once."""
+def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[str], np.ndarray]:
+    """The ids of a file's rows and their digests `(N, 32)`; as many as embeddings, each once.
+
+    An id that only looks like one of the manifest's is spelled as that.
+    """
     n_rows = source.shape[0]
     ids = source.ids() if file is None else read_ids(file, n_rows)
     if ids is None:
@@ -134,6 +138,10 @@ def _ids(source: ArrayFile, file: Path | None) -> tuple[list[str], np.ndarray]:
     if len(ids) != n_rows:
         where = f" in {file}" if file else ""
         raise DataError(f"{source.path}: {n_rows:,} embeddings and {len(ids):,} ids{where}. There must be one for each")
+    try:
+        ids = spelled_as(ids, project.manifest.ids.tolist())
+    except DataError as error:
+        raise DataError(f"{file or source.path}: the id {error}. Spell it as the manifest does") from None
     keys = id_keys(ids)
     _, first, counts = np.unique(keys.view("V32").ravel(), return_index=True, return_counts=True)
     if len(first) != n_rows:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmfeat.data.copies import copies_across_splits
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
+from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes, nothing_found, other_files
 from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import (
@@ -24,18 +26,20 @@ from mmfeat.data.sources import (
     image_files_beside,
     image_sources,
     images_beside,
-    nothing_found,
     unreadable_archives,
 )
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
 from mmfeat.report.summary import about_changes, about_copies, summary
+from mmfeat.spelling import normal_name
+from mmfeat.texts import counted, quoted
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.placing import MANIFEST, make_manifest
 from mmfeat.workflows.template import filled_template
 
 LOG, CHANGED = "init.log", "Changed since the manifest of before:"
+COLUMNS = tuple(f"data.{role}" for role in ROLES)
 PATHS = ("data.source", "data.images", "data.classes")
 
 
@@ -45,6 +49,8 @@ class InitResult:
 
     Attributes
     ----------
+    warnings : list of str
+        What must not be missed, a line each.
     written, removed : list of str
         Names of the files that are new or different, and of those that have nothing to say any more.
     after : str
@@ -56,6 +62,7 @@ class InitResult:
     written: list[str]
     removed: list[str]
     after: str
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def unchanged(self) -> bool:
@@ -110,7 +117,7 @@ def init(
     )
     if not file.is_file():
         config = _resolved(config, data)
-    sources, row_keys = _images(folder, config, data)
+    sources, row_keys, warnings = _images(folder, config, data)
     before = _there(folder)
     manifest, lines = make_manifest(config, data, row_keys, before)
     change = difference(before, manifest) if before is not None else None
@@ -119,11 +126,13 @@ def init(
     lines += _unread(config, manifest) if file.is_file() else []
     pairs = copies_across_splits(row_keys, manifest.split)
     lines += about_copies(pairs)
-    notes = [*data.notes, *_image_notes(manifest, row_keys), *_copy_notes(manifest, pairs)]
+    alike = _look_alikes(data, row_keys, sources)
+    lines += [f"  missing   {about_look_alikes(alike)}"] if alike else []
+    notes = [*data.notes, *_image_notes(manifest, row_keys, alike), *_copy_notes(manifest, pairs)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
     written, removed = _write(folder, before, manifest, notes, change, toml)
     text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
-    return InitResult(manifest, text, written, removed, after)
+    return InitResult(manifest, text, written, removed, after, warnings)
 
 
 def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
@@ -143,13 +152,13 @@ def _resolved(config: Config, data: Source) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, absent=data.absent, separator=separator))
 
 
-def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, RowKeys]:
-    """Where the images are, and their row keys; nowhere, where there are captions and not one image file to be seen.
+def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, RowKeys, list[str]]:
+    """Where the images are, their row keys, and warnings; nowhere, where there are captions and not one image to be seen.
 
     Raises
     ------
     DataError
-        Images are named, or lie beside the source, and none of them is of any row.
+        Images are named, or lie beside the source, and none of them is of any row; or there is no caption either.
     """
     if config.data.images and not data.columns["image"]:
         raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
@@ -158,23 +167,42 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
         sources = _named_by_ids(config, data)
     if sources is None:
         sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
-    if config.data.images and not (folder / FILE_NAME).is_file() and sources.empty():
-        raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
+    named = [name for name in data.images if name]
+    if config.data.images and not (folder / FILE_NAME).is_file() and (empty := sources.empty()):
+        raise DataError(f"images: no image in {empty[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
     memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
     row_keys = image_keys(np.array(data.images, dtype=object), sources, memory, facts=True)
-    if any(data.images) and not row_keys.present.any() and not row_keys.refused:
-        if config.data.images or sources.names() or not data.columns["caption"]:
+    missing = [data.images[row] for row in row_keys.missing]
+    warnings = [about] if (about := about_addresses(missing)) else []
+    if named and not row_keys.present.any() and not row_keys.refused:
+        if config.data.images or sources.names() or not any(caption.strip() for caption in data.captions):
             raise nothing_found(data.images, sources)
         if packed := unreadable_archives(sources.containers[0]):
             raise DataError(
                 f"images: {packed[0]} cannot be read in place. Unpack it, or make it anew as .zip or .tar without compression"
             )
-        data.hints.append(
-            f"  no image file in {sources.containers[0]}, so that only captions are used. Are there images, remove "
-            f"{FILE_NAME} and name them: --images PATH"
-        )
+        warnings.append(_captions_alone(sources, len(named)))
+        data.hints.append(f"  {warnings[-1]}")
         sources = ImageSources([])
-    return sources, row_keys
+    return sources, row_keys, warnings
+
+
+def _captions_alone(sources: ImageSources, n: int) -> str:
+    """What to say where rows name images, none is there, and captions go on without them."""
+    others = other_files(sources)
+    there = f" (no image by its name: {', '.join(map(quoted, others[:3]))}{' ...' if len(others) > 3 else ''})"
+    there = there if others else ""
+    return (
+        f"no image file in {sources.containers[0]}{there}, so that only captions are used, and the images of "
+        f"{counted(n, 'row')} are not. If there are images, remove {FILE_NAME} and name them: --images PATH"
+    )
+
+
+def _look_alikes(data: Source, row_keys: RowKeys, sources: ImageSources) -> dict[str, str]:
+    """For the first of the images that are missing, those that are there and look alike."""
+    if not row_keys.missing or not sources.containers:
+        return {}
+    return look_alikes([data.images[row] for row in row_keys.missing], sources.names())
 
 
 def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
@@ -183,7 +211,7 @@ def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
     if not image_files_beside(source):
         return None
     sources = images_beside(source)
-    if not any(sources.locate(sample) is not None for sample in data.ids):
+    if not any(sources.holds(sample) for sample in data.ids):
         data.hints.append("  image files lie beside the source, and no column names them: --image COLUMN")
         return None
     data.images, data.columns["image"] = list(data.ids), data.columns["id"]
@@ -202,6 +230,10 @@ def _unread(config: Config, manifest: Manifest) -> list[str]:
     ]
 
 
+def _normal(names: str | Sequence[str]) -> str | list[str]:
+    return normal_name(names) if isinstance(names, str) else [normal_name(name) for name in names]
+
+
 def _agree(config: Config, asked: dict[str, Any]) -> None:
     """Options only fill in a new file: where one exists they must say the same."""
     values = dict(config.dotted())
@@ -212,6 +244,8 @@ def _agree(config: Config, asked: dict[str, Any]) -> None:
                 Path(t).expanduser().resolve() for t in np.atleast_1d(given)
             ]
             same = same or values[key] == given
+        elif key in COLUMNS:
+            same = _normal(values[key]) == _normal(given)
         else:
             same = values[key] == given
         if not same:
@@ -281,8 +315,12 @@ def _there(folder: Path) -> Manifest | None:
     return Manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
 
 
-def _image_notes(manifest: Manifest, row_keys: RowKeys) -> list[str]:
-    return [f"image of {str(manifest.ids[row])!r}: {reason}" for row, reason in row_keys.reasons.items()]
+def _image_notes(manifest: Manifest, row_keys: RowKeys, alike: dict[str, str]) -> list[str]:
+    notes = []
+    for row, reason in row_keys.reasons.items():
+        like = alike.get(manifest.images[row])
+        notes.append(f"image of {str(manifest.ids[row])!r}: {reason}{f'; {like!a} is there' if like else ''}")
+    return notes
 
 
 def _copy_notes(manifest: Manifest, pairs: list[tuple[int, int]]) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.data.missing import NO_IMAGE, explained, nothing_found
 from mmfeat.data.readers import read_rows
-from mmfeat.data.sources import ImageSources, images_beside, nothing_found
+from mmfeat.data.sources import ImageSources, images_beside
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
 from mmfeat.models.decisions import Decision
@@ -73,7 +74,7 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
         Predictions.of(project.manifest.classes, head_outputs(composition, *batch.to(device)), batch.present, decision)
         for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
     ]
-    return Predictions.joined(parts, errors)
+    return Predictions.joined(parts, explained(errors, rows.images, rows.sources.names()))
 
 
 def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:
@@ -90,7 +91,7 @@ def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | No
             found.append(predictor.predict(images, captions, threshold=threshold, on_error="record"))
             errors |= {start + row: reason for row, reason in found[-1].errors.items()}
             bar.advance(len(block))
-    return Predictions.joined(found, errors)
+    return Predictions.joined(found, explained(errors, rows.images, rows.sources.names()))
 
 
 def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
@@ -111,13 +112,6 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
     return names, errors
 
 
-def _is_there(sources: ImageSources, name: str) -> bool:
-    try:
-        return sources.locate(name) is not None
-    except DataError:  # several are
-        return True
-
-
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
     """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
     for row in block:
@@ -129,7 +123,7 @@ def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str])
             except (OSError, DataError) as error:
                 errors[row] = getattr(error, "strerror", None) or str(error)
         elif names[row]:
-            errors[row] = "no such image"
+            errors[row] = NO_IMAGE
         yield data
 
 
@@ -171,6 +165,6 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     places = [Path(place).expanduser() for place in images]
     sources = ImageSources(places, "--images") if places else images_beside(path)
     named = [name for name in source.images if name]
-    if places and not any(_is_there(sources, name) for name in named):
+    if places and not any(sources.holds(name) for name in named):
         raise nothing_found(named, sources)
     return NewRows(source.ids, source.images, source.captions, sources, source.columns)

@@ -9,6 +9,7 @@ import numpy as np
 from mmfeat.config import Config
 from mmfeat.data.copies import groups_with_copies
 from mmfeat.data.corrections import FILE, corrected
+from mmfeat.data.difference import same_rows
 from mmfeat.data.groups import Groups
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.readers import Source
@@ -45,8 +46,8 @@ def make_manifest(
     known = None
     if before is not None:
         labelled = (before.labels >= 0).any(1)
-        split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
-        known = [split.get(i, "") for i in data.ids]
+        rows = same_rows(before.ids, np.array(data.ids, dtype=object))
+        known = [str(before.split[row]) if row >= 0 and labelled[row] else "" for row in rows.tolist()]
     groups, known = groups_with_copies(row_keys, data.groups, known)
     split, notes = _split(config, data.ids, found.labels, groups, known)
     texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))

@@ -26,6 +26,7 @@ from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
 from mmfeat.errors import ConfigError, DataError, MissingFeatures
 from mmfeat.files import digest_bytes
 from mmfeat.progress import say
+from mmfeat.spelling import spellings
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
 from mmfeat.store.keys import EncoderSpec
@@ -289,17 +290,28 @@ class Project:
 
     def keys_of(self, identity: Identity) -> RowKeys:
         """Row keys of the rows that an encoder takes; of imported embeddings only those that are there are present."""
-        keys = self.row_keys(identity.spec.modality)
-        if identity.spec.modality == OTHER:
-            keys = dataclasses.replace(keys, present=self.store.encoder(identity.spec).lookup(keys.keys).good)
-        return keys
+        return (
+            self.keys_of_ids(identity.spec)
+            if identity.spec.modality == OTHER
+            else self.row_keys(identity.spec.modality)
+        )
+
+    def keys_of_ids(self, spec: EncoderSpec) -> RowKeys:
+        """Row keys of imported embeddings, of the ids as they are spelled here or as the import has them."""
+        keys, features = self.row_keys(OTHER).keys, self.store.encoder(spec)
+        present, ids = features.lookup(keys).good, self.manifest.ids
+        others = [(row, name) for row in np.flatnonzero(~present).tolist() for name in spellings(ids[row])[1:]]
+        if others:
+            rows, other = np.array([row for row, _ in others]), id_keys([name for _, name in others])
+            held = features.lookup(other).good
+            keys, present = keys.copy(), present.copy()
+            keys[rows[held]], present[rows[held]] = other[held], True
+        return RowKeys(keys, present)
 
     def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
         """Row keys of imported embeddings, right of the wall; it is a mistake where not one is of a row of the manifest."""
-        keys, features = self.row_keys(OTHER), self.store.encoder(spec)
-        lost = incomplete(features)
-        held = features.lookup(keys.keys).good
-        if lost or not held.any():
-            none = f"none was imported for one of the manifest's {len(held):,} ids, as {shown(self.manifest.ids[0])!r}"
+        keys, lost = self.keys_of_ids(spec), incomplete(self.store.encoder(spec))
+        if lost or not keys.present.any():
+            none = f"none was imported for one of the manifest's {len(keys.present):,} ids, as {shown(self.manifest.ids[0])!r}"
             raise MissingFeatures(f"{self.store.path.name}: {spec.architecture!r}: {lost or none}. Run: {spec.remedy}")
-        return dataclasses.replace(keys, present=held)
+        return keys

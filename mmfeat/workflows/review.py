@@ -121,7 +121,7 @@ def review(
     _keep_answers(project, file)
     run = find_run(project, run_name) if run_name else best_run(project)
     seen = corrected_ids(project.root / CORRECTIONS, manifest.columns["id"])
-    fresh = rows[[sample not in seen for sample in manifest.ids[rows].tolist()]]
+    fresh = rows[[seen.find(sample) is None for sample in manifest.ids[rows].tolist()]]
     found = _candidates(project, run, fresh)
     best = found.take(_most_worth(project, run, found, n, split))
     if not len(best.rows):

@@ -1,0 +1,100 @@
+"""The files of a folder and of all below it, linked folders too; a folder that cannot be listed is told, not taken for empty."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Listing:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    files : dict of str to str
+        Path inside the folder, with `/` between its parts, to the place on the disk. A file that links lead to as well has one
+        place under all its paths.
+    linked : set of str
+        Those paths that go through a link to a folder.
+    unlisted : dict of str to str
+        Folders that cannot be listed, each with the reason.
+    """
+
+    files: dict[str, str] = field(default_factory=dict)
+    linked: set[str] = field(default_factory=set)
+    unlisted: dict[str, str] = field(default_factory=dict)
+
+
+def list_folder(folder: Path | str) -> Listing:
+    """List a folder and all below it.
+
+    Each link to a folder is followed once, after the folders themselves; one that leads back to a folder above it is not.
+    """
+    listing = Listing()
+    places: dict[str, str] = {}  # of a real folder: the path under which it was listed first
+    links = list(_walk(str(folder), "", listing, places))
+    real = set(listing.files)
+    for at, inside in links:  # it grows
+        target = os.path.realpath(at)
+        above = os.path.realpath(os.path.dirname(at))
+        if above == target or above.startswith(os.path.join(target, "")):
+            continue
+        if target in places:  # all of it is known: its files have further paths
+            _walk_again(places[target], inside, listing)
+        else:
+            links += _walk(at, inside, listing, places)
+    listing.linked = listing.files.keys() - real
+    return listing
+
+
+def _walk(top: str, inside: str, listing: Listing, places: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Add the files below a folder that is listed for the first time; the linked folders there, with their paths inside."""
+    stack = [(top, inside)]
+    while stack:
+        folder, path = stack.pop()
+        if (first := places.setdefault(os.path.realpath(folder), folder)) != folder:
+            _walk_again(first, path, listing)
+            continue
+        folders = []
+        for name, is_folder, is_link in _entries(folder, listing):
+            full, below = os.path.join(folder, name), f"{path}{name}".replace("\\", "/")
+            if not is_folder:
+                listing.files[below] = full
+            elif is_link:
+                yield full, f"{below}/"
+            else:
+                folders.append((full, f"{below}/"))
+        stack += reversed(folders)
+
+
+def _walk_again(top: str, inside: str, listing: Listing) -> None:
+    """Add the files below a folder that was listed before, under further paths; links there were followed then."""
+    stack = [(top, inside)]
+    while stack:
+        folder, path = stack.pop()
+        for name, is_folder, is_link in _entries(folder, listing):
+            full, below = os.path.join(folder, name), f"{path}{name}".replace("\\", "/")
+            if not is_folder:
+                listing.files.setdefault(below, full)
+            elif not is_link:
+                stack.append((full, f"{below}/"))
+
+
+def _entries(folder: str, listing: Listing) -> list[tuple[str, bool, bool]]:
+    """Name, whether it is a folder, and whether a link, of all that a folder holds, by name."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in found)
+    except OSError as error:
+        listing.unlisted[folder] = error.strerror or str(error)
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
