@@ -16,7 +16,7 @@ from mmfeat.data.columns import ROLES
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import Source, read_classes, read_source
+from mmfeat.data.readers import Source, about_images_inside, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import (
     ImageSources,
@@ -159,6 +159,11 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
         raise DataError(f"images: no image in {sources.empty()[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
     memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
     row_keys = image_keys(np.array(data.images, dtype=object), sources, memory)
+    if data.images_inside and not config.data.images and not row_keys.present.any():
+        if not data.columns["caption"]:
+            raise DataError(f"{config.data.source}:{about_images_inside(data)[1:]}")
+        data.hints.append(about_images_inside(data))
+        return ImageSources([]), row_keys
     if any(data.images) and not row_keys.present.any() and not row_keys.refused:
         if config.data.images or sources.names() or not data.columns["caption"]:
             raise nothing_found(data.images, sources)
