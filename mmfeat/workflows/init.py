@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import FILE_NAME, Config
-from mmfeat.configfile import config_of, load_config
+from mmfeat.configfile import config_of, load_config, with_rule_for
 from mmfeat.data.columns import ROLES
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
@@ -29,7 +29,7 @@ from mmfeat.data.sources import (
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
-from mmfeat.report.summary import about_changes, summary
+from mmfeat.report.summary import about_changes, about_one_class, summary
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.placing import MANIFEST, make_manifest
 from mmfeat.workflows.template import filled_template
@@ -112,10 +112,12 @@ def init(
     sources, row_keys = _images(folder, config, data)
     before = _there(folder)
     manifest, lines = make_manifest(config, data, row_keys, before)
+    config = with_rule_for(config, len(manifest.classes))
     change = difference(before, manifest) if before is not None else None
     lines += about_changes(change) if change else []
     anew, after = follows(config, change)
     lines += _unread(config, manifest) if file.is_file() else []
+    lines += about_one_class(config, len(manifest.classes))
     notes = [*data.notes, *_image_notes(manifest, row_keys)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
     written, removed = _write(folder, before, manifest, notes, change, toml)
