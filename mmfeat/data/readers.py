@@ -10,7 +10,7 @@ from pathlib import Path
 from mmfeat.data.coco import CATEGORIES, CocoTable, coco_files, read_coco
 from mmfeat.data.columns import as_list, unused
 from mmfeat.data.samples import Reading, Source
-from mmfeat.data.shards import about_files, check_columns, is_pattern, matching, parquet_files
+from mmfeat.data.shards import about_files, is_pattern, matching, parquet_files, read_together
 from mmfeat.data.tableforms import table_suffix
 from mmfeat.data.tables import SUFFIXES, Table, read_table
 from mmfeat.errors import DataError
@@ -78,8 +78,7 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
     if not path.is_file() and not is_pattern(path):
         raise DataError(f"{path}: no such table. Give a table ({', '.join(SUFFIXES)}), a picture, or --caption TEXT")
     files = [path] if path.is_file() else matching(path)
-    tables = [read_table(file) for file in files]
-    check_columns(tables)
+    tables = read_together(files)
     named = {role: [name for name in as_list(names) if name in tables[0].header] for role, names in usual.items()}
     named |= {role: [name] for role, name in columns.items() if name}
     source = Source(f"table {path.name}", {}, hints=about_files(files))
@@ -173,8 +172,7 @@ def _single(path: Path, columns: dict[str, str | Sequence[str]]) -> _Opened:
 
 def _several(kind: str, files: list[Path], columns: dict[str, str | Sequence[str]]) -> _Opened:
     """Files that are one table together."""
-    tables = [read_table(file) for file in files]
-    check_columns(tables)
+    tables = read_together(files)
     tables[0].hints += about_files(files)
     more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
     return f"{kind}: {files[0].name}{more}", tables, columns, None

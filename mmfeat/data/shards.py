@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfeat.data.tables import Table
+from mmfeat.data.tables import Table, read_table
 from mmfeat.errors import DataError
 from mmfeat.texts import counted, shown
 
@@ -64,17 +64,25 @@ def about_files(files: Sequence[Path]) -> list[str]:
     return lines
 
 
-def check_columns(tables: Sequence[Table]) -> None:
-    """Nothing, or a DataError where files of one table have different columns: one may only lack some of the first's."""
+def read_together(files: Sequence[Path]) -> list[Table]:
+    """Files that are one table, those with most columns first: a split without labels lacks theirs.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be read, or two have different columns.
+    """
+    tables = sorted(map(read_table, files), key=lambda table: -len(table.header))
     first = tables[0]
     for table in tables[1:]:
-        lacks = [name for name in first.header if name not in table.header]
         more = [name for name in table.header if name not in first.header]
-        if lacks and more:
+        lacks = [name for name in first.header if name not in table.header]
+        if more:
             raise DataError(
                 f"{table.file}: has a column {shown(repr(more[0]))}, and {first.file} has {shown(repr(lacks[0]))} instead, "
                 f"so they are not one table. Name one of them, or a pattern of files that belong together"
             )
+    return tables
 
 
 def _splits_of(file: Path) -> list[str]:
