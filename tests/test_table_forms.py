@@ -22,7 +22,7 @@ from mmfeat.data.readers import Source, read_classes, read_source
 from mmfeat.data.records import delimiter_of
 from mmfeat.data.reviews import read_answers
 from mmfeat.data.synonyms import load_synonyms
-from mmfeat.data.tableforms import form_of, is_table
+from mmfeat.data.tableforms import form_of, is_table, table_stem
 from mmfeat.data.tables import read_table
 from mmfeat.data.textfiles import CP1252, UTF8, decoded, read_text
 from mmfeat.errors import DataError
@@ -277,6 +277,14 @@ def test_corrections_keep_their_form_when_answers_follow(tmp_path, delimiter, en
     assert file.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding != "utf-8")
     expected = delimited([("é1", "cat"), ("é2", "cat dog")], delimiter, header=("id", "labels"))
     assert file.read_bytes().decode("utf-8-sig") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("new.csv", "new"), ("new.CSV.GZ", "new"), ("a.b.csv", "a.b"), ("_x.csv", "_x"), ("train-*.parquet", "train"), ("*.csv", "table")],
+)  # fmt: skip
+def test_predictions_are_called_like_their_table(name, stem):
+    assert table_stem(name) == stem
 
 
 def test_semicolons_stay_where_a_table_is_predicted(tmp_path):

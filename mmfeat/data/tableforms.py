@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def table_suffix(name: str) -> str:
     """The suffix of a table's name, in small letters; `.csv` of `t.csv.gz`. Empty where it is not one of a table."""
     name = name.lower().removesuffix(".gz")
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def table_stem(name: str) -> str:
+    """What a table's name begins with, without suffix and signs of a pattern: `train` of `train-*.csv.gz`."""
+    stem = Path(re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)).stem
+    plain = re.sub(r"[*?\[\]]+", "", stem)
+    return stem if plain == stem else plain.strip("-._ ") or "table"
 
 
 def is_table(path: Path) -> bool:
