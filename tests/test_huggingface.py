@@ -151,6 +151,15 @@ def test_of_several_images_in_a_row_the_first_is_used(tmp_path):
     assert "1 row of t.parquet with several images" in source.hints[0]
 
 
+@pytest.mark.parametrize("kind", ["struct", "bytes"])
+def test_names_beside_images_without_names_are_used(tmp_path, kind):
+    images = [b"x"] * 2 if kind == "bytes" else [{"bytes": b"x", "path": None}] * 2
+    columns = {"image": images, "file_name": ["a.jpg", "b.jpg"], "caption": ["a", "b"], "label": ["x", "y"]}
+    write(tmp_path / "t.parquet", columns, None, **({} if kind == "bytes" else {"image": IMAGES}))
+    source = read_source(tmp_path / "t.parquet", {})
+    assert (source.images, source.images_inside) == (["a.jpg", "b.jpg"], "image")
+
+
 # -- nothing is read that is not needed
 
 

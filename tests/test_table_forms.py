@@ -343,6 +343,11 @@ def test_a_sheet_that_is_no_table_is_one_line(tmp_path, rows, says):
         read_table(tmp_path / "t.xlsx")
 
 
+def test_ids_without_a_header_may_hold_any_sign(tmp_path):
+    (tmp_path / "ids.csv").write_text("a;b\nc;d\n")
+    assert read_ids(tmp_path / "ids.csv", 2) == ["a;b", "c;d"]
+
+
 def test_ids_of_numbers_are_read_as_before(tmp_path):
     np.save(tmp_path / "ids.npy", np.arange(3))
     assert read_ids(tmp_path / "ids.npy", 3) == ["0", "1", "2"]

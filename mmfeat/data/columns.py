@@ -70,7 +70,7 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
             found[role] = there
         else:
             found[role] = there[0] if len(there) == 1 else there or ("" if missing else _common(table, role))
-    found["image"] = _names_of_images(table, str(found["image"] or ""), bool(as_list(given.get("image", ""))))
+    found["image"] = _image_column(table, str(found["image"]), bool(as_list(given.get("image", ""))))
     if not found["image"] and not found["caption"]:
         raise _neither(table)
     if not found["labels"] and need_labels:
@@ -163,10 +163,17 @@ def _neither(table: Table) -> DataError:
     )
 
 
-def _names_of_images(table: Table, name: str, is_given: bool) -> str:
-    """The column of the images' names: where a column holds images, the one that lies in it."""
-    names = table.pictures.get(name)
-    return name if names is None or (is_given and not names) else names
+def _image_column(table: Table, name: str, is_given: bool) -> str:
+    """The column of the images' names: where one holds images, that of their names, or another where they have none."""
+    if name not in table.pictures:
+        return name
+    inside = table.pictures[name]
+    if is_given:
+        return inside or name
+    if inside and any(text.strip() for text in table.texts(inside)):
+        return inside
+    others = [one for common in COMMON_NAMES["image"] for one in table.header if one.strip().lower() == common]
+    return next((one for one in others if one not in table.pictures), inside)
 
 
 def _is_nameless(table: Table, image: str) -> bool:

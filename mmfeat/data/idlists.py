@@ -54,12 +54,13 @@ def read_ids(path: Path, n_rows: int) -> list[str]:
 
 
 def _csv_ids(path: Path, n_rows: int) -> list[str]:
-    text = _text(path)
-    cells = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter_of(text, usual_delimiter(path)))
-    rows = [row for row in cells if row]
+    text, usual = _text(path), usual_delimiter(path)
+    rows = _rows(text, delimiter_of(text, usual))
     if not rows:
         raise DataError(f"{path}: it is empty")
     title = next((name for name in IDS if name in rows[0]), None)
+    if title is None:  # without a header nothing says that another sign stands between cells, rather than in an id
+        rows = _rows(text, usual)
     if title is None and len(rows[0]) > 1:
         raise DataError(f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Call the column of ids so")
     at = rows[0].index(title) if title else 0
@@ -68,6 +69,10 @@ def _csv_ids(path: Path, n_rows: int) -> list[str]:
     if short is not None:
         raise DataError(f"{path}: row {short:,} has no id")
     return [row[at] for row in body]
+
+
+def _rows(text: str, delimiter: str) -> list[list[str]]:
+    return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter) if row]
 
 
 def _text_ids(path: Path, n_rows: int) -> list[str]:
