@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import sys
@@ -294,6 +295,20 @@ def test_semicolons_stay_where_a_table_is_predicted(tmp_path):
     source = read_rows(tmp_path / "new.txt", {}, {})
     assert source.captions == [row[1] for row in ROWS]
     assert "cp1252" in source.hints[0]
+
+
+def test_the_published_table_is_read_as_it_always_was(coco18):
+    source = read_source(coco18, {})
+    assert (sum(labels is not None for labels in source.labels), source.n_recovered, source.n_damaged) == (
+        20_000,
+        86,
+        0,
+    )
+    text = repr((source.ids, source.captions, source.labels, source.notes))
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "9533a0db2a7cd8e0de836ab40e12ad9cea023c511e7d5b392061e121c95f609a"
+    )
+    assert source.hints == []
 
 
 # -- Excel
