@@ -75,7 +75,9 @@ def form_of(file: Path) -> str:
     if named in PARQUET and (not head or _is_binary(head)):
         return "parquet"  # the reader's own message says what is wrong
     if _is_binary(head):
-        raise DataError(f"{file}: no table: its bytes are not text. A table is a file of one of {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{file}: not a table: its bytes are not text. A table is a file of one of {', '.join(SUFFIXES)}"
+        )
     return _form_of_text(file, head, named)
 
 

@@ -164,7 +164,7 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     if data.images_inside and not config.data.images and not row_keys.present.any():
         if not data.columns["caption"]:
             raise DataError(f"{config.data.source}:{about_images_inside(data)[1:]}")
-        data.hints.append(about_images_inside(data))
+        data.hints.append(f"{about_images_inside(data)} (first remove {FILE_NAME})")
         return ImageSources([]), row_keys
     if any(data.images) and not row_keys.present.any() and not row_keys.refused:
         if config.data.images or sources.names() or not data.columns["caption"]:
