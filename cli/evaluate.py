@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, echo_one_class, open_project, setting_options
 
 WEAKEST = 3
 
@@ -25,6 +25,7 @@ def evaluate_command(context: click.Context, names: tuple[str, ...], split: str,
 
     project = open_project(context, options)
     result, metric = evaluate(project, list(names) or None, split), project.config.metric
+    echo_one_class(project)
     click.echo(evaluation_table(result.figures, result.differences, f"{result.n_rows:,} {split} rows", metric))
     if result.decided:
         click.echo(f"Labels by thresholds and temperature {result.decided}; val rows by those of other val rows.")

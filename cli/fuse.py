@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, echo_one_class, open_project, setting_options
 
 KEYS = (
     ("fuse.head", "linear, mlp or labelquery; on two encoders or more also concat, crossattn, gated, weighted."),
@@ -25,6 +25,7 @@ def fuse_command(context: click.Context, **options: Any) -> None:
 
     project = open_project(context, options)
     result = fuse(project)
+    echo_one_class(project)
     folds, labelled = result.run.record.get("folds"), result.labelled
     click.echo(f"{result.description}; {result.n_train + (result.n_val if folds else 0):,} rows")
     if labelled and labelled.lines:

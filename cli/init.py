@@ -51,8 +51,8 @@ from mmfeat.cli.options import echo_next
 def init_command(context: click.Context, source: str | None, **options: Any) -> None:
     """Make the current folder a project.
 
-    SOURCE is a folder with train.csv and test.csv (a Kaggle task), COCO's instances_*.json or their folder, or a CSV, TSV,
-    Parquet or JSONL table; images lie in folders, zip or tar files.
+    SOURCE is a folder with train.csv and test.csv (a Kaggle task), COCO's instances_*.json or their folder, a CSV, TSV,
+    Parquet, JSONL or Excel table, or a folder or pattern of Parquet files; images lie in folders, zip or tar files.
     Options only fill in mmfeat.toml; where it exists already, they must agree with it.
     """
     from mmfeat.workflows.init import init

@@ -94,6 +94,14 @@ def echo_problems(problems: list[str], shown: int = 3) -> None:
         click.echo(f"Note: and {len(problems) - shown:,} more files of the store like these", err=True)
 
 
+def echo_one_class(project: Project) -> None:
+    """A line on stderr where every row is positive by rule: one class, and rows without a label are given it."""
+    from mmfeat.report.summary import warn_of_one_class
+
+    if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
+        click.echo(f"Note: {warning}", err=True)
+
+
 def echo_next(made: str, command: str) -> None:
     """The last line of every command: what was made, and what to type next."""
     click.echo(f"{made} Next: {command}")

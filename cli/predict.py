@@ -77,6 +77,7 @@ def _predict_rows(context: click.Context, run: str | None, split: str, options: 
 def _predict_new(context: click.Context, what: str, run: str | None, options: dict[str, Any]) -> None:
     from pathlib import Path
 
+    from mmfeat.data.tableforms import table_stem
     from mmfeat.errors import ConfigError
     from mmfeat.workflows.predict import predict_new
 
@@ -101,7 +102,7 @@ def _predict_new(context: click.Context, what: str, run: str | None, options: di
         _echo_one(result, options)
         return
     form = options["form"]
-    path = Path(options["out"] or f"{Path(what).stem}-predictions.{form}").expanduser()
+    path = Path(options["out"] or f"{table_stem(Path(what).name)}-predictions.{form}").expanduser()
     result.write(path, form, options["top_k"])
     _echo_rule(result.model, result)
     _echo_errors(result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_problems, open_project, setting_options
+from mmfeat.cli.options import echo_next, echo_one_class, echo_problems, open_project, setting_options
 
 if TYPE_CHECKING:
     from mmfeat.workflows.project import Project
@@ -38,6 +38,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     from mmfeat.workflows.status import status
 
     result = status(project, rehash)
+    echo_one_class(project)
     echo_problems(result.problems)
     rows = [
         (

@@ -88,6 +88,16 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     return config
 
 
+def with_rule_for(config: Config, n_classes: int) -> Config:
+    """The settings with `predict.empty = "none"` where there is one class and nothing else was asked for.
+
+    The most probable of one class is that class: every row would be positive, whatever a model has learned.
+    """
+    if n_classes != 1 or "predict.empty" in config.origins:
+        return config
+    return dataclasses.replace(config, predict=dataclasses.replace(config.predict, empty="none"))
+
+
 @dataclass(frozen=True)
 class _Where:
     """Finds the line of a key, for messages; knows the encoders' names."""

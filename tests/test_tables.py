@@ -111,7 +111,8 @@ def test_columns_that_nobody_asks_for_are_not_read(tmp_path):
         ("t.parquet", b"", "not a Parquet file that can be read"),
         ("t.tsv", b"id\tcaption\tlabels\na\tb\n", ":2: 2 cells under a header of 3"),
         ("t.tsv", b"id\tcaption\tlabels\n", "no row"),
-        ("t.txt", b"id,caption,labels\n", "found .txt"),
+        ("t.txt", b"id,caption,labels\n", "no row"),
+        ("t.dat", b"nothing\n", "Found .dat"),
         ("t.json", b"[1, 2]", "Rows of a table: .jsonl"),
     ],
 )
@@ -127,7 +128,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, says):
 def test_two_columns_of_one_name(tmp_path):
     data = pa.Table.from_arrays([pa.array(["a"])] * 2, ["id", "id"])
     pq.write_table(data, tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"t.parquet: .*duplicate field names"):
+    with pytest.raises(DataError, match=r"t.parquet: column 'id' stands there twice"):
         read_table(tmp_path / "t.parquet")
 
 

@@ -73,17 +73,26 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
             found[role] = there
         else:
             found[role] = there[0] if len(there) == 1 else there or ("" if missing else _common(table, role))
+    found["image"] = _image_column(table, str(found["image"]), bool(as_list(given.get("image", ""))))
     if not found["image"] and not found["caption"]:
         raise _neither(table)
     if not found["labels"] and need_labels:
         found["labels"] = _yes_no_columns(table, {name for role in found for name in as_list(found[role])})
-    found["id"] = found["id"] or found["image"]
+    if not found["id"] and not _is_nameless(table, str(found["image"])):
+        found["id"] = found["image"]
     return found
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:
     """The columns of a role, however many."""
     return ([columns] if columns else []) if isinstance(columns, str) else list(columns)
+
+
+def images_inside(table: Table, found: Columns) -> str:
+    """The column that holds images themselves: the one whose names serve as image, or one that is called like it."""
+    named = [name for name, names in table.pictures.items() if names and names == found["image"]]
+    called = [name for name in table.pictures if name.strip().lower() in COMMON_NAMES["image"]]
+    return next(iter([*named, *called]), "")
 
 
 def listed(header: Sequence[str]) -> str:
@@ -110,7 +119,8 @@ def _common(table: Table, role: str) -> str:
 def unused(table: Table, found: Columns) -> str:
     """What to say of columns that serve as nothing; empty where there are none."""
     used = {name for role in found for name in as_list(found[role])}
-    rest = [name for name in table.header if name not in used]
+    used |= {table.inside[name] for name in used if name in table.inside}
+    rest = [name for name in table.header if name not in used and name not in table.inside]
     texts = [name for name in rest if normal_name(name).lower() in COMMON_NAMES["caption"]]
     join = " ".join(f"--caption {shown(name, 30)}" for name in [*as_list(found["caption"]), *texts])
     return f"  not used  {listed(rest)}{f'; joined captions: {join}' if texts else ''}" if rest else ""
@@ -145,14 +155,33 @@ def _no_column(table: Table, name: str, role: str) -> DataError:
 
 
 def _neither(table: Table) -> DataError:
-    other = next((name for name, mark in (("semicolons", ";"), ("tabs", "\t")) if mark in table.header[0]), None)
-    if len(table.header) == 1 and other:
-        remedy = "Name it .tsv" if other == "tabs" else "Save it as CSV with commas"
-        return DataError(f"{table.file}: its cells are separated by {other}. {remedy}")
+    if inside := images_inside(table, {"image": ""}):
+        return DataError(
+            f"{table.file}: column {_quoted(inside)} holds images without names, which this version does not read. Write each "
+            f"to a file, and the files' names into a column, or name a column of captions: --caption COLUMN"
+        )
     return DataError(
         f"{table.file}: no column of images or captions found. Columns: {listed(table.header)}. "
         f"Use: --caption COLUMN or --image COLUMN"
     )
+
+
+def _image_column(table: Table, name: str, is_given: bool) -> str:
+    """The column of the images' names: where one holds images, that of their names, or another where they have none."""
+    if name not in table.pictures:
+        return name
+    inside = table.pictures[name]
+    if is_given:
+        return inside or name
+    if inside and any(text.strip() for text in table.texts(inside)):
+        return inside
+    others = [one for common in COMMON_NAMES["image"] for one in table.header if one.strip().lower() == common]
+    return next((one for one in others if one not in table.pictures), inside)
+
+
+def _is_nameless(table: Table, image: str) -> bool:
+    """Whether names of images inside a table are missing, so that they cannot be ids."""
+    return image in table.inside and not all(text.strip() for text in table.texts(image))
 
 
 def _quoted(name: str) -> str:

@@ -7,6 +7,7 @@ line, before anything is changed.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import re
@@ -17,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.data.readers import Source
-from mmfeat.data.records import read_records, repaired
+from mmfeat.data.records import Delimited, read_delimited, read_records, repaired
+from mmfeat.data.reviews import BETWEEN, named_classes
+from mmfeat.data.textfiles import UTF8, TextFile
 from mmfeat.errors import DataError
 from mmfeat.labels import class_order, split_labels
 from mmfeat.spelling import Spellings, normal_name
@@ -87,7 +90,7 @@ def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corre
 
 def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int, list[str]]:
     """Row to labels."""
-    header, records = read_records(file, recover=False)
+    header, records = read_records(file)
     at = {role: _column(file, header, role, source.columns.get(role, "")) for role in ("id", "labels")}
     row_of = {sample: row for row, sample in enumerate(source.ids)}
     known = Spellings(row_of)
@@ -102,7 +105,7 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
             what = f"no row {quoted(sample)} in the source" if sample else "the id is blank"
             raise DataError(f"{where}: {what}.{nearest(sample, source.ids)} Correct it, or leave the line out")
         lines[sample] = record.line
-        names = split_labels(record.cells[at["labels"]], separator)
+        names = _names(record.cells[at["labels"]], source.classes, separator)
         for name in names:
             _check(where, name, source.classes, separator, closed)
         given[row_of[sample]] = names
@@ -115,6 +118,15 @@ def _own_id(where: str, text: str, known: Spellings) -> str | None:
         return known.find(text)
     except DataError as error:
         raise DataError(f"{where}: the id {error}. Spell it as the source does") from None
+
+
+def _names(cell: str, classes: Sequence[str], separator: str) -> list[str]:
+    """The labels of a cell; a semicolon also stands between them, as in review.csv, where only classes are named so."""
+    names = split_labels(cell, separator)
+    if BETWEEN in cell and not set(names) <= set(classes):
+        with contextlib.suppress(KeyError):
+            return named_classes(cell, classes, separator)
+    return names
 
 
 def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
@@ -160,7 +172,7 @@ def corrected_ids(file: Path, own: str | Sequence[str] = "") -> Spellings:
     """
     if not file.exists():
         return Spellings(())
-    header, records = read_records(file, recover=False)
+    header, records = read_records(file)
     at = _column(file, header, "id", own)
     return Spellings({record.cells[at].strip() for record in records})
 
@@ -169,6 +181,8 @@ def with_answers(
     file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], separator: str
 ) -> bytes:  # fmt: skip
     """A file of corrections as it is to be with further ones: lines that say the same already stay, others follow.
+
+    Cells stay separated as they are; the text becomes UTF-8.
 
     Parameters
     ----------
@@ -191,7 +205,8 @@ def with_answers(
                 f"{file}: label {quoted(wrong)} has the separator {separator!r} in its name. Set another separator under [data]"
             )
     old = file.read_bytes() if file.exists() else b""
-    header, records = read_records(file, recover=False) if old.strip() else (["id", "labels"], [])
+    found = read_delimited(file) if old.strip() else Delimited(["id", "labels"], [], ",", TextFile(""))
+    header, records = found.header, found.records
     at_id, at_labels = (_column(file, header, role, columns.get(role, "")) for role in ("id", "labels"))
     rows, left, changed = [record.cells for record in records], dict(answers), False
     asked = Spellings(answers)
@@ -209,7 +224,8 @@ def with_answers(
         cells[at_id], cells[at_labels] = sample, separator.join(names)
         rows.append(cells)
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n" if b"\r\n" in old else "\n")
+    line_end = "\r\n" if "\r\n" in found.file.text else "\n"
+    writer = csv.writer(text, delimiter=found.delimiter, lineterminator=line_end)
     writer.writerows([header, *rows])
-    mark = codecs.BOM_UTF8 if old.startswith(codecs.BOM_UTF8) else b""
-    return mark + text.getvalue().encode("utf-8", "surrogateescape")
+    marked = found.file.marked or found.file.encoding != UTF8  # a spreadsheet tells UTF-8 by the mark
+    return (codecs.BOM_UTF8 if marked else b"") + text.getvalue().encode("utf-8", "surrogateescape")

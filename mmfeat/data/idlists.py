@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmfeat.data.records import delimiter_of, usual_delimiter
+from mmfeat.data.textfiles import read_text, refuse_damage
 from mmfeat.errors import DataError, one_line
 from mmfeat.spelling import Spellings
 from mmfeat.texts import shown
@@ -17,7 +20,7 @@ IDS = ("id", "ids")  # what a column, data set or tensor of ids is called
 
 
 def read_ids(path: Path, n_rows: int) -> list[str]:
-    """Ids from a file of their own: CSV (a column `id`, or one column), .txt (one a line), .npy, or .json (a list).
+    """Ids from a file of their own: CSV or TSV (a column `id`, or one column), .txt (one a line), .npy, or .json (a list).
 
     Parameters
     ----------
@@ -29,8 +32,15 @@ def read_ids(path: Path, n_rows: int) -> list[str]:
     DataError
         The file cannot be read, or does not say which column holds the ids.
     """
-    readers = {".csv": _csv_ids, ".txt": _text_ids, ".npy": _npy_ids, ".json": _json_ids}
-    read = readers.get(path.suffix.lower())
+    readers = {
+        ".csv": _csv_ids,
+        ".tsv": _csv_ids,
+        ".tab": _csv_ids,
+        ".txt": _text_ids,
+        ".npy": _npy_ids,
+        ".json": _json_ids,
+    }
+    read = readers.get(Path(path.name.lower().removesuffix(".gz")).suffix)
     if read is None:
         raise DataError(f"{path}: its suffix says no format of ids. Use one of: {', '.join(readers)}")
     try:
@@ -45,11 +55,13 @@ def read_ids(path: Path, n_rows: int) -> list[str]:
 
 
 def _csv_ids(path: Path, n_rows: int) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, strict=True) if row]
+    text, usual = _text(path), usual_delimiter(path)
+    rows = _rows(text, delimiter_of(text, usual))
     if not rows:
         raise DataError(f"{path}: it is empty")
     title = next(filter(None, map(Spellings(rows[0], f"{path}: column ").find, IDS)), None)
+    if title is None:  # without a header nothing says that another sign stands between cells, rather than in an id
+        rows = _rows(text, usual)
     if title is None and len(rows[0]) > 1:
         raise DataError(f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Call the column of ids so")
     at = rows[0].index(title) if title else 0
@@ -60,9 +72,20 @@ def _csv_ids(path: Path, n_rows: int) -> list[str]:
     return [row[at] for row in body]
 
 
+def _rows(text: str, delimiter: str) -> list[list[str]]:
+    return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter) if row]
+
+
 def _text_ids(path: Path, n_rows: int) -> list[str]:
-    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    lines = _text(path).removesuffix("\n").split("\n")
     return [line.removesuffix("\r") for line in lines]
+
+
+def _text(path: Path) -> str:
+    text = read_text(path).text
+    for number, line in enumerate(text.split("\n"), 1):
+        refuse_damage(path, number, line)
+    return text
 
 
 def _npy_ids(path: Path, n_rows: int) -> np.ndarray:
@@ -70,7 +93,7 @@ def _npy_ids(path: Path, n_rows: int) -> np.ndarray:
 
 
 def _json_ids(path: Path, n_rows: int) -> list[Any]:
-    values = json.loads(path.read_text(encoding="utf-8-sig"))
+    values = json.loads(_text(path))
     if not isinstance(values, list):
         raise DataError(f"{path}: not a list of ids")
     return values

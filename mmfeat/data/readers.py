@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mmfeat.data.coco import CATEGORIES, CocoTable, coco_files, read_coco
 from mmfeat.data.columns import as_list, unused
-from mmfeat.data.records import read_records, repaired
 from mmfeat.data.samples import Reading, Source
+from mmfeat.data.shards import about_files, is_pattern, matching, parquet_files, read_together
+from mmfeat.data.tableforms import table_suffix
 from mmfeat.data.tables import SUFFIXES, Table, read_table
 from mmfeat.errors import DataError
 from mmfeat.labels import class_order
@@ -18,7 +19,7 @@ from mmfeat.spelling import Spellings, look_the_same, normal_name
 from mmfeat.texts import shown
 
 _KAGGLE = ("train.csv", "test.csv")
-_WANTED = f"Give a folder with train.csv, COCO's instances_*.json, or a table ({', '.join(SUFFIXES)})"
+_WANTED = f"Give a folder with train.csv, COCO's instances_*.json, a folder or pattern of Parquet files, or a table ({', '.join(SUFFIXES)})"
 
 
 def read_source(
@@ -75,23 +76,25 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
     DataError
         The table is missing, empty, malformed, has no such column, or repeats an id.
     """
-    if not path.is_file():
+    if not path.is_file() and not is_pattern(path):
         raise DataError(f"{path}: no such table. Give a table ({', '.join(SUFFIXES)}), a picture, or --caption TEXT")
-    table = read_table(path)
-    header = Spellings(table.header, f"{path}: column ")
+    files = [path] if path.is_file() else matching(path)
+    tables = read_together(files)
+    header = Spellings(tables[0].header, f"{path}: column ")
     named = {role: [name for name in as_list(names) if header.find(name)] for role, names in usual.items()}
     named |= {role: [name] for role, name in columns.items() if name}
-    source = Source(f"table {path.name}", {})
+    source = Source(f"table {path.name}", {}, hints=about_files(files))
     reading = Reading(source, {role: named.get(role, []) for role in ("id", "image", "caption")}, " ", closed=True)
     try:
-        reading.add(table, with_labels=False)
+        for table in tables:
+            reading.add(table, with_labels=False)
     except DataError as error:  # here columns are named otherwise than to init
         raise DataError(re.sub(r"--(id|image|caption) COLUMN", r"--column \1=NAME", str(error))) from None
     return source
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The class list of a CSV table, in its order: its column `label`, else its first.
+    """The class list of a table, in its order: its column `label`, else its first.
 
     Raises
     ------
@@ -100,23 +103,41 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give a CSV table with a column 'label' as the class list")
-    header, records = read_records(path, recover=False)
-    named = Spellings(header, f"{path}:1: column ").find("label")
-    column = header.index(named) if named else 0
-    lines: dict[str, int] = {}
-    for record in repaired(path, records):
-        label = normal_name(record.cells[column])
-        if not label or label in lines:
-            found = f"repeats {label!r} of line {lines[label]}" if label else "has a blank label"
-            raise DataError(f"{path}:{record.line}: {found}. A class list names every class once")
-        lines[label] = record.line
-    return tuple(lines)
+    table = read_table(path)
+    table.repair([])
+    column = Spellings(table.header, f"{path}:1: column ").find("label") or table.header[0]
+    places: dict[str, int] = {}
+    for row, text in enumerate(table.texts(column)):
+        label = normal_name(text)
+        if not label or label in places:
+            found = f"repeats {label!r} of{_line_of(table, places[label])}" if label else "has a blank label"
+            raise DataError(f"{path}{table.where(row)}: {found}. A class list names every class once")
+        places[label] = row
+    return tuple(places)
 
 
-def _open(
-    path: Path, columns: dict[str, str | Sequence[str]]
-) -> tuple[str, list[Table], dict[str, str | Sequence[str]], str | list[str] | None]:  # fmt: skip
+def _line_of(table: Table, row: int) -> str:
+    return table.where(row).replace(":", " line ")
+
+
+_Opened = tuple[str, list[Table], dict[str, str | Sequence[str]], str | list[str] | None]
+
+
+def about_images_inside(source: Source) -> str:
+    """What to say of a column that holds images themselves: what to do to use them now."""
+    names = source.columns["image"] if any(source.images) else source.columns["id"]
+    called = f"under the names in column {shown(repr(names))}" if names else "under names, and the names in a column"
+    role = "" if any(source.images) else f" --image {shown(names or 'COLUMN', 40)}"
+    return (
+        f"  images inside column {shown(repr(source.images_inside))} are not read by this version. To use them now, save them as "
+        f"files {called}, and name their place:{role} --images PATH"
+    )
+
+
+def _open(path: Path, columns: dict[str, str | Sequence[str]]) -> _Opened:
     """What a source is, its tables, the columns that are named; and for COCO what `labels` names, since it is no column."""
+    if is_pattern(path):
+        return _several(f"tables {path.name}", matching(path), columns)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. {_WANTED}")
     if path.is_dir() and (path / _KAGGLE[0]).is_file():
@@ -130,12 +151,33 @@ def _open(
         named = wanted if isinstance(wanted, str) else list(wanted)
         return kind, list(tables), {**columns, "labels": CATEGORIES}, named
     if path.is_dir():
-        names = [p.name for p in path.iterdir() if p.suffix.lower() in (*SUFFIXES, ".json")]
+        if files := parquet_files(path):
+            return _several(f"tables in {path.name}", files, columns)
+        names = [p.name for p in path.iterdir() if table_suffix(p.name) or p.suffix.lower() == ".json"]
         tables = ", ".join(sorted(names)[:5]) or "no table"
-        raise DataError(f"{path}: neither train.csv nor instances_*.json there (found {tables}). {_WANTED}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: no source of samples: found {path.suffix or 'no suffix'}. {_WANTED}")
-    return f"table {path.name}", [read_table(path)], columns, None
+        raise DataError(
+            f"{path}: neither train.csv nor instances_*.json nor .parquet there (found {tables}). {_WANTED}"
+        )
+    return _single(path, columns)
+
+
+def _single(path: Path, columns: dict[str, str | Sequence[str]]) -> _Opened:
+    try:
+        table = read_table(path)
+    except DataError as error:
+        if table_suffix(path.name):
+            raise
+        raise DataError(f"{error}. Found {path.suffix or 'no suffix'}. {_WANTED}") from None
+    table.hints += about_files([path])
+    return f"table {path.name}", [table], columns, None
+
+
+def _several(kind: str, files: list[Path], columns: dict[str, str | Sequence[str]]) -> _Opened:
+    """Files that are one table together."""
+    tables = read_together(files)
+    tables[0].hints += about_files(files)
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    return f"{kind}: {files[0].name}{more}", tables, columns, None
 
 
 def _classes(source: Source, tables: Sequence[Table]) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Records of a CSV or TSV file, also of one whose last column holds unescaped quotes, commas and line breaks.
 
-Some published tables quote their captions without escaping the quotes inside. There a record is told by how it begins:
-a line that starts with the name of an image, or with an id like that of the first record, followed by the cells before
-the last, begins a new one; any other line goes on with the one before. What stands between the outer quotes of the last
+Cells are separated by commas, semicolons, tabs or bars; which, is decided here for every file. Some published tables
+quote their captions without escaping the quotes inside. There a record is told by how it begins: a line that starts with
+the name of an image, or with an id like that of the first record, followed by the cells before the last, begins a new one;
+any other line goes on with the one before. What stands between the outer quotes of the last
 cell is the caption, to the letter. No record is ever dropped: one that cannot be read, or a line that could as well
 begin a record as go on with one, is an error with its line.
 """
@@ -17,9 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
+from mmfeat.data.textfiles import DAMAGE, TextFile, read_text, refuse_damage
 from mmfeat.errors import DataError
 
 csv.field_size_limit(2**31 - 1)
+
+DELIMITERS = (",", ";", "\t", "|")
+TABBED = (".tsv", ".tab")  # files whose only column is read as one of tabs
+_HEAD = 2**20  # letters in which a header ends
 
 
 @dataclass(frozen=True)
@@ -35,52 +41,111 @@ class Record:
     damaged: bool = False
 
 
-def read_records(file: Path, recover: bool, delimiter: str = ",") -> tuple[list[str], list[Record]]:
-    """The header's names and all records of a CSV file in UTF-8; :func:`repaired` sees to bytes that are not.
+@dataclass(frozen=True)
+class Delimited:
+    """A file of delimited cells and the form it was found in.
 
-    Quotes mean in a TSV file what they mean in CSV, unless it cannot be read like this: then they are letters like others.
+    Attributes
+    ----------
+    records : list of Record
+        Without the header.
+    delimiter : str
+        What stands between cells.
+    file : TextFile
+        The whole text, its encoding and its byte order mark.
+    """
+
+    header: list[str]
+    records: list[Record]
+    delimiter: str
+    file: TextFile
+
+
+def read_records(file: Path, recover: bool = False) -> tuple[list[str], list[Record]]:
+    """The header's names and all records of a file of delimited cells, as :func:`read_delimited` finds them."""
+    found = read_delimited(file, recover)
+    return found.header, found.records
+
+
+def read_delimited(file: Path, recover: bool = False) -> Delimited:
+    """Read a CSV or TSV file in whatever form it was saved; :func:`repaired` sees to bytes that are not UTF-8.
+
+    Every file of delimited cells that mmfeat reads is read here, so that encoding, compression, delimiter and quotes are
+    decided once. Quotes mean between tabs what they mean between commas, unless the file cannot be read like this: then
+    they are letters like others.
 
     Parameters
     ----------
     recover : bool
         Whether records that are not valid CSV may be recovered; otherwise they are an error.
-    delimiter : str
-        What stands between cells: a comma or a tab.
 
     Raises
     ------
     DataError
         The file cannot be read, is empty, has a header that is not UTF-8, or a malformed record.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    _refuse_damage(file, 1, text.partition("\n")[0])  # another encoding shows here, before it parses as nonsense
-    if not text.strip():
+    found = read_text(file)
+    refuse_damage(file, 1, found.text.partition("\n")[0])  # another encoding shows here, before it parses as nonsense
+    if not found.text.strip():
         raise DataError(f"{file}: empty. A table has a header and at least one row")
+    delimiter = delimiter_of(found.text, usual_delimiter(file))
     try:
         try:
-            header, records = _strict(text, delimiter)
+            header, records = _strict(found.text, delimiter)
         except (csv.Error, _Uneven):
             if delimiter != "\t":
                 raise
-            header, records = _strict(text, delimiter, csv.QUOTE_NONE)
+            header, records = _strict(found.text, delimiter, csv.QUOTE_NONE)
     except (csv.Error, _Uneven) as error:
-        if not recover:
+        if not recover or delimiter != ",":
             kind = "TSV" if delimiter == "\t" else "CSV"
             raise DataError(
                 f"{file}{error if isinstance(error, _Uneven) else f': not valid {kind}: {error}'}"
             ) from None
-        header, records = _recover(file, text)
+        header, records = _recover(file, found.text)
     for name in header:
-        _refuse_damage(file, 1, name)
+        refuse_damage(file, 1, name)
     if not records:
         raise DataError(f"{file}: has a header and no row")
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} stands there twice")
-    return header, records
+    return Delimited(header, records, delimiter, found)
+
+
+def usual_delimiter(file: Path) -> str:
+    """What stands between cells by a file's name: a tab in `.tsv` and `.tab`, also where gzip packed them, else a comma."""
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    own = suffixes[0] if len(suffixes) > 1 and suffixes[1] == ".gz" else (suffixes or [""])[-1]
+    return "\t" if own in TABBED else ","
+
+
+def delimiter_of(text: str, usual: str = ",") -> str:
+    """What stands between the cells of a text: what separates the header's.
+
+    Where several do, those by which all records have as many cells as the header come first; then `usual`; then the one
+    that gives most cells. Where none does there is one column.
+    """
+    widths = {mark: _header_width(text[:_HEAD], mark) for mark in DELIMITERS}
+    several = [mark for mark in DELIMITERS if widths[mark] > 1]
+    if len(several) > 1:
+        several = [mark for mark in several if _is_even(text, mark)] or several
+    return usual if usual in several or not several else max(several, key=widths.__getitem__)
+
+
+def _header_width(text: str, delimiter: str) -> int:
+    try:
+        return next((len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), 0)
+    except csv.Error:
+        return 0
+
+
+def _is_even(text: str, delimiter: str) -> bool:
+    try:
+        _strict(text, delimiter)
+    except (csv.Error, _Uneven):
+        return False
+    return True
 
 
 def repaired(file: Path, records: list[Record], columns: Collection[int] = ()) -> Iterator[Record]:
@@ -92,24 +157,14 @@ def repaired(file: Path, records: list[Record], columns: Collection[int] = ()) -
         A byte of another column is not UTF-8.
     """
     for record in records:
-        if any(map(_DAMAGE.search, record.cells)):
+        if any(map(DAMAGE.search, record.cells)):
             cells = list(record.cells)
             for column in columns:
                 cells[column] = cells[column].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             for cell in cells:
-                _refuse_damage(file, record.line, cell)
+                refuse_damage(file, record.line, cell)
             record = replace(record, cells=cells, damaged=True)
         yield record
-
-
-_DAMAGE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes that are not UTF-8
-
-
-def _refuse_damage(file: Path, line: int, text: str) -> None:
-    found = _DAMAGE.search(text)
-    if found:
-        byte = ord(found[0]) - 0xDC00
-        raise DataError(f"{file}:{line}: not UTF-8 (byte 0x{byte:02x}). Save the table as UTF-8")
 
 
 class _Uneven(Exception):
@@ -129,8 +184,6 @@ def _strict(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tupl
     header = [name.strip() for name in records[0].cells]
     for record in records[1:]:
         if len(record.cells) != len(header):
-            if len(header) == 1 and ";" in header[0]:
-                raise _Uneven(": its cells are separated by semicolons. Save it as CSV with commas")
             raise _Uneven(f":{record.line}: {len(record.cells)} cells under a header of {len(header)}")
     return header, records[1:]
 

@@ -67,8 +67,8 @@ def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
 def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:
     """Read what was filled in; rows without an answer may say anything.
 
-    Labels are separated by the project's separator or by a semicolon; cells by commas or, as some spreadsheets save them,
-    by semicolons or tabs.
+    Labels are separated by the project's separator or by a semicolon; cells as in any table, for spreadsheets save them in
+    several ways.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
             raise DataError(f"{where}: repeats the id {quoted(sample)} of line {lines[sample]}. Leave one of them out")
         lines[sample] = record.line
         try:
-            given[sample] = _named(_answer(record, at), classes, separator)
+            given[sample] = named_classes(_answer(record, at), classes, separator)
         except KeyError as error:
             name = error.args[0]
             raise DataError(
@@ -119,10 +119,7 @@ def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
     """All rows, and where ids and answers stand; other columns may hold any bytes."""
     if not file.is_file():
         raise DataError(f"{file}: no such file. Run: mmfeat review")
-    with file.open("rb") as opened:
-        first = opened.readline(2**20)
-    delimiter = max(",;\t", key=lambda mark: first.count(mark.encode()))
-    header, records = read_records(file, recover=False, delimiter=delimiter)
+    header, records = read_records(file)
     named = [Spellings(header, f"{file}:1: column ").find(name) for name in (ID, ANSWER)]
     for name, own in zip((ID, ANSWER), named, strict=True):
         if own is None:
@@ -143,8 +140,14 @@ def _own_id(record: Record, at: tuple[int, int], known: Spellings) -> tuple[str,
     return found or cell, found is not None
 
 
-def _named(answer: str, classes: Sequence[str], separator: str) -> list[str]:
-    """The classes that an answer names, in their order; KeyError with the first name that is none."""
+def named_classes(answer: str, classes: Sequence[str], separator: str) -> list[str]:
+    """The classes that an answer names, in their order, with a semicolon or the project's separator between them.
+
+    Raises
+    ------
+    KeyError
+        With the first name that is no class.
+    """
     order = {name: k for k, name in enumerate(classes)}
     known = Spellings(order)
 

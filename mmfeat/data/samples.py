@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmfeat.data.coco import CocoTable
-from mmfeat.data.columns import Columns, as_list, find_columns
+from mmfeat.data.columns import Columns, as_list, find_columns, images_inside
 from mmfeat.data.labelcells import named_labels, names_absent, with_absent, yes_no_labels
 from mmfeat.data.tables import Table
 from mmfeat.errors import DataError
@@ -53,6 +53,8 @@ class Source:
         Whether names of labels were split from cells, so that the separator matters.
     n_recovered, n_damaged : int
         Records that are not valid CSV; captions with bytes that are not UTF-8.
+    images_inside : str
+        A column that holds images themselves, which are not read; empty where there is none.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Source:
     splits_cells: bool = False
     n_recovered: int = 0
     n_damaged: int = 0
+    images_inside: str = ""
 
     def encoded(self, classes: Sequence[str]) -> np.ndarray:
         """The labels as `(N, K)` int8: 1 yes, 0 no, -1 not known; an unlabelled row is -1 throughout.
@@ -122,10 +125,12 @@ class Reading:
         if not with_labels:
             found["labels"] = ""
         source.columns = source.columns or found
+        source.images_inside = source.images_inside or images_inside(table, found)
+        source.hints += table.hints
         self._note(table, _repair(table, found))
         captions = _captions(table, as_list(found["caption"]))
         source.ids += self._ids(table, str(found["id"]), captions)
-        source.images += [name.strip() for name in self._cells(table, found["image"])]
+        source.images += self._image_names(table, str(found["image"]))
         source.captions += captions
         source.groups += [normal_name(name) for name in self._cells(table, found["group"])]
         labels = source.columns["labels"]
@@ -186,6 +191,16 @@ class Reading:
         digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self._repeats[digest] += 1
         return digest if self._repeats[digest] == 1 else f"{digest}-{self._repeats[digest]}"
+
+    def _image_names(self, table: Table, column: str) -> list[str]:
+        """The images' names; of several in one cell the first."""
+        if not column or not any(isinstance(cell, list) for cell in table.column(column)):
+            return [name.strip() for name in self._cells(table, column)]
+        names = [text.strip().split("\n") for text in table.texts(column)]
+        if several := sum(len(found) > 1 for found in names):
+            rows = counted(several, "row")
+            self.source.hints.append(f"  {rows} of {table.file.name} with several images: the first of each is used")
+        return [found[0].strip() for found in names]
 
     @staticmethod
     def _cells(table: Table, column: str | list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from mmfeat.data.archives import (
 from mmfeat.data.folders import list_folder
 from mmfeat.data.imagekinds import HEAD, begins_as_image
 from mmfeat.data.imagenames import COMMON_SUFFIXES, IMAGE_SUFFIXES, ImageNames, Location
+from mmfeat.data.shards import is_pattern, source_folder
 from mmfeat.errors import DataError
 from mmfeat.spelling import spellings
 from mmfeat.texts import shown
@@ -254,12 +255,12 @@ def image_sources(config: Config) -> ImageSources:
 
 def _beside(source: Path) -> list[Path]:
     """Zip and tar files, or else a folder of images, in a source's folder."""
-    if not source.exists():
+    if not source.exists() and not is_pattern(source):
         raise DataError(
             f"{source}: the source is not there, so that no images can be found beside it. "
             f"Bring it back, or name it as source under [data] in mmfeat.toml"
         )
-    folder = source if source.is_dir() else source.parent
+    folder = source_folder(source)
     folder = folder.parent if folder.name == "annotations" else folder  # as COCO's files lie
     archives = sorted(path for suffix in ARCHIVES for path in folder.glob(f"*{suffix}"))
     archives = [path for path in archives if not path.name.startswith("annotations")]

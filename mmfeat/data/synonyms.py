@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.data.records import delimiter_of
+from mmfeat.data.textfiles import read_text, refuse_damage
 from mmfeat.errors import DataError
 from mmfeat.randomness import mix
 
@@ -15,7 +17,7 @@ _WORD = re.compile(r"(?<![\w-])[^\W\d_]+(?:'[^\W\d_]+)?(?![\w-])")  # no part of
 
 
 def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Words to their synonyms, from a file with one comma-separated group a line; mmfeat's own list when None.
+    """Words to their synonyms, from a file with one group a line, separated by commas or as tables are; mmfeat's own list when None.
 
     Raises
     ------
@@ -23,15 +25,15 @@ def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
         The file cannot be read, or a line is no group of two or more different words.
     """
     path = path or Path(__file__).with_name("synonyms.txt")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    lines = read_text(path).text.splitlines()
+    groups = [line for line in lines if line.strip() and not line.startswith("#")]
+    delimiter = delimiter_of(groups[0]) if groups else ","
     found: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        words = [word.strip().lower() for word in line.split(",")]
+        refuse_damage(path, number, line)
+        words = [word.strip().lower() for word in line.split(delimiter)]
         if len(words) < 2 or not all(words) or len(set(words)) < len(words):
             wanted = "a line is two or more different words with commas between"
             raise DataError(f"{path}:{number}: {wanted}, found {line[:60]!r}")

@@ -1,4 +1,4 @@
-"""Tables as people have them (CSV, TSV, Parquet, JSON Lines): a header, cells by column, and the place of each row for messages."""
+"""Tables as people have them (CSV, TSV, Parquet, JSON Lines, Excel): a header, cells by column, and the place of each row for messages."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-
-from mmfeat.data.records import Record, read_records, repaired
+from mmfeat.data.records import Record, read_delimited, repaired
+from mmfeat.data.tableforms import SUFFIXES, form_of, is_table
+from mmfeat.data.textfiles import read_text, refuse_damage
 from mmfeat.errors import DataError, one_line
 from mmfeat.texts import shown
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-PARQUET, JSON_LINES = (".parquet", ".pq"), (".jsonl", ".ndjson")
-SUFFIXES = (*DELIMITERS, *PARQUET, *JSON_LINES)
+__all__ = ["SUFFIXES", "Table", "is_blank", "is_table", "json_of", "kind_of", "plain_text", "read_table"]
 
 
 class Table:
@@ -33,12 +29,21 @@ class Table:
         Those whose cells may be texts, numbers or yes and no.
     notes : dict of int to str
         Row to what had to be recovered.
+    hints : list of str
+        What people should know about the file, a line each.
+    inside : dict of str to str
+        Column that lies in another to that one: `image.path` to `image`.
+    pictures : dict of str to str
+        Column that holds images themselves to the one of their names; an empty text where they have none.
     """
 
     def __init__(self, file: Path, header: list[str], n_rows: int) -> None:
         self.file, self.header, self.n_rows = file, header, n_rows
         self.plain = header
         self.notes: dict[int, str] = {}
+        self.hints: list[str] = []
+        self.inside: dict[str, str] = {}
+        self.pictures: dict[str, str] = {}
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise DataError(f"{file}: column {shown(repr(repeated[0]))} stands there twice. Rename one of them")
@@ -87,7 +92,7 @@ class Table:
         if text is None:
             raise DataError(
                 f"{self.file}{self.where(row)}: column {shown(repr(name))} holds {kind_of(cell)}, and texts are needed. "
-                f"Name another column, or leave this one out of the table"
+                f"Name another column"
             )
         return text
 
@@ -115,29 +120,6 @@ class TextTable(Table):
         return [row for row, record in enumerate(self._records) if record.damaged]
 
 
-class ParquetTable(Table):
-    """A Parquet file; only the columns that are asked for are read."""
-
-    def __init__(self, file: Path) -> None:
-        try:
-            self._data = ds.dataset(file, format="parquet")
-            names, n_rows = self._data.schema.names, self._data.count_rows()
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{file}: not a Parquet file that can be read: {one_line(error)}") from None
-        super().__init__(file, names, n_rows)
-        self.plain = [field.name for field in self._data.schema if not _nested(field.type)]
-        self._cells: dict[str, list[Any]] = {}
-
-    def column(self, name: str) -> list[Any]:
-        """Values as Python has them; read once."""
-        if name not in self._cells:
-            try:
-                self._cells[name] = self._data.to_table(columns={"cells": pc.field(name)})["cells"].to_pylist()
-            except (OSError, ValueError, pa.ArrowException) as error:
-                raise DataError(f"{self.file}: column {shown(repr(name))} cannot be read: {one_line(error)}") from None
-        return self._cells[name]
-
-
 class ObjectTable(Table):
     """JSON objects, a row each; a key that an object has not is a cell with nothing in it.
 
@@ -161,7 +143,7 @@ class ObjectTable(Table):
 
 
 def read_table(file: Path, recover: bool = False) -> Table:
-    """A table by its suffix.
+    """A table of any kind, told by its content; a name counts only where a text could be read in two ways.
 
     Parameters
     ----------
@@ -171,39 +153,46 @@ def read_table(file: Path, recover: bool = False) -> Table:
     Raises
     ------
     DataError
-        It cannot be read, is empty or malformed, or has another suffix.
+        It cannot be read, is empty or malformed, or is no table.
     """
-    suffix = file.suffix.lower()
-    if suffix in DELIMITERS:
-        return TextTable(file, *read_records(file, recover, DELIMITERS[suffix]))
-    if suffix in PARQUET:
+    form = form_of(file)
+    if form == "parquet":
+        from mmfeat.data.parquet import ParquetTable
+
         return ParquetTable(file)
-    if suffix in JSON_LINES:
+    if form == "xlsx":
+        from mmfeat.data.workbooks import read_workbook
+
+        header, records, hints = read_workbook(file)
+        table = TextTable(file, header, records)
+        table.hints = hints
+        return table
+    if form == "json":
         return _read_json_lines(file)
-    raise DataError(f"{file}: a table is a file of one of {', '.join(SUFFIXES)}; found {file.suffix or 'no suffix'}")
+    found = read_delimited(file, recover)
+    table = TextTable(file, found.header, found.records)
+    table.hints = found.file.about(file)
+    return table
 
 
 def _read_json_lines(file: Path) -> ObjectTable:
     rows, lines = [], []
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(data.split(b"\n"), 1):
+    found = read_text(file)
+    for number, line in enumerate(found.text.split("\n"), 1):
         if not line.strip():
             continue
+        refuse_damage(file, number, line)
         try:
-            row = json_of(line)
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            raise DataError(f"{file}:{number}: not UTF-8 (byte 0x{byte:02x}). Save the table as UTF-8") from None
+            row = _json_of_text(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file}:{number}: not JSON: {one_line(error)}. Each line holds one object") from None
         if not isinstance(row, dict):
             raise DataError(f"{file}:{number}: {kind_of(row)}, and each line holds one object: {{...}}")
         rows.append(row)
         lines.append(number)
-    return ObjectTable(file, rows, lines)
+    table = ObjectTable(file, rows, lines)
+    table.hints = found.about(file)
+    return table
 
 
 def json_of(data: bytes) -> Any:
@@ -214,8 +203,12 @@ def json_of(data: bytes) -> Any:
     ValueError, RecursionError
         It is no JSON, or none in UTF-8.
     """
-    value = json.loads(data.decode("utf-8-sig"))
-    if b"\\ud" in data or b"\\uD" in data:
+    return _json_of_text(data.decode("utf-8-sig"))
+
+
+def _json_of_text(text: str) -> Any:
+    value = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
         value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     return value
 
@@ -253,7 +246,3 @@ def kind_of(cell: Any) -> str:
         type(None): "nothing",
     }
     return names.get(type(cell)) or ("a number" if isinstance(cell, int | float) else "text")
-
-
-def _nested(kind: pa.DataType) -> bool:
-    return pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -127,6 +127,26 @@ def _line(name: str, count: int, text: str) -> str:
     return f"  {name:8}{count:8,}   {text}"
 
 
+def about_one_class(config: Config, n_classes: int) -> list[str]:
+    """What the rule for empty rows makes of a single class; empty where there are several."""
+    if n_classes != 1:
+        return []
+    if config.predict.empty == "none":
+        return [
+            '  One class: a row whose probability does not pass the threshold gets no label (empty = "none" under [predict])'
+        ]
+    return [
+        '  One class and empty = "most-probable": every row is predicted positive, and every F1 is the same whatever is '
+        'learned. Set empty = "none" under [predict] in mmfeat.toml, and run again'
+    ]
+
+
+def warn_of_one_class(config: Config, n_classes: int) -> str:
+    """The warning of :func:`about_one_class`; empty where the rule for empty rows is no mistake."""
+    lines = about_one_class(config, n_classes) if config.predict.empty != "none" else []
+    return lines[0].strip() if lines else ""
+
+
 def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
     """How many rows a person corrected; and classes that came or went with that, for each might be a slip of the pen."""
     if not found.n_rows:

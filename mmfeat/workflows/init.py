@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from mmfeat.config import FILE_NAME, Config
-from mmfeat.configfile import config_of, load_config
+from mmfeat.configfile import config_of, load_config, with_rule_for
 from mmfeat.data.columns import ROLES
 from mmfeat.data.copies import copies_across_splits
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes, nothing_found, other_files
-from mmfeat.data.readers import Source, read_classes, read_source
+from mmfeat.data.readers import Source, about_images_inside, read_classes, read_source
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.sources import (
     ImageSources,
@@ -31,7 +31,7 @@ from mmfeat.data.sources import (
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
-from mmfeat.report.summary import about_changes, about_copies, summary
+from mmfeat.report.summary import about_changes, about_copies, about_one_class, summary
 from mmfeat.spelling import normal_name
 from mmfeat.texts import counted, quoted
 from mmfeat.workflows.changes import follows
@@ -120,6 +120,7 @@ def init(
     sources, row_keys, warnings = _images(folder, config, data)
     before = _there(folder)
     manifest, lines = make_manifest(config, data, row_keys, before)
+    config = with_rule_for(config, len(manifest.classes))
     change = difference(before, manifest) if before is not None else None
     lines += about_changes(change) if change else []
     anew, after = follows(config, change)
@@ -128,6 +129,7 @@ def init(
     lines += about_copies(pairs)
     alike = _look_alikes(data, row_keys, sources)
     lines += [f"  missing   {about_look_alikes(alike)}"] if alike else []
+    lines += about_one_class(config, len(manifest.classes))
     notes = [*data.notes, *_image_notes(manifest, row_keys, alike), *_copy_notes(manifest, pairs)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
     written, removed = _write(folder, before, manifest, notes, change, toml)
@@ -174,6 +176,11 @@ def _images(folder: Path, config: Config, data: Source) -> tuple[ImageSources, R
     row_keys = image_keys(np.array(data.images, dtype=object), sources, memory, facts=True)
     missing = [data.images[row] for row in row_keys.missing]
     warnings = [about] if (about := about_addresses(missing)) else []
+    if data.images_inside and not config.data.images and not row_keys.present.any():
+        if not any(caption.strip() for caption in data.captions):
+            raise DataError(f"{config.data.source}:{about_images_inside(data)[1:]}")
+        data.hints.append(f"{about_images_inside(data)} (first remove {FILE_NAME})")
+        return ImageSources([]), row_keys, warnings
     if named and not row_keys.present.any() and not row_keys.refused:
         if config.data.images or sources.names() or not any(caption.strip() for caption in data.captions):
             raise nothing_found(data.images, sources)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.data.missing import NO_IMAGE, explained, nothing_found
-from mmfeat.data.readers import read_rows
+from mmfeat.data.readers import about_images_inside, read_rows
 from mmfeat.data.sources import ImageSources, images_beside
 from mmfeat.devices import torch_device
 from mmfeat.errors import DataError
 from mmfeat.models.decisions import Decision
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
-from mmfeat.progress import progress
+from mmfeat.progress import progress, say
 from mmfeat.workflows.compose import compose
 from mmfeat.workflows.extract import extract_one
 from mmfeat.workflows.guests import Guests
@@ -160,6 +160,10 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     """
     path = Path(table).expanduser()
     source = read_rows(path, columns, usual)
+    for line in source.hints:
+        say(line.strip())
+    if source.images_inside and not images:
+        say(about_images_inside(source).strip())
     if not any(source.images):
         return NewRows(source.ids, source.images, source.captions, ImageSources([]), source.columns)
     places = [Path(place).expanduser() for place in images]
@@ -167,4 +171,6 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     named = [name for name in source.images if name]
     if places and not any(sources.holds(name) for name in named):
         raise nothing_found(named, sources)
+    if source.images_inside and not any(sources.holds(name) for name in named):
+        return NewRows(source.ids, [""] * len(source.ids), source.captions, ImageSources([]), source.columns)
     return NewRows(source.ids, source.images, source.captions, sources, source.columns)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmfeat.config import FILE_NAME, OTHER
 from mmfeat.data.imagenames import IMAGE_SUFFIXES
-from mmfeat.data.tables import SUFFIXES
+from mmfeat.data.tableforms import is_table, table_suffix
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.models.decisions import Decision
 from mmfeat.models.runs import Run
@@ -188,7 +188,8 @@ def format_of(out: str, form: str | None) -> str:
 
 def is_sample(text: str) -> bool:
     """Whether an argument is a table or a picture rather than a run's name."""
-    return text.lower().endswith((*SUFFIXES, *IMAGE_SUFFIXES)) or Path(text).expanduser().is_file()
+    named = table_suffix(text) or text.lower().endswith(IMAGE_SUFFIXES)
+    return bool(named) or Path(text).expanduser().is_file()
 
 
 def predict_new(
@@ -226,7 +227,7 @@ def predict_new(
     if predictor is None and project is None:
         raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
     usual = dict(project.manifest.columns) if project is not None and predictor is None else {}
-    if Path(what).suffix.lower() in SUFFIXES:
+    if what and is_table(Path(what).expanduser()):
         if caption:
             raise DataError(f"{what}: is a table, and --caption is for one picture. Use: --column caption=COLUMN")
         rows = table_rows(what, images, columns, usual)

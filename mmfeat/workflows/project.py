@@ -15,7 +15,7 @@ import numpy as np
 
 from mmfeat.batches import UnreadSample
 from mmfeat.config import FILE_NAME, OTHER, Config, EncoderConfig
-from mmfeat.configfile import load_config
+from mmfeat.configfile import load_config, with_rule_for
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
 from mmfeat.data.seen import load_seen
@@ -60,10 +60,20 @@ class Project:
         start = Path(folder).resolve()
         for candidate in (start, *start.parents):
             if (candidate / FILE_NAME).is_file():
-                self.config: Config = load_config(candidate / FILE_NAME, overrides)
+                self._loaded = load_config(candidate / FILE_NAME, overrides)
                 self.root = candidate
                 return
         raise ConfigError(f"{start}: no {FILE_NAME} here or above. Run: mmfeat init SOURCE, or give --project DIR")
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The settings; what is left out in mmfeat.toml has the default that suits the manifest's classes."""
+        if "predict.empty" in self._loaded.origins or not (self.root / "manifest.parquet").is_file():
+            return self._loaded
+        try:
+            return with_rule_for(self._loaded, len(self.manifest.classes))
+        except DataError:  # what needs the manifest says what is wrong with it
+            return self._loaded
 
     @property
     def checkpoints(self) -> Path:

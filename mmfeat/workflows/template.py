@@ -55,7 +55,7 @@ policy = "soft"                    # how unlabelled rows are taught: soft, class
 
 [predict]
 threshold = 0.5                    # a number; tuned; tuned-per-class (both fitted on val, out of sample)
-empty     = "most-probable"        # where nothing passes: most-probable, none
+empty     = {empty:<22} # where nothing passes: most-probable, none
 """
 
 ENCODERS = {
@@ -107,6 +107,7 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
         inputs=toml_value(modalities),
         head=head,
         head_table=f"#[fuse.{head}]",
+        empty=toml_value(config.predict.empty),
     )
 
 
