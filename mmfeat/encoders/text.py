@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mmfeat.config import TextEncoderConfig
 from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.foreign import ask_nobody, check_files, no_code, own_code_digest
 from mmfeat.encoders.preparation import TextPreparation
 from mmfeat.encoders.sentence_folders import stated_pooling
 from mmfeat.encoders.text_names import hub_name, local_folder, nearest_text_models
@@ -98,7 +99,9 @@ class TextEncoder(Encoder):
         """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""
         stated = self.network.config.to_diff_dict()
         wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
-        return digest_json([super().weights_digest(), json.loads(json.dumps(wiring, default=str))])
+        parts = [super().weights_digest(), json.loads(json.dumps(wiring, default=str))]
+        code = own_code_digest(self.network)
+        return digest_json([*parts, code] if code else parts)
 
     def own_files(self) -> list[Path]:
         """The model's folder, or what the hub's client has of it."""
@@ -123,22 +126,26 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     source = model_source(name, config.model, folder)
-    pooling = config.pooling
+    pooling, trusted = config.pooling, config.trust_remote_code
     with (
         _explained(name, config.model),
         hub(name, config.model, "text", needed=not Path(source).is_absolute()),
+        no_code(name, config.model, source),
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(seed)
-        model_config = AutoConfig.from_pretrained(source)
+        model_config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
         check_reads_text(name, config.model, model_config)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        check_files(name, config.model, source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
         if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask leaves it out
             tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
         if config.pretrained == "auto":
-            network = AutoModel.from_pretrained(source, dtype=torch.float32)
+            network = AutoModel.from_pretrained(
+                source, dtype=torch.float32, trust_remote_code=trusted, weights_only=True
+            )
         else:
-            network = AutoModel.from_config(model_config, dtype=torch.float32)
+            network = AutoModel.from_config(model_config, dtype=torch.float32, trust_remote_code=trusted)
         if pooling == "auto":
             pooling = stated_pooling(name, source)
     network = without_unread(network)
@@ -177,14 +184,19 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        check_files(folder.name, str(folder), str(folder))
+        with no_code(folder.name, str(folder), str(folder)):
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except EncoderError:
+        raise
     except Exception as error:  # a damaged file may raise anything
         raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
 
 
 def quiet_transformers() -> None:
-    """Make transformers importable, and keep it from printing."""
+    """Make transformers importable, and keep it from printing and from asking."""
     make_torchvision_importable()
+    ask_nobody()
     from transformers.utils import logging
 
     logging.set_verbosity_error()
