@@ -14,7 +14,14 @@ from mmfeat.encoders.description import RANDOM, Description
 from mmfeat.encoders.foreign import no_code
 from mmfeat.encoders.names import PREFIX, TimmEncoder, image_family, image_models, nearest
 from mmfeat.encoders.sentence_folders import after_pooling
-from mmfeat.encoders.text import check_reads_text, model_source, quiet_transformers, without_unread
+from mmfeat.encoders.text import (
+    check_reads_text,
+    model_source,
+    positions_of,
+    quiet_transformers,
+    stated_positions,
+    without_unread,
+)
 from mmfeat.encoders.text_names import TEXT_MODELS, nearest_text_models
 from mmfeat.encoders.torchvision_models import TorchvisionEncoder
 from mmfeat.encoders.weights import hub_folder, read_tensors
@@ -86,11 +93,13 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
         raise
     except Exception as error:  # a configuration of another kind may raise anything
         raise EncoderError(f"encoder.text: {table.model!r} cannot be built: {one_line(error)}") from None
-    positions = getattr(config, "max_position_embeddings", None) or table.max_length
+    positions = min(
+        table.max_length, *filter(None, [stated_positions(config), positions_of(network)]), table.max_length
+    )
     left_out = after_pooling(source) if place.is_dir() else []
     return dataclasses.replace(
         found, parameters=_parameters(network), size_mb=_megabytes(network), width=width,
-        takes=f"{min(table.max_length, positions)} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
+        takes=f"{positions} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
     )  # fmt: skip
 
 
@@ -119,9 +128,7 @@ def _text_config(source: str, table: TextEncoderConfig) -> Any:
 
     try:
         with no_code("text", table.model, source):
-            return AutoConfig.from_pretrained(
-                source, local_files_only=True, trust_remote_code=table.trust_remote_code
-            )
+            return AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=table.trust_remote_code)
     except EncoderError:
         raise
     except Exception as error:  # not on disk; a damaged one may raise anything

@@ -79,7 +79,9 @@ def check_files(name: str, model: str, source: str) -> None:
         )
     for key, value in _items(config):
         if key == "quantization_config" and value:
-            raise EncoderError(f"{where} has quantised weights (quantization_config), which are not read. Use another model")
+            raise EncoderError(
+                f"{where} has quantised weights (quantization_config), which are not read. Use another model"
+            )
         if key in _ATTENTION and isinstance(value, str) and value not in _OURS:
             raise EncoderError(
                 f"{where} asks for {key} = {shown(value)!r} in config.json, which is not run here. Remove that line"
@@ -120,7 +122,9 @@ def _check_paths(where: str, folder: Path) -> None:
         path = folder / value if isinstance(value, str) else folder
         outside = os.path.relpath(os.path.abspath(path), os.path.abspath(folder)).startswith("..")
         if outside and path.is_file():
-            raise EncoderError(f"{where}: {shown(key)} names a file outside of the folder: {shown(value)}. Copy it there")
+            raise EncoderError(
+                f"{where}: {shown(key)} names a file outside of the folder: {shown(value)}. Copy it there"
+            )
 
 
 def _code_of(source: str) -> list[str]:

@@ -45,7 +45,10 @@ def save_preparation(encoder: Encoder, folder: Path) -> dict[str, Any]:
                 f"runs none. Export a run without this encoder"
             )
         encoder.preparation.tokenizer.save_pretrained(folder)
-        return {"modality": "text", "width": encoder.width, "max_length": encoder.preparation.max_length}
+        record = {"modality": "text", "width": encoder.width, "max_length": encoder.preparation.max_length}
+        if encoder.preparation.most < encoder.preparation.max_length:
+            record["positions"] = encoder.preparation.most
+        return record
     config = {key: list(v) if isinstance(v, tuple) else v for key, v in encoder.preparation.data_config.items()}
     return {"modality": "image", "width": encoder.width, "data_config": config}
 
@@ -56,7 +59,8 @@ def load_preparation(record: dict[str, Any], folder: Path) -> ImagePreparation |
         return TfidfPreparation(json.loads((folder / TERMS).read_text(encoding="utf-8")), record["ngrams"])
     if record["modality"] == "text":
         with _without_code(folder):
-            return TextPreparation(load_tokenizer(folder), record["max_length"])
+            tokenizer = load_tokenizer(folder)
+        return TextPreparation(tokenizer, record["max_length"], positions=record.get("positions"))
     return ImagePreparation(_data_config(record))
 
 
@@ -76,7 +80,7 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict
         encoder.model_config.save_pretrained(folder)
         tensors = read_tensors(encoder.network)
     else:
-        record |= {"model": encoder.model, "flip": encoder.flip}
+        record |= {"model": encoder.model, "flip": encoder.flip, **({"resized": True} if encoder.resized else {})}
         tensors = encoder.network.state_dict()
     save_tensors(tensors, folder / WEIGHTS, dtype)
     return record
@@ -106,7 +110,8 @@ def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
     table = ImageEncoderConfig(
         model=record["model"], pretrained=weights, precision=record["precision"], flip=record["flip"]
     )
-    return build_image_encoder(name, table, folder, 0, _data_config(record)).eval()
+    resized = record.get("resized") is True
+    return build_image_encoder(name, table, folder, 0, data_config=_data_config(record), resized=resized).eval()
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: str) -> None:
@@ -135,7 +140,9 @@ def _without_code(folder: Path) -> Iterator[None]:
     try:
         yield
     except NeedsCode:
-        raise EncoderError(f"{folder}: asks for code that comes with it, which is not run. Export the model again") from None
+        raise EncoderError(
+            f"{folder}: asks for code that comes with it, which is not run. Export the model again"
+        ) from None
 
 
 def _counts_words(record: dict[str, Any]) -> bool:
