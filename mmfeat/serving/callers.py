@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ DRAIN_SECONDS = 5.0
 ANY = "*"
 _EVERYWHERE = ("0.0.0.0", "::", "")
 _READS = ("GET", "HEAD")
+_NAME = re.compile(r"[\w.:\[\]-]+")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -44,7 +46,7 @@ class Callers:
 
     def __init__(self, bound: str = "127.0.0.1", hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
         for host in hosts:
-            if host != ANY and _split(host)[0] != _name(host):
+            if host != ANY and not (_NAME.fullmatch(host) and _split(host)[0] == _name(host)):
                 raise ConfigError(
                     f"--allow-host {quoted(host)}: give a name or address without port, such as example.org"
                 )
