@@ -14,6 +14,20 @@ from mmfeat.serving.limits import Limits
     "--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0: all of this machine. [default: 127.0.0.1]"
 )
 @click.option("--port", default=8000, type=click.IntRange(0, 65535), metavar="N", help="0: a free one. [default: 8000]")
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name in the Host header, or *; may be repeated.",
+)
+@click.option(
+    "--allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Pages that may ask, http://localhost:3000 or *; may be repeated.",
+)
 @click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:1.")
 @click.option(
     "--max-mb",
@@ -44,6 +58,8 @@ def serve_command(
     folder: str,
     host: str,
     port: int,
+    allow_hosts: tuple[str, ...],
+    allow_origins: tuple[str, ...],
     device: str,
     max_mb: float,
     max_megapixels: float,
@@ -58,5 +74,5 @@ def serve_command(
     from mmfeat.workflows.serve import serve
 
     limits = Limits(megabytes=max_mb, megapixels=max_megapixels, waiting=max_waiting)
-    answered = serve(folder, host, port, device, limits, verbose)
+    answered = serve(folder, host, port, device, limits, verbose, allow_hosts=allow_hosts, allow_origins=allow_origins)
     echo_next(f"Ended after {counted(answered, 'answer')}.", f"mmfeat serve {shown(folder, 200)}")

@@ -83,6 +83,7 @@ class TextEncoderConfig:
     )  # auto: as the model's folder says, else mean
     precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))
     tokens: int = setting(0, low=0, high=512)  # 32: keep the states of the first 32 tokens
+    trust_remote_code: bool = False  # true: run the code that comes with the model
     modality: str = setting("text", choices=("text",))
 
 

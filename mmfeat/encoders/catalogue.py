@@ -11,9 +11,17 @@ import torch
 
 from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import RANDOM, Description
+from mmfeat.encoders.foreign import no_code
 from mmfeat.encoders.names import PREFIX, TimmEncoder, image_family, image_models, nearest
 from mmfeat.encoders.sentence_folders import after_pooling
-from mmfeat.encoders.text import check_reads_text, model_source, quiet_transformers, without_unread
+from mmfeat.encoders.text import (
+    check_reads_text,
+    model_source,
+    positions_of,
+    quiet_transformers,
+    stated_positions,
+    without_unread,
+)
 from mmfeat.encoders.text_names import TEXT_MODELS, nearest_text_models
 from mmfeat.encoders.torchvision_models import TorchvisionEncoder
 from mmfeat.encoders.weights import hub_folder, read_tensors
@@ -72,21 +80,26 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
         table.model, "text", takes=f"{table.max_length} tokens", source="transformers",
         places=places, fetched=fetched,
     )  # fmt: skip
-    config = _text_config(source)
+    config = _text_config(source, table)
     if config is None:
         return dataclasses.replace(found, note="its sizes are known once it is on disk")
     check_reads_text("text", table.model, config)
     try:
-        with torch.device("meta"):
-            network = without_unread(AutoModel.from_config(config, dtype=torch.float32))
+        with torch.device("meta"), no_code("text", table.model, source):
+            network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=table.trust_remote_code)
+            network = without_unread(network)
         width = network.config.hidden_size
+    except EncoderError:
+        raise
     except Exception as error:  # a configuration of another kind may raise anything
         raise EncoderError(f"encoder.text: {table.model!r} cannot be built: {one_line(error)}") from None
-    positions = getattr(config, "max_position_embeddings", None) or table.max_length
+    positions = min(
+        table.max_length, *filter(None, [stated_positions(config), positions_of(network)]), table.max_length
+    )
     left_out = after_pooling(source) if place.is_dir() else []
     return dataclasses.replace(
         found, parameters=_parameters(network), size_mb=_megabytes(network), width=width,
-        takes=f"{min(table.max_length, positions)} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
+        takes=f"{positions} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
     )  # fmt: skip
 
 
@@ -110,11 +123,14 @@ def matching(pattern: str) -> list[tuple[str, str]]:
     return [(name, names[name]) for name in found]
 
 
-def _text_config(source: str) -> Any:
+def _text_config(source: str, table: TextEncoderConfig) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source, local_files_only=True)
+        with no_code("text", table.model, source):
+            return AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=table.trust_remote_code)
+    except EncoderError:
+        raise
     except Exception as error:  # not on disk; a damaged one may raise anything
         if Path(source).is_absolute():
             raise EncoderError(f"{source}: {one_line(error)}") from None

@@ -31,12 +31,15 @@ class ImageEncoder(Encoder):
         Whether its weights come from the Hugging Face hub.
     own_pooling : str
         How the network pools its features.
+    resized : bool
+        Whether the network itself was changed for the size of its images: its position embeddings, or windows.
     """
 
     modality = "image"
     source: str
     on_hub = False
     own_pooling: str
+    resized = False
 
     def __init__(
         self, network: nn.Module, model: str, data_config: dict[str, Any], precision: str, flip: bool = False
@@ -83,6 +86,17 @@ class ImageEncoder(Encoder):
         EncoderError
             It has no such weights, or they are out of reach, or no pooled features.
         """
+
+    @staticmethod
+    def for_size(network: nn.Module, size: int) -> bool:
+        """Change a network that takes images of one size alone to another size; whether that was possible.
+
+        Raises
+        ------
+        ValueError
+            It could not take all of such an image.
+        """
+        return False
 
     @staticmethod
     @abstractmethod
@@ -183,7 +197,13 @@ class ImageEncoder(Encoder):
 
 
 def build_image_encoder(
-    name: str, config: ImageEncoderConfig, folder: Path, seed: int, data_config: dict[str, Any] | None = None
+    name: str,
+    config: ImageEncoderConfig,
+    folder: Path,
+    seed: int,
+    *,
+    data_config: dict[str, Any] | None = None,
+    resized: bool = False,
 ) -> ImageEncoder:
     """Build an encoder from its `[encoder.NAME]` table, with pretrained, given or seeded random weights.
 
@@ -193,6 +213,8 @@ def build_image_encoder(
         Where relative paths of the table start.
     data_config : dict, optional
         The preprocessing; the model's own, when None.
+    resized : bool
+        Whether the weights are those of a network that was changed for the size of `data_config`.
 
     Raises
     ------
@@ -206,14 +228,23 @@ def build_image_encoder(
     with hub(name, config.model, "image", needed=own and kind.on_hub), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, unused = kind.make_network(name, model, own)
+    if resized and data_config:
+        kind.for_size(network, data_config["input_size"][1])
     if config.pretrained not in ("auto", "random"):
         file = folder / Path(config.pretrained).expanduser()
         load_strictly(network, kind.renamed(read_state(file)), file, unused)
     data_config = data_config or kind.data_config_of(network, model)
     if config.size != "auto":
         data_config["input_size"] = (3, config.size, config.size)
+    size = data_config["input_size"]
     try:
-        return kind(network, model, data_config, config.precision, config.flip)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        size = data_config["input_size"]
+        try:
+            encoder = kind(network, model, data_config, config.precision, config.flip)
+        except (RuntimeError, AssertionError, ValueError):
+            if config.size == "auto" or not kind.for_size(network, size[1]):
+                raise
+            encoder, resized = kind(network, model, data_config, config.precision, config.flip), True
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
+    encoder.resized = resized
+    return encoder

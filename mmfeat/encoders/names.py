@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmfeat.encoders.image import ImageEncoder
-from mmfeat.encoders.text_names import TEXT_MODELS, hub_name, local_folder
+from mmfeat.encoders.text_names import TEXT_MODELS, TOWERS, hub_name, local_folder, two_towers
 from mmfeat.encoders.timm_models import TimmEncoder
 from mmfeat.encoders.torchvision_models import PREFIX, TorchvisionEncoder
 from mmfeat.encoders.weights import hub_folder
 from mmfeat.errors import EncoderError
+from mmfeat.texts import shown
 
 # timm has this architecture, but weights of it only in the form that was ported from TensorFlow
 WITH_WEIGHTS = {"efficientnetv2_s": "tf_efficientnetv2_s"}
@@ -68,14 +71,34 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
 
 def _transformers_model(model: str, folder: Path) -> str:
     """What is wrong with a model of transformers for images; empty where it is none, as far as can be seen."""
-    write = 'is a text model of transformers. With it write: modality = "text"'
-    if path := local_folder(model, folder):
-        try:
-            stated = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return 'is no name of a model. Weights of a file are: pretrained = "FILE"'
-        if "vocab_size" in stated:
-            return write
-        return "is a folder of transformers. For images take a model of timm or torchvision: mmfeat encoders PATTERN"
-    known = hub_name(model) in TEXT_MODELS or (hub_folder(model).is_dir() and not is_image_model(model))
-    return write if known or ("/" in model and not is_image_model(model)) else ""
+    path = local_folder(model, folder)
+    stated = _stated(path or hub_folder(hub_name(model)))
+    if stated is None and path:
+        return 'is no name of a model. Weights of a file are: pretrained = "FILE"'
+    family = str((stated or {}).get("model_type", ""))
+    text = 'is a text model of transformers. With it write: modality = "text"'
+    if stated and (family.endswith(TOWERS) or {"text_config", "vision_config"} <= set(stated)):
+        return text if family == "clip_text_model" else two_towers(shown(family))
+    if stated:
+        images = "is a folder of transformers. For images take a model of timm or torchvision: mmfeat encoders PATTERN"
+        return text if "vocab_size" in stated else images
+    if hub_name(model) in TEXT_MODELS:
+        return text
+    if is_image_model(model) or not ("/" in model or hub_folder(model).is_dir()):
+        return ""
+    if any(word in model.lower() for word in ("clip", "siglip")):
+        return two_towers(shown(model.rpartition("/")[2]))
+    return (
+        "is no name of timm or torchvision. For images take one of theirs: mmfeat encoders PATTERN; if it is a text model "
+        'of transformers, write with it: modality = "text"'
+    )
+
+
+def _stated(place: Path) -> dict[str, Any] | None:
+    """The config.json of a folder, or of the newest snapshot that the hub's client has of a model."""
+    files = [place / "config.json", *place.glob("snapshots/*/config.json")]
+    for file in sorted((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            stated = json.loads(file.read_text(encoding="utf-8"))
+            return stated if isinstance(stated, dict) else None
+    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from mmfeat.config import TFIDF, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.foreign import NeedsCode, brings_code
 from mmfeat.encoders.image import build_image_encoder
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
 from mmfeat.encoders.text import TextEncoder, build_text_encoder, load_tokenizer
@@ -24,14 +27,28 @@ TERMS = "terms.json"
 
 
 def save_preparation(encoder: Encoder, folder: Path) -> dict[str, Any]:
-    """Write what :func:`load_preparation` reads, and give its record as JSON values."""
+    """Write what :func:`load_preparation` reads, and give its record as JSON values.
+
+    Raises
+    ------
+    EncoderError
+        The encoder runs code that came with its model: an exported model runs none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(encoder, TfidfEncoder):
         write_json(folder / TERMS, list(encoder.preparation.terms))
         return {"modality": "text", "model": TFIDF, "width": encoder.width, "ngrams": encoder.preparation.ngrams}
     if isinstance(encoder, TextEncoder):
+        if brings_code(encoder.network, encoder.model_config, encoder.preparation.tokenizer):
+            raise EncoderError(
+                f"encoder.{folder.name}: runs code that came with {encoder.source} (trust_remote_code), and an exported model "
+                f"runs none. Export a run without this encoder"
+            )
         encoder.preparation.tokenizer.save_pretrained(folder)
-        return {"modality": "text", "width": encoder.width, "max_length": encoder.preparation.max_length}
+        record = {"modality": "text", "width": encoder.width, "max_length": encoder.preparation.max_length}
+        if encoder.preparation.most < encoder.preparation.max_length:
+            record["positions"] = encoder.preparation.most
+        return record
     config = {key: list(v) if isinstance(v, tuple) else v for key, v in encoder.preparation.data_config.items()}
     return {"modality": "image", "width": encoder.width, "data_config": config}
 
@@ -41,7 +58,9 @@ def load_preparation(record: dict[str, Any], folder: Path) -> ImagePreparation |
     if _counts_words(record):
         return TfidfPreparation(json.loads((folder / TERMS).read_text(encoding="utf-8")), record["ngrams"])
     if record["modality"] == "text":
-        return TextPreparation(load_tokenizer(folder), record["max_length"])
+        with _without_code(folder):
+            tokenizer = load_tokenizer(folder)
+        return TextPreparation(tokenizer, record["max_length"], positions=record.get("positions"))
     return ImagePreparation(_data_config(record))
 
 
@@ -61,7 +80,7 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict
         encoder.model_config.save_pretrained(folder)
         tensors = read_tensors(encoder.network)
     else:
-        record |= {"model": encoder.model, "flip": encoder.flip}
+        record |= {"model": encoder.model, "flip": encoder.flip, **({"resized": True} if encoder.resized else {})}
         tensors = encoder.network.state_dict()
     save_tensors(tensors, folder / WEIGHTS, dtype)
     return record
@@ -86,11 +105,13 @@ def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
             model=str(folder), pretrained=weights, max_length=record["max_length"], pooling=record["pooling"],
             precision=record["precision"],
         )  # fmt: skip
-        return build_text_encoder(name, table, folder, 0)
+        with _without_code(folder):
+            return build_text_encoder(name, table, folder, 0)
     table = ImageEncoderConfig(
         model=record["model"], pretrained=weights, precision=record["precision"], flip=record["flip"]
     )
-    return build_image_encoder(name, table, folder, 0, _data_config(record)).eval()
+    resized = record.get("resized") is True
+    return build_image_encoder(name, table, folder, 0, data_config=_data_config(record), resized=resized).eval()
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: str) -> None:
@@ -111,6 +132,17 @@ def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: str) -> None:
             if not torch.isfinite(kept[name]).all():
                 raise EncoderError(f"{dtype} cannot hold {name}: its largest value is {tensor.abs().max():.4g}")
     save_file(kept, file)
+
+
+@contextlib.contextmanager
+def _without_code(folder: Path) -> Iterator[None]:
+    """No setting lets an exported model run code: it must not have any."""
+    try:
+        yield
+    except NeedsCode:
+        raise EncoderError(
+            f"{folder}: asks for code that comes with it, which is not run. Export the model again"
+        ) from None
 
 
 def _counts_words(record: dict[str, Any]) -> bool:

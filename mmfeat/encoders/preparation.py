@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import Any
 
@@ -14,10 +15,14 @@ from mmfeat.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
 from mmfeat.encoders.pictures import decode_image, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+from mmfeat.errors import EncoderError
 from mmfeat.files import digest_bytes, digest_json
+from mmfeat.texts import shown
 
 MAX_RATIO = 1000  # of an image's sides
 FLAT = 1.0  # of 255
+CHARACTERS = 100  # of a caption that are read at first for each token that is kept: some 25 times what words take
+_WORD_END = re.compile(r"\S(?=\s)")
 
 
 class ImagePreparation:
@@ -86,13 +91,25 @@ class TextPreparation:
     tokenizer : PreTrainedTokenizerBase
         Of transformers.
     max_length : int
-        Tokens that are kept of a caption, special ones included.
+        Tokens that are kept of a caption, special ones included, as the encoder key states it.
+    positions : int, optional
+        Tokens that the network has positions for, where these are fewer.
+    embeddings : int, optional
+        Tokens that the network has embeddings for.
+
+    Attributes
+    ----------
+    most : int
+        Tokens that are kept.
     """
 
     examples = ("one caption of some words", "two")  # of different lengths
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(
+        self, tokenizer: Any, max_length: int, *, positions: int | None = None, embeddings: int | None = None
+    ) -> None:
+        self.tokenizer, self.max_length, self.embeddings = tokenizer, max_length, embeddings
+        self.most = min(max_length, positions or max_length)
         self._digest = _tokenizer_digest(tokenizer)
         self._lock = threading.Lock()  # a tokenizer keeps the padding of a call as its own state
 
@@ -101,12 +118,54 @@ class TextPreparation:
         return sample.encode("utf-8", "replace").decode("utf-8")
 
     def collate(self, prepared: list[str]) -> dict[str, Tensor]:
-        """Token ids and attention mask `(B, L)`, padded to the longest of the batch."""
+        """Token ids and attention mask `(B, L)`, padded to the longest of the batch.
+
+        Of a long caption only the beginning is cut into tokens, at first :data:`CHARACTERS` for each token that is kept,
+        up to the end of a word. Where these give fewer tokens than are kept, more is read. So the tokens are those of
+        the whole caption; only within a word of more than nine times as many characters may they differ.
+
+        Raises
+        ------
+        EncoderError
+            The tokenizer has a token that the network has no embedding for.
+        """
+        characters = CHARACTERS * self.most
+        while True:
+            texts = [self._beginning(text, characters) for text in prepared]
+            tokens = self._tokens(texts)
+            full = (tokens["attention_mask"].sum(1) >= self.most).tolist()
+            if all(enough or len(a) == len(b) for enough, a, b in zip(full, texts, prepared, strict=True)):
+                self._check(tokens["input_ids"])
+                return tokens
+            characters *= 4
+
+    def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
         with self._lock:
             tokens = self.tokenizer(
-                prepared, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+                texts,
+                padding=True,
+                truncation=True,
+                max_length=self.most,
+                return_tensors="pt",
+                return_attention_mask=True,  # some tokenizers give none of their own accord
             )
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def _check(self, ids: Tensor) -> None:
+        largest = int(ids.max()) if ids.numel() else 0
+        if self.embeddings is not None and largest >= self.embeddings:
+            word = shown(repr(self.tokenizer.convert_ids_to_tokens(largest)))
+            raise EncoderError(
+                f"the tokenizer gives token {largest:,} ({word}), and the network has embeddings for {self.embeddings:,}. Use "
+                f"the tokenizer and the weights of one model"
+            )
+
+    def _beginning(self, text: str, characters: int) -> str:
+        """A text up to the first end of a word after some characters; whole where its last tokens are those that are kept."""
+        if len(text) <= characters or self.tokenizer.truncation_side != "right":
+            return text
+        end = _WORD_END.search(text, characters - 1, 10 * characters)
+        return text[: end.end() if end else 10 * characters]
 
     def describe(self) -> dict[str, Any]:
         """The tokenizer's content and where captions are cut, as JSON values."""

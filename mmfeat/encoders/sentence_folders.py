@@ -21,7 +21,7 @@ def stated_pooling(name: str, source: str) -> str:
         In a way that is not offered here.
     """
     path = next((one["path"] for one in _modules(source) if _kind(one) == "Pooling"), _POOLING)
-    stated = _json(source, f"{path}/config.json")
+    stated = read_json(source, f"{path}/config.json")
     if not isinstance(stated, dict):
         return "mean"
     modes = stated.get("pooling_mode")  # one name or several; of old, a yes or no for each
@@ -46,7 +46,7 @@ def after_pooling(source: str) -> list[str]:
 
 
 def _modules(source: str, fetch: bool = True) -> list[dict[str, str]]:
-    modules = _json(source, "modules.json", fetch)
+    modules = read_json(source, "modules.json", fetch)
     if not isinstance(modules, list):
         return []
     return [one for one in modules if isinstance(one, dict) and isinstance(one.get("path"), str)]
@@ -60,7 +60,7 @@ def _of_old(flag: str) -> str:
     return flag if flag == "mean_sqrt_len_tokens" else flag.removesuffix("_tokens").removesuffix("_token")
 
 
-def _json(source: str, file: str, fetch: bool = True) -> Any:
+def read_json(source: str, file: str, fetch: bool = True) -> Any:
     """A file of a folder or of the hub; None where there is none, on disk alone unless it may be fetched."""
     path: Path | str = Path(source) / file
     if not Path(source).is_dir():
@@ -73,5 +73,5 @@ def _json(source: str, file: str, fetch: bool = True) -> Any:
             return None
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

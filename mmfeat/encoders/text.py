@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from mmfeat.config import TextEncoderConfig
 from mmfeat.encoders.base import Encoder
+from mmfeat.encoders.foreign import ask_nobody, check_files, no_code, own_code_digest
 from mmfeat.encoders.preparation import TextPreparation
 from mmfeat.encoders.sentence_folders import stated_pooling
-from mmfeat.encoders.text_names import hub_name, local_folder, nearest_text_models
+from mmfeat.encoders.text_names import TOWERS, hub_name, local_folder, nearest_text_models, two_towers
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import ModelUnavailable, hub, hub_folder, load_strictly, read_state
 from mmfeat.errors import EncoderError, one_line
@@ -28,6 +29,7 @@ _NOT_WIRING = {
     "use_cache", "gradient_checkpointing",
 }  # fmt: skip
 _LAYER = re.compile(r"\.(?:layers?|h|block|albert_layer_groups)\.(\d+)\.")
+_POSITIONS = re.compile(r"(?:^|\.)(?:position_embeddings?|embed_positions|positions_embed|wpe)$")
 _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
 
 
@@ -54,8 +56,10 @@ class TextEncoder(Encoder):
         self.architecture = architecture
         self.precision = config.precision
         self._pooling = pooling
-        positions = getattr(network.config, "max_position_embeddings", None) or config.max_length
-        self.preparation = TextPreparation(tokenizer, min(config.max_length, positions))
+        stated = stated_positions(network.config) or config.max_length
+        self.preparation = TextPreparation(
+            tokenizer, min(config.max_length, stated), positions=positions_of(network), embeddings=_rows_of(network)
+        )
         self.width = network.config.hidden_size
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -98,7 +102,9 @@ class TextEncoder(Encoder):
         """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""
         stated = self.network.config.to_diff_dict()
         wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
-        return digest_json([super().weights_digest(), json.loads(json.dumps(wiring, default=str))])
+        parts = [super().weights_digest(), json.loads(json.dumps(wiring, default=str))]
+        code = own_code_digest(self.network)
+        return digest_json([*parts, code] if code else parts)
 
     def own_files(self) -> list[Path]:
         """The model's folder, or what the hub's client has of it."""
@@ -123,37 +129,83 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     source = model_source(name, config.model, folder)
-    pooling = config.pooling
+    pooling, trusted = config.pooling, config.trust_remote_code
     with (
         _explained(name, config.model),
         hub(name, config.model, "text", needed=not Path(source).is_absolute()),
+        no_code(name, config.model, source),
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(seed)
-        model_config = AutoConfig.from_pretrained(source)
+        model_config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
         check_reads_text(name, config.model, model_config)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        check_files(name, config.model, source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
         if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask leaves it out
             tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
         if config.pretrained == "auto":
-            network = AutoModel.from_pretrained(source, dtype=torch.float32)
+            network = AutoModel.from_pretrained(
+                source, dtype=torch.float32, trust_remote_code=trusted, weights_only=True
+            )
         else:
-            network = AutoModel.from_config(model_config, dtype=torch.float32)
+            network = AutoModel.from_config(model_config, dtype=torch.float32, trust_remote_code=trusted)
         if pooling == "auto":
+            check_pooling(name, config.model, model_config)
             pooling = stated_pooling(name, source)
     network = without_unread(network)
     if not hasattr(network.config, "hidden_size"):
-        raise EncoderError(f"encoder.{name}: {config.model!r} is no text encoder (no hidden_size in its config)")
+        raise EncoderError(
+            f"encoder.{name}: {config.model!r} ({model_config.model_type}) is no encoder of texts: its configuration has no "
+            f"hidden_size. Use another model of transformers"
+        )
     if config.pretrained not in ("auto", "random"):
         path = folder / Path(config.pretrained).expanduser()
         load_strictly(network, read_state(path), path, unused=_UNUSED)
     encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
     encoder.model_config, encoder.source = model_config, source
     try:
-        encoder.eval().encode(encoder.collate(["a"]), torch.device("cpu"))
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        encoder.eval().encode(encoder.collate(["a", "a a a"]), torch.device("cpu"))  # one of them is padded
+    except EncoderError as error:
+        raise EncoderError(f"encoder.{name}: {error}") from None
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        NotImplementedError,
+    ) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
     return encoder
+
+
+def stated_positions(model_config: Any) -> int | None:
+    """The positions that a configuration states; None where it states none, or no limit."""
+    positions = getattr(model_config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None  # of XLNet it is -1
+
+
+def _rows_of(network: nn.Module) -> int | None:
+    """Tokens that a network has embeddings for; None where it does not look them up in one table."""
+    try:
+        return getattr(network.get_input_embeddings(), "num_embeddings", None)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def positions_of(network: nn.Module) -> int | None:
+    """Tokens that a network has position embeddings for; None where it has no table of them.
+
+    RoBERTa, XLM-R and MPNet count positions from the one after the padding token's, BART and OPT from the third: their
+    tables have two rows more than a text may have tokens.
+    """
+    limits = []
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Embedding) and _POSITIONS.search(path):
+            unused = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
+            limits.append(module.num_embeddings - unused)
+    return min(limits, default=None)
 
 
 def without_unread(network: nn.Module) -> nn.Module:
@@ -177,14 +229,19 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        check_files(folder.name, str(folder), str(folder))
+        with no_code(folder.name, str(folder), str(folder)):
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except EncoderError:
+        raise
     except Exception as error:  # a damaged file may raise anything
         raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
 
 
 def quiet_transformers() -> None:
-    """Make transformers importable, and keep it from printing."""
+    """Make transformers importable, and keep it from printing and from asking."""
     make_torchvision_importable()
+    ask_nobody()
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -202,14 +259,40 @@ def model_source(name: str, model: str, folder: Path) -> str:
 
 
 def check_reads_text(name: str, model: str, model_config: Any) -> None:
-    """Refuse a model of images before its tokenizer is missed."""
+    """Refuse a model of images, one of images and texts, and a part that is nothing alone, before its tokenizer is missed.
+
+    Raises
+    ------
+    EncoderError
+        It is such a model; what to use instead is named.
+    """
     from transformers import AutoModel
 
     kind = AutoModel._model_mapping.get(type(model_config), None)
+    where, family = f"encoder.{name}: {model!r}", model_config.model_type
     if getattr(kind, "main_input_name", "") == "pixel_values":
         raise EncoderError(
-            f"encoder.{name}: {model!r} is a model of images ({model_config.model_type}). Here they are those of timm and "
+            f"{where} is a model of images ({family}). Here they are those of timm and "
             f'torchvision, with modality = "image". To find one: mmfeat encoders PATTERN'
+        )
+    if (hasattr(model_config, "vision_config") and not hasattr(model_config, "hidden_size")) or (
+        kind is None and family.endswith(TOWERS) and not hasattr(model_config, "auto_map")
+    ):
+        raise EncoderError(f"{where} {two_towers(family)}")
+
+
+def check_pooling(name: str, model: str, model_config: Any) -> None:
+    """Refuse to guess how tokens are pooled where the model itself takes the end token.
+
+    Raises
+    ------
+    EncoderError
+        It is CLIP's.
+    """
+    if model_config.model_type == "clip_text_model":
+        raise EncoderError(
+            f"encoder.{name}: {model!r} takes the state of its end token (clip_text_model), which is not offered. "
+            f'In mmfeat.toml under [encoder.{name}] set: pooling = "mean" (or cls, max)'
         )
 
 

@@ -23,6 +23,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "intermediate_size": 1536, "max_position_embeddings": 512,
     },
 }  # fmt: skip
+TOWERS = ("_text_model", "_vision_model")  # how transformers calls the two halves of a model of images and texts
 _RENAMED = {"albert-base-v2": "albert/albert-base-v2"}  # the hub's names of old, and of today
 
 
@@ -49,3 +50,12 @@ def nearest_text_models(model: str) -> list[str]:
 def local_folder(model: str, folder: Path) -> Path | None:
     """The folder that a model is (`./`, `~` or `/`); None of a name of the hub."""
     return folder / Path(model).expanduser() if model.startswith((".", "~", "/")) else None
+
+
+def two_towers(family: str) -> str:
+    """What to use instead of a model of images and texts, or of its half: the same words whichever half was asked for."""
+    return (
+        f"is of a model of images and texts ({family}), neither of which is read from a folder of transformers. For images "
+        f"use timm's of that kind: mmfeat encoders clip (or siglip); for texts a text model; or embeddings made "
+        f"elsewhere: mmfeat store import NAME FILE"
+    )

@@ -61,6 +61,17 @@ class TimmEncoder(ImageEncoder):
         return network, (heads,) if isinstance(heads, str) else tuple(heads)
 
     @staticmethod
+    def for_size(network: nn.Module, size: int) -> bool:
+        """By timm's own `set_input_size` (ViT, Swin), which interpolates position embeddings."""
+        if not hasattr(network, "set_input_size"):
+            return False
+        patch = getattr(getattr(network, "patch_embed", None), "patch_size", None) or (1, 1)
+        if size % patch[0] or size % patch[1]:  # timm would leave out what is beyond the last whole patch
+            raise ValueError(f"{size} pixels are no multiple of its patches of {patch[0]}")
+        network.set_input_size(img_size=(size, size))
+        return True
+
+    @staticmethod
     def data_config_of(network: nn.Module, model: str) -> dict[str, Any]:
         """Timm's own data configuration."""
         return resolve_model_data_config(network)

@@ -32,9 +32,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise EncoderError(f"{path}: no such file of weights. Give a .safetensors or .pth file, auto or random")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            return load_file(path)
+            return load(path.read_bytes())  # a mapped file that is cut short later would kill the process
         if path.suffix not in (".pth", ".pt", ".bin"):
             raise EncoderError(f"{path}: weights are read from .safetensors, .pth, .pt or .bin files")
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -85,7 +85,7 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> 
         axes: dict[int, Any] = {0: batch}
     else:
         example = encoder.collate([encoder.prepare(caption) for caption in encoder.preparation.examples])
-        axes = {0: batch, 1: torch.export.Dim("length", min=1, max=encoder.preparation.max_length)}
+        axes = {0: batch, 1: torch.export.Dim("length", min=1, max=encoder.preparation.most)}
     names = INPUTS[encoder.modality]
     try:
         _write(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
@@ -17,6 +18,7 @@ import mmfeat
 from mmfeat.errors import DataError, one_line
 from mmfeat.predictor import Prediction, Predictor
 from mmfeat.serving.bodies import Asked, Body, opened, reading
+from mmfeat.serving.callers import ANY, Callers, CheckedCallers
 from mmfeat.serving.gathering import Gatherer
 from mmfeat.serving.limits import Limits
 from mmfeat.serving.schemas import Answer, Health, PredictForm, PredictJson, Problem, answer_of
@@ -33,9 +35,11 @@ GET /health says what is served, /docs and /openapi.json describe the requests.
 """
 _REFUSALS = {
     400: "Malformed JSON or form.",
+    403: "Asked by a page of another origin.",
     408: "The body did not arrive in time.",
     413: "Body, image or caption too large.",
     415: "Neither JSON nor a form.",
+    421: "The Host header names another server.",
     422: "A field is wrong, the image cannot be decoded, or the model does not read it.",
     503: "Too many requests under way; try again.",
 }
@@ -67,18 +71,25 @@ class Service:
         finally:
             self.waiting -= 1
 
-    async def predict(self, asked: Asked) -> dict[str, Any]:
+    async def predict(self, asked: Asked, gone: Awaitable[None]) -> dict[str, Any]:
         """The answer as JSON values.
+
+        Parameters
+        ----------
+        gone : awaitable
+            Ends when nobody waits for the answer any more; what has not been computed by then is not.
 
         Raises
         ------
         HTTPException
             The item is refused, or the model fails on it.
+        ClientDisconnect
+            Nobody waits.
         """
         try:
-            prediction = await asyncio.wrap_future(self._gatherer.submit(asked))
+            prediction = await _unless(gone, asyncio.wrap_future(self._gatherer.submit(asked)))
             answer = answer_of(prediction, asked.top_k)
-        except HTTPException:
+        except (HTTPException, ClientDisconnect):
             raise
         except DataError as error:
             raise HTTPException(422, shown(one_line(error), 200)) from None
@@ -112,8 +123,9 @@ class Service:
         return self.predictor.predict_prepared(prepared, thresholds)[:]
 
 
-def build_app(service: Service) -> FastAPI:
-    """The application around a service; the service is closed with it."""
+def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
+    """The application around a service; the service is closed with it. It answers to `callers`, else to this machine."""
+    callers = callers or Callers()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,7 +159,7 @@ def build_app(service: Service) -> FastAPI:
         try:
             with service.place():
                 async with reading(request, body, service.limits) as asked:
-                    return JSONResponse(await service.predict(asked))
+                    return JSONResponse(await service.predict(asked, body.gone()))
         except HTTPException as refusal:
             if not body.finished:
                 if refusal.status_code != 408 and "expect" not in request.headers:  # nothing comes
@@ -155,9 +167,31 @@ def build_app(service: Service) -> FastAPI:
                 refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
             raise
         except ClientDisconnect:
-            raise HTTPException(400, "the body ends before its end") from None  # nobody reads it
+            raise HTTPException(400, "the client has gone") from None  # nobody reads it
+        except OSError as error:  # no file handle, or no room, for an upload
+            logger.error("A request could not be taken in: %s", shown(one_line(error), 200))
+            raise _busy("no room for it now") from None
 
+    if callers.origins:
+        allowed = [ANY] if ANY in callers.origins else list(callers.origins)
+        app.add_middleware(
+            CORSMiddleware, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["Content-Type"]
+        )
+    app.add_middleware(CheckedCallers, callers=callers)  # the outermost
     return app
+
+
+async def _unless(gone: Awaitable[None], answer: asyncio.Future[Any]) -> Any:
+    """An answer, unless its client goes before it is there."""
+    watching = asyncio.ensure_future(gone)
+    try:
+        await asyncio.wait({answer, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        watching.cancel()
 
 
 def _busy(reason: str) -> HTTPException:

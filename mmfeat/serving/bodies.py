@@ -74,6 +74,11 @@ class Body:
         except TimeoutError:
             pass
 
+    async def gone(self) -> None:
+        """End when the client has closed its connection. Only where nothing else reads the body any more."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def _next(self) -> MutableMapping[str, Any]:
         message = await self._receive()
         self._size += len(message.get("body", b""))

@@ -44,7 +44,7 @@ class Gatherer:
         self._thread.start()
 
     def submit(self, asked: Any) -> Future:
-        """The answer to come; an error of the item's own is its exception."""
+        """The answer to come; an error of the item's own is its exception. One that is cancelled before it runs is left out."""
         answer: Future = Future()
         with self._changed:
             self._preparing += 1
@@ -64,14 +64,15 @@ class Gatherer:
         self._thread.join()
 
     def _make_ready(self, asked: Any, answer: Future) -> None:
-        if not answer.set_running_or_notify_cancel():
+        if answer.cancelled():
             self._one_less()
             return
         try:
             item = self._prepare(asked)
         except BaseException as error:  # whoever waits for the answer is told
             self._one_less()
-            _fail(answer, error)
+            if answer.set_running_or_notify_cancel():
+                _fail(answer, error)
             del answer  # or this frame, which the error knows, would keep both
             return
         self._one_less((item, answer))
@@ -87,15 +88,20 @@ class Gatherer:
             self._answer(batch)
 
     def _gather(self) -> list[tuple[Any, Future]]:
-        """What is ready, up to a batch; nothing when all is done. One that is alone does not wait."""
+        """What is ready and still wanted, up to a batch; nothing when all is done. One that is alone does not wait."""
+        batch: list[tuple[Any, Future]] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._closing)
-            until = time.monotonic() + self._max_wait
-            while len(self._ready) < self._max_batch and self._preparing:
-                left = until - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    break
-            return [self._ready.popleft() for _ in range(min(self._max_batch, len(self._ready)))]
+            while not batch and self._changed.wait_for(lambda: self._ready or self._closing) and self._ready:
+                until = time.monotonic() + self._max_wait
+                while len(self._ready) < self._max_batch and self._preparing:
+                    left = until - time.monotonic()
+                    if left <= 0 or not self._changed.wait(left):
+                        break
+                while self._ready and len(batch) < self._max_batch:
+                    item, answer = self._ready.popleft()
+                    if answer.set_running_or_notify_cancel():
+                        batch.append((item, answer))
+        return batch
 
     def _answer(self, batch: list[tuple[Any, Future]]) -> None:
         try:

@@ -21,6 +21,8 @@ class Limits:
         Requests under way at a time; the next are told to come again.
     seconds : float
         That a body may take to arrive.
+    head_seconds : float
+        That a request's first line and headers may take.
     """
 
     megabytes: float = 16.0
@@ -28,6 +30,7 @@ class Limits:
     caption: int = 10_000
     waiting: int = 256
     seconds: float = 60.0
+    head_seconds: float = 10.0
 
     @property
     def body(self) -> int:

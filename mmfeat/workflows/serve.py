@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from mmfeat.errors import ConfigError, one_line
 from mmfeat.extras import require
 from mmfeat.progress import say
 from mmfeat.serving.limits import Limits
+from mmfeat.serving.memory import give_back_freed_memory
 from mmfeat.texts import shown
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from mmfeat.predictor import Predictor
     from mmfeat.serving.app import Service
+    from mmfeat.serving.callers import Callers
 
 BACKLOG = 2048  # connections that wait to be accepted
 GRACE_SECONDS = 60  # for the answers under way, when it ends
@@ -30,27 +32,45 @@ _NEEDED = ("fastapi", "uvicorn", "python_multipart")
 
 
 def serve(
-    folder: Path | str, host: str = "127.0.0.1", port: int = 8000, device: str = "auto", limits: Limits | None = None,
+    folder: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    limits: Limits | None = None,
     verbose: bool = False,
-) -> int:  # fmt: skip
+    *,
+    allow_hosts: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
+) -> int:
     """Answer requests until SIGINT or SIGTERM; those under way are answered first. Gives how many were.
+
+    Parameters
+    ----------
+    allow_hosts : sequence of str
+        Names that a Host header may have besides the loopback ones and `host`; `*`: any.
+    allow_origins : sequence of str
+        Origins of pages that may ask besides its own; `*`: any.
 
     Raises
     ------
     ConfigError
-        The extra is not installed, no such device, or the address cannot be had.
+        The extra is not installed, no such device, no such name or origin, or the address cannot be had.
     RunError
         The folder is no exported model that can be run.
     """
     for module in _NEEDED:
         require(module, "serve")
+    from mmfeat.serving.callers import Callers
+
+    callers = Callers(host, allow_hosts, allow_origins)
     listener = bound(host, port)
     try:
+        give_back_freed_memory()
         from mmfeat.predictor import Predictor
 
         predictor = Predictor.load(folder, device)
-        server, service = make_server(predictor, limits or Limits(), verbose)
-        listener.listen(BACKLOG)
+        server, service = make_server(predictor, limits or Limits(), verbose, callers=callers)
+        listener.listen(server.config.backlog)
         name, on, where = shown(predictor.record["run"]["name"]), predictor.engine.device, _url(listener)
         with _ended_by_signals(server):
             say(f"Serving {name} on {on}: {where}predict, described in {where}docs. Ctrl-C ends it")
@@ -60,20 +80,32 @@ def serve(
     return service.answered
 
 
-def make_server(predictor: Predictor, limits: Limits, verbose: bool = False) -> tuple[uvicorn.Server, Service]:
+def make_server(
+    predictor: Predictor, limits: Limits, verbose: bool = False, *, callers: Callers | None = None
+) -> tuple[uvicorn.Server, Service]:
     """A server that is not running yet, and its service."""
     import uvicorn
 
     from mmfeat.serving.app import Service, build_app
+    from mmfeat.serving.connections import most_connections, protocol_of
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)  # on stderr
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is its sender's matter
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # so is a request that is none
     service = Service(predictor, limits)
+    most = most_connections()
     config = uvicorn.Config(
-        build_app(service), log_config=None, access_log=verbose, backlog=BACKLOG, lifespan="on", server_header=False,
+        build_app(service, callers),
+        http=protocol_of(most, limits.head_seconds),
+        ws="none",
+        log_config=None,
+        access_log=verbose,
+        backlog=min(BACKLOG, most),  # uvicorn accepts as many at once
+        lifespan="on",
+        server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
-    )  # fmt: skip
+    )
     return uvicorn.Server(config), service
 
 

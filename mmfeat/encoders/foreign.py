@@ -1,0 +1,147 @@
+"""What a folder of transformers may ask for beyond its tensors: code of its own, and files that lie elsewhere.
+
+Code runs only where an encoder's table says `trust_remote_code = true`; nobody is ever asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmfeat.encoders.sentence_folders import read_json
+from mmfeat.errors import EncoderError
+from mmfeat.files import digest_file, digest_json
+from mmfeat.texts import shown
+
+_OURS = ("eager", "sdpa", "flex_attention")  # attention that needs no code from elsewhere
+_ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+_PACKAGE = "transformers_modules."  # where transformers puts the code of models
+
+
+class NeedsCode(EncoderError):
+    """A model cannot be loaded without running code that comes with it."""
+
+
+def ask_nobody() -> None:
+    """Make transformers raise where it would ask on the terminal, and take no compiled code from the hub.
+
+    A model within a model (`vision_config`) is built by transformers itself, without the flag that is passed to the
+    outer one: there it would ask.
+    """
+    os.environ["USE_HUB_KERNELS"] = "NO"  # read when transformers is imported
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextlib.contextmanager
+def no_code(name: str, model: str, source: str) -> Iterator[None]:
+    """Where transformers refuses to run a model's code, say so.
+
+    Raises
+    ------
+    NeedsCode
+        The model needs it.
+    """
+    try:
+        yield
+    except EncoderError:
+        raise
+    except Exception as error:
+        if "trust_remote_code=True" not in str(error):
+            raise
+        found = ", ".join(_code_of(source)) or "auto_map"
+        raise NeedsCode(
+            f"encoder.{name}: {model!r} needs code that comes with it ({found}), and such code is not run. If you have read "
+            f"it and trust it, set in mmfeat.toml under [encoder.{name}]: trust_remote_code = true"
+        ) from None
+
+
+def check_files(name: str, model: str, source: str) -> None:
+    """Refuse a folder, or a model of the hub, that points at code or files outside of it, or at weights of other kinds.
+
+    Raises
+    ------
+    EncoderError
+        It has an adapter, quantised weights, attention from the hub, or a file that lies elsewhere.
+    """
+    where = f"encoder.{name}: {model!r}"
+    config = read_json(source, "config.json")
+    if read_json(source, "adapter_config.json") is not None:
+        raise EncoderError(
+            f"{where} holds an adapter (adapter_config.json), which is not read. Merge it into its model with "
+            f"merge_and_unload(), and save that"
+        )
+    for key, value in _items(config):
+        if key == "quantization_config" and value:
+            raise EncoderError(
+                f"{where} has quantised weights (quantization_config), which are not read. Use another model"
+            )
+        if key in _ATTENTION and isinstance(value, str) and value not in _OURS:
+            raise EncoderError(
+                f"{where} asks for {key} = {shown(value)!r} in config.json, which is not run here. Remove that line"
+            )
+    folder = Path(source)
+    if folder.is_dir():
+        _check_paths(where, folder)
+
+
+def own_code_digest(network: Any) -> str:
+    """Digest of the code that a network brought along; empty where transformers itself has it."""
+    module = type(network).__module__
+    if not module.startswith(_PACKAGE):
+        return ""
+    package = module.rpartition(".")[0] + "."
+    files = {n.removeprefix(package): m.__file__ for n, m in list(sys.modules.items()) if n.startswith(package)}
+    return digest_json({n: digest_file(Path(file)) for n, file in sorted(files.items()) if file})
+
+
+def brings_code(*objects: Any) -> bool:
+    """Whether any of these is of a class that came with a model."""
+    return any(type(one).__module__.startswith(_PACKAGE) for one in objects)
+
+
+def _check_paths(where: str, folder: Path) -> None:
+    """Files that configurations of a folder name lie in the folder."""
+    stated = read_json(str(folder), "tokenizer_config.json")
+    named = {
+        key: value
+        for key, value in (stated.items() if isinstance(stated, dict) else ())
+        if key.endswith("_file") and key not in ("special_tokens_map_file", "tokenizer_config_file")
+    }
+    for index in folder.glob("*.index.json"):
+        shards = read_json(str(folder), index.name)
+        weights = shards.get("weight_map") if isinstance(shards, dict) else None
+        named |= {f"{index.name}, {shard}": shard for shard in (weights.values() if isinstance(weights, dict) else ())}
+    for key, value in named.items():
+        path = folder / value if isinstance(value, str) else folder
+        outside = os.path.relpath(os.path.abspath(path), os.path.abspath(folder)).startswith("..")
+        if outside and path.is_file():
+            raise EncoderError(
+                f"{where}: {shown(key)} names a file outside of the folder: {shown(value)}. Copy it there"
+            )
+
+
+def _code_of(source: str) -> list[str]:
+    """What the configurations of a model name as code: `config.json: modeling.MyModel`."""
+    found = []
+    for file in ("config.json", "tokenizer_config.json"):
+        for key, value in _items(read_json(source, file)):
+            if key == "auto_map":
+                names = json.dumps(value).translate(str.maketrans("", "", '"{}[]')).replace("null", "").strip(", ")
+                found.append(f"auto_map in {file}: {shown(names)}")
+    return found
+
+
+def _items(value: Any, depth: int = 8) -> Iterator[tuple[str, Any]]:
+    """All keys of nested JSON objects with their values."""
+    if depth and isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(key, str):
+                yield key, one
+            yield from _items(one, depth - 1)

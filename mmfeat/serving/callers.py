@@ -1,0 +1,149 @@
+"""Who may ask: the names a server answers to (against DNS rebinding), and the pages of other origins that may post to it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi.responses import JSONResponse
+
+from mmfeat.errors import ConfigError
+from mmfeat.texts import quoted, shown
+
+DRAIN_SECONDS = 5.0
+ANY = "*"
+_EVERYWHERE = ("0.0.0.0", "::", "")
+_READS = ("GET", "HEAD")
+_NAME = re.compile(r"[\w.:\[\]-]+")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Callers:
+    """The names and origins that are accepted.
+
+    Parameters
+    ----------
+    bound : str
+        The address that the server listens on, as it was typed.
+    hosts : sequence of str
+        Further names that a Host header may have, without a port; `*`: any.
+    origins : sequence of str
+        Further origins of pages, `https://example.org` or `http://localhost:3000`; `*`: any.
+
+    Raises
+    ------
+    ConfigError
+        One of them is no name, or no origin.
+    """
+
+    def __init__(self, bound: str = "127.0.0.1", hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+        for host in hosts:
+            if host != ANY and not (_NAME.fullmatch(host) and _split(host)[0] == _name(host)):
+                raise ConfigError(
+                    f"--allow-host {quoted(host)}: give a name or address without port, such as example.org"
+                )
+        for origin in origins:
+            if origin != ANY and (not _authority(origin) or origin.rstrip("/").count("/") != 2):
+                raise ConfigError(
+                    f"--allow-origin {quoted(origin)}: give a scheme and a host, such as http://localhost:3000"
+                )
+        self.everywhere = bound in _EVERYWHERE
+        named = {"localhost", _name(bound), *map(_name, hosts)}
+        self.hosts = named | {_name(socket.gethostname())} if self.everywhere else named
+        self.origins = tuple(origin.rstrip("/").lower() for origin in origins)
+
+    def answers_to(self, host: str) -> bool:
+        """Whether a Host header names this server. An address cannot be rebound as a name can."""
+        name, _ = _split(host)
+        if name in self.hosts or ANY in self.hosts:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or self.everywhere
+
+    def refusal(self, method: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+        """Status and reason where a request is refused; browsers always send what is looked at here."""
+        given = {
+            name: value.decode("latin-1") for name, value in headers if name in (b"host", b"origin", b"sec-fetch-site")
+        }
+        host = given.get(b"host", "localhost")
+        if not self.answers_to(host):
+            name = shown(_split(host)[0])
+            return (
+                421,
+                f"this server does not answer to the name {quoted(host)}. To let it: mmfeat serve --allow-host {name}",
+            )
+        origin = given.get(b"origin")
+        if origin is None:
+            other = given.get(b"sec-fetch-site", "none") in ("cross-site", "same-site") and method not in _READS
+            return (403, "pages of other sites may not post here: the request has no Origin") if other else None
+        if _authority(origin) == _split(host) or origin.lower() in self.origins or ANY in self.origins:
+            return None
+        return (
+            403,
+            f"pages of {quoted(origin)} may not ask here. To let them: mmfeat serve --allow-origin {shown(origin)}",
+        )
+
+
+class CheckedCallers:
+    """An ASGI application behind the check; what is refused reaches nothing of it."""
+
+    def __init__(self, app: Any, callers: Callers) -> None:
+        self.app, self.callers = app, callers
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """As ASGI means it."""
+        refused = self.callers.refusal(scope["method"], scope["headers"]) if scope["type"] == "http" else None
+        if refused is None:
+            await self.app(scope, receive, send)
+            return
+        if not any(name == b"expect" for name, _ in scope["headers"]):  # nothing comes
+            await _drain(receive)
+        answer = JSONResponse({"detail": refused[1]}, refused[0], headers={"Connection": "close"})
+        await answer(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Throw away a body, for some seconds: a client that is still sending reads no answer."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        pass
+
+
+def _name(host: str) -> str:
+    """A host as it is compared: without brackets and last dot, in small letters."""
+    return host.strip("[]").rstrip(".").lower()
+
+
+def _split(host: str) -> tuple[str, int | None]:
+    """Name and port of `name`, `name:port`, `[::1]:port` or `::1`; the port is None where it is that of the scheme."""
+    name, colon, port = host.rpartition(":")
+    if not colon or "]" in port or (":" in name and not name.endswith("]")):
+        name, port = host, ""
+    if port and not (port.isascii() and port.isdecimal()):
+        return "", None
+    number = int(port) if port else None
+    return _name(name), None if number in (80, 443) else number
+
+
+def _authority(origin: str) -> tuple[str, int | None] | None:
+    """Name and port of an origin; None of `null`, and of what is none."""
+    try:
+        parts = urlsplit(origin)
+        known = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        return _split(parts.netloc) if known else None
+    except ValueError:
+        return None

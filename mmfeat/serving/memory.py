@@ -1,0 +1,24 @@
+"""The memory of a process that serves for days: what is freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's mallopt
+_MEGABYTE = 1 << 20
+
+
+def give_back_freed_memory() -> bool:
+    """Keep glibc from holding freed memory; whether this is glibc.
+
+    Left alone it raises its thresholds with each large block that is freed, and has up to 8 arenas for each core:
+    batches of ever other sizes, from many threads, then leave holes that are never returned.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library, or another system
+        return False
+    settings = {_MMAP_THRESHOLD: _MEGABYTE, _TRIM_THRESHOLD: _MEGABYTE, _ARENA_MAX: 2}
+    for key, value in settings.items():
+        mallopt(key, value)
+    return True
