@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from mmfeat.files import atomic_path, digest_bytes, digest_file, write_atomic
+from mmfeat.hdf5 import dataset, open_hdf5
 from mmfeat.store.commits import (
     EMBEDDINGS,
     FORMAT,
@@ -187,15 +188,15 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
     """
     layout = layout_of(commit.kind)
     try:
-        with h5py.File(path, "r", locking=False) as h5:  # it never changes, and some shared disks have no locks
+        with open_hdf5(path) as h5:
             refuse_newer(path, int(h5.attrs["encoding-version"]))
             for name, value in {"encoding-type": layout.encoding, **expected}.items():
                 if h5.attrs.get(name) != value:
                     raise ValueError(f"it is of another {name.replace('_', ' ')}")
             n_errors = int(h5.attrs["n_errors"])
-            keys, data = h5["row_key"][:], h5[layout.values]
-            reasons = h5["errors"].asstr()[:] if n_errors else []
-            lengths = h5["lengths"][:] if layout is TOKENS else None
+            keys, data = dataset(h5, "row_key")[:], dataset(h5, layout.values)
+            reasons = dataset(h5, "errors").asstr()[:] if n_errors else []
+            lengths = dataset(h5, "lengths")[:] if layout is TOKENS else None
             classes = tuple(json.loads(h5.attrs["classes"])) if layout is LOGITS else ()
             offset, shape, dtype = data.id.get_offset(), data.shape, data.dtype
     except (OSError, KeyError, RuntimeError, TypeError) as error:
@@ -214,7 +215,7 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
 
 def attributes_of(path: Path) -> dict[str, Any]:
     """A file's attributes, read back from JSON where they are; versions, classes and origins are."""
-    with h5py.File(path, "r", locking=False) as h5:
+    with open_hdf5(path) as h5:
         return {n: json.loads(v) if n in ("versions", "classes", "origins") else v for n, v in h5.attrs.items()}
 
 
@@ -223,7 +224,7 @@ def origins_of(path: Path) -> list[dict[str, Any]]:
     attributes = attributes_of(path)
     if "origins" in attributes:
         return attributes["origins"]
-    with h5py.File(path, "r", locking=False) as h5:
-        n_rows = int(h5["row_key"].shape[0])
+    with open_hdf5(path) as h5:
+        n_rows = int(dataset(h5, "row_key").shape[0])
     known = ("host", "device", "versions", "created")
     return [{**{name: attributes[name] for name in known if name in attributes}, "rows": n_rows}]
