@@ -43,6 +43,9 @@ class Guests(Project):
             return image_keys(self.manifest.images, self.sources)
         return super().row_keys(modality)
 
+    def note_seen(self, modality: str, keys: RowKeys) -> None:
+        """Remember nothing."""
+
     def seen(self, modality: str) -> Path:
         """Nowhere: these samples have no past."""
         return self.memory / "no-guest-was-seen"
