@@ -32,6 +32,7 @@ from mmfeat.store.commits import (
     write_commit,
 )
 from mmfeat.store.mapped import MappedArray, Stamp
+from mmfeat.store.uncommitted import WRITER, this_process
 
 _BLOCK = 1 << 24  # bytes copied at a time
 
@@ -68,7 +69,7 @@ def write_file(
     commit = Commit(file, kind, len(arrays["row_key"]), n_errors, len(data), digest_bytes(data))
     try:
         write_atomic(folder / file, data)
-        write_commit(folder, commit)
+        _commit(folder, commit)
     except OSError as error:
         raise unwritable(folder / file, error) from None
 
@@ -114,9 +115,19 @@ def write_merged(
                         at += len(block)
             size, digest = temporary.stat().st_size, digest_file(temporary)
         commit = Commit(file, kind, n_rows, n_errors, size, digest)
-        write_commit(folder, commit)
+        _commit(folder, commit)
     except (OSError, RuntimeError) as error:  # what HDF5 raises depends on where the disk refused
         raise unwritable(folder / file, error) from None
+
+
+def _commit(folder: Path, commit: Commit) -> None:
+    """Make a written file count, or remove it where that is refused."""
+    try:
+        write_commit(folder, commit)
+    except OSError:
+        if not (folder / "commits" / commit.name).exists():
+            (folder / commit.file).unlink(missing_ok=True)
+        raise
 
 
 def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, Any]) -> None:
@@ -125,6 +136,7 @@ def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, A
     h5.attrs["encoding-type"] = layout_of(kind).encoding
     h5.attrs["encoding-version"] = FORMAT
     h5.attrs["created"] = now()
+    h5.attrs[WRITER] = this_process()
     h5.attrs["n_errors"] = n_errors
 
 

@@ -29,7 +29,7 @@ from mmfeat.progress import say
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.references import read_references, write_references
+from mmfeat.store.references import note_reference
 from mmfeat.table import FeatureTable, open_table
 from mmfeat.texts import counted, shown
 
@@ -99,12 +99,14 @@ class Project:
         for name, identity in identities.items():
             self.refer(identity.spec.key, identity.output_key, self.tokens_kind(name))
 
-    def refer(self, encoder_key: str, *kinds: str | None) -> None:
-        """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them."""
-        references = read_references(self.store.path, self.root)
-        if not self.dry and references.add(encoder_key, *kinds):
+    def refer(self, encoder_key: str, *kinds: str | None, imported: str = "") -> None:
+        """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them.
+
+        An import is noted under its name, since mmfeat.toml does not name it yet.
+        """
+        if not self.dry:
             with contextlib.suppress(OSError):  # a store that only can be read: nothing can be removed from it either
-                write_references(self.store.path, references)
+                note_reference(self.store.path, self.root, encoder_key, *kinds, imported=imported)
 
     def tokens_kind(self, name: str) -> str | None:
         """What an encoder's tokens are filed under; None where it keeps none."""
