@@ -19,17 +19,25 @@ from mmfeat.files import atomic_path
 _FORMAT = b"1"  # files with `id` and `digest` alone are read: they hold what one encoder had
 
 
-@dataclass
-class _Seen:
-    """Rows of the file: id to number, the last key and the one before it; zeros for none."""
+def _none() -> np.ndarray:
+    return np.zeros((0, 32), np.uint8)
 
-    numbers: dict[str, int] = field(default_factory=dict)
-    last: np.ndarray = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
-    before: np.ndarray = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
+
+@dataclass(frozen=True)
+class _Seen:
+    """Rows of the file: ids, the last key of each and the one before it, `(M, 32)` uint8; zeros for none."""
+
+    ids: list[str] = field(default_factory=list)
+    last: np.ndarray = field(default_factory=_none)
+    before: np.ndarray = field(default_factory=_none)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """`(N,)` int64: each id's row, -1 where it has none."""
-        return np.fromiter((self.numbers.get(sample, -1) for sample in ids.tolist()), np.int64, len(ids))
+        asked = ids.tolist()
+        if asked == self.ids:
+            return np.arange(len(asked))
+        at = {sample: number for number, sample in enumerate(self.ids)}
+        return np.fromiter((at.get(sample, -1) for sample in asked), np.int64, len(asked))
 
 
 def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray) -> None:
@@ -57,7 +65,7 @@ def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray
     last[rows[changed]] = keys[changed]
     last[len(seen.last) :] = keys[new]
     with contextlib.suppress(OSError):
-        _write(path, [*seen.numbers, *ids[new].tolist()], last, before)
+        _write(path, [*seen.ids, *ids[new].tolist()], last, before)
 
 
 def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,14 +96,14 @@ def _read(path: Path) -> _Seen:
             return _Seen()
         ids, last = table["id"].to_pylist(), _matrix(table["digest"])
         before = _matrix(table["before"]) if "before" in table.column_names else np.zeros_like(last)
-        numbers = {sample: number for number, sample in enumerate(ids)}
-        return _Seen(numbers, last, before) if len(numbers) == len(last) == len(before) else _Seen()
+        return _Seen(ids, last, before) if len(ids) == len(last) == len(before) else _Seen()
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
         return _Seen()
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, 32)
+    values = column.cast(pa.binary(32)).combine_chunks()
+    return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, 32)[values.offset :][: len(values)]
 
 
 def _write(path: Path, ids: list[str], last: np.ndarray, before: np.ndarray) -> None:
@@ -108,4 +116,5 @@ def _write(path: Path, ids: list[str], last: np.ndarray, before: np.ndarray) -> 
     }
     table = pa.table({"id": pa.array(ids, pa.string()), **arrays})
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({"format": _FORMAT.decode()}), temporary)
+        described = table.replace_schema_metadata({"format": _FORMAT.decode()})
+        pq.write_table(described, temporary, compression="none", use_dictionary=False)
