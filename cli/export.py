@@ -38,6 +38,10 @@ def export_command(
 
     project = open_project(context, options)
     result = export(project, run, destination, dtype, runtime)
+    then = f"mmfeat predict new.csv --model {shlex.quote(shown(result.folder, 200))}"
+    if not result.made:
+        echo_next(f"Already made from the same: {shown(result.folder, 200)} ({result.size_mb:,.1f} MB).", then)
+        return
     form = " as ONNX" if runtime == "onnx" else ""
     click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb)}")
     if result.size_mb > LIMIT_MB and dtype == "float32":
@@ -56,7 +60,4 @@ def export_command(
     elif runtime == "onnx":
         click.echo("Not compared with torch: no row could be read")
     folder = shown(result.folder, 200)
-    echo_next(
-        f"Made {folder}. Fill in the licences in its README.md.",
-        f"mmfeat predict new.csv --model {shlex.quote(folder)}",
-    )
+    echo_next(f"Made {folder}. Fill in the licences in its README.md.", then)

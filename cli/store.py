@@ -68,6 +68,8 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **opt
         click.echo(
             f"Kept for {shown(other.project, 200)}: the features of {len(other.encoders)} encoders it refers to{gone}"
         )
+    for name in result.settled.waiting:
+        click.echo(f"Kept, though mmfeat.toml does not name it yet: the import {shown(name, 80)}")
     if not result.garbage:
         echo_next("There is nothing to remove.", "mmfeat status")
         return
@@ -97,17 +99,18 @@ def export_command(
     """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
     from mmfeat.exports import arrays_of
     from mmfeat.report.tables import table
-    from mmfeat.texts import shown
+    from mmfeat.texts import counted, shown
     from mmfeat.workflows.store import export_features
 
     project = open_project(context, options)
     suffix = destination.rpartition(".")[2]
     form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
-    written = export_features(project, destination, form, list(names) or None, split)
-    arrays = arrays_of(written).items()
+    result = export_features(project, destination, form, list(names) or None, split)
+    arrays = arrays_of(result.table).items()
     rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
     click.echo(table(("array", "shape", "type"), rows))
-    echo_next(f"Made {shown(destination, 200)} ({written.n_samples:,} rows).", "mmfeat status")
+    what = "Made" if result.made else "Already made from the same:"
+    echo_next(f"{what} {shown(destination, 200)} ({counted(result.table.n_samples, 'row')}).", "mmfeat status")
 
 
 @store_command.command("import")

@@ -181,11 +181,12 @@ def remove_leftovers(folder: Path, below: bool = True) -> None:
         match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > DAY
-            if match and (old or (match[1] == HOST and not _alive(int(match[2])))):
+            if match and (old or (match[1] == HOST and not is_running(int(match[2])))):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _alive(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine is there, by its number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -109,9 +109,11 @@ def test_the_command_says_what_it_made(trained, tmp_path):
     done = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
     assert "differ from those of the cached features by at most" in done.stdout
     assert done.stdout.rstrip().endswith(f"mmfeat predict new.csv --model {tmp_path / 'model'}")
-    again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path, check=False)
-    assert again.returncode == 1
-    assert "is there already" in again.stderr
+    again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
+    assert again.stdout.startswith(f"Already made from the same: {tmp_path / 'model'} (")
+    other = run_cli("--project", str(trained), "export", "fm3-1", "model", cwd=tmp_path, check=False)
+    assert other.returncode == 1
+    assert "is there already, made from something else" in other.stderr
 
 
 def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):

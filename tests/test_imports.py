@@ -125,7 +125,7 @@ def test_an_export_comes_back_as_it_was(extracted, tmp_path, form):
     project = extracted
     ids = project.manifest.ids
     project.manifest.captions[3] = " "  # a row without a caption
-    before = export_features(project, tmp_path / f"out.{form}", form, ["text"])
+    before = export_features(project, tmp_path / f"out.{form}", form, ["text"]).table
     present = before.present["text"]
     name = "embeddings/text" if form == "h5" else "embeddings.text"
     if form == "h5":  # logits are floats as well: the name tells

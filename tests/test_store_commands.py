@@ -159,7 +159,7 @@ def test_exports_are_aligned_with_the_table(extracted, tmp_path, form):
     extracted = set_in_file(extracted, "size = 32", "size = 32\ntokens = 2")
     extract(extracted)
     destination = tmp_path / f"out.{form}"
-    table = export_features(extracted, destination, form)
+    table = export_features(extracted, destination, form).table
     wanted = {name: np.asarray(table.embeddings[name][:], np.float32) for name in ("image", "text")}
     tokens = np.asarray(table.tokens["image"][:], np.float32)
     assert tokens.shape[1] == 4
@@ -189,11 +189,11 @@ def test_exports_are_aligned_with_the_table(extracted, tmp_path, form):
     np.testing.assert_array_equal(labels, extracted.manifest.labels)
     np.testing.assert_array_equal(got_tokens.astype(np.float32), tokens)
     with pytest.raises(DataError, match="is there already"):
-        export_features(extracted, destination, form)
+        export_features(extracted, destination, form, ["text"])
 
 
 def test_exporting_a_split_takes_its_rows_alone(extracted, tmp_path):
-    table = export_features(extracted, tmp_path / "val", "npy", ["text"], "val")
+    table = export_features(extracted, tmp_path / "val", "npy", ["text"], "val").table
     assert table.n_samples == len(extracted.manifest.rows("val"))
     assert np.load(tmp_path / "val" / "embeddings.text.npy").shape == (table.n_samples, 64)
     assert not (tmp_path / "val" / "embeddings.image.npy").exists()
@@ -203,9 +203,11 @@ def test_export_and_status_through_the_entry_point(extracted):
     done = run_cli("store", "export", "out.h5", cwd=extracted.root)
     assert "embeddings.image" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Made out.h5 (80 rows). Next: ")
-    again = run_cli("store", "export", "out.h5", cwd=extracted.root, check=False)
-    assert again.returncode == 1
-    assert "is there already" in again.stderr
+    again = run_cli("store", "export", "out.h5", cwd=extracted.root)
+    assert again.stdout.splitlines()[-1].startswith("Already made from the same: out.h5 (80 rows). Next: ")
+    other = run_cli("store", "export", "out.h5", "text", cwd=extracted.root, check=False)
+    assert other.returncode == 1
+    assert "is there already" in other.stderr
     text = run_cli("status", "--store", cwd=extracted.root).stdout
     assert "encoder image" in text
     assert re.search(r"test_efficientnet-[0-9a-f]{12} +80 ", text)

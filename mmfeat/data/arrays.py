@@ -19,6 +19,9 @@ from mmfeat.data.idlists import IDS, as_ids, shape_text
 from mmfeat.errors import DataError, MmfeatError, one_line
 from mmfeat.texts import shown
 
+MOST_NUMBERS = 1 << 24  # of one embedding
+MOST_COMPRESSED = 2000  # a file's byte stands for no more bytes of values than this
+
 
 class ArrayFile(ABC):
     """A file with a table of numbers, one row for each sample.
@@ -47,6 +50,7 @@ class ArrayFile(ABC):
 
     def __init__(self, path: Path, array: str = "") -> None:
         self.path = path
+        self._refused: dict[str, str] = {}  # arrays that are there and not read, and why
         with self.named():
             self.array, shape, dtype = self._chosen(self._arrays(), array)
             if dtype.kind not in "fiu":
@@ -57,15 +61,39 @@ class ArrayFile(ABC):
                 )
             if 0 in shape:
                 raise DataError(f"{self._place()} has shape {shape_text(shape)}: there is nothing to import")
+            self._check_size(shape, dtype)
             self.shape = shape
+
+    def _check_size(self, shape: tuple[int, int], dtype: np.dtype) -> None:
+        """Refuse a shape that the file's bytes cannot hold, or that no memory does, before anything is allocated."""
+        declared, there = shape[0] * shape[1] * dtype.itemsize, self.path.stat().st_size
+        if shape[1] > MOST_NUMBERS:
+            raise DataError(
+                f"{self._place()} has shape {shape_text(shape)}: an embedding has up to {MOST_NUMBERS:,} numbers"
+            )
+        if declared > there * MOST_COMPRESSED:
+            raise DataError(
+                f"{self._place()} has shape {shape_text(shape)}, {declared:,} bytes, and the file has {there:,}. "
+                "It is damaged, or was never filled"
+            )
+
+    def _check_rows(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse ids and the like that are not one for each row, before they are read."""
+        if len(shape) != 1 or shape[0] != self.shape[0]:
+            raise DataError(
+                f"{self.path}: {name!r} has shape {shape_text(shape)} beside {shown(self.array)!r} of shape "
+                f"{shape_text(self.shape)}. There must be one for each row"
+            )
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
         """Say in one line of which file an error is; every library has its own kinds."""
         try:
             yield
-        except (MmfeatError, FileNotFoundError, MemoryError):
+        except (MmfeatError, FileNotFoundError):
             raise
+        except MemoryError:
+            raise DataError(f"{self.path}: what it declares does not fit into memory") from None
         except Exception as error:
             raise DataError(f"{self.path}: cannot be read as {self.kind}: {one_line(error)}") from None
 
@@ -90,6 +118,11 @@ class ArrayFile(ABC):
         self, arrays: dict[str, tuple[tuple[int, ...], np.dtype]], array: str
     ) -> tuple[str, tuple[int, ...], np.dtype]:
         """The array that is named, or the only one that can be meant."""
+        if array in self._refused:
+            raise DataError(f"{self.path}: {self._refused[array]}")
+        if self._refused and not array:  # which of them are meant is not known
+            other = f", or name another: --array NAME. {_listed(arrays)}" if arrays else ""
+            raise DataError(f"{self.path}: {next(iter(self._refused.values()))}{other}")
         if array:
             if array not in arrays:
                 raise DataError(f"{self.path}: no {shown(array)!r} in it. {_listed(arrays)}")
@@ -146,21 +179,28 @@ class Hdf5File(ArrayFile):
     suffixes = (".h5", ".hdf5")
 
     def _open(self) -> Any:
-        import h5py
+        from mmfeat.hdf5 import open_hdf5
 
-        return h5py.File(self.path, "r", locking=False)
+        return open_hdf5(self.path)
 
     def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        import h5py
+        from mmfeat.hdf5 import RefusedDataset, check_dataset, datasets
 
         found = {}
         with self._open() as file:
-            file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-            return {name: (item.shape, item.dtype) for name, item in found.items() if item.shape is not None}
+            for name, item in datasets(file).items():
+                try:
+                    check_dataset(item, name)
+                except RefusedDataset as error:
+                    self._refused[name] = str(error)
+                    continue
+                if item.shape is not None:
+                    found[name] = (item.shape, item.dtype)
+        return found
 
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         with self._open() as file:
-            values = file[self.array]
+            values = self._dataset(file, self.array)
             for start in range(0, self.shape[0], size):
                 yield start, values[start : start + size]
 
@@ -168,15 +208,30 @@ class Hdf5File(ArrayFile):
         import h5py
 
         with self._open() as file:
-            name = next((name for name in IDS if isinstance(file.get(name), h5py.Dataset)), None)
-            if name is None:
-                return None
-            is_text = h5py.check_string_dtype(file[name].dtype)
-            return as_ids(file[name].asstr()[:] if is_text else file[name][:], f"{self.path}: {name!r}")
+            for name in IDS:
+                if (values := self._dataset(file, name)) is not None:
+                    self._check_rows(name, values.shape)
+                    is_text = h5py.check_string_dtype(values.dtype)
+                    return as_ids(values.asstr()[:] if is_text else values[:], f"{self.path}: {name!r}")
+        return None
 
     def _present(self, name: str) -> np.ndarray | None:
         with self._open() as file:
-            return file[name][:].astype(bool) if name in file else None
+            if (values := self._dataset(file, name)) is None:
+                return None
+            self._check_rows(name, values.shape)
+            return values[:].astype(bool)
+
+    def _dataset(self, file: Any, name: str) -> Any:
+        """A data set that lies in the file itself; None where there is none of this name."""
+        from mmfeat.hdf5 import RefusedDataset, dataset
+
+        try:
+            return dataset(file, name)
+        except KeyError:
+            return None
+        except RefusedDataset as error:
+            raise DataError(f"{self.path}: {error}") from None
 
 
 class ParquetFile(ArrayFile):

@@ -1,7 +1,13 @@
-"""What each sample's row key was when its features were last known to be there: tells a changed image from a new one."""
+"""What each sample's row key was when the sample was last seen: for images that are gone, and to tell changed from new.
+
+One memory for each modality of a project, whichever encoders and shards have read the samples: what was seen is a fact of
+the sample. Which of the features are there is asked of the store.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,34 +16,105 @@ import pyarrow.parquet as pq
 
 from mmfeat.files import atomic_path
 
-_FORMAT = b"1"
+_FORMAT = b"1"  # files with `id` and `digest` alone are read: they hold what one encoder had
 
 
-def save_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray) -> None:
-    """Remember `(N, 32)` row keys by id, of the rows that are `present`."""
-    digests = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(32), int(present.sum()), [None, pa.py_buffer(np.ascontiguousarray(keys[present]))]
-    )
-    table = pa.table({"id": pa.array(ids[present].tolist(), pa.string()), "digest": digests})
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({"format": _FORMAT.decode()}), temporary)
+def _none() -> np.ndarray:
+    return np.zeros((0, 32), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Rows of the file: ids, the last key of each and the one before it, `(M, 32)` uint8; zeros for none."""
+
+    ids: list[str] = field(default_factory=list)
+    last: np.ndarray = field(default_factory=_none)
+    before: np.ndarray = field(default_factory=_none)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """`(N,)` int64: each id's row, -1 where it has none."""
+        asked = ids.tolist()
+        if asked == self.ids:
+            return np.arange(len(asked))
+        at = {sample: number for number, sample in enumerate(self.ids)}
+        return np.fromiter((at.get(sample, -1) for sample in asked), np.int64, len(asked))
+
+
+def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray) -> None:
+    """Note the row keys of samples that are there now; a changed one keeps its key and the one before.
+
+    What is known of all others stays: of samples that are not there now, or not asked for. A folder that cannot be
+    written remembers nothing more.
+
+    Parameters
+    ----------
+    ids : np.ndarray
+        `(N,)` object.
+    keys, present : np.ndarray
+        `(N, 32)` uint8, and which of the samples are there, `(N,)` bool.
+    """
+    seen = _read(path)
+    rows = seen.rows(ids)
+    there = np.flatnonzero(present & (rows >= 0))
+    changed = there[(seen.last[rows[there]] != keys[there]).any(1)]
+    new = np.flatnonzero(present & (rows < 0))
+    if not len(changed) and not len(new):
+        return
+    last, before = (np.concatenate([old, np.zeros((len(new), 32), np.uint8)]) for old in (seen.last, seen.before))
+    before[rows[changed]] = last[rows[changed]]
+    last[rows[changed]] = keys[changed]
+    last[len(seen.last) :] = keys[new]
+    with contextlib.suppress(OSError):
+        _write(path, [*seen.ids, *ids[new].tolist()], last, before)
 
 
 def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row keys `(N, 32)` uint8 as they were, and for which rows they are known, `(N,)` bool.
+    """Row keys `(N, 32)` uint8 as they were last, and for which samples they are known, `(N,)` bool.
 
-    Only a shortcut: absent, damaged or of another version it knows nothing.
+    Only a memory: absent, damaged or of another version it knows nothing.
     """
-    keys, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), dtype=bool)
+    seen = _read(path)
+    return _some(seen.last, seen.rows(ids))
+
+
+def load_before(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for what the keys were before they last changed."""
+    seen = _read(path)
+    return _some(seen.before, seen.rows(ids))
+
+
+def _some(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    found = np.zeros((len(rows), 32), np.uint8)
+    found[rows >= 0] = keys[rows[rows >= 0]]
+    return found, found.any(1)
+
+
+def _read(path: Path) -> _Seen:
     try:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(b"format") != _FORMAT:
-            return keys, known
-        at = {sample: number for number, sample in enumerate(table["id"].to_pylist())}
-        digests = np.frombuffer(b"".join(table["digest"].to_pylist()), np.uint8).reshape(-1, 32)
+            return _Seen()
+        ids, last = table["id"].to_pylist(), _matrix(table["digest"])
+        before = _matrix(table["before"]) if "before" in table.column_names else np.zeros_like(last)
+        return _Seen(ids, last, before) if len(ids) == len(last) == len(before) else _Seen()
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
-        return keys, known
-    rows = np.array([at.get(sample, -1) for sample in ids.tolist()], dtype=np.int64)
-    known = rows >= 0
-    keys[known] = digests[rows[known]]
-    return keys, known
+        return _Seen()
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.cast(pa.binary(32)).combine_chunks()
+    return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, 32)[values.offset :][: len(values)]
+
+
+def _write(path: Path, ids: list[str], last: np.ndarray, before: np.ndarray) -> None:
+    columns = {"digest": last, "before": before}
+    arrays = {
+        name: pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(32), len(ids), [None, pa.py_buffer(np.ascontiguousarray(keys))]
+        )
+        for name, keys in columns.items()
+    }
+    table = pa.table({"id": pa.array(ids, pa.string()), **arrays})
+    with atomic_path(path) as temporary:
+        described = table.replace_schema_metadata({"format": _FORMAT.decode()})
+        pq.write_table(described, temporary, compression="none", use_dictionary=False)

@@ -20,6 +20,7 @@ import numpy as np
 
 from mmfeat.errors import RunError, one_line
 from mmfeat.files import publish_folder, read_record, staging_folder, write_json
+from mmfeat.hdf5 import RefusedDataset, dataset, open_hdf5
 from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
 
@@ -141,9 +142,9 @@ class Run:
 
         try:
             file = self.folder / _LOGITS
-            with h5py.File(file, "r") as opened:
+            with open_hdf5(file) as opened:
                 for name in _DATASETS:
-                    opened[name]
+                    dataset(opened, name)
             if self.kind != "ensemble":
                 file = self.folder / _HEAD
                 with safe_open(file, "numpy"):
@@ -182,9 +183,10 @@ class Run:
     def _read(self, *names: str) -> list[np.ndarray]:
         """Data sets of logits.h5, texts as str."""
         try:
-            with h5py.File(self.folder / _LOGITS, "r") as file:
-                return [file[n].asstr()[:] if h5py.check_string_dtype(file[n].dtype) else file[n][:] for n in names]
-        except (OSError, KeyError) as error:
+            with open_hdf5(self.folder / _LOGITS) as file:
+                found = [dataset(file, name) for name in names]
+                return [one.asstr()[:] if h5py.check_string_dtype(one.dtype) else one[:] for one in found]
+        except (OSError, KeyError, RefusedDataset) as error:
             raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from mmfeat.files import atomic_path
 
+RESUME = ".resume-selftrain"  # under runs/: what an interrupted self-training has done
+
 
 def kept_in(folder: Path) -> Callable[[int, Callable[[], Any]], Any]:
     """A memory for :func:`mmfeat.selftrain.rounds.self_train`: a file for each round; a damaged one is made again."""

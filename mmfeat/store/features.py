@@ -25,6 +25,7 @@ from mmfeat.store.record import RECORD, read_record, write_record
 from mmfeat.store.rows import Found, MappedRows, check_keys
 from mmfeat.store.series import PartSeries
 from mmfeat.store.storable import storable
+from mmfeat.store.uncommitted import remove_uncommitted
 from mmfeat.store.verified import VerifiedFiles
 
 _TICK = 2_000_000_000  # ns: the coarsest time that file systems keep
@@ -287,6 +288,7 @@ class EncoderFeatures:
         """Remove what killed writers left; once for each handle."""
         if not self._swept:
             remove_leftovers(self.folder)
+            remove_uncommitted(self.folder)
             self._swept = True
 
     def forget(self) -> None:

@@ -1,17 +1,19 @@
 """What can be removed from a store: what no project refers to, and what does not count.
 
 Projects note in the store what they refer to (see references). A file without a commit may be one that a process is about
-to commit, so it is only garbage when it is a day old.
+to commit, so it is only garbage when that process is gone (see uncommitted). What somebody has begun to refer to since it
+was found stays: a folder is renamed first, and put back where a reference has appeared.
 """
 
 from __future__ import annotations
 
-import time
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.files import DAY, remove_leftovers
+from mmfeat.errors import StoreError
+from mmfeat.files import remove_leftovers, temporary_name
 from mmfeat.store.commits import (
     EMBEDDINGS,
     LOGITS,
@@ -21,9 +23,11 @@ from mmfeat.store.commits import (
     logits_prefix,
     read_commit,
     remove,
+    unwritable,
 )
 from mmfeat.store.record import encoder_folders
-from mmfeat.store.references import References
+from mmfeat.store.references import References, all_references
+from mmfeat.store.uncommitted import is_being_written, uncommitted_files
 from mmfeat.store.verified import VerifiedFiles
 
 
@@ -39,12 +43,18 @@ class Garbage:
         What removing it frees.
     why : str
         Why nobody needs it.
+    folder : str
+        The encoder's folder where a reference would keep it; empty for files that do not count.
+    kind : str
+        Of what goes with the embeddings: an output key, `tokens-<number>`; empty for all of the encoder.
     """
 
     name: str
     paths: tuple[Path, ...]
     n_bytes: int
     why: str
+    folder: str = ""
+    kind: str = ""
 
 
 def find_garbage(store: Path, references: Sequence[References]) -> list[Garbage]:
@@ -55,31 +65,94 @@ def find_garbage(store: Path, references: Sequence[References]) -> list[Garbage]
     StoreError
         The store cannot be read, or holds files of a newer mmfeat.
     """
-    wanted: dict[str, set[str]] = {}
-    for project in references:
-        for key, kinds in project.encoders.items():
-            wanted.setdefault(key, set()).update(kinds)
     found = []
     for folder in encoder_folders(store):
-        keys = [key for key in wanted if folder.name.endswith(f"-{key[:12]}")]
-        if not keys:
-            found.append(Garbage(folder.name, (folder,), _size(folder.rglob("*")), "no project refers to this encoder"))
+        kinds = _wanted(folder.name, references)
+        if kinds is None:
+            why = "no project refers to this encoder"
+            found.append(Garbage(folder.name, (folder,), _size(folder.rglob("*")), why, folder.name))
         else:
-            found += _inside(folder, set().union(*(wanted[key] for key in keys)))
+            found += _inside(folder, kinds)
     return found
 
 
-def remove_garbage(store: Path, garbage: Sequence[Garbage]) -> int:
-    """Remove it; returns the bytes that were freed.
+def remove_garbage(store: Path, garbage: Sequence[Garbage], own: References) -> int:
+    """Remove it, but for what a project has noted since it was found; returns the bytes that were freed.
+
+    Parameters
+    ----------
+    own : References
+        What the project refers to whose command this is, noted or not.
 
     Raises
     ------
     StoreError
-        The store cannot be written.
+        The store cannot be written, or what some project refers to is unknown.
     """
-    remove(path for one in garbage for path in one.paths)
+    freed = 0
+    for one in garbage:
+        if not one.folder:
+            remove(one.paths)
+        elif one.kind:
+            if one.kind in (_wanted(one.folder, [own, *all_references(store)]) or ()):
+                continue
+            remove(one.paths)
+        elif not _remove_folder(store, store / one.folder, own):
+            continue
+        freed += one.n_bytes
     remove_leftovers(store)
-    return sum(one.n_bytes for one in garbage)
+    return freed
+
+
+def _wanted(folder: str, references: Sequence[References]) -> set[str] | None:
+    """The kinds of an encoder that projects refer to; None where none refers to it at all."""
+    found = [kinds for one in references for key, kinds in one.encoders.items() if folder.endswith(f"-{key[:12]}")]
+    return set().union(*found) if found else None
+
+
+def _remove_folder(store: Path, folder: Path, own: References) -> bool:
+    """Remove an encoder's folder unless somebody refers to it by now; whether it is gone.
+
+    Who writes into the store notes that first and looks at the folder after: so of two at once the one sees the reference,
+    or the other sees no folder and makes it again.
+    """
+    aside = folder.with_name(temporary_name())
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    try:
+        wanted = _wanted(folder.name, [own, *all_references(store)]) is not None
+    except StoreError:
+        _put_back(aside, folder)
+        raise
+    if wanted:
+        _put_back(aside, folder)
+        return False
+    try:
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    return True
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    """Give a folder its name again; where another has been begun meanwhile, the files join those, commits last."""
+    try:
+        try:
+            aside.rename(folder)
+            return
+        except OSError:
+            files = [path for path in aside.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path.parent.name == "commits"):
+            to = folder / path.relative_to(aside)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(to)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
@@ -106,15 +179,17 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
         )
         if commit.kind != EMBEDDINGS and commit.kind not in kinds:
             unwanted.setdefault(commit.kind, []).extend((path, file))
-        elif alone or commit.file in damaged:
+        elif commit.file in damaged or (
+            alone and not is_being_written(file, by_others=True)
+        ):  # or a merge is under way
             lost.extend((path, file))
     found = []
     for kind, paths in unwanted.items():
         what = "these tokens" if kind.startswith("tokens-") else "this output"
         name = f"{folder.name}/{kind if kind.startswith('tokens-') else f'logits-{kind[:12]}'}"
-        found.append(Garbage(name, tuple(paths), _size(paths), f"no encoder, checkpoint or run refers to {what}"))
-    old = time.time() - DAY
-    lost += [path for path in folder.rglob("part-*.h5") if path not in named and path.stat().st_mtime < old]
+        why = f"no encoder, checkpoint or run refers to {what}"
+        found.append(Garbage(name, tuple(paths), _size(paths), why, folder.name, kind))
+    lost += [path for path in uncommitted_files(folder) if path not in named]
     if lost:
         name = f"{folder.name}: {len(lost)} files"
         found.append(Garbage(name, tuple(lost), _size(lost), "they do not count: damaged, replaced or never committed"))

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from mmfeat.files import atomic_path, digest_bytes, digest_file, write_atomic
+from mmfeat.hdf5 import dataset, open_hdf5
 from mmfeat.store.commits import (
     EMBEDDINGS,
     FORMAT,
@@ -31,6 +32,7 @@ from mmfeat.store.commits import (
     write_commit,
 )
 from mmfeat.store.mapped import MappedArray, Stamp
+from mmfeat.store.uncommitted import WRITER, this_process
 
 _BLOCK = 1 << 24  # bytes copied at a time
 
@@ -67,7 +69,7 @@ def write_file(
     commit = Commit(file, kind, len(arrays["row_key"]), n_errors, len(data), digest_bytes(data))
     try:
         write_atomic(folder / file, data)
-        write_commit(folder, commit)
+        _commit(folder, commit)
     except OSError as error:
         raise unwritable(folder / file, error) from None
 
@@ -115,9 +117,19 @@ def write_merged(
                         at += len(block)
             size, digest = temporary.stat().st_size, digest_file(temporary)
         commit = Commit(file, kind, n_rows, n_errors, size, digest)
-        write_commit(folder, commit)
+        _commit(folder, commit)
     except (OSError, RuntimeError) as error:  # what HDF5 raises depends on where the disk refused
         raise unwritable(folder / file, error) from None
+
+
+def _commit(folder: Path, commit: Commit) -> None:
+    """Make a written file count, or remove it where that is refused."""
+    try:
+        write_commit(folder, commit)
+    except OSError:
+        if not (folder / "commits" / commit.name).exists():
+            (folder / commit.file).unlink(missing_ok=True)
+        raise
 
 
 def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, Any]) -> None:
@@ -126,6 +138,7 @@ def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, A
     h5.attrs["encoding-type"] = layout_of(kind).encoding
     h5.attrs["encoding-version"] = FORMAT
     h5.attrs["created"] = now()
+    h5.attrs[WRITER] = this_process()
     h5.attrs["n_errors"] = n_errors
 
 
@@ -203,15 +216,15 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
     """
     layout = layout_of(commit.kind)
     try:
-        with h5py.File(path, "r", locking=False) as h5:  # it never changes, and some shared disks have no locks
+        with open_hdf5(path) as h5:
             refuse_newer(path, int(h5.attrs["encoding-version"]))
             for name, value in {"encoding-type": layout.encoding, **expected}.items():
                 if h5.attrs.get(name) != value:
                     raise ValueError(f"it is of another {name.replace('_', ' ')}")
             n_errors = int(h5.attrs["n_errors"])
-            keys, data = h5["row_key"][:], h5[layout.values]
-            reasons = h5["errors"].asstr()[:] if n_errors else []
-            lengths = h5["lengths"][:] if layout is TOKENS else None
+            keys, data = dataset(h5, "row_key")[:], dataset(h5, layout.values)
+            reasons = dataset(h5, "errors").asstr()[:] if n_errors else []
+            lengths = dataset(h5, "lengths")[:] if layout is TOKENS else None
             classes = tuple(json.loads(h5.attrs["classes"])) if layout is LOGITS else ()
             flat = h5["flat"][:] if "flat" in h5 else None
             decoder, decoding = int(h5.attrs.get("decoder", 1)), str(h5.attrs.get("decoding", ""))
@@ -235,7 +248,7 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
 
 def attributes_of(path: Path) -> dict[str, Any]:
     """A file's attributes, read back from JSON where they are; versions, classes and origins are."""
-    with h5py.File(path, "r", locking=False) as h5:
+    with open_hdf5(path) as h5:
         return {n: json.loads(v) if n in ("versions", "classes", "origins") else v for n, v in h5.attrs.items()}
 
 
@@ -244,7 +257,7 @@ def origins_of(path: Path) -> list[dict[str, Any]]:
     attributes = attributes_of(path)
     if "origins" in attributes:
         return attributes["origins"]
-    with h5py.File(path, "r", locking=False) as h5:
-        n_rows = int(h5["row_key"].shape[0])
+    with open_hdf5(path) as h5:
+        n_rows = int(dataset(h5, "row_key").shape[0])
     known = ("host", "device", "versions", "created")
     return [{**{name: attributes[name] for name in known if name in attributes}, "rows": n_rows}]

@@ -15,12 +15,14 @@ from mmfeat.batches import UnreadSample
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.errors import DataError, MissingFeatures, RunError, one_line
 from mmfeat.extras import require
-from mmfeat.files import remove_leftovers, staging_folder
+from mmfeat.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.models.decisions import Decision
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
-from mmfeat.predictor.folder import publish
+from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
+from mmfeat.predictor.folder import RECORD, publish, read_folder, size_mb
 from mmfeat.predictor.writing import write_model
+from mmfeat.store.keys import tensors_digest
 from mmfeat.workflows.compose import Composed, about, compose
 from mmfeat.workflows.deciding import how_decided, shipped_decision
 from mmfeat.workflows.project import Project
@@ -46,6 +48,8 @@ class ExportResult:
         Rows that torch predicted as well, for a folder that another runtime runs.
     runtime_difference : float
         The largest difference of a probability from torch, on those rows.
+    made : bool
+        False where the folder was there already, made from the same.
     """
 
     folder: Path
@@ -56,12 +60,15 @@ class ExportResult:
     unchecked: str
     n_run: int = 0
     runtime_difference: float = 0.0
+    made: bool = True
 
 
 def export(
     project: Project, name: str, destination: Path | str, dtype: str = "float32", runtime: str = "torch"
 ) -> ExportResult:
     """Write a run, or an encoder with its own output, as one folder; whole or not at all.
+
+    A folder that was made from the same stays as it is; anything else that is there already is an error.
 
     Parameters
     ----------
@@ -73,7 +80,7 @@ def export(
     Raises
     ------
     DataError
-        The destination is there already.
+        The destination is there already, and was not made from the same.
     RunError
         The run is not one of today's encoders, one of them was made elsewhere, or the folder does not predict as the run.
     EncoderError
@@ -84,8 +91,7 @@ def export(
     for module in onnx_files.NEEDED if runtime == "onnx" else ():  # said before anything is computed
         require(module, onnx_files.EXTRA)
     destination = Path(destination).expanduser().absolute()
-    if destination.exists():
-        raise DataError(f"{destination}: is there already. Name another folder, or remove it")
+    before = _there(destination) if destination.exists() else None
     composed = compose(project, name)
     for encoder, identity in composed.identities.items():
         if identity.spec.modality not in ("image", "text"):
@@ -98,10 +104,8 @@ def export(
             f"{name}: its head reads tokens of {', '.join(composed.composition.tokens)}, which is written for torch alone. "
             f"Use: --format torch, or a head with tokens = 'chunked'"
         )
-    encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
     decision = shipped_decision(project, name)
     record = {
-        "made_by": f"mmfeat {mmfeat.__version__}",
         "classes": list(project.manifest.classes),
         "predict": {**decision.as_dict(), "fitted": how_decided(project)},
         "separator": project.config.data.separator,
@@ -112,12 +116,45 @@ def export(
             for n, identity in composed.identities.items()
         },
     }
+    made_from = _made_from(composed, record, dtype, runtime)
+    if before is not None:
+        if before.get("made_from") == made_from:
+            return _as_it_is(destination, composed)
+        raise DataError(f"{destination}: is there already, made from something else. {_OTHER}")
+    record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
+    encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
     try:
         remove_leftovers(destination.parent, below=False)
         return _written(project, composed, destination, encoders, record, dtype, runtime)
     except (OSError, SafetensorError) as error:  # a full disk, no leave
         reason = getattr(error, "strerror", None) or one_line(error)
         raise RunError(f"{destination}: cannot be written: {reason}. Nothing was made") from None
+
+
+_OTHER = "Name another folder, or remove it"
+
+
+def _there(destination: Path) -> dict[str, Any]:
+    """The record of a whole exported model; anything else is in the way."""
+    try:
+        return read_folder(destination)
+    except RunError as error:
+        why = f" ({error})" if (destination / RECORD).is_file() else ""
+        raise DataError(f"{destination}: is there already{why}. {_OTHER}") from None
+
+
+def _made_from(composed: Composed, record: dict[str, Any], dtype: str, runtime: str) -> str:
+    """Digest of all that an exported folder is made from: what it says, its encoders' keys, its heads' weights."""
+    state = composed.composition.state_dict().items()
+    tensors = ((name, str(t.dtype), t.shape, t.cpu().contiguous().numpy().tobytes()) for name, t in state)
+    encoders = {name: [identity.spec.key, identity.output_key] for name, identity in composed.identities.items()}
+    return digest_json(
+        [record, encoders, composed.composition.describe(), tensors_digest(tensors), dtype, runtime, EXPORT_FORMAT]
+    )
+
+
+def _as_it_is(destination: Path, composed: Composed) -> ExportResult:
+    return ExportResult(destination, size_mb(destination), list(composed.identities), 0, 0.0, "", made=False)
 
 
 def _written(
@@ -138,7 +175,12 @@ def _written(
             engine = TorchEngine(encoders, composed.composition, torch.device("cpu"))
             by_torch = Predictor(engine, predictor.record).predict(*samples, on_error="record")
             n_run, runtime_difference = _compared(name, found, by_torch.probs, "what torch predicts")
-        publish(staged, destination)
+        try:
+            publish(staged, destination)
+        except RunError:  # another process was quicker
+            if not destination.exists() or _there(destination).get("made_from") != record["made_from"]:
+                raise
+            return _as_it_is(destination, composed)
     if not n_checked:
         unchecked = unchecked or "no row could be decoded"
     return ExportResult(

@@ -11,7 +11,6 @@ import numpy as np
 
 from mmfeat.batches import usual_batch_size
 from mmfeat.config import OTHER
-from mmfeat.data.seen import save_seen
 from mmfeat.encoders.decoding import Decoding
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.errors import DataError, StoreError
@@ -152,9 +151,6 @@ def extract_one(
     result.unread |= refused  # they are there and have no key, so that it saw them as absent
     result.unreadable += len(refused)
     result.absent -= len(refused)
-    if rows is None and (result.encoded or not project.seen(modality).is_file()):
-        cached = row_keys.present & features.lookup(row_keys.keys).good
-        save_seen(project.seen(modality), ids, row_keys.keys, cached)
     return result
 
 

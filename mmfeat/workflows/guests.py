@@ -46,6 +46,9 @@ class Guests(Project):
         """The same with all else that their bytes tell: every image is read once more."""
         return image_keys(self.manifest.images, self.sources, facts=True)
 
+    def note_seen(self, modality: str, keys: RowKeys) -> None:
+        """Remember nothing."""
+
     def seen(self, modality: str) -> Path:
         """Nowhere: these samples have no past."""
         return self.memory / "no-guest-was-seen"

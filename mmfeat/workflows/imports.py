@@ -171,7 +171,8 @@ def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, kee
 def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarray, keep: np.ndarray) -> int:
     """Write what the store lacks; how many rows that were."""
     features = project.store.encoder(found.spec)
-    project.refer(found.spec.key)
+    project.refer(found.spec.key, imported=found.spec.architecture)
+    features.sweep()
     missing = lacking(features, keys, keep)
     n_missing = int(missing.sum())
     if n_missing:

@@ -18,7 +18,7 @@ from mmfeat.config import FILE_NAME, OTHER, Config, EncoderConfig
 from mmfeat.configfile import load_config, with_rule_for
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
-from mmfeat.data.seen import load_seen
+from mmfeat.data.seen import load_seen, note_seen
 from mmfeat.data.sources import ImageSources, image_sources
 from mmfeat.encoders.checkpoint import Checkpoint, Output
 from mmfeat.encoders.imported import identify_imported, incomplete
@@ -30,7 +30,7 @@ from mmfeat.spelling import spellings
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.references import read_references, write_references
+from mmfeat.store.references import note_reference
 from mmfeat.table import FeatureTable, open_table
 from mmfeat.texts import counted, shown
 
@@ -98,20 +98,26 @@ class Project:
         return copy
 
     def seen(self, modality: str) -> Path:
-        """Where it is remembered what each sample was when it was last encoded."""
+        """Where it is remembered what each sample was when it was last seen."""
         return self.memory / f"seen-{modality}.parquet"
+
+    def note_seen(self, modality: str, keys: RowKeys) -> None:
+        """Remember what the samples are that are there now: once they are gone, their features are found by it."""
+        note_seen(self.seen(modality), self.manifest.ids, keys.keys, keys.present)
 
     def register(self, identities: dict[str, Identity]) -> None:
         """Note in the store that this project refers to the features of some encoders, so that nobody removes them."""
         for name, identity in identities.items():
             self.refer(identity.spec.key, identity.output_key, self.tokens_kind(name))
 
-    def refer(self, encoder_key: str, *kinds: str | None) -> None:
-        """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them."""
-        references = read_references(self.store.path, self.root)
-        if not self.dry and references.add(encoder_key, *kinds):
+    def refer(self, encoder_key: str, *kinds: str | None, imported: str = "") -> None:
+        """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them.
+
+        An import is noted under its name, since mmfeat.toml does not name it yet.
+        """
+        if not self.dry:
             with contextlib.suppress(OSError):  # a store that only can be read: nothing can be removed from it either
-                write_references(self.store.path, references)
+                note_reference(self.store.path, self.root, encoder_key, *kinds, imported=imported)
 
     def tokens_kind(self, name: str) -> str | None:
         """What an encoder's tokens are filed under; None where it keeps none."""
@@ -142,8 +148,11 @@ class Project:
         if modality == OTHER:
             return RowKeys(id_keys(self.manifest.ids), np.ones(self.manifest.n_samples, dtype=bool))
         if modality == "text":
-            return caption_keys(self.manifest.captions)
-        return image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
+            keys = caption_keys(self.manifest.captions)
+        else:
+            keys = image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
+        self.note_seen(modality, keys)
+        return keys
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def image_facts(self) -> RowKeys:
@@ -153,9 +162,9 @@ class Project:
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def kept_keys(self, modality: str) -> RowKeys:
-        """Row keys for the right of the wall: an image that is gone has the key it had at the last extraction.
+        """Row keys for the right of the wall: an image that is gone has the key it had when it was last seen.
 
-        Its features are right as long as the store has them. How many rows there are like this is said once.
+        Whether an encoder has features of it is for the store to say. How many rows there are like this is said once.
         """
         now = self._keys_now(modality)
         gone = np.array(sorted(now.missing), dtype=np.int64)
@@ -296,7 +305,13 @@ class Project:
         held = self.store.encoder(spec).lookup(kept.keys).good
         gone = np.zeros(len(held), dtype=bool)
         gone[list(kept.missing)] = True
+        self._say_lost(spec.architecture, int((kept.present & gone & ~held).sum()))
         return dataclasses.replace(kept, present=kept.present & (held | ~gone))
+
+    @functools.cache  # noqa: B019 - so that it is said once
+    def _say_lost(self, model: str, n_rows: int) -> None:
+        if n_rows:
+            say(f"{counted(n_rows, 'row')} of these, as they were last, have no features by {model}: left out")
 
     def keys_of(self, identity: Identity) -> RowKeys:
         """Row keys of the rows that an encoder takes; of imported embeddings only those that are there are present."""

@@ -18,7 +18,7 @@ from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, already_made
 from mmfeat.progress import progress, say
 from mmfeat.report.rounds import write_rounds
-from mmfeat.selftrain.resuming import kept_in
+from mmfeat.selftrain.resuming import RESUME, kept_in
 from mmfeat.selftrain.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
 from mmfeat.workflows.deciding import needed_val
 from mmfeat.workflows.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
@@ -36,7 +36,6 @@ from mmfeat.workflows.hints import to_predict
 from mmfeat.workflows.project import Project
 
 PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
-RESUME = ".resume-selftrain"  # under runs/: what an interrupted self-training has done
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mmfeat.data.seen import load_seen
+from mmfeat.data.seen import load_before
 from mmfeat.errors import EncoderError, MmfeatError
 from mmfeat.models.runs import all_runs
 from mmfeat.store.references import all_references
@@ -59,7 +59,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         keys = project.keys_of(identity)
         one = encoder_status(
             project.store, name, identity.model, identity.spec, keys.keys, keys.present, output_key=identity.output_key,
-            tokens=table.tokens, seen=load_seen(project.seen(table.modality), project.manifest.ids),
+            tokens=table.tokens, seen=load_before(project.seen(table.modality), project.manifest.ids),
             again=rows_to_decode_again(project, identity, look=False),
         )  # fmt: skip
         refused = len(keys.refused)

@@ -6,20 +6,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.exports import arrays_of, export_table
+from mmfeat.files import digest_bytes, digest_json
 from mmfeat.models.runs import all_runs, damaged_runs
 from mmfeat.progress import progress
+from mmfeat.selftrain.resuming import RESUME
 from mmfeat.store.commits import tokens_kind
 from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
 from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import (
     References,
+    Settled,
     all_references,
     forget_references,
     new_references,
-    write_references,
+    settle_references,
 )
 from mmfeat.store.verify import Verified, size_of, verify_encoder
 from mmfeat.table import FeatureTable
@@ -27,6 +32,7 @@ from mmfeat.workflows.project import Project
 
 # Checkpoints of comparisons and sweeps: what a project refers to as long as it keeps these folders.
 ELSEWHERE = ("comparisons/*/*/*/checkpoints/*/checkpoint.json", "sweeps/*/*/checkpoints/*/checkpoint.json")
+INTERRUPTED = f"runs/{RESUME}/*/encoders-*/checkpoints/*/checkpoint.json"  # what a self-training will go on with
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,16 @@ class GarbageResult:
     ----------
     others : list of References
         Other projects that use the store.
+    own : References
+        What the project itself refers to.
+    settled : Settled
+        Imports that wait for their table, and notes that go with the garbage.
     """
 
     garbage: list[Garbage]
     others: list[References]
+    own: References
+    settled: Settled
 
     @property
     def n_bytes(self) -> int:
@@ -106,6 +118,10 @@ def references_of(project: Project) -> References:
     for folder in sorted([*folders, *(file.parent for where in ELSEWHERE for file in project.root.glob(where))]):
         checkpoint = read_checkpoint(folder)
         references.add(checkpoint.encoder_key, checkpoint.output().key)
+    for file in project.root.glob(INTERRUPTED):
+        checkpoint = read_checkpoint(file.parent)
+        number = checkpoint.record["table"].get("tokens")
+        references.add(checkpoint.encoder_key, checkpoint.output().key, tokens_kind(number) if number else None)
     for reason in damaged_runs(project.runs).values():
         raise RunError(f"what a run refers to is unknown, so nothing is removed: {reason}")
     for run in all_runs(project.runs):
@@ -133,7 +149,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
         A folder to forget is not that of a project that uses the store.
     """
     store, own = project.store.path, references_of(project)
-    others = [one for one in all_references(store) if (one.project, one.host) != (own.project, own.host)]
+    others = [one for one in all_references(store) if one.place != own.place]
     for folder in forget:
         named = [one for one in others if one.project == str(Path(folder).expanduser().absolute())]
         if not named:
@@ -142,9 +158,11 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
         for one in named:
             forget_references(store, one)
             others.remove(one)
-    if store.is_dir():
-        write_references(store, own)
-    return GarbageResult(find_garbage(store, [own, *others]), others)
+    settled = settle_references(store, own) if store.is_dir() else Settled([], [])
+    garbage = find_garbage(store, [own, *others])
+    if not garbage:
+        settled.drop()
+    return GarbageResult(garbage, others, own, settled)
 
 
 def remove_unreferenced(project: Project, result: GarbageResult) -> int:
@@ -155,25 +173,48 @@ def remove_unreferenced(project: Project, result: GarbageResult) -> int:
     StoreError
         The store cannot be written.
     """
-    return remove_garbage(project.store.path, result.garbage)
+    result.settled.drop()
+    return remove_garbage(project.store.path, result.garbage, result.own)
+
+
+@dataclass(frozen=True)
+class FeaturesResult:
+    """The table of an export, and whether it was written now: False where the destination was made from the same."""
+
+    table: FeatureTable
+    made: bool
 
 
 def export_features(
     project: Project, destination: Path | str, form: str, names: list[str] | None = None, split: str = "all"
-) -> FeatureTable:
-    """Write aligned arrays of the project's rows as one file (npy: a folder); returns the table that was written.
+) -> FeaturesResult:
+    """Write aligned arrays of the project's rows as one file (npy: a folder).
 
     Raises
     ------
     MissingFeatures
         Features of some of these rows are not in the store.
     DataError
-        The destination is there already, or there are no such rows.
+        The destination is there already and was made from something else, or there are no such rows.
     """
     rows = project.manifest.rows(split)
     names = names or list(project.config.encoder)
     table = project.table(names, rows, tokens=True)
     table = table if split == "all" else table.take(rows)
+    made_from = _made_from(project, table, names, form)
     with progress("writing", table.n_samples * len(arrays_of(table)), "rows") as bar:
-        export_table(table, Path(destination).expanduser(), form, bar.advance)
-    return table
+        made = export_table(table, Path(destination).expanduser(), form, bar.advance, made_from)
+    return FeaturesResult(table, made)
+
+
+def _made_from(project: Project, table: FeatureTable, names: list[str], form: str) -> str:
+    """Digest of all that an export is made from, in its order: encoders' and outputs' keys, rows' keys and labels."""
+    identities = {name: project.identity(name) for name in names}
+    encoders = [
+        [name, one.spec.key, one.output_key, project.tokens_kind(name), str(table.embeddings[name].dtype)]
+        for name, one in identities.items()
+    ]
+    rows = [table.labels, *(a for name in names for a in (table.row_keys[name], table.present[name]))]
+    arrays = [[list(a.shape), digest_bytes(np.ascontiguousarray(a).tobytes())] for a in rows]
+    texts = [[str(value) for value in values] for values in (table.ids, table.split, table.classes)]
+    return digest_json([form, encoders, sorted(arrays_of(table)), texts, arrays])
