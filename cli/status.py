@@ -36,6 +36,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
 
     result = status(project, rehash)
     echo_problems(result.problems)
+    for line in result.damaged:
+        click.echo(f"Note: {line}", err=True)
     rows = [
         (
             s.name,
@@ -57,6 +59,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     for reason in result.failures.values():
         click.echo(reason)
     click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")
+    if result.unsealed:
+        click.echo(f"{result.unsealed[0].upper()}{result.unsealed[1:]}.")
     if show_store:
         _echo_store(project)
     if result.failures:

@@ -16,14 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfeat import verified
 from mmfeat.errors import MissingFeatures, StoreError
 from mmfeat.files import HOST, TEMPORARY, digest_file
-from mmfeat.store import EncoderSpec, FeatureStore, MappedRows, UnstorableRow, verified
+from mmfeat.sealed import read_sealed, write_sealed
+from mmfeat.store import EncoderSpec, FeatureStore, MappedRows, UnstorableRow
 from mmfeat.store import mapped as mapped_module
 from mmfeat.store import store as store_module
 from mmfeat.store.keys import explain, output_key, tensors_digest
 from mmfeat.store.rows import RowIndex
-from mmfeat.store.sealed import read_sealed, write_sealed
 from mmfeat.store.status import encoder_status
 
 CLASSES = ("cat", "dog", "fish")

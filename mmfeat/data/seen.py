@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmfeat.files import atomic_path
+from mmfeat.data.parquet import read_parquet, write_parquet
+from mmfeat.memory import if_possible
 
 _FORMAT = b"1"
 
@@ -19,8 +19,8 @@ def save_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray
         pa.binary(32), int(present.sum()), [None, pa.py_buffer(np.ascontiguousarray(keys[present]))]
     )
     table = pa.table({"id": pa.array(ids[present].tolist(), pa.string()), "digest": digests})
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({"format": _FORMAT.decode()}), temporary)
+    with if_possible():
+        write_parquet(path, table, {"format": _FORMAT.decode()})
 
 
 def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,11 +30,11 @@ def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     keys, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), dtype=bool)
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         if (table.schema.metadata or {}).get(b"format") != _FORMAT:
             return keys, known
         at = {sample: number for number, sample in enumerate(table["id"].to_pylist())}
-        digests = np.frombuffer(b"".join(table["digest"].to_pylist()), np.uint8).reshape(-1, 32)
+        digests = np.frombuffer(b"".join(table["digest"].to_pylist()), np.uint8).reshape(table.num_rows, 32)
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
         return keys, known
     rows = np.array([at.get(sample, -1) for sample in ids.tolist()], dtype=np.int64)

@@ -24,7 +24,7 @@ from mmfeat.store.commits import (
 )
 from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import References
-from mmfeat.store.verified import VerifiedFiles
+from mmfeat.verified import VerifiedFiles
 
 
 @dataclass(frozen=True)

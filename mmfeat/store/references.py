@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mmfeat.errors import StoreError
 from mmfeat.files import digest_json
+from mmfeat.sealed import read_sealed, write_sealed
 from mmfeat.store.commits import FORMAT, now, refuse_newer
-from mmfeat.store.sealed import read_sealed, write_sealed
 
 FOLDER = "projects"
 

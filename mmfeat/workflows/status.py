@@ -10,6 +10,7 @@ from mmfeat.models.runs import all_runs
 from mmfeat.store.references import all_references
 from mmfeat.store.status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.workflows.project import Project
+from mmfeat.workflows.seals import project_seals
 
 _NAMED = 2  # reasons that are given
 
@@ -24,6 +25,10 @@ class StatusResult:
         Rows cached, missing, stale, unreadable and absent of each encoder that can be built.
     failures : dict of str to str
         Encoder to the reason why it cannot be built.
+    damaged : list of str
+        A line for each run and checkpoint with a missing or changed file.
+    unsealed : str
+        What was made before seals, in one line; empty where all is sealed.
     """
 
     encoders: list[EncoderStatus]
@@ -33,6 +38,8 @@ class StatusResult:
     n_runs: int
     n_rows: int
     has_outputs: bool
+    damaged: list[str]
+    unsealed: str
 
     @property
     def remedy(self) -> str:
@@ -62,9 +69,10 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         why = "; ".join(filter(None, [one.why, reasons]))
         found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused, why=why))
         checkpoints[name] = identity.checkpoint
+    seals = project_seals(project)
     return StatusResult(
-        found, failures, checkpoints, project.store.problems, len(all_runs(project.runs)),
-        project.manifest.n_samples, bool(checkpoints) and all(checkpoints.values()),
+        found, failures, checkpoints, project.store.problems, seals.n_runs, project.manifest.n_samples,
+        bool(checkpoints) and all(checkpoints.values()), seals.damaged, seals.unsealed,
     )  # fmt: skip
 
 
