@@ -7,6 +7,7 @@ this machine first sees the file in its present size, time and inode, and not ag
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from platformdirs import user_cache_path
 from mmfeat.files import digest_bytes, digest_file, read_memory, write_json
 
 Stamp = tuple[int, int, int]  # size, mtime in ns, inode
+_TICK = 50_000_000  # ns: a file may be written twice within one tick of the clock that gives its time
 
 
 class Digested(Protocol):
@@ -79,8 +81,9 @@ class VerifiedFiles:
             raise ValueError(f"it cannot be read: {error.strerror or error}") from None
         if digest != wanted.sha256:
             raise ValueError("its checksum is not what it was when it was written")
-        self.known[wanted.file] = [*stamp, wanted.sha256]
-        self.changed = True
+        if time.time_ns() - stamp[1] > _TICK:
+            self.known[wanted.file] = [*stamp, wanted.sha256]
+            self.changed = True
         return stamp
 
     def forget(self, wanted: Digested) -> None:
