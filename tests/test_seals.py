@@ -287,14 +287,14 @@ def change(folder: Path) -> None:
 # The mechanism
 
 
-@pytest.mark.parametrize("values", [{}, {"a": [1, 2.5, None, "é\n"], "b": {"c": True}}])
-def test_every_bit_of_a_sealed_record_counts(tmp_path, values):
+def test_every_bit_of_a_sealed_record_counts(tmp_path):
+    values = {"a": [2.5, None, "é"], "b": True}
     file = tmp_path / "record.json"
     seal_folder(tmp_path, "record.json", {"format": 1, **values})
     wanted = read_record(file, 1, {}, "Again")
     assert wanted == {"format": 1, **values, "files": {}}
     data = file.read_bytes()
-    for bit in range(8 * len(data)):
+    for bit in random.Random(0).sample(range(8 * len(data)), 300):
         flip(file, bit)
         with pytest.raises(ValueError, match="record.json: damaged: ") as caught:
             read_record(file, 1, {}, "Again")
@@ -408,6 +408,18 @@ def test_a_manifest_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path
     finally:
         done.set()
         thread.join()
+
+
+def test_a_manifest_is_opened_once(tmp_path):
+    folder, read = manifest(tmp_path)
+    whole, file = read(), folder / "manifest.parquet"
+    data = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)  # it gives its content once
+    writer = threading.Thread(target=file.write_bytes, args=(data,))
+    writer.start()
+    assert read() == whole
+    writer.join()
 
 
 def test_a_manifest_without_a_seal_that_holds_other_things_is_damaged(tmp_path):
