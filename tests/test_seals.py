@@ -78,6 +78,14 @@ def flip(file: Path, bit: int) -> None:
     file.write_bytes(data)
 
 
+def tried(ask: Callable[[], Any]) -> tuple[Any, str]:
+    """What something gives, or the one line that it says instead."""
+    try:
+        return ask(), ""
+    except MmfeatError as error:
+        return None, str(error)
+
+
 # One sealed thing of each kind: how it is made, which files it has, and what is read of it as values to compare.
 
 
@@ -217,13 +225,10 @@ def check_flips(kind: Callable, folder: Path, trials: int, seed: int) -> None:
         file = rng.choice(files)
         data, bit = file.read_bytes(), rng.randrange(8 * file.stat().st_size)
         flip(file, bit)
-        try:
-            found = read()
-            assert found == whole or (kind in AGAIN and found is None), (file, bit)
-        except MmfeatError as error:
-            assert kind not in AGAIN
-            assert file.name in str(error), (file, bit)
-            assert NOT_ONE_LINE not in str(error)
+        found, said = tried(read)
+        again = kind in AGAIN and found is None and not said
+        named = kind not in AGAIN and file.name in said and NOT_ONE_LINE not in said
+        assert found == whole or again or named, (file, bit, said)
         file.write_bytes(data)
     shutil.rmtree(folder / "comparisons" / "heads-2", ignore_errors=True)
     assert read() == whole
@@ -296,7 +301,7 @@ def test_every_bit_of_a_sealed_record_counts(tmp_path):
     data = file.read_bytes()
     for bit in random.Random(0).sample(range(8 * len(data)), 300):
         flip(file, bit)
-        with pytest.raises(ValueError, match="record.json: damaged: ") as caught:
+        with pytest.raises(ValueError, match=r"record.json: damaged: ") as caught:
             read_record(file, 1, {}, "Again")
         assert str(caught.value).endswith("Again")
         file.write_bytes(data)
@@ -325,7 +330,7 @@ def test_what_is_written_is_read_as_it_was_whatever_its_keys_and_values(tmp_path
 
 def test_a_record_of_a_newer_version_says_so(tmp_path):
     seal_folder(tmp_path, "a.json", {"format": 7})
-    with pytest.raises(ValueError, match="has format 7, this mmfeat reads up to 1. Update mmfeat"):
+    with pytest.raises(ValueError, match=r"has format 7, this mmfeat reads up to 1. Update mmfeat"):
         read_record(tmp_path / "a.json", 1, {"kind": str}, "Again")
 
 
@@ -348,7 +353,7 @@ def test_files_are_hashed_once_for_each_state_they_have(tmp_path, monkeypatch):
 
 
 def test_a_copied_checkpoint_has_the_same_seal_and_a_damaged_one_is_not_copied(tmp_path):
-    folder, read = a_checkpoint(tmp_path)
+    folder, _ = a_checkpoint(tmp_path)
     copied = copy_checkpoint(read_checkpoint(folder), "image", more={"selftrained": "image-1"})
     assert copied.record["files"] == read_checkpoint(folder).record["files"]
     again = read_checkpoint(copied.folder)
@@ -441,7 +446,7 @@ def test_a_manifest_without_a_seal_that_holds_other_things_is_damaged(tmp_path):
             assert Manifest.load(file).n_samples == 2
             assert not is_sealed_file(file)
             continue
-        with pytest.raises(DataError, match="manifest.parquet: damaged: .*Remove it and run: mmfeat init") as caught:
+        with pytest.raises(DataError, match=r"manifest.parquet: damaged: .*Remove it and run: mmfeat init") as caught:
             Manifest.load(file)
         assert NOT_ONE_LINE not in str(caught.value)
 
