@@ -41,7 +41,7 @@ def write_sealed(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what `write_sealed` wrote, without the seal.
+    """Read what `write_sealed` wrote, without the seal; a space that has changed counts as well.
 
     Raises
     ------
@@ -50,9 +50,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
     ValueError
         A byte of it has changed, or it has no seal.
     """
-    values, sealed = read_values(path)
+    text = path.read_bytes().decode("utf-8")
+    values, sealed = _parsed(text)
     if not sealed:
         raise ValueError("it has no seal")
+    if text != _text({**values, _SEAL: digest_json(values)}):
+        raise ValueError("not as it was written")
     return values
 
 
@@ -64,19 +67,9 @@ def read_values(path: Path) -> tuple[dict[str, Any], bool]:
     OSError
         It is not there, or cannot be read.
     ValueError
-        It is no JSON object, or its seal does not fit.
+        It is no JSON object, or a value of it has changed since it was sealed.
     """
-    text = path.read_bytes().decode("utf-8")
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
-    if _SEAL not in values:
-        return values, False
-    if text != _text(values):
-        raise ValueError("not as it was written")
-    if values.pop(_SEAL) != digest_json(values):
-        raise ValueError("changed since it was written: its seal does not fit")
-    return values, True
+    return _parsed(path.read_bytes().decode("utf-8"))
 
 
 def read_record(file: Path, newest: int, shape: dict[str, Shape], remedy: str) -> dict[str, Any]:
@@ -210,6 +203,18 @@ def is_sealed_file(path: Path) -> bool:
 def _find(content: bytes | mmap.mmap, mark: bytes) -> int:
     """Where a mark stands: Parquet has its metadata at the end, safetensors at the beginning."""
     return content.rfind(mark) if content[:4] == b"PAR1" else content.find(mark)
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], bool]:
+    """A JSON object without its seal, and whether it has one. Raises ValueError where the seal does not fit."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    if _SEAL not in values:
+        return values, False
+    if values.pop(_SEAL) != digest_json(values):
+        raise ValueError("changed since it was written: its seal does not fit")
+    return values, True
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from platformdirs import user_cache_path
 
-from mmfeat.files import digest_bytes, digest_file, read_memory, write_json
+from mmfeat.files import TEMPORARY, digest_bytes, digest_file, read_memory, write_json
 
 Stamp = tuple[int, int, int]  # size, mtime in ns, inode
 _TICK = 50_000_000  # ns: a file may be written twice within one tick of the clock that gives its time
@@ -93,7 +93,7 @@ class VerifiedFiles:
 
     def save(self) -> None:
         """Remember what was checked; a folder that cannot be written only costs the time again."""
-        if self.changed:
+        if self.changed and not self.folder.name.startswith(TEMPORARY):  # a staged folder gets another name
             try:
                 write_json(self.file, self.known)
                 self.changed = False
