@@ -40,6 +40,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     result = status(project, rehash)
     echo_one_class(project)
     echo_problems(result.problems)
+    for line in result.damaged:
+        click.echo(f"Note: {line}", err=True)
     rows = [
         (
             s.name,
@@ -65,6 +67,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         more = f" and {len(result.flat) - FLAT_SHOWN:,} more" if len(result.flat) > FLAT_SHOWN else ""
         click.echo(f"{counted(len(result.flat), 'image')} of one colour, or nearly so: {some}{more}")
     click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")
+    if result.unsealed:
+        click.echo(f"{result.unsealed[0].upper()}{result.unsealed[1:]}.")
     if show_store:
         _echo_store(project)
     if result.failures:

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_of(path: Path) -> bytes | None:
+    """A file's content; None where there is none. It is opened once: another process may remove or replace it."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def temporary_beside(path: Path) -> Path:
@@ -94,39 +102,6 @@ def read_memory(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
-
-
-def read_record(file: Path, newest: int, keys: Sequence[str], remedy: str) -> dict[str, Any]:
-    """Read a JSON object that says its `format`.
-
-    Parameters
-    ----------
-    newest : int
-        The newest format that is understood.
-    keys : sequence of str
-        What must be in it beside `format`.
-    remedy : str
-        What to do about a damaged one.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    ValueError
-        It cannot be read, is damaged, or of a newer format; one line with the file's name.
-    """
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        version = int(record["format"])
-        for key in keys:
-            record[key]
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged: {error!r}. {remedy}") from None
-    if version > newest:
-        raise ValueError(f"{file}: has format {version}, this mmfeat reads up to {newest}. Update mmfeat")
-    return record
 
 
 def publish_folder(staged: Path, parent: Path, stem: str) -> Path:

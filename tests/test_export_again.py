@@ -16,7 +16,7 @@ from conftest import run_cli
 from mmfeat.errors import DataError
 from mmfeat.exports import FORMATS
 from mmfeat.predictor.folder import read_folder
-from mmfeat.store.sealed import read_sealed, write_sealed
+from mmfeat.sealed import read_sealed, write_sealed
 from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
 from mmfeat.workflows.project import Project

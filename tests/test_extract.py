@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run, sample_of, tokens_of
 
+from mmfeat import verified
 from mmfeat.batches import UnreadSample
 from mmfeat.errors import EncoderError, StoreError
 from mmfeat.extract import in_shard, writer
 from mmfeat.extract.tune import tune
-from mmfeat.store import FeatureStore, verified
+from mmfeat.store import FeatureStore
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from test_store import CLASSES, files_of
 
+from mmfeat import verified
 from mmfeat.errors import StoreError
-from mmfeat.store import FeatureStore, verified
+from mmfeat.store import FeatureStore
 from mmfeat.store.commits import read_commit
 from mmfeat.store.keys import output_key
 from mmfeat.store.merge import merge_parts

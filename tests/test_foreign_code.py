@@ -21,7 +21,7 @@ from mmfeat.configfile import load_config
 from mmfeat.encoders.catalogue import describe_text
 from mmfeat.encoders.text import build_text_encoder, load_tokenizer
 from mmfeat.errors import EncoderError, MmfeatError, RunError
-from mmfeat.store.sealed import read_sealed
+from mmfeat.sealed import read_sealed
 
 PACKAGE = Path(mmfeat.__file__).parent
 LOADERS = {"from_pretrained", "from_config"}

@@ -18,9 +18,8 @@ from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import ConfigError, DataError, EncoderError, RunError
 from mmfeat.models.composition import Composition, OutputPart
 from mmfeat.predictor.engines import OnnxEngine
-from mmfeat.predictor.folder import seal_folder
 from mmfeat.predictor.onnx_files import keep_as_float16, save_encoder_onnx, save_heads_onnx
-from mmfeat.store.sealed import read_sealed
+from mmfeat.sealed import read_sealed, seal_folder
 from mmfeat.workflows.export import export
 from mmfeat.workflows.project import Project
 
@@ -167,7 +166,7 @@ def test_a_file_that_is_no_graph_is_one_line(copied):
     (copied / "heads.onnx").write_bytes(b"no graph at all")
     record = read_sealed(copied / "mmfeat.json")
     (copied / "mmfeat.json").unlink()
-    seal_folder(copied, {key: value for key, value in record.items() if key not in ("format", "files")})
+    seal_folder(copied, "mmfeat.json", record)
     with pytest.raises(RunError, match="cannot be loaded by this version: ") as caught:
         Predictor.load(copied)
     assert "\n" not in str(caught.value)

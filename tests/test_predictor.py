@@ -187,7 +187,7 @@ def test_the_model_card_may_be_edited(exported, tmp_path):
 
 
 def test_a_record_that_is_damaged_newer_or_absent_is_refused(exported, tmp_path):
-    from mmfeat.store.sealed import read_sealed, write_sealed
+    from mmfeat.sealed import read_sealed, write_sealed
 
     folder = shutil.copytree(exported, tmp_path / "model")
     record = folder / "mmfeat.json"

@@ -19,11 +19,11 @@ from test_store_commands import set_in_file
 
 from mmfeat.errors import StoreError
 from mmfeat.files import DAY, digest_json
+from mmfeat.sealed import write_sealed
 from mmfeat.store import FeatureStore, garbage, references, verified
 from mmfeat.store.garbage import find_garbage, remove_garbage
 from mmfeat.store.merge import merge_parts
 from mmfeat.store.references import all_references, new_references, note_reference, settle_references
-from mmfeat.store.sealed import write_sealed
 from mmfeat.store.uncommitted import uncommitted_files
 from mmfeat.store.verify import verify_encoder
 from mmfeat.workflows.extract import extract

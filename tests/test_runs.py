@@ -14,9 +14,21 @@ from mmfeat.learned import NOTHING, Learned
 from mmfeat.models.runs import RunLogits, all_runs, already_made, damaged_runs, read_run, save_run
 from mmfeat.store import EncoderSpec
 
+FIGURES = {
+    "samples_f1": 0.5, "micro_f1": 0.5, "macro_f1": None, "map": None, "loss": 0.7, "samples_f1_interval": [0.4, 0.6],
+    "n_classes_left_out": 2,
+}  # fmt: skip
+TEXT = {"key": "k", "output_key": None, "modality": "text", "width": 3, "size_mb": 2.5}
 RECORD = {
-    "kind": "ensemble", "encoders": {"text": {"size_mb": 2.5}}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
-    "members": [], "created": "2026-01-01T00:00:00Z",
+    "kind": "ensemble", "encoders": {"text": TEXT}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
+    "heads": {}, "members": [{"name": "text", "weight": 1.0, "fingerprint": None}], "created": "2026-01-01T00:00:00Z",
+    "seconds": 1.0, "figures": {"val": FIGURES, "val_seeds": []}, "metric": "samples-f1", "prior": [0.0, 0.0],
+    "decision": {"temperature": 1.0, "threshold": 0.5, "empty": "none"},
+    "config": {"predict": {}, "split": {"val": 0.2, "test": 0}},
+}  # fmt: skip
+OF_HEADS = {
+    "kind": "head", "members": [], "head": "linear", "head_config": {}, "inputs": ["text"], "seeds": [0], "best_epochs": [1],
+    "seed_seconds": [1.0],
 }  # fmt: skip
 
 
@@ -35,7 +47,8 @@ def test_a_run_comes_back(tmp_path):
     state = {"seed0.w": torch.arange(6.0).reshape(2, 3).T}  # not contiguous
     saved = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, state)
     run = read_run(tmp_path / saved.name)
-    assert run.record == {"format": 1, **RECORD}
+    assert {key: run.record[key] for key in RECORD} == RECORD
+    assert run.record.keys() - RECORD.keys() == {"format", "files"}
     assert run.classes == ("a", "b")
     assert run.size_mb == 3.0
     assert torch.equal(run.state()["seed0.w"], state["seed0.w"])
@@ -136,7 +149,7 @@ def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tm
 @pytest.mark.parametrize("data", [None, b"", b"\xff" * 5000])
 def test_a_run_that_is_not_whole_is_not_already_made(tmp_path, name, data):
     state = {"seed0.w": torch.zeros(2)}
-    run = save_run(tmp_path, "linear", {**RECORD, "kind": "head"}, logits(), NOTHING, state)
+    run = save_run(tmp_path, "linear", {**RECORD, **OF_HEADS}, logits(), NOTHING, state)
     assert not run.damage()
     assert already_made(tmp_path, "f").name == run.name
     (run.folder / name).unlink()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmfeat.errors import DataError
-from mmfeat.files import atomic_path
+from mmfeat.data.sealedparquet import read_parquet, write_parquet
+from mmfeat.errors import DataError, one_line
 from mmfeat.labels import rows_of
+from mmfeat.shapes import misfit
 
 FORMAT = 2  # 2: a role may have several columns
 
@@ -56,7 +56,7 @@ class Manifest:
         return rows_of(self.labels, self.split, which)
 
     def save(self, path: Path) -> None:
-        """Write a Parquet file, whole or not at all; classes and format stand in its metadata."""
+        """Write a sealed Parquet file, whole or not at all; classes and format stand in its metadata."""
         k = len(self.classes)
         labels = pa.FixedSizeListArray.from_arrays(pa.array(self.labels.ravel(), pa.int8()), k)
         names = ("id", "image", "caption", "split")
@@ -71,8 +71,7 @@ class Manifest:
             "classes": json.dumps(self.classes),
             "columns": json.dumps(self.columns),
         }
-        with atomic_path(path) as temporary:
-            pq.write_table(table.replace_schema_metadata(metadata), temporary)
+        write_parquet(path, table, metadata)
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -84,23 +83,36 @@ class Manifest:
             The file is damaged, or a newer mmfeat wrote it.
         """
         try:
-            table = pq.read_table(path)
+            table = read_parquet(path)
             metadata = table.schema.metadata or {}
             version = int(metadata[b"mmfeat_format"])
             if version > FORMAT:
                 raise DataError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
-            classes = tuple(json.loads(metadata[b"classes"]))
-            columns = json.loads(metadata[b"columns"])
-            ids, images, captions, split = (
-                np.array(table[name].to_pylist(), dtype=object) for name in ("id", "image", "caption", "split")
-            )
+            classes, columns = json.loads(metadata[b"classes"]), json.loads(metadata[b"columns"])
+            if why := misfit(classes, [str], "classes") or misfit(columns, {str: (str, [str])}, "columns"):
+                raise ValueError(why)
+            ids, images, captions, split = (_texts(table, name) for name in ("id", "image", "caption", "split"))
             labels = table["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             labels = labels.astype(np.int8).reshape(len(ids), len(classes))
-            groups = np.array(table["group"].to_pylist(), dtype=object) if "group" in table.column_names else None
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            what = " ".join(str(error).split())[:100]
-            raise DataError(f"{path}: damaged ({what}). Remove it and run: mmfeat init") from None
-        return cls(ids, images, captions, labels, split, classes, columns, groups)
+            groups = _texts(table, "group") if "group" in table.column_names else None
+            odd = labels.size and (labels.min() < -1 or labels.max() > 1)
+            if odd or not set(split.tolist()) <= {"train", "val", "test"}:
+                raise ValueError("it has other labels or splits than there are")
+        except DataError:
+            raise
+        except FileNotFoundError:
+            raise DataError(f"{path}: is not there. Run: mmfeat init") from None
+        except Exception as error:  # without a seal it may hold anything
+            raise DataError(f"{path}: damaged: {one_line(error)}. Remove it and run: mmfeat init") from None
+        return cls(ids, images, captions, labels, split, tuple(classes), columns, groups)
+
+
+def _texts(table: pa.Table, name: str) -> np.ndarray:
+    """A column as `(N,)` object array of str."""
+    column = table[name]
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"column {name} holds other things than texts")
+    return np.array(column.to_pylist(), dtype=object)
 
 
 def _valid(text: str) -> str:

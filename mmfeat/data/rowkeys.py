@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmfeat.data.imagedata import PIXEL_DIGEST, deep, pixel_digest
 from mmfeat.data.imagenames import Location
 from mmfeat.data.missing import NO_IMAGE
+from mmfeat.data.sealedparquet import read_parquet, write_parquet
 from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
-from mmfeat.files import atomic_path
+from mmfeat.memory import if_possible
 from mmfeat.progress import progress
 
 _FORMAT = b"4"  # 4: names that look the same, images told by their content, linked folders
@@ -248,22 +248,19 @@ class DigestMemory:
                 for name, (width, values) in columns.items()
             }
         )
-        with atomic_path(self.path) as temporary:
-            pq.write_table(
-                table.replace_schema_metadata({"format": _FORMAT, "state": state.hex()}),
-                temporary,
-                compression="none",
-                use_dictionary=False,
-            )
+        metadata = {"format": _FORMAT.decode(), "state": state.hex()}
+        with if_possible():
+            write_parquet(self.path, table, metadata, compression="none", use_dictionary=False)
 
     def forget(self) -> None:
         """Remember nothing, so that everything is read again."""
-        self.path.unlink(missing_ok=True)
+        with if_possible():
+            self.path.unlink(missing_ok=True)
 
     def _read(self) -> tuple[bytes, np.ndarray, Digests] | None:
         """State, places `(M, 16)` uint8, and digests."""
         try:
-            table = pq.read_table(self.path)
+            table = read_parquet(self.path)
             metadata = table.schema.metadata or {}
             if metadata.get(b"format") != _FORMAT:
                 return None
@@ -280,6 +277,8 @@ class DigestMemory:
 def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
     """A column of `width` bytes a row as `(M, width)` uint8."""
     values = column.cast(pa.binary(width)).combine_chunks()
+    if values.null_count:
+        raise ValueError("a place without a value")
     return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, width)[values.offset :][: len(values)]
 
 

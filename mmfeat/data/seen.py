@@ -6,15 +6,14 @@ the sample. Which of the features are there is asked of the store.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmfeat.files import atomic_path
+from mmfeat.data.sealedparquet import read_parquet, write_parquet
+from mmfeat.memory import if_possible
 
 _FORMAT = b"1"  # files with `id` and `digest` alone are read: they hold what one encoder had
 
@@ -64,7 +63,7 @@ def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray
     before[rows[changed]] = last[rows[changed]]
     last[rows[changed]] = keys[changed]
     last[len(seen.last) :] = keys[new]
-    with contextlib.suppress(OSError):
+    with if_possible():
         _write(path, [*seen.ids, *ids[new].tolist()], last, before)
 
 
@@ -91,7 +90,7 @@ def _some(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(path: Path) -> _Seen:
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         if (table.schema.metadata or {}).get(b"format") != _FORMAT:
             return _Seen()
         ids, last = table["id"].to_pylist(), _matrix(table["digest"])
@@ -115,6 +114,4 @@ def _write(path: Path, ids: list[str], last: np.ndarray, before: np.ndarray) -> 
         for name, keys in columns.items()
     }
     table = pa.table({"id": pa.array(ids, pa.string()), **arrays})
-    with atomic_path(path) as temporary:
-        described = table.replace_schema_metadata({"format": _FORMAT.decode()})
-        pq.write_table(described, temporary, compression="none", use_dictionary=False)
+    write_parquet(path, table, {"format": _FORMAT.decode()}, compression="none", use_dictionary=False)

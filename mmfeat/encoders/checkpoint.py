@@ -1,4 +1,7 @@
-"""Checkpoints: what `mmfeat finetune` leaves in checkpoints/NAME-1, as safetensors and JSON."""
+"""Checkpoints: what `mmfeat finetune` leaves in checkpoints/NAME-1, as safetensors and JSON.
+
+checkpoint.json holds the digests of the other files, and its own; `last/` is a checkpoint with a seal of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,34 @@ import numpy as np
 
 from mmfeat.config import TFIDF
 from mmfeat.errors import EncoderError, one_line
-from mmfeat.files import publish_folder, read_record, staging_folder, write_json
+from mmfeat.files import publish_folder, staging_folder
 from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
+from mmfeat.sealed import FILES, digest_of, read_record, seal_folder, write_sealed
+from mmfeat.shapes import ANYTHING, Number, Shape
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
+from mmfeat.verified import damaged_file
 
 FORMAT = 1
-_RECORD = "checkpoint.json"
+RECORD = "checkpoint.json"
 _ENCODER = "encoder.safetensors"
 _OUTPUT = "output.safetensors"
 _ROWS = "rows.safetensors"
 _LAST = "last"
-_KEYS = ("classes", "frozen", "spec", "table", "fingerprint", "best_epoch", "seconds")
+_SHAPE: dict[str, Shape] = {
+    "classes": [str],
+    "frozen": bool,
+    "spec": {str: ANYTHING},
+    "table": {"model": str},
+    "fingerprint": str,
+    "best_epoch": Number(int, low=0),
+    "seconds": float,
+    "?metric": str,
+    "?val": ({str: ANYTHING}, None),
+    "?made_on": {"versions": {str: ANYTHING}},
+    "?terms": [str],
+    "?stopped": str,
+}
 _REMEDY = "Remove the folder and run: mmfeat finetune"
 
 
@@ -124,10 +143,14 @@ class Checkpoint:
         from safetensors.numpy import load_file
 
         try:
+            self._check(_OUTPUT)
             tensors = load_file(self.folder / _OUTPUT)
             output = Output(tensors["weight"], tensors["bias"], self.classes)
-            if not output.weight.ndim == 2 or not len(output.weight) == len(output.bias) == len(output.classes):
+            n = len(output.classes)
+            if output.weight.ndim != 2 or len(output.weight) != n or output.bias.shape != (n,):
                 raise ValueError("its tensors are not those of its classes")
+            if not all(a.dtype == np.float32 and np.isfinite(a).all() for a in (output.weight, output.bias)):
+                raise ValueError("its tensors are no finite float32")
             return output
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             raise EncoderError(f"{self.folder / _OUTPUT}: damaged: {one_line(error)}. {_REMEDY}") from None
@@ -143,7 +166,10 @@ class Checkpoint:
         from mmfeat.encoders.weights import read_state
 
         try:
+            self._check(_ENCODER)
             return read_state(self.encoder_file)
+        except ValueError as error:
+            raise EncoderError(f"{self.encoder_file}: damaged: {error}. {_REMEDY}") from None
         except EncoderError as error:
             raise EncoderError(f"{error}. {_REMEDY}") from None
 
@@ -153,10 +179,34 @@ class Checkpoint:
         return tuple(self.record["classes"])
 
     @property
+    def sealed(self) -> bool:
+        """Whether its record holds the digests of its files: a checkpoint made before seals does not."""
+        return FILES in self.record
+
+    @property
     def complete(self) -> bool:
-        """Whether all of its files are there."""
-        names = (_OUTPUT, _ROWS, *(() if self.frozen else (_ENCODER,)))
+        """Whether all of its files are there and, where it is sealed, as they were written."""
+        names = self._names()
+        if self.sealed:
+            return not damaged_file(self.folder, self.record[FILES], names)[0]
         return all((self.folder / name).is_file() for name in names)
+
+    def damage(self) -> str:
+        """What is wrong with one of its files, in one line; empty where nothing is, or it is not sealed and all are there."""
+        if self.sealed:
+            name, why = damaged_file(self.folder, self.record[FILES])
+            return f"{self.folder / name}: damaged: {why}. {_REMEDY}" if name else ""
+        gone = [name for name in self._names() if not (self.folder / name).is_file()]
+        return f"{self.folder / gone[0]}: it is not there. {_REMEDY}" if gone else ""
+
+    def _names(self) -> tuple[str, ...]:
+        """The files that a whole checkpoint has beside its record."""
+        return _OUTPUT, _ROWS, *(() if self.frozen else (_ENCODER,))
+
+    def _check(self, name: str) -> None:
+        """Raise ValueError where a file is not what it was when the checkpoint was made."""
+        if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
+            raise ValueError(why)
 
     def learned(self) -> Learned:
         """The rows that it was trained on, and those that chose its epoch.
@@ -170,7 +220,10 @@ class Checkpoint:
 
         file = self.folder / _ROWS
         try:
+            self._check(_ROWS)
             rows = load_file(file)
+            if any(rows[name].ndim != 1 or rows[name].dtype != np.uint64 for name in ("trained", "chosen")):
+                raise ValueError("its rows are no numbers of ids")
             return Learned(rows["trained"], rows["chosen"])
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             command = f"mmfeat finetune {self.name.rpartition('-')[0]}" + (" --freeze" if self.frozen else "")
@@ -198,7 +251,7 @@ def save_checkpoint(
     """
     record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
     with staging_folder(parent) as staged:
-        _write(staged, record, output, tensors, learned)
+        record = _write(staged, record, output, tensors, learned)
         if last is not None:
             (staged / _LAST).mkdir()
             own = {**record, "spec": last.spec, "best_epoch": last.epoch, "val": None}
@@ -208,7 +261,8 @@ def save_checkpoint(
 
 def _write(
     folder: Path, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None, learned: Learned | None
-) -> None:
+) -> dict[str, Any]:
+    """Fill a folder; returns its sealed record."""
     from safetensors.numpy import save_file as save_arrays
 
     save_arrays({"weight": output.weight, "bias": output.bias}, folder / _OUTPUT)
@@ -218,7 +272,7 @@ def _write(
         from safetensors.torch import save_file
 
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / _ENCODER)
-    write_json(folder / _RECORD, record)
+    return seal_folder(folder, RECORD, record)
 
 
 def copy_checkpoint(
@@ -226,13 +280,24 @@ def copy_checkpoint(
 ) -> Checkpoint:  # fmt: skip
     """The same checkpoint once more, beside it or in `parent`, under the next number, so that it is the latest; whole or not at all.
 
-    Its record says `more`, where that is given.
+    Its record says `more`, where that is given. The copy is sealed; of a sealed checkpoint it has the same digests.
+
+    Raises
+    ------
+    EncoderError
+        A file of the checkpoint is missing or damaged, so that the copy would be as well.
     """
     parent, record = parent or checkpoint.folder.parent, {**checkpoint.record, **(more or {})}
+    if why := checkpoint.damage():
+        raise EncoderError(why)
     with staging_folder(parent) as staged:
         shutil.copytree(checkpoint.folder, staged, dirs_exist_ok=True)
-        if more:
-            write_json(staged / _RECORD, record)
+        if checkpoint.sealed:
+            if any(digest_of(staged / name) != wanted for name, wanted in record[FILES].items()):
+                raise EncoderError(f"{checkpoint.folder}: was changed while it was copied. Run the command again")
+            write_sealed(staged / RECORD, record)
+        else:
+            record = seal_folder(staged, RECORD, record, checkpoint._names())
         return Checkpoint(publish_folder(staged, parent, name), record)
 
 
@@ -244,17 +309,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     EncoderError
         There is none, it is damaged, or a newer mmfeat wrote it.
     """
-    file = folder / _RECORD
+    file = folder / RECORD
     try:
-        record = read_record(file, FORMAT, _KEYS, _REMEDY)
+        record = read_record(file, FORMAT, _SHAPE, _REMEDY)
     except FileNotFoundError:
-        raise EncoderError(f"{folder}: no checkpoint there (no {_RECORD}). Run: mmfeat finetune") from None
+        raise EncoderError(f"{folder}: no checkpoint there (no {RECORD}). Run: mmfeat finetune") from None
     except ValueError as error:
         raise EncoderError(str(error)) from None
     try:
         EncoderSpec.from_dict(record["spec"])
-        record["table"]["model"]
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise EncoderError(f"{file}: damaged: {one_line(error)}. {_REMEDY}") from None
     return Checkpoint(folder, record)
 

@@ -36,7 +36,7 @@ from mmfeat.encoders.optimisation import (
 )
 from mmfeat.encoders.resuming import FitState, keep_state, kept_state, optimizer_tensors, restore_optimizer
 from mmfeat.encoders.samples import Samples, TrainingBatches, encoded_logits
-from mmfeat.errors import EncoderError
+from mmfeat.errors import EncoderError, one_line
 from mmfeat.labels import decide, sigmoid
 from mmfeat.losses import class_weights, known_weights, summed_loss
 from mmfeat.metrics import Scores, better, scores
@@ -131,7 +131,14 @@ class EncoderFit:
         kept = kept_state(self.resume_file, self.fingerprint, self.device)
         if kept is None:
             return 0
-        tensors, record = kept
+        try:
+            self._restore(*kept)
+        except Exception as error:  # without a seal it may hold anything
+            why = f"{self.resume_file}: cannot be gone on from: {one_line(error)}"
+            raise EncoderError(f"{why}. Remove it and type the command again") from None
+        return self.state.epoch * self.steps + self.state.step
+
+    def _restore(self, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> None:
         self.state = FitState(**record)
         self.encoder.load_state_dict(tensors["encoder"])
         self.output.load_state_dict(tensors["output"])
@@ -141,7 +148,6 @@ class EncoderFit:
             self.average.tensors = [tensors["average"][str(i)] for i in range(len(self.parameters))]
         if self.state.scaler:
             self.scaler.load_state_dict(self.state.scaler)
-        return self.state.epoch * self.steps + self.state.step
 
     def run(self, description: str) -> FittedEncoder:
         """Train until val no longer rises; leaves the best epoch's weights in the encoder, the last one's without val rows.

@@ -17,7 +17,8 @@ from mmfeat.config import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.encoders.decoding import Decoding
 from mmfeat.errors import EncoderError
-from mmfeat.files import digest_json, read_memory, write_json
+from mmfeat.files import digest_json
+from mmfeat.memory import recall, remember
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 
@@ -89,7 +90,7 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
     """
     table = config.encoder[name]
     given = "none" if pretrained_only else table.checkpoint
-    remembered = read_memory(memory).get(name, {})
+    remembered = recall(memory).get(name, {})
     if remembered and remembered.get("fingerprint") == _fingerprint(
         config, name, checkpoints, given, remembered.get("watched", [])
     ):
@@ -111,7 +112,7 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
         "watched": watched,
         "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
     }
-    write_json(memory, {**read_memory(memory), name: entry})
+    remember(memory, {**recall(memory), name: entry})
     return identity
 
 

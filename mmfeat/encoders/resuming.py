@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfeat.errors import one_line
 from mmfeat.files import atomic_path
+from mmfeat.progress import say
+from mmfeat.sealed import METADATA, check_sealed_file, seal_file
+from mmfeat.verified import stamp_of
 
 
 @dataclass
@@ -36,7 +40,7 @@ class FitState:
 
 
 def keep_state(file: Path, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> None:
-    """Write groups of named tensors and a JSON record, atomically."""
+    """Write groups of named tensors and a JSON record in one sealed file, atomically."""
     from safetensors.torch import save_file
 
     flat = {f"{group}/{name}": tensor for group, part in tensors.items() for name, tensor in part.items()}
@@ -44,8 +48,9 @@ def keep_state(file: Path, tensors: dict[str, dict[str, Tensor]], record: dict[s
         save_file(
             {key: tensor.detach().cpu().contiguous().clone() for key, tensor in flat.items()},
             temporary,
-            {"state": json.dumps(record)},
+            {"state": json.dumps(record), **METADATA},
         )
+        seal_file(temporary)
 
 
 def kept_state(
@@ -54,10 +59,10 @@ def kept_state(
     """What was kept under the same fingerprint; None where there is none, or a damaged one: all is done again."""
     from safetensors import safe_open
 
-    if not file.is_file():
-        return None
     groups: dict[str, dict[str, Tensor]] = {}
     try:
+        stamp = stamp_of(file.stat())
+        check_sealed_file(file)
         with safe_open(file, "pt", device=str(device)) as opened:
             record = json.loads(opened.metadata()["state"])
             if record.pop("fingerprint") != fingerprint:
@@ -65,7 +70,12 @@ def kept_state(
             for key in opened.keys():  # noqa: SIM118 - not a dict
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = opened.get_tensor(key)
-    except Exception:  # safetensors has an exception of its own for each kind of damage
+        if stamp_of(file.stat()) != stamp:  # read in several steps: another process may have written it meanwhile
+            raise ValueError("was replaced while it was read")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # safetensors has an exception of its own for each kind of damage
+        say(f"{file}: damaged: {one_line(error)}. All is done again")
         return None
     return groups, record
 

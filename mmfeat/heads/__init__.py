@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmfeat.config import HEAD, HEAD_ALONE, FuseConfig
+from mmfeat.configfile import read_settings
 from mmfeat.errors import RunError
 from mmfeat.heads.base import Head
 from mmfeat.heads.concat import ConcatHead
@@ -52,11 +53,11 @@ def head_settings(name: str, recorded: dict[str, Any]) -> Any:
     ------
     RunError
         No such head.
-    TypeError
-        They are not this head's.
+    ConfigError
+        They are not this head's, or one is out of range.
     """
     head_class(name)
-    return type(head_config(name, FuseConfig()))(**recorded)
+    return read_settings(type(head_config(name, FuseConfig())), recorded, f"settings of {name}")
 
 
 def takes(name: str, n_inputs: int) -> bool:

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.files import atomic_path, publish_folder, read_record, staging_folder, write_json
+from mmfeat.errors import one_line
+from mmfeat.files import publish_folder, staging_folder
 from mmfeat.metrics import Outcome, better, paired_bootstrap
 from mmfeat.models.decisions import Decision
 from mmfeat.models.ensembles import combined
 from mmfeat.models.figures import Figures, figures_of, outcome_of
+from mmfeat.progress import say
+from mmfeat.sealed import read_record, write_sealed
+from mmfeat.sealedtensors import read_arrays, write_arrays
 
 FORMAT = 1
 RECORD = "comparison.json"
@@ -183,12 +187,14 @@ def comparison_folder(parent: Path, kind: str, fingerprint: str, record: dict[st
     ]
     for _, path in sorted(found, reverse=True):
         try:
-            if read_record(path / RECORD, FORMAT, ("fingerprint",), _REMEDY)["fingerprint"] == fingerprint:
+            if read_record(path / RECORD, FORMAT, {"fingerprint": str}, _REMEDY)["fingerprint"] == fingerprint:
                 return path
-        except (OSError, ValueError):  # damaged, or of a newer mmfeat: not this one
+        except FileNotFoundError:
             continue
+        except (OSError, ValueError) as error:  # damaged, or of a newer mmfeat: not this one
+            say(str(error))
     with staging_folder(parent, sweep=False) as staged:
-        write_json(staged / RECORD, {"format": FORMAT, "fingerprint": fingerprint, **record})
+        write_sealed(staged / RECORD, {"format": FORMAT, "fingerprint": fingerprint, **record})
         return publish_folder(staged, parent, kind)
 
 
@@ -200,27 +206,28 @@ def save_part(file: Path, part: Part, numbers: np.ndarray, fingerprint: str) -> 
     numbers : np.ndarray
         `(n,)` uint64 of the rows' ids, from :func:`mmfeat.randomness.id_numbers`.
     """
-    from safetensors.numpy import save_file
-
     about = {name: getattr(part, name) for name in _NUMBERS} | {"format": FORMAT, "fingerprint": fingerprint}
-    logits = np.ascontiguousarray(part.logits, dtype=np.float32)  # safetensors writes memory as it lies
-    tensors = {"logits": logits, "known": np.ascontiguousarray(part.known), "ids": np.ascontiguousarray(numbers)}
-    with atomic_path(file) as temporary:
-        save_file(tensors, temporary, {"mmfeat": json.dumps(about)})
+    arrays = {"logits": part.logits.astype(np.float32), "known": part.known, "ids": numbers}
+    write_arrays(file, arrays, {"mmfeat": json.dumps(about)})
 
 
 def kept_part(file: Path, numbers: np.ndarray, fingerprint: str) -> Part | None:
     """What was kept of a model made from exactly this, its rows in the order of `numbers`; None where there is none."""
-    from safetensors import safe_open
-
     try:
-        with safe_open(file, "numpy") as opened:
-            about = json.loads(opened.metadata()["mmfeat"])
-            if about["format"] > FORMAT or about["fingerprint"] != fingerprint:
-                return None
-            logits, known, ids = (opened.get_tensor(name) for name in ("logits", "known", "ids"))
+        arrays, metadata = read_arrays(file)
+        about = json.loads(metadata["mmfeat"])
+        if about["format"] > FORMAT or about["fingerprint"] != fingerprint:
+            return None
+        logits, known, ids = (arrays[name] for name in ("logits", "known", "ids"))
         costs = {name: None if about[name] is None else float(about[name]) for name in _NUMBERS}
-    except Exception:  # safetensors has an exception of its own for each kind of damage; what is damaged is made again
+        if logits.ndim != 3 or logits.dtype != np.float32 or known.dtype != bool or ids.dtype != np.uint64:
+            raise ValueError("its arrays are of other types")
+        if not logits.shape[1] == len(known) == len(ids) or not np.isfinite(logits).all():
+            raise ValueError("its arrays do not fit each other")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # what is damaged is made again
+        say(f"{file}: damaged: {one_line(error)}. It is made again")
         return None
     order = np.argsort(ids)
     at = order[np.searchsorted(ids, numbers, sorter=order).clip(max=len(ids) - 1)] if len(ids) else order

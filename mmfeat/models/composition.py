@@ -18,9 +18,29 @@ from mmfeat.errors import RunError, one_line
 from mmfeat.heads import build_head, head_settings
 from mmfeat.heads.base import encoder_of
 from mmfeat.models.ensembles import shares_and_scale
+from mmfeat.shapes import ANYTHING, Choice, Number, Several, Shape, misfit
 
 # A part's name, or {"members": [Tree], "weights": [float or [float]], "prior": [float], "bias": [float], if any}.
 Tree = str | dict[str, Any]
+
+_WIDTH = Number(int, low=1)
+_OUTPUT: Shape = {"kind": Choice(("output",)), "encoder": str, "width": _WIDTH}
+_HEAD: Shape = {
+    "kind": Choice(("head",)),
+    "head": str,
+    "config": {str: ANYTHING},
+    "widths": {str: _WIDTH},
+    "seeds": _WIDTH,
+    "?tokens": {str: {"number": _WIDTH, "shape": Several(2, _WIDTH)}},
+    "?columns": [Number(int, low=0)],
+}
+DESCRIPTION: Shape = {"n_classes": _WIDTH, "parts": {str: (_OUTPUT, _HEAD)}, "tree": (str, {str: ANYTHING})}
+_ENSEMBLE: Shape = {
+    "members": [(str, {str: ANYTHING})],
+    "weights": [(float, [float])],
+    "prior": [float],
+    "?bias": [float],
+}
 
 
 @dataclass(frozen=True)
@@ -181,21 +201,46 @@ def build_composition(description: dict[str, Any]) -> Composition:
 
     Raises
     ------
-    KeyError, TypeError, ValueError, RunError
+    ValueError, RunError
         It describes none.
+    Exception
+        Of any kind: settings of a head that cannot be built.
     """
-    n_classes, parts = int(description["n_classes"]), {}
+    if why := misfit(description, DESCRIPTION) or _tree_misfit(description):
+        raise ValueError(why)
+    n_classes, parts = description["n_classes"], {}
     for name, part in description["parts"].items():
         if part["kind"] == "output":
             parts[name] = OutputPart(part["encoder"], part["width"], n_classes)
-        elif part["kind"] == "head":
+        else:
             tokens = {n: ReadTokens(read["number"], tuple(read["shape"])) for n, read in part.get("tokens", {}).items()}
             parts[name] = HeadPart(
                 part["head"], part["config"], part["widths"], n_classes, part["seeds"], tokens, part.get("columns")
             )
-        else:
-            raise ValueError(f"a part of kind {part['kind']!r}")
     return Composition(parts, description["tree"], n_classes)
+
+
+def _tree_misfit(description: dict[str, Any]) -> str:
+    """What of a description's tree and columns does not fit its parts and classes; empty where all does."""
+    n, parts = description["n_classes"], description["parts"]
+    for name, part in parts.items():
+        columns = part.get("columns")
+        if columns is not None and sorted(columns) != list(range(n)):
+            return f"parts.{name}.columns are not the numbers of {n} classes"
+
+    def below(tree: Tree) -> str:
+        if isinstance(tree, str):
+            return "" if tree in parts else f"tree names {tree!r}, which is no part"
+        if why := misfit(tree, _ENSEMBLE, "tree"):
+            return why
+        by_class = [tree["prior"], tree.get("bias"), *tree["weights"]]
+        if len(tree["weights"]) != len(tree["members"]) or not tree["members"]:
+            return "tree has not as many weights as members"
+        if any(isinstance(values, list) and len(values) != n for values in by_class):
+            return f"tree has weights, a prior or a bias that are not of {n} classes"
+        return next(filter(None, map(below, tree["members"])), "")
+
+    return below(description["tree"])
 
 
 def empty_head_part(record: dict[str, Any], n_seeds: int, columns: Sequence[int] | None = None) -> HeadPart:
@@ -219,13 +264,15 @@ def head_part(record: dict[str, Any], state: dict[str, Tensor], columns: Sequenc
     RunError
         The tensors are not those of the heads.
     """
-    part = empty_head_part(record, len(record["seeds"]) * n_folds(record), columns)
-    for seed, head in enumerate(part.seeds):
-        prefix = f"seed{seed}."
-        try:
+    try:
+        part = empty_head_part(record, len(record["seeds"]) * n_folds(record), columns)
+        for seed, head in enumerate(part.seeds):
+            prefix = f"seed{seed}."
             head.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
-        except RuntimeError as error:
-            raise RunError(
-                f"its tensors are not those of {record['head']} in this version: {one_line(error)}. Make the run again"
-            ) from None
+    except RunError:
+        raise
+    except Exception as error:  # settings of another version, or of a record without a seal, fail anywhere
+        raise RunError(
+            f"its tensors are not those of {record['head']} in this version: {one_line(error)}. Make the run again"
+        ) from None
     return part.eval()

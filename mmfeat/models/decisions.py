@@ -17,6 +17,13 @@ from mmfeat.config import PredictConfig
 from mmfeat.labels import decide, sigmoid
 from mmfeat.metrics import crossfitted as cross
 from mmfeat.metrics import fit_temperature, fit_thresholds
+from mmfeat.shapes import Choice, Number, Shape, misfit
+
+DECISION: Shape = {
+    "?temperature": Number(float, above=0.0),
+    "threshold": (Number(float, 0.0, 1.0), [Number(float, 0.0, 1.0)]),
+    "empty": Choice(("most-probable", "none")),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,15 @@ class Decision:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Decision:
-        """From what :meth:`as_dict` gave; a record without a temperature has none."""
+        """From what :meth:`as_dict` gave; a record without a temperature has none.
+
+        Raises
+        ------
+        ValueError
+            The temperature is not above 0, a threshold not from 0 to 1, or the rule for empty rows is none.
+        """
+        if why := misfit(record, DECISION):
+            raise ValueError(why)
         threshold = record["threshold"]
         threshold = np.array(threshold, np.float64) if isinstance(threshold, list) else threshold
         return cls(record.get("temperature", 1.0), threshold, record["empty"])

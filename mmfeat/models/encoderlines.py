@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.config import MODALITIES, OTHER
-from mmfeat.files import read_record, write_json
 from mmfeat.metrics import better, bootstrap_figures
 from mmfeat.models.comparison import Candidate, Compared, Part, compared, first_seed
 from mmfeat.models.decisions import Decision
+from mmfeat.progress import say
+from mmfeat.sealed import read_record, write_sealed
+from mmfeat.shapes import Choice, Number, Shape
 
 FORMAT = 1
 WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # beside samples-F1
-_REMEDY = "Remove its folder and type the command again"
+_REMEDY = "It is made again"
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,35 @@ class EncoderRecord:
         return (self.encode_seconds or 0.0) + self.fit_seconds
 
 
+_TEXTS = ("typed", "label", "name", "model", "encoder_key", "measured", "device")
+_SECONDS = Number(float, low=0)
+_SHAPE: dict[str, Shape] = {
+    **dict.fromkeys(_TEXTS, str),
+    "modality": Choice((*MODALITIES, OTHER)),
+    "width": Number(int, low=1),
+    "size_mb": (_SECONDS, None),
+    "n_labelled": Number(int, low=0),
+    "rate": (_SECONDS, None),
+    "fit_seconds": _SECONDS,
+    "best_epoch": Number(int, low=0),
+    "frozen": bool,
+}
+
+
 def write_encoder_record(file: Path, record: EncoderRecord) -> None:
     """Keep a record."""
-    write_json(file, {"format": FORMAT, **dataclasses.asdict(record)})
+    write_sealed(file, {"format": FORMAT, **dataclasses.asdict(record)})
 
 
 def read_encoder_record(file: Path) -> EncoderRecord | None:
     """What was kept; None where there is nothing that can be read."""
     names = [field.name for field in dataclasses.fields(EncoderRecord)]
     try:
-        values = read_record(file, FORMAT, names, _REMEDY)
-    except (OSError, ValueError):
+        values = read_record(file, FORMAT, _SHAPE, _REMEDY)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        say(str(error))
         return None
     return EncoderRecord(**{name: values[name] for name in names})
 

@@ -1,6 +1,6 @@
 """Runs: a folder with one trained head, ensemble or self-training and its figures, made whole or not at all.
 
-runs/NAME/run.json           settings, keys, digests, figures, versions
+runs/NAME/run.json           settings, keys, figures, versions; digests of the other two files, and its own
 head.safetensors   the heads of all seeds and folds (absent for an ensemble)
 logits.h5          ids, what they were computed from, logits, the row's part in training; and what was learned from
 """
@@ -19,21 +19,22 @@ import h5py
 import numpy as np
 
 from mmfeat.errors import RunError, one_line
-from mmfeat.files import publish_folder, read_record, staging_folder, write_json
-from mmfeat.hdf5 import RefusedDataset, dataset, open_hdf5
+from mmfeat.files import publish_folder, staging_folder
+from mmfeat.hdf5 import dataset, open_hdf5
 from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
+from mmfeat.models.runrecords import in_order, run_misfit
+from mmfeat.sealed import FILES, read_record, seal_folder
+from mmfeat.verified import damaged_file
 
 FORMAT = 1
-_RECORD = "run.json"
+RECORD = "run.json"
+_REMEDY = "Remove the folder and make the run again"
 _HEAD = "head.safetensors"
 _LOGITS = "logits.h5"
+_NAME = re.compile(r"[A-Za-z][\w.-]*-\d+")
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
-_BY_CLASS = {  # what run.json has a value of for each class, wherever it stands
-    "classes", "prior", "bias", "weight", "threshold", "n_positives", "class_f1", "class_precision", "class_recall",
-    "class_ap", "class_accuracy", "n_yes",
-}  # fmt: skip
 OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # logits that are not those of the run as it is shipped
 
 
@@ -88,6 +89,11 @@ class Run:
         return self.folder.name
 
     @property
+    def sealed(self) -> bool:
+        """Whether its record holds the digests of its files: a run made before seals does not."""
+        return FILES in self.record
+
+    @property
     def kind(self) -> str:
         """`head`, `ensemble` or `selftrain`."""
         return self.record["kind"]
@@ -131,13 +137,17 @@ class Run:
         """
         from safetensors.torch import load_file
 
+        self._check(_HEAD)
         try:
             return load_file(self.folder / _HEAD)
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             raise RunError(_unreadable(self.folder / _HEAD, error)) from None
 
     def damage(self) -> str:
-        """What is wrong with the run's files; empty where all are there and can be opened."""
+        """What is wrong with the run's files; empty where all are as they were written or, without a seal, can be opened."""
+        if self.sealed:
+            name, why = damaged_file(self.folder, self.record[FILES])
+            return _unreadable(self.folder / name, why) if name else ""
         from safetensors import safe_open
 
         try:
@@ -163,6 +173,8 @@ class Run:
         """
         fold = ["fold"] if self.record.get("folds") else []
         found = RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
+        if not self.sealed and (why := _misshapen(found, len(self.classes))):
+            raise RunError(_unreadable(self.folder / _LOGITS, why))
         return (
             found
             if self.columns is None
@@ -178,32 +190,44 @@ class Run:
             The file is missing or damaged.
         """
         folded = ["folded"] if self.record.get("folded") else []
-        return Learned(*self._read("trained", "chosen", *folded))
+        found = self._read("trained", "chosen", *folded)
+        if any(numbers.ndim != 1 or numbers.dtype != np.uint64 for numbers in found):
+            raise RunError(_unreadable(self.folder / _LOGITS, "its rows are no numbers of ids"))
+        return Learned(*found)
 
     def _read(self, *names: str) -> list[np.ndarray]:
         """Data sets of logits.h5, texts as str."""
+        self._check(_LOGITS)
         try:
             with open_hdf5(self.folder / _LOGITS) as file:
                 found = [dataset(file, name) for name in names]
                 return [one.asstr()[:] if h5py.check_string_dtype(one.dtype) else one[:] for one in found]
-        except (OSError, KeyError, RefusedDataset) as error:
+        except Exception as error:  # without a seal it may hold anything
             raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
 
-
-def in_order(record: Any, at: np.ndarray) -> Any:
-    """A record's JSON values with all that it has by class in another order: first that of number `at[0]`, and so on."""
-
-    def ordered(name: str, value: Any) -> Any:
-        by_class = name in _BY_CLASS and isinstance(value, list) and len(value) == len(at)
-        return [value[k] for k in at.tolist()] if by_class else in_order(value, at)
-
-    if isinstance(record, dict):
-        return {name: ordered(name, value) for name, value in record.items()}
-    return [in_order(value, at) for value in record] if isinstance(record, list) else record
+    def _check(self, name: str) -> None:
+        """Raise RunError where a file is not what it was when the run was made."""
+        if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
+            raise RunError(_unreadable(self.folder / name, why))
 
 
-def _unreadable(file: Path, error: Exception) -> str:
-    return f"{file}: cannot be read: {one_line(error)}. Make the run again"
+def _unreadable(file: Path, why: Exception | str) -> str:
+    reason = why if isinstance(why, str) else one_line(why)
+    return f"{file}: cannot be read: {reason}. Make the run again"
+
+
+def _misshapen(found: RunLogits, n_classes: int) -> str:
+    """What of the arrays of logits.h5 is not of the shape or type that it must be."""
+    n = len(found.ids)
+    wanted = {
+        "input_keys": ((n, found.input_keys.size // max(n, 1)), "u"), "known": ((n,), "b"), "logits": ((n, n_classes), "f"),
+        "roles": ((n,), "u"), **({} if found.fold is None else {"fold": ((n,), "i")}),
+    }  # fmt: skip
+    for name, (shape, kind) in wanted.items():
+        array = getattr(found, name)
+        if array.shape != shape or array.dtype.kind != kind:
+            return f"{name} {array.shape} of {array.dtype} for {n} rows and {n_classes} classes"
+    return "" if np.isfinite(found.logits).all() else "a logit is not finite"
 
 
 def save_run(
@@ -238,7 +262,7 @@ def save_run(
                 file.create_dataset("folded", data=learned.folded)
             file.create_dataset("trained", data=learned.trained)
             file.create_dataset("chosen", data=learned.chosen)
-        write_json(staged / _RECORD, record)
+        record = seal_folder(staged, RECORD, record)
         return Run(publish_folder(staged, parent, stem), record)
 
 
@@ -250,14 +274,16 @@ def read_run(folder: Path) -> Run:
     RunError
         There is none, it is damaged, or a newer mmfeat wrote it.
     """
-    file = folder / _RECORD
-    keys = ("kind", "encoders", "classes", "created", "fingerprint", "head_mb", "members")
+    file = folder / RECORD
     try:
-        return Run(folder, read_record(file, FORMAT, keys, "Remove the folder and make the run again"))
+        record = read_record(file, FORMAT, {"kind": str}, _REMEDY)
     except FileNotFoundError:
         raise RunError(f"{folder.name}: no such run ({file} is not there). Run: mmfeat runs") from None
     except ValueError as error:
         raise RunError(str(error)) from None
+    if why := run_misfit(record):
+        raise RunError(f"{file}: damaged: {why}. {_REMEDY}")
+    return Run(folder, record)
 
 
 def all_runs(parent: Path) -> list[Run]:
@@ -273,7 +299,7 @@ def damaged_runs(parent: Path) -> dict[str, str]:
 def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
     runs, damaged = [], {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-        if re.fullmatch(r"[A-Za-z][\w.-]*-\d+", path.name) and (path / _RECORD).is_file():
+        if _NAME.fullmatch(path.name) and any((path / name).is_file() for name in (RECORD, _HEAD, _LOGITS)):
             try:
                 runs.append(read_run(path))
             except RunError as error:

@@ -14,7 +14,7 @@ from mmfeat.devices import torch_device
 from mmfeat.encoders.base import Encoder
 from mmfeat.encoders.portable import load_encoder, load_preparation
 from mmfeat.encoders.weights import read_state
-from mmfeat.errors import ConfigError, MmfeatError, RunError, one_line
+from mmfeat.errors import ConfigError, RunError, one_line
 from mmfeat.extras import require
 from mmfeat.models.composition import Composition, ReadTokens, build_composition
 from mmfeat.predictor import onnx_files
@@ -62,7 +62,12 @@ class TorchEngine:
             encoders = {
                 name: load_encoder(name, one, encoder_folder(folder, name)) for name, one in record["encoders"].items()
             }
-        except (MmfeatError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            found = {name: encoder.width for name, encoder in encoders.items()}
+            _check_widths({name: one["width"] for name, one in record["encoders"].items()}, found)
+            _check_widths({name: found.get(name) for name in composition.widths}, composition.widths)
+            if composition.n_classes != len(record["classes"]):
+                raise ValueError(f"{len(record['classes'])} classes, its heads have {composition.n_classes}")
+        except Exception as error:  # settings of another version fail anywhere
             raise RunError(f"{folder}: cannot be built by this version: {one_line(error)}") from None
         return cls(encoders, composition, on)
 
@@ -119,6 +124,7 @@ class OnnxEngine:
             encoders = {name: session(path / onnx_files.NETWORK) for name, path in folders.items()}
             preparations = {name: load_preparation(record["encoders"][name], path) for name, path in folders.items()}
             heads = session(folder / onnx_files.HEADS)
+            _check_onnx(encoders, heads, record)
         except Exception as error:  # onnxruntime has an exception of its own for each kind of failure
             raise RunError(f"{folder}: cannot be loaded by this version: {one_line(error)}") from None
         return cls(encoders, heads, preparations, on)
@@ -138,6 +144,24 @@ class OnnxEngine:
         inputs = dict(zip(onnx_files.head_inputs(list(embeddings)), arrays, strict=True))
         logits, known, *opinions = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
         return HeadOutputs(logits, known, dict(zip(embeddings, opinions, strict=True)))
+
+
+def _check_onnx(encoders: dict[str, Any], heads: Any, record: dict[str, Any]) -> None:
+    """Raise ValueError where the networks are not those of the record."""
+    found = {name: encoder.get_outputs()[0].shape[1] for name, encoder in encoders.items()}
+    _check_widths({name: one["width"] for name, one in record["encoders"].items()}, found)
+    inputs = {one.name for one in heads.get_inputs()}
+    if not set(onnx_files.head_inputs(list(encoders))) >= inputs:
+        raise ValueError(f"its heads read {', '.join(sorted(inputs))}")
+    n_classes = heads.get_outputs()[0].shape[1]
+    if n_classes != len(record["classes"]):
+        raise ValueError(f"{len(record['classes'])} classes, its heads have {n_classes}")
+
+
+def _check_widths(said: dict[str, int | None], found: dict[str, int]) -> None:
+    for name, width in said.items():
+        if width != found[name]:
+            raise ValueError(f"encoder {name!r} has embeddings of {found[name]} numbers, not {width}")
 
 
 def _onnx_device(name: str, providers: list[str]) -> torch.device:

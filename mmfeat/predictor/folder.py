@@ -12,31 +12,62 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmfeat.errors import RunError, one_line
-from mmfeat.files import digest_file, flush_file, flush_folder
-from mmfeat.store.sealed import read_sealed, write_sealed
+from mmfeat.config import TFIDF, TextEncoderConfig
+from mmfeat.errors import RunError
+from mmfeat.files import flush_file, flush_folder
+from mmfeat.models.decisions import DECISION
+from mmfeat.sealed import FILES, read_record
+from mmfeat.shapes import ANYTHING, Choice, Number, Several, Shape, misfit
+from mmfeat.verified import damaged_file
 
 FORMAT = 1
 RECORD = "mmfeat.json"
 CARD = "README.md"
 RUNTIMES = ("torch", "onnx")
-_KEYS = ("runtime", "classes", "predict", "encoders", "model", "embeddings", "files", "run")
+
+
+def _choices(setting: str) -> Choice:
+    """What a setting of a text encoder may be."""
+    return Choice(TextEncoderConfig.__dataclass_fields__[setting].metadata["choices"])
+
+
 _AGAIN = "Export the model again"
+_ENCODER: Shape = {
+    "modality": Choice(("image", "text")),
+    "width": Number(int, low=1),
+    "key": str,
+    "precision": _choices("precision"),
+}
+_IMAGE: Shape = {
+    "?model": str,
+    "?flip": bool,
+    "data_config": {
+        "input_size": Several(3, Number(int, low=1, high=1 << 14)),
+        "interpolation": str,
+        "mean": Several(3, float),
+        "std": Several(3, Number(float, above=0.0)),
+        "?crop_pct": Number(float, above=0.0),
+        "?crop_mode": Choice(("center", "squash", "border")),
+    },
+}
+_TEXT: Shape = {"max_length": Number(int, low=2), "pooling": _choices("pooling")}
+_WORDS: Shape = {"ngrams": Number(int, low=1, high=3)}
+_RECORD: dict[str, Shape] = {
+    "runtime": str,
+    "classes": [str],
+    "predict": {**DECISION, "?fitted": str},
+    "separator": str,
+    "embeddings": Choice(("float16", "float32")),
+    "encoders": {str: _ENCODER},
+    "model": {str: ANYTHING},
+    "run": {"name": str},
+    FILES: {str: ANYTHING},
+}
 
 
 def encoder_folder(folder: Path, name: str) -> Path:
     """Where an encoder's files lie."""
     return folder / "encoders" / name
-
-
-def seal_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Write mmfeat.json over all files that lie in a folder now."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": digest_file(path)}
-        for path in files
-    }
-    write_sealed(folder / RECORD, {"format": FORMAT, **record, "files": listed})
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -52,24 +83,40 @@ def read_folder(folder: Path) -> dict[str, Any]:
         what = f"no {RECORD} there" if folder.is_dir() else "no such folder"
         raise RunError(f"{folder}: no exported model ({what}). Make one: mmfeat export RUN {folder.name or 'DIR'}")
     try:
-        record = read_sealed(file)
-        version = int(record["format"])
-        if version <= FORMAT:
-            for key in _KEYS:
-                record[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{file}: damaged: {one_line(error)}. {_AGAIN}") from None
-    if version > FORMAT:
-        raise RunError(f"{file}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
-    if record["runtime"] not in RUNTIMES:
-        raise RunError(f"{file}: runtime {str(record['runtime'])[:40]!r}. This mmfeat runs: {', '.join(RUNTIMES)}")
-    for name, wanted in record["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise RunError(f"{folder}: incomplete: {name} is not there. {_AGAIN}")
-        if name != CARD and (path.stat().st_size != wanted["size"] or digest_file(path) != wanted["sha256"]):
-            raise RunError(f"{folder}: {name} has changed since the export. {_AGAIN}")
+        record = read_record(file, FORMAT, _RECORD, _AGAIN)
+        if record["runtime"] not in RUNTIMES:
+            raise ValueError(f"{file}: runtime {record['runtime'][:40]!r}. This mmfeat runs: {', '.join(RUNTIMES)}")
+        if why := _disagreement(record):
+            raise ValueError(f"{file}: damaged: {why}. {_AGAIN}")
+    except (OSError, ValueError) as error:
+        raise RunError(str(error)) from None
+    files = record[FILES]
+    if CARD in files and not (folder / CARD).is_file():
+        raise RunError(f"{folder}: incomplete: {CARD} is not there. {_AGAIN}")
+    name, why = damaged_file(folder, files, [name for name in files if name != CARD])
+    if name and not (folder / name).is_file():
+        raise RunError(f"{folder}: incomplete: {name} is not there. {_AGAIN}")
+    if name:
+        raise RunError(f"{folder}: {name} has changed since the export: {why}. {_AGAIN}")
     return record
+
+
+def _disagreement(record: dict[str, Any]) -> str:
+    """What of the record's values does not fit the others; empty where all do."""
+    n, threshold = len(record["classes"]), record["predict"]["threshold"]
+    if not n or len(set(record["classes"])) < n:
+        return "classes are none, or one is there twice"
+    if isinstance(threshold, list) and len(threshold) != n:
+        return f"predict.threshold has {len(threshold)} values for {n} classes"
+    if not record["encoders"]:
+        return "encoders are none"
+    if not record["separator"]:
+        return "separator is empty"
+    for name, one in record["encoders"].items():
+        shape = _IMAGE if one["modality"] == "image" else _WORDS if one.get("model") == TFIDF else _TEXT
+        if why := misfit(one, shape, f"encoders.{name}"):
+            return why
+    return ""
 
 
 def size_mb(folder: Path) -> float:

@@ -11,9 +11,10 @@ from mmfeat.files import write_atomic
 from mmfeat.models.composition import Composition
 from mmfeat.predictor.card import model_card
 from mmfeat.predictor.engines import HEADS
-from mmfeat.predictor.folder import CARD, encoder_folder, seal_folder, size_mb
+from mmfeat.predictor.folder import CARD, FORMAT, RECORD, encoder_folder, size_mb
 from mmfeat.predictor.onnx_files import HEADS as HEADS_ONNX
 from mmfeat.predictor.onnx_files import save_encoder_onnx, save_heads_onnx
+from mmfeat.sealed import seal_folder
 
 
 def write_model(
@@ -54,5 +55,5 @@ def write_model(
         "model": composition.describe(),
     }
     write_atomic(folder / CARD, model_card(record, size_mb(folder)))
-    seal_folder(folder, record)
+    seal_folder(folder, RECORD, {"format": FORMAT, **record})
     return size_mb(folder)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfeat.files import write_atomic
+from mmfeat.files import bytes_of, write_atomic
 from mmfeat.models.comparison import Compared
 from mmfeat.models.figures import FigureLine
 from mmfeat.report.plots import plot_comparison
@@ -103,7 +103,7 @@ def write_files(folder: Path, texts: dict[str, str], draw: Callable[[Path], None
     """Write texts that are not there or say something else, and then, or where it is not there, draw `comparison.png`."""
     written = False
     for name, text in texts.items():
-        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
+        if bytes_of(folder / name) != text.encode():
             write_atomic(folder / name, text)
             written = True
     plot = folder / "comparison.png"

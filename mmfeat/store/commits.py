@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mmfeat.errors import StoreError
 from mmfeat.files import temporary_name
-from mmfeat.store.sealed import read_sealed, write_sealed
+from mmfeat.sealed import read_sealed, write_sealed
 
 FORMAT = 1
 EMBEDDINGS = "embeddings"

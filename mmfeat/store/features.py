@@ -26,7 +26,7 @@ from mmfeat.store.rows import Found, MappedRows, check_keys
 from mmfeat.store.series import PartSeries
 from mmfeat.store.storable import storable
 from mmfeat.store.uncommitted import remove_uncommitted
-from mmfeat.store.verified import VerifiedFiles
+from mmfeat.verified import VerifiedFiles
 
 _TICK = 2_000_000_000  # ns: the coarsest time that file systems keep
 _ATTEMPTS = 20  # to read the folder while other processes merge parts

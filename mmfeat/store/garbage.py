@@ -28,7 +28,7 @@ from mmfeat.store.commits import (
 from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import References, all_references
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
-from mmfeat.store.verified import VerifiedFiles
+from mmfeat.verified import VerifiedFiles
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.errors import StoreError
+from mmfeat.verified import Stamp, stamp_of
 
 MAPS_OPEN = 200  # each map holds two file descriptors, of which a process often has 1024
 _LARGE = 1 << 20  # bytes from which on a plain read beats the page faults of a map
-
-Stamp = tuple[int, int, int]  # size, mtime in ns, inode
-
-
-def stamp_of(stat: os.stat_result) -> Stamp:
-    """What tells whether a file may have changed."""
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 @dataclass(frozen=True)

@@ -249,15 +249,18 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
 def attributes_of(path: Path) -> dict[str, Any]:
     """A file's attributes, read back from JSON where they are; versions, classes and origins are."""
     with open_hdf5(path) as h5:
-        return {n: json.loads(v) if n in ("versions", "classes", "origins") else v for n, v in h5.attrs.items()}
+        return _attributes(h5)
+
+
+def _attributes(h5: h5py.File) -> dict[str, Any]:
+    return {n: json.loads(v) if n in ("versions", "classes", "origins") else v for n, v in h5.attrs.items()}
 
 
 def origins_of(path: Path) -> list[dict[str, Any]]:
     """Where and when the rows of a part were computed: host, device, versions, created, rows; an entry for each origin."""
-    attributes = attributes_of(path)
+    with open_hdf5(path) as h5:
+        attributes, n_rows = _attributes(h5), int(dataset(h5, "row_key").shape[0])
     if "origins" in attributes:
         return attributes["origins"]
-    with open_hdf5(path) as h5:
-        n_rows = int(dataset(h5, "row_key").shape[0])
     known = ("host", "device", "versions", "created")
     return [{**{name: attributes[name] for name in known if name in attributes}, "rows": n_rows}]

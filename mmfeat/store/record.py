@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.errors import StoreError
+from mmfeat.sealed import read_sealed, write_sealed
 from mmfeat.store.commits import FOLDER_NAME, FORMAT, now, refuse_newer
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.sealed import read_sealed, write_sealed
 
 RECORD = "encoder.json"
 

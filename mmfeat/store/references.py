@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mmfeat.errors import StoreError
 from mmfeat.files import DAY, digest_json
+from mmfeat.sealed import read_sealed, write_sealed
 from mmfeat.store.commits import FORMAT, now, refuse_newer
-from mmfeat.store.sealed import read_sealed, write_sealed
 
 FOLDER = "projects"
 IMPORT_SECONDS = 30 * DAY  # how long an import is kept that no table of mmfeat.toml has named yet

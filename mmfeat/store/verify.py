@@ -11,10 +11,9 @@ import numpy as np
 from mmfeat.errors import StoreError
 from mmfeat.files import TEMPORARY
 from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, commit_paths, layout_of, read_commit
-from mmfeat.store.mapped import stamp_of
 from mmfeat.store.parts import open_file
 from mmfeat.store.record import RECORD, read_record
-from mmfeat.store.verified import VerifiedFiles
+from mmfeat.verified import VerifiedFiles, stamp_of
 
 
 @dataclass

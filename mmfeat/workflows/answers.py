@@ -22,17 +22,11 @@ from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.reviews import read_answers
 from mmfeat.errors import DataError
-from mmfeat.files import (
-    digest_bytes,
-    digest_file,
-    publish_folder,
-    read_record,
-    staging_folder,
-    write_atomic,
-    write_json,
-)
+from mmfeat.files import bytes_of, digest_bytes, publish_folder, staging_folder, write_atomic
 from mmfeat.models.runs import all_runs
 from mmfeat.report.summary import about_answers, about_changes
+from mmfeat.sealed import read_record, seal_folder, write_sealed
+from mmfeat.shapes import Number, Shape
 from mmfeat.texts import counted
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.init import LOG, init
@@ -42,6 +36,13 @@ from mmfeat.workflows.standing import state_of
 
 FOLDER, RECORD, FORMAT = "reviews", "record.json", 1
 KEPT = (CORRECTIONS, MANIFEST, LOG)
+_DIGEST: Shape = (str, None)  # None: there was no such file
+_SHAPE: dict[str, Shape] = {
+    "file": str,
+    "n_answers": Number(int, low=0),
+    "before": dict.fromkeys(KEPT, _DIGEST),
+    "after": {CORRECTIONS: _DIGEST, f"?{MANIFEST}": _DIGEST, f"?{LOG}": _DIGEST},
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
     data = with_answers(corrections, answers.given, before.columns, separator)
     _forget_unbegun(root)
     states = _states(project)
-    if fresh := not corrections.exists() or data != corrections.read_bytes():
+    if fresh := data != bytes_of(corrections):
         _remember(root, file, data, len(answers.given))
         write_atomic(corrections, data)
     try:
@@ -154,8 +155,8 @@ def _last(root: Path) -> Path | None:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        return read_record(folder / RECORD, FORMAT, ("file", "n_answers", "before", "after"), "Remove the folder")
-    except ValueError as error:
+        return read_record(folder / RECORD, FORMAT, _SHAPE, "Remove the folder")
+    except (OSError, ValueError) as error:
         raise DataError(str(error)) from None
 
 
@@ -163,8 +164,8 @@ def _remember(root: Path, file: Path, corrections: bytes, n_answers: int) -> Non
     """Keep what there is before a review is applied."""
     with staging_folder(root / FOLDER) as staged:
         for name in KEPT:
-            if (root / name).is_file():
-                shutil.copyfile(root / name, staged / name)
+            if (content := bytes_of(root / name)) is not None:
+                (staged / name).write_bytes(content)
         shutil.copyfile(file, staged / f"filled-in{file.suffix}")
         after = {CORRECTIONS: digest_bytes(corrections)}
         record = {
@@ -174,14 +175,14 @@ def _remember(root: Path, file: Path, corrections: bytes, n_answers: int) -> Non
             "before": _digests(staged),
             "after": after,
         }
-        write_json(staged / RECORD, record)
+        seal_folder(staged, RECORD, record)
         publish_folder(staged, root / FOLDER, "applied")
 
 
 def _remember_after(root: Path) -> None:
     """Complete the last review's record once the manifest is made."""
     if (folder := _last(root)) and (record := _record(folder))["after"].keys() != set(KEPT):
-        write_json(folder / RECORD, {**record, "after": _digests(root)})
+        write_sealed(folder / RECORD, {**record, "after": _digests(root)})
 
 
 def _forget_unbegun(root: Path) -> None:
@@ -193,17 +194,29 @@ def _forget_unbegun(root: Path) -> None:
 
 
 def _put_back(folder: Path, names: tuple[str, ...]) -> None:
-    """Make files of the project what they were."""
-    for name in names:
+    """Make files of the project what they were, once it is known that all of them were kept whole."""
+    before, kept = _record(folder)["before"], {name: bytes_of(folder / name) for name in names}
+    for name, content in kept.items():
+        if _digest(content) != before[name]:
+            what = "is gone" if content is None else "is not as it was kept"
+            raise DataError(
+                f"{folder / name}: {what}, so that nothing can be taken back. Take the answers out of {CORRECTIONS} yourself, "
+                f"then run: mmfeat init"
+            )
+    for name, content in kept.items():
         file = folder.parent.parent / name
-        if (folder / name).is_file():
-            write_atomic(file, (folder / name).read_bytes())
-        else:
+        if content is None:
             file.unlink(missing_ok=True)
+        else:
+            write_atomic(file, content)
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else digest_bytes(content)
 
 
 def _digests(folder: Path) -> dict[str, str | None]:
-    return {name: digest_file(folder / name) if (folder / name).is_file() else None for name in KEPT}
+    return {name: _digest(bytes_of(folder / name)) for name in KEPT}
 
 
 def _states(project: Project) -> dict[str, str]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
-from mmfeat.files import digest_json, read_memory, write_json
+from mmfeat.files import digest_json
 from mmfeat.heads import HEADS, head_config, head_for, takes
 from mmfeat.heads.fit import FitData, fit_data, head_logits, heads_logits
+from mmfeat.memory import recall
 from mmfeat.models.comparison import (
     Candidate,
     Compared,
@@ -29,8 +30,10 @@ from mmfeat.models.comparison import (
 )
 from mmfeat.models.ensembles import RECIPE_HEADS
 from mmfeat.models.figures import FigureLine
+from mmfeat.models.runrecords import BASELINE
 from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
+from mmfeat.sealed import write_sealed
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.baselines import baselines
 from mmfeat.workflows.deciding import decision_on, needed_val
@@ -246,10 +249,10 @@ class _Comparison:
     def baselines(self) -> list[FigureLine]:
         """The lines of :func:`mmfeat.workflows.baselines.baselines` but those of encoders, which are compared already."""
         file = self.folder / "baselines.json"
-        kept = read_memory(file)
+        kept = recall(file, {str: BASELINE})
         lines, found = baselines(self.project, list(self.identities), kept, alone=False)
         if found != kept:
-            write_json(file, found)
+            write_sealed(file, found)
         return lines
 
 

@@ -12,7 +12,8 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import MissingFeatures, RunError
 from mmfeat.labels import class_positions
 from mmfeat.models.composition import Composition, OutputPart, Part, Tree, head_part
-from mmfeat.models.runs import Run, in_order
+from mmfeat.models.runrecords import in_order
+from mmfeat.models.runs import Run
 from mmfeat.workflows.deciding import figures_on_val, same_rule
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import source, training_prior

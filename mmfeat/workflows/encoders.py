@@ -16,7 +16,8 @@ from mmfeat import __version__
 from mmfeat.config import FILE_NAME, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import Description
 from mmfeat.errors import EncoderError, MmfeatError
-from mmfeat.files import digest_json, read_memory, write_json
+from mmfeat.files import digest_json
+from mmfeat.memory import recall, remember
 from mmfeat.workflows.project import Project
 
 # The encoders of the paper, by the names people use.
@@ -87,9 +88,8 @@ class _Figures:
         places = [os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME")]
         versions = [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")]
         self.made_by = digest_json([__version__, versions, places])
-        memory = read_memory(self.file)
-        known = memory.get("figures")
-        self.known: dict[str, Any] = known if memory.get("made_by") == self.made_by and isinstance(known, dict) else {}
+        memory = recall(self.file)
+        self.known: dict[str, Any] = memory["figures"] if memory.get("made_by") == self.made_by else {}
         self.changed = False
 
     def __enter__(self) -> _Figures:
@@ -97,8 +97,7 @@ class _Figures:
 
     def __exit__(self, *_: object) -> None:
         if self.changed:
-            with contextlib.suppress(OSError):
-                write_json(self.file, {"made_by": self.made_by, "figures": self.known})
+            remember(self.file, {"made_by": self.made_by, "figures": self.known})
 
     def of(self, table: EncoderConfig, folder: Path) -> Description:
         """An encoder's description; relative paths of its table start at `folder`."""

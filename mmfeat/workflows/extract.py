@@ -15,7 +15,8 @@ from mmfeat.encoders.decoding import Decoding
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.errors import DataError, StoreError
 from mmfeat.extract import Extraction, Session, extract_encoder, missing_rows
-from mmfeat.files import read_memory, write_json
+from mmfeat.memory import recall, remember
+from mmfeat.shapes import Number
 from mmfeat.store import UnstorableRow
 from mmfeat.store.merge import merge_parts
 from mmfeat.workflows.project import Project
@@ -172,9 +173,11 @@ def session_of(
     known, tuned = _read_tuning(remembered), ""
     if options.tune:
         known[place], tuned = _tune(project, identity, encoder, device, read)
-        write_json(remembered, known)
+        remember(remembered, known)
     usual = {"batch_size": usual_batch_size(modality, device.type), "settings": {}}
     found = known.get(place, usual)
+    if found["settings"] not in ({}, *encoder.speed_settings()):  # of another version
+        found = usual
     encoder.set_speed(**found["settings"])
     return Session(encoder, device, found["batch_size"], meta, tuned)
 
@@ -208,13 +211,8 @@ def _tune(
 
 
 def _read_tuning(path: Path) -> dict[str, Any]:
-    """What was measured before, by encoder key and device; an entry that is none is left out."""
-    kept = {place: found for place, found in read_memory(path).items() if isinstance(found, dict)}
-    return {
-        place: found
-        for place, found in kept.items()
-        if isinstance(found.get("batch_size"), int) and isinstance(found.get("settings"), dict)
-    }
+    """What was measured before, by encoder key and device."""
+    return recall(path, {str: {"batch_size": Number(int, low=1), "settings": {str: bool}}})
 
 
 def complete_logits(project: Project, identity: Identity) -> int:

@@ -25,6 +25,7 @@ from mmfeat.encoders.imported import identify_imported, incomplete
 from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
 from mmfeat.errors import ConfigError, DataError, MissingFeatures
 from mmfeat.files import digest_bytes
+from mmfeat.memory import if_possible
 from mmfeat.progress import say
 from mmfeat.spelling import spellings
 from mmfeat.store import FeatureStore
@@ -94,7 +95,8 @@ class Project:
         self._copied = tempfile.TemporaryDirectory(prefix="mmfeat-")  # removed when the project is done with
         copy = Path(self._copied.name) / "memory"
         if folder.is_dir():
-            shutil.copytree(folder, copy)
+            with if_possible():
+                shutil.copytree(folder, copy)
         return copy
 
     def seen(self, modality: str) -> Path:
@@ -193,7 +195,8 @@ class Project:
     def rehash(self) -> None:
         """Forget what is remembered of images and encoders, so that everything is read again."""
         DigestMemory(self.memory / "digests.parquet").forget()
-        (self.memory / "encoders.json").unlink(missing_ok=True)
+        with if_possible():
+            (self.memory / "encoders.json").unlink(missing_ok=True)
 
     def reader(self, name: str) -> Callable[[int], Any]:
         """Row to the sample that an encoder takes: an image's bytes, a caption.

@@ -12,7 +12,7 @@ from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import corrected_ids, with_answers
 from mmfeat.data.reviews import FILE, begun, nothing_mark, read_answers, review_bytes
 from mmfeat.errors import DataError, MissingFeatures
-from mmfeat.files import write_atomic
+from mmfeat.files import bytes_of, write_atomic
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.labels import decide, label_names, sigmoid
 from mmfeat.models.decisions import Decision
@@ -128,7 +128,7 @@ def review(
         what = "that is not in corrections.csv" if split == "unlabelled" else "whose labels the model contradicts"
         raise DataError(f"no {split} row is left {what}. Use: --split {'train' if split != 'train' else 'val'}")
     data = review_bytes(_columns(project, best, split))
-    made = not file.is_file() or file.read_bytes() != data
+    made = bytes_of(file) != data
     if made:
         write_atomic(file, data)
     return ReviewResult(
@@ -154,7 +154,7 @@ def _keep_answers(project: Project, file: Path) -> None:
     remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"
     try:
         given = read_answers(file, manifest.ids, manifest.classes, separator).given
-        applied = kept.exists() and with_answers(kept, given, manifest.columns, separator) == kept.read_bytes()
+        applied = with_answers(kept, given, manifest.columns, separator) == bytes_of(kept)
     except DataError as error:
         raise DataError(f"{error}. {file} {remedy}") from None
     if not applied:

@@ -22,7 +22,7 @@ def find_run(project: Project, name: str) -> Run:
     RunError
         No such run; the message names those there are.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or not (project.runs / name / "run.json").is_file():
+    if not re.fullmatch(r"[\w.-]+", name) or not (project.runs / name).is_dir():
         known = [run.name for run in all_runs(project.runs)] or ["none yet: mmfeat fuse makes one"]
         raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
     return read_run(project.runs / name).in_order_of(project.manifest.classes)

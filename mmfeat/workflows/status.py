@@ -11,6 +11,7 @@ from mmfeat.store.references import all_references
 from mmfeat.store.status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.redecoding import rows_to_decode_again
+from mmfeat.workflows.seals import project_seals
 
 _NAMED = 2  # reasons that are given
 
@@ -27,6 +28,10 @@ class StatusResult:
         Encoder to the reason why it cannot be built.
     flat : list of str
         Ids of images of one colour, or nearly so, that an encoder has encoded.
+    damaged : list of str
+        A line for each run and checkpoint with a missing or changed file.
+    unsealed : str
+        What was made before seals, in one line; empty where all is sealed.
     """
 
     encoders: list[EncoderStatus]
@@ -37,6 +42,8 @@ class StatusResult:
     n_rows: int
     has_outputs: bool
     flat: list[str]
+    damaged: list[str]
+    unsealed: str
 
     @property
     def remedy(self) -> str:
@@ -67,10 +74,12 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         why = "; ".join(filter(None, [one.why, reasons]))
         found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused, why=why))
         checkpoints[name] = identity.checkpoint
+    seals = project_seals(project)
     return StatusResult(
-        found, failures, checkpoints, project.store.problems, len(all_runs(project.runs)),
-        project.manifest.n_samples, bool(checkpoints) and all(checkpoints.values()),
+        found, failures, checkpoints, project.store.problems, seals.n_runs, project.manifest.n_samples,
+        bool(checkpoints) and all(checkpoints.values()),
         [str(project.manifest.ids[row]) for row in sorted({row for one in found for row in one.flat})],
+        seals.damaged, seals.unsealed,
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import Any
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.files import digest_json, remove_leftovers, write_atomic, write_json
+from mmfeat.files import digest_json, remove_leftovers, write_atomic
 from mmfeat.heads.epochs import FittedHead
 from mmfeat.heads.fit import FitData, diverged, fit_data, fit_stacks, head_logits
 from mmfeat.heads.members import Member
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, main_effects
-from mmfeat.progress import progress
+from mmfeat.progress import progress, say
 from mmfeat.report.sweeps import sweep_csv
+from mmfeat.sealed import read_record, write_sealed
+from mmfeat.shapes import Number, Shape
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.deciding import figures_on_val, needed_val
 from mmfeat.workflows.fuse import head_inputs, heads_made_from, resolved_config
@@ -27,6 +28,10 @@ from mmfeat.workflows.headruns import seeds_of, tokens_read
 from mmfeat.workflows.project import Project
 
 FORMAT = 1
+_FAILED: Shape = {"error": str}
+_SWEPT: Shape = {
+    "figures": dict.fromkeys(FIGURES, (float, None)), "best_epoch": Number(int, low=0), "seconds": float,
+}  # fmt: skip
 _OPTIONS = {"fuse.inputs": "inputs", "fuse.seeds": "seeds", "metric": "metric", "seed": "seed", "device": "device"}
 
 
@@ -103,7 +108,9 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str]) -> SweepResult:
         remove_leftovers(sweeps)
         data = fit_data(table, list(identities), torch_device(project.config.device), rows)
         for heads in _trained(grid, data, missing):
-            write_json(sweeps / "fuse" / f"{digest_json(sorted(heads))[:16]}.json", {"format": FORMAT, "heads": heads})
+            write_sealed(
+                sweeps / "fuse" / f"{digest_json(sorted(heads))[:16]}.json", {"format": FORMAT, "heads": heads}
+            )
             kept |= heads
     found: list[list[dict[str, Any]]] = [[] for _ in grid.cells]
     for one in planned:
@@ -178,17 +185,14 @@ def _kept(folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            heads = record["heads"] if record["format"] == FORMAT else {}
-            found |= {key: head for key, head in heads.items() if head.get("error") or _whole(head)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            found |= read_record(file, FORMAT, {"heads": {str: (_FAILED, _SWEPT)}}, "Its heads are trained again")[
+                "heads"
+            ]
+        except FileNotFoundError:
             continue
+        except (OSError, ValueError) as error:
+            say(str(error))
     return found
-
-
-def _whole(head: dict[str, Any]) -> bool:
-    figures = (head["figures"][name] for name in FIGURES)
-    return all(isinstance(n, int | float | None) for n in (*figures, head["best_epoch"], head["seconds"]))
 
 
 def _command(grid: Grid, cell: Cell) -> str:

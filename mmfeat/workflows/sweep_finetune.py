@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,15 @@ import numpy as np
 
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.errors import ConfigError, EncoderError
-from mmfeat.files import write_atomic, write_json
+from mmfeat.files import write_atomic
 from mmfeat.metrics import scores
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
 from mmfeat.report.sweeps import sweep_csv
 from mmfeat.report.tables import figure_name
+from mmfeat.sealed import read_record, write_sealed
+from mmfeat.shapes import Number, Shape, misfit
 from mmfeat.store import FeatureStore
 from mmfeat.texts import counted, shown
 from mmfeat.workflows.adopting import Used, adopt
@@ -34,6 +35,12 @@ from mmfeat.workflows.proposals import Proposal
 FORMAT = 1
 IN_SAMPLE = 2000  # training rows at most that a cell's own training figures are measured on
 TRAINED = ("train_samples_f1", "train_loss")
+_FITTED: Shape = {
+    "figures": dict.fromkeys(FIGURES, (float, None)),
+    "best_epoch": Number(int, low=0),
+    "seconds": float,
+    **dict.fromkeys(TRAINED, (float, None)),
+}
 
 
 @dataclass(frozen=True)
@@ -162,15 +169,15 @@ class _Fit:
     def _read(self) -> dict[str, Any] | None:
         """What was kept; None where there is nothing, or it cannot be read."""
         try:
-            record = json.loads(self.file.read_text(encoding="utf-8"))
-            if record["format"] != FORMAT or record["fingerprint"] != self.fingerprint:
-                return None
-            if not record.get("error"):
-                numbers = [record["figures"][key] for key in FIGURES] + [
-                    record[key] for key in ("best_epoch", "seconds", *TRAINED)
-                ]
-                [value is None or float(value) for value in numbers]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            record = read_record(self.file, FORMAT, {"fingerprint": str}, "It is made again")
+            if record["fingerprint"] != self.fingerprint:
+                raise ValueError(f"{self.file}: is of another fit. It is made again")
+            if not record.get("error") and (why := misfit(record, _FITTED)):
+                raise ValueError(f"{self.file}: damaged: {why}. It is made again")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            say(str(error))
             return None
         return record
 
@@ -192,7 +199,7 @@ class _Fit:
                 "best_epoch": checkpoint["best_epoch"], "seconds": checkpoint["seconds"], "history": checkpoint["history"],
                 **self._in_sample(),
             }  # fmt: skip
-        write_json(self.file, self.record)
+        write_sealed(self.file, self.record)
         return self
 
     def _in_sample(self) -> dict[str, float]:
