@@ -15,6 +15,7 @@ from mmfeat.files import atomic_path
 from mmfeat.labels import rows_of
 
 FORMAT = 2  # 2: a role may have several columns
+_LABELS_AT_ONCE = 1 << 24  # in a row group: Parquet takes several times their bytes to write and read them
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,9 @@ class Manifest:
             "classes": json.dumps(self.classes),
             "columns": json.dumps(self.columns),
         }
+        rows = max(1024, _LABELS_AT_ONCE // max(1, k))
         with atomic_path(path) as temporary:
-            pq.write_table(table.replace_schema_metadata(metadata), temporary)
+            pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=rows)
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -84,23 +86,40 @@ class Manifest:
             The file is damaged, or a newer mmfeat wrote it.
         """
         try:
-            table = pq.read_table(path)
-            metadata = table.schema.metadata or {}
-            version = int(metadata[b"mmfeat_format"])
-            if version > FORMAT:
-                raise DataError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
-            classes = tuple(json.loads(metadata[b"classes"]))
-            columns = json.loads(metadata[b"columns"])
-            ids, images, captions, split = (
-                np.array(table[name].to_pylist(), dtype=object) for name in ("id", "image", "caption", "split")
-            )
-            labels = table["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            labels = labels.astype(np.int8).reshape(len(ids), len(classes))
-            groups = np.array(table["group"].to_pylist(), dtype=object) if "group" in table.column_names else None
+            with path.open("rb") as file:  # opened once: a manifest that replaces it meanwhile is not mixed in
+                table = pq.ParquetFile(file)
+                metadata = table.schema_arrow.metadata or {}
+                version = int(metadata[b"mmfeat_format"])
+                if version > FORMAT:
+                    raise DataError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
+                classes = tuple(json.loads(metadata[b"classes"]))
+                columns = json.loads(metadata[b"columns"])
+                ids, images, captions, split = (_texts(table, name) for name in ("id", "image", "caption", "split"))
+                groups = _texts(table, "group") if "group" in table.schema_arrow.names else None
+                labels = _labels(table, len(classes))
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             what = " ".join(str(error).split())[:100]
             raise DataError(f"{path}: damaged ({what}). Remove it and run: mmfeat init") from None
         return cls(ids, images, captions, labels, split, classes, columns, groups)
+
+
+def _texts(table: pq.ParquetFile, name: str) -> np.ndarray:
+    """A column of texts as `(N,)` object."""
+    return np.array(table.read([name])[name].to_pylist(), dtype=object)
+
+
+def _labels(table: pq.ParquetFile, k: int) -> np.ndarray:
+    """The labels `(N, K)` int8, read one row group after another."""
+    labels = np.empty((table.metadata.num_rows, k), np.int8)
+    start = 0
+    for group in range(table.num_row_groups):
+        values = table.read_row_group(group, ["labels"])["labels"].combine_chunks().flatten()
+        block = values.to_numpy(zero_copy_only=False).reshape(-1, k)
+        labels[start : start + len(block)] = block
+        start += len(block)
+    if start != len(labels):
+        raise ValueError(f"labels of {start} of {len(labels)} rows")
+    return labels
 
 
 def _valid(text: str) -> str:

@@ -14,7 +14,7 @@ from mmfeat.data.readers import Source
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.splits import make_splits
 from mmfeat.errors import DataError
-from mmfeat.labels import rows_of
+from mmfeat.labels import has_label, rows_of
 from mmfeat.report.summary import about_corrections
 from mmfeat.texts import counted
 
@@ -39,11 +39,11 @@ def make_manifest(
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
     if not found.classes:
         raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to learn")
-    if not (found.labels >= 0).any():
+    if not has_label(found.labels).any():
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
     known = None
     if before is not None:
-        labelled = (before.labels >= 0).any(1)
+        labelled = has_label(before.labels)
         split = {str(i): s for i, s, known_row in zip(before.ids, before.split, labelled, strict=True) if known_row}
         known = [split.get(i, "") for i in data.ids]
     groups = groups_of(row_keys.keys, row_keys.present, data.groups)
@@ -63,7 +63,7 @@ def _split(
     if known is None or not any(known):
         return split, notes
     if shares["val"] and "val" not in known:
-        free = ~(labels >= 0).any(1) | (np.array(known, dtype=object) == "train")
+        free = ~has_label(labels) | (np.array(known, dtype=object) == "train")
         first = np.where(free, "", split).tolist()
         split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
         moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
