@@ -14,6 +14,7 @@ from mmfeat.heads.noise import QUIET, Noise
 
 TOKENS = "/tokens"  # an encoder's stored tokens stand among the inputs under its name and this
 _BLOCK = 4096  # rows of tokens that are raised to float32 at a time
+_CELLS = 1 << 24  # labels counted together
 
 
 def tokens_of(name: str) -> str:
@@ -190,7 +191,10 @@ def _token_moments(tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor] | Non
 
 def log_odds(labels: Tensor) -> Tensor:
     """Log odds of each class among its known labels or soft targets `(N, K)`, smoothed by one row each way: `(K,)` float32."""
-    known = labels >= 0
-    positives = torch.where(known, labels, 0).sum(0, dtype=torch.float32)
-    negatives = known.sum(0) - positives
+    positives, negatives = torch.zeros(2, labels.shape[1], device=labels.device)
+    for block in labels.split(max(1, _CELLS // max(1, labels.shape[1]))):
+        known = block >= 0
+        here = torch.where(known, block, 0).sum(0, dtype=torch.float32)
+        positives += here
+        negatives += known.sum(0) - here
     return ((positives + 1) / (negatives + 1)).log()
