@@ -16,6 +16,7 @@ from mmfeat.data.imagenames import Location
 from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
 from mmfeat.files import atomic_path
+from mmfeat.machine import usable_cores
 from mmfeat.progress import progress
 
 _FORMAT = b"3"  # 3: names that match by their ends or without extension
@@ -129,7 +130,7 @@ def _digests(
         return found
 
     blocks = [unread[start : start + _BLOCK] for start in range(0, len(unread), _BLOCK)]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores() + 4) as pool:  # they wait for the disk rather than for a core
         for found in pool.map(digest, blocks):
             yield from found
             bar.advance(len(found))
