@@ -247,8 +247,7 @@ def _standardised(
     x, moments = {}, {}
     for config in readers:  # heads of one name differ in the tokens that they read
         head = _built(data.labels.device, name, data, config, 0)
-        there = {key: data.present[key][rows] for key in head.reads}
-        head.fit_standardisation({key: data.inputs[key][rows] for key in head.reads}, there)
+        head.fit_standardisation(data.inputs, data.present, rows)
         moments |= dict(head.named_buffers())
         x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
     fold = None

@@ -20,7 +20,7 @@ from mmfeat.table import FeatureTable
 
 NEIGHBOURS, BETA = 16, 10.0  # of 5 to 128 and 0 to 40, what is good on images, captions and both
 PRIOR_WEIGHT = 0.01  # the training rows' shares count as so much of the nearest neighbour: no probability is 0 or 1
-MOST_PRODUCTS = 5e12  # multiplications of a search, some minutes of two cores; beyond it, fewer training rows are asked
+MOST_PRODUCTS = 5e11  # multiplications of a search, some seconds of two cores; beyond it, fewer training rows are asked
 _CELLS = 1 << 22  # labels of neighbours weighed together
 _QUERIES, _BLOCK = 4096, 8192  # rows asked and searched at a time: 230 MB at D = 2048
 
@@ -85,8 +85,12 @@ def affordable(train: np.ndarray, ids: np.ndarray, n_rows: int, width: int) -> n
     width : int
         D of all embeddings together.
     """
-    most = max(NEIGHBOURS, int(MOST_PRODUCTS / max(n_rows * width, 1)))
-    return train if len(train) <= most else train[np.argsort(id_numbers(ids[train]), kind="stable")[:most]]
+    return drawn(train, ids, max(NEIGHBOURS, int(MOST_PRODUCTS / max(n_rows * width, 1))))
+
+
+def drawn(rows: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some rows, drawn by their ids `(N,)`; as they are, where they are no more."""
+    return rows if len(rows) <= most else rows[np.argsort(id_numbers(ids[rows]), kind="stable")[:most]]
 
 
 def unit_embeddings(table: FeatureTable, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
