@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -34,6 +33,7 @@ from mmfeat.data.rowkeys import image_keys
 from mmfeat.data.sources import ImageSources
 from mmfeat.encoders.image import ImageEncoder, build_image_encoder
 from mmfeat.extract import Session, extract_encoder
+from mmfeat.machine import usable_cores
 from mmfeat.store import FeatureStore
 
 SLICES = 6  # the plain loop starts its processes anew for each, some tenths of a second
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="processes of the plain loop")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes of the plain loop")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = ImageEncoderConfig(
@@ -143,7 +143,7 @@ def main() -> None:
         seconds[what] = time.perf_counter() - start
         assert again.encoded == n_encoded
     shutil.rmtree(folder)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {os.cpu_count()} cores"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {usable_cores()} cores"
     found = {
         "model": arguments.model, "pixels": encoder.preparation.data_config["input_size"][-1], "precision": arguments.precision,
         "images": n_first, "batch size": arguments.batch_size, "device": name, "torch": torch.__version__,

@@ -29,6 +29,7 @@ from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.devices import torch_device
 from mmfeat.encoders.finetune import EncoderFit
 from mmfeat.encoders.resolve import build_encoder
+from mmfeat.machine import usable_cores
 from mmfeat.randomness import mix
 from mmfeat.recipes import recipe_settings
 from mmfeat.workflows.finetune import samples_of
@@ -139,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     project = Project(options.project)
     rows = project.manifest.rows("train")[: options.rows]
-    workers = max(2, os.cpu_count() or 2)
+    workers = max(2, usable_cores())
     loops = {
         "plain loop": plain(project, options.encoder, rows, options.batch_size, workers),
         "mmfeat, the same": ours(project, options.encoder, rows, options.batch_size, "paper"),

@@ -36,6 +36,7 @@ from mmfeat.batches import groups_of, usual_batch_size
 from mmfeat.devices import torch_device
 from mmfeat.encoders.pictures import decode_image
 from mmfeat.extras import require
+from mmfeat.machine import usable_cores
 from mmfeat.predictor import Predictor
 from mmfeat.workflows.export import export
 from mmfeat.workflows.project import Project
@@ -141,7 +142,7 @@ def main() -> None:
             predictor = Predictor.load(Path(folder) / f"{runtime}-float32")
             found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
         server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {usable_cores()} cores"
     versions = {
         "python": platform.python_version(), "torch": torch.__version__,
         "onnxruntime": require("onnxruntime", "onnx").__version__,

@@ -23,6 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mmfeat.machine import usable_cores
 from mmfeat.store import EncoderSpec, FeatureStore
 from mmfeat.store.merge import merge_parts
 from mmfeat.table import open_table
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where files of about twice the data's size may be written")
     arguments = parser.parse_args()
     results = [measure(n, arguments.width, arguments.folder) for n in arguments.rows]
-    machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__}
+    machine = {"cpu": cpu_name(), "cores": usable_cores(), "python": platform.python_version(), "numpy": np.__version__}
     out = Path(__file__).with_name("results") / "store_io.json"
     out.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
     for one in results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import click
 from mmfeat.cli.compare import compare_command
@@ -65,6 +66,8 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line; a mistake is one line on stderr and exit 1, a usage error exit 2, an interruption 130."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, for their developers; what users must know is said in our words
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to those that decode
     try:
         group.main(standalone_mode=False)
@@ -79,11 +82,22 @@ def main() -> None:
         sys.exit(error.exit_code)
     except MmfeatError as error:
         _stop(f"Error: {shown(' '.join(str(error).split()), LONGEST)}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(
+            error
+        ):  # torch's allocator has no own type
+            raise
+        _stop(f"Error: out of memory{_detail(error)}. Use fewer rows or smaller batches, or a machine with more", 1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; nothing more can be said
         sys.exit(1)
     except OSError as error:
         _stop(f"Error: {error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _detail(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f" ({shown(text, 200)})" if text else ""
 
 
 def _stop(message: str, code: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmfeat.errors import one_line
+from mmfeat.machine import prepared_bytes, usable_cores
 
 _BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
 _GPU_BATCHES = 8  # times as many on a GPU
@@ -87,20 +88,39 @@ def prepared_batches(
     load : callable
         Row to prepared sample. :class:`UnreadSample` means that the bytes could not be had, :class:`UndecodableSample`
         that they are no sample; any other exception ends the iteration.
+    workers : int, optional
+        Threads; as many as this process has cores, at least 2, when None. Fewer batches are prepared ahead where they
+        would take more memory than :func:`mmfeat.machine.prepared_bytes`.
     """
-    workers = workers or max(2, os.cpu_count() or 2)
+    workers, most, largest = workers or max(2, usable_cores()), prepared_bytes(), 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=yield_to_others)
     waiting: deque[Future[Batch]] = deque()
     pending = iter(groups)
     try:
         for group in pending:
             waiting.append(pool.submit(_prepare, group, load, collate))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
+            ahead = workers + 1
+            if largest * ahead > most:
+                ahead = max(1, most // largest)
+            elif not largest:
+                ahead = min(2, ahead)  # until it is known how large a batch is
+            while len(waiting) > ahead:
+                batch = waiting.popleft().result()
+                largest = max(largest, n_bytes(batch.inputs))
+                yield batch
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def n_bytes(inputs: Any) -> int:
+    """Bytes of what an encoder takes: tensors and arrays, alone or in lists and dicts."""
+    if isinstance(inputs, dict):
+        return sum(map(n_bytes, inputs.values()))
+    if isinstance(inputs, (list, tuple)):
+        return sum(map(n_bytes, inputs))
+    return getattr(inputs, "nbytes", 0)
 
 
 def yield_to_others() -> None:

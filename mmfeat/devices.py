@@ -10,11 +10,17 @@ from typing import Any
 import torch
 
 from mmfeat.errors import ConfigError
+from mmfeat.machine import usable_cores
 from mmfeat.texts import counted
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `device` in mmfeat.toml means; `auto` is a GPU where there is one."""
+    """The device that `device` in mmfeat.toml means; `auto` is a GPU where there is one.
+
+    torch takes no more threads than this process has cores: by itself it knows nothing of a container's share of them.
+    """
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):  # other kinds of devices are not tried

@@ -10,6 +10,7 @@ import numpy as np
 from mmfeat.errors import MmfeatError
 from mmfeat.spelling import normal_name
 
+_BLOCK = 1 << 24  # labels looked at together
 EMPTY = ("most-probable", "none")  # what a row gets where no class passes
 
 
@@ -128,9 +129,26 @@ def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np
     return encoded
 
 
+def has_label(labels: np.ndarray) -> np.ndarray:
+    """Which rows of `(N, K)` labels have a known one, `(N,)` bool."""
+    return labels.max(axis=1, initial=-1) >= 0
+
+
+def positive_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the positives of `(N, K)` labels, int64 `(P,)` each, in the order of the rows.
+
+    The labels are read in blocks, so that nothing of the size of the matrix is made.
+    """
+    step = max(1, _BLOCK // max(1, labels.shape[1]))
+    found = [np.nonzero(labels[start : start + step] == 1) for start in range(0, len(labels), step)]
+    rows = [block[0] + i * step for i, block in enumerate(found)]
+    none = np.zeros(0, np.int64)
+    return np.concatenate([none, *rows]), np.concatenate([none, *(block[1] for block in found)])
+
+
 def rows_of(labels: np.ndarray, split: np.ndarray, which: str) -> np.ndarray:
     """Row numbers of `train`, `val`, `test` (rows with a known label; several with `+` between), `unlabelled` or `all`."""
-    labelled = (labels >= 0).any(1)
+    labelled = has_label(labels)
     if which == "all":
         return np.arange(len(labels))
     if which == "unlabelled":

@@ -210,6 +210,7 @@ def open_table(
     classes: tuple[str, ...],
     need: np.ndarray | None = None,
     tokens: dict[str, int] | None = None,
+    widths: dict[str, int] | None = None,
 ) -> FeatureTable:
     """Align the store's features with a manifest's rows.
 
@@ -221,6 +222,8 @@ def open_table(
         Row numbers whose embeddings must be there; all, when None. Others that are not there read as not present.
     tokens : dict of str to int, optional
         Encoders whose tokens are read as well, and which of them.
+    widths : dict of str to int, optional
+        D of encoders whose embeddings may be in no row.
 
     Raises
     ------
@@ -244,7 +247,8 @@ def open_table(
                 f"{store.path.name}: no embeddings of {name!r} for {lacking.sum()} of {len(need)} rows"
                 f"{f' ({why})' if why else ''}. Run: {spec.remedy}"
             )
-        tables["embeddings"][name] = features.embeddings(found)
+        embeddings = features.embeddings(found)
+        tables["embeddings"][name] = embeddings.with_width(widths[name]) if widths else embeddings
         tables["present"][name] = found.good
         tables["row_keys"][name] = row_keys[name]
         logits = features.logits(output_key, found, need, classes) if output_key else None

@@ -22,7 +22,7 @@ from mmfeat.data.records import Delimited, read_delimited, read_records, repaire
 from mmfeat.data.reviews import BETWEEN, named_classes
 from mmfeat.data.textfiles import UTF8, TextFile
 from mmfeat.errors import DataError
-from mmfeat.labels import class_order, split_labels
+from mmfeat.labels import class_order, positive_cells, split_labels
 from mmfeat.spelling import Spellings, normal_name
 from mmfeat.texts import nearest, quoted
 
@@ -74,18 +74,25 @@ def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corre
         name for name in class_order(name for names in given.values() for name in names) if name not in source.classes
     ]
     classes = _with_new(source.classes, new)
-    before = source.encoded(classes)
-    labels = before.copy()
+    labels = source.encoded(classes)
+    had, rows = _has_positive(labels), list(given)
+    before = labels[rows]
     column = {name: k for k, name in enumerate(classes)}
     for row, names in given.items():
         labels[row] = 0
         labels[row, [column[name] for name in names]] = 1
-    n_differ = int((labels != before).any(1).sum())
-    lost = (before == 1).any(0) & ~(labels == 1).any(0) & (not closed)
+    n_differ = int((labels[rows] != before).any(1).sum())
+    lost = had & ~_has_positive(labels) & (not closed)
+    labels = labels[:, ~lost] if lost.any() else labels
     classes, gone = (
         tuple(name for name, out in zip(classes, lost, strict=True) if out == want) for want in (False, True)
     )
-    return Corrected(labels[:, ~lost], classes, len(given), n_differ, new, list(gone))
+    return Corrected(labels, classes, len(given), n_differ, new, list(gone))
+
+
+def _has_positive(labels: np.ndarray) -> np.ndarray:
+    """Whether each class has a positive, `(K,)` bool."""
+    return np.bincount(positive_cells(labels)[1], minlength=labels.shape[1]) > 0
 
 
 def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int, list[str]]:

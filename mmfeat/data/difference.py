@@ -9,10 +9,12 @@ import numpy as np
 
 from mmfeat.data.manifest import Manifest
 from mmfeat.errors import DataError
-from mmfeat.labels import label_names
+from mmfeat.labels import has_label, label_names
 from mmfeat.spelling import Spellings, normal_name
 
 Labels = list[str] | None  # None: unlabelled
+_Changed = dict[str, tuple[Labels, Labels]]
+_BLOCK = 1 << 24  # labels compared together
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,17 @@ def difference(before: Manifest, after: Manifest) -> Difference:
         a, b = getattr(before, name)[old], getattr(after, name)[kept]
         return {ids[i]: (a[i], b[i]) for i in np.flatnonzero(a != b).tolist()}
 
-    names = (_spelled_as(before.classes, after.classes), after.classes)
+    names = _spelled_as(before.classes, after.classes)
+    was, is_now = set(names), set(after.classes)
     return Difference(
         new=fresh,
         gone=[sample for row, sample in enumerate(before.ids.tolist()) if row not in now],
         images=changed("images"),
         captions=changed("captions"),
-        labels=_labels(ids, before.labels[old], after.labels[kept], *names),
-        new_classes=[name for name in names[1] if name not in names[0]],
-        gone_classes=[name for name in names[0] if name not in names[1]],
-        reordered=names[0] != names[1] and set(names[0]) == set(names[1]),
+        labels=_labels(ids, before, old, after, kept, names=names),
+        new_classes=[name for name in after.classes if name not in was],
+        gone_classes=[name for name in names if name not in is_now],
+        reordered=names != after.classes and was == is_now,
     )
 
 
@@ -122,20 +125,32 @@ def _spelled_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _labels(
-    ids: list[str], before: np.ndarray, after: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]
-) -> dict[str, tuple[Labels, Labels]]:  # fmt: skip
-    both = [name for name in old if name in new]
-    a, b = ([classes.index(name) for name in both] for classes in (old, new))
-    other = (before[:, a] != after[:, b]).any(1) | ((before >= 0).any(1) != (after >= 0).any(1))
-    other |= (before[:, [k for k, name in enumerate(old) if name not in new]] == 1).any(1)
-    other |= (after[:, [k for k, name in enumerate(new) if name not in old]] == 1).any(1)
-    rows = np.flatnonzero(other)
-    names = zip(_names(before[rows], old), _names(after[rows], new), strict=True)
-    return {ids[row]: pair for row, pair in zip(rows.tolist(), names, strict=True)}
+    ids: list[str], before: Manifest, old: np.ndarray, after: Manifest, kept: np.ndarray, *, names: tuple[str, ...]
+) -> _Changed:
+    """Rows whose labels differ; they are compared in blocks, so that no copy of all labels is made.
+
+    `names` are the old classes, spelled as the new ones.
+    """
+    was, now = ({name: k for k, name in enumerate(classes)} for classes in (names, after.classes))
+    both = [name for name in was if name in now]
+    a, b = np.array([was[name] for name in both], np.int64), np.array([now[name] for name in both], np.int64)
+    gone = np.array([k for name, k in was.items() if name not in now], np.int64)
+    new = np.array([k for name, k in now.items() if name not in was], np.int64)
+    changed: _Changed = {}
+    step = max(1, _BLOCK // max(1, len(was), len(now)))
+    for start in range(0, len(ids), step):
+        some = slice(start, start + step)
+        x, y = before.labels[old[some]], after.labels[kept[some]]
+        other = (x[:, a] != y[:, b]).any(1) | (has_label(x) != has_label(y))
+        other |= (x[:, gone] == 1).any(1) | (y[:, new] == 1).any(1)
+        rows = np.flatnonzero(other)
+        pairs = zip(_names(x[rows], names), _names(y[rows], after.classes), strict=True)
+        changed |= {ids[start + row]: pair for row, pair in zip(rows.tolist(), pairs, strict=True)}
+    return changed
 
 
 def _names(labels: np.ndarray, classes: tuple[str, ...]) -> list[Labels]:
-    known = (labels >= 0).any(1)
+    known = has_label(labels)
     return [names if k else None for names, k in zip(label_names(labels, classes), known, strict=True)]
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from mmfeat.data.sealedparquet import read_parquet, write_parquet
+from mmfeat.data.sealedparquet import open_parquet, write_parquet
 from mmfeat.errors import DataError, one_line
 from mmfeat.labels import rows_of
 from mmfeat.shapes import misfit
 
 FORMAT = 2  # 2: a role may have several columns
+_LABELS_AT_ONCE = 1 << 24  # in a row group: Parquet takes several times their bytes to write and read them
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,8 @@ class Manifest:
             "classes": json.dumps(self.classes),
             "columns": json.dumps(self.columns),
         }
-        write_parquet(path, table, metadata)
+        rows = max(1024, _LABELS_AT_ONCE // max(1, k))
+        write_parquet(path, table, metadata, row_group_size=rows)
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -83,8 +86,8 @@ class Manifest:
             The file is damaged, or a newer mmfeat wrote it.
         """
         try:
-            table = read_parquet(path)
-            metadata = table.schema.metadata or {}
+            table = open_parquet(path)
+            metadata = table.schema_arrow.metadata or {}
             version = int(metadata[b"mmfeat_format"])
             if version > FORMAT:
                 raise DataError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
@@ -92,12 +95,10 @@ class Manifest:
             if why := misfit(classes, [str], "classes") or misfit(columns, {str: (str, [str])}, "columns"):
                 raise ValueError(why)
             ids, images, captions, split = (_texts(table, name) for name in ("id", "image", "caption", "split"))
-            labels = table["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            labels = labels.astype(np.int8).reshape(len(ids), len(classes))
-            groups = _texts(table, "group") if "group" in table.column_names else None
-            odd = labels.size and (labels.min() < -1 or labels.max() > 1)
-            if odd or not set(split.tolist()) <= {"train", "val", "test"}:
-                raise ValueError("it has other labels or splits than there are")
+            groups = _texts(table, "group") if "group" in table.schema_arrow.names else None
+            labels = _labels(table, len(classes))
+            if not set(split.tolist()) <= {"train", "val", "test"}:
+                raise ValueError("it has other splits than there are")
         except DataError:
             raise
         except FileNotFoundError:
@@ -107,12 +108,28 @@ class Manifest:
         return cls(ids, images, captions, labels, split, tuple(classes), columns, groups)
 
 
-def _texts(table: pa.Table, name: str) -> np.ndarray:
+def _texts(table: pq.ParquetFile, name: str) -> np.ndarray:
     """A column as `(N,)` object array of str."""
-    column = table[name]
+    column = table.read([name])[name]
     if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise ValueError(f"column {name} holds other things than texts")
     return np.array(column.to_pylist(), dtype=object)
+
+
+def _labels(table: pq.ParquetFile, k: int) -> np.ndarray:
+    """The labels `(N, K)` int8, read one row group after another."""
+    labels = np.empty((table.metadata.num_rows, k), np.int8)
+    start = 0
+    for group in range(table.num_row_groups):
+        values = table.read_row_group(group, ["labels"])["labels"].combine_chunks().flatten()
+        block = values.to_numpy(zero_copy_only=False).reshape(-1, k)
+        if block.size and (block.min() < -1 or block.max() > 1):
+            raise ValueError("it has other labels than there are")
+        labels[start : start + len(block)] = block
+        start += len(block)
+    if start != len(labels):
+        raise ValueError(f"labels of {start} of {len(labels)} rows")
+    return labels
 
 
 def _valid(text: str) -> str:

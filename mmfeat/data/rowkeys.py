@@ -17,6 +17,7 @@ from mmfeat.data.missing import NO_IMAGE
 from mmfeat.data.sealedparquet import read_parquet, write_parquet
 from mmfeat.data.sources import ImageSources
 from mmfeat.errors import DataError
+from mmfeat.machine import usable_cores
 from mmfeat.memory import if_possible
 from mmfeat.progress import progress
 
@@ -164,7 +165,7 @@ def _digests(
         return found
 
     blocks = [unread[start : start + _BLOCK] for start in range(0, len(unread), _BLOCK)]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores() + 4) as pool:  # they wait for the disk rather than for a core
         for found in pool.map(digest, blocks):
             yield from found
             bar.advance(len(found))

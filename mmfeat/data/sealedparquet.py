@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from mmfeat.files import atomic_path
 from mmfeat.sealed import METADATA, check_seal, seal_file
 
+_DAMAGE = (pa.ArrowException, OSError, MemoryError, RuntimeError)  # a file without a seal may hold anything
+
 
 def write_parquet(path: Path, table: pa.Table, metadata: dict[str, str], **options: Any) -> None:
     """Write a table with its seal, whole or not at all.
@@ -35,8 +37,6 @@ def write_parquet(path: Path, table: pa.Table, metadata: dict[str, str], **optio
 def read_parquet(path: Path) -> pa.Table:
     """Read what `write_parquet` wrote, or a file that was made before seals.
 
-    The file is opened once and read as a whole: another process may replace it meanwhile.
-
     Raises
     ------
     OSError
@@ -44,10 +44,31 @@ def read_parquet(path: Path) -> pa.Table:
     ValueError
         A bit of it has changed since it was written, or it is no Parquet file.
     """
+    file = open_parquet(path)
+    try:
+        return file.read()
+    except _DAMAGE as error:
+        raise _no_parquet(error) from None
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open what `write_parquet` wrote, or a file that was made before seals, to read parts of it.
+
+    The file's bytes are read at once: another process may replace it meanwhile.
+
+    Raises
+    ------
+    OSError, ValueError
+        As :func:`read_parquet`.
+    """
     with path.open("rb") as file:
         content = file.read()
     check_seal(content)
     try:
-        return pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError, MemoryError, RuntimeError) as error:  # a file without a seal may hold anything
-        raise ValueError(" ".join(str(error).split())[:200] or "it is no Parquet file") from None
+        return pq.ParquetFile(pa.BufferReader(content))
+    except _DAMAGE as error:
+        raise _no_parquet(error) from None
+
+
+def _no_parquet(error: Exception) -> ValueError:
+    return ValueError(" ".join(str(error).split())[:200] or "it is no Parquet file")

@@ -8,12 +8,17 @@ group must stay together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmfeat.data.groups import Groups
 from mmfeat.errors import DataError
+from mmfeat.labels import has_label, positive_cells
 from mmfeat.randomness import id_numbers, mix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SPLITS = ("train", "val", "test")
 
@@ -45,8 +50,7 @@ def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, s
         raise DataError(
             f"fuse.folds = {k}, and there are {len(order)} labelled rows{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
         )
-    counts = np.zeros((len(groups), labels.shape[1]), np.int64)
-    np.add.at(counts, groups.numbers, labels == 1)
+    counts = _positives(labels, groups.numbers, len(groups))
     turn = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(turn, groups.numbers, mix(id_numbers(ids), seed, k))
     order = order[np.argsort(turn[order], kind="stable")]
@@ -97,10 +101,9 @@ def make_splits(
     numbers, n_groups = groups.numbers, len(groups)
     names = ["train", *(name for name in ("val", "test") if shares.get(name, 0) > 0)]
     fixed = _fixed(groups, known)
-    labelled = (labels >= 0).any(1)
+    labelled = has_label(labels)
     size = np.bincount(numbers[labelled], minlength=n_groups)
-    counts = np.zeros((n_groups, labels.shape[1]), np.int64)
-    np.add.at(counts, numbers[labelled], labels[labelled] == 1)
+    counts = _positives(labels, numbers, n_groups)
     drawn = mix(id_numbers(ids), seed)
     turn = np.full(n_groups, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(turn, numbers, drawn)
@@ -134,8 +137,17 @@ def _whole(want: np.ndarray, unit: int, phase: float) -> np.ndarray:
     return np.diff(ends, prepend=0.0) * unit
 
 
+def _positives(labels: np.ndarray, numbers: np.ndarray, n_groups: int) -> csr_array:
+    """Positives of each group and class, sparse `(G, K)` int64: of 300,000 groups and 1,000 classes few are not 0."""
+    from scipy.sparse import coo_array
+
+    rows, columns = positive_cells(labels)
+    ones = np.ones(len(rows), np.int64)
+    return coo_array((ones, (numbers[rows], columns)), shape=(n_groups, labels.shape[1])).tocsr()
+
+
 def _deal(
-    counts: np.ndarray, size: np.ndarray, shares: np.ndarray, want_rows: np.ndarray, order: np.ndarray
+    counts: csr_array, size: np.ndarray, shares: np.ndarray, want_rows: np.ndarray, order: np.ndarray
 ) -> np.ndarray:  # fmt: skip
     """Split number of each group, `(G,)`; only groups in `order` are dealt.
 
@@ -145,16 +157,21 @@ def _deal(
     dealt = np.zeros(len(size), dtype=np.int64)
     n_splits = len(shares)
     want_rows = want_rows.astype(np.float64)
-    want = shares[:, None] * counts[order].sum(0)  # (S, K)
     left = counts[order].sum(0)  # (K,)
+    want = shares[:, None] * left  # (S, K)
     waiting = np.zeros(len(size), dtype=bool)
     waiting[order] = True
+    rank = np.zeros(len(size), dtype=np.int64)  # where each group stands in `order`
+    rank[order] = np.arange(len(order))
+    by_class = counts.tocsc()
     while True:
         candidates = np.flatnonzero(left > 0)
         members = None
         if len(candidates):
             k = candidates[np.argmin(left[candidates])]
-            members = order[waiting[order] & (counts[order, k] > 0)]
+            with_class = by_class.indices[by_class.indptr[k] : by_class.indptr[k + 1]]
+            with_class = with_class[waiting[with_class]]
+            members = with_class[np.argsort(rank[with_class])]
         else:
             k, members = None, order[waiting[order]]
         for group in members:
@@ -166,7 +183,8 @@ def _deal(
                 best = best[want_rows[best] == want_rows[best].max()]
             split = int(best[0]) if n_splits > 1 else 0
             dealt[group] = split
-            want[split] -= counts[group]
+            its = slice(counts.indptr[group], counts.indptr[group + 1])
+            want[split, counts.indices[its]] -= counts.data[its]
             want_rows[split] -= size[group]
         waiting[members] = False
         if k is None:

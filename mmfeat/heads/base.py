@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from mmfeat.errors import RunError
 from mmfeat.heads.noise import QUIET, Noise
 
 TOKENS = "/tokens"  # an encoder's stored tokens stand among the inputs under its name and this
-_BLOCK = 4096  # rows of tokens that are raised to float32 at a time
+_BLOCK = 4096  # rows that are raised to float64 at a time
+_CELLS = 1 << 24  # labels counted together
 
 
 def tokens_of(name: str) -> str:
@@ -148,14 +149,12 @@ class Head(nn.Module):
         return {key: torch.where(found[key].unsqueeze(-1), x[key], 0.0) for key in self.reads}, found
 
     @torch.no_grad()
-    def fit_standardisation(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> None:
-        """Take mean and scale from what training rows have; a constant column keeps scale 1."""
+    def fit_standardisation(
+        self, inputs: dict[str, Tensor], present: dict[str, Tensor], rows: Tensor | None = None
+    ) -> None:
+        """Take mean and scale from what the training rows `(n,)` have (all rows, when None); a constant column keeps scale 1."""
         for key in self.reads:
-            if key.endswith(TOKENS):
-                moments = _token_moments(inputs[key], present[key])
-            else:
-                rows = inputs[key][present[key]]
-                moments = (rows.mean(0), rows.std(0, unbiased=False)) if len(rows) else None
+            moments = _moments(inputs[key], present[key], rows)
             if moments is not None:
                 mean, scale = moments
                 getattr(self, f"mean_{key}").copy_(mean)
@@ -176,21 +175,37 @@ class Head(nn.Module):
         return sum(t.numel() * t.element_size() for t in self.state_dict().values()) / 1e6
 
 
-def _token_moments(tokens: Tensor, there: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation `(d,)` over the tokens `(N, T, d)` that are there `(N, T)`, a block of rows at a time."""
-    count, total, squares = 0, 0.0, 0.0
-    for block, mask in zip(tokens.split(_BLOCK), there.split(_BLOCK), strict=True):
-        rows = block[mask].double()
-        count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation `(d,)` over what is there of some rows; None where nothing is.
+
+    Parameters
+    ----------
+    values, there : Tensor
+        Embeddings `(N, d)` and `(N,)` bool, or tokens `(N, T, d)` and `(N, T)` bool. They are read in blocks, in float64.
+    """
+    n = len(values) if rows is None else len(rows)
+
+    def blocks() -> Iterator[Tensor]:
+        for start in range(0, n, _BLOCK):
+            block = slice(start, start + _BLOCK) if rows is None else rows[start : start + _BLOCK]
+            yield values[block][there[block]].double()
+
+    count, total = 0, torch.zeros(values.shape[-1], dtype=torch.float64, device=values.device)
+    for block in blocks():
+        count, total = count + len(block), total + block.sum(0)
     if not count:
         return None
     mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
+    squares = sum((block - mean).square().sum(0) for block in blocks())
+    return mean.float(), (squares / count).sqrt().float()
 
 
 def log_odds(labels: Tensor) -> Tensor:
     """Log odds of each class among its known labels or soft targets `(N, K)`, smoothed by one row each way: `(K,)` float32."""
-    known = labels >= 0
-    positives = torch.where(known, labels, 0).sum(0, dtype=torch.float32)
-    negatives = known.sum(0) - positives
+    positives, negatives = torch.zeros(2, labels.shape[1], device=labels.device)
+    for block in labels.split(max(1, _CELLS // max(1, labels.shape[1]))):
+        known = block >= 0
+        here = torch.where(known, block, 0).sum(0, dtype=torch.float32)
+        positives += here
+        negatives += known.sum(0) - here
     return ((positives + 1) / (negatives + 1)).log()

@@ -247,8 +247,7 @@ def _standardised(
     x, moments = {}, {}
     for config in readers:  # heads of one name differ in the tokens that they read
         head = _built(data.labels.device, name, data, config, 0)
-        there = {key: data.present[key][rows] for key in head.reads}
-        head.fit_standardisation({key: data.inputs[key][rows] for key in head.reads}, there)
+        head.fit_standardisation(data.inputs, data.present, rows)
         moments |= dict(head.named_buffers())
         x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
     fold = None
@@ -272,27 +271,48 @@ def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch
     return heads_logits([head], data, rows, batch_size)[0]
 
 
-@torch.inference_mode()
 def heads_logits(
     heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
 ) -> np.ndarray:
     """Logits `(H, n, K)` float32 of some rows (all, when None) by heads on the same inputs, in eval mode."""
+    n = len(data.labels) if rows is None else len(rows)
+    logits = np.zeros((len(heads), n, heads[0].n_classes), np.float32)
+    for some, each in logits_in_batches(heads, data, rows, batch_size):
+        logits[:, some] = each
+    return logits
+
+
+def mean_logits(heads: Sequence[Head], data: FitData, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over heads of all rows' logits, `(N, K)` float32, and each head's own of the rows `some`, `(H, n, K)`."""
+    n, k = len(data.labels), heads[0].n_classes
+    mean, each = np.zeros((n, k), np.float32), np.zeros((len(heads), len(some), k), np.float32)
+    for batch, logits in logits_in_batches(heads, data):
+        mean[batch] = logits.mean(0)
+        here = np.flatnonzero((some >= batch.start) & (some < batch.stop))
+        each[:, here] = logits[:, some[here] - batch.start]
+    return mean, each
+
+
+@torch.inference_mode()
+def logits_in_batches(
+    heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Which of the rows asked for (all, when None), and their logits `(H, b, K)` float32, a batch after another."""
     reads = heads[0].reads
-    batch_size = max(1, min(batch_size, MOST_NUMBERS // sum(data.inputs[key].shape[1:].numel() for key in reads)))
-    if rows is None:  # all of them in their order: nothing is gathered
-        batches = [slice(start, start + batch_size) for start in range(0, len(data.labels), batch_size)]
-    else:
-        batches = torch.as_tensor(rows, device=data.labels.device).split(batch_size) if len(rows) else ()
+    numbers = sum(data.inputs[key].shape[1:].numel() for key in reads) + len(heads) * heads[0].n_classes
+    batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
     as_before = [i > 0 and _standardise_alike(heads[i - 1], head) for i, head in enumerate(heads)]
-    logits = [torch.zeros(len(heads), 0, heads[0].n_classes)]
-    for batch in batches:
+    asked = None if rows is None else torch.as_tensor(rows, device=data.labels.device)
+    n = len(data.labels) if rows is None else len(rows)
+    for start in range(0, n, batch_size):
+        some = slice(start, min(start + batch_size, n))
+        batch = some if asked is None else asked[some]  # all rows in their order: nothing is gathered
         inputs, present = ({key: part[key][batch] for key in reads} for part in (data.inputs, data.present))
         each, x = [], {}
         for head, same in zip(heads, as_before, strict=True):
             x = x if same else head.standardise(inputs, present)
             each.append(head.eval().logits(x, present, QUIET))
-        logits.append(torch.stack(each).float().cpu())
-    return torch.cat(logits, 1).numpy()
+        yield some, torch.stack(each).float().cpu().numpy()
 
 
 def _standardise_alike(a: Head, b: Head) -> bool:

@@ -20,7 +20,8 @@ from mmfeat.table import FeatureTable
 
 NEIGHBOURS, BETA = 16, 10.0  # of 5 to 128 and 0 to 40, what is good on images, captions and both
 PRIOR_WEIGHT = 0.01  # the training rows' shares count as so much of the nearest neighbour: no probability is 0 or 1
-MOST_PRODUCTS = 5e12  # multiplications of a search, some minutes of two cores; beyond it, fewer training rows are asked
+MOST_PRODUCTS = 5e11  # multiplications of a search, some seconds of two cores; beyond it, fewer training rows are asked
+_CELLS = 1 << 22  # labels of neighbours weighed together
 _QUERIES, _BLOCK = 4096, 8192  # rows asked and searched at a time: 230 MB at D = 2048
 
 Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -62,11 +63,15 @@ def knn_logits(
     if not len(train) or not len(asked):
         return logits
     asked = asked[np.argsort(id_numbers(table.ids[rows[asked]]), kind="stable")]
-    search = search or _search_on(device)
+    search, shares = search or _search_on(device), sigmoid(prior.astype(np.float64))
     for start in range(0, len(asked), _QUERIES):
         block = asked[start : start + _QUERIES]
         likeness, found = _nearest(table, names, train, unit_embeddings(table, names, rows[block]), neighbours, search)
-        logits[block] = _propagated(likeness, table.labels[train[found]], beta, sigmoid(prior.astype(np.float64)))
+        step = max(1, _CELLS // max(1, found.shape[1] * logits.shape[1]))
+        for at in range(0, len(block), step):
+            some = slice(at, at + step)
+            answers = table.labels[train[found[some]]]  # (m, k, K)
+            logits[block[some]] = _propagated(likeness[some], answers, beta, shares)
     return logits
 
 
@@ -80,8 +85,12 @@ def affordable(train: np.ndarray, ids: np.ndarray, n_rows: int, width: int) -> n
     width : int
         D of all embeddings together.
     """
-    most = max(NEIGHBOURS, int(MOST_PRODUCTS / max(n_rows * width, 1)))
-    return train if len(train) <= most else train[np.argsort(id_numbers(ids[train]), kind="stable")[:most]]
+    return drawn(train, ids, max(NEIGHBOURS, int(MOST_PRODUCTS / max(n_rows * width, 1))))
+
+
+def drawn(rows: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some rows, drawn by their ids `(N,)`; as they are, where they are no more."""
+    return rows if len(rows) <= most else rows[np.argsort(id_numbers(ids[rows]), kind="stable")[:most]]
 
 
 def unit_embeddings(table: FeatureTable, names: Sequence[str], rows: np.ndarray) -> np.ndarray:

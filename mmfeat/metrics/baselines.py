@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmfeat.labels import positive_cells
+
 _SURE = 10.0  # a probability of 0.99995, or 0.00005: on the same side of any sensible threshold
 
 
@@ -13,5 +15,6 @@ def commonest_label(train_labels: np.ndarray, n_rows: int) -> np.ndarray:
     Of equally common classes the first is taken. Their order and their decisions mean something, their loss does not.
     """
     logits = np.full((n_rows, train_labels.shape[1]), -_SURE, dtype=np.float32)
-    logits[:, (train_labels == 1).sum(0).argmax()] = _SURE
+    positives = np.bincount(positive_cells(train_labels)[1], minlength=train_labels.shape[1])
+    logits[:, positives.argmax()] = _SURE
     return logits

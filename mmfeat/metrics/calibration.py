@@ -8,6 +8,7 @@ from mmfeat.metrics.scores import row_losses
 
 LOWEST, HIGHEST = 0.1, 10.0  # beyond these the rows say nothing: all on their right side, or none
 BINS = 15
+_BLOCK = 2**22  # cells counted together, so that memory stays bounded
 
 
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -42,8 +43,14 @@ def expected_calibration_error(labels: np.ndarray, probs: np.ndarray, bins: int 
 
     The bins are of equal width (Naeini et al., 2015); every cell of the table counts as one.
     """
-    known = labels >= 0
-    values = probs[known]
-    at = np.minimum((values * bins).astype(np.int64), bins - 1)
-    said, true = (np.bincount(at, weights, bins) for weights in (values, (labels[known] == 1).astype(np.float64)))
-    return float(np.abs(said - true).sum() / max(len(values), 1))
+    predicted, true, n = np.zeros(bins), np.zeros(bins), 0
+    step = max(1, _BLOCK // max(1, labels.shape[1]))
+    for start in range(0, len(labels), step):
+        block = slice(start, start + step)
+        known = labels[block] >= 0
+        values = probs[block][known]
+        at = np.minimum((values * bins).astype(np.int64), bins - 1)
+        predicted += np.bincount(at, values, bins)
+        true += np.bincount(at, labels[block][known] == 1, bins)
+        n += len(values)
+    return float(np.abs(predicted - true).sum() / max(n, 1))

@@ -254,7 +254,7 @@ def save_run(
             file.create_dataset("ids", data=[str(i) for i in logits.ids], dtype=h5py.string_dtype("utf-8"))
             file.create_dataset("input_key", data=logits.input_keys)
             file.create_dataset("known", data=logits.known)
-            file.create_dataset("logits", data=logits.logits.astype(np.float32))
+            file.create_dataset("logits", data=logits.logits.astype(np.float32, copy=False))
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
             if logits.fold is not None:
                 file.create_dataset("fold", data=logits.fold.astype(np.int16))

@@ -17,17 +17,19 @@ from mmfeat.data.readers import Source
 from mmfeat.data.reviews import Answers
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.sources import ImageSources
+from mmfeat.labels import has_label, positive_cells
 from mmfeat.texts import counted, quoted, shown, toml_value
 
 
 def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
     """Rows, classes, labels a row, captions, images, split: a few lines."""
-    labelled = (manifest.labels >= 0).any(1)
-    counts = (manifest.labels == 1).sum(0)
+    labelled = has_label(manifest.labels)
+    positive_rows, columns = positive_cells(manifest.labels)
+    counts = np.bincount(columns, minlength=len(manifest.classes))
     most, least = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
-    mean = (manifest.labels[labelled] == 1).sum(1).mean()
+    mean = len(positive_rows) / labelled.sum()
     lines = [_kind(source, images)]
-    nothing = int((manifest.labels == 0).all(1).sum())
+    nothing = int((~manifest.labels.any(1)).sum())  # every label is 0: known, and negative
     rows = f"{labelled.sum():,} labelled{f' ({nothing:,} with nothing)' if nothing else ''}, {(~labelled).sum():,} unlabelled"
     lines.append(_line("rows", manifest.n_samples, rows))
     names = manifest.classes
@@ -100,7 +102,7 @@ def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[st
     """How labels were told from cells, where it might be another way."""
     separator, classes = config.data.separator, manifest.classes
     if source.yes_no is not None:
-        known = (manifest.labels[(manifest.labels >= 0).any(1)] >= 0).mean()
+        known = (manifest.labels[has_label(manifest.labels)] >= 0).mean()
         blank = (
             f"unknown, since noes are given: {known:.0%} of the labelled rows' labels are known"
             if source.absent == "unknown"
@@ -186,7 +188,7 @@ def _few(names: Sequence[str], n: int = 3) -> str:
 
 def about_answers(answers: Answers, before: Manifest, after: Manifest, change: Difference) -> list[str]:
     """What a person's answers did: rows that were unlabelled and where they stand now, other labels, the same labels."""
-    labelled = dict(zip(before.ids.tolist(), (before.labels >= 0).any(1).tolist(), strict=True))
+    labelled = dict(zip(before.ids.tolist(), has_label(before.labels).tolist(), strict=True))
     split = dict(zip(after.ids.tolist(), after.split.tolist(), strict=True))
     new = [sample for sample in answers.given if not labelled[sample]]
     other = [sample for sample in answers.given if labelled[sample] and sample in change.labels]

@@ -51,6 +51,8 @@ def kernel_logits(data: FitData) -> np.ndarray:
 def _standardised(data: FitData, name: str) -> Tensor:
     """Embeddings `(N, D)` by the mean and scale of all rows (no label is in them), so that rows' squares are 1 on average."""
     x, present = data.inputs[name], data.present[name]
+    if not present.any():
+        return torch.zeros_like(x)
     mean = x[present].mean(0)
     scale = x[present].std(0, unbiased=False).clamp(min=1e-6)
     return torch.where(present[:, None], (x - mean) / scale, 0) / x.shape[1] ** 0.5

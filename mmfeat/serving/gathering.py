@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import traceback
@@ -12,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from mmfeat.batches import yield_to_others
+from mmfeat.machine import usable_cores
 
 MAX_WAIT = 0.01  # seconds that a batch waits for others that are being prepared
 
@@ -38,7 +38,7 @@ class Gatherer:
         self._preparing = 0
         self._closing = False
         self._changed = threading.Condition()
-        workers = max(2, os.cpu_count() or 2)
+        workers = max(2, usable_cores())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=yield_to_others)
         self._thread = threading.Thread(target=self._work, name="mmfeat-run", daemon=True)
         self._thread.start()

@@ -134,20 +134,24 @@ class MappedRows:
         Where each of the N rows is. A row that is nowhere reads as zeros.
     columns : np.ndarray, optional
         `(D,)`: the order in which a row's D numbers are read; as they lie, when None.
+    width : int
+        D where there is no part at all.
     """
 
-    def __init__(self, parts: Sequence[MappedArray | None], found: Found, columns: np.ndarray | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[MappedArray | None], found: Found, columns: np.ndarray | None = None, width: int = 0
+    ) -> None:
         in_order = columns is None or np.array_equal(columns, np.arange(len(columns)))
         self.columns = None if in_order else columns
         self.parts = list(parts)
         self.found = found
         some = [part for part in self.parts if part is not None]
-        self._row_shape = some[0].shape[1:] if some else (0,)
+        self._row_shape = some[0].shape[1:] if some else (width,)
         self.dtype = np.result_type(*{part.dtype for part in some}) if some else np.dtype(np.float16)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`(N, D)` or `(N, T, d)`; D is 0 where there is no part at all."""
+        """`(N, D)` or `(N, T, d)`; D is `width` where there is no part at all."""
         return len(self.found.part), *self._row_shape
 
     def __len__(self) -> int:
@@ -155,7 +159,11 @@ class MappedRows:
 
     def take(self, rows: np.ndarray | slice) -> MappedRows:
         """Some of the rows, still unread."""
-        return MappedRows(self.parts, self.found.take(rows), self.columns)
+        return MappedRows(self.parts, self.found.take(rows), self.columns, self._row_shape[-1])
+
+    def with_width(self, width: int) -> MappedRows:
+        """The same rows, D being `width` where no part says it."""
+        return MappedRows(self.parts, self.found, self.columns, width)
 
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
         """Read rows: an int array, a bool array or a slice gives `(n, ...)`, one number a single row.

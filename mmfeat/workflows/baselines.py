@@ -13,7 +13,7 @@ from mmfeat.config import TFIDF, TfidfEncoderConfig
 from mmfeat.devices import torch_device
 from mmfeat.errors import EncoderError, MissingFeatures, RunError, StoreError
 from mmfeat.heads.fit import fit_data, fit_head, head_logits
-from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, knn_logits
+from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, drawn, knn_logits
 from mmfeat.learned import NOTHING
 from mmfeat.metrics import commonest_label
 from mmfeat.models.figures import FigureLine
@@ -28,6 +28,7 @@ from mmfeat.workflows.standing import in_sample, in_sample_of, learned_by_encode
 from mmfeat.workflows.tfidf import fitted_words, identity_of, with_words
 
 _WORDS = "TF-IDF"
+MOST_ROWS = 50_000  # training rows of a baseline; of more, so many are drawn by their ids, and its line says so
 Kept = dict[str, dict[str, Any]]
 
 
@@ -89,12 +90,14 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
 
 
 def _linear_settings(project: Project) -> dict[str, Any]:
-    return {"linear": dataclasses.asdict(project.config.fuse.linear)}
+    n = len(project.manifest.rows("train"))
+    part = {"training_rows": MOST_ROWS} if n > MOST_ROWS else {}
+    return {"linear": dataclasses.asdict(project.config.fuse.linear), **part}
 
 
 def _linear(project: Project, name: str) -> dict[str, Any]:
     """The quick linear head on one encoder."""
-    rows = _labelled(project)
+    rows = _affordable_rows(project)
     return _fitted(project, project.table([name], rows), name, rows)
 
 
@@ -103,7 +106,12 @@ def _fitted(project: Project, table: FeatureTable, name: str, rows: np.ndarray) 
     data = fit_data(table, [name], torch_device(config.device), rows)
     fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
     figures = figures_on_val(project, head_logits(fitted.head, data, data.val))
-    return {"val": figures.as_dict(), "seconds": fitted.seconds}
+    return {"val": figures.as_dict(), "seconds": fitted.seconds, "note": _part(project, len(data.train))}
+
+
+def _part(project: Project, n_train: int) -> str:
+    """Of how many training rows a baseline is, where that is not all of them."""
+    return f"of {counted(n_train, 'training row')}" if n_train < len(project.manifest.rows("train")) else ""
 
 
 def _has_words(project: Project) -> bool:
@@ -120,7 +128,7 @@ def _words(project: Project) -> dict[str, Any]:
     """A linear head on TF-IDF, fitted on the captions of train rows; its features go through the store like any other's."""
     project = with_words(project, _WORDS)
     encoder = fitted_words(project, _WORDS)
-    identity, rows = identity_of(_WORDS, encoder), _labelled(project)
+    identity, rows = identity_of(_WORDS, encoder), _affordable_rows(project)
     extract_one(project, identity, rows, encoder=encoder)
     table = project.table_of({_WORDS: (identity.spec, None)}, rows)
     return {**_fitted(project, table, _WORDS, rows), "encoder": identity.spec.key}
@@ -132,16 +140,21 @@ def _knn(project: Project, names: list[str]) -> dict[str, Any]:
     manifest, config = project.manifest, project.config
     train, val = manifest.rows("train"), manifest.rows("val")
     table = project.table(names, _labelled(project))
-    some = affordable(train, manifest.ids, len(val), sum(table.widths.values()))
+    some = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), sum(table.widths.values()))
     logits = knn_logits(table, names, some, val, device=torch_device(config.device))
     figures = figures_on_val(project, logits)
     learned = NOTHING
     for name in names:
         learned |= learned_by_encoder(project, project.identity(name), False)
-    part = f"of {counted(len(some), 'training row')}" if len(some) < len(train) else ""
-    note = ", ".join(filter(None, [part, in_sample_of(project, learned, val)]))
+    note = ", ".join(filter(None, [_part(project, len(some)), in_sample_of(project, learned, val)]))
     return {"val": figures.as_dict(), "seconds": time.perf_counter() - start, "note": note}
 
 
 def _labelled(project: Project) -> np.ndarray:
     return np.concatenate([project.manifest.rows("train"), project.manifest.rows("val")])
+
+
+def _affordable_rows(project: Project) -> np.ndarray:
+    """The training rows that a fitted baseline can take in, and all val rows."""
+    manifest = project.manifest
+    return np.concatenate([drawn(manifest.rows("train"), manifest.ids, MOST_ROWS), manifest.rows("val")])

@@ -85,7 +85,8 @@ class Folds:
                 on_epoch=lambda _, note: bar.advance(1, note),
             )  # fmt: skip
         roles = np.full(len(rows), ROLES["out-of-fold"], np.uint8)
-        return TrainedHeads(found.fits, found.logits, roles, Learned.of([], [], ids), data.fold)
+        mean, val = found.logits.mean(0), found.logits[:, data.val]
+        return TrainedHeads(found.fits, mean, val, roles, Learned.of([], [], ids), data.fold)
 
 
 def _of_encoders(project: Project, names: list[str]) -> Learned:

@@ -81,17 +81,21 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     fingerprint = head_fingerprint(project, "head", head, settings, identities, table, **more)
     run = already_made(project.runs, fingerprint)
     made = run is None
-    if made:
-        data = fit_data(table, list(identities), torch_device(config.device), rows)
-        if folds:
-            trained = folds.train(head, data, settings, rows)
-        else:
-            trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
     lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
-    if made:
-        run = save_head_run(
-            project, head, head, settings, identities, table, trained, data, rows, fingerprint, {"baselines": kept}
-        )
+    if made:  # in a function of its own: what training held is free before the run is scored
+
+        def train() -> Run:
+            data = fit_data(table, list(identities), torch_device(config.device), rows)
+            if folds:
+                trained = folds.train(head, data, settings, rows)
+            else:
+                trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
+            more = {"baselines": kept}
+            return save_head_run(
+                project, head, head, settings, identities, table, trained, data, rows, fingerprint, more
+            )
+
+        run = train()
     lines += head_lines(project, run)
     n_train, n_val = len(table.rows("train")), len(table.rows("val"))
     labelled = labelled_figures(project, run) if folds else None

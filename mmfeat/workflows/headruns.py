@@ -11,7 +11,7 @@ import numpy as np
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import FitData, heads_logits
+from mmfeat.heads.fit import FitData, mean_logits
 from mmfeat.learned import Learned
 from mmfeat.models.runs import ROLES, Run, RunLogits, save_run
 from mmfeat.table import FeatureTable
@@ -29,8 +29,10 @@ class TrainedHeads:
     ----------
     fits : list of FittedHead
         Seed by seed, and fold by fold.
-    logits : np.ndarray
-        `(S, n, K)` by seed.
+    mean : np.ndarray
+        `(n, K)` float32: logits, the mean over the seeds.
+    val : np.ndarray
+        `(S, n_val, K)` float32: logits of the val rows by seed.
     roles : np.ndarray
         `(n,)` uint8, numbered as in `ROLES`.
     learned : Learned
@@ -40,7 +42,8 @@ class TrainedHeads:
     """
 
     fits: list[FittedHead]
-    logits: np.ndarray
+    mean: np.ndarray
+    val: np.ndarray
     roles: np.ndarray
     learned: Learned
     fold: np.ndarray | None = None
@@ -55,8 +58,8 @@ class TrainedHeads:
         """A head for each seed, trained on the data's train rows; their ids are `(n,)`."""
         roles = np.zeros(len(ids), np.uint8)
         roles[data.train], roles[data.val] = ROLES["train"], ROLES["val"]
-        logits = heads_logits([fit.head for fit in fits], data)
-        return cls(fits, logits, roles, Learned.of(ids[data.train], ids[data.val]))
+        mean, val = mean_logits([fit.head for fit in fits], data, data.val)
+        return cls(fits, mean, val, roles, Learned.of(ids[data.train], ids[data.val]))
 
 
 def seeds_of(project: Project) -> list[int]:
@@ -78,9 +81,9 @@ def save_head_run(
 
     `data` holds the rows `rows` of the manifest, in that order.
     """
-    fits, logits, val = trained.fits, trained.logits, data.val
-    seeds = [figures_on_val(project, one[val]).as_dict() for one in logits] if len(val) else []
-    mean = figures_on_val(project, logits.mean(0)[val]).as_dict() if len(val) else None
+    fits, val = trained.fits, data.val
+    seeds = [figures_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
+    mean = figures_on_val(project, trained.mean[val]).as_dict() if len(val) else None
     state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
     head_mb = sum(fit.head.size_mb() for fit in fits)
     read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
@@ -97,18 +100,18 @@ def save_head_run(
         "best_epochs": [fit.best_epoch for fit in fits],
         "history": [fit.history for fit in fits],
         "seconds": sum(fit.seconds for fit in fits),
-        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(logits), -1)).sum(1).tolist(),
+        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
         "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
         "head_mb": head_mb,
         "figures": {"val": mean, "val_seeds": seeds},
-        "decision": decision_record(project, logits.mean(0)[val]),
+        "decision": decision_record(project, trained.mean[val]),
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
     }
     known = np.any([data.present[name].cpu().numpy() for name in identities], axis=0)
     inputs = input_keys(project, encoders.values(), rows)
-    kept = RunLogits(table.ids[rows], inputs, known, logits.mean(0), trained.roles, trained.fold)
+    kept = RunLogits(table.ids[rows], inputs, known, trained.mean, trained.roles, trained.fold)
     learned = trained.learned
     for identity in identities.values():
         learned |= learned_by_encoder(project, identity, False)

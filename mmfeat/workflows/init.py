@@ -118,7 +118,7 @@ def init(
     if not file.is_file():
         config = _resolved(config, data)
     sources, row_keys, warnings = _images(folder, config, data)
-    before = _there(folder)
+    stamp, before = _stamp(folder), _there(folder)
     manifest, lines = make_manifest(config, data, row_keys, before)
     config = with_rule_for(config, len(manifest.classes))
     change = difference(before, manifest) if before is not None else None
@@ -132,7 +132,7 @@ def init(
     lines += about_one_class(config, len(manifest.classes))
     notes = [*data.notes, *_image_notes(manifest, row_keys, alike), *_copy_notes(manifest, pairs)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
-    written, removed = _write(folder, before, manifest, notes, change, toml)
+    written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp)
     text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
     return InitResult(manifest, text, written, removed, after, warnings)
 
@@ -277,17 +277,24 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
 
 
 def _write(
-    folder: Path, before: Manifest | None, manifest: Manifest, notes: list[str], change: Difference | None,
+    folder: Path,
+    before: Manifest | None,
+    manifest: Manifest,
+    notes: list[str],
+    *,
+    change: Difference | None,
     toml: str | None,
-) -> tuple[list[str], list[str]]:  # fmt: skip
+    stamp: tuple[int, ...] | None,
+) -> tuple[list[str], list[str]]:
     """Write what is new, mmfeat.toml last: a project is there when it is. Names what is written and removed.
 
     Killed in between, it leaves a log of what is to come at worst: the manifest follows whole, or not at all.
     """
     for place in (folder, folder / ".mmfeat"):
         remove_leftovers(place, below=False)
-    there = _there(folder)
-    if not _same(there, manifest) and not _same(there, before):
+    there = before if _stamp(folder) == stamp else _there(folder)
+    up_to_date = _same(there, manifest)
+    if there is not before and not up_to_date and not _same(there, before):
         raise DataError(f"{folder / MANIFEST}: another mmfeat init has written it meanwhile. Run again: mmfeat init")
     written, removed = [], []
     log = folder / LOG
@@ -299,7 +306,7 @@ def _write(
     elif not text and log.is_file():
         log.unlink()
         removed.append(LOG)
-    if not _same(there, manifest):
+    if not up_to_date:
         manifest.save(folder / MANIFEST)
         written.insert(0, MANIFEST)
     if toml is not None:
@@ -320,6 +327,15 @@ def _changes(change: Difference | None, log: str) -> list[str]:
 
 def _there(folder: Path) -> Manifest | None:
     return Manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+
+
+def _stamp(folder: Path) -> tuple[int, ...] | None:
+    """What tells that the manifest is the file that it was: inode, size and time; None where there is none."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _image_notes(manifest: Manifest, row_keys: RowKeys, alike: dict[str, str]) -> list[str]:

@@ -67,7 +67,8 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
     nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
     encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
     tokens = {name: read.number for name, read in composed.composition.tokens.items()}
-    table = guests.table_of(encoders, nothing, tokens)
+    widths = {n: identity.width for n, identity in composed.identities.items()}
+    table = guests.table_of(encoders, nothing, tokens, widths)
     device = torch_device(project.config.device)
     composition = composed.composition.to(device)
     parts = [

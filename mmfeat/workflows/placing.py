@@ -16,7 +16,7 @@ from mmfeat.data.readers import Source
 from mmfeat.data.rowkeys import RowKeys
 from mmfeat.data.splits import make_splits
 from mmfeat.errors import DataError
-from mmfeat.labels import rows_of
+from mmfeat.labels import has_label, rows_of
 from mmfeat.report.summary import about_corrections
 from mmfeat.texts import counted
 
@@ -41,11 +41,11 @@ def make_manifest(
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
     if not found.classes:
         raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to learn")
-    if not (found.labels >= 0).any():
+    if not has_label(found.labels).any():
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
     known = None
     if before is not None:
-        labelled = (before.labels >= 0).any(1)
+        labelled = has_label(before.labels)
         rows = same_rows(before.ids, np.array(data.ids, dtype=object))
         known = [str(before.split[row]) if row >= 0 and labelled[row] else "" for row in rows.tolist()]
     groups, known = groups_with_copies(row_keys, data.groups, known)
@@ -65,7 +65,7 @@ def _split(
     if known is None or not any(known):
         return split, notes
     if shares["val"] and "val" not in known:
-        free = ~(labels >= 0).any(1) | (np.array(known, dtype=object) == "train")
+        free = ~has_label(labels) | (np.array(known, dtype=object) == "train")
         first = np.where(free, "", split).tolist()
         split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
         moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())

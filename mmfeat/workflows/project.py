@@ -276,13 +276,17 @@ class Project:
         self.register(identities)
         asked = (names if tokens else ()) if isinstance(tokens, bool) else tokens
         kept = {name: self.config.encoder[name].tokens for name in asked}
-        return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need, kept)
+        widths = {name: identity.width for name, identity in identities.items()}
+        return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need, kept, widths)
 
     def table_of(
         self, encoders: dict[str, tuple[Any, str | None]], need: np.ndarray | None = None,
-        tokens: dict[str, int] | None = None,
+        tokens: dict[str, int] | None = None, widths: dict[str, int] | None = None,
     ) -> FeatureTable:  # fmt: skip
-        """The features filed under given specs and output keys, aligned with the manifest."""
+        """The features filed under given specs and output keys, aligned with the manifest.
+
+        `widths` says the D of encoders whose features may be in no row: where every caption is blank, for instance.
+        """
         manifest = self.manifest
         keys = {name: self._keys_for(spec) for name, (spec, _) in encoders.items()}
         return open_table(
@@ -296,6 +300,7 @@ class Project:
             classes=manifest.classes,
             need=need,
             tokens=tokens,
+            widths=widths,
         )
 
     def _keys_for(self, spec: EncoderSpec) -> RowKeys:

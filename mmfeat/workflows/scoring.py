@@ -21,6 +21,7 @@ from mmfeat.models.composition import head_part, n_folds
 from mmfeat.models.ensembles import Weight, combined
 from mmfeat.models.runs import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.randomness import id_numbers
+from mmfeat.store.keys import EncoderSpec
 from mmfeat.table import FeatureTable
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import input_keys
@@ -148,16 +149,27 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
     encoders, tokens = {}, {}
     for name in names or list(run.encoders):
         recorded = run.encoders[name]
-        features = project.store.find(recorded["key"])
-        if features is None:
+        spec = _spec_of(project, name, recorded["key"])
+        if spec is None:
             raise MissingFeatures(
                 f"{run.name}: the features of encoder {name!r} that it was made from are gone. "
                 f"Run: {f'mmfeat store import {name} FILE' if recorded['modality'] == OTHER else 'mmfeat extract'}"
             )
-        encoders[name] = (features.spec, recorded["output_key"])
+        encoders[name] = (spec, recorded["output_key"])
         if run.kind != "ensemble":  # which reads its members' outputs alone
             tokens[name] = recorded.get("tokens", 0)
-    return project.table_of(encoders, need, tokens)
+    return project.table_of(encoders, need, tokens, {name: run.encoders[name]["width"] for name in encoders})
+
+
+def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
+    """The spec of a key: of its features or, where no sample was encoded (all captions are blank), of the encoder itself."""
+    features = project.store.find(key)
+    if features is not None:
+        return features.spec
+    if name not in project.config.encoder or project.config.encoder[name].modality == OTHER:
+        return None
+    spec = project.identity(name).spec
+    return spec if spec.key == key else None
 
 
 def own_opinions(project: Project, run: Run, rows: np.ndarray) -> dict[str, Source]:
