@@ -88,6 +88,40 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     return config
 
 
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """A configuration with other values for some keys, as options would give them: what is recorded of it says so.
+
+    Parameters
+    ----------
+    settings : dict of str to Any
+        Dotted key to value, as for :func:`load_config`.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown, or a value is wrong.
+    """
+    where = _Where("", set(settings), tuple(config.encoder))
+    for dotted, value in settings.items():
+        config = _with_value(config, dotted.split("."), value, dotted, where)
+    config = dataclasses.replace(config, origins={**config.origins, **dict.fromkeys(settings, "option")})
+    _check(config, where)
+    return config
+
+
+def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _Where) -> Any:
+    """A table of settings with another value at one place."""
+    name, *below = names
+    fields = {f.name: f for f in dataclasses.fields(table) if not f.metadata.get("internal")}
+    if name not in fields:
+        raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
+    if below:
+        value = _with_value(getattr(table, name), below, value, dotted, where)
+    else:
+        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted, where)
+    return dataclasses.replace(table, **{name: value})
+
+
 @dataclass(frozen=True)
 class _Where:
     """Finds the line of a key, for messages; knows the encoders' names."""

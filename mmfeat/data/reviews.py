@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmfeat.csvtext import csv_text, unharmed
 from mmfeat.data.records import Record, read_records, repaired
 from mmfeat.errors import DataError
 from mmfeat.labels import split_labels
@@ -18,9 +16,6 @@ FILE = "review.csv"
 ID, ANSWER = "id", "labels"
 BETWEEN = ";"  # also stands between labels, whatever the project's separator
 NOTHING = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
-_FORMULA = re.compile(
-    r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]"
-)  # what a spreadsheet may take as one, or hides it
 
 
 @dataclass(frozen=True)
@@ -39,16 +34,6 @@ class Answers:
     n_blank: int
 
 
-def harmless(text: str) -> str:
-    """A cell that no spreadsheet takes as a formula: one that might be one begins with an apostrophe."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def unharmed(cell: str) -> str:
-    """The text that :func:`harmless` made a cell of."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
-
-
 def nothing_mark(classes: Sequence[str]) -> str:
     """What to fill in for a row that has none of the classes."""
     return next((mark for mark in NOTHING if mark not in classes), NOTHING[-1])
@@ -56,11 +41,8 @@ def nothing_mark(classes: Sequence[str]) -> str:
 
 def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
     """A table with these columns and an empty one to fill in, as CSV that spreadsheets read as UTF-8."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*map(harmless, columns), ANSWER])
-    writer.writerows([*map(harmless, row), ""] for row in zip(*columns.values(), strict=True))
-    return text.getvalue().encode("utf-8-sig", "replace")
+    rows = ([*row, ""] for row in zip(*columns.values(), strict=True))
+    return csv_text([*columns, ANSWER], rows).encode("utf-8-sig", "replace")
 
 
 def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:

@@ -61,6 +61,14 @@ class ImageSources:
         sources._listed = True
         return sources
 
+    def add_files(self, files: Sequence[Path]) -> None:
+        """Add single images, by their files' names; by their whole paths where several are called the same."""
+        if not self._listed:
+            self._list()
+        names = [file.name for file in files]
+        for file in files:
+            self._names.add(file.name if names.count(file.name) == 1 else file.as_posix(), Location(str(file)))
+
     def locate(self, name: str) -> Location | None:
         """Where an image is; None where it is nowhere, or its name would leave the folders. Safe in threads.
 

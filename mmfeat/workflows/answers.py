@@ -66,7 +66,7 @@ class AppliedReview:
     after: str
 
 
-def apply_review(project: Project, file: Path | str) -> AppliedReview:
+def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
     """Keep what a person filled in in corrections.csv, and bring the manifest up to date as `mmfeat init` does.
 
     Everything is checked before anything is changed, and where the manifest cannot be made all is as it was.
@@ -88,7 +88,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
         _remember(root, file, data, len(answers.given))
         write_atomic(corrections, data)
     try:
-        made = init(root)
+        made = init(root, overwrite=overwrite)
     except Exception:
         if fresh:
             _put_back(_last(root), (LOG, CORRECTIONS))
@@ -110,7 +110,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
     )
 
 
-def undo_review(project: Project) -> AppliedReview:
+def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
     """Take back the last review that was applied: corrections.csv and the manifest are as they were, to the byte.
 
     Where the manifest has been made anew since, it is made anew without the answers.
@@ -134,7 +134,7 @@ def undo_review(project: Project) -> AppliedReview:
     before, states = project.manifest, _states(project)
     _put_back(folder, (MANIFEST, LOG, CORRECTIONS) if same else (CORRECTIONS,))
     if not same:
-        init(root)
+        init(root, overwrite=overwrite)
     publish_folder(folder, folder.parent, "undone")
     fresh = Project(root)
     change = difference(before, fresh.manifest)

@@ -29,6 +29,7 @@ from mmfeat.models.comparison import (
 )
 from mmfeat.models.ensembles import RECIPE_HEADS
 from mmfeat.models.figures import FigureLine
+from mmfeat.outputs import Outputs
 from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
@@ -76,11 +77,16 @@ class CompareResult:
     after: str
 
 
-def compare_heads(project: Project, names: list[str] | None = None) -> CompareResult:
+def compare_heads(project: Project, names: list[str] | None = None, overwrite: bool = False) -> CompareResult:
     """Train every head that takes the project's inputs, or the named ones, and score them beside encoders and means.
 
     Nothing that the project uses is changed: what is made lies in `comparisons/`. What is there already is not made
     again, so that an interrupted comparison goes on; it is shown also where other heads are named.
+
+    Parameters
+    ----------
+    overwrite : bool
+        Whether tables and plots that were changed since they were written may be replaced.
 
     Raises
     ------
@@ -110,7 +116,8 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
     )
     cheap = work.baselines()
     title, classes = f"{len(val):,} val rows", project.manifest.classes
-    files, written = write_comparison(work.folder, title, lines, cheap, classes, metric)
+    outputs = Outputs(project.config, overwrite=overwrite)
+    files, written = write_comparison(outputs, work.folder, title, lines, cheap, classes, metric)
     return CompareResult(
         lines, cheap, failed, work.made or written, work.folder, files, len(project.manifest.rows("train")), len(val),
         len(seeds_of(project)), _after(project, lines),

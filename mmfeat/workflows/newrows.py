@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.config import OTHER
 from mmfeat.data.readers import read_rows
 from mmfeat.data.sources import ImageSources, images_beside, nothing_found
 from mmfeat.devices import torch_device
@@ -174,3 +175,21 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     if places and not any(_is_there(sources, name) for name in named):
         raise nothing_found(named, sources)
     return NewRows(source.ids, source.images, source.captions, sources, source.columns)
+
+
+def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
+    """Refuse samples of which the model reads nothing.
+
+    Raises
+    ------
+    DataError
+        There are none of its `modalities`.
+    """
+    given = {"image": any(rows.images), "text": any(caption.strip() for caption in rows.captions)}
+    if not any(there for modality, there in given.items() if modality in modalities) and OTHER not in modalities:
+        reads = " and ".join({"image": "images", "text": "captions"}[m] for m in sorted(modalities))
+        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
+    if modalities == {OTHER} and len(rows.ids) == 1 and not rows.columns:
+        raise DataError(
+            f"{model} reads imported embeddings alone, and a picture or a caption has none. Give a table of ids"
+        )

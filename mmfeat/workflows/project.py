@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 
 from mmfeat.batches import UnreadSample
 from mmfeat.config import FILE_NAME, OTHER, Config, EncoderConfig
-from mmfeat.configfile import load_config
+from mmfeat.configfile import load_config, with_settings
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
 from mmfeat.data.seen import load_seen
@@ -63,6 +64,26 @@ class Project:
                 self.root = candidate
                 return
         raise ConfigError(f"{start}: no {FILE_NAME} here or above. Run: mmfeat init SOURCE, or give --project DIR")
+
+    def with_settings(self, settings: dict[str, Any]) -> Project:
+        """The same project with other values for some keys, as options would give them.
+
+        Parameters
+        ----------
+        settings : dict of str to Any
+            Dotted key to value; a value of None leaves the key as it is.
+
+        Raises
+        ------
+        ConfigError
+            A key is unknown, or a value is wrong.
+        """
+        settings = {key: value for key, value in settings.items() if value is not None}
+        if not settings:
+            return self
+        other = copy.copy(self)
+        other.config = with_settings(self.config, settings)
+        return other
 
     @property
     def checkpoints(self) -> Path:
