@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 from mmfeat.cli.options import echo_next
+from mmfeat.cli.strict import Command
 
 
-@click.command("demo", short_help="See all of it happen, without data or GPU, in a few minutes.")
+@click.command(
+    "demo", cls=Command, in_project=False, short_help="See all of it happen, without data or GPU, in a few minutes."
+)
 @click.option("--folder", default="mmfeat-demo", metavar="DIR", help="Where to put it. [default: mmfeat-demo]")
 @click.option("--seed", default=0, type=int, metavar="N", help="Of the made data set and of all that follows.")
 def demo_command(folder: str, seed: int) -> None:

@@ -5,13 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from mmfeat.cli.options import echo_next
+from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.strict import PROJECT, Command, Modes, typed
 
 if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
 
 
-@click.command("encoders", short_help="Encoders of the project and the paper in figures; find others by name.")
+MODES = Modes(
+    of=lambda ctx: "pattern" if ctx.params["pattern"] else "list",
+    texts={"pattern": "a PATTERN, which is looked for in all models", "list": "the list of encoders"},
+    acts={PROJECT: ("list",)},
+)
+
+
+@click.command(
+    "encoders",
+    cls=Command,
+    modes=(MODES,),
+    short_help="Encoders of the project and the paper in figures; find others by name.",
+)
 @click.argument("pattern", required=False)
 @click.pass_context
 def encoders_command(context: click.Context, pattern: str | None) -> None:
@@ -22,6 +35,8 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
     from mmfeat.workflows.encoders import encoders, models
 
     if pattern is None:
+        if typed(context.find_root(), PROJECT):  # a project that is named must be there
+            open_project(context, {}, dry=True)
         listed = encoders(context.obj)
         if listed.project:
             click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")

@@ -5,26 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, open_project, overwrite_option, setting_options
+from mmfeat.cli.strict import Command
 
 WEAKEST = 3
 
 
-@click.command("evaluate", short_help="All figures of one or more runs, class by class.")
+@click.command("evaluate", cls=Command, short_help="All figures of one or more runs, class by class.")
 @click.argument("names", nargs=-1, metavar="[RUN]...")
 @click.option(
     "--split", default="val", type=click.Choice(["val", "test", "train", "train+val"]), help="Which labelled rows."
 )
-@setting_options(*DECISION)
+@setting_options(*DECISION, top=("metric", "device"))
+@overwrite_option
 @click.pass_context
-def evaluate_command(context: click.Context, names: tuple[str, ...], split: str, **options: Any) -> None:
+def evaluate_command(
+    context: click.Context, names: tuple[str, ...], split: str, overwrite: bool, **options: Any
+) -> None:  # fmt: skip
     """Score runs and encoders (the best run, when none is named) on the same rows."""
     from mmfeat.report.evaluation import evaluation_table
     from mmfeat.report.tables import left_out, shown
     from mmfeat.workflows.evaluate import evaluate
 
-    project = open_project(context, options)
-    result, metric = evaluate(project, list(names) or None, split), project.config.metric
+    project = open_project(context, options, ("predict", "metric", "device"))
+    result, metric = evaluate(project, list(names) or None, split, overwrite), project.config.metric
     click.echo(evaluation_table(result.figures, result.differences, f"{result.n_rows:,} {split} rows", metric))
     if result.decided:
         click.echo(f"Labels by thresholds and temperature {result.decided}; val rows by those of other val rows.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, setting_options
+from mmfeat.cli.strict import Command
 
 
-@click.command("export", short_help="One run as a folder that needs no project.")
+@click.command("export", cls=Command, short_help="One run as a folder that needs no project.")
 @click.argument("run")
 @click.argument("destination", metavar="DIR")
 @click.option(
@@ -21,7 +22,7 @@ from mmfeat.cli.options import DECISION, echo_next, open_project, setting_option
     type=click.Choice(["torch", "onnx"]),
     help="What is to run it. [default: torch]",
 )
-@setting_options(*DECISION)
+@setting_options(*DECISION, top=("metric", "device"))
 @click.pass_context
 def export_command(
     context: click.Context, run: str, destination: str, dtype: str, runtime: str, **options: Any
@@ -36,7 +37,7 @@ def export_command(
     from mmfeat.texts import shown
     from mmfeat.workflows.export import export
 
-    project = open_project(context, options)
+    project = open_project(context, options, deciding(True))
     result = export(project, run, destination, dtype, runtime)
     form = " as ONNX" if runtime == "onnx" else ""
     click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb)}")

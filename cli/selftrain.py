@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.fuse import KEYS
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import TOP, echo_next, open_project, setting_options
+from mmfeat.cli.strict import Command
 
 if TYPE_CHECKING:
+    from mmfeat.config import Config
     from mmfeat.workflows.encoder_rounds import EncoderCost
 
 
-@click.command("selftrain", short_help="Learn from the unlabelled rows too.")
+@click.command("selftrain", cls=Command, short_help="Learn from the unlabelled rows too.")
 @setting_options(
     ("selftrain.rounds", "At most so many rounds."),
     (
         "selftrain.encoder_every",
         "Fine-tune the encoders on pseudo-labels too, after every N rounds; what it costs is asked first.",
     ),
-    ("selftrain.policy", "How unlabelled rows are taught; all: the paper's way."),
+    ("selftrain.policy", "How unlabelled rows are taught; all is the paper's way."),
     *KEYS,
 )
 @click.option("--yes", is_flag=True, help="Fine-tune encoders without asking.")
@@ -31,7 +33,9 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
     from mmfeat.texts import counted
     from mmfeat.workflows.selftrain import selftrain
 
-    project = open_project(context, options)
+    project = open_project(context, options, _reads)
+    if yes and not project.config.selftrain.encoder_every:
+        raise click.UsageError("--yes answers what encoder rounds cost: it needs --encoder-every", context)
     result = selftrain(project, lambda cost: _confirm(cost, yes))
     config = project.config
     every = config.selftrain.encoder_every
@@ -80,3 +84,13 @@ def _confirm(cost: EncoderCost, yes: bool) -> None:
         go_on = False
     if not go_on:
         raise MmfeatError("nothing was done. Without asking: --yes; without encoder rounds: --encoder-every 0")
+
+
+def _reads(config: Config) -> tuple[str, ...]:
+    """What of mmfeat.toml makes the run; settings of encoders where these learn too."""
+    chosen = config.selftrain
+    keys = ["selftrain.rounds", "selftrain.encoder_every", "selftrain.policy"]
+    keys += ["selftrain.yes", "selftrain.no"] if chosen.policy == "confident" else []
+    keys += ["fuse.head", "fuse.inputs", "fuse.seeds", f"fuse.{config.fuse.head}"]
+    keys += ["finetune", "fuse.linear"] if chosen.encoder_every else []
+    return (*keys, "predict", *TOP)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import click
 from mmfeat.cli.options import echo_next
+from mmfeat.cli.strict import Command
 
+from mmfeat.config import DEVICES
 from mmfeat.serving.limits import Limits
 
 
-@click.command("serve", short_help="Answer requests with an exported model.")
+@click.command(
+    "serve", cls=Command, in_project=False, free=("host",), short_help="Answer requests with an exported model."
+)
 @click.argument("folder", metavar="DIR")
 @click.option(
     "--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0: all of this machine. [default: 127.0.0.1]"
 )
 @click.option("--port", default=8000, type=click.IntRange(0, 65535), metavar="N", help="0: a free one. [default: 8000]")
-@click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:1.")
+@click.option("--device", default="auto", metavar="VALUE", help=f"Where to compute. One of: {', '.join(DEVICES)}.")
 @click.option(
     "--max-mb",
     default=Limits.megabytes,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.strict import Command
 
 SHOWN = 10
 
@@ -15,10 +14,9 @@ def store_command() -> None:
     """Verify, tidy up or export the feature store of the project, or import embeddings that were made elsewhere."""
 
 
-@store_command.command("verify")
-@setting_options()
+@store_command.command("verify", cls=Command)
 @click.pass_context
-def verify_command(context: click.Context, **options: Any) -> None:
+def verify_command(context: click.Context) -> None:
     """Read every file of the store and compare it with its checksum; exit 1 where one is damaged."""
     from mmfeat.errors import StoreError
     from mmfeat.progress import clock
@@ -26,7 +24,7 @@ def verify_command(context: click.Context, **options: Any) -> None:
     from mmfeat.texts import shown
     from mmfeat.workflows.store import verify_store
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     result = verify_store(project)
     rows = [
         [shown(name), f"{one.n_files:,}", f"{one.n_rows:,}", f"{one.n_bytes / 1e6:,.1f}", f"{len(one.problems):,}"]
@@ -50,18 +48,17 @@ def verify_command(context: click.Context, **options: Any) -> None:
     echo_next(f"All {n_files:,} files are as they were written ({clock(result.seconds)}).", "mmfeat status")
 
 
-@store_command.command("gc")
+@store_command.command("gc", cls=Command)
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.option("--forget", multiple=True, metavar="DIR", help="A project that is gone and needs its features no more.")
-@setting_options()
 @click.pass_context
-def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **options: Any) -> None:
+def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> None:
     """Remove what no encoder, checkpoint or run refers to, of this project or of any other that uses the store."""
     from mmfeat.report.tables import table
     from mmfeat.texts import shown
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     result = find_unreferenced(project, forget)
     for other in result.others:
         gone = f"; it is gone. If it needs them no more: --forget {shown(other.project, 200)}" if other.gone else ""
@@ -79,7 +76,7 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **opt
     echo_next(f"Removed {len(result.garbage)}, which frees {freed / 1e6:,.1f} MB.", "mmfeat status --store")
 
 
-@store_command.command("export")
+@store_command.command("export", cls=Command)
 @click.argument("destination")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
@@ -89,10 +86,9 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **opt
 @click.option(
     "--split", default="all", type=click.Choice(["all", "train", "val", "test", "unlabelled"]), help="Which rows."
 )
-@setting_options()
 @click.pass_context
 def export_command(
-    context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str, **options: Any
+    context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str
 ) -> None:
     """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
     from mmfeat.exports import arrays_of
@@ -100,7 +96,7 @@ def export_command(
     from mmfeat.texts import shown
     from mmfeat.workflows.store import export_features
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     suffix = destination.rpartition(".")[2]
     form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
     written = export_features(project, destination, form, list(names) or None, split)
@@ -110,7 +106,7 @@ def export_command(
     echo_next(f"Made {shown(destination, 200)} ({written.n_samples:,} rows).", "mmfeat status")
 
 
-@store_command.command("import")
+@store_command.command("import", cls=Command)
 @click.argument("name")
 @click.argument("file", metavar="FILE")
 @click.option(
@@ -119,10 +115,9 @@ def export_command(
     help="The ids in the order of the rows: .csv (a column id, or one column), .txt, .npy, .json.",
 )
 @click.option("--array", default="", metavar="NAME", help="Which data set, column or tensor of FILE. [default: found]")
-@setting_options()
 @click.pass_context
 def import_command(
-    context: click.Context, name: str, file: str, ids: str | None, array: str, **options: Any
+    context: click.Context, name: str, file: str, ids: str | None, array: str
 ) -> None:  # fmt: skip
     """Make embeddings that were made elsewhere an encoder, NAME: FILE is .npy, .parquet, .h5 or .safetensors.
 
@@ -131,7 +126,7 @@ def import_command(
     from mmfeat.texts import counted
     from mmfeat.workflows.imports import import_embeddings
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     made = import_embeddings(project, name, file, ids, array)
     embeddings = f"{counted(made.n_rows, 'embedding')} of {made.width:,} numbers ({made.dtype})"
     without = made.n_manifest - made.n_matched

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -29,14 +29,6 @@ class Modes:
     of: Callable[[click.Context], str]
     texts: dict[str, str]
     acts: dict[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An option for a key of mmfeat.toml."""
-
-    key: str
-    text: str = field(default="", compare=False)
 
 
 class Command(click.Command):
@@ -121,8 +113,7 @@ def refuse_unread(ctx: click.Context, keys: Collection[str], reads: Collection[s
     """
     for key in keys:
         if not any(key == one or key.startswith(f"{one}.") for one in reads):
-            listed = ", ".join(f"{one}.*" if one.count(".") or one == "predict" else one for one in reads if one)
-            raise click.UsageError(f"{key} has no effect here. This command reads {listed or 'no setting'}", ctx)
+            raise click.UsageError(f"{key} has no effect here: of mmfeat.toml this reads {', '.join(reads)}", ctx)
 
 
 def _texts(value: Any) -> Iterator[str]:
