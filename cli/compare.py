@@ -9,6 +9,7 @@ from mmfeat.cli.options import TOP, echo_next, open_project, overwrite_option, s
 from mmfeat.cli.strict import Command
 
 from mmfeat.config import HEADS
+from mmfeat.texts import counted
 
 
 @click.group("compare", short_help="Heads or encoders on the same rows: figures, seconds, sizes, a plot.")
@@ -34,7 +35,7 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
     result, metric = compare_heads(project, list(names), overwrite), project.config.metric
     for head, why in result.failed.items():
         click.echo(f"Note: {head} is not compared: {shown(why, 300)}", err=True)
-    click.echo(comparison_table(f"{result.n_val:,} val rows", result.lines, result.baselines, metric))
+    click.echo(comparison_table(f"{counted(result.n_val, 'val row')}", result.lines, result.baselines, metric))
     click.echo(about_comparison(result.lines, result.n_seeds, metric))
     files = ", ".join(path.name for path in result.files)
     folder = result.folder.relative_to(project.root)
@@ -66,7 +67,7 @@ def encoders_command(
     result, metric = compare_encoders(project, list(names), freeze, seeds, overwrite), project.config.metric
     for label, why in result.failed.items():
         click.echo(f"Note: {shown(label)} is not compared: {shown(why, 300)}", err=True)
-    click.echo(encoder_table(f"{result.n_val:,} val rows", result.lines, result.baseline, metric))
+    click.echo(encoder_table(f"{counted(result.n_val, 'val row')}", result.lines, result.baseline, metric))
     click.echo(about_encoders(result.lines, seeds, metric))
     click.echo(f"\n{appendix_table(result.lines)}\n\n{class_table(result.lines, project.manifest.classes)}\n")
     for line in best_lines(result.lines, metric):

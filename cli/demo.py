@@ -6,6 +6,8 @@ import click
 from mmfeat.cli.options import echo_next
 from mmfeat.cli.strict import Command
 
+from mmfeat.texts import counted
+
 
 @click.command(
     "demo", cls=Command, in_project=False, short_help="See all of it happen, without data or GPU, in a few minutes."
@@ -19,7 +21,7 @@ def demo_command(folder: str, seed: int) -> None:
     from mmfeat.workflows.demo import demo
 
     result = demo(folder, seed)
-    click.echo(figure_table(f"on {result.n_rows:,} unlabelled rows", result.lines))
+    click.echo(figure_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
     hidden = "the truth of these rows was hidden from every command"
     click.echo(about_figures(result.lines[0].n_left_out, hidden))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

@@ -8,6 +8,8 @@ import click
 from mmfeat.cli.options import echo_next, open_project
 from mmfeat.cli.strict import PROJECT, Command, Modes, typed
 
+from mmfeat.texts import counted
+
 if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
 
@@ -42,7 +44,7 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
             click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")
         click.echo(_table(listed.models))
         echo_next(
-            f"{len(listed.models)} encoders of the paper; MB in float32, without a classifier.",
+            f"{counted(len(listed.models), 'encoder')} of the paper; MB in float32, without a classifier.",
             "mmfeat encoders PATTERN",
         )
         return
@@ -50,7 +52,7 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
     click.echo(_table(listed.models))
     more = f", and {listed.n_more:,} more match" if listed.n_more else ""
     echo_next(
-        f"{len(listed.models)} models{more}. MB in float32, without a classifier.",
+        f"{counted(len(listed.models), 'model')}{more}. MB in float32, without a classifier.",
         f'model = "{listed.models[0].model}" under [encoder.NAME] of mmfeat.toml, then: mmfeat extract',
     )
 

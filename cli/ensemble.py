@@ -9,6 +9,7 @@ from mmfeat.cli.options import echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
 from mmfeat.config import METHODS, RECIPES
+from mmfeat.texts import counted
 
 
 @click.command("ensemble", cls=Command, short_help="Join the logits of encoders and runs.")
@@ -38,7 +39,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     if result.left_out:
         click.echo(f"left out: {', '.join(result.left_out)}")
     if result.lines:
-        click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, project.config.metric))
+        click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
         chose = "these rows also chose the epochs of what is " + ("joined" if fitted else "averaged")
         click.echo(about_figures(result.lines[0].n_left_out, chose))
     if fitted:

@@ -8,6 +8,8 @@ import click
 from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
+from mmfeat.texts import counted
+
 
 @click.command("export", cls=Command, short_help="One run as a folder that needs no project.")
 @click.argument("run")
@@ -47,12 +49,12 @@ def export_command(
         click.echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:
         click.echo(
-            f"{result.n_checked:,} rows read anew: probabilities differ from those of the cached features by at most "
+            f"{counted(result.n_checked, 'row')} read again: probabilities differ from those of the cached features by at most "
             f"{result.difference:.1e}"
         )
     if result.n_run:
         click.echo(
-            f"{result.n_run:,} rows by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"
+            f"{counted(result.n_run, 'row')} by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"
         )
     elif runtime == "onnx":
         click.echo("Not compared with torch: no row could be read")

@@ -8,6 +8,8 @@ import click
 from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options, typed_again
 from mmfeat.cli.strict import Command, Modes
 
+from mmfeat.texts import counted
+
 if TYPE_CHECKING:
     from mmfeat.extract import Extraction
     from mmfeat.workflows.extract import Options
@@ -75,7 +77,7 @@ def extract_command(
     seconds = sum(one.seconds for one in result.encoders)
     path = project.config.store.path
     if any(one.encoded or one.tokens for one in result.encoders) or any(result.logits.values()):
-        made = f"{path}/ holds {result.n_rows:,} rows of {len(result.encoders)} encoders ({result.size_mb:,.1f} MB)."
+        made = f"{path}/ holds {counted(result.n_rows, 'row')} of {counted(len(result.encoders), 'encoder')} ({result.size_mb:,.1f} MB)."
     else:
         made = f"{path}/ is up to date ({seconds:.1f} s)."
     left = any(one.left for one in result.encoders)

@@ -8,6 +8,8 @@ import click
 from mmfeat.cli.options import TOP, echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
+from mmfeat.texts import counted
+
 if TYPE_CHECKING:
     from mmfeat.config import Config
 
@@ -30,17 +32,17 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     project = open_project(context, options, _reads)
     result = fuse(project)
     folds, labelled = result.run.record.get("folds"), result.labelled
-    click.echo(f"{result.description}; {result.n_train + (result.n_val if folds else 0):,} rows")
+    click.echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
     if labelled and labelled.lines:
-        click.echo(figure_table(f"{labelled.n_rows:,} labelled rows, out of fold", labelled.lines))
+        click.echo(figure_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
         click.echo(left_out(labelled.lines[0].n_left_out) or "Every class has a positive among these rows.")
     elif labelled:
         click.echo(
-            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of the {labelled.n_rows:,} labelled rows: in-sample even "
+            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of the {counted(labelled.n_rows, 'labelled row')}: in-sample even "
             f"out of fold, so that figures are those of val."
         )
     if result.lines:
-        click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
+        click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines))
         others = f"{result.run.record['head']}: out of fold, its epochs chosen by the other folds"
         chose = others if folds else "these rows also chose the epochs"
         click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))

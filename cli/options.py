@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.strict import refuse_unread
 
+from mmfeat.texts import counted
+
 if TYPE_CHECKING:
     from mmfeat.config import Config
     from mmfeat.workflows.project import Project
@@ -161,7 +163,7 @@ def echo_problems(problems: list[str], shown: int = 3) -> None:
     for problem in problems[:shown]:
         click.echo(f"Note: {problem}", err=True)
     if len(problems) > shown:
-        click.echo(f"Note: and {len(problems) - shown:,} more files of the store like these", err=True)
+        click.echo(f"Note: and {counted(len(problems) - shown, 'more file')} of the store like these", err=True)
 
 
 def echo_next(made: str, command: str) -> None:

@@ -16,6 +16,8 @@ from mmfeat.cli.options import (
 )
 from mmfeat.cli.strict import PROJECT, Command, Modes
 
+from mmfeat.texts import counted
+
 if TYPE_CHECKING:
     from mmfeat.workflows.predict import NewPredictions
 
@@ -140,7 +142,6 @@ def predict_command(context: click.Context, what: tuple[str, ...], split: str, *
 
 
 def _predict_rows(context: click.Context, run: str | None, split: str, options: dict[str, Any]) -> None:
-    from mmfeat.texts import counted
     from mmfeat.workflows.predict import predict
 
     project = open_project(context, options, deciding(bool(run)))
@@ -159,7 +160,6 @@ def _predict_new(context: click.Context, whats: list[str], run: str | None, opti
     from pathlib import Path
 
     from mmfeat.errors import ConfigError
-    from mmfeat.texts import counted
     from mmfeat.workflows.predict import default_out, predict_new
 
     columns = dict(text.partition("=")[::2] for text in options["columns"])
@@ -188,7 +188,6 @@ def _predict_new(context: click.Context, whats: list[str], run: str | None, opti
 
 def _echo_rule(model: str, result: Any, options: dict[str, Any]) -> None:
     from mmfeat.report.tables import about_decision
-    from mmfeat.texts import counted
 
     n, chosen = result.n_empty, f", {result.chosen}" if result.chosen else ""
     if options["top_k"]:
@@ -208,7 +207,7 @@ def _echo_errors(result: NewPredictions) -> None:
     for sample, reason in list(result.errors.items())[:SHOWN_ERRORS]:
         click.echo(f"{shown(sample)}: image: {shown(reason, 100)}")
     if len(result.errors) > SHOWN_ERRORS:
-        click.echo(f"... and {len(result.errors) - SHOWN_ERRORS:,} more images that could not be read")
+        click.echo(f"... and {counted(len(result.errors) - SHOWN_ERRORS, 'more image')} that could not be read")
     unknown = int((~result.predictions.known).sum())
     if unknown:
         click.echo(_unknown(unknown))
@@ -229,7 +228,6 @@ def _after(result: NewPredictions, options: dict[str, Any]) -> str:
 
 
 def _unknown(n: int) -> str:
-    from mmfeat.texts import counted
 
     verb, theirs = ("has", "its") if n == 1 else ("have", "theirs")
     return f"{counted(n, 'row')} {verb} nothing that the model reads: {theirs} is the commonest answer"

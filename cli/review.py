@@ -9,6 +9,8 @@ import click
 from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, overwrite_option, setting_options
 from mmfeat.cli.strict import Command, Modes
 
+from mmfeat.texts import counted
+
 WRITES = (
     "run",
     "n",
@@ -59,7 +61,6 @@ def review_command(context: click.Context, run: str | None, **options: Any) -> N
 
 
 def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
-    from mmfeat.texts import counted
     from mmfeat.workflows.review import review
 
     result = review(project, run, options["n"], options["split"], options["out"] or None, options["overwrite"])
@@ -80,7 +81,7 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     )
     made = "Made" if result.made else "Already made:"
     echo_next(
-        f"{made} {name} ({result.n_rows:,} of {result.n_candidates:,} {result.split} rows).",
+        f"{made} {name} ({result.n_rows:,} of {counted(result.n_candidates, f'{result.split} row')}).",
         f"mmfeat review --apply {name}",
     )
 

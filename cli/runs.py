@@ -8,6 +8,8 @@ import click
 from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
+from mmfeat.texts import counted
+
 
 @click.command("runs", cls=Command, short_help="Every run on the val rows of today, best first.")
 @setting_options(*DECISION, top=("metric", "device"))
@@ -39,5 +41,9 @@ def runs_command(context: click.Context, **options: Any) -> None:
     n_val = len(project.manifest.rows("val"))
     if any(line.figures for line in ranked):
         click.echo(about_figures(left_out, "these rows also chose epochs and rounds"))
-    order = f"on {n_val:,} val rows, best {metric} first" if n_val else "newest first: there are no val rows to rank by"
+    order = (
+        f"on {counted(n_val, 'val row')}, best {metric} first"
+        if n_val
+        else "newest first: there are no val rows to rank by"
+    )
     echo_next(f"{len(ranked)} {order}; MB is the whole model with its encoders.", after)

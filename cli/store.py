@@ -6,6 +6,8 @@ import click
 from mmfeat.cli.options import echo_next, open_project
 from mmfeat.cli.strict import Command
 
+from mmfeat.texts import counted
+
 SHOWN = 10
 
 
@@ -38,14 +40,14 @@ def verify_command(context: click.Context) -> None:
         click.echo(f"... and {len(result.problems) - SHOWN:,} more")
     uncommitted = sum(len(one.uncommitted) for one in result.found.values())
     if uncommitted:
-        click.echo(f"{uncommitted:,} files without a commit: they do not count, and go with: mmfeat store gc")
+        click.echo(f"{counted(uncommitted, 'file')} without a commit, which nothing reads; to remove: mmfeat store gc")
     if result.problems:
         raise StoreError(
-            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. "
+            f"{counted(len(result.problems), 'damaged file')} in {project.config.store.path}/; they are not read. "
             f"Run: mmfeat extract (imported ones: mmfeat store import)"
         )
     n_files = sum(one.n_files for one in result.found.values())
-    echo_next(f"All {n_files:,} files are as they were written ({clock(result.seconds)}).", "mmfeat status")
+    echo_next(f"{counted(n_files, 'file')} read, none damaged ({clock(result.seconds)}).", "mmfeat status")
 
 
 @store_command.command("gc", cls=Command)
@@ -63,7 +65,7 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     for other in result.others:
         gone = f"; it is gone. If it needs them no more: --forget {shown(other.project, 200)}" if other.gone else ""
         click.echo(
-            f"Kept for {shown(other.project, 200)}: the features of {len(other.encoders)} encoders it refers to{gone}"
+            f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')} it refers to{gone}"
         )
     if not result.garbage:
         echo_next("There is nothing to remove.", "mmfeat status")
@@ -103,7 +105,7 @@ def export_command(
     arrays = arrays_of(written).items()
     rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
     click.echo(table(("array", "shape", "type"), rows))
-    echo_next(f"Made {shown(destination, 200)} ({written.n_samples:,} rows).", "mmfeat status")
+    echo_next(f"Made {shown(destination, 200)} ({counted(written.n_samples, 'row')}).", "mmfeat status")
 
 
 @store_command.command("import", cls=Command)
@@ -123,7 +125,6 @@ def import_command(
 
     Rows are matched with the manifest by id. The table that is printed goes into mmfeat.toml.
     """
-    from mmfeat.texts import counted
     from mmfeat.workflows.imports import import_embeddings
 
     project = open_project(context, {})
@@ -131,7 +132,9 @@ def import_command(
     embeddings = f"{counted(made.n_rows, 'embedding')} of {made.width:,} numbers ({made.dtype})"
     without = made.n_manifest - made.n_matched
     rest = f"; {counted(without, 'row')} without one" if without else ""
-    click.echo(f"{name}: {embeddings}; {made.n_matched:,} of the manifest's {made.n_manifest:,} rows have one{rest}")
+    click.echo(
+        f"{name}: {embeddings}; {made.n_matched:,} of {counted(made.n_manifest, 'row')} of the manifest with one{rest}"
+    )
     if made.n_left_out:
         click.echo(f"{name}: {counted(made.n_left_out, 'row')} of the file that have none by its own account left out")
     if made.n_zeros:

@@ -78,7 +78,7 @@ class Command(click.Command):
             for text in _texts(ctx.params[parameter.name]):
                 if not text.strip() and not parameter.name.startswith("set_"):
                     raise click.UsageError(f"{_name(parameter)} is empty: leave it out, or give a value", ctx)
-                refuse_url(text)
+                refuse_url(text, text.partition("=")[2])
 
     def _refuse_idle(self, ctx: click.Context) -> None:
         if not self.in_project and _project_typed(ctx):

@@ -8,6 +8,8 @@ import click
 from mmfeat.cli.options import TOP, echo_next, overrides_of, overwrite_option, setting_options, typed_again
 from mmfeat.cli.strict import Command, refuse_unread
 
+from mmfeat.texts import counted
+
 SHOWN = 20
 
 
@@ -37,7 +39,7 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
     result = sweep_fuse(context.obj, overrides, overwrite)
     for note in result.notes:
         click.echo(f"Note: {note}", err=True)
-    click.echo(sweep_table(f"{result.n_val:,} val rows", result.cells[:SHOWN], result.metric))
+    click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells[:SHOWN], result.metric))
     if len(result.cells) > SHOWN:
         click.echo(f"and {len(result.cells) - SHOWN:,} more in sweeps/{result.file.name}")
     click.echo(
@@ -48,7 +50,7 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
         click.echo(f"\n{effects_table(result.effects, result.metric)}")
         click.echo("Of the variance over all heads; what is left is between seeds and in combinations.")
     made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
-    echo_next(f"{made} ({result.n_heads:,} heads, {result.n_trained:,} trained now).", result.after)
+    echo_next(f"{made} ({counted(result.n_heads, 'head')}, {result.n_trained:,} trained now).", result.after)
 
 
 @sweep_command.command("finetune", cls=Command)
@@ -73,7 +75,7 @@ def finetune_command(
     overrides = overrides_of(options)
     refuse_unread(context, overrides, ("finetune", "fuse.linear", "predict", *TOP))
     result = sweep_finetune(context.obj, name, overrides, seeds, overwrite)
-    click.echo(finetune_table(f"{result.n_val:,} val rows", result.cells, result.metric))
+    click.echo(finetune_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric))
     spread = "± is the deviation over seeds. " if seeds > 1 else ""
     click.echo(
         f"{spread}In-sample: of up to {IN_SAMPLE:,} rows that were trained on, by the best epoch's "
@@ -83,7 +85,7 @@ def finetune_command(
     if result.effects:
         click.echo(f"\n{effects_table(result.effects, result.metric)}")
     made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
-    made += f" ({result.n_fits:,} fits, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
+    made += f" ({counted(result.n_fits, 'fit')}, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
     if use is None:
         echo_next(made, f"{typed_again()} --use best")
         return

@@ -195,7 +195,7 @@ def _wrong(values, ids, row, value):
         (lambda v, i: _wrong(v, i, (2, 1), np.nan), ["row", "3 (id", "not finite"]),
         (lambda v, i: _wrong(v, i, (slice(5, 9), 1), np.inf), ["4 rows of 80: 6", "and 1 more", "not finite"]),
         (lambda v, i: _wrong(v, i, (7, 1), 1e6), ["8 (id", "float16 cannot hold", "float32"]),
-        (lambda v, i: (v, [i[1], *i[1:]]), ["1 ids are there several times", "rows 1, 2"]),
+        (lambda v, i: (v, [i[1], *i[1:]]), ["1 id more than once", "rows 1, 2"]),
         (lambda v, i: (v, ["", *i[1:]]), ["the id of row 1 is blank"]),
         (lambda v, i: (v, [f"x{one}" for one in i]), ["none of its 80 ids", "The first there is", "here 'x"]),
     ],

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from mmfeat.cli import group
 from test_init import split_of
 
+from mmfeat.csvtext import harmless, unharmed
 from mmfeat.data.corrections import with_answers
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.reviews import NOTHING, harmless, read_answers, review_bytes, unharmed
+from mmfeat.data.reviews import NOTHING, read_answers, review_bytes
 from mmfeat.errors import DataError
 from mmfeat.selftrain.review import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
 from mmfeat.workflows.answers import apply_review, undo_review

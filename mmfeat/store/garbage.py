@@ -25,6 +25,7 @@ from mmfeat.store.commits import (
 from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import References
 from mmfeat.store.verified import VerifiedFiles
+from mmfeat.texts import counted
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
     old = time.time() - DAY
     lost += [path for path in folder.rglob("part-*.h5") if path not in named and path.stat().st_mtime < old]
     if lost:
-        name = f"{folder.name}: {len(lost)} files"
+        name = f"{folder.name}: {counted(len(lost), 'file')}"
         found.append(Garbage(name, tuple(lost), _size(lost), "they do not count: damaged, replaced or never committed"))
     return found
 

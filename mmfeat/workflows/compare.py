@@ -33,6 +33,7 @@ from mmfeat.outputs import Outputs
 from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
 from mmfeat.table import FeatureTable
+from mmfeat.texts import counted
 from mmfeat.workflows.baselines import baselines
 from mmfeat.workflows.deciding import decision_on, needed_val
 from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config
@@ -115,7 +116,7 @@ def compare_heads(project: Project, names: list[str] | None = None, overwrite: b
         work.candidates(parts), labels, work.numbers, lambda logits: decision_on(project, val, logits), metric
     )
     cheap = work.baselines()
-    title, classes = f"{len(val):,} val rows", project.manifest.classes
+    title, classes = f"{counted(len(val), 'val row')}", project.manifest.classes
     outputs = Outputs(project.config, overwrite=overwrite)
     files, written = write_comparison(outputs, work.folder, title, lines, cheap, classes, metric)
     return CompareResult(
@@ -247,7 +248,7 @@ class _Comparison:
         ids, trained = self.project.manifest.ids[self.val], np.zeros(len(self.val), dtype=bool)
         for encoder, output in reads.items():
             trained |= learned_by_encoder(self.project, self.identities[encoder], output).among(ids)[0]
-        note = f"in-sample for {trained.sum():,} of {len(ids):,} rows" if trained.any() else ""
+        note = f"in-sample for {trained.sum():,} of {counted(len(ids), 'row')}" if trained.any() else ""
         return Candidate(name, label, part, None if None in sizes else sum(sizes), paper, note)
 
     def baselines(self) -> list[FigureLine]:

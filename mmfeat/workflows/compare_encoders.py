@@ -123,7 +123,7 @@ def compare_encoders(
     baseline = FigureLine.of(
         "commonest label", figures_on_val(project, commonest_label(manifest.labels[manifest.rows("train")], len(val)))
     )
-    title = f"{len(val):,} val rows"
+    title = f"{counted(len(val), 'val row')}"
     outputs = Outputs(config, overwrite=overwrite)
     files, written = write_encoder_comparison(
         outputs, work.folder, title, lines, baseline, manifest.classes, config.metric

@@ -262,6 +262,7 @@ def predict_new(
         raise ConfigError("--model is a model of its own, so that a project or a run has no part in it")
     if not model and project is None:
         raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
+    number = _threshold(threshold) if model else None
     kind = kind_of_samples(whats, caption, captions, images, columns)
     inputs = [*whats, *images, *([captions] if captions else []), *([model] if model else [])]
     outputs = Outputs(project.config if project else None, inputs, overwrite)
@@ -276,7 +277,7 @@ def predict_new(
     else:
         rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
-        return _by_model(predictor, rows, _threshold(threshold), outputs)
+        return _by_model(predictor, rows, number, outputs)
     return _by_run(project.with_settings({"predict.threshold": threshold, "device": device}), run, rows, outputs)
 
 

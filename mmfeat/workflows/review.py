@@ -149,7 +149,7 @@ def _keep_answers(project: Project, file: Path) -> None:
     """Refuse to overwrite what a person has filled in and nobody has applied, or any file that is no review."""
     if not file.exists():
         return
-    elsewhere = "write another file: --out FILE, or replace it: --overwrite"
+    elsewhere = "or write another file: --out FILE (or replace it: --overwrite)"
     try:
         n, manifest = begun(file), project.manifest
     except DataError as error:
