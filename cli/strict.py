@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -83,6 +84,9 @@ class Command(click.Command):
     def _refuse_idle(self, ctx: click.Context) -> None:
         if not self.in_project and _project_typed(ctx):
             raise click.UsageError(f"--project does not go with mmfeat {self.name}, which works without one", ctx)
+        folder = ctx.find_root().params[PROJECT]
+        if _project_typed(ctx) and self.name != "init" and not Path(folder).is_dir():  # not one of the folders above it
+            raise click.UsageError(f"--project {folder}: no such folder", ctx)
         for modes in self.modes:
             mode = modes.of(ctx)
             for parameter in self.params:

@@ -36,6 +36,7 @@ from mmfeat.config import (
 from mmfeat.errors import ConfigError
 from mmfeat.recipes import FinetuneConfig
 from mmfeat.texts import shown
+from mmfeat.urls import is_url
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
@@ -363,6 +364,13 @@ def _check(config: Config, where: _Where) -> None:
             raise ConfigError(
                 f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
             )
+    for key, texts in {
+        "data.source": [config.data.source], "data.images": config.data.images, "data.classes": [config.data.classes],
+        "finetune.synonyms": [config.finetune.synonyms], "store.path": [config.store.path],
+        **{f"encoder.{name}.pretrained": [getattr(table, "pretrained", "")] for name, table in config.encoder.items()},
+    }.items():  # fmt: skip
+        if url := next(filter(is_url, texts), ""):
+            raise ConfigError(f"{where(key)}: {key} = {_show(url)} is a URL: download it first, and name the file")
     if config.fuse.folds == 1:
         raise ConfigError(f"{where('fuse.folds')}: fuse.folds = 1 leaves no row to train on. Use 0, or from 2 to 20")
     if config.split.val + config.split.test >= 1:

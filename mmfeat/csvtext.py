@@ -8,7 +8,6 @@ submission is written to the letter.
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 _FORMULA = re.compile(
     r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]"
 )  # what a spreadsheet may take as one, or hides it
+_BREAK = "\r\n"  # cells with either in them are quoted; lines end with the second alone
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
 
@@ -42,11 +42,21 @@ def csv_text(
     quoted : bool
         Whether all texts stand in quotes.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL)
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator=_BREAK, quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL)
     for row in itertools.chain([header], rows):
         writer.writerow(_guarded(row) if guarded else row)
-    return text.getvalue()
+    return "".join(lines.texts)
+
+
+class _Lines:
+    """What a csv.writer writes to, line by line."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.texts.append(line.removesuffix(_BREAK) + "\n")
 
 
 def _guarded(row: Sequence[Any]) -> list[Any]:

@@ -42,24 +42,23 @@ class Guard:
     def covers(self, target: Path, is_made: bool) -> bool:
         """Whether a path, links followed, is this file or a file that lies in this folder: also by another name or link."""
         if self.path.is_dir():
-            return (
-                not (is_made and self.unless_made) and target.exists() and self._counts(target) and self._holds(target)
-            )
+            return not (is_made and self.unless_made) and target.exists() and self._holds(target)
         same_name = target.name.casefold() == self.path.name.casefold()
         return _same(target, self.path) or (same_name and _same(target.parent, self.path.parent))
 
-    def _counts(self, target: Path) -> bool:
+    def _counts(self, name: str) -> bool:
         every = not self.suffixes and not self.names
-        return every or target.name.lower().endswith(self.suffixes) or target.name in self.names
+        return every or name.lower().endswith(self.suffixes) or name in self.names
 
     def _holds(self, target: Path) -> bool:
-        if any(_same(folder, self.path) for folder in target.parents):
+        if self._counts(target.name) and any(_same(folder, self.path) for folder in target.parents):
             return True
-        found = target.stat()
-        if found.st_nlink < 2:
+        if target.stat().st_nlink < 2:
             return False
         return any(  # a hard link to a file in the folder
-            _same(target, Path(folder, name)) for folder, _, files in os.walk(self.path) for name in files
+            self._counts(name) and _same(target, Path(folder, name))
+            for folder, _, files in os.walk(self.path)
+            for name in files
         )
 
 

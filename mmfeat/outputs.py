@@ -19,6 +19,7 @@ from mmfeat.errors import MmfeatError, OutputError
 from mmfeat.files import atomic_path, digest_bytes, digest_file, read_memory, write_json
 from mmfeat.guarded import guards_of_inputs, guards_of_project
 from mmfeat.texts import shown
+from mmfeat.urls import refuse_url
 
 FORMAT, KEPT = 1, 50  # digests of one file: what it was before may come back, as by `mmfeat review --undo`
 RECORDS = Path(".mmfeat") / "outputs"
@@ -80,6 +81,7 @@ class Outputs:
         OutputError
             It is an input, a file of a project, not a plain file, or is there and was not made by mmfeat.
         """
+        refuse_url(path)
         given = Path(path).expanduser()
         target = given.resolve()
         digests = self._records(target).digests()

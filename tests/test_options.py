@@ -327,8 +327,8 @@ def test_the_projects_folder_acts_or_is_refused(folder, monkeypatch):
         if words[0] == "init" or any(words[: len(one)] == one for one in PROJECT_REFUSED):
             continue
         done = CliRunner().invoke(group, ["--project", "nowhere", *words])
-        assert done.exit_code == 1, (name, done.output)
-        assert "nowhere" in str(done.exception), (name, done.exception)
+        assert done.exit_code == 2, (name, done.output)
+        assert "--project nowhere: no such folder" in done.output, name
     here, there = (called(monkeypatch, ["init.init"], [*where, "init", "s.csv"]) for where in ([], ["--project", "x"]))
     assert here != there
     for words in PROJECT_REFUSED:

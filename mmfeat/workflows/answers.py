@@ -34,6 +34,7 @@ from mmfeat.files import (
 from mmfeat.models.runs import all_runs
 from mmfeat.report.summary import about_answers, about_changes
 from mmfeat.texts import counted
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.init import LOG, init
 from mmfeat.workflows.placing import MANIFEST
@@ -76,6 +77,7 @@ def apply_review(project: Project, file: Path | str, overwrite: bool = False) ->
     DataError
         A row or a class is unknown, or what `mmfeat init` raises.
     """
+    refuse_url(file)
     file, root, before = Path(file), project.root, project.manifest
     separator, corrections = project.config.data.separator, root / CORRECTIONS
     answers = read_answers(file, before.ids, before.classes, separator)

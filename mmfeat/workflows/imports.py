@@ -19,6 +19,7 @@ from mmfeat.extract.imports import Imported, examine, lacking, write_import
 from mmfeat.progress import progress
 from mmfeat.store.merge import merge_parts
 from mmfeat.texts import counted, shown
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.project import Project
 
 KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
@@ -91,6 +92,7 @@ def import_embeddings(
     StoreError
         The store cannot be written.
     """
+    refuse_url(file, *([ids_file] if ids_file else []))
     _check_name(project, name)
     path = Path(file).expanduser()
     source = open_array(path, array)
