@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,16 +119,22 @@ class Outputs:
         """
         data = data.encode("utf-8") if isinstance(data, str) else data
         target = Path(path).expanduser().resolve()
-        if (
-            target.is_file()
-            and target.read_bytes() == data
-            and not self._guarded_unless(target, where.get("own", False))
-        ):
+        free = where.get("own", False) or not self._guarded(target, True)
+        if free and target.is_file() and target.read_bytes() == data:
             self._records(target).add(target, digest_bytes(data))
             return False
         with self.replacing(path, **where) as temporary:
             temporary.write_bytes(data)
         return True
+
+    def write_all(self, files: Mapping[Path, bytes]) -> None:
+        """Write several files, or none of them where one must not be replaced; raises as :meth:`check`."""
+        for path, data in files.items():
+            same = path.is_file() and path.read_bytes() == data and not self._guarded(path.resolve(), True)
+            if not same:
+                self.check(path)
+        for path, data in files.items():
+            self.write(path, data)
 
     def made(self, path: Path) -> bool:
         """Whether a file is one that mmfeat has written and nobody has changed."""
@@ -141,9 +147,6 @@ class Outputs:
         except OutputError:
             return False
         return True
-
-    def _guarded_unless(self, target: Path, own: bool) -> str:
-        return "" if own else self._guarded(target, True)
 
     def _guarded(self, target: Path, is_made: bool) -> str:
         """What a path must be kept as; empty where it may be written."""

@@ -78,6 +78,13 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
     return Answers(given, len(records) - len(answered))
 
 
+def is_review(file: Path) -> bool:
+    """Whether a table has the columns of a review, beside those that any table of labels has."""
+    with file.open("rb") as opened:
+        header = opened.readline(2**20)
+    return all(name in header for name in (b"given", b"model", b"probabilities", b"why"))
+
+
 def begun(file: Path) -> int:
     """How many rows of a table somebody has filled in.
 

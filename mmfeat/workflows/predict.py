@@ -92,20 +92,22 @@ def predict(
         and form == "csv"
     )
     outputs = Outputs(project.config, overwrite=overwrite)
-    files = _files(project, split, form, kaggle) if out is None else {Path(out): form}
-    for file in files:  # before any work
-        outputs.check(file)
+    files = _files(project, split, form, kaggle) if out is None else {Path(out).expanduser(): form}
+    if out is not None:  # before any work; the others may say the same as what is there
+        outputs.check(out)
     run, chosen = _run(project, run_name)
     shipped, found = shipped_decision(project, run.name), run_source(project, run, rows)
     decision = decision_for(project, run.name, rows, shipped)
     probs = decision.probs(found.logits)
     decided = decision.labels(probs)
-    for file, kind in files.items():
-        data = prediction_bytes(
+    written = {
+        file: prediction_bytes(
             kind, manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run.name, guarded=not kaggle,
             **_columns(project),
-        )  # fmt: skip
-        outputs.write(file, data)
+        )
+        for file, kind in files.items()
+    }  # fmt: skip
+    outputs.write_all(written)
     return PredictResult(
         run.name, chosen, list(files), len(rows), decision.n_empty(probs), int((~found.known).sum()), shipped,
         how_decided(project),

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import corrected_ids, with_answers
-from mmfeat.data.reviews import FILE, begun, nothing_mark, read_answers, review_bytes
+from mmfeat.data.reviews import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
 from mmfeat.errors import DataError, MissingFeatures
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.labels import decide, label_names, sigmoid
@@ -155,6 +155,8 @@ def _keep_answers(project: Project, file: Path) -> None:
     except DataError as error:
         raise DataError(f"{error}. It is not overwritten. Remove it, {elsewhere}") from None
     if not n:
+        if not is_review(file):
+            raise DataError(f"{file}: is not a review, and is not overwritten. Remove it, {elsewhere}")
         return
     separator, kept = project.config.data.separator, project.root / CORRECTIONS
     remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"
