@@ -56,19 +56,10 @@ class Command(click.Command):
         words = list(args)
         rest = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:
-            self._refuse_repeated(ctx, words)
+            refuse_repeated(ctx, words)
             self._refuse_texts(ctx)
             self._refuse_idle(ctx)
         return rest
-
-    def _refuse_repeated(self, ctx: click.Context, words: list[str]) -> None:
-        _, _, order = self.make_parser(ctx).parse_args(args=words)
-        seen = set()
-        for parameter in order:
-            if isinstance(parameter, click.Option) and not parameter.multiple and not parameter.is_flag:
-                if parameter.name in seen:
-                    raise click.UsageError(f"{parameter.opts[0]} is given twice: only one could act", ctx)
-                seen.add(parameter.name)
 
     def _refuse_texts(self, ctx: click.Context) -> None:
         from mmfeat.urls import refuse_url
@@ -94,6 +85,17 @@ class Command(click.Command):
                     raise click.UsageError(f"{_name(parameter)} does not go with {modes.texts[mode]}", ctx)
             if _project_typed(ctx) and mode not in modes.acts.get(PROJECT, (mode,)):
                 raise click.UsageError(f"--project does not go with {modes.texts[mode]}", ctx)
+
+
+def refuse_repeated(ctx: click.Context, words: list[str]) -> None:
+    """Refuse an option that is given twice, where only the last would act."""
+    _, _, order = ctx.command.make_parser(ctx).parse_args(args=list(words))
+    seen = set()
+    for parameter in order:
+        if isinstance(parameter, click.Option) and not parameter.multiple and not parameter.is_flag:
+            if parameter.name in seen:
+                raise click.UsageError(f"{parameter.opts[0]} is given twice: only one could act", ctx)
+            seen.add(parameter.name)
 
 
 def typed(ctx: click.Context, name: str) -> bool:

@@ -331,6 +331,8 @@ def test_the_projects_folder_acts_or_is_refused(folder, monkeypatch):
         assert "--project nowhere: no such folder" in done.output, name
     here, there = (called(monkeypatch, ["init.init"], [*where, "init", "s.csv"]) for where in ([], ["--project", "x"]))
     assert here != there
+    for words in (["--project", "x", "--project", "y"], ["--project", ""]):
+        assert called(monkeypatch, ["init.init"], [*words, "init", "s.csv"])[0] == 2
     for words in PROJECT_REFUSED:
         done = CliRunner().invoke(group, ["--project", ".", *words])
         assert done.exit_code == 2, words

@@ -74,11 +74,11 @@ def test_captions_are_found_by_the_pictures_names(photos):
     assert dict(zip(rows.ids, rows.captions, strict=True)) == dict.fromkeys(IDS, "") | {
         "0.png": "a dog", "1.png": "a cat", "deep/er/5.png": "a bird"
     }  # fmt: skip
-    table.write_text("image,Title\nelse.png,x\n", encoding="utf-8")
+    table.write_text("image,Q\nelse.png,x\n", encoding="utf-8")
     with pytest.raises(DataError, match="no caption in it"):
         picture_rows([str(photos)], str(table))
     with pytest.raises(DataError, match=r"none of 1 row names one of 6 pictures.*'0.png'.*'else.png'"):
-        picture_rows([str(photos)], str(table), {"caption": "Title"})
+        picture_rows([str(photos)], str(table), {"caption": "Q"})
 
 
 def test_a_folder_by_the_command(photos, own, exported):
