@@ -129,7 +129,7 @@ def import_command(
 
     project = open_project(context, {})
     made = import_embeddings(project, name, file, ids, array)
-    embeddings = f"{counted(made.n_rows, 'embedding')} of {made.width:,} numbers ({made.dtype})"
+    embeddings = f"{counted(made.n_rows, 'embedding')} of {counted(made.width, 'number')} ({made.dtype})"
     without = made.n_manifest - made.n_matched
     rest = f"; {counted(without, 'row')} without one" if without else ""
     click.echo(

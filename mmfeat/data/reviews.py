@@ -10,7 +10,7 @@ from mmfeat.csvtext import csv_text, unharmed
 from mmfeat.data.records import Record, read_records, repaired
 from mmfeat.errors import DataError
 from mmfeat.labels import split_labels
-from mmfeat.texts import nearest, quoted
+from mmfeat.texts import counted, nearest, quoted
 
 FILE = "review.csv"
 ID, ANSWER = "id", "labels"
@@ -72,7 +72,7 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
         except KeyError as error:
             name = error.args[0]
             raise DataError(
-                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {len(classes)} classes."
+                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {counted(len(classes), 'class', 'classes')}."
                 f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
             ) from None
     return Answers(given, len(records) - len(answered))

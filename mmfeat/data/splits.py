@@ -14,6 +14,7 @@ import numpy as np
 from mmfeat.data.groups import Groups
 from mmfeat.errors import DataError
 from mmfeat.randomness import id_numbers, mix
+from mmfeat.texts import counted
 
 SPLITS = ("train", "val", "test")
 
@@ -43,7 +44,7 @@ def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, s
     if len(order) < k:
         what = "" if len(order) == len(ids) else ", counting those with one picture or of one group once"
         raise DataError(
-            f"fuse.folds = {k}, and there are {len(order)} labelled rows{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
+            f"fuse.folds = {k} needs more than {counted(len(order), 'labelled row')}{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
         )
     counts = np.zeros((len(groups), labels.shape[1]), np.int64)
     np.add.at(counts, groups.numbers, labels == 1)

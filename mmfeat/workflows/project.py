@@ -311,6 +311,6 @@ class Project:
         lost = incomplete(features)
         held = features.lookup(keys.keys).good
         if lost or not held.any():
-            none = f"none was imported for one of the manifest's {len(held):,} ids, as {shown(self.manifest.ids[0])!r}"
+            none = f"none was imported for one of {counted(len(held), 'id')} of the manifest, as {shown(self.manifest.ids[0])!r}"
             raise MissingFeatures(f"{self.store.path.name}: {spec.architecture!r}: {lost or none}. Run: {spec.remedy}")
         return dataclasses.replace(keys, present=held)
