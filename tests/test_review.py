@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_of_24_000_rows_they_are_found_at_once():
 def test_no_cell_is_a_formula_and_all_read_back(text):
     cell = harmless(text)
     assert unharmed(cell) == text
-    assert cell.lstrip()[:1] not in tuple("=+-@")
+    assert cell.lstrip()[:1] not in tuple("=+-@") or re.fullmatch(r"[+-][0-9]+", cell)  # a number is none
     assert cell[:1] not in tuple("\t\r\n")
 
 
