@@ -24,6 +24,7 @@ from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.serve import serve_command
 from mmfeat.cli.status import status_command
 from mmfeat.cli.store import store_command
+from mmfeat.cli.strict import refuse_repeated
 from mmfeat.cli.sweep import sweep_command
 
 from mmfeat import __version__
@@ -40,6 +41,15 @@ COMMANDS = (
 
 class _InOrder(click.Group):
     """Lists the commands in the order in which they are used, not by the alphabet."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `--project`, once and not empty."""
+        words = list(args)
+        rest = super().parse_args(ctx, args)
+        refuse_repeated(ctx, words)
+        if not ctx.params.get("folder", "."):
+            raise click.UsageError("--project is empty: leave it out, or give a folder", ctx)
+        return rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [command.name for command in COMMANDS]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import click
 from mmfeat.cli.options import echo_next
+from mmfeat.cli.strict import Command
+
+from mmfeat.texts import counted
 
 
-@click.command("demo", short_help="See all of it happen, without data or GPU, in a few minutes.")
+@click.command(
+    "demo", cls=Command, in_project=False, short_help="See all of it happen, without data or GPU, in a few minutes."
+)
 @click.option("--folder", default="mmfeat-demo", metavar="DIR", help="Where to put it. [default: mmfeat-demo]")
 @click.option("--seed", default=0, type=int, metavar="N", help="Of the made data set and of all that follows.")
 def demo_command(folder: str, seed: int) -> None:
@@ -16,7 +21,7 @@ def demo_command(folder: str, seed: int) -> None:
     from mmfeat.workflows.demo import demo
 
     result = demo(folder, seed)
-    click.echo(figure_table(f"on {result.n_rows:,} unlabelled rows", result.lines))
+    click.echo(figure_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
     hidden = "the truth of these rows was hidden from every command"
     click.echo(about_figures(result.lines[0].n_left_out, hidden))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

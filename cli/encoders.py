@@ -5,13 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from mmfeat.cli.options import echo_next
+from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.strict import PROJECT, Command, Modes, typed
+
+from mmfeat.texts import counted
 
 if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
 
 
-@click.command("encoders", short_help="Encoders of the project and the paper in figures; find others by name.")
+MODES = Modes(
+    of=lambda ctx: "pattern" if ctx.params["pattern"] else "list",
+    texts={"pattern": "a PATTERN, which is looked for in all models", "list": "the list of encoders"},
+    acts={PROJECT: ("list",)},
+)
+
+
+@click.command(
+    "encoders",
+    cls=Command,
+    modes=(MODES,),
+    short_help="Encoders of the project and the paper in figures; find others by name.",
+)
 @click.argument("pattern", required=False)
 @click.pass_context
 def encoders_command(context: click.Context, pattern: str | None) -> None:
@@ -22,12 +37,14 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
     from mmfeat.workflows.encoders import encoders, models
 
     if pattern is None:
+        if typed(context.find_root(), PROJECT):  # a project that is named must be there
+            open_project(context, {}, dry=True)
         listed = encoders(context.obj)
         if listed.project:
             click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")
         click.echo(_table(listed.models))
         echo_next(
-            f"{len(listed.models)} encoders of the paper; MB in float32, without a classifier.",
+            f"{counted(len(listed.models), 'encoder')} of the paper; MB in float32, without a classifier.",
             "mmfeat encoders PATTERN",
         )
         return
@@ -35,7 +52,7 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
     click.echo(_table(listed.models))
     more = f", and {listed.n_more:,} more match" if listed.n_more else ""
     echo_next(
-        f"{len(listed.models)} models{more}. MB in float32, without a classifier.",
+        f"{counted(len(listed.models), 'model')}{more}. MB in float32, without a classifier.",
         f'model = "{listed.models[0].model}" under [encoder.NAME] of mmfeat.toml, then: mmfeat extract',
     )
 

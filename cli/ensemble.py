@@ -6,15 +6,19 @@ from typing import Any
 
 import click
 from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.strict import Command
+
+from mmfeat.config import METHODS, RECIPES
+from mmfeat.texts import counted
 
 
-@click.command("ensemble", short_help="Join the logits of encoders and runs.")
+@click.command("ensemble", cls=Command, short_help="Join the logits of encoders and runs.")
 @click.argument("members", nargs=-1, metavar="[RECIPE | MEMBER...]")
 @click.option(
-    "--method", default="mean", metavar="METHOD",
-    help="mean; or weights fitted on val: weighted, per-class, stacked, greedy (a selection, of all there is without MEMBER).",
+    "--method", default=METHODS[0], metavar="METHOD", show_default=True,
+    help=f"One of: {', '.join(METHODS)}. All but the mean are fitted on val; greedy selects, of all there is without MEMBER.",
 )  # fmt: skip
-@setting_options()
+@setting_options(top=("metric", "device"))
 @click.pass_context
 def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:
     """Join logits: by their mean, where nothing is fitted, or by weights that are fitted and cross-fitted on val.
@@ -25,7 +29,8 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     from mmfeat.report.tables import about_figures, about_fit, figure_table, weight_table
     from mmfeat.workflows.ensemble import ensemble
 
-    project = open_project(context, options)
+    recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
+    project = open_project(context, options, (*recipe, "predict", "metric", "device"))
     result = ensemble(project, list(members), method)
     record, fitted = result.run.record, result.fitted
     click.echo(result.description)
@@ -34,7 +39,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     if result.left_out:
         click.echo(f"left out: {', '.join(result.left_out)}")
     if result.lines:
-        click.echo(figure_table(f"{result.n_val:,} val rows", result.lines, project.config.metric))
+        click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
         chose = "these rows also chose the epochs of what is " + ("joined" if fitted else "averaged")
         click.echo(about_figures(result.lines[0].n_left_out, chose))
     if fitted:

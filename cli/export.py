@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, setting_options
+from mmfeat.cli.strict import Command
+
+from mmfeat.texts import counted
 
 
-@click.command("export", short_help="One run as a folder that needs no project.")
+@click.command("export", cls=Command, short_help="One run as a folder that needs no project.")
 @click.argument("run")
 @click.argument("destination", metavar="DIR")
 @click.option(
@@ -21,7 +24,7 @@ from mmfeat.cli.options import DECISION, echo_next, open_project, setting_option
     type=click.Choice(["torch", "onnx"]),
     help="What is to run it. [default: torch]",
 )
-@setting_options(*DECISION)
+@setting_options(*DECISION, top=("metric", "device"))
 @click.pass_context
 def export_command(
     context: click.Context, run: str, destination: str, dtype: str, runtime: str, **options: Any
@@ -36,7 +39,7 @@ def export_command(
     from mmfeat.texts import shown
     from mmfeat.workflows.export import export
 
-    project = open_project(context, options)
+    project = open_project(context, options, deciding(True))
     result = export(project, run, destination, dtype, runtime)
     then = f"mmfeat predict new.csv --model {shlex.quote(shown(result.folder, 200))}"
     if not result.made:
@@ -50,12 +53,12 @@ def export_command(
         click.echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:
         click.echo(
-            f"{result.n_checked:,} rows read anew: probabilities differ from those of the cached features by at most "
+            f"{counted(result.n_checked, 'row')} read again: probabilities differ from those of the cached features by at most "
             f"{result.difference:.1e}"
         )
     if result.n_run:
         click.echo(
-            f"{result.n_run:,} rows by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"
+            f"{counted(result.n_run, 'row')} by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"
         )
     elif runtime == "onnx":
         click.echo("Not compared with torch: no row could be read")

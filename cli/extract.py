@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options, typed_again
+from mmfeat.cli.strict import Command, Modes
+
+from mmfeat.texts import counted
 
 if TYPE_CHECKING:
     from mmfeat.extract import Extraction
@@ -13,9 +16,14 @@ if TYPE_CHECKING:
     from mmfeat.workflows.project import Project
 
 SHOWN_REASONS = 5
+MODES = Modes(
+    of=lambda ctx: "dry" if ctx.params["dry_run"] else "run",
+    texts={"dry": "--dry-run, which encodes and writes nothing", "run": "an extraction"},
+    acts={"tune": ("run",), "on_error": ("run",)},
+)
 
 
-@click.command("extract", short_help="Encode what the feature store lacks, and only that.")
+@click.command("extract", cls=Command, modes=(MODES,), short_help="Encode what the feature store lacks, and only that.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option("--shard", type=Shard(), metavar="K/N", help="Only the K-th of N parts of the rows, as 3/16.")
 @click.option(
@@ -27,7 +35,7 @@ SHOWN_REASONS = 5
 @click.option("--tune", is_flag=True, help="Measure first what is fastest on this device, and remember it.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
 @click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
-@setting_options()
+@setting_options(top=("device",), sets=False)
 @click.pass_context
 def extract_command(
     context: click.Context, names: tuple[str, ...], shard: tuple[int, int] | None, on_error: str, tune: bool,
@@ -43,9 +51,7 @@ def extract_command(
     from mmfeat.workflows.extract import Options, extract
     from mmfeat.workflows.hints import to_fuse
 
-    if dry_run and tune:
-        raise click.UsageError("--tune remembers what it finds, and --dry-run writes nothing: leave one of them out")
-    project = open_project(context, options, dry_run)
+    project = open_project(context, options, ("device",), dry_run)
     how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
     if dry_run:
         _echo_plan(project, list(names) or None, how)
@@ -71,7 +77,7 @@ def extract_command(
     seconds = sum(one.seconds for one in result.encoders)
     path = project.config.store.path
     if any(one.encoded or one.tokens for one in result.encoders) or any(result.logits.values()):
-        made = f"{path}/ holds {result.n_rows:,} rows of {len(result.encoders)} encoders ({result.size_mb:,.1f} MB)."
+        made = f"{path}/ holds {counted(result.n_rows, 'row')} of {counted(len(result.encoders), 'encoder')} ({result.size_mb:,.1f} MB)."
     else:
         made = f"{path}/ is up to date ({seconds:.1f} s)."
     left = any(one.left for one in result.encoders)

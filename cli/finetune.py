@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options, typed_again
+from mmfeat.cli.options import TOP, echo_next, open_project, setting_options, typed_again
+from mmfeat.cli.strict import Command
 
 if TYPE_CHECKING:
+    from mmfeat.config import Config
     from mmfeat.workflows.project import Project
 
 
-@click.command("finetune", short_help="Fine-tune the encoders, each on its own modality.")
+@click.command("finetune", cls=Command, short_help="Fine-tune the encoders, each on its own modality.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
     "--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
 @setting_options(
-    ("finetune.recipe", "best: what our benchmarks measured; paper: the paper's settings."),
+    ("finetune.recipe", "Where settings begin: as our benchmarks measured, or as the paper's."),
     ("finetune.synonyms", "A file of words that may replace one another: a group a line, commas between."),
 )
 @click.pass_context
@@ -29,15 +32,16 @@ def finetune_command(
 
     Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
     """
+    reads = functools.partial(_reads, names, freeze)
     if dry_run:
-        _echo_plan(open_project(context, options, dry_run), list(names) or None, freeze)
+        _echo_plan(open_project(context, options, reads, dry_run), list(names) or None, freeze)
         return
     from mmfeat.models.figures import FigureLine
     from mmfeat.report.tables import about_figures, figure_table, table
     from mmfeat.texts import counted, shown
     from mmfeat.workflows.finetune import finetune
 
-    project = open_project(context, options)
+    project = open_project(context, options, reads)
     results, baseline = finetune(project, list(names) or None, freeze)
     rows = [[result.name, shown(result.model), f"{result.width}-d", result.note] for result in results]
     click.echo(table(("encoder", "model", "width"), rows, left=2))
@@ -74,3 +78,17 @@ def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
     seconds, checkpoints = sum(plan.seconds for plan in plans), sum(plan.checkpoint_mb for plan in plans)
     added = f"{checkpoints:,.1f} MB to checkpoints/ and {sum(plan.store_mb for plan in plans):,.1f} MB to {path}/"
     echo_next(f"Nothing was written. It would take about {clock(seconds)} and add {added}.", typed_again())
+
+
+def _reads(names: tuple[str, ...], freeze: bool, config: Config) -> tuple[str, ...]:
+    """What of mmfeat.toml makes the checkpoints: of frozen encoders, and of words, only the linear head's settings."""
+    from mmfeat.config import TFIDF
+
+    named = [name for name in names or config.encoder if name in config.encoder]
+    tuned = [] if freeze else [name for name in named if config.encoder[name].model != TFIDF]
+    keys = [f"finetune.{name}" for name in tuned]
+    keys += ["finetune.recipe"] if tuned else []
+    keys += ["finetune.synonyms"] if any(config.encoder[name].modality == "text" for name in tuned) else []
+    if len(tuned) < len(named) or any(config.finetune_of(name).head_first for name in tuned):
+        keys.append("fuse.linear")
+    return (*keys, "predict", *TOP)

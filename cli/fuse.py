@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_one_class, open_project, setting_options
+from mmfeat.cli.options import TOP, echo_next, echo_one_class, open_project, setting_options
+from mmfeat.cli.strict import Command
+
+from mmfeat.texts import counted
+
+if TYPE_CHECKING:
+    from mmfeat.config import Config
 
 KEYS = (
-    ("fuse.head", "linear, mlp or labelquery; on two encoders or more also concat, crossattn, gated, weighted."),
+    ("fuse.head", "What is trained; concat, crossattn, gated and weighted take two encoders or more."),
     ("fuse.inputs", "Names of encoders, as image,text."),
     ("fuse.seeds", "How many seeds; their mean predicts."),
-    ("fuse.folds", "5: heads that are each blind to a fifth of the labelled rows; 0: none."),
 )
+FOLDS = ("fuse.folds", "5: heads that are each blind to a fifth of the labelled rows; 0: none.")
 
 
-@click.command("fuse", short_help="Train a head on cached features, in seconds.")
-@setting_options(*KEYS)
+@click.command("fuse", cls=Command, short_help="Train a head on cached features, in seconds.")
+@setting_options(*KEYS, FOLDS)
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
     from mmfeat.report.tables import about_figures, figure_table, left_out
     from mmfeat.workflows.fuse import fuse
 
-    project = open_project(context, options)
+    project = open_project(context, options, _reads)
     result = fuse(project)
     echo_one_class(project)
     folds, labelled = result.run.record.get("folds"), result.labelled
-    click.echo(f"{result.description}; {result.n_train + (result.n_val if folds else 0):,} rows")
+    click.echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
     if labelled and labelled.lines:
-        click.echo(figure_table(f"{labelled.n_rows:,} labelled rows, out of fold", labelled.lines))
+        click.echo(figure_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
         click.echo(left_out(labelled.lines[0].n_left_out) or "Every class has a positive among these rows.")
     elif labelled:
         click.echo(
-            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of the {labelled.n_rows:,} labelled rows: in-sample even "
+            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of the {counted(labelled.n_rows, 'labelled row')}: in-sample even "
             f"out of fold, so that figures are those of val."
         )
     if result.lines:
-        click.echo(figure_table(f"{result.n_val:,} val rows", result.lines))
+        click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines))
         others = f"{result.run.record['head']}: out of fold, its epochs chosen by the other folds"
         chose = others if folds else "these rows also chose the epochs"
         click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
+
+
+def _reads(config: Config) -> tuple[str, ...]:
+    """What of mmfeat.toml makes the run: of the heads' tables its own, and that of the linear head beside it."""
+    keys = ("fuse.head", "fuse.inputs", "fuse.seeds", "fuse.folds")
+    return (*keys, *dict.fromkeys((f"fuse.{config.fuse.head}", "fuse.linear")), "predict", *TOP)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next
+from mmfeat.cli.options import echo_next, overwrite_option
+from mmfeat.cli.strict import Command
 
 
-@click.command("init", short_help="Read, check and split the data; write mmfeat.toml.")
+@click.command(
+    "init", cls=Command, free=("separator",), short_help="Read, check and split the data; write mmfeat.toml."
+)
 @click.argument("source", required=False)
 @click.option(
     "--images",
@@ -35,7 +38,7 @@ from mmfeat.cli.options import echo_next
 @click.option(
     "--absent",
     type=click.Choice(["negative", "unknown"]),
-    help="What a label that is not given is. [default: negative; unknown where columns of 0, 1 and blank give noes]",
+    help="How labels that are not given are treated. [default: negative; unknown where columns of 0, 1 and blank give noes]",
 )
 @click.option("--group", "group_column", metavar="COLUMN", help="Column of groups: rows of one stand in one split.")
 @click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")
@@ -47,6 +50,7 @@ from mmfeat.cli.options import echo_next
 )
 @click.option("--test", type=float, metavar="SHARE", help="Share that only evaluate --split test reads. [default: 0]")
 @click.option("--seed", type=int, metavar="N", help="Fixes the split and everything random. [default: 0]")
+@overwrite_option
 @click.pass_context
 def init_command(context: click.Context, source: str | None, **options: Any) -> None:
     """Make the current folder a project.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from mmfeat.cli.strict import refuse_unread
+
+from mmfeat.texts import counted
 
 if TYPE_CHECKING:
+    from mmfeat.config import Config
     from mmfeat.workflows.project import Project
 
 
@@ -27,52 +33,111 @@ class Shard(click.ParamType):
 
 
 _TOP = {
-    "metric": "What is chosen for: samples-f1, micro-f1, macro-f1, map, loss.",
+    "metric": "What is chosen for.",
     "seed": "Fixes everything random.",
-    "device": "auto, cpu, cuda, cuda:1.",
+    "device": "Where to compute.",
 }
+TOP = tuple(_TOP)
 
 
 DECISION = (
-    ("predict.threshold", "A label needs a probability above it: a number, tuned, tuned-per-class."),
-    ("predict.empty", "Where nothing passes: most-probable, none."),
-    ("predict.calibration", "Of the probabilities: none, temperature."),
+    ("predict.threshold", "A label needs a probability above it."),
+    ("predict.empty", "Labels of a row where nothing passes."),
+    ("predict.calibration", "Of the probabilities."),
 )
 
 
-def setting_options(*stage: tuple[str, str]) -> Callable:
-    """Options for keys of mmfeat.toml: the given (dotted key, help), those at the top of the file, and --set."""
+def setting_options(*stage: tuple[str, str], top: tuple[str, ...] = TOP, sets: bool = True) -> Callable:
+    """Options for keys of mmfeat.toml: the given (dotted key, help), those of `top` at the top of the file, and --set.
+
+    The choices of a key are those of its setting.
+    """
 
     def decorate(command: Callable) -> Callable:
-        keys = [*stage, *_TOP.items()]
-        sets = click.option(
-            "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key, as fuse.crossattn.dropout=0.2."
-        )
-        command = sets(command)
-        for key, text in reversed(keys):
+        if sets:
+            command = click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Any key that is read here, as fuse.crossattn.dropout=0.2.",
+            )(command)
+        for key, text in reversed([*stage, *((name, _TOP[name]) for name in top)]):
             name = key.rpartition(".")[2].replace("_", "-")
+            choices = choices_text(key)
+            text = f"{text} {choices[0].upper()}{choices[1:]}." if choices else text
             command = click.option(f"--{name}", _parameter(key), default=None, metavar="VALUE", help=text)(command)
         return command
 
     return decorate
 
 
+def choices_text(key: str) -> str:
+    """The values that a key of mmfeat.toml may have, where they can be listed: `one of: mean, greedy`."""
+    from mmfeat.config import DEVICES, Config, FinetuneConfig, HeadConfig
+
+    if key == "device":
+        return f"one of: {', '.join(DEVICES)}"
+    table, _, name = key.rpartition(".")
+    below = {"finetune": [FinetuneConfig], "fuse": [HeadConfig]}.get(table, [])  # of each encoder, of each head
+    places = [getattr(Config(), table) if table else Config, *below]
+    kept = next(f.metadata for place in places for f in dataclasses.fields(place) if f.name == name)
+    choices, low, high = (kept.get(what) for what in ("choices", "low", "high"))
+    listed = ", ".join(map(str, choices or ()))
+    if listed and low is not None:
+        return f"a number from {low:g} to {high:g}, or one of: {listed}"
+    return f"one of: {listed}" if listed else ""
+
+
 def _parameter(key: str) -> str:
     return "set_" + key.replace(".", "__")
 
 
-def open_project(context: click.Context, options: dict[str, Any], dry: bool = False) -> Project:
-    """The project of `--project` with the options' values over its file's; takes the options out of `options`."""
+Reads = Callable[["Config"], Collection[str]]
+
+
+def open_project(
+    context: click.Context, options: dict[str, Any], reads: Collection[str] | Reads = (), dry: bool = False
+) -> Project:
+    """The project of `--project` with the options' values over its file's; takes the options out of `options`.
+
+    Parameters
+    ----------
+    reads : collection of str, or callable
+        Dotted keys and tables of mmfeat.toml that the command reads, or what gives them for the project's configuration:
+        an option for another key is a usage error.
+    """
     from mmfeat.workflows.project import Project
 
-    return Project(context.obj, overrides_of(options), dry)
+    typed = overrides_of(options)
+    project = Project(context.obj, typed, dry)
+    refuse_unread(context, typed, reads(project.config) if callable(reads) else reads)
+    return project
+
+
+def project_runs(folder: str) -> list[str]:
+    """The names of the runs of the project at or above a folder; none where there is no project."""
+    start = Path(folder).resolve()
+    root = next((place for place in (start, *start.parents) if (place / "mmfeat.toml").is_file()), None)
+    return [path.name for path in (root / "runs").glob("[!.]*")] if root is not None else []
+
+
+def deciding(named: bool, *more: str) -> Reads:
+    """What is read to decide rows: the metric only where a run is chosen by it, or something is fitted for it.
+
+    Parameters
+    ----------
+    named : bool
+        Whether the run is named.
+    """
+    return lambda config: ("predict", "device", *more, *(("metric",) if config.predict.fits or not named else ()))
 
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
     """Dotted key to what was typed for it; takes the options out of `options`."""
     from mmfeat.errors import ConfigError
 
-    overrides = {}
+    overrides: dict[str, Any] = {}
     for name in [name for name in options if name.startswith("set_")]:
         value = options.pop(name)
         if value is not None:
@@ -82,8 +147,15 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
         key = key.strip()
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {item}: write KEY=VALUE, as in --set fuse.crossattn.dropout=0.2")
+        if key in overrides:
+            raise click.UsageError(f"{key} is given twice: only one value could act")
         overrides[key] = value.strip()
     return overrides
+
+
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace files that mmfeat has not made, or that were changed since."
+)
 
 
 def echo_problems(problems: list[str], shown: int = 3) -> None:
@@ -91,7 +163,7 @@ def echo_problems(problems: list[str], shown: int = 3) -> None:
     for problem in problems[:shown]:
         click.echo(f"Note: {problem}", err=True)
     if len(problems) > shown:
-        click.echo(f"Note: and {len(problems) - shown:,} more files of the store like these", err=True)
+        click.echo(f"Note: and {counted(len(problems) - shown, 'more file')} of the store like these", err=True)
 
 
 def echo_one_class(project: Project) -> None:

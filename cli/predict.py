@@ -5,19 +5,101 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.options import (
+    DECISION,
+    deciding,
+    echo_next,
+    open_project,
+    overwrite_option,
+    project_runs,
+    setting_options,
+)
+from mmfeat.cli.strict import PROJECT, Command, Modes
+
+from mmfeat.texts import counted
 
 if TYPE_CHECKING:
     from mmfeat.workflows.predict import NewPredictions
 
 SHOWN_ERRORS = 5
+TEXTS = {
+    "rows": "rows of the project",
+    "table": "a TABLE",
+    "pictures": "several pictures without --captions",
+    "captioned": "several pictures",
+    "one": "one picture or caption, which is shown here",
+}
 
 
-@click.command("predict", short_help="Labels of the unlabelled rows, of a new table, or of one picture.")
-@click.argument("what", nargs=-1, metavar="[RUN] [TABLE | PICTURE]")
+def _samples(ctx: click.Context) -> list[str]:
+    """Those of the words that are a table or pictures, rather than a run's name."""
+    from mmfeat.data.samplekinds import kind_of_sample
+
+    runs = project_runs(ctx.obj)
+    return [text for text in ctx.params["what"] if kind_of_sample(text, runs)]
+
+
+def _kind(ctx: click.Context) -> str:
+    """What is predicted."""
+    from mmfeat.data.samplekinds import PICTURES, TABLE, kind_of_sample
+
+    samples, params = _samples(ctx), ctx.params
+    kinds = {kind_of_sample(text) for text in samples}
+    if len(params["what"]) - len(samples) > 1 or (TABLE in kinds and len(samples) > 1):
+        quoted = ' A pattern of --images stands in quotes: --images "photos/*.zip"' if params["images"] else ""
+        raise click.UsageError(
+            f"one run, and one table or pictures: mmfeat predict [RUN] [TABLE | PICTURE...].{quoted}"
+        )
+    if TABLE in kinds:
+        return "table"
+    if PICTURES in kinds or len(samples) > 1:
+        return "captioned" if params["captions"] else "pictures"
+    if samples or params["caption"]:
+        return "one"
+    if params["model"]:
+        raise click.UsageError("what to predict? mmfeat predict new.csv --model DIR, or pictures, or --caption TEXT")
+    return "rows"
+
+
+FILES = ("rows", "table", "pictures", "captioned")
+WHAT = Modes(
+    of=_kind,
+    texts=TEXTS,
+    acts={
+        "caption": ("one",), "captions": ("captioned",), "images": ("table",), "columns": ("table", "captioned"),
+        "model": ("table", "pictures", "captioned", "one"), "split": ("rows",), "form": FILES, "out": FILES,
+        "overwrite": FILES,
+    },
+)  # fmt: skip
+BY = Modes(
+    of=lambda ctx: "model" if ctx.params["model"] else "project",
+    texts={"model": "--model, which keeps its own settings and needs no project", "project": "a project"},
+    acts=dict.fromkeys(("sets", "set_metric", "set_predict__empty", "set_predict__calibration", PROJECT), ("project",)),
+)
+CHOICE = Modes(
+    of=lambda ctx: "top" if ctx.params["top_k"] and _kind(ctx) != "one" else "labels",
+    texts={"top": "--top-k, which gives the most probable classes whatever the threshold", "labels": "labels"},
+    acts=dict.fromkeys(("set_predict__threshold", "set_predict__empty"), ("labels",)),
+)
+
+
+@click.command(
+    "predict", cls=Command, modes=(WHAT, BY, CHOICE),
+    short_help="Labels of the unlabelled rows, of a new table, or of pictures.",
+)  # fmt: skip
+@click.argument("what", nargs=-1, metavar="[RUN] [TABLE | PICTURE...]")
 @click.option("--caption", default="", metavar="TEXT", help="One caption, beside one picture or alone.")
+@click.option(
+    "--captions",
+    default="",
+    metavar="FILE",
+    help="Captions of several pictures: a table with their names. [default: none]",
+)
 @click.option("--images", multiple=True, metavar="PATH", help="Folder, zip or tar file of TABLE's images. Repeatable.")
-@click.option("--column", "columns", multiple=True, metavar="ROLE=NAME", help="A column of TABLE, as caption=Title.")
+@click.option(
+    "--column", "columns", multiple=True, metavar="ROLE=NAME",
+    help="A column of TABLE or of --captions, as caption=Title; roles are id, image, caption. Repeatable.",
+)  # fmt: skip
 @click.option("--model", default="", metavar="DIR", help="By a model that mmfeat export made, without a project.")
 @click.option(
     "--split",
@@ -34,88 +116,89 @@ SHOWN_ERRORS = 5
     type=click.Choice(["csv", "jsonl", "parquet"]),
     help="[default: by the suffix of --out, else csv]",
 )
-@click.option(
-    "--out", default="", metavar="FILE", help="Where a table's predictions go. [default: TABLE-predictions.csv]"
-)
-@setting_options(*DECISION)
+@click.option("--out", default="", metavar="FILE", help="Where predictions go. [default: TABLE-predictions.csv]")
+@setting_options(*DECISION, top=("metric", "device"))
+@overwrite_option
 @click.pass_context
 def predict_command(context: click.Context, what: tuple[str, ...], split: str, **options: Any) -> None:
     """Predict with RUN, the best on val when none is named.
 
     Without TABLE or PICTURE the project's unlabelled rows: submission.csv or predictions.csv, and probabilities. With
-    TABLE (new.csv) its rows, whose features go into the project's store; or one PICTURE and one --caption, shown here.
+    TABLE (new.csv) its rows, whose features go into the project's store; with a folder, an archive or a pattern of pictures
+    each of them; or one PICTURE and one --caption, shown here.
     """
-    from mmfeat.workflows.predict import format_of, is_sample
+    from mmfeat.workflows.predict import format_of
 
     options["form"] = format_of(options["out"], options["form"])
     options["top_k"] = options["top_k"] or 0
-    samples = [text for text in what if is_sample(text)]
-    runs = [text for text in what if text not in samples]
-    if len(samples) > 1 or len(runs) > 1:
-        quoted = ' A pattern of --images stands in quotes: --images "photos/*.zip"' if options["images"] else ""
-        raise click.UsageError(f"one run, and one table or picture: mmfeat predict [RUN] [TABLE | PICTURE].{quoted}")
-    run = runs[0] if runs else None
-    if samples or options["caption"] or options["model"]:
-        _predict_new(context, samples[0] if samples else "", run, options)
-    else:
+    samples = _samples(context)
+    run = next((text for text in what if text not in samples), None)
+    if options["model"] and run:
+        raise click.UsageError(f"--model is a model of its own, so that run {run!r} has no part in it")
+    if _kind(context) == "rows":
         _predict_rows(context, run, split, options)
+    else:
+        _predict_new(context, samples, run, options)
 
 
 def _predict_rows(context: click.Context, run: str | None, split: str, options: dict[str, Any]) -> None:
     from mmfeat.workflows.predict import predict
 
-    project = open_project(context, options)
-    result = predict(project, run, split, options["form"], options["top_k"])
-    _echo_rule(result.run, result)
+    project = open_project(context, options, deciding(bool(run)))
+    result = predict(
+        project, run, split, options["form"], options["top_k"], options["out"] or None, options["overwrite"]
+    )  # fmt: skip
+    _echo_rule(result.run, result, options)
     if result.n_unknown:
         click.echo(_unknown(result.n_unknown))
-    table, *parquet = [file.name for file in result.files]
+    table, *parquet = [str(file) if options["out"] else file.name for file in result.files]
     also = f" and {parquet[0]} (probabilities)" if parquet else ""
-    echo_next(f"Made {table} ({result.n_rows:,} rows in the source's order){also}.", "mmfeat runs")
+    echo_next(f"Made {table} ({counted(result.n_rows, 'row')} in the source's order){also}.", "mmfeat runs")
 
 
-def _predict_new(context: click.Context, what: str, run: str | None, options: dict[str, Any]) -> None:
+def _predict_new(context: click.Context, whats: list[str], run: str | None, options: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from mmfeat.data.tableforms import table_stem
     from mmfeat.errors import ConfigError
-    from mmfeat.workflows.predict import predict_new
+    from mmfeat.workflows.predict import default_out, predict_new
 
-    if not what and not options["caption"]:
-        raise click.UsageError("what to predict? mmfeat predict new.csv --model DIR, or a picture, or --caption TEXT")
-    if options["model"] and run:
-        raise click.UsageError(f"--model is a model of its own, so that run {run!r} has no part in it")
     columns = dict(text.partition("=")[::2] for text in options["columns"])
     if not all(columns.values()):
         raise ConfigError(f"--column {options['columns'][0]}: write ROLE=NAME, as in caption=Title")
-    where = {"model": options["model"], "device": options["set_device"] or "auto"}
-    if options["model"]:
-        for key in ("calibration", "empty"):
-            if options[f"set_predict__{key}"]:
-                raise ConfigError(f"--{key}: an exported model keeps its own. Use it with: mmfeat export")
-        threshold = options["set_predict__threshold"]
-        where["threshold"] = _number(threshold) if threshold else None
-    else:
-        where |= {"project": open_project(context, options), "run": run}
-    result = predict_new(what, caption=options["caption"], images=options["images"], columns=columns, **where)
-    if len(result.rows.ids) == 1 and result.rows.columns == {}:
+    if len(columns) < len(options["columns"]):
+        raise click.UsageError("--column gives one role twice: only one could act", context)
+    shown_here, path = _kind(context) == "one", None
+    if not shown_here:
+        path = Path(options["out"] or default_out(whats, options["form"])).expanduser()
+    where = {"model": options["model"], "device": options["set_device"], "threshold": options["set_predict__threshold"]}
+    if not options["model"]:
+        where = {"project": open_project(context, options, deciding(bool(run))), "run": run}
+    result = predict_new(
+        whats, caption=options["caption"], captions=options["captions"], images=options["images"], columns=columns,
+        out=path, overwrite=options["overwrite"], **where,
+    )  # fmt: skip
+    if shown_here:
         _echo_one(result, options)
         return
-    form = options["form"]
-    path = Path(options["out"] or f"{table_stem(Path(what).name)}-predictions.{form}").expanduser()
-    result.write(path, form, options["top_k"])
-    _echo_rule(result.model, result)
+    result.write(path, options["form"], options["top_k"])
+    _echo_rule(result.model, result, options)
     _echo_errors(result)
-    echo_next(f"Made {path} ({len(result.rows.ids):,} rows).", _after(result, options))
+    echo_next(f"Made {path} ({counted(len(result.rows.ids), 'row')}).", _after(result, options))
 
 
-def _echo_rule(model: str, result: Any) -> None:
+def _echo_rule(model: str, result: Any, options: dict[str, Any]) -> None:
     from mmfeat.report.tables import about_decision
 
-    given = "got their most probable class" if result.decision.empty == "most-probable" else "got no label"
-    chosen = f", {result.chosen}" if result.chosen else ""
+    n, chosen = result.n_empty, f", {result.chosen}" if result.chosen else ""
+    if options["top_k"]:
+        click.echo(
+            f"run {model}{chosen}; the {counted(options['top_k'], 'most probable class', 'most probable classes')}"
+        )
+        return
+    given = "was given its most probable class" if n == 1 else "were given their most probable class"
+    given = given if result.decision.empty == "most-probable" else "got no label"
     by = about_decision(result.decision, result.decided)
-    click.echo(f"run {model}{chosen}; {by}; {result.n_empty:,} rows had nothing above it and {given}")
+    click.echo(f"run {model}{chosen}; {by}; {counted(n, 'row')} had no class above it and {given}")
 
 
 def _echo_errors(result: NewPredictions) -> None:
@@ -124,7 +207,7 @@ def _echo_errors(result: NewPredictions) -> None:
     for sample, reason in list(result.errors.items())[:SHOWN_ERRORS]:
         click.echo(f"{shown(sample)}: image: {shown(reason, 100)}")
     if len(result.errors) > SHOWN_ERRORS:
-        click.echo(f"... and {len(result.errors) - SHOWN_ERRORS:,} more images that could not be read")
+        click.echo(f"... and {counted(len(result.errors) - SHOWN_ERRORS, 'more image')} that could not be read")
     unknown = int((~result.predictions.known).sum())
     if unknown:
         click.echo(_unknown(unknown))
@@ -145,19 +228,6 @@ def _after(result: NewPredictions, options: dict[str, Any]) -> str:
 
 
 def _unknown(n: int) -> str:
-    from mmfeat.texts import counted
 
     verb, theirs = ("has", "its") if n == 1 else ("have", "theirs")
     return f"{counted(n, 'row')} {verb} nothing that the model reads: {theirs} is the commonest answer"
-
-
-def _number(text: str) -> float:
-    from mmfeat.errors import ConfigError
-
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise ConfigError(f"--threshold {text}: use a number from 0 to 1")
-    return number

@@ -6,10 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, overwrite_option, setting_options
+from mmfeat.cli.strict import Command, Modes
+
+from mmfeat.texts import counted
+
+WRITES = (
+    "run",
+    "n",
+    "split",
+    "out",
+    "sets",
+    "set_metric",
+    "set_device",
+    *(f"set_{k.replace('.', '__')}" for k, _ in DECISION),
+)
+MODES = Modes(
+    of=lambda ctx: "undo" if ctx.params["undo"] else "apply" if ctx.params["filled"] else "write",
+    texts={"undo": "--undo", "apply": "--apply", "write": "a new review"},
+    acts={**dict.fromkeys(WRITES, ("write",)), "filled": ("apply",)},
+)
 
 
-@click.command("review", short_help="The rows most worth a person's look; and back what a person says.")
+@click.command(
+    "review",
+    cls=Command,
+    modes=(MODES,),
+    short_help="The rows most worth a person's look; and back what a person says.",
+)
 @click.argument("run", required=False)
 @click.option("--n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="So many rows.")
 @click.option(
@@ -21,27 +45,25 @@ from mmfeat.cli.options import DECISION, echo_next, open_project, setting_option
 @click.option("--out", default="", metavar="FILE", help="Where to. [default: review.csv in the project's folder]")
 @click.option("--apply", "filled", default="", metavar="FILE", help="Take over what was filled in.")
 @click.option("--undo", is_flag=True, help="Take the last --apply back.")
-@setting_options(*DECISION)
+@setting_options(*DECISION, top=("metric", "device"))
+@overwrite_option
 @click.pass_context
 def review_command(context: click.Context, run: str | None, **options: Any) -> None:
     """Write a table of the rows most worth a person's look, by RUN (the best on val, when none is named).
 
     Fill in its column labels, and --apply it: the labels go to corrections.csv and, at once, into the manifest.
     """
-    project = open_project(context, options)
-    if bool(options["filled"]) + options["undo"] + bool(run or options["out"]) > 1:
-        raise click.UsageError("one at a time: mmfeat review [RUN] [--out FILE], --apply FILE, or --undo")
+    project = open_project(context, options, deciding(bool(run)))
     if options["filled"] or options["undo"]:
-        _echo_applied(project, options["filled"])
+        _echo_applied(project, options["filled"], options["overwrite"])
     else:
         _echo_review(project, run, options)
 
 
 def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
-    from mmfeat.texts import counted
     from mmfeat.workflows.review import review
 
-    result = review(project, run, options["n"], options["split"], options["out"] or None)
+    result = review(project, run, options["n"], options["split"], options["out"] or None, options["overwrite"])
     click.echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
         click.echo(f"{counted(result.n_reviewed, 'row')} left out: corrections.csv has them")
@@ -59,15 +81,15 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     )
     made = "Made" if result.made else "Already made:"
     echo_next(
-        f"{made} {name} ({result.n_rows:,} of {result.n_candidates:,} {result.split} rows).",
+        f"{made} {name} ({result.n_rows:,} of {counted(result.n_candidates, f'{result.split} row')}).",
         f"mmfeat review --apply {name}",
     )
 
 
-def _echo_applied(project: Any, filled: str) -> None:
+def _echo_applied(project: Any, filled: str, overwrite: bool) -> None:
     from mmfeat.workflows.answers import apply_review, undo_review
 
-    result = apply_review(project, filled) if filled else undo_review(project)
+    result = apply_review(project, filled, overwrite) if filled else undo_review(project, overwrite)
     for line in result.lines:
         click.echo(line)
     echo_next(result.made, result.after)

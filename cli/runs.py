@@ -6,10 +6,13 @@ from typing import Any
 
 import click
 from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
+from mmfeat.cli.strict import Command
+
+from mmfeat.texts import counted
 
 
-@click.command("runs", short_help="Every run on the val rows of today, best first.")
-@setting_options(*DECISION)
+@click.command("runs", cls=Command, short_help="Every run on the val rows of today, best first.")
+@setting_options(*DECISION, top=("metric", "device"))
 @click.pass_context
 def runs_command(context: click.Context, **options: Any) -> None:
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
@@ -18,7 +21,7 @@ def runs_command(context: click.Context, **options: Any) -> None:
     from mmfeat.workflows.hints import after_runs
     from mmfeat.workflows.runs import ranked_runs
 
-    project = open_project(context, options)
+    project = open_project(context, options, ("predict", "metric", "device"))
     ranked = ranked_runs(project)
     after = after_runs(project, ranked)
     if not ranked:
@@ -38,5 +41,9 @@ def runs_command(context: click.Context, **options: Any) -> None:
     n_val = len(project.manifest.rows("val"))
     if any(line.figures for line in ranked):
         click.echo(about_figures(left_out, "these rows also chose epochs and rounds"))
-    order = f"on {n_val:,} val rows, best {metric} first" if n_val else "newest first: there are no val rows to rank by"
+    order = (
+        f"on {counted(n_val, 'val row')}, best {metric} first"
+        if n_val
+        else "newest first: there are no val rows to rank by"
+    )
     echo_next(f"{len(ranked)} {order}; MB is the whole model with its encoders.", after)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import click
 from mmfeat.cli.options import echo_next
+from mmfeat.cli.strict import Command
 
+from mmfeat.config import DEVICES
 from mmfeat.serving.limits import Limits
 
 
-@click.command("serve", short_help="Answer requests with an exported model.")
+@click.command(
+    "serve", cls=Command, in_project=False, free=("host",), short_help="Answer requests with an exported model."
+)
 @click.argument("folder", metavar="DIR")
 @click.option(
     "--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0: all of this machine. [default: 127.0.0.1]"
@@ -28,7 +32,7 @@ from mmfeat.serving.limits import Limits
     metavar="ORIGIN",
     help="Pages that may ask, http://localhost:3000 or *; may be repeated.",
 )
-@click.option("--device", default="auto", metavar="VALUE", help="auto, cpu, cuda, cuda:1.")
+@click.option("--device", default="auto", metavar="VALUE", help=f"Where to compute. One of: {', '.join(DEVICES)}.")
 @click.option(
     "--max-mb",
     default=Limits.megabytes,

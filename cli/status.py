@@ -5,16 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_one_class, echo_problems, open_project, setting_options
+from mmfeat.cli.options import TOP, echo_next, echo_one_class, echo_problems, open_project, setting_options
+from mmfeat.cli.strict import Command, Modes
 
 if TYPE_CHECKING:
     from mmfeat.workflows.project import Project
 
+MODES = Modes(
+    of=lambda ctx: "settings" if ctx.params["show_config"] else "features",
+    texts={"settings": "--config, which shows settings alone", "features": "mmfeat status without --config"},
+    acts={
+        "show_store": ("features",),
+        "rehash": ("features",),
+        **dict.fromkeys(("sets", *(f"set_{name}" for name in TOP)), ("settings",)),
+    },
+)
 
 FLAT_SHOWN = 10  # ids of flat images
 
 
-@click.command("status", short_help="What is cached, missing, stale or unreadable, and why.")
+@click.command(
+    "status", cls=Command, modes=(MODES,), short_help="What is cached, missing, stale or unreadable, and why."
+)
 @click.option("--config", "show_config", is_flag=True, help="Every setting with its value and where it came from.")
 @click.option(
     "--store", "show_store", is_flag=True, help="What lies in the store, its size and age, and who refers to it."
@@ -28,7 +40,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     from mmfeat.report.tables import table
     from mmfeat.texts import counted, shown
 
-    project = open_project(context, options)
+    project = open_project(context, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
     if show_config:
         origins = project.config.origins
         rows = [(key, shown(value, 200), origins.get(key, "default")) for key, value in project.config.dotted()]

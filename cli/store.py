@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.strict import Command
+
+from mmfeat.texts import counted
 
 SHOWN = 10
 
@@ -15,10 +16,9 @@ def store_command() -> None:
     """Verify, tidy up or export the feature store of the project, or import embeddings that were made elsewhere."""
 
 
-@store_command.command("verify")
-@setting_options()
+@store_command.command("verify", cls=Command)
 @click.pass_context
-def verify_command(context: click.Context, **options: Any) -> None:
+def verify_command(context: click.Context) -> None:
     """Read every file of the store and compare it with its checksum; exit 1 where one is damaged."""
     from mmfeat.errors import StoreError
     from mmfeat.progress import clock
@@ -26,7 +26,7 @@ def verify_command(context: click.Context, **options: Any) -> None:
     from mmfeat.texts import shown
     from mmfeat.workflows.store import verify_store
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     result = verify_store(project)
     rows = [
         [shown(name), f"{one.n_files:,}", f"{one.n_rows:,}", f"{one.n_bytes / 1e6:,.1f}", f"{len(one.problems):,}"]
@@ -40,33 +40,32 @@ def verify_command(context: click.Context, **options: Any) -> None:
         click.echo(f"... and {len(result.problems) - SHOWN:,} more")
     uncommitted = sum(len(one.uncommitted) for one in result.found.values())
     if uncommitted:
-        click.echo(f"{uncommitted:,} files without a commit: they do not count, and go with: mmfeat store gc")
+        click.echo(f"{counted(uncommitted, 'file')} without a commit, which nothing reads; to remove: mmfeat store gc")
     if result.problems:
         raise StoreError(
-            f"{len(result.problems)} damaged files in {project.config.store.path}/; they are not read. "
+            f"{counted(len(result.problems), 'damaged file')} in {project.config.store.path}/; they are not read. "
             f"Run: mmfeat extract (imported ones: mmfeat store import)"
         )
     n_files = sum(one.n_files for one in result.found.values())
-    echo_next(f"All {n_files:,} files are as they were written ({clock(result.seconds)}).", "mmfeat status")
+    echo_next(f"{counted(n_files, 'file')} read, none damaged ({clock(result.seconds)}).", "mmfeat status")
 
 
-@store_command.command("gc")
+@store_command.command("gc", cls=Command)
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.option("--forget", multiple=True, metavar="DIR", help="A project that is gone and needs its features no more.")
-@setting_options()
 @click.pass_context
-def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **options: Any) -> None:
+def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> None:
     """Remove what no encoder, checkpoint or run refers to, of this project or of any other that uses the store."""
     from mmfeat.report.tables import table
     from mmfeat.texts import shown
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     result = find_unreferenced(project, forget)
     for other in result.others:
         gone = f"; it is gone. If it needs them no more: --forget {shown(other.project, 200)}" if other.gone else ""
         click.echo(
-            f"Kept for {shown(other.project, 200)}: the features of {len(other.encoders)} encoders it refers to{gone}"
+            f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')} it refers to{gone}"
         )
     for name in result.settled.waiting:
         click.echo(f"Kept, though mmfeat.toml does not name it yet: the import {shown(name, 80)}")
@@ -81,7 +80,7 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **opt
     echo_next(f"Removed {len(result.garbage)}, which frees {freed / 1e6:,.1f} MB.", "mmfeat status --store")
 
 
-@store_command.command("export")
+@store_command.command("export", cls=Command)
 @click.argument("destination")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
@@ -91,10 +90,9 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...], **opt
 @click.option(
     "--split", default="all", type=click.Choice(["all", "train", "val", "test", "unlabelled"]), help="Which rows."
 )
-@setting_options()
 @click.pass_context
 def export_command(
-    context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str, **options: Any
+    context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str
 ) -> None:
     """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
     from mmfeat.exports import arrays_of
@@ -102,7 +100,7 @@ def export_command(
     from mmfeat.texts import counted, shown
     from mmfeat.workflows.store import export_features
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     suffix = destination.rpartition(".")[2]
     form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
     result = export_features(project, destination, form, list(names) or None, split)
@@ -113,7 +111,7 @@ def export_command(
     echo_next(f"{what} {shown(destination, 200)} ({counted(result.table.n_samples, 'row')}).", "mmfeat status")
 
 
-@store_command.command("import")
+@store_command.command("import", cls=Command)
 @click.argument("name")
 @click.argument("file", metavar="FILE")
 @click.option(
@@ -122,24 +120,24 @@ def export_command(
     help="The ids in the order of the rows: .csv (a column id, or one column), .txt, .npy, .json.",
 )
 @click.option("--array", default="", metavar="NAME", help="Which data set, column or tensor of FILE. [default: found]")
-@setting_options()
 @click.pass_context
 def import_command(
-    context: click.Context, name: str, file: str, ids: str | None, array: str, **options: Any
+    context: click.Context, name: str, file: str, ids: str | None, array: str
 ) -> None:  # fmt: skip
     """Make embeddings that were made elsewhere an encoder, NAME: FILE is .npy, .parquet, .h5 or .safetensors.
 
     Rows are matched with the manifest by id. The table that is printed goes into mmfeat.toml.
     """
-    from mmfeat.texts import counted
     from mmfeat.workflows.imports import import_embeddings
 
-    project = open_project(context, options)
+    project = open_project(context, {})
     made = import_embeddings(project, name, file, ids, array)
-    embeddings = f"{counted(made.n_rows, 'embedding')} of {made.width:,} numbers ({made.dtype})"
+    embeddings = f"{counted(made.n_rows, 'embedding')} of {counted(made.width, 'number')} ({made.dtype})"
     without = made.n_manifest - made.n_matched
     rest = f"; {counted(without, 'row')} without one" if without else ""
-    click.echo(f"{name}: {embeddings}; {made.n_matched:,} of the manifest's {made.n_manifest:,} rows have one{rest}")
+    click.echo(
+        f"{name}: {embeddings}; {made.n_matched:,} of {counted(made.n_manifest, 'row')} of the manifest with one{rest}"
+    )
     if made.n_left_out:
         click.echo(f"{name}: {counted(made.n_left_out, 'row')} of the file that have none by its own account left out")
     if made.n_zeros:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, overrides_of, setting_options, typed_again
+from mmfeat.cli.options import TOP, echo_next, overrides_of, overwrite_option, setting_options, typed_again
+from mmfeat.cli.strict import Command, refuse_unread
+
+from mmfeat.texts import counted
 
 SHOWN = 20
 
@@ -15,7 +18,7 @@ def sweep_command() -> None:
     """Train grids of settings and compare them on val; nothing that the project uses is changed."""
 
 
-@sweep_command.command("fuse")
+@sweep_command.command("fuse", cls=Command)
 @setting_options(
     ("fuse.head", "Names of heads, as linear,crossattn."),
     ("fuse.lr", "Learning rates, as 3e-4,1e-3."),
@@ -23,16 +26,20 @@ def sweep_command() -> None:
     ("fuse.inputs", "Names of encoders, as image,text."),
     ("fuse.seeds", "How many seeds of each cell."),
 )
+@overwrite_option
 @click.pass_context
-def fuse_command(context: click.Context, **options: Any) -> None:
+def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> None:
     """Train a grid of heads on cached features; --set fuse.KEY=A,B and fuse.HEAD.KEY=A,B sweep any other key."""
     from mmfeat.report.sweeps import effects_table, sweep_table
     from mmfeat.workflows.sweep import sweep_fuse
 
-    result = sweep_fuse(context.obj, overrides_of(options))
+    overrides = overrides_of(options)
+    refuse_unread(context, [key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
+    refuse_unread(context, overrides, ("fuse", "predict", *TOP))
+    result = sweep_fuse(context.obj, overrides, overwrite)
     for note in result.notes:
         click.echo(f"Note: {note}", err=True)
-    click.echo(sweep_table(f"{result.n_val:,} val rows", result.cells[:SHOWN], result.metric))
+    click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells[:SHOWN], result.metric))
     if len(result.cells) > SHOWN:
         click.echo(f"and {len(result.cells) - SHOWN:,} more in sweeps/{result.file.name}")
     click.echo(
@@ -43,10 +50,10 @@ def fuse_command(context: click.Context, **options: Any) -> None:
         click.echo(f"\n{effects_table(result.effects, result.metric)}")
         click.echo("Of the variance over all heads; what is left is between seeds and in combinations.")
     made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
-    echo_next(f"{made} ({result.n_heads:,} heads, {result.n_trained:,} trained now).", result.after)
+    echo_next(f"{made} ({counted(result.n_heads, 'head')}, {result.n_trained:,} trained now).", result.after)
 
 
-@sweep_command.command("finetune")
+@sweep_command.command("finetune", cls=Command)
 @click.argument("name", metavar="ENCODER")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Fits of each cell.")
 @click.option("--use", metavar="N", help="Put one cell's checkpoint in use: best, or the number of its line.")
@@ -56,14 +63,19 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     ("finetune.optimizer", "Optimizers, as adam,adamw."),
     ("finetune.epochs", "Epochs at most."),
 )
+@overwrite_option
 @click.pass_context
-def finetune_command(context: click.Context, name: str, seeds: int, use: str | None, **options: Any) -> None:
+def finetune_command(
+    context: click.Context, name: str, seeds: int, use: str | None, overwrite: bool, **options: Any
+) -> None:  # fmt: skip
     """Fine-tune one encoder with a grid of settings; --set finetune.KEY=A,B sweeps any other key."""
     from mmfeat.report.sweeps import effects_table, finetune_table
     from mmfeat.workflows.sweep_finetune import IN_SAMPLE, sweep_finetune, use_cell
 
-    result = sweep_finetune(context.obj, name, overrides_of(options), seeds)
-    click.echo(finetune_table(f"{result.n_val:,} val rows", result.cells, result.metric))
+    overrides = overrides_of(options)
+    refuse_unread(context, overrides, ("finetune", "fuse.linear", "predict", *TOP))
+    result = sweep_finetune(context.obj, name, overrides, seeds, overwrite)
+    click.echo(finetune_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric))
     spread = "± is the deviation over seeds. " if seeds > 1 else ""
     click.echo(
         f"{spread}In-sample: of up to {IN_SAMPLE:,} rows that were trained on, by the best epoch's "
@@ -73,7 +85,7 @@ def finetune_command(context: click.Context, name: str, seeds: int, use: str | N
     if result.effects:
         click.echo(f"\n{effects_table(result.effects, result.metric)}")
     made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
-    made += f" ({result.n_fits:,} fits, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
+    made += f" ({counted(result.n_fits, 'fit')}, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
     if use is None:
         echo_next(made, f"{typed_again()} --use best")
         return

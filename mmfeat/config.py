@@ -19,10 +19,12 @@ METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
 MODALITIES = ("image", "text")
 TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
 OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
 POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
+METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 
 

@@ -36,6 +36,7 @@ from mmfeat.config import (
 from mmfeat.errors import ConfigError
 from mmfeat.recipes import FinetuneConfig
 from mmfeat.texts import shown
+from mmfeat.urls import is_url
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
@@ -96,6 +97,40 @@ def with_rule_for(config: Config, n_classes: int) -> Config:
     if n_classes != 1 or "predict.empty" in config.origins:
         return config
     return dataclasses.replace(config, predict=dataclasses.replace(config.predict, empty="none"))
+
+
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """A configuration with other values for some keys, as options would give them: what is recorded of it says so.
+
+    Parameters
+    ----------
+    settings : dict of str to Any
+        Dotted key to value, as for :func:`load_config`.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown, or a value is wrong.
+    """
+    where = _Where("", set(settings), tuple(config.encoder))
+    for dotted, value in settings.items():
+        config = _with_value(config, dotted.split("."), value, dotted, where)
+    config = dataclasses.replace(config, origins={**config.origins, **dict.fromkeys(settings, "option")})
+    _check(config, where)
+    return config
+
+
+def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _Where) -> Any:
+    """A table of settings with another value at one place."""
+    name, *below = names
+    fields = {f.name: f for f in dataclasses.fields(table) if not f.metadata.get("internal")}
+    if name not in fields:
+        raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
+    if below:
+        value = _with_value(getattr(table, name), below, value, dotted, where)
+    else:
+        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted, where)
+    return dataclasses.replace(table, **{name: value})
 
 
 @dataclass(frozen=True)
@@ -339,6 +374,13 @@ def _check(config: Config, where: _Where) -> None:
             raise ConfigError(
                 f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
             )
+    for key, texts in {
+        "data.source": [config.data.source], "data.images": config.data.images, "data.classes": [config.data.classes],
+        "finetune.synonyms": [config.finetune.synonyms], "store.path": [config.store.path],
+        **{f"encoder.{name}.pretrained": [getattr(table, "pretrained", "")] for name, table in config.encoder.items()},
+    }.items():  # fmt: skip
+        if url := next(filter(is_url, texts), ""):
+            raise ConfigError(f"{where(key)}: {key} = {_show(url)} is a URL: download it first, and name the file")
     if config.fuse.folds == 1:
         raise ConfigError(f"{where('fuse.folds')}: fuse.folds = 1 leaves no row to train on. Use 0, or from 2 to 20")
     if config.split.val + config.split.test >= 1:

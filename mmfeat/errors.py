@@ -7,7 +7,8 @@
     |-- StoreError       the feature store on disk
     |   |-- MissingFeatures   rows that a command needs and the store lacks
     |   `-- UnstorableRow     an embedding that is not finite, or too large (in store/storable.py)
-    `-- RunError         a head, a run, an ensemble
+    |-- RunError         a head, a run, an ensemble
+    `-- OutputError      a file that a command would write
 
 A message is one line: what, where, what was found, what to type. The command line prints it and exits 1.
 """
@@ -39,6 +40,10 @@ class MissingFeatures(StoreError):
 
 class RunError(MmfeatError):
     """A run cannot be made, found or used."""
+
+
+class OutputError(MmfeatError):
+    """A file must not be replaced, or cannot be written."""
 
 
 def one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from mmfeat.files import digest_bytes
 from mmfeat.labels import rows_of
 from mmfeat.store import EncoderSpec, FeatureStore, MappedRows
 from mmfeat.store.status import stale_rows
-from mmfeat.texts import shown
+from mmfeat.texts import counted, shown
 
 if TYPE_CHECKING:
     import torch
@@ -189,7 +189,7 @@ def _check_finite(what: str, name: str, values: torch.Tensor, ids: np.ndarray) -
         rows = ", ".join(repr(shown(str(ids[row]), 40)) for row in bad[:3].tolist())
         more = ", ..." if len(bad) > 3 else ""
         raise StoreError(
-            f"{what} are not finite for {len(bad):,} of {len(ids):,} rows ({rows}{more}). "
+            f"{what} are not finite for {len(bad):,} of {counted(len(ids), 'row')} ({rows}{more}). "
             f"To see which files: mmfeat store verify; encode anew with another precision under [encoder.{name}]"
         )
 
@@ -244,7 +244,7 @@ def open_table(
             damaged = f"damaged files: {len(features.problems)}, see mmfeat status" if features.problems else ""
             why = stale_rows(store, spec, row_keys[name], lacking)[1] or damaged
             raise MissingFeatures(
-                f"{store.path.name}: no embeddings of {name!r} for {lacking.sum()} of {len(need)} rows"
+                f"{store.path.name}: no embeddings of {name!r} for {lacking.sum():,} of {counted(len(need), 'row')}"
                 f"{f' ({why})' if why else ''}. Run: {spec.remedy}"
             )
         embeddings = features.embeddings(found)
@@ -259,7 +259,7 @@ def open_table(
             without = int((found.good & held.missing)[need].sum())
             if without:
                 raise MissingFeatures(
-                    f"{store.path.name}: no tokens of {name!r} for {without} of {len(need)} rows. Run: mmfeat extract"
+                    f"{store.path.name}: no tokens of {name!r} for {without:,} of {counted(len(need), 'row')}. Run: mmfeat extract"
                 )
             tables["tokens"][name], tables["token_lengths"][name] = features.tokens(number, held)
     return FeatureTable(ids=ids, labels=labels, split=split, classes=classes, **tables)

@@ -154,8 +154,11 @@ def test_two_runs_are_compared_under_every_figure(trained, tmp_path):
     assert "for samples-f1" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--threshold", "tuned"], ["--calibration", "temperature"], ["--empty", "none"]])
-def test_an_exported_model_is_not_tuned_again(exported, tmp_path, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--threshold", "tuned"], 1), (["--calibration", "temperature"], 2), (["--empty", "none"], 2)],
+)
+def test_an_exported_model_is_not_tuned_again(exported, tmp_path, arguments, code):
     done = run_cli("predict", "--caption", "a", "--model", str(exported), *arguments, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == code
+    assert code == 2 or len(done.stderr.strip().splitlines()) == 1

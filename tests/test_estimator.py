@@ -163,7 +163,7 @@ def test_inputs_that_cannot_be(arrays):
     partly[5, 1] = np.nan
     infinite = np.where(np.arange(3) == 1, np.inf, text)
     for x, what in (
-        ({"image": image, "text": partly}, "1 rows are NaN in some columns only .first: row 5"),
+        ({"image": image, "text": partly}, "1 row with NaN in some columns only .first: row 5"),
         ({"image": image, "text": infinite}, "infinity"),
         ({"image": image, "text": text[:9]}, "one number of rows"),
         ({"image": image, "text": None}, "rows of every modality"),

@@ -121,7 +121,7 @@ def test_folds_hold_groups_whole_and_do_not_depend_on_the_order(k, rows, seed):
         return make_folds([ids[i] for i in order], labels[order], groups, k, seed)
 
     if len(set(names)) < k:
-        with pytest.raises(DataError, match=rf"fuse.folds = {k}, and there are {len(set(names))} labelled rows"):
+        with pytest.raises(DataError, match=rf"fuse.folds = {k} needs more than {len(set(names))} labelled row"):
             folds(np.arange(len(rows)))
         return
     found = folds(np.arange(len(rows)))

@@ -197,9 +197,9 @@ def _wrong(values, ids, row, value):
         (lambda v, i: _wrong(v, i, (2, 1), np.nan), ["row", "3 (id", "not finite"]),
         (lambda v, i: _wrong(v, i, (slice(5, 9), 1), np.inf), ["4 rows of 80: 6", "and 1 more", "not finite"]),
         (lambda v, i: _wrong(v, i, (7, 1), 1e6), ["8 (id", "float16 cannot hold", "float32"]),
-        (lambda v, i: (v, [i[1], *i[1:]]), ["1 ids are there several times", "rows 1, 2"]),
+        (lambda v, i: (v, [i[1], *i[1:]]), ["1 id more than once", "rows 1, 2"]),
         (lambda v, i: (v, ["", *i[1:]]), ["the id of row 1 is blank"]),
-        (lambda v, i: (v, [f"x{one}" for one in i]), ["none of its 80 ids", "The first there is", "here 'x"]),
+        (lambda v, i: (v, [f"x{one}" for one in i]), ["none of 80 ids", "The first there is", "here 'x"]),
     ],
 )
 def test_each_mistake_is_one_line_and_nothing_is_written(project, tmp_path, change, words):
@@ -250,7 +250,7 @@ def test_files_that_do_not_say_what_is_meant_are_refused(project, tmp_path):
             import_embeddings(project, "clip", *arguments)
         assert "\n" not in str(error.value)
     ragged = open_array(tmp_path / "ragged.parquet")
-    with pytest.raises(DataError, match="row 2 has 1 numbers, the first has 2"):
+    with pytest.raises(DataError, match="row 2 has 1 number, the first has 2"):
         list(ragged.blocks(1))
 
 
@@ -291,7 +291,7 @@ def test_an_interrupted_import_counts_for_nothing_and_goes_on(project, tmp_path,
     monkeypatch.setattr(imports.EncoderFeatures, "append", append)
     (folder,) = project.store.path.glob("clip-*")
     half = in_use(project, f'[encoder.clip]\nmodality = "other"\nimported = "{folder.name[-12:]}"')
-    with pytest.raises(EncoderError, match="incomplete, 32 of 80 embeddings are there"):
+    with pytest.raises(EncoderError, match="incomplete, 32 of 80 embeddings there"):
         half.identity("clip")
     assert "store import clip FILE" in status(half).failures["clip"]
     assert import_embeddings(half, "clip", *files).n_written == len(ids) - 32

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_cli
 
+from mmfeat.data.samplekinds import kind_of_sample
 from mmfeat.errors import ConfigError, DataError
-from mmfeat.workflows.predict import is_sample, predict_new
+from mmfeat.workflows.predict import predict_new
 from mmfeat.workflows.project import Project
 
 
@@ -154,8 +155,8 @@ def test_without_project_and_model_it_says_what_to_type():
 def test_a_run_is_told_from_a_sample(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo").write_bytes(b"")
-    assert all(map(is_sample, ("new.csv", "photo", "gone.parquet", "a/b.JPG")))
-    assert not any(map(is_sample, ("crossattn-1", "fm3-1", "../../etc")))
+    assert all(map(kind_of_sample, ("new.csv", "photo", "gone.parquet", "a/b.JPG")))
+    assert not any(map(kind_of_sample, ("crossattn-1", "fm3-1", "../../etc")))
 
 
 def test_the_command_writes_a_file_or_shows_one_item(table, exported, trained, tmp_path):

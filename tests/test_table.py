@@ -191,7 +191,7 @@ def test_missing_rows_are_counted_explained_and_only_if_needed(tmp_path, manifes
     store.encoder(old).append(manifest["row_keys"]["image"][:25], truth["image"][:25], [""] * 25, {})
     with pytest.raises(MissingFeatures, match=r"for 3 of 5 rows \(weights changed\)\. Run: mmfeat extract$"):
         open_table(store, encoders(), **manifest, need=np.array([1, 20, 21, 22, 12]))
-    with pytest.raises(MissingFeatures, match=r"for 1 of 1 rows\. Run"):
+    with pytest.raises(MissingFeatures, match=r"for 1 of 1 row\. Run"):
         open_table(store, encoders(), **manifest, need=np.array([30]))
     table = open_table(store, encoders(), **manifest, need=np.arange(20))
     assert table.present["image"].tolist() == [i < 20 and i != 12 for i in range(N)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmfeat.data.idlists import IDS, as_ids, shape_text
 from mmfeat.errors import DataError, MmfeatError, one_line
-from mmfeat.texts import shown
+from mmfeat.texts import counted, shown
 
 MOST_NUMBERS = 1 << 24  # of one embedding
 MOST_COMPRESSED = 2000  # a file's byte stands for no more bytes of values than this
@@ -279,7 +279,7 @@ class ParquetFile(ArrayFile):
                 lengths = column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
                 if (wrong := np.flatnonzero(lengths != width)).size:
                     row, n = int(wrong[0]), int(lengths[wrong[0]])
-                    what = f"has {n} numbers, the first has {width}" if n >= 0 else "has none"
+                    what = f"has {counted(n, 'number')}, the first has {width}" if n >= 0 else "has none"
                     raise DataError(f"{self._place()}: row {start + row + 1:,} {what}")
                 values = column.flatten().to_numpy(zero_copy_only=False)
                 yield start, values.reshape(-1, width)

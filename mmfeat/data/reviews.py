@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmfeat.csvtext import csv_text, unharmed
 from mmfeat.data.records import Record, read_records, repaired
 from mmfeat.errors import DataError
 from mmfeat.labels import split_labels
 from mmfeat.spelling import Spellings
-from mmfeat.texts import nearest, quoted
+from mmfeat.texts import counted, nearest, quoted
 
 FILE = "review.csv"
 ID, ANSWER = "id", "labels"
 BETWEEN = ";"  # also stands between labels, whatever the project's separator
 NOTHING = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
-_FORMULA = re.compile(
-    r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]"
-)  # what a spreadsheet may take as one, or hides it
 
 
 @dataclass(frozen=True)
@@ -40,16 +35,6 @@ class Answers:
     n_blank: int
 
 
-def harmless(text: str) -> str:
-    """A cell that no spreadsheet takes as a formula: one that might be one begins with an apostrophe."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def unharmed(cell: str) -> str:
-    """The text that :func:`harmless` made a cell of."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
-
-
 def nothing_mark(classes: Sequence[str]) -> str:
     """What to fill in for a row that has none of the classes."""
     return next((mark for mark in NOTHING if mark not in classes), NOTHING[-1])
@@ -57,11 +42,8 @@ def nothing_mark(classes: Sequence[str]) -> str:
 
 def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
     """A table with these columns and an empty one to fill in, as CSV that spreadsheets read as UTF-8."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*map(harmless, columns), ANSWER])
-    writer.writerows([*map(harmless, row), ""] for row in zip(*columns.values(), strict=True))
-    return text.getvalue().encode("utf-8-sig", "replace")
+    rows = ([*row, ""] for row in zip(*columns.values(), strict=True))
+    return csv_text([*columns, ANSWER], rows).encode("utf-8-sig", "replace")
 
 
 def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:
@@ -95,12 +77,19 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
         except KeyError as error:
             name = error.args[0]
             raise DataError(
-                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {len(classes)} classes."
+                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {counted(len(classes), 'class', 'classes')}."
                 f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
             ) from None
         except DataError as error:
             raise DataError(f"{where}: row {quoted(sample)}: the class {error}") from None
     return Answers(given, len(records) - len(answered))
+
+
+def is_review(file: Path) -> bool:
+    """Whether a table has the columns of a review, beside those that any table of labels has."""
+    with file.open("rb") as opened:
+        header = opened.readline(2**20)
+    return all(name in header for name in (b"given", b"model", b"probabilities", b"why"))
 
 
 def begun(file: Path) -> int:

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmfeat.config import Config
@@ -74,6 +74,14 @@ class ImageSources:
         sources._names.add(file.name, Location(str(file)))
         sources._listed = True
         return sources
+
+    def add_files(self, files: Sequence[Path]) -> None:
+        """Add single images, by their files' names; by their whole paths where several are called the same."""
+        if not self._listed:
+            self._list()
+        names = [file.name for file in files]
+        for file in files:
+            self._names.add(file.name if names.count(file.name) == 1 else file.as_posix(), Location(str(file)))
 
     def locate(self, name: str) -> Location | None:
         """Where an image is; None where it is nowhere, or its name would leave the folders. Safe in threads.

@@ -16,6 +16,7 @@ from mmfeat.data.groups import Groups
 from mmfeat.errors import DataError
 from mmfeat.labels import has_label, positive_cells
 from mmfeat.randomness import id_numbers, mix
+from mmfeat.texts import counted
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -48,7 +49,7 @@ def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, s
     if len(order) < k:
         what = "" if len(order) == len(ids) else ", counting those with one picture or of one group once"
         raise DataError(
-            f"fuse.folds = {k}, and there are {len(order)} labelled rows{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
+            f"fuse.folds = {k} needs more than {counted(len(order), 'labelled row')}{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
         )
     counts = _positives(labels, groups.numbers, len(groups))
     turn = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)

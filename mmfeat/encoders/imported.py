@@ -10,6 +10,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.errors import EncoderError
 from mmfeat.store import EncoderFeatures, FeatureStore
 from mmfeat.store.record import read_record
+from mmfeat.texts import counted
 
 
 def identify_imported(config: Config, name: str, checkpoints: Path, store: FeatureStore) -> Identity:
@@ -47,4 +48,4 @@ def identify_imported(config: Config, name: str, checkpoints: Path, store: Featu
 def incomplete(features: EncoderFeatures) -> str:
     """What is missing of an import: it was interrupted, or files are damaged; empty where nothing is."""
     n_rows, there = features.spec.preprocessing["rows"], features.n_rows
-    return "" if there >= n_rows else f"its import is incomplete, {there:,} of {n_rows:,} embeddings are there"
+    return "" if there >= n_rows else f"its import is incomplete, {there:,} of {counted(n_rows, 'embedding')} there"

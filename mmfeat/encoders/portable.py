@@ -21,6 +21,7 @@ from mmfeat.encoders.tfidf import TfidfEncoder, TfidfPreparation
 from mmfeat.encoders.weights import read_state, read_tensors
 from mmfeat.errors import EncoderError
 from mmfeat.files import write_json
+from mmfeat.texts import counted
 
 WEIGHTS = "weights.safetensors"
 TERMS = "terms.json"
@@ -98,7 +99,7 @@ def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
     if _counts_words(record):
         terms, idf = load_preparation(record, folder).terms, read_state(folder / WEIGHTS)["idf"]
         if idf.shape != (len(terms),):
-            raise EncoderError(f"{folder}: {len(terms)} terms have {len(idf)} weights")
+            raise EncoderError(f"{folder}: {counted(len(terms), 'term')}, {counted(len(idf), 'weight')}")
         return TfidfEncoder(terms, idf, record["ngrams"]).eval()
     if record["modality"] == "text":
         table = TextEncoderConfig(

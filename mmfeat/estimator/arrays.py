@@ -12,6 +12,8 @@ from scipy.sparse import issparse
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from mmfeat.texts import counted
+
 _WHOLE = "x"  # the one modality of an array whose columns are not divided
 
 Ranges = dict[str, tuple[int, int]]  # first column and the one after the last, by modality
@@ -104,7 +106,9 @@ def _rows(name: str, values: Any, width: int | None = None) -> np.ndarray:
     lacking = np.isnan(found)
     partly = np.flatnonzero(lacking.any(1) & ~lacking.all(1))
     if len(partly):
-        raise ValueError(f"X[{name!r}]: {len(partly)} rows are NaN in some columns only (first: row {partly[0]})")
+        raise ValueError(
+            f"X[{name!r}]: {counted(len(partly), 'row')} with NaN in some columns only (first: row {partly[0]})"
+        )
     return found
 
 

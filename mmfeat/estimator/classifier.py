@@ -25,6 +25,7 @@ from mmfeat.heads.fit import FitData, fit_heads, head_logits
 from mmfeat.heads.members import Member
 from mmfeat.labels import EMPTY, decide, sigmoid
 from mmfeat.randomness import id_numbers
+from mmfeat.texts import counted
 
 _SETTINGS = ("lr", "weight_decay", "dropout", "epochs", "patience", "batch_size", "loss", "weights")
 
@@ -156,12 +157,12 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
             labels = np.full((len(known), given.shape[1]), -1, np.int8)
             labels[known] = given
         if len(labels) != len(x):
-            raise ValueError(f"X has {len(x)} samples, y has {len(labels)}: inconsistent numbers of samples")
+            raise ValueError(f"X has {counted(len(x), 'sample')}, y has {len(labels)}: inconsistent numbers of samples")
         self._check_head(settings, labels.shape[1])
         random = check_random_state(self.random_state)
         labelled = np.flatnonzero((labels >= 0).any(1))
         if not len(labelled):
-            raise ValueError(f"y: none of {len(labels)} rows has a known label")
+            raise ValueError(f"y: none of {counted(len(labels), 'row')} has a known label")
         train, val = self._held_out(labels, labelled, random)
         seed = int(random.randint(2**31 - 1))
         inputs, there = self._tensors(x, present, torch.float32, device)

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from mmfeat.config import POLICIES, SelftrainConfig
 from mmfeat.estimator.classifier import FusionClassifier
 from mmfeat.selftrain.rounds import SelfTraining, self_train, with_targets
+from mmfeat.texts import counted
 
 
 class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
@@ -125,7 +126,7 @@ def _known(y: Any) -> np.ndarray:
     y = np.asarray(y)
     known = (y != -1) if y.ndim == 1 else (y != -1).any(axis=1)
     if not known.any():
-        raise ValueError(f"y: none of {len(y)} rows has a known label")
+        raise ValueError(f"y: none of {counted(len(y), 'row')} has a known label")
     return known
 
 

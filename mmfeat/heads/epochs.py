@@ -18,6 +18,7 @@ from mmfeat.heads.choosing import metric_values
 from mmfeat.heads.members import PlannedStack
 from mmfeat.heads.stack import Arrays, Stack
 from mmfeat.metrics import better
+from mmfeat.texts import counted
 
 EVALUATED = 8192  # rows of val at a time
 
@@ -99,7 +100,7 @@ def fit_stack(
                     one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
         if on_epoch is not None:
-            on_epoch(int(going.sum()), f"epoch {epoch}, {going.sum()} of {len(kept)} heads go on")
+            on_epoch(int(going.sum()), f"epoch {epoch}, {going.sum()} of {counted(len(kept), 'head')} not stopped")
         if not going.any():
             break
         if choose_by is None and not (going.any(0).all() and going.any(1).all()):

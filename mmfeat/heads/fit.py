@@ -20,6 +20,7 @@ from mmfeat.heads.members import Member, plan_stacks
 from mmfeat.heads.noise import QUIET
 from mmfeat.heads.stack import MOST_NUMBERS, NO_FOLD, Arrays
 from mmfeat.randomness import id_numbers, torch_seed
+from mmfeat.texts import counted
 
 _BLOCK = 65536  # rows that are standardised at a time
 
@@ -87,7 +88,7 @@ def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarra
             raise
         remedy = "Lower the number of fuse.inputs" + ("" if device.type == "cpu" else ", or use: --device cpu")
         raise RunError(
-            f"the embeddings of {table.n_samples:,} rows do not fit in memory of {device}. {remedy}"
+            f"the embeddings of {counted(table.n_samples, 'row')} do not fit in memory of {device}. {remedy}"
         ) from None
     labels = torch.as_tensor(table.labels, device=device)
     return FitData(inputs, present, labels, id_numbers(table.ids), table.rows("train"), table.rows("val"))

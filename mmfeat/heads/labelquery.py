@@ -19,6 +19,7 @@ from mmfeat.errors import RunError
 from mmfeat.heads.attention import Attention, Tokens
 from mmfeat.heads.base import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.texts import counted
 
 MAX_QUERIES = 100  # with more classes, each query answers for several
 
@@ -55,7 +56,7 @@ class LabelQueryHead(Head):
     def describe(self) -> str:
         """The queries and the tokens that they look at."""
         sources = ", ".join(source.describe() for source in self.sources)
-        return f"{len(self.queries)} queries over {sources}, and the embeddings"
+        return f"{counted(len(self.queries), 'query', 'queries')} over {sources}, and the embeddings"
 
     def joined(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> tuple[Tensor, Tensor]:
         """The tokens of all inputs and their embeddings, `(B, N, width)`, and which are there, `(B, N)`."""

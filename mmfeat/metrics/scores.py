@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.errors import MmfeatError
+from mmfeat.texts import counted
 
 _BLOCK = 2**22  # cells worked on at a time in float64, so that memory stays bounded
 _FIELDS = {"samples-f1": "samples_f1", "micro-f1": "micro_f1", "macro-f1": "macro_f1", "map": "map", "loss": "loss"}
@@ -103,7 +104,7 @@ def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Score
         raise MmfeatError("there is no labelled row to score")
     bad = np.flatnonzero(rows & ~np.isfinite(logits).all(1))
     if len(bad):
-        raise MmfeatError(f"logits of {len(bad)} of {len(logits)} rows are not finite (first: row {bad[0]})")
+        raise MmfeatError(f"logits of {len(bad)} of {counted(len(logits), 'row')} not finite (first: row {bad[0]})")
     if not rows.all():
         labels, decided, logits = labels[rows], decided[rows], logits[rows]
     counts = _Counts(labels.shape[1])

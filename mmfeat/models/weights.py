@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from mmfeat.config import METHODS
 from mmfeat.labels import sigmoid
 from mmfeat.models.ensembles import combined
 from mmfeat.randomness import mix
 
-METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")
 FITTED = METHODS[1:]
 FOLDS = 5
 STRENGTH = 10.0  # of the pull towards what is fallen back on: about as strong as some tens of rows

@@ -20,7 +20,7 @@ tags: [multi-label-classification]
 
 # {name}
 
-Multi-label model of {n_classes} classes on {reads}. {size}
+Multi-label model of {counted_classes} on {reads}. {size}
 
     from mmfeat import Predictor
 
@@ -81,7 +81,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
     transductive = "; its unlabelled rows took part in training without labels (transductive)"
     return _CARD.format(
         name=shown(run["name"]),
-        n_classes=len(record["classes"]),
+        counted_classes=counted(len(record["classes"]), "class", "classes"),
         reads=reads,
         size=limit_text(mb),
         made_of=_made_of(record),

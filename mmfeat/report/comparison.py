@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfeat.files import bytes_of, write_atomic
+from mmfeat.csvtext import csv_text
 from mmfeat.models.comparison import Compared
 from mmfeat.models.figures import FigureLine
+from mmfeat.outputs import Outputs
 from mmfeat.report.plots import plot_comparison
 from mmfeat.report.tables import figure_name, left_out, table
 from mmfeat.texts import shown
 
+PLOT = "comparison.png"
 _COMMONEST = "commonest label"  # its loss means nothing
 
 
@@ -81,10 +81,15 @@ def number(value: float | None, digits: int) -> str:
 
 
 def write_comparison(
-    folder: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str],
-    metric: str,
+    outputs: Outputs, folder: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine],
+    classes: Sequence[str], metric: str,
 ) -> tuple[list[Path], bool]:  # fmt: skip
     """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
+
+    Raises
+    ------
+    OutputError
+        One of them was changed since it was written.
 
     Returns
     -------
@@ -96,21 +101,28 @@ def write_comparison(
         "classes.csv": classes_csv(lines, classes),
         "comparison.md": markdown(title, lines, baselines, classes, metric),
     }
-    return write_files(folder, texts, lambda plot: plot_comparison(plot, title, lines, baselines))
+    return write_files(outputs, folder, texts, lambda plot: plot_comparison(plot, title, lines, baselines))
 
 
-def write_files(folder: Path, texts: dict[str, str], draw: Callable[[Path], None]) -> tuple[list[Path], bool]:
+def write_files(
+    outputs: Outputs, folder: Path, texts: dict[str, str], draw: Callable[[Path], None]
+) -> tuple[list[Path], bool]:  # fmt: skip
     """Write texts that are not there or say something else, and then, or where it is not there, draw `comparison.png`."""
-    written = False
+    changed = [name for name, text in texts.items() if _says_else(folder / name, text)]
+    plot = folder / PLOT
+    for file in [*(folder / name for name in changed), plot] if changed else []:  # all or nothing
+        outputs.check(file, own=True, earlier=True)
     for name, text in texts.items():
-        if bytes_of(folder / name) != text.encode():
-            write_atomic(folder / name, text)
-            written = True
-    plot = folder / "comparison.png"
-    if written or not plot.is_file():
-        draw(plot)
-        written = True
+        outputs.write(folder / name, text, own=True, earlier=True)
+    written = bool(changed) or not plot.is_file()
+    if written:
+        with outputs.replacing(plot, own=True, earlier=True) as temporary:
+            draw(temporary)
     return [*(folder / name for name in texts), plot], written
+
+
+def _says_else(file: Path, text: str) -> bool:
+    return not file.is_file() or file.read_bytes() != text.encode()
 
 
 def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> str:
@@ -147,7 +159,7 @@ def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> st
             }
         )  # fmt: skip
     columns = list(rows[-1])
-    return csv_text(columns, ([row.get(name) for name in columns] for row in rows))
+    return csv_text(columns, (rounded(row.get(name) for name in columns) for row in rows), quoted=True)
 
 
 def classes_csv(lines: Sequence[Compared], classes: Sequence[str]) -> str:
@@ -156,19 +168,16 @@ def classes_csv(lines: Sequence[Compared], classes: Sequence[str]) -> str:
     return csv_text(
         ["class", "n_positives", *(line.label for line in lines)],
         (
-            [name, int(n), *(float(line.figures.scores.class_f1[k]) if n else None for line in lines)]
+            rounded([name, int(n), *(float(line.figures.scores.class_f1[k]) if n else None for line in lines)])
             for k, (name, n) in enumerate(zip(classes, n_positives, strict=True))
         ),
+        quoted=True,
     )
 
 
-def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """All texts in quotes, so that any text reads back as it was."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(head)
-    writer.writerows([round(cell, 6) if isinstance(cell, float) else cell for cell in row] for row in rows)
-    return text.getvalue()
+def rounded(row: Iterable[Any]) -> list[Any]:
+    """Cells of a CSV file, with six digits behind the point."""
+    return [round(cell, 6) if isinstance(cell, float) else cell for cell in row]
 
 
 def markdown(

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmfeat.csvtext import csv_text
 from mmfeat.models.encoderlines import EncoderLine, bests
 from mmfeat.models.figures import FigureLine
+from mmfeat.outputs import Outputs
 from mmfeat.progress import clock
-from mmfeat.report.comparison import csv_text, escaped, markdown_table, number, write_files
+from mmfeat.report.comparison import escaped, markdown_table, number, rounded, write_files
 from mmfeat.report.plots import plot_encoders
 from mmfeat.report.tables import figure_name, left_out, table
 from mmfeat.texts import shown
@@ -138,7 +140,7 @@ def _by_class(lines: Sequence[EncoderLine], classes: Sequence[str]) -> tuple[lis
 
 
 def write_encoder_comparison(
-    folder: Path, title: str, lines: Sequence[EncoderLine], baseline: FigureLine, classes: Sequence[str], metric: str
+    outputs: Outputs, folder: Path, title: str, lines: Sequence[EncoderLine], baseline: FigureLine, classes: Sequence[str], metric: str
 ) -> tuple[list[Path], bool]:  # fmt: skip
     """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
 
@@ -152,7 +154,7 @@ def write_encoder_comparison(
         "classes.csv": classes_csv(lines, classes),
         "comparison.md": markdown(title, lines, baseline, classes, metric),
     }
-    return write_files(folder, texts, lambda plot: plot_encoders(plot, title, lines))
+    return write_files(outputs, folder, texts, lambda plot: plot_encoders(plot, title, lines))
 
 
 def encoders_csv(lines: Sequence[EncoderLine]) -> str:
@@ -185,7 +187,7 @@ def encoders_csv(lines: Sequence[EncoderLine]) -> str:
         names = ("difference", "difference_low", "difference_high")
         row |= {"seed_deviation": one.spread, **dict(zip(names, one.difference or (0.0, 0.0, 0.0), strict=True))}
         rows.append({**row, "note": one.verdict})
-    return csv_text(list(rows[0]), (row.values() for row in rows))
+    return csv_text(list(rows[0]), (rounded(row.values()) for row in rows), quoted=True)
 
 
 def classes_csv(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
@@ -195,8 +197,8 @@ def classes_csv(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
     rows = []
     for k, (name, n) in enumerate(zip(classes, every[0].n_positives, strict=True)):
         cells = [cell for s in every for cell in (float(s.class_f1[k]) if n else None, float(s.class_accuracy[k]))]
-        rows.append([name, int(n), *cells])
-    return csv_text(head, rows)
+        rows.append(rounded([name, int(n), *cells]))
+    return csv_text(head, rows, quoted=True)
 
 
 def markdown(

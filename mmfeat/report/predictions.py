@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfeat.files import atomic_path, write_atomic
+from mmfeat.csvtext import csv_text
 from mmfeat.labels import label_cells, label_names
 from mmfeat.report.tables import table
 from mmfeat.texts import shown
@@ -26,12 +24,12 @@ def top_labels(probs: np.ndarray, classes: Sequence[str], k: int) -> list[list[s
     return [[classes[i] for i in row] for row in order.tolist()]
 
 
-def write_predictions(
-    path: Path, form: str, ids: Sequence[str], probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], *,
+def prediction_bytes(
+    form: str, ids: Sequence[str], probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], *,
     id_column: str = "id", label_column: str | Sequence[str] = "labels", separator: str = " ", top_k: int = 0,
-    errors: dict[int, str] | None = None, run: str = "",
-) -> None:  # fmt: skip
-    """Write one row for each sample, whole or not at all.
+    errors: dict[int, str] | None = None, run: str = "", guarded: bool = True,
+) -> bytes:  # fmt: skip
+    """A file of predictions: one row for each sample.
 
     Parameters
     ----------
@@ -45,19 +43,21 @@ def write_predictions(
         Give the k most probable classes, in their order, instead of those that passed; 0 for these.
     errors : dict of int to str, optional
         Row to the reason why a part of it could not be read.
+    guarded : bool
+        Whether cells of CSV that a spreadsheet might take as formulas are made harmless, see :mod:`mmfeat.csvtext`.
     """
     names = top_labels(probs, classes, top_k) if top_k else label_names(decided, classes)
     errors = errors or {}
     if form == "parquet":
-        _write_parquet(path, ids, names, probs, classes, errors, run)
-    elif form == "jsonl":
-        write_atomic(path, "".join(_json_lines(ids, names, probs, classes, errors)))
+        return _parquet(ids, names, probs, classes, errors, run)
+    if form == "jsonl":
+        return "".join(_json_lines(ids, names, probs, classes, errors)).encode()
+    if top_k:
+        header, cells = _most_probable(names, probs, classes, label_column, separator)
     else:
-        if top_k:
-            header, cells = _most_probable(names, probs, classes, label_column, separator)
-        else:
-            header, cells = label_cells(decided, classes, label_column, separator)
-        write_atomic(path, _csv(ids, cells, [id_column, *header]))
+        header, cells = label_cells(decided, classes, label_column, separator)
+    rows = ([sample, *row] for sample, row in zip(ids, cells, strict=True))
+    return csv_text([id_column, *header], rows, guarded=guarded).encode()
 
 
 def _most_probable(
@@ -72,14 +72,6 @@ def _most_probable(
     return [label_column if isinstance(label_column, str) else "labels", "probabilities"], cells
 
 
-def _csv(ids: Sequence[str], cells: list[list[str]], header: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([sample, *row] for sample, row in zip(ids, cells, strict=True))
-    return text.getvalue()
-
-
 def _json_lines(
     ids: Sequence[str], names: list[list[str]], probs: np.ndarray, classes: Sequence[str], errors: dict[int, str]
 ) -> Any:
@@ -91,10 +83,9 @@ def _json_lines(
         yield json.dumps(line, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8") + "\n"
 
 
-def _write_parquet(
-    path: Path, ids: Sequence[str], names: list[list[str]], probs: np.ndarray, classes: Sequence[str],
-    errors: dict[int, str], run: str,
-) -> None:  # fmt: skip
+def _parquet(
+    ids: Sequence[str], names: list[list[str]], probs: np.ndarray, classes: Sequence[str], errors: dict[int, str], run: str
+) -> bytes:  # fmt: skip
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,8 +96,9 @@ def _write_parquet(
     }
     if errors:
         columns["error"] = pa.array([errors.get(row) for row in range(len(ids))], pa.string())
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns).replace_schema_metadata({"mmfeat_run": run}), temporary)
+    data = io.BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata({"mmfeat_run": run}), data)
+    return data.getvalue()
 
 
 def one_item(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmfeat.csvtext import csv_text
 from mmfeat.files import write_atomic
 from mmfeat.models.figures import FigureLine
 from mmfeat.report.plots import plot_rounds
@@ -21,14 +20,12 @@ def write_rounds(
     folder: Path, name: str, rounds: Sequence[dict[str, Any]], classes: Sequence[str], metric: str
 ) -> None:
     """Write `rounds.csv` (a line for each round; rows taught as yes by class last) and `rounds.png`."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow([*_COLUMNS, "difference", "low", "high", *_FIGURES, *(f"yes_{c}" for c in classes)])
+    header = [*_COLUMNS, "difference", "low", "high", *_FIGURES, *(f"yes_{c}" for c in classes)]
+    rows = []
     for one in rounds:
         difference = one["difference"] or ("", "", "")
-        cells = ["" if one[c] is None else one[c] for c in _COLUMNS]
-        lines.writerow([*cells, *difference, *(one["figures"][f] for f in _FIGURES), *one["n_yes"]])
-    write_atomic(folder / "rounds.csv", out.getvalue())
+        rows.append([*(one[c] for c in _COLUMNS), *difference, *(one["figures"][f] for f in _FIGURES), *one["n_yes"]])
+    write_atomic(folder / "rounds.csv", csv_text(header, rows))
     plot_rounds(folder / "rounds.png", f"{name}, chosen by {metric}", rounds)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
+from mmfeat.csvtext import csv_text
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, lowest_loss
 from mmfeat.progress import clock
 from mmfeat.report.tables import figure_name, table
@@ -77,19 +76,17 @@ def sweep_csv(
     more : sequence of str
         Further numbers of its fits.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    keys = _keys(cells)
+    keys, rows = _keys(cells), []
     last = ("best_epoch", "seconds", *more)
-    writer.writerow([first, *keys, *FIGURES, f"deviation_of_{metric}", *last, "n_seeds", "error"])
+    header = [first, *keys, *FIGURES, f"deviation_of_{metric}", *last, "n_seeds", "error"]
     for cell in cells:
         figures = [""] * (len(FIGURES) + 1 + len(last))
         if not cell.error:
             names = (*FIGURES, None, *last)
             figures = [f"{cell.mean(n) if n else cell.deviation(metric):.6f}" for n in names]
         values = [_value(cell.values.get(key, "")) for key in keys]
-        writer.writerow([cell.head, *values, *figures, len(cell.heads), cell.error])
-    return text.getvalue()
+        rows.append([cell.head, *values, *figures, len(cell.heads), cell.error])
+    return csv_text(header, rows)
 
 
 def _keys(cells: Sequence[SweptCell]) -> list[str]:

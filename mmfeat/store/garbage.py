@@ -28,6 +28,7 @@ from mmfeat.store.commits import (
 from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import References, all_references
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
+from mmfeat.texts import counted
 from mmfeat.verified import VerifiedFiles
 
 
@@ -191,7 +192,7 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
         found.append(Garbage(name, tuple(paths), _size(paths), why, folder.name, kind))
     lost += [path for path in uncommitted_files(folder) if path not in named]
     if lost:
-        name = f"{folder.name}: {len(lost)} files"
+        name = f"{folder.name}: {counted(len(lost), 'file')}"
         found.append(Garbage(name, tuple(lost), _size(lost), "they do not count: damaged, replaced or never committed"))
     return found
 

@@ -102,9 +102,9 @@ def encoder_status(
     lacks_tokens = 0
     if tokens:
         lacks_tokens = int((cached & features.lookup_tokens(tokens, keys).missing).sum())
-        reasons += [f"{lacks_tokens:,} rows lack their tokens"] if lacks_tokens else []
+        reasons += [f"{counted(lacks_tokens, 'row')} without tokens"] if lacks_tokens else []
     lacks_logits = _lacking_logits(features, found.part[cached], output_key)
-    reasons += [f"{lacks_logits:,} rows lack their logits"] if lacks_logits else []
+    reasons += [f"{counted(lacks_logits, 'row')} without logits"] if lacks_logits else []
     errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmfeat.errors import StoreError
+from mmfeat.texts import counted
 
 
 class UnstorableRow(StoreError):
@@ -44,7 +45,7 @@ def storable(
         remedy = 'Set [store] dtype = "float32"' if finite else "Set another precision or model"
         raise UnstorableRow(
             f"{architecture}: the embedding of row key {keys[row].tobytes().hex()[:16]}… has {what} "
-            f"({len(wrong)} of {len(stored)} rows). {remedy} in mmfeat.toml",
+            f"({len(wrong)} of {counted(len(stored), 'row')}). {remedy} in mmfeat.toml",
             row,
         )
     return stored

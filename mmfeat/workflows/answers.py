@@ -28,6 +28,7 @@ from mmfeat.report.summary import about_answers, about_changes
 from mmfeat.sealed import read_record, seal_folder, write_sealed
 from mmfeat.shapes import Number, Shape
 from mmfeat.texts import counted
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.init import LOG, init
 from mmfeat.workflows.placing import MANIFEST
@@ -67,7 +68,7 @@ class AppliedReview:
     after: str
 
 
-def apply_review(project: Project, file: Path | str) -> AppliedReview:
+def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
     """Keep what a person filled in in corrections.csv, and bring the manifest up to date as `mmfeat init` does.
 
     Everything is checked before anything is changed, and where the manifest cannot be made all is as it was.
@@ -77,6 +78,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
     DataError
         A row or a class is unknown, or what `mmfeat init` raises.
     """
+    refuse_url(file)
     file, root, before = Path(file), project.root, project.manifest
     separator, corrections = project.config.data.separator, root / CORRECTIONS
     answers = read_answers(file, before.ids, before.classes, separator)
@@ -89,7 +91,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
         _remember(root, file, data, len(answers.given))
         write_atomic(corrections, data)
     try:
-        made = init(root)
+        made = init(root, overwrite=overwrite)
     except Exception:
         if fresh:
             _put_back(_last(root), (LOG, CORRECTIONS))
@@ -111,7 +113,7 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
     )
 
 
-def undo_review(project: Project) -> AppliedReview:
+def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
     """Take back the last review that was applied: corrections.csv and the manifest are as they were, to the byte.
 
     Where the manifest has been made anew since, it is made anew without the answers.
@@ -135,7 +137,7 @@ def undo_review(project: Project) -> AppliedReview:
     before, states = project.manifest, _states(project)
     _put_back(folder, (MANIFEST, LOG, CORRECTIONS) if same else (CORRECTIONS,))
     if not same:
-        init(root)
+        init(root, overwrite=overwrite)
     publish_folder(folder, folder.parent, "undone")
     fresh = Project(root)
     change = difference(before, fresh.manifest)

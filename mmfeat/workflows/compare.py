@@ -31,10 +31,12 @@ from mmfeat.models.comparison import (
 from mmfeat.models.ensembles import RECIPE_HEADS
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runrecords import BASELINE
+from mmfeat.outputs import Outputs
 from mmfeat.randomness import id_numbers
 from mmfeat.report.comparison import write_comparison
 from mmfeat.sealed import write_sealed
 from mmfeat.table import FeatureTable
+from mmfeat.texts import counted
 from mmfeat.workflows.baselines import baselines
 from mmfeat.workflows.deciding import decision_on, needed_val
 from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config
@@ -79,11 +81,16 @@ class CompareResult:
     after: str
 
 
-def compare_heads(project: Project, names: list[str] | None = None) -> CompareResult:
+def compare_heads(project: Project, names: list[str] | None = None, overwrite: bool = False) -> CompareResult:
     """Train every head that takes the project's inputs, or the named ones, and score them beside encoders and means.
 
     Nothing that the project uses is changed: what is made lies in `comparisons/`. What is there already is not made
     again, so that an interrupted comparison goes on; it is shown also where other heads are named.
+
+    Parameters
+    ----------
+    overwrite : bool
+        Whether tables and plots that were changed since they were written may be replaced.
 
     Raises
     ------
@@ -112,8 +119,9 @@ def compare_heads(project: Project, names: list[str] | None = None) -> CompareRe
         work.candidates(parts), labels, work.numbers, lambda logits: decision_on(project, val, logits), metric
     )
     cheap = work.baselines()
-    title, classes = f"{len(val):,} val rows", project.manifest.classes
-    files, written = write_comparison(work.folder, title, lines, cheap, classes, metric)
+    title, classes = f"{counted(len(val), 'val row')}", project.manifest.classes
+    outputs = Outputs(project.config, overwrite=overwrite)
+    files, written = write_comparison(outputs, work.folder, title, lines, cheap, classes, metric)
     return CompareResult(
         lines, cheap, failed, work.made or written, work.folder, files, len(project.manifest.rows("train")), len(val),
         len(seeds_of(project)), _after(project, lines),
@@ -243,7 +251,7 @@ class _Comparison:
         ids, trained = self.project.manifest.ids[self.val], np.zeros(len(self.val), dtype=bool)
         for encoder, output in reads.items():
             trained |= learned_by_encoder(self.project, self.identities[encoder], output).among(ids)[0]
-        note = f"in-sample for {trained.sum():,} of {len(ids):,} rows" if trained.any() else ""
+        note = f"in-sample for {trained.sum():,} of {counted(len(ids), 'row')}" if trained.any() else ""
         return Candidate(name, label, part, None if None in sizes else sum(sizes), paper, note)
 
     def baselines(self) -> list[FigureLine]:

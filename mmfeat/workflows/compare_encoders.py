@@ -21,6 +21,7 @@ from mmfeat.models.encoderlines import (
     write_encoder_record,
 )
 from mmfeat.models.figures import FigureLine
+from mmfeat.outputs import Outputs
 from mmfeat.progress import say
 from mmfeat.randomness import id_numbers
 from mmfeat.report.encoderlines import write_encoder_comparison
@@ -67,7 +68,9 @@ class EncodersResult:
     frozen: bool
 
 
-def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n_seeds: int = 1) -> EncodersResult:
+def compare_encoders(
+    project: Project, typed: list[str], freeze: bool = False, n_seeds: int = 1, overwrite: bool = False
+) -> EncodersResult:  # fmt: skip
     """Train encoders on the project's split, or only their outputs on cached features, and score them on its val rows.
 
     Checkpoints, what is remembered of encoders, and runs of the project stay as they are: what is made lies in
@@ -80,6 +83,8 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
         As :func:`mmfeat.workflows.proposals.proposal_of` takes them; all encoders of mmfeat.toml, when empty.
     n_seeds : int
         Fits of each encoder. Figures are of the first; the others say how far a figure moves by itself.
+    overwrite : bool
+        Whether tables and plots that were changed since they were written may be replaced.
 
     Raises
     ------
@@ -118,8 +123,11 @@ def compare_encoders(project: Project, typed: list[str], freeze: bool = False, n
     baseline = FigureLine.of(
         "commonest label", figures_on_val(project, commonest_label(manifest.labels[manifest.rows("train")], len(val)))
     )
-    title = f"{len(val):,} val rows"
-    files, written = write_encoder_comparison(work.folder, title, lines, baseline, manifest.classes, config.metric)
+    title = f"{counted(len(val), 'val row')}"
+    outputs = Outputs(config, overwrite=overwrite)
+    files, written = write_encoder_comparison(
+        outputs, work.folder, title, lines, baseline, manifest.classes, config.metric
+    )
     return EncodersResult(
         lines, baseline, failed, {p.label: p for p, _ in proposals.values()}, work.made or written, work.folder, files,
         len(manifest.rows("train")), len(val), n_seeds, freeze,

@@ -14,6 +14,7 @@ from mmfeat.labels import class_order, class_positions
 from mmfeat.models.decisions import Decision, crossfitted, fitted
 from mmfeat.models.figures import Figures, figures_of
 from mmfeat.randomness import id_numbers
+from mmfeat.texts import counted
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.scoring import source
 
@@ -110,7 +111,7 @@ def how_decided(project: Project) -> str:
     if not project.config.predict.fits:
         return ""
     purpose = f" for {project.config.metric}" if project.config.predict.tuned else ""
-    return f"fitted on {len(project.manifest.rows('val')):,} val rows{purpose}"
+    return f"fitted on {counted(len(project.manifest.rows('val')), 'val row')}{purpose}"
 
 
 def _check_val(project: Project) -> None:

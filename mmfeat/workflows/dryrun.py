@@ -188,7 +188,7 @@ def _plan_words(project: Project, plan: PlannedFit) -> PlannedFinetuning:
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
     measured = measure_encoding(project, identity, todo, encoder)
-    what = f"{counted(encoder.width, 'term')} of the training captions, {len(todo):,} rows to encode; then its output, in seconds"
+    what = f"{counted(encoder.width, 'term')} of the training captions, {counted(len(todo), 'row')} to encode; then its output, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
     return PlannedFinetuning(
         plan.name, _model(project, plan), "", what, False, measured.seconds, mb, measured.n_bytes / 1e6

@@ -23,6 +23,7 @@ from mmfeat.heads.fit import FitData, fit_data
 from mmfeat.progress import say
 from mmfeat.selftrain.policies import Targets
 from mmfeat.table import FeatureTable
+from mmfeat.texts import counted
 from mmfeat.workflows.dryrun import measure_encoding, plan_finetune
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
@@ -156,7 +157,7 @@ class EncoderRounds:
         if number == 1 or (number - 1) % self.every:
             return None
         overlay = self._overlay(number, targets.labels)
-        say(f"before round {number}: fine-tuning on {len(overlay.manifest.rows('train')):,} rows")
+        say(f"before round {number}: fine-tuning on {counted(len(overlay.manifest.rows('train')), 'row')}")
         finetune(overlay, self.names)
         start, new = self.made[0], extract(overlay, self.names).identities
         identities = {**start.identities, **new}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mmfeat.csvtext import csv_text
 from mmfeat.errors import DataError, RunError
-from mmfeat.files import write_atomic
 from mmfeat.metrics import paired_bootstrap
 from mmfeat.models.figures import Figures, figures_of, outcome_of
+from mmfeat.outputs import Outputs
 from mmfeat.randomness import id_numbers
 from mmfeat.workflows.deciding import decision_for, how_decided
 from mmfeat.workflows.hints import after_evaluate
@@ -58,7 +57,9 @@ class EvaluateResult:
     after: str
 
 
-def evaluate(project: Project, names: list[str] | None = None, split: str = "val") -> EvaluateResult:
+def evaluate(
+    project: Project, names: list[str] | None = None, split: str = "val", overwrite: bool = False
+) -> EvaluateResult:  # fmt: skip
     """Score encoders and runs on labelled rows.
 
     Parameters
@@ -67,6 +68,8 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         Runs or encoders; the best run, when None.
     split : str
         `val`, `test`, `train`, or `train+val`: all rows that heads in folds have logits of.
+    overwrite : bool
+        Whether tables of classes that were changed since they were written may be replaced.
 
     Raises
     ------
@@ -74,6 +77,8 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         The split has no labelled rows.
     RunError
         A name is given twice, or there is no such run.
+    OutputError
+        A table of classes was changed since it was written.
     """
     manifest = project.manifest
     names = names or [best_run(project).name]
@@ -85,7 +90,10 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
     if len(set(names)) != len(names):
         raise RunError(f"each name once, found: {', '.join(names)}")
     rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # an order of their own, for the draws
-    labels, figures, outcomes, trained, n_chosen, n_folded, files = manifest.labels[rows], {}, {}, {}, {}, {}, []
+    outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
+    for path in paths.values():  # before any work
+        outputs.check(path, own=True, earlier=True)
+    labels, figures, outcomes, trained, n_chosen, n_folded = manifest.labels[rows], {}, {}, {}, {}, {}
     for name in names:
         logits = source(project, name, rows).logits
         decision = decision_for(project, name, rows)
@@ -96,15 +104,19 @@ def evaluate(project: Project, names: list[str] | None = None, split: str = "val
         on, by = learned.among(manifest.ids[rows])
         n_folded[name] = int(learned.out_of_fold(manifest.ids[rows]).sum())
         trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
-        of_encoder = name in project.config.encoder
-        path = project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
-        write_atomic(path, class_table(figures[name], manifest.classes))
-        files.append(path)
+    for name in names:
+        outputs.write(paths[name], class_table(figures[name], manifest.classes), own=True, earlier=True)
     differences = {name: paired_bootstrap(labels, outcomes[names[0]], outcomes[name]) for name in names[1:]}
     return EvaluateResult(
-        split, len(rows), figures, differences, trained, n_chosen, n_folded, files, manifest.classes, how_decided(project),
+        split, len(rows), figures, differences, trained, n_chosen, n_folded, list(paths.values()), manifest.classes, how_decided(project),
         after_evaluate(project, split),
     )  # fmt: skip
+
+
+def _file(project: Project, name: str, split: str) -> Path:
+    """Where a run's table of classes is."""
+    of_encoder = name in project.config.encoder
+    return project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
 
 
 def class_table(figures: Figures, classes: tuple[str, ...]) -> str:
@@ -113,13 +125,11 @@ def class_table(figures: Figures, classes: tuple[str, ...]) -> str:
     Figures of a class without a positive among the rows are blank.
     """
     scores = figures.scores
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = ("f1", "precision", "recall", "ap", "accuracy")
-    writer.writerow(["class", "n_positives", *names])
+    rows = []
     columns = [getattr(scores, f"class_{name}") for name in names]
     for k, label in enumerate(classes):
         kept = scores.n_positives[k] > 0
         cells = [f"{column[k]:.6f}" if kept and np.isfinite(column[k]) else "" for column in columns]
-        writer.writerow([label, int(scores.n_positives[k]), *cells])
-    return text.getvalue()
+        rows.append([label, int(scores.n_positives[k]), *cells])
+    return csv_text(["class", "n_positives", *names], rows)

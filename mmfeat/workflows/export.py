@@ -23,6 +23,7 @@ from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
 from mmfeat.predictor.folder import RECORD, publish, read_folder, size_mb
 from mmfeat.predictor.writing import write_model
 from mmfeat.store.keys import tensors_digest
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.compose import Composed, about, compose
 from mmfeat.workflows.deciding import how_decided, shipped_decision
 from mmfeat.workflows.project import Project
@@ -88,6 +89,7 @@ def export(
     ConfigError
         What the runtime needs is not installed; thresholds or temperature are tuned and there is no val row.
     """
+    refuse_url(destination)
     for module in onnx_files.NEEDED if runtime == "onnx" else ():  # said before anything is computed
         require(module, onnx_files.EXTRA)
     destination = Path(destination).expanduser().absolute()

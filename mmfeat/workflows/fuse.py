@@ -63,17 +63,21 @@ class FuseResult:
 def fuse(project: Project, head: str | None = None) -> FuseResult:
     """Train the project's head, or the named one, on cached embeddings.
 
+    The run records the settings that it was made with: `fuse.head` is the head that was named.
+
     Raises
     ------
     MissingFeatures
         Embeddings of labelled rows are not in the store.
     DataError
         There are no labelled rows to train on.
+    ConfigError
+        There is no such head.
     RunError
         The head does not take these inputs.
     """
-    config = project.config
-    head = head or config.fuse.head
+    project = project.with_settings({"fuse.head": head})
+    config, head = project.config, project.config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)
     folds = Folds(project) if config.fuse.folds else None

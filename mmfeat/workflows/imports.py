@@ -19,7 +19,8 @@ from mmfeat.extract.imports import Imported, examine, lacking, write_import
 from mmfeat.progress import progress
 from mmfeat.spelling import spelled_as
 from mmfeat.store.merge import merge_parts
-from mmfeat.texts import shown
+from mmfeat.texts import counted, shown
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.project import Project
 
 KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
@@ -92,6 +93,7 @@ def import_embeddings(
     StoreError
         The store cannot be written.
     """
+    refuse_url(file, *([ids_file] if ids_file else []))
     _check_name(project, name)
     path = Path(file).expanduser()
     source = open_array(path, array)
@@ -99,7 +101,9 @@ def import_embeddings(
     keep = source.present()
     keep = np.ones(len(ids), dtype=bool) if keep is None else keep
     if len(keep) != len(ids) or not keep.any():
-        raise DataError(f"{path}: says of {int(keep.sum()):,} of {len(ids):,} rows that they have an embedding")
+        raise DataError(
+            f"{path}: says of {int(keep.sum()):,} of {counted(len(ids), 'row')} that they have an embedding"
+        )
     n_matched = _matched(project, path, ids, keys, keep)
     width, dtype = source.shape[1], project.store.dtype
     try:
@@ -137,7 +141,9 @@ def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[s
         raise DataError(f"{source.path}: there are no ids in it (a column or data set 'id'). Give them: --ids FILE")
     if len(ids) != n_rows:
         where = f" in {file}" if file else ""
-        raise DataError(f"{source.path}: {n_rows:,} embeddings and {len(ids):,} ids{where}. There must be one for each")
+        raise DataError(
+            f"{source.path}: {counted(n_rows, 'embedding')} and {counted(len(ids), 'id')}{where}. There must be one for each"
+        )
     try:
         ids = spelled_as(ids, project.manifest.ids.tolist())
     except DataError as error:
@@ -149,7 +155,7 @@ def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[s
         rows = np.flatnonzero((keys == keys[example]).all(1)) + 1
         named = ", ".join(f"{row:,}" for row in rows[:3])
         raise DataError(
-            f"{file or source.path}: {int((counts > 1).sum()):,} ids are there several times, as {shown(ids[example])!r} "
+            f"{file or source.path}: {counted(int((counts > 1).sum()), 'id')} more than once, as {shown(ids[example])!r} "
             f"in rows {named}. Which of their embeddings is right is not known: keep one"
         )
     return ids, keys
@@ -162,7 +168,7 @@ def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, kee
     if not n_matched:
         there, here = shown(project.manifest.ids[0]), shown(ids[int(np.flatnonzero(keep)[0])])
         raise DataError(
-            f"{path}: none of its {int(keep.sum()):,} ids is one of manifest.parquet's {len(rows):,}. "
+            f"{path}: none of {counted(int(keep.sum()), 'id')} is one of manifest.parquet's {len(rows):,}. "
             f"The first there is {there!r}, here {here!r}"
         )
     return n_matched

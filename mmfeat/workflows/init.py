@@ -31,9 +31,11 @@ from mmfeat.data.sources import (
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.files import remove_leftovers, write_atomic
 from mmfeat.labels import fitting_separator
+from mmfeat.outputs import Outputs
 from mmfeat.report.summary import about_changes, about_copies, about_one_class, summary
 from mmfeat.spelling import normal_name
 from mmfeat.texts import counted, quoted
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.changes import follows
 from mmfeat.workflows.placing import MANIFEST, make_manifest
 from mmfeat.workflows.template import filled_template
@@ -74,7 +76,7 @@ def init(
     folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
     image_column: str = "", caption_column: str | tuple[str, ...] = "", labels_column: str | tuple[str, ...] = "",
     group_column: str = "", absent: str = "", separator: str | None = None, classes: str = "",
-    val: float | None = None, test: float | None = None, seed: int | None = None,
+    val: float | None = None, test: float | None = None, seed: int | None = None, overwrite: bool = False,
 ) -> InitResult:  # fmt: skip
     """Make a folder a project, or bring its manifest up to date with its source.
 
@@ -87,6 +89,8 @@ def init(
         A folder with train.csv and test.csv, COCO's files, or a table; what mmfeat.toml says, when None.
     caption_column, labels_column : str or tuple of str
         A column or several: captions are joined; labels are columns of 0, 1 and blank, or COCO's categories.
+    overwrite : bool
+        Whether an init.log may be replaced that mmfeat has not made, or that was changed since.
 
     Raises
     ------
@@ -94,7 +98,10 @@ def init(
         The source or the images cannot be used.
     ConfigError
         mmfeat.toml has a mistake, or says otherwise than the arguments.
+    OutputError
+        There is an init.log that must not be replaced.
     """
+    refuse_url(*([source] if source else []), *images, classes)
     folder = Path(folder).resolve()
     file = folder / FILE_NAME
     asked = {
@@ -132,7 +139,8 @@ def init(
     lines += about_one_class(config, len(manifest.classes))
     notes = [*data.notes, *_image_notes(manifest, row_keys, alike), *_copy_notes(manifest, pairs)]
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
-    written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp)
+    outputs = Outputs(config, overwrite=overwrite)
+    written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp, outputs=outputs)
     text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
     return InitResult(manifest, text, written, removed, after, warnings)
 
@@ -285,6 +293,7 @@ def _write(
     change: Difference | None,
     toml: str | None,
     stamp: tuple[int, ...] | None,
+    outputs: Outputs,
 ) -> tuple[list[str], list[str]]:
     """Write what is new, mmfeat.toml last: a project is there when it is. Names what is written and removed.
 
@@ -300,10 +309,11 @@ def _write(
     log = folder / LOG
     old = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     text = "".join(f"{line}\n" for line in [*notes, *_changes(change, old)])
+    earlier = there is not None  # a project that an earlier version has made
     if text and text != old:
-        write_atomic(log, text)
+        outputs.write(log, text, own=True, earlier=earlier)
         written.append(LOG)
-    elif not text and log.is_file():
+    elif not text and log.is_file() and outputs.may_replace(log, own=True, earlier=earlier):
         log.unlink()
         removed.append(LOG)
     if not up_to_date:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.config import OTHER
 from mmfeat.data.missing import NO_IMAGE, explained, nothing_found
 from mmfeat.data.readers import about_images_inside, read_rows
 from mmfeat.data.sources import ImageSources, images_beside
@@ -175,3 +176,21 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     if source.images_inside and not any(sources.holds(name) for name in named):
         return NewRows(source.ids, [""] * len(source.ids), source.captions, ImageSources([]), source.columns)
     return NewRows(source.ids, source.images, source.captions, sources, source.columns)
+
+
+def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
+    """Refuse samples of which the model reads nothing.
+
+    Raises
+    ------
+    DataError
+        There are none of its `modalities`.
+    """
+    given = {"image": any(rows.images), "text": any(caption.strip() for caption in rows.captions)}
+    if not any(there for modality, there in given.items() if modality in modalities) and OTHER not in modalities:
+        reads = " and ".join({"image": "images", "text": "captions"}[m] for m in sorted(modalities))
+        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
+    if modalities == {OTHER} and len(rows.ids) == 1 and not rows.columns:
+        raise DataError(
+            f"{model} reads imported embeddings alone, and a picture or a caption has none. Give a table of ids"
+        )

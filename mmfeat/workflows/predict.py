@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.config import FILE_NAME, OTHER
-from mmfeat.data.imagenames import IMAGE_SUFFIXES
-from mmfeat.data.tableforms import is_table, table_suffix
+from mmfeat.config import FILE_NAME
+from mmfeat.data.samplekinds import PICTURES, TABLE, kind_of_samples
+from mmfeat.data.tableforms import is_table, table_stem
 from mmfeat.errors import ConfigError, DataError
 from mmfeat.models.decisions import Decision
 from mmfeat.models.runs import Run
+from mmfeat.outputs import Outputs
 from mmfeat.predictor import Predictions, Predictor
-from mmfeat.report.predictions import FORMATS, write_predictions
+from mmfeat.report.predictions import FORMATS, prediction_bytes
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.deciding import decision_for, how_decided, shipped_decision
-from mmfeat.workflows.newrows import NewRows, one_row, predict_by_folder, predict_in_project, table_rows
+from mmfeat.workflows.newrows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
+from mmfeat.workflows.pictures import picture_rows
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.scoring import run_source
@@ -53,12 +57,21 @@ class PredictResult:
 
 
 def predict(
-    project: Project, run_name: str | None = None, split: str = "unlabelled", form: str = "csv", top_k: int = 0
-) -> PredictResult:
+    project: Project, run_name: str | None = None, split: str = "unlabelled", form: str = "csv", top_k: int = 0,
+    out: Path | str | None = None, overwrite: bool = False,
+) -> PredictResult:  # fmt: skip
     """Predict the labels of rows by a run, the best on val when none is named.
 
     Writes `submission.csv` (columns as in the source) for the unlabelled rows of a Kaggle task, else
-    `predictions.csv` (or `.jsonl`); and `predictions.parquet` with the probability of each class.
+    `predictions.csv` (or `.jsonl`); and `predictions.parquet` with the probability of each class. Of other rows than the
+    unlabelled ones the names have their split in them, as `predictions-val.csv`. With `out` that file alone.
+
+    Parameters
+    ----------
+    out : Path, optional
+        Where the predictions go.
+    overwrite : bool
+        Whether files that mmfeat has not made, or that were changed since, may be replaced.
 
     Raises
     ------
@@ -66,33 +79,47 @@ def predict(
         There are no such rows.
     ConfigError
         Thresholds or temperature are tuned, and there is no val row.
+    OutputError
+        A file must not be replaced.
     """
     _check_form(form, top_k)
     manifest = project.manifest
     rows = manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
-    run, chosen = _run(project, run_name)
-    shipped, found = shipped_decision(project, run.name), run_source(project, run, rows)
-    decision = decision_for(project, run.name, rows, shipped)
-    probs = decision.probs(found.logits)
-    decided = decision.labels(probs)
     kaggle = (
         (project.config.path(project.config.data.source) / "train.csv").is_file()
         and split == "unlabelled"
         and form == "csv"
     )
-    files = [project.root / ("submission.csv" if kaggle else f"predictions.{form}")]
-    files += [project.root / "predictions.parquet"] if form != "parquet" else []
-    for file in files:
-        write_predictions(
-            file, file.suffix[1:], manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run.name,
+    outputs = Outputs(project.config, overwrite=overwrite)
+    files = _files(project, split, form, kaggle) if out is None else {Path(out).expanduser(): form}
+    if out is not None:  # before any work; the others may say the same as what is there
+        outputs.check(out)
+    run, chosen = _run(project, run_name)
+    shipped, found = shipped_decision(project, run.name), run_source(project, run, rows)
+    decision = decision_for(project, run.name, rows, shipped)
+    probs = decision.probs(found.logits)
+    decided = decision.labels(probs)
+    written = {
+        file: prediction_bytes(
+            kind, manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run.name, guarded=not kaggle,
             **_columns(project),
-        )  # fmt: skip
+        )
+        for file, kind in files.items()
+    }  # fmt: skip
+    outputs.write_all(written)
     return PredictResult(
-        run.name, chosen, files, len(rows), decision.n_empty(probs), int((~found.known).sum()), shipped,
+        run.name, chosen, list(files), len(rows), decision.n_empty(probs), int((~found.known).sum()), shipped,
         how_decided(project),
     )  # fmt: skip
+
+
+def _files(project: Project, split: str, form: str, kaggle: bool) -> dict[Path, str]:
+    """Where predictions go when nothing is said, and in which format."""
+    stem = "predictions" if split == "unlabelled" else f"predictions-{split}"
+    files = {project.root / ("submission.csv" if kaggle else f"{stem}.{form}"): form}
+    return files if form == "parquet" else {**files, project.root / f"{stem}.parquet": "parquet"}
 
 
 def _columns(project: Project) -> dict[str, str | list[str]]:
@@ -120,18 +147,6 @@ def _check_form(form: str, top_k: int) -> None:
         raise DataError(f"--top-k {top_k}: use a number from 1, or leave it out")
 
 
-def _check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
-    """Refuse samples of which the model reads nothing."""
-    given = {"image": any(rows.images), "text": any(caption.strip() for caption in rows.captions)}
-    if not any(there for modality, there in given.items() if modality in modalities) and OTHER not in modalities:
-        reads = " and ".join({"image": "images", "text": "captions"}[m] for m in sorted(modalities))
-        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
-    if modalities == {OTHER} and len(rows.ids) == 1 and not rows.columns:
-        raise DataError(
-            f"{model} reads imported embeddings alone, and a picture or a caption has none. Give a table of ids"
-        )
-
-
 @dataclass(frozen=True)
 class NewPredictions:
     """Predictions of samples that no project knows.
@@ -151,6 +166,7 @@ class NewPredictions:
     decision: Decision
     decided: str
     columns: dict[str, str]
+    outputs: Outputs
 
     @property
     def errors(self) -> dict[str, str]:
@@ -163,12 +179,19 @@ class NewPredictions:
         return self.decision.n_empty(self.predictions.probs)
 
     def write(self, path: Path, form: str = "csv", top_k: int = 0) -> None:
-        """Write them as :func:`mmfeat.report.predictions.write_predictions` does."""
+        """Write them as :func:`mmfeat.report.predictions.prediction_bytes` makes them.
+
+        Raises
+        ------
+        OutputError
+            There is a file that must not be replaced.
+        """
         found = self.predictions
-        write_predictions(
-            path, form, self.rows.ids, found.probs, found.decided, found.classes, top_k=top_k, errors=found.errors,
+        data = prediction_bytes(
+            form, self.rows.ids, found.probs, found.decided, found.classes, top_k=top_k, errors=found.errors,
             run=self.model, **self.columns,
         )  # fmt: skip
+        self.outputs.write(path, data)
 
 
 def format_of(out: str, form: str | None) -> str:
@@ -186,66 +209,111 @@ def format_of(out: str, form: str | None) -> str:
     return form or suffix or "csv"
 
 
-def is_sample(text: str) -> bool:
-    """Whether an argument is a table or a picture rather than a run's name."""
-    named = table_suffix(text) or text.lower().endswith(IMAGE_SUFFIXES)
-    return bool(named) or Path(text).expanduser().is_file()
+def default_out(whats: Sequence[str], form: str) -> str:
+    """Where predictions of a table or of pictures go when nothing is said: a file in the current folder."""
+    path = Path(whats[0]).expanduser()
+    if len(whats) == 1 and is_table(path):
+        return f"{table_stem(path.name)}-predictions.{form}"
+    one = len(whats) == 1 and path.exists()
+    stem = (path.resolve().name if path.is_dir() else path.stem) if one else "pictures"
+    return f"{stem or 'pictures'}-predictions.{form}"
 
 
 def predict_new(
-    what: str = "", *, caption: str = "", images: tuple[str, ...] = (), columns: dict[str, str] | None = None,
-    project: Project | None = None, run: str | None = None, model: str = "", threshold: float | None = None,
-    device: str = "auto",
+    what: str | Sequence[str] = "", *, caption: str = "", captions: str = "", images: tuple[str, ...] = (),
+    columns: dict[str, str] | None = None, project: Project | None = None, run: str | None = None, model: str = "",
+    threshold: float | str | None = None, device: str | None = None, out: Path | str | None = None, overwrite: bool = False,
 ) -> NewPredictions:  # fmt: skip
-    """Predict a table's rows, or one picture and one caption.
+    """Predict a table's rows, pictures, or one picture and one caption.
 
     Parameters
     ----------
-    what : str
-        A table, or a picture; empty for a caption alone.
+    what : str or sequence of str
+        A table; a picture; a folder, an archive or a pattern of pictures, or several of these; empty for a caption alone.
+    captions : str
+        A table with the captions of several pictures.
     images : tuple of str
         Where the table's images are.
     columns : dict of str to str
-        Columns of the table by role: `id`, `image`, `caption`.
+        Columns of the table, or of that of the captions, by role: `id`, `image`, `caption`.
     project, run : Project, str
         By a run of a project (the best on val, when None), through its store;
     model : str
         or by an exported model, without a store.
+    threshold, device : float or str, str
+        In place of those of the project, or of the exported model.
+    out, overwrite : Path, bool
+        The file that is to be written, so that it is known before any work whether it may be; and whether files that mmfeat
+        has not made may be replaced.
 
     Raises
     ------
     DataError
         The table, or what stands there instead of one, cannot be read.
+    ConfigError
+        Arguments contradict one another, or a value is wrong.
     RunError
         The run or the exported model cannot be used.
+    OutputError
+        There is a file that must not be replaced.
     """
+    whats = [what] * bool(what) if isinstance(what, str) else list(what)
+    refuse_url(*whats, captions, *images, model)
     columns = columns or {}
     for role in columns:
         if role not in ROLES:
             raise ConfigError(f"--column {role}=...: no role {role!r}. Use one of: {', '.join(ROLES)}")
-    predictor = Predictor.load(model, device) if model else None
-    if predictor is None and project is None:
+    if model and (project is not None or run):
+        raise ConfigError("--model is a model of its own, so that a project or a run has no part in it")
+    if not model and project is None:
         raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
-    usual = dict(project.manifest.columns) if project is not None and predictor is None else {}
-    if what and is_table(Path(what).expanduser()):
-        if caption:
-            raise DataError(f"{what}: is a table, and --caption is for one picture. Use: --column caption=COLUMN")
-        rows = table_rows(what, images, columns, usual)
+    number = _threshold(threshold) if model else None
+    kind = kind_of_samples(whats, caption, captions, images, columns)
+    inputs = [*whats, *images, *([captions] if captions else []), *([model] if model else [])]
+    outputs = Outputs(project.config if project else None, inputs, overwrite)
+    if out is not None:
+        outputs.check(out)
+    predictor = Predictor.load(model, device or "auto") if model else None
+    usual = dict(project.manifest.columns) if project is not None else {}
+    if kind == TABLE:
+        rows = table_rows(whats[0], images, columns, usual)
+    elif kind == PICTURES:
+        rows = picture_rows(whats, captions, columns)
     else:
-        rows = one_row(what, caption)
+        rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
-        _check_samples(rows, predictor.record["run"]["name"], set(predictor.modalities.values()))
-        found, decision = predict_by_folder(predictor, rows, threshold), predictor.decision
-        named = {
-            "id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": predictor.record["separator"]
-        }  # fmt: skip
-        decision = decision if threshold is None else dataclasses.replace(decision, threshold=threshold)
-        fitted = predictor.record["predict"].get("fitted", "") if threshold is None else ""
-        return NewPredictions(predictor.record["run"]["name"], "", rows, found, decision, fitted, named)
+        return _by_model(predictor, rows, number, outputs)
+    return _by_run(project.with_settings({"predict.threshold": threshold, "device": device}), run, rows, outputs)
+
+
+def _threshold(value: float | str | None) -> float | None:
+    """What an exported model can decide by: a number."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ConfigError(f"--threshold {value}: use a number from 0 to 1")
+    return number
+
+
+def _by_model(predictor: Predictor, rows: NewRows, threshold: float | None, outputs: Outputs) -> NewPredictions:
+    record, decision = predictor.record, predictor.decision
+    check_samples(rows, record["run"]["name"], set(predictor.modalities.values()))
+    found = predict_by_folder(predictor, rows, threshold)
+    named = {"id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": record["separator"]}
+    decision = decision if threshold is None else dataclasses.replace(decision, threshold=threshold)
+    fitted = record["predict"].get("fitted", "") if threshold is None else ""
+    return NewPredictions(record["run"]["name"], "", rows, found, decision, fitted, named, outputs)
+
+
+def _by_run(project: Project, run: str | None, rows: NewRows, outputs: Outputs) -> NewPredictions:
     chosen_run, chosen = _run(project, run)
     name = chosen_run.name
-    _check_samples(rows, name, {e["modality"] for e in chosen_run.encoders.values()})
+    check_samples(rows, name, {e["modality"] for e in chosen_run.encoders.values()})
     decision = shipped_decision(project, name)
     found = predict_in_project(project, name, rows, decision)
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
-    return NewPredictions(name, chosen, rows, found, decision, how_decided(project), named)
+    return NewPredictions(name, chosen, rows, found, decision, how_decided(project), named, outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 
 from mmfeat.batches import UnreadSample
 from mmfeat.config import FILE_NAME, OTHER, Config, EncoderConfig
-from mmfeat.configfile import load_config, with_rule_for
+from mmfeat.configfile import load_config, with_rule_for, with_settings
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
 from mmfeat.data.seen import load_seen, note_seen
@@ -75,6 +76,26 @@ class Project:
             return with_rule_for(self._loaded, len(self.manifest.classes))
         except DataError:  # what needs the manifest says what is wrong with it
             return self._loaded
+
+    def with_settings(self, settings: dict[str, Any]) -> Project:
+        """The same project with other values for some keys, as options would give them.
+
+        Parameters
+        ----------
+        settings : dict of str to Any
+            Dotted key to value; a value of None leaves the key as it is.
+
+        Raises
+        ------
+        ConfigError
+            A key is unknown, or a value is wrong.
+        """
+        settings = {key: value for key, value in settings.items() if value is not None}
+        if not settings:
+            return self
+        other = copy.copy(self)
+        other.config = with_settings(self.config, settings)
+        return other
 
     @property
     def checkpoints(self) -> Path:
@@ -345,6 +366,6 @@ class Project:
         """Row keys of imported embeddings, right of the wall; it is a mistake where not one is of a row of the manifest."""
         keys, lost = self.keys_of_ids(spec), incomplete(self.store.encoder(spec))
         if lost or not keys.present.any():
-            none = f"none was imported for one of the manifest's {len(keys.present):,} ids, as {shown(self.manifest.ids[0])!r}"
+            none = f"none was imported for one of {counted(len(keys.present), 'id')} of the manifest, as {shown(self.manifest.ids[0])!r}"
             raise MissingFeatures(f"{self.store.path.name}: {spec.architecture!r}: {lost or none}. Run: {spec.remedy}")
         return keys

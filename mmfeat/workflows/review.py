@@ -10,13 +10,14 @@ import numpy as np
 
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import corrected_ids, with_answers
-from mmfeat.data.reviews import FILE, begun, nothing_mark, read_answers, review_bytes
+from mmfeat.data.reviews import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
 from mmfeat.errors import DataError, MissingFeatures
-from mmfeat.files import bytes_of, write_atomic
+from mmfeat.files import bytes_of
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.labels import decide, label_names, sigmoid
 from mmfeat.models.decisions import Decision
 from mmfeat.models.runs import Run
+from mmfeat.outputs import Outputs
 from mmfeat.randomness import id_numbers
 from mmfeat.selftrain.review import contradiction, disagreement, shortlist, spread, uncertainty
 from mmfeat.workflows.deciding import decision_for
@@ -93,8 +94,9 @@ class _Candidates:
 
 
 def review(
-    project: Project, run_name: str | None = None, n: int = 50, split: str = "unlabelled", out: Path | str | None = None
-) -> ReviewResult:
+    project: Project, run_name: str | None = None, n: int = 50, split: str = "unlabelled",
+    out: Path | str | None = None, overwrite: bool = False,
+) -> ReviewResult:  # fmt: skip
     """Write a table of the rows most worth a person's look: the model is uncertain, its encoders disagree, no two are alike.
 
     Of labelled rows those whose labels the model contradicts. Everything comes from cached features; rows that
@@ -108,17 +110,24 @@ def review(
         `unlabelled`; or `train` or `val`, to find labels that are wrong.
     out : Path, optional
         Where to; review.csv in the project's folder, when None.
+    overwrite : bool
+        Whether a file may be replaced that has answers which are nowhere else, or is no review.
 
     Raises
     ------
     DataError
         There are no such rows, or the file has answers that are nowhere else.
+    OutputError
+        The file is an input or a file of the project.
     """
-    manifest, file = project.manifest, project.root / FILE if out is None else Path(out)
+    manifest, file = project.manifest, project.root / FILE if out is None else Path(out).expanduser()
     rows = manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to review. Use: --split {'train' if split != 'train' else 'val'}")
-    _keep_answers(project, file)
+    outputs = Outputs(project.config, overwrite=overwrite)
+    outputs.check(file, known=True)
+    if not overwrite and not outputs.made(file):
+        _keep_answers(project, file)
     run = find_run(project, run_name) if run_name else best_run(project)
     seen = corrected_ids(project.root / CORRECTIONS, manifest.columns["id"])
     fresh = rows[[seen.find(sample) is None for sample in manifest.ids[rows].tolist()]]
@@ -128,9 +137,7 @@ def review(
         what = "that is not in corrections.csv" if split == "unlabelled" else "whose labels the model contradicts"
         raise DataError(f"no {split} row is left {what}. Use: --split {'train' if split != 'train' else 'val'}")
     data = review_bytes(_columns(project, best, split))
-    made = bytes_of(file) != data
-    if made:
-        write_atomic(file, data)
+    made = outputs.write(file, data, known=True)
     return ReviewResult(
         file, made, run.name, "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
         split, len(best.rows), len(found.rows), len(rows) - len(fresh), len(fresh) - len(found.rows),
@@ -143,12 +150,14 @@ def _keep_answers(project: Project, file: Path) -> None:
     """Refuse to overwrite what a person has filled in and nobody has applied, or any file that is no review."""
     if not file.exists():
         return
-    elsewhere = "or write another file: --out FILE"
+    elsewhere = "or write another file: --out FILE (or replace it: --overwrite)"
     try:
         n, manifest = begun(file), project.manifest
     except DataError as error:
         raise DataError(f"{error}. It is not overwritten. Remove it, {elsewhere}") from None
     if not n:
+        if not is_review(file):
+            raise DataError(f"{file}: is not a review, and is not overwritten. Remove it, {elsewhere}")
         return
     separator, kept = project.config.data.separator, project.root / CORRECTIONS
     remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"

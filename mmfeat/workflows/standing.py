@@ -11,6 +11,7 @@ from mmfeat.errors import RunError
 from mmfeat.labels import class_positions
 from mmfeat.learned import NOTHING, Learned
 from mmfeat.models.runs import Run, all_runs, read_run
+from mmfeat.texts import counted
 from mmfeat.workflows.project import Project
 
 
@@ -117,7 +118,7 @@ def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
 def in_sample_of(project: Project, learned: Learned, rows: np.ndarray) -> str:
     """The same of what something learned from."""
     n = int(learned.among(project.manifest.ids[rows])[0].sum())
-    return f"in-sample for {n:,} of {len(rows):,} rows" if n else ""
+    return f"in-sample for {n:,} of {counted(len(rows), 'row')}" if n else ""
 
 
 def again(project: Project, run: Run) -> str:

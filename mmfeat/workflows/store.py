@@ -28,6 +28,7 @@ from mmfeat.store.references import (
 )
 from mmfeat.store.verify import Verified, size_of, verify_encoder
 from mmfeat.table import FeatureTable
+from mmfeat.urls import refuse_url
 from mmfeat.workflows.project import Project
 
 # Checkpoints of comparisons and sweeps: what a project refers to as long as it keeps these folders.
@@ -197,6 +198,7 @@ def export_features(
     DataError
         The destination is there already and was made from something else, or there are no such rows.
     """
+    refuse_url(destination)
     rows = project.manifest.rows(split)
     names = names or list(project.config.encoder)
     table = project.table(names, rows, tokens=True)

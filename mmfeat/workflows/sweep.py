@@ -11,11 +11,12 @@ from typing import Any
 
 from mmfeat.devices import torch_device
 from mmfeat.encoders.resolve import Identity
-from mmfeat.files import digest_json, remove_leftovers, write_atomic
+from mmfeat.files import digest_json, remove_leftovers
 from mmfeat.heads.epochs import FittedHead
 from mmfeat.heads.fit import FitData, diverged, fit_data, fit_stacks, head_logits
 from mmfeat.heads.members import Member
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, main_effects
+from mmfeat.outputs import Outputs
 from mmfeat.progress import progress, say
 from mmfeat.report.sweeps import sweep_csv
 from mmfeat.sealed import read_record, write_sealed
@@ -73,7 +74,7 @@ class _Planned:
     fingerprint: str
 
 
-def sweep_fuse(folder: Path | str, overrides: dict[str, str]) -> SweepResult:
+def sweep_fuse(folder: Path | str, overrides: dict[str, str], overwrite: bool = False) -> SweepResult:
     """Train every head of a grid that is not there yet, and say which settings are best and which matter.
 
     What is trained is kept in `sweeps/` of the project as soon as its pass is done: a sweep that was interrupted goes on,
@@ -83,6 +84,8 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str]) -> SweepResult:
     ----------
     overrides : dict of str to str
         As :func:`mmfeat.workflows.grid.grid_of` takes them.
+    overwrite : bool
+        Whether the table of cells may be replaced where it was changed since it was written.
 
     Raises
     ------
@@ -100,7 +103,8 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str]) -> SweepResult:
     n_val = len(needed_val(project, "rows to compare settings on"))
     identities, table, rows = head_inputs(project, heads=grid.heads)
     planned = _planned(grid, identities, table)
-    sweeps = project.root / "sweeps"
+    sweeps, outputs = project.root / "sweeps", Outputs(project.config, overwrite=overwrite)
+    outputs.check(sweeps / "fuse.csv", own=True, earlier=True)  # before any work
     kept = _kept(sweeps / "fuse")
     missing = [one for one in planned if one.fingerprint not in kept]
     if missing:
@@ -120,7 +124,7 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str]) -> SweepResult:
         for cell, heads in zip(grid.cells, found, strict=True)
     ]
     order = best_first(cells, metric)
-    write_atomic(sweeps / "fuse.csv", sweep_csv(order, metric))
+    outputs.write(sweeps / "fuse.csv", sweep_csv(order, metric), own=True, earlier=True)
     best = grid.cells[next(i for i, cell in enumerate(cells) if cell is order[0])]
     after = "mmfeat runs" if order[0].error else _command(grid, best)
     return SweepResult(

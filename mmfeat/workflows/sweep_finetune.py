@@ -12,9 +12,9 @@ import numpy as np
 
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.errors import ConfigError, EncoderError
-from mmfeat.files import write_atomic
 from mmfeat.metrics import scores
 from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
+from mmfeat.outputs import Outputs
 from mmfeat.progress import clock, say
 from mmfeat.randomness import id_numbers
 from mmfeat.report.sweeps import sweep_csv
@@ -74,11 +74,18 @@ class FinetuneSweep:
     file: Path
 
 
-def sweep_finetune(folder: Path | str, name: str, overrides: dict[str, str], n_seeds: int = 1) -> FinetuneSweep:
+def sweep_finetune(
+    folder: Path | str, name: str, overrides: dict[str, str], n_seeds: int = 1, overwrite: bool = False
+) -> FinetuneSweep:  # fmt: skip
     """Fine-tune one encoder once for each cell and seed of a grid, where that is not done yet.
 
     What is done is kept in `sweeps/finetune/`; an interrupted fit goes on from its own state. Of the weights only those of the
     best cell and of that with the lowest loss stay, by their first seed.
+
+    Parameters
+    ----------
+    overwrite : bool
+        Whether the table of cells may be replaced where it was changed since it was written.
 
     Raises
     ------
@@ -93,6 +100,8 @@ def sweep_finetune(folder: Path | str, name: str, overrides: dict[str, str], n_s
     project, metric = grid.project, grid.project.config.metric
     n_val = len(needed_val(project, "rows to compare settings on"))
     check_fits(project, [name], freeze=False)
+    file, outputs = project.root / "sweeps" / f"finetune-{name}.csv", Outputs(project.config, overwrite=overwrite)
+    outputs.check(file, own=True, earlier=True)  # before any work
     firsts: list[_Fit] = []
     done: list[SweptCell] = []
     n_trained = 0
@@ -109,8 +118,7 @@ def sweep_finetune(folder: Path | str, name: str, overrides: dict[str, str], n_s
         _keep(firsts, done, metric)
     order = best_first(done, metric)
     sources = [grid.cells[next(i for i, one in enumerate(done) if one is cell)] for cell in order]
-    file = project.root / "sweeps" / f"finetune-{name}.csv"
-    write_atomic(file, sweep_csv(order, metric, "encoder", TRAINED))
+    outputs.write(file, sweep_csv(order, metric, "encoder", TRAINED), own=True, earlier=True)
     mb = sum(path.stat().st_size for fit in firsts for path in fit.folder.rglob("*") if path.is_file()) / 1e6
     n_fits = len(grid.cells) * n_seeds
     return FinetuneSweep(

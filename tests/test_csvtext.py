@@ -1,0 +1,121 @@
+"""One rule for cells that a spreadsheet might take as formulas, in every CSV file that mmfeat writes for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmfeat.csvtext import csv_text, harmless, unharmed
+from mmfeat.models.figures import figures_of
+from mmfeat.report.predictions import prediction_bytes
+
+FORMULAS = ("=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\rx", "\nx", " =1", "'=1", "-")
+NUMBERS = ("-0.5", "+1", "-1e5", "-.5", "-3.")
+
+
+@given(st.text("=+-@' \t\r\n\uff1dx1.e", max_size=7))
+def test_a_guarded_text_reads_back(text):
+    assert unharmed(harmless(text)) == text
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_guarded(text):
+    assert harmless(text) == f"'{text}"
+    (cell,) = next(csv.reader(io.StringIO(csv_text([text], []), newline="")))
+    assert cell == f"'{text}"
+    assert csv_text([text], [], guarded=False) != csv_text([text], [])
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_stay(text):
+    assert harmless(text) == text
+    assert csv_text(["x"], [[-0.5, -1, None, text]]) == f"x\n-0.5,-1,,{text}\n"
+
+
+def rows_of(text: str | bytes) -> list[list[str]]:
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    return list(csv.reader(io.StringIO(text, newline="")))
+
+
+CLASSES = ("=cat", "dog", "@x")
+
+
+def is_guarded(text: str | bytes) -> bool:
+    return not any(cell.startswith(("=", "@", "+")) for row in rows_of(text) for cell in row)
+
+
+def figures():
+    labels = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.int8)
+    from mmfeat.models.decisions import Decision
+
+    return figures_of(
+        labels,
+        np.where(labels == 1, 2.0, -2.0).astype(np.float32),
+        Decision(threshold=0.5, empty="most-probable", temperature=1.0),
+    )
+
+
+@pytest.mark.parametrize("label_column", ["labels", "=labels", ["=cat", "dog", "@x"]])
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_predictions(label_column, top_k):
+    ids, probs = ["=1", "b"], np.array([[0.9, 0.1, 0.2], [0.1, 0.2, 0.9]], np.float32)
+    given = {"label_column": label_column, "top_k": top_k}
+    args = ("csv", ids, probs, (probs > 0.5).astype(np.int8), CLASSES)
+    assert is_guarded(prediction_bytes(*args, **given))
+    assert [unharmed(row[0]) for row in rows_of(prediction_bytes(*args, **given))[1:]] == ids
+    letter = rows_of(prediction_bytes(*args, **given, guarded=False))  # as a submission has to be
+    assert [row[0] for row in letter[1:]] == ids
+
+
+def test_evaluations():
+    from mmfeat.workflows.evaluate import class_table
+
+    table = rows_of(class_table(figures(), CLASSES))
+    assert is_guarded(class_table(figures(), CLASSES))
+    assert [unharmed(row[0]) for row in table[1:]] == list(CLASSES)
+
+
+def test_comparisons():
+    from mmfeat.report import comparison, encoderlines
+
+    scores = SimpleNamespace(figures=figures(), label="=model", seeds=np.ones(1))
+    assert is_guarded(comparison.classes_csv([scores], CLASSES))
+    line = SimpleNamespace(compared=scores, record=SimpleNamespace(label="@m=w.pth"))
+    assert is_guarded(encoderlines.classes_csv([line], CLASSES))
+
+
+def test_rounds_and_sweeps(tmp_path, monkeypatch):
+    from mmfeat.models.sweeps import SweptCell
+    from mmfeat.report import rounds
+    from mmfeat.report.sweeps import sweep_csv
+
+    monkeypatch.setattr(rounds, "plot_rounds", lambda *_: None)
+    rounds.write_rounds(tmp_path, "r", [], [f"{name}" for name in CLASSES], "map")
+    assert is_guarded((tmp_path / "rounds.csv").read_bytes())
+    cell = SweptCell("linear", {"synonyms": "=x.txt"}, [{"error": "-x: diverged"}])
+    assert is_guarded(sweep_csv([cell], "map"))
+
+
+def test_reviews():
+    from mmfeat.data.reviews import review_bytes
+
+    assert is_guarded(review_bytes({"id": ["=1"], "caption": ["@x"], "model": ["-2+3"]}))
+
+
+def test_only_one_module_writes_csv_for_people():
+    """Others write what has to stay to the letter: corrections, and the demo's source."""
+    from pathlib import Path
+
+    import mmfeat
+
+    root = Path(mmfeat.__file__).parent
+    writers = {
+        p.relative_to(root).as_posix() for p in root.rglob("*.py") if "csv.writer(" in p.read_text(encoding="utf-8")
+    }
+    assert writers == {"csvtext.py", "data/corrections.py", "data/demo.py"}
