@@ -17,10 +17,11 @@ from fakes import SPEC, TOKENS, embedding_of, keys_of, run, sample_of
 from test_imports import ids_of, in_use, values_of, written
 from test_store_commands import set_in_file
 
+from mmfeat import verified
 from mmfeat.errors import StoreError
 from mmfeat.files import DAY, digest_json
 from mmfeat.sealed import write_sealed
-from mmfeat.store import FeatureStore, garbage, references, verified
+from mmfeat.store import FeatureStore, garbage, references
 from mmfeat.store.garbage import find_garbage, remove_garbage
 from mmfeat.store.merge import merge_parts
 from mmfeat.store.references import all_references, new_references, note_reference, settle_references

@@ -21,8 +21,8 @@ from test_runs import FIGURES, OF_HEADS, RECORD, logits
 
 from mmfeat import verified
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.rowkeys import DigestMemory
-from mmfeat.data.seen import load_seen, save_seen
+from mmfeat.data.rowkeys import DigestMemory, Digests
+from mmfeat.data.seen import load_seen, note_seen
 from mmfeat.encoders import resuming
 from mmfeat.encoders.checkpoint import (
     LastEpoch,
@@ -197,13 +197,15 @@ def rounds(folder: Path) -> tuple[Path, Callable[[], Any]]:
 def caches(folder: Path) -> tuple[Path, Callable[[], Any]]:
     keys = np.random.default_rng(0).integers(0, 256, (4, 32)).astype(np.uint8)
     ids, places = np.array(list("abcd"), object), [bytes([i]) * 16 for i in range(4)]
-    save_seen(folder / "seen-image.parquet", ids, keys, np.ones(4, bool))
-    DigestMemory(folder / "digests.parquet").remember(places, keys, b"state")
+    note_seen(folder / "seen-image.parquet", ids, keys, np.ones(4, bool))
+    found = Digests.empty(4)
+    found.rows[:, :32] = keys
+    DigestMemory(folder / "digests.parquet").remember(places, found, b"state")
     remember(folder / "encoders.json", {"image": {"key": "k"}})
 
     def read() -> Any:
         seen, known = load_seen(folder / "seen-image.parquet", ids)
-        digests = DigestMemory(folder / "digests.parquet").recall(places)
+        digests = DigestMemory(folder / "digests.parquet").recall(places).keys
         found = recall(folder / "encoders.json")
         return (seen.tolist(), digests.tolist(), found) if known.all() and digests.any() and found else None
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmfeat import verified
 from mmfeat.errors import MissingFeatures, StoreError
 from mmfeat.files import digest_bytes
-from mmfeat.store import EncoderSpec, FeatureStore, verified
+from mmfeat.store import EncoderSpec, FeatureStore
 from mmfeat.store.keys import output_key
 from mmfeat.table import FeatureTable, open_table, rows_digest
 

@@ -45,7 +45,7 @@ def delimited(rows, delimiter=",", quoting=csv.QUOTE_MINIMAL, header=("id", "cap
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt", "t"])
 def test_a_table_reads_the_same_in_every_form_and_under_every_name(tmp_path, name, delimiter, encoding, packed):
     data = delimited(ROWS, delimiter).encode(encoding)
-    (tmp_path / name).write_bytes(gzip.compress(data) if packed else data)
+    (tmp_path / name).write_bytes(gzip.compress(data, mtime=0) if packed else data)
     source = read_source(tmp_path / name, {})
     assert list(zip(source.ids, source.captions, strict=True)) == [row[:2] for row in ROWS]
     assert source.labels == [["x"], ["y"], ["x", "y"]]
@@ -160,7 +160,7 @@ def test_a_caption_column_in_cp1252_is_decoded_and_a_stray_byte_is_noted(tmp_pat
     ("data", "says"),
     [
         ("id,caption\n".encode("utf-16") + b"\x00", "damaged UTF-16"),
-        (gzip.compress(b"id,caption,labels\n" * 99)[:-12], "cannot be unpacked by gzip"),
+        (gzip.compress(b"id,caption,labels\n" * 99, mtime=0)[:-12], "cannot be unpacked by gzip"),
         (b"\x1f\x8b nonsense", "cannot be unpacked by gzip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "Excel workbook of the old kind"),
@@ -212,7 +212,7 @@ def test_any_bytes_are_a_table_or_one_line(tmp_path_factory, data, name):
 
 def test_a_small_file_that_unpacks_to_any_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("mmfeat.data.textfiles._MOST", 1000)
-    (tmp_path / "t.csv").write_bytes(gzip.compress(b"id,caption,labels\n" + b"a" * 2000))
+    (tmp_path / "t.csv").write_bytes(gzip.compress(b"id,caption,labels\n" + b"a" * 2000, mtime=0))
     with pytest.raises(DataError, match="when unpacked"):
         read_text(tmp_path / "t.csv")
 
@@ -248,7 +248,7 @@ def test_all_readers_take_the_same_forms(tmp_path, delimiter, encoding):
         write("review.csv", [("é2", "cat", "é")], ("id", "labels", "note")), source.ids, classes, " "
     )
     assert answers.given == {"é2": ["cat"]}
-    (tmp_path / "synonyms.txt").write_bytes(gzip.compress(f"café{delimiter}bistro\n".encode(encoding)))
+    (tmp_path / "synonyms.txt").write_bytes(gzip.compress(f"café{delimiter}bistro\n".encode(encoding), mtime=0))
     assert load_synonyms(tmp_path / "synonyms.txt") == {"café": ("bistro",), "bistro": ("café",)}
 
 
