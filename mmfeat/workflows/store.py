@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.exports import arrays_of, export_table
+from mmfeat.files import remove_leftovers
 from mmfeat.models.runs import all_runs, damaged_runs
 from mmfeat.progress import progress
 from mmfeat.store.commits import tokens_kind
@@ -76,10 +78,13 @@ class GarbageResult:
     ----------
     others : list of References
         Other projects that use the store.
+    unnoted : References or None
+        What the project refers to, where the disk was too full to note it: it is noted once something has been removed.
     """
 
     garbage: list[Garbage]
     others: list[References]
+    unnoted: References | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -118,7 +123,7 @@ def references_of(project: Project) -> References:
 
 
 def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> GarbageResult:
-    """What no project refers to; nothing of the store is removed.
+    """What no project refers to; nothing of the store is removed but what killed processes have left.
 
     Parameters
     ----------
@@ -142,9 +147,16 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
         for one in named:
             forget_references(store, one)
             others.remove(one)
+    unnoted = None
     if store.is_dir():
-        write_references(store, own)
-    return GarbageResult(find_garbage(store, [own, *others]), others)
+        remove_leftovers(store)  # a removal that was stopped midway is completed
+        try:
+            write_references(store, own)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            unnoted = own
+    return GarbageResult(find_garbage(store, [own, *others]), others, unnoted)
 
 
 def remove_unreferenced(project: Project, result: GarbageResult) -> int:
@@ -155,7 +167,10 @@ def remove_unreferenced(project: Project, result: GarbageResult) -> int:
     StoreError
         The store cannot be written.
     """
-    return remove_garbage(project.store.path, result.garbage)
+    freed = remove_garbage(project.store.path, result.garbage)
+    if result.unnoted is not None and freed:
+        write_references(project.store.path, result.unnoted)
+    return freed
 
 
 def export_features(
