@@ -16,6 +16,8 @@ from mmfeat.report.tables import figure_cells, figure_head, table
 _COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
 _FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
+FILES = ("rounds.csv", "rounds.png")
+
 
 def write_rounds(
     folder: Path, name: str, rounds: Sequence[dict[str, Any]], classes: Sequence[str], metric: str
@@ -28,8 +30,8 @@ def write_rounds(
         difference = one["difference"] or ("", "", "")
         cells = ["" if one[c] is None else one[c] for c in _COLUMNS]
         lines.writerow([*cells, *difference, *(one["figures"][f] for f in _FIGURES), *one["n_yes"]])
-    write_atomic(folder / "rounds.csv", out.getvalue())
-    plot_rounds(folder / "rounds.png", f"{name}, chosen by {metric}", rounds)
+    write_atomic(folder / FILES[0], out.getvalue())
+    plot_rounds(folder / FILES[1], f"{name}, chosen by {metric}", rounds)
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:
