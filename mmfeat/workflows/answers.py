@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.alone import alone_in
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import with_answers
 from mmfeat.data.difference import Difference, difference
@@ -76,7 +77,12 @@ def apply_review(project: Project, file: Path | str) -> AppliedReview:
     DataError
         A row or a class is unknown, or what `mmfeat init` raises.
     """
-    file, root, before = Path(file), project.root, project.manifest
+    with alone_in(project.root, "mmfeat review"):
+        return _apply(project, Path(file))
+
+
+def _apply(project: Project, file: Path) -> AppliedReview:
+    root, before = project.root, project.manifest
     separator, corrections = project.config.data.separator, root / CORRECTIONS
     answers = read_answers(file, before.ids, before.classes, separator)
     if not answers.given:
@@ -120,6 +126,11 @@ def undo_review(project: Project) -> AppliedReview:
     DataError
         There is none, or corrections.csv has been changed since.
     """
+    with alone_in(project.root, "mmfeat review"):
+        return _undo(project)
+
+
+def _undo(project: Project) -> AppliedReview:
     root, folder = project.root, _last(project.root)
     if folder is None:
         raise DataError(f"{root / FOLDER}: no review was applied that could be taken back")
@@ -193,11 +204,16 @@ def _forget_unbegun(root: Path) -> None:
 
 
 def _put_back(folder: Path, names: tuple[str, ...]) -> None:
-    """Make files of the project what they were."""
-    for name in names:
+    """Make files of the project what they were; nothing is changed where one of them is not kept any more."""
+    before = _record(folder)["before"]
+    try:
+        kept = {name: None if before[name] is None else (folder / name).read_bytes() for name in names}
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: is not there any more, so that nothing is taken back") from None
+    for name, data in kept.items():
         file = folder.parent.parent / name
-        if (folder / name).is_file():
-            write_atomic(file, (folder / name).read_bytes())
+        if data is not None:
+            write_atomic(file, data)
         else:
             file.unlink(missing_ok=True)
 
