@@ -139,4 +139,4 @@ def test_every_file_flipped_and_cut(attacked, group):
 @pytest.mark.slow
 def test_some_files_flipped_and_cut(attacked):
     chance = random.Random(1)
-    attack(attacked, chance.sample(attacked[2], 8), 1)
+    attack(attacked, chance.sample(attacked[2], 6), 1)
