@@ -81,7 +81,7 @@ def one_flip(bases: Bases, name: str, right: dict[str, dict[str, str]], chance: 
             yield from (f"{what}: {words}: {wrong}" for wrong in bad_line(found["error"], name))
         elif not is_free(name):
             other = [key for key in right[words] if found.get(key) != right[words][key] and key != "everything"]
-            told = any(part in found["everything"] for part in Path(name).parts[-2:])
+            told = any(part in found["everything"] for part in names_of(name))
             if other and not (other == ["said"] and told):
                 yield f"{what}: {words}: exit 0, other results: {other}"
         if not (bases.project / name).is_file():
@@ -93,8 +93,14 @@ def bad_line(err: str, name: str) -> Iterator[str]:
     lines = [line for line in err.splitlines() if line.startswith("Error")]
     if "Traceback" in err or len(lines) != 1:
         yield err[-1500:]
-    elif not any(part in lines[0] for part in [name, *Path(name).parts[-2:]]):
+    elif not any(part in lines[0] for part in names_of(name)):
         yield f"does not name it: {lines[0][:300]}"
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """What may name a file: its own name, its folder's; of a file of the store, whose rows are then missing, the store's."""
+    parts = Path(name).parts
+    return (*parts[-2:], "mmfeat extract") if parts[0] == "features" else parts[-2:]
 
 
 def is_free(name: str) -> bool:
