@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from campaign import Done, Running, count_to, run, start
 from conftest import TINY
 
-TIMES = {"created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "run_id"}
+TIMES = {"created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "git"}
 _TIMES = re.compile(r"second|time|µs|train s|rate")
 SKIPPED = re.compile(
     r"(^|/)(\.mmfeat/(digests\.parquet|.*\.json)|checkpoints/tensorboard/.*|.*\.png|comparison\.md|baselines\.json)$"
