@@ -81,6 +81,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to those that decode
     try:
         group.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:
@@ -102,7 +103,21 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output has gone; nothing more can be said
         sys.exit(1)
     except OSError as error:
-        _stop(f"Error: {error.filename or 'a file'}: {error.strerror or error}", 1)
+        _stop(f"Error: {_file_of(error)}: {error.strerror or ' '.join(str(error).split())}", 1)
+
+
+def _file_of(error: OSError) -> str:
+    """The file that an error is about; where it does not say, the last one that was being read or written."""
+    if error.filename is not None:
+        return shown(str(error.filename), LONGEST)
+    found, trace = "standard output", error.__traceback__
+    while trace is not None:
+        for name in ("self", "path", "file"):
+            value = trace.tb_frame.f_locals.get(name)
+            if isinstance(value, os.PathLike):
+                found = shown(os.fspath(value), LONGEST)
+        trace = trace.tb_next
+    return found
 
 
 def _detail(error: Exception) -> str:

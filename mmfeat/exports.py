@@ -11,6 +11,7 @@ import numpy as np
 
 from mmfeat.errors import DataError, StoreError
 from mmfeat.files import atomic_path, flush_file, staging_folder, write_json
+from mmfeat.hdf5_writing import writing_hdf5
 from mmfeat.table import FeatureTable
 
 _BLOCK = 16384  # rows read at a time
@@ -88,7 +89,7 @@ def _texts(table: FeatureTable) -> dict[str, list[str]]:
 def _write_h5(table: FeatureTable, destination: Path, advance: Callable[[int], None], made_from: str) -> None:
     import h5py
 
-    with atomic_path(destination) as temporary, h5py.File(temporary, "w", locking=False) as h5:
+    with atomic_path(destination) as temporary, writing_hdf5(temporary) as h5:
         h5.attrs[MADE_FROM] = made_from
         for name, values in _texts(table).items():
             h5.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
@@ -103,13 +104,11 @@ def _write_npy(table: FeatureTable, destination: Path, advance: Callable[[int], 
         for name, texts in {**_texts(table), MADE_FROM: made_from}.items():
             write_json(staged / f"{name}.json", texts)
         for name, values in arrays_of(table).items():
-            if 0 in values.shape:  # nothing to map
-                np.save(staged / f"{name}.npy", np.zeros(values.shape, values.dtype))
-                continue
-            written = np.lib.format.open_memmap(staged / f"{name}.npy", "w+", values.dtype, values.shape)
-            for rows, block in _blocks(values, advance):
-                written[rows] = block
-            written.flush()
+            with (staged / f"{name}.npy").open("wb") as file:  # not mapped: a full disk would end the process
+                head = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, {**head, "shape": tuple(values.shape)})
+                for _, block in _blocks(values, advance):
+                    file.write(block.astype(values.dtype, copy=False).tobytes())
         for file in staged.iterdir():
             flush_file(file)
         staged.rename(destination)

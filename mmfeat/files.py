@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mmfeat.unwritable import UnwritableFile, naming
 
 TEMPORARY = ".tmp-"  # how every unfinished file and folder of ours begins
 DAY = 86400.0
@@ -72,16 +75,25 @@ def flush_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` when the block ends well, and is removed otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path to write to; it becomes `path` when the block ends well, and is removed otherwise.
+
+    Raises
+    ------
+    UnwritableFile
+        The system refuses, whoever was writing.
+    """
     temporary = temporary_beside(path)
-    try:
-        yield temporary
-        flush_file(temporary)
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path, temporary, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, below=False, name=path.name)
+        try:
+            yield temporary
+            flush_file(temporary)
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -111,48 +123,69 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
     -------
     Path
         The folder's final path. `staged` must lie in `parent`.
+
+    Raises
+    ------
+    UnwritableFile
+        The system refuses.
     """
     for file in staged.rglob("*"):
         if file.is_file():
-            flush_file(file)
+            with naming(parent, staged, file):
+                flush_file(file)
     while True:
         taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in parent.iterdir()]
         final = parent / f"{stem}-{max((int(found[1]) for found in taken if found), default=0) + 1}"
-        with contextlib.suppress(OSError):  # another process may have taken the number meanwhile
+        try:
             os.rename(staged, final)
+        except OSError as error:  # another process may have taken the number meanwhile
+            if not final.exists():
+                raise UnwritableFile(error.errno, final) from None
+        else:
             flush_folder(parent)
             return final
-        if not final.exists():
-            raise OSError(f"cannot rename {staged} to {final}")
 
 
 @contextlib.contextmanager
 def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
     """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed.
 
+    What killed processes left in `parent` goes as well.
+
     Parameters
     ----------
     sweep : bool
-        Whether what killed processes left in `parent`, or anywhere below it, goes as well.
+        Whether also what they left anywhere below it.
+
+    Raises
+    ------
+    UnwritableFile
+        The system refuses, whoever was writing into it.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    if sweep:
-        remove_leftovers(parent)
     staged = parent / temporary_name()
-    staged.mkdir()
-    try:
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with naming(parent, staged):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent, below=sweep)
+        staged.mkdir()
+        try:
+            yield staged
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, below: bool = True) -> None:
+def remove_leftovers(folder: Path, below: bool = True, name: str = "") -> None:
     """Remove temporary files and folders in a folder, or also `below` it, that nobody can be writing any more.
 
     Those of this machine go when their process is gone; those of another machine (the folder may be shared) when they
     are a day old.
+
+    Parameters
+    ----------
+    name : str
+        Only those that were to become the file of this name.
     """
-    for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY}*"):
+    wanted = f"{TEMPORARY}*-{glob.escape(name)}" if name else f"{TEMPORARY}*"
+    for path in (folder.rglob if below else folder.glob)(wanted):
         match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > DAY

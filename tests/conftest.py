@@ -163,3 +163,14 @@ def exported(trained, tmp_path_factory) -> Path:
     from mmfeat.workflows.project import Project
 
     return export(Project(trained), "fm3-1", tmp_path_factory.mktemp("exported") / "model").folder
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory, small_source):
+    """What the fault campaigns attack; everything that commands import is imported."""
+    from campaign import warm_up
+    from campaign_projects import Bases
+
+    found = Bases(tmp_path_factory.mktemp("campaign"), small_source)
+    warm_up(found.at("source"))
+    return found

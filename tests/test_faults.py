@@ -35,6 +35,13 @@ pytestmark = pytest.mark.slow
 N = 400
 KILLS, KILLS_A_STORE = 60, 4
 FLIPS = 330
+
+
+def first_of(n: int, sample: int = 1) -> list:
+    """Numbers of trials: a small sample of them, and those that only the long campaigns run."""
+    return [number if number < sample else pytest.param(number, marks=pytest.mark.exhaustive) for number in range(n)]
+
+
 MATRIX = np.arange(8 * 3, dtype=np.float32).reshape(8, 3) - 11
 OUTPUT = output_key("cd" * 32, CLASSES)
 
@@ -67,7 +74,7 @@ def logged(log: Path) -> np.ndarray:
     return np.frombuffer(data[: len(data) // 32 * 32], np.uint8).reshape(-1, 32)
 
 
-@pytest.mark.parametrize("number", range(KILLS // KILLS_A_STORE))
+@pytest.mark.parametrize("number", first_of(KILLS // KILLS_A_STORE))
 def test_kills_at_random_moments(tmp_path, number):
     """After any number of kills another run completes; committed rows are never encoded again; all bytes are right."""
     chance = random.Random(number)
@@ -140,7 +147,7 @@ def assert_right_or_missing(folder: Path) -> bool:
     return told
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", first_of(11))
 def test_flipped_bytes_and_truncations_are_detected_and_never_read(tmp_path, number):
     chance = random.Random(number)
     base = tmp_path / "base"
@@ -189,7 +196,7 @@ def test_what_was_damaged_is_encoded_again_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("nth", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize("nth", [0, 2, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 5, 9))])
 def test_a_refused_write_is_one_line_and_the_next_run_completes(tmp_path, monkeypatch, number, nth):
     folder = tmp_path / "features"
     calls = 0
@@ -371,4 +378,13 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreAgainstADictionary = StoreMachine.TestCase
-TestStoreAgainstADictionary.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestStoreAgainstADictionary.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)
+
+
+class LongStoreMachine(StoreMachine):
+    """The same, at length."""
+
+
+TestStoreAtLength = LongStoreMachine.TestCase
+TestStoreAtLength.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestStoreAtLength.pytestmark = [pytest.mark.exhaustive]

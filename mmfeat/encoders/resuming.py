@@ -80,6 +80,19 @@ def kept_state(
     return groups, record
 
 
+def forget_state(file: Path, fingerprint: str) -> None:
+    """Remove what was kept under a fingerprint; what was kept under another one stays."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, "numpy") as opened:
+            kept = json.loads(opened.metadata()["state"])["fingerprint"]
+    except Exception:  # safetensors has an exception of its own for each kind of damage
+        return
+    if kept == fingerprint:
+        file.unlink(missing_ok=True)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's moments as named tensors."""
     return {

@@ -21,6 +21,7 @@ import numpy as np
 from mmfeat.errors import RunError, one_line
 from mmfeat.files import publish_folder, staging_folder
 from mmfeat.hdf5 import dataset, open_hdf5
+from mmfeat.hdf5_writing import writing_hdf5
 from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
 from mmfeat.models.runrecords import in_order, run_misfit
@@ -248,7 +249,7 @@ def save_run(
             from safetensors.torch import save_file
 
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, staged / _HEAD)
-        with h5py.File(staged / _LOGITS, "w") as file:
+        with writing_hdf5(staged / _LOGITS) as file:
             file.attrs["format"] = FORMAT
             file.attrs["classes"] = json.dumps(record["classes"])
             file.create_dataset("ids", data=[str(i) for i in logits.ids], dtype=h5py.string_dtype("utf-8"))

@@ -15,6 +15,8 @@ from mmfeat.report.tables import figure_cells, figure_head, table
 _COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
 _FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
+FILES = ("rounds.csv", "rounds.png")
+
 
 def write_rounds(
     folder: Path, name: str, rounds: Sequence[dict[str, Any]], classes: Sequence[str], metric: str
@@ -25,8 +27,8 @@ def write_rounds(
     for one in rounds:
         difference = one["difference"] or ("", "", "")
         rows.append([*(one[c] for c in _COLUMNS), *difference, *(one["figures"][f] for f in _FIGURES), *one["n_yes"]])
-    write_atomic(folder / "rounds.csv", csv_text(header, rows))
-    plot_rounds(folder / "rounds.png", f"{name}, chosen by {metric}", rounds)
+    write_atomic(folder / FILES[0], csv_text(header, rows))
+    plot_rounds(folder / FILES[1], f"{name}, chosen by {metric}", rounds)
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:

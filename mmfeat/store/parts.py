@@ -19,6 +19,7 @@ import numpy as np
 
 from mmfeat.files import atomic_path, digest_bytes, digest_file, write_atomic
 from mmfeat.hdf5 import dataset, open_hdf5
+from mmfeat.hdf5_writing import writing_hdf5
 from mmfeat.store.commits import (
     EMBEDDINGS,
     FORMAT,
@@ -99,7 +100,7 @@ def write_merged(
     first = sources[0][0].values
     try:
         with atomic_path(folder / file) as temporary:
-            with h5py.File(temporary, "w", locking=False) as h5:
+            with writing_hdf5(temporary) as h5:
                 _write_head(h5, kind, n_errors, attributes)
                 h5.create_dataset("row_key", data=np.concatenate([source.row_key[rows] for source, rows in sources]))
                 if kind == EMBEDDINGS:

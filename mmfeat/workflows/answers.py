@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.alone import alone_in
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import with_answers
 from mmfeat.data.difference import Difference, difference
@@ -79,7 +80,12 @@ def apply_review(project: Project, file: Path | str, overwrite: bool = False) ->
         A row or a class is unknown, or what `mmfeat init` raises.
     """
     refuse_url(file)
-    file, root, before = Path(file), project.root, project.manifest
+    with alone_in(project.root, "mmfeat review"):
+        return _apply(project, Path(file), overwrite)
+
+
+def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
+    root, before = project.root, project.manifest
     separator, corrections = project.config.data.separator, root / CORRECTIONS
     answers = read_answers(file, before.ids, before.classes, separator)
     if not answers.given:
@@ -123,6 +129,11 @@ def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
     DataError
         There is none, or corrections.csv has been changed since.
     """
+    with alone_in(project.root, "mmfeat review"):
+        return _undo(project, overwrite)
+
+
+def _undo(project: Project, overwrite: bool) -> AppliedReview:
     root, folder = project.root, _last(project.root)
     if folder is None:
         raise DataError(f"{root / FOLDER}: no review was applied that could be taken back")

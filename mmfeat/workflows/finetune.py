@@ -20,6 +20,7 @@ from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, Output, copy_check
 from mmfeat.encoders.finetune import FittedEncoder, fit_encoder
 from mmfeat.encoders.optimisation import training_precision
 from mmfeat.encoders.resolve import Identity, build_encoder, words_of
+from mmfeat.encoders.resuming import forget_state
 from mmfeat.encoders.samples import Samples
 from mmfeat.encoders.tfidf import TfidfEncoder
 from mmfeat.errors import DataError, EncoderError
@@ -41,6 +42,7 @@ from mmfeat.workflows.scoring import computed_source, encoder_source
 from mmfeat.workflows.tfidf import fitted_words, identity_of
 
 NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
+CURVE = "learning-curve.png"
 LONG_SECONDS = 1800.0  # an estimate beyond this names --freeze where there is no GPU
 
 
@@ -235,6 +237,7 @@ def _tune(project: Project, name: str) -> FinetuneResult:
     device = torch_device(config.device)
     made = _again(project, plan)
     if made is not None:
+        _complete(project, plan, made)
         figures = _stored_figures(project, name, made)
         note = f"fine-tuned before, best epoch {made.record['best_epoch']}"
         return FinetuneResult(
@@ -297,8 +300,20 @@ def _save(project: Project, plan: PlannedFit, encoder: Any, samples: Samples, fi
     checkpoint = save_checkpoint(
         project.checkpoints, plan.name, record, fitted.output, encoder.state_dict(), learned, last
     )
-    plot_learning(checkpoint.folder / "learning-curve.png", checkpoint.name, fitted.history, fitted.best_epoch)
+    _plot(checkpoint)
     return checkpoint
+
+
+def _plot(checkpoint: Checkpoint) -> None:
+    record = checkpoint.record
+    plot_learning(checkpoint.folder / CURVE, checkpoint.name, record["history"], record["best_epoch"])
+
+
+def _complete(project: Project, plan: PlannedFit, made: Checkpoint) -> None:
+    """What follows a checkpoint, also one whose making was stopped right after it was there."""
+    if made.record["history"] and not (made.folder / CURVE).is_file():
+        _plot(made)
+    forget_state(resume_file_of(project, plan.name), plan.fingerprint)
 
 
 def _logs(project: Project, plan: PlannedFit) -> Path:

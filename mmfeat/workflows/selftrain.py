@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -17,6 +18,7 @@ from mmfeat.metrics import better
 from mmfeat.models.figures import FigureLine
 from mmfeat.models.runs import ROLES, Run, already_made
 from mmfeat.progress import progress, say
+from mmfeat.report.rounds import FILES as ROUNDS
 from mmfeat.report.rounds import write_rounds
 from mmfeat.selftrain.resuming import RESUME, kept_in
 from mmfeat.selftrain.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
@@ -99,6 +101,7 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
         if confirm is not None and plan.encoders is not None and plan.encoders.times:
             confirm(plan.encoders.cost())
         run = _make(project, plan)
+    _complete(project, plan, run, made)
     supervised, rises, lines = already_made(project.runs, plan.supervised), None, head_lines(project, run)
     if supervised is not None:
         before, now = val_figures(project, supervised), val_figures(project, run)
@@ -187,9 +190,17 @@ def _make(project: Project, plan: _Plan) -> Run:
         project, "selftrain", config.fuse.head, plan.settings, identities, used.table, found, data, plan.rows,
         plan.fingerprint, _record(trained, config.selftrain.policy, time.perf_counter() - start),
     )  # fmt: skip
-    write_rounds(run.folder, run.name, run.record["rounds"], used.table.classes, config.metric)
-    shutil.rmtree(project.runs / RESUME, ignore_errors=True)
     return run
+
+
+def _complete(project: Project, plan: _Plan, run: Run, made: bool) -> None:
+    """What follows a run, also one whose making was stopped right after it was there."""
+    if not all((run.folder / name).is_file() for name in ROUNDS):
+        write_rounds(run.folder, run.name, run.record["rounds"], run.classes, project.config.metric)
+    kept = project.runs / RESUME
+    shutil.rmtree(kept if made else plan.folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # that of other settings stays
+        kept.rmdir()
 
 
 def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:

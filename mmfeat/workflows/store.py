@@ -11,7 +11,7 @@ import numpy as np
 from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.exports import arrays_of, export_table
-from mmfeat.files import digest_bytes, digest_json
+from mmfeat.files import digest_bytes, digest_json, remove_leftovers
 from mmfeat.models.runs import all_runs, damaged_runs
 from mmfeat.progress import progress
 from mmfeat.selftrain.resuming import RESUME
@@ -135,7 +135,7 @@ def references_of(project: Project) -> References:
 
 
 def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> GarbageResult:
-    """What no project refers to; nothing of the store is removed.
+    """What no project refers to; nothing of the store is removed but what killed processes have left.
 
     Parameters
     ----------
@@ -159,6 +159,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
         for one in named:
             forget_references(store, one)
             others.remove(one)
+    remove_leftovers(store)  # a removal that was stopped midway is completed
     settled = settle_references(store, own) if store.is_dir() else Settled([], [])
     garbage = find_garbage(store, [own, *others])
     if not garbage:

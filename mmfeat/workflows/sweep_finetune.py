@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.alone import alone_in
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.errors import ConfigError, EncoderError
 from mmfeat.metrics import scores
@@ -95,13 +96,22 @@ def sweep_finetune(
         There are no val rows, or no labelled row to train on.
     EncoderError
         The encoder cannot be built.
+    MmfeatError
+        Another sweep of the project is under way.
     """
     grid = finetune_grid(folder, name, overrides)
-    project, metric = grid.project, grid.project.config.metric
+    project = grid.project
     n_val = len(needed_val(project, "rows to compare settings on"))
     check_fits(project, [name], freeze=False)
     file, outputs = project.root / "sweeps" / f"finetune-{name}.csv", Outputs(project.config, overwrite=overwrite)
     outputs.check(file, own=True, earlier=True)  # before any work
+    with alone_in(project.root / "sweeps" / "finetune", "mmfeat sweep finetune"):
+        return _swept(grid, name, n_seeds, n_val, file=file, outputs=outputs)
+
+
+def _swept(grid: FinetuneGrid, name: str, n_seeds: int, n_val: int, *, file: Path, outputs: Outputs) -> FinetuneSweep:
+    """Fine-tune what is not done yet, and compare all of it."""
+    project, metric = grid.project, grid.project.config.metric
     firsts: list[_Fit] = []
     done: list[SweptCell] = []
     n_trained = 0

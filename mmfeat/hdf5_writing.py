@@ -1,0 +1,75 @@
+"""HDF5 files on a disk that may refuse: HDF5 itself can end the process where a write fails, so it is never told."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+
+@contextlib.contextmanager
+def writing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Give a fresh HDF5 file to write.
+
+    Raises
+    ------
+    OSError
+        The system has refused a write; what lies at `path` is of no use then.
+    """
+    with path.open("w+b", buffering=0) as raw:
+        disk = _Disk(raw)
+        try:
+            with h5py.File(disk, "w") as file:
+                yield file
+        finally:
+            if disk.refused is not None:
+                raise disk.refused
+
+
+class _Disk(io.RawIOBase):
+    """A file that takes every write, and keeps the first error of the one below it."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self.raw = raw
+        self.refused: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        """Write all of it, or remember why not; nothing is written after that."""
+        rest = memoryview(data).cast("B")
+        n_bytes = len(rest)
+        with self._remembering():
+            while len(rest) and self.refused is None:
+                rest = rest[self.raw.write(rest) :]
+        return n_bytes
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what was written; zeros for what was refused."""
+        view = memoryview(buffer).cast("B")
+        n_read = self.raw.readinto(view) or 0
+        view[n_read:] = bytes(len(view) - n_read)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length."""
+        with self._remembering():
+            self.raw.truncate(size)
+        return size or 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        return self.raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The place."""
+        return self.raw.tell()
+
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.refused = self.refused or error

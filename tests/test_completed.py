@@ -1,0 +1,82 @@
+"""What was stopped right after a run or a checkpoint was there is completed by the same command."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from mmfeat.encoders.resuming import keep_state
+from mmfeat.files import temporary_name
+from mmfeat.workflows.finetune import finetune, resume_file_of
+from mmfeat.workflows.project import Project
+from mmfeat.workflows.selftrain import RESUME, selftrain
+from mmfeat.workflows.store import find_unreferenced
+
+GONE = temporary_name().split("-")[1]
+
+
+def test_a_fine_tuning_stopped_before_its_curve_and_after_its_checkpoint(project):
+    made = finetune(project, ["text"])[0][0]
+    folder, kept = made.checkpoint.folder, resume_file_of(project, "text")
+    (folder / "learning-curve.png").unlink()
+    keep_state(kept, {"model": {"weight": torch.zeros(2)}}, {"fingerprint": made.checkpoint.record["fingerprint"]})
+    again = finetune(Project(project.root), ["text"])[0][0]
+    assert not again.made
+    assert (folder / "learning-curve.png").is_file()
+    assert not kept.exists()
+    keep_state(kept, {"model": {"weight": torch.zeros(2)}}, {"fingerprint": "of other settings"})
+    finetune(Project(project.root), ["text"])
+    assert kept.is_file()
+
+
+def test_a_self_training_stopped_before_its_rounds_were_written(extracted, short_rounds):
+    project = Project(extracted.root, {"fuse.head": "linear"})
+    run = selftrain(project).run
+    table = (run.folder / "rounds.csv").read_bytes()
+    (run.folder / "rounds.csv").unlink()
+    folder = project.runs / RESUME / run.record["fingerprint"][:16]
+    (folder.parent / "other").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "round-0.npz").write_bytes(b"")
+    again = selftrain(Project(extracted.root, {"fuse.head": "linear"}))
+    assert not again.made
+    assert (run.folder / "rounds.csv").read_bytes() == table
+    assert (run.folder / "rounds.png").is_file()
+    assert [path.name for path in (project.runs / RESUME).iterdir()] == ["other"]
+
+
+def test_a_removal_from_the_store_stopped_midway_is_completed(extracted):
+    store = extracted.store.path
+    left = store / f".tmp-{GONE}-99999999-aa"
+    left.mkdir()
+    (left / "part-1.h5").write_bytes(b"x" * 1000)
+    assert find_unreferenced(extracted).garbage == []
+    assert not left.exists()
+
+
+def test_what_a_project_refers_to_is_noted_once_there_is_room(extracted, monkeypatch):
+    import errno
+    import os
+
+    from mmfeat.workflows import store as module
+
+    folder = extracted.store.path / "unwanted-0123456789ab"
+    folder.mkdir()
+    (folder / "encoder.json").write_text(json.dumps({}))
+    written, write = [], module.write_references
+
+    def refuse(store, references):
+        if folder.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(references)
+        write(store, references)
+
+    monkeypatch.setattr(module, "write_references", refuse)
+    monkeypatch.setattr(
+        module, "find_garbage", lambda store, references: [module.Garbage(folder.name, (folder,), 2, "")]
+    )
+    result = find_unreferenced(extracted)
+    assert module.remove_unreferenced(extracted, result) == 2
+    assert not folder.exists()
+    assert len(written) == 1
