@@ -77,7 +77,7 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command line; a mistake is one line on stderr and exit 1, a usage error exit 2, an interruption 130."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of libraries, for their developers; what users must know is said in our words
+        warnings.simplefilter("ignore")  # of libraries, for their developers; users get our own messages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to those that decode
     try:
         group.main(standalone_mode=False)

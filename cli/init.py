@@ -38,7 +38,7 @@ from mmfeat.cli.strict import Command
 @click.option(
     "--absent",
     type=click.Choice(["negative", "unknown"]),
-    help="How labels that are not given are treated. [default: negative; unknown where columns of 0, 1 and blank give noes]",
+    help="How labels that are not given are treated. [default: negative; unknown where columns of 0, 1 and blank hold a 0]",
 )
 @click.option("--group", "group_column", metavar="COLUMN", help="Column of groups: rows of one stand in one split.")
 @click.option("--separator", metavar="TEXT", help="Between the labels of one cell. [default: a space]")

@@ -14,7 +14,7 @@ NOUNS = (
 )
 COUNT = re.compile(rf"\{{(?!counted)[^{{}}\"]*\}}(?: [a-z-]+)? (?:{NOUNS})\b")
 IS_NUMBER = re.compile(r":,\}|len\(|\{n_|\.sum\(")
-NEVER_ONE = (  # a constant, what is said of several only, or what no user sees
+NEVER_ONE = (  # a constant, a text about several only, or one that no user sees
     "{IN_SAMPLE:,} rows", "{n_seeds} seeds", "{len(seeds)} seeds", "{len(answers)} answers", "{len(self.classes)} classes",
     "{len(values)} rows", "{len(labels)} rows", "{len(numbers)} ids", "{len(rows)} rows", "{len(asked.caption):,} characters",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Images by names that look the same, of any encoding, by content, through links; what is said of those that are missing."""
+"""Images by names that look the same, of any encoding, by content, through links; messages about missing ones."""
 
 from __future__ import annotations
 

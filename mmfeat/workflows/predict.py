@@ -116,7 +116,7 @@ def predict(
 
 
 def _files(project: Project, split: str, form: str, kaggle: bool) -> dict[Path, str]:
-    """Where predictions go when nothing is said, and in which format."""
+    """Where predictions go by default, and in which format."""
     stem = "predictions" if split == "unlabelled" else f"predictions-{split}"
     files = {project.root / ("submission.csv" if kaggle else f"{stem}.{form}"): form}
     return files if form == "parquet" else {**files, project.root / f"{stem}.parquet": "parquet"}
@@ -210,7 +210,7 @@ def format_of(out: str, form: str | None) -> str:
 
 
 def default_out(whats: Sequence[str], form: str) -> str:
-    """Where predictions of a table or of pictures go when nothing is said: a file in the current folder."""
+    """Where predictions of a table or of pictures go by default: a file in the current folder."""
     path = Path(whats[0]).expanduser()
     if len(whats) == 1 and is_table(path):
         return f"{table_stem(path.name)}-predictions.{form}"

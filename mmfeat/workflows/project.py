@@ -187,7 +187,7 @@ class Project:
     def kept_keys(self, modality: str) -> RowKeys:
         """Row keys for the right of the wall: an image that is gone has the key it had when it was last seen.
 
-        Whether an encoder has features of it is for the store to say. How many rows there are like this is said once.
+        Whether an encoder has features of it is for the store to say. The number of such rows is printed once.
         """
         now = self._keys_now(modality)
         gone = np.array(sorted(now.missing), dtype=np.int64)
@@ -337,7 +337,7 @@ class Project:
         self._say_lost(spec.architecture, int((kept.present & gone & ~held).sum()))
         return dataclasses.replace(kept, present=kept.present & (held | ~gone))
 
-    @functools.cache  # noqa: B019 - so that it is said once
+    @functools.cache  # noqa: B019 - so that it is printed once
     def _say_lost(self, model: str, n_rows: int) -> None:
         if n_rows:
             say(f"{counted(n_rows, 'row')} of these, as they were last, have no features by {model}: left out")
