@@ -75,7 +75,7 @@ class Command(click.Command):
     def _refuse_idle(self, ctx: click.Context) -> None:
         if not self.in_project and _project_typed(ctx):
             raise click.UsageError(f"--project does not go with mmfeat {self.name}, which works without one", ctx)
-        folder = ctx.find_root().params[PROJECT]
+        folder = ctx.find_root().params.get(PROJECT, ".")
         if _project_typed(ctx) and self.name != "init" and not Path(folder).is_dir():  # not one of the folders above it
             raise click.UsageError(f"--project {folder}: no such folder", ctx)
         for modes in self.modes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 
 from mmfeat.encoders.resuming import keep_state
@@ -53,30 +51,3 @@ def test_a_removal_from_the_store_stopped_midway_is_completed(extracted):
     (left / "part-1.h5").write_bytes(b"x" * 1000)
     assert find_unreferenced(extracted).garbage == []
     assert not left.exists()
-
-
-def test_what_a_project_refers_to_is_noted_once_there_is_room(extracted, monkeypatch):
-    import errno
-    import os
-
-    from mmfeat.workflows import store as module
-
-    folder = extracted.store.path / "unwanted-0123456789ab"
-    folder.mkdir()
-    (folder / "encoder.json").write_text(json.dumps({}))
-    written, write = [], module.write_references
-
-    def refuse(store, references):
-        if folder.exists():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written.append(references)
-        write(store, references)
-
-    monkeypatch.setattr(module, "write_references", refuse)
-    monkeypatch.setattr(
-        module, "find_garbage", lambda store, references: [module.Garbage(folder.name, (folder,), 2, "")]
-    )
-    result = find_unreferenced(extracted)
-    assert module.remove_unreferenced(extracted, result) == 2
-    assert not folder.exists()
-    assert len(written) == 1

@@ -154,7 +154,8 @@ def test_the_table_takes_true_or_false(tmp_path):
 @pytest.mark.parametrize("how", WAYS)
 def test_an_export_that_was_sealed_again_runs_no_code(exported, tmp_path, how, terminal):
     from mmfeat import Predictor
-    from mmfeat.predictor.folder import RECORD, seal_folder
+    from mmfeat.predictor.folder import RECORD
+    from mmfeat.sealed import seal_folder
 
     model = tmp_path / "model"
     shutil.copytree(exported, model)

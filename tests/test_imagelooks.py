@@ -171,11 +171,11 @@ def test_a_file_that_is_named_exactly_is_told_by_its_content(tmp_path, name):
 
 def test_heic_without_a_decoder_says_what_to_install_and_is_not_recorded(monkeypatch):
     from mmfeat.batches import UnreadSample
-    from mmfeat.encoders.preparation import ImagePreparation
+    from mmfeat.encoders.pictures import decode_image
 
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(UnreadSample, match="pillow-heif"):
-        ImagePreparation.decode(b"\0\0\0\x18ftypheic" + bytes(100))
+        decode_image(b"\0\0\0\x18ftypheic" + bytes(100))
 
 
 @pytest.mark.parametrize("suffix", ["avif", "jp2", "ppm", "tga", "mpo", "jpg", "png", "gif", "webp", "bmp", "tif"])

@@ -198,6 +198,7 @@ COMMANDS = {
         {
             "--host": Opt("0.0.0.0"), "--port": Opt("1234"), "--device": DEVICE, "--max-mb": Opt("3"),
             "--max-megapixels": Opt("3"), "--max-waiting": Opt("3"), "--verbose": Opt(),
+            "--allow-host": Opt("a.example"), "--allow-origin": Opt("http://a.example"),
         },
     ),
     "store verify": Spec([], ["store.verify_store"], {}),
@@ -360,7 +361,9 @@ def test_one_key_given_twice_is_refused(folder, monkeypatch):
 
 
 def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
-    result = SimpleNamespace(problems=[], encoders=[], checkpoints={}, failures={}, n_rows=1, n_runs=1)
+    result = SimpleNamespace(
+        problems=[], encoders=[], checkpoints={}, failures={}, n_rows=1, n_runs=1, flat=[], damaged=[], unsealed=""
+    )
     monkeypatch.setattr("mmfeat.workflows.status.status", lambda *_: result)
     assert called(monkeypatch, ["status.store_status"], ["status"])[0] == 0
     assert isinstance(called(monkeypatch, ["status.store_status"], ["status", "--store"]), list)
@@ -402,7 +405,7 @@ def test_encoder_rounds_are_asked_for_without_yes(folder, monkeypatch):
 
 def test_gc_asks_without_yes(folder, monkeypatch):
     garbage = SimpleNamespace(name="x", n_bytes=1, why="")
-    found = SimpleNamespace(others=[], garbage=[garbage], n_bytes=1)
+    found = SimpleNamespace(others=[], garbage=[garbage], n_bytes=1, settled=SimpleNamespace(waiting=[]))
     monkeypatch.setattr("mmfeat.workflows.store.find_unreferenced", lambda *_: found)
     removed = ["store.remove_unreferenced"]
     assert not isinstance(called(monkeypatch, removed, ["store", "gc"]), list)

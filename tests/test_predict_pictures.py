@@ -46,7 +46,7 @@ def test_what_is_typed_is_told_apart(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     (photos.parent / "linear-1").mkdir()
     kinds = {"photos": PICTURES, "photos/": PICTURES, "gone/": PICTURES, "photos/*.png": PICTURES, "x.zip": PICTURES}
-    kinds |= {"photos/0.png": PICTURE, "gone.jpg": PICTURE, "photos/notes.txt": PICTURE, "a.csv": TABLE, "fm3-1": ""}
+    kinds |= {"photos/0.png": PICTURE, "gone.jpg": PICTURE, "photos/notes.txt": TABLE, "a.csv": TABLE, "fm3-1": ""}
     assert {text: kind_of_sample(text, ["linear-1"]) for text in kinds} == kinds
     assert kind_of_sample("linear-1", ["linear-1"]) == ""
     assert kind_of_sample("./linear-1", ["linear-1"]) == PICTURES

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from mmfeat.errors import ConfigError, DataError, StoreError
+from mmfeat.memory import recall
 from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
@@ -290,7 +291,7 @@ def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, tmp_path
     assert {one.name for one in result.encoders if one.tuned} == {"image", "text"}
     tuned = Project(project.root).table(["image"]).embeddings["image"][:].astype(np.float32)
     np.testing.assert_allclose(rows, tuned, atol=2e-3)
-    remembered = json.loads((project.memory / "tuning.json").read_text())
+    remembered = recall(project.memory / "tuning.json")
     assert len(remembered) == 2
 
 

@@ -32,7 +32,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not {"sweeps", "features"} & set(path.parts)
+        if path.is_file() and not {"sweeps", "features", "outputs"} & set(path.parts)
     }
 
 

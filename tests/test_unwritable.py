@@ -17,7 +17,7 @@ import pytest
 
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.rowkeys import DigestMemory
-from mmfeat.data.seen import save_seen
+from mmfeat.data.seen import note_seen
 from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.resuming import keep_state
 from mmfeat.errors import MmfeatError
@@ -122,7 +122,7 @@ WRITERS = {
     "json": lambda folder: write_json(folder / "a.json", list(range(10_000))),
     "manifest": _manifest,
     "digests": lambda folder: DigestMemory(folder / "digests.parquet").remember([b"p" * 40] * N, KEYS),
-    "seen": lambda folder: save_seen(folder / "seen.parquet", IDS, KEYS, np.ones(N, dtype=bool)),
+    "seen": lambda folder: note_seen(folder / "seen.parquet", IDS, KEYS, np.ones(N, dtype=bool)),
     "run": _run,
     "head": _head,
     "checkpoint": _checkpoint,

@@ -216,7 +216,7 @@ def test_a_run_whose_features_are_gone_still_scores_on_val_and_says_what_it_cann
     again = next(line for line in ranked_runs(project) if line.name == run.name)
     old = next(line for line in before if line.name == run.name)
     assert again.figures.scores.samples_f1 == pytest.approx(old.figures.scores.samples_f1)
-    with pytest.raises(MmfeatError, match=r"gone.*Run: mmfeat extract"):
+    with pytest.raises(MmfeatError, match=r"no embeddings of .*Run: mmfeat extract"):
         predict(project, run.name)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mmfeat.data.huggingface import class_names, features_of
 from mmfeat.data.tables import Table
 from mmfeat.errors import DataError, one_line
-from mmfeat.texts import shown
+from mmfeat.texts import counted, shown
 
 _ERRORS = (OSError, ValueError, pa.ArrowException)
 
@@ -116,7 +116,7 @@ class ParquetTable(Table):
             if wrong is not None:
                 raise DataError(
                     f"{self.file}{self.where(row)}: column {shown(repr(name))} holds label {wrong}, and the file names "
-                    f"{len(classes)} classes, from 0. Write the table again with all names"
+                    f"{counted(len(classes), 'class', 'classes')}, from 0. Write the table again with all names"
                 )
             no_label = cell is None or (cell == -1)
             named.append(None if no_label else [classes[n] for n in dict.fromkeys(numbers)])

@@ -22,6 +22,7 @@ from mmfeat.memory import if_possible
 from mmfeat.progress import progress
 
 _FORMAT = b"4"  # 4: names that look the same, images told by their content, linked folders
+_BEFORE = b"3"  # its digests by place are as good; what a name meant may be another now
 _BLOCK = 512
 _PLACE = 16  # bytes
 _FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
@@ -263,9 +264,9 @@ class DigestMemory:
         try:
             table = read_parquet(self.path)
             metadata = table.schema.metadata or {}
-            if metadata.get(b"format") != _FORMAT:
+            if metadata.get(b"format") not in (_FORMAT, _BEFORE):
                 return None
-            state = bytes.fromhex(metadata[b"state"].decode())
+            state = bytes.fromhex(metadata[b"state"].decode()) if metadata[b"format"] == _FORMAT else b""
             digests = Digests.empty(len(table))
             digests.rows[:, :32] = _matrix(table["digest"], 32)
             if "facts" in table.column_names:  # mmfeat 0.1.0 remembered none

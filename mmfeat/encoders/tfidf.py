@@ -39,7 +39,7 @@ class TfidfPreparation:
         from sklearn.feature_extraction.text import CountVectorizer
 
         self.terms, self.ngrams = tuple(terms), ngrams
-        self.max_length = len(self.terms)
+        self.most = len(self.terms)  # tokens of a caption at most, as for a text model
         self._numbers = {term: number for number, term in enumerate(self.terms)}
         self._analyse = CountVectorizer(**_WORDS, ngram_range=(1, ngrams)).build_analyzer()
 

@@ -26,6 +26,7 @@ from mmfeat.labels import class_positions
 from mmfeat.learned import Learned
 from mmfeat.models.runrecords import in_order, run_misfit
 from mmfeat.sealed import FILES, read_record, seal_folder
+from mmfeat.texts import counted
 from mmfeat.verified import damaged_file
 
 FORMAT = 1
@@ -227,7 +228,7 @@ def _misshapen(found: RunLogits, n_classes: int) -> str:
     for name, (shape, kind) in wanted.items():
         array = getattr(found, name)
         if array.shape != shape or array.dtype.kind != kind:
-            return f"{name} {array.shape} of {array.dtype} for {n} rows and {n_classes} classes"
+            return f"{name} {array.shape} of {array.dtype} for {counted(n, 'row')} and {counted(n_classes, 'class', 'classes')}"
     return "" if np.isfinite(found.logits).all() else "a logit is not finite"
 
 

@@ -20,6 +20,7 @@ from mmfeat.models.composition import Composition, ReadTokens, build_composition
 from mmfeat.predictor import onnx_files
 from mmfeat.predictor.folder import encoder_folder
 from mmfeat.predictor.predictions import HeadOutputs
+from mmfeat.texts import counted
 
 HEADS = "heads.safetensors"
 
@@ -66,7 +67,9 @@ class TorchEngine:
             _check_widths({name: one["width"] for name, one in record["encoders"].items()}, found)
             _check_widths({name: found.get(name) for name in composition.widths}, composition.widths)
             if composition.n_classes != len(record["classes"]):
-                raise ValueError(f"{len(record['classes'])} classes, its heads have {composition.n_classes}")
+                raise ValueError(
+                    f"{counted(len(record['classes']), 'class', 'classes')}, its heads have {composition.n_classes}"
+                )
         except Exception as error:  # settings of another version fail anywhere
             raise RunError(f"{folder}: cannot be built by this version: {one_line(error)}") from None
         return cls(encoders, composition, on)
@@ -155,7 +158,7 @@ def _check_onnx(encoders: dict[str, Any], heads: Any, record: dict[str, Any]) ->
         raise ValueError(f"its heads read {', '.join(sorted(inputs))}")
     n_classes = heads.get_outputs()[0].shape[1]
     if n_classes != len(record["classes"]):
-        raise ValueError(f"{len(record['classes'])} classes, its heads have {n_classes}")
+        raise ValueError(f"{counted(len(record['classes']), 'class', 'classes')}, its heads have {n_classes}")
 
 
 def _check_widths(said: dict[str, int | None], found: dict[str, int]) -> None:
