@@ -11,7 +11,11 @@ from mmfeat.serving.limits import Limits
 
 
 @click.command(
-    "serve", cls=Command, in_project=False, free=("host",), short_help="Answer requests with an exported model."
+    "serve",
+    cls=Command,
+    in_project=False,
+    free=("host", "allow_hosts", "allow_origins"),
+    short_help="Answer requests with an exported model.",
 )
 @click.argument("folder", metavar="DIR")
 @click.option(

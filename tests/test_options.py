@@ -365,6 +365,7 @@ def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
         problems=[], encoders=[], checkpoints={}, failures={}, n_rows=1, n_runs=1, flat=[], damaged=[], unsealed=""
     )
     monkeypatch.setattr("mmfeat.workflows.status.status", lambda *_: result)
+    monkeypatch.setattr("mmfeat.workflows.project.Project.manifest", SimpleNamespace(classes=()))
     assert called(monkeypatch, ["status.store_status"], ["status"])[0] == 0
     assert isinstance(called(monkeypatch, ["status.store_status"], ["status", "--store"]), list)
 

@@ -34,7 +34,9 @@ def test_commands_of_the_documents_are_valid(line):
 
     name, *arguments = shlex.split(line)[1:]
     command = group.commands[name]
-    with click.Context(command) as context:
+    root = group.make_context("mmfeat", [name, *arguments])
+    root.obj = "."
+    with click.Context(command, parent=root) as context:
         command.parse_args(context, arguments)
 
 

@@ -354,7 +354,7 @@ def test_freed_memory_goes_back_to_the_system():
         "c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]\n"
         "def take(n):\n    p = c.malloc(n); c.memset(p, 1, n); return p\n"
         "c.free(take(30 << 20)); before = rss()\n"  # raises glibc's own thresholds
-        "held = [(take(20 << 20), take(64)) for _ in range(5)]\n"
+        "held = [(take(20 << 20), take(100_000)) for _ in range(5)]\n"
         "for large, _ in held: c.free(large)\n"
         "print((rss() - before) >> 20)"
     )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.rowkeys import DigestMemory
+from mmfeat.data.rowkeys import DigestMemory, Digests
 from mmfeat.data.seen import note_seen
 from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.resuming import keep_state
@@ -35,7 +35,7 @@ from mmfeat.learned import NOTHING
 from mmfeat.models.comparison import Part, save_part
 from mmfeat.models.runs import RunLogits, save_run
 from mmfeat.report.plots import plot_learning
-from mmfeat.report.predictions import write_predictions
+from mmfeat.report.predictions import prediction_bytes
 from mmfeat.selftrain.resuming import kept_in
 from mmfeat.table import FeatureTable
 from mmfeat.unwritable import UnwritableFile, naming, refusal
@@ -66,6 +66,12 @@ def table() -> FeatureTable:
     return FeatureTable(
         IDS, {"image": VALUES}, {}, {}, {}, {"image": present}, {"image": KEYS}, labels, split, CLASSES
     )  # fmt: skip
+
+
+def _digests() -> Digests:
+    found = Digests.empty(N)
+    found.rows[:, :32] = KEYS
+    return found
 
 
 def _manifest(folder: Path) -> None:
@@ -105,7 +111,8 @@ def _part(folder: Path) -> None:
 
 def _predictions(folder: Path, form: str) -> None:
     decided = (VALUES > 0).astype(np.int8)
-    write_predictions(folder / f"predictions.{form}", form, IDS.tolist(), VALUES, decided, CLASSES)
+    data = prediction_bytes(form, IDS.tolist(), VALUES, decided, CLASSES)
+    write_atomic(folder / f"predictions.{form}", data)
 
 
 def _plot(folder: Path) -> None:
@@ -121,7 +128,7 @@ WRITERS = {
     "bytes": lambda folder: write_atomic(folder / "a.txt", b"x" * 10_000),
     "json": lambda folder: write_json(folder / "a.json", list(range(10_000))),
     "manifest": _manifest,
-    "digests": lambda folder: DigestMemory(folder / "digests.parquet").remember([b"p" * 40] * N, KEYS),
+    "digests": lambda folder: DigestMemory(folder / "digests.parquet").remember([b"p" * 16] * N, _digests()),
     "seen": lambda folder: note_seen(folder / "seen.parquet", IDS, KEYS, np.ones(N, dtype=bool)),
     "run": _run,
     "head": _head,
