@@ -85,14 +85,20 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
             add(f"{_WORDS}, linear head", settings, lambda: _words(project))
         except (EncoderError, StoreError) as error:  # no word occurs twice; a store that only can be read
             say(f"no baseline of {_WORDS}: {error}")
-    add("kNN, training-free", {"neighbours": NEIGHBOURS, "beta": BETA}, lambda: _knn(project, names))
+    add(
+        "kNN, training-free",
+        {"neighbours": NEIGHBOURS, "beta": BETA, **_sample_settings(project)},
+        lambda: _knn(project, names),
+    )
     return lines, made
 
 
 def _linear_settings(project: Project) -> dict[str, Any]:
-    n = len(project.manifest.rows("train"))
-    part = {"training_rows": MOST_ROWS} if n > MOST_ROWS else {}
-    return {"linear": dataclasses.asdict(project.config.fuse.linear), **part}
+    return {"linear": dataclasses.asdict(project.config.fuse.linear), **_sample_settings(project)}
+
+
+def _sample_settings(project: Project) -> dict[str, Any]:
+    return {"training_rows": MOST_ROWS} if len(project.manifest.rows("train")) > MOST_ROWS else {}
 
 
 def _linear(project: Project, name: str) -> dict[str, Any]:
