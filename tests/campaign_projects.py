@@ -23,7 +23,7 @@ from conftest import TINY
 TIMES = {"created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "git"}
 _TIMES = re.compile(r"second|time|µs|train s|rate")
 SKIPPED = re.compile(
-    r"(^|/)(\.mmfeat/(digests\.parquet|.*\.json)|checkpoints/tensorboard/.*|.*\.png|comparison\.md|baselines\.json)$"
+    r"(^|/)(\.mmfeat/(digests\.parquet|seen-\w+\.parquet|pixels-.*|.*\.json)|checkpoints/tensorboard/.*|.*\.png|comparison\.md|baselines\.json)$"
 )
 
 

@@ -48,16 +48,20 @@ def answers(root: Path) -> list:
     return [found.failures, found.damaged, lines, runs, logits, scores]
 
 
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 DAMAGE = {
     "absent": lambda folder: shutil.rmtree(folder),
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
-    "empty files": lambda folder: [path.write_bytes(b"") for path in folder.iterdir()],
-    "other values": lambda folder: [path.write_text('{"image": 3, "figures": []}') for path in folder.iterdir()],
+    "empty files": lambda folder: [path.write_bytes(b"") for path in _files(folder)],
+    "other values": lambda folder: [path.write_text('{"image": 3, "figures": []}') for path in _files(folder)],
     "truncated": lambda folder: [
         path.write_bytes(path.read_bytes()[:-20]) for path in folder.iterdir() if path.is_file()
     ],
-    "folders in place of files": lambda folder: [(path.unlink(), path.mkdir()) for path in list(folder.iterdir())],
-    "flipped": lambda folder: [flip_middle(path) for path in folder.iterdir() if path.is_file()],
+    "folders in place of files": lambda folder: [(path.unlink(), path.mkdir()) for path in _files(folder)],
+    "flipped": lambda folder: [flip_middle(path) for path in _files(folder)],
 }
 
 

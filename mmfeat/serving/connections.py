@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from typing import Any
 
@@ -41,6 +42,17 @@ def most_connections() -> int:
     except OSError:
         used = 64
     return max(_LEAST, min(MOST, (soft - used - _KEPT) // 3))
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """Of asyncio's log: no traceback where a connection waits for a file handle; it is accepted a second later."""
+    if record.getMessage().startswith("socket.accept() out of system resource"):
+        record.msg, record.args, record.exc_info = (
+            "no file handle is free for another connection, which waits",
+            (),
+            None,
+        )
+    return True
 
 
 def protocol_of(

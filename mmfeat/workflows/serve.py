@@ -87,12 +87,13 @@ def make_server(
     import uvicorn
 
     from mmfeat.serving.app import Service, build_app
-    from mmfeat.serving.connections import most_connections, protocol_of
+    from mmfeat.serving.connections import in_one_line, most_connections, protocol_of
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)  # on stderr
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is its sender's matter
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # so is a request that is none
+    logging.getLogger("asyncio").addFilter(in_one_line)
     service = Service(predictor, limits)
     most = most_connections()
     config = uvicorn.Config(
