@@ -15,7 +15,7 @@ from mmfeat.data.samplekinds import PICTURE, PICTURES, TABLE, kind_of_sample
 from mmfeat.errors import ConfigError, DataError, OutputError
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.pictures import picture_rows
+from mmfeat.workflows.newpictures import picture_rows
 from mmfeat.workflows.predict import predict, predict_new
 from mmfeat.workflows.project import Project
 

@@ -22,11 +22,11 @@ from test_serve import FORM, JSON, as_json, ask, form, serving
 
 from mmfeat import Predictor
 from mmfeat.errors import ConfigError
+from mmfeat.serving.allocator import give_back_freed_memory
 from mmfeat.serving.callers import Callers
 from mmfeat.serving.connections import most_connections
 from mmfeat.serving.gathering import Gatherer
 from mmfeat.serving.limits import Limits
-from mmfeat.serving.memory import give_back_freed_memory
 
 BODY = as_json(caption="two dogs")
 
@@ -347,7 +347,7 @@ def test_tensors_that_were_read_do_not_lie_in_the_file(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_freed_memory_goes_back_to_the_system():
     script = (
-        "import sys; from mmfeat.serving.memory import give_back_freed_memory\n"
+        "import sys; from mmfeat.serving.allocator import give_back_freed_memory\n"
         "if sys.argv[1] == 'yes': print(give_back_freed_memory())\n"
         "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p; c.free.argtypes = [ctypes.c_void_p]\n"

@@ -18,8 +18,8 @@ from mmfeat.predictor import Predictions, Predictor
 from mmfeat.report.predictions import FORMATS, prediction_bytes
 from mmfeat.urls import refuse_url
 from mmfeat.workflows.deciding import decision_for, how_decided, shipped_decision
+from mmfeat.workflows.newpictures import picture_rows
 from mmfeat.workflows.newrows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
-from mmfeat.workflows.pictures import picture_rows
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.scoring import run_source

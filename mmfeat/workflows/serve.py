@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from mmfeat.errors import ConfigError, one_line
 from mmfeat.extras import require
 from mmfeat.progress import say
+from mmfeat.serving.allocator import give_back_freed_memory
 from mmfeat.serving.limits import Limits
-from mmfeat.serving.memory import give_back_freed_memory
 from mmfeat.texts import shown
 
 if TYPE_CHECKING:
