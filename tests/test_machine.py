@@ -94,3 +94,9 @@ def test_torch_takes_no_more_threads_than_there_are_cores(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_freed_memory_is_returned_and_another_c_library_is_no_error(monkeypatch):
+    machine.return_freed_memory()
+    monkeypatch.setattr("ctypes.CDLL", lambda *_: object())
+    machine.return_freed_memory()

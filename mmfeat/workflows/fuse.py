@@ -18,6 +18,7 @@ from mmfeat.heads import build_head, head_class, head_config
 from mmfeat.heads.epochs import FittedHead
 from mmfeat.heads.fit import FitData, fit_data, fit_heads
 from mmfeat.heads.members import Member
+from mmfeat.machine import return_freed_memory
 from mmfeat.models.composition import empty_head_part
 from mmfeat.models.figures import FigureLine, Figures
 from mmfeat.models.runs import Run, already_made
@@ -86,6 +87,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     run = already_made(project.runs, fingerprint)
     made = run is None
     lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
+    return_freed_memory()
     if made:  # in a function of its own: what training held is free before the run is scored
 
         def train() -> Run:
@@ -100,6 +102,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
             )
 
         run = train()
+        return_freed_memory()
     lines += head_lines(project, run)
     n_train, n_val = len(table.rows("train")), len(table.rows("val"))
     labelled = labelled_figures(project, run) if folds else None
