@@ -16,8 +16,9 @@ from pathlib import Path
 from mmfeat.config import FILE_NAME, Config
 from mmfeat.configfile import load_config
 from mmfeat.errors import MmfeatError, OutputError
-from mmfeat.files import atomic_path, digest_bytes, digest_file, read_memory, write_json
+from mmfeat.files import atomic_path, digest_bytes, digest_file
 from mmfeat.guarded import guards_of_inputs, guards_of_project
+from mmfeat.memory import recall, remember
 from mmfeat.texts import shown
 from mmfeat.urls import refuse_url
 
@@ -33,14 +34,13 @@ class _Records:
 
     def digests(self) -> list[str]:
         """The newest first."""
-        found = [read_memory(place).get("made") for place in self.places]
+        found = [recall(place).get("made") for place in self.places]
         return [one for made in found if isinstance(made, list) for one in made if isinstance(one, str)]
 
     def add(self, path: Path, digest: str) -> None:
         """Keep one more; a folder that cannot be written keeps nothing, and the file needs `overwrite` the next time."""
         made = list(dict.fromkeys([digest, *self.digests()]))[:KEPT]
-        with contextlib.suppress(OSError):
-            write_json(self.places[0], {"format": FORMAT, "file": shown(path.name, 200), "made": made})
+        remember(self.places[0], {"format": FORMAT, "file": shown(path.name, 200), "made": made})
 
 
 class Outputs:

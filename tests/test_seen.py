@@ -186,7 +186,7 @@ def test_samples_that_are_not_the_project_s_leave_nothing(trained, tmp_path):
     seen = load_seen(folder / ".mmfeat" / "seen-text.parquet", Project(folder).manifest.ids)[1].sum()
     (tmp_path / "new.csv").write_text("id,caption\nq1,a red circle\nq2,a square\n")
     run_cli("predict", str(tmp_path / "new.csv"), cwd=folder)
-    assert {path.name for path in (folder / ".mmfeat").iterdir()} <= before | {"digests.parquet"}
+    assert {path.name for path in (folder / ".mmfeat").iterdir()} <= before | {"digests.parquet", "outputs"}
     project = Project(folder)
     assert load_seen(project.seen("text"), project.manifest.ids)[1].sum() == seen
     assert not load_seen(project.seen("text"), ids_for("q1", "q2"))[1].any()
