@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.config import HEADS
 from mmfeat.models.decisions import DECISION
 from mmfeat.shapes import ANYTHING, Choice, Number, Several, Shape, misfit
 
@@ -48,7 +49,7 @@ RUN: dict[str, Shape] = {
     "?fitted": {"method": str, "candidates": [str], "given": bool},
 }
 _OF_HEADS: dict[str, Shape] = {
-    "head": str,
+    "head": Choice(HEADS),
     "head_config": {str: ANYTHING},
     "inputs": [str],
     "seeds": [int],

@@ -44,7 +44,7 @@ _IMAGE: Shape = {
     "data_config": {
         "input_size": Several(3, Number(int, low=1, high=1 << 14)),
         "interpolation": str,
-        "mean": Several(3, float),
+        "mean": Several(3, Number(float, low=0.0, high=1.0)),
         "std": Several(3, Number(float, above=0.0)),
         "?crop_pct": Number(float, above=0.0),
         "?crop_mode": Choice(("center", "squash", "border")),

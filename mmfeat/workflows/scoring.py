@@ -23,6 +23,7 @@ from mmfeat.models.runs import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.randomness import id_numbers
 from mmfeat.store.keys import EncoderSpec
 from mmfeat.table import FeatureTable
+from mmfeat.texts import shown
 from mmfeat.workflows.project import Project
 from mmfeat.workflows.records import input_keys
 from mmfeat.workflows.standing import again, find_run, of_other_classes, stale_because
@@ -148,7 +149,11 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
     """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
     encoders, tokens = {}, {}
     for name in names or list(run.encoders):
-        recorded = run.encoders[name]
+        recorded = run.encoders.get(name)
+        if recorded is None:
+            raise RunError(
+                f"{run.name}: damaged: it reads encoder {shown(repr(name))} and does not list it. Make the run again"
+            )
         spec = _spec_of(project, name, recorded["key"])
         if spec is None:
             raise MissingFeatures(
