@@ -246,7 +246,8 @@ def _tensors(data: bytes) -> bytes:
     """The tensors of a safetensors file, and its metadata without times."""
     size = int.from_bytes(data[:8], "little")
     head = json.loads(data[8 : 8 + size])
-    about = {k: _timeless(json.loads(v)) if v[:1] == "{" else v for k, v in head.pop("__metadata__", {}).items()}
+    said = {k: v for k, v in head.pop("__metadata__", {}).items() if k not in TIMES}
+    about = {k: _timeless(json.loads(v)) if v[:1] == "{" else v for k, v in said.items()}
     return json.dumps([head, about], sort_keys=True).encode() + data[8 + size :]
 
 

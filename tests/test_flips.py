@@ -98,8 +98,13 @@ def bad_line(err: str, name: str) -> Iterator[str]:
 
 
 def names_of(name: str) -> tuple[str, ...]:
-    """What may name a file: its own name, its folder's; of a file of the store, whose rows are then missing, the store's."""
+    """What may name a file: its own name, its folder's; of a file of the store, whose rows are then missing, the store's.
+
+    A changed file of the user's own model makes another encoder, whose outputs are not there.
+    """
     parts = Path(name).parts
+    if parts[0] == "data":
+        return (*parts[-2:], "encoder 'text'")
     return (*parts[-2:], "mmfeat extract") if parts[0] == "features" else parts[-2:]
 
 
