@@ -97,10 +97,14 @@ def run(words: list[str], folder: Path, cache: Path, fault: Callable[[], None] |
 
 
 def _be_command(words: list[str], folder: Path, cache: Path, files: tuple, fault: Callable[[], None] | None) -> None:
+    import torch
     from mmfeat.cli import main
 
     code = TRACEBACK
     try:
+        torch.set_num_threads(
+            1
+        )  # a fork has torch make its pool of threads again: once, before several threads ask for it
         for number, file in enumerate(files, 1):
             os.dup2(file.fileno(), number)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
