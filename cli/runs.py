@@ -11,7 +11,7 @@ from mmfeat.cli.strict import Command
 from mmfeat.texts import counted
 
 
-@click.command("runs", cls=Command, short_help="Every run on the val rows of today, best first.")
+@click.command("runs", cls=Command, short_help="Every run on the current val rows, best first.")
 @setting_options(*DECISION, top=("metric", "device"))
 @click.pass_context
 def runs_command(context: click.Context, **options: Any) -> None:

@@ -35,7 +35,7 @@ def return_freed_memory() -> None:
 
     Arrays of some megabytes that come and go leave gaps between longer-lived ones, which would count until the end.
     """
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or another system
         ctypes.CDLL(None).malloc_trim(0)
 
 

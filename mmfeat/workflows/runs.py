@@ -1,4 +1,4 @@
-"""`mmfeat runs`: every run and encoder on the val rows of today, best first."""
+"""`mmfeat runs`: every run and encoder on the current val rows, best first."""
 
 from __future__ import annotations
 
