@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from store_io import cpu_name
 
-from mmfeat.config import ImageEncoderConfig
-from mmfeat.data.rowkeys import image_keys
-from mmfeat.data.sources import ImageSources
-from mmfeat.encoders.image import ImageEncoder, build_image_encoder
-from mmfeat.extract import Session, extract_encoder
-from mmfeat.machine import usable_cores
+from mmfeat.common.machine import usable_cores
+from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.row_keys import image_keys
+from mmfeat.encoders.families.image import ImageEncoder, build_image_encoder
+from mmfeat.extraction import Session, extract_encoder
 from mmfeat.store import FeatureStore
 
 SLICES = 6  # the plain loop starts its processes anew for each, some tenths of a second

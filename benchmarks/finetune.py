@@ -24,16 +24,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmfeat.batches import groups_of
+from mmfeat.common.devices import torch_device
+from mmfeat.common.machine import usable_cores
+from mmfeat.common.randomness import mix
+from mmfeat.config.finetune_recipes import recipe_settings
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.devices import torch_device
-from mmfeat.encoders.finetune import EncoderFit
+from mmfeat.encoders.batches import groups_of
+from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
 from mmfeat.encoders.resolve import build_encoder
-from mmfeat.machine import usable_cores
-from mmfeat.randomness import mix
-from mmfeat.recipes import recipe_settings
+from mmfeat.project.project import Project
 from mmfeat.workflows.finetune import samples_of
-from mmfeat.workflows.project import Project
 
 ROUNDS = 3
 

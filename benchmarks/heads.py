@@ -29,15 +29,15 @@ from store_io import cpu_name
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from mmfeat.config import FuseConfig
+from mmfeat.common.losses import masked_loss
+from mmfeat.common.randomness import id_numbers
+from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import build_head, head_config
-from mmfeat.heads.fit import FitData, Member, fit_data, fit_head, fit_heads, head_logits
-from mmfeat.heads.folds import JUDGED, fit_folds
 from mmfeat.heads.noise import Noise
-from mmfeat.losses import masked_loss
-from mmfeat.models.decisions import Decision
-from mmfeat.models.figures import figures_of
-from mmfeat.randomness import id_numbers
+from mmfeat.heads.training.fit_heads import FitData, Member, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.training.fold_heads import JUDGED, fit_folds
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.metric_rows import figures_of
 
 RULE = Decision()
 WIDTHS = {"image": 1792, "text": 128}
@@ -276,8 +276,8 @@ def fit_head_seconds(name: str, data: FitData) -> float:
 
 def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
     """One cross-attention head, and three, on a million rows of a mapped float16 file; memory beyond what was held before."""
-    from mmfeat.table import FeatureTable
-    from mmfeat.workflows.scoring import table_logits
+    from mmfeat.inference.logits import table_logits
+    from mmfeat.store.feature_table import FeatureTable
 
     config = settings("crossattn", epochs=1)
     heads = [fit.head for fit in fit_heads("crossattn", data, [Member(config, seed) for seed in range(3)])]

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from mmfeat import Project
-from mmfeat.models.decisions import Decision
-from mmfeat.models.figures import FigureLine, figures_of
-from mmfeat.report.tables import figure_table
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.report.text_tables import figure_table
 
 SEEDS, EPOCHS, PATIENCE, BATCH, HIDDEN = 3, 30, 6, 256, 512
 

@@ -32,14 +32,14 @@ import numpy as np
 import torch
 from store_io import cpu_name
 
-from mmfeat.batches import groups_of, usual_batch_size
-from mmfeat.devices import torch_device
-from mmfeat.encoders.pictures import decode_image
-from mmfeat.extras import require
-from mmfeat.machine import usable_cores
+from mmfeat.common.devices import torch_device
+from mmfeat.common.extras import require
+from mmfeat.common.machine import usable_cores
+from mmfeat.encoders.batches import groups_of, usual_batch_size
+from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.predictor import Predictor
+from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
-from mmfeat.workflows.project import Project
 
 ONE = 20  # single items of a repetition
 FORMS = (("torch", "float32"), ("torch", "float16"), ("onnx", "float32"), ("onnx", "float16"))

@@ -32,20 +32,20 @@ import torch
 from heads import project_data, settings
 from store_io import cpu_name
 
-from mmfeat.config import PredictConfig, SelftrainConfig
-from mmfeat.heads.fit import FitData, fit_data, fit_heads, heads_logits
-from mmfeat.heads.members import Member
-from mmfeat.labels import decide, label_names, sigmoid
+from mmfeat.common.labels import decide, label_names, sigmoid
+from mmfeat.config.schema import PredictConfig, SelftrainConfig
+from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads, heads_logits
+from mmfeat.heads.training.members import Member
+from mmfeat.inference.logits import source
 from mmfeat.metrics import scores
-from mmfeat.selftrain import rounds
-from mmfeat.selftrain.kernel import kernel_logits
-from mmfeat.selftrain.policies import Targets
-from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import self_train, with_targets
+from mmfeat.project.project import Project
+from mmfeat.selftraining import rounds
+from mmfeat.selftraining.kernel import kernel_logits
+from mmfeat.selftraining.policies import Targets
+from mmfeat.selftraining.rounds import self_train, with_targets
+from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.workflows.demo import hidden_truth
 from mmfeat.workflows.fuse import head_inputs
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
 
 RESULTS = Path(__file__).parent / "results" / "selftraining.json"
 POLICIES = ("all", "confident", "class-aware", "soft")

@@ -23,10 +23,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mmfeat.machine import usable_cores
+from mmfeat.common.machine import usable_cores
 from mmfeat.store import EncoderSpec, FeatureStore
+from mmfeat.store.feature_table import open_table
 from mmfeat.store.merge import merge_parts
-from mmfeat.table import open_table
 
 SPEC = EncoderSpec("image", "benchmark", "0a" * 32, {"size": 1}, "mean", {"precision": "float32"})
 PART, BATCH, CHUNK = 4096, 256, 256

@@ -28,8 +28,8 @@ from mmfeat.cli.strict import refuse_repeated
 from mmfeat.cli.sweep import sweep_command
 
 from mmfeat import __version__
-from mmfeat.errors import MmfeatError
-from mmfeat.texts import shown
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.text import shown
 
 LONGEST = 2000  # characters of a message
 COMMANDS = (

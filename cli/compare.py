@@ -8,8 +8,8 @@ import click
 from mmfeat.cli.options import TOP, echo_next, open_project, overwrite_option, setting_options, typed_again
 from mmfeat.cli.strict import Command
 
-from mmfeat.config import HEADS
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
+from mmfeat.config.schema import HEADS
 
 
 @click.group("compare", short_help="Heads or encoders on the same rows: figures, seconds, sizes, a plot.")
@@ -26,9 +26,9 @@ def compare_command() -> None:
 @click.pass_context
 def heads_command(context: click.Context, names: tuple[str, ...], overwrite: bool, **options: Any) -> None:
     """Train all heads that take the project's inputs (or those named) and score them beside encoders and means."""
-    from mmfeat.report.comparison import about_comparison, comparison_table
-    from mmfeat.texts import shown
-    from mmfeat.workflows.compare import compare_heads
+    from mmfeat.common.text import shown
+    from mmfeat.report.comparison_table import about_comparison, comparison_table
+    from mmfeat.workflows.compare_heads import compare_heads
 
     tables = dict.fromkeys((*(f"fuse.{head}" for head in names or HEADS), "fuse.linear"))
     project = open_project(context, options, ("fuse.inputs", "fuse.seeds", *tables, "predict", *TOP))
@@ -59,8 +59,14 @@ def encoders_command(
     NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with weights; image:MODEL and
     text:MODEL say what a model takes. Without NAME: all encoders of mmfeat.toml.
     """
-    from mmfeat.report.encoderlines import about_encoders, appendix_table, best_lines, class_table, encoder_table
-    from mmfeat.texts import shown
+    from mmfeat.common.text import shown
+    from mmfeat.report.encoder_comparison_table import (
+        about_encoders,
+        appendix_table,
+        best_lines,
+        class_table,
+        encoder_table,
+    )
     from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 
     project = open_project(context, options, (*([] if freeze else ["finetune"]), "fuse.linear", "predict", *TOP))

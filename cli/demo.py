@@ -6,7 +6,7 @@ import click
 from mmfeat.cli.options import echo_next
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 
 @click.command(
@@ -16,8 +16,8 @@ from mmfeat.texts import counted
 @click.option("--seed", default=0, type=int, metavar="N", help="Of the made data set and of all that follows.")
 def demo_command(folder: str, seed: int) -> None:
     """Make a small data set of pictures and captions, run every command on it, and compare on the hidden truth."""
-    from mmfeat.progress import clock
-    from mmfeat.report.tables import about_figures, figure_table
+    from mmfeat.common.progress import clock
+    from mmfeat.report.text_tables import about_figures, figure_table
     from mmfeat.workflows.demo import demo
 
     result = demo(folder, seed)

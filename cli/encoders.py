@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import echo_next, open_project
 from mmfeat.cli.strict import PROJECT, Command, Modes, typed
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
@@ -58,7 +58,7 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
 
 
 def _table(lines: list[Description], names: list[str] | None = None) -> str:
-    from mmfeat.report.tables import shown, table
+    from mmfeat.report.text_tables import shown, table
 
     rows = []
     for line in lines:

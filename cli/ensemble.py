@@ -8,8 +8,8 @@ import click
 from mmfeat.cli.options import echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
-from mmfeat.config import METHODS, RECIPES
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
+from mmfeat.config.schema import METHODS, RECIPES
 
 
 @click.command("ensemble", cls=Command, short_help="Join the logits of encoders and runs.")
@@ -26,7 +26,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     RECIPE is fm1 (both encoders), fm2 (fm1, made where it is not there, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
-    from mmfeat.report.tables import about_figures, about_fit, figure_table, weight_table
+    from mmfeat.report.text_tables import about_figures, about_fit, figure_table, weight_table
     from mmfeat.workflows.ensemble import ensemble
 
     recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()

@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import DECISION, echo_next, echo_one_class, open_project, overwrite_option, setting_options
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 WEAKEST = 3
 
@@ -25,8 +25,8 @@ def evaluate_command(
     context: click.Context, names: tuple[str, ...], split: str, overwrite: bool, **options: Any
 ) -> None:  # fmt: skip
     """Score runs and encoders (the best run, when none is named) on the same rows."""
-    from mmfeat.report.evaluation import evaluation_table
-    from mmfeat.report.tables import left_out, shown
+    from mmfeat.report.evaluation_table import evaluation_table
+    from mmfeat.report.text_tables import left_out, shown
     from mmfeat.workflows.evaluate import evaluate
 
     project = open_project(context, options, ("predict", "metric", "device"))

@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 
 @click.command("export", cls=Command, short_help="One run as a folder that needs no project.")
@@ -35,8 +35,8 @@ def export_command(
     """
     import shlex
 
+    from mmfeat.common.text import shown
     from mmfeat.predictor.card import LIMIT_MB, limit_text
-    from mmfeat.texts import shown
     from mmfeat.workflows.export import export
 
     project = open_project(context, options, deciding(True))

@@ -8,12 +8,12 @@ import click
 from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options, typed_again
 from mmfeat.cli.strict import Command, Modes
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
-    from mmfeat.extract import Extraction
+    from mmfeat.extraction import Extraction
+    from mmfeat.project.project import Project
     from mmfeat.workflows.extract import Options
-    from mmfeat.workflows.project import Project
 
 SHOWN_REASONS = 5
 MODES = Modes(
@@ -46,10 +46,10 @@ def extract_command(
     Any number of extractions may run at once on one store. To split the work of one, as a cluster's job array:
     mmfeat extract --shard 3/16.
     """
-    from mmfeat.report.tables import table
-    from mmfeat.texts import shown
+    from mmfeat.common.text import shown
+    from mmfeat.inference.next_commands import to_fuse
+    from mmfeat.report.text_tables import table
     from mmfeat.workflows.extract import Options, extract
-    from mmfeat.workflows.hints import to_fuse
 
     project = open_project(context, options, ("device",), dry_run)
     how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
@@ -98,10 +98,10 @@ def _speed(one: Extraction, n_logits: int) -> str:
 
 def _echo_plan(project: Project, names: list[str] | None, how: Options) -> None:
     """What would be done, encoder by encoder."""
-    from mmfeat.progress import clock
-    from mmfeat.report.tables import table
-    from mmfeat.workflows.dryrun import plan_extract
-    from mmfeat.workflows.hints import to_fuse
+    from mmfeat.common.progress import clock
+    from mmfeat.inference.next_commands import to_fuse
+    from mmfeat.report.text_tables import table
+    from mmfeat.training.dry_run import plan_extract
 
     plans = plan_extract(project, names, how)
     echo_problems(project.store.problems)

@@ -10,8 +10,8 @@ from mmfeat.cli.options import TOP, echo_next, open_project, setting_options, ty
 from mmfeat.cli.strict import Command
 
 if TYPE_CHECKING:
-    from mmfeat.config import Config
-    from mmfeat.workflows.project import Project
+    from mmfeat.config.schema import Config
+    from mmfeat.project.project import Project
 
 
 @click.command("finetune", cls=Command, short_help="Fine-tune the encoders, each on its own modality.")
@@ -36,9 +36,9 @@ def finetune_command(
     if dry_run:
         _echo_plan(open_project(context, options, reads, dry_run), list(names) or None, freeze)
         return
-    from mmfeat.models.figures import FigureLine
-    from mmfeat.report.tables import about_figures, figure_table, table
-    from mmfeat.texts import counted, shown
+    from mmfeat.common.text import counted, shown
+    from mmfeat.metrics.metric_rows import FigureLine
+    from mmfeat.report.text_tables import about_figures, figure_table, table
     from mmfeat.workflows.finetune import finetune
 
     project = open_project(context, options, reads)
@@ -60,10 +60,10 @@ def finetune_command(
 
 def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
     """What would be done, encoder by encoder."""
-    from mmfeat.progress import clock
-    from mmfeat.report.tables import table
-    from mmfeat.texts import shown
-    from mmfeat.workflows.dryrun import plan_finetune
+    from mmfeat.common.progress import clock
+    from mmfeat.common.text import shown
+    from mmfeat.report.text_tables import table
+    from mmfeat.training.dry_run import plan_finetune
 
     plans = plan_finetune(project, names, freeze)
     rows = [
@@ -82,7 +82,7 @@ def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
 
 def _reads(names: tuple[str, ...], freeze: bool, config: Config) -> tuple[str, ...]:
     """What of mmfeat.toml makes the checkpoints: of frozen encoders, and of words, only the linear head's settings."""
-    from mmfeat.config import TFIDF
+    from mmfeat.config.schema import TFIDF
 
     named = [name for name in names or config.encoder if name in config.encoder]
     tuned = [] if freeze else [name for name in named if config.encoder[name].model != TFIDF]

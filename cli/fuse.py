@@ -8,10 +8,10 @@ import click
 from mmfeat.cli.options import TOP, echo_next, echo_one_class, open_project, setting_options
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
-    from mmfeat.config import Config
+    from mmfeat.config.schema import Config
 
 KEYS = (
     ("fuse.head", "What is trained; concat, crossattn, gated and weighted take two encoders or more."),
@@ -26,7 +26,7 @@ FOLDS = ("fuse.folds", "5: heads that are each blind to a fifth of the labelled 
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
-    from mmfeat.report.tables import about_figures, figure_table, left_out
+    from mmfeat.report.text_tables import about_figures, figure_table, left_out
     from mmfeat.workflows.fuse import fuse
 
     project = open_project(context, options, _reads)

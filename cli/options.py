@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.strict import refuse_unread
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
-    from mmfeat.config import Config
-    from mmfeat.workflows.project import Project
+    from mmfeat.config.schema import Config
+    from mmfeat.project.project import Project
 
 
 class Shard(click.ParamType):
@@ -74,7 +74,7 @@ def setting_options(*stage: tuple[str, str], top: tuple[str, ...] = TOP, sets: b
 
 def choices_text(key: str) -> str:
     """The values that a key of mmfeat.toml may have, where they can be listed: `one of: mean, greedy`."""
-    from mmfeat.config import DEVICES, Config, FinetuneConfig, HeadConfig
+    from mmfeat.config.schema import DEVICES, Config, FinetuneConfig, HeadConfig
 
     if key == "device":
         return f"one of: {', '.join(DEVICES)}"
@@ -107,7 +107,7 @@ def open_project(
         Dotted keys and tables of mmfeat.toml that the command reads, or what gives them for the project's configuration:
         an option for another key is a usage error.
     """
-    from mmfeat.workflows.project import Project
+    from mmfeat.project.project import Project
 
     typed = overrides_of(options)
     project = Project(context.obj, typed, dry)
@@ -135,7 +135,7 @@ def deciding(named: bool, *more: str) -> Reads:
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
     """Dotted key to what was typed for it; takes the options out of `options`."""
-    from mmfeat.errors import ConfigError
+    from mmfeat.common.errors import ConfigError
 
     overrides: dict[str, Any] = {}
     for name in [name for name in options if name.startswith("set_")]:
@@ -168,7 +168,7 @@ def echo_problems(problems: list[str], shown: int = 3) -> None:
 
 def echo_one_class(project: Project) -> None:
     """A line on stderr where every row is positive by rule: one class, and rows without a label are given it."""
-    from mmfeat.report.summary import warn_of_one_class
+    from mmfeat.report.data_summary import warn_of_one_class
 
     if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
         click.echo(f"Note: {warning}", err=True)

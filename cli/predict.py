@@ -16,7 +16,7 @@ from mmfeat.cli.options import (
 )
 from mmfeat.cli.strict import PROJECT, Command, Modes
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
     from mmfeat.workflows.predict import NewPredictions
@@ -33,7 +33,7 @@ TEXTS = {
 
 def _samples(ctx: click.Context) -> list[str]:
     """Those of the words that are a table or pictures, rather than a run's name."""
-    from mmfeat.data.samplekinds import kind_of_sample
+    from mmfeat.data.sample_kinds import kind_of_sample
 
     runs = project_runs(ctx.obj)
     return [text for text in ctx.params["what"] if kind_of_sample(text, runs)]
@@ -41,7 +41,7 @@ def _samples(ctx: click.Context) -> list[str]:
 
 def _kind(ctx: click.Context) -> str:
     """What is predicted."""
-    from mmfeat.data.samplekinds import PICTURES, TABLE, kind_of_sample
+    from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_sample
 
     samples, params = _samples(ctx), ctx.params
     kinds = {kind_of_sample(text) for text in samples}
@@ -159,7 +159,7 @@ def _predict_rows(context: click.Context, run: str | None, split: str, options: 
 def _predict_new(context: click.Context, whats: list[str], run: str | None, options: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from mmfeat.errors import ConfigError
+    from mmfeat.common.errors import ConfigError
     from mmfeat.workflows.predict import default_out, predict_new
 
     columns = dict(text.partition("=")[::2] for text in options["columns"])
@@ -187,7 +187,7 @@ def _predict_new(context: click.Context, whats: list[str], run: str | None, opti
 
 
 def _echo_rule(model: str, result: Any, options: dict[str, Any]) -> None:
-    from mmfeat.report.tables import about_decision
+    from mmfeat.report.text_tables import about_decision
 
     n, chosen = result.n_empty, f", {result.chosen}" if result.chosen else ""
     if options["top_k"]:
@@ -202,7 +202,7 @@ def _echo_rule(model: str, result: Any, options: dict[str, Any]) -> None:
 
 
 def _echo_errors(result: NewPredictions) -> None:
-    from mmfeat.texts import shown
+    from mmfeat.common.text import shown
 
     for sample, reason in list(result.errors.items())[:SHOWN_ERRORS]:
         click.echo(f"{shown(sample)}: image: {shown(reason, 100)}")
@@ -214,7 +214,7 @@ def _echo_errors(result: NewPredictions) -> None:
 
 
 def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
-    from mmfeat.report.predictions import one_item
+    from mmfeat.report.prediction_files import one_item
 
     found = result.predictions
     _echo_errors(result)

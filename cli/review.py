@@ -9,7 +9,7 @@ import click
 from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, overwrite_option, setting_options
 from mmfeat.cli.strict import Command, Modes
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 WRITES = (
     "run",
@@ -87,7 +87,7 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
 
 
 def _echo_applied(project: Any, filled: str, overwrite: bool) -> None:
-    from mmfeat.workflows.answers import apply_review, undo_review
+    from mmfeat.workflows.apply_review import apply_review, undo_review
 
     result = apply_review(project, filled, overwrite) if filled else undo_review(project, overwrite)
     for line in result.lines:

@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import DECISION, echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 
 @click.command("runs", cls=Command, short_help="Every run on the current val rows, best first.")
@@ -16,10 +16,10 @@ from mmfeat.texts import counted
 @click.pass_context
 def runs_command(context: click.Context, **options: Any) -> None:
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
-    from mmfeat.models.figures import FigureLine
-    from mmfeat.report.tables import about_figures, figure_cells, figure_head, shown, table
-    from mmfeat.workflows.hints import after_runs
-    from mmfeat.workflows.runs import ranked_runs
+    from mmfeat.inference.next_commands import after_runs
+    from mmfeat.inference.run_ranking import ranked_runs
+    from mmfeat.metrics.metric_rows import FigureLine
+    from mmfeat.report.text_tables import about_figures, figure_cells, figure_head, shown, table
 
     project = open_project(context, options, ("predict", "metric", "device"))
     ranked = ranked_runs(project)

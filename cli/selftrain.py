@@ -9,11 +9,11 @@ from mmfeat.cli.fuse import KEYS
 from mmfeat.cli.options import TOP, echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
-    from mmfeat.config import Config
-    from mmfeat.workflows.encoder_rounds import EncoderCost
+    from mmfeat.config.schema import Config
+    from mmfeat.training.encoder_rounds import EncoderCost
 
 
 @click.command("selftrain", cls=Command, short_help="Learn from the unlabelled rows too.")
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; on cached features."""
-    from mmfeat.report.rounds import rounds_table
-    from mmfeat.report.tables import about_figures, figure_table
+    from mmfeat.report.round_table import rounds_table
+    from mmfeat.report.text_tables import about_figures, figure_table
     from mmfeat.workflows.selftrain import selftrain
 
     project = open_project(context, options, _reads)
@@ -70,8 +70,8 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
 
 def _confirm(cost: EncoderCost, yes: bool) -> None:
     """Say what encoder rounds cost, and ask unless that was answered already."""
-    from mmfeat.errors import MmfeatError
-    from mmfeat.progress import clock
+    from mmfeat.common.errors import MmfeatError
+    from mmfeat.common.progress import clock
 
     click.echo(
         f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on {counted(cost.n_rows, 'row')} and encodes all "

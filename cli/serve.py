@@ -6,7 +6,7 @@ import click
 from mmfeat.cli.options import echo_next
 from mmfeat.cli.strict import Command
 
-from mmfeat.config import DEVICES
+from mmfeat.config.schema import DEVICES
 from mmfeat.serving.limits import Limits
 
 
@@ -78,7 +78,7 @@ def serve_command(
 
     Needs: pip install 'mmfeat[serve]'.
     """
-    from mmfeat.texts import counted, shown
+    from mmfeat.common.text import counted, shown
     from mmfeat.workflows.serve import serve
 
     limits = Limits(megabytes=max_mb, megapixels=max_megapixels, waiting=max_waiting)

@@ -9,7 +9,7 @@ from mmfeat.cli.options import TOP, echo_next, echo_one_class, echo_problems, op
 from mmfeat.cli.strict import Command, Modes
 
 if TYPE_CHECKING:
-    from mmfeat.workflows.project import Project
+    from mmfeat.project.project import Project
 
 MODES = Modes(
     of=lambda ctx: "settings" if ctx.params["show_config"] else "features",
@@ -36,9 +36,9 @@ FLAT_SHOWN = 10  # ids of flat images
 @click.pass_context
 def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
     """Show, for each encoder, how many rows the feature store has, and what to type next."""
-    from mmfeat.config import OTHER
-    from mmfeat.report.tables import table
-    from mmfeat.texts import counted, shown
+    from mmfeat.common.text import counted, shown
+    from mmfeat.config.schema import OTHER
+    from mmfeat.report.text_tables import table
 
     project = open_project(context, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
     if show_config:
@@ -46,7 +46,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         rows = [(key, shown(value, 200), origins.get(key, "default")) for key, value in project.config.dotted()]
         click.echo(table(("key", "value", "from"), rows, left=3))
         return
-    from mmfeat.workflows.hints import to_fuse
+    from mmfeat.inference.next_commands import to_fuse
     from mmfeat.workflows.status import status
 
     result = status(project, rehash)
@@ -94,8 +94,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
 
 def _echo_store(project: Project) -> None:
     """What lies in the store, its size and age, and who refers to it."""
-    from mmfeat.report.tables import table
-    from mmfeat.texts import shown
+    from mmfeat.common.text import shown
+    from mmfeat.report.text_tables import table
     from mmfeat.workflows.status import store_status
 
     lines = store_status(project)

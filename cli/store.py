@@ -6,7 +6,7 @@ import click
 from mmfeat.cli.options import echo_next, open_project
 from mmfeat.cli.strict import Command
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 SHOWN = 10
 
@@ -20,10 +20,10 @@ def store_command() -> None:
 @click.pass_context
 def verify_command(context: click.Context) -> None:
     """Read every file of the store and compare it with its checksum; exit 1 where one is damaged."""
-    from mmfeat.errors import StoreError
-    from mmfeat.progress import clock
-    from mmfeat.report.tables import table
-    from mmfeat.texts import shown
+    from mmfeat.common.errors import StoreError
+    from mmfeat.common.progress import clock
+    from mmfeat.common.text import shown
+    from mmfeat.report.text_tables import table
     from mmfeat.workflows.store import verify_store
 
     project = open_project(context, {})
@@ -56,8 +56,8 @@ def verify_command(context: click.Context) -> None:
 @click.pass_context
 def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> None:
     """Remove what no encoder, checkpoint or run refers to, of this project or of any other that uses the store."""
-    from mmfeat.report.tables import table
-    from mmfeat.texts import shown
+    from mmfeat.common.text import shown
+    from mmfeat.report.text_tables import table
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
     project = open_project(context, {})
@@ -95,9 +95,9 @@ def export_command(
     context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str
 ) -> None:
     """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
-    from mmfeat.exports import arrays_of
-    from mmfeat.report.tables import table
-    from mmfeat.texts import counted, shown
+    from mmfeat.common.text import counted, shown
+    from mmfeat.report.text_tables import table
+    from mmfeat.store.table_exports import arrays_of
     from mmfeat.workflows.store import export_features
 
     project = open_project(context, {})
@@ -128,7 +128,7 @@ def import_command(
 
     Rows are matched with the manifest by id. The table that is printed goes into mmfeat.toml.
     """
-    from mmfeat.workflows.imports import import_embeddings
+    from mmfeat.workflows.store_import import import_embeddings
 
     project = open_project(context, {})
     made = import_embeddings(project, name, file, ids, array)

@@ -62,7 +62,7 @@ class Command(click.Command):
         return rest
 
     def _refuse_texts(self, ctx: click.Context) -> None:
-        from mmfeat.urls import refuse_url
+        from mmfeat.common.urls import refuse_url
 
         for parameter in self.params:
             if parameter.name in self.free or not typed(ctx, parameter.name):

@@ -8,7 +8,7 @@ import click
 from mmfeat.cli.options import TOP, echo_next, overrides_of, overwrite_option, setting_options, typed_again
 from mmfeat.cli.strict import Command, refuse_unread
 
-from mmfeat.texts import counted
+from mmfeat.common.text import counted
 
 SHOWN = 20
 
@@ -30,8 +30,8 @@ def sweep_command() -> None:
 @click.pass_context
 def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> None:
     """Train a grid of heads on cached features; --set fuse.KEY=A,B and fuse.HEAD.KEY=A,B sweep any other key."""
-    from mmfeat.report.sweeps import effects_table, sweep_table
-    from mmfeat.workflows.sweep import sweep_fuse
+    from mmfeat.report.sweep_table import effects_table, sweep_table
+    from mmfeat.workflows.sweep_fuse import sweep_fuse
 
     overrides = overrides_of(options)
     refuse_unread(context, [key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
@@ -69,7 +69,7 @@ def finetune_command(
     context: click.Context, name: str, seeds: int, use: str | None, overwrite: bool, **options: Any
 ) -> None:  # fmt: skip
     """Fine-tune one encoder with a grid of settings; --set finetune.KEY=A,B sweeps any other key."""
-    from mmfeat.report.sweeps import effects_table, finetune_table
+    from mmfeat.report.sweep_table import effects_table, finetune_table
     from mmfeat.workflows.sweep_finetune import IN_SAMPLE, sweep_finetune, use_cell
 
     overrides = overrides_of(options)

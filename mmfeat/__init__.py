@@ -16,16 +16,16 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FeatureStore": "mmfeat.store",
-    "FeatureTable": "mmfeat.table",
+    "FeatureTable": "mmfeat.store.feature_table",
     "FusionClassifier": "mmfeat.estimator",
     "Manifest": "mmfeat.data.manifest",
-    "MmfeatError": "mmfeat.errors",
+    "MmfeatError": "mmfeat.common.errors",
     "Predictor": "mmfeat.predictor",
-    "Project": "mmfeat.workflows.project",
-    "Run": "mmfeat.models.runs",
+    "Project": "mmfeat.project.project",
+    "Run": "mmfeat.runs.run",
     "SelfTrainingFusionClassifier": "mmfeat.estimator",
-    "fit_encoder": "mmfeat.encoders.finetune",
-    "fit_head": "mmfeat.heads.fit",
+    "fit_encoder": "mmfeat.encoders.finetuning.fit_encoder",
+    "fit_head": "mmfeat.heads.training.fit_heads",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

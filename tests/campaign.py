@@ -57,6 +57,7 @@ def warm_up(project: Path) -> None:
     import torch
 
     from mmfeat import workflows
+    from mmfeat.project.project import Project
     from mmfeat.workflows.ensemble import ensemble
     from mmfeat.workflows.export import export
     from mmfeat.workflows.extract import extract
@@ -64,7 +65,6 @@ def warm_up(project: Path) -> None:
     from mmfeat.workflows.fuse import fuse
     from mmfeat.workflows.init import init
     from mmfeat.workflows.predict import predict
-    from mmfeat.workflows.project import Project
 
     torch.set_num_threads(1)
     for module in pkgutil.iter_modules(workflows.__path__):

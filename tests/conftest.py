@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def short_rounds(monkeypatch):
     """Rounds of self-training whose fits have few epochs."""
-    monkeypatch.setattr("mmfeat.selftrain.rounds.MOST_EPOCHS", 5)
+    monkeypatch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 5)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def small_source(tmp_path_factory) -> Path:
     """A Kaggle folder of a few dozen images: the demo's data, cut short."""
     import csv
 
-    from mmfeat.data.demo import make_demo
+    from mmfeat.data.demo_data import make_demo
 
     folder = tmp_path_factory.mktemp("source")
     make_demo(folder, seed=1, n_labelled=60, n_unlabelled=20)
@@ -118,7 +118,7 @@ def project_folder(tmp_path, small_source) -> Path:
 
 @pytest.fixture
 def project(project_folder):
-    from mmfeat.workflows.project import Project
+    from mmfeat.project.project import Project
 
     return Project(project_folder)
 
@@ -126,9 +126,9 @@ def project(project_folder):
 @pytest.fixture
 def extracted(project):
     """The same with frozen outputs and all features cached."""
+    from mmfeat.project.project import Project
     from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
-    from mmfeat.workflows.project import Project
 
     finetune(project, freeze=True)
     extract(Project(project.root))
@@ -138,12 +138,12 @@ def extracted(project):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, small_source) -> Path:
     """The folder of a project with a head and an ensemble; for tests that only read it."""
+    from mmfeat.project.project import Project
     from mmfeat.workflows.ensemble import ensemble
     from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
     from mmfeat.workflows.fuse import fuse
     from mmfeat.workflows.init import init
-    from mmfeat.workflows.project import Project
 
     folder = tmp_path_factory.mktemp("trained")
     text = json.dumps(str(small_source / "text-encoder"))
@@ -159,8 +159,8 @@ def trained(tmp_path_factory, small_source) -> Path:
 @pytest.fixture(scope="session")
 def exported(trained, tmp_path_factory) -> Path:
     """The folder of that project's ensemble as an exported model; for tests that only read it."""
+    from mmfeat.project.project import Project
     from mmfeat.workflows.export import export
-    from mmfeat.workflows.project import Project
 
     return export(Project(trained), "fm3-1", tmp_path_factory.mktemp("exported") / "model").folder
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.batches import Encoded, UndecodableSample
-from mmfeat.extract import Session, extract_encoder
+from mmfeat.encoders.batches import Encoded, UndecodableSample
+from mmfeat.extraction import Session, extract_encoder
 from mmfeat.store import EncoderSpec, FeatureStore
 
 WIDTH, TOKENS = 8, 4
@@ -107,7 +107,7 @@ def run(
 
 def main(folder: str, log: str, n: str, seconds: str) -> None:
     """What the fault injection kills: an extraction in small parts, merged after every quarter."""
-    from mmfeat.extract import writer
+    from mmfeat.extraction import writer
     from mmfeat.store.merge import merge_parts
 
     writer.PART_ROWS = 16

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from test_seals import OLD, tried
 
+from mmfeat.common.files import write_json
+from mmfeat.common.seals import read_sealed, write_sealed
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.files import write_json
-from mmfeat.models.decisions import Decision
-from mmfeat.models.runs import read_run
+from mmfeat.inference.logits import source
+from mmfeat.inference.networks import about, compose
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.metrics.decision_rule import Decision
 from mmfeat.predictor import Predictor
-from mmfeat.sealed import read_sealed, write_sealed
-from mmfeat.workflows.compose import about, compose
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import ranked_runs
-from mmfeat.workflows.scoring import source
-from mmfeat.workflows.standing import again
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import again
+from mmfeat.runs.run import read_run
 
 REMOVED = object()
 OTHERS = (REMOVED, None, True, -1, 0.5, "x y", "", [], {}, [None], 2**70)

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mmfeat.data import archives
-from mmfeat.data.rowkeys import image_keys
-from mmfeat.data.sources import ImageSources, _beside
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.images import archives
+from mmfeat.data.images.image_sources import ImageSources, _beside
+from mmfeat.data.row_keys import image_keys
 
 
 def zip_of(path, members: dict[str, bytes], compression=zipfile.ZIP_STORED):

@@ -8,7 +8,7 @@ import json
 import pytest
 from conftest import TINY
 
-from mmfeat.workflows.project import Project
+from mmfeat.project.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_folds_ensembles_self_training_and_predictions(blank):
 
 
 def test_heads_are_compared(blank):
-    from mmfeat.workflows.compare import compare_heads
+    from mmfeat.workflows.compare_heads import compare_heads
 
     settings = {"fuse.seeds": "1", "fuse.linear.epochs": "1", "fuse.concat.epochs": "1"}
     assert compare_heads(Project(blank, settings), ["linear", "concat"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmfeat.errors import MmfeatError
+from mmfeat.common.errors import MmfeatError
 from mmfeat.metrics import Outcome, paired_bootstrap, scores
 from mmfeat.metrics.bootstrap import FIGURES, Weighted
 

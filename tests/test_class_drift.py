@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.labels import label_cells
 from mmfeat.data.corrections import FILE
-from mmfeat.errors import MmfeatError
-from mmfeat.labels import label_cells
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
 from mmfeat.workflows.extract import extract
@@ -22,9 +24,7 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict, predict_new
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.review import review
-from mmfeat.workflows.runs import ranked_runs
 
 WORDS = {"a": "red apple", "b": "blue boat", "c": "small cat"}
 TOML = """\

@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from mmfeat import Predictor
-from mmfeat.errors import MissingFeatures
-from mmfeat.labels import class_positions
-from mmfeat.models.composition import build_composition
-from mmfeat.table import FeatureTable
-from mmfeat.workflows import scoring
-from mmfeat.workflows.compare import compare_heads
-from mmfeat.workflows.compose import compose
-from mmfeat.workflows.deciding import decision_for, shipped_decision
+from mmfeat.common.errors import MissingFeatures
+from mmfeat.common.labels import class_positions
+from mmfeat.inference import logits as scoring
+from mmfeat.inference.decisions import decision_for, shipped_decision
+from mmfeat.inference.logits import source
+from mmfeat.inference.networks import compose
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import find_run
+from mmfeat.runs.composition import build_composition
+from mmfeat.store.feature_table import FeatureTable
+from mmfeat.workflows.compare_heads import compare_heads
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
@@ -25,11 +29,7 @@ from mmfeat.workflows.extract import extract
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import ranked_runs
-from mmfeat.workflows.scoring import source
 from mmfeat.workflows.selftrain import selftrain
-from mmfeat.workflows.standing import find_run
 
 TUNED = {"predict.threshold": "tuned-per-class", "predict.calibration": "temperature"}
 HEADS = ("crossattn-1", "concat-1", "selftrain-1")

@@ -91,7 +91,7 @@ def test_a_submission_has_a_row_for_each_row_of_test_csv_in_its_order(walked, sm
     wanted = list(csv.reader((small_source / "test.csv").open(encoding="utf-8")))
     assert got[0] == ["ImageID", "Labels"]
     assert [row[0] for row in got] == [row[0] for row in wanted]
-    from mmfeat.data.demo import CLASSES
+    from mmfeat.data.demo_data import CLASSES
 
     for _, labels in got[1:]:
         assert labels
@@ -238,7 +238,7 @@ def test_commands_before_their_time_say_what_to_type(project_folder):
 @pytest.mark.slow
 def test_an_extraction_that_is_killed_goes_on(project_folder):
     """Killed at any moment, typed again it ends with the rows of an undisturbed one."""
-    from mmfeat.workflows.project import Project
+    from mmfeat.project.project import Project
 
     command = [str(Path(sys.executable).with_name("mmfeat")), "extract"]
     for seconds in (2.0, 3.5, 4.5, 5.5):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmfeat.data.readers import read_source
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.tables.readers import read_source
 
 CATEGORIES = [{"id": 3, "name": "traffic light"}, {"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
 IMAGES = [{"id": 7, "file_name": "a.jpg", "width": 4}, {"id": 9, "file_name": "b.jpg"}, {"id": 8, "file_name": "c.jpg"}]

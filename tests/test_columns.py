@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmfeat.data.columns import find_columns
-from mmfeat.data.readers import read_source
-from mmfeat.data.tables import read_table
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.tables.columns import find_columns
+from mmfeat.data.tables.readers import read_source
+from mmfeat.data.tables.table import read_table
 
 TABLE = "id,title,description,shop,beach,dog,price\na,T,D,s1,1,0,0.5\nb,,E,,0,1,3\nc, ,,s1,,1,1\n"
 

@@ -17,18 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmfeat.cli import group
 
-from mmfeat.csvtext import unharmed
-from mmfeat.errors import DataError, RunError
+from mmfeat.common.csv_text import unharmed
+from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.randomness import id_numbers
 from mmfeat.heads import HEADS, takes
-from mmfeat.models.comparison import Candidate, Part, compared, kept_part, mean_part, save_part
-from mmfeat.models.decisions import Decision
-from mmfeat.models.ensembles import combined
-from mmfeat.models.figures import FigureLine, figures_of
-from mmfeat.randomness import id_numbers
-from mmfeat.report.comparison import classes_csv, comparison_table, markdown, models_csv
-from mmfeat.workflows import compare
-from mmfeat.workflows.compare import compare_heads
-from mmfeat.workflows.project import Project
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.project.project import Project
+from mmfeat.report.comparison_table import classes_csv, comparison_table, markdown, models_csv
+from mmfeat.runs.comparison import Candidate, Part, compared, kept_part, mean_part, save_part
+from mmfeat.runs.ensembles import combined
+from mmfeat.workflows import compare_heads as compare
+from mmfeat.workflows.compare_heads import compare_heads
 
 RULE = Decision()
 

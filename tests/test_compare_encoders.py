@@ -19,22 +19,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmfeat.cli import group
 
-from mmfeat.csvtext import unharmed
+from mmfeat.common.csv_text import unharmed
+from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.errors import ConfigError, RunError
 from mmfeat.metrics import Outcome, bootstrap_figures, bootstrap_mean, samples_f1_rows
-from mmfeat.models.comparison import Part
-from mmfeat.models.decisions import Decision
-from mmfeat.models.encoderlines import EncoderRecord, bests, encoder_lines
-from mmfeat.models.figures import FigureLine
-from mmfeat.report.encoderlines import best_lines, classes_csv, encoder_table, encoders_csv, markdown
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.project.project import Project
+from mmfeat.report.encoder_comparison_table import best_lines, classes_csv, encoder_table, encoders_csv, markdown
+from mmfeat.runs.comparison import Part
+from mmfeat.runs.encoder_comparison import EncoderRecord, bests, encoder_lines
+from mmfeat.training import encoder_fits
+from mmfeat.training.proposed_encoders import proposal_of
 from mmfeat.workflows import compare_encoders as module
-from mmfeat.workflows import encoder_fits
 from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.proposals import proposal_of
 from mmfeat.workflows.store import find_unreferenced
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from mmfeat.encoders.resuming import keep_state
-from mmfeat.files import temporary_name
+from mmfeat.common.files import temporary_name
+from mmfeat.encoders.finetuning.resume_state import keep_state
+from mmfeat.project.project import Project
 from mmfeat.workflows.finetune import finetune, resume_file_of
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.selftrain import RESUME, selftrain
 from mmfeat.workflows.store import find_unreferenced
 

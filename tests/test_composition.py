@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfeat.errors import RunError
-from mmfeat.models.composition import Composition, HeadPart, OutputPart, build_composition
-from mmfeat.models.ensembles import combined
+from mmfeat.common.errors import RunError
+from mmfeat.runs.composition import Composition, HeadPart, OutputPart, build_composition
+from mmfeat.runs.ensembles import combined
 
 WIDTHS, K = {"image": 6, "text": 4}, 3
 

@@ -7,9 +7,9 @@ import tomllib
 
 import pytest
 
-from mmfeat.config import Config
-from mmfeat.configfile import load_config
-from mmfeat.errors import ConfigError
+from mmfeat.common.errors import ConfigError
+from mmfeat.config.reader import load_config
+from mmfeat.config.schema import Config
 
 
 def load(tmp_path, text, overrides=None):
@@ -134,7 +134,7 @@ def test_dotted_lists_every_setting_once(tmp_path):
 
 
 def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
-    from mmfeat.workflows.template import ENCODERS, TEMPLATE
+    from mmfeat.project.template import ENCODERS, TEMPLATE
 
     filled = TEMPLATE.format(
         seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "', classes='#classes  = "classes.csv"', absent='"auto"', group='#group    = "product_id"',

@@ -12,11 +12,11 @@ import pytest
 from conftest import run_cli
 from PIL import Image, PngImagePlugin
 
-from mmfeat.data.copies import copies_across_splits, groups_with_copies
-from mmfeat.data.imagedata import pixel_digest
+from mmfeat.data.images.copies import copies_across_splits, groups_with_copies
+from mmfeat.data.images.image_bytes import pixel_digest
+from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
-from mmfeat.data.sources import ImageSources
+from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.workflows.init import init
 
 rng = np.random.default_rng(5)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfeat.common.errors import DataError
 from mmfeat.data.corrections import corrected
-from mmfeat.data.readers import Source
-from mmfeat.errors import DataError
+from mmfeat.data.tables.readers import Source
 
 COLUMNS = {"id": "ImageID", "image": "", "caption": "text", "labels": "Labels", "group": ""}
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfeat.csvtext import csv_text, harmless, unharmed
-from mmfeat.models.figures import figures_of
-from mmfeat.report.predictions import prediction_bytes
+from mmfeat.common.csv_text import csv_text, harmless, unharmed
+from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.report.prediction_files import prediction_bytes
 
 FORMULAS = ("=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\rx", "\nx", " =1", "'=1", "-")
 NUMBERS = ("-0.5", "+1", "-1e5", "-.5", "-3.")
@@ -52,7 +52,7 @@ def is_guarded(text: str | bytes) -> bool:
 
 def figures():
     labels = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.int8)
-    from mmfeat.models.decisions import Decision
+    from mmfeat.metrics.decision_rule import Decision
 
     return figures_of(
         labels,
@@ -82,7 +82,8 @@ def test_evaluations():
 
 
 def test_comparisons():
-    from mmfeat.report import comparison, encoderlines
+    from mmfeat.report import comparison_table as comparison
+    from mmfeat.report import encoder_comparison_table as encoderlines
 
     scores = SimpleNamespace(figures=figures(), label="=model", seeds=np.ones(1))
     assert is_guarded(comparison.classes_csv([scores], CLASSES))
@@ -91,9 +92,9 @@ def test_comparisons():
 
 
 def test_rounds_and_sweeps(tmp_path, monkeypatch):
-    from mmfeat.models.sweeps import SweptCell
-    from mmfeat.report import rounds
-    from mmfeat.report.sweeps import sweep_csv
+    from mmfeat.report import round_table as rounds
+    from mmfeat.report.sweep_table import sweep_csv
+    from mmfeat.runs.sweep_effects import SweptCell
 
     monkeypatch.setattr(rounds, "plot_rounds", lambda *_: None)
     rounds.write_rounds(tmp_path, "r", [], [f"{name}" for name in CLASSES], "map")
@@ -103,7 +104,7 @@ def test_rounds_and_sweeps(tmp_path, monkeypatch):
 
 
 def test_reviews():
-    from mmfeat.data.reviews import review_bytes
+    from mmfeat.data.review_table import review_bytes
 
     assert is_guarded(review_bytes({"id": ["=1"], "caption": ["@x"], "model": ["-2+3"]}))
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfeat.common.errors import DataError
+from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import read_classes, read_source
-from mmfeat.data.rowkeys import DigestMemory, caption_keys, image_keys
-from mmfeat.data.sources import ImageSources
-from mmfeat.errors import DataError
+from mmfeat.data.row_keys import DigestMemory, caption_keys, image_keys
+from mmfeat.data.tables.readers import read_classes, read_source
 
 
 def kaggle(tmp_path, train: str, test: str | None = None):

@@ -10,19 +10,19 @@ import pytest
 from conftest import run_cli
 
 from mmfeat import Predictor
-from mmfeat.config import PredictConfig
-from mmfeat.errors import ConfigError
-from mmfeat.models.decisions import Decision, crossfitted, fitted
-from mmfeat.models.figures import figures_of
-from mmfeat.randomness import id_numbers
-from mmfeat.workflows.deciding import decision_for, shipped_decision
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.randomness import id_numbers
+from mmfeat.config.schema import PredictConfig
+from mmfeat.inference.decisions import decision_for, shipped_decision
+from mmfeat.inference.logits import source
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.metrics.decision_rule import Decision, crossfitted, fitted
+from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import ranked_runs
-from mmfeat.workflows.scoring import source
 
 RULES = [
     PredictConfig(0.3, "none"),

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmfeat.common.labels import encode
 from mmfeat.data.difference import difference
 from mmfeat.data.manifest import Manifest
-from mmfeat.labels import encode
-from mmfeat.report.summary import about_changes
+from mmfeat.report.data_summary import about_changes
 
 
 def manifest(rows: dict[str, tuple], classes: tuple[str, ...]) -> Manifest:

@@ -18,7 +18,9 @@ MOST = int(os.environ.get("MMFEAT_DISKS", "10"))
 MIB = 2**20
 LIMITS = (4096, 9000, 20_000, 60_000, 200_000)
 NUMBERS = (errno.EROFS, errno.EACCES, errno.EIO, errno.ENOSPC)
-MEMORY_STOPS = importlib.util.find_spec("mmfeat.memory") is None  # until what is only remembered stops no command
+MEMORY_STOPS = (
+    importlib.util.find_spec("mmfeat.common.remembered") is None
+)  # until what is only remembered stops no command
 READERS = ("status", "status --config", "status --store", "runs", "encoders", "finetune --dry-run", "extract --dry-run")
 ids = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.base}-{case.name}")
 some = pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.base}-{case.name}")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from conftest import run_cli
 
-from mmfeat.errors import ConfigError, DataError
-from mmfeat.workflows.dryrun import plan_extract, plan_finetune
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.project.project import Project
+from mmfeat.training.dry_run import plan_extract, plan_finetune
 from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.imports import import_embeddings
-from mmfeat.workflows.project import Project
+from mmfeat.workflows.store_import import import_embeddings
 
 
 def snapshot(folder: Path) -> dict[str, tuple]:
@@ -114,7 +114,7 @@ def test_fine_tuning_is_planned_and_then_made_before(project):
 
 
 def test_a_fine_tuning_that_was_interrupted_has_fewer_epochs_left(project, monkeypatch):
-    from mmfeat.encoders.finetune import EncoderFit
+    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
 
     keep = EncoderFit._keep
 
@@ -175,8 +175,8 @@ def test_what_cannot_be_done_is_an_error_before_anything_is_measured(project, tm
 @pytest.mark.parametrize("command", ["plan_extract(project)", "plan_finetune(project, freeze=True)"])
 def test_with_nothing_to_do_no_torch_is_imported(extracted, command):
     code = (
-        "import sys\nfrom mmfeat.workflows.project import Project\n"
-        "from mmfeat.workflows.dryrun import plan_extract, plan_finetune\n"
+        "import sys\nfrom mmfeat.project.project import Project\n"
+        "from mmfeat.training.dry_run import plan_extract, plan_finetune\n"
         f"project = Project('.', dry=True)\nassert all(plan.nothing for plan in {command})\n"
         "heavy = {'torch', 'timm', 'transformers', 'PIL'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
     )

@@ -11,12 +11,12 @@ import torch
 from conftest import run_cli
 from test_encoders import CPU, TINY, image_encoder, text_folder  # noqa: F401
 
-from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
-from mmfeat.encoders.image import build_image_encoder
-from mmfeat.encoders.sentence_folders import after_pooling, stated_pooling
-from mmfeat.encoders.text import build_text_encoder
+from mmfeat.common.errors import ConfigError, EncoderError
+from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.encoders.families.image import build_image_encoder
+from mmfeat.encoders.families.sentence_folders import after_pooling, stated_pooling
+from mmfeat.encoders.families.text import build_text_encoder
 from mmfeat.encoders.weights import load_strictly
-from mmfeat.errors import ConfigError, EncoderError
 from mmfeat.workflows.encoders import PAPER, encoders, models
 
 WIDTHS = {

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from conftest import run_cli
 
-from mmfeat.errors import ConfigError
-from mmfeat.selftrain import rounds
-from mmfeat.workflows import encoder_rounds
+from mmfeat.common.errors import ConfigError
+from mmfeat.inference.run_ranking import best_run
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import is_current
+from mmfeat.selftraining import rounds
+from mmfeat.training import encoder_rounds
+from mmfeat.training.encoder_rounds import CAME_AFTER, as_before
 from mmfeat.workflows import extract as extraction
-from mmfeat.workflows.encoder_rounds import CAME_AFTER, as_before
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import best_run
 from mmfeat.workflows.selftrain import selftrain
-from mmfeat.workflows.standing import is_current
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 EVERY = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
-from mmfeat.encoders.image import build_image_encoder
-from mmfeat.encoders.pictures import decode_image
-from mmfeat.encoders.text import build_text_encoder
+from mmfeat.common.errors import EncoderError
+from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.encoders.families.image import build_image_encoder
+from mmfeat.encoders.families.text import build_text_encoder
+from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.encoders.weights import read_state
-from mmfeat.errors import EncoderError
 
 TINY = ImageEncoderConfig(model="test_efficientnet", pretrained="random", size=32)
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def jpeg(colour=(200, 30, 30), size=(40, 30), mode="RGB", format="JPEG", **optio
 
 @pytest.fixture(scope="module")
 def text_folder(tmp_path_factory):
-    from mmfeat.data.demo import _write_text_encoder
+    from mmfeat.data.demo_data import _write_text_encoder
 
     folder = tmp_path_factory.mktemp("model") / "text-encoder"
     _write_text_encoder(folder)
@@ -71,7 +71,7 @@ def test_keys_are_those_under_which_features_are_filed_since_the_first_release(t
 
 
 def test_no_option_changes_what_an_encoder_is(project):
-    from mmfeat.workflows.project import Project
+    from mmfeat.project.project import Project
 
     before = {name: project.identity(name).spec.key for name in ("image", "text")}
     other = Project(project.root, {"seed": "1"})
@@ -354,9 +354,9 @@ def test_fine_tuning_resumed_is_the_undisturbed_one(project, monkeypatch):
     """Stopped after the first epoch and started again, it ends with the same bytes."""
     import shutil
 
-    from mmfeat.encoders import finetune as module
+    from mmfeat.encoders.finetuning import fit_encoder as module
+    from mmfeat.project.project import Project
     from mmfeat.workflows.finetune import finetune
-    from mmfeat.workflows.project import Project
 
     def digests():
         (result,), _ = finetune(Project(project.root), ["text"])
@@ -381,8 +381,8 @@ def test_fine_tuning_resumed_is_the_undisturbed_one(project, monkeypatch):
 
 
 def test_fine_tuning_changes_the_key_of_its_encoder_alone(project):
+    from mmfeat.project.project import Project
     from mmfeat.workflows.finetune import finetune
-    from mmfeat.workflows.project import Project
 
     before = {name: project.identity(name).spec.key for name in ("image", "text")}
     finetune(project, ["text"])
@@ -392,7 +392,7 @@ def test_fine_tuning_changes_the_key_of_its_encoder_alone(project):
 
 
 def test_estimating_changes_no_weight(project):
-    from mmfeat.encoders.finetune import EncoderFit
+    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
     from mmfeat.workflows.finetune import samples_of
 

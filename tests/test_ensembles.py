@@ -15,23 +15,23 @@ from test_scoring import line_of, moved, typed, with_blank_captions
 from test_workflows import save
 
 from mmfeat import Predictor
-from mmfeat.config import PredictConfig
-from mmfeat.errors import ConfigError, DataError, RunError
-from mmfeat.learned import Learned
-from mmfeat.models.composition import Composition, build_composition
-from mmfeat.models.ensembles import combined
-from mmfeat.models.figures import score_by
-from mmfeat.models.runs import ROLES
-from mmfeat.models.weights import FITTED, Rows, Weights, cross_fit, fit_weights, folds_of
-from mmfeat.randomness import id_numbers
-from mmfeat.workflows import members as members_module
+from mmfeat.common.errors import ConfigError, DataError, RunError
+from mmfeat.common.lineage import Learned
+from mmfeat.common.randomness import id_numbers
+from mmfeat.config.schema import PredictConfig
+from mmfeat.inference import ensemble_members as members_module
+from mmfeat.inference.logits import run_source, source, training_prior
+from mmfeat.metrics.metric_rows import score_by
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import again, is_current
+from mmfeat.runs.composition import Composition, build_composition
+from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, folds_of
+from mmfeat.runs.ensembles import combined
+from mmfeat.runs.run import ROLES
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import run_source, source, training_prior
-from mmfeat.workflows.standing import again, is_current
 
 SCORE = score_by("samples-f1", PredictConfig())
 
@@ -163,7 +163,7 @@ def test_a_fit_has_less_loss_than_the_mean_and_equal_members_stay_equal(method):
 
 
 def test_the_slope_is_that_of_the_loss():
-    from mmfeat.models.weights import _cross_entropy
+    from mmfeat.runs.ensemble_weights import _cross_entropy
 
     rows, w, b, step = some_rows(50), np.array([0.2, 0.9, 0.1]), 0.3, 1e-6
     given = (np.float64(rows.logits[:, :, 0].T), rows.known.T | (np.arange(3) == 0), rows.labels[:, 0] == 1)

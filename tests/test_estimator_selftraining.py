@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 import mmfeat.estimator.selftraining
 from mmfeat import FusionClassifier, SelfTrainingFusionClassifier
-from mmfeat.config import POLICIES
+from mmfeat.config.schema import POLICIES
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 BASE = FusionClassifier("concat", modalities={"image": (0, 6), "text": (6, 9)}, epochs=4, batch_size=64, random_state=0)

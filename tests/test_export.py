@@ -8,11 +8,11 @@ import pytest
 from conftest import run_cli
 
 from mmfeat import Predictor
-from mmfeat.errors import DataError, EncoderError, RunError
+from mmfeat.common.errors import DataError, EncoderError, RunError
 from mmfeat.predictor.card import limit_text
+from mmfeat.project.project import Project
 from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
-from mmfeat.workflows.project import Project
 
 
 @pytest.mark.parametrize("name", ["fm3-1", "crossattn-1", "image"])

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from conftest import run_cli
 
-from mmfeat.errors import DataError
-from mmfeat.exports import FORMATS
+from mmfeat.common.errors import DataError
+from mmfeat.common.seals import read_sealed, write_sealed
 from mmfeat.predictor.folder import read_folder
-from mmfeat.sealed import read_sealed, write_sealed
+from mmfeat.project.project import Project
+from mmfeat.store.table_exports import FORMATS
 from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.store import export_features
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run, sample_of, tokens_of
 
-from mmfeat import verified
-from mmfeat.batches import UnreadSample
-from mmfeat.errors import EncoderError, StoreError
-from mmfeat.extract import in_shard, writer
-from mmfeat.extract.tune import tune
+from mmfeat.common import verified
+from mmfeat.common.errors import EncoderError, StoreError
+from mmfeat.encoders.batches import UnreadSample
+from mmfeat.extraction import in_shard, writer
+from mmfeat.extraction.tuning import tune
 from mmfeat.store import FeatureStore
 
 
@@ -50,7 +50,7 @@ def test_only_what_is_missing_is_encoded(store):
 
 
 def test_extraction_and_its_fake_import_no_torch():
-    code = "import sys, mmfeat.extract, mmfeat.extract.tune, mmfeat.workflows.extract, mmfeat.workflows.store\n"
+    code = "import sys, mmfeat.extraction, mmfeat.extraction.tuning, mmfeat.workflows.extract, mmfeat.workflows.store\n"
     code += "heavy = {'torch', 'timm', 'transformers'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_written_ends_the_extraction(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer, "PART_ROWS", 4)
-    monkeypatch.setattr("mmfeat.store.parts.write_atomic", refuse)
+    monkeypatch.setattr("mmfeat.store.segments.write_atomic", refuse)
     encoder = FakeEncoder()
     with pytest.raises(StoreError, match="No space left on device"):
         run(store, 200, encoder, batch_size=4)

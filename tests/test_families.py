@@ -10,12 +10,12 @@ import torch
 from test_heads import CONFIGS, WIDTHS, made, permuted
 from torch.func import functional_call, vmap
 
-from mmfeat.config import HEADS as NAMES
-from mmfeat.config import FuseConfig
-from mmfeat.errors import RunError
+from mmfeat.common.errors import RunError
+from mmfeat.config.schema import HEADS as NAMES
+from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import HEADS, build_head, head_config, head_for, takes
-from mmfeat.heads.fit import FitData, fit_head, head_logits
 from mmfeat.heads.noise import QUIET, Noise, Widths
+from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits
 
 SHAPES = {"image": (4, 10), "text": (6, 12)}
 TOKEN_READERS = [

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from test_store import CLASSES, files_of
 
-from mmfeat import verified
-from mmfeat.errors import StoreError
+from mmfeat.common import verified
+from mmfeat.common.errors import StoreError
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import read_commit
 from mmfeat.store.keys import output_key
@@ -215,9 +215,9 @@ def test_a_refused_write_is_one_line_and_the_next_run_completes(tmp_path, monkey
         store.encoder(SPEC).complete_logits(OUTPUT, CLASSES, lambda e: e @ MATRIX)
         merge_parts(store.encoder(SPEC))
 
-    monkeypatch.setattr("mmfeat.extract.writer.PART_ROWS", 8)
+    monkeypatch.setattr("mmfeat.extraction.writer.PART_ROWS", 8)
     with monkeypatch.context() as patch:
-        patch.setattr("mmfeat.files.os.replace", refuse)
+        patch.setattr("mmfeat.common.files.os.replace", refuse)
         with pytest.raises(StoreError, match="cannot be written") as caught:
             extract()
         assert "\n" not in str(caught.value)
@@ -230,7 +230,7 @@ def test_a_refused_write_is_one_line_and_the_next_run_completes(tmp_path, monkey
 
 
 def test_a_removed_part_costs_its_rows_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmfeat.extract.writer.PART_ROWS", 8)
+    monkeypatch.setattr("mmfeat.extraction.writer.PART_ROWS", 8)
     folder = tmp_path / "features"
     run(FeatureStore(folder), 40, batch_size=4)
     files_of(folder, "part-*.h5")[1].unlink()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mmfeat.files import (
+from mmfeat.common.files import (
     HOST,
     TEMPORARY,
     atomic_path,

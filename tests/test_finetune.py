@@ -10,16 +10,16 @@ import pytest
 import torch
 from conftest import run_cli
 
-from mmfeat.batches import UndecodableSample
+from mmfeat.common.errors import DataError, EncoderError
 from mmfeat.data.manifest import Manifest
-from mmfeat.encoders import finetune as encoders
-from mmfeat.encoders.optimisation import training_precision
+from mmfeat.encoders.batches import UndecodableSample
+from mmfeat.encoders.finetuning import fit_encoder as encoders
+from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.preparation import ImagePreparation
-from mmfeat.errors import DataError, EncoderError
+from mmfeat.project.project import Project
 from mmfeat.workflows import finetune as workflow
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.project import Project
 
 
 def save(project: Project, **changes) -> Project:

@@ -11,16 +11,16 @@ import torch
 from conftest import run_cli
 from PIL import Image
 
-from mmfeat.encoders import finetune as module
-from mmfeat.encoders.finetune import EncoderFit
-from mmfeat.encoders.optimisation import Average, optimizer_of, piece_size
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.losses import masked_loss, summed_loss
+from mmfeat.common.schedule import schedule
+from mmfeat.config.finetune_recipes import FinetuneConfig, recipe_settings
+from mmfeat.encoders.finetuning import fit_encoder as module
+from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+from mmfeat.encoders.finetuning.optimisation import Average, optimizer_of, piece_size
 from mmfeat.encoders.resolve import build_encoder
-from mmfeat.errors import EncoderError
-from mmfeat.losses import masked_loss, summed_loss
-from mmfeat.recipes import FinetuneConfig, recipe_settings
-from mmfeat.schedule import schedule
+from mmfeat.project.project import Project
 from mmfeat.workflows.finetune import finetune, samples_of
-from mmfeat.workflows.project import Project
 
 CPU = torch.device("cpu")
 

@@ -26,7 +26,7 @@ RUNS = ("concat-1", "ensemble-1", "selftrain-1")
 # What nothing can be told from: for people, or replaced by what a command finds.
 FREE = ("checkpoints/tensorboard/*", "*.png", "*.md", "*.csv", "init.log", "*/rounds.csv", "mmfeat.toml", "data/*")
 # Until records and tables are sealed, a flipped bit in these may change what is predicted.
-_SEALED = importlib.util.find_spec("mmfeat.sealed") is not None
+_SEALED = importlib.util.find_spec("mmfeat.common.seals") is not None
 _AWAITING = ("runs/*", "checkpoints/*", "manifest.parquet", ".mmfeat/*", "reviews/*", "sweeps/*", "comparisons/*")
 UNSEALED: tuple[str, ...] = () if _SEALED else _AWAITING
 RESULTS = ("submission.csv", "predictions.parquet", "runs/concat-1/evaluation-val.csv")

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_heads import CONFIGS, made, permuted
 
+from mmfeat.common.errors import DataError
 from mmfeat.data.groups import groups_of
 from mmfeat.data.splits import make_folds
-from mmfeat.errors import DataError
-from mmfeat.heads import folds as folds_module
-from mmfeat.heads.fit import FitData, fit_stacks, head_logits
-from mmfeat.heads.folds import fit_folds
+from mmfeat.heads.training import fold_heads as folds_module
+from mmfeat.heads.training.fit_heads import FitData, fit_stacks, head_logits
+from mmfeat.heads.training.fold_heads import fit_folds
 
 SHARED = pytest.mark.parametrize(
     ("name", "shared"), [("linear", 64), ("linear", 0), ("crossattn", 0), ("crossattn", 10**6)]

@@ -16,12 +16,12 @@ import torch
 from click.testing import CliRunner
 
 import mmfeat
-from mmfeat.config import TextEncoderConfig
-from mmfeat.configfile import load_config
+from mmfeat.common.errors import EncoderError, MmfeatError, RunError
+from mmfeat.common.seals import read_sealed
+from mmfeat.config.reader import load_config
+from mmfeat.config.schema import TextEncoderConfig
 from mmfeat.encoders.catalogue import describe_text
-from mmfeat.encoders.text import build_text_encoder, load_tokenizer
-from mmfeat.errors import EncoderError, MmfeatError, RunError
-from mmfeat.sealed import read_sealed
+from mmfeat.encoders.families.text import build_text_encoder, load_tokenizer
 
 PACKAGE = Path(mmfeat.__file__).parent
 LOADERS = {"from_pretrained", "from_config"}
@@ -154,8 +154,8 @@ def test_the_table_takes_true_or_false(tmp_path):
 @pytest.mark.parametrize("how", WAYS)
 def test_an_export_that_was_sealed_again_runs_no_code(exported, tmp_path, how, terminal):
     from mmfeat import Predictor
+    from mmfeat.common.seals import seal_folder
     from mmfeat.predictor.folder import RECORD
-    from mmfeat.sealed import seal_folder
 
     model = tmp_path / "model"
     shutil.copytree(exported, model)
@@ -289,8 +289,8 @@ def test_files_in_the_folder_and_those_that_are_nowhere_are_fine(folder):
 
 
 def test_timm_is_given_names_of_its_own_alone(tmp_path):
-    from mmfeat.config import ImageEncoderConfig
-    from mmfeat.encoders.image import build_image_encoder
+    from mmfeat.config.schema import ImageEncoderConfig
+    from mmfeat.encoders.families.image import build_image_encoder
 
     for model in ("hf-hub:someone/model", "local-dir:.", "hf_hub:a/b", "resnet18.hf-hub:a/b", "resnet18.local-dir:."):
         with pytest.raises(EncoderError):

@@ -11,21 +11,21 @@ import pytest
 from click.testing import CliRunner
 from mmfeat.cli import group
 
-from mmfeat.errors import ConfigError, DataError
-from mmfeat.learned import Learned
-from mmfeat.models.runs import ROLES
-from mmfeat.workflows import folds as folds_module
-from mmfeat.workflows import headruns
-from mmfeat.workflows.compose import about, compose
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.lineage import Learned
+from mmfeat.inference.ensemble_members import rows_to_fit_on
+from mmfeat.inference.logits import folds_of, run_source
+from mmfeat.inference.networks import about, compose
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import again
+from mmfeat.runs.run import ROLES
+from mmfeat.training import head_folds as folds_module
+from mmfeat.training import head_runs as headruns
+from mmfeat.training.head_folds import Folds
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
-from mmfeat.workflows.folds import Folds
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.members import rows_to_fit_on
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import ranked_runs
-from mmfeat.workflows.scoring import folds_of, run_source
-from mmfeat.workflows.standing import again
 
 FOLDS = {"fuse.folds": 3, "fuse.head": "concat"}
 

@@ -15,14 +15,14 @@ from fakes import SPEC, keys_of, run
 from test_imports import ids_of, values_of
 
 import mmfeat
-from mmfeat import verified
-from mmfeat.data.arrays import open_array
-from mmfeat.errors import DataError, RunError
-from mmfeat.files import digest_json
-from mmfeat.hdf5 import RefusedDataset, check_dataset, dataset, open_hdf5
-from mmfeat.models.runs import read_run
+from mmfeat.common import verified
+from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.files import digest_json
+from mmfeat.common.hdf5_reading import RefusedDataset, check_dataset, dataset, open_hdf5
+from mmfeat.data.embedding_files import open_array
+from mmfeat.runs.run import read_run
 from mmfeat.store import FeatureStore
-from mmfeat.workflows.imports import import_embeddings
+from mmfeat.workflows.store_import import import_embeddings
 
 N, WIDTH = 10, 6
 

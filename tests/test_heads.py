@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmfeat.config import (
+from mmfeat.common.errors import RunError
+from mmfeat.common.randomness import id_numbers
+from mmfeat.config.schema import (
     CrossAttentionConfig,
     GatedConfig,
     LabelQueryConfig,
@@ -17,14 +19,12 @@ from mmfeat.config import (
     PredictConfig,
     WeightedConfig,
 )
-from mmfeat.errors import RunError
 from mmfeat.heads import HEADS, build_head, takes
 from mmfeat.heads.attention import chunked
-from mmfeat.heads.base import log_odds
-from mmfeat.heads.fit import FitData, fit_head, head_logits
-from mmfeat.models.decisions import Decision
-from mmfeat.models.figures import figures_of
-from mmfeat.randomness import id_numbers
+from mmfeat.heads.head import log_odds
+from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.metric_rows import figures_of
 
 WIDTHS = {"image": 40, "text": 12}
 CONFIGS = {
@@ -117,7 +117,7 @@ def test_a_fit_without_enough_memory_names_the_setting_to_lower(error, monkeypat
     def fail(*args):
         raise error
 
-    monkeypatch.setattr("mmfeat.heads.stack.masked_loss", fail)
+    monkeypatch.setattr("mmfeat.heads.training.stack.masked_loss", fail)
     with pytest.raises(RunError, match=r"^linear: out of memory. Lower fuse.linear.batch_size \(32 now\)$"):
         fit_head("linear", made(), CONFIGS["linear"])
 
@@ -126,7 +126,7 @@ def test_any_other_failure_of_a_fit_stays_as_it_is(monkeypatch):
     def fail(*args):
         raise RuntimeError("shapes")
 
-    monkeypatch.setattr("mmfeat.heads.stack.masked_loss", fail)
+    monkeypatch.setattr("mmfeat.heads.training.stack.masked_loss", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         fit_head("linear", made(), CONFIGS["linear"])
 

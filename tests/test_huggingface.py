@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmfeat.config import FILE_NAME
-from mmfeat.data.readers import read_rows, read_source
-from mmfeat.data.shards import about_files, parquet_files
-from mmfeat.data.tables import read_table
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.config.schema import FILE_NAME
+from mmfeat.data.tables.readers import read_rows, read_source
+from mmfeat.data.tables.shards import about_files, parquet_files
+from mmfeat.data.tables.table import read_table
 from mmfeat.workflows.init import init
 
 NAMES = ["cat", "traffic light", "dog"]
@@ -225,7 +225,7 @@ def test_images_inside_and_no_captions_are_one_line(tmp_path, kind):
 
 
 def test_new_rows_with_images_inside_are_read_for_their_captions(tmp_path, capsys):
-    from mmfeat.workflows.newrows import table_rows
+    from mmfeat.inference.new_rows import table_rows
 
     rows = table_rows(str(dataset(tmp_path / "t.parquet")), (), {}, {})
     assert rows.captions == [f"caption {i}" for i in range(6)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmfeat.config import ImageEncoderConfig
-from mmfeat.encoders.image import build_image_encoder
+from mmfeat.common.errors import EncoderError
+from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.encoders.families.image import build_image_encoder
 from mmfeat.encoders.portable import load_encoder, save_encoder
-from mmfeat.errors import EncoderError
 
 CPU = torch.device("cpu")
 

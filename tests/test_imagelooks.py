@@ -14,10 +14,10 @@ import pytest
 from conftest import run_cli
 from PIL import Image
 
-from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes
-from mmfeat.data.rowkeys import DigestMemory, image_keys
-from mmfeat.data.sources import ImageSources
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.images.missing_images import about_addresses, about_look_alikes, look_alikes
+from mmfeat.data.row_keys import DigestMemory, image_keys
 from mmfeat.workflows.init import init
 
 NFC, NFD = "é.jpg", unicodedata.normalize("NFD", "é.jpg")
@@ -170,8 +170,8 @@ def test_a_file_that_is_named_exactly_is_told_by_its_content(tmp_path, name):
 
 
 def test_heic_without_a_decoder_says_what_to_install_and_is_not_recorded(monkeypatch):
-    from mmfeat.batches import UnreadSample
-    from mmfeat.encoders.pictures import decode_image
+    from mmfeat.encoders.batches import UnreadSample
+    from mmfeat.encoders.image_decoding import decode_image
 
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(UnreadSample, match="pillow-heif"):
@@ -180,7 +180,7 @@ def test_heic_without_a_decoder_says_what_to_install_and_is_not_recorded(monkeyp
 
 @pytest.mark.parametrize("suffix", ["avif", "jp2", "ppm", "tga", "mpo", "jpg", "png", "gif", "webp", "bmp", "tif"])
 def test_kinds_that_pillow_writes_are_told_by_their_beginning(tmp_path, suffix):
-    from mmfeat.data.imagekinds import HEAD, begins_as_image
+    from mmfeat.data.images.image_kinds import HEAD, begins_as_image
 
     try:
         Image.new("RGB", (40, 30), "red").save(tmp_path / f"1.{suffix}")
@@ -220,7 +220,7 @@ def test_a_memory_of_before_does_not_hide_what_is_found_now(tmp_path, monkeypatc
     names = np.array([NFC], dtype=object)
     memory = DigestMemory(tmp_path / "digests.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr("mmfeat.data.rowkeys._FORMAT", b"3")
+        patch.setattr("mmfeat.data.row_keys._FORMAT", b"3")
         patch.setattr(ImageSources, "locate", lambda self, name: None)
         assert not image_keys(names, ImageSources([archive]), memory).present.any()
     assert image_keys(names, ImageSources([archive]), memory).present.all()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfeat.data.imagenames import ImageNames, Location
-from mmfeat.data.sources import ImageSources
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.images.image_names import ImageNames, Location
+from mmfeat.data.images.image_sources import ImageSources
 
 
 def folder(root: Path, *paths: str) -> Path:

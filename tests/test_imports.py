@@ -16,24 +16,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from mmfeat.config import OtherEncoderConfig
-from mmfeat.configfile import load_config
-from mmfeat.data.arrays import open_array
-from mmfeat.data.idlists import read_ids
-from mmfeat.data.rowkeys import id_keys
-from mmfeat.errors import ConfigError, DataError, EncoderError, MissingFeatures, StoreError
-from mmfeat.extract import imports
+from mmfeat.common.errors import ConfigError, DataError, EncoderError, MissingFeatures, StoreError
+from mmfeat.config.reader import load_config
+from mmfeat.config.schema import OtherEncoderConfig
+from mmfeat.data.embedding_files import open_array
+from mmfeat.data.id_lists import read_ids
+from mmfeat.data.row_keys import id_keys
+from mmfeat.extraction import imported_embeddings as imports
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.project import Project
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.imports import import_embeddings
 from mmfeat.workflows.init import init
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import ranked_runs
 from mmfeat.workflows.selftrain import selftrain
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import export_features, find_unreferenced, remove_unreferenced, verify_store
+from mmfeat.workflows.store_import import import_embeddings
 
 WIDTH = 6
 
@@ -264,7 +264,7 @@ def test_a_file_that_changes_between_two_looks_is_not_stored_under_the_old_key(p
         np.save(file, values + 1)
         return found
 
-    monkeypatch.setattr("mmfeat.workflows.imports.examine", examine_and_change)
+    monkeypatch.setattr("mmfeat.workflows.store_import.examine", examine_and_change)
     with pytest.raises(DataError, match="changed while it was read"):
         import_embeddings(project, "clip", file, names)
     assert not list(project.store.path.rglob("part-*.h5"))
@@ -422,7 +422,7 @@ def test_importing_needs_no_torch(project, tmp_path):
     ids = ids_of(project)
     file, names = written(tmp_path, ids, values_of(len(ids)))
     code = (
-        "import sys\nfrom mmfeat.workflows.project import Project\nfrom mmfeat.workflows.imports import import_embeddings\n"
+        "import sys\nfrom mmfeat.project.project import Project\nfrom mmfeat.workflows.store_import import import_embeddings\n"
         f"import_embeddings(Project('.'), 'clip', {str(file)!r}, {str(names)!r})\n"
         "heavy = {'torch', 'timm', 'transformers', 'PIL'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
     )

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmfeat.config import FILE_NAME
-from mmfeat.configfile import load_config
+from mmfeat.common.errors import ConfigError, DataError, MmfeatError
+from mmfeat.config.reader import load_config
+from mmfeat.config.schema import FILE_NAME
+from mmfeat.data.images.image_sources import image_sources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.sources import image_sources
-from mmfeat.errors import ConfigError, DataError, MmfeatError
+from mmfeat.project.project import Project
 from mmfeat.workflows.demo import demo
 from mmfeat.workflows.init import init
-from mmfeat.workflows.project import Project
 
 
 def table(folder: Path, n: int = 40, images: bool = False, captions: bool = True, ids: bool = True) -> Path:

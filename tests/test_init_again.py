@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from test_init import split_of, table
 
-from mmfeat.config import FILE_NAME
-from mmfeat.configfile import load_config
-from mmfeat.errors import DataError
-from mmfeat.files import HOST, TEMPORARY
+from mmfeat.common.errors import DataError
+from mmfeat.common.files import HOST, TEMPORARY
+from mmfeat.config.reader import load_config
+from mmfeat.config.schema import FILE_NAME
 from mmfeat.workflows import init as module
 from mmfeat.workflows.init import init
 

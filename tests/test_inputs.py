@@ -20,14 +20,14 @@ import torch
 from conftest import TINY
 from PIL import Image
 
+from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.sources import ImageSources
-from mmfeat.encoders.image import ImageEncoder
-from mmfeat.encoders.pictures import decode_image
-from mmfeat.encoders.text import TextEncoder
+from mmfeat.encoders.families.image import ImageEncoder
+from mmfeat.encoders.families.text import TextEncoder
+from mmfeat.encoders.image_decoding import decode_image
+from mmfeat.project.project import Project
 from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.init import init
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.status import status
 
 rng = np.random.default_rng(0)
@@ -327,7 +327,7 @@ def test_a_large_image_and_a_broken_exif_print_nothing(tmp_path):
     for name, data in {"large.png": LARGE, "exif.jpg": saved(PICTURE, "JPEG", exif=exif)}.items():
         (tmp_path / name).write_bytes(data)
     code = (
-        "import sys; from mmfeat.encoders.pictures import decode_image\n"
+        "import sys; from mmfeat.encoders.image_decoding import decode_image\n"
         "for name in sys.argv[1:]: print(decode_image(open(name, 'rb').read()).size)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "large.png"), str(tmp_path / "exif.jpg")]
@@ -337,7 +337,7 @@ def test_a_large_image_and_a_broken_exif_print_nothing(tmp_path):
 
 
 def test_a_strip_that_would_fill_the_memory_is_no_image():
-    from mmfeat.batches import UndecodableSample
+    from mmfeat.encoders.batches import UndecodableSample
     from mmfeat.encoders.preparation import ImagePreparation
 
     config = {

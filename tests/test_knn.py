@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmfeat.common.labels import decide, sigmoid
 from mmfeat.heads import knn
-from mmfeat.heads.base import log_odds
+from mmfeat.heads.head import log_odds
 from mmfeat.heads.knn import PRIOR_WEIGHT, affordable, knn_logits, search_faiss, search_torch
-from mmfeat.labels import decide, sigmoid
-from mmfeat.table import FeatureTable
+from mmfeat.store.feature_table import FeatureTable
 
 N, K = 240, 5
 WIDTHS = {"image": 12, "text": 7}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfeat.data.labelcells import with_absent
-from mmfeat.data.readers import read_source
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.tables.label_cells import with_absent
+from mmfeat.data.tables.readers import read_source
 
 
 def labels_of(tmp_path, text: str, **given) -> tuple[list, tuple[str, ...], str]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.special import expit
 
-from mmfeat.errors import MmfeatError
-from mmfeat.labels import class_positions, decide, encode, label_names, rows_of, sigmoid
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.labels import class_positions, decide, encode, label_names, rows_of, sigmoid
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")

@@ -8,7 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from mmfeat import batches, machine
+from mmfeat.common import machine
+from mmfeat.encoders import batches
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,7 @@ def test_prepared_batches_stay_within_their_memory(monkeypatch):
 def test_torch_takes_no_more_threads_than_there_are_cores(monkeypatch):
     import torch
 
-    from mmfeat import devices
+    from mmfeat.common import devices
 
     before = torch.get_num_threads()
     monkeypatch.setattr(devices, "usable_cores", lambda: 1)

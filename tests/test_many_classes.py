@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mmfeat.common.labels import has_label, positive_cells
 from mmfeat.data.difference import difference
 from mmfeat.data.groups import groups_of
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.splits import make_folds, make_splits
-from mmfeat.labels import has_label, positive_cells
-from mmfeat.metrics.baselines import commonest_label
 from mmfeat.metrics.calibration import expected_calibration_error
+from mmfeat.metrics.most_frequent import commonest_label
 
 N, K = 6_000, 3_000
 MB = N * K / 1e6  # of the labels themselves
@@ -124,7 +124,7 @@ def test_neighbours_are_weighed_in_blocks(labels):
 def test_log_odds_are_those_of_all_rows_at_once(labels):
     import torch
 
-    from mmfeat.heads.base import log_odds
+    from mmfeat.heads.head import log_odds
 
     known = labels >= 0
     positives = np.where(known, labels, 0).sum(0)
@@ -133,7 +133,7 @@ def test_log_odds_are_those_of_all_rows_at_once(labels):
 
 
 def test_baselines_of_many_rows_say_of_how_many(extracted, monkeypatch):
-    from mmfeat.workflows import baselines as module
+    from mmfeat.inference import baselines as module
     from mmfeat.workflows.fuse import fuse
 
     before = fuse(extracted, "linear")

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from test_seals import OLD
 
-from mmfeat import verified
-from mmfeat.workflows.compare import compare_heads
+from mmfeat.common import verified
+from mmfeat.inference.logits import source
+from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.project import Project
+from mmfeat.workflows.compare_heads import compare_heads
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import ranked_runs
-from mmfeat.workflows.scoring import source
 from mmfeat.workflows.status import status
 
 

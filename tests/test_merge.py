@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import CLASSES, OUTPUT, files_of, filled, flip, logits_of, read, rows_of, spec_of
 
-from mmfeat import verified
-from mmfeat.files import temporary_name
+from mmfeat.common import verified
+from mmfeat.common.files import temporary_name
 from mmfeat.store import FeatureStore
 from mmfeat.store.garbage import find_garbage
 from mmfeat.store.merge import merge_parts, merge_plan
-from mmfeat.store.parts import origins_of
 from mmfeat.store.references import all_references, new_references, write_references
+from mmfeat.store.segments import origins_of
 from mmfeat.store.verify import verify_encoder
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
 
-from mmfeat.config import METRICS
-from mmfeat.errors import MmfeatError
-from mmfeat.labels import decide, sigmoid
-from mmfeat.losses import masked_loss
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.labels import decide, sigmoid
+from mmfeat.common.losses import masked_loss
+from mmfeat.config.schema import METRICS
 from mmfeat.metrics import Scores, better, bootstrap_mean, commonest_label, paired_difference, samples_f1_rows, scores
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_cli
 
-from mmfeat.data.samplekinds import kind_of_sample
-from mmfeat.errors import ConfigError, DataError
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.data.sample_kinds import kind_of_sample
+from mmfeat.project.project import Project
 from mmfeat.workflows.predict import predict_new
-from mmfeat.workflows.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_features_go_into_the_store_and_the_project_stays_as_it_is(table, own):
 
 
 def test_rows_of_the_project_itself_are_predicted_as_they_are(trained, small_source, own):
-    from mmfeat.labels import sigmoid
-    from mmfeat.workflows.scoring import source
+    from mmfeat.common.labels import sigmoid
+    from mmfeat.inference.logits import source
 
     found = predict_new(
         str(small_source / "test.csv"), images=(str(small_source / "images.zip"),), project=own, run="fm3-1"
@@ -192,7 +192,7 @@ def test_a_mistake_is_one_line(tmp_path, arguments, code, message):
 
 def test_imported_embeddings_count_where_they_have_the_sample(own, tmp_path):
     from mmfeat.workflows.fuse import fuse
-    from mmfeat.workflows.imports import import_embeddings
+    from mmfeat.workflows.store_import import import_embeddings
 
     ids = own.manifest.ids
     np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(len(ids), 6)).astype(np.float32))

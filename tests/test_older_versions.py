@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from mmfeat.cli import group
 from older import VERSIONS, older_project
 
+from mmfeat.inference.logits import source
+from mmfeat.project.project import Project
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
 
 RUNS = (
     "linear-1", "selftrain-1", "linear-2", "mlp-1", "concat-1", "crossattn-1", "gated-1", "weighted-1", "labelquery-1",

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 from mmfeat.cli import group
 
-from mmfeat.config import FILE_NAME
+from mmfeat.config.schema import FILE_NAME
+from mmfeat.project.project import Project
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
 
 WARNING = 'One class and empty = "most-probable": every row is predicted positive'
 ENCODERS = """\

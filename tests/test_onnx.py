@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from mmfeat import Predictor
+from mmfeat.common.errors import ConfigError, DataError, EncoderError, RunError
+from mmfeat.common.seals import read_sealed, seal_folder
+from mmfeat.encoders.families.tfidf import TfidfEncoder
 from mmfeat.encoders.portable import load_preparation
 from mmfeat.encoders.preparation import ImagePreparation
-from mmfeat.encoders.tfidf import TfidfEncoder
-from mmfeat.errors import ConfigError, DataError, EncoderError, RunError
-from mmfeat.models.composition import Composition, OutputPart
 from mmfeat.predictor.engines import OnnxEngine
 from mmfeat.predictor.onnx_files import keep_as_float16, save_encoder_onnx, save_heads_onnx
-from mmfeat.sealed import read_sealed, seal_folder
+from mmfeat.project.project import Project
+from mmfeat.runs.composition import Composition, OutputPart
 from mmfeat.workflows.export import export
-from mmfeat.workflows.project import Project
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

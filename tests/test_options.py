@@ -365,7 +365,7 @@ def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
         problems=[], encoders=[], checkpoints={}, failures={}, n_rows=1, n_runs=1, flat=[], damaged=[], unsealed=""
     )
     monkeypatch.setattr("mmfeat.workflows.status.status", lambda *_: result)
-    monkeypatch.setattr("mmfeat.workflows.project.Project.manifest", SimpleNamespace(classes=()))
+    monkeypatch.setattr("mmfeat.project.project.Project.manifest", SimpleNamespace(classes=()))
     assert called(monkeypatch, ["status.store_status"], ["status"])[0] == 0
     assert isinstance(called(monkeypatch, ["status.store_status"], ["status", "--store"]), list)
 
@@ -380,17 +380,17 @@ def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkey
     result = MagicMock(failed={}, files=[], lines=[], effects=[], **numbers)
     monkeypatch.setattr(f"mmfeat.workflows.{module}.{work}", lambda *_: result)
     for name in ("finetune_table", "effects_table"):
-        monkeypatch.setattr(f"mmfeat.report.sweeps.{name}", lambda *_: "")
+        monkeypatch.setattr(f"mmfeat.report.sweep_table.{name}", lambda *_: "")
     for name in ("encoder_table", "about_encoders", "appendix_table", "class_table"):
-        monkeypatch.setattr(f"mmfeat.report.encoderlines.{name}", lambda *_: "")
-    monkeypatch.setattr("mmfeat.report.encoderlines.best_lines", lambda *_: [])
-    monkeypatch.setattr("mmfeat.workflows.project.Project.manifest", SimpleNamespace(classes=()))
+        monkeypatch.setattr(f"mmfeat.report.encoder_comparison_table.{name}", lambda *_: "")
+    monkeypatch.setattr("mmfeat.report.encoder_comparison_table.best_lines", lambda *_: [])
+    monkeypatch.setattr("mmfeat.project.project.Project.manifest", SimpleNamespace(classes=()))
     assert called(monkeypatch, [f"{module}.{use}"], words)[0] == 0
     assert isinstance(called(monkeypatch, [f"{module}.{use}"], [*words, "--use", "best"]), list)
 
 
 def test_encoder_rounds_are_asked_for_without_yes(folder, monkeypatch):
-    from mmfeat.errors import MmfeatError
+    from mmfeat.common.errors import MmfeatError
 
     cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
 
@@ -428,7 +428,7 @@ def test_top_k_acts_on_new_rows_too(folder, monkeypatch):
 
 
 def test_help_lists_the_choices_of_every_setting():
-    from mmfeat.config import HEADS, METHODS, METRICS, POLICIES
+    from mmfeat.config.schema import HEADS, METHODS, METRICS, POLICIES
 
     for command in LEAVES.values():
         for parameter in command.params:
@@ -457,7 +457,7 @@ def test_help_lists_the_choices_of_every_setting():
     ],
 )  # fmt: skip
 def test_a_url_for_a_path_is_one_line(folder, words):
-    from mmfeat.errors import MmfeatError
+    from mmfeat.common.errors import MmfeatError
 
     error = CliRunner().invoke(group, words).exception
     assert isinstance(error, MmfeatError)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmfeat.configfile import load_config
-from mmfeat.errors import OutputError
-from mmfeat.outputs import Outputs
+from mmfeat.common.errors import OutputError
+from mmfeat.config.reader import load_config
+from mmfeat.report.outputs import Outputs
 
 TOML = """\
 schema = 1
@@ -164,7 +164,7 @@ def test_own_places_take_what_an_earlier_version_made_but_nothing_that_was_chang
 
 KILLED = """
 import os, sys
-from mmfeat.outputs import Outputs
+from mmfeat.report.outputs import Outputs
 n, real = int(sys.argv[1]), os.replace
 def replace(*names):
     global n

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from mmfeat.batches import UndecodableSample
-from mmfeat.data.imagedata import deep, pixel_digest, without_metadata
-from mmfeat.encoders.decoder1 import has_other_pixels
+from mmfeat.data.images.image_bytes import deep, pixel_digest, without_metadata
+from mmfeat.encoders.batches import UndecodableSample
+from mmfeat.encoders.decoder_0_1 import has_other_pixels
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.pictures import decode_image, loaded, open_image, upright_rgb
+from mmfeat.encoders.image_decoding import decode_image, loaded, open_image, upright_rgb
 
 RAMP = (np.linspace(0, 1, 64) * np.linspace(0, 1, 48)[:, None]).astype(np.float32)  # (48, 64) from 0 to 1
 SHOWN = np.floor(RAMP * 255).astype(int)
@@ -286,7 +286,7 @@ def test_the_limit_of_pixels_is_a_setting_that_the_message_names():
     assert decode_image(large).size == (2000, 1000)
     code = (  # in a process of its own, since Pillow has one limit for all
         "import io, sys; from PIL import Image; Image.MAX_IMAGE_PIXELS = 500_000\n"
-        "from mmfeat.encoders.pictures import decode_image, Decoding\n"
+        "from mmfeat.encoders.image_decoding import decode_image, Decoding\n"
         "data = io.BytesIO(); Image.new('1', (2000, 1000)).save(data, 'PNG')\n"
         "try: decode_image(data.getvalue(), Decoding(max_megapixels=1)); sys.exit('taken')\n"
         "except Image.DecompressionBombError as error: assert '2.0 megapixels' in str(error), error\n"

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_cli
 
-from mmfeat.data.samplekinds import PICTURE, PICTURES, TABLE, kind_of_sample
-from mmfeat.errors import ConfigError, DataError, OutputError
+from mmfeat.common.errors import ConfigError, DataError, OutputError
+from mmfeat.data.sample_kinds import PICTURE, PICTURES, TABLE, kind_of_sample
+from mmfeat.inference.new_pictures import picture_rows
+from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.newpictures import picture_rows
 from mmfeat.workflows.predict import predict, predict_new
-from mmfeat.workflows.project import Project
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from mmfeat import Predictor
-from mmfeat.errors import DataError, RunError
-from mmfeat.labels import sigmoid
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
+from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.labels import sigmoid
+from mmfeat.inference.logits import source
+from mmfeat.project.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_the_model_card_may_be_edited(exported, tmp_path):
 
 
 def test_a_record_that_is_damaged_newer_or_absent_is_refused(exported, tmp_path):
-    from mmfeat.sealed import read_sealed, write_sealed
+    from mmfeat.common.seals import read_sealed, write_sealed
 
     folder = shutil.copytree(exported, tmp_path / "model")
     record = folder / "mmfeat.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmfeat.progress import clock, progress
+from mmfeat.common.progress import clock, progress
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmfeat.randomness import coin, epoch_order, id_numbers, torch_seed
-from mmfeat.schedule import schedule
+from mmfeat.common.randomness import coin, epoch_order, id_numbers, torch_seed
+from mmfeat.common.schedule import schedule
 
 IDS = np.array([f"{i}.jpg" for i in range(2000)], dtype=object)
 

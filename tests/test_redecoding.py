@@ -14,14 +14,14 @@ from conftest import run_cli
 from PIL import Image
 from test_pictures import RAMP, chunk, png16, saved
 
-from mmfeat.encoders import decoder1
+from mmfeat.encoders import decoder_0_1 as decoder1
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.image import ImageEncoder
+from mmfeat.encoders.families.image import ImageEncoder
 from mmfeat.encoders.preparation import ImagePreparation
-from mmfeat.workflows.dryrun import plan_extract
+from mmfeat.project.project import Project
+from mmfeat.training.dry_run import plan_extract
 from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.init import init
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.status import status
 
 TOML = """\
@@ -78,7 +78,7 @@ def make(folder: Path, tokens: int = 0) -> Path:
 
 
 def old_decode(self, sample: bytes) -> Image.Image:
-    from mmfeat.batches import UndecodableSample
+    from mmfeat.encoders.batches import UndecodableSample
 
     try:
         return decoder1._decoded_before(Image.open(io.BytesIO(sample)))

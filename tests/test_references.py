@@ -17,10 +17,11 @@ from fakes import SPEC, TOKENS, embedding_of, keys_of, run, sample_of
 from test_imports import ids_of, in_use, values_of, written
 from test_store_commands import set_in_file
 
-from mmfeat import verified
-from mmfeat.errors import StoreError
-from mmfeat.files import DAY, digest_json
-from mmfeat.sealed import write_sealed
+from mmfeat.common import verified
+from mmfeat.common.errors import StoreError
+from mmfeat.common.files import DAY, digest_json
+from mmfeat.common.seals import write_sealed
+from mmfeat.project.project import Project
 from mmfeat.store import FeatureStore, garbage, references
 from mmfeat.store.garbage import find_garbage, remove_garbage
 from mmfeat.store.merge import merge_parts
@@ -29,9 +30,8 @@ from mmfeat.store.uncommitted import uncommitted_files
 from mmfeat.store.verify import verify_encoder
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.imports import import_embeddings
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.store import find_unreferenced, remove_unreferenced, verify_store
+from mmfeat.workflows.store_import import import_embeddings
 
 
 @pytest.fixture(autouse=True)
@@ -311,7 +311,8 @@ import os, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from fakes import SPEC, TOKENS, run
-from mmfeat.store import FeatureStore, parts
+from mmfeat.store import FeatureStore
+from mmfeat.store import segments as parts
 from mmfeat.store.merge import merge_parts
 store = FeatureStore(sys.argv[2])
 what, write = sys.argv[3], parts.write_commit
@@ -360,7 +361,7 @@ def test_an_interrupted_import_leaves_nothing_when_it_is_typed_again(project, tm
     files = [str(path) for path in written(tmp_path, ids, values_of(len(ids)))]
     code = (
         "import os, sys\nfrom mmfeat.store import parts\nparts.write_commit = lambda *_: os._exit(9)\n"
-        "from mmfeat.workflows.project import Project\nfrom mmfeat.workflows.imports import import_embeddings\n"
+        "from mmfeat.project.project import Project\nfrom mmfeat.workflows.store_import import import_embeddings\n"
         "import_embeddings(Project('.'), 'clip', *sys.argv[1:])"
     )
     assert subprocess.run([sys.executable, "-c", code, *files], check=False, cwd=project.root).returncode == 9
@@ -378,7 +379,7 @@ def test_an_interrupted_import_leaves_nothing_when_it_is_typed_again(project, tm
 
 
 def test_a_commit_that_is_refused_leaves_no_file(tmp_path, monkeypatch):
-    from mmfeat.store import parts
+    from mmfeat.store import segments as parts
 
     def refuse(*_):
         raise OSError(28, "No space left on device")

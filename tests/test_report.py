@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfeat.report.tables import about_figures, shown, table
+from mmfeat.report.text_tables import about_figures, shown, table
 
 
 @given(st.text())

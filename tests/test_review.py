@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from mmfeat.cli import group
 from test_init import split_of
 
-from mmfeat.csvtext import harmless, unharmed
+from mmfeat.common.csv_text import harmless, unharmed
+from mmfeat.common.errors import DataError
 from mmfeat.data.corrections import with_answers
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.reviews import NOTHING, read_answers, review_bytes
-from mmfeat.errors import DataError
-from mmfeat.selftrain.review import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
-from mmfeat.workflows.answers import apply_review, undo_review
+from mmfeat.data.review_table import NOTHING, read_answers, review_bytes
+from mmfeat.inference.row_ranking import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
+from mmfeat.project.project import Project
+from mmfeat.workflows.apply_review import apply_review, undo_review
 from mmfeat.workflows.init import init
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.review import review
 
 # -- which rows
@@ -392,7 +392,7 @@ def test_a_review_of_a_project_whose_images_cannot_be_read(reviewed, monkeypatch
     def refused(*arguments):
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr("mmfeat.data.sources.ImageSources.read", refused)
+    monkeypatch.setattr("mmfeat.data.images.image_sources.ImageSources.read", refused)
     result = review(Project(reviewed), n=6)
     assert (result.n_rows, result.split, result.file) == (6, "unlabelled", reviewed / "review.csv")
     assert result.made

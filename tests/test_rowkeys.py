@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_archives import MAKE, tar_of
 
-from mmfeat.data.rowkeys import DigestMemory, image_keys
-from mmfeat.data.sources import ImageSources
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.row_keys import DigestMemory, image_keys
 
 NAMES = np.array(["1.jpg", "2.jpg", "", "none.jpg"], dtype=object)
 CONTENT = {"1.jpg": b"one", "2.jpg": b"two"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmfeat.common.errors import EncoderError, RunError
+from mmfeat.common.lineage import NOTHING, Learned
 from mmfeat.encoders.checkpoint import Output, checkpoints_of, read_checkpoint, save_checkpoint
-from mmfeat.errors import EncoderError, RunError
-from mmfeat.learned import NOTHING, Learned
-from mmfeat.models.runs import RunLogits, all_runs, already_made, damaged_runs, read_run, save_run
+from mmfeat.runs.run import RunLogits, all_runs, already_made, damaged_runs, read_run, save_run
 from mmfeat.store import EncoderSpec
 
 FIGURES = {

@@ -11,21 +11,21 @@ from click.testing import CliRunner
 from mmfeat.cli import group
 from test_workflows import edited, save
 
-from mmfeat.errors import DataError, MmfeatError, RunError, StoreError
-from mmfeat.models.decisions import Decision
-from mmfeat.models.figures import figures_of
+from mmfeat.common.errors import DataError, MmfeatError, RunError, StoreError
+from mmfeat.inference.logits import run_source, source, training_prior
+from mmfeat.inference.next_commands import after_evaluate, after_fuse, after_runs, to_predict
+from mmfeat.inference.run_ranking import best_run, ranked_runs
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import in_sample, is_current, learned_by, state_of
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.hints import after_evaluate, after_fuse, after_runs, to_predict
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import best_run, ranked_runs
-from mmfeat.workflows.scoring import run_source, source, training_prior
 from mmfeat.workflows.selftrain import selftrain
-from mmfeat.workflows.standing import in_sample, is_current, learned_by, state_of
 
 
 def typed(project: Project, *arguments: str) -> str:
@@ -427,7 +427,7 @@ def test_the_metric_that_ranks_is_shown(extracted):
 def test_baselines_are_not_made_again(project, monkeypatch):
     extract(project)
     first = fuse(project)
-    import mmfeat.workflows.baselines as module
+    import mmfeat.inference.baselines as module
 
     def refuse(*args, **kwargs):
         raise AssertionError("a baseline was made again")

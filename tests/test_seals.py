@@ -19,26 +19,13 @@ import pytest
 import torch
 from test_runs import FIGURES, OF_HEADS, RECORD, logits
 
-from mmfeat import verified
-from mmfeat.data.manifest import Manifest
-from mmfeat.data.rowkeys import DigestMemory, Digests
-from mmfeat.data.seen import load_seen, note_seen
-from mmfeat.encoders import resuming
-from mmfeat.encoders.checkpoint import (
-    LastEpoch,
-    Output,
-    copy_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
-from mmfeat.errors import DataError, EncoderError, MmfeatError, RunError
-from mmfeat.files import write_json
-from mmfeat.learned import Learned
-from mmfeat.memory import recall, remember
-from mmfeat.models.comparison import Part, comparison_folder, kept_part, save_part
-from mmfeat.models.encoderlines import EncoderRecord, read_encoder_record, write_encoder_record
-from mmfeat.models.runs import already_made, read_run, save_run
-from mmfeat.sealed import (
+from mmfeat.common import verified
+from mmfeat.common.errors import DataError, EncoderError, MmfeatError, RunError
+from mmfeat.common.files import write_json
+from mmfeat.common.lineage import Learned
+from mmfeat.common.remembered import recall, remember
+from mmfeat.common.sealed_tensors import read_arrays, write_arrays
+from mmfeat.common.seals import (
     check_seal,
     is_sealed_file,
     read_record,
@@ -47,10 +34,23 @@ from mmfeat.sealed import (
     seal_folder,
     write_sealed,
 )
-from mmfeat.sealedtensors import read_arrays, write_arrays
-from mmfeat.selftrain.resuming import kept_in
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.row_keys import DigestMemory, Digests
+from mmfeat.data.seen import load_seen, note_seen
+from mmfeat.encoders.checkpoint import (
+    LastEpoch,
+    Output,
+    copy_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from mmfeat.encoders.finetuning import resume_state as resuming
+from mmfeat.project.project import Project
+from mmfeat.runs.comparison import Part, comparison_folder, kept_part, save_part
+from mmfeat.runs.encoder_comparison import EncoderRecord, read_encoder_record, write_encoder_record
+from mmfeat.runs.run import already_made, read_run, save_run
+from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store import EncoderSpec
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.status import status
 
 OLD = Path(__file__).parent / "data" / "project-0.1.0.tar.xz"
@@ -139,7 +139,7 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 
 def a_sweep(folder: Path) -> tuple[Path, Callable[[], Any]]:
-    from mmfeat.workflows.sweep import _kept
+    from mmfeat.workflows.sweep_fuse import _kept
 
     head = {"figures": {k: FIGURES[k] for k in FIGURES if k[0] in "smml"}, "best_epoch": 1, "seconds": 0.5}
     write_sealed(folder / "0.json", {"format": 1, "heads": {"f": head, "g": {"error": "diverged"}}})

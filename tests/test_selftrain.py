@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_heads import CONFIGS, made
 
-from mmfeat.config import POLICIES, PredictConfig, SelftrainConfig
-from mmfeat.heads.fit import fit_head, head_logits
-from mmfeat.selftrain import rounds as module
-from mmfeat.selftrain.kernel import kernel_logits
-from mmfeat.selftrain.policies import Targets, expected_prior, expected_threshold, soft_targets, targets_of
-from mmfeat.selftrain.resuming import kept_in
-from mmfeat.selftrain.rounds import agreement, is_accepted, self_train, with_targets
+from mmfeat.config.schema import POLICIES, PredictConfig, SelftrainConfig
+from mmfeat.heads.training.fit_heads import fit_head, head_logits
+from mmfeat.selftraining import rounds as module
+from mmfeat.selftraining.kernel import kernel_logits
+from mmfeat.selftraining.policies import Targets, expected_prior, expected_threshold, soft_targets, targets_of
+from mmfeat.selftraining.rounds import agreement, is_accepted, self_train, with_targets
+from mmfeat.selftraining.saved_rounds import kept_in
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 RULE = PredictConfig()

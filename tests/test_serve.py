@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmfeat import Predictor
-from mmfeat.errors import ConfigError
-from mmfeat.extras import require
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.extras import require
 from mmfeat.serving.limits import Limits
 from mmfeat.workflows.serve import bound, make_server
 

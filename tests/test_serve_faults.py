@@ -21,7 +21,7 @@ from conftest import run_cli
 from test_serve import FORM, JSON, as_json, ask, form, serving
 
 from mmfeat import Predictor
-from mmfeat.errors import ConfigError
+from mmfeat.common.errors import ConfigError
 from mmfeat.serving.allocator import give_back_freed_memory
 from mmfeat.serving.callers import Callers
 from mmfeat.serving.connections import most_connections

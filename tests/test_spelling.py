@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.labels import class_positions, label_cells, split_labels
+from mmfeat.common.lineage import Learned
+from mmfeat.common.spelling import Spellings, normal_name, spelled_as
 from mmfeat.data.corrections import corrected, corrected_ids, with_answers
 from mmfeat.data.difference import difference
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.readers import read_classes, read_rows, read_source
-from mmfeat.data.reviews import read_answers
-from mmfeat.errors import ConfigError, DataError
-from mmfeat.labels import class_positions, label_cells, split_labels
-from mmfeat.learned import Learned
-from mmfeat.models.runs import Run
-from mmfeat.spelling import Spellings, normal_name, spelled_as
+from mmfeat.data.review_table import read_answers
+from mmfeat.data.tables.readers import read_classes, read_rows, read_source
+from mmfeat.runs.run import Run
 from mmfeat.workflows.init import init
 
 NFC, NFD = "café", unicodedata.normalize("NFD", "café")

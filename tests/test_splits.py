@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfeat.common.errors import DataError
 from mmfeat.data.groups import Groups, groups_of
 from mmfeat.data.splits import make_splits
-from mmfeat.errors import DataError
 
 
 def alone(n: int) -> Groups:

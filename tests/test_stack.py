@@ -9,14 +9,14 @@ import pytest
 import torch
 from test_heads import CONFIGS, WIDTHS, made
 
-from mmfeat.config import PredictConfig
+from mmfeat.common.labels import decide, sigmoid
+from mmfeat.config.schema import PredictConfig
 from mmfeat.heads import HEADS, build_head
-from mmfeat.heads.choosing import metric_values
-from mmfeat.heads.fit import fit_head, fit_heads, fit_stacks, head_logits
-from mmfeat.heads.members import Member, plan_stacks, rates_of
 from mmfeat.heads.noise import LEVELS, QUIET, Noise, Widths
-from mmfeat.labels import decide, sigmoid
+from mmfeat.heads.training.fit_heads import fit_head, fit_heads, fit_stacks, head_logits
+from mmfeat.heads.training.members import Member, plan_stacks, rates_of
 from mmfeat.metrics import scores
+from mmfeat.metrics.fast_metric import metric_values
 
 
 def with_rates(config, rate):
@@ -57,7 +57,7 @@ def test_one_that_stops_early_leaves_the_others_as_they_are():
 
 
 def test_one_that_diverges_does_not_take_the_others_with_it(monkeypatch):
-    monkeypatch.setattr("mmfeat.heads.stack.CLIP", float("inf"))
+    monkeypatch.setattr("mmfeat.heads.training.stack.CLIP", float("inf"))
     data = made()
     bad = dataclasses.replace(CONFIGS["linear"], lr=10.0, weight_decay=1e8)
     members = [Member(CONFIGS["linear"]), Member(bad)]

@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfeat import verified
-from mmfeat.errors import MissingFeatures, StoreError
-from mmfeat.files import HOST, TEMPORARY, digest_file
-from mmfeat.sealed import read_sealed, write_sealed
+from mmfeat.common import verified
+from mmfeat.common.errors import MissingFeatures, StoreError
+from mmfeat.common.files import HOST, TEMPORARY, digest_file
+from mmfeat.common.seals import read_sealed, write_sealed
 from mmfeat.store import EncoderSpec, FeatureStore, MappedRows, UnstorableRow
+from mmfeat.store import feature_store as store_module
 from mmfeat.store import mapped as mapped_module
-from mmfeat.store import store as store_module
+from mmfeat.store.cache_status import encoder_status
 from mmfeat.store.keys import explain, output_key, tensors_digest
 from mmfeat.store.rows import RowIndex
-from mmfeat.store.status import encoder_status
 
 CLASSES = ("cat", "dog", "fish")
 OUTPUT = output_key("ab" * 32, CLASSES)
@@ -868,7 +868,7 @@ def test_the_example_for_other_readers_runs(folder, tmp_path):
 
 
 def test_the_store_imports_no_torch():
-    code = "import sys, mmfeat.store.status, mmfeat.table; print({'torch', 'timm', 'transformers'} & set(sys.modules))"
+    code = "import sys, mmfeat.store.cache_status, mmfeat.store.feature_table; print({'torch', 'timm', 'transformers'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )

@@ -16,13 +16,13 @@ from conftest import run_cli
 from PIL import Image
 from safetensors import safe_open
 
-from mmfeat.errors import ConfigError, DataError, StoreError
-from mmfeat.memory import recall
+from mmfeat.common.errors import ConfigError, DataError, StoreError
+from mmfeat.common.remembered import recall
+from mmfeat.project.project import Project
 from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.init import init
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import export_features, find_unreferenced, remove_unreferenced, verify_store
 
@@ -336,7 +336,7 @@ def test_a_finished_extraction_imports_neither_torch_nor_an_encoder(extracted):
     import sys
 
     code = (
-        "import sys\nfrom mmfeat.workflows.project import Project\nfrom mmfeat.workflows.extract import extract\n"
+        "import sys\nfrom mmfeat.project.project import Project\nfrom mmfeat.workflows.extract import extract\n"
         "result = extract(Project('.'))\nassert all(one.encoded == 0 for one in result.encoders)\n"
         "heavy = {'torch', 'timm', 'transformers', 'PIL'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
     )

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmfeat.cli import group
 
-from mmfeat.errors import ConfigError, DataError
-from mmfeat.heads.fit import fit_stacks
-from mmfeat.models.sweeps import SweptCell, best_first, main_effects
-from mmfeat.report.sweeps import sweep_csv, sweep_table
-from mmfeat.workflows import sweep as sweep_module
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.heads.training.fit_heads import fit_stacks
+from mmfeat.project.project import Project
+from mmfeat.report.sweep_table import sweep_csv, sweep_table
+from mmfeat.runs.sweep_effects import SweptCell, best_first, main_effects
+from mmfeat.training.head_grid import grid_of
+from mmfeat.workflows import sweep_fuse as sweep_module
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.grid import grid_of
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.sweep import sweep_fuse
+from mmfeat.workflows.sweep_fuse import sweep_fuse
 
 GRID = {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,3e-3", "fuse.crossattn.hidden": "8,16", "fuse.seeds": "2"}
 
@@ -83,7 +83,7 @@ def test_a_cell_is_what_fuse_makes_of_its_settings(folder):
 
 
 def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
-    monkeypatch.setattr("mmfeat.heads.stack.CLIP", float("inf"))
+    monkeypatch.setattr("mmfeat.heads.training.stack.CLIP", float("inf"))
     grid = {"fuse.head": "linear", "fuse.lr": "10", "fuse.weight_decay": "0.01,1e8", "fuse.seeds": "1"}
     result = sweep_fuse(folder, grid)
     good, bad = result.cells

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from mmfeat.cli import group
 
+from mmfeat.common.errors import ConfigError, DataError, EncoderError
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.errors import ConfigError, DataError, EncoderError
-from mmfeat.models.sweeps import SweptCell, lowest_loss
-from mmfeat.report.sweeps import finetune_table, sweep_csv
+from mmfeat.project.project import Project
+from mmfeat.report.sweep_table import finetune_table, sweep_csv
+from mmfeat.runs.sweep_effects import SweptCell, lowest_loss
+from mmfeat.training.encoder_grid import finetune_grid
 from mmfeat.workflows import sweep_finetune as module
 from mmfeat.workflows.finetune import finetune, resume_file_of
-from mmfeat.workflows.finetune_grid import finetune_grid
-from mmfeat.workflows.project import Project
 from mmfeat.workflows.store import find_unreferenced
 from mmfeat.workflows.sweep_finetune import TRAINED, sweep_finetune, use_cell
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmfeat.data.synonyms as module
+from mmfeat.common.errors import DataError
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.errors import DataError
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")

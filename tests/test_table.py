@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmfeat import verified
-from mmfeat.errors import MissingFeatures, StoreError
-from mmfeat.files import digest_bytes
+from mmfeat.common import verified
+from mmfeat.common.errors import MissingFeatures, StoreError
+from mmfeat.common.files import digest_bytes
 from mmfeat.store import EncoderSpec, FeatureStore
+from mmfeat.store.feature_table import FeatureTable, open_table, rows_digest
 from mmfeat.store.keys import output_key
-from mmfeat.table import FeatureTable, open_table, rows_digest
 
 N, CLASSES = 40, ("cat", "dog", "fish")
 SPECS = {

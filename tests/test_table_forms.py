@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfeat.common.errors import DataError
 from mmfeat.data.corrections import corrected, with_answers
-from mmfeat.data.idlists import read_ids
-from mmfeat.data.readers import Source, read_classes, read_source
-from mmfeat.data.records import delimiter_of
-from mmfeat.data.reviews import read_answers
+from mmfeat.data.id_lists import read_ids
+from mmfeat.data.review_table import read_answers
 from mmfeat.data.synonyms import load_synonyms
-from mmfeat.data.tableforms import form_of, is_table, table_stem
-from mmfeat.data.tables import read_table
-from mmfeat.data.textfiles import CP1252, UTF8, decoded, read_text
-from mmfeat.errors import DataError
+from mmfeat.data.tables.delimited import delimiter_of
+from mmfeat.data.tables.readers import Source, read_classes, read_source
+from mmfeat.data.tables.table import read_table
+from mmfeat.data.tables.table_forms import form_of, is_table, table_stem
+from mmfeat.data.tables.text_files import CP1252, UTF8, decoded, read_text
 
 ROWS = [("a", "un café, s'il vous plaît", "x"), ("b", "naïve; or | not", "y"), ("c", 'says "hi"\tthere', "x y")]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"]
@@ -211,7 +211,7 @@ def test_any_bytes_are_a_table_or_one_line(tmp_path_factory, data, name):
 
 
 def test_a_small_file_that_unpacks_to_any_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmfeat.data.textfiles._MOST", 1000)
+    monkeypatch.setattr("mmfeat.data.tables.text_files._MOST", 1000)
     (tmp_path / "t.csv").write_bytes(gzip.compress(b"id,caption,labels\n" + b"a" * 2000, mtime=0))
     with pytest.raises(DataError, match="when unpacked"):
         read_text(tmp_path / "t.csv")
@@ -289,7 +289,7 @@ def test_predictions_are_called_like_their_table(name, stem):
 
 
 def test_semicolons_stay_where_a_table_is_predicted(tmp_path):
-    from mmfeat.data.readers import read_rows
+    from mmfeat.data.tables.readers import read_rows
 
     (tmp_path / "new.txt").write_bytes(gzip.compress(delimited(ROWS, ";").encode("cp1252")))
     source = read_rows(tmp_path / "new.txt", {}, {})

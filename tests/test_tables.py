@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfeat.data.readers import read_source
-from mmfeat.data.tables import is_blank, read_table
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.data.tables.readers import read_source
+from mmfeat.data.tables.table import is_blank, read_table
 
 HEADER = ("id", "caption", "labels")
 CELL = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"]), max_size=20)

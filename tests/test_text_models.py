@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.common.errors import EncoderError
+from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.catalogue import describe_text
-from mmfeat.encoders.image import build_image_encoder
+from mmfeat.encoders.families.image import build_image_encoder
+from mmfeat.encoders.families.text import build_text_encoder, load_tokenizer
 from mmfeat.encoders.preparation import CHARACTERS, TextPreparation
-from mmfeat.encoders.text import build_text_encoder, load_tokenizer
-from mmfeat.errors import EncoderError
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

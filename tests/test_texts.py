@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfeat.errors import ConfigError
-from mmfeat.texts import counted, shown, toml_value
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.text import counted, shown, toml_value
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mmfeat import Predictor
-from mmfeat.config import TfidfEncoderConfig
-from mmfeat.configfile import config_of
+from mmfeat.common.errors import ConfigError, EncoderError
+from mmfeat.config.reader import config_of
+from mmfeat.config.schema import TfidfEncoderConfig
 from mmfeat.data.manifest import Manifest
+from mmfeat.encoders.families.tfidf import TfidfEncoder
 from mmfeat.encoders.portable import load_encoder, load_preparation, save_encoder
-from mmfeat.encoders.tfidf import TfidfEncoder
-from mmfeat.errors import ConfigError, EncoderError
-from mmfeat.workflows.dryrun import plan_finetune
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import learned_by_encoder
+from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.export import export
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.standing import learned_by_encoder
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import find_unreferenced, references_of
-from mmfeat.workflows.tfidf import fitted_words, identity_of, with_words
 
 CAPTIONS = ["A dog on a bench", "the dog, the Dog!", "bench by the sea", "sea and sun 2024", "sun 2024 on the sea"]
 TABLE = '\n[encoder.words]\nmodality = "text"\nmodel = "tfidf"\n'

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmfeat.errors import MmfeatError
-from mmfeat.labels import decide
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.labels import decide
 from mmfeat.metrics import (
     crossfitted_thresholds,
     expected_calibration_error,

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from mmfeat import Predictor
-from mmfeat.errors import MissingFeatures, RunError
-from mmfeat.labels import sigmoid
-from mmfeat.workflows.compose import compose
+from mmfeat.common.errors import MissingFeatures, RunError
+from mmfeat.common.labels import sigmoid
+from mmfeat.inference.logits import source
+from mmfeat.inference.networks import compose
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import state_of
 from mmfeat.workflows.export import export
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict_new
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
-from mmfeat.workflows.standing import state_of
 from mmfeat.workflows.store import references_of
 
 SETTINGS = {"fuse.seeds": 2, "fuse.labelquery.epochs": 2, "fuse.labelquery.width": 16}

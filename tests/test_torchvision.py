@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from test_encoders import CPU, jpeg
 
-from mmfeat.config import ImageEncoderConfig
-from mmfeat.encoders.image import build_image_encoder
+from mmfeat.common.errors import EncoderError
+from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.encoders.families.image import build_image_encoder
+from mmfeat.encoders.families.torchvision_models import PREFIX, TorchvisionEncoder, _weights
 from mmfeat.encoders.portable import load_encoder, save_encoder
-from mmfeat.encoders.torchvision_models import PREFIX, TorchvisionEncoder, _weights
 from mmfeat.encoders.weights import torch_hub_file
-from mmfeat.errors import EncoderError
 
 SMALL = ImageEncoderConfig(model="torchvision:shufflenet_v2_x0_5", pretrained="random", size=64)
 # One of each family; the largest are left out.
@@ -94,7 +94,7 @@ def test_its_own_weights_are_found_in_torchs_folder(tmp_path, source, monkeypatc
 
 
 def test_its_own_weights_are_fetched_once_and_checked(tmp_path, source, monkeypatch):
-    from mmfeat.encoders import torchvision_models
+    from mmfeat.encoders.families import torchvision_models
 
     stated = _weights("shufflenet_v2_x0_5")
     digest = hashlib.sha256((tmp_path / "own.pth").read_bytes()).hexdigest()[:8]
@@ -202,10 +202,10 @@ def test_a_project_of_it_trains_and_is_exported(project_folder, tmp_path, runtim
     if runtime == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(module)
+    from mmfeat.project.project import Project
     from mmfeat.workflows.export import export
     from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
-    from mmfeat.workflows.project import Project
 
     file = project_folder / "mmfeat.toml"
     text = file.read_text(encoding="utf-8").replace('"test_efficientnet"', '"torchvision:shufflenet_v2_x0_5"')

@@ -15,14 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmfeat.data.manifest import Manifest
-from mmfeat.data.rowkeys import DigestMemory, Digests
-from mmfeat.data.seen import note_seen
-from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
-from mmfeat.encoders.resuming import keep_state
-from mmfeat.errors import MmfeatError
-from mmfeat.exports import FORMATS, export_table
-from mmfeat.files import (
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.files import (
     TEMPORARY,
     atomic_path,
     publish_folder,
@@ -31,14 +25,20 @@ from mmfeat.files import (
     write_atomic,
     write_json,
 )
-from mmfeat.learned import NOTHING
-from mmfeat.models.comparison import Part, save_part
-from mmfeat.models.runs import RunLogits, save_run
+from mmfeat.common.lineage import NOTHING
+from mmfeat.common.unwritable import UnwritableFile, naming, refusal
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.row_keys import DigestMemory, Digests
+from mmfeat.data.seen import note_seen
+from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
+from mmfeat.encoders.finetuning.resume_state import keep_state
 from mmfeat.report.plots import plot_learning
-from mmfeat.report.predictions import prediction_bytes
-from mmfeat.selftrain.resuming import kept_in
-from mmfeat.table import FeatureTable
-from mmfeat.unwritable import UnwritableFile, naming, refusal
+from mmfeat.report.prediction_files import prediction_bytes
+from mmfeat.runs.comparison import Part, save_part
+from mmfeat.runs.run import RunLogits, save_run
+from mmfeat.selftraining.saved_rounds import kept_in
+from mmfeat.store.feature_table import FeatureTable
+from mmfeat.store.table_exports import FORMATS, export_table
 
 N, K = 4000, 8
 IDS = np.array([f"row-{i}" for i in range(N)], dtype=object)
@@ -287,7 +287,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path):
 
 def test_files_for_tensorboard_that_are_refused_stop_no_fine_tuning(tmp_path, capsys):
     pytest.importorskip("tensorboard")
-    from mmfeat.encoders.logbook import Logbook
+    from mmfeat.encoders.finetuning.logbook import Logbook
 
     with small_files(50):
         book = Logbook(tmp_path / "logs")

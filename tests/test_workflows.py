@@ -8,21 +8,21 @@ import shutil
 import numpy as np
 import pytest
 
+from mmfeat.common.errors import MmfeatError, RunError, StoreError
+from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.sources import ImageSources
-from mmfeat.errors import MmfeatError, RunError, StoreError
-from mmfeat.models.runs import all_runs
+from mmfeat.inference.logits import run_source, source
+from mmfeat.inference.run_ranking import best_run, ranked_runs
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import is_current
+from mmfeat.runs.run import all_runs
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import best_run, ranked_runs
-from mmfeat.workflows.scoring import run_source, source
 from mmfeat.workflows.selftrain import selftrain
-from mmfeat.workflows.standing import is_current
 
 
 def edited(project: Project, old: str, new: str) -> Project:
@@ -64,7 +64,7 @@ def test_every_row_is_accounted_for_while_encoding(project):
 
 
 def test_an_embedding_that_is_no_number_is_one_line_with_its_row(project, monkeypatch):
-    from mmfeat.encoders.image import ImageEncoder
+    from mmfeat.encoders.families.image import ImageEncoder
 
     forward = ImageEncoder.forward
     monkeypatch.setattr(ImageEncoder, "forward", lambda self, batch: forward(self, batch) * float("nan"))
@@ -353,7 +353,7 @@ def test_unlabelled_rows_that_stand_with_test_rows_are_not_pseudo_labelled(with_
 def test_two_runs_made_at_once_get_two_names(extracted, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
-    from mmfeat.files import publish_folder
+    from mmfeat.common.files import publish_folder
 
     def make(number):
         staged = tmp_path / f".tmp-{number}"

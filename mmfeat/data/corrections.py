@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.data.readers import Source
-from mmfeat.data.records import Delimited, read_delimited, read_records, repaired
-from mmfeat.data.reviews import BETWEEN, named_classes
-from mmfeat.data.textfiles import UTF8, TextFile
-from mmfeat.errors import DataError
-from mmfeat.labels import class_order, positive_cells, split_labels
-from mmfeat.spelling import Spellings, normal_name
-from mmfeat.texts import nearest, quoted
+from mmfeat.common.errors import DataError
+from mmfeat.common.labels import class_order, positive_cells, split_labels
+from mmfeat.common.spelling import Spellings, normal_name
+from mmfeat.common.text import nearest, quoted
+from mmfeat.data.review_table import BETWEEN, named_classes
+from mmfeat.data.tables.delimited import Delimited, read_delimited, read_records, repaired
+from mmfeat.data.tables.readers import Source
+from mmfeat.data.tables.text_files import UTF8, TextFile
 
 FILE = "corrections.csv"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmfeat.common.errors import DataError
+from mmfeat.common.labels import has_label, label_names
+from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.data.manifest import Manifest
-from mmfeat.errors import DataError
-from mmfeat.labels import has_label, label_names
-from mmfeat.spelling import Spellings, normal_name
 
 Labels = list[str] | None  # None: unlabelled
 _Changed = dict[str, tuple[Labels, Labels]]

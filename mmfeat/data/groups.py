@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfeat.errors import DataError
-from mmfeat.texts import shown
+from mmfeat.common.errors import DataError
+from mmfeat.common.text import shown
 
 
 @dataclass(frozen=True, eq=False)

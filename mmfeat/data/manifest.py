@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmfeat.data.sealedparquet import open_parquet, write_parquet
-from mmfeat.errors import DataError, one_line
-from mmfeat.labels import rows_of
-from mmfeat.shapes import misfit
+from mmfeat.common.errors import DataError, one_line
+from mmfeat.common.json_shapes import misfit
+from mmfeat.common.labels import rows_of
+from mmfeat.common.sealed_parquet import open_parquet, write_parquet
 
 FORMAT = 2  # 2: a role may have several columns
 _LABELS_AT_ONCE = 1 << 24  # in a row group: Parquet takes several times their bytes to write and read them

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mmfeat.data.sealedparquet import read_parquet, write_parquet
-from mmfeat.memory import if_possible
+from mmfeat.common.remembered import if_possible
+from mmfeat.common.sealed_parquet import read_parquet, write_parquet
 
 _FORMAT = b"1"  # files with `id` and `digest` alone are read: they hold what one encoder had
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmfeat.common.errors import DataError
+from mmfeat.common.labels import has_label, positive_cells
+from mmfeat.common.randomness import id_numbers, mix
+from mmfeat.common.text import counted
 from mmfeat.data.groups import Groups
-from mmfeat.errors import DataError
-from mmfeat.labels import has_label, positive_cells
-from mmfeat.randomness import id_numbers, mix
-from mmfeat.texts import counted
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.data.records import delimiter_of
-from mmfeat.data.textfiles import read_text, refuse_damage
-from mmfeat.errors import DataError
-from mmfeat.randomness import mix
+from mmfeat.common.errors import DataError
+from mmfeat.common.randomness import mix
+from mmfeat.data.tables.delimited import delimiter_of
+from mmfeat.data.tables.text_files import read_text, refuse_damage
 
 N_WORDS = 2  # replaced in each caption
 _WORD = re.compile(r"(?<![\w-])[^\W\d_]+(?:'[^\W\d_]+)?(?![\w-])")  # no part of man-made

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from mmfeat.config import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.common.errors import EncoderError, one_line
+from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import RANDOM, Description
-from mmfeat.encoders.foreign import no_code
-from mmfeat.encoders.names import PREFIX, TimmEncoder, image_family, image_models, nearest
-from mmfeat.encoders.sentence_folders import after_pooling
-from mmfeat.encoders.text import (
+from mmfeat.encoders.families.sentence_folders import after_pooling
+from mmfeat.encoders.families.text import (
     check_reads_text,
     model_source,
     positions_of,
@@ -22,10 +21,11 @@ from mmfeat.encoders.text import (
     stated_positions,
     without_unread,
 )
-from mmfeat.encoders.text_names import TEXT_MODELS, nearest_text_models
-from mmfeat.encoders.torchvision_models import TorchvisionEncoder
+from mmfeat.encoders.families.text_names import TEXT_MODELS, nearest_text_models
+from mmfeat.encoders.families.torchvision_models import TorchvisionEncoder
+from mmfeat.encoders.foreign import no_code
+from mmfeat.encoders.model_names import PREFIX, TimmEncoder, image_family, image_models, nearest
 from mmfeat.encoders.weights import hub_folder, read_tensors
-from mmfeat.errors import EncoderError, one_line
 
 
 def describe(table: ImageEncoderConfig | TextEncoderConfig, folder: Path) -> Description:

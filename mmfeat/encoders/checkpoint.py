@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import TFIDF
-from mmfeat.errors import EncoderError, one_line
-from mmfeat.files import publish_folder, staging_folder
-from mmfeat.labels import class_positions
-from mmfeat.learned import Learned
-from mmfeat.sealed import FILES, digest_of, read_record, seal_folder, write_sealed
-from mmfeat.shapes import ANYTHING, Number, Shape
+from mmfeat.common.errors import EncoderError, one_line
+from mmfeat.common.files import publish_folder, staging_folder
+from mmfeat.common.json_shapes import ANYTHING, Number, Shape
+from mmfeat.common.labels import class_positions
+from mmfeat.common.lineage import Learned
+from mmfeat.common.seals import FILES, digest_of, read_record, seal_folder, write_sealed
+from mmfeat.common.verified import damaged_file
+from mmfeat.config.schema import TFIDF
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
-from mmfeat.verified import damaged_file
 
 FORMAT = 1
 RECORD = "checkpoint.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmfeat.config import Config
+from mmfeat.config.schema import Config
 
 DECODER = 2  # version of the rules in `pictures`; 1: mmfeat 0.1.0, which recorded none
 MAX_MEGAPIXELS = 178.95697  # Pillow's own limit

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmfeat.encoders.sentence_folders import read_json
-from mmfeat.errors import EncoderError
-from mmfeat.files import digest_file, digest_json
-from mmfeat.texts import shown
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.files import digest_file, digest_json
+from mmfeat.common.text import shown
+from mmfeat.encoders.families.sentence_folders import read_json
 
 _OURS = ("eager", "sdpa", "flex_attention")  # attention that needs no code from elsewhere
 _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")

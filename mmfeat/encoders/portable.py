@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfeat.config import TFIDF, ImageEncoderConfig, TextEncoderConfig
-from mmfeat.encoders.base import Encoder
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.files import write_json
+from mmfeat.common.text import counted
+from mmfeat.config.schema import TFIDF, ImageEncoderConfig, TextEncoderConfig
+from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.families.image import build_image_encoder
+from mmfeat.encoders.families.text import TextEncoder, build_text_encoder, load_tokenizer
+from mmfeat.encoders.families.tfidf import TfidfEncoder, TfidfPreparation
 from mmfeat.encoders.foreign import NeedsCode, brings_code
-from mmfeat.encoders.image import build_image_encoder
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
-from mmfeat.encoders.text import TextEncoder, build_text_encoder, load_tokenizer
-from mmfeat.encoders.tfidf import TfidfEncoder, TfidfPreparation
 from mmfeat.encoders.weights import read_state, read_tensors
-from mmfeat.errors import EncoderError
-from mmfeat.files import write_json
-from mmfeat.texts import counted
 
 WEIGHTS = "weights.safetensors"
 TERMS = "terms.json"

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmfeat.batches import UndecodableSample, UnreadSample
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.files import digest_bytes, digest_json
+from mmfeat.common.text import shown
+from mmfeat.encoders.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
-from mmfeat.encoders.pictures import decode_image, upright_rgb
+from mmfeat.encoders.image_decoding import decode_image, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
-from mmfeat.errors import EncoderError
-from mmfeat.files import digest_bytes, digest_json
-from mmfeat.texts import shown
 
 MAX_RATIO = 1000  # of an image's sides
 FLAT = 1.0  # of 255

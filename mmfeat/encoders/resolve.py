@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat import __version__
-from mmfeat.config import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.files import digest_json
+from mmfeat.common.remembered import recall, remember
+from mmfeat.config.schema import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.errors import EncoderError
-from mmfeat.files import digest_json
-from mmfeat.memory import recall, remember
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 
@@ -127,12 +127,12 @@ def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Chec
 def _pretrained(config: Config, name: str) -> Any:
     table = config.encoder[name]
     if table.modality == "image":
-        from mmfeat.encoders.image import build_image_encoder
+        from mmfeat.encoders.families.image import build_image_encoder
 
         encoder = build_image_encoder(name, table, config.root, config.file_seed)
         encoder.preparation.decoding = Decoding.of(config)
         return encoder
-    from mmfeat.encoders.text import build_text_encoder
+    from mmfeat.encoders.families.text import build_text_encoder
 
     return build_text_encoder(name, table, config.root, config.file_seed)
 
@@ -158,7 +158,7 @@ def words_of(checkpoint: Checkpoint, table: TfidfEncoderConfig) -> Any:
     EncoderError
         Its files are damaged.
     """
-    from mmfeat.encoders.tfidf import TfidfEncoder
+    from mmfeat.encoders.families.tfidf import TfidfEncoder
 
     tensors, terms = checkpoint.tensors(), checkpoint.record.get("terms")
     if not isinstance(terms, list) or list(tensors) != ["idf"] or tensors["idf"].shape != (len(terms),):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmfeat.errors import EncoderError, one_line
+from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.store.keys import tensors_digest
 
 HUB_SECONDS = 5.0  # to wait for the hub's first answer

@@ -15,17 +15,17 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mmfeat.config import METRICS, FuseConfig, PredictConfig
-from mmfeat.configfile import read_settings
-from mmfeat.devices import torch_device
-from mmfeat.errors import ConfigError, RunError
-from mmfeat.estimator.arrays import column_ranges, encoded, joined
+from mmfeat.common.devices import torch_device
+from mmfeat.common.errors import ConfigError, RunError
+from mmfeat.common.labels import EMPTY, decide, sigmoid
+from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted
+from mmfeat.config.reader import read_settings
+from mmfeat.config.schema import METRICS, FuseConfig, PredictConfig
+from mmfeat.estimator.inputs import column_ranges, encoded, joined
 from mmfeat.heads import HEADS, build_head, head_config
-from mmfeat.heads.fit import FitData, fit_heads, head_logits
-from mmfeat.heads.members import Member
-from mmfeat.labels import EMPTY, decide, sigmoid
-from mmfeat.randomness import id_numbers
-from mmfeat.texts import counted
+from mmfeat.heads.training.fit_heads import FitData, fit_heads, head_logits
+from mmfeat.heads.training.members import Member
 
 _SETTINGS = ("lr", "weight_decay", "dropout", "epochs", "patience", "batch_size", "loss", "weights")
 

@@ -9,10 +9,10 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mmfeat.config import POLICIES, SelftrainConfig
+from mmfeat.common.text import counted
+from mmfeat.config.schema import POLICIES, SelftrainConfig
 from mmfeat.estimator.classifier import FusionClassifier
-from mmfeat.selftrain.rounds import SelfTraining, self_train, with_targets
-from mmfeat.texts import counted
+from mmfeat.selftraining.rounds import SelfTraining, self_train, with_targets
 
 
 class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):

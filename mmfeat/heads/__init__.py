@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmfeat.config import HEAD, HEAD_ALONE, FuseConfig
-from mmfeat.configfile import read_settings
-from mmfeat.errors import RunError
-from mmfeat.heads.base import Head
+from mmfeat.common.errors import RunError
+from mmfeat.config.reader import read_settings
+from mmfeat.config.schema import HEAD, HEAD_ALONE, FuseConfig
 from mmfeat.heads.concat import ConcatHead
 from mmfeat.heads.crossattn import CrossAttentionHead
 from mmfeat.heads.gated import GatedHead
+from mmfeat.heads.head import Head
 from mmfeat.heads.labelquery import LabelQueryHead
 from mmfeat.heads.linear import LinearHead
 from mmfeat.heads.mlp import MlpHead

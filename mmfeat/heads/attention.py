@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmfeat.errors import RunError
-from mmfeat.heads.base import tokens_of
+from mmfeat.common.errors import RunError
+from mmfeat.heads.head import tokens_of
 
 PROJECTED = 8  # tokens that an embedding is projected to
 _NEVER = -1e9  # a score of what is not there: finite, so that a row without any token has gradients

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfeat.config import CrossAttentionConfig
-from mmfeat.errors import RunError
+from mmfeat.common.errors import RunError
+from mmfeat.config.schema import CrossAttentionConfig
 from mmfeat.heads.attention import Attention, Tokens
-from mmfeat.heads.base import Head
+from mmfeat.heads.head import Head
 from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfeat.config import GatedConfig
+from mmfeat.config.schema import GatedConfig
 from mmfeat.heads.attention import masked_softmax
-from mmfeat.heads.base import Head
+from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
 
 

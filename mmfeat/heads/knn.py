@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfeat.heads.base import log_odds
-from mmfeat.labels import sigmoid
-from mmfeat.randomness import id_numbers
-from mmfeat.table import FeatureTable
+from mmfeat.common.labels import sigmoid
+from mmfeat.common.randomness import id_numbers
+from mmfeat.heads.head import log_odds
+from mmfeat.store.feature_table import FeatureTable
 
 NEIGHBOURS, BETA = 16, 10.0  # of 5 to 128 and 0 to 40, what is good on images, captions and both
 PRIOR_WEIGHT = 0.01  # the training rows' shares count as so much of the nearest neighbour: no probability is 0 or 1

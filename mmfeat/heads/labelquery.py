@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmfeat.config import LabelQueryConfig
-from mmfeat.errors import RunError
+from mmfeat.common.errors import RunError
+from mmfeat.common.text import counted
+from mmfeat.config.schema import LabelQueryConfig
 from mmfeat.heads.attention import Attention, Tokens
-from mmfeat.heads.base import Head
+from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
-from mmfeat.texts import counted
 
 MAX_QUERIES = 100  # with more classes, each query answers for several
 

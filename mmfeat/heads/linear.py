@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfeat.config import LinearConfig
-from mmfeat.heads.base import Head
+from mmfeat.config.schema import LinearConfig
+from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
 from mmfeat.heads.products import InputLinear
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmfeat.config import MlpConfig
-from mmfeat.heads.base import Head
+from mmfeat.config.schema import MlpConfig
+from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfeat.config import WeightedConfig
-from mmfeat.heads.base import Head
+from mmfeat.config.schema import WeightedConfig
+from mmfeat.heads.head import Head
 from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
 

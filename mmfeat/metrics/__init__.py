@@ -1,9 +1,9 @@
 """Figures, their spread, baselines, and what is fitted for a figure: thresholds, temperature; no torch."""
 
-from mmfeat.metrics.baselines import commonest_label
 from mmfeat.metrics.bootstrap import Outcome, bootstrap_figures, bootstrap_mean, paired_bootstrap, paired_difference
 from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature
 from mmfeat.metrics.crossfit import crossfitted, folds_of
+from mmfeat.metrics.most_frequent import commonest_label
 from mmfeat.metrics.scores import Scores, better, row_losses, samples_f1_rows, scores
 from mmfeat.metrics.thresholds import crossfitted_thresholds, fit_thresholds
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmfeat.errors import MmfeatError
+from mmfeat.common.errors import MmfeatError
 from mmfeat.metrics.scores import row_losses, samples_f1_rows
 
 RESAMPLES = 1000

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmfeat.errors import MmfeatError
-from mmfeat.randomness import mix
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.randomness import mix
 
 FOLDS = 5
 _SALT = 0x666F6C64  # no other use of the ids' numbers orders rows alike
@@ -19,7 +19,7 @@ def folds_of(numbers: np.ndarray, folds: int = FOLDS) -> np.ndarray:
     Parameters
     ----------
     numbers : np.ndarray
-        `(N,)` uint64 from :func:`mmfeat.randomness.id_numbers`.
+        `(N,)` uint64 from :func:`mmfeat.common.randomness.id_numbers`.
     """
     order = np.lexsort((numbers, mix(numbers, _SALT)))
     found = np.empty(len(numbers), np.int64)

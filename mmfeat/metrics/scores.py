@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.errors import MmfeatError
-from mmfeat.texts import counted
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.text import counted
 
 _BLOCK = 2**22  # cells worked on at a time in float64, so that memory stays bounded
 _FIELDS = {"samples-f1": "samples_f1", "micro-f1": "micro_f1", "macro-f1": "macro_f1", "map": "map", "loss": "loss"}

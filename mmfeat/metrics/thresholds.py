@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfeat.errors import MmfeatError
-from mmfeat.labels import EMPTY
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.labels import EMPTY
 from mmfeat.metrics.crossfit import FOLDS, crossfitted
 
 UNFITTED = 0.5
@@ -48,7 +48,7 @@ def fit_thresholds(
     per_class : bool
         One for each class.
     empty : str
-        What a row gets where nothing passes, as in :func:`mmfeat.labels.decide`.
+        What a row gets where nothing passes, as in :func:`mmfeat.common.labels.decide`.
 
     Returns
     -------

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.texts import counted, shown
+from mmfeat.common.text import counted, shown
 
 LIMIT_MB = 100.0  # of the paper (P21)
 WEAKEST = 5

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfeat.batches import Encoded
-from mmfeat.devices import torch_device
-from mmfeat.encoders.base import Encoder
+from mmfeat.common.devices import torch_device
+from mmfeat.common.errors import ConfigError, RunError, one_line
+from mmfeat.common.extras import require
+from mmfeat.common.text import counted
+from mmfeat.encoders.batches import Encoded
+from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.portable import load_encoder, load_preparation
 from mmfeat.encoders.weights import read_state
-from mmfeat.errors import ConfigError, RunError, one_line
-from mmfeat.extras import require
-from mmfeat.models.composition import Composition, ReadTokens, build_composition
 from mmfeat.predictor import onnx_files
 from mmfeat.predictor.folder import encoder_folder
 from mmfeat.predictor.predictions import HeadOutputs
-from mmfeat.texts import counted
+from mmfeat.runs.composition import Composition, ReadTokens, build_composition
 
 HEADS = "heads.safetensors"
 

@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmfeat.config import TFIDF, TextEncoderConfig
-from mmfeat.errors import RunError
-from mmfeat.files import flush_file, flush_folder
-from mmfeat.models.decisions import DECISION
-from mmfeat.sealed import FILES, read_record
-from mmfeat.shapes import ANYTHING, Choice, Number, Several, Shape, misfit
-from mmfeat.verified import damaged_file
+from mmfeat.common.errors import RunError
+from mmfeat.common.files import flush_file, flush_folder
+from mmfeat.common.json_shapes import ANYTHING, Choice, Number, Several, Shape, misfit
+from mmfeat.common.seals import FILES, read_record
+from mmfeat.common.verified import damaged_file
+from mmfeat.config.schema import TFIDF, TextEncoderConfig
+from mmfeat.metrics.decision_rule import DECISION
 
 FORMAT = 1
 RECORD = "mmfeat.json"

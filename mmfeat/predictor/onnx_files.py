@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmfeat.encoders.base import Encoder
+from mmfeat.common.errors import EncoderError, MmfeatError, RunError, one_line
+from mmfeat.common.extras import require
+from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.portable import save_preparation
-from mmfeat.errors import EncoderError, MmfeatError, RunError, one_line
-from mmfeat.extras import require
-from mmfeat.models.composition import Composition
+from mmfeat.runs.composition import Composition
 
 EXTRA = "onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from mmfeat.labels import label_names, sigmoid
-from mmfeat.models.decisions import Decision
+from mmfeat.common.labels import label_names, sigmoid
+from mmfeat.metrics.decision_rule import Decision
 
 
 class HeadOutputs(NamedTuple):

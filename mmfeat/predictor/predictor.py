@@ -12,16 +12,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmfeat.batches import Batch, UndecodableSample, UnreadSample, groups_of, prepared_batches, usual_batch_size
-from mmfeat.data.archives import check_size
-from mmfeat.encoders.pictures import loaded
-from mmfeat.errors import DataError, one_line
-from mmfeat.heads.base import tokens_of
-from mmfeat.models.decisions import Decision
+from mmfeat.common.errors import DataError, one_line
+from mmfeat.common.text import counted, shown
+from mmfeat.data.images.archives import check_size
+from mmfeat.encoders.batches import (
+    Batch,
+    UndecodableSample,
+    UnreadSample,
+    groups_of,
+    prepared_batches,
+    usual_batch_size,
+)
+from mmfeat.encoders.image_decoding import loaded
+from mmfeat.heads.head import tokens_of
+from mmfeat.metrics.decision_rule import Decision
 from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
-from mmfeat.texts import counted, shown
 
 _FLOAT16_MAX = 65504.0
 _LOADING = threading.Lock()

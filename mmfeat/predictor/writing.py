@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmfeat.encoders.base import Encoder
+from mmfeat.common.files import write_atomic
+from mmfeat.common.seals import seal_folder
+from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.portable import save_encoder, save_tensors
-from mmfeat.files import write_atomic
-from mmfeat.models.composition import Composition
 from mmfeat.predictor.card import model_card
 from mmfeat.predictor.engines import HEADS
 from mmfeat.predictor.folder import CARD, FORMAT, RECORD, encoder_folder, size_mb
 from mmfeat.predictor.onnx_files import HEADS as HEADS_ONNX
 from mmfeat.predictor.onnx_files import save_encoder_onnx, save_heads_onnx
-from mmfeat.sealed import seal_folder
+from mmfeat.runs.composition import Composition
 
 
 def write_model(

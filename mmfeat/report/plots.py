@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfeat.files import atomic_path
-from mmfeat.models.comparison import Compared
-from mmfeat.models.encoderlines import EncoderLine
-from mmfeat.models.figures import FigureLine
-from mmfeat.texts import shown
+from mmfeat.common.files import atomic_path
+from mmfeat.common.text import shown
+from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.runs.comparison import Compared
+from mmfeat.runs.encoder_comparison import EncoderLine
 
 # Colours of Okabe and Ito, told apart with any colour vision; the marks differ as well.
 _LOOKS = {

@@ -15,14 +15,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
 import mmfeat
-from mmfeat.errors import DataError, one_line
+from mmfeat.common.errors import DataError, one_line
+from mmfeat.common.text import shown
 from mmfeat.predictor import Prediction, Predictor
 from mmfeat.serving.bodies import Asked, Body, opened, reading
 from mmfeat.serving.callers import ANY, Callers, CheckedCallers
 from mmfeat.serving.gathering import Gatherer
 from mmfeat.serving.limits import Limits
 from mmfeat.serving.schemas import Answer, Health, PredictForm, PredictJson, Problem, answer_of
-from mmfeat.texts import shown
 
 logger = logging.getLogger("mmfeat.serving")
 

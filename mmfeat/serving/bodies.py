@@ -19,11 +19,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
-from mmfeat.encoders.pictures import open_image
-from mmfeat.errors import one_line
+from mmfeat.common.errors import one_line
+from mmfeat.common.text import shown
+from mmfeat.encoders.image_decoding import open_image
 from mmfeat.serving.limits import Limits
 from mmfeat.serving.schemas import PredictForm, PredictJson
-from mmfeat.texts import shown
 
 # Decoders that are tried on strangers' bytes; some others of Pillow's start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 
-from mmfeat.errors import ConfigError
-from mmfeat.texts import quoted, shown
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.text import quoted, shown
 
 DRAIN_SECONDS = 5.0
 ANY = "*"

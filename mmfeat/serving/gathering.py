@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mmfeat.batches import yield_to_others
-from mmfeat.machine import usable_cores
+from mmfeat.common.machine import usable_cores
+from mmfeat.encoders.batches import yield_to_others
 
 MAX_WAIT = 0.01  # seconds that a batch waits for others that are being prepared
 

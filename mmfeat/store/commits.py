@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mmfeat.errors import StoreError
-from mmfeat.files import temporary_name
-from mmfeat.sealed import read_sealed, write_sealed
+from mmfeat.common.errors import StoreError
+from mmfeat.common.files import temporary_name
+from mmfeat.common.seals import read_sealed, write_sealed
 
 FORMAT = 1
 EMBEDDINGS = "embeddings"

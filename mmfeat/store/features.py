@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.errors import StoreError
-from mmfeat.files import remove_leftovers
-from mmfeat.labels import class_positions
+from mmfeat.common.errors import StoreError
+from mmfeat.common.files import remove_leftovers
+from mmfeat.common.labels import class_positions
+from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store import commits as naming
 from mmfeat.store.commits import EMBEDDINGS, Commit
+from mmfeat.store.encoder_record import RECORD, read_record, write_record
 from mmfeat.store.keys import EncoderSpec
-from mmfeat.store.parts import StoredFile, open_file, write_file
-from mmfeat.store.record import RECORD, read_record, write_record
 from mmfeat.store.rows import Found, MappedRows, check_keys
+from mmfeat.store.segments import StoredFile, open_file, write_file
 from mmfeat.store.series import PartSeries
 from mmfeat.store.storable import storable
 from mmfeat.store.uncommitted import remove_uncommitted
-from mmfeat.verified import VerifiedFiles
 
 _TICK = 2_000_000_000  # ns: the coarsest time that file systems keep
 _ATTEMPTS = 20  # to read the folder while other processes merge parts

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.errors import StoreError
-from mmfeat.files import remove_leftovers, temporary_name
+from mmfeat.common.errors import StoreError
+from mmfeat.common.files import remove_leftovers, temporary_name
+from mmfeat.common.text import counted
+from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store.commits import (
     EMBEDDINGS,
     LOGITS,
@@ -25,11 +27,9 @@ from mmfeat.store.commits import (
     remove,
     unwritable,
 )
-from mmfeat.store.record import encoder_folders
+from mmfeat.store.encoder_record import encoder_folders
 from mmfeat.store.references import References, all_references
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
-from mmfeat.texts import counted
-from mmfeat.verified import VerifiedFiles
 
 
 @dataclass(frozen=True)

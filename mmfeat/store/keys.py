@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmfeat.config import OTHER
-from mmfeat.files import digest_json
+from mmfeat.common.files import digest_json
+from mmfeat.config.schema import OTHER
 
 KEY_VERSION = 1
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmfeat.store import commits as naming
 from mmfeat.store.commits import EMBEDDINGS, LOGITS, UnwritableStore
-from mmfeat.store.parts import StoredFile, attributes_of, origins_of, write_merged
+from mmfeat.store.segments import StoredFile, attributes_of, origins_of, write_merged
 
 if TYPE_CHECKING:
     from mmfeat.store.features import EncoderFeatures

@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmfeat.errors import StoreError
-from mmfeat.files import DAY, digest_json
-from mmfeat.sealed import read_sealed, write_sealed
+from mmfeat.common.errors import StoreError
+from mmfeat.common.files import DAY, digest_json
+from mmfeat.common.seals import read_sealed, write_sealed
 from mmfeat.store.commits import FORMAT, now, refuse_newer
 
 FOLDER = "projects"

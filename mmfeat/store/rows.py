@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfeat.errors import MissingFeatures
+from mmfeat.common.errors import MissingFeatures
 from mmfeat.store.mapped import MappedArray
 
 

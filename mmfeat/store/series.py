@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mmfeat.store.commits import Commit
-from mmfeat.store.parts import StoredFile
 from mmfeat.store.rows import Found, MappedRows, RowIndex
+from mmfeat.store.segments import StoredFile
 
 
 class PartSeries:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmfeat.errors import StoreError
-from mmfeat.texts import counted
+from mmfeat.common.errors import StoreError
+from mmfeat.common.text import counted
 
 
 class UnstorableRow(StoreError):

@@ -11,8 +11,8 @@ import os
 import time
 from pathlib import Path
 
-from mmfeat.files import DAY, HOST, is_running
-from mmfeat.hdf5 import open_hdf5
+from mmfeat.common.files import DAY, HOST, is_running
+from mmfeat.common.hdf5_reading import open_hdf5
 
 WRITER = "writer"  # attribute of every file: which process of which machine wrote it
 

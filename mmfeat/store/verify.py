@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.errors import StoreError
-from mmfeat.files import TEMPORARY
+from mmfeat.common.errors import StoreError
+from mmfeat.common.files import TEMPORARY
+from mmfeat.common.verified import VerifiedFiles, stamp_of
 from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, commit_paths, layout_of, read_commit
-from mmfeat.store.parts import open_file
-from mmfeat.store.record import RECORD, read_record
-from mmfeat.verified import VerifiedFiles, stamp_of
+from mmfeat.store.encoder_record import RECORD, read_record
+from mmfeat.store.segments import open_file
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""One function for each command: a project in, a result out. Only this room sees both sides of the wall."""
+"""One module for each command: arguments in, a result out. No module here imports another."""

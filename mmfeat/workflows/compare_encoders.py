@@ -8,11 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.errors import ConfigError, MmfeatError, RunError
-from mmfeat.files import digest_json
+from mmfeat.common.errors import ConfigError, MmfeatError, RunError
+from mmfeat.common.files import digest_json
+from mmfeat.common.progress import say
+from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted, shown
+from mmfeat.inference.decisions import decision_on, figures_on_val, needed_val
 from mmfeat.metrics import commonest_label
-from mmfeat.models.comparison import Part, comparison_folder, kept_part, save_part
-from mmfeat.models.encoderlines import (
+from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.project.project import Project
+from mmfeat.project.provenance import common_record
+from mmfeat.report.encoder_comparison_table import write_encoder_comparison
+from mmfeat.report.outputs import Outputs
+from mmfeat.runs.comparison import Part, comparison_folder, kept_part, save_part
+from mmfeat.runs.encoder_comparison import (
     EncoderLine,
     EncoderRecord,
     bests,
@@ -20,19 +29,10 @@ from mmfeat.models.encoderlines import (
     read_encoder_record,
     write_encoder_record,
 )
-from mmfeat.models.figures import FigureLine
-from mmfeat.outputs import Outputs
-from mmfeat.progress import say
-from mmfeat.randomness import id_numbers
-from mmfeat.report.encoderlines import write_encoder_comparison
-from mmfeat.table import rows_digest
-from mmfeat.texts import counted, shown
-from mmfeat.workflows.adopting import Used, adopt
-from mmfeat.workflows.deciding import decision_on, figures_on_val, needed_val
-from mmfeat.workflows.encoder_fits import EncoderFits
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.proposals import Proposal, proposal_of
-from mmfeat.workflows.records import common_record
+from mmfeat.store.feature_table import rows_digest
+from mmfeat.training.encoder_fits import EncoderFits
+from mmfeat.training.promotion import Used, adopt
+from mmfeat.training.proposed_encoders import Proposal, proposal_of
 
 RECORD, PART = "encoder.json", "logits.safetensors"
 
@@ -80,7 +80,7 @@ def compare_encoders(
     Parameters
     ----------
     typed : list of str
-        As :func:`mmfeat.workflows.proposals.proposal_of` takes them; all encoders of mmfeat.toml, when empty.
+        As :func:`mmfeat.training.proposed_encoders.proposal_of` takes them; all encoders of mmfeat.toml, when empty.
     n_seeds : int
         Fits of each encoder. Figures are of the first; the others say how far a figure moves by itself.
     overwrite : bool

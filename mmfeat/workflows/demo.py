@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import FILE_NAME
-from mmfeat.configfile import config_of
-from mmfeat.data.demo import make_demo
-from mmfeat.errors import ConfigError
-from mmfeat.files import TEMPORARY, staging_folder, write_atomic
-from mmfeat.labels import encode
-from mmfeat.models.figures import FigureLine, figures_of
-from mmfeat.progress import clock, say
-from mmfeat.workflows.deciding import shipped_decision
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.files import TEMPORARY, staging_folder, write_atomic
+from mmfeat.common.labels import encode
+from mmfeat.common.progress import clock, say
+from mmfeat.config.reader import config_of
+from mmfeat.config.schema import FILE_NAME
+from mmfeat.data.demo_data import make_demo
+from mmfeat.inference.decisions import shipped_decision
+from mmfeat.inference.logits import source
+from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.project.project import Project
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.extract import extract
@@ -27,8 +29,6 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
 from mmfeat.workflows.selftrain import selftrain
 
 SETTINGS = """\

@@ -13,12 +13,12 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from mmfeat import __version__
-from mmfeat.config import FILE_NAME, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from mmfeat.common.errors import EncoderError, MmfeatError
+from mmfeat.common.files import digest_json
+from mmfeat.common.remembered import recall, remember
+from mmfeat.config.schema import FILE_NAME, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import Description
-from mmfeat.errors import EncoderError, MmfeatError
-from mmfeat.files import digest_json
-from mmfeat.memory import recall, remember
-from mmfeat.workflows.project import Project
+from mmfeat.project.project import Project
 
 # The encoders of the paper, by the names people use.
 PAPER = {

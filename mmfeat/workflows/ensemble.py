@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import RECIPES
-from mmfeat.errors import ConfigError, DataError, RunError
-from mmfeat.files import digest_json
-from mmfeat.learned import NOTHING, Learned
+from mmfeat.common.errors import ConfigError, DataError, RunError
+from mmfeat.common.files import digest_json
+from mmfeat.common.lineage import NOTHING, Learned
+from mmfeat.common.randomness import id_numbers
+from mmfeat.config.schema import RECIPES
+from mmfeat.inference.decisions import decision_record, figures_on_val
+from mmfeat.inference.ensemble_members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
+from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
 from mmfeat.metrics import paired_difference
-from mmfeat.models.ensembles import RECIPE_TEXTS
-from mmfeat.models.figures import FigureLine, Figures, score_by
-from mmfeat.models.runs import ROLES, Run, RunLogits, already_made, save_run
-from mmfeat.models.weights import FOLDS, METHODS, STEPS, STRENGTH, Rows, Weights, cross_fit
-from mmfeat.randomness import id_numbers
-from mmfeat.table import rows_digest
-from mmfeat.workflows.deciding import decision_record, figures_on_val
-from mmfeat.workflows.members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.records import common_record, input_keys
-from mmfeat.workflows.scoring import Source, joined, run_source, source, training_prior
-from mmfeat.workflows.standing import find_run, in_sample, learned_by
+from mmfeat.metrics.metric_rows import FigureLine, Figures, score_by
+from mmfeat.project.project import Project
+from mmfeat.project.provenance import common_record, input_keys
+from mmfeat.project.staleness import find_run, in_sample, learned_by
+from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Rows, Weights, cross_fit
+from mmfeat.runs.ensembles import RECIPE_TEXTS
+from mmfeat.runs.run import ROLES, Run, RunLogits, already_made, save_run
+from mmfeat.store.feature_table import rows_digest
 
 METHOD_TEXTS = {
     "mean": "mean of the logits",
@@ -69,7 +69,7 @@ def ensemble(project: Project, members: list[str], method: str = "mean") -> Ense
         May be empty for `greedy`: then all encoders with an output and all current runs that are not ensembles.
     method : str
         `mean`; or what is fitted on labelled rows that no member was trained on, and cross-fitted there:
-        `weighted`, `per-class`, `stacked`, `greedy`. See :func:`mmfeat.models.weights.fit_weights`.
+        `weighted`, `per-class`, `stacked`, `greedy`. See :func:`mmfeat.runs.ensemble_weights.fit_weights`.
 
     Raises
     ------

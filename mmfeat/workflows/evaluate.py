@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfeat.csvtext import csv_text
-from mmfeat.errors import DataError, RunError
+from mmfeat.common.csv_text import csv_text
+from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.randomness import id_numbers
+from mmfeat.inference.decisions import decision_for, how_decided
+from mmfeat.inference.logits import source
+from mmfeat.inference.next_commands import after_evaluate
+from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics import paired_bootstrap
-from mmfeat.models.figures import Figures, figures_of, outcome_of
-from mmfeat.outputs import Outputs
-from mmfeat.randomness import id_numbers
-from mmfeat.workflows.deciding import decision_for, how_decided
-from mmfeat.workflows.hints import after_evaluate
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import best_run
-from mmfeat.workflows.scoring import source
-from mmfeat.workflows.standing import learned_by
+from mmfeat.metrics.metric_rows import Figures, figures_of, outcome_of
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import learned_by
+from mmfeat.report.outputs import Outputs
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,23 @@ import torch
 from safetensors import SafetensorError
 
 import mmfeat
-from mmfeat.batches import UnreadSample
+from mmfeat.common.errors import DataError, MissingFeatures, RunError, one_line
+from mmfeat.common.extras import require
+from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
+from mmfeat.common.urls import refuse_url
+from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.resolve import build_encoder
-from mmfeat.errors import DataError, MissingFeatures, RunError, one_line
-from mmfeat.extras import require
-from mmfeat.files import digest_json, remove_leftovers, staging_folder
-from mmfeat.models.decisions import Decision
+from mmfeat.inference.decisions import how_decided, shipped_decision
+from mmfeat.inference.logits import source
+from mmfeat.inference.networks import Composed, about, compose
+from mmfeat.metrics.decision_rule import Decision
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
 from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
 from mmfeat.predictor.folder import RECORD, publish, read_folder, size_mb
 from mmfeat.predictor.writing import write_model
+from mmfeat.project.project import Project
 from mmfeat.store.keys import tensors_digest
-from mmfeat.urls import refuse_url
-from mmfeat.workflows.compose import Composed, about, compose
-from mmfeat.workflows.deciding import how_decided, shipped_decision
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
 
 CHECKED_ROWS = 64
 TOLERANCE = 0.05  # of a probability: beyond it the folder is not the run

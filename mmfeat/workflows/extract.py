@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.batches import usual_batch_size
-from mmfeat.config import OTHER
+from mmfeat.common.errors import DataError, StoreError
+from mmfeat.common.json_shapes import Number
+from mmfeat.common.remembered import recall, remember
+from mmfeat.config.schema import OTHER
+from mmfeat.encoders.batches import usual_batch_size
 from mmfeat.encoders.decoding import Decoding
 from mmfeat.encoders.resolve import Identity, build_encoder
-from mmfeat.errors import DataError, StoreError
-from mmfeat.extract import Extraction, Session, extract_encoder, missing_rows
-from mmfeat.memory import recall, remember
-from mmfeat.shapes import Number
+from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
+from mmfeat.project.project import Project
+from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.store import UnstorableRow
 from mmfeat.store.merge import merge_parts
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.redecoding import rows_to_decode_again
 
 TUNED_ON = 64  # samples
 
@@ -159,7 +159,7 @@ def session_of(
     project: Project, identity: Identity, read: Callable[[int], Any], options: Options, encoder: Any = None
 ) -> Session:
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
-    from mmfeat.devices import provenance, torch_device
+    from mmfeat.common.devices import provenance, torch_device
 
     name, modality = identity.name, identity.spec.modality
     device = torch_device(project.config.device)
@@ -186,8 +186,8 @@ def _tune(
     project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any]
 ) -> tuple[dict[str, Any], str]:
     """Measure what is fastest on some of the samples that are to be encoded; what to remember, and in words."""
-    from mmfeat.extract.tune import tune
-    from mmfeat.progress import say
+    from mmfeat.common.progress import say
+    from mmfeat.extraction.tuning import tune
 
     row_keys = project.row_keys(identity.spec.modality)
     features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens

@@ -12,34 +12,34 @@ from typing import Any
 
 import numpy as np
 
+from mmfeat.common.devices import provenance, torch_device
+from mmfeat.common.errors import DataError, EncoderError
+from mmfeat.common.lineage import Learned
+from mmfeat.common.progress import clock, say
+from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted, quoted
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.devices import provenance, torch_device
-from mmfeat.encoders.augmentation import ImageAugmentation
 from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, Output, copy_checkpoint, save_checkpoint
-from mmfeat.encoders.finetune import FittedEncoder, fit_encoder
-from mmfeat.encoders.optimisation import training_precision
+from mmfeat.encoders.families.tfidf import TfidfEncoder
+from mmfeat.encoders.finetuning.augmentation import ImageAugmentation
+from mmfeat.encoders.finetuning.fit_encoder import FittedEncoder, fit_encoder
+from mmfeat.encoders.finetuning.optimisation import training_precision
+from mmfeat.encoders.finetuning.resume_state import forget_state
+from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.resolve import Identity, build_encoder, words_of
-from mmfeat.encoders.resuming import forget_state
-from mmfeat.encoders.samples import Samples
-from mmfeat.encoders.tfidf import TfidfEncoder
-from mmfeat.errors import DataError, EncoderError
-from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import fit_data, fit_head
-from mmfeat.learned import Learned
+from mmfeat.heads.training.epochs import FittedHead
+from mmfeat.heads.training.fit_heads import fit_data, fit_head
+from mmfeat.inference.decisions import figures_on_val
+from mmfeat.inference.logits import computed_source, encoder_source
 from mmfeat.metrics import commonest_label
-from mmfeat.models.figures import Figures
-from mmfeat.progress import clock, say
-from mmfeat.randomness import id_numbers
+from mmfeat.metrics.metric_rows import Figures
+from mmfeat.project.project import Project
+from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
 from mmfeat.report.plots import plot_learning
-from mmfeat.table import FeatureTable
-from mmfeat.texts import counted, quoted
-from mmfeat.workflows.deciding import figures_on_val
+from mmfeat.store.feature_table import FeatureTable
+from mmfeat.training.finetune_plan import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit, use_remedy
 from mmfeat.workflows.extract import complete_logits, extract_one
-from mmfeat.workflows.fits import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit, use_remedy
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import computed_source, encoder_source
-from mmfeat.workflows.tfidf import fitted_words, identity_of
 
 NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
 CURVE = "learning-curve.png"

@@ -10,29 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfeat.devices import torch_device
+from mmfeat.common.devices import torch_device
+from mmfeat.common.errors import DataError
+from mmfeat.common.files import digest_json
+from mmfeat.common.machine import return_freed_memory
+from mmfeat.common.progress import progress
+from mmfeat.common.text import counted
 from mmfeat.encoders.resolve import Identity
-from mmfeat.errors import DataError
-from mmfeat.files import digest_json
 from mmfeat.heads import build_head, head_class, head_config
-from mmfeat.heads.epochs import FittedHead
-from mmfeat.heads.fit import FitData, fit_data, fit_heads
-from mmfeat.heads.members import Member
-from mmfeat.machine import return_freed_memory
-from mmfeat.models.composition import empty_head_part
-from mmfeat.models.figures import FigureLine, Figures
-from mmfeat.models.runs import Run, already_made
-from mmfeat.progress import progress
-from mmfeat.table import FeatureTable
-from mmfeat.texts import counted
-from mmfeat.workflows.baselines import baselines
-from mmfeat.workflows.deciding import figures_on_val, same_rule
-from mmfeat.workflows.folds import Folds, Labelled, labelled_figures
-from mmfeat.workflows.headruns import TrainedHeads, save_head_run, seeds_of, tokens_read
-from mmfeat.workflows.hints import after_fuse
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import folds_of, recorded_table, run_source, seeds_logits
-from mmfeat.workflows.standing import in_sample
+from mmfeat.heads.training.epochs import FittedHead
+from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads
+from mmfeat.heads.training.members import Member
+from mmfeat.inference.baselines import baselines
+from mmfeat.inference.decisions import figures_on_val, same_rule
+from mmfeat.inference.logits import folds_of, recorded_table, run_source, seeds_logits
+from mmfeat.inference.next_commands import after_fuse
+from mmfeat.metrics.metric_rows import FigureLine, Figures
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import in_sample
+from mmfeat.runs.composition import empty_head_part
+from mmfeat.runs.run import Run, already_made
+from mmfeat.store.feature_table import FeatureTable
+from mmfeat.training.head_folds import Folds, Labelled, labelled_figures
+from mmfeat.training.head_runs import TrainedHeads, save_head_run, seeds_of, tokens_read
 
 
 @dataclass(frozen=True)

@@ -11,34 +11,40 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.config import FILE_NAME, Config
-from mmfeat.configfile import config_of, load_config, with_rule_for
-from mmfeat.data.columns import ROLES
-from mmfeat.data.copies import copies_across_splits
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.files import remove_leftovers, write_atomic
+from mmfeat.common.labels import fitting_separator
+from mmfeat.common.spelling import normal_name
+from mmfeat.common.text import counted, quoted
+from mmfeat.common.urls import refuse_url
+from mmfeat.config.reader import config_of, load_config, with_rule_for
+from mmfeat.config.schema import FILE_NAME, Config
 from mmfeat.data.difference import Difference, difference
-from mmfeat.data.imagenames import IMAGE_SUFFIXES
-from mmfeat.data.manifest import Manifest
-from mmfeat.data.missing import about_addresses, about_look_alikes, look_alikes, nothing_found, other_files
-from mmfeat.data.readers import Source, about_images_inside, read_classes, read_source
-from mmfeat.data.rowkeys import DigestMemory, RowKeys, image_keys
-from mmfeat.data.sources import (
+from mmfeat.data.images.copies import copies_across_splits
+from mmfeat.data.images.image_names import IMAGE_SUFFIXES
+from mmfeat.data.images.image_sources import (
     ImageSources,
     image_files_beside,
     image_sources,
     images_beside,
     unreadable_archives,
 )
-from mmfeat.errors import ConfigError, DataError
-from mmfeat.files import remove_leftovers, write_atomic
-from mmfeat.labels import fitting_separator
-from mmfeat.outputs import Outputs
-from mmfeat.report.summary import about_changes, about_copies, about_one_class, summary
-from mmfeat.spelling import normal_name
-from mmfeat.texts import counted, quoted
-from mmfeat.urls import refuse_url
-from mmfeat.workflows.changes import follows
-from mmfeat.workflows.placing import MANIFEST, make_manifest
-from mmfeat.workflows.template import filled_template
+from mmfeat.data.images.missing_images import (
+    about_addresses,
+    about_look_alikes,
+    look_alikes,
+    nothing_found,
+    other_files,
+)
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
+from mmfeat.data.tables.columns import ROLES
+from mmfeat.data.tables.readers import Source, about_images_inside, read_classes, read_source
+from mmfeat.project.build_manifest import MANIFEST, make_manifest
+from mmfeat.project.changes import follows
+from mmfeat.project.template import filled_template
+from mmfeat.report.data_summary import about_changes, about_copies, about_one_class, summary
+from mmfeat.report.outputs import Outputs
 
 LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 COLUMNS = tuple(f"data.{role}" for role in ROLES)

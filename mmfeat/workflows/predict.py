@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.config import FILE_NAME
-from mmfeat.data.samplekinds import PICTURES, TABLE, kind_of_samples
-from mmfeat.data.tableforms import is_table, table_stem
-from mmfeat.errors import ConfigError, DataError
-from mmfeat.models.decisions import Decision
-from mmfeat.models.runs import Run
-from mmfeat.outputs import Outputs
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.urls import refuse_url
+from mmfeat.config.schema import FILE_NAME
+from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_samples
+from mmfeat.data.tables.table_forms import is_table, table_stem
+from mmfeat.inference.decisions import decision_for, how_decided, shipped_decision
+from mmfeat.inference.logits import run_source
+from mmfeat.inference.new_pictures import picture_rows
+from mmfeat.inference.new_rows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
+from mmfeat.inference.run_ranking import best_run
+from mmfeat.metrics.decision_rule import Decision
 from mmfeat.predictor import Predictions, Predictor
-from mmfeat.report.predictions import FORMATS, prediction_bytes
-from mmfeat.urls import refuse_url
-from mmfeat.workflows.deciding import decision_for, how_decided, shipped_decision
-from mmfeat.workflows.newpictures import picture_rows
-from mmfeat.workflows.newrows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import best_run
-from mmfeat.workflows.scoring import run_source
-from mmfeat.workflows.standing import find_run
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import find_run
+from mmfeat.report.outputs import Outputs
+from mmfeat.report.prediction_files import FORMATS, prediction_bytes
+from mmfeat.runs.run import Run
 
 ROLES = ("id", "image", "caption")
 
@@ -179,7 +179,7 @@ class NewPredictions:
         return self.decision.n_empty(self.predictions.probs)
 
     def write(self, path: Path, form: str = "csv", top_k: int = 0) -> None:
-        """Write them as :func:`mmfeat.report.predictions.prediction_bytes` makes them.
+        """Write them as :func:`mmfeat.report.prediction_files.prediction_bytes` makes them.
 
         Raises
         ------

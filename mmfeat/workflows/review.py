@@ -8,23 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.common.errors import DataError, MissingFeatures
+from mmfeat.common.files import bytes_of
+from mmfeat.common.labels import decide, label_names, sigmoid
+from mmfeat.common.randomness import id_numbers
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import corrected_ids, with_answers
-from mmfeat.data.reviews import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
-from mmfeat.errors import DataError, MissingFeatures
-from mmfeat.files import bytes_of
+from mmfeat.data.review_table import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
 from mmfeat.heads.knn import unit_embeddings
-from mmfeat.labels import decide, label_names, sigmoid
-from mmfeat.models.decisions import Decision
-from mmfeat.models.runs import Run
-from mmfeat.outputs import Outputs
-from mmfeat.randomness import id_numbers
-from mmfeat.selftrain.review import contradiction, disagreement, shortlist, spread, uncertainty
-from mmfeat.workflows.deciding import decision_for
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.runs import best_run
-from mmfeat.workflows.scoring import own_opinions, recorded_table, run_source
-from mmfeat.workflows.standing import find_run, in_sample
+from mmfeat.inference.decisions import decision_for
+from mmfeat.inference.logits import own_opinions, recorded_table, run_source
+from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
+from mmfeat.inference.run_ranking import best_run
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import find_run, in_sample
+from mmfeat.report.outputs import Outputs
+from mmfeat.runs.run import Run
 
 SPLITS = ("unlabelled", "train", "val")
 _LIST, _FEWEST = 10, 1000  # rows that are compared with each other, for each that is asked for; and at least

@@ -13,18 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.errors import DataError
+from mmfeat.common.errors import DataError
+from mmfeat.common.progress import progress, say
+from mmfeat.inference.decisions import needed_val
+from mmfeat.inference.next_commands import to_predict
 from mmfeat.metrics import better
-from mmfeat.models.figures import FigureLine
-from mmfeat.models.runs import ROLES, Run, already_made
-from mmfeat.progress import progress, say
-from mmfeat.report.rounds import FILES as ROUNDS
-from mmfeat.report.rounds import write_rounds
-from mmfeat.selftrain.resuming import RESUME, kept_in
-from mmfeat.selftrain.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
-from mmfeat.workflows.deciding import needed_val
-from mmfeat.workflows.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
-from mmfeat.workflows.fits import planned_fit
+from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.project.project import Project
+from mmfeat.report.round_table import FILES as ROUNDS
+from mmfeat.report.round_table import write_rounds
+from mmfeat.runs.run import ROLES, Run, already_made
+from mmfeat.selftraining.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
+from mmfeat.selftraining.saved_rounds import RESUME, kept_in
+from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
+from mmfeat.training.finetune_plan import planned_fit
+from mmfeat.training.head_runs import TrainedHeads, save_head_run
 from mmfeat.workflows.fuse import (
     fit_seeds,
     head_fingerprint,
@@ -33,9 +36,6 @@ from mmfeat.workflows.fuse import (
     resolved_config,
     val_figures,
 )
-from mmfeat.workflows.headruns import TrainedHeads, save_head_run
-from mmfeat.workflows.hints import to_predict
-from mmfeat.workflows.project import Project
 
 PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
 
@@ -47,7 +47,7 @@ class SelftrainResult:
     Attributes
     ----------
     rounds : list of dict
-        Each :class:`mmfeat.selftrain.rounds.Round` as run.json has it.
+        Each :class:`mmfeat.selftraining.rounds.Round` as run.json has it.
     lines : list of FigureLine
         The head on val; before it the same head without pseudo-labels, where `fuse` has made it.
     supervised : str or None

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmfeat.errors import ConfigError, one_line
-from mmfeat.extras import require
-from mmfeat.progress import say
+from mmfeat.common.errors import ConfigError, one_line
+from mmfeat.common.extras import require
+from mmfeat.common.progress import say
+from mmfeat.common.text import shown
 from mmfeat.serving.allocator import give_back_freed_memory
 from mmfeat.serving.limits import Limits
-from mmfeat.texts import shown
 
 if TYPE_CHECKING:
     import uvicorn

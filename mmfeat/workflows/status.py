@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.data.seen import load_before
-from mmfeat.errors import EncoderError, MmfeatError
-from mmfeat.models.runs import all_runs
+from mmfeat.project.damage import project_seals
+from mmfeat.project.project import Project
+from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.runs.run import all_runs
+from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.store.references import all_references
-from mmfeat.store.status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.redecoding import rows_to_decode_again
-from mmfeat.workflows.seals import project_seals
 
 _NAMED = 2  # reasons that are given
 

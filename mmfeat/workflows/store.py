@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfeat.common.errors import ConfigError, EncoderError, RunError, StoreError
+from mmfeat.common.files import digest_bytes, digest_json, remove_leftovers
+from mmfeat.common.progress import progress
+from mmfeat.common.urls import refuse_url
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.errors import ConfigError, EncoderError, RunError, StoreError
-from mmfeat.exports import arrays_of, export_table
-from mmfeat.files import digest_bytes, digest_json, remove_leftovers
-from mmfeat.models.runs import all_runs, damaged_runs
-from mmfeat.progress import progress
-from mmfeat.selftrain.resuming import RESUME
+from mmfeat.project.project import Project
+from mmfeat.runs.run import all_runs, damaged_runs
+from mmfeat.selftraining.saved_rounds import RESUME
 from mmfeat.store.commits import tokens_kind
+from mmfeat.store.encoder_record import encoder_folders
+from mmfeat.store.feature_table import FeatureTable
 from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
-from mmfeat.store.record import encoder_folders
 from mmfeat.store.references import (
     References,
     Settled,
@@ -26,10 +28,8 @@ from mmfeat.store.references import (
     new_references,
     settle_references,
 )
+from mmfeat.store.table_exports import arrays_of, export_table
 from mmfeat.store.verify import Verified, size_of, verify_encoder
-from mmfeat.table import FeatureTable
-from mmfeat.urls import refuse_url
-from mmfeat.workflows.project import Project
 
 # Checkpoints of comparisons and sweeps: what a project refers to as long as it keeps these folders.
 ELSEWHERE = ("comparisons/*/*/*/checkpoints/*/checkpoint.json", "sweeps/*/*/checkpoints/*/checkpoint.json")

@@ -10,28 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.alone import alone_in
+from mmfeat.common.errors import ConfigError, EncoderError
+from mmfeat.common.exclusive import alone_in
+from mmfeat.common.json_shapes import Number, Shape, misfit
+from mmfeat.common.progress import clock, say
+from mmfeat.common.randomness import id_numbers
+from mmfeat.common.seals import read_record, write_sealed
+from mmfeat.common.text import counted, shown
 from mmfeat.encoders.checkpoint import Checkpoint
-from mmfeat.errors import ConfigError, EncoderError
+from mmfeat.inference.decisions import needed_val, shipped_decision
 from mmfeat.metrics import scores
-from mmfeat.models.sweeps import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
-from mmfeat.outputs import Outputs
-from mmfeat.progress import clock, say
-from mmfeat.randomness import id_numbers
-from mmfeat.report.sweeps import sweep_csv
-from mmfeat.report.tables import figure_name
-from mmfeat.sealed import read_record, write_sealed
-from mmfeat.shapes import Number, Shape, misfit
+from mmfeat.project.overlay import Overlay
+from mmfeat.report.outputs import Outputs
+from mmfeat.report.sweep_table import sweep_csv
+from mmfeat.report.text_tables import figure_name
+from mmfeat.runs.sweep_effects import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
 from mmfeat.store import FeatureStore
-from mmfeat.texts import counted, shown
-from mmfeat.workflows.adopting import Used, adopt
-from mmfeat.workflows.deciding import needed_val, shipped_decision
+from mmfeat.training.encoder_grid import FinetuneCell, FinetuneGrid, finetune_grid
+from mmfeat.training.finetune_plan import check_fits, planned_fit
+from mmfeat.training.promotion import Used, adopt
+from mmfeat.training.proposed_encoders import Proposal
 from mmfeat.workflows.extract import extract_one
 from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.finetune_grid import FinetuneCell, FinetuneGrid, finetune_grid
-from mmfeat.workflows.fits import check_fits, planned_fit
-from mmfeat.workflows.overlay import Overlay
-from mmfeat.workflows.proposals import Proposal
 
 FORMAT = 1
 IN_SAMPLE = 2000  # training rows at most that a cell's own training figures are measured on

@@ -25,11 +25,11 @@ import numpy as np
 from mmfeat.cli import group
 
 import mmfeat
-from mmfeat.data.demo import make_demo
-from mmfeat.selftrain import rounds
-from mmfeat.workflows.imports import import_embeddings
-from mmfeat.workflows.project import Project
-from mmfeat.workflows.scoring import source
+from mmfeat.data.demo_data import make_demo
+from mmfeat.inference.logits import source
+from mmfeat.project.project import Project
+from mmfeat.selftraining import rounds
+from mmfeat.workflows.store_import import import_embeddings
 
 SETTINGS = """\
 schema = 1

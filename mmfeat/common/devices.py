@@ -1,0 +1,50 @@
+"""Which device the arithmetic runs on, and what is recorded about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from typing import Any
+
+import torch
+
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.machine import usable_cores
+from mmfeat.common.text import counted
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that `device` in mmfeat.toml means; `auto` is a GPU where there is one.
+
+    torch takes no more threads than this process has cores: by itself it knows nothing of a container's share of them.
+    """
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):  # other kinds of devices are not tried
+        raise ConfigError(f"device = {name[:60]!r}. Use one of: auto, cpu, cuda, cuda:1")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        found = counted(torch.cuda.device_count(), "GPU")
+        raise ConfigError(f"device = {name!r}: torch sees {found}. Use: auto or cpu")
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result may depend on."""
+    names = ("mmfeat", "torch", "timm", "transformers", "numpy", "h5py", "scikit-learn", "Pillow")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Host, device and versions, as recorded (never keyed) with parts, checkpoints and runs."""
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"host": platform.node(), "device": f"{device.type}: {label}", "versions": versions()}

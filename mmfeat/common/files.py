@@ -1,0 +1,204 @@
+"""Files that are whole or not there: atomic writes, staged folders, digests."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmfeat.common.unwritable import UnwritableFile, naming
+
+TEMPORARY = ".tmp-"  # how every unfinished file and folder of ours begins
+DAY = 86400.0
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # this machine, in names of temporary files
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 of the bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces, ASCII)."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii"))
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_of(path: Path) -> bytes | None:
+    """A file's content; None where there is none. It is opened once: another process may remove or replace it."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the same folder, so that a rename onto `path` is atomic."""
+    return path.with_name(f"{temporary_name()}-{path.name}")
+
+
+def temporary_name() -> str:
+    """A fresh name that says which process of which machine it belongs to."""
+    return f"{TEMPORARY}{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename inside `folder` outlive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def flush_file(path: Path) -> None:
+    """Bring a closed file's bytes to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` when the block ends well, and is removed otherwise.
+
+    Raises
+    ------
+    UnwritableFile
+        The system refuses, whoever was writing.
+    """
+    temporary = temporary_beside(path)
+    with naming(path, temporary, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, below=False, name=path.name)
+        try:
+            yield temporary
+            flush_file(temporary)
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace a file's content by `data`, wholly or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, for people to read as well."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_memory(path: Path) -> dict[str, Any]:
+    """Read a JSON object that is only a shortcut: absent or damaged, it remembers nothing."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
+    """Rename a filled folder to `parent/stem-1`, or to the number after the highest; two processes at once get two numbers.
+
+    Returns
+    -------
+    Path
+        The folder's final path. `staged` must lie in `parent`.
+
+    Raises
+    ------
+    UnwritableFile
+        The system refuses.
+    """
+    for file in staged.rglob("*"):
+        if file.is_file():
+            with naming(parent, staged, file):
+                flush_file(file)
+    while True:
+        taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in parent.iterdir()]
+        final = parent / f"{stem}-{max((int(found[1]) for found in taken if found), default=0) + 1}"
+        try:
+            os.rename(staged, final)
+        except OSError as error:  # another process may have taken the number meanwhile
+            if not final.exists():
+                raise UnwritableFile(error.errno, final) from None
+        else:
+            flush_folder(parent)
+            return final
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
+    """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed.
+
+    What killed processes left in `parent` goes as well.
+
+    Parameters
+    ----------
+    sweep : bool
+        Whether also what they left anywhere below it.
+
+    Raises
+    ------
+    UnwritableFile
+        The system refuses, whoever was writing into it.
+    """
+    staged = parent / temporary_name()
+    with naming(parent, staged):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent, below=sweep)
+        staged.mkdir()
+        try:
+            yield staged
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, below: bool = True, name: str = "") -> None:
+    """Remove temporary files and folders in a folder, or also `below` it, that nobody can be writing any more.
+
+    Those of this machine go when their process is gone; those of another machine (the folder may be shared) when they
+    are a day old.
+
+    Parameters
+    ----------
+    name : str
+        Only those that were to become the file of this name.
+    """
+    wanted = f"{TEMPORARY}*-{glob.escape(name)}" if name else f"{TEMPORARY}*"
+    for path in (folder.rglob if below else folder.glob)(wanted):
+        match = re.match(rf"{re.escape(TEMPORARY)}([0-9a-f]{{8}})-(\d+)-", path.name)
+        with contextlib.suppress(OSError):
+            old = time.time() - path.stat().st_mtime > DAY
+            if match and (old or (match[1] == HOST and not is_running(int(match[2])))):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine is there, by its number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,74 @@
+"""Parquet files of mmfeat's own: written whole and sealed, opened once, checked when they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmfeat.common.files import atomic_path
+from mmfeat.common.seals import METADATA, check_seal, seal_file
+
+_DAMAGE = (pa.ArrowException, OSError, MemoryError, RuntimeError)  # a file without a seal may hold anything
+
+
+def write_parquet(path: Path, table: pa.Table, metadata: dict[str, str], **options: Any) -> None:
+    """Write a table with its seal, whole or not at all.
+
+    Parameters
+    ----------
+    metadata : dict of str to str
+        Of the file, in place of the table's own.
+    options
+        For :func:`pyarrow.parquet.write_table`.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({**metadata, **METADATA}), temporary, **options)
+        seal_file(temporary)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read what `write_parquet` wrote, or a file that was made before seals.
+
+    Raises
+    ------
+    OSError
+        It is not there, or cannot be read.
+    ValueError
+        A bit of it has changed since it was written, or it is no Parquet file.
+    """
+    file = open_parquet(path)
+    try:
+        return file.read()
+    except _DAMAGE as error:
+        raise _no_parquet(error) from None
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open what `write_parquet` wrote, or a file that was made before seals, to read parts of it.
+
+    The file's bytes are read at once: another process may replace it meanwhile.
+
+    Raises
+    ------
+    OSError, ValueError
+        As :func:`read_parquet`.
+    """
+    with path.open("rb") as file:
+        content = file.read()
+    check_seal(content)
+    try:
+        return pq.ParquetFile(pa.BufferReader(content))
+    except _DAMAGE as error:
+        raise _no_parquet(error) from None
+
+
+def _no_parquet(error: Exception) -> ValueError:
+    return ValueError(" ".join(str(error).split())[:200] or "it is no Parquet file")

@@ -1,0 +1,1 @@
+"""mmfeat.toml: its settings with their defaults, and the reader that checks them."""

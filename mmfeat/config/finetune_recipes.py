@@ -1,0 +1,55 @@
+"""How an encoder is fine-tuned: its settings, and the recipes that give their defaults for each modality."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from mmfeat.config.fields import LOSSES, MAX_LR, setting
+
+MAX_RANDAUGMENT = 9  # at 10 timm leaves an image no bits
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How one encoder is fine-tuned; `[finetune.NAME]`. Defaults are those of the recipe for its modality."""
+
+    epochs: int = setting(6, low=1)  # at most
+    patience: int = setting(3, low=1)  # epochs without a better val figure before it stops
+    batch_size: int = setting(64, low=1)  # samples of one step
+    accumulate: int = setting(0, low=0)  # pieces that a batch is computed in, for less memory; 0: as is fastest
+    optimizer: str = setting("adamw", choices=("adam", "adamw"))
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the output and the last layer
+    layer_decay: float = setting(0.85, low=0.01, high=1.0)  # of the rate, from each layer to the one before it
+    frozen_layers: int = setting(0, low=0)  # from the input on, that stay as they were pretrained
+    weight_decay: float = setting(0.05, low=0.0)  # not of biases and norms
+    warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
+    schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
+    clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: any
+    ema: float = setting(0.995, low=0.0, high=0.99999)  # decay of the average of the weights that is kept; 0: none
+    precision: str = setting("auto", choices=("auto", "float32", "bfloat16", "float16"))  # auto: bfloat16 on a GPU
+    batch_norm: str = setting("frozen", choices=("frozen", "trained"))  # statistics: as pretrained; of the batches
+    head_first: bool = True  # begin with the output that is fitted on the frozen encoder's cached features
+    loss: str = setting("bce", choices=LOSSES)
+    weights: str = setting("none", choices=("paper", "none"))  # of the classes in the loss: P7, or all 1
+    smoothing: float = setting(0.0, low=0.0, high=0.5)  # of labels: 0 and 1 become smoothing / 2 and 1 - smoothing / 2
+    augment: bool = True  # P5 and P6: horizontal flips; two words replaced by synonyms
+    crop: float = setting(0.0, low=0.0, high=1.0)  # images: random crops of this share of the area and more; 0: none
+    randaugment: int = setting(0, low=0, high=MAX_RANDAUGMENT)  # images: magnitude of timm's RandAugment; 0: none
+    start_size: int = setting(0, low=0, high=4096)  # images: pixels at first, rising to the encoder's; 0: as those
+
+
+# What differs from the defaults above. `paper` is its Table 4 (P19): one rate for all layers, from the first step to the last.
+_PAPER = {
+    "epochs": 10, "lr": 5e-4, "layer_decay": 1.0, "optimizer": "adam", "weight_decay": 0.0, "warm_up": 0.0,
+    "schedule": "constant", "clip": 0.0, "ema": 0.0, "batch_norm": "trained", "head_first": False, "weights": "paper",
+}  # fmt: skip
+FINETUNE_RECIPES = {
+    "best": {"image": {}, "text": {"epochs": 3, "lr": 3e-4, "layer_decay": 0.8}},
+    "paper": {"image": {**_PAPER, "batch_size": 60}, "text": {**_PAPER, "batch_size": 256}},
+}
+
+
+def recipe_settings(recipe: str, modality: str) -> FinetuneConfig:
+    """The settings of a recipe for encoders of one modality."""
+    return dataclasses.replace(FinetuneConfig(), **FINETUNE_RECIPES[recipe].get(modality, {}))

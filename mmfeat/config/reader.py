@@ -1,0 +1,397 @@
+"""Reading mmfeat.toml: names, types and ranges are checked, and every mistake is one line that names its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.text import shown
+from mmfeat.common.urls import is_url
+from mmfeat.config.finetune_recipes import FinetuneConfig
+from mmfeat.config.schema import (
+    FILE_NAME,
+    FINETUNE_KEYS,
+    HEAD,
+    HEAD_ALONE,
+    HEADS,
+    MODALITIES,
+    OTHER,
+    RECIPES,
+    TFIDF,
+    Config,
+    EncoderConfig,
+    FinetuneStage,
+    ImageEncoderConfig,
+    OtherEncoderConfig,
+    TextEncoderConfig,
+    TfidfEncoderConfig,
+)  # fmt: skip
+
+
+def config_of(raw: dict[str, Any], root: Path) -> Config:
+    """A configuration from nested values that stand in no file yet, checked like a file's."""
+    keys = _dotted(raw)
+    where = _Where("", set(keys), _encoders(raw))
+    config = _read(Config, raw, "", where)
+    config = dataclasses.replace(
+        config, root=root.resolve(), origins=dict.fromkeys(keys, "option"), file_seed=config.seed
+    )
+    _check(config, where)
+    return config
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read mmfeat.toml, apply options over it, check everything.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    overrides : dict[str, Any], optional
+        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. What an encoder is, the data,
+        the split and the store cannot be overridden: all commands must agree on them.
+
+    Raises
+    ------
+    ConfigError
+        With the file's line, the key and the nearest valid one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Run: mmfeat init SOURCE") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{FILE_NAME}: not valid TOML: {error}") from None
+    origins = dict.fromkeys(_dotted(raw), FILE_NAME)
+    file_seed = _read(Config, raw, "", _Where(text, set(), _encoders(raw))).seed
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value)
+        origins[key] = "option"
+    where = _Where(text, set(overrides or ()), _encoders(raw))
+    config = _read(Config, raw, "", where)
+    config = _fitted(config, set(origins))
+    config = dataclasses.replace(config, root=path.parent.resolve(), origins=origins, file_seed=file_seed)
+    _check(config, where)
+    return config
+
+
+def with_rule_for(config: Config, n_classes: int) -> Config:
+    """The settings with `predict.empty = "none"` where there is one class and nothing else was asked for.
+
+    The most probable of one class is that class: every row would be positive, whatever a model has learned.
+    """
+    if n_classes != 1 or "predict.empty" in config.origins:
+        return config
+    return dataclasses.replace(config, predict=dataclasses.replace(config.predict, empty="none"))
+
+
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """A configuration with other values for some keys, as options would give them: what is recorded of it says so.
+
+    Parameters
+    ----------
+    settings : dict of str to Any
+        Dotted key to value, as for :func:`load_config`.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown, or a value is wrong.
+    """
+    where = _Where("", set(settings), tuple(config.encoder))
+    for dotted, value in settings.items():
+        config = _with_value(config, dotted.split("."), value, dotted, where)
+    config = dataclasses.replace(config, origins={**config.origins, **dict.fromkeys(settings, "option")})
+    _check(config, where)
+    return config
+
+
+def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _Where) -> Any:
+    """A table of settings with another value at one place."""
+    name, *below = names
+    fields = {f.name: f for f in dataclasses.fields(table) if not f.metadata.get("internal")}
+    if name not in fields:
+        raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
+    if below:
+        value = _with_value(getattr(table, name), below, value, dotted, where)
+    else:
+        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted, where)
+    return dataclasses.replace(table, **{name: value})
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Finds the line of a key, for messages; knows the encoders' names."""
+
+    text: str
+    overridden: set[str]
+    encoders: tuple[str, ...]
+
+    def __call__(self, dotted: str) -> str:
+        if dotted in self.overridden:
+            return f"option {shown(dotted)}"
+        *tables, name = dotted.split(".")
+        table = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[+\s*([^\]#]+?)\s*\]", line):
+                table = re.sub(r"[\s\"']", "", header[1])
+                if table == dotted:
+                    return f"{FILE_NAME}:{number}"
+            elif assigned := re.match(r"\s*([\w.\-\"' ]+?)\s*=", line):
+                key = re.sub(r"[\s\"']", "", assigned[1])
+                if f"{table}.{key}".strip(".") == ".".join([*tables, name]):
+                    return f"{FILE_NAME}:{number}"
+        return FILE_NAME
+
+
+def _encoders(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the encoders that have a table, or else of those that are there by default."""
+    tables = raw.get("encoder")
+    named = tuple(name for name, table in tables.items() if isinstance(table, dict)) if isinstance(tables, dict) else ()
+    return named or MODALITIES
+
+
+def _dotted(raw: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in raw.items():
+        keys += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return keys
+
+
+def _override(raw: dict[str, Any], key: str, value: Any) -> None:
+    *tables, name = key.split(".")
+    if tables and tables[0] in ("data", "split", "encoder", "store"):
+        raise ConfigError(
+            f"option {shown(key)}: [{tables[0]}] has no options, since all commands must agree on it. Edit {FILE_NAME}"
+        )
+    target = raw
+    for table in tables:
+        target = target.setdefault(table, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"option {shown(key)}: '{shown(table)}' is not a table")
+    target[name] = _Text(value) if isinstance(value, str) else value
+
+
+class _Text(str):
+    """A value typed on the command line: read as the type that its key has."""
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"Nearest: {close[0]}" if close else f"Known here: {', '.join(valid)}"
+
+
+def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
+    """The settings of one stage or head, given in Python; checked as those of the file are.
+
+    Raises
+    ------
+    ConfigError
+        A name, type or value is wrong; the message begins with `place`.
+    """
+    return _read(cls, values, "", lambda dotted: place)
+
+
+def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], str]) -> Any:
+    """Build a dataclass from a table, checking names, types and ranges."""
+    fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in raw.items():
+        dotted = prefix + name
+        if name not in fields:
+            raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
+        values[name] = _read_value(hints[name], fields[name], value, dotted, where)
+    return cls(**values)
+
+
+def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where: _Where) -> Any:
+    if dotted in ("encoder", "finetune"):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where(dotted)}: '{dotted}' is a table: write [{dotted}.NAME]")
+        if dotted == "finetune":
+            return _read_finetune(value, where)
+        return {name: _read_encoder(name, table, where) for name, table in value.items()}
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where(dotted)}: '{dotted}' is a table, found {_show(value)}. Write: [{dotted}]")
+        return _read(hint, value, dotted + ".", where)
+    value = _typed(hint, value, dotted, where)
+    choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
+    numeric = low is not None
+    if choices and value not in choices and (isinstance(value, str) or not numeric):
+        found = _show(value)
+        if numeric:
+            raise ConfigError(
+                f"{where(dotted)}: {dotted} must be a number from {low:g} to {high:g} or one of: {', '.join(choices)}; found {found}"
+            )
+        raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
+    if f.metadata.get("filled") and not value:
+        raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
+    if isinstance(value, str):
+        return value
+    if (low is not None and value < low) or (high is not None and value > high):
+        plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
+        bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")
+        raise ConfigError(f"{where(dotted)}: {dotted} = {_show(value)}. Use a number {bounds}")
+    return value
+
+
+def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
+    """Check a value's type; a command line's text is converted first."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in options:
+        if typing.get_origin(kind) is tuple:
+            values = str(value).split(",") if isinstance(value, _Text) else value
+            values = [values] if isinstance(values, str) else values
+            if isinstance(values, list | tuple) and all(isinstance(v, str) for v in values):
+                if not all(values):
+                    raise ConfigError(f"{where(dotted)}: {dotted} has an empty text in it. Remove it")
+                return tuple(str(v) for v in values)
+        elif isinstance(value, _Text):
+            try:
+                if kind is bool:
+                    return {"true": True, "false": False}[value.lower()]
+                number = kind(str(value))
+                if kind is not float or math.isfinite(number):
+                    return number
+            except (ValueError, KeyError):
+                continue
+        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if abs(value) <= sys.float_info.max:  # no NaN either
+                return float(value)
+        elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    names = {"int": "a whole number", "float": "a number", "str": "text in quotes", "bool": "true or false"}
+    wanted = " or ".join(names.get(getattr(kind, "__name__", ""), "a list of texts") for kind in options)
+    raise ConfigError(f"{where(dotted)}: {dotted} must be {wanted}, found {_show(value)}")
+
+
+def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
+    dotted = f"encoder.{name}"
+    if not isinstance(table, dict):
+        raise ConfigError(_no_table(dotted, "encoder", where))
+    if wrong := wrong_name(name):
+        raise ConfigError(f"{where(dotted)}: {wrong}. Rename the encoder")
+    modality = table.get("modality", name)
+    if modality not in (*MODALITIES, OTHER):
+        choices = " or ".join(f'modality = "{one}"' for one in (*MODALITIES, OTHER))
+        raise ConfigError(f"{where(dotted)}: {dotted} needs its modality. Write: {choices}")
+    cls = {"image": ImageEncoderConfig, "text": TextEncoderConfig, OTHER: OtherEncoderConfig}[modality]
+    if modality == "text" and table.get("model") == TFIDF:
+        cls = TfidfEncoderConfig
+    config = _read(cls, table, dotted + ".", where)
+    if modality == OTHER and not re.fullmatch(r"[0-9a-f]{12,64}", config.imported):
+        found = _show(config.imported) if config.imported else "none"
+        raise ConfigError(
+            f"{where(dotted + '.imported')}: {dotted}.imported is the key of what was imported, 12 to 64 digits "
+            f"(0-9, a-f), found {found}. Run: mmfeat store import {name} FILE, which prints it"
+        )
+    if isinstance(config, TfidfEncoderConfig) and config.checkpoint == "none":
+        raise ConfigError(
+            f'{where(dotted + ".checkpoint")}: {dotted}.checkpoint = "none": {TFIDF} is nothing without one. '
+            f'Write: checkpoint = "latest"'
+        )
+    size = getattr(config, "size", "auto")
+    if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
+        raise ConfigError(
+            f'{where(dotted + ".size")}: {dotted}.size = {_show(size)}. Use "auto" or pixels from 1 to 4096'
+        )
+    return config
+
+
+def wrong_name(name: str) -> str:
+    """Why an encoder cannot have this name; empty where it can."""
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        return f"an encoder's name is letters, digits, - and _, found {_show(name)}"
+    if name in RECIPES or re.search(r"-\d+$", name):
+        return f"'{name}' is the name of a recipe or of a run"
+    if name in FINETUNE_KEYS:
+        return f"'{name}' is a key of [finetune]"
+    return ""
+
+
+def _read_finetune(stage: dict[str, Any], where: _Where) -> FinetuneStage:
+    """The recipe, and of each encoder only what is set for it."""
+    encoders = {}
+    for name, table in stage.items():
+        if name in FINETUNE_KEYS:
+            continue
+        if not isinstance(table, dict):
+            raise ConfigError(_no_table(f"finetune.{name}", "finetune", where))
+        settings = _read(FinetuneConfig, table, f"finetune.{name}.", where)
+        encoders[name] = {key: getattr(settings, key) for key in table}
+    given = {key: stage[key] for key in FINETUNE_KEYS if key in stage}
+    return dataclasses.replace(_read(FinetuneStage, given, "finetune.", where), encoders=encoders)
+
+
+def _no_table(dotted: str, group: str, where: _Where) -> str:
+    tables = " or ".join(f"[{group}.{shown(name)}]" for name in where.encoders)
+    return f"{where(dotted)}: '{shown(dotted)}' is outside an encoder's table. Write it under: {tables}"
+
+
+def _fitted(config: Config, keys: set[str]) -> Config:
+    """Inputs and head that the file leaves out, as the encoders that are there allow."""
+    fuse, names = config.fuse, tuple(config.encoder)
+    if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
+        head = fuse.head if "fuse.head" in keys else HEAD if len(names) > 1 else HEAD_ALONE
+        fuse = dataclasses.replace(fuse, inputs=names, head=head)
+    return dataclasses.replace(config, fuse=fuse)
+
+
+def _check(config: Config, where: _Where) -> None:
+    """What no single value shows."""
+    names = list(config.encoder)
+    if not names:
+        raise ConfigError(f"{where('encoder')}: there is no encoder. Write: [encoder.image]")
+    for name in config.fuse.inputs:
+        if name not in names:
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)}. {_nearest(name, names)}")
+        if config.fuse.inputs.count(name) > 1:
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)} twice. Remove one")
+    for head in HEADS:
+        settings = getattr(config.fuse, head)
+        for f in dataclasses.fields(settings):
+            named, place = getattr(settings, f.name), f"fuse.{head}.{f.name}"
+            if f.metadata["encoder"] and named and named not in names:
+                raise ConfigError(f"{where(place)}: {place} names {_show(named)}. {_nearest(named, names)}")
+    for name in config.finetune.encoders:
+        if name not in names:
+            raise ConfigError(
+                f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
+            )
+    for key, texts in {
+        "data.source": [config.data.source], "data.images": config.data.images, "data.classes": [config.data.classes],
+        "finetune.synonyms": [config.finetune.synonyms], "store.path": [config.store.path],
+        **{f"encoder.{name}.pretrained": [getattr(table, "pretrained", "")] for name, table in config.encoder.items()},
+    }.items():  # fmt: skip
+        if url := next(filter(is_url, texts), ""):
+            raise ConfigError(f"{where(key)}: {key} = {_show(url)} is a URL: download it first, and name the file")
+    if config.fuse.folds == 1:
+        raise ConfigError(f"{where('fuse.folds')}: fuse.folds = 1 leaves no row to train on. Use 0, or from 2 to 20")
+    if config.split.val + config.split.test >= 1:
+        raise ConfigError(
+            f"{where('split.val')}: split.val + split.test = {config.split.val + config.split.test:g} leaves no row to train on"
+        )
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", config.device):
+        raise ConfigError(f"{where('device')}: device = {_show(config.device)}. Use one of: auto, cpu, cuda, cuda:1")
+
+
+def _show(value: Any) -> str:
+    """A value for a message: short, on one line, control characters escaped."""
+    text = repr(str(value)) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,372 @@
+"""Every setting of mmfeat.toml with its default: one frozen dataclass for each table of the file.
+
+A value comes from an option of the command, else from the file, else from the default here; `Config.origins` tells
+which. :mod:`mmfeat.config.reader` reads and checks the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmfeat.config.fields import LOSSES, MAX_LR, setting
+from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
+
+FILE_NAME = "mmfeat.toml"
+METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
+MODALITIES = ("image", "text")
+TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
+OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+DEVICES = ("auto", "cpu", "cuda", "cuda:1")
+HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
+HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
+TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
+POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
+METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
+RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
+
+
+TUNED = ("tuned", "tuned-per-class")  # thresholds that are fitted
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the samples come from; `[data]`."""
+
+    source: str = ""  # a folder with train.csv and test.csv, COCO's files, or a CSV, TSV, Parquet or JSONL table
+    images: tuple[str, ...] = ()  # folders, zip and tar files; patterns with * are allowed
+    id: str = ""  # columns of the source; empty: found
+    image: str = ""
+    caption: str | tuple[str, ...] = ""  # several are joined
+    labels: str | tuple[str, ...] = ""  # a column of names; a list: columns of 0, 1 and blank. Of COCO: categories
+    group: str = ""  # column: rows of one group stand in one split; empty: none, it is never guessed
+    absent: str = setting("auto", choices=("auto", "negative", "unknown"))  # what a label that is not given is
+    separator: str = setting(" ", filled=True)  # between the labels of one cell
+    classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
+    max_megapixels: float = setting(178.95697, low=0.001)  # of one image; larger ones are refused
+    truncated: str = setting("refuse", choices=("refuse", "accept"))  # a JPEG whose end is missing
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Shares of the labelled rows; `[split]`."""
+
+    val: float = setting(0.1, low=0.0, high=0.9)  # chooses epochs, rounds, the best run
+    test: float = setting(0.0, low=0.0, high=0.9)  # read by nothing but evaluate --split test
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """What an image encoder is; `[encoder.NAME]` with modality image."""
+
+    model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
+    pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune, if any; none; checkpoints/NAME-1
+    size: int | str = "auto"  # pixels; auto: as pretrained
+    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))  # of the forward pass
+    flip: bool = False  # mean over the image and its mirror image
+    tokens: int = setting(0, low=0, high=32)  # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
+    modality: str = setting("image", choices=("image",))
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """What a text encoder is; `[encoder.NAME]` with modality text."""
+
+    model: str = setting("google/bert_uncased_L-2_H-128_A-2", filled=True)  # any transformers name or folder
+    pretrained: str = setting("auto", filled=True)
+    checkpoint: str = setting("latest", filled=True)
+    max_length: int = setting(64, low=2)  # tokens, special ones included
+    pooling: str = setting(
+        "auto", choices=("auto", "cls", "mean", "max")
+    )  # auto: as the model's folder says, else mean
+    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))
+    tokens: int = setting(0, low=0, high=512)  # 32: keep the states of the first 32 tokens
+    trust_remote_code: bool = False  # true: run the code that comes with the model
+    modality: str = setting("text", choices=("text",))
+
+
+@dataclass(frozen=True)
+class TfidfEncoderConfig:
+    """Words, weighted by how rare they are; `[encoder.NAME]` with modality text and model tfidf."""
+
+    model: str = setting(TFIDF, choices=(TFIDF,))
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune; checkpoints/NAME-1
+    width: int = setting(1024, low=1, high=32768)  # terms at most: the commonest of the training captions
+    ngrams: int = setting(1, low=1, high=3)  # words of a term at most
+    modality: str = setting("text", choices=("text",))
+
+    @property
+    def pretrained(self) -> str:
+        """There is nothing to begin with."""
+        return "auto"
+
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic."""
+        return "float32"
+
+    @property
+    def tokens(self) -> int:
+        """None are kept."""
+        return 0
+
+
+@dataclass(frozen=True)
+class OtherEncoderConfig:
+    """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
+
+    imported: str = setting("", filled=True)  # the key of what was imported, or its first digits, 12 or more
+    checkpoint: str = setting("latest", filled=True)  # latest from finetune --freeze, if any; none; checkpoints/NAME-1
+    modality: str = setting(OTHER, choices=(OTHER,))
+
+    @property
+    def model(self) -> str:
+        """What checkpoints compare: there is no network, only what was imported."""
+        return self.imported
+
+    @property
+    def tokens(self) -> int:
+        """None are imported."""
+        return 0
+
+
+EncoderConfig = ImageEncoderConfig | TextEncoderConfig | TfidfEncoderConfig | OtherEncoderConfig
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where features are kept; `[store]`."""
+
+    path: str = setting("features", filled=True)  # may be shared by several projects
+    dtype: str = setting("float16", choices=("float16", "float32"))  # of embeddings; logits are always float32
+
+
+@dataclass(frozen=True)
+class FinetuneStage:
+    """`[finetune]`: a recipe, and what is set over it for single encoders in `[finetune.NAME]`."""
+
+    recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: what our benchmarks measured; paper: P19
+    synonyms: str = ""  # of captions: a file with a group of words a line, commas between; empty: the list of mmfeat
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
+
+
+# Of all encoders; beside them stand the encoders' own tables.
+FINETUNE_KEYS = tuple(f.name for f in dataclasses.fields(FinetuneStage) if not f.metadata.get("internal"))
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What all heads have in their `[fuse.HEAD]`; a head's own table says where its default is another."""
+
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)
+    weight_decay: float = setting(1e-2, low=0.0)
+    dropout: float = setting(0.5, low=0.0, high=0.95)  # of the last layer's inputs
+    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # rows that lack one modality in an epoch
+    epochs: int = setting(30, low=1)
+    patience: int = setting(6, low=1)
+    batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
+    weights: str = setting("none", choices=("none", "paper"))
+    loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
+
+
+@dataclass(frozen=True)
+class LinearConfig(HeadConfig):
+    """The linear head; `[fuse.linear]` and, on several encoders, `[fuse.concat]` (P10)."""
+
+    lr: float = setting(1e-3, low=0.0, high=MAX_LR)
+    dropout: float = setting(0.2, low=0.0, high=0.95)  # of the standardised inputs
+    epochs: int = setting(40, low=1)
+    patience: int = setting(8, low=1)
+
+
+@dataclass(frozen=True)
+class HiddenConfig(HeadConfig):
+    """What heads with a hidden layer have besides."""
+
+    input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised embeddings
+
+
+@dataclass(frozen=True)
+class MlpConfig(HiddenConfig):
+    """The MLP head; `[fuse.mlp]`."""
+
+    hidden: int = setting(512, low=1)
+
+
+@dataclass(frozen=True)
+class CrossAttentionConfig(HiddenConfig):
+    """The cross-attention head; `[fuse.crossattn]` (P12)."""
+
+    token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
+    hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
+    query: str = setting("", encoder=True)  # the encoder that asks; empty: the text encoder
+    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
+    layers: int = setting(1, low=1, high=12)  # each asks with what the one before has found
+
+
+@dataclass(frozen=True)
+class GatedConfig(HiddenConfig):
+    """The gated multimodal unit; `[fuse.gated]`."""
+
+    hidden: int = setting(512, low=1)
+
+
+@dataclass(frozen=True)
+class WeightedConfig(HiddenConfig):
+    """The head that weights modalities sample by sample; `[fuse.weighted]` (P22)."""
+
+    modality_dropout: float = setting(0.2, low=0.0, high=0.95)
+    hidden: int = setting(512, low=1)  # of each modality
+
+
+@dataclass(frozen=True)
+class LabelQueryConfig(HiddenConfig):
+    """One query per class over all tokens; `[fuse.labelquery]`."""
+
+    width: int = setting(128, low=1)  # of queries and projected tokens
+    token_width: int = setting(128, low=1)  # of the pieces of an embedding, where no tokens are stored
+    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    heads: int = setting(4, low=1)  # of the attention; divides width
+    layers: int = setting(1, low=1, high=12)
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """Which head is trained, on what; `[fuse]`."""
+
+    head: str = setting(HEAD, choices=HEADS)
+    inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
+    seeds: int = setting(3, low=1)
+    folds: int = setting(0, low=0, high=20)  # 5: heads that are each blind to a fifth of the labelled rows; 0: none
+    linear: LinearConfig = LinearConfig()
+    mlp: MlpConfig = MlpConfig()
+    concat: LinearConfig = LinearConfig()
+    crossattn: CrossAttentionConfig = CrossAttentionConfig()
+    gated: GatedConfig = GatedConfig()
+    weighted: WeightedConfig = WeightedConfig()
+    labelquery: LabelQueryConfig = LabelQueryConfig()
+
+
+@dataclass(frozen=True)
+class SelftrainConfig:
+    """Self-training rounds; `[selftrain]`."""
+
+    rounds: int = setting(5, low=0)
+    encoder_every: int = setting(0, low=0)  # rounds after which the encoders learn from pseudo-labels too; 0: never
+    policy: str = setting("soft", choices=POLICIES)  # how the unlabelled rows are taught; all: as in the paper (P14)
+    yes: float = setting(0.8, low=0.5, high=1.0)  # confident: a label needs a probability of at least
+    no: float = setting(0.1, low=0.0, high=0.5)  # confident: its absence, one of at most; between, unknown
+
+    def of_training(self) -> dict[str, Any]:
+        """What of it a self-training depends on, as JSON values."""
+        thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        encoders = {"encoder_every": self.encoder_every} if self.encoder_every else {}
+        return {"rounds": self.rounds, "policy": self.policy, **thresholds, **encoders}
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """From probabilities to labels; `[predict]`."""
+
+    threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
+    empty: str = setting("most-probable", choices=("most-probable", "none"))  # where nothing passes (P8)
+    calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the threshold is fitted on val rows."""
+        return self.threshold in TUNED
+
+    @property
+    def per_class(self) -> bool:
+        """Whether each class has a threshold of its own."""
+        return self.threshold == "tuned-per-class"
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is fitted on val rows."""
+        return self.tuned or self.calibration != "none"
+
+    @property
+    def untuned(self) -> float:
+        """The threshold where nothing can be fitted out of sample, as while epochs are chosen: 0.5 where it is tuned."""
+        return 0.5 if isinstance(self.threshold, str) else self.threshold
+
+    def of_training(self) -> dict[str, Any]:
+        """What of it a fit depends on, as JSON values: what is fitted afterwards makes no other model."""
+        return {"threshold": self.untuned, "empty": self.empty}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of mmfeat.toml with what was left out filled in.
+
+    Attributes
+    ----------
+    root : Path
+        The folder of the file; relative paths start there.
+    origins : dict[str, str]
+        Dotted key to where its value came from (`mmfeat.toml` or an option's name); a key that is absent has its default.
+    file_seed : int
+        The seed without options: what encoders with random weights are made from, since no option changes an encoder.
+    """
+
+    schema: int = setting(1, choices=(1,))
+    metric: str = setting("samples-f1", choices=METRICS)  # what is chosen for
+    seed: int = setting(0, low=0, high=MAX_SEED)
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    encoder: dict[str, EncoderConfig] = field(
+        default_factory=lambda: {"image": ImageEncoderConfig(), "text": TextEncoderConfig()}
+    )
+    store: StoreConfig = StoreConfig()
+    finetune: FinetuneStage = FinetuneStage()
+    fuse: FuseConfig = FuseConfig()
+    selftrain: SelftrainConfig = SelftrainConfig()
+    predict: PredictConfig = PredictConfig()
+    root: Path = field(default=Path("."), metadata={"internal": True})
+    origins: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
+    file_seed: int = field(default=0, metadata={"internal": True})
+
+    def path(self, text: str) -> Path:
+        """A path of the file, made absolute: `~` is the home folder, a relative path starts at the file."""
+        return self.root / Path(text).expanduser()
+
+    def finetune_of(self, name: str) -> FinetuneConfig:
+        """The fine-tuning settings of one encoder: those of the recipe for its modality, and what is set over them."""
+        settings = recipe_settings(self.finetune.recipe, self.encoder[name].modality)
+        return dataclasses.replace(settings, **self.finetune.encoders.get(name, {}))
+
+    def values(self) -> dict[str, Any]:
+        """Every setting as plain JSON values, nested as in the file."""
+        values = {
+            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.metadata.get("internal")
+        }
+        tuned = [name for name, table in self.encoder.items() if table.modality != OTHER and table.model != TFIDF]
+        own = {name: dataclasses.asdict(self.finetune_of(name)) for name in tuned}
+        return {**values, "finetune": {**{key: getattr(self.finetune, key) for key in FINETUNE_KEYS}, **own}}
+
+    def dotted(self) -> list[tuple[str, Any]]:
+        """Every setting as (dotted key, plain value), in the order of the file."""
+
+        def walk(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+            pairs = []
+            for name, value in values.items():
+                pairs += walk(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+            return pairs
+
+        return walk(self.values(), "")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Images by name: in folders and archives, their bytes and their copies."""

@@ -1,0 +1,157 @@
+"""The table that a person fills in: written so that no cell is a formula, read back with the line of every mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfeat.common.csv_text import csv_text, unharmed
+from mmfeat.common.errors import DataError
+from mmfeat.common.labels import split_labels
+from mmfeat.common.spelling import Spellings
+from mmfeat.common.text import counted, nearest, quoted
+from mmfeat.data.tables.delimited import Record, read_records, repaired
+
+FILE = "review.csv"
+ID, ANSWER = "id", "labels"
+BETWEEN = ";"  # also stands between labels, whatever the project's separator
+NOTHING = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a person filled in.
+
+    Attributes
+    ----------
+    given : dict of str to list of str
+        Id to labels, in the order of the classes; an empty list is a row that has none of them.
+    n_blank : int
+        Rows without an answer.
+    """
+
+    given: dict[str, list[str]]
+    n_blank: int
+
+
+def nothing_mark(classes: Sequence[str]) -> str:
+    """What to fill in for a row that has none of the classes."""
+    return next((mark for mark in NOTHING if mark not in classes), NOTHING[-1])
+
+
+def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
+    """A table with these columns and an empty one to fill in, as CSV that spreadsheets read as UTF-8."""
+    rows = ([*row, ""] for row in zip(*columns.values(), strict=True))
+    return csv_text([*columns, ANSWER], rows).encode("utf-8-sig", "replace")
+
+
+def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:
+    """Read what was filled in; rows without an answer may say anything.
+
+    Labels are separated by the project's separator or by a semicolon; cells as in any table, for spreadsheets save them in
+    several ways.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or is no such table, or names an unknown or a repeated id, or an unknown class.
+    """
+    known, given, lines = Spellings(set(ids)), {}, {}
+    records, at = _records(file)
+    answered = [record for record in records if _answer(record, at)]
+    for record in answered:
+        where = f"{file}:{record.line}"
+        try:
+            sample, found = _own_id(record, at, known)
+        except DataError as error:
+            raise DataError(f"{where}: the id {error}. Spell it as the manifest does") from None
+        if not found:
+            what = f"no row {quoted(sample)} in the manifest" if sample else "the id is blank"
+            raise DataError(f"{where}: {what}.{nearest(sample, ids)} Correct it, or leave the line's {ANSWER} blank")
+        if sample in lines:
+            raise DataError(f"{where}: repeats the id {quoted(sample)} of line {lines[sample]}. Leave one of them out")
+        lines[sample] = record.line
+        try:
+            given[sample] = named_classes(_answer(record, at), classes, separator)
+        except KeyError as error:
+            name = error.args[0]
+            raise DataError(
+                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {counted(len(classes), 'class', 'classes')}."
+                f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
+            ) from None
+        except DataError as error:
+            raise DataError(f"{where}: row {quoted(sample)}: the class {error}") from None
+    return Answers(given, len(records) - len(answered))
+
+
+def is_review(file: Path) -> bool:
+    """Whether a table has the columns of a review, beside those that any table of labels has."""
+    with file.open("rb") as opened:
+        header = opened.readline(2**20)
+    return all(name in header for name in (b"given", b"model", b"probabilities", b"why"))
+
+
+def begun(file: Path) -> int:
+    """How many rows of a table somebody has filled in.
+
+    Raises
+    ------
+    DataError
+        It is no such table.
+    """
+    records, at = _records(file)
+    return sum(bool(_answer(record, at)) for record in records)
+
+
+def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
+    """All rows, and where ids and answers stand; other columns may hold any bytes."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such file. Run: mmfeat review")
+    header, records = read_records(file)
+    named = [Spellings(header, f"{file}:1: column ").find(name) for name in (ID, ANSWER)]
+    for name, own in zip((ID, ANSWER), named, strict=True):
+        if own is None:
+            found = ", ".join(quoted(one) for one in header[:12])
+            raise DataError(f"{file}:1: no column {name!r}. Columns: {found}. mmfeat review writes a table with both")
+    at = header.index(named[0]), header.index(named[1])
+    return list(repaired(file, records, [k for k in range(len(header)) if k not in at])), at
+
+
+def _answer(record: Record, at: tuple[int, int]) -> str:
+    return record.cells[at[1]].strip()
+
+
+def _own_id(record: Record, at: tuple[int, int], known: Spellings) -> tuple[str, bool]:
+    """The id that a row means, and whether there is one; else what its cell says."""
+    cell = record.cells[at[0]].strip()
+    found = known.find(unharmed(cell)) or known.find(cell)
+    return found or cell, found is not None
+
+
+def named_classes(answer: str, classes: Sequence[str], separator: str) -> list[str]:
+    """The classes that an answer names, in their order, with a semicolon or the project's separator between them.
+
+    Raises
+    ------
+    KeyError
+        With the first name that is no class.
+    """
+    order = {name: k for k, name in enumerate(classes)}
+    known = Spellings(order)
+
+    def whole(text: str) -> list[str] | None:
+        name = known.find(text) or known.find(unharmed(text))
+        return None if name is None else [name]
+
+    if (one := whole(answer)) is not None:
+        return one
+    if unharmed(answer).casefold() in NOTHING:
+        return []
+    names: list[str] = []
+    for part in split_labels(answer, BETWEEN):
+        for text in [part] if whole(part) else split_labels(part, separator):
+            if (one := whole(text)) is None:
+                raise KeyError(text)
+            names += one
+    return sorted(set(names), key=order.__getitem__)

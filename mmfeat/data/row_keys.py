@@ -1,0 +1,301 @@
+"""Row keys: digests of samples' own bytes, and a memory of them that saves reading unchanged files again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mmfeat.common.errors import DataError
+from mmfeat.common.machine import usable_cores
+from mmfeat.common.progress import progress
+from mmfeat.common.remembered import if_possible
+from mmfeat.common.sealed_parquet import read_parquet, write_parquet
+from mmfeat.data.images.image_bytes import PIXEL_DIGEST, deep, pixel_digest
+from mmfeat.data.images.image_names import Location
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.images.missing_images import NO_IMAGE
+
+_FORMAT = b"4"  # 4: names that look the same, images told by their content, linked folders
+_BEFORE = b"3"  # its digests by place are as good; what a name meant may be another now
+_BLOCK = 512
+_PLACE = 16  # bytes
+_FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
+_UNKNOWN, _SHALLOW, _DEEP = range(3)
+
+
+@dataclass(frozen=True)
+class RowKeys:
+    """What each row's features are filed under.
+
+    Attributes
+    ----------
+    keys : np.ndarray
+        `(N, 32)` uint8 SHA-256; zeros where not present.
+    present : np.ndarray
+        `(N,)` bool: False for a blank caption, an image that is not there or cannot be read.
+    missing : dict of int to str
+        Row to the reason why its image is not there.
+    refused : dict of int to str
+        Row to the reason why its image is there and cannot be read.
+    facts : np.ndarray or None
+        `(N, 17)` uint8, what else was seen in the images' bytes; read it by `pixels` and `deep`.
+    """
+
+    keys: np.ndarray
+    present: np.ndarray
+    missing: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    facts: np.ndarray | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Digests `(N, 16)` uint8 of the images' data without their metadata; of all bytes, where they are not known."""
+        if self.facts is None:
+            return self.keys[:, :PIXEL_DIGEST]
+        known = self.facts[:, PIXEL_DIGEST:] != _UNKNOWN
+        return np.where(known, self.facts[:, :PIXEL_DIGEST], self.keys[:, :PIXEL_DIGEST])
+
+    @property
+    def deep(self) -> np.ndarray:
+        """Which images are known to be able to hold more than 8 bits a channel, `(N,)` bool."""
+        if self.facts is None:
+            return np.zeros(len(self.present), dtype=bool)
+        return self.present & (self.facts[:, PIXEL_DIGEST] == _DEEP)
+
+    @property
+    def lacks_facts(self) -> np.ndarray:
+        """Which images nothing is known of but their key, `(N,)` bool."""
+        return self.present & (self.facts is None or self.facts[:, PIXEL_DIGEST] == _UNKNOWN)
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        """Row to the reason why its image is not present, in the order of the rows."""
+        return dict(sorted({**self.missing, **self.refused}.items()))
+
+
+def caption_keys(captions: np.ndarray) -> RowKeys:
+    """Keys of captions: digests of their UTF-8."""
+    present = np.fromiter((bool(caption.strip()) for caption in captions), bool, len(captions))
+    keys = np.zeros((len(captions), 32), np.uint8)
+    digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in captions[present])
+    keys[present] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+    return RowKeys(keys, present)
+
+
+def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Keys `(N, 32)` uint8 of ids, digests of their UTF-8: what imported embeddings are filed under."""
+    digests = b"".join(hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest() for i in ids)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def image_keys(
+    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, facts: bool = False
+) -> RowKeys:
+    """Keys of images: digests of their files' bytes, read only where memory has none.
+
+    A name that is empty is a row without an image; one that is nowhere is not present and has its reason.
+
+    Parameters
+    ----------
+    images : np.ndarray
+        `(N,)` object array of names.
+    facts : bool
+        Whether `pixels` and `deep` are asked for too: files that memory has only the key of are then read once more.
+
+    Raises
+    ------
+    DataError
+        An archive is damaged, or a name is there several times.
+    """
+    state = _state(images, sources) if memory else None
+    found = memory.recall_all(state, len(images)) if state else None
+    if found is not None and not (facts and found.lacks_facts.any()):
+        return _row_keys(images, found, {})
+    locations = [sources.locate(name) if name else None for name in images]
+    places = [_place(*pair) for pair in zip(locations, sources.stamps(locations), strict=True)]
+    found = memory.recall(places) if memory else Digests.empty(len(images))
+    lacks = found.lacks_facts | ~found.known if facts else ~found.known
+    unread = [row for row in np.flatnonzero(lacks).tolist() if locations[row] is not None]
+    refused: dict[int, str] = {}
+    if unread:
+        with progress("reading images", len(unread), "images") as bar:
+            for row, digest in _digests(sources, locations, unread, bar, facts or memory is not None):
+                if isinstance(digest, bytes):
+                    found.rows[row] = np.frombuffer(digest, np.uint8)
+                else:
+                    refused[row] = digest
+        after = sources.stamps(locations[row] for row in unread)
+        for row, stamp in zip(unread, after, strict=True):
+            if _place(locations[row], stamp) != places[row]:  # it changed while it was read
+                places[row] = None
+    if memory and (unread or state):
+        whole = all(place is not None for place, location in zip(places, locations, strict=True) if location)
+        settled = state is not None and whole and not refused and state == _state(images, sources)
+        memory.remember(places, found, state if settled else b"")
+    return _row_keys(images, found, refused)
+
+
+def _row_keys(images: np.ndarray, found: Digests, refused: dict[int, str]) -> RowKeys:
+    found.rows[list(refused)] = 0
+    present = found.known
+    absent = np.flatnonzero(~present).tolist()
+    missing = {row: NO_IMAGE for row in absent if images[row] and row not in refused}
+    return RowKeys(found.keys, present, missing, refused, found.facts)
+
+
+def _digests(
+    sources: ImageSources, locations: list[Location | None], unread: list[int], bar: object, facts: bool
+) -> Iterator[tuple[int, bytes | str]]:
+    """Key and facts, 49 bytes, or the reason why there are none, of each row asked for."""
+
+    def digest(block: list[int]) -> list[tuple[int, bytes | str]]:
+        found: list[tuple[int, bytes | str]] = []
+        for row in block:
+            try:
+                data = sources.read(locations[row])
+                key = hashlib.sha256(data).digest()
+                found.append((row, key + (_facts(data, key) if facts else bytes(_FACTS))))
+            except (OSError, DataError) as error:
+                found.append((row, getattr(error, "strerror", None) or str(error)))
+        return found
+
+    blocks = [unread[start : start + _BLOCK] for start in range(0, len(unread), _BLOCK)]
+    with ThreadPoolExecutor(usable_cores() + 4) as pool:  # they wait for the disk rather than for a core
+        for found in pool.map(digest, blocks):
+            yield from found
+            bar.advance(len(found))
+
+
+def _facts(data: bytes, key: bytes) -> bytes:
+    return (pixel_digest(data) or key[:PIXEL_DIGEST]) + bytes([_DEEP if deep(data) else _SHALLOW])
+
+
+@dataclass(frozen=True, eq=False)
+class Digests:
+    """Keys of images and what else was seen in their bytes: `rows (N, 49)` uint8, zeros where nothing is known."""
+
+    rows: np.ndarray
+
+    @classmethod
+    def empty(cls, n: int) -> Digests:
+        """Of `n` images nothing is known."""
+        return cls(np.zeros((n, 32 + _FACTS), np.uint8))
+
+    @property
+    def keys(self) -> np.ndarray:
+        """`(N, 32)` uint8."""
+        return np.ascontiguousarray(self.rows[:, :32])
+
+    @property
+    def facts(self) -> np.ndarray:
+        """`(N, 17)` uint8."""
+        return self.rows[:, 32:]
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which have a key, `(N,)` bool."""
+        return self.rows[:, :32].any(1)
+
+    @property
+    def lacks_facts(self) -> np.ndarray:
+        """Which have a key alone, as mmfeat 0.1.0 remembered them, `(N,)` bool."""
+        return self.known & (self.rows[:, -1] == _UNKNOWN)
+
+
+class DigestMemory:
+    """Digests by place and stamp (size, time, inode), as git's index keeps them, and the state of archives they are for.
+
+    Only a shortcut: absent, damaged or of another version it is empty. What has no stamp that can be trusted
+    (see :meth:`ImageSources.stamps`) is not remembered.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def recall_all(self, state: bytes, n: int) -> Digests | None:
+        """Digests of all rows where names and archives are in the state that was remembered."""
+        found = self._read()
+        return found[2] if found and found[0] == state and len(found[1]) == n else None
+
+    def recall(self, places: list[bytes | None]) -> Digests:
+        """Digests of places; zeros where a place is None or not remembered."""
+        digests = Digests.empty(len(places))
+        found = self._read()
+        if found:
+            at = {place: row for row, place in enumerate(found[1].view(f"V{_PLACE}").ravel().tolist())}
+            known = np.fromiter((at.get(place, -1) for place in places), np.int64, len(places))
+            digests.rows[known >= 0] = found[2].rows[known[known >= 0]]
+        return digests
+
+    def remember(self, places: list[bytes | None], digests: Digests, state: bytes = b"") -> None:
+        """Keep the digests of these places instead of what was kept before.
+
+        Parameters
+        ----------
+        state : bytes
+            What :meth:`recall_all` will ask for; empty where another time may give other digests.
+        """
+        data = b"".join(place or bytes(_PLACE) for place in places)
+        facts = np.ascontiguousarray(digests.facts)
+        columns = {"place": (_PLACE, data), "digest": (32, digests.keys), "facts": (_FACTS, facts)}
+        table = pa.table(
+            {
+                name: pa.Array.from_buffers(pa.binary(width), len(places), [None, pa.py_buffer(values)])
+                for name, (width, values) in columns.items()
+            }
+        )
+        metadata = {"format": _FORMAT.decode(), "state": state.hex()}
+        with if_possible():
+            write_parquet(self.path, table, metadata, compression="none", use_dictionary=False)
+
+    def forget(self) -> None:
+        """Remember nothing, so that everything is read again."""
+        with if_possible():
+            self.path.unlink(missing_ok=True)
+
+    def _read(self) -> tuple[bytes, np.ndarray, Digests] | None:
+        """State, places `(M, 16)` uint8, and digests."""
+        try:
+            table = read_parquet(self.path)
+            metadata = table.schema.metadata or {}
+            if metadata.get(b"format") not in (_FORMAT, _BEFORE):
+                return None
+            state = bytes.fromhex(metadata[b"state"].decode()) if metadata[b"format"] == _FORMAT else b""
+            digests = Digests.empty(len(table))
+            digests.rows[:, :32] = _matrix(table["digest"], 32)
+            if "facts" in table.column_names:  # mmfeat 0.1.0 remembered none
+                digests.rows[:, 32:] = _matrix(table["facts"], _FACTS)
+            return state, _matrix(table["place"], _PLACE), digests
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
+            return None
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """A column of `width` bytes a row as `(M, width)` uint8."""
+    values = column.cast(pa.binary(width)).combine_chunks()
+    if values.null_count:
+        raise ValueError("a place without a value")
+    return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, width)[values.offset :][: len(values)]
+
+
+def _state(images: np.ndarray, sources: ImageSources) -> bytes | None:
+    """Digest of all that row keys depend on, where archives' stamps tell it."""
+    state = sources.state()
+    if state is None:
+        return None
+    names = "\0".join([*images, repr(state)])
+    return hashlib.sha256(names.encode("utf-8", "surrogatepass")).digest()
+
+
+def _place(location: Location | None, stamp: tuple[int, ...] | None) -> bytes | None:
+    """Sixteen bytes for a place in its present state; None where it has no stamp."""
+    if location is None or stamp is None:
+        return None
+    text = "\0".join((location.file, location.member or "", *map(str, stamp)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_PLACE]

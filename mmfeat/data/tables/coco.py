@@ -1,0 +1,199 @@
+"""COCO's JSON files as a table: a row for each image, with the names of its categories and its captions."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmfeat.common.errors import DataError, one_line
+from mmfeat.common.spelling import normal_name
+from mmfeat.common.text import counted, shown
+from mmfeat.data.tables.table import ObjectTable, json_of, kind_of, plain_text
+
+PREFIX, CAPTIONS = "instances_", "captions_"
+CATEGORIES = "categories"  # the column of an image's categories
+
+
+class CocoTable(ObjectTable):
+    """Images with their fields as columns, and `caption` and `categories` beside them.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        The categories, in their order.
+    remarks : list of str
+        What was noticed, a line each.
+    """
+
+    classes: tuple[str, ...] = ()
+    remarks: list[str] = []
+
+    def where(self, row: int) -> str:
+        """The number of an image."""
+        return f" image {row + 1}"
+
+
+def coco_files(path: Path) -> list[Path]:
+    """The files of instances that a folder holds, itself or in `annotations`; a `.json` file alone; else none."""
+    if path.is_dir():
+        found = sorted(path.glob(f"{PREFIX}*.json")) or sorted((path / "annotations").glob(f"{PREFIX}*.json"))
+        return [file for file in found if file.is_file()]
+    return [path] if path.suffix.lower() == ".json" else []
+
+
+def read_coco(files: Sequence[Path], categories: Sequence[str] = ()) -> list[CocoTable]:
+    """Read files of instances, and files of captions beside them.
+
+    An image without annotations has no category; those of a file that has no annotations at all are unlabelled.
+
+    Parameters
+    ----------
+    categories : sequence of str
+        Names or ids of those that count; all, when empty.
+
+    Raises
+    ------
+    DataError
+        A file is no COCO file, refers to what is not there, or a category is unknown or cannot be told from another.
+    """
+    data = [_read(file, ("images",)) for file in files]
+    known = _all_categories(files, data)
+    names = _chosen(files, known, categories)
+    tables = []
+    for file, content in zip(files, data, strict=True):
+        captions = file.with_name(CAPTIONS + file.name.removeprefix(PREFIX))
+        tables.append(_table(file, content, known, names, captions if captions.is_file() else None))
+        content.clear()  # large files need not be in memory together with all tables
+    return tables
+
+
+def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A file's object, whose values under these keys are lists of objects."""
+    try:
+        content = json_of(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON that can be read: {one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: holds {kind_of(content)}, and COCO's files hold an object. Rows of a table: .jsonl")
+    for key in (*keys, "annotations", "categories"):
+        value = content.get(key, None if key in keys else [])
+        if value is None:
+            raise DataError(f"{file}: no {key!r} in it, as COCO's files have. Rows of a table go into a .jsonl file")
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise DataError(f"{file}: {key!r} is no list of objects, as in COCO's files")
+    return content
+
+
+def _all_categories(files: Sequence[Path], data: list[dict[str, Any]]) -> dict[Any, str]:
+    """Id to name over all files, in their order."""
+    names: dict[Any, str] = {}
+    for file, content in zip(files, data, strict=True):
+        for at, category in enumerate(content.get("categories", [])):
+            found = category.get("id")
+            name = normal_name(plain_text(category.get("name")) or "")
+            if not name or not isinstance(found, int | str):
+                raise DataError(f"{file}: category {at + 1} lacks its id or its name")
+            if names.setdefault(found, name) != name:
+                raise DataError(
+                    f"{file}: category {found} is {_quoted(name)} here, and {_quoted(names[found])} elsewhere"
+                )
+    if not names:
+        raise DataError(f"{files[0]}: no categories in it, so there is nothing to learn")
+    return names
+
+
+def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str]) -> dict[Any, str]:
+    """Those of the categories that are wanted, by name or by id, in the order that they are wanted in."""
+    chosen: dict[Any, str] = {}
+    for text in wanted:
+        found = [key for key, name in names.items() if name == normal_name(text)] or [
+            key for key in names if str(key) == text
+        ]
+        if not found:
+            near = difflib.get_close_matches(text, names.values(), 1)
+            hint = f" Nearest: {_quoted(near[0])}." if near else ""
+            known = ", ".join(f"{key} {_quoted(name)}" for key, name in list(names.items())[:8])
+            more = " ..." if len(names) > 8 else ""
+            raise DataError(
+                f"{files[0]}: no category {_quoted(text)}.{hint} There are: {known}{more}. Use: --labels NAME"
+            )
+        if found[0] in chosen:
+            raise DataError(f"{files[0]}: category {_quoted(text)} is named twice among the labels. Leave one out")
+        chosen |= {key: names[key] for key in found}
+    chosen = chosen or names
+    name, times = Counter(chosen.values()).most_common(1)[0]
+    if times > 1:
+        ids = " and ".join(str(key) for key in chosen if chosen[key] == name)
+        raise DataError(f"{files[0]}: categories {ids} are all called {_quoted(name)}. Choose by id: --labels ID")
+    return chosen
+
+
+def _table(
+    file: Path, content: dict[str, Any], known: dict[Any, str], names: dict[Any, str], captions_file: Path | None
+) -> CocoTable:  # fmt: skip
+    rows: dict[Any, dict[str, Any]] = {}
+    columns = [CATEGORIES, "caption"] if captions_file else [CATEGORIES]
+    for at, image in enumerate(content["images"]):
+        found = image.get("id")
+        if not isinstance(found, int | str):
+            raise DataError(f"{file} image {at + 1}: has no id")
+        if found in rows:
+            raise DataError(f"{file} image {at + 1}: repeats the id {found!r}. Every image needs its own")
+        rows[found] = image | dict.fromkeys(columns)
+    if "annotations" in content:
+        _add_categories(file, content["annotations"], rows, known, names)
+    others = _add_captions(captions_file, rows) if captions_file else 0
+    table = CocoTable(file, list(rows.values()))
+    table.classes = tuple(names.values())
+    if others:
+        what = f"{counted(others, 'caption')} of images that {file.name} does not list"
+        table.remarks = [f"{captions_file.name}: {what}"]
+    return table
+
+
+def _add_categories(
+    file: Path, annotations: list[dict[str, Any]], rows: dict[Any, dict[str, Any]], known: dict[Any, str],
+    names: dict[Any, str],
+) -> None:  # fmt: skip
+    """Put the names of its categories, in their order, into each image's row; an empty list where it has none."""
+    found: dict[Any, set[Any]] = {image: set() for image in rows}
+    at = -1
+    try:
+        for at, annotation in enumerate(annotations):
+            image, category = annotation["image_id"], annotation["category_id"]
+            found[image].add(category)
+            if category not in known:
+                raise DataError(f"{file} annotation {at + 1}: there is no category {_quoted(category)}")
+    except KeyError as error:
+        what = error.args[0]
+        said = f"has no {what!r}" if what in ("image_id", "category_id") else f"there is no image {_quoted(what)}"
+        raise DataError(f"{file} annotation {at + 1}: {said}") from None
+    except TypeError:
+        raise DataError(f"{file} annotation {at + 1}: its image_id or category_id is neither number nor text") from None
+    order = {key: number for number, key in enumerate(names)}
+    for image, keys in found.items():
+        rows[image][CATEGORIES] = [names[key] for key in sorted(keys & order.keys(), key=order.__getitem__)]
+
+
+def _add_captions(file: Path, rows: dict[Any, dict[str, Any]]) -> int:
+    """Put captions, several of one image in lines, into the images' rows; the number of those of other images."""
+    others = 0
+    for at, annotation in enumerate(_read(file, ("annotations",))["annotations"]):
+        image, caption = annotation.get("image_id"), annotation.get("caption")
+        if not isinstance(image, int | str) or not isinstance(caption, str):
+            raise DataError(f"{file} annotation {at + 1}: lacks its image_id or its caption")
+        if image not in rows:
+            others += 1
+        elif caption.strip():
+            before = rows[image].get("caption")
+            rows[image]["caption"] = f"{before}\n{caption}" if before else caption
+    return others
+
+
+def _quoted(text: Any) -> str:
+    return shown(repr(text), 40)

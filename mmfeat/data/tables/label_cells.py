@@ -1,0 +1,237 @@
+"""From cells to labels: names in one column, or columns of 1, 0 and blank."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.errors import DataError
+from mmfeat.common.labels import split_labels
+from mmfeat.common.spelling import Spellings, normal_name
+from mmfeat.common.text import shown
+from mmfeat.data.tables.table import Table, is_blank, kind_of, plain_text
+
+MARKS = (",", "|", ";")  # what else than a space may stand between labels
+_YES_NO = {
+    None: -1, "": -1, 0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1,
+}  # fmt: skip
+_ODD = 2  # what is neither yes, nor no, nor blank
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _yes_no(cell: Any) -> int:
+    """1, 0, -1 for a blank cell, 2 for anything else."""
+    try:
+        found = _YES_NO.get(cell)
+    except TypeError:  # a list
+        return _ODD
+    if found is None and isinstance(cell, str):
+        found = _YES_NO.get(cell.strip().lower())
+    return (-1 if is_blank(cell) else _ODD) if found is None else found
+
+
+def first_odd_cell(cells: list[Any]) -> tuple[int | None, bool]:
+    """The row of the first cell that is neither 1, nor 0, nor blank; and whether any before it is filled."""
+    filled = False
+    for row, cell in enumerate(cells):
+        value = _yes_no(cell)
+        if value == _ODD:
+            return row, filled
+        filled = filled or value >= 0
+    return None, filled
+
+
+def yes_no_labels(table: Table, names: Sequence[str]) -> np.ndarray:
+    """Labels `(N, K)` int8 of columns of 1, 0 and blank: 1, 0 and -1; a column that is not there is -1 throughout.
+
+    Raises
+    ------
+    DataError
+        A cell holds something else, like 0.3.
+    """
+    labels = np.full((table.n_rows, len(names)), -1, np.int8)
+    header = Spellings(table.header, f"{table.file}: column ")
+    for k, name in enumerate(names):
+        own = header.find(name)
+        if own is None:
+            continue
+        cells = table.column(own)
+        labels[:, k] = np.fromiter(map(_yes_no, cells), np.int8, len(cells))
+        odd = np.flatnonzero(labels[:, k] == _ODD)
+        if len(odd):
+            raise DataError(
+                f"{table.file}{table.where(odd[0])}: column {_quoted(name)} holds {_quoted(cells[odd[0]])}, and a column "
+                f"of labels holds 1, 0 or nothing. Correct it, or leave the column out of --labels"
+            )
+    return labels
+
+
+def with_absent(labels: np.ndarray, absent: str) -> tuple[np.ndarray, str]:
+    """Labels of 1, 0 and -1 columns with what a blank cell means: `(N, K)` int8, and `negative` or `unknown`.
+
+    Parameters
+    ----------
+    absent : str
+        `negative`: no, unless the whole row is blank; `unknown`; `auto`: unknown where any no is given, else no.
+
+    Raises
+    ------
+    DataError
+        Unknown, and no no is given: there would be nothing to tell a class's rows from.
+    """
+    noes = bool((labels == 0).any())
+    absent = ("unknown" if noes else "negative") if absent == "auto" else absent
+    if absent == "unknown":
+        if not noes:
+            raise _no_noes("the label columns hold no 0")
+        return labels, absent
+    labelled = (labels >= 0).any(1)
+    return np.where(labelled[:, None] & (labels < 0), 0, labels).astype(np.int8), absent
+
+
+def names_absent(absent: str) -> str:
+    """What a label that is not named in a row means: no.
+
+    Raises
+    ------
+    DataError
+        It is asked to be unknown: names give no noes.
+    """
+    if absent == "unknown":
+        raise _no_noes("label names give none")
+    return "negative"
+
+
+def _no_noes(why: str) -> DataError:
+    return DataError(
+        f'absent = "unknown": the noes must be given, as in columns of 0, 1 and blank, and {why}. '
+        f'Use: absent = "negative" under [data] (--absent negative)'
+    )
+
+
+@dataclass
+class NamedLabels:
+    """The labels of one column of names.
+
+    Attributes
+    ----------
+    rows : list of (list of str) or None
+        The names in each row; None for a blank cell.
+    hints : list of str
+        What looks odd, for people, a line each.
+    split : bool
+        Whether any of them were split from texts, so that the separator matters.
+    """
+
+    rows: list[list[str] | None]
+    hints: list[str]
+    split: bool
+
+
+def named_labels(table: Table, name: str, separator: str, closed: bool) -> NamedLabels:
+    """Names of one column: texts that are split, lists as they are, whole numbers.
+
+    Parameters
+    ----------
+    closed : bool
+        Whether a class list tells right names from wrong ones, so that nothing has to be guessed.
+
+    Raises
+    ------
+    DataError
+        The column holds fractions or what is no name, or its texts are separated in several ways.
+    """
+    cells = table.column(name)
+    rows: list[list[str] | None] = []
+    for row, cell in enumerate(cells):
+        if isinstance(cell, str):
+            rows.append(split_labels(cell, separator) or None)
+        elif is_blank(cell):
+            rows.append(None)
+        else:
+            parts = cell if isinstance(cell, list) else [cell]
+            names = [_name(table, name, row, part) for part in parts]
+            rows.append(list(dict.fromkeys(n for n in names if n)))
+    if _all_numbers(table, name, cells):  # 2.0 is how some programs write 2 beside blank cells
+        rows = [None if names is None else [str(int(float(n))) for n in names] for names in rows]
+    hints = [] if closed else _separator_hints(table, name, separator, cells)
+    return NamedLabels(rows, hints, any(isinstance(cell, str) for cell in cells))
+
+
+def _name(table: Table, name: str, row: int, part: Any) -> str:
+    if isinstance(part, float) and not math.isnan(part) and not part.is_integer():
+        raise _fraction(table, name, row, part)
+    text = plain_text(part)
+    if text is None:
+        raise DataError(
+            f"{table.file}{table.where(row)}: column {_quoted(name)} holds {kind_of(part)}, and labels are names"
+        )
+    return normal_name(text)
+
+
+def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:
+    """Whether all texts of a column are whole numbers, some of them written with a point.
+
+    Raises
+    ------
+    DataError
+        They are numbers and one has a fraction: that is no column of labels.
+    """
+    first, pointed = None, False
+    for row, cell in enumerate(cells):
+        if is_blank(cell):
+            continue
+        if not isinstance(cell, str) or not _NUMBER.fullmatch(cell.strip()):
+            return False
+        pointed = pointed or "." in cell
+        if first is None and not cell.strip().lstrip("+-").isdigit() and not float(cell).is_integer():
+            first = row
+    if first is not None:
+        raise _fraction(table, name, first, cells[first])
+    return pointed
+
+
+def _fraction(table: Table, name: str, row: int, value: Any) -> DataError:
+    return DataError(
+        f"{table.file}{table.where(row)}: column {_quoted(name)} holds {_quoted(value)}, and labels are names, not measures. "
+        f"Use: --labels COLUMN"
+    )
+
+
+def _separator_hints(table: Table, name: str, separator: str, cells: list[Any]) -> list[str]:
+    """What to say of cells where another separator seems to stand between labels.
+
+    Raises
+    ------
+    DataError
+        Several do, and the one in use in none, or it is a space, which may stand behind any.
+    """
+    first: dict[str, int] = {}
+    used = False
+    for row, cell in enumerate(cells):
+        if isinstance(cell, str):
+            used = used or separator in cell.strip()
+            for mark in MARKS:
+                if mark not in first and mark not in separator and mark in cell:
+                    first[mark] = row
+    examples = [f"{_quoted(cells[row])} ({table.place(row)})" for row in first.values()]
+    split = "at spaces" if separator == " " else f"at {separator!r}"
+    if len(first) > 1 and (separator == " " or not used):
+        raise DataError(
+            f"{table.file}: column {_quoted(name)} mixes separators: {' and '.join(examples[:3])}, split {split}. "
+            f"Write one between all labels and name it: --separator {next(iter(first))!r}; "
+            f"or name every label in a class list: --classes FILE"
+        )
+    return [
+        f"  labels are split {split}, and {mark!r} stands in {example}. If it separates labels: --separator {mark!r}"
+        for mark, example in zip(first, examples, strict=True)
+    ]
+
+
+def _quoted(value: Any) -> str:
+    return shown(repr(value), 40)

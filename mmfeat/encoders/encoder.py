@@ -1,0 +1,132 @@
+"""What every encoder is: something that turns samples into embeddings, and can say all that its result depends on."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfeat.encoders.batches import Encoded
+from mmfeat.encoders.weights import digest_of, read_tensors
+from mmfeat.store.keys import EncoderSpec
+
+_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Encoder(nn.Module):
+    """A network and its preprocessing.
+
+    Attributes
+    ----------
+    modality : str
+        `image` (a sample is the file's bytes) or `text` (a sample is the caption).
+    width : int
+        D of the embeddings `(N, D)`.
+    preparation : ImagePreparation or TextPreparation
+        All that happens to a sample before the network.
+    """
+
+    modality: str
+    preparation: Any
+    width: int
+    architecture: str
+    precision: str
+
+    def prepare(self, sample: Any) -> Any:
+        """What one sample needs before it can be batched; called in worker threads. Raises `UndecodableSample`."""
+        return self.preparation.prepare(sample)
+
+    def is_flat(self, prepared: Any) -> bool:
+        """Whether a prepared sample is an image of one colour or nearly so; called in worker threads."""
+        return False
+
+    def collate(self, prepared: list[Any]) -> dict[str, Tensor]:
+        """Join prepared samples into the tensors that `forward` takes."""
+        return self.preparation.collate(prepared)
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Embeddings `(B, D)`, pooled."""
+
+    @abstractmethod
+    def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `(B, D)`, tokens `(B, T, d)` as `tokens = number` asks for them, and their lengths `(B,)`."""
+
+    def preprocessing(self) -> dict[str, Any]:
+        """All that happens to a sample before the network, as plain JSON values."""
+        return self.preparation.describe()
+
+    @property
+    @abstractmethod
+    def pooling(self) -> str:
+        """How the network's output becomes one vector."""
+
+    def autocast(self, device: torch.device, precision: str = "") -> contextlib.AbstractContextManager:
+        """The context of the forward pass at a precision; the encoder's own where none is given."""
+        precision = precision or self.precision
+        if precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, _PRECISIONS[precision])
+
+    def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """A batch in pieces of `size` samples: which they are, `(n,)` int64, and what `forward` takes of them."""
+        for at in torch.arange(len(next(iter(batch.values())))).split(size):
+            yield at, {name: tensor[at] for name, tensor in batch.items()}
+
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth, from 0 at the input, by its name; here all are of one layer."""
+        return {name: 0 for name, _ in self.named_parameters()}
+
+    @torch.inference_mode()
+    def encode(self, batch: dict[str, Tensor], device: torch.device, tokens: int = 0) -> Encoded:
+        """Embeddings of one batch, and its tokens where asked for. The encoder must be in eval mode on `device`."""
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        with self.autocast(device):
+            if not tokens:
+                return Encoded(self(batch).float().cpu().numpy())
+            return Encoded(*(part.float().cpu().numpy() for part in self.forward_tokens(batch, tokens)))
+
+    @staticmethod
+    def out_of_memory(error: BaseException) -> bool:
+        """Whether an error means that a batch was too large for the device; then what can be freed there is."""
+        refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        if not (refused or isinstance(error, torch.OutOfMemoryError | MemoryError)):
+            return False
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
+
+    def speed_settings(self) -> list[dict[str, Any]]:
+        """Settings for `set_speed` that are worth measuring: they change how fast embeddings come, not what they are."""
+        return [{}]
+
+    def set_speed(self, **settings: Any) -> None:
+        """Apply one of `speed_settings`."""
+
+    def own_files(self) -> list[Path]:
+        """Files and folders that the model's own weights and configuration lie in, on disk or not."""
+        return []
+
+    def spec(self) -> EncoderSpec:
+        """Everything that the embedding depends on; its digest is the encoder key."""
+        return EncoderSpec(
+            modality=self.modality,
+            architecture=self.architecture,
+            weights=self.weights_digest(),
+            preprocessing=self.preprocessing(),
+            pooling=self.pooling,
+            numerics={"precision": self.precision},
+        )
+
+    def weights_digest(self) -> str:
+        """Digest of the tensors that the embedding reads."""
+        return digest_of(read_tensors(self))
+
+    def size_mb(self) -> float:
+        """Megabytes (10^6 bytes) of the tensors as stored in float32."""
+        return sum(t.numel() * t.element_size() for t in read_tensors(self).values()) / 1e6

@@ -1,0 +1,250 @@
+"""Image encoders: what all families share, from bytes on the device to pooled features and spatial tokens."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmfeat.common.errors import EncoderError, one_line
+from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.preparation import ImagePreparation
+from mmfeat.encoders.weights import hub, load_strictly, read_state
+
+
+class ImageEncoder(Encoder):
+    """A network without its classifier; a sample is an image file's bytes.
+
+    Attributes
+    ----------
+    model : str
+        The name by which :func:`build_image_encoder` makes the same network again.
+    source : str
+        The package that makes the network.
+    on_hub : bool
+        Whether its weights come from the Hugging Face hub.
+    own_pooling : str
+        How the network pools its features.
+    resized : bool
+        Whether the network itself was changed for the size of its images: its position embeddings, or windows.
+    """
+
+    modality = "image"
+    source: str
+    on_hub = False
+    own_pooling: str
+    resized = False
+
+    def __init__(
+        self, network: nn.Module, model: str, data_config: dict[str, Any], precision: str, flip: bool = False
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.model, self.architecture = self.named(model)
+        self.precision = precision
+        self.flip = flip
+        self.preparation = ImagePreparation(data_config)
+        for name in ("mean", "std"):
+            values = torch.tensor(data_config[name], dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        size = data_config["input_size"]
+        network.eval()
+        with torch.inference_mode():
+            features = network(torch.zeros(1, *size))
+        if features.ndim != 2:
+            raise EncoderError(
+                f"{self.architecture}: gives no pooled features but {tuple(features.shape)}. Use another model"
+            )
+        self.width = features.shape[1]
+        self.set_speed()
+
+    @staticmethod
+    @abstractmethod
+    def named(model: str) -> tuple[str, str]:
+        """The name that makes the network again, and the architecture as keys and folders of the store have it."""
+
+    @staticmethod
+    @abstractmethod
+    def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
+        """A network that ends with the pooled features, and the prefixes of the tensors it has without need: its classifier's.
+
+        Parameters
+        ----------
+        name : str
+            Of the encoder, for messages.
+        own_weights : bool
+            Load the model's own weights; random ones otherwise.
+
+        Raises
+        ------
+        EncoderError
+            It has no such weights, or they are out of reach, or no pooled features.
+        """
+
+    @staticmethod
+    def for_size(network: nn.Module, size: int) -> bool:
+        """Change a network that takes images of one size alone to another size; whether that was possible.
+
+        Raises
+        ------
+        ValueError
+            It could not take all of such an image.
+        """
+        return False
+
+    @staticmethod
+    @abstractmethod
+    def data_config_of(network: nn.Module, model: str) -> dict[str, Any]:
+        """The preprocessing that the model's own configuration states, as timm writes it."""
+
+    @staticmethod
+    @abstractmethod
+    def width_of(network: nn.Module) -> int:
+        """D of a network's pooled features, without running it."""
+
+    @staticmethod
+    @abstractmethod
+    def weights_files(model: str) -> list[Path]:
+        """Files or folders in which the model's own weights lie, where they are on disk."""
+
+    @staticmethod
+    def has_weights(model: str) -> bool:
+        """Whether the family has weights of a model, wherever they lie."""
+        return True
+
+    @staticmethod
+    def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file under the names that the family has today."""
+        return state
+
+    def own_files(self) -> list[Path]:
+        """Where the model's own weights lie."""
+        return self.weights_files(self.model)
+
+    def is_flat(self, prepared: Tensor) -> bool:
+        """Whether a prepared image `(3, H, W)` uint8 is of one colour or nearly so."""
+        return self.preparation.is_flat(prepared)
+
+    def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
+        """`pixels (B, 3, H, W)` uint8."""
+        batch = self.preparation.collate(prepared)
+        return {"pixels": batch["pixels"].pin_memory()} if self.mean.is_cuda else batch
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Pooled features `(B, D)`; at inference their mean over the image and its mirror image, where `flip` says so."""
+        pixels = self._normalised(batch["pixels"])
+        features = self._run(pixels)
+        return (features + self._run(pixels.flip(-1))) / 2 if self.flip and not self.training else features
+
+    def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled features `(B, D)`, a grid of `number x number` spatial ones row by row, `(B, number^2, C)`, and its size."""
+        pixels = self._normalised(batch["pixels"])
+        embeddings, grid = self.forward_grid(pixels)
+        if self.flip:
+            embeddings = (embeddings + self._run(pixels.flip(-1))) / 2
+        grid = functional.adaptive_avg_pool2d(grid.float(), number)  # (B, C, number, number)
+        tokens = grid.flatten(2).transpose(1, 2)
+        return embeddings, tokens, torch.full((len(tokens),), tokens.shape[1])
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Bytes to float32 as torchvision's ToTensor and Normalize do it."""
+        return ((pixels / 255) - self.mean).div_(self.std).contiguous(memory_format=self._memory_format)
+
+    @abstractmethod
+    def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features `(B, D)` and unpooled ones `(B, C, h, w)` of normalised pixels.
+
+        Raises
+        ------
+        EncoderError
+            The network has no grid of spatial features.
+        """
+
+    def square(self, tokens: Tensor) -> Tensor:
+        """Tokens `(B, L, C)` of a square image, row by row, as a grid `(B, C, h, w)`."""
+        side = math.isqrt(tokens.shape[1])
+        if side * side != tokens.shape[1]:
+            raise self.without_grid()
+        return tokens.transpose(1, 2).unflatten(-1, (side, side))
+
+    def without_grid(self) -> EncoderError:
+        """The error of a network without spatial features."""
+        return EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
+
+    def speed_settings(self) -> list[dict[str, Any]]:
+        """The order of the pixels in memory, and on a GPU compiled code."""
+        layouts = [{"channels_last": True}, {"channels_last": False}]
+        on_gpu = next(self.network.parameters()).is_cuda
+        return layouts + [{**layout, "compiled": True} for layout in layouts if on_gpu]
+
+    def set_speed(self, channels_last: bool = True, compiled: bool = False) -> None:
+        """Apply one of `speed_settings`."""
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self._memory_format)
+        run = torch.compile(self.network) if compiled else self.network
+        object.__setattr__(self, "_run", run)  # no module of its own: the network's tensors are there already
+
+    @property
+    def pooling(self) -> str:
+        """The network's own pooling, and the mean with the mirror image where there is one."""
+        return f"{self.own_pooling}, mean with the mirror image" if self.flip else self.own_pooling
+
+
+def build_image_encoder(
+    name: str,
+    config: ImageEncoderConfig,
+    folder: Path,
+    seed: int,
+    *,
+    data_config: dict[str, Any] | None = None,
+    resized: bool = False,
+) -> ImageEncoder:
+    """Build an encoder from its `[encoder.NAME]` table, with pretrained, given or seeded random weights.
+
+    Parameters
+    ----------
+    folder : Path
+        Where relative paths of the table start.
+    data_config : dict, optional
+        The preprocessing; the model's own, when None.
+    resized : bool
+        Whether the weights are those of a network that was changed for the size of `data_config`.
+
+    Raises
+    ------
+    EncoderError
+        No such model, weights out of reach, weights that do not fit.
+    """
+    from mmfeat.encoders.model_names import image_family  # of the families, which build on the class above
+
+    kind, model = image_family(name, config.model, config.pretrained, folder)
+    own = config.pretrained == "auto"
+    with hub(name, config.model, "image", needed=own and kind.on_hub), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network, unused = kind.make_network(name, model, own)
+    if resized and data_config:
+        kind.for_size(network, data_config["input_size"][1])
+    if config.pretrained not in ("auto", "random"):
+        file = folder / Path(config.pretrained).expanduser()
+        load_strictly(network, kind.renamed(read_state(file)), file, unused)
+    data_config = data_config or kind.data_config_of(network, model)
+    if config.size != "auto":
+        data_config["input_size"] = (3, config.size, config.size)
+    size = data_config["input_size"]
+    try:
+        try:
+            encoder = kind(network, model, data_config, config.precision, config.flip)
+        except (RuntimeError, AssertionError, ValueError):
+            if config.size == "auto" or not kind.for_size(network, size[1]):
+                raise
+            encoder, resized = kind(network, model, data_config, config.precision, config.flip), True
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
+    encoder.resized = resized
+    return encoder

@@ -1,0 +1,322 @@
+"""Text encoders: any encoder model of transformers, by name or folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmfeat.common.errors import EncoderError, one_line
+from mmfeat.common.files import digest_json
+from mmfeat.config.schema import TextEncoderConfig
+from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.families.sentence_folders import stated_pooling
+from mmfeat.encoders.families.text_names import TOWERS, hub_name, local_folder, nearest_text_models, two_towers
+from mmfeat.encoders.foreign import ask_nobody, check_files, no_code, own_code_digest
+from mmfeat.encoders.preparation import TextPreparation
+from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+from mmfeat.encoders.weights import ModelUnavailable, hub, hub_folder, load_strictly, read_state
+
+_NOT_WIRING = {
+    "_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id",
+    "use_cache", "gradient_checkpointing",
+}  # fmt: skip
+_LAYER = re.compile(r"\.(?:layers?|h|block|albert_layer_groups)\.(\d+)\.")
+_POSITIONS = re.compile(r"(?:^|\.)(?:position_embeddings?|embed_positions|positions_embed|wpe)$")
+_UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
+
+
+class TextEncoder(Encoder):
+    """A transformers encoder and its tokenizer; a sample is a caption.
+
+    Attributes
+    ----------
+    model_config : PretrainedConfig
+        Of the model that the network was built as, or is a part of.
+    source : str
+        The folder that it was read from, or the hub's name.
+    """
+
+    modality = "text"
+    model_config: Any
+    source: str
+
+    def __init__(
+        self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.architecture = architecture
+        self.precision = config.precision
+        self._pooling = pooling
+        stated = stated_positions(network.config) or config.max_length
+        self.preparation = TextPreparation(
+            tokenizer, min(config.max_length, stated), positions=positions_of(network), embeddings=_rows_of(network)
+        )
+        self.width = network.config.hidden_size
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Embeddings `(B, D)`: the token states, pooled."""
+        return self._pooled(self.network(**batch).last_hidden_state, batch["attention_mask"])
+
+    def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """States `(B, L, D)` and their mask `(B, L)` to embeddings `(B, D)`."""
+        mask = mask.unsqueeze(-1)  # (B, L, 1)
+        if self._pooling == "cls":
+            return states[:, 0]
+        if self._pooling == "max":
+            return states.masked_fill(mask == 0, float("-inf")).amax(1)
+        return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `(B, D)`, the states of the first `number` tokens `(B, number, D)`, and how many each caption has."""
+        states = self.network(**batch).last_hidden_state  # (B, L, D)
+        mask = batch["attention_mask"]
+        first = functional.pad(states[:, :number], (0, 0, 0, max(0, number - states.shape[1])))
+        return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
+
+    def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Pieces of captions of like length, each without the padding that it does not need."""
+        mask = batch["attention_mask"]
+        if not mask[:, 0].all():  # padded at the other end
+            yield from super().pieces(batch, size)
+            return
+        lengths = mask.sum(1)
+        for at in lengths.argsort(stable=True).split(size):
+            yield at, {name: tensor[at, : int(lengths[at[-1]])] for name, tensor in batch.items()}
+
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth: embeddings 0, then the layers by their number, what comes after them with the last."""
+        numbers = {name: _LAYER.search(name) for name, _ in self.named_parameters()}
+        top = max((int(found[1]) + 1 for found in numbers.values() if found), default=0)
+        return {name: int(found[1]) + 1 if found else 0 if "embed" in name else top for name, found in numbers.items()}
+
+    def weights_digest(self) -> str:
+        """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""
+        stated = self.network.config.to_diff_dict()
+        wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
+        parts = [super().weights_digest(), json.loads(json.dumps(wiring, default=str))]
+        code = own_code_digest(self.network)
+        return digest_json([*parts, code] if code else parts)
+
+    def own_files(self) -> list[Path]:
+        """The model's folder, or what the hub's client has of it."""
+        folder = Path(self.source)
+        return [folder if folder.is_absolute() else hub_folder(self.source)]
+
+    @property
+    def pooling(self) -> str:
+        """`cls`, `mean` or `max` over the tokens that the attention mask keeps."""
+        return self._pooling
+
+
+def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed: int) -> TextEncoder:
+    """Build an encoder from its `[encoder.NAME]` table.
+
+    Raises
+    ------
+    EncoderError
+        No such model or folder, weights out of reach, weights that do not fit.
+    """
+    quiet_transformers()
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    source = model_source(name, config.model, folder)
+    pooling, trusted = config.pooling, config.trust_remote_code
+    with (
+        _explained(name, config.model),
+        hub(name, config.model, "text", needed=not Path(source).is_absolute()),
+        no_code(name, config.model, source),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.manual_seed(seed)
+        model_config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
+        check_reads_text(name, config.model, model_config)
+        check_files(name, config.model, source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
+        if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask leaves it out
+            tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
+        if config.pretrained == "auto":
+            network = AutoModel.from_pretrained(
+                source, dtype=torch.float32, trust_remote_code=trusted, weights_only=True
+            )
+        else:
+            network = AutoModel.from_config(model_config, dtype=torch.float32, trust_remote_code=trusted)
+        if pooling == "auto":
+            check_pooling(name, config.model, model_config)
+            pooling = stated_pooling(name, source)
+    network = without_unread(network)
+    if not hasattr(network.config, "hidden_size"):
+        raise EncoderError(
+            f"encoder.{name}: {config.model!r} ({model_config.model_type}) is no encoder of texts: its configuration has no "
+            f"hidden_size. Use another model of transformers"
+        )
+    if config.pretrained not in ("auto", "random"):
+        path = folder / Path(config.pretrained).expanduser()
+        load_strictly(network, read_state(path), path, unused=_UNUSED)
+    encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
+    encoder.model_config, encoder.source = model_config, source
+    try:
+        encoder.eval().encode(encoder.collate(["a", "a a a"]), torch.device("cpu"))  # one of them is padded
+    except EncoderError as error:
+        raise EncoderError(f"encoder.{name}: {error}") from None
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        NotImplementedError,
+    ) as error:
+        raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
+    return encoder
+
+
+def stated_positions(model_config: Any) -> int | None:
+    """The positions that a configuration states; None where it states none, or no limit."""
+    positions = getattr(model_config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None  # of XLNet it is -1
+
+
+def _rows_of(network: nn.Module) -> int | None:
+    """Tokens that a network has embeddings for; None where it does not look them up in one table."""
+    try:
+        return getattr(network.get_input_embeddings(), "num_embeddings", None)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def positions_of(network: nn.Module) -> int | None:
+    """Tokens that a network has position embeddings for; None where it has no table of them.
+
+    RoBERTa, XLM-R and MPNet count positions from the one after the padding token's, BART and OPT from the third: their
+    tables have two rows more than a text may have tokens.
+    """
+    limits = []
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Embedding) and _POSITIONS.search(path):
+            unused = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
+            limits.append(module.num_embeddings - unused)
+    return min(limits, default=None)
+
+
+def without_unread(network: nn.Module) -> nn.Module:
+    """A network without its decoder and its pooler, whose output no embedding reads."""
+    if getattr(network.config, "is_encoder_decoder", False):
+        network = network.get_encoder()
+    if isinstance(getattr(network, "pooler", None), nn.Module):
+        network.pooler = None
+    return network
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder.
+
+    Raises
+    ------
+    EncoderError
+        It is not there, or damaged.
+    """
+    quiet_transformers()
+    from transformers import AutoTokenizer
+
+    try:
+        check_files(folder.name, str(folder), str(folder))
+        with no_code(folder.name, str(folder), str(folder)):
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except EncoderError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        raise EncoderError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from None
+
+
+def quiet_transformers() -> None:
+    """Make transformers importable, and keep it from printing and from asking."""
+    make_torchvision_importable()
+    ask_nobody()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def model_source(name: str, model: str, folder: Path) -> str:
+    """A hub name as it is today, or the absolute path of a folder (`./`, `~` or `/`)."""
+    path = local_folder(model, folder)
+    if path is None:
+        return hub_name(model)
+    if not (path / "config.json").is_file():
+        raise EncoderError(f"encoder.{name}: no transformers model in {path} (no config.json there)")
+    return str(path)
+
+
+def check_reads_text(name: str, model: str, model_config: Any) -> None:
+    """Refuse a model of images, one of images and texts, and a part that is nothing alone, before its tokenizer is missed.
+
+    Raises
+    ------
+    EncoderError
+        It is such a model; what to use instead is named.
+    """
+    from transformers import AutoModel
+
+    kind = AutoModel._model_mapping.get(type(model_config), None)
+    where, family = f"encoder.{name}: {model!r}", model_config.model_type
+    if getattr(kind, "main_input_name", "") == "pixel_values":
+        raise EncoderError(
+            f"{where} is a model of images ({family}). Here they are those of timm and "
+            f'torchvision, with modality = "image". To find one: mmfeat encoders PATTERN'
+        )
+    if (hasattr(model_config, "vision_config") and not hasattr(model_config, "hidden_size")) or (
+        kind is None and family.endswith(TOWERS) and not hasattr(model_config, "auto_map")
+    ):
+        raise EncoderError(f"{where} {two_towers(family)}")
+
+
+def check_pooling(name: str, model: str, model_config: Any) -> None:
+    """Refuse to guess how tokens are pooled where the model itself takes the end token.
+
+    Raises
+    ------
+    EncoderError
+        It is CLIP's.
+    """
+    if model_config.model_type == "clip_text_model":
+        raise EncoderError(
+            f"encoder.{name}: {model!r} takes the state of its end token (clip_text_model), which is not offered. "
+            f'In mmfeat.toml under [encoder.{name}] set: pooling = "mean" (or cls, max)'
+        )
+
+
+@contextlib.contextmanager
+def _explained(name: str, model: str) -> Iterator[None]:
+    """Where a model cannot be had, say what its name may have meant."""
+    try:
+        yield
+    except ModelUnavailable as error:
+        if local_folder(model, Path()) is not None:
+            raise
+        from mmfeat.encoders.model_names import is_image_model
+
+        if is_image_model(model):
+            raise EncoderError(
+                f"encoder.{name}: {model!r} is a model of images. In mmfeat.toml under [encoder.{name}] set: "
+                f'modality = "image"'
+            ) from None
+        near = nearest_text_models(model)
+        raise EncoderError(f"{error}. Nearest known names: {', '.join(near)}" if near else str(error)) from None
+
+
+def _architecture(network: nn.Module) -> str:
+    """A name that does not depend on where the weights lie, such as `bert-L6-H384`."""
+    config = network.config
+    layers = getattr(config, "num_hidden_layers", "")
+    return f"{config.model_type}-L{layers}-H{config.hidden_size}"

@@ -1,0 +1,204 @@
+"""Image encoders of torchvision, with the preprocessing that each model's own weights state."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfeat.common.errors import EncoderError, one_line
+from mmfeat.encoders.families.image import ImageEncoder
+from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+from mmfeat.encoders.weights import INSTEAD, load_strictly, read_state, torch_hub_file, within_reach
+
+make_torchvision_importable()
+from torchvision import models  # noqa: E402
+from torchvision.models.regnet import AnyStage  # noqa: E402
+from torchvision.models.vision_transformer import Encoder as VitEncoder  # noqa: E402
+
+PREFIX = "torchvision:"
+_CLASSIFIERS = ("fc", "classifier", "head", "heads")
+# Beside the weights, some of torchvision's functions set how the network is built.
+_BUILT_WITH = {
+    "vit": lambda meta: {"image_size": meta["min_size"][0]},
+    "inception": lambda meta: {"transform_input": True, "aux_logits": False, "init_weights": False},
+    "googlenet": lambda meta: {"transform_input": True, "aux_logits": False, "init_weights": False},
+}
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers that only training from nothing uses
+_LISTS = (nn.Sequential, nn.ModuleList, AnyStage, VitEncoder)  # of blocks, which are what has a depth
+_WATCHING = threading.Lock()  # what is watched of a network belongs to the network, whichever thread runs it
+
+
+class TorchvisionEncoder(ImageEncoder):
+    """Any classification model of torchvision; `NAME`, or `NAME.WEIGHTS` for others than its best ones.
+
+    The embedding is what the classifier's last layer reads.
+    """
+
+    source = "torchvision"
+    own_pooling = "input of the classifier's last layer"
+
+    @staticmethod
+    def knows(model: str) -> bool:
+        """Whether torchvision has a model of this name, whatever its weights'."""
+        return model.partition(".")[0] in TorchvisionEncoder.names()
+
+    @staticmethod
+    def names() -> list[str]:
+        """All classification models that torchvision has."""
+        return models.list_models(module=models)
+
+    @staticmethod
+    def named(model: str) -> tuple[str, str]:
+        """The name with that of the weights, and an architecture that is none of timm's."""
+        base = model.partition(".")[0]
+        return f"{PREFIX}{base}.{_weights(model).name}", f"torchvision-{base}"
+
+    @staticmethod
+    def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
+        """A network whose last layer is gone, and the prefixes of that and of auxiliary classifiers."""
+        base, _, tag = model.partition(".")
+        known = list(models.get_model_weights(base).__members__)
+        if tag and tag not in known:
+            raise EncoderError(
+                f"encoder.{name}: torchvision has no weights {tag!r} of {base}. It has: {', '.join(known)}"
+            )
+        weights = _weights(model)
+        options = next((make for start, make in _BUILT_WITH.items() if base.startswith(start)), lambda meta: {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of initialisations that may change
+            network = models.get_model(base, weights=None, **options(weights.meta))
+        last = _strip(network)
+        if not last:
+            raise EncoderError(f"encoder.{name}: {PREFIX}{base} gives no pooled features. Use another model")
+        unused = (f"{last}.", *_AUXILIARY)
+        if own_weights:
+            file = _own_weights(name, model)
+            load_strictly(network, TorchvisionEncoder.renamed(read_state(file)), file, unused)
+        return network, unused
+
+    @staticmethod
+    def data_config_of(network: nn.Module, model: str) -> dict[str, Any]:
+        """The transforms of the model's weights."""
+        stated = _weights(model).transforms()
+        (crop,), (resize,) = stated.crop_size, stated.resize_size
+        share = crop / resize
+        while int(crop / share) < resize:  # timm resizes to the crop by this share, without its fraction
+            share = math.nextafter(share, 0)
+        return {
+            "input_size": (3, crop, crop),
+            "interpolation": stated.interpolation.value,
+            "mean": tuple(stated.mean),
+            "std": tuple(stated.std),
+            "crop_pct": share,
+            "crop_mode": "center",
+        }
+
+    @staticmethod
+    def width_of(network: nn.Module) -> int:
+        """What the last layer read."""
+        return network.num_features
+
+    @staticmethod
+    def weights_files(model: str) -> list[Path]:
+        """The file in the folder of torch's hub."""
+        return [torch_hub_file(_weights(model).url)]
+
+    @staticmethod
+    def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Names without the dots that old files of DenseNet have within a module's name."""
+        return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in state.items()}
+
+    def layers(self) -> dict[str, int]:
+        """Each parameter's depth: blocks in the order in which an image passes them, norms with what stands before them."""
+        depths: dict[str, int] = {}
+        depth = -1
+        for name, block in _blocks(self.network, "network."):
+            inside = dict(block.named_parameters(prefix=name))
+            depth += depth < 0 or any(parameter.ndim > 1 for parameter in inside.values())
+            depths |= dict.fromkeys(inside, depth)
+        return {name: depths.get(name, 0) for name, _ in self.named_parameters()}  # a class token is of no block
+
+    def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features `(B, D)`, and the last part's before them as `(B, C, h, w)`."""
+        seen: list[Tensor] = []
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen.append(output)
+
+        with _WATCHING:
+            hooks = [part.register_forward_hook(note) for part in _parts(self.network)]
+            try:
+                embeddings = self.network(pixels)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        features = seen[-1]
+        if features.ndim == 3:  # the class token stands before those of the image
+            return embeddings, self.square(features[:, 1:])
+        if features.ndim != 4:
+            raise self.without_grid()
+        return embeddings, features
+
+
+def _weights(model: str) -> Any:
+    """The weights that a name means, with their address, transforms and settings; the best without a tag."""
+    base, _, tag = model.removeprefix(PREFIX).partition(".")
+    found = models.get_model_weights(base)
+    return found[tag] if tag in found.__members__ else found.DEFAULT
+
+
+def _strip(network: nn.Module) -> str:
+    """Take away the classifier's last layer, and give its name; nothing where it is not a linear one."""
+    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.split(".")[0] in _CLASSIFIERS]
+    if not linear:
+        return ""
+    network.num_features = network.get_submodule(linear[-1]).in_features  # as timm calls it
+    parent, _, last = linear[-1].rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Identity())
+    return linear[-1]
+
+
+def _parts(network: nn.Module) -> list[nn.Module]:
+    """What an image passes through before it is pooled."""
+    parts: list[nn.Module] = []
+    for name, child in network.named_children():
+        if name not in _CLASSIFIERS and not isinstance(child, nn.AdaptiveAvgPool2d | nn.Dropout | nn.Flatten):
+            parts += child if isinstance(child, nn.ModuleList) else [child]
+    return parts
+
+
+def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a network that are no mere list of parts, with their names."""
+    for name, child in module.named_children():
+        if type(child) in _LISTS:
+            yield from _blocks(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
+def _own_weights(name: str, model: str) -> Path:
+    """The file of the model's own weights, fetched by torch's hub where it is not on disk."""
+    url = _weights(model).url
+    file = torch_hub_file(url)
+    if file.is_file():
+        return file
+    if not within_reach(url):
+        raise EncoderError(
+            f"encoder.{name}: the weights of {PREFIX}{model} are not on disk and {url} is out of reach. Put them at {file}, "
+            f"or in mmfeat.toml under [encoder.{name}] set: {INSTEAD['image']}"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        checksum = file.stem.rpartition("-")[2]  # its first digits
+        torch.hub.download_url_to_file(url, str(file), checksum, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise EncoderError(f"encoder.{name}: {url} cannot be fetched: {one_line(error)}. Try again") from None
+    return file

@@ -1,0 +1,135 @@
+"""What a step of fine-tuning is made of: a learning rate for each layer, the average of the weights, precision, pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mmfeat.common.errors import EncoderError
+from mmfeat.config.finetune_recipes import FinetuneConfig
+from mmfeat.encoders.checkpoint import Output
+from mmfeat.encoders.encoder import Encoder
+
+_FEW = 16  # samples
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def freeze_layers(encoder: Encoder, n_layers: int) -> None:
+    """Let the parameters of the first layers stay as they are; gradients go no further back than needed."""
+    depths = encoder.layers()
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(depths[name] >= n_layers)
+
+
+def optimizer_of(encoder: Encoder, output: nn.Linear, config: FinetuneConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW with a group for each layer; its rate falls by `layer_decay` from the output to the input.
+
+    Layer-wise decay as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022). Biases and the scales of norms are not
+    decayed. A group's `share` is what its rate is multiplied with at every step.
+    """
+    depths = encoder.layers()
+    top = max(depths.values(), default=0)
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, parameter in encoder.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((depths[name], parameter.ndim > 1), []).append(parameter)
+    for parameter in output.parameters():
+        groups.setdefault((top, parameter.ndim > 1), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "share": config.layer_decay ** (top - depth),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (depth, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    return _OPTIMIZERS[config.optimizer](described, lr=config.lr)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step, of each group its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+class Average:
+    """The exponential moving average of tensors (Polyak averaging), in which the last steps weigh more.
+
+    Parameters
+    ----------
+    decay : float
+        What is kept of the average at a step; less in the first steps, where there is little to average.
+    """
+
+    def __init__(self, tensors: list[Tensor], decay: float) -> None:
+        self.followed, self.decay = tensors, decay
+        self.tensors = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the tensors as they are after a step."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(self.tensors, self.followed, step)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the average where the tensors are, for as long as this is open."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for tensor, average in zip(self.followed, self.tensors, strict=True):
+            now = tensor.detach().clone()
+            tensor.copy_(average)
+            average.copy_(now)
+
+
+def keep_statistics(encoder: nn.Module) -> None:
+    """Let batch norms go on with the statistics that they have, while all else is in training mode."""
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def training_precision(asked: str, own: str, device: torch.device) -> str:
+    """The precision of forward passes in training; `auto` is bfloat16 on a GPU that has it, else the encoder's own.
+
+    Raises
+    ------
+    EncoderError
+        The device is a CPU and the precision float16, in which gradients vanish there.
+    """
+    if asked == "auto":
+        fast = own == "float32" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        asked = "bfloat16" if fast else own
+    if asked == "float16" and device.type == "cpu":
+        raise EncoderError('no fine-tuning in float16 on a CPU. Set: precision = "bfloat16" or "float32"')
+    return asked
+
+
+def piece_size(config: FinetuneConfig, device: torch.device) -> int:
+    """Samples that are computed at a time; on a CPU few, which stay in its caches, where that changes no result."""
+    if config.accumulate:
+        return math.ceil(config.batch_size / config.accumulate)
+    few = device.type == "cpu" and config.batch_norm == "frozen"
+    return min(_FEW, config.batch_size) if few else config.batch_size
+
+
+def linear_output(width: int, n_classes: int, seed: int, start: Output | None) -> nn.Linear:
+    """The layer that training goes on with: a fitted one, or one with small seeded weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        output = nn.Linear(width, n_classes)
+    nn.init.zeros_(output.bias)
+    if start is not None:
+        output.load_state_dict({"weight": torch.from_numpy(start.weight), "bias": torch.from_numpy(start.bias)})
+    return output

@@ -1,0 +1,283 @@
+"""From an image to RGB: upright, 8 bits a channel, transparency over white. Every image goes through here. Safe in threads.
+
+Metadata never cost pixels: where Pillow refuses a file, it is opened again without its metadata. Orientation is only read.
+
+A format with more than 8 bits a channel rarely says which of them are used. Then the largest value of the image decides:
+
+- decimal numbers up to 1 are from 0 to 1;
+- other values have 8 bits, else 12, else 16, else as many as the largest needs. Of these the upper 8 are kept.
+
+Where the file states a larger value (TIFF's SMaxSampleValue, MaxSampleValue, or a BitsPerSample below 16; formats that
+Pillow scales to 16 bits itself), it counts instead. Values below 0 and NaN are black, infinite ones white. The colours of
+16-bit RGB follow the same rule together, and its alpha channel on its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from mmfeat.data.images.image_bytes import ended_jpeg, without_metadata
+from mmfeat.data.images.image_kinds import HEAD, decodes_heif_now, lacking_decoder
+from mmfeat.encoders.batches import UnreadSample
+from mmfeat.encoders.decoding import USUAL, Decoding
+
+# Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SCALED_TO_16 = ("PPM", "JPEG2000")  # by Pillow, as the file's header says
+_BITS_PER_SAMPLE, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 281, 339, 341
+_OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}  # the names of the two halves of a 16-bit colour
+
+
+def decode_image(data: bytes, decoding: Decoding = USUAL) -> Image.Image:
+    """Decode an image file's bytes to RGB, as :func:`upright_rgb` makes it.
+
+    Raises
+    ------
+    OSError, ValueError, Image.DecompressionBombError
+        The bytes are no whole image, or one with too many pixels.
+    """
+    return upright_rgb(open_image(data, decoding=decoding), decoding)
+
+
+def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Decoding = USUAL) -> Image.Image:
+    """An image of which only the header has been read; `formats` are Pillow's names of those that may be tried.
+
+    Raises
+    ------
+    OSError, ValueError, Image.DecompressionBombError
+        The bytes are no image, or one with too many pixels.
+    UnreadSample
+        They are one, and its decoder is not installed.
+    """
+    try:
+        return _opened(data, formats, decoding)
+    except (Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:
+        bare = without_metadata(data)
+        with contextlib.suppress(Exception):
+            if bare is not None:
+                return _opened(bare, formats, decoding)
+        if not isinstance(error, UnidentifiedImageError):
+            raise
+        if formats is None and decodes_heif_now(data[:HEAD]):
+            return open_image(data, decoding=decoding)
+        if formats is None and (lacking := lacking_decoder(data[:HEAD])):
+            raise UnreadSample(lacking) from None  # it says nothing about the bytes, so it is not recorded
+        known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
+        # Pillow's message has an address, other each time
+        raise UnidentifiedImageError(known if data else "an empty file") from None
+
+
+def _opened(data: bytes, formats: Sequence[str] | None, decoding: Decoding) -> Image.Image:
+    if Image.MAX_IMAGE_PIXELS is not None and decoding.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = math.ceil(decoding.max_pixels / 2)  # Pillow refuses twice as many
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+        pixels = image.width * image.height
+    except Image.DecompressionBombError as error:
+        pixels = int(re.findall(r"\d+", f"{error} 0")[0])  # it says how many
+        raise _too_many(pixels, decoding) from None
+    if pixels > decoding.max_pixels:
+        raise _too_many(pixels, decoding)
+    return image
+
+
+def _too_many(pixels: int, decoding: Decoding) -> Image.DecompressionBombError:
+    limit = f"{decoding.max_megapixels:.12g}"
+    return Image.DecompressionBombError(f"{pixels / 1e6:,.1f} megapixels, and [data] max_megapixels is {limit}")
+
+
+def upright_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
+    """An image as RGB, upright, 8 bits a channel, transparency over white.
+
+    Raises
+    ------
+    OSError, ValueError
+        Its pixels cannot be read.
+    """
+    image = loaded(image, decoding)
+    turn = _TURNS.get(_orientation(image))
+    if is_grey_and_deep(image):
+        image = _in_8_bits(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
+    """The image with its pixels in memory: itself or, where Pillow refused it for its metadata, another of the same file.
+
+    Colours of 16 bits that use few of them are scaled to 8 here, since Pillow keeps only their upper half.
+
+    Raises
+    ------
+    OSError, ValueError
+        Its pixels cannot be read.
+    """
+    file = getattr(image, "fp", None)  # Pillow forgets it after loading, or closes it
+    data = _bytes_of(file) if is_deep_colour(image) else None
+    try:
+        image.load()
+    except (Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:
+        for other in _rescued(image.format, _bytes_of(file), decoding):
+            return other
+        if "truncated" in str(error) and image.format in ("JPEG", "MPO") and decoding.truncated == "refuse":
+            raise OSError(f'{error}. [data] truncated = "accept" takes it') from None
+        raise
+    return image if data is None else _deep_colours(image, data, decoding)
+
+
+def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Image.Image]:
+    """The same image without metadata or, where the setting says so, with the end marker that it lacks."""
+    bare = without_metadata(data)
+    ended = ended_jpeg(bare or data) if decoding.truncated == "accept" else None
+    formats = ["JPEG"] if kind == "MPO" else [kind or ""]
+    for candidate in (bare, ended):
+        with contextlib.suppress(Exception):
+            if candidate is not None:
+                again = _opened(candidate, formats, decoding)
+                again.load()
+                yield again
+
+
+def _bytes_of(file: Any) -> bytes:
+    """All bytes of an open file, whose position stays; none where it is none, or is closed."""
+    try:
+        position = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(position)
+        return data
+    except (AttributeError, OSError, ValueError):
+        return b""
+
+
+def _orientation(image: Image.Image) -> Any:
+    """What the image's metadata say, 1 where they are broken."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except MemoryError:
+        raise
+    except Exception:  # its readers raise whatever they like
+        return 1
+
+
+def is_grey_and_deep(image: Image.Image) -> bool:
+    """Whether it has one channel of more than 8 bits."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether an image that is not loaded yet has colours of 16 bits."""
+    tiles = getattr(image, "tile", None)
+    raw = _raw_mode(tiles[0]) if tiles else ""
+    return image.mode in ("RGB", "RGBA") and raw[:4] in ("RGB;", "RGBX", "RGBA") and raw[-4:] in _OTHER_BYTE
+
+
+def _raw_mode(tile: Any) -> str:
+    arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    return arguments[0] if arguments and isinstance(arguments[0], str) else ""
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """One channel of more than 8 bits as mode L."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", None) or {}
+    if image.mode == "I" and _number(tags.get(_BITS_PER_SAMPLE)) == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:
+        values = values.view(np.uint32)  # Pillow has no mode for them
+    grey = Image.fromarray(_scaled(values, _stated(image, tags)))
+    grey.info = image.info
+    return grey
+
+
+def _stated(image: Image.Image, tags: Any) -> float:
+    """The largest value that the file says there may be; 0 where it says none."""
+    if image.format in _SCALED_TO_16 and image.mode != "F":
+        return 65535.0
+    bits = _number(tags.get(_BITS_PER_SAMPLE))
+    said = [_number(tags.get(_SMAX_SAMPLE)), _number(tags.get(_MAX_SAMPLE)), 2.0**bits - 1 if 8 < bits < 16 else 0.0]
+    return max(said)
+
+
+def _number(value: Any) -> float:
+    """A tag's first number; 0 where it has none that is finite."""
+    try:
+        found = float(value[0] if isinstance(value, tuple) else value)
+    except (TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError):
+        return 0.0
+    return found if math.isfinite(found) else 0.0
+
+
+def _scaled(values: np.ndarray, stated: float = 0.0) -> np.ndarray:
+    """Numbers of one kind as uint8, of the same shape, by the rule above."""
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        top = max(float(values.max(where=finite, initial=0)), stated)
+        unit = 255 / 1 if top <= 1 else 1 / 2.0 ** (_bits(top) - 8)
+        values = np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0).clip(0, top)
+        exact = np.rint(values * unit) if top <= 1 else np.floor(values * unit)
+        return exact.clip(0, 255).astype(np.uint8)
+    top = max(int(values.max(initial=0)), int(stated))
+    return (values.clip(0) >> (_bits(top) - 8)).astype(np.uint8)
+
+
+def _bits(top: float) -> int:
+    return next((bits for bits in (8, 12, 16) if top < 1 << bits), int(top).bit_length())
+
+
+def _deep_colours(image: Image.Image, data: bytes, decoding: Decoding) -> Image.Image:
+    """16-bit colours of which Pillow has read the upper bytes; where only up to 12 bits are used, by both bytes."""
+    upper = np.asarray(image)
+    channels = [slice(0, 3), slice(3, 4)][: upper.shape[2] - 2]
+    if all(upper[..., some].max(initial=0) >= 16 for some in channels):
+        return image
+    lower = _lower_bytes(image, data, decoding)
+    if lower is None:
+        return image
+    values = upper.astype(np.uint16) << 8 | lower
+    scaled = np.concatenate([_scaled(values[..., some]) for some in channels], axis=-1)
+    image.paste(Image.fromarray(scaled))
+    return image
+
+
+def _lower_bytes(image: Image.Image, data: bytes, decoding: Decoding) -> np.ndarray | None:
+    """The lower bytes of 16-bit colours, `(H, W, C)` uint8; None where Pillow does not give them."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        again = _opened(data, [image.format or ""], decoding)
+        again.tile = [_other_half(tile) for tile in again.tile]
+        again.load()
+        found = np.asarray(again)
+        return found if found.shape == (image.height, image.width, len(image.mode)) else None
+    return None
+
+
+def _other_half(tile: Any) -> Any:
+    raw = _raw_mode(tile)
+    other = raw[:-4] + _OTHER_BYTE[raw[-4:]]
+    return tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)

@@ -1,5 +1,0 @@
-"""From samples to the store."""
-
-from mmfeat.extract.extract import Extraction, Session, distinct_rows, extract_encoder, in_shard, missing_rows
-
-__all__ = ["Extraction", "Session", "distinct_rows", "extract_encoder", "in_shard", "missing_rows"]

@@ -1,0 +1,5 @@
+"""From samples to the store."""
+
+from mmfeat.extraction.encode import Extraction, Session, distinct_rows, extract_encoder, in_shard, missing_rows
+
+__all__ = ["Extraction", "Session", "distinct_rows", "extract_encoder", "in_shard", "missing_rows"]

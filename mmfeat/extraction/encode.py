@@ -1,0 +1,296 @@
+"""From samples to the store: encode what is missing, and only that.
+
+Samples are read and prepared in threads, encoded in batches, and written in the background as parts, so that an
+interruption costs at most the part at hand, and one that can be noticed costs nothing. Nothing here imports torch: a run
+without anything to encode does not either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.progress import progress
+from mmfeat.encoders.batches import Batch, Encoded, groups_of, prepared_batches
+from mmfeat.extraction.writer import PartWriter
+from mmfeat.store import EncoderFeatures
+
+_WAITING = 0.25  # share of the time from which on decoding is said to be the limit
+_WRITING = 0.1
+
+
+@dataclass(frozen=True)
+class Session:
+    """An encoder ready to encode.
+
+    Attributes
+    ----------
+    encoder : Encoder
+        In eval mode on `device`.
+    batch_size : int
+        Samples encoded at a time.
+    meta : dict
+        Recorded with each part: host, device, versions.
+    tuned : str
+        What was found to be fastest, where that was measured now.
+    """
+
+    encoder: Any
+    device: Any
+    batch_size: int
+    meta: dict[str, Any]
+    tuned: str = ""
+
+
+@dataclass
+class Extraction:
+    """What one encoder's extraction did; every row of the manifest is in one of the counts up to `absent`.
+
+    Attributes
+    ----------
+    cached : int
+        Rows whose embedding was in the store already.
+    encoded : int
+        Distinct samples encoded now (two rows with one caption are one sample).
+    repeated : int
+        Rows that share their sample with one of those encoded now.
+    unreadable : int
+        Rows whose sample cannot be read or decoded, found now or before.
+    left : int
+        Rows that another shard encodes.
+    absent : int
+        Rows without the modality.
+    tokens : int
+        Samples whose tokens were added to an embedding that was there.
+    unread : dict[int, str]
+        Rows whose bytes could not be had, with the reason; nothing is stored of them.
+    batch_size : int
+        Samples encoded at a time, at the end.
+    tuned : str
+        What was found to be fastest, where that was measured.
+    text : bool
+        The samples are captions.
+    imported : bool
+        The embeddings were made elsewhere: there is nothing that could be encoded.
+    shares : dict[str, float]
+        Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
+    """
+
+    name: str
+    cached: int = 0
+    encoded: int = 0
+    repeated: int = 0
+    unreadable: int = 0
+    left: int = 0
+    absent: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    unread: dict[int, str] = field(default_factory=dict)
+    batch_size: int = 0
+    tuned: str = ""
+    text: bool = False
+    imported: bool = False
+    shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
+
+    @property
+    def advice(self) -> str:
+        """What would make it faster; empty where encoding is the limit, as it should be."""
+        total = sum(self.shares.values())
+        if not total or self.encoded < 100:
+            return ""
+        if self.shares["writing"] > _WRITING * total:
+            return "the disk is the limit: put [store] path on a faster one"
+        if self.shares["decoding"] > _WAITING * total:
+            smaller = "" if self.text else ", or images stored at about the encoder's size"
+            return f"decoding is the limit: more CPU cores{smaller}"
+        return ""
+
+
+def missing_rows(
+    features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0, again: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
+
+    Parameters
+    ----------
+    again : np.ndarray, optional
+        Rows that are encoded whatever the store has of them, `(N,)` bool.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        The rows, `(n,)` int64, and which of all rows lack their embedding, `(N,)` bool.
+    """
+    found = features.lookup(keys)
+    lacks_embedding = present & (found.missing if again is None else found.missing | again)
+    lacks = lacks_embedding
+    if tokens:
+        lacks = lacks | (present & ~found.error & features.lookup_tokens(tokens, keys).missing)
+    return distinct_rows(keys, np.flatnonzero(lacks)), lacks_embedding
+
+
+def distinct_rows(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of the rows of each distinct sample the first, in the order of `rows`."""
+    _, first = np.unique(keys[rows].view("V32").ravel(), return_index=True)
+    return rows[np.sort(first)]
+
+
+def in_shard(keys: np.ndarray, shard: tuple[int, int] | None) -> np.ndarray:
+    """Which rows belong to shard k of n, `(N,)` bool: a function of the row key, so that every process agrees."""
+    if shard is None:
+        return np.ones(len(keys), dtype=bool)
+    number, n = shard
+    return np.ascontiguousarray(keys[:, :8]).view("<u8").ravel() % np.uint64(n) == np.uint64(number - 1)
+
+
+def extract_encoder(
+    features: EncoderFeatures,
+    start: Callable[[], Session],
+    keys: np.ndarray,
+    present: np.ndarray,
+    read: Callable[[int], Any],
+    name: str,
+    *,
+    length: Callable[[int], int] | None = None,
+    tokens: int = 0,
+    shard: tuple[int, int] | None = None,
+    on_error: Callable[[int, str], None] | None = None,
+    again: np.ndarray | None = None,
+) -> Extraction:
+    """Encode the rows that the store lacks.
+
+    Parameters
+    ----------
+    features : EncoderFeatures
+        The encoder's folder in the store.
+    start : callable
+        Gives the encoder; called only where there is something to encode.
+    keys, present : np.ndarray
+        Row keys `(N, 32)` uint8 and which rows have the modality, `(N,)` bool.
+    read : callable
+        Row to sample; raises `UnreadSample` where its bytes cannot be had.
+    length : callable, optional
+        Row to a length: rows of like length share a batch, which saves padding.
+    tokens : int
+        Which tokens to keep beside the embeddings; 0 for none.
+    shard : (k, n), optional
+        Encode only the k-th of n parts of the rows, counted from 1.
+    on_error : callable, optional
+        Told each row that cannot be read or decoded, with the reason; what it raises ends the extraction. What was
+        encoded before is kept.
+    again : np.ndarray, optional
+        Rows that are encoded whatever the store has of them, `(N,)` bool.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written.
+    UnstorableRow
+        An embedding does not fit the store's dtype; `row` is the row number.
+    EncoderError
+        A single sample is too large for the device's memory.
+    """
+    begin = time.perf_counter()
+    features.sweep()
+    again = np.zeros(len(keys), dtype=bool) if again is None else again
+    before = features.lookup(keys).only(~again)
+    ours = in_shard(keys, shard)
+    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens, again)
+    text = features.spec.modality == "text"
+    result = Extraction(name, text=text, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    if len(todo):
+        if length is not None:
+            todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
+        session = start()
+        result.tuned = session.tuned
+        writer = PartWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
+        try:
+            with progress(f"{name}: encoding", len(todo)) as bar:
+                _encode(session, todo, read, tokens, writer, result, on_error, bar)
+        finally:  # an interruption keeps what was encoded
+            writer.close()
+            result.encoded = writer.n_encoded
+        result.tokens = int((~lacks_embedding[todo]).sum())
+    done = np.zeros(len(keys), dtype=bool)
+    if len(todo):
+        done = ours & ~np.isin(np.arange(len(keys)), list(result.unread))
+    found = features.lookup(keys).only(~again | done) if len(todo) else before
+    lacking = present & found.missing
+    result.left = int((lacking & ~ours).sum())
+    result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
+    result.repeated = int((found.good & present).sum()) - result.cached - result.encoded
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def _encode(
+    session: Session, todo: np.ndarray, read: Callable[[int], Any], tokens: int, writer: PartWriter, result: Extraction,
+    on_error: Callable[[int, str], None] | None, bar: Any,
+) -> None:  # fmt: skip
+    encoder = session.encoder
+
+    def load(row: int) -> Any:
+        prepared = encoder.prepare(read(row))
+        if encoder.is_flat(prepared):
+            writer.flat.add(row)
+        return prepared
+
+    batches = prepared_batches(groups_of(todo, session.batch_size), load, encoder.collate)
+    result.batch_size = session.batch_size
+    spent = _Stopwatch(result.shares)
+    for batch in batches:
+        spent("decoding")
+        for part in _encoded(session, batch, tokens, result):
+            spent("encoding")
+            writer.add(*part)
+            spent("writing")
+        result.unread |= batch.unread
+        for row, reason in {**batch.undecodable, **batch.unread}.items():
+            if on_error is not None:
+                on_error(row, reason)
+        bar.advance(len(batch.rows) + len(batch.undecodable) + len(batch.unread))
+
+
+class _Stopwatch:
+    """Adds the time since the last call to what it is called with."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last
+        self.last = now
+
+
+def _encoded(session: Session, batch: Batch, tokens: int, result: Extraction) -> Iterator[tuple[Batch, Encoded | None]]:
+    """Encode one batch, in halves for as long as it is too large for the device's memory."""
+    if batch.inputs is None:
+        yield batch, None
+        return
+    if len(batch.rows) <= result.batch_size:
+        encoded = None
+        try:
+            encoded = session.encoder.encode(batch.inputs, session.device, tokens)
+        except Exception as error:
+            if not session.encoder.out_of_memory(error):
+                raise
+            if len(batch.rows) == 1:
+                raise EncoderError(
+                    f"{result.name}: a single sample is too large for the memory of {session.device}. "
+                    f'In mmfeat.toml set a smaller size, or: device = "cpu"'
+                ) from None
+            result.batch_size = len(batch.rows) // 2
+        if encoded is not None:
+            yield batch, encoded
+            return
+    half = len(batch.rows) // 2
+    for rows in (slice(0, half), slice(half, None)):
+        inputs = {name: values[rows] for name, values in batch.inputs.items()}
+        odd = (batch.undecodable, batch.unread) if rows.start else ({}, {})
+        yield from _encoded(session, Batch(batch.rows[rows], inputs, *odd), tokens, result)

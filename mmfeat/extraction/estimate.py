@@ -1,0 +1,91 @@
+"""How long an extraction would take and how much it would write, measured on a few of its own batches; writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.encoders.batches import groups_of, prepared_batches
+from mmfeat.extraction.encode import Session
+
+BATCHES = 8  # measured, spread over all that would be encoded,
+SECONDS = 5.0  # or as many as fit into this time
+_ROW_BYTES = 64  # of a row in a part beside its numbers: the row key, and the place for an error
+_KEY_BYTES = 34  # of a row of tokens or logits: the row key, and a length
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """About how long the rows would take, and how many bytes they would add to the store."""
+
+    seconds: float
+    n_bytes: int
+
+
+def estimate(
+    session: Session, todo: np.ndarray, read: Callable[[int], Any], dtype: str, *, tokens: int = 0,
+    length: Callable[[int], int] | None = None,
+) -> Estimate:  # fmt: skip
+    """Encode a few of the batches that an extraction of `todo` would encode, and throw them away.
+
+    Parameters
+    ----------
+    todo : np.ndarray
+        Row numbers, `(n,)`.
+    read, tokens, length
+        As for `extract_encoder`.
+    dtype : str
+        Of the store.
+    """
+    if length is not None:
+        todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
+    size = session.batch_size
+    while True:
+        try:
+            rows, seconds, width = _measured(session, todo, size, read, tokens)
+            break
+        except Exception as error:
+            if size == 1 or not session.encoder.out_of_memory(error):
+                raise
+            size //= 2
+    n_bytes = embeddings_bytes(len(todo), session.encoder.width, dtype)
+    n_bytes += len(todo) * (width * np.dtype(dtype).itemsize + _KEY_BYTES) if width else 0
+    return Estimate(seconds * len(todo) / max(rows, 1), n_bytes)
+
+
+def logits_bytes(n_rows: int, n_classes: int) -> int:
+    """Bytes that the logits of so many rows take."""
+    return n_rows * (4 * n_classes + _KEY_BYTES)
+
+
+def embeddings_bytes(n_rows: int, width: int, dtype: str) -> int:
+    """Bytes that so many embeddings take."""
+    return n_rows * (width * np.dtype(dtype).itemsize + _ROW_BYTES)
+
+
+def _measured(
+    session: Session, todo: np.ndarray, size: int, read: Callable[[int], Any], tokens: int
+) -> tuple[int, float, int]:
+    """Rows that were prepared and encoded, the seconds that took, and how many numbers their tokens have."""
+    encoder, groups = session.encoder, groups_of(todo, size)
+    spread = np.unique(np.linspace(0, len(groups) - 1, min(BATCHES, len(groups)), dtype=int))
+    order = [groups[i] for i in np.random.default_rng(0).permutation(spread)]  # so that any few of them are a sample
+    rows = width = 0
+    begin, warm = time.perf_counter(), True
+    for batch in prepared_batches(order, lambda row: encoder.prepare(read(row)), encoder.collate):
+        if batch.inputs is not None:
+            if warm:  # the first pass is slower than all others
+                before = time.perf_counter()
+                encoder.encode(batch.inputs, session.device, tokens)
+                begin += time.perf_counter() - before
+                warm = False
+            encoded = encoder.encode(batch.inputs, session.device, tokens)
+            width = 0 if encoded.tokens is None else int(np.prod(encoded.tokens.shape[1:]))
+        rows += len(batch.rows) + len(batch.undecodable) + len(batch.unread)
+        if time.perf_counter() - begin > SECONDS:
+            break
+    return rows, time.perf_counter() - begin, width

@@ -1,0 +1,121 @@
+"""Writing encoded rows as parts, in the background, while the next are encoded."""
+
+from __future__ import annotations
+
+import functools
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from mmfeat.encoders.batches import Batch, Encoded
+from mmfeat.store import EncoderFeatures, UnstorableRow
+
+PART_ROWS = 4096  # rows of a part,
+PART_BYTES = 1 << 28  # or what weighs this much,
+PART_SECONDS = 60.0  # or what comes in this time
+
+
+class PartWriter:
+    """Gathers rows and writes them as parts, one at a time, so that at most two parts are in memory.
+
+    Parameters
+    ----------
+    width : int
+        D of the embeddings.
+    keys : np.ndarray
+        `(N, 32)` uint8 row keys of all rows.
+    lacks_embedding : np.ndarray
+        `(N,)` bool: rows whose embedding is written; of the others only tokens are.
+    tokens : int
+        Which tokens are written, 0 for none.
+    meta : dict
+        Recorded with each part.
+
+    Attributes
+    ----------
+    n_encoded : int
+        Rows whose embedding has been written.
+    flat : set of int
+        Rows whose image is of one colour or nearly so: to be added to before the row is.
+    """
+
+    def __init__(
+        self, features: EncoderFeatures, width: int, keys: np.ndarray, lacks_embedding: np.ndarray, tokens: int,
+        meta: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.features, self.width, self.keys, self.lacks_embedding = features, width, keys, lacks_embedding
+        self.tokens, self.meta = tokens, meta
+        self.n_encoded = 0
+        self.flat: set[int] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mmfeat-write")
+        self._writing: Future[None] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self._batches: list[tuple[np.ndarray, Encoded]] = []
+        self._undecodable: dict[int, str] = {}
+        self._rows = self._bytes = 0
+        self._since = time.monotonic()
+
+    def add(self, batch: Batch, encoded: Encoded | None) -> None:
+        """Take one batch; raises what went wrong with writing an earlier one."""
+        if encoded is not None:
+            self._batches.append((batch.rows, encoded))
+            self._bytes += sum(array.nbytes for array in encoded if array is not None)
+        self._undecodable.update(batch.undecodable)
+        self._rows += len(batch.rows) + len(batch.undecodable)
+        late = time.monotonic() - self._since > PART_SECONDS
+        if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or late:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and wait for all of it.
+
+        Raises
+        ------
+        UnstorableRow, StoreError
+            What went wrong with writing.
+        """
+        try:
+            self._flush()
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def _flush(self) -> None:
+        self._wait()
+        if self._rows:
+            self._writing = self._pool.submit(self._write, self._batches, self._undecodable)
+        self._start()
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, batches: list[tuple[np.ndarray, Encoded]], undecodable: dict[int, str]) -> None:
+        rows = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in batches)])
+        embeddings = np.concatenate([np.zeros((0, self.width), np.float32), *(e.embeddings for _, e in batches)])
+        new = self.lacks_embedding[rows]
+        odd = {row: reason for row, reason in undecodable.items() if self.lacks_embedding[row]}
+        written = np.concatenate([rows[new], np.fromiter(odd, np.int64, len(odd))])
+        values = np.concatenate([embeddings[new], np.zeros((len(odd), self.width), np.float32)])
+        errors = [""] * int(new.sum()) + list(odd.values())
+        flat = np.fromiter((row in self.flat for row in written.tolist()), bool, len(written))
+        self._guarded(self.features.append, written, self.keys[written], values, errors, self.meta, flat)
+        self.n_encoded += int(new.sum())
+        if self.tokens and batches:
+            tokens = np.concatenate([encoded.tokens for _, encoded in batches])
+            lengths = np.concatenate([encoded.lengths for _, encoded in batches])
+            append = functools.partial(self.features.append_tokens, self.tokens)
+            self._guarded(append, rows, self.keys[rows], tokens, lengths, self.meta)
+
+    @staticmethod
+    def _guarded(append: Any, rows: np.ndarray, *arguments: Any) -> None:
+        """Append; a row that cannot be stored is named by its number in the manifest."""
+        try:
+            append(*arguments)
+        except UnstorableRow as error:
+            raise UnstorableRow(str(error), int(rows[error.row])) from None

@@ -1,0 +1,211 @@
+"""What every head is: a small model on cached embeddings, and where it reads them tokens, that gives logits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfeat.common.errors import RunError
+from mmfeat.heads.noise import QUIET, Noise
+
+TOKENS = "/tokens"  # an encoder's stored tokens stand among the inputs under its name and this
+_BLOCK = 4096  # rows that are raised to float64 at a time
+_CELLS = 1 << 24  # labels counted together
+
+
+def tokens_of(name: str) -> str:
+    """What an encoder's tokens are called among the inputs of a head."""
+    return name + TOKENS
+
+
+def encoder_of(key: str) -> str:
+    """The encoder that an input of a head, embeddings or tokens, comes from."""
+    return key.removesuffix(TOKENS)
+
+
+class Head(nn.Module):
+    """A head on the embeddings of one or more encoders.
+
+    Standardisation (zero mean, unit variance over the training rows) is held in buffers, so that a saved head takes
+    embeddings as they come from the store. An absent modality is all zeros after it.
+
+    Parameters
+    ----------
+    widths : dict of str to int
+        Encoder names and the D of their embeddings, in the order of the run's inputs.
+    n_classes : int
+        K of the logits `(B, K)`.
+    config : Any
+        The head's settings, one of the dataclasses in :mod:`mmfeat.config.schema`.
+    tokens : dict of str to (int, int), optional
+        Encoders whose tokens are stored, and their T and d; of them the head reads what it can.
+
+    Attributes
+    ----------
+    minimum : int
+        How many encoders the head needs at least.
+    token_shapes : dict of str to (int, int)
+        T and d of the encoders whose stored tokens it reads.
+    """
+
+    minimum = 1
+
+    def __init__(
+        self, widths: dict[str, int], n_classes: int, config: Any, tokens: dict[str, tuple[int, int]] | None = None
+    ) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+        self.n_classes = n_classes
+        self.config = config
+        wanted, tokens = self.token_names(config, list(widths)), tokens or {}
+        self.token_shapes = {name: (tokens[name][0], tokens[name][1]) for name in wanted if name in tokens}
+        shapes = {tokens_of(name): d for name, (_, d) in self.token_shapes.items()}
+        for key, width in (*widths.items(), *shapes.items()):
+            self.register_buffer(f"mean_{key}", torch.zeros(width))
+            self.register_buffer(f"scale_{key}", torch.ones(width))
+
+    @classmethod
+    def token_names(cls, config: Any, names: Sequence[str]) -> list[str]:
+        """Of which encoders it reads the tokens where they are stored."""
+        return []
+
+    @classmethod
+    def resolved(cls, config: Any, modalities: dict[str, str]) -> Any:
+        """The settings with what depends on the inputs (encoder to `image`, `text`, `other`) filled in."""
+        return config
+
+    def describe(self) -> str:
+        """What it is made of, in a few words."""
+        return " + ".join(f"{name} ({width})" for name, width in self.widths.items())
+
+    @property
+    def reads(self) -> list[str]:
+        """The inputs that it takes: encoders' names, and `NAME/tokens` of those whose stored tokens it reads."""
+        return [*self.widths, *map(tokens_of, self.token_shapes)]
+
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """Logits of embeddings as they are stored.
+
+        Parameters
+        ----------
+        inputs : dict of str to Tensor
+            Embeddings `(B, D)` by encoder, and tokens `(B, T, d)` under `NAME/tokens`, for all that `reads` names.
+        present : dict of str to Tensor
+            Which of them are there, `(B,)` and `(B, T)` bool.
+
+        Returns
+        -------
+        Tensor
+            `(B, K)` float32.
+
+        Raises
+        ------
+        RunError
+            Embeddings or tokens of another shape than the head was made for.
+        """
+        return self.logits(self.standardise(inputs, present), present, QUIET)
+
+    def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs that it reads as :meth:`logits` takes them; raises as :meth:`forward`."""
+        for key in self.reads:
+            made = self.token_shapes[encoder_of(key)] if key.endswith(TOKENS) else (self.widths[key],)
+            if tuple(inputs[key].shape[1:]) != made:
+                found, wanted = (" x ".join(map(str, shape)) for shape in (inputs[key].shape[1:], made))
+                raise RunError(f"{key!r} has a width of {found}, the head was made for {wanted}. Make it again")
+        return {key: self.standardised(key, inputs, present) for key in self.reads}
+
+    def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
+        """Logits `(B, K)` of standardised embeddings and tokens; in a fit `noise` drops values and modalities."""
+        if len(self.widths) > 1:
+            x, present = self._some_hidden(x, present, noise)
+        return self.fused(x, present, noise)
+
+    @abstractmethod
+    def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
+        """Logits `(B, K)` of standardised embeddings; `noise` drops values in a fit, and nothing elsewhere.
+
+        It is called under `torch.func.vmap` for many heads at once: no branch on a tensor's values, no change in place.
+        """
+
+    def _some_hidden(
+        self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Each modality hidden in a share of the rows (`modality_dropout`), never all that a row has."""
+        there = torch.stack([present[name] for name in self.widths], -1)  # (B, M)
+        kept = noise.kept(there.shape, "modality_dropout")
+        if "modality_dropout" not in noise.random:
+            return x, present
+        shown = there & kept
+        shown = torch.where(shown.any(-1, keepdim=True), shown, there)
+        by_name = {name: shown[..., i] for i, name in enumerate(self.widths)}
+        found = {}
+        for key in self.reads:
+            mask = by_name[encoder_of(key)]
+            found[key] = mask.unsqueeze(-1) & present[key] if key.endswith(TOKENS) else mask
+        return {key: torch.where(found[key].unsqueeze(-1), x[key], 0.0) for key in self.reads}, found
+
+    @torch.no_grad()
+    def fit_standardisation(
+        self, inputs: dict[str, Tensor], present: dict[str, Tensor], rows: Tensor | None = None
+    ) -> None:
+        """Take mean and scale from what the training rows `(n,)` have (all rows, when None); a constant column keeps scale 1."""
+        for key in self.reads:
+            moments = _moments(inputs[key], present[key], rows)
+            if moments is not None:
+                mean, scale = moments
+                getattr(self, f"mean_{key}").copy_(mean)
+                getattr(self, f"scale_{key}").copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+
+    def standardised(self, key: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """One input, `(B, D)` or `(B, T, d)` float32, standardised; zeros where it is absent."""
+        x = (inputs[key] - getattr(self, f"mean_{key}")) / getattr(self, f"scale_{key}")
+        return torch.where(present[key].unsqueeze(-1), x, 0.0)
+
+    @torch.no_grad()
+    def start_from(self, odds: Tensor) -> None:
+        """Begin a fit at each class's log odds `(K,)`: the output layer's bias."""
+        self.output.bias.copy_(odds)
+
+    def size_mb(self) -> float:
+        """Megabytes (10^6 bytes) of the head's own tensors."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values()) / 1e6
+
+
+def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation `(d,)` over what is there of some rows; None where nothing is.
+
+    Parameters
+    ----------
+    values, there : Tensor
+        Embeddings `(N, d)` and `(N,)` bool, or tokens `(N, T, d)` and `(N, T)` bool. They are read in blocks, in float64.
+    """
+    n = len(values) if rows is None else len(rows)
+
+    def blocks() -> Iterator[Tensor]:
+        for start in range(0, n, _BLOCK):
+            block = slice(start, start + _BLOCK) if rows is None else rows[start : start + _BLOCK]
+            yield values[block][there[block]].double()
+
+    count, total = 0, torch.zeros(values.shape[-1], dtype=torch.float64, device=values.device)
+    for block in blocks():
+        count, total = count + len(block), total + block.sum(0)
+    if not count:
+        return None
+    mean = total / count
+    squares = sum((block - mean).square().sum(0) for block in blocks())
+    return mean.float(), (squares / count).sqrt().float()
+
+
+def log_odds(labels: Tensor) -> Tensor:
+    """Log odds of each class among its known labels or soft targets `(N, K)`, smoothed by one row each way: `(K,)` float32."""
+    positives, negatives = torch.zeros(2, labels.shape[1], device=labels.device)
+    for block in labels.split(max(1, _CELLS // max(1, labels.shape[1]))):
+        known = block >= 0
+        here = torch.where(known, block, 0).sum(0, dtype=torch.float32)
+        positives += here
+        negatives += known.sum(0) - here
+    return ((positives + 1) / (negatives + 1)).log()

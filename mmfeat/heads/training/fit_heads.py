@@ -1,0 +1,322 @@
+"""The one fit loop of all heads: everything on the device, batches by index, early stopping on val."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfeat.common.errors import RunError
+from mmfeat.common.randomness import id_numbers, torch_seed
+from mmfeat.common.text import counted
+from mmfeat.config.schema import PredictConfig
+from mmfeat.heads import build_head
+from mmfeat.heads.head import TOKENS, Head, encoder_of
+from mmfeat.heads.noise import QUIET
+from mmfeat.heads.training.epochs import FittedHead, fit_stack
+from mmfeat.heads.training.members import Member, plan_stacks
+from mmfeat.heads.training.stack import MOST_NUMBERS, NO_FOLD, Arrays
+
+_BLOCK = 65536  # rows that are standardised at a time
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The arrays that a fit reads, resident on one device.
+
+    Attributes
+    ----------
+    inputs : dict of str to Tensor
+        Embeddings `(N, D)` float32 by encoder; under `NAME/tokens` its tokens `(N, T, d)`, float16 as they are stored.
+    present : dict of str to Tensor
+        `(N,)` and `(N, T)` bool by the same names.
+    labels : Tensor
+        `(N, K)` int8, or float in [0, 1] for soft targets; -1 is not known.
+    numbers : np.ndarray
+        `(N,)` uint64 from :func:`mmfeat.common.randomness.id_numbers`.
+    train, val : np.ndarray
+        Row numbers. Val rows choose the epoch and are never trained on.
+    fold : np.ndarray or None
+        `(N,)` int64, for members that leave one out.
+    weights : Tensor or None
+        `(N, K)` float32: how much each label counts in the loss; 1, when None.
+    """
+
+    inputs: dict[str, Tensor]
+    present: dict[str, Tensor]
+    labels: Tensor
+    numbers: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    fold: np.ndarray | None = None
+    weights: Tensor | None = None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """D by encoder."""
+        return {name: tensor.shape[1] for name, tensor in self.inputs.items() if not name.endswith(TOKENS)}
+
+    @property
+    def tokens(self) -> dict[str, tuple[int, int]]:
+        """T and d by encoder, for those whose tokens are there."""
+        return {encoder_of(key): tuple(x.shape[1:]) for key, x in self.inputs.items() if key.endswith(TOKENS)}
+
+    def only(self, *keys: str) -> FitData:
+        """Some of the inputs; an encoder's name alone is its embeddings without its tokens."""
+        inputs, present = ({key: values[key] for key in keys} for values in (self.inputs, self.present))
+        return dataclasses.replace(self, inputs=inputs, present=present)
+
+
+def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarray | None = None) -> FitData:
+    """Bring a FeatureTable's rows for some encoders onto a device, with the tokens that the table has of them.
+
+    Raises
+    ------
+    RunError
+        They do not fit there.
+    """
+    table = table if rows is None else table.take(rows)
+    try:
+        inputs, present = table.to(device, names)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        remedy = "Lower the number of fuse.inputs" + ("" if device.type == "cpu" else ", or use: --device cpu")
+        raise RunError(
+            f"the embeddings of {counted(table.n_samples, 'row')} do not fit in memory of {device}. {remedy}"
+        ) from None
+    labels = torch.as_tensor(table.labels, device=device)
+    return FitData(inputs, present, labels, id_numbers(table.ids), table.rows("train"), table.rows("val"))
+
+
+def fit_head(
+    name: str, data: FitData, config: Any, *, metric: str = "samples-f1", rule: PredictConfig | None = None, seed: int = 0
+) -> FittedHead:  # fmt: skip
+    """Train a head and keep its best epoch on val.
+
+    Parameters
+    ----------
+    name : str
+        A head's name, as in :data:`mmfeat.heads.HEADS`.
+    config : dataclass
+        The head's settings from :mod:`mmfeat.config.schema`.
+    metric : str
+        What the epoch is chosen for. Without val rows the last epoch is kept.
+    rule : PredictConfig, optional
+        How probabilities become the labels that the metric scores (at 0.5 where it is tuned, which is done afterwards);
+        the default one, when None.
+    seed : int
+        Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
+
+    Raises
+    ------
+    RunError
+        The head does not take these inputs, memory runs out, or the loss or the logits become no number.
+    """
+    return fit_heads(name, data, [Member(config, seed)], metric=metric, rule=rule)[0]
+
+
+def fit_heads(
+    name: str, data: FitData, members: Sequence[Member], *, metric: str = "samples-f1",
+    rule: PredictConfig | None = None, on_epoch: Callable[[int, str], None] | None = None,
+) -> list[FittedHead]:  # fmt: skip
+    """Train many heads of one name, those of one shape in one vectorised pass; in the members' order.
+
+    A head in company is the head alone up to rounding: its rows, dropout and weights are functions of its own seed.
+
+    Parameters
+    ----------
+    on_epoch : callable, optional
+        Told after each epoch of a pass how many of its heads go on, and the same in words.
+
+    Raises
+    ------
+    RunError
+        As :func:`fit_head`, for the first head that fails.
+    """
+    fitted: list[FittedHead | None] = [None] * len(members)
+    for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, on_epoch=on_epoch):
+        for i, fit in zip(at, fits, strict=True):
+            if fit.error:
+                raise RunError(diverged(name, members[i].config, fit.error))
+            fitted[i] = fit
+    return fitted
+
+
+def fit_stacks(
+    name: str, data: FitData, members: Sequence[Member], *, metric: str = "samples-f1",
+    rule: PredictConfig | None = None, on_epoch: Callable[[int, str], None] | None = None,
+    choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[tuple[list[int], list[FittedHead]]]:  # fmt: skip
+    """:func:`fit_heads`, one pass after another: the members' numbers and their heads, as soon as they are there.
+
+    Parameters
+    ----------
+    choose_by : callable, optional
+        From the figures of a pass's heads on their own val rows `(M,)` to those that choose their epochs.
+
+    Raises
+    ------
+    RunError
+        Memory runs out, or the head does not take these inputs. A head whose loss becomes no number is returned with its
+        `error`.
+    """
+    rule = rule or PredictConfig()
+    members = _with_rows(members, data)
+    readers = {tuple(_built("meta", name, data, member.config, 0).reads): member.config for member in members}
+    data = data.only(*(key for key in data.inputs if any(key in reads for reads in readers)))
+    standardised, arrays = _standardised(name, data, members, list(readers.values()))
+    planned = plan_stacks(
+        members,
+        data.labels.device,
+        lambda config: n_parameters(name, data, config),
+        lambda config, n: (config.batch_size or usual_batch(n)) * sum(x[0].numel() for x in data.inputs.values()),
+    )
+    for stack in planned:
+        config, size = stack.config, stack.config.batch_size or usual_batch(len(stack.streams[0].train))
+        heads = [_built(data.labels.device, name, data, config, stream.seed) for stream in stack.streams]
+        for head in heads:
+            head.load_state_dict(standardised, strict=False)
+        try:
+            yield stack.members, fit_stack(heads, arrays, stack, size, metric, rule, on_epoch, choose_by)
+        except (RuntimeError, MemoryError) as error:
+            if _out_of_memory(error):
+                raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
+            if "overflow" in str(error):  # the optimizer's step, as a number of the tensors' type
+                raise RunError(diverged(name, config, "its step is too large for float32")) from None
+            raise
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """On a GPU, in Python, or in torch's allocator of the CPU, which has no exception of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def diverged(name: str, config: Any, what: str) -> str:
+    """What to say of a head whose numbers are none any more."""
+    return f"{name}: {what}. Lower fuse.{name}.lr ({config.lr:g} now)"
+
+
+def n_parameters(name: str, data: FitData, config: Any) -> int:
+    """How many parameters a head on these inputs has."""
+    return sum(p.numel() for p in _built("meta", name, data, config, 0).parameters())
+
+
+def usual_batch(n_rows: int, most: int = 256) -> int:
+    """Rows of a batch where nothing says how many: about 30 batches an epoch."""
+    return min(most, max(32, n_rows // 30))
+
+
+def _built(device: torch.device | str, name: str, data: FitData, config: Any, seed: int) -> Head:
+    """A fresh head; its weights are a function of the seed, whatever the device."""
+    with torch.device("meta" if device == "meta" else "cpu"):
+        torch.manual_seed(torch_seed(seed, 0))
+        head = build_head(name, data.widths, data.labels.shape[1], config, data.tokens)
+    return head if device == "meta" else head.to(device)
+
+
+def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
+    """With their rows, in the order of the ids' numbers: sums over them are then the same to the last bit."""
+    ordered: dict[int, np.ndarray] = {}  # one array for each that was given: members that share rows share it
+
+    def rows(given: np.ndarray) -> np.ndarray:
+        if id(given) not in ordered:
+            ordered[id(given)] = given[np.argsort(data.numbers[given], kind="stable")]
+        return ordered[id(given)]
+
+    return [
+        dataclasses.replace(
+            m, train=rows(data.train if m.train is None else m.train), val=rows(data.val if m.val is None else m.val)
+        )
+        for m in members
+    ]
+
+
+@torch.no_grad()
+def _standardised(
+    name: str, data: FitData, members: Sequence[Member], readers: list[Any]
+) -> tuple[dict[str, Tensor], Arrays]:
+    """Mean and scale over the rows that any member trains on (no label is in them), and the arrays standardised by them."""
+    train = [member.train for member in {id(m.train): m for m in members}.values()]
+    rows = train[0] if len(train) == 1 else np.unique(np.concatenate(train))
+    rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
+    x, moments = {}, {}
+    for config in readers:  # heads of one name differ in the tokens that they read
+        head = _built(data.labels.device, name, data, config, 0)
+        head.fit_standardisation(data.inputs, data.present, rows)
+        moments |= dict(head.named_buffers())
+        x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
+    fold = None
+    if data.fold is not None and any(member.fold != NO_FOLD for member in members):
+        fold = torch.as_tensor(data.fold, device=data.labels.device)
+    return moments, Arrays(x, data.present, data.labels, data.numbers, fold, data.weights)
+
+
+def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
+    """One input of all rows, in its own type: tokens stay float16."""
+    values = torch.empty_like(data.inputs[key])
+    step = max(1, _BLOCK // (values.shape[1] if key.endswith(TOKENS) else 1))
+    for start in range(0, len(values), step):
+        block = slice(start, start + step)
+        values[block] = head.standardised(key, {key: data.inputs[key][block]}, {key: data.present[key][block]})
+    return values
+
+
+def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192) -> np.ndarray:
+    """Logits `(n, K)` float32 of some rows (all, when None) by a head in eval mode."""
+    return heads_logits([head], data, rows, batch_size)[0]
+
+
+def heads_logits(
+    heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
+) -> np.ndarray:
+    """Logits `(H, n, K)` float32 of some rows (all, when None) by heads on the same inputs, in eval mode."""
+    n = len(data.labels) if rows is None else len(rows)
+    logits = np.zeros((len(heads), n, heads[0].n_classes), np.float32)
+    for some, each in logits_in_batches(heads, data, rows, batch_size):
+        logits[:, some] = each
+    return logits
+
+
+def mean_logits(heads: Sequence[Head], data: FitData, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over heads of all rows' logits, `(N, K)` float32, and each head's own of the rows `some`, `(H, n, K)`."""
+    n, k = len(data.labels), heads[0].n_classes
+    mean, each = np.zeros((n, k), np.float32), np.zeros((len(heads), len(some), k), np.float32)
+    for batch, logits in logits_in_batches(heads, data):
+        mean[batch] = logits.mean(0)
+        here = np.flatnonzero((some >= batch.start) & (some < batch.stop))
+        each[:, here] = logits[:, some[here] - batch.start]
+    return mean, each
+
+
+@torch.inference_mode()
+def logits_in_batches(
+    heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Which of the rows asked for (all, when None), and their logits `(H, b, K)` float32, a batch after another."""
+    reads = heads[0].reads
+    numbers = sum(data.inputs[key].shape[1:].numel() for key in reads) + len(heads) * heads[0].n_classes
+    batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
+    as_before = [i > 0 and _standardise_alike(heads[i - 1], head) for i, head in enumerate(heads)]
+    asked = None if rows is None else torch.as_tensor(rows, device=data.labels.device)
+    n = len(data.labels) if rows is None else len(rows)
+    for start in range(0, n, batch_size):
+        some = slice(start, min(start + batch_size, n))
+        batch = some if asked is None else asked[some]  # all rows in their order: nothing is gathered
+        inputs, present = ({key: part[key][batch] for key in reads} for part in (data.inputs, data.present))
+        each, x = [], {}
+        for head, same in zip(heads, as_before, strict=True):
+            x = x if same else head.standardise(inputs, present)
+            each.append(head.eval().logits(x, present, QUIET))
+        yield some, torch.stack(each).float().cpu().numpy()
+
+
+def _standardise_alike(a: Head, b: Head) -> bool:
+    """Whether two heads make the same of the same inputs, as those of one fit do, which differ in their seeds."""
+    moments = dict(b.named_buffers())
+    return all(torch.equal(value, moments[name]) for name, value in a.named_buffers())

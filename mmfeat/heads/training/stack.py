@@ -1,0 +1,327 @@
+"""Many heads of one shape trained in one vectorised pass: their parameters are stacked (torch.func, Horace He et al.).
+
+A stack is a grid of streams and variants. Heads of one stream see the same rows in the same order with the same dropout, so
+a batch is gathered and dropped out once for all of them, and a linear layer on it is one matrix product for all. Variants
+differ in what comes after it: the rows whose labels the loss leaves out, learning rate and weight decay.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from mmfeat.common.losses import class_weights, masked_loss
+from mmfeat.common.randomness import epoch_order, torch_seed
+from mmfeat.common.schedule import schedule
+from mmfeat.heads.head import Head, log_odds
+from mmfeat.heads.noise import LEVELS, Noise, Widths
+
+MOST_NUMBERS = 2**24  # in a batch without gradients
+CLIP = 1.0  # largest norm of one head's gradient
+WARM_UP = 0.05  # share of the steps
+NO_FOLD = -1
+LARGE = 2**18  # parameters of a head whose own arithmetic is what takes time
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids, folds."""
+
+    x: dict[str, Tensor]
+    present: dict[str, Tensor]
+    labels: Tensor
+    numbers: np.ndarray
+    fold: Tensor | None = None  # (N,) int64, where a variant leaves out a fold
+    weights: Tensor | None = None  # (N, K) float32, how much each label counts
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Heads that see the same: one seed, one set of rows, one set of dropout rates (share by setting)."""
+
+    seed: int
+    train: np.ndarray
+    val: np.ndarray
+    rates: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one head of a stream has of its own; the labels of `fold`, unless that is negative, teach it nothing."""
+
+    lr: float
+    weight_decay: float
+    fold: int = NO_FOLD
+
+
+class _Logits(nn.Module):
+    """A head as functional_call needs it: its fit's logits are its forward pass."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
+        return self.head.logits(x, present, Noise(rates, random))
+
+
+class Stack:
+    """S x V heads of one shape, their optimizer, and the order in which they see rows.
+
+    Parameters
+    ----------
+    heads : list of Head
+        A freshly initialised head for each stream.
+    config : Any
+        Settings that all of them share: loss, class weights.
+    """
+
+    def __init__(
+        self, heads: list[Head], arrays: Arrays, streams: list[Stream], variants: list[Variant], config: Any
+    ) -> None:
+        self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
+        self.device = arrays.labels.device
+        self.module = _Logits(heads[0])
+        taught = [{fold: self._taught(s, fold) for fold in {v.fold for v in variants}} for s in streams]
+        places = [(s, v.fold) for s in range(len(streams)) for v in variants]
+        states: list[dict[str, Tensor]] = []
+        for s, fold in places:
+            heads[s].start_from(log_odds(taught[s][fold]))
+            states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
+        grid = (len(streams), len(variants))
+        self.parameters = {
+            name: torch.stack([state[name] for state in states]).unflatten(0, grid) for name in states[0]
+        }  # (S, V, ...)
+        self.weights = None
+        if config.weights == "paper":
+            each = {(s, fold): class_weights(taught[s][fold].cpu().numpy()) for s, fold in places}
+            stacked = np.stack([each[place] for place in places])
+            self.weights = torch.as_tensor(stacked, device=self.device).unflatten(0, grid)  # (S, V, K)
+        self.widths = self._noise_widths(heads[0])
+        self.optimizer = self._optimizer()
+
+    def _taught(self, stream: Stream, fold: int) -> Tensor:
+        """The labels `(n, K)` that a head of a stream learns from."""
+        rows = torch.as_tensor(stream.train, device=self.device)
+        return self.arrays.labels[rows if fold == NO_FOLD else rows[self.arrays.fold[rows] != fold]]
+
+    def _noise_widths(self, head: Head) -> dict[str, int]:
+        """How many random numbers a row takes, for the rates that drop anything in this stack."""
+        counter = Widths()
+        one = {name: x[:1].float() for name, x in self.arrays.x.items()}
+        with torch.no_grad():
+            head.logits(one, {name: p[:1] for name, p in self.arrays.present.items()}, counter)
+        return {rate: w for rate, w in counter.counted.items() if any(s.rates.get(rate) for s in self.streams)}
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """One group for each head, on views of its slice of the stacked tensors."""
+        groups = []
+        for s in range(len(self.streams)):
+            for v, variant in enumerate(self.variants):
+                own = {"lr": variant.lr, "weight_decay": variant.weight_decay}
+                groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **own})
+        return torch.optim.AdamW(groups, fused=True)
+
+    def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
+        """Go on with some of the streams and variants; the optimizer's memory of the others goes with them."""
+        old = self.optimizer
+        groups = np.arange(len(old.param_groups)).reshape(len(self.streams), len(self.variants))
+        kept = groups[streams][:, variants].ravel()
+        at, across = torch.as_tensor(streams, device=self.device), torch.as_tensor(variants, device=self.device)
+        self.parameters = {n: p.detach()[at][:, across].contiguous() for n, p in self.parameters.items()}
+        self.streams = [self.streams[s] for s in streams]
+        self.variants = [self.variants[v] for v in variants]
+        if self.weights is not None:
+            self.weights = self.weights[at][:, across]
+        self.optimizer = self._optimizer()
+        for group, was in zip(self.optimizer.param_groups, kept, strict=True):
+            for part, before in zip(group["params"], old.param_groups[was]["params"], strict=True):
+                self.optimizer.state[part] = old.state[before]
+
+    def train_epoch(self, epoch: int, batch_size: int) -> np.ndarray:
+        """One pass over every stream's rows; mean loss of its batches by head, `(S, V)` float64."""
+        order = self._order(epoch)  # (S, n)
+        generators = self._generators(epoch)
+        n_steps, losses = -(-order.shape[1] // batch_size), []
+        for step in range(n_steps):
+            rows = order[:, step * batch_size : (step + 1) * batch_size]
+            share = schedule((epoch - 1) * n_steps + step, n_steps * self.config.epochs, WARM_UP)
+            for group, variant in zip(self.optimizer.param_groups, self.variants * len(self.streams), strict=True):
+                group["lr"] = variant.lr * share
+            losses.append(self._step(rows, generators))
+        return torch.stack(losses).mean(0).double().cpu().numpy()
+
+    def _blocks(self) -> list[slice]:
+        """Streams whose gradients are computed together; on a CPU large heads gain nothing from it, and lose the cache."""
+        n, numbers = len(self.streams), sum(p[0, 0].numel() for p in self.parameters.values())
+        size = 1 if self.device.type == "cpu" and numbers > LARGE else n
+        return [slice(start, start + size) for start in range(0, n, size)]
+
+    def _step(self, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        losses = [
+            self._gradients(block, rows[block], {rate: of[block] for rate, of in generators.items()})
+            for block in self._blocks()
+        ]
+        self.optimizer.step()
+        return torch.cat(losses)
+
+    def _gradients(self, block: slice, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
+        """Hand the optimizer the gradients of some streams' heads, `rows` `(S, B)` being their batch; their losses."""
+        there = rows.clamp(min=0)
+        labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, there), -1)  # (S, B, K)
+        x = {name: _gather(values, there) for name, values in self.arrays.x.items()}
+        present = {name: _gather(values, there) for name, values in self.arrays.present.items()}
+        random = {
+            rate: torch.stack([_random_bytes(rows.shape[1], width, g) for g in generators[rate]]).to(self.device)
+            for rate, width in self.widths.items()
+        }
+        rates = {
+            rate: torch.tensor(
+                [round(s.rates[rate] * LEVELS) for s in self.streams[block]], dtype=torch.uint8, device=self.device
+            )
+            for rate in random
+        }
+        parameters = {name: p.detach()[block].requires_grad_() for name, p in self.parameters.items()}
+        logits = self._forward(parameters, x, present, rates, random)  # (S, V, B, K)
+        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
+        cells = None if self.arrays.weights is None else _gather(self.arrays.weights, there)  # (S, B, K)
+        losses = self._losses(logits, labels, None if self.weights is None else self.weights[block], cells, fold)
+        grads = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+        self._clip([g for g in grads if g is not None])
+        n = len(self.variants)
+        groups = self.optimizer.param_groups[block.start * n : block.stop * n]
+        for grad, parts in zip(grads, zip(*(g["params"] for g in groups), strict=True), strict=True):
+            if grad is None:
+                continue
+            # Fused AdamW goes through a parameter and its gradient as if both lay the same in memory.
+            for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
+                part.grad = its
+        return losses.detach()
+
+    def _forward(
+        self, parameters: dict[str, Tensor], x: Any, present: Any, rates: Any, random: Any, shared: bool = False
+    ) -> Tensor:
+        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
+
+        def one(p: Any, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
+            return functional_call(self.module, p, (x, present, rates, random))
+
+        n_streams, n_variants = next(iter(parameters.values())).shape[:2]
+        over_variants = vmap(one, in_dims=(0, None, None, None, None))
+        if n_streams > 1:
+            streams = None if shared else 0
+            return vmap(over_variants, in_dims=(0, streams, streams, 0, 0))(parameters, x, present, rates, random)
+        x, present = (x, present) if shared else (_first(x), _first(present))
+        if n_variants > 1:
+            return over_variants(_first(parameters), x, present, _first(rates), _first(random))[None]
+        only = {
+            name: p.view(p.shape[2:]) for name, p in parameters.items()
+        }  # spares what vmap costs on every operation
+        return one(only, x, present, _first(rates), _first(random))[None, None]
+
+    def _losses(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None, cells: Tensor | None, fold: Tensor | None
+    ) -> Tensor:
+        """`(S, V)` of logits `(S, V, B, K)`, labels `(S, B, K)`, weights of classes `(S, V, K)` and of labels `(S, B, K)`,
+        and folds `(S, B)`.
+        """
+        left_out = torch.tensor([v.fold for v in self.variants], device=self.device)
+
+        def loss(logits: Tensor, labels: Tensor, weights: Any, cells: Any, fold: Any, out: Tensor) -> Tensor:
+            if cells is not None:
+                weights = cells if weights is None else cells * weights
+            if fold is not None:
+                labels = torch.where((fold == out)[:, None], -1, labels)
+            return masked_loss(logits, labels, weights, self.config.loss)
+
+        each, by_cell, by_row = (None if given is None else 0 for given in (weights, cells, fold))
+        over_variants = vmap(loss, in_dims=(0, None, each, None, None, 0))
+        over_streams = vmap(over_variants, in_dims=(0, 0, each, by_cell, by_row, None))
+        return over_streams(logits, labels, weights, cells, fold, left_out)
+
+    @staticmethod
+    def _clip(grads: list[Tensor]) -> None:
+        """Each head's gradient to a norm of at most `CLIP`, as torch.nn.utils.clip_grad_norm_ does for one model."""
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), dim=-1) for g in grads])  # (parameters, S, V)
+        scale = (CLIP / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
+        if bool((scale < 1).any()):
+            for g in grads:
+                g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
+
+    def _order(self, epoch: int) -> Tensor:
+        """Rows in the order in which each stream visits them, `(S, n)`; -1 fills up the shorter ones."""
+        orders = [
+            s.train[epoch_order(self.arrays.numbers[s.train], s.seed, epoch)] for s in self.streams
+        ]  # fmt: skip
+        filled = np.full((len(orders), max(map(len, orders))), -1, dtype=np.int64)
+        for line, order in zip(filled, orders, strict=True):
+            line[: len(order)] = order
+        return torch.as_tensor(filled, device=self.device)
+
+    def _generators(self, epoch: int) -> dict[str, list[torch.Generator]]:
+        """One for each rate and stream: what is drawn for one rate does not depend on whether another drops anything."""
+        return {
+            rate: [
+                torch.Generator().manual_seed(torch_seed(s.seed, epoch) ^ zlib.crc32(rate.encode()))
+                for s in self.streams
+            ]
+            for rate in self.widths
+        }
+
+    def judging(self, s: int, v: int) -> np.ndarray:
+        """The rows that judge a head: its stream's val rows, and of these only its fold where it leaves one out."""
+        val, fold = self.streams[s].val, self.variants[v].fold
+        return val if fold == NO_FOLD else val[(self.arrays.fold[val] == fold).cpu().numpy()]
+
+    @torch.no_grad()
+    def logits(self, batch_size: int) -> list[list[np.ndarray]]:
+        """Logits `(n, K)` float32 of the rows that judge each head, by stream and variant."""
+        parameters, variants = self.parameters, range(len(self.variants))
+        folded = any(v.fold != NO_FOLD for v in self.variants)
+        if folded:  # heads of one stream see rows of their own: each is as a stream
+            parameters = {name: p.flatten(0, 1)[:, None] for name, p in parameters.items()}
+            groups = [self.judging(s, v) for s in range(len(self.streams)) for v in variants]
+        else:
+            groups = [s.val for s in self.streams]
+        shared = all(group is groups[0] for group in groups)
+        groups = groups[:1] if shared else groups
+        n = max(map(len, groups))
+        rows = np.zeros((len(groups), n), dtype=np.int64)
+        for line, group in zip(rows, groups, strict=True):
+            line[: len(group)] = group
+        found, numbers = [], sum(x[0].numel() for x in self.arrays.x.values())  # tokens are many
+        size = max(1, min(batch_size, MOST_NUMBERS // numbers) // len(groups))
+        for batch in torch.as_tensor(rows, device=self.device).split(size, 1):
+            batch = batch[0] if shared else batch
+            x = {name: _gather(values, batch) for name, values in self.arrays.x.items()}
+            present = {name: _gather(values, batch) for name, values in self.arrays.present.items()}
+            found.append(self._forward(parameters, x, present, {}, {}, shared).float().cpu().numpy())
+        joined = np.concatenate(found, 2)
+        joined = joined.reshape(len(self.streams), len(self.variants), *joined.shape[2:])
+        return [[joined[s, v, : len(self.judging(s, v))] for v in variants] for s in range(len(self.streams))]
+
+    def state(self, s: int, v: int) -> dict[str, Tensor]:
+        """One head's parameters as they are now, copied."""
+        return {name.removeprefix("head."): p.detach()[s, v].clone() for name, p in self.parameters.items()}
+
+
+def _gather(values: Tensor, rows: Tensor) -> Tensor:
+    """`values[rows]` for rows of any shape; float16 is raised, as the arithmetic of a batch is float32."""
+    found = values.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
+    return found.float() if found.is_floating_point() else found
+
+
+def _first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor[0] for name, tensor in tensors.items()}
+
+
+def _random_bytes(n: int, width: int, generator: torch.Generator) -> Tensor:
+    """`(n, width)` uint8, drawn eight at a time."""
+    words = torch.empty(-(-n * width // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[: n * width].view(n, width)

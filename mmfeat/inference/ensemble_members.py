@@ -1,0 +1,162 @@
+"""What an ensemble is made of: members by a recipe, by name or all there are, and the rows that none was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.errors import DataError, RunError
+from mmfeat.project.project import Project
+from mmfeat.project.provenance import encoder_record
+from mmfeat.project.staleness import (
+    again,
+    find_run,
+    is_current,
+    learned_by,
+    learned_by_encoder,
+    of_other_classes,
+    stale_because,
+    state_of,
+    trained_on_val,
+)
+from mmfeat.runs.ensemble_weights import Weights
+from mmfeat.runs.ensembles import RECIPE_HEADS, Weight
+from mmfeat.runs.run import Run, all_runs
+
+
+def named(project: Project, recipe: str, made: Callable[[str], str]) -> list[str]:
+    """The members of FM1, FM2 or FM3; FM2 takes in FM1 itself, so that both its halves are halves of every row.
+
+    Parameters
+    ----------
+    made : callable
+        From a recipe's name to that of the run that it makes.
+
+    Raises
+    ------
+    RunError
+        The project does not join two encoders, or the recipe's head has not been trained yet.
+    """
+    encoders = list(project.config.fuse.inputs)
+    if len(encoders) != 2:
+        raise RunError(f"{recipe} joins two encoders, found {encoders}. Name the members: mmfeat ensemble A B ...")
+    heads = [_recipe_run(project, recipe)] if recipe in RECIPE_HEADS else []
+    return [*([made("fm1")] if recipe == "fm2" else encoders), *heads]
+
+
+def _recipe_run(project: Project, recipe: str) -> str:
+    """The newest current run of the head that a recipe takes in."""
+    head, inputs = RECIPE_HEADS[recipe], set(project.config.fuse.inputs)
+    for run in reversed(all_runs(project.runs)):
+        fits = run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs
+        if fits and is_current(project, run):
+            return run.name
+    raise RunError(f"{recipe} takes in a {head} head and there is no current one. Run: mmfeat fuse --head {head}")
+
+
+def all_candidates(project: Project) -> list[str]:
+    """Encoders with an output of today's classes, and current runs that are not ensembles: their members are there.
+
+    Raises
+    ------
+    RunError
+        There is none.
+    """
+    names = []
+    for name in project.config.encoder:
+        identity = project.identity(name)
+        usable = identity.output_key is not None and not of_other_classes(project, identity)
+        if usable and not trained_on_val(project, learned_by_encoder(project, identity, True)):
+            names.append(name)
+    runs = [r.name for r in all_runs(project.runs) if r.kind != "ensemble" and state_of(project, r) == "current"]
+    if not names + runs:
+        raise RunError("no current run and no encoder with an output to choose from. Run: mmfeat fuse")
+    return sorted(names) + sorted(runs)
+
+
+def refuse_fitted(project: Project, names: list[str]) -> None:
+    """Refuse to fit weights on members whose own weights are fitted: they saw every row's labels at second hand.
+
+    Raises
+    ------
+    RunError
+        There is one among the members, or among theirs.
+    """
+    for name in names:
+        if name not in project.config.encoder and (inner := _fitted_within(project, find_run(project, name))):
+            members = " ".join(m["name"] for m in inner.record["members"])
+            whose = "its weights" if inner.name == name else f"the weights of its member {inner.name}"
+            raise RunError(
+                f"{name}: {whose} were fitted on the same rows, and no weight can be fitted on top out of sample. "
+                f"Name the members of {inner.name} instead: {members}; or use --method mean"
+            )
+
+
+def _fitted_within(project: Project, run: Run) -> Run | None:
+    if "fitted" in run.record:
+        return run
+    inner = [find_run(project, m["name"]) for m in run.record["members"] if m["fingerprint"] is not None]
+    return next((found for one in inner if (found := _fitted_within(project, one))), None)
+
+
+def rows_to_fit_on(project: Project, names: list[str]) -> np.ndarray:
+    """Labelled train and val rows that no member was trained on: train rows only where all members are out of fold.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("val"), manifest.rows("train")])
+    seen = np.zeros(len(rows), bool)
+    for name in names:
+        seen |= learned_by(project, name).among(manifest.ids[rows])[0]
+    if seen.all():
+        raise DataError(
+            "no labelled row that all members are out of sample on, so that no weights can be fitted. Set [split] val in "
+            "mmfeat.toml and run: mmfeat init; or use --method mean"
+        )
+    return np.sort(rows[~seen])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an ensemble is made of, as run.json keeps it: its members, and all encoders and heads within them."""
+
+    members: list[dict[str, Any]]
+    encoders: dict[str, dict]
+    heads: dict[str, float]
+
+    @property
+    def weights(self) -> list[Weight]:
+        """By member: a number, or one for each class."""
+        return [member["weight"] for member in self.members]
+
+
+def parts_of(project: Project, names: list[str], weights: Weights) -> Parts:
+    """Look up the members; an encoder or a head that several of them hold is one.
+
+    Raises
+    ------
+    RunError
+        A member does not exist, or is stale.
+    """
+    parts = Parts([], {}, {})
+    for name, weight in zip(names, weights.weights.tolist(), strict=True):
+        if name in project.config.encoder:
+            found, fingerprint = {name: encoder_record(project.identity(name), True)}, None
+        else:
+            run = find_run(project, name)
+            if why := run.damage() or stale_because(project, run):
+                raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+            found, fingerprint = run.encoders, run.record["fingerprint"]
+            parts.heads.update(run.record["heads"])
+        for encoder, record in found.items():
+            if encoder not in parts.encoders or record["output_key"]:  # its output is used, so its key counts
+                parts.encoders[encoder] = record
+        parts.members.append({"name": name, "weight": weight, "fingerprint": fingerprint})
+    return parts

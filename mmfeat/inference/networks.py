@@ -1,0 +1,137 @@
+"""From a run's or an encoder's name to the network that predicts: what exports and predictions of new rows share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmfeat.common.errors import MissingFeatures, RunError
+from mmfeat.common.labels import class_positions
+from mmfeat.encoders.resolve import Identity
+from mmfeat.inference.decisions import figures_on_val, same_rule
+from mmfeat.inference.logits import source, training_prior
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
+from mmfeat.runs.composition import Composition, OutputPart, Part, Tree, head_part
+from mmfeat.runs.run import Run
+from mmfeat.runs.run_record import in_order
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A network on embeddings, and whose.
+
+    Attributes
+    ----------
+    run : Run or None
+        None for an encoder's own output.
+    identities : dict of str to Identity
+        The encoders that it reads, as they are today.
+    """
+
+    name: str
+    run: Run | None
+    composition: Composition
+    identities: dict[str, Identity]
+
+
+def compose(project: Project, name: str) -> Composed:
+    """The network of a run of today's encoders and classes, or of an encoder's own output.
+
+    Raises
+    ------
+    RunError
+        There is no such run, it is damaged or stale, or the encoder has no output.
+    """
+    parts: dict[str, Part] = {}
+    run = None
+    if name in project.config.encoder:
+        identities = {name: project.identity(name)}
+        parts[name], tree = _output(project, name), name
+    else:
+        run = find_run(project, name)
+        if why := run.damage() or stale_because(project, run):
+            raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+        identities = {encoder: project.identity(encoder) for encoder in run.encoders}
+        tree = _add(project, run, parts)
+    for encoder, identity in identities.items():  # what each encoder says alone
+        if encoder not in parts and identity.output_key is not None and not of_other_classes(project, identity):
+            parts[encoder] = _output(project, encoder)
+    return Composed(name, run, Composition(parts, tree, len(project.manifest.classes)), identities)
+
+
+def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
+    """Add a run's heads and outputs to `parts`; gives its branch of the tree."""
+    if run.kind != "ensemble":
+        if run.name not in parts:
+            parts[run.name] = head_part(run.record, run.state(), run.columns)
+        return run.name
+    members = []
+    for member in run.record["members"]:
+        if member["fingerprint"] is not None:
+            members.append(_add(project, find_run(project, member["name"]), parts))
+        else:
+            parts[member["name"]] = parts.get(member["name"]) or _output(project, member["name"])
+            members.append(member["name"])
+    weights, bias = [m["weight"] for m in run.record["members"]], run.record.get("bias")
+    tree = {"members": members, "weights": weights, "prior": run.record["prior"]}
+    return tree if bias is None else {**tree, "bias": bias}
+
+
+@torch.no_grad()
+def _output(project: Project, name: str) -> OutputPart:
+    """An encoder's linear output, in the order of the manifest's classes."""
+    identity = project.identity(name)
+    output = project.output(identity)
+    if output is None or of_other_classes(project, identity):
+        why = "gives no logits yet" if output is None else "has an output of other classes than the manifest"
+        raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
+    output = output.in_order_of(project.manifest.classes)
+    part = OutputPart(name, identity.width, len(output.classes))
+    part.linear.weight.copy_(torch.from_numpy(output.weight))
+    part.linear.bias.copy_(torch.from_numpy(output.bias))
+    part.prior.copy_(torch.from_numpy(training_prior(project)))
+    return part.eval()
+
+
+def _figures_of_today(project: Project, name: str) -> dict[str, Any] | None:
+    """Figures on val by the decisions of today, where there are such rows and features of them."""
+    val = project.manifest.rows("val")
+    try:
+        return figures_on_val(project, source(project, name, val).logits).as_dict() if len(val) else None
+    except MissingFeatures:
+        return None
+
+
+def about(project: Project, composed: Composed) -> dict[str, Any]:
+    """What is worth knowing of a model away from its project: data, split, figures, rows learned from; JSON values."""
+    run, config = composed.run, project.config
+    if run is None:
+        checkpoint = project.checkpoint(composed.identities[composed.name])
+        at = class_positions(checkpoint.classes, project.manifest.classes)
+        record, learned = in_order(checkpoint.record, at), checkpoint.learned()
+        figures = record["val"]
+        kind, split, seeds = "encoder output", config.values()["split"], []
+    else:
+        record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]
+        kind, split, seeds = run.kind, run.record["config"]["split"], run.record["figures"]["val_seeds"]
+    if run is None or not same_rule(run.record, config.predict):  # figures of what is written, not of what was
+        figures, seeds = _figures_of_today(project, composed.name) or figures, []
+    return {
+        "name": composed.name,
+        "kind": kind,
+        "made_from": record.get("members") or list(composed.identities),
+        "head": record.get("head"),
+        "created": record.get("created"),
+        "metric": record["metric"],
+        "split": split,
+        "n_trained": len(np.union1d(learned.trained, learned.folded)),
+        "n_chosen": len(learned.chosen),
+        "transductive": bool(record.get("transductive", False)),
+        "figures": figures,
+        "figures_of_seeds": seeds,
+        "versions": record.get("versions") or record["made_on"]["versions"],
+    }

@@ -1,0 +1,196 @@
+"""Predictions of samples that no project knows: through a project's store, or by an exported model without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.common.devices import torch_device
+from mmfeat.common.errors import DataError
+from mmfeat.common.progress import progress, say
+from mmfeat.config.schema import OTHER
+from mmfeat.data.images.image_sources import ImageSources, images_beside
+from mmfeat.data.images.missing_images import NO_IMAGE, explained, nothing_found
+from mmfeat.data.tables.readers import about_images_inside, read_rows
+from mmfeat.inference.networks import compose
+from mmfeat.inference.new_samples import Guests
+from mmfeat.metrics.decision_rule import Decision
+from mmfeat.predictor import Predictions, Predictor
+from mmfeat.predictor.engines import head_outputs
+from mmfeat.project.project import Project
+from mmfeat.workflows.extract import extract_one
+
+_BLOCK = 512  # rows whose images are in memory at a time, without a project
+_BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Samples to predict.
+
+    Attributes
+    ----------
+    images, captions : list of str
+        Names and texts; empty where there is none.
+    sources : ImageSources
+        Where the images are.
+    """
+
+    ids: list[str]
+    images: list[str]
+    captions: list[str]
+    sources: ImageSources
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def predict_in_project(project: Project, run: str, rows: NewRows, decision: Decision) -> Predictions:
+    """Predict by a run of today's encoders; what the store lacks is encoded into it.
+
+    Raises
+    ------
+    RunError
+        There is no such run, or it is stale.
+    """
+    composed = compose(project, run)
+    images, errors = _located(rows)
+    guests = Guests(project, rows.ids, images, rows.captions, rows.sources)
+    everything = np.arange(len(rows.ids))
+    for identity in composed.identities.values():
+        extraction = extract_one(guests, identity, everything)
+        if identity.spec.modality == "image":
+            keys = guests.row_keys("image")
+            recorded = guests.store.encoder(identity.spec).errors_of(keys.keys)
+            errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
+            errors |= {**keys.reasons, **extraction.unread}
+    nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
+    encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
+    tokens = {name: read.number for name, read in composed.composition.tokens.items()}
+    widths = {n: identity.width for n, identity in composed.identities.items()}
+    table = guests.table_of(encoders, nothing, tokens, widths)
+    device = torch_device(project.config.device)
+    composition = composed.composition.to(device)
+    parts = [
+        Predictions.of(project.manifest.classes, head_outputs(composition, *batch.to(device)), batch.present, decision)
+        for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
+    ]
+    return Predictions.joined(parts, explained(errors, rows.images, rows.sources.names()))
+
+
+def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:
+    """Predict by an exported model, in blocks; nothing is kept."""
+    modalities = set(predictor.modalities.values())
+    found: list[Predictions] = []
+    names, errors = _located(rows)
+    n = len(rows.ids)
+    with progress("predicting", n) as bar:
+        for start in range(0, n, _BLOCK):
+            block = range(start, min(start + _BLOCK, n))
+            images = list(_read(rows, names, block, errors)) if "image" in modalities else [None] * len(block)
+            captions = [rows.captions[row] if "text" in modalities else None for row in block]
+            found.append(predictor.predict(images, captions, threshold=threshold, on_error="record"))
+            errors |= {start + row: reason for row, reason in found[-1].errors.items()}
+            bar.advance(len(block))
+    return Predictions.joined(found, explained(errors, rows.images, rows.sources.names()))
+
+
+def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
+    """Names of images, without those that several images have; row to what is wrong with these.
+
+    Raises
+    ------
+    DataError
+        A folder or an archive cannot be read.
+    """
+    rows.sources.names()
+    names, errors = list(rows.images), {}
+    for row, name in enumerate(names):
+        try:
+            rows.sources.locate(name)
+        except DataError as error:
+            names[row], errors[row] = "", str(error)
+    return names, errors
+
+
+def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
+    """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
+    for row in block:
+        location = rows.sources.locate(names[row]) if names[row] else None
+        data = None
+        if location is not None:
+            try:
+                data = rows.sources.read(location)
+            except (OSError, DataError) as error:
+                errors[row] = getattr(error, "strerror", None) or str(error)
+        elif names[row]:
+            errors[row] = NO_IMAGE
+        yield data
+
+
+def one_row(image: str, caption: str) -> NewRows:
+    """One picture by its path, one caption, or both; an empty text where there is none.
+
+    Raises
+    ------
+    DataError
+        There is no such picture.
+    """
+    if not image:
+        return NewRows(["caption"], [""], [caption], ImageSources([]))
+    path = Path(image).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: no such image")
+    return NewRows([path.name], [path.name], [caption], ImageSources.of_file(path))
+
+
+def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
+    """The rows of a table; images in the named places, or else beside it.
+
+    Parameters
+    ----------
+    columns : dict of str to str
+        Columns by role that must be there; the others are found.
+    usual : dict of str to str
+        What a project calls them: taken where the table has such columns.
+
+    Raises
+    ------
+    DataError
+        The table or the images cannot be read.
+    """
+    path = Path(table).expanduser()
+    source = read_rows(path, columns, usual)
+    for line in source.hints:
+        say(line.strip())
+    if source.images_inside and not images:
+        say(about_images_inside(source).strip())
+    if not any(source.images):
+        return NewRows(source.ids, source.images, source.captions, ImageSources([]), source.columns)
+    places = [Path(place).expanduser() for place in images]
+    sources = ImageSources(places, "--images") if places else images_beside(path)
+    named = [name for name in source.images if name]
+    if places and not any(sources.holds(name) for name in named):
+        raise nothing_found(named, sources)
+    if source.images_inside and not any(sources.holds(name) for name in named):
+        return NewRows(source.ids, [""] * len(source.ids), source.captions, ImageSources([]), source.columns)
+    return NewRows(source.ids, source.images, source.captions, sources, source.columns)
+
+
+def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
+    """Refuse samples of which the model reads nothing.
+
+    Raises
+    ------
+    DataError
+        There are none of its `modalities`.
+    """
+    given = {"image": any(rows.images), "text": any(caption.strip() for caption in rows.captions)}
+    if not any(there for modality, there in given.items() if modality in modalities) and OTHER not in modalities:
+        reads = " and ".join({"image": "images", "text": "captions"}[m] for m in sorted(modalities))
+        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
+    if modalities == {OTHER} and len(rows.ids) == 1 and not rows.columns:
+        raise DataError(
+            f"{model} reads imported embeddings alone, and a picture or a caption has none. Give a table of ids"
+        )

@@ -1,0 +1,58 @@
+"""Samples that are not a project's own, on their way through its encoders and its store."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.row_keys import RowKeys, image_keys
+from mmfeat.project.project import Project
+from mmfeat.store import EncoderSpec
+
+
+class Guests(Project):
+    """A project's encoders and store over other samples; what the project remembers of its own is left alone.
+
+    Parameters
+    ----------
+    host : Project
+        Whose encoders encode, and whose store keeps the features.
+    sources : ImageSources
+        Where the images of these samples are.
+    """
+
+    def __init__(
+        self, host: Project, ids: list[str], images: list[str], captions: list[str], sources: ImageSources
+    ) -> None:
+        self.config, self.root, self.dry = host.config, host.root, host.dry
+        n, classes = len(ids), host.manifest.classes
+        texts = (np.array(values, dtype=object) for values in (ids, images, captions))
+        labels, split = np.full((n, len(classes)), -1, np.int8), np.full(n, "train", dtype=object)
+        self.__dict__ |= {"manifest": Manifest(*texts, labels, split, classes), "sources": sources, "store": host.store}
+
+    @functools.cache  # noqa: B019 - lives as long as its command
+    def row_keys(self, modality: str) -> RowKeys:
+        """Digests of the samples' bytes; every image is read, since none of them was seen before."""
+        if modality == "image":
+            return image_keys(self.manifest.images, self.sources)
+        return super().row_keys(modality)
+
+    @functools.cache  # noqa: B019 - lives as long as its command
+    def image_facts(self) -> RowKeys:
+        """The same with all else that their bytes tell: every image is read once more."""
+        return image_keys(self.manifest.images, self.sources, facts=True)
+
+    def note_seen(self, modality: str, keys: RowKeys) -> None:
+        """Remember nothing."""
+
+    def seen(self, modality: str) -> Path:
+        """Nowhere: these samples have no past."""
+        return self.memory / "no-guest-was-seen"
+
+    def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
+        """Imported embeddings may well have none of these samples: what is not there is absent."""
+        return self.keys_of_ids(spec)

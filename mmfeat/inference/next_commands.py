@@ -1,0 +1,74 @@
+"""What to type next: a command that works as things are, not one that would only say what is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmfeat.common.errors import MmfeatError
+from mmfeat.heads import head_for, takes
+from mmfeat.inference.logits import output_table
+from mmfeat.inference.run_ranking import RankedRun
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import state_of
+from mmfeat.runs.ensembles import RECIPE_HEADS
+from mmfeat.runs.run import Run, all_runs
+
+
+def after_fuse(project: Project, run: Run) -> str:
+    """The recipe that takes in the run's head, where its other members are there; else the list of runs."""
+    config, manifest = project.config, project.manifest
+    recipe = {head: name for name, head in RECIPE_HEADS.items()}.get(run.record["head"])
+    if recipe is None or len(run.encoders) != 2 or config.origins.get("fuse.inputs") == "option":
+        return "mmfeat runs"
+    rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
+    try:
+        for name in run.encoders:
+            output_table(project, project.identity(name), rows)
+    except MmfeatError:
+        return "mmfeat runs"
+    return f"mmfeat ensemble {recipe}" if len(rows) else "mmfeat runs"
+
+
+def after_runs(project: Project, ranked: list[RankedRun]) -> str:
+    """Compare the best two; without val rows predict; without a run make one."""
+    current = [line for line in ranked if line.run is not None and line.state == "current"]
+    scored = [line.name for line in current if line.figures is not None]
+    if scored:
+        return f"mmfeat evaluate {' '.join(scored[:2])}"
+    if current:
+        return to_predict(project) or f"mmfeat predict {current[0].name} --split all"
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    return to_fuse(project) if _cached(project, rows) else "mmfeat extract"
+
+
+def after_evaluate(project: Project, split: str) -> str:
+    """Learn from the unlabelled rows where there are some; predict them after a test."""
+    manifest, config = project.manifest, project.config
+    rows = np.concatenate([manifest.rows(which) for which in ("train", "val", "unlabelled")])
+    learnable = (manifest.split[manifest.rows("unlabelled")] == "train").any() and len(manifest.rows("val"))
+    if split != "test" and learnable and takes(config.fuse.head, len(config.fuse.inputs)):
+        return "mmfeat selftrain --rounds 5" if _cached(project, rows) else "mmfeat extract"
+    return to_predict(project) or "mmfeat runs"
+
+
+def to_fuse(project: Project) -> str:
+    """`mmfeat fuse` with a head that takes the project's encoders."""
+    return f"mmfeat fuse --head {head_for(len(project.config.fuse.inputs))}"
+
+
+def to_predict(project: Project) -> str:
+    """`mmfeat predict`, where there are rows to predict and a run to do it; empty where there are not."""
+    rows = project.manifest.rows("unlabelled")
+    if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs)):
+        return ""
+    return "mmfeat predict" if _cached(project, rows) else "mmfeat extract"
+
+
+def _cached(project: Project, rows: np.ndarray) -> bool:
+    """Whether the embeddings of the fusion's inputs are there for some rows."""
+    try:
+        project.table(list(project.config.fuse.inputs), rows)
+    except MmfeatError:
+        return False
+    return True

@@ -1,1 +1,0 @@
-"""Runs, ensembles and their figures."""

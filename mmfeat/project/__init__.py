@@ -1,0 +1,1 @@
+"""A project's folder: configuration, manifest, store, keys, lineage and staleness."""

@@ -1,0 +1,82 @@
+"""From a source to the manifest: corrections, what belongs together, splits; and what there is to say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mmfeat.common.errors import DataError
+from mmfeat.common.labels import has_label, rows_of
+from mmfeat.common.text import counted
+from mmfeat.config.schema import Config
+from mmfeat.data.corrections import FILE, corrected
+from mmfeat.data.difference import same_rows
+from mmfeat.data.groups import Groups
+from mmfeat.data.images.copies import groups_with_copies
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.row_keys import RowKeys
+from mmfeat.data.splits import make_splits
+from mmfeat.data.tables.readers import Source
+from mmfeat.report.data_summary import about_corrections
+
+MANIFEST = "manifest.parquet"
+
+
+def make_manifest(
+    config: Config, data: Source, row_keys: RowKeys, before: Manifest | None
+) -> tuple[Manifest, list[str]]:  # fmt: skip
+    """The manifest of a source, and lines about its corrections and splits.
+
+    Parameters
+    ----------
+    before : Manifest, optional
+        The one that is there: its labelled rows keep their split.
+
+    Raises
+    ------
+    DataError
+        No row has a label, a correction is wrong, or rows that belong together have two splits.
+    """
+    found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
+    if not found.classes:
+        raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to learn")
+    if not has_label(found.labels).any():
+        raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
+    known = None
+    if before is not None:
+        labelled = has_label(before.labels)
+        rows = same_rows(before.ids, np.array(data.ids, dtype=object))
+        known = [str(before.split[row]) if row >= 0 and labelled[row] else "" for row in rows.tolist()]
+    groups, known = groups_with_copies(row_keys, data.groups, known)
+    split, notes = _split(config, data.ids, found.labels, groups, known)
+    texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
+    named = np.array(data.groups, dtype=object) if data.columns.get("group") else None
+    manifest = Manifest(*texts, found.labels, split, found.classes, data.columns, named)
+    return manifest, about_corrections(found, data.classes) + notes
+
+
+def _split(
+    config: Config, ids: list[str], labels: np.ndarray, groups: Groups, known: list[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Deal what has no split yet, and val from train where there is none; test only from rows that are new."""
+    shares, notes = dataclasses.asdict(config.split), []
+    split = make_splits(ids, labels, groups, shares, config.seed, known)
+    if known is None or not any(known):
+        return split, notes
+    if shares["val"] and "val" not in known:
+        free = ~has_label(labels) | (np.array(known, dtype=object) == "train")
+        first = np.where(free, "", split).tolist()
+        split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
+        moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
+        if moved:
+            notes.append(
+                f"  {counted(moved, 'row')} that stood in train {'is' if moved == 1 else 'are'} val from now on. "
+                f"What was trained before has learned from them. Run it again, first: mmfeat finetune"
+            )
+    if shares["test"] and not len(rows_of(labels, split, "test")):
+        notes.append(
+            f"  No row is test, although [split] test = {shares['test']:g}: what was train or val never becomes test. To split "
+            f"anew remove {MANIFEST} (runs made before are then not ranked) and run: mmfeat init"
+        )
+    return split, notes

@@ -1,0 +1,134 @@
+"""The mmfeat.toml that `mmfeat init` writes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from mmfeat.common.text import toml_value
+from mmfeat.config.schema import HEAD, HEAD_ALONE, Config
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.tables.readers import Source
+
+TEMPLATE = """\
+# Paths start at this file. A line left out has its default. See it all with: mmfeat status --config
+schema = 1
+metric = "samples-f1"              # what is chosen for: samples-f1, micro-f1, macro-f1, map, loss
+seed   = {seed}
+device = "auto"                    # auto, cpu, cuda, cuda:1
+
+[data]
+source    = {source}
+images    = {images}
+id        = {id:<22} # columns of the source
+image     = {image}
+caption   = {caption:<22} # several are joined: ["title", "description"]
+labels    = {labels:<22} # a column of names; of 0/1/blank: ["beach", "dog"]; of COCO: categories
+separator = {separator:<22} # between the labels of one cell
+absent    = {absent:<22} # a label that is not given is: negative; unknown (then noes must be given, as in 0/1/blank columns)
+{classes:<34} # the class list: its column label
+{group:<34} # rows of one group stay in one split
+
+[split]                            # shares of the labelled rows; a row that has a split keeps it
+val  = {val}                         # chooses: epochs, rounds, best run
+test = {test}                         # read by nothing but: mmfeat evaluate --split test
+
+# A change under [encoder.NAME] encodes that encoder's rows again and no others.
+# A further encoder is a further table, with modality = "image" or "text"; for embeddings made elsewhere: mmfeat store import.
+{encoders}[store]
+path  = "features"                 # may be shared by several projects
+dtype = "float16"                  # float16, float32
+
+[finetune]
+recipe = "best"                    # best: what our benchmarks measured; paper: the paper's settings
+{finetune:<34} # over the recipe: epochs, lr, batch_size, optimizer, loss ...; of every encoder its own
+
+[fuse]
+head   = "{head}"               # mmfeat fuse --help lists them
+inputs = {inputs}         # names of encoders
+seeds  = 3
+{head_table:<34} # what only this head has: lr, dropout, epochs ...
+
+[selftrain]
+rounds = 5
+policy = "soft"                    # how unlabelled rows are taught: soft, class-aware, confident; all: the paper's way
+
+[predict]
+threshold = 0.5                    # a number; tuned; tuned-per-class (both fitted on val, out of sample)
+empty     = {empty:<22} # where nothing passes: most-probable, none
+"""
+
+ENCODERS = {
+    "image": """\
+[encoder.image]
+model      = "efficientnet_b4"     # any timm name
+pretrained = "auto"                # auto: the model's own; random; a .safetensors or .pth file
+checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/image-1
+size       = "auto"                # pixels; auto: as pretrained
+precision  = "float32"             # float32, bfloat16, float16: of the forward pass
+flip       = false                 # mean over the image and its mirror image
+tokens     = 0                     # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
+
+""",
+    "text": """\
+[encoder.text]
+model      = "google/bert_uncased_L-2_H-128_A-2"   # any transformers name, or a folder (./, ~ or /)
+pretrained = "auto"
+checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/text-1
+max_length = 64
+pooling    = "auto"                # auto: as the model says; cls, mean, max
+precision  = "float32"
+tokens     = 0                     # 32: keep the states of the first 32 tokens
+
+""",
+}
+
+
+def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
+    """The text of a new mmfeat.toml."""
+    images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
+    modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
+    head = HEAD if len(modalities) > 1 else HEAD_ALONE
+    return TEMPLATE.format(
+        seed=config.seed,
+        source=toml_value(_shortened(config.data.source, folder)),
+        images=toml_value(images[0] if len(images) == 1 else images),
+        **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
+        group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
+        absent=toml_value(config.data.absent),
+        separator=toml_value(config.data.separator),
+        classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
+        if config.data.classes
+        else '#classes  = "classes.csv"',
+        val=config.split.val,
+        test=config.split.test,
+        encoders="".join(ENCODERS[modality] for modality in modalities),
+        finetune=f"#[finetune.{modalities[0]}]",
+        inputs=toml_value(modalities),
+        head=head,
+        head_table=f"#[fuse.{head}]",
+        empty=toml_value(config.predict.empty),
+    )
+
+
+def _patterns(containers: list[Path], folder: Path) -> list[str]:
+    """Several archives of one folder and kind as one pattern, where it matches no other."""
+    if len(containers) > 1 and len({(c.parent, c.suffix) for c in containers}) == 1:
+        names = [c.name for c in containers]
+        prefix = "".join(
+            letters[0] for letters in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
+        )
+        pattern = containers[0].parent / f"{prefix}*{containers[0].suffix}"
+        if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
+            return [_shortened(str(pattern), folder)]
+    return [_shortened(str(c), folder) for c in containers]
+
+
+def _shortened(path: str, folder: Path) -> str:
+    """A path as the file gives it: from the project's folder where it lies inside, else from home."""
+    home = str(Path.home())
+    if path == str(folder):
+        return "."
+    if path.startswith(f"{folder}/") and path[len(f"{folder}/")] != "~":
+        return path[len(f"{folder}/") :]
+    return "~" + path[len(home) :] if path.startswith(home + "/") else path

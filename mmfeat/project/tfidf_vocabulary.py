@@ -1,0 +1,50 @@
+"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline.
+
+Nothing here imports torch unless there is something to fit.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mmfeat.common.errors import EncoderError
+from mmfeat.config.schema import TFIDF, TfidfEncoderConfig
+from mmfeat.encoders.resolve import Identity
+from mmfeat.project.project import Project
+
+if TYPE_CHECKING:
+    from mmfeat.encoders.families.tfidf import TfidfEncoder
+
+
+def fitted_words(project: Project, name: str) -> TfidfEncoder:
+    """Vocabulary and weights from the captions of labelled train rows, as `[encoder.NAME]` says; it reads no label.
+
+    Raises
+    ------
+    EncoderError
+        No word stands in two of them.
+    """
+    from mmfeat.encoders.families.tfidf import TfidfEncoder
+
+    manifest, table = project.manifest, project.config.encoder[name]
+    rows = manifest.rows("train")
+    rows = rows[project.row_keys("text").present[rows]]
+    try:
+        return TfidfEncoder.fit([str(caption) for caption in manifest.captions[rows]], table.width, table.ngrams)
+    except EncoderError as error:
+        raise EncoderError(f"encoder.{name}: {error}") from None
+
+
+def identity_of(name: str, encoder: TfidfEncoder) -> Identity:
+    """An encoder that has no checkpoint yet, as the right side of the wall knows it."""
+    return Identity(name, TFIDF, encoder.spec(), encoder.width, encoder.size_mb(), None, None)
+
+
+def with_words(project: Project, name: str) -> Project:
+    """The same project with one more encoder, a TF-IDF of default settings."""
+    other = copy.copy(project)
+    encoders = {**project.config.encoder, name: TfidfEncoderConfig()}
+    other.config = dataclasses.replace(project.config, encoder=encoders)
+    return other

@@ -1,0 +1,204 @@
+"""What `mmfeat init` says of a data set, and `mmfeat review --apply` of answers."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmfeat.common.labels import has_label, positive_cells
+from mmfeat.common.text import counted, quoted, shown, toml_value
+from mmfeat.config.schema import Config
+from mmfeat.data.corrections import Corrected
+from mmfeat.data.difference import Difference
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.review_table import Answers
+from mmfeat.data.row_keys import RowKeys
+from mmfeat.data.tables.columns import as_list
+from mmfeat.data.tables.readers import Source
+
+
+def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
+    """Rows, classes, labels a row, captions, images, split: a few lines."""
+    labelled = has_label(manifest.labels)
+    positive_rows, columns = positive_cells(manifest.labels)
+    counts = np.bincount(columns, minlength=len(manifest.classes))
+    most, least = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
+    mean = len(positive_rows) / labelled.sum()
+    lines = [_kind(source, images)]
+    nothing = int((~manifest.labels.any(1)).sum())  # every label is 0: known, and negative
+    rows = f"{labelled.sum():,} labelled{f' ({nothing:,} with nothing)' if nothing else ''}, {(~labelled).sum():,} unlabelled"
+    lines.append(_line("rows", manifest.n_samples, rows))
+    names = manifest.classes
+    span = f"from {counted(counts[most], 'row')} ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
+    lines.append(_line("classes", len(names), f"{span}; {mean:.2f} labels a labelled row"))
+    lines += [*_about_labels(manifest, source, config), *source.hints]
+    if source.columns["caption"]:
+        captions = manifest.captions
+        blank = sum(not caption.strip() for caption in captions)
+        repeated = len(captions) - blank - len({c for c in captions if c.strip()})
+        recovered = (
+            f"; {counted(source.n_recovered, 'broken CSV record')} recovered (listed in init.log)"
+            if source.n_recovered
+            else ""
+        )
+        if source.n_damaged:
+            recovered += f"; {source.n_damaged} with bytes that are not UTF-8 (listed in init.log)"
+        lines.append(_line("captions", len(captions) - blank, f"{blank:,} empty, {repeated:,} repeated{recovered}"))
+    if images.containers:
+        present = row_keys.present
+        n_files = _distinct(row_keys.keys[present])
+        same, copies = int(present.sum()) - n_files, n_files - _distinct(row_keys.pixels[present])
+        missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
+        text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {same:,} identical to another"
+        text += f", {copies:,} more except for metadata"
+        lines.append(_line("images", int(present.sum()), text + (f", {counted(blank, 'blank cell')}" if blank else "")))
+    if not source.columns["id"]:
+        lines.append("  ids       made from the captions; id under [data] in mmfeat.toml names a column instead")
+    parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
+    together = "identical images together" + (", groups too" if config.data.group else "")
+    lines.append(f"  split     {', '.join(parts)}: stratified, {together}, seed {config.seed}")
+    return "\n".join(lines)
+
+
+def _distinct(digests: np.ndarray) -> int:
+    """How many different rows an array `(N, bytes)` uint8 has."""
+    return len(np.unique(np.ascontiguousarray(digests).view(f"V{digests.shape[1]}")))
+
+
+def about_copies(pairs: list[tuple[int, int]]) -> list[str]:
+    """Rows of two splits whose images differ in nothing but metadata, if there are any."""
+    if not pairs:
+        return []
+    return [
+        f"  {counted(len(pairs), 'image')} in two splits except for metadata (listed in init.log). Rows keep their split, so that "
+        f"figures on val or test may be too good"
+    ]
+
+
+def _kind(source: Source, images: ImageSources) -> str:
+    suffixes = [c.suffix.lower()[1:] for c in images.containers if c.is_file()]
+    n_folders = len(images.containers) - len(suffixes)
+    parts = [counted(suffixes.count(kind), f"{kind} file") for kind in ("zip", "tar") if kind in suffixes]
+    parts += [counted(n_folders, "folder")] if n_folders else []
+    where = " and ".join(parts) + (", read in place" if suffixes else "")
+    found = ", ".join(f"{role} = {_names(as_list(names))}" for role, names in source.columns.items() if names)
+    return (
+        f"{source.kind}; images in {where}\n  columns   {found}"
+        if images.containers
+        else f"{source.kind}; no images\n  columns   {found}"
+    )
+
+
+def _names(columns: list[str]) -> str:
+    more = f" and {len(columns) - 4} more" if len(columns) > 4 else ""
+    return " + ".join(shown(repr(name), 30) for name in columns[:4]) + more
+
+
+def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[str]:
+    """How labels were told from cells, where it might be another way."""
+    separator, classes = config.data.separator, manifest.classes
+    if source.yes_no is not None:
+        known = (manifest.labels[has_label(manifest.labels)] >= 0).mean()
+        blank = (
+            f"unknown, since noes are given: {known:.0%} of the labelled rows' labels are known"
+            if source.absent == "unknown"
+            else "no; a row that is blank throughout is unlabelled"
+        )
+        return [f"  labels    of columns of 0, 1 and blank; blank is {blank}"]
+    if source.splits_cells:
+        several = any(labels and len(labels) > 1 for labels in source.labels)
+        if separator != " ":
+            return [f"  labels    are separated by {separator!r}"]
+        if several and any(not name.lstrip("-").isdecimal() for name in classes):
+            return ["  labels    are separated by spaces; where they have spaces in them: --separator ',' or another"]
+        if not several and set(classes) <= {"0", "1", "0.0", "1.0", "true", "false", "True", "False"}:
+            name = toml_value(str(source.columns["labels"]))
+            return [
+                f"  labels    are the names {' and '.join(map(repr, classes))}; if they mean no and yes: labels = [{name}]"
+            ]
+    elif any(separator in name for name in classes):
+        return [f"  labels    have {separator!r} in their names; for predictions set another separator under [data]"]
+    return []
+
+
+def _line(name: str, count: int, text: str) -> str:
+    return f"  {name:8}{count:8,}   {text}"
+
+
+def about_one_class(config: Config, n_classes: int) -> list[str]:
+    """What the rule for empty rows makes of a single class; empty where there are several."""
+    if n_classes != 1:
+        return []
+    if config.predict.empty == "none":
+        return [
+            '  One class: a row whose probability does not pass the threshold gets no label (empty = "none" under [predict])'
+        ]
+    return [
+        '  One class and empty = "most-probable": every row is predicted positive, and every F1 is the same whatever is '
+        'learned. Set empty = "none" under [predict] in mmfeat.toml, and run again'
+    ]
+
+
+def warn_of_one_class(config: Config, n_classes: int) -> str:
+    """The warning of :func:`about_one_class`; empty where the rule for empty rows is no mistake."""
+    lines = about_one_class(config, n_classes) if config.predict.empty != "none" else []
+    return lines[0].strip() if lines else ""
+
+
+def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
+    """How many rows a person corrected; and classes that came or went with that, for each might be a slip of the pen."""
+    if not found.n_rows:
+        return []
+    lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them other than in the source")]
+    for name in found.new:
+        near = difflib.get_close_matches(name, classes, 1)
+        nearest = f" (nearest: {quoted(near[0])})" if near else ""
+        lines.append(f"  class {quoted(name)} is in no row of the source, only in corrections.csv{nearest}")
+    lines += [f"  class {quoted(name)} is gone: corrections.csv leaves no row of it" for name in found.gone]
+    return lines
+
+
+def about_changes(change: Difference) -> list[str]:
+    """The difference to the manifest of before in numbers, each with a few ids; empty where there is none."""
+    parts = (
+        ("new", "row", "rows", change.new),
+        ("gone", "row", "rows", change.gone),
+        ("changed", "image name", "image names", list(change.images)),
+        ("changed", "caption", "captions", list(change.captions)),
+        ("changed", "row's labels", "rows' labels", list(change.labels)),
+        ("new", "class", "classes", change.new_classes),
+        ("gone", "class", "classes", change.gone_classes),
+    )
+    lines = [
+        _line(how, len(names), f"{one if len(names) == 1 else many}: {_few(names)}")
+        for how, one, many, names in parts
+        if names
+    ]
+    lines += ["  The classes have another order"] if change.reordered else []
+    return ["Since the manifest of before (all of it in init.log):", *lines] if lines else []
+
+
+def _few(names: Sequence[str], n: int = 3) -> str:
+    return ", ".join(map(quoted, names[:n])) + (" ..." if len(names) > n else "")
+
+
+def about_answers(answers: Answers, before: Manifest, after: Manifest, change: Difference) -> list[str]:
+    """What a person's answers did: rows that were unlabelled and where they stand now, other labels, the same labels."""
+    labelled = dict(zip(before.ids.tolist(), has_label(before.labels).tolist(), strict=True))
+    split = dict(zip(after.ids.tolist(), after.split.tolist(), strict=True))
+    new = [sample for sample in answers.given if not labelled[sample]]
+    other = [sample for sample in answers.given if labelled[sample] and sample in change.labels]
+    counts = Counter(split[sample] for sample in new if sample in split)
+    where = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "val", "test") if counts[name])
+    parts = (
+        ("labelled", len(new), f"were not; now {where}: {_few(new)}"),
+        ("changed", len(other), f"had other labels: {_few(other)}"),
+        ("same", len(answers.given) - len(new) - len(other), "were labelled like this before"),
+        ("blank", answers.n_blank, "not filled in"),
+    )
+    lines = [_line(name, n, text) for name, n, text in parts if n]
+    return lines + [f"  class {quoted(name)} is gone: no row has it any more" for name in change.gone_classes]

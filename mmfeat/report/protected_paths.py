@@ -1,0 +1,121 @@
+"""What no output may replace: the inputs of a command, and the files of a project."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfeat.config.schema import FILE_NAME, TFIDF, Config
+from mmfeat.data.images.archives import ARCHIVES
+from mmfeat.data.images.image_names import IMAGE_SUFFIXES
+
+FILES = (FILE_NAME, "manifest.parquet", "corrections.csv", "init.log")
+FOLDERS = ("checkpoints", "runs", "comparisons", "sweeps", "reviews", ".mmfeat")
+_TABLES = ("train.csv", "test.csv")  # of a source that is the project's own folder, beside COCO's .json
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A file, or a folder with all that is in it.
+
+    Attributes
+    ----------
+    what : str
+        What it is, for messages.
+    suffixes : tuple of str
+        Of the files in a folder that count; empty: all.
+    names : tuple of str
+        Names of files in a folder that count besides.
+    unless_made : bool
+        Whether files in the folder that mmfeat wrote there for its user may be replaced.
+    """
+
+    path: Path
+    what: str
+    suffixes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    unless_made: bool = False
+
+    def covers(self, target: Path, is_made: bool) -> bool:
+        """Whether a path, links followed, is this file or a file that lies in this folder: also by another name or link."""
+        if self.path.is_dir():
+            return not (is_made and self.unless_made) and target.exists() and self._holds(target)
+        same_name = target.name.casefold() == self.path.name.casefold()
+        return _same(target, self.path) or (same_name and _same(target.parent, self.path.parent))
+
+    def _counts(self, name: str) -> bool:
+        every = not self.suffixes and not self.names
+        return every or name.lower().endswith(self.suffixes) or name in self.names
+
+    def _holds(self, target: Path) -> bool:
+        if self._counts(target.name) and any(_same(folder, self.path) for folder in target.parents):
+            return True
+        if target.stat().st_nlink < 2:
+            return False
+        return any(  # a hard link to a file in the folder
+            self._counts(name) and _same(target, Path(folder, name))
+            for folder, _, files in os.walk(self.path)
+            for name in files
+        )
+
+
+def guards_of_inputs(inputs: Iterable[Path | str]) -> list[Guard]:
+    """Of the files that a command reads, and of the images in the folders that it reads."""
+    places = [Path(place).expanduser() for text in inputs if str(text) for place in _expanded(str(text))]
+    what = "an input of this command"
+    return [Guard(place.resolve(), what, IMAGE_SUFFIXES if _has_images(place) else ()) for place in places]
+
+
+def guards_of_project(root: Path, config: Config | None) -> list[Guard]:
+    """Of a project's own files, and of what its mmfeat.toml names; without a config of the first alone."""
+    guards = [Guard(root / name, f"{name} of the project {root}") for name in FILES]
+    guards += [Guard(root / name, f"a file in {name}/ of the project {root}") for name in FOLDERS]
+    store = config.path(config.store.path) if config is not None else root / "features"
+    guards.append(Guard(store, f"a file of the feature store {store}"))
+    if config is None:
+        return guards
+    for text in config.data.images:
+        guards += [
+            Guard(p, f"an image of the project {root}", _PICTURES) for p in map(Path, _expanded(str(config.path(text))))
+        ]
+    guards += _of_source(config)
+    named = [config.data.classes, config.finetune.synonyms]
+    for table in config.encoder.values():
+        own = table.model if getattr(table, "model", "") not in ("", TFIDF) else ""
+        named += [own, getattr(table, "pretrained", "")]
+    paths = [config.path(text) for text in named if text]
+    return guards + [Guard(path, f"named in {FILE_NAME} of the project {root}") for path in paths if path.exists()]
+
+
+_PICTURES = (*IMAGE_SUFFIXES, *ARCHIVES)
+
+
+def _of_source(config: Config) -> list[Guard]:
+    if not config.data.source:
+        return []
+    source, what = config.path(config.data.source), f"a file of the source of the project {config.root}"
+    folder = source if source.is_dir() else source.parent
+    pictures = Guard(folder, what, _PICTURES, unless_made=True)
+    if not source.is_dir():
+        return [Guard(source, what), pictures]
+    if config.root.resolve().is_relative_to(source.resolve()):  # the project's own files lie in it as well
+        return [Guard(folder, what, (*_PICTURES, ".json"), _TABLES, unless_made=True)]
+    return [Guard(source, what, unless_made=True)]
+
+
+def _expanded(text: str) -> list[str]:
+    return [text] if os.path.exists(text) else sorted(glob.glob(text)) or [text]
+
+
+def _has_images(place: Path) -> bool:
+    return place.is_dir() and not (place / "mmfeat.json").is_file()  # an exported model is guarded as a whole
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a == b or os.path.samefile(a, b)
+    except OSError:
+        return False

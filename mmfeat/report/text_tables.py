@@ -1,0 +1,135 @@
+"""Plain tables for a terminal or a file; whatever came from outside is shown with its control characters escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmfeat.common.text import counted, shown
+
+if TYPE_CHECKING:
+    from mmfeat.metrics.decision_rule import Decision
+    from mmfeat.metrics.metric_rows import FigureLine
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
+    """Align columns: the first `left` to the left, the others to the right; trailing text may follow as a last cell."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    n = max(map(len, cells))
+    cells = [row + [""] * (n - len(row)) for row in cells]
+    widths = [max(len(row[i]) for row in cells) for i in range(n)]
+    lines = []
+    for row in cells:
+        parts = [
+            c.ljust(w) if i < left or i >= len(head) else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("   ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+_FIGURES = {"samples-f1": "samples-F1", "macro-f1": "macro-F1", "map": "mAP"}  # shown in every table
+_OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project chooses by it
+
+
+def figure_name(metric: str) -> str:
+    """A metric of mmfeat.toml, or the field of `Scores`, as tables call it: `samples-F1`."""
+    return (_FIGURES | _OTHERS)[metric.replace("_", "-")]
+
+
+def figure_head(metric: str = "") -> list[str]:
+    """Titles of the columns of figures: the three that every table has, and the project's metric where it is another."""
+    return [*_FIGURES.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]
+
+
+def figure_cells(line: FigureLine, metric: str = "") -> list[str]:
+    """The cells below :func:`figure_head`."""
+    cells = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", f"{line.macro_f1:.3f}", f"{line.map:.3f}"]
+    return [*cells, *([f"{getattr(line, metric.replace('-', '_')):.3f}"] if metric in _OTHERS else [])]
+
+
+def figure_table(title: str, lines: Sequence[FigureLine], metric: str = "") -> str:
+    """Figures of several models on the same rows; `title` names those rows."""
+    timed = any(line.seconds is not None for line in lines)
+    head = [title, *figure_head(metric), *(["seconds"] if timed else [])]
+    rows = []
+    for line in lines:
+        cells = [shown(line.label), *figure_cells(line, metric)]
+        if timed:
+            cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
+        rows.append([*cells, line.note])
+    return table(head, rows)
+
+
+def about_decision(decision: Decision, fitted: str = "") -> str:
+    """Threshold and temperature in a few words, and what they were fitted on, if they were."""
+    threshold = decision.threshold
+    if isinstance(threshold, np.ndarray):
+        text = f"thresholds by class from {threshold.min():.3f} to {threshold.max():.3f}"
+    else:
+        text = f"threshold {threshold:.4g}"
+    if decision.temperature != 1.0:
+        text += f", temperature {decision.temperature:.4g}"
+    return f"{text} ({fitted})" if fitted else text
+
+
+def about_figures(n_left_out: int, rows: str, seeds: bool = False) -> str:
+    """What to know of the figures above it: what ± is, what the rows were used for, which classes are not counted.
+
+    Parameters
+    ----------
+    n_left_out : int
+        Classes without a positive among the rows.
+    rows : str
+        A clause about the rows, as `these rows also chose the epochs`.
+    seeds : bool
+        Whether the table has lines over seeds.
+    """
+    spread = "± is half the 95 % bootstrap interval" + (" (one seed: deviation over seeds)" if seeds else "")
+    return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(n_left_out)]))
+
+
+def left_out(n: int) -> str:
+    """A sentence about the classes that macro figures leave out; empty where there are none."""
+    what = f"{counted(n, 'class', 'classes')} without a positive among these rows"
+    return f"{what} {'is' if n == 1 else 'are'} left out of macro-F1 and mAP." if n else ""
+
+
+def chance(low: float, high: float) -> str:
+    """Whether a difference with this interval is more than chance."""
+    return "no more than chance" if low <= 0 <= high else "more than chance"
+
+
+def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None, classes: Sequence[str]) -> str:
+    """The weights of an ensemble's members as run.json has them; of those for each class the lowest and the highest."""
+    lines = [(m["name"], m["weight"]) for m in members] + ([("intercept", bias)] if bias is not None else [])
+    if all(isinstance(weight, int | float) for _, weight in lines):
+        return table(["member", "weight"], [[shown(name), f"{weight:.2f}"] for name, weight in lines])
+    rows = []
+    for name, weight in lines:
+        low, high = (pick(range(len(classes)), key=weight.__getitem__) for pick in (min, max))
+        ends = [f"{weight[k]:.2f} {shown(repr(classes[k]), 30)}" for k in (low, high)]
+        rows.append([shown(name), f"{sum(weight) / len(weight):.2f}", *ends])
+    return table(["member", "mean weight", "lowest, of class", "highest, of class"], rows)
+
+
+def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -> str:
+    """On which rows an ensemble's weights were fitted, and whether that is more than their mean, as run.json has it.
+
+    Parameters
+    ----------
+    gain : (float, float, float) or None
+        Samples-F1 over the mean's, and its 95 % interval.
+    """
+    counts = [f"{fitted[key]:,} {which}" for which, key in (("val", "n_val"), ("train", "n_train")) if fitted[key]]
+    by = "least loss" if fitted["metric"] == "loss" else f"best {fitted['metric']}"
+    text = f"Weights of {by} on {' and '.join(counts)} rows"
+    if gain is None:
+        return f"{text}."
+    difference, low, high = gain
+    return (
+        f"{text}; the ensemble's figures are cross-fitted in {fitted['folds']} folds.\n"
+        f"samples-F1, ensemble minus mean: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {chance(low, high)}"
+    )

@@ -1,0 +1,1 @@
+"""Runs on disk, ensembles, comparisons and sweeps."""

@@ -1,0 +1,201 @@
+"""Weights of ensembles: fitted on rows that no member was trained on, and cross-fitted, so that figures are out of sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from mmfeat.common.labels import sigmoid
+from mmfeat.common.randomness import mix
+from mmfeat.config.schema import METHODS
+from mmfeat.runs.ensembles import combined
+
+FITTED = METHODS[1:]
+FOLDS = 5
+STRENGTH = 10.0  # of the pull towards what is fallen back on: about as strong as some tens of rows
+STEPS = 20  # members that a greedy selection adds
+
+_SALT = 0x656E73656D626C65  # sets these folds apart from everything else that is drawn by ids
+
+Score = Callable[[np.ndarray, np.ndarray], float]  # labels and logits `(n, K)` to a figure, higher is better
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What `combined` takes.
+
+    Attributes
+    ----------
+    weights : np.ndarray
+        `(M,)`, or `(M, K)` where each class has its own; float64, not negative.
+    bias : np.ndarray or None
+        `(K,)`; None for a mean.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray | None = None
+
+    def of(self, rows: Rows) -> np.ndarray:
+        """The ensemble's logits `(N, K)`."""
+        return combined(rows.logits, rows.known, self.weights, rows.prior, self.bias)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to fit on.
+
+    Attributes
+    ----------
+    logits : np.ndarray
+        `(M, N, K)` float32, by member.
+    known : np.ndarray
+        `(M, N)` bool: whether the member says anything of the row.
+    labels : np.ndarray
+        `(N, K)` int8; -1 is not known, and is no evidence.
+    numbers : np.ndarray
+        `(N,)` uint64, of the rows' ids.
+    prior : np.ndarray
+        `(K,)` logits of a row that no member knows.
+    """
+
+    logits: np.ndarray
+    known: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
+    prior: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Some of them: a mask or row numbers."""
+        return Rows(self.logits[:, rows], self.known[:, rows], self.labels[rows], self.numbers[rows], self.prior)
+
+    def of(self, members: np.ndarray) -> Rows:
+        """The same of some members."""
+        return Rows(self.logits[members], self.known[members], self.labels, self.numbers, self.prior)
+
+
+def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> Weights:
+    """Fit an ensemble's weights; without rows all members weigh the same.
+
+    Parameters
+    ----------
+    method : str
+        `weighted`: one weight for each member, of least cross-entropy, adding up to 1.
+        `per-class`: the same for each class, pulled towards the weights of all classes.
+        `stacked`: for each class a logistic regression on the members' logits, its weights not negative (Breiman, 1996),
+        pulled towards the mean. `greedy`: members added one by one for the score (Caruana et al., 2004).
+    score : callable
+        What `greedy` maximises; the other three minimise the cross-entropy, which is smooth, and convex where all
+        members know every row: one optimum, the same from any start, that moves little with the rows.
+    """
+    n_members, _, n_classes = rows.logits.shape
+    rows = rows.take(np.argsort(rows.numbers, kind="stable"))  # sums do not depend on the manifest's order
+    rows = rows.take(rows.known.any(0))
+    even = np.full(n_members, 1 / n_members)
+    if method == "greedy":
+        return Weights(_greedy(rows, score))
+    if method == "stacked":
+        fits = [_descend(rows, [k], even, strength, free=True) for k in range(n_classes)]
+        return Weights(np.stack([w for w, _ in fits], 1), np.array([b for _, b in fits]))
+    shared, _ = _descend(rows, range(n_classes), even, strength)
+    if method == "weighted":
+        return Weights(shared)
+    return Weights(np.stack([_descend(rows, [k], shared, strength)[0] for k in range(n_classes)], 1))
+
+
+def cross_fit(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> tuple[Weights, np.ndarray]:
+    """Weights fitted on all rows, and logits `(N, K)` of each row by weights fitted on the other folds alone."""
+    fold = folds_of(rows.numbers)
+    logits = np.empty(rows.logits.shape[1:], np.float32)
+    for one in np.unique(fold):
+        held = fold == one
+        fitted, asked = fit_weights(method, rows.take(~held), score, strength), rows.take(held)
+        if method == "greedy":  # what was not selected has no say, not even where it is alone
+            chosen = fitted.weights > 0
+            fitted, asked = Weights(fitted.weights[chosen]), asked.of(chosen)
+        logits[held] = fitted.of(asked)
+    return fit_weights(method, rows, score, strength), logits
+
+
+def folds_of(numbers: np.ndarray) -> np.ndarray:
+    """The fold of each row, `(N,)`, by its id alone: no other row has a part in it."""
+    return (mix(numbers, _SALT) % np.uint64(FOLDS)).astype(int)
+
+
+def _descend(
+    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, free: bool = False
+) -> tuple[np.ndarray, float]:
+    """Weights `(M,)` and intercept of least cross-entropy over some classes, with a quadratic pull towards `start`.
+
+    Parameters
+    ----------
+    free : bool
+        The weights need not add up to 1, and there is an intercept.
+    """
+    n_members = len(start)
+    cells = []
+    for k in classes:
+        labelled = rows.labels[:, k] >= 0
+        z, there = rows.logits[:, labelled, k].T, rows.known[:, labelled].T  # (n, M)
+        cells.append((np.where(there, z, 0).astype(np.float64), there, rows.labels[labelled, k] == 1))
+    n_cells = max(1, sum(len(y) for *_, y in cells))
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        w, b = x[:n_members], x[n_members]
+        away = w - start
+        loss, slope = strength / 2 * (away @ away + b * b), np.append(strength * away, strength * b)
+        for z, there, y in cells:
+            part = _cross_entropy(w, b, z, there, y)
+            loss, slope = loss + part[0], slope + part[1]
+        return loss / n_cells, slope / n_cells
+
+    bounds = [(0.0, None)] * n_members + [(None, None) if free else (0.0, 0.0)]
+    to_one = {"type": "eq", "fun": lambda x: x[:-1].sum() - 1, "jac": lambda x: np.append(np.ones(n_members), 0.0)}
+    found = minimize(
+        objective, np.append(start, 0.0), jac=True, method="SLSQP", bounds=bounds, constraints=[] if free else [to_one],
+        options={"maxiter": 200, "ftol": 1e-10},
+    )  # fmt: skip
+    weights = np.maximum(found.x[:n_members], 0)
+    return (weights, float(found.x[n_members])) if free else (weights / weights.sum(), 0.0)
+
+
+def _cross_entropy(
+    w: np.ndarray, b: float, z: np.ndarray, there: np.ndarray, y: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Sum over rows, and its slope in `(w, b)`, of what `combined` gives: absent members are the mean of those present."""
+    shares = there * np.maximum(w, 1e-9)  # (n, M)
+    total = shares.sum(1)
+    mean = (shares * z).sum(1) / total  # (n,)
+    scale = w.sum()
+    logits = scale * mean + b
+    loss = (np.logaddexp(0, logits) - y * logits).sum()
+    error = sigmoid(logits) - y  # (n,)
+    moved = mean[:, None] + scale * there * (z - mean[:, None]) / total[:, None]  # (n, M): z where all are present
+    return loss, np.append(error @ moved, error.sum())
+
+
+def _greedy(rows: Rows, score: Score) -> np.ndarray:
+    """How often each member was added, as shares `(M,)`: the best prefix of `STEPS` additions, the shortest of equals."""
+    n_members = len(rows.logits)
+    counts, best, best_value = np.zeros(n_members), np.full(n_members, 1 / n_members), -np.inf
+    if not (rows.labels >= 0).any():
+        return best
+    total, n_known = np.zeros(rows.logits.shape[1:], np.float32), np.zeros((len(rows.labels), 1), np.float32)
+    there = rows.known[:, :, None].astype(np.float32)  # (M, N, 1)
+    said = np.where(rows.known[:, :, None], rows.logits, 0)
+
+    def value(m: int) -> float:
+        """The score with one more."""
+        n = n_known + there[m]
+        return score(rows.labels, np.where(n > 0, (total + said[m]) / np.maximum(n, 1), rows.prior))
+
+    for step in range(1, STEPS + 1):
+        values = [value(m) for m in range(n_members)]
+        added = int(np.argmax(values))  # the first of equals
+        total, n_known = total + said[added], n_known + there[added]
+        counts[added] += 1
+        if values[added] > best_value:
+            best, best_value = counts / step, values[added]
+    return best

@@ -1,0 +1,75 @@
+"""Ensembles: one formula for all, logits weighted by member and class; the paper's FM1, FM2 and FM3 among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RECIPE_TEXTS = {
+    "fm1": "mean of the two encoders' logits (P9, eq. 31)",
+    "fm2": "mean of FM1's logits and the concat head's (P11)",
+    "fm3": "mean of the cross-attention head's logits and the two encoders' (P13)",
+}
+RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the run that a recipe takes in beside the encoders
+
+Weight = float | Sequence[float]  # a member's: one for all classes, or one for each
+
+_TINY = (
+    1e-9  # what a weight of zero counts where no other member knows the row; beside any other it is lost in rounding
+)
+
+
+def shares_and_scale(weights: Sequence[Weight]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as members' shares of a mean, and what that mean is multiplied with.
+
+    Parameters
+    ----------
+    weights : sequence of float or of sequences of float
+        Not negative; by member, or by member and class.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        `(M, 1)` or `(M, K)` float32, all positive; and their sums `(1,)` or `(K,)` float32: 1 for a mean.
+    """
+    wide = [np.atleast_1d(np.asarray(weight, dtype=np.float64)) for weight in weights]
+    stacked = np.stack(np.broadcast_arrays(*wide))
+    return np.maximum(stacked, _TINY).astype(np.float32), stacked.sum(0).astype(np.float32)
+
+
+def combined(
+    logits: Sequence[np.ndarray], present: Sequence[np.ndarray], weights: Sequence[Weight], prior: np.ndarray,
+    bias: Sequence[float] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The logits of an ensemble: `b_k + sum_m w_mk z_mk`, with the weights of absent members given to those present.
+
+    An absent member counts as the weighted mean of those that know the row; where these have weights of zero alone, as
+    their plain mean. :class:`mmfeat.runs.composition.Composition` does the same in torch.
+
+    Parameters
+    ----------
+    logits : sequence of (N, K) float32
+        One for each member.
+    present : sequence of (N,) bool
+        Whether the member says anything of the row.
+    weights : sequence of float or of (K,)
+        Not negative; they add up to 1 for a mean.
+    prior : np.ndarray
+        `(K,)` logits of a row that no member knows.
+    bias : (K,), optional
+        None is zero.
+
+    Returns
+    -------
+    np.ndarray
+        `(N, K)` float32. One member alone is returned as it is.
+    """
+    shares, scale = shares_and_scale(weights)
+    total = sum(there[:, None] * share for there, share in zip(present, shares, strict=True))  # (N, 1) or (N, K)
+    total = np.where(total > 0, total, np.float32(1))
+    mean = np.zeros_like(logits[0], dtype=np.float32)
+    for member, there, share in zip(logits, present, shares, strict=True):
+        mean += np.where(there[:, None], member, 0) * (share / total)
+    mean = mean * scale + np.float32(0 if bias is None else bias)
+    return np.where(np.any(present, axis=0)[:, None], mean, prior).astype(np.float32)

@@ -1,0 +1,317 @@
+"""Runs: a folder with one trained head, ensemble or self-training and its figures, made whole or not at all.
+
+runs/NAME/run.json           settings, keys, figures, versions; digests of the other two files, and its own
+head.safetensors   the heads of all seeds and folds (absent for an ensemble)
+logits.h5          ids, what they were computed from, logits, the row's part in training; and what was learned from
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mmfeat.common.errors import RunError, one_line
+from mmfeat.common.files import publish_folder, staging_folder
+from mmfeat.common.hdf5_reading import dataset, open_hdf5
+from mmfeat.common.hdf5_writing import writing_hdf5
+from mmfeat.common.labels import class_positions
+from mmfeat.common.lineage import Learned
+from mmfeat.common.seals import FILES, read_record, seal_folder
+from mmfeat.common.text import counted
+from mmfeat.common.verified import damaged_file
+from mmfeat.runs.run_record import in_order, run_misfit
+
+FORMAT = 1
+RECORD = "run.json"
+_REMEDY = "Remove the folder and make the run again"
+_HEAD = "head.safetensors"
+_LOGITS = "logits.h5"
+_NAME = re.compile(r"[A-Za-z][\w.-]*-\d+")
+_DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
+ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
+OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # logits that are not those of the run as it is shipped
+
+
+@dataclass(frozen=True)
+class RunLogits:
+    """What logits.h5 holds, row by row.
+
+    Attributes
+    ----------
+    ids : np.ndarray
+        `(N,)` object.
+    input_keys : np.ndarray
+        `(N, 32 M)` uint8: the row keys that the logits were computed from, of each of the M modalities.
+    known : np.ndarray
+        `(N,)` bool: whether the row had one of them.
+    logits : np.ndarray
+        `(N, K)` float32, the mean over the seeds. Where an ensemble's weights were fitted on the row, by weights that were
+        fitted on other rows; where heads were trained in folds, by those that are blind to the row.
+    roles : np.ndarray
+        `(N,)` uint8: the row's part in training, numbered as in `ROLES`.
+    fold : np.ndarray or None
+        `(N,)` int16: the fold whose heads are blind to the row, -1 for one that no head was trained on; None without folds.
+    """
+
+    ids: np.ndarray
+    input_keys: np.ndarray
+    known: np.ndarray
+    logits: np.ndarray
+    roles: np.ndarray
+    fold: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder under runs/.
+
+    Attributes
+    ----------
+    record : dict
+        Its run.json, by class in the order of `classes`.
+    columns : np.ndarray or None
+        `(K,)`: where the outputs of head.safetensors and logits.h5 have each of `classes`; None where the order is theirs.
+    """
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)
+    columns: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, such as `crossattn-1`."""
+        return self.folder.name
+
+    @property
+    def sealed(self) -> bool:
+        """Whether its record holds the digests of its files: a run made before seals does not."""
+        return FILES in self.record
+
+    @property
+    def kind(self) -> str:
+        """`head`, `ensemble` or `selftrain`."""
+        return self.record["kind"]
+
+    @property
+    def baseline_keys(self) -> list[str]:
+        """Keys of encoders that only a baseline beside it reads."""
+        return [one["encoder"] for one in self.record.get("baselines", {}).values() if "encoder" in one]
+
+    @property
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """Encoder name to its recorded `key`, `output_key`, `width` and `size_mb`."""
+        return self.record["encoders"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits' columns."""
+        return tuple(self.record["classes"])
+
+    def in_order_of(self, classes: Sequence[str]) -> Run:
+        """The same run with all that it says by class in the order of `classes`; as it is, where these are not its own."""
+        at = class_positions(self.classes, classes)
+        if at is None or tuple(classes) == self.classes:
+            return self
+        record = in_order(self.record, at) | {"classes": list(classes)}  # as they are spelled there
+        return Run(self.folder, record, at if self.columns is None else self.columns[at])
+
+    @property
+    def size_mb(self) -> float | None:
+        """Megabytes of the whole model: its encoders and its head or heads (P21); None with an encoder of unknown size."""
+        sizes = [e["size_mb"] for e in self.encoders.values()]
+        return None if None in sizes else sum(sizes) + self.record["head_mb"]
+
+    def state(self) -> dict[str, Any]:
+        """The tensors of head.safetensors, `seed<i>.<name>` each; in folds those of a seed come one after another.
+
+        Raises
+        ------
+        RunError
+            The file is missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        self._check(_HEAD)
+        try:
+            return load_file(self.folder / _HEAD)
+        except Exception as error:  # safetensors has an exception of its own for each kind of damage
+            raise RunError(_unreadable(self.folder / _HEAD, error)) from None
+
+    def damage(self) -> str:
+        """What is wrong with the run's files; empty where all are as they were written or, without a seal, can be opened."""
+        if self.sealed:
+            name, why = damaged_file(self.folder, self.record[FILES])
+            return _unreadable(self.folder / name, why) if name else ""
+        from safetensors import safe_open
+
+        try:
+            file = self.folder / _LOGITS
+            with open_hdf5(file) as opened:
+                for name in _DATASETS:
+                    dataset(opened, name)
+            if self.kind != "ensemble":
+                file = self.folder / _HEAD
+                with safe_open(file, "numpy"):
+                    pass
+        except Exception as error:
+            return _unreadable(file, error)
+        return ""
+
+    def logits(self) -> RunLogits:
+        """Read logits.h5.
+
+        Raises
+        ------
+        RunError
+            The file is missing or damaged.
+        """
+        fold = ["fold"] if self.record.get("folds") else []
+        found = RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
+        if not self.sealed and (why := _misshapen(found, len(self.classes))):
+            raise RunError(_unreadable(self.folder / _LOGITS, why))
+        return (
+            found
+            if self.columns is None
+            else dataclasses.replace(found, logits=found.logits.take(self.columns, axis=1))
+        )
+
+    def learned(self) -> Learned:
+        """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
+
+        Raises
+        ------
+        RunError
+            The file is missing or damaged.
+        """
+        folded = ["folded"] if self.record.get("folded") else []
+        found = self._read("trained", "chosen", *folded)
+        if any(numbers.ndim != 1 or numbers.dtype != np.uint64 for numbers in found):
+            raise RunError(_unreadable(self.folder / _LOGITS, "its rows are no numbers of ids"))
+        return Learned(*found)
+
+    def _read(self, *names: str) -> list[np.ndarray]:
+        """Data sets of logits.h5, texts as str."""
+        self._check(_LOGITS)
+        try:
+            with open_hdf5(self.folder / _LOGITS) as file:
+                found = [dataset(file, name) for name in names]
+                return [one.asstr()[:] if h5py.check_string_dtype(one.dtype) else one[:] for one in found]
+        except Exception as error:  # without a seal it may hold anything
+            raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
+
+    def _check(self, name: str) -> None:
+        """Raise RunError where a file is not what it was when the run was made."""
+        if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
+            raise RunError(_unreadable(self.folder / name, why))
+
+
+def _unreadable(file: Path, why: Exception | str) -> str:
+    reason = why if isinstance(why, str) else one_line(why)
+    return f"{file}: cannot be read: {reason}. Make the run again"
+
+
+def _misshapen(found: RunLogits, n_classes: int) -> str:
+    """What of the arrays of logits.h5 is not of the shape or type that it must be."""
+    n = len(found.ids)
+    wanted = {
+        "input_keys": ((n, found.input_keys.size // max(n, 1)), "u"), "known": ((n,), "b"), "logits": ((n, n_classes), "f"),
+        "roles": ((n,), "u"), **({} if found.fold is None else {"fold": ((n,), "i")}),
+    }  # fmt: skip
+    for name, (shape, kind) in wanted.items():
+        array = getattr(found, name)
+        if array.shape != shape or array.dtype.kind != kind:
+            return f"{name} {array.shape} of {array.dtype} for {counted(n, 'row')} and {counted(n_classes, 'class', 'classes')}"
+    return "" if np.isfinite(found.logits).all() else "a logit is not finite"
+
+
+def save_run(
+    parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, learned: Learned, state: dict[str, Any] | None
+) -> Run:
+    """Write `parent/STEM-<next number>`, whole or not at all.
+
+    Parameters
+    ----------
+    learned : Learned
+        Of the head and its encoders, or of all members of an ensemble.
+    state : dict of torch.Tensor or None
+        None for an ensemble.
+    """
+    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.folded) else {})}
+    with staging_folder(parent) as staged:
+        if state is not None:
+            from safetensors.torch import save_file
+
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, staged / _HEAD)
+        with writing_hdf5(staged / _LOGITS) as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["classes"] = json.dumps(record["classes"])
+            file.create_dataset("ids", data=[str(i) for i in logits.ids], dtype=h5py.string_dtype("utf-8"))
+            file.create_dataset("input_key", data=logits.input_keys)
+            file.create_dataset("known", data=logits.known)
+            file.create_dataset("logits", data=logits.logits.astype(np.float32, copy=False))
+            file.create_dataset("role", data=logits.roles.astype(np.uint8))
+            if logits.fold is not None:
+                file.create_dataset("fold", data=logits.fold.astype(np.int16))
+            if len(learned.folded):
+                file.create_dataset("folded", data=learned.folded)
+            file.create_dataset("trained", data=learned.trained)
+            file.create_dataset("chosen", data=learned.chosen)
+        record = seal_folder(staged, RECORD, record)
+        return Run(publish_folder(staged, parent, stem), record)
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run's record.
+
+    Raises
+    ------
+    RunError
+        There is none, it is damaged, or a newer mmfeat wrote it.
+    """
+    file = folder / RECORD
+    try:
+        record = read_record(file, FORMAT, {"kind": str}, _REMEDY)
+    except FileNotFoundError:
+        raise RunError(f"{folder.name}: no such run ({file} is not there). Run: mmfeat runs") from None
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    if why := run_misfit(record):
+        raise RunError(f"{file}: damaged: {why}. {_REMEDY}")
+    return Run(folder, record)
+
+
+def all_runs(parent: Path) -> list[Run]:
+    """Every run of a project whose record can be read, oldest first."""
+    return sorted(_read_all(parent)[0], key=lambda run: str(run.record["created"]))
+
+
+def damaged_runs(parent: Path) -> dict[str, str]:
+    """Run name to what is wrong with its record, for those that cannot be read."""
+    return _read_all(parent)[1]
+
+
+def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
+    runs, damaged = [], {}
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if _NAME.fullmatch(path.name) and any((path / name).is_file() for name in (RECORD, _HEAD, _LOGITS)):
+            try:
+                runs.append(read_run(path))
+            except RunError as error:
+                damaged[path.name] = str(error)
+    return runs, damaged
+
+
+def already_made(parent: Path, fingerprint: str) -> Run | None:
+    """The newest whole run that was made from exactly this: settings, keys, rows and labels."""
+    for run in reversed(all_runs(parent)):
+        if run.record["fingerprint"] == fingerprint and not run.damage():
+            return run
+    return None

@@ -1,0 +1,50 @@
+"""What an interrupted self-training has done so far: the logits of each round, all else follows from them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.progress import say
+from mmfeat.common.sealed_tensors import read_arrays, write_arrays
+
+_LOGITS = ("fused", "mlp")
+
+RESUME = ".resume-selftrain"  # under runs/: what an interrupted self-training has done
+
+
+def kept_in(folder: Path) -> Callable[[int, Callable[[], Any]], Any]:
+    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: a sealed file for each round; a damaged one is made again."""
+
+    def memory(number: int, make: Callable[[], Any]) -> Any:
+        file, whose = folder / f"round-{number}.safetensors", {"round": f"{number} of {folder.name}"}
+        if (found := _kept(file, whose)) is not None:
+            return found
+        logits = make()
+        write_arrays(file, dict(zip(_LOGITS, logits, strict=True)), whose)
+        return logits
+
+    return memory
+
+
+def _kept(file: Path, whose: dict[str, str]) -> tuple[np.ndarray, ...] | None:
+    try:
+        arrays, about = read_arrays(file)
+        if about["round"] != whose["round"]:
+            raise ValueError(f"it is of round {about['round']}")
+        return tuple(arrays[name] for name in _LOGITS)
+    except FileNotFoundError:
+        return _kept_before_seals(file.with_suffix(".npz"))
+    except (OSError, ValueError, KeyError) as error:
+        say(f"{file}: damaged: {error}. The round is made again")
+        return None
+
+
+def _kept_before_seals(file: Path) -> tuple[np.ndarray, ...] | None:
+    with contextlib.suppress(Exception), np.load(file) as found:  # numpy's and zipfile's own, for each kind of damage
+        return tuple(found[name] for name in _LOGITS)
+    return None

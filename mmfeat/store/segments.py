@@ -1,0 +1,267 @@
+"""One file of the store: written whole, checked by its commit, mapped for reading.
+
+A part holds `row_key`, `embeddings` and `errors`, and of images `flat`; a part of tokens `row_key`, `tokens` and `lengths`; a file of logits
+`row_key` and `logits`. Data sets are contiguous and uncompressed, so that a reader maps them. HDF5 keeps no checksum of
+such data: the one in the commit stands for it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mmfeat.common.files import atomic_path, digest_bytes, digest_file, write_atomic
+from mmfeat.common.hdf5_reading import dataset, open_hdf5
+from mmfeat.common.hdf5_writing import writing_hdf5
+from mmfeat.store.commits import (
+    EMBEDDINGS,
+    FORMAT,
+    LOGITS,
+    TOKENS,
+    Commit,
+    layout_of,
+    now,
+    refuse_newer,
+    unwritable,
+    write_commit,
+)
+from mmfeat.store.mapped import MappedArray, Stamp
+from mmfeat.store.uncommitted import WRITER, this_process
+
+_BLOCK = 1 << 24  # bytes copied at a time
+
+
+def write_file(
+    folder: Path, file: str, kind: str, arrays: dict[str, np.ndarray], errors: Sequence[str], attributes: dict[str, Any]
+) -> None:
+    """Write one HDF5 file under a temporary name, flush and rename it, then commit it.
+
+    Parameters
+    ----------
+    arrays : dict of np.ndarray
+        `row_key` and what else the kind has, of equal length, little-endian.
+    errors : sequence of str
+        One for each row of a part, empty where the row is good; none at all for tokens and logits.
+    attributes : dict
+        Recorded with the file: encoder key, output key, host, device, versions.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written.
+    """
+    n_errors = sum(map(bool, errors))
+    # Made in memory: whatever a disk can refuse is then refused by a plain write, and no HDF5 file lock is taken.
+    image = io.BytesIO()
+    with h5py.File(image, "w") as h5:
+        _write_head(h5, kind, n_errors, attributes)
+        for name, array in arrays.items():
+            h5.create_dataset(name, data=np.ascontiguousarray(array))
+        if kind == EMBEDDINGS:
+            _write_errors(h5, errors)
+    data = image.getbuffer()
+    commit = Commit(file, kind, len(arrays["row_key"]), n_errors, len(data), digest_bytes(data))
+    try:
+        write_atomic(folder / file, data)
+        _commit(folder, commit)
+    except OSError as error:
+        raise unwritable(folder / file, error) from None
+
+
+def write_merged(
+    folder: Path, file: str, kind: str, sources: Sequence[tuple[StoredFile, np.ndarray]], attributes: dict[str, Any]
+) -> None:
+    """Write rows of several files of one kind and dtype as one, a block at a time, then commit it.
+
+    Parameters
+    ----------
+    sources : sequence of (StoredFile, (m,) int array)
+        The files and which of their rows, ascending, are taken.
+    attributes : dict
+        As for `write_file`.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written, or a source has changed meanwhile.
+    """
+    layout, n_rows = layout_of(kind), sum(len(rows) for _, rows in sources)
+    errors = (
+        [source.errors.get(row, "") for source, rows in sources for row in rows.tolist()] if kind == EMBEDDINGS else []
+    )
+    n_errors = sum(map(bool, errors))
+    first = sources[0][0].values
+    try:
+        with atomic_path(folder / file) as temporary:
+            with writing_hdf5(temporary) as h5:
+                _write_head(h5, kind, n_errors, attributes)
+                h5.create_dataset("row_key", data=np.concatenate([source.row_key[rows] for source, rows in sources]))
+                if kind == EMBEDDINGS:
+                    _write_errors(h5, errors)
+                if any(source.flat is not None for source, _ in sources):
+                    h5.create_dataset("flat", data=np.concatenate([s.is_flat[rows] for s, rows in sources]))
+                if layout is TOKENS:
+                    h5.create_dataset("lengths", data=np.concatenate([s.lengths[rows] for s, rows in sources]))
+                values = h5.create_dataset(layout.values, (n_rows, *first.shape[1:]), first.dtype)
+                at, step = 0, max(1, _BLOCK // max(1, first.row_bytes))
+                for source, rows in sources:
+                    for start in range(0, len(rows), step):
+                        block = source.values[rows[start : start + step]]
+                        values[at : at + len(block)] = block
+                        at += len(block)
+            size, digest = temporary.stat().st_size, digest_file(temporary)
+        commit = Commit(file, kind, n_rows, n_errors, size, digest)
+        _commit(folder, commit)
+    except (OSError, RuntimeError) as error:  # what HDF5 raises depends on where the disk refused
+        raise unwritable(folder / file, error) from None
+
+
+def _commit(folder: Path, commit: Commit) -> None:
+    """Make a written file count, or remove it where that is refused."""
+    try:
+        write_commit(folder, commit)
+    except OSError:
+        if not (folder / "commits" / commit.name).exists():
+            (folder / commit.file).unlink(missing_ok=True)
+        raise
+
+
+def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        h5.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
+    h5.attrs["encoding-type"] = layout_of(kind).encoding
+    h5.attrs["encoding-version"] = FORMAT
+    h5.attrs["created"] = now()
+    h5.attrs[WRITER] = this_process()
+    h5.attrs["n_errors"] = n_errors
+
+
+def _write_errors(h5: h5py.File, errors: Sequence[str]) -> None:
+    h5.create_dataset("errors", data=[_storable(e) for e in errors], dtype=h5py.string_dtype("utf-8"))
+
+
+def _storable(reason: str) -> str:
+    """A reason as HDF5 can hold it: UTF-8 without NUL, on one short line; never empty unless it was."""
+    text = " ".join(reason.replace("\0", " ").split())[:500].encode("utf-8", "replace").decode("utf-8")
+    return text or ("unknown" if reason else "")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A committed file opened for reading: row keys, errors and lengths in memory, the large array mapped.
+
+    Attributes
+    ----------
+    row_key : np.ndarray
+        `(n, 32)` uint8.
+    values : MappedArray
+        `(n, D)` embeddings, `(n, T, d)` tokens or `(n, K)` logits.
+    errors : dict of int to str
+        Row to the reason why its sample could not be decoded.
+    lengths : np.ndarray or None
+        `(n,)` uint16, only of tokens: how many of the T there are.
+    classes : tuple of str
+        Only of logits: the names of the K classes, in the columns' order.
+    flat : np.ndarray or None
+        `(n,)` bool, where it was noted: the image is of one colour, or nearly so.
+    decoder : int
+        Version of the rules that made pixels of the images' bytes; 1 where none was noted.
+    decoding : str
+        Settings that decide which images are decoded.
+    """
+
+    name: str
+    row_key: np.ndarray
+    values: MappedArray
+    errors: dict[int, str]
+    lengths: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    flat: np.ndarray | None = None
+    decoder: int = 1
+    decoding: str = ""
+
+    @property
+    def is_flat(self) -> np.ndarray:
+        """`(n,)` bool."""
+        return np.zeros(len(self.row_key), dtype=bool) if self.flat is None else self.flat
+
+    @property
+    def is_error(self) -> np.ndarray:
+        """`(n,)` bool."""
+        mask = np.zeros(len(self.row_key), dtype=bool)
+        mask[list(self.errors)] = True
+        return mask
+
+
+def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]) -> StoredFile:
+    """Open a verified file.
+
+    Parameters
+    ----------
+    expected : dict of str to str
+        Attributes that the file must have, such as its encoder key.
+
+    Raises
+    ------
+    ValueError
+        It is not what its commit says: of another encoder, of another shape.
+    StoreError
+        A newer mmfeat wrote it.
+    """
+    layout = layout_of(commit.kind)
+    try:
+        with open_hdf5(path) as h5:
+            refuse_newer(path, int(h5.attrs["encoding-version"]))
+            for name, value in {"encoding-type": layout.encoding, **expected}.items():
+                if h5.attrs.get(name) != value:
+                    raise ValueError(f"it is of another {name.replace('_', ' ')}")
+            n_errors = int(h5.attrs["n_errors"])
+            keys, data = dataset(h5, "row_key")[:], dataset(h5, layout.values)
+            reasons = dataset(h5, "errors").asstr()[:] if n_errors else []
+            lengths = dataset(h5, "lengths")[:] if layout is TOKENS else None
+            classes = tuple(json.loads(h5.attrs["classes"])) if layout is LOGITS else ()
+            flat = h5["flat"][:] if "flat" in h5 else None
+            decoder, decoding = int(h5.attrs.get("decoder", 1)), str(h5.attrs.get("decoding", ""))
+            offset, shape, dtype = data.id.get_offset(), data.shape, data.dtype
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"it cannot be read as HDF5 ({type(error).__name__})") from None
+    errors = {row: reason for row, reason in enumerate(reasons) if reason}
+    if (shape[:1], keys.shape) != ((commit.rows,), (commit.rows, 32)) or not n_errors == commit.errors == len(errors):
+        raise ValueError("its rows are not those of its commit")
+    if offset is None or len(shape) != layout.n_axes or keys.dtype != np.uint8 or dtype.str not in layout.dtypes:
+        raise ValueError(f"its {layout.values} are not a contiguous table of numbers")
+    if lengths is not None and (lengths.shape != keys.shape[:1] or (lengths > shape[1]).any()):
+        raise ValueError("its lengths are not those of its tokens")
+    if layout is LOGITS and len(classes) != shape[1]:
+        raise ValueError("its classes are not those of its logits")
+    if flat is not None and (flat.shape, flat.dtype) != (keys.shape[:1], bool):
+        raise ValueError("its flat images are not those of its rows")
+    values = MappedArray(path, stamp, offset, shape, dtype)
+    return StoredFile(commit.file, keys, values, errors, lengths, classes, flat, decoder, decoding)
+
+
+def attributes_of(path: Path) -> dict[str, Any]:
+    """A file's attributes, read back from JSON where they are; versions, classes and origins are."""
+    with open_hdf5(path) as h5:
+        return _attributes(h5)
+
+
+def _attributes(h5: h5py.File) -> dict[str, Any]:
+    return {n: json.loads(v) if n in ("versions", "classes", "origins") else v for n, v in h5.attrs.items()}
+
+
+def origins_of(path: Path) -> list[dict[str, Any]]:
+    """Where and when the rows of a part were computed: host, device, versions, created, rows; an entry for each origin."""
+    with open_hdf5(path) as h5:
+        attributes, n_rows = _attributes(h5), int(dataset(h5, "row_key").shape[0])
+    if "origins" in attributes:
+        return attributes["origins"]
+    known = ("host", "device", "versions", "created")
+    return [{**{name: attributes[name] for name in known if name in attributes}, "rows": n_rows}]

@@ -1,0 +1,1 @@
+"""Training inside a project: what fuse, finetune, compare, sweep and selftrain share."""

@@ -1,0 +1,243 @@
+"""`--dry-run` of extract and finetune: what would be done, about how long and how many MB; nothing is written.
+
+Nothing here imports torch unless there is something to measure. Give it a project that was opened with `dry=True`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.progress import say
+from mmfeat.common.text import counted
+from mmfeat.config.schema import OTHER
+from mmfeat.encoders.resolve import Identity
+from mmfeat.extraction import distinct_rows, in_shard, missing_rows
+from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
+from mmfeat.project.project import Project
+from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
+from mmfeat.store.cache_status import encoder_status
+from mmfeat.training.finetune_plan import PlannedFit, check_fits, out_of_use, planned_fit
+from mmfeat.workflows.extract import Options, session_of
+
+
+@dataclass(frozen=True)
+class PlannedExtraction:
+    """What `mmfeat extract` would do for one encoder; cached, missing, unreadable and absent are rows of the manifest.
+
+    Attributes
+    ----------
+    to_encode : int
+        Distinct samples of the missing rows, or of those that lack their tokens.
+    to_logits : int
+        Rows that would get logits.
+    seconds, mb : float
+        About how long that takes, and what it adds to the store.
+    imported : bool
+        There is nothing that could be encoded.
+    """
+
+    name: str
+    cached: int
+    missing: int
+    unreadable: int
+    absent: int
+    to_encode: int
+    to_logits: int
+    seconds: float
+    mb: float
+    imported: bool
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.to_encode and not self.to_logits
+
+
+def plan_extract(
+    project: Project, names: list[str] | None = None, options: Options | None = None
+) -> list[PlannedExtraction]:
+    """What an extraction with the same arguments would do.
+
+    Raises
+    ------
+    EncoderError
+        An encoder cannot be built.
+    StoreError
+        The store cannot be read.
+    """
+    options = options or Options()
+    if options.rehash:
+        project.rehash()
+    return [_plan_one(project, name, options) for name in names or list(project.config.encoder)]
+
+
+def _plan_one(project: Project, name: str, options: Options) -> PlannedExtraction:
+    identity = project.identity(name)
+    keys, table = project.keys_of(identity), project.config.encoder[name]
+    again = rows_to_decode_again(project, identity)
+    now = encoder_status(
+        project.store, name, identity.model, identity.spec, keys.keys, keys.present, tokens=table.tokens, again=again
+    )
+    ours = keys.present & in_shard(keys.keys, options.shard)
+    features = project.store.encoder(identity.spec)
+    todo, lacks = missing_rows(features, keys.keys, ours, table.tokens, again)
+    measured = measure_encoding(project, identity, todo)
+    to_logits = 0
+    if identity.output_key is not None:
+        to_logits = features.lacking_logits(identity.output_key) + int(lacks[todo].sum())
+    n_bytes = measured.n_bytes + logits_bytes(to_logits, project.manifest.labels.shape[1])
+    refused = len(keys.refused)
+    return PlannedExtraction(
+        name, now.cached, now.missing + now.stale, now.unreadable + refused, now.absent - refused, len(todo), to_logits,
+        measured.seconds, n_bytes / 1e6, table.modality == OTHER,
+    )  # fmt: skip
+
+
+def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
+    """How long the rows would take, read and prepared, and how many bytes they are, from a few batches of them."""
+    if not len(todo):
+        return Estimate(0.0, 0)
+    name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
+    read = project.reader(name)
+    session = session_of(project, identity, read, Options(), encoder)
+    say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
+    return estimate(
+        session, todo, read, project.store.dtype, tokens=project.config.encoder[name].tokens,
+        length=(lambda row: len(captions[row])) if modality == "text" else None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlannedFinetuning:
+    """What `mmfeat finetune` would do for one encoder.
+
+    Attributes
+    ----------
+    made : str
+        The checkpoint that was made from the same before; empty where there is none.
+    what : str
+        In words.
+    nothing : bool
+        Whether there is nothing to do.
+    seconds : float
+        About how long it takes.
+    checkpoint_mb, store_mb : float
+        What it adds to checkpoints/ and to the store.
+    """
+
+    name: str
+    model: str
+    made: str
+    what: str
+    nothing: bool = False
+    seconds: float = 0.0
+    checkpoint_mb: float = 0.0
+    store_mb: float = 0.0
+
+
+def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[PlannedFinetuning]:
+    """What a fine-tuning with the same arguments would do; raises as :func:`mmfeat.workflows.finetune.finetune`."""
+    names = names or list(project.config.encoder)
+    check_fits(project, names, freeze)
+    plans = [planned_fit(project, name, freeze) for name in names]
+    return [_plan_made(project, plan, freeze) or _plan_fit(project, plan, freeze) for plan in plans]
+
+
+def _plan_made(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetuning | None:
+    """What is left to do where the checkpoint is there; None where it is not."""
+    if plan.made is None:
+        return None
+    name, model, what, mb = plan.name, _model(project, plan), "made before", 0.0
+    copied = out_of_use(project, plan.made, name)
+    if copied:
+        what += "; it becomes the latest again"
+        mb = sum(path.stat().st_size for path in plan.made.folder.iterdir()) / 1e6
+    freeze = freeze or plan.pretrained is None
+    todo = np.zeros(0, np.int64)
+    if not copied:
+        identity = (plan.pretrained if freeze else None) or project.identity(name)
+        todo = _lacking(project, identity, ("train", "val") if freeze else ("val",))
+    measured = measure_encoding(project, identity, todo) if len(todo) else Estimate(0.0, 0)
+    what += f"; {counted(len(todo), 'row')} to encode" if len(todo) else ""
+    nothing = not copied and not len(todo)
+    return PlannedFinetuning(name, model, plan.made.name, what, nothing, measured.seconds, mb, measured.n_bytes / 1e6)
+
+
+def _plan_fit(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetuning:
+    """What a fit would take."""
+    if plan.pretrained is None:
+        return _plan_words(project, plan)
+    if not freeze:
+        return _plan_tuning(project, plan)
+    todo = _lacking(project, plan.pretrained, ("train", "val"))
+    measured = measure_encoding(project, plan.pretrained, todo)
+    n_rows = sum(len(project.manifest.rows(which)) for which in ("train", "val"))
+    what = f"frozen; {counted(n_rows, 'labelled row')}, {len(todo):,} to encode; then its output, in seconds"
+    mb = _output_bytes(project, plan.pretrained.width) / 1e6
+    name, model = plan.name, plan.pretrained.model
+    return PlannedFinetuning(name, model, "", what, False, measured.seconds, mb, measured.n_bytes / 1e6)
+
+
+def _plan_words(project: Project, plan: PlannedFit) -> PlannedFinetuning:
+    """What counting words would take: it is done, and thrown away."""
+    encoder = fitted_words(project, plan.name)
+    identity = identity_of(plan.name, encoder)
+    todo = _lacking(project, identity, ("train", "val"))
+    measured = measure_encoding(project, identity, todo, encoder)
+    what = f"{counted(encoder.width, 'term')} of the training captions, {counted(len(todo), 'row')} to encode; then its output, in seconds"
+    mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
+    return PlannedFinetuning(
+        plan.name, _model(project, plan), "", what, False, measured.seconds, mb, measured.n_bytes / 1e6
+    )
+
+
+def _model(project: Project, plan: PlannedFit) -> str:
+    return plan.pretrained.model if plan.pretrained else project.config.encoder[plan.name].model
+
+
+def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:
+    """What an end-to-end fine-tuning would take, from a few of its own batches, forward and backward."""
+    from mmfeat.common.devices import torch_device
+    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+    from mmfeat.encoders.resolve import build_encoder
+    from mmfeat.workflows.finetune import named, resume_file_of, samples_of
+
+    config, name = project.config, plan.name
+    settings = config.finetune_of(name)
+    encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
+    samples = samples_of(project, name, encoder)
+    say(f"{name}: measuring on a few of {counted(len(samples.train), 'row')}")
+    with named(name):
+        fit = EncoderFit(
+            encoder, samples, settings, config.metric, config.predict, config.seed, torch_device(config.device),
+            resume_file_of(project, name), plan.fingerprint,
+        )  # fmt: skip
+        done = fit.resume()
+        seconds = fit.estimate()
+    n_val = len(distinct_rows(project.row_keys(plan.pretrained.spec.modality).keys, samples.val))
+    forward = len(samples.val) / 3  # as EncoderFit counts it, and once more for the store
+    seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
+    n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)
+    n_bytes += logits_bytes(n_val, len(samples.classes))
+    again = f", {done:,} of {settings.epochs * fit.steps:,} steps done" if done else ""
+    what = f"{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{again}"
+    weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
+    mb = (weights + _output_bytes(project, plan.pretrained.width)) / 1e6
+    return PlannedFinetuning(name, plan.pretrained.model, "", what, False, seconds, mb, n_bytes / 1e6)
+
+
+def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np.ndarray:
+    """Rows of some splits that an encoder would have to encode, one for each distinct sample."""
+    keys, asked = project.keys_of(identity), np.zeros(project.manifest.n_samples, dtype=bool)
+    asked[np.concatenate([project.manifest.rows(w) for w in which])] = True
+    tokens = project.config.encoder[identity.name].tokens
+    again = rows_to_decode_again(project, identity)
+    return missing_rows(project.store.encoder(identity.spec), keys.keys, keys.present & asked, tokens, again)[0]
+
+
+def _output_bytes(project: Project, width: int) -> int:
+    return 4 * project.manifest.labels.shape[1] * (width + 1)

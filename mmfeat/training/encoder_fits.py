@@ -1,0 +1,140 @@
+"""One encoder of a comparison: its fits, frozen or fine-tuned, their logits on val, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.common.devices import provenance, torch_device
+from mmfeat.config.schema import OTHER
+from mmfeat.encoders.checkpoint import Checkpoint
+from mmfeat.encoders.resolve import Identity
+from mmfeat.extraction import Extraction, distinct_rows
+from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
+from mmfeat.heads.training.members import Member
+from mmfeat.inference.logits import computed_source, fill_unknown, training_prior
+from mmfeat.project.overlay import Overlay
+from mmfeat.project.project import Project
+from mmfeat.runs.comparison import Part
+from mmfeat.runs.encoder_comparison import EncoderRecord
+from mmfeat.training.dry_run import measure_encoding
+from mmfeat.training.finetune_plan import planned_fit
+from mmfeat.training.proposed_encoders import Proposal
+from mmfeat.workflows.extract import extract_one
+from mmfeat.workflows.finetune import FinetuneResult, finetune
+
+MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
+
+
+class EncoderFits:
+    """The fits of one encoder, one for each seed, in a folder of a comparison.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the checkpoints go, in a folder for each seed.
+    freeze : bool
+        Whether only outputs are fitted, on cached features.
+    """
+
+    def __init__(self, project: Project, folder: Path, proposal: Proposal, seeds: list[int], freeze: bool) -> None:
+        self.project, self.folder, self.proposal, self.seeds, self.freeze = project, folder, proposal, seeds, freeze
+        self.name, manifest = proposal.name, project.manifest
+        self.rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that the first fit is made from."""
+        return planned_fit(self._overlay(0), self.name, self.freeze).fingerprint
+
+    def checkpoint(self) -> Checkpoint | None:
+        """That of the first seed, where it is there."""
+        return planned_fit(self._overlay(0), self.name, self.freeze).made
+
+    def make(self) -> tuple[EncoderRecord, Part]:
+        """Fit what is not there yet; raises as :func:`mmfeat.workflows.finetune.finetune`."""
+        return self._frozen() if self.freeze else self._tuned()
+
+    def _overlay(self, i: int) -> Overlay:
+        """The project with this encoder alone, whose checkpoints lie in the folder of one seed."""
+        config = dataclasses.replace(
+            self.project.config, encoder={self.name: self.proposal.table}, seed=self.seeds[i]
+        )  # fmt: skip
+        return Overlay(self.project, self.folder / f"seed-{i}", config)
+
+    def _frozen(self) -> tuple[EncoderRecord, Part]:
+        """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
+        project, name = self._overlay(0), self.name
+        config = project.config
+        start, extraction = planned_fit(project, name, True).pretrained, None
+        if start is not None:
+            extraction = extract_one(project, start, self.rows)
+        result = finetune(project, [name], freeze=True)[0][0]
+        identity = project.identity(name)
+        logits, known = _val_logits(project, identity)
+        every = [logits]
+        if len(self.seeds) > 1:
+            table = project.table_of({name: (identity.spec, None)}, self.rows)
+            data = fit_data(table, [name], torch_device(config.device), self.rows)
+            members = [Member(config.fuse.linear, seed) for seed in self.seeds[1:]]
+            fits = fit_heads("linear", data, members, metric=config.metric, rule=config.predict)
+            prior = training_prior(project)
+            every += [
+                fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)
+            ]
+        return self._record(project, identity, [result], extraction), self._part(every, known, result)
+
+    def _tuned(self) -> tuple[EncoderRecord, Part]:
+        """Fine-tune once for each seed."""
+        name, every, results, first = self.name, [], [], None
+        for i in range(len(self.seeds)):
+            project = self._overlay(i)
+            results.append(finetune(project, [name])[0][0])
+            identity = project.identity(name)
+            logits, known = _val_logits(project, identity)
+            every.append(logits)
+            first = first or (project, identity)
+        return self._record(*first, results, None), self._part(every, known, results[0])
+
+    def _part(self, every: list[np.ndarray], known: np.ndarray, result: FinetuneResult) -> Part:
+        output = result.checkpoint.output()
+        return Part(np.stack(every), known, None, 0.0, (output.weight.nbytes + output.bias.nbytes) / 1e6)
+
+    def _record(
+        self, project: Overlay, identity: Identity, results: list[FinetuneResult], extraction: Extraction | None
+    ) -> EncoderRecord:  # fmt: skip
+        proposal = self.proposal
+        rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
+        rate, measured_on = _rate(project, identity, rows, extraction)
+        checkpoint = results[0].checkpoint
+        return EncoderRecord(
+            proposal.typed, proposal.label, proposal.name, identity.spec.modality, proposal.table.model, identity.width,
+            identity.size_mb, identity.spec.key, _n_distinct(project, identity, rows), rate, measured_on,
+            float(np.mean([result.checkpoint.record["seconds"] for result in results])), checkpoint.record["best_epoch"],
+            checkpoint.frozen, provenance(torch_device(project.config.device))["device"],
+        )  # fmt: skip
+
+
+def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(n, K)` of the val rows by an encoder's output, and which rows it knows."""
+    val, name = project.manifest.rows("val"), identity.name
+    table = project.table_of({name: (identity.spec, None)}, val)
+    found = computed_source(project, table, name, project.output(identity), val)
+    return found.logits, found.known
+
+
+def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:
+    return len(distinct_rows(project.row_keys(identity.spec.modality).keys, rows))
+
+
+def _rate(
+    project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
+) -> tuple[float | None, str]:  # fmt: skip
+    """Samples a second: those of the extraction, or where almost nothing was encoded, of a few batches."""
+    if identity.spec.modality == OTHER or not len(rows):
+        return None, ""
+    if extraction and extraction.encoded >= MEASURED_ON:
+        return extraction.encoded / sum(extraction.shares.values()), f"while {extraction.encoded:,} were encoded"
+    return len(rows) / measure_encoding(project, identity, rows).seconds, "on a few batches"

@@ -1,0 +1,204 @@
+"""Encoder rounds of self-training: encoders learn from pseudo-labels too, all rows are encoded by them, rounds go on.
+
+Each fine-tuning starts from the pretrained encoder, as `mmfeat finetune` does, on labelled and pseudo-labelled rows. Its
+checkpoints lie beside the kept rounds until the self-training is done; those of the best round then become the latest of
+the project, and say what they came after, so that the same self-training begins where it began before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.common.devices import torch_device
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.progress import say
+from mmfeat.common.text import counted
+from mmfeat.config.schema import TFIDF, Config
+from mmfeat.encoders.checkpoint import copy_checkpoint, read_checkpoint
+from mmfeat.encoders.resolve import Identity
+from mmfeat.extraction import distinct_rows
+from mmfeat.heads.training.fit_heads import FitData, fit_data
+from mmfeat.project.overlay import Overlay
+from mmfeat.project.project import Project
+from mmfeat.selftraining.policies import Targets
+from mmfeat.store.feature_table import FeatureTable
+from mmfeat.training.dry_run import measure_encoding, plan_finetune
+from mmfeat.workflows.extract import extract
+from mmfeat.workflows.finetune import finetune
+
+CAME_AFTER = "selftrained"  # in a checkpoint's record: the checkpoint that was in use before
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """What encoder rounds take.
+
+    Attributes
+    ----------
+    times : int
+        How many there are at most.
+    seconds : float
+        About how long each takes, on this device.
+    mb : float
+        What each adds to checkpoints/ and to the store.
+    """
+
+    names: list[str]
+    times: int
+    n_rows: int
+    seconds: float
+    mb: float
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The inputs of a head by the encoders of a round."""
+
+    identities: dict[str, Identity]
+    table: FeatureTable
+
+    def data(self, config: Config, rows: np.ndarray) -> FitData:
+        """The arrays of some rows of the manifest, on the project's device."""
+        return fit_data(self.table, list(self.identities), torch_device(config.device), rows)
+
+
+def tunable(project: Project) -> list[str]:
+    """The fusion inputs that encoder rounds fine-tune: those that are fine-tuned. What was kept frozen stays frozen.
+
+    Raises
+    ------
+    ConfigError
+        There is none; or mmfeat.toml names a checkpoint, so that a new one would not be in use.
+    """
+    config = project.config
+    names = [name for name in config.fuse.inputs if _is_fine_tuned(project, name)]
+    if not names:
+        raise ConfigError(
+            "selftrain.encoder_every: encoder rounds fine-tune again what is fine-tuned, and no encoder of fuse.inputs is. "
+            f"Run: mmfeat finetune {' '.join(config.fuse.inputs)}, or: --encoder-every 0"
+        )
+    for name in names:
+        if (given := config.encoder[name].checkpoint) != "latest":
+            raise ConfigError(
+                f'mmfeat.toml: encoder.{name}.checkpoint = "{given}", but encoder rounds make a newer one. '
+                'Set: checkpoint = "latest"'
+            )
+    return names
+
+
+def _is_fine_tuned(project: Project, name: str) -> bool:
+    checkpoint = project.checkpoint(project.identity(name))
+    return checkpoint is not None and not checkpoint.frozen and project.config.encoder[name].model != TFIDF
+
+
+def as_before(project: Project) -> Project:
+    """The project with its encoders as they were before self-training fine-tuned any of them."""
+    tables = {}
+    for name in project.config.fuse.inputs:
+        checkpoint = project.checkpoint(project.identity(name))
+        if checkpoint is not None and CAME_AFTER in checkpoint.record:
+            given = f"{project.checkpoints.name}/{checkpoint.record[CAME_AFTER]}"
+            tables[name] = dataclasses.replace(project.config.encoder[name], checkpoint=given)
+    if not tables:
+        return project
+    return Overlay(
+        project, project.root, dataclasses.replace(project.config, encoder={**project.config.encoder, **tables})
+    )
+
+
+class EncoderRounds:
+    """Fine-tunes and encodes before every so many rounds; called by :func:`mmfeat.selftraining.rounds.self_train`.
+
+    Parameters
+    ----------
+    project : Project
+        With the encoders that self-training begins with.
+    folder : Path
+        Where the checkpoints go, in a folder for each round.
+    start : Encoded
+        By the encoders that it begins with.
+    names : list of str
+        The encoders that are fine-tuned.
+    rows, free : np.ndarray
+        Rows of the manifest that are read, and which of them (positions in `rows`) get pseudo-labels.
+    """
+
+    def __init__(
+        self, project: Project, folder: Path, start: Encoded, names: list[str], rows: np.ndarray, free: np.ndarray
+    ) -> None:  # fmt: skip
+        self.project, self.folder, self.names, self.rows, self.free = project, folder, names, rows, free
+        self.every = project.config.selftrain.encoder_every
+        self.made: dict[int, Encoded] = {0: start}
+
+    @property
+    def times(self) -> int:
+        """How many fine-tunings there are at most."""
+        return (self.project.config.selftrain.rounds - 1) // self.every
+
+    def cost(self) -> EncoderCost:
+        """Measure a few batches of each encoder, forward and backward; changes nothing."""
+        overlay = self._overlay(0, np.zeros((len(self.free), len(self.project.manifest.classes)), np.float32))
+        plans = plan_finetune(overlay, self.names)
+        seconds, mb = sum(plan.seconds for plan in plans), sum(plan.checkpoint_mb for plan in plans)
+        for name in self.names:
+            identity = overlay.pretrained(name)
+            keys = overlay.row_keys(identity.spec.modality)
+            todo = distinct_rows(keys.keys, np.flatnonzero(keys.present))
+            measured = measure_encoding(overlay, identity, todo)
+            seconds, mb = seconds + measured.seconds, mb + measured.n_bytes / 1e6
+        return EncoderCost(self.names, self.times, len(overlay.manifest.rows("train")), seconds, mb)
+
+    def __call__(self, number: int, targets: Targets) -> FitData | None:
+        """Arrays by encoders that learned from the targets, where it is time for new ones before a round."""
+        if number == 1 or (number - 1) % self.every:
+            return None
+        overlay = self._overlay(number, targets.labels)
+        say(f"before round {number}: fine-tuning on {counted(len(overlay.manifest.rows('train')), 'row')}")
+        finetune(overlay, self.names)
+        start, new = self.made[0], extract(overlay, self.names).identities
+        identities = {**start.identities, **new}
+        table = self.project.table_of(
+            {name: (identity.spec, identity.output_key) for name, identity in identities.items()}, self.rows,
+            {name: self.project.config.encoder[name].tokens for name in start.table.tokens},
+        )  # fmt: skip
+        self.made[number] = Encoded(identities, table)
+        return self.made[number].data(self.project.config, self.rows)
+
+    def of(self, number: int) -> Encoded:
+        """The inputs of a round."""
+        return self.made[self._last(number)]
+
+    def settle(self, host: Project, number: int) -> dict[str, Identity]:
+        """Make the encoders of a round those in use in the project."""
+        at = self._last(number)
+        for name, identity in self.made[at].identities.items():
+            if host.identity(name).spec.key == identity.spec.key:
+                continue
+            before = self.made[0].identities[name].checkpoint
+            folder = self._folder(at) / "checkpoints" if at else host.checkpoints
+            more = {CAME_AFTER: before} if at else {}
+            copied = copy_checkpoint(read_checkpoint(folder / identity.checkpoint), name, host.checkpoints, more)
+            came_after = f"; before it was {before}" if at else ""
+            say(f"{name}: {host.checkpoints.name}/{copied.name} is in use from now on{came_after}")
+        return {name: host.identity(name) for name in self.made[at].identities}
+
+    def _last(self, number: int) -> int:
+        return max(at for at in self.made if at <= number)
+
+    def _folder(self, number: int) -> Path:
+        return self.folder / f"encoders-{number}"
+
+    def _overlay(self, number: int, labels: np.ndarray) -> Overlay:
+        """The project with pseudo-labels for labels, and a folder of its own for checkpoints."""
+        project = self.project
+        manifest, all_labels = project.manifest, project.manifest.labels.astype(np.float32)
+        all_labels[self.rows[self.free]] = labels
+        tables = {name: dataclasses.replace(project.config.encoder[name], checkpoint="latest") for name in self.names}
+        return Overlay(
+            project, self._folder(number), dataclasses.replace(project.config, encoder=tables),
+            manifest=dataclasses.replace(manifest, labels=all_labels),
+        )  # fmt: skip

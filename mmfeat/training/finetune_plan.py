@@ -1,0 +1,151 @@
+"""What an encoder's fine-tuning is made from, and whether it has been made before; nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.files import digest_json
+from mmfeat.config.schema import OTHER, TFIDF
+from mmfeat.data.synonyms import load_synonyms
+from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
+from mmfeat.encoders.resolve import Identity
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import of_other_names
+from mmfeat.store.feature_table import rows_digest
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """One encoder's fine-tuning, or the fit of its output alone, before it is done.
+
+    Attributes
+    ----------
+    pretrained : Identity or None
+        The encoder that it starts from, pretrained or fine-tuned; None of one that is fitted from nothing, on captions.
+    settings : dict
+        As the checkpoint records them.
+    fingerprint : str
+        Digest of all that the checkpoint is made from.
+    made : Checkpoint or None
+        The checkpoint, where it was made before from the same.
+    """
+
+    name: str
+    pretrained: Identity | None
+    settings: dict[str, Any]
+    fingerprint: str
+    made: Checkpoint | None
+
+    def tuned_before(self, project: Project) -> Checkpoint | None:
+        """The fine-tuned checkpoint that an output alone is fitted on; None where it is fitted on the pretrained encoder."""
+        checkpoint = project.checkpoint(self.pretrained) if self.pretrained and self.pretrained.checkpoint else None
+        return checkpoint if checkpoint and not checkpoint.frozen else None
+
+
+def check_fits(project: Project, names: list[str], freeze: bool) -> None:
+    """Refuse, before any work, what cannot be fitted.
+
+    Raises
+    ------
+    DataError
+        No labelled row to train on, or none that has the modality.
+    ConfigError
+        No such encoder, or one that has no network to fine-tune.
+    EncoderError
+        An encoder cannot be built.
+    """
+    train = project.manifest.rows("train")
+    if not len(train):
+        raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
+    for name in names:
+        modality = project.encoder_table(name).modality
+        others = [other for other in project.config.encoder if other != name]
+        if modality == OTHER and not freeze:
+            others = [other for other in others if project.config.encoder[other].modality != OTHER]
+            first = f"mmfeat finetune {' '.join(others)}, and: " if others else ""
+            raise ConfigError(
+                f"encoder.{name}: imported embeddings have no network to fine-tune, only an output can be fitted on them. "
+                f"Run: {first}mmfeat finetune {name} --freeze"
+            )
+        keys = project.keys_of(project.identity(name)) if modality == OTHER else project.row_keys(modality)
+        if not keys.present[train].any():
+            what = {"image": "an image that is there", "text": "a caption"}.get(modality, "an imported embedding")
+            remedy = f"Use: mmfeat finetune {' '.join(others)}" if others else "Give some and run: mmfeat init"
+            raise DataError(f"encoder.{name}: no labelled row to train on has {what}. {remedy}")
+
+
+def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
+    """What would be made of an encoder, and whether it was made before."""
+    table = project.config.encoder[name]
+    pretrained = None if table.model == TFIDF else _begun_from(project, name, freeze)
+    if pretrained is None:
+        words = {"width": table.width, "ngrams": table.ngrams}
+        settings = {**dataclasses.asdict(project.config.fuse.linear), **words}
+        fingerprint = _fingerprint(project, name, TFIDF, settings)
+    elif freeze:
+        settings = dataclasses.asdict(project.config.fuse.linear)
+        fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
+    else:
+        settings = dataclasses.asdict(project.config.finetune_of(name))
+        fingerprint = _fingerprint(
+            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, name)}
+        )
+    found = checkpoints_of(project.checkpoints, name)
+    made = next(
+        (c for c in found if c.record["fingerprint"] == fingerprint and c.complete and not c.record.get("stopped")),
+        None,
+    )
+    return PlannedFit(name, pretrained, settings, fingerprint, made)
+
+
+def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
+    """The encoder as pretrained; for an output alone the fine-tuned one in use, where its own output is of other classes.
+
+    What such an encoder has learned still serves. `refitted` says in a checkpoint's record that it has come from this.
+    """
+    if freeze and project.encoder_table(name).modality != OTHER:
+        identity = project.identity(name)
+        used = project.checkpoint(identity)
+        if used and not used.frozen and (used.record.get("refitted") or of_other_names(project, used.classes)):
+            return identity
+    return project.pretrained(name)
+
+
+def _read_besides(project: Project, name: str) -> dict[str, Any]:
+    """What a fine-tuning depends on beyond its own settings."""
+    besides, config = {}, project.config
+    if config.finetune_of(name).head_first:
+        besides["linear"] = dataclasses.asdict(config.fuse.linear)
+    if config.encoder[name].modality == "text" and config.finetune.synonyms:
+        besides["synonyms"] = load_synonyms(config.path(config.finetune.synonyms))
+    return besides
+
+
+def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
+    """Whether another checkpoint has come after this one, so that `checkpoint = "latest"` means another."""
+    latest = project.config.encoder[name].checkpoint == "latest"
+    return latest and project.identity(name).checkpoint != made.name
+
+
+def use_remedy(name: str, checkpoint: str) -> str:
+    """What to write into mmfeat.toml so that a checkpoint of an encoder is in use."""
+    line = f'checkpoint = "latest", or checkpoint = "checkpoints/{checkpoint}"'
+    return f"In mmfeat.toml under [encoder.{name}] set: {line}"
+
+
+def from_nothing(project: Project, name: str) -> bool:
+    """Whether an encoder is fitted as a whole in seconds, on captions, so that there is nothing to keep frozen."""
+    return project.encoder_table(name).model == TFIDF
+
+
+def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
+    """Digest of all that a checkpoint is made from."""
+    manifest, config = project.manifest, project.config
+    keys = project.row_keys(config.encoder[name].modality).keys
+    rows = {w: manifest.rows(w) for w in ("train", "val")}
+    digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
+    parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}
+    return digest_json({**parts, "metric": config.metric, "predict": config.predict.of_training(), "seed": config.seed})

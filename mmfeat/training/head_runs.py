@@ -1,0 +1,118 @@
+"""From trained heads to a run: what fuse and selftrain save."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.lineage import Learned
+from mmfeat.encoders.resolve import Identity
+from mmfeat.heads import head_class
+from mmfeat.heads.training.epochs import FittedHead
+from mmfeat.heads.training.fit_heads import FitData, mean_logits
+from mmfeat.inference.decisions import decision_record, figures_on_val
+from mmfeat.project.project import Project
+from mmfeat.project.provenance import common_record, encoder_record, input_keys
+from mmfeat.project.staleness import learned_by_encoder
+from mmfeat.runs.run import ROLES, Run, RunLogits, save_run
+from mmfeat.store.feature_table import FeatureTable
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedHeads:
+    """Heads and what they make of the rows that they were trained and judged on.
+
+    Attributes
+    ----------
+    fits : list of FittedHead
+        Seed by seed, and fold by fold.
+    mean : np.ndarray
+        `(n, K)` float32: logits, the mean over the seeds.
+    val : np.ndarray
+        `(S, n_val, K)` float32: logits of the val rows by seed.
+    roles : np.ndarray
+        `(n,)` uint8, numbered as in `ROLES`.
+    learned : Learned
+        Of the heads alone, without their encoders.
+    fold : np.ndarray or None
+        `(n,)`, where each head is blind to one fold; -1 for a row of none.
+    """
+
+    fits: list[FittedHead]
+    mean: np.ndarray
+    val: np.ndarray
+    roles: np.ndarray
+    learned: Learned
+    fold: np.ndarray | None = None
+
+    @property
+    def n_folds(self) -> int:
+        """How many there are; 0 without."""
+        return 0 if self.fold is None else int(self.fold.max()) + 1
+
+    @classmethod
+    def on_train(cls, fits: list[FittedHead], data: FitData, ids: np.ndarray) -> TrainedHeads:
+        """A head for each seed, trained on the data's train rows; their ids are `(n,)`."""
+        roles = np.zeros(len(ids), np.uint8)
+        roles[data.train], roles[data.val] = ROLES["train"], ROLES["val"]
+        mean, val = mean_logits([fit.head for fit in fits], data, data.val)
+        return cls(fits, mean, val, roles, Learned.of(ids[data.train], ids[data.val]))
+
+
+def seeds_of(project: Project) -> list[int]:
+    """The seeds of a head's fits."""
+    return [project.config.seed + i for i in range(project.config.fuse.seeds)]
+
+
+def tokens_read(project: Project, head: str, settings: Any, table: FeatureTable) -> dict[str, int]:
+    """Which of the table's tokens a head reads: encoder to what `tokens` is in mmfeat.toml."""
+    names = head_class(head).token_names(settings, list(table.embeddings))
+    return {name: project.config.encoder[name].tokens for name in names if name in table.tokens}
+
+
+def save_head_run(
+    project: Project, stem: str, head: str, settings: Any, identities: dict[str, Identity], table: FeatureTable,
+    trained: TrainedHeads, data: FitData, rows: np.ndarray, fingerprint: str, more: dict[str, Any],
+) -> Run:  # fmt: skip
+    """Save the heads of all seeds and folds as one run; what predicts is the mean of their logits.
+
+    `data` holds the rows `rows` of the manifest, in that order.
+    """
+    fits, val = trained.fits, data.val
+    seeds = [figures_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
+    mean = figures_on_val(project, trained.mean[val]).as_dict() if len(val) else None
+    state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
+    head_mb = sum(fit.head.size_mb() for fit in fits)
+    read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
+    encoders = {n: encoder_record(identity, False, read.get(n)) for n, identity in identities.items()}
+    record = {
+        "kind": "selftrain" if stem == "selftrain" else "head",
+        "head": head,
+        "head_config": dataclasses.asdict(settings),
+        "inputs": list(identities),
+        "encoders": encoders,
+        "members": [],
+        "seeds": seeds_of(project),
+        "folds": trained.n_folds,
+        "best_epochs": [fit.best_epoch for fit in fits],
+        "history": [fit.history for fit in fits],
+        "seconds": sum(fit.seconds for fit in fits),
+        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
+        "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
+        "head_mb": head_mb,
+        "figures": {"val": mean, "val_seeds": seeds},
+        "decision": decision_record(project, trained.mean[val]),
+        "fingerprint": fingerprint,
+        **common_record(project),
+        **more,
+    }
+    known = np.any([data.present[name].cpu().numpy() for name in identities], axis=0)
+    inputs = input_keys(project, encoders.values(), rows)
+    kept = RunLogits(table.ids[rows], inputs, known, trained.mean, trained.roles, trained.fold)
+    learned = trained.learned
+    for identity in identities.values():
+        learned |= learned_by_encoder(project, identity, False)
+    return save_run(project.runs, stem, record, kept, learned, state)

@@ -1,0 +1,58 @@
+"""`--use`: a checkpoint that a comparison or a sweep has made becomes the project's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmfeat.common.text import toml_value
+from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, copy_checkpoint
+from mmfeat.project.project import Project
+from mmfeat.training.finetune_plan import out_of_use, use_remedy
+from mmfeat.training.proposed_encoders import Proposal
+
+
+@dataclass(frozen=True)
+class Used:
+    """What was done.
+
+    Attributes
+    ----------
+    made : str
+        In a few words.
+    lines : list of str
+        What the user has to write into mmfeat.toml, with a line before it; empty where the checkpoint is in use.
+    """
+
+    made: str
+    lines: list[str]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.lines
+
+
+def adopt(project: Project, proposal: Proposal, checkpoint: Checkpoint) -> Used:
+    """Make a checkpoint the latest of its encoder, or say what to write where mmfeat.toml has another model."""
+    name = proposal.name
+    if not proposal.own:
+        path = checkpoint.folder.relative_to(project.root).as_posix()
+        where = f"in place of [encoder.{name}]" if name in project.config.encoder else "as a further table"
+        lines = [*proposal.lines(), f"checkpoint = {toml_value(path)}"]
+        return Used(
+            f"mmfeat.toml has another model under [encoder.{name}]",
+            [f"Write into mmfeat.toml {where}:", "", *lines, ""],
+        )
+    fingerprint = checkpoint.record["fingerprint"]
+    found = (
+        c for c in checkpoints_of(project.checkpoints, name) if c.record["fingerprint"] == fingerprint and c.complete
+    )
+    made = next(found, None)
+    if made is not None and not out_of_use(project, made, name):
+        said = f"Already there: checkpoints/{made.name}"
+    else:
+        made = copy_checkpoint(made or checkpoint, name, project.checkpoints)
+        said = f"Made checkpoints/{made.name}"
+    if project.config.encoder[name].checkpoint == "latest":
+        return Used(said, [])
+    return Used(said, [f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])

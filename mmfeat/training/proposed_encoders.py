@@ -1,0 +1,154 @@
+"""From what is typed for `mmfeat compare encoders` to encoders: one of mmfeat.toml, or a model with or without a file of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.text import shown, toml_value
+from mmfeat.config.schema import (
+    MODALITIES,
+    OTHER,
+    TFIDF,
+    EncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    TfidfEncoderConfig,
+)
+from mmfeat.project.project import Project
+
+_PATH = (".", "~", "/")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One encoder that is compared.
+
+    Attributes
+    ----------
+    typed : str
+        What it was asked for by.
+    name : str
+        The encoder of mmfeat.toml that it is, or whose place and fine-tuning settings it takes.
+    table : EncoderConfig
+        What it is.
+    own : bool
+        Whether that is the very table of mmfeat.toml.
+    """
+
+    typed: str
+    name: str
+    table: EncoderConfig
+    own: bool
+
+    @property
+    def label(self) -> str:
+        """How tables call it."""
+        model = Path(self.table.model).name
+        if self.own:
+            return f"{model[:12] if self.table.modality == OTHER else model} ({self.name})"
+        weights = Path(self.table.pretrained).stem
+        return model if weights in ("auto", model) else f"{model}={weights}"
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder: one for each label."""
+        return re.sub(r"[^\w.=-]+", "-", self.name if self.own else self.label).strip(".-") or "encoder"
+
+    def answers(self, text: str) -> bool:
+        """Whether it is called so."""
+        model = self.table.model
+        return text in (self.typed, self.label, self.folder, model, Path(model).name) or (
+            self.own and text == self.name
+        )
+
+    def lines(self) -> list[str]:
+        """Its table as mmfeat.toml has it, without what has its default."""
+        default, head = type(self.table)(), f"[encoder.{self.name}]"
+        lines = [head] if self.name in MODALITIES else [head, f'modality = "{self.table.modality}"']
+        for field in dataclasses.fields(self.table):
+            value = getattr(self.table, field.name)
+            if field.name == "model" or (
+                field.name not in ("modality", "checkpoint") and value != getattr(default, field.name)
+            ):
+                text = toml_value(value) if isinstance(value, str) else str(value).lower()
+                lines.append(f"{field.name} = {text}")
+        return lines
+
+
+def proposal_of(project: Project, typed: str, known: dict[str, str]) -> Proposal:
+    """The encoder that is meant by `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
+
+    Paths start at the current folder.
+
+    Parameters
+    ----------
+    known : dict of str to str
+        Modality by what was typed before, so that nobody has to be asked for it.
+
+    Raises
+    ------
+    ConfigError
+        It is neither an encoder nor a model, or its file of weights is not there.
+    """
+    encoders = project.config.encoder
+    if typed in encoders:
+        return _own(typed, typed, encoders[typed])
+    forced, colon, rest = typed.partition(":")
+    if not colon or forced not in MODALITIES:
+        forced, rest = "", typed
+    model, equals, weights = rest.partition("=")
+    if not model or (equals and not weights):
+        raise ConfigError(f"{shown(typed)}: write an encoder of mmfeat.toml, MODEL, or MODEL=FILE of weights")
+    is_path = model.startswith(_PATH) or (Path(model) / "config.json").is_file()
+    model = _absolute(model) if is_path else model
+    if weights and not Path(weights).expanduser().is_file():
+        raise ConfigError(f"{shown(typed)}: no file of weights {shown(weights)}")
+    pretrained = _absolute(weights) if weights else ""
+    modality = forced or ("text" if is_path else "") or known.get(typed) or _modality(typed, model, list(encoders))
+    for name, table in encoders.items():
+        same = table.modality == modality and _same(project, table.model, model)
+        if same and (not pretrained or _same(project, table.pretrained, pretrained)):
+            return _own(typed, name, table)
+    name = next(
+        (name for name, table in encoders.items() if table.modality == modality and table.model != TFIDF), modality
+    )
+    if model == TFIDF and modality == "text":
+        return Proposal(typed, name, TfidfEncoderConfig(), False)
+    cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
+    return Proposal(typed, name, cls(model=model, pretrained=pretrained or "auto", modality=modality), False)
+
+
+def _own(typed: str, name: str, table: EncoderConfig) -> Proposal:
+    return Proposal(typed, name, dataclasses.replace(table, checkpoint="latest"), True)
+
+
+def _absolute(path: str) -> str:
+    """As it was typed where it means the same from everywhere."""
+    return path if path.startswith(("~", "/")) else str(Path(path).absolute())
+
+
+def _same(project: Project, a: str, b: str) -> bool:
+    """Whether two values of mmfeat.toml name the same: a model, or a path."""
+    return a == b or (a.startswith(_PATH) and b.startswith(_PATH) and project.config.path(a) == project.config.path(b))
+
+
+def _modality(typed: str, model: str, encoders: list[str]) -> str:
+    """What a model that is no path takes: those of timm and torchvision take images."""
+    if model == TFIDF:
+        return "text"
+    from mmfeat.encoders.families.text_names import nearest_text_models
+    from mmfeat.encoders.model_names import PREFIX, image_models, is_image_model, nearest
+
+    if model.startswith(PREFIX) or is_image_model(model):
+        return "image"
+    if "/" in model or "-" in model:  # as names of transformers are written, and none of an image model
+        return "text"
+    near = ", ".join([*nearest(model, [*encoders, *image_models()]), *nearest_text_models(model)]) or "none"
+    raise ConfigError(
+        f"{shown(typed)}: neither an encoder of mmfeat.toml nor an image model. Nearest: {near}; "
+        f"a text model of that name: text:{shown(model)}"
+    )

@@ -1,0 +1,253 @@
+"""`mmfeat review --apply` and `--undo`: what a person filled in, kept in corrections.csv and taken over at once.
+
+reviews/applied-<n>/record.json     what was applied, and the digests of the project's files before and after
+corrections.csv, manifest.parquet, init.log     as they were before, where they were
+<the table>                         as it was filled in
+
+What was taken back is called `undone-<n>`. Killed midway, `--apply` typed again completes what was begun.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.errors import DataError
+from mmfeat.common.exclusive import alone_in
+from mmfeat.common.files import bytes_of, digest_bytes, publish_folder, staging_folder, write_atomic
+from mmfeat.common.json_shapes import Number, Shape
+from mmfeat.common.seals import read_record, seal_folder, write_sealed
+from mmfeat.common.text import counted
+from mmfeat.common.urls import refuse_url
+from mmfeat.data.corrections import FILE as CORRECTIONS
+from mmfeat.data.corrections import with_answers
+from mmfeat.data.difference import Difference, difference
+from mmfeat.data.manifest import Manifest
+from mmfeat.data.review_table import read_answers
+from mmfeat.project.build_manifest import MANIFEST
+from mmfeat.project.changes import follows
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import state_of
+from mmfeat.report.data_summary import about_answers, about_changes
+from mmfeat.runs.run import all_runs
+from mmfeat.workflows.init import LOG, init
+
+FOLDER, RECORD, FORMAT = "reviews", "record.json", 1
+KEPT = (CORRECTIONS, MANIFEST, LOG)
+_DIGEST: Shape = (str, None)  # None: there was no such file
+_SHAPE: dict[str, Shape] = {
+    "file": str,
+    "n_answers": Number(int, low=0),
+    "before": dict.fromkeys(KEPT, _DIGEST),
+    "after": {CORRECTIONS: _DIGEST, f"?{MANIFEST}": _DIGEST, f"?{LOG}": _DIGEST},
+}
+
+
+@dataclass(frozen=True)
+class AppliedReview:
+    """What became of a project.
+
+    Attributes
+    ----------
+    changed : bool
+        Whether anything is other than before.
+    lines : list of str
+        What changed and what follows, for people.
+    made : str
+        The same in one sentence.
+    after : str
+        The command to type next.
+    """
+
+    changed: bool
+    lines: list[str]
+    made: str
+    after: str
+
+
+def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
+    """Keep what a person filled in in corrections.csv, and bring the manifest up to date as `mmfeat init` does.
+
+    Everything is checked before anything is changed, and where the manifest cannot be made all is as it was.
+
+    Raises
+    ------
+    DataError
+        A row or a class is unknown, or what `mmfeat init` raises.
+    """
+    refuse_url(file)
+    with alone_in(project.root, "mmfeat review"):
+        return _apply(project, Path(file), overwrite)
+
+
+def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
+    root, before = project.root, project.manifest
+    separator, corrections = project.config.data.separator, root / CORRECTIONS
+    answers = read_answers(file, before.ids, before.classes, separator)
+    if not answers.given:
+        raise DataError(f"{file}: no row is filled in. Fill in its column labels, then: mmfeat review --apply {file}")
+    data = with_answers(corrections, answers.given, before.columns, separator)
+    _forget_unbegun(root)
+    states = _states(project)
+    if fresh := data != bytes_of(corrections):
+        _remember(root, file, data, len(answers.given))
+        write_atomic(corrections, data)
+    try:
+        made = init(root, overwrite=overwrite)
+    except Exception:
+        if fresh:
+            _put_back(_last(root), (LOG, CORRECTIONS))
+            shutil.rmtree(_last(root))
+        raise
+    _remember_after(root)
+    if not fresh and made.unchanged:
+        made_line = f"Nothing to do: {CORRECTIONS} has all {counted(len(answers.given), 'answer')} of {file.name}."
+        return AppliedReview(False, [], made_line, "mmfeat review")
+    now = Project(root)
+    change = difference(before, now.manifest)
+    lines = about_answers(answers, before, now.manifest, change)
+    lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
+    anew, after = follows(now.config, change)
+    lines += [*anew, *_about_runs(now, before, change, states)]
+    what = counted(len(answers.given), "answer")
+    return AppliedReview(
+        True, lines, f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (back: mmfeat review --undo).", after
+    )
+
+
+def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
+    """Take back the last review that was applied: corrections.csv and the manifest are as they were, to the byte.
+
+    Where the manifest has been made anew since, it is made anew without the answers.
+
+    Raises
+    ------
+    DataError
+        There is none, or corrections.csv has been changed since.
+    """
+    with alone_in(project.root, "mmfeat review"):
+        return _undo(project, overwrite)
+
+
+def _undo(project: Project, overwrite: bool) -> AppliedReview:
+    root, folder = project.root, _last(project.root)
+    if folder is None:
+        raise DataError(f"{root / FOLDER}: no review was applied that could be taken back")
+    record = _record(folder)
+    now = _digests(root)
+    if now[CORRECTIONS] not in (record["before"][CORRECTIONS], record["after"][CORRECTIONS]):
+        raise DataError(
+            f"{root / CORRECTIONS}: has been changed since {record['file']} was applied, which taking it back would undo too. "
+            f"Take out the lines yourself, then run: mmfeat init"
+        )
+    same = all(now[name] in (record["before"][name], record["after"].get(name)) for name in KEPT)
+    before, states = project.manifest, _states(project)
+    _put_back(folder, (MANIFEST, LOG, CORRECTIONS) if same else (CORRECTIONS,))
+    if not same:
+        init(root, overwrite=overwrite)
+    publish_folder(folder, folder.parent, "undone")
+    fresh = Project(root)
+    change = difference(before, fresh.manifest)
+    anew, after = follows(fresh.config, change)
+    lines = [*anew, *_about_runs(fresh, before, change, states)]
+    if not same:
+        lines.insert(0, f"  {MANIFEST} had changed since, so that it was made anew without them")
+    what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
+    return AppliedReview(True, lines, f"Took back {what}: {CORRECTIONS} and {MANIFEST} are as before.", after)
+
+
+def _last(root: Path) -> Path | None:
+    """The folder of the review that was applied last."""
+    folders = [p for p in (root / FOLDER).glob("applied-*") if p.name[8:].isdecimal() and (p / RECORD).is_file()]
+    return max(folders, key=lambda p: int(p.name[8:]), default=None)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return read_record(folder / RECORD, FORMAT, _SHAPE, "Remove the folder")
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from None
+
+
+def _remember(root: Path, file: Path, corrections: bytes, n_answers: int) -> None:
+    """Keep what there is before a review is applied."""
+    with staging_folder(root / FOLDER) as staged:
+        for name in KEPT:
+            if (content := bytes_of(root / name)) is not None:
+                (staged / name).write_bytes(content)
+        shutil.copyfile(file, staged / f"filled-in{file.suffix}")
+        after = {CORRECTIONS: digest_bytes(corrections)}
+        record = {
+            "format": FORMAT,
+            "file": file.name,
+            "n_answers": n_answers,
+            "before": _digests(staged),
+            "after": after,
+        }
+        seal_folder(staged, RECORD, record)
+        publish_folder(staged, root / FOLDER, "applied")
+
+
+def _remember_after(root: Path) -> None:
+    """Complete the last review's record once the manifest is made."""
+    if (folder := _last(root)) and (record := _record(folder))["after"].keys() != set(KEPT):
+        write_sealed(folder / RECORD, {**record, "after": _digests(root)})
+
+
+def _forget_unbegun(root: Path) -> None:
+    """Remove what was kept for a review that was never begun: killed before corrections.csv was written."""
+    if (folder := _last(root)) is None or (record := _record(folder))["after"].keys() == set(KEPT):
+        return
+    if _digests(root)[CORRECTIONS] == record["before"][CORRECTIONS]:
+        shutil.rmtree(folder)
+
+
+def _put_back(folder: Path, names: tuple[str, ...]) -> None:
+    """Make files of the project what they were, once it is known that all of them were kept whole."""
+    before, kept = _record(folder)["before"], {name: bytes_of(folder / name) for name in names}
+    for name, content in kept.items():
+        if _digest(content) != before[name]:
+            what = "is gone" if content is None else "is not as it was kept"
+            raise DataError(
+                f"{folder / name}: {what}, so that nothing can be taken back. Take the answers out of {CORRECTIONS} yourself, "
+                f"then run: mmfeat init"
+            )
+    for name, content in kept.items():
+        file = folder.parent.parent / name
+        if content is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_atomic(file, content)
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else digest_bytes(content)
+
+
+def _digests(folder: Path) -> dict[str, str | None]:
+    return {name: _digest(bytes_of(folder / name)) for name in KEPT}
+
+
+def _states(project: Project) -> dict[str, str]:
+    return {run.name: state_of(project, run) for run in all_runs(project.runs)}
+
+
+def _about_runs(project: Project, before: Manifest, change: Difference, states: dict[str, str]) -> list[str]:
+    """Which runs have learned from labels that are others now, and which cannot be the best any more, or can again."""
+    lines, runs = [], all_runs(project.runs)
+    ids = before.ids.tolist()
+    labelled = (before.labels >= 0).any(1)
+    given = {sample for sample, known in zip(ids, labelled, strict=True) if known}
+    other = np.array([sample for sample in change.labels if sample in given], dtype=object)
+    taught = [run.name for run in runs if len(other) and not run.damage() and run.learned().among(other)[0].any()]
+    if taught:
+        lines.append(f"  Learned from labels that are others now: {', '.join(taught)}")
+    for run in runs:
+        now = state_of(project, run)
+        if now != states.get(run.name):
+            lines.append(f"  {run.name}: {now}" + (" again" if now == "current" else ""))
+    return lines

@@ -1,0 +1,191 @@
+"""`mmfeat store import`: embeddings that were made elsewhere become an encoder of the project."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat import __version__
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.progress import progress
+from mmfeat.common.spelling import spelled_as
+from mmfeat.common.text import counted, shown
+from mmfeat.common.urls import refuse_url
+from mmfeat.config.reader import wrong_name
+from mmfeat.config.schema import OTHER
+from mmfeat.data.embedding_files import ArrayFile, open_array
+from mmfeat.data.id_lists import read_ids
+from mmfeat.data.row_keys import id_keys
+from mmfeat.extraction.imported_embeddings import Imported, examine, lacking, write_import
+from mmfeat.project.project import Project
+from mmfeat.store.merge import merge_parts
+
+KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What was imported, and the rows of the manifest that have one of the embeddings now.
+
+    Attributes
+    ----------
+    key : str
+        What `imported` in mmfeat.toml says.
+    folder : str
+        In the store.
+    n_rows, width : int
+        Embeddings imported, and how many numbers each has.
+    n_written : int
+        Those that the store did not have yet.
+    n_left_out : int
+        Rows of the file that say of themselves that they have no embedding.
+    n_zeros : int
+        Embeddings whose numbers are all zero.
+    n_matched, n_manifest : int
+        Rows of the manifest with an embedding, and all of them.
+    in_use : bool
+        Whether mmfeat.toml names this import already.
+    """
+
+    name: str
+    key: str
+    folder: str
+    n_rows: int
+    width: int
+    dtype: str
+    n_written: int
+    n_left_out: int
+    n_zeros: int
+    n_matched: int
+    n_manifest: int
+    size_mb: float
+    in_use: bool
+
+    @property
+    def table(self) -> str:
+        """What to paste into mmfeat.toml."""
+        return f'[encoder.{self.name}]\nmodality = "{OTHER}"\nimported = "{self.key}"'
+
+
+def import_embeddings(
+    project: Project, name: str, file: Path | str, ids_file: Path | str | None = None, array: str = ""
+) -> ImportResult:
+    """Bring a file's embeddings into the project's store, filed under the digests of their ids.
+
+    The whole file is examined before anything is written. Typed again it does nothing; interrupted, it goes on.
+
+    Parameters
+    ----------
+    ids_file : Path, optional
+        The ids, one for each row, in their order; the file's own, when None.
+    array : str
+        Which data set, column or tensor holds the embeddings; empty: found.
+
+    Raises
+    ------
+    ConfigError
+        The name cannot be an encoder's, or is another encoder's.
+    DataError
+        The files cannot be used as they are; rows are named.
+    StoreError
+        The store cannot be written.
+    """
+    refuse_url(file, *([ids_file] if ids_file else []))
+    _check_name(project, name)
+    path = Path(file).expanduser()
+    source = open_array(path, array)
+    ids, keys = _ids(project, source, None if ids_file is None else Path(ids_file).expanduser())
+    keep = source.present()
+    keep = np.ones(len(ids), dtype=bool) if keep is None else keep
+    if len(keep) != len(ids) or not keep.any():
+        raise DataError(
+            f"{path}: says of {int(keep.sum()):,} of {counted(len(ids), 'row')} that they have an embedding"
+        )
+    n_matched = _matched(project, path, ids, keys, keep)
+    width, dtype = source.shape[1], project.store.dtype
+    try:
+        with progress(f"{name}: examining", len(ids)) as bar:
+            found = examine(name, source.blocks, ids, keys, keep, width, dtype, bar.advance)
+        n_written = _write(project, source, found, keys, keep)
+    except DataError as error:
+        text = str(error)
+        raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    features, table = project.store.encoder(found.spec), project.config.encoder.get(name)
+    return ImportResult(
+        name, found.spec.key[:KEY_DIGITS], features.folder.name, int(keep.sum()), width, dtype, n_written,
+        int((~keep).sum()), found.n_zeros, n_matched, project.manifest.n_samples,
+        sum(commit.size for commit in features.commits) / 1e6,
+        table is not None and found.spec.key.startswith(table.imported),
+    )  # fmt: skip
+
+
+def _check_name(project: Project, name: str) -> None:
+    if wrong := wrong_name(name):
+        raise ConfigError(f"{shown(name)}: {wrong}. Choose another name")
+    table = project.config.encoder.get(name)
+    if table is not None and table.modality != OTHER:
+        raise ConfigError(f"{name}: is the project's {table.modality} encoder. Choose another name")
+
+
+def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[str], np.ndarray]:
+    """The ids of a file's rows and their digests `(N, 32)`; as many as embeddings, each once.
+
+    An id that only looks like one of the manifest's is spelled as that.
+    """
+    n_rows = source.shape[0]
+    ids = source.ids() if file is None else read_ids(file, n_rows)
+    if ids is None:
+        raise DataError(f"{source.path}: there are no ids in it (a column or data set 'id'). Give them: --ids FILE")
+    if len(ids) != n_rows:
+        where = f" in {file}" if file else ""
+        raise DataError(
+            f"{source.path}: {counted(n_rows, 'embedding')} and {counted(len(ids), 'id')}{where}. There must be one for each"
+        )
+    try:
+        ids = spelled_as(ids, project.manifest.ids.tolist())
+    except DataError as error:
+        raise DataError(f"{file or source.path}: the id {error}. Spell it as the manifest does") from None
+    keys = id_keys(ids)
+    _, first, counts = np.unique(keys.view("V32").ravel(), return_index=True, return_counts=True)
+    if len(first) != n_rows:
+        example = int(first[counts > 1].min())
+        rows = np.flatnonzero((keys == keys[example]).all(1)) + 1
+        named = ", ".join(f"{row:,}" for row in rows[:3])
+        raise DataError(
+            f"{file or source.path}: {counted(int((counts > 1).sum()), 'id')} more than once, as {shown(ids[example])!r} "
+            f"in rows {named}. Which of their embeddings is right is not known: keep one"
+        )
+    return ids, keys
+
+
+def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, keep: np.ndarray) -> int:
+    """How many rows of the manifest have one of the embeddings; none at all is a mistake."""
+    rows = project.row_keys(OTHER).keys
+    n_matched = int(np.isin(rows.view("V32").ravel(), keys[keep].view("V32").ravel()).sum())
+    if not n_matched:
+        there, here = shown(project.manifest.ids[0]), shown(ids[int(np.flatnonzero(keep)[0])])
+        raise DataError(
+            f"{path}: none of {counted(int(keep.sum()), 'id')} is one of manifest.parquet's {len(rows):,}. "
+            f"The first there is {there!r}, here {here!r}"
+        )
+    return n_matched
+
+
+def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarray, keep: np.ndarray) -> int:
+    """Write what the store lacks; how many rows that were."""
+    features = project.store.encoder(found.spec)
+    project.refer(found.spec.key, imported=found.spec.architecture)
+    features.sweep()
+    missing = lacking(features, keys, keep)
+    n_missing = int(missing.sum())
+    if n_missing:
+        place = f"{source.path.absolute()}{f' {source.array}' if source.array else ''}"
+        versions = {"mmfeat": __version__, "numpy": np.__version__}
+        meta = {"host": platform.node(), "device": f"imported from {place}", "versions": versions}
+        with progress(f"{found.spec.architecture}: writing", n_missing) as bar:
+            write_import(features, source.blocks, keys, found.digests, missing, source.shape[1], meta, bar.advance)
+        merge_parts(features)
+    return n_missing
