@@ -94,8 +94,11 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = ImageEncoderConfig(
-        model=arguments.model, pretrained=arguments.pretrained, size=arguments.size or "auto", precision=arguments.precision
-    )  # fmt: skip
+        model=arguments.model,
+        pretrained=arguments.pretrained,
+        size=arguments.size or "auto",
+        precision=arguments.precision,
+    )
     encoder = build_image_encoder("image", config, Path.cwd(), 0).to(device).eval()
     sources = ImageSources(arguments.images)
     n_more = max(1, arguments.rows // 100)  # added when all others are cached
@@ -119,15 +122,19 @@ def main() -> None:
         session = Session(encoder, device, arguments.batch_size, {"host": "benchmark"})
         start = time.perf_counter()
         result = extract_encoder(
-            store.encoder(spec), lambda session=session: session, row_keys.keys, present,
-            lambda row: sources.read(locations[row]), "image",
-        )  # fmt: skip
+            store.encoder(spec),
+            lambda session=session: session,
+            row_keys.keys,
+            present,
+            lambda row: sources.read(locations[row]),
+            "image",
+        )
         seconds["mmfeat"] += time.perf_counter() - start
         for name, value in result.shares.items():
             shares[name] = shares.get(name, 0.0) + value
         seconds["plain"] += plain(
             encoder, device, [blobs[row] for row in rows], arguments.batch_size, arguments.workers, folder / "plain.npy"
-        )  # fmt: skip
+        )
     start = time.perf_counter()
     import hashlib
 
@@ -137,17 +144,27 @@ def main() -> None:
     for what, n_rows, n_encoded in (("everything cached", n_first, 0), ("1 % added", len(names), n_more)):
         start = time.perf_counter()
         again = extract_encoder(
-            FeatureStore(folder / "features").encoder(spec), lambda: session, row_keys.keys[:n_rows], np.ones(n_rows, bool),
-            lambda row: sources.read(locations[row]), "image",
-        )  # fmt: skip
+            FeatureStore(folder / "features").encoder(spec),
+            lambda: session,
+            row_keys.keys[:n_rows],
+            np.ones(n_rows, bool),
+            lambda row: sources.read(locations[row]),
+            "image",
+        )
         seconds[what] = time.perf_counter() - start
         assert again.encoded == n_encoded
     shutil.rmtree(folder)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {usable_cores()} cores"
     found = {
-        "model": arguments.model, "pixels": encoder.preparation.data_config["input_size"][-1], "precision": arguments.precision,
-        "images": n_first, "batch size": arguments.batch_size, "device": name, "torch": torch.__version__,
-        "python": platform.python_version(), "seconds": seconds,
+        "model": arguments.model,
+        "pixels": encoder.preparation.data_config["input_size"][-1],
+        "precision": arguments.precision,
+        "images": n_first,
+        "batch size": arguments.batch_size,
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seconds": seconds,
         "images per second": {k: n_first / seconds[k] for k in ("bare", "mmfeat", "plain")},
         "shares": {k: v / sum(shares.values()) for k, v in shares.items()},
         "ratios": {
@@ -156,7 +173,7 @@ def main() -> None:
             "1 % added over all": seconds["1 % added"] / seconds["mmfeat"],
             "checksums' share": seconds["checksums"] / seconds["mmfeat"],
         },
-    }  # fmt: skip
+    }
     out = Path(__file__).with_name("results") / f"extraction-{arguments.model}.json"
     out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

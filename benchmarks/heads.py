@@ -247,8 +247,11 @@ def part_sklearn(data: FitData) -> dict[str, Any]:
     def add(what: str, seconds: float, logits: np.ndarray) -> None:
         scores = figures_of(y[data.val], logits.astype(np.float32), Decision()).scores
         found[what] = {
-            "samples-F1": scores.samples_f1, "macro-F1": scores.macro_f1, "mAP": scores.map, "seconds": seconds
-        }  # fmt: skip
+            "samples-F1": scores.samples_f1,
+            "macro-F1": scores.macro_f1,
+            "mAP": scores.map,
+            "seconds": seconds,
+        }
 
     for name in ("concat", "crossattn"):
         seconds, fits = timed(
@@ -292,10 +295,17 @@ def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
             embeddings[name] = np.memmap(Path(folder) / name, np.float16, "r", shape=mapped.shape)
         there = {name: np.ones(n, dtype=bool) for name in embeddings}
         table = FeatureTable(
-            ids=np.arange(n).astype(object), embeddings=embeddings, logits={}, tokens={}, token_lengths={}, present=there,
-            row_keys={}, labels=np.full((n, data.labels.shape[1]), -1, np.int8), split=np.full(n, "train"),
+            ids=np.arange(n).astype(object),
+            embeddings=embeddings,
+            logits={},
+            tokens={},
+            token_lengths={},
+            present=there,
+            row_keys={},
+            labels=np.full((n, data.labels.shape[1]), -1, np.int8),
+            split=np.full(n, "train"),
             classes=tuple(map(str, range(data.labels.shape[1]))),
-        )  # fmt: skip
+        )
         found: dict[str, Any] = {"predicted rows": n}
         flops = n * batch_flops("crossattn", data, config, backward=False) / BATCH
         for some in (heads[:1], heads):

@@ -144,14 +144,25 @@ def main() -> None:
         server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {usable_cores()} cores"
     versions = {
-        "python": platform.python_version(), "torch": torch.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
         "onnxruntime": require("onnxruntime", "onnx").__version__,
-    }  # fmt: skip
+    }
     results = {
-        "run": arguments.run, "rows": len(rows), "repetitions": arguments.repetitions, "batch sizes": {modality: usual_batch_size(modality, torch_device("auto").type) for modality in ("image", "text")},
-        "device": device, "load average": load, "versions": versions, "size, MB": sizes,
-        "largest difference of a probability from the cached features": differences, **found, "server": server,
-    }  # fmt: skip
+        "run": arguments.run,
+        "rows": len(rows),
+        "repetitions": arguments.repetitions,
+        "batch sizes": {
+            modality: usual_batch_size(modality, torch_device("auto").type) for modality in ("image", "text")
+        },
+        "device": device,
+        "load average": load,
+        "versions": versions,
+        "size, MB": sizes,
+        "largest difference of a probability from the cached features": differences,
+        **found,
+        "server": server,
+    }
     out = Path(__file__).with_name("results") / f"predict-{arguments.run}.json"
     out.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))

@@ -94,17 +94,28 @@ def run(args: argparse.Namespace) -> None:
         later = kept_in(folder / policy)
         start = time.perf_counter()
         done = self_train(
-            given.data, given.hidden, SelftrainConfig(rounds=args.rounds, policy=policy), metric=args.metric,
-            seed=args.seed, rule=PredictConfig(), truth=given.truth[given.hidden],
+            given.data,
+            given.hidden,
+            SelftrainConfig(rounds=args.rounds, policy=policy),
+            metric=args.metric,
+            seed=args.seed,
+            rule=PredictConfig(),
+            truth=given.truth[given.hidden],
             memory=lambda number, make, later=later: (later if number else first)(number, make),
-        )  # fmt: skip
+        )
         seconds = time.perf_counter() - start
         supervised = first(0, lambda: None)[1]
         one = {
-            "supervised": given.figures(supervised), "after": given.figures(done.logits), "best": done.best,
-            "rounds": [[r.accepted, r.figures.scores.value(args.metric), r.difference, r.truth, r.n_unknown] for r in done.rounds],
-            "seconds": seconds, "ended": done.ended,
-        }  # fmt: skip
+            "supervised": given.figures(supervised),
+            "after": given.figures(done.logits),
+            "best": done.best,
+            "rounds": [
+                [r.accepted, r.figures.scores.value(args.metric), r.difference, r.truth, r.n_unknown]
+                for r in done.rounds
+            ],
+            "seconds": seconds,
+            "ended": done.ended,
+        }
         if args.final:
             for name, targets in (("supervised", None), ("after", done.targets)):
                 one[f"{name} by {args.final}"] = given.figures(_final(given, targets, args))
@@ -133,7 +144,7 @@ def ceiling(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     fit = self_train(
         given.data, given.hidden, SelftrainConfig(rounds=0), metric=args.metric, seed=args.seed, rule=PredictConfig()
-    )  # fmt: skip
+    )
     found = given.figures(fit.logits)
     args.share = 1.0
     _add(args, "ceiling", {"after": {"unseen": found["unseen"]}, "seconds": time.perf_counter() - start})
@@ -185,8 +196,12 @@ def _add(args: argparse.Namespace, name: str, one: dict[str, Any]) -> None:
     key = f"{args.share:g} {args.seed} {name}"
     found[key] = {**found.get(key, {}), "cpu": cpu_name(), "threads": torch.get_num_threads(), **one}
     RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1, default=float) + "\n")
-    print(key, *(f"{part} {_shown(one[part])}" for part in one if part.split(" ")[0] in ("supervised", "after")),
-          f"best {one.get('best', '-')}, {one['seconds']:.0f} s", flush=True)  # fmt: skip
+    print(
+        key,
+        *(f"{part} {_shown(one[part])}" for part in one if part.split(" ")[0] in ("supervised", "after")),
+        f"best {one.get('best', '-')}, {one['seconds']:.0f} s",
+        flush=True,
+    )
 
 
 def _shown(figures: dict[str, dict[str, float]]) -> str:
@@ -243,11 +258,18 @@ def speed(args: argparse.Namespace) -> None:
     rounds.is_accepted = lambda difference, first: True
     start, seconds = time.perf_counter(), []
     done = self_train(
-        data, free, SelftrainConfig(rounds=args.rounds), metric=args.metric, seed=args.seed, rule=PredictConfig(),
+        data,
+        free,
+        SelftrainConfig(rounds=args.rounds),
+        metric=args.metric,
+        seed=args.seed,
+        rule=PredictConfig(),
         on_round=lambda one: seconds.append(time.perf_counter() - start),
-    )  # fmt: skip
-    print(f"{len(rows):,} rows, {torch.get_num_threads()} threads of {cpu_name()}, {done.ended}; done after s: "
-          + ", ".join(f"{one:.0f}" for one in seconds))  # fmt: skip
+    )
+    print(
+        f"{len(rows):,} rows, {torch.get_num_threads()} threads of {cpu_name()}, {done.ended}; done after s: "
+        + ", ".join(f"{one:.0f}" for one in seconds)
+    )
 
 
 def few(args: argparse.Namespace) -> None:

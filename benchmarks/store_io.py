@@ -79,9 +79,11 @@ def write(folder: Path, n: int, width: int) -> dict[str, float]:
             os.fsync(h5.id.get_vfd_handle())
 
     return {
-        "store": timed(into_store), "store, merging": timed(lambda: merge_parts(store.encoder(SPEC))),
-        "npy": timed(into_npy), "chunked HDF5": timed(into_chunks),
-    }  # fmt: skip
+        "store": timed(into_store),
+        "store, merging": timed(lambda: merge_parts(store.encoder(SPEC))),
+        "npy": timed(into_npy),
+        "chunked HDF5": timed(into_chunks),
+    }
 
 
 def table_of(folder: Path, n: int, order: np.ndarray) -> object:
@@ -89,9 +91,15 @@ def table_of(folder: Path, n: int, order: np.ndarray) -> object:
     keys = keys_of(n)[order]
     nothing = np.full((n, 1), -1, np.int8)
     return open_table(
-        FeatureStore(folder / "features"), {"image": (SPEC, None)}, ids=order.astype(object), row_keys={"image": keys},
-        present={"image": np.ones(n, bool)}, labels=nothing, split=np.full(n, "train", object), classes=("a",),
-    )  # fmt: skip
+        FeatureStore(folder / "features"),
+        {"image": (SPEC, None)},
+        ids=order.astype(object),
+        row_keys={"image": keys},
+        present={"image": np.ones(n, bool)},
+        labels=nothing,
+        split=np.full(n, "train", object),
+        classes=("a",),
+    )
 
 
 def read(folder: Path, n: int) -> dict[str, dict[str, float]]:
@@ -108,15 +116,17 @@ def read(folder: Path, n: int) -> dict[str, dict[str, float]]:
         few = [np.unique(batch) for batch in batches[:10]]
         ways = {
             "full read": {
-                "store": lambda: mapped[:], "store, shuffled manifest": lambda: shuffled[:],
-                "numpy.load": lambda: np.load(folder / "rows.npy"), "chunked HDF5": lambda: chunked[:],
+                "store": lambda: mapped[:],
+                "store, shuffled manifest": lambda: shuffled[:],
+                "numpy.load": lambda: np.load(folder / "rows.npy"),
+                "chunked HDF5": lambda: chunked[:],
             },
             "random batches of 256": {
                 "store": lambda: [mapped[batch] for batch in batches],
                 "numpy.memmap": lambda: [memory_map[batch] for batch in batches],
                 "chunked HDF5": lambda: [chunked[batch] for batch in few],
             },
-        }  # fmt: skip
+        }
         found = {}
         for what, runs in ways.items():
             seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -164,16 +174,22 @@ def measure(n: int, width: int, parent: str | None) -> dict[str, object]:
         found = read(folder, n)
         full, batches = found["full read"], found["random batches of 256"]
         return {
-            "rows": n, "width": width, "bytes": 2 * n * width, "write": written, **found,
-            "open and align, first time": first, "open and align": again,
+            "rows": n,
+            "width": width,
+            "bytes": 2 * n * width,
+            "write": written,
+            **found,
+            "open and align, first time": first,
+            "open and align": again,
             "ratios": {
                 "write, npy over store": written["npy"] / (written["store"] + written["store, merging"]),
                 "full read, numpy.load over store": full["numpy.load"] / full["store"],
-                "full read, shuffled manifest, numpy.load over store": full["numpy.load"] / full["store, shuffled manifest"],
+                "full read, shuffled manifest, numpy.load over store": full["numpy.load"]
+                / full["store, shuffled manifest"],
                 "random batches, numpy.memmap over store": batches["numpy.memmap"] / batches["store"],
                 "random batches, chunked HDF5 over store": batches["chunked HDF5"] / batches["store"],
             },
-        }  # fmt: skip
+        }
     finally:
         shutil.rmtree(folder)
 

@@ -33,10 +33,25 @@ from mmfeat.common.text import shown
 
 LONGEST = 2000  # characters of a message
 COMMANDS = (
-    init_command, encoders_command, finetune_command, extract_command, status_command, fuse_command, sweep_command,
-    ensemble_command, selftrain_command, review_command, predict_command, evaluate_command, compare_command, runs_command,
-    export_command, serve_command, store_command, demo_command,
-)  # fmt: skip
+    init_command,
+    encoders_command,
+    finetune_command,
+    extract_command,
+    status_command,
+    fuse_command,
+    sweep_command,
+    ensemble_command,
+    selftrain_command,
+    review_command,
+    predict_command,
+    evaluate_command,
+    compare_command,
+    runs_command,
+    export_command,
+    serve_command,
+    store_command,
+    demo_command,
+)
 
 
 class _InOrder(click.Group):

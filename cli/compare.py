@@ -51,9 +51,14 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
 @overwrite_option
 @click.pass_context
 def encoders_command(
-    context: click.Context, names: tuple[str, ...], freeze: bool, seeds: int, use: str | None, overwrite: bool,
+    context: click.Context,
+    names: tuple[str, ...],
+    freeze: bool,
+    seeds: int,
+    use: str | None,
+    overwrite: bool,
     **options: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Train encoders on the same split and compare size, time, figures and speed.
 
     NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with weights; image:MODEL and

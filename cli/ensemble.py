@@ -15,9 +15,12 @@ from mmfeat.config.schema import METHODS, RECIPES
 @click.command("ensemble", cls=Command, short_help="Join the logits of encoders and runs.")
 @click.argument("members", nargs=-1, metavar="[RECIPE | MEMBER...]")
 @click.option(
-    "--method", default=METHODS[0], metavar="METHOD", show_default=True,
+    "--method",
+    default=METHODS[0],
+    metavar="METHOD",
+    show_default=True,
     help=f"One of: {', '.join(METHODS)}. All but the mean are fitted on val; greedy selects, of all there is without MEMBER.",
-)  # fmt: skip
+)
 @setting_options(top=("metric", "device"))
 @click.pass_context
 def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:

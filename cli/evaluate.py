@@ -23,7 +23,7 @@ WEAKEST = 3
 @click.pass_context
 def evaluate_command(
     context: click.Context, names: tuple[str, ...], split: str, overwrite: bool, **options: Any
-) -> None:  # fmt: skip
+) -> None:
     """Score runs and encoders (the best run, when none is named) on the same rows."""
     from mmfeat.report.evaluation_table import evaluation_table
     from mmfeat.report.text_tables import left_out, shown

@@ -38,9 +38,15 @@ MODES = Modes(
 @setting_options(top=("device",), sets=False)
 @click.pass_context
 def extract_command(
-    context: click.Context, names: tuple[str, ...], shard: tuple[int, int] | None, on_error: str, tune: bool,
-    dry_run: bool, rehash: bool, **options: Any,
-) -> None:  # fmt: skip
+    context: click.Context,
+    names: tuple[str, ...],
+    shard: tuple[int, int] | None,
+    on_error: str,
+    tune: bool,
+    dry_run: bool,
+    rehash: bool,
+    **options: Any,
+) -> None:
     """Encode each image and caption once, into the feature store: embeddings, and logits where there is a checkpoint.
 
     Any number of extractions may run at once on one store. To split the work of one, as a cluster's job array:

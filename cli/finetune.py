@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def finetune_command(
     context: click.Context, names: tuple[str, ...], freeze: bool, dry_run: bool, **options: Any
-) -> None:  # fmt: skip
+) -> None:
     """Fine-tune the encoders (all, when none is named), each with a linear output on its own modality.
 
     Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
@@ -67,9 +67,16 @@ def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
 
     plans = plan_finetune(project, names, freeze)
     rows = [
-        [p.name, shown(p.model), clock(p.seconds) if p.seconds else "-", f"{p.checkpoint_mb:,.1f}", f"{p.store_mb:,.1f}", p.what]
+        [
+            p.name,
+            shown(p.model),
+            clock(p.seconds) if p.seconds else "-",
+            f"{p.checkpoint_mb:,.1f}",
+            f"{p.store_mb:,.1f}",
+            p.what,
+        ]
         for p in plans
-    ]  # fmt: skip
+    ]
     path = project.config.store.path
     click.echo(table(("encoder", "model", "about", "checkpoint MB", "store MB"), rows, left=2))
     if all(plan.nothing for plan in plans):

@@ -66,11 +66,17 @@ WHAT = Modes(
     of=_kind,
     texts=TEXTS,
     acts={
-        "caption": ("one",), "captions": ("captioned",), "images": ("table",), "columns": ("table", "captioned"),
-        "model": ("table", "pictures", "captioned", "one"), "split": ("rows",), "form": FILES, "out": FILES,
+        "caption": ("one",),
+        "captions": ("captioned",),
+        "images": ("table",),
+        "columns": ("table", "captioned"),
+        "model": ("table", "pictures", "captioned", "one"),
+        "split": ("rows",),
+        "form": FILES,
+        "out": FILES,
         "overwrite": FILES,
     },
-)  # fmt: skip
+)
 BY = Modes(
     of=lambda ctx: "model" if ctx.params["model"] else "project",
     texts={"model": "--model, which keeps its own settings and needs no project", "project": "a project"},
@@ -84,9 +90,11 @@ CHOICE = Modes(
 
 
 @click.command(
-    "predict", cls=Command, modes=(WHAT, BY, CHOICE),
+    "predict",
+    cls=Command,
+    modes=(WHAT, BY, CHOICE),
     short_help="Labels of the unlabelled rows, of a new table, or of pictures.",
-)  # fmt: skip
+)
 @click.argument("what", nargs=-1, metavar="[RUN] [TABLE | PICTURE...]")
 @click.option("--caption", default="", metavar="TEXT", help="One caption, beside one picture or alone.")
 @click.option(
@@ -97,9 +105,12 @@ CHOICE = Modes(
 )
 @click.option("--images", multiple=True, metavar="PATH", help="Folder, zip or tar file of TABLE's images. Repeatable.")
 @click.option(
-    "--column", "columns", multiple=True, metavar="ROLE=NAME",
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="ROLE=NAME",
     help="A column of TABLE or of --captions, as caption=Title; roles are id, image, caption. Repeatable.",
-)  # fmt: skip
+)
 @click.option("--model", default="", metavar="DIR", help="By a model that mmfeat export made, without a project.")
 @click.option(
     "--split",
@@ -147,7 +158,7 @@ def _predict_rows(context: click.Context, run: str | None, split: str, options: 
     project = open_project(context, options, deciding(bool(run)))
     result = predict(
         project, run, split, options["form"], options["top_k"], options["out"] or None, options["overwrite"]
-    )  # fmt: skip
+    )
     _echo_rule(result.run, result, options)
     if result.n_unknown:
         click.echo(_unknown(result.n_unknown))
@@ -174,9 +185,15 @@ def _predict_new(context: click.Context, whats: list[str], run: str | None, opti
     if not options["model"]:
         where = {"project": open_project(context, options, deciding(bool(run))), "run": run}
     result = predict_new(
-        whats, caption=options["caption"], captions=options["captions"], images=options["images"], columns=columns,
-        out=path, overwrite=options["overwrite"], **where,
-    )  # fmt: skip
+        whats,
+        caption=options["caption"],
+        captions=options["captions"],
+        images=options["images"],
+        columns=columns,
+        out=path,
+        overwrite=options["overwrite"],
+        **where,
+    )
     if shown_here:
         _echo_one(result, options)
         return

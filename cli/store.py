@@ -84,9 +84,11 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
 @click.argument("destination")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
-    "--format", "form", type=click.Choice(["h5", "npy", "parquet", "safetensors"]),
+    "--format",
+    "form",
+    type=click.Choice(["h5", "npy", "parquet", "safetensors"]),
     help="[default: by the destination's suffix, else npy]",
-)  # fmt: skip
+)
 @click.option(
     "--split", default="all", type=click.Choice(["all", "train", "val", "test", "unlabelled"]), help="Which rows."
 )
@@ -121,9 +123,7 @@ def export_command(
 )
 @click.option("--array", default="", metavar="NAME", help="Which data set, column or tensor of FILE. [default: found]")
 @click.pass_context
-def import_command(
-    context: click.Context, name: str, file: str, ids: str | None, array: str
-) -> None:  # fmt: skip
+def import_command(context: click.Context, name: str, file: str, ids: str | None, array: str) -> None:
     """Make embeddings that were made elsewhere an encoder, NAME: FILE is .npy, .parquet, .h5 or .safetensors.
 
     Rows are matched with the manifest by id. The table that is printed goes into mmfeat.toml.

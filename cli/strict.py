@@ -46,8 +46,13 @@ class Command(click.Command):
     """
 
     def __init__(
-        self, *args: Any, modes: tuple[Modes, ...] = (), in_project: bool = True, free: Collection[str] = (), **kwargs: Any
-    ) -> None:  # fmt: skip
+        self,
+        *args: Any,
+        modes: tuple[Modes, ...] = (),
+        in_project: bool = True,
+        free: Collection[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.modes, self.in_project, self.free = modes, in_project, frozenset(free)
 

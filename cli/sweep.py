@@ -67,7 +67,7 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
 @click.pass_context
 def finetune_command(
     context: click.Context, name: str, seeds: int, use: str | None, overwrite: bool, **options: Any
-) -> None:  # fmt: skip
+) -> None:
     """Fine-tune one encoder with a grid of settings; --set finetune.KEY=A,B sweeps any other key."""
     from mmfeat.report.sweep_table import effects_table, finetune_table
     from mmfeat.workflows.sweep_finetune import IN_SAMPLE, sweep_finetune, use_cell

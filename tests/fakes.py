@@ -95,8 +95,12 @@ class FakeEncoder:
 
 
 def run(
-    store: FeatureStore, n: int, encoder: FakeEncoder | None = None, read: Callable[[int], bytes] = sample_of, **more: Any
-) -> Any:  # fmt: skip
+    store: FeatureStore,
+    n: int,
+    encoder: FakeEncoder | None = None,
+    read: Callable[[int], bytes] = sample_of,
+    **more: Any,
+) -> Any:
     """Extract the first n samples; `more` goes to `extract_encoder`."""
     encoder = encoder or FakeEncoder()
     batch_size = more.pop("batch_size", 8)

@@ -270,11 +270,20 @@ def test_two_extractions_at_once(project_folder):
 @pytest.mark.slow
 def test_interrupting_says_so_and_keeps_what_was_done(project_folder):
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mmfeat")), "finetune", "image", "--set", "finetune.image.epochs=500",
-         "--set", "finetune.image.patience=500"],
-        cwd=project_folder, stderr=subprocess.PIPE, text=True,
+        [
+            str(Path(sys.executable).with_name("mmfeat")),
+            "finetune",
+            "image",
+            "--set",
+            "finetune.image.epochs=500",
+            "--set",
+            "finetune.image.patience=500",
+        ],
+        cwd=project_folder,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
-    )  # fmt: skip
+    )
     kept = project_folder / "checkpoints" / ".resume-image.safetensors"
     deadline = time.monotonic() + 120
     while not kept.is_file() and time.monotonic() < deadline:

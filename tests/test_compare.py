@@ -131,8 +131,11 @@ def test_tables_say_the_same():
     cheap = [FigureLine.of("commonest label", figures_of(labels, part(5).logits[0], RULE), note="")]
     text = comparison_table("40 val rows", lines, cheap, "samples-f1").splitlines()
     assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
-        "commonest label", "Vision (a)", "+FCNN (concat)", "c",
-    ]  # fmt: skip
+        "commonest label",
+        "Vision (a)",
+        "+FCNN (concat)",
+        "c",
+    ]
     assert "no more than chance from the best; in-sample for 3 of 40 rows" in text[-1]
     rows = list(csv.DictReader(io.StringIO(models_csv(lines, cheap))))
     assert [row["group"] for row in rows] == ["baseline", "paper", "paper", "further"]

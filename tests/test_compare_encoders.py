@@ -237,8 +237,22 @@ def lines_of(metric: str = "samples-f1", n: int = 40, k: int = 3):
         rng = np.random.default_rng(i)
         logits = np.stack([np.where(rng.random((n, k)) < wrong, -right, right) for _ in range(2)])
         record = EncoderRecord(
-            label, label, modality, modality, label, 8, 4.0 if i else None, "0" * 64, n, 10.0 if i else None, "", 1.5, 3, True, "cpu"
-        )  # fmt: skip
+            label,
+            label,
+            modality,
+            modality,
+            label,
+            8,
+            4.0 if i else None,
+            "0" * 64,
+            n,
+            10.0 if i else None,
+            "",
+            1.5,
+            3,
+            True,
+            "cpu",
+        )
         found.append((record, Part(logits, np.ones(n, bool), None, 0.0, 0.25)))
     return encoder_lines(found, labels, np.arange(n, dtype=np.uint64), lambda logits: Decision(), metric)
 

@@ -137,10 +137,26 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
     from mmfeat.project.template import ENCODERS, TEMPLATE
 
     filled = TEMPLATE.format(
-        seed=0, source='"s"', images='"i"', id='"a"', image='"a"', caption='"c"', labels='"l"', separator='" "', classes='#classes  = "classes.csv"', absent='"auto"', group='#group    = "product_id"',
-        val=0.1, test=0.0, encoders="".join(ENCODERS.values()), finetune="#[finetune.image]", inputs='["image", "text"]',
-        head="crossattn", head_table="#[fuse.crossattn]", empty='"most-probable"',
-    )  # fmt: skip
+        seed=0,
+        source='"s"',
+        images='"i"',
+        id='"a"',
+        image='"a"',
+        caption='"c"',
+        labels='"l"',
+        separator='" "',
+        classes='#classes  = "classes.csv"',
+        absent='"auto"',
+        group='#group    = "product_id"',
+        val=0.1,
+        test=0.0,
+        encoders="".join(ENCODERS.values()),
+        finetune="#[finetune.image]",
+        inputs='["image", "text"]',
+        head="crossattn",
+        head_table="#[fuse.crossattn]",
+        empty='"most-probable"',
+    )
     config = load(tmp_path, filled)
     values, defaults = config.values(), Config().values()
     assert values.pop("data") != defaults.pop("data")

@@ -187,8 +187,13 @@ def test_rows_that_have_two_splits_keep_them_and_are_named(tmp_path):
     manifest = Manifest.load(project / "manifest.parquet")
     before = manifest.split.copy()
     before[:4] = "train", "val", "val", "val"  # as mmfeat 0.1.0 may have dealt them
-    Manifest(*(getattr(manifest, n) for n in ("ids", "images", "captions", "labels")), before, manifest.classes,
-             manifest.columns, manifest.groups).save(project / "manifest.parquet")  # fmt: skip
+    Manifest(
+        *(getattr(manifest, n) for n in ("ids", "images", "captions", "labels")),
+        before,
+        manifest.classes,
+        manifest.columns,
+        manifest.groups,
+    ).save(project / "manifest.parquet")
     said = run_cli("init", cwd=project).stdout
     assert "1 image in two splits except for metadata (listed in init.log)" in said
     assert "the same image data: image of '0a' (train) and image of '0b' (val)" in (project / "init.log").read_text()

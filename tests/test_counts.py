@@ -15,9 +15,18 @@ NOUNS = (
 COUNT = re.compile(rf"\{{(?!counted)[^{{}}\"]*\}}(?: [a-z-]+)? (?:{NOUNS})\b")
 IS_NUMBER = re.compile(r":,\}|len\(|\{n_|\.sum\(")
 NEVER_ONE = (  # a constant, a text about several only, or one that no user sees
-    "{IN_SAMPLE:,} rows", "{n_seeds} seeds", "{len(seeds)} seeds", "{len(answers)} answers", "{len(self.classes)} classes",
-    "{len(values)} rows", "{len(labels)} rows", "{len(numbers)} ids", "{len(rows)} rows", "{len(asked.caption):,} characters", "{MOST_NUMBERS:,} numbers",
-)  # fmt: skip
+    "{IN_SAMPLE:,} rows",
+    "{n_seeds} seeds",
+    "{len(seeds)} seeds",
+    "{len(answers)} answers",
+    "{len(self.classes)} classes",
+    "{len(values)} rows",
+    "{len(labels)} rows",
+    "{len(numbers)} ids",
+    "{len(rows)} rows",
+    "{len(asked.caption):,} characters",
+    "{MOST_NUMBERS:,} numbers",
+)
 
 
 def test_counts_agree_with_their_nouns():

@@ -122,8 +122,11 @@ def test_what_is_fitted_after_training_makes_no_other_run(trained, tmp_path):
     other = fuse(Project(folder, {"predict.threshold": "0.3"}))
     assert other.made
     assert other.run.record["decision"] == {
-        "temperature": 1.0, "threshold": 0.3, "empty": "most-probable", "fitted": ""
-    }  # fmt: skip
+        "temperature": 1.0,
+        "threshold": 0.3,
+        "empty": "most-probable",
+        "fitted": "",
+    }
 
 
 def test_without_val_rows_there_is_nothing_to_tune_on(trained, monkeypatch):

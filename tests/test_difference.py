@@ -35,10 +35,16 @@ def test_rows_what_they_say_and_classes():
     assert found.classes
     assert found.unencoded == 4
     assert found.lines() == [
-        "class 'cow': new", "class 'cat': gone", "row 'd': new", "row 'e': new", "row 'b': gone",
-        "image of 'c': '3', now '33'", "caption of 'a': 'x', now 'x2'",
-        "labels of 'c': 'dog', now 'cow', 'dog'", "labels of 'a': 'cat', now nothing",
-    ]  # fmt: skip
+        "class 'cow': new",
+        "class 'cat': gone",
+        "row 'd': new",
+        "row 'e': new",
+        "row 'b': gone",
+        "image of 'c': '3', now '33'",
+        "caption of 'a': 'x', now 'x2'",
+        "labels of 'c': 'dog', now 'cow', 'dog'",
+        "labels of 'a': 'cat', now nothing",
+    ]
     text = about_changes(found)
     assert text[0] == "Since the manifest of before (all of it in init.log):"
     assert "  new            2   rows: 'd', 'e'" in text

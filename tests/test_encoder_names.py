@@ -20,10 +20,17 @@ from mmfeat.encoders.weights import load_strictly
 from mmfeat.workflows.encoders import PAPER, encoders, models
 
 WIDTHS = {
-    "mobilenetv3_large_100": 1280, "shufflenet_v2_x2_0": 2048, "efficientnet_b0": 1280, "efficientnet_b1": 1280,
-    "efficientnet_b2": 1408, "efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnetv2_s": 1280,
-    "google/bert_uncased_L-2_H-128_A-2": 128, "albert-base-v2": 768,
-}  # fmt: skip
+    "mobilenetv3_large_100": 1280,
+    "shufflenet_v2_x2_0": 2048,
+    "efficientnet_b0": 1280,
+    "efficientnet_b1": 1280,
+    "efficientnet_b2": 1408,
+    "efficientnet_b3": 1536,
+    "efficientnet_b4": 1792,
+    "efficientnetv2_s": 1280,
+    "google/bert_uncased_L-2_H-128_A-2": 128,
+    "albert-base-v2": 768,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -250,12 +257,17 @@ def test_tensors_are_found_behind_any_prefix_and_classifiers_beside_them_are_lef
     [
         ({"first.weight": torch.ones(2, 3)}, r"1 missing \(norm.weight\)$"),
         ({**WANTED, "first.weight": torch.ones(3, 3)}, r"1 of another shape \(first.weight \(3, 3\) for \(2, 3\)\)$"),
-        ({f"{who}.{name}": t for who in ("student", "teacher") for name, t in WANTED.items()}, r"several networks .*student\., teacher\."),
-        ({"a": torch.ones(2, 3), "b": torch.ones(1, 2), "c": torch.ones(5, 1), "d": torch.ones(5)},
-         r"2 missing .*; 4 unexpected .*shapes are its own, in its order: save them under its names"),
+        (
+            {f"{who}.{name}": t for who in ("student", "teacher") for name, t in WANTED.items()},
+            r"several networks .*student\., teacher\.",
+        ),
+        (
+            {"a": torch.ones(2, 3), "b": torch.ones(1, 2), "c": torch.ones(5, 1), "d": torch.ones(5)},
+            r"2 missing .*; 4 unexpected .*shapes are its own, in its order: save them under its names",
+        ),
         ({"b": torch.ones(1, 2), "a": torch.ones(2, 3)}, r"2 missing .*; 2 unexpected \(b, a\)$"),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_say_how(tmp_path, state, message):
     network = Foreign()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -60,9 +60,12 @@ def test_what_an_embedding_depends_on_changes_its_key(tmp_path, name, value):
     ("changes", "key"),
     [
         ({"size": 32}, "3ff21c5e6a07be731a1ccf2c9e0877fd6476e956c027098cb8e9980bf8d11ecf"),
-        ({"model": "test_vit", "flip": True, "size": "auto"}, "8543f29139d16f929111c32df4ea8caa8bb9b49f1fd5474ffd3bbea0bd39169f"),
+        (
+            {"model": "test_vit", "flip": True, "size": "auto"},
+            "8543f29139d16f929111c32df4ea8caa8bb9b49f1fd5474ffd3bbea0bd39169f",
+        ),
     ],
-)  # fmt: skip
+)
 def test_keys_are_those_under_which_features_are_filed_since_the_first_release(tmp_path, changes, key):
     encoder = image_encoder(tmp_path, dataclasses.replace(TINY, **changes))
     for tensor in encoder.state_dict().values():

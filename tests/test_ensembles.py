@@ -108,8 +108,10 @@ def test_onnx_makes_the_same(tmp_path):
 
     tree = {
         "members": ["image", {"members": ["text", "concat-1"], "weights": [0.0, 1.0], "prior": [0.0, 0, 0]}],
-        "weights": [[0.2, 0.0, 1.5], [0.3, 1.0, 0.0]], "prior": [1.0, 2.0, 3.0], "bias": [0.5, 0.0, -1.0],
-    }  # fmt: skip
+        "weights": [[0.2, 0.0, 1.5], [0.3, 1.0, 0.0]],
+        "prior": [1.0, 2.0, 3.0],
+        "bias": [0.5, 0.0, -1.0],
+    }
     whole, (inputs, present) = Composition(parts(), tree, K), items(9, 1)
     save_heads_onnx(whole, WIDTHS, tmp_path / "heads.onnx", "float32")
     session = runtime.InferenceSession(str(tmp_path / "heads.onnx"))
@@ -235,8 +237,10 @@ def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(
     rows = Rows(
         np.stack([source(fused, name, val).logits for name in names]),
         np.stack([source(fused, name, val).known for name in names]),
-        manifest.labels[val], id_numbers(manifest.ids[val]), training_prior(fused),
-    )  # fmt: skip
+        manifest.labels[val],
+        id_numbers(manifest.ids[val]),
+        training_prior(fused),
+    )
     weights, out_of_fold = cross_fit(method, rows, score_by(fused.config.metric, fused.config.predict))
     assert np.allclose(run_source(fused, run, val[::-1]).logits, out_of_fold[::-1], atol=1e-5)
     shipped = run_source(fused, run, val, shipped=True).logits

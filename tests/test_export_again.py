@@ -50,10 +50,13 @@ def test_the_same_export_does_nothing_and_builds_nothing(trained, model, monkeyp
 @pytest.mark.parametrize(
     ("run", "more", "overrides"),
     [
-        ("crossattn-1", {}, {}), ("fm3-1", {"dtype": "float16"}, {}), ("image", {}, {}),
-        ("fm3-1", {}, {"predict.threshold": 0.3}), ("fm3-1", {}, {"predict.empty": "none"}),
+        ("crossattn-1", {}, {}),
+        ("fm3-1", {"dtype": "float16"}, {}),
+        ("image", {}, {}),
+        ("fm3-1", {}, {"predict.threshold": 0.3}),
+        ("fm3-1", {}, {"predict.empty": "none"}),
     ],
-)  # fmt: skip
+)
 def test_another_export_is_refused(trained, model, run, more, overrides):
     before = state_of(model)
     with pytest.raises(DataError, match="is there already, made from something else") as error:

@@ -171,19 +171,38 @@ def test_an_export_that_was_sealed_again_runs_no_code(exported, tmp_path, how, t
 
 
 COMMANDS = [
-    ["status"], ["encoders"], ["extract"], ["finetune"], ["finetune", "--freeze"], ["fuse"], ["store", "gc"],
-    ["store", "status"], ["store", "verify"], ["compare", "encoders", "image", "text"], ["evaluate", "text"], ["runs"],
-    ["sweep"], ["selftrain"], ["predict", "text"], ["export", "text", "out"], ["init"],
-]  # fmt: skip
+    ["status"],
+    ["encoders"],
+    ["extract"],
+    ["finetune"],
+    ["finetune", "--freeze"],
+    ["fuse"],
+    ["store", "gc"],
+    ["store", "status"],
+    ["store", "verify"],
+    ["compare", "encoders", "image", "text"],
+    ["evaluate", "text"],
+    ["runs"],
+    ["sweep"],
+    ["selftrain"],
+    ["predict", "text"],
+    ["export", "text", "out"],
+    ["init"],
+]
 
 
 def answering_yes(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
     """A command, in a process of its own, with `yes` on standard input and a terminal that is none."""
     command = [str(Path(sys.executable).with_name("mmfeat")), *arguments]
     return subprocess.run(
-        command, cwd=cwd, input="y\n" * 1000, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
+        command,
+        cwd=cwd,
+        input="y\n" * 1000,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
         timeout=300,
-    )  # fmt: skip
+    )
 
 
 def project_of(folder: Path, source: Path) -> Path:

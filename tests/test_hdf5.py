@@ -67,9 +67,12 @@ def empty(h5: h5py.File, name: str, data: np.ndarray, folder: Path) -> None:
 
 
 OUT = {
-    external: "external storage", virtual: "virtual data set", gone: "virtual data set", plugin: "filter 32015",
+    external: "external storage",
+    virtual: "virtual data set",
+    gone: "virtual data set",
+    plugin: "filter 32015",
     empty: "nothing was ever written",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("make", OUT)

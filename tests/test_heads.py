@@ -54,9 +54,13 @@ def permuted(data: FitData, order: np.ndarray) -> FitData:
     place = np.argsort(order)
     o = torch.from_numpy(order)
     return FitData(
-        {n: x[o] for n, x in data.inputs.items()}, {n: p[o] for n, p in data.present.items()}, data.labels[o],
-        data.numbers[order], np.sort(place[data.train]), np.sort(place[data.val]),
-    )  # fmt: skip
+        {n: x[o] for n, x in data.inputs.items()},
+        {n: p[o] for n, p in data.present.items()},
+        data.labels[o],
+        data.numbers[order],
+        np.sort(place[data.train]),
+        np.sort(place[data.val]),
+    )
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -49,8 +49,12 @@ def dataset(path: Path, start: int = 0, n: int = 6, paths: bool = True, **more: 
 def test_names_of_images_and_of_classes_are_used(tmp_path):
     source = read_source(dataset(tmp_path / "t.parquet"), {})
     assert source.columns == {
-        "id": "image.path", "image": "image.path", "caption": "caption", "labels": "label", "group": ""
-    }  # fmt: skip
+        "id": "image.path",
+        "image": "image.path",
+        "caption": "caption",
+        "labels": "label",
+        "group": "",
+    }
     assert source.images == source.ids == [f"{i}.png" for i in range(6)]
     assert source.labels[:2] == [["cat"], ["traffic light"]]  # a name with a space is one name
     assert source.classes == ("cat", "dog", "traffic light")
@@ -96,8 +100,14 @@ def test_lists_of_structs_are_columns_of_lists(tmp_path, features):
     }
     write(tmp_path / "t.parquet", columns, features)
     assert read_table(tmp_path / "t.parquet").header == [
-        "id", "sentences", "sentences.raw", "sentences.n", "objects", "objects.category", "objects.area"
-    ]  # fmt: skip
+        "id",
+        "sentences",
+        "sentences.raw",
+        "sentences.n",
+        "objects",
+        "objects.category",
+        "objects.area",
+    ]
     source = read_source(tmp_path / "t.parquet", {"caption": "sentences.raw", "labels": "objects.category"})
     assert source.captions == ["one\ntwo"] * 3
     assert source.labels == [["cat", "traffic light"], [], ["dog"]]

@@ -53,9 +53,11 @@ def test_position_embeddings_of_a_file_are_interpolated_as_timm_does_it(tmp_path
     ours = build(tmp_path, pretrained="vit.safetensors", size=96)
     theirs = timm.create_model("test_vit3", img_size=96, num_classes=0, checkpoint_path=None)
     timm.models.load_checkpoint(
-        theirs, str(tmp_path / "vit.safetensors"), strict=False,
+        theirs,
+        str(tmp_path / "vit.safetensors"),
+        strict=False,
         filter_fn=timm.models.vision_transformer.checkpoint_filter_fn,
-    )  # fmt: skip
+    )
     assert torch.equal(ours.network.pos_embed, theirs.pos_embed)
     pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -131,14 +131,22 @@ def test_the_difference_is_said_once_and_stays_in_the_log(tmp_path):
     path.write_text("\n".join([*lines, "r77,x,cow", "r78,x,dog"]) + "\n")
     made = init(tmp_path)
     assert made.written == ["manifest.parquet", "init.log"]
-    for line in ("new            2   rows: 'r77', 'r78'", "gone           1   row: 'r5'", "changed        1   caption: 'r3'",
-                 "new            1   class: 'cow'"):  # fmt: skip
+    for line in (
+        "new            2   rows: 'r77', 'r78'",
+        "gone           1   row: 'r5'",
+        "changed        1   caption: 'r3'",
+        "new            1   class: 'cow'",
+    ):
         assert f"\n  {line}" in made.summary
     log = (tmp_path / "init.log").read_text()
     assert log.splitlines() == [
-        "Changed since the manifest of before:", "class 'cow': new", "row 'r77': new", "row 'r78': new", "row 'r5': gone",
+        "Changed since the manifest of before:",
+        "class 'cow': new",
+        "row 'r77': new",
+        "row 'r78': new",
+        "row 'r5': gone",
         "caption of 'r3': 'caption 3', now 'another 3'",
-    ]  # fmt: skip
+    ]
     again = init(tmp_path)
     assert again.unchanged
     assert "Since" not in again.summary

@@ -341,9 +341,13 @@ def test_a_strip_that_would_fill_the_memory_is_no_image():
     from mmfeat.encoders.preparation import ImagePreparation
 
     config = {
-        "input_size": (3, 32, 32), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0,
+        "input_size": (3, 32, 32),
+        "interpolation": "bicubic",
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "crop_pct": 1.0,
         "crop_mode": "center",
-    }  # fmt: skip
+    }
     preparation = ImagePreparation(config)
     assert preparation.prepare(Image.new("L", (1, 900))).shape == (3, 32, 32)
     with pytest.raises(UndecodableSample, match="a strip of 40000000 x 1 pixels"):

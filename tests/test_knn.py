@@ -22,13 +22,15 @@ def made(seed: int = 0, n: int = N) -> FeatureTable:
     return FeatureTable(
         ids=np.array([f"row {i}" for i in range(n)], dtype=object),
         embeddings=embeddings,
-        logits={}, tokens={}, token_lengths={},
+        logits={},
+        tokens={},
+        token_lengths={},
         present={name: rng.random(n) > 0.2 for name in WIDTHS},
         row_keys={name: np.zeros((n, 32), np.uint8) for name in WIDTHS},
         labels=(rng.random((n, K)) > 0.6).astype(np.int8),
         split=np.array(["train"] * (n - n // 6) + ["val"] * (n // 6), dtype=object),
         classes=tuple("abcde"),
-    )  # fmt: skip
+    )
 
 
 def of(table: FeatureTable, **more) -> np.ndarray:

@@ -20,10 +20,28 @@ from mmfeat.workflows.extract import extract
 from mmfeat.workflows.predict import predict
 
 RUNS = (
-    "linear-1", "selftrain-1", "linear-2", "mlp-1", "concat-1", "crossattn-1", "gated-1", "weighted-1", "labelquery-1",
-    "linear-3", "mlp-2", "linear-4", "fm1-1", "fm2-1", "fm3-1", "ensemble-1", "ensemble-2", "ensemble-3", "ensemble-4",
-    "selftrain-2", "selftrain-3",
-)  # fmt: skip
+    "linear-1",
+    "selftrain-1",
+    "linear-2",
+    "mlp-1",
+    "concat-1",
+    "crossattn-1",
+    "gated-1",
+    "weighted-1",
+    "labelquery-1",
+    "linear-3",
+    "mlp-2",
+    "linear-4",
+    "fm1-1",
+    "fm2-1",
+    "fm3-1",
+    "ensemble-1",
+    "ensemble-2",
+    "ensemble-3",
+    "ensemble-4",
+    "selftrain-2",
+    "selftrain-3",
+)
 ENCODERS = ("image", "text", "frozen", "words", "clip")
 
 

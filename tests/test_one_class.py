@@ -32,9 +32,13 @@ epochs = 3
 
 def table(path, classes=("dog",)):
     rows = [
-        {"id": str(i), "caption": f"{'dog' if i % 2 else 'bird'} number {i}", "labels": list(classes[i % 2 :][:1]) if i % 2 == 0 else []}
+        {
+            "id": str(i),
+            "caption": f"{'dog' if i % 2 else 'bird'} number {i}",
+            "labels": list(classes[i % 2 :][:1]) if i % 2 == 0 else [],
+        }
         for i in range(40)
-    ]  # fmt: skip
+    ]
     rows += [{"id": f"u{i}", "caption": f"bird {i}", "labels": None} for i in range(10)]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     return path

@@ -79,84 +79,151 @@ def written(value: str, **more) -> Opt:
 
 COMMANDS = {
     "init": Spec(
-        ["s.csv"], ["init.init"],
-        {name: Opt("x") for name in ("--images", "--id", "--image", "--caption", "--labels", "--group", "--separator", "--classes")}
+        ["s.csv"],
+        ["init.init"],
+        {
+            name: Opt("x")
+            for name in ("--images", "--id", "--image", "--caption", "--labels", "--group", "--separator", "--classes")
+        }
         | {"--absent": Opt("unknown"), "--val": Opt("0.2"), "--test": Opt("0.2"), "--seed": Opt("3"), **OVERWRITE},
     ),
     "encoders": Spec([], ["encoders.encoders", "encoders.models"], {}),
     "finetune": Spec(
-        [], ["finetune.finetune", "dryrun.plan_finetune"],
+        [],
+        ["finetune.finetune", "dryrun.plan_finetune"],
         {
-            "--freeze": Opt(), "--dry-run": Opt(), "--recipe": Opt("paper", refused=[["--freeze"]]),
-            "--synonyms": Opt("s.txt", refused=[["--freeze"], ["image"]]), **TOP,
-            "--set": Opt("finetune.image.epochs=2", refused=[["--freeze"], ["text"]], elsewhere={"fuse.head=linear": []}),
+            "--freeze": Opt(),
+            "--dry-run": Opt(),
+            "--recipe": Opt("paper", refused=[["--freeze"]]),
+            "--synonyms": Opt("s.txt", refused=[["--freeze"], ["image"]]),
+            **TOP,
+            "--set": Opt(
+                "finetune.image.epochs=2", refused=[["--freeze"], ["text"]], elsewhere={"fuse.head=linear": []}
+            ),
         },
     ),
     "extract": Spec(
-        [], ["extract.extract", "dryrun.plan_extract"],
+        [],
+        ["extract.extract", "dryrun.plan_extract"],
         {
-            "--shard": Opt("1/2", acts=[[], ["--dry-run"]]), "--on-error": Opt("stop", refused=[["--dry-run"]]),
-            "--tune": Opt(refused=[["--dry-run"]]), "--dry-run": Opt(), "--rehash": Opt(acts=[[], ["--dry-run"]]),
+            "--shard": Opt("1/2", acts=[[], ["--dry-run"]]),
+            "--on-error": Opt("stop", refused=[["--dry-run"]]),
+            "--tune": Opt(refused=[["--dry-run"]]),
+            "--dry-run": Opt(),
+            "--rehash": Opt(acts=[[], ["--dry-run"]]),
             "--device": DEVICE,
         },
     ),
     "status": Spec(
-        [], ["status.status"],
+        [],
+        ["status.status"],
         {
-            "--config": Opt(), "--rehash": Opt(refused=[["--config"]]),
+            "--config": Opt(),
+            "--rehash": Opt(refused=[["--config"]]),
             "--store": Opt(refused=[["--config"]], by="test_status_shows_the_store_where_it_is_asked_for"),
-            "--metric": Opt("map", acts=[["--config"]], refused=[[]]), "--seed": Opt("3", acts=[["--config"]], refused=[[]]),
+            "--metric": Opt("map", acts=[["--config"]], refused=[[]]),
+            "--seed": Opt("3", acts=[["--config"]], refused=[[]]),
             "--device": Opt("cpu", acts=[["--config"]], refused=[[]]),
             "--set": Opt("fuse.seeds=7", acts=[["--config"]], refused=[[]]),
         },
     ),
     "fuse": Spec(
-        [], ["fuse.fuse"],
+        [],
+        ["fuse.fuse"],
         {
-            "--head": Opt("linear"), "--inputs": Opt("image"), "--seeds": Opt("1"), "--folds": Opt("2"), **TOP,
-            "--set": Opt("fuse.crossattn.lr=0.1", refused=[["--head", "mlp"]], elsewhere={"selftrain.rounds=2": [], "fuse.head=mlp": ["--head", "linear"]}),
+            "--head": Opt("linear"),
+            "--inputs": Opt("image"),
+            "--seeds": Opt("1"),
+            "--folds": Opt("2"),
+            **TOP,
+            "--set": Opt(
+                "fuse.crossattn.lr=0.1",
+                refused=[["--head", "mlp"]],
+                elsewhere={"selftrain.rounds=2": [], "fuse.head=mlp": ["--head", "linear"]},
+            ),
         },
     ),
     "sweep fuse": Spec(
-        [], ["sweep.sweep_fuse"],
+        [],
+        ["sweep.sweep_fuse"],
         {
-            "--head": Opt("linear,mlp"), "--lr": Opt("0.1,0.2"), "--dropout": Opt("0.1"), "--inputs": Opt("image"),
-            "--seeds": Opt("1"), **TOP, **OVERWRITE,
+            "--head": Opt("linear,mlp"),
+            "--lr": Opt("0.1,0.2"),
+            "--dropout": Opt("0.1"),
+            "--inputs": Opt("image"),
+            "--seeds": Opt("1"),
+            **TOP,
+            **OVERWRITE,
             "--set": Opt("fuse.mlp.hidden=3,4", elsewhere={"fuse.folds=2": [], "selftrain.rounds=2": []}),
         },
     ),
     "sweep finetune": Spec(
-        ["text"], ["sweep_finetune.sweep_finetune"],
+        ["text"],
+        ["sweep_finetune.sweep_finetune"],
         {
-            "--seeds": Opt("2"), "--use": Opt("best", by="test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for"),
-            "--lr": Opt("0.1,0.2"), "--batch-size": Opt("2,3"), "--optimizer": Opt("adam"), "--epochs": Opt("2"), **TOP, **OVERWRITE,
+            "--seeds": Opt("2"),
+            "--use": Opt("best", by="test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for"),
+            "--lr": Opt("0.1,0.2"),
+            "--batch-size": Opt("2,3"),
+            "--optimizer": Opt("adam"),
+            "--epochs": Opt("2"),
+            **TOP,
+            **OVERWRITE,
             "--set": Opt("finetune.clip=2", elsewhere={"fuse.head=linear": [], "selftrain.rounds=2": []}),
         },
     ),
     "ensemble": Spec(
-        ["image", "text"], ["ensemble.ensemble"],
-        {"--method": Opt("weighted"), **SCORED, "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=linear": [], "seed=3": []})},
+        ["image", "text"],
+        ["ensemble.ensemble"],
+        {
+            "--method": Opt("weighted"),
+            **SCORED,
+            "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=linear": [], "seed=3": []}),
+        },
     ),
     "selftrain": Spec(
-        [], ["selftrain.selftrain"],
+        [],
+        ["selftrain.selftrain"],
         {
-            "--rounds": Opt("1"), "--encoder-every": Opt("1"), "--policy": Opt("all"), "--head": Opt("linear"),
-            "--inputs": Opt("image"), "--seeds": Opt("1"), **TOP,
-            "--set": Opt("selftrain.yes=0.9", acts=[["--policy", "confident"]], refused=[[]], elsewhere={"fuse.folds=3": [], "fuse.mlp.lr=1": []}),
-            "--yes": Opt(acts=[["--encoder-every", "1"]], refused=[[]], by="test_encoder_rounds_are_asked_for_without_yes"),
+            "--rounds": Opt("1"),
+            "--encoder-every": Opt("1"),
+            "--policy": Opt("all"),
+            "--head": Opt("linear"),
+            "--inputs": Opt("image"),
+            "--seeds": Opt("1"),
+            **TOP,
+            "--set": Opt(
+                "selftrain.yes=0.9",
+                acts=[["--policy", "confident"]],
+                refused=[[]],
+                elsewhere={"fuse.folds=3": [], "fuse.mlp.lr=1": []},
+            ),
+            "--yes": Opt(
+                acts=[["--encoder-every", "1"]], refused=[[]], by="test_encoder_rounds_are_asked_for_without_yes"
+            ),
         },
     ),
     "review": Spec(
-        [], ["review.review", "answers.apply_review", "answers.undo_review"],
+        [],
+        ["review.review", "answers.apply_review", "answers.undo_review"],
         {
-            "--n": written("3"), "--split": written("train"), "--out": written("x.csv"), "--apply": Opt("f.csv", refused=[UNDO]),
-            "--undo": Opt(), "--overwrite": Opt(acts=[[], APPLY, UNDO]), "--threshold": written("0.3"), "--empty": written("none"),
-            "--calibration": written("temperature"), "--device": written("cpu"), "--set": written("predict.threshold=0.3"),
+            "--n": written("3"),
+            "--split": written("train"),
+            "--out": written("x.csv"),
+            "--apply": Opt("f.csv", refused=[UNDO]),
+            "--undo": Opt(),
+            "--overwrite": Opt(acts=[[], APPLY, UNDO]),
+            "--threshold": written("0.3"),
+            "--empty": written("none"),
+            "--calibration": written("temperature"),
+            "--device": written("cpu"),
+            "--set": written("predict.threshold=0.3"),
             "--metric": Opt("map", acts=[[], [*REVIEWED, "--threshold", "tuned"]], refused=[REVIEWED, APPLY, UNDO]),
         },
     ),
     "predict": Spec(
-        [], ["predict.predict", "predict.predict_new"],
+        [],
+        ["predict.predict", "predict.predict_new"],
         {
             "--caption": Opt("a dog", acts=[[], ONE, MODEL], refused=[TABLE, PICTURES, CAPTIONED]),
             "--captions": Opt("c.csv", acts=[PICTURES, [*PICTURES, *MODEL]], refused=[ROWS, TABLE, ONE]),
@@ -168,45 +235,97 @@ COMMANDS = {
             "--format": Opt("jsonl", acts=[ROWS, TABLE, PICTURES, CAPTIONED], refused=[ONE]),
             "--out": Opt("o.csv", acts=[ROWS, TABLE, PICTURES, CAPTIONED], refused=[ONE]),
             "--overwrite": Opt(acts=[ROWS, TABLE, PICTURES, CAPTIONED], refused=[ONE]),
-            "--threshold": Opt("0.3", acts=[ROWS, TABLE, PICTURES, ONE, [*ONE, *MODEL], [*ONE, "--top-k", "2"]], refused=[["--top-k", "2"], [*TABLE, "--top-k", "2"]]),
+            "--threshold": Opt(
+                "0.3",
+                acts=[ROWS, TABLE, PICTURES, ONE, [*ONE, *MODEL], [*ONE, "--top-k", "2"]],
+                refused=[["--top-k", "2"], [*TABLE, "--top-k", "2"]],
+            ),
             "--empty": Opt("none", acts=[ROWS, TABLE, ONE], refused=[["--top-k", "2"], [*TABLE, *MODEL]]),
             "--calibration": Opt("temperature", acts=[ROWS, TABLE, ONE], refused=[[*TABLE, *MODEL]]),
-            "--metric": Opt("map", acts=[ROWS, TABLE, ONE], refused=[[*TABLE, *MODEL], ["crossattn-1"], ["crossattn-1", *TABLE]]),
+            "--metric": Opt(
+                "map", acts=[ROWS, TABLE, ONE], refused=[[*TABLE, *MODEL], ["crossattn-1"], ["crossattn-1", *TABLE]]
+            ),
             "--device": Opt("cpu", acts=[ROWS, TABLE, ONE, [*TABLE, *MODEL]]),
-            "--set": Opt("predict.threshold=0.3", acts=[ROWS, TABLE, ONE], refused=[[*TABLE, *MODEL]], elsewhere={"fuse.head=linear": [], "seed=3": TABLE}),
+            "--set": Opt(
+                "predict.threshold=0.3",
+                acts=[ROWS, TABLE, ONE],
+                refused=[[*TABLE, *MODEL]],
+                elsewhere={"fuse.head=linear": [], "seed=3": TABLE},
+            ),
         },
     ),
-    "evaluate": Spec([], ["evaluate.evaluate"], {"--split": Opt("test"), **DECISION, **SCORED, **OVERWRITE, "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []})}),
+    "evaluate": Spec(
+        [],
+        ["evaluate.evaluate"],
+        {
+            "--split": Opt("test"),
+            **DECISION,
+            **SCORED,
+            **OVERWRITE,
+            "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []}),
+        },
+    ),
     "compare heads": Spec(
-        [], ["compare.compare_heads"],
-        {"--inputs": Opt("image"), "--seeds": Opt("1"), **TOP, **OVERWRITE, "--set": Opt("fuse.mlp.lr=0.1", refused=[["concat"]], elsewhere={"fuse.folds=2": [], "fuse.head=mlp": []})},
+        [],
+        ["compare.compare_heads"],
+        {
+            "--inputs": Opt("image"),
+            "--seeds": Opt("1"),
+            **TOP,
+            **OVERWRITE,
+            "--set": Opt("fuse.mlp.lr=0.1", refused=[["concat"]], elsewhere={"fuse.folds=2": [], "fuse.head=mlp": []}),
+        },
     ),
     "compare encoders": Spec(
-        [], ["compare_encoders.compare_encoders"],
+        [],
+        ["compare_encoders.compare_encoders"],
         {
-            "--freeze": Opt(), "--seeds": Opt("2"), "--use": Opt("best", by="test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for"),
-            **TOP, **OVERWRITE, "--set": Opt("finetune.image.epochs=2", refused=[["--freeze"]], elsewhere={"fuse.head=mlp": []}),
+            "--freeze": Opt(),
+            "--seeds": Opt("2"),
+            "--use": Opt("best", by="test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for"),
+            **TOP,
+            **OVERWRITE,
+            "--set": Opt("finetune.image.epochs=2", refused=[["--freeze"]], elsewhere={"fuse.head=mlp": []}),
         },
     ),
-    "runs": Spec([], ["runs.ranked_runs"], {**DECISION, **SCORED, "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=mlp": []})}),
+    "runs": Spec(
+        [],
+        ["runs.ranked_runs"],
+        {**DECISION, **SCORED, "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=mlp": []})},
+    ),
     "export": Spec(
-        ["crossattn-1", "DIR"], ["export.export"],
-        {"--dtype": Opt("float16"), "--format": Opt("onnx"), **SHIPPED, "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []})},
+        ["crossattn-1", "DIR"],
+        ["export.export"],
+        {
+            "--dtype": Opt("float16"),
+            "--format": Opt("onnx"),
+            **SHIPPED,
+            "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []}),
+        },
     ),
     "serve": Spec(
-        ["DIR"], ["serve.serve"],
+        ["DIR"],
+        ["serve.serve"],
         {
-            "--host": Opt("0.0.0.0"), "--port": Opt("1234"), "--device": DEVICE, "--max-mb": Opt("3"),
-            "--max-megapixels": Opt("3"), "--max-waiting": Opt("3"), "--verbose": Opt(),
-            "--allow-host": Opt("a.example"), "--allow-origin": Opt("http://a.example"),
+            "--host": Opt("0.0.0.0"),
+            "--port": Opt("1234"),
+            "--device": DEVICE,
+            "--max-mb": Opt("3"),
+            "--max-megapixels": Opt("3"),
+            "--max-waiting": Opt("3"),
+            "--verbose": Opt(),
+            "--allow-host": Opt("a.example"),
+            "--allow-origin": Opt("http://a.example"),
         },
     ),
     "store verify": Spec([], ["store.verify_store"], {}),
-    "store gc": Spec([], ["store.find_unreferenced"], {"--yes": Opt(by="test_gc_asks_without_yes"), "--forget": Opt("/x")}),
+    "store gc": Spec(
+        [], ["store.find_unreferenced"], {"--yes": Opt(by="test_gc_asks_without_yes"), "--forget": Opt("/x")}
+    ),
     "store export": Spec(["x"], ["store.export_features"], {"--format": Opt("h5"), "--split": Opt("val")}),
     "store import": Spec(["n", "f.npy"], ["imports.import_embeddings"], {"--ids": Opt("i.txt"), "--array": Opt("a")}),
     "demo": Spec([], ["demo.demo"], {"--folder": Opt("x"), "--seed": Opt("3")}),
-}  # fmt: skip
+}
 PROJECT_REFUSED = [["demo"], ["serve", "DIR"], ["encoders", "mobilenet"], ["predict", "new.csv", "--model", "m"]]
 
 
@@ -301,7 +420,13 @@ def test_every_option_acts_or_is_refused(folder, monkeypatch, name, option):
             typed = called(patched, spec.reached, words_of(name, option, value, more))
         assert isinstance(typed, tuple), (more, value, typed)
         assert typed[0] == 2, (more, value, typed)
-        assert "no effect" in typed[1] or "does not go with" in typed[1] or "needs" in typed[1] or "given twice" in typed[1] or "what to predict" in typed[1], typed  # fmt: skip
+        assert (
+            "no effect" in typed[1]
+            or "does not go with" in typed[1]
+            or "needs" in typed[1]
+            or "given twice" in typed[1]
+            or "what to predict" in typed[1]
+        ), typed
 
 
 @pytest.mark.parametrize(("name", "option"), [(n, o) for n, o in CASES if COMMANDS[n].options[o].value is not None])
@@ -372,9 +497,11 @@ def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "module", "work", "use"),
-    [(["sweep", "finetune", "text"], "sweep_finetune", "sweep_finetune", "use_cell"),
-     (["compare", "encoders"], "compare_encoders", "compare_encoders", "use_encoders")],
-)  # fmt: skip
+    [
+        (["sweep", "finetune", "text"], "sweep_finetune", "sweep_finetune", "use_cell"),
+        (["compare", "encoders"], "compare_encoders", "compare_encoders", "use_encoders"),
+    ],
+)
 def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, work, use):
     numbers = dict.fromkeys(("n_val", "n_fits", "n_trained", "kept_mb"), 1)
     result = MagicMock(failed={}, files=[], lines=[], effects=[], **numbers)
@@ -448,14 +575,21 @@ def test_help_lists_the_choices_of_every_setting():
 @pytest.mark.parametrize(
     "words",
     [
-        ["init", "https://example.com/train.csv"], ["init", "s.csv", "--images", "s3://bucket/x.zip"],
-        ["predict", "https://example.com/a.jpg"], ["predict", "data:image/png;base64,iVBORw0KGgo="],
-        ["predict", "new.csv", "--out", "https://example.com/o.csv"], ["predict", "new.csv", "--images", "http://a/b.zip"],
-        ["store", "import", "x", "https://example.com/e.npy"], ["store", "export", "gs://bucket/x"],
-        ["review", "--apply", "file:///tmp/review.csv"], ["export", "crossattn-1", "s3://b/m"], ["serve", "https://h/m"],
-        ["finetune", "--synonyms", "https://example.com/s.txt"], ["compare", "encoders", "m=https://a/b.pth"],
+        ["init", "https://example.com/train.csv"],
+        ["init", "s.csv", "--images", "s3://bucket/x.zip"],
+        ["predict", "https://example.com/a.jpg"],
+        ["predict", "data:image/png;base64,iVBORw0KGgo="],
+        ["predict", "new.csv", "--out", "https://example.com/o.csv"],
+        ["predict", "new.csv", "--images", "http://a/b.zip"],
+        ["store", "import", "x", "https://example.com/e.npy"],
+        ["store", "export", "gs://bucket/x"],
+        ["review", "--apply", "file:///tmp/review.csv"],
+        ["export", "crossattn-1", "s3://b/m"],
+        ["serve", "https://h/m"],
+        ["finetune", "--synonyms", "https://example.com/s.txt"],
+        ["compare", "encoders", "m=https://a/b.pth"],
     ],
-)  # fmt: skip
+)
 def test_a_url_for_a_path_is_one_line(folder, words):
     from mmfeat.common.errors import MmfeatError
 

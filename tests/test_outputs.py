@@ -34,7 +34,13 @@ KEPT = (
     "data/all.csv",
     "data/photos/a.jpg",
 )
-KEPT += ("runs/linear-1/run.json", "checkpoints/image-1/x", "kept/part", "reviews/applied-1/x", ".mmfeat/digests.parquet")  # fmt: skip
+KEPT += (
+    "runs/linear-1/run.json",
+    "checkpoints/image-1/x",
+    "kept/part",
+    "reviews/applied-1/x",
+    ".mmfeat/digests.parquet",
+)
 
 
 @pytest.fixture

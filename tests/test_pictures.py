@@ -109,13 +109,22 @@ def test_a_given_image_is_decoded_as_its_file(tmp_path):
 def test_only_images_whose_scale_changed_have_other_pixels_than_before():
     grey = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     alike = [
-        saved(grey, "PNG"), saved(grey, "TIFF"), saved(grey.astype(np.int32), "TIFF"), saved(grey.astype(np.float32), "TIFF"),
-        saved(PICTURE, "TIFF"), saved(PICTURE, "PNG"), saved(PICTURE, "JPEG"), png16(np.stack([grey] * 3, -1)),
-    ]  # fmt: skip
+        saved(grey, "PNG"),
+        saved(grey, "TIFF"),
+        saved(grey.astype(np.int32), "TIFF"),
+        saved(grey.astype(np.float32), "TIFF"),
+        saved(PICTURE, "TIFF"),
+        saved(PICTURE, "PNG"),
+        saved(PICTURE, "JPEG"),
+        png16(np.stack([grey] * 3, -1)),
+    ]
     other = [
-        saved(grey >> 4, "PNG"), saved(grey >> 8, "TIFF"), saved((grey >> 8).astype(np.int32), "TIFF"),
-        saved(RAMP, "TIFF"), png16(np.stack([grey >> 4] * 3, -1)),
-    ]  # fmt: skip
+        saved(grey >> 4, "PNG"),
+        saved(grey >> 8, "TIFF"),
+        saved((grey >> 8).astype(np.int32), "TIFF"),
+        saved(RAMP, "TIFF"),
+        png16(np.stack([grey >> 4] * 3, -1)),
+    ]
     assert [has_other_pixels(data) for data in alike] == [False] * len(alike)
     assert [has_other_pixels(data) for data in other] == [True] * len(other)
     assert all(deep(data) for data in other)
@@ -300,9 +309,13 @@ def test_flat_images_are_told():
     from mmfeat.encoders.preparation import ImagePreparation
 
     config = {
-        "input_size": (3, 32, 32), "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
-        "crop_pct": 1.0, "crop_mode": "center",
-    }  # fmt: skip
+        "input_size": (3, 32, 32),
+        "interpolation": "bicubic",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+    }
     preparation = ImagePreparation(config)
     nearly = np.full((40, 40, 3), 90, np.uint8)
     nearly[::2] = 91

@@ -72,8 +72,10 @@ def test_captions_are_found_by_the_pictures_names(photos):
     table.write_text("image,caption\n0,a dog\nphotos/1.png,a cat\n5.png,a bird\nelse.png,x\n", encoding="utf-8")
     rows = picture_rows([str(photos)], str(table))
     assert dict(zip(rows.ids, rows.captions, strict=True)) == dict.fromkeys(IDS, "") | {
-        "0.png": "a dog", "1.png": "a cat", "deep/er/5.png": "a bird"
-    }  # fmt: skip
+        "0.png": "a dog",
+        "1.png": "a cat",
+        "deep/er/5.png": "a bird",
+    }
     table.write_text("image,Q\nelse.png,x\n", encoding="utf-8")
     with pytest.raises(DataError, match="no caption in it"):
         picture_rows([str(photos)], str(table))
@@ -97,10 +99,17 @@ def test_arguments_that_contradict_one_another_are_refused(photos, own, exported
     table.write_text("id,caption\na,a dog\n", encoding="utf-8")
     one, many, model = str(photos / "0.png"), str(photos), {"model": str(exported)}
     for what, where in (
-        (one, {"images": ("x",)}), (one, {"columns": {"caption": "x"}}), (one, {"captions": "c.csv"}), (many, {"images": ("x",)}),
-        (str(table), {"captions": "c.csv"}), ([str(table), one], {}), (one, {"project": own}), (one, {"run": "fm3-1"}),
-        (one, {"threshold": 7}), (one, {"threshold": "tuned"}),
-    ):  # fmt: skip
+        (one, {"images": ("x",)}),
+        (one, {"columns": {"caption": "x"}}),
+        (one, {"captions": "c.csv"}),
+        (many, {"images": ("x",)}),
+        (str(table), {"captions": "c.csv"}),
+        ([str(table), one], {}),
+        (one, {"project": own}),
+        (one, {"run": "fm3-1"}),
+        (one, {"threshold": 7}),
+        (one, {"threshold": "tuned"}),
+    ):
         with pytest.raises(ConfigError):
             predict_new(what, **where, **model)
     with pytest.raises(DataError, match="--captions FILE"):

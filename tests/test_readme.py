@@ -70,8 +70,13 @@ def test_the_demo(tmp_path):
         label, *figures = re.split(r" {2,}", line.strip())
         f1[label] = float(figures[0].partition(" ")[0])
     assert list(f1) == [
-        "image only", "text only", "mean of both logits", "concat", "cross-attention", "after self-training (transductive)",
-    ]  # fmt: skip
+        "image only",
+        "text only",
+        "mean of both logits",
+        "concat",
+        "cross-attention",
+        "after self-training (transductive)",
+    ]
     alone = max(f1["image only"], f1["text only"])
     for label in ("mean of both logits", "concat", "cross-attention"):
         assert f1[label] > alone + 0.02, f1

@@ -155,8 +155,11 @@ def test_nothing_is_read_twice_and_memory_may_be_lost(old, decoded, monkeypatch)
     monkeypatch.setattr(decoder1, "has_other_pixels", lambda *a: compared.append(a[0]) or compare(*a))
     extract(Project(old))
     assert {name for name, data in IMAGES.items() if data in compared} == {
-        "deep.png", "deep-colours.png", "old.tif", *NEW - {"new-text.png"}
-    }  # fmt: skip
+        "deep.png",
+        "deep-colours.png",
+        "old.tif",
+        *NEW - {"new-text.png"},
+    }
     compared.clear()
     extract(Project(old))
     assert not compared

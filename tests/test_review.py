@@ -178,8 +178,13 @@ def test_answers_are_read_however_they_are_separated(tmp_path, between):
     said = {"r0": "dog cat", "r1": "cat; dog", "r2": " bird ", "=r3": "-", "r4": "", "r5": "None", "r6": "dog;;dog"}
     found = read_answers(fill(tmp_path / "f.csv", said, between=between), list(said), CLASSES, " ")
     assert found.given == {
-        "r0": ["cat", "dog"], "r1": ["cat", "dog"], "r2": ["bird"], "=r3": [], "r5": [], "r6": ["dog"],
-    }  # fmt: skip
+        "r0": ["cat", "dog"],
+        "r1": ["cat", "dog"],
+        "r2": ["bird"],
+        "=r3": [],
+        "r5": [],
+        "r6": ["dog"],
+    }
     assert found.n_blank == 1
 
 
@@ -398,8 +403,17 @@ def test_a_review_of_a_project_whose_images_cannot_be_read(reviewed, monkeypatch
     assert result.made
     header, *rows = cells(result.file.read_bytes())
     assert header == [
-        "id", "image", "caption", "given", "model", "probabilities", "opinion_image", "opinion_text", "why", "labels",
-    ]  # fmt: skip
+        "id",
+        "image",
+        "caption",
+        "given",
+        "model",
+        "probabilities",
+        "opinion_image",
+        "opinion_text",
+        "why",
+        "labels",
+    ]
     manifest = Project(reviewed).manifest
     where = {sample: row for row, sample in enumerate(manifest.ids)}
     for row in rows:

@@ -15,21 +15,41 @@ from mmfeat.runs.run import RunLogits, all_runs, already_made, damaged_runs, rea
 from mmfeat.store import EncoderSpec
 
 FIGURES = {
-    "samples_f1": 0.5, "micro_f1": 0.5, "macro_f1": None, "map": None, "loss": 0.7, "samples_f1_interval": [0.4, 0.6],
+    "samples_f1": 0.5,
+    "micro_f1": 0.5,
+    "macro_f1": None,
+    "map": None,
+    "loss": 0.7,
+    "samples_f1_interval": [0.4, 0.6],
     "n_classes_left_out": 2,
-}  # fmt: skip
+}
 TEXT = {"key": "k", "output_key": None, "modality": "text", "width": 3, "size_mb": 2.5}
 RECORD = {
-    "kind": "ensemble", "encoders": {"text": TEXT}, "classes": ["a", "b"], "fingerprint": "f", "head_mb": 0.5,
-    "heads": {}, "members": [{"name": "text", "weight": 1.0, "fingerprint": None}], "created": "2026-01-01T00:00:00Z",
-    "seconds": 1.0, "figures": {"val": FIGURES, "val_seeds": []}, "metric": "samples-f1", "prior": [0.0, 0.0],
+    "kind": "ensemble",
+    "encoders": {"text": TEXT},
+    "classes": ["a", "b"],
+    "fingerprint": "f",
+    "head_mb": 0.5,
+    "heads": {},
+    "members": [{"name": "text", "weight": 1.0, "fingerprint": None}],
+    "created": "2026-01-01T00:00:00Z",
+    "seconds": 1.0,
+    "figures": {"val": FIGURES, "val_seeds": []},
+    "metric": "samples-f1",
+    "prior": [0.0, 0.0],
     "decision": {"temperature": 1.0, "threshold": 0.5, "empty": "none"},
     "config": {"predict": {}, "split": {"val": 0.2, "test": 0}},
-}  # fmt: skip
+}
 OF_HEADS = {
-    "kind": "head", "members": [], "head": "linear", "head_config": {}, "inputs": ["text"], "seeds": [0], "best_epochs": [1],
+    "kind": "head",
+    "members": [],
+    "head": "linear",
+    "head_config": {},
+    "inputs": ["text"],
+    "seeds": [0],
+    "best_epochs": [1],
     "seed_seconds": [1.0],
-}  # fmt: skip
+}
 
 
 def logits() -> RunLogits:
@@ -70,9 +90,13 @@ def test_runs_are_listed_oldest_first_and_nothing_unfinished_among_them(tmp_path
 
 
 DAMAGE = {
-    "": "damaged", "[]": "damaged", "{": "damaged", '{"format": 1}': "damaged", '{"format": "x"}': "damaged",
+    "": "damaged",
+    "[]": "damaged",
+    "{": "damaged",
+    '{"format": 1}': "damaged",
+    '{"format": "x"}': "damaged",
     "[" * 100_000: "damaged",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (json.dumps({**RECORD, "format": 99}), "reads up to 1")])

@@ -153,8 +153,16 @@ def a_comparison(folder: Path) -> tuple[Path, Callable[[], Any]]:
     save_part(made / "head.safetensors", part, numbers, "g")
     texts = dict.fromkeys(("typed", "label", "name", "model", "encoder_key", "measured", "device"), "x")
     record = EncoderRecord(
-        **texts, modality="image", width=3, size_mb=None, n_labelled=5, rate=2.0, fit_seconds=1.0, best_epoch=1, frozen=True
-    )  # fmt: skip
+        **texts,
+        modality="image",
+        width=3,
+        size_mb=None,
+        n_labelled=5,
+        rate=2.0,
+        fit_seconds=1.0,
+        best_epoch=1,
+        frozen=True,
+    )
     write_encoder_record(made / "encoder.json", record)
 
     def read() -> Any:
@@ -443,10 +451,15 @@ def test_a_manifest_without_a_seal_that_holds_other_things_is_damaged(tmp_path):
     good = {**texts, "split": ["train", "val"], "labels": pa.array([[1, 0], [0, -1]], pa.list_(pa.int8(), 2))}
     metadata = {"mmfeat_format": "1", "classes": '["x", "y"]', "columns": "{}"}
     bad = [
-        ({"split": ["train", "valid"]}, {}), ({"id": [1, 2]}, {}), ({"caption": ["a", None]}, {}),
-        ({"labels": pa.array([[5, 0], [0, 1]], pa.list_(pa.int8(), 2))}, {}), ({}, {"classes": "5"}),
-        ({}, {"classes": '["x"]'}), ({}, {"columns": "[]"}), ({}, {"mmfeat_format": "x"}),
-    ]  # fmt: skip
+        ({"split": ["train", "valid"]}, {}),
+        ({"id": [1, 2]}, {}),
+        ({"caption": ["a", None]}, {}),
+        ({"labels": pa.array([[5, 0], [0, 1]], pa.list_(pa.int8(), 2))}, {}),
+        ({}, {"classes": "5"}),
+        ({}, {"classes": '["x"]'}),
+        ({}, {"columns": "[]"}),
+        ({}, {"mmfeat_format": "x"}),
+    ]
     for columns, said in [({}, {}), *bad]:
         pq.write_table(pa.table({**good, **columns}).replace_schema_metadata({**metadata, **said}), file)
         if not columns and not said:

@@ -243,8 +243,10 @@ def test_a_head_that_comes_byte_by_byte_ends_too_and_so_does_the_second_of_a_con
         assert gone
     with socket.create_connection(("127.0.0.1", port)) as steady:  # a slow body has its own limit, a whole head no more
         steady.settimeout(20)
-        steady.sendall(f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                       f"Content-Length: {len(BODY)}\r\n\r\n".encode())  # fmt: skip
+        steady.sendall(
+            f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+        )
         time.sleep(1.3)
         steady.sendall(BODY)
         assert steady.recv(65536).startswith(b"HTTP/1.1 200")

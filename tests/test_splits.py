@@ -158,17 +158,21 @@ def test_rows_are_joined_by_pictures_and_names_and_by_nothing_else(rows):
         ([0, 0], None, ["train", "val"], "row 'r0' (train) has the same picture as 'r1' (val):"),
         ([-1, -1], ["p17", "p17"], ["test", "train"], "row 'r0' (test) has the same group 'p17' as 'r1' (train):"),
         (
-            [0, -1, 0], ["", "p17", "p17"], ["train", "val", ""],
+            [0, -1, 0],
+            ["", "p17", "p17"],
+            ["train", "val", ""],
             "row 'r0' (train) has the same picture as 'r2' (no split yet), which has the same group 'p17' as 'r1' (val):",
         ),
         (
-            [0, 0, 0, 1, 1, 1], ["", "", "a", "a", "", ""], ["val", "", "", "", "", "train"],
+            [0, 0, 0, 1, 1, 1],
+            ["", "", "a", "a", "", ""],
+            ["val", "", "", "", "", "train"],
             "row 'r0' (val) has the same picture as 'r2' (no split yet), which has the same group 'a' as 'r3' "
             "(no split yet), which has the same picture as 'r5' (train):",
         ),
         ([0, 0, 1, 1], None, ["val", "train", "val", "train"], "'r1' (train) (1 more like this):"),
     ],
-)  # fmt: skip
+)
 def test_two_splits_in_one_group_are_an_error_that_names_rows_and_what_they_share(pictures, names, known, says):
     groups = pictured(pictures, names)
     ids = [f"r{i}" for i in range(len(pictures))]

@@ -345,5 +345,8 @@ def test_a_finished_extraction_imports_neither_torch_nor_an_encoder(extracted):
 
 def test_options_are_plain_values():
     assert dataclasses.asdict(Options()) == {
-        "shard": None, "stop_on_error": False, "tune": False, "rehash": False,
-    }  # fmt: skip
+        "shard": None,
+        "stop_on_error": False,
+        "tune": False,
+        "rehash": False,
+    }

@@ -118,8 +118,10 @@ def test_mistakes_are_said_before_any_work(trained, given, message):
 def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
     grid = grid_of(trained, {"fuse.head": "linear,crossattn,linear", "fuse.hidden": "8,16", "fuse.lr": "1e-3,0.001"})
     assert [(cell.head, cell.values.get("hidden")) for cell in grid.cells] == [
-        ("linear", None), ("crossattn", 8), ("crossattn", 16)
-    ]  # fmt: skip
+        ("linear", None),
+        ("crossattn", 8),
+        ("crossattn", 16),
+    ]
     assert grid.notes == ["linear has no hidden: it is swept for crossattn alone"]
     own = grid_of(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
     assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]

@@ -69,9 +69,22 @@ def test_no_line_changes_a_label():
 
 @pytest.mark.parametrize(
     "caption",
-    ["hot dog", "stop sign", "fire hydrant", "traffic light", "parking meter", "park bench", "skate park", "home plate",
-     "wine glasses", "double decker bus", "train tracks", "green", "on top of it"],
-)  # fmt: skip
+    [
+        "hot dog",
+        "stop sign",
+        "fire hydrant",
+        "traffic light",
+        "parking meter",
+        "park bench",
+        "skate park",
+        "home plate",
+        "wine glasses",
+        "double decker bus",
+        "train tracks",
+        "green",
+        "on top of it",
+    ],
+)
 def test_compounds_and_words_of_many_senses_are_left_alone(caption):
     assert {replace_two(caption, SYNONYMS, key) for key in KEYS} == {caption}
 

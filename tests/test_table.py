@@ -283,10 +283,17 @@ def test_values_that_are_not_finite_name_the_rows_and_the_encoder():
     values[4, 1], values[5, 2], values[1] = np.nan, np.inf, 3e38  # the sum of the last is no number either
     everywhere = np.ones(n, dtype=bool)
     table = FeatureTable(
-        ids=np.array([f"row{i}" for i in range(n)], dtype=object), embeddings={"image": values}, logits={}, tokens={},
-        token_lengths={}, present={"image": everywhere}, row_keys={}, labels=np.zeros((n, 1), np.int8),
-        split=np.full(n, "train"), classes=("a",),
-    )  # fmt: skip
+        ids=np.array([f"row{i}" for i in range(n)], dtype=object),
+        embeddings={"image": values},
+        logits={},
+        tokens={},
+        token_lengths={},
+        present={"image": everywhere},
+        row_keys={},
+        labels=np.zeros((n, 1), np.int8),
+        split=np.full(n, "train"),
+        classes=("a",),
+    )
     with pytest.raises(StoreError, match=r"'image' are not finite for 2 of 6 rows \('row4', 'row5'\)"):
         table.to("cpu")
     assert torch.isfinite(table.take(np.arange(4)).to("cpu")[0]["image"]).all()

@@ -71,12 +71,10 @@ def test_delimited_cells_under_a_name_of_json_and_parquet_under_any(tmp_path):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(
-        st.lists(st.text('ab,;|\t"\n é', max_size=8), min_size=3, max_size=3), min_size=1, max_size=6
-    ),
+    st.lists(st.lists(st.text('ab,;|\t"\n é', max_size=8), min_size=3, max_size=3), min_size=1, max_size=6),
     st.sampled_from(DELIMITERS),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-)  # fmt: skip
+)
 def test_what_stands_in_cells_never_decides_the_delimiter(rows, delimiter, quoting):
     assert delimiter_of(delimited(rows, delimiter, quoting)) == delimiter
 
@@ -282,8 +280,15 @@ def test_corrections_keep_their_form_when_answers_follow(tmp_path, delimiter, en
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("new.csv", "new"), ("new.CSV.GZ", "new"), ("a.b.csv", "a.b"), ("_x.csv", "_x"), ("train-*.parquet", "train"), ("*.csv", "table")],
-)  # fmt: skip
+    [
+        ("new.csv", "new"),
+        ("new.CSV.GZ", "new"),
+        ("a.b.csv", "a.b"),
+        ("_x.csv", "_x"),
+        ("train-*.parquet", "train"),
+        ("*.csv", "table"),
+    ],
+)
 def test_predictions_are_called_like_their_table(name, stem):
     assert table_stem(name) == stem
 

@@ -30,9 +30,12 @@ def with_tokens(trained, tmp_path_factory):
     shutil.copytree(trained, folder)
     path = folder / "mmfeat.toml"
     text = path.read_text(encoding="utf-8").replace("size = 32", "size = 32\ntokens = 2")
-    path.write_text(text.replace("[finetune.image]", "[finetune.image]", 1).replace(
-        'pretrained = "random"\n[finetune.image]', 'pretrained = "random"\ntokens = 6\n[finetune.image]'
-    ), encoding="utf-8")  # fmt: skip
+    path.write_text(
+        text.replace("[finetune.image]", "[finetune.image]", 1).replace(
+            'pretrained = "random"\n[finetune.image]', 'pretrained = "random"\ntokens = 6\n[finetune.image]'
+        ),
+        encoding="utf-8",
+    )
     extract(Project(folder))
     fuse(Project(folder, SETTINGS), "labelquery")
     return folder

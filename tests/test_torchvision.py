@@ -23,10 +23,21 @@ from mmfeat.encoders.weights import torch_hub_file
 SMALL = ImageEncoderConfig(model="torchvision:shufflenet_v2_x0_5", pretrained="random", size=64)
 # One of each family; the largest are left out.
 FAMILIES = {
-    "alexnet": 4096, "convnext_tiny": 768, "densenet121": 1024, "efficientnet_b0": 1280, "googlenet": 1024,
-    "maxvit_t": 512, "mnasnet0_5": 1280, "mobilenet_v2": 1280, "mobilenet_v3_small": 1024, "regnet_y_400mf": 440,
-    "resnet18": 512, "shufflenet_v2_x2_0": 2048, "swin_t": 768, "vit_b_16": 768,
-}  # fmt: skip
+    "alexnet": 4096,
+    "convnext_tiny": 768,
+    "densenet121": 1024,
+    "efficientnet_b0": 1280,
+    "googlenet": 1024,
+    "maxvit_t": 512,
+    "mnasnet0_5": 1280,
+    "mobilenet_v2": 1280,
+    "mobilenet_v3_small": 1024,
+    "regnet_y_400mf": 440,
+    "resnet18": 512,
+    "shufflenet_v2_x2_0": 2048,
+    "swin_t": 768,
+    "vit_b_16": 768,
+}
 
 
 def build(tmp_path, config=SMALL, **changes):
@@ -141,12 +152,23 @@ def test_every_family_gives_pooled_features_of_its_own_width(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "shallow", "deep"),
     [
-        ("resnet18", ["conv1.weight", "bn1.weight"], ["layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer4.1.bn2.bias"]),
-        ("vit_b_16", ["class_token", "encoder.pos_embedding", "conv_proj.weight"], [
-            "encoder.layers.encoder_layer_0.ln_1.weight", "encoder.layers.encoder_layer_11.mlp.0.weight"]),
-        ("efficientnet_b0", ["features.0.0.weight"], ["features.1.0.block.0.0.weight", "features.2.1.block.0.0.weight"]),
+        (
+            "resnet18",
+            ["conv1.weight", "bn1.weight"],
+            ["layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer4.1.bn2.bias"],
+        ),
+        (
+            "vit_b_16",
+            ["class_token", "encoder.pos_embedding", "conv_proj.weight"],
+            ["encoder.layers.encoder_layer_0.ln_1.weight", "encoder.layers.encoder_layer_11.mlp.0.weight"],
+        ),
+        (
+            "efficientnet_b0",
+            ["features.0.0.weight"],
+            ["features.1.0.block.0.0.weight", "features.2.1.block.0.0.weight"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_block_is_deeper_than_those_before_it(tmp_path, name, shallow, deep):
     with torch.device("meta"):
         depths = build(tmp_path, model=PREFIX + name, size="auto").layers()

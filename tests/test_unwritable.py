@@ -63,9 +63,7 @@ def small_files(n_bytes: int = LIMIT) -> Iterator[None]:
 def table() -> FeatureTable:
     split = np.full(N, "train", dtype=object)
     labels, present = np.ones((N, K), np.int8), np.ones(N, dtype=bool)
-    return FeatureTable(
-        IDS, {"image": VALUES}, {}, {}, {}, {"image": present}, {"image": KEYS}, labels, split, CLASSES
-    )  # fmt: skip
+    return FeatureTable(IDS, {"image": VALUES}, {}, {}, {}, {"image": present}, {"image": KEYS}, labels, split, CLASSES)
 
 
 def _digests() -> Digests:
@@ -139,7 +137,7 @@ WRITERS = {
     "plot": _plot,
     **{f"predictions {form}": functools.partial(_predictions, form=form) for form in ("csv", "jsonl", "parquet")},
     **{f"export {form}": functools.partial(_export, form=form) for form in FORMATS},
-}  # fmt: skip
+}
 REMEMBERED = ("digests", "seen")  # shortcuts: a disk that refuses them need not be told
 
 

@@ -32,7 +32,7 @@ def unharmed(cell: str) -> str:
 
 def csv_text(
     header: Sequence[str], rows: Iterable[Sequence[Any]], *, guarded: bool = True, quoted: bool = False
-) -> str:  # fmt: skip
+) -> str:
     """A table as CSV with plain line feeds; None is a blank cell.
 
     Parameters

@@ -15,8 +15,13 @@ from h5py import h5l, h5z
 
 # lzf comes with h5py; szip with most builds of it.
 _BUILT_IN = {
-    h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_NBIT, h5z.FILTER_SCALEOFFSET, h5z.FILTER_LZF,
-} | ({h5z.FILTER_SZIP} if "szip" in h5py.filters.decode else set())  # fmt: skip
+    h5z.FILTER_DEFLATE,
+    h5z.FILTER_SHUFFLE,
+    h5z.FILTER_FLETCHER32,
+    h5z.FILTER_NBIT,
+    h5z.FILTER_SCALEOFFSET,
+    h5z.FILTER_LZF,
+} | ({h5z.FILTER_SZIP} if "szip" in h5py.filters.decode else set())
 _MOST_LINKS = 16  # soft links that lead to one data set
 _MOST_COMPRESSED = 2000  # deflate reaches 1032: one stored byte stands for no more values' bytes than this
 

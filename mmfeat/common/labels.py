@@ -64,7 +64,7 @@ def label_names(decided: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
 
 def label_cells(
     decided: np.ndarray, classes: Sequence[str], columns: str | Sequence[str], separator: str
-) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+) -> tuple[list[str], list[list[str]]]:
     """Header and cells of decided labels `(N, K)` as a source has them: a column of names, or columns of 0 and 1.
 
     There is a column for each class, whatever the source has: first the source's columns as they are named there and in

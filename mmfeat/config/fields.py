@@ -10,9 +10,14 @@ MAX_LR = 10.0
 
 
 def setting(
-    default: Any, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None,
-    filled: bool = False, encoder: bool = False,
-) -> Any:  # fmt: skip
+    default: Any,
+    *,
+    choices: tuple[Any, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    filled: bool = False,
+    encoder: bool = False,
+) -> Any:
     """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, not empty (`filled`),
     the name of an `encoder`, or empty.
     """

@@ -41,9 +41,19 @@ class FinetuneConfig:
 
 # What differs from the defaults above. `paper` is its Table 4 (P19): one rate for all layers, from the first step to the last.
 _PAPER = {
-    "epochs": 10, "lr": 5e-4, "layer_decay": 1.0, "optimizer": "adam", "weight_decay": 0.0, "warm_up": 0.0,
-    "schedule": "constant", "clip": 0.0, "ema": 0.0, "batch_norm": "trained", "head_first": False, "weights": "paper",
-}  # fmt: skip
+    "epochs": 10,
+    "lr": 5e-4,
+    "layer_decay": 1.0,
+    "optimizer": "adam",
+    "weight_decay": 0.0,
+    "warm_up": 0.0,
+    "schedule": "constant",
+    "clip": 0.0,
+    "ema": 0.0,
+    "batch_norm": "trained",
+    "head_first": False,
+    "weights": "paper",
+}
 FINETUNE_RECIPES = {
     "best": {"image": {}, "text": {"epochs": 3, "lr": 3e-4, "layer_decay": 0.8}},
     "paper": {"image": {**_PAPER, "batch_size": 60}, "text": {**_PAPER, "batch_size": 256}},

@@ -36,7 +36,7 @@ from mmfeat.config.schema import (
     OtherEncoderConfig,
     TextEncoderConfig,
     TfidfEncoderConfig,
-)  # fmt: skip
+)
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
@@ -375,10 +375,13 @@ def _check(config: Config, where: _Where) -> None:
                 f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
             )
     for key, texts in {
-        "data.source": [config.data.source], "data.images": config.data.images, "data.classes": [config.data.classes],
-        "finetune.synonyms": [config.finetune.synonyms], "store.path": [config.store.path],
+        "data.source": [config.data.source],
+        "data.images": config.data.images,
+        "data.classes": [config.data.classes],
+        "finetune.synonyms": [config.finetune.synonyms],
+        "store.path": [config.store.path],
         **{f"encoder.{name}.pretrained": [getattr(table, "pretrained", "")] for name, table in config.encoder.items()},
-    }.items():  # fmt: skip
+    }.items():
         if url := next(filter(is_url, texts), ""):
             raise ConfigError(f"{where(key)}: {key} = {_show(url)} is a URL: download it first, and name the file")
     if config.fuse.folds == 1:

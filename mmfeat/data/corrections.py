@@ -186,7 +186,7 @@ def corrected_ids(file: Path, own: str | Sequence[str] = "") -> Spellings:
 
 def with_answers(
     file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], separator: str
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A file of corrections as it is to be with further ones: lines that say the same already stay, others follow.
 
     Cells stay separated as they are; the text becomes UTF-8.

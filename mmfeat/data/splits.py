@@ -71,9 +71,13 @@ def _none_empty(dealt: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
 
 
 def make_splits(
-    ids: Sequence[str], labels: np.ndarray, groups: Groups, shares: dict[str, float], seed: int,
+    ids: Sequence[str],
+    labels: np.ndarray,
+    groups: Groups,
+    shares: dict[str, float],
+    seed: int,
     known: Sequence[str] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Deal rows out to splits.
 
     Parameters
@@ -149,7 +153,7 @@ def _positives(labels: np.ndarray, numbers: np.ndarray, n_groups: int) -> csr_ar
 
 def _deal(
     counts: csr_array, size: np.ndarray, shares: np.ndarray, want_rows: np.ndarray, order: np.ndarray
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Split number of each group, `(G,)`; only groups in `order` are dealt.
 
     What a split wants of a class is its share of the class's rows less what it got; what it wants in all, `want_rows`

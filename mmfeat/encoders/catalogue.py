@@ -56,10 +56,17 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
     stated = kind.data_config_of(network, model)["input_size"][1:] if table.size == "auto" else (table.size, table.size)
     places, fetched = _places(table.pretrained, folder, kind.weights_files(model) if kind.has_weights(model) else [])
     return Description(
-        table.model, "image", _parameters(network), _megabytes(network), kind.width_of(network),
-        " x ".join(map(str, dict.fromkeys(stated))) + " px", kind.source, places, fetched,
+        table.model,
+        "image",
+        _parameters(network),
+        _megabytes(network),
+        kind.width_of(network),
+        " x ".join(map(str, dict.fromkeys(stated))) + " px",
+        kind.source,
+        places,
+        fetched,
         "" if model == table.model.removeprefix(PREFIX) else f"is timm's {model}",
-    )  # fmt: skip
+    )
 
 
 def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
@@ -77,9 +84,13 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
     place = Path(source) if Path(source).is_absolute() else hub_folder(source)
     places, fetched = _places(table.pretrained, folder, [place], not Path(source).is_absolute())
     found = Description(
-        table.model, "text", takes=f"{table.max_length} tokens", source="transformers",
-        places=places, fetched=fetched,
-    )  # fmt: skip
+        table.model,
+        "text",
+        takes=f"{table.max_length} tokens",
+        source="transformers",
+        places=places,
+        fetched=fetched,
+    )
     config = _text_config(source, table)
     if config is None:
         return dataclasses.replace(found, note="its sizes are known once it is on disk")
@@ -98,9 +109,13 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
     )
     left_out = after_pooling(source) if place.is_dir() else []
     return dataclasses.replace(
-        found, parameters=_parameters(network), size_mb=_megabytes(network), width=width,
-        takes=f"{positions} tokens", note=f"without its {', '.join(left_out)}" if left_out else "",
-    )  # fmt: skip
+        found,
+        parameters=_parameters(network),
+        size_mb=_megabytes(network),
+        width=width,
+        takes=f"{positions} tokens",
+        note=f"without its {', '.join(left_out)}" if left_out else "",
+    )
 
 
 def matching(pattern: str) -> list[tuple[str, str]]:

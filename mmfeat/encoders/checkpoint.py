@@ -233,9 +233,14 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    parent: Path, name: str, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None,
-    learned: Learned | None = None, last: LastEpoch | None = None,
-) -> Checkpoint:  # fmt: skip
+    parent: Path,
+    name: str,
+    record: dict[str, Any],
+    output: Output,
+    tensors: dict[str, Any] | None,
+    learned: Learned | None = None,
+    last: LastEpoch | None = None,
+) -> Checkpoint:
     """Write `parent/NAME-<next number>`, whole or not at all.
 
     Parameters
@@ -277,7 +282,7 @@ def _write(
 
 def copy_checkpoint(
     checkpoint: Checkpoint, name: str, parent: Path | None = None, more: dict[str, Any] | None = None
-) -> Checkpoint:  # fmt: skip
+) -> Checkpoint:
     """The same checkpoint once more, beside it or in `parent`, under the next number, so that it is the latest; whole or not at all.
 
     Its record says `more`, where that is given. The copy is sealed; of a sealed checkpoint it has the same digests.

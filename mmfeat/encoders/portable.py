@@ -103,9 +103,12 @@ def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
         return TfidfEncoder(terms, idf, record["ngrams"]).eval()
     if record["modality"] == "text":
         table = TextEncoderConfig(
-            model=str(folder), pretrained=weights, max_length=record["max_length"], pooling=record["pooling"],
+            model=str(folder),
+            pretrained=weights,
+            max_length=record["max_length"],
+            pooling=record["pooling"],
             precision=record["precision"],
-        )  # fmt: skip
+        )
         with _without_code(folder):
             return build_text_encoder(name, table, folder, 0)
     table = ImageEncoderConfig(

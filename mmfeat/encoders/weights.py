@@ -74,8 +74,11 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unu
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
-    found = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in
-             (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if names]  # fmt: skip
+    found = [
+        f"{len(names)} {what} ({', '.join(names[:3])})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
     if found:
         advice = (
             ", but their shapes are its own, in its order: save them under its names"

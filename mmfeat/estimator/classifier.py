@@ -97,13 +97,27 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, head: str = "linear", *, modalities: dict[str, Any] | None = None, lr: float | None = None,
-        weight_decay: float | None = None, dropout: float | None = None, epochs: int | None = None,
-        patience: int | None = None, batch_size: int | None = None, loss: str | None = None, weights: str | None = None,
-        head_config: dict[str, Any] | None = None, metric: str = "samples-f1", threshold: float = 0.5,
-        empty: str = "most-probable", n_seeds: int = 1, validation_fraction: float = 0.1, device: str = "auto",
+        self,
+        head: str = "linear",
+        *,
+        modalities: dict[str, Any] | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        dropout: float | None = None,
+        epochs: int | None = None,
+        patience: int | None = None,
+        batch_size: int | None = None,
+        loss: str | None = None,
+        weights: str | None = None,
+        head_config: dict[str, Any] | None = None,
+        metric: str = "samples-f1",
+        threshold: float = 0.5,
+        empty: str = "most-probable",
+        n_seeds: int = 1,
+        validation_fraction: float = 0.1,
+        device: str = "auto",
         random_state: Any = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.head = head
         self.modalities = modalities
         self.lr = lr

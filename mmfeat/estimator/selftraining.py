@@ -92,9 +92,13 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError("no labelled row is held out to judge rounds by: raise validation_fraction")
             with torch.random.fork_rng(devices=[]):
                 done = self_train(
-                    data, free, SelftrainConfig(rounds=int(self.max_iter), policy=self.policy), metric=estimator.metric,
-                    seed=seed, rule=estimator.rule(),
-                )  # fmt: skip
+                    data,
+                    free,
+                    SelftrainConfig(rounds=int(self.max_iter), policy=self.policy),
+                    metric=estimator.metric,
+                    seed=seed,
+                    rule=estimator.rule(),
+                )
             data = with_targets(data, free, done.targets)
         self.estimator_ = estimator.fit_on(data, settings, seed)
         self.classes_, self.n_features_in_ = estimator.classes_, estimator.n_features_in_

@@ -229,9 +229,15 @@ def extract_encoder(
 
 
 def _encode(
-    session: Session, todo: np.ndarray, read: Callable[[int], Any], tokens: int, writer: PartWriter, result: Extraction,
-    on_error: Callable[[int, str], None] | None, bar: Any,
-) -> None:  # fmt: skip
+    session: Session,
+    todo: np.ndarray,
+    read: Callable[[int], Any],
+    tokens: int,
+    writer: PartWriter,
+    result: Extraction,
+    on_error: Callable[[int, str], None] | None,
+    bar: Any,
+) -> None:
     encoder = session.encoder
 
     def load(row: int) -> Any:

@@ -27,9 +27,14 @@ class Estimate:
 
 
 def estimate(
-    session: Session, todo: np.ndarray, read: Callable[[int], Any], dtype: str, *, tokens: int = 0,
+    session: Session,
+    todo: np.ndarray,
+    read: Callable[[int], Any],
+    dtype: str,
+    *,
+    tokens: int = 0,
     length: Callable[[int], int] | None = None,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """Encode a few of the batches that an extraction of `todo` would encode, and throw them away.
 
     Parameters

@@ -46,9 +46,15 @@ class Imported:
 
 
 def examine(
-    name: str, blocks: Blocks, ids: list[str], keys: np.ndarray, keep: np.ndarray, width: int, dtype: str,
+    name: str,
+    blocks: Blocks,
+    ids: list[str],
+    keys: np.ndarray,
+    keep: np.ndarray,
+    width: int,
+    dtype: str,
     advance: Callable[[int], None],
-) -> Imported:  # fmt: skip
+) -> Imported:
     """Read all rows once: whether each can be stored, and the key of all of them.
 
     Parameters
@@ -115,9 +121,15 @@ def lacking(features: EncoderFeatures, keys: np.ndarray, keep: np.ndarray) -> np
 
 
 def write_import(
-    features: EncoderFeatures, blocks: Blocks, keys: np.ndarray, digests: np.ndarray, missing: np.ndarray, width: int,
-    meta: dict[str, Any], advance: Callable[[int], None],
-) -> None:  # fmt: skip
+    features: EncoderFeatures,
+    blocks: Blocks,
+    keys: np.ndarray,
+    digests: np.ndarray,
+    missing: np.ndarray,
+    width: int,
+    meta: dict[str, Any],
+    advance: Callable[[int], None],
+) -> None:
     """Write the rows of `missing`, `(N,)` bool, in parts; each counts as soon as it is whole.
 
     Raises

@@ -42,9 +42,14 @@ class PartWriter:
     """
 
     def __init__(
-        self, features: EncoderFeatures, width: int, keys: np.ndarray, lacks_embedding: np.ndarray, tokens: int,
+        self,
+        features: EncoderFeatures,
+        width: int,
+        keys: np.ndarray,
+        lacks_embedding: np.ndarray,
+        tokens: int,
         meta: dict[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.features, self.width, self.keys, self.lacks_embedding = features, width, keys, lacks_embedding
         self.tokens, self.meta = tokens, meta
         self.n_encoded = 0

@@ -30,7 +30,7 @@ class CrossAttentionHead(Head):
 
     def __init__(
         self, widths: dict[str, int], n_classes: int, config: CrossAttentionConfig, tokens: Any = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(widths, n_classes, config, tokens)
         self.query, d = _query(config, list(widths)), config.token_width
         if self.query not in widths:

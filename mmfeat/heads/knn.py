@@ -28,9 +28,16 @@ Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def knn_logits(
-    table: FeatureTable, names: Sequence[str], train: np.ndarray, rows: np.ndarray, *, neighbours: int = NEIGHBOURS,
-    beta: float = BETA, device: torch.device | None = None, search: Search | None = None,
-) -> np.ndarray:  # fmt: skip
+    table: FeatureTable,
+    names: Sequence[str],
+    train: np.ndarray,
+    rows: np.ndarray,
+    *,
+    neighbours: int = NEIGHBOURS,
+    beta: float = BETA,
+    device: torch.device | None = None,
+    search: Search | None = None,
+) -> np.ndarray:
     """Logits of rows from the labels of the training rows that are most like them.
 
     Embeddings are normalised each for itself and joined, so that no encoder counts more for its scale; an absent one is

@@ -271,9 +271,13 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
 
 
 def table_logits(
-    heads: Sequence[Head], table: FeatureTable, names: list[str], device: torch.device,
-    folds: int = 1, fold: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+    heads: Sequence[Head],
+    table: FeatureTable,
+    names: list[str],
+    device: torch.device,
+    folds: int = 1,
+    fold: np.ndarray | None = None,
+) -> np.ndarray:
     """Logits `(S, n, K)` by S x folds heads on some encoders, in this order; a block of rows is in memory at a time."""
     n_seeds, nothing = len(heads) // folds, np.zeros(0, dtype=int)
     logits = np.zeros((n_seeds, table.n_samples, heads[0].n_classes), np.float32)

@@ -81,9 +81,13 @@ FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "l
 
 
 def paired_bootstrap(
-    labels: np.ndarray, first: Outcome, second: Outcome, n: int = RESAMPLES, seed: int = 0,
+    labels: np.ndarray,
+    first: Outcome,
+    second: Outcome,
+    n: int = RESAMPLES,
+    seed: int = 0,
     names: Sequence[str] = FIGURES,
-) -> dict[str, tuple[float, float, float]]:  # fmt: skip
+) -> dict[str, tuple[float, float, float]]:
     """First minus second in some figures, with the 95 % interval of the difference when rows are drawn anew.
 
     Both see the same draws of rows, so that what is hard for both cancels. In each draw a class without a positive is
@@ -186,10 +190,15 @@ class Weighted:
     def __init__(self, labels: np.ndarray, outcome: Outcome, ranked: bool = True) -> None:
         known, yes, said = labels >= 0, labels == 1, (outcome.decided == 1) & (labels >= 0)
         right = (said == yes) & known
-        self.rows = np.stack([
-            samples_f1_rows(labels, outcome.decided), (right | ~known).all(1), row_losses(labels, outcome.calibrated),
-            known.sum(1),
-        ], axis=1).astype(np.float64)  # fmt: skip
+        self.rows = np.stack(
+            [
+                samples_f1_rows(labels, outcome.decided),
+                (right | ~known).all(1),
+                row_losses(labels, outcome.calibrated),
+                known.sum(1),
+            ],
+            axis=1,
+        ).astype(np.float64)
         self.cells = [a.astype(np.float32) for a in (yes & said, said, yes, right, known)]
         classes = range(labels.shape[1]) if ranked else ()
         self.ranked = [_Ranked(yes[:, k], known[:, k], outcome.logits[:, k]) for k in classes]

@@ -122,9 +122,13 @@ class FigureLine:
         """The line of figures as JSON holds them."""
         low, high = figures["samples_f1_interval"]
         return cls(
-            label, spread=(high - low) / 2, n_left_out=figures["n_classes_left_out"], seconds=seconds, note=note,
+            label,
+            spread=(high - low) / 2,
+            n_left_out=figures["n_classes_left_out"],
+            seconds=seconds,
+            note=note,
             **{name: figures[name] for name in _SHOWN},
-        )  # fmt: skip
+        )
 
     @classmethod
     def over_seeds(

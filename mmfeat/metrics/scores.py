@@ -172,9 +172,12 @@ class _Counts:
     def add(self, known: np.ndarray, yes: np.ndarray, said: np.ndarray) -> None:
         """Count some rows more."""
         for total, cells in (
-            (self.known, known), (self.yes, yes), (self.said, said & known), (self.hit, said & yes),
+            (self.known, known),
+            (self.yes, yes),
+            (self.said, said & known),
+            (self.hit, said & yes),
             (self.right, (said == yes) & known),
-        ):  # fmt: skip
+        ):
             total += cells.sum(0)
 
 

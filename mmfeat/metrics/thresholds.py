@@ -24,9 +24,12 @@ _EQUAL = 1e-12
 
 
 def fit_thresholds(
-    labels: np.ndarray, probs: np.ndarray, metric: str = "samples-f1", per_class: bool = False,
+    labels: np.ndarray,
+    probs: np.ndarray,
+    metric: str = "samples-f1",
+    per_class: bool = False,
     empty: str = "most-probable",
-) -> float | np.ndarray:  # fmt: skip
+) -> float | np.ndarray:
     """The threshold, or one for each class, at which labelled rows have the best figure.
 
     One threshold is the best of all (of equally good ones the nearest to 0.5; above 4,096 different probabilities of
@@ -77,9 +80,14 @@ def fit_thresholds(
 
 
 def crossfitted_thresholds(
-    labels: np.ndarray, probs: np.ndarray, metric: str, per_class: bool, empty: str, numbers: np.ndarray,
+    labels: np.ndarray,
+    probs: np.ndarray,
+    metric: str,
+    per_class: bool,
+    empty: str,
+    numbers: np.ndarray,
     folds: int = FOLDS,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """For each row the thresholds of the other folds, `(N, K)` or `(N, 1)` float64, as `decide` takes them.
 
     Parameters

@@ -89,9 +89,14 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> 
     names = INPUTS[encoder.modality]
     try:
         _write(
-            EncoderGraph(encoder), [example[n] for n in names], [axes] * len(names), names, ["embeddings"],
-            folder / NETWORK, dtype,
-        )  # fmt: skip
+            EncoderGraph(encoder),
+            [example[n] for n in names],
+            [axes] * len(names),
+            names,
+            ["embeddings"],
+            folder / NETWORK,
+            dtype,
+        )
     except MmfeatError:
         raise
     except Exception as error:  # the exporter raises whatever it likes for a network that it cannot follow
@@ -123,16 +128,26 @@ def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path
 
 
 def _write(
-    graph: nn.Module, example: list[Tensor], axes: list[Any], inputs: Sequence[str], outputs: Sequence[str], file: Path,
+    graph: nn.Module,
+    example: list[Tensor],
+    axes: list[Any],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    file: Path,
     dtype: str,
-) -> None:  # fmt: skip
+) -> None:
     onnx = require("onnx", EXTRA)
     require("onnxscript", EXTRA)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            graph, tuple(example), dynamo=True, dynamic_shapes=(tuple(axes),), input_names=list(inputs),
-            output_names=list(outputs), verbose=False,
-        )  # fmt: skip
+            graph,
+            tuple(example),
+            dynamo=True,
+            dynamic_shapes=(tuple(axes),),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
         model = program.model_proto
     if dtype == "float16":
         keep_as_float16(onnx, model.graph)

@@ -83,9 +83,13 @@ class Predictions(Sequence[Prediction]):
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], outputs: HeadOutputs, present: dict[str, np.ndarray], decision: Decision,
+        cls,
+        classes: Sequence[str],
+        outputs: HeadOutputs,
+        present: dict[str, np.ndarray],
+        decision: Decision,
         errors: dict[int, str] | None = None,
-    ) -> Predictions:  # fmt: skip
+    ) -> Predictions:
         """From logits to labels; what an encoder says alone is as its logits have it, not calibrated."""
         opinions = {
             name: np.where(present[name][:, None], sigmoid(logits), np.nan).astype(np.float32)

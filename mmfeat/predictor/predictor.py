@@ -83,9 +83,14 @@ class Predictor:
         return cls(engine.load(folder, record, device), record)
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike | None] | None = None, captions: str | Sequence[str | None] | None = None,
-        *, batch_size: int | None = None, threshold: float | np.ndarray | None = None, on_error: str = "raise",
-    ) -> Predictions | Prediction:  # fmt: skip
+        self,
+        images: ImageLike | Sequence[ImageLike | None] | None = None,
+        captions: str | Sequence[str | None] | None = None,
+        *,
+        batch_size: int | None = None,
+        threshold: float | np.ndarray | None = None,
+        on_error: str = "raise",
+    ) -> Predictions | Prediction:
         """Labels, probabilities and each encoder's own opinion of one item or of many.
 
         Parameters
@@ -158,9 +163,12 @@ class Predictor:
         return self.decided(embeddings, present, np.stack(rules))
 
     def decided(
-        self, embeddings: dict[str, np.ndarray], present: dict[str, np.ndarray],
-        threshold: float | np.ndarray | None = None, errors: dict[int, str] | None = None,
-    ) -> Predictions:  # fmt: skip
+        self,
+        embeddings: dict[str, np.ndarray],
+        present: dict[str, np.ndarray],
+        threshold: float | np.ndarray | None = None,
+        errors: dict[int, str] | None = None,
+    ) -> Predictions:
         """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions.
 
         Tokens `(N, T, d)` of encoders whose tokens the model reads, and which are there, stand under `NAME/tokens`.
@@ -169,9 +177,14 @@ class Predictor:
         return Predictions.of(self.classes, self.engine.compose(embeddings, present), present, decision, errors)
 
     def _encode(
-        self, name: str, samples: Sequence[Any], batch_size: int | None, embeddings: dict[str, np.ndarray],
-        present: dict[str, np.ndarray], errors: dict[int, str],
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        samples: Sequence[Any],
+        batch_size: int | None,
+        embeddings: dict[str, np.ndarray],
+        present: dict[str, np.ndarray],
+        errors: dict[int, str],
+    ) -> None:
         """Samples are prepared in threads while others are encoded; as :meth:`_embed`."""
         modality, collate = self.modalities[name], self.engine.preparations[name].collate
         groups = _groups(modality, samples, batch_size or self._batch_size(modality, len(samples)))
@@ -183,9 +196,14 @@ class Predictor:
         return self.engine.preparations[name].prepare(read(sample))
 
     def _embed(
-        self, name: str, n: int, batches: Iterable[Batch], embeddings: dict[str, np.ndarray],
-        present: dict[str, np.ndarray], errors: dict[int, str],
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        n: int,
+        batches: Iterable[Batch],
+        embeddings: dict[str, np.ndarray],
+        present: dict[str, np.ndarray],
+        errors: dict[int, str],
+    ) -> None:
         """Add what :meth:`decided` takes of one encoder, zeros where not present, and the errors."""
         shapes = {name: (n, self.record["encoders"][name]["width"])}
         if read := self.engine.tokens.get(name):

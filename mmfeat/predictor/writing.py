@@ -18,9 +18,13 @@ from mmfeat.runs.composition import Composition
 
 
 def write_model(
-    folder: Path, encoders: dict[str, Encoder], composition: Composition, record: dict[str, Any], dtype: str,
+    folder: Path,
+    encoders: dict[str, Encoder],
+    composition: Composition,
+    record: dict[str, Any],
+    dtype: str,
     runtime: str = "torch",
-) -> float:  # fmt: skip
+) -> float:
     """Fill an empty folder; gives its size in MB.
 
     Parameters

@@ -25,7 +25,7 @@ MANIFEST = "manifest.parquet"
 
 def make_manifest(
     config: Config, data: Source, row_keys: RowKeys, before: Manifest | None
-) -> tuple[Manifest, list[str]]:  # fmt: skip
+) -> tuple[Manifest, list[str]]:
     """The manifest of a source, and lines about its corrections and splits.
 
     Parameters

@@ -32,14 +32,20 @@ class Overlay(Project):
     """
 
     def __init__(
-        self, host: Project, folder: Path, config: Config, memory: Path | None = None,
-        store: FeatureStore | None = None, manifest: Manifest | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        host: Project,
+        folder: Path,
+        config: Config,
+        memory: Path | None = None,
+        store: FeatureStore | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
         self.host, self.folder, self.config, self.root, self.dry = host, folder, config, host.root, host.dry
         self.__dict__ |= {
-            "manifest": manifest or host.manifest, "store": store or host.store,
+            "manifest": manifest or host.manifest,
+            "store": store or host.store,
             "memory": memory or folder / ".mmfeat",
-        }  # fmt: skip
+        }
 
     @property
     def checkpoints(self) -> Path:

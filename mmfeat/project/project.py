@@ -55,9 +55,7 @@ class Project:
         There is no mmfeat.toml at or above the folder, or it has a mistake.
     """
 
-    def __init__(
-        self, folder: Path | str = ".", overrides: dict[str, Any] | None = None, dry: bool = False
-    ) -> None:  # fmt: skip
+    def __init__(self, folder: Path | str = ".", overrides: dict[str, Any] | None = None, dry: bool = False) -> None:
         self.dry = dry
         start = Path(folder).resolve()
         for candidate in (start, *start.parents):
@@ -301,9 +299,12 @@ class Project:
         return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need, kept, widths)
 
     def table_of(
-        self, encoders: dict[str, tuple[Any, str | None]], need: np.ndarray | None = None,
-        tokens: dict[str, int] | None = None, widths: dict[str, int] | None = None,
-    ) -> FeatureTable:  # fmt: skip
+        self,
+        encoders: dict[str, tuple[Any, str | None]],
+        need: np.ndarray | None = None,
+        tokens: dict[str, int] | None = None,
+        widths: dict[str, int] | None = None,
+    ) -> FeatureTable:
         """The features filed under given specs and output keys, aligned with the manifest.
 
         `widths` says the D of encoders whose features may be in no row: where every caption is blank, for instance.

@@ -50,7 +50,7 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int, metric: str) -> st
 
 def _cells(
     title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], metric: str
-) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+) -> tuple[list[str], list[list[str]]]:
     several, micro = any(line.spread is not None for line in lines), metric == "micro-f1"
     head = [title, "samples-F1", *(["one seed"] if several else []), *(["micro-F1"] if micro else [])]
     head += ["macro-F1", "mAP", "loss", "sets right"]
@@ -81,9 +81,14 @@ def number(value: float | None, digits: int) -> str:
 
 
 def write_comparison(
-    outputs: Outputs, folder: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine],
-    classes: Sequence[str], metric: str,
-) -> tuple[list[Path], bool]:  # fmt: skip
+    outputs: Outputs,
+    folder: Path,
+    title: str,
+    lines: Sequence[Compared],
+    baselines: Sequence[FigureLine],
+    classes: Sequence[str],
+    metric: str,
+) -> tuple[list[Path], bool]:
     """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
 
     Raises
@@ -106,7 +111,7 @@ def write_comparison(
 
 def write_files(
     outputs: Outputs, folder: Path, texts: dict[str, str], draw: Callable[[Path], None]
-) -> tuple[list[Path], bool]:  # fmt: skip
+) -> tuple[list[Path], bool]:
     """Write texts that are not there or say something else, and then, or where it is not there, draw `comparison.png`."""
     changed = [name for name, text in texts.items() if _says_else(folder / name, text)]
     plot = folder / PLOT
@@ -148,16 +153,29 @@ def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> st
         difference, low, high = line.difference or (0.0, 0.0, 0.0)
         rows.append(
             {
-                "model": line.label, "group": "paper" if line.paper else "further",
-                "samples_f1": scores.samples_f1, "f1_low": line.figures.low, "f1_high": line.figures.high,
-                "seed_f1": float(line.seeds.mean()), "seed_deviation": line.spread,
-                "micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1, "map": scores.map, "loss": scores.loss,
-                "label_set_accuracy": scores.label_set_accuracy, "accuracy_per_class": scores.accuracy_per_class,
-                "train_seconds": part.seconds, "microseconds_a_row": part.microseconds, "model_mb": line.size_mb,
-                "heads_mb": part.head_mb, "difference": difference, "difference_low": low, "difference_high": high,
+                "model": line.label,
+                "group": "paper" if line.paper else "further",
+                "samples_f1": scores.samples_f1,
+                "f1_low": line.figures.low,
+                "f1_high": line.figures.high,
+                "seed_f1": float(line.seeds.mean()),
+                "seed_deviation": line.spread,
+                "micro_f1": scores.micro_f1,
+                "macro_f1": scores.macro_f1,
+                "map": scores.map,
+                "loss": scores.loss,
+                "label_set_accuracy": scores.label_set_accuracy,
+                "accuracy_per_class": scores.accuracy_per_class,
+                "train_seconds": part.seconds,
+                "microseconds_a_row": part.microseconds,
+                "model_mb": line.size_mb,
+                "heads_mb": part.head_mb,
+                "difference": difference,
+                "difference_low": low,
+                "difference_high": high,
                 "note": "; ".join(filter(None, [line.verdict, line.note])),
             }
-        )  # fmt: skip
+        )
     columns = list(rows[-1])
     return csv_text(columns, (rounded(row.get(name) for name in columns) for row in rows), quoted=True)
 
@@ -182,7 +200,7 @@ def rounded(row: Iterable[Any]) -> list[Any]:
 
 def markdown(
     title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str], metric: str
-) -> str:  # fmt: skip
+) -> str:
     """A page with both tables and the plot beside it, `comparison.png`."""
     head, rows = _cells(title, lines, baselines, metric)
     n_seeds = max(len(line.seeds) for line in lines)

@@ -85,7 +85,7 @@ def best_lines(lines: Sequence[EncoderLine], metric: str) -> list[str]:
 
 def _cells(
     title: str, lines: Sequence[EncoderLine], baseline: FigureLine, metric: str
-) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+) -> tuple[list[str], list[list[str]]]:
     n_seeds, micro = len(lines[0].compared.seeds), metric == "micro-f1"
     modalities = list(dict.fromkeys(line.record.modality for line in lines))
     head = [title, "MB", "time", "samples-F1", *([f"{n_seeds} seeds"] if n_seeds > 1 else [])]
@@ -140,8 +140,14 @@ def _by_class(lines: Sequence[EncoderLine], classes: Sequence[str]) -> tuple[lis
 
 
 def write_encoder_comparison(
-    outputs: Outputs, folder: Path, title: str, lines: Sequence[EncoderLine], baseline: FigureLine, classes: Sequence[str], metric: str
-) -> tuple[list[Path], bool]:  # fmt: skip
+    outputs: Outputs,
+    folder: Path,
+    title: str,
+    lines: Sequence[EncoderLine],
+    baseline: FigureLine,
+    classes: Sequence[str],
+    metric: str,
+) -> tuple[list[Path], bool]:
     """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
 
     Returns
@@ -203,7 +209,7 @@ def classes_csv(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
 
 def markdown(
     title: str, lines: Sequence[EncoderLine], baseline: FigureLine, classes: Sequence[str], metric: str
-) -> str:  # fmt: skip
+) -> str:
     """A page with all tables and the plot beside it, `comparison.png`."""
     head, rows = _cells(title, lines, baseline, metric)
     how = "frozen" if lines[0].record.frozen else "fine-tuned"

@@ -58,7 +58,7 @@ class Outputs:
 
     def __init__(
         self, config: Config | None = None, inputs: Iterable[Path | str] = (), overwrite: bool = False
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.root = config.root if config is not None else None
         self.overwrite = overwrite
         self._guards = guards_of_inputs(inputs)

@@ -25,10 +25,20 @@ def top_labels(probs: np.ndarray, classes: Sequence[str], k: int) -> list[list[s
 
 
 def prediction_bytes(
-    form: str, ids: Sequence[str], probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], *,
-    id_column: str = "id", label_column: str | Sequence[str] = "labels", separator: str = " ", top_k: int = 0,
-    errors: dict[int, str] | None = None, run: str = "", guarded: bool = True,
-) -> bytes:  # fmt: skip
+    form: str,
+    ids: Sequence[str],
+    probs: np.ndarray,
+    decided: np.ndarray,
+    classes: Sequence[str],
+    *,
+    id_column: str = "id",
+    label_column: str | Sequence[str] = "labels",
+    separator: str = " ",
+    top_k: int = 0,
+    errors: dict[int, str] | None = None,
+    run: str = "",
+    guarded: bool = True,
+) -> bytes:
     """A file of predictions: one row for each sample.
 
     Parameters
@@ -62,7 +72,7 @@ def prediction_bytes(
 
 def _most_probable(
     names: list[list[str]], probs: np.ndarray, classes: Sequence[str], label_column: str | Sequence[str], separator: str
-) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+) -> tuple[list[str], list[list[str]]]:
     """Header and cells of names, and of their probabilities."""
     at = {name: k for k, name in enumerate(classes)}
     cells = [
@@ -84,8 +94,13 @@ def _json_lines(
 
 
 def _parquet(
-    ids: Sequence[str], names: list[list[str]], probs: np.ndarray, classes: Sequence[str], errors: dict[int, str], run: str
-) -> bytes:  # fmt: skip
+    ids: Sequence[str],
+    names: list[list[str]],
+    probs: np.ndarray,
+    classes: Sequence[str],
+    errors: dict[int, str],
+    run: str,
+) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -64,9 +64,7 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
     return table(["setting", "explains", f"mean {figure_name(metric)} by value"], rows, left=3)
 
 
-def sweep_csv(
-    cells: Sequence[SweptCell], metric: str, first: str = "head", more: Sequence[str] = ()
-) -> str:  # fmt: skip
+def sweep_csv(cells: Sequence[SweptCell], metric: str, first: str = "head", more: Sequence[str] = ()) -> str:
     """CSV text: every cell, its figures on average over seeds and the metric's deviation.
 
     Parameters

@@ -143,9 +143,13 @@ def first_seed(logits: np.ndarray) -> np.ndarray:
 
 
 def compared(
-    candidates: Sequence[Candidate], labels: np.ndarray, numbers: np.ndarray, decide: Callable[[np.ndarray], Decision],
-    metric: str, predicts: Callable[[np.ndarray], np.ndarray] = mean_over_seeds,
-) -> list[Compared]:  # fmt: skip
+    candidates: Sequence[Candidate],
+    labels: np.ndarray,
+    numbers: np.ndarray,
+    decide: Callable[[np.ndarray], Decision],
+    metric: str,
+    predicts: Callable[[np.ndarray], np.ndarray] = mean_over_seeds,
+) -> list[Compared]:
     """Score models on the same rows, and set each beside the best in a metric.
 
     Parameters
@@ -174,7 +178,7 @@ def compared(
         size = None if one.encoders_mb is None else one.encoders_mb + one.part.head_mb
         lines.append(
             Compared(one.name, one.label, found, seeds, one.part, size, difference, outcomes[i], one.paper, one.note)
-        )  # fmt: skip
+        )
     return lines
 
 

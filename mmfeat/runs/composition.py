@@ -69,9 +69,15 @@ class HeadPart(nn.Module):
     """
 
     def __init__(
-        self, head: str, config: dict[str, Any], widths: dict[str, int], n_classes: int, n_seeds: int,
-        tokens: dict[str, ReadTokens] | None = None, columns: Sequence[int] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        head: str,
+        config: dict[str, Any],
+        widths: dict[str, int],
+        n_classes: int,
+        n_seeds: int,
+        tokens: dict[str, ReadTokens] | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         at = None if columns is None else torch.as_tensor(np.asarray(columns, dtype=np.int64))
         self.register_buffer("columns", at, persistent=False)  # it is described, not a weight
@@ -83,9 +89,14 @@ class HeadPart(nn.Module):
         """What builds it again, as JSON values."""
         tokens = {name: {"number": read.number, "shape": list(read.shape)} for name, read in self.tokens.items()}
         return {
-            "kind": "head", "head": self.head, "config": self.config, "widths": self.widths, "seeds": len(self.seeds),
-            "tokens": tokens, **({} if self.columns is None else {"columns": self.columns.tolist()}),
-        }  # fmt: skip
+            "kind": "head",
+            "head": self.head,
+            "config": self.config,
+            "widths": self.widths,
+            "seeds": len(self.seeds),
+            "tokens": tokens,
+            **({} if self.columns is None else {"columns": self.columns.tolist()}),
+        }
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits `(B, K)`, and which rows have any of the modalities, `(B,)` bool."""

@@ -134,9 +134,12 @@ class EncoderLine:
 
 
 def encoder_lines(
-    found: Sequence[tuple[EncoderRecord, Part]], labels: np.ndarray, numbers: np.ndarray,
-    decide: Callable[[np.ndarray], Decision], metric: str,
-) -> list[EncoderLine]:  # fmt: skip
+    found: Sequence[tuple[EncoderRecord, Part]],
+    labels: np.ndarray,
+    numbers: np.ndarray,
+    decide: Callable[[np.ndarray], Decision],
+    metric: str,
+) -> list[EncoderLine]:
     """Lines by modality, in each the best first; arguments as for :func:`mmfeat.runs.comparison.compared`."""
     order, lines = np.argsort(numbers, kind="stable"), []
     for modality in sorted({record.modality for record, _ in found}, key=(*MODALITIES, OTHER).index):

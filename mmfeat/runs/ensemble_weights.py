@@ -154,9 +154,14 @@ def _descend(
     bounds = [(0.0, None)] * n_members + [(None, None) if free else (0.0, 0.0)]
     to_one = {"type": "eq", "fun": lambda x: x[:-1].sum() - 1, "jac": lambda x: np.append(np.ones(n_members), 0.0)}
     found = minimize(
-        objective, np.append(start, 0.0), jac=True, method="SLSQP", bounds=bounds, constraints=[] if free else [to_one],
+        objective,
+        np.append(start, 0.0),
+        jac=True,
+        method="SLSQP",
+        bounds=bounds,
+        constraints=[] if free else [to_one],
         options={"maxiter": 200, "ftol": 1e-10},
-    )  # fmt: skip
+    )
     weights = np.maximum(found.x[:n_members], 0)
     return (weights, float(found.x[n_members])) if free else (weights / weights.sum(), 0.0)
 

@@ -39,9 +39,12 @@ def shares_and_scale(weights: Sequence[Weight]) -> tuple[np.ndarray, np.ndarray]
 
 
 def combined(
-    logits: Sequence[np.ndarray], present: Sequence[np.ndarray], weights: Sequence[Weight], prior: np.ndarray,
+    logits: Sequence[np.ndarray],
+    present: Sequence[np.ndarray],
+    weights: Sequence[Weight],
+    prior: np.ndarray,
     bias: Sequence[float] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The logits of an ensemble: `b_k + sum_m w_mk z_mk`, with the weights of absent members given to those present.
 
     An absent member counts as the weighted mean of those that know the row; where these have weights of zero alone, as

@@ -222,9 +222,12 @@ def _misshapen(found: RunLogits, n_classes: int) -> str:
     """What of the arrays of logits.h5 is not of the shape or type that it must be."""
     n = len(found.ids)
     wanted = {
-        "input_keys": ((n, found.input_keys.size // max(n, 1)), "u"), "known": ((n,), "b"), "logits": ((n, n_classes), "f"),
-        "roles": ((n,), "u"), **({} if found.fold is None else {"fold": ((n,), "i")}),
-    }  # fmt: skip
+        "input_keys": ((n, found.input_keys.size // max(n, 1)), "u"),
+        "known": ((n,), "b"),
+        "logits": ((n, n_classes), "f"),
+        "roles": ((n,), "u"),
+        **({} if found.fold is None else {"fold": ((n,), "i")}),
+    }
     for name, (shape, kind) in wanted.items():
         array = getattr(found, name)
         if array.shape != shape or array.dtype.kind != kind:

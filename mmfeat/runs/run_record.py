@@ -76,9 +76,19 @@ _BY_KIND: dict[str, dict[str, Shape]] = {
 }
 
 _BY_CLASS = {  # what run.json has a value of for each class, wherever it stands
-    "classes", "prior", "bias", "weight", "threshold", "n_positives", "class_f1", "class_precision", "class_recall",
-    "class_ap", "class_accuracy", "n_yes",
-}  # fmt: skip
+    "classes",
+    "prior",
+    "bias",
+    "weight",
+    "threshold",
+    "n_positives",
+    "class_f1",
+    "class_precision",
+    "class_recall",
+    "class_ap",
+    "class_accuracy",
+    "n_yes",
+}
 
 
 def run_misfit(record: dict[str, Any]) -> str:

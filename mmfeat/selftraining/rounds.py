@@ -112,10 +112,18 @@ def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None)
 
 
 def self_train(
-    data: FitData, unlabelled: np.ndarray, config: SelftrainConfig, *, metric: str, seed: int, rule: PredictConfig,
-    truth: np.ndarray | None = None, refit: Refit | None = None, memory: Memory | None = None,
+    data: FitData,
+    unlabelled: np.ndarray,
+    config: SelftrainConfig,
+    *,
+    metric: str,
+    seed: int,
+    rule: PredictConfig,
+    truth: np.ndarray | None = None,
+    refit: Refit | None = None,
+    memory: Memory | None = None,
     on_round: Callable[[Round], None] | None = None,
-) -> SelfTraining:  # fmt: skip
+) -> SelfTraining:
     """Run up to `config.rounds` rounds.
 
     Parameters
@@ -168,11 +176,21 @@ def self_train(
         figures, now = judged(mlp[data.val])
         difference = _difference(metric, val_labels, now, outcome)
         accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
-        history.append(Round(
-            number, len(part.train) - len(data.train), int((free & (said < 0)).sum()), (said == 1).sum(0).tolist(), changed,
-            None if before is None else agreement(said, before), None if truth is None else agreement(said, truth),
-            figures, difference, accepted, anew is not None,
-        ))  # fmt: skip
+        history.append(
+            Round(
+                number,
+                len(part.train) - len(data.train),
+                int((free & (said < 0)).sum()),
+                (said == 1).sum(0).tolist(),
+                changed,
+                None if before is None else agreement(said, before),
+                None if truth is None else agreement(said, truth),
+                figures,
+                difference,
+                accepted,
+                anew is not None,
+            )
+        )
         on_round(history[-1])
         if not accepted:
             ended = "reverted"

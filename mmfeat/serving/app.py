@@ -106,10 +106,15 @@ class Service:
         """What is served; there is only one state: ready."""
         record = self.predictor.record
         return Health(
-            status="ready", model=record["run"]["name"], classes=list(self.predictor.classes),
-            encoders=self.predictor.modalities, device=str(self.predictor.engine.device), format=record["format"],
-            runtime=record["runtime"], waiting=self.waiting,
-        )  # fmt: skip
+            status="ready",
+            model=record["run"]["name"],
+            classes=list(self.predictor.classes),
+            encoders=self.predictor.modalities,
+            device=str(self.predictor.engine.device),
+            format=record["format"],
+            runtime=record["runtime"],
+            waiting=self.waiting,
+        )
 
     def close(self) -> None:
         """Answer what is under way and end the threads."""
@@ -134,9 +139,12 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
 
     name = shown(service.predictor.record["run"]["name"])
     app = FastAPI(
-        title=f"mmfeat: {name}", version=mmfeat.__version__, lifespan=lifespan, redoc_url=None,
+        title=f"mmfeat: {name}",
+        version=mmfeat.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
         description="Labels and probabilities of an image, a caption, or both.",
-    )  # fmt: skip
+    )
 
     @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
     async def about(request: Request) -> str:

@@ -30,9 +30,12 @@ class Gatherer:
     """
 
     def __init__(
-        self, prepare: Callable[[Any], Any], run: Callable[[list[Any]], Sequence[Any]], max_batch: int,
+        self,
+        prepare: Callable[[Any], Any],
+        run: Callable[[list[Any]], Sequence[Any]],
+        max_batch: int,
         max_wait: float = MAX_WAIT,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._prepare, self._run, self._max_batch, self._max_wait = prepare, run, max_batch, max_wait
         self._ready: deque[tuple[Any, Future]] = deque()
         self._preparing = 0

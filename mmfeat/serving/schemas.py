@@ -32,9 +32,7 @@ class PredictJson(_Asked):
 class PredictForm(_Asked):
     """An image, a caption, or both."""
 
-    image: Annotated[
-        bytes | None, Field(description="An image file.", json_schema_extra={"format": "binary"})
-    ] = None  # fmt: skip
+    image: Annotated[bytes | None, Field(description="An image file.", json_schema_extra={"format": "binary"})] = None
 
 
 class Ranked(BaseModel):

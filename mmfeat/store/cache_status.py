@@ -108,15 +108,18 @@ def encoder_status(
     errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
-        name, model,
+        name,
+        model,
         cached=int(cached.sum()),
         missing=int((lacking & ~stale & ~changed).sum()),
         stale=int((stale | changed | redone).sum()),
         unreadable=int((found.error & present).sum()),
         absent=int((~present).sum()),
-        why="; ".join(reasons), lacks_logits=lacks_logits, lacks_tokens=lacks_tokens,
+        why="; ".join(reasons),
+        lacks_logits=lacks_logits,
+        lacks_tokens=lacks_tokens,
         flat=tuple(np.flatnonzero(cached & features.flat(found)).tolist()),
-    )  # fmt: skip
+    )
 
 
 def _changed_content(
@@ -183,11 +186,17 @@ def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(times))) if times else ""
         listed.append(
             StoredEncoder(
-                features.folder.name, features.spec, features.n_rows, len(parts),
-                len(kinds) - tokens - (EMBEDDINGS in kinds), tokens, sum(commit.size for commit in features.commits),
-                read_record(features.folder).created[:16].replace("T", " "), written,
+                features.folder.name,
+                features.spec,
+                features.n_rows,
+                len(parts),
+                len(kinds) - tokens - (EMBEDDINGS in kinds),
+                tokens,
+                sum(commit.size for commit in features.commits),
+                read_record(features.folder).created[:16].replace("T", " "),
+                written,
             )
-        )  # fmt: skip
+        )
     return listed
 
 

@@ -159,9 +159,13 @@ class EncoderFeatures:
         return None if columns is None else MappedRows([f.values if f else None for f in files], found, columns)
 
     def append(
-        self, keys: np.ndarray, embeddings: np.ndarray, errors: Sequence[str], meta: dict[str, Any],
+        self,
+        keys: np.ndarray,
+        embeddings: np.ndarray,
+        errors: Sequence[str],
+        meta: dict[str, Any],
         flat: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write rows as one part and commit it.
 
         Parameters

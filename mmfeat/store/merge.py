@@ -111,9 +111,12 @@ def _merge_group(
         files = [outputs[file.name][output] for file in chosen]
         classes = attributes_of(features.folder / files[0].name)["classes"]
         write_merged(
-            features.folder, naming.new_logits_name(output, name), output, list(zip(files, rows, strict=True)),
+            features.folder,
+            naming.new_logits_name(output, name),
+            output,
+            list(zip(files, rows, strict=True)),
             {**attributes, "output_key": output, "classes": classes},
-        )  # fmt: skip
+        )
     if chosen[0].decoding:
         attributes |= {"decoder": chosen[0].decoder, "decoding": chosen[0].decoding}
     origins = _joined([origin for file in chosen for origin in origins_of(features.folder / file.name)])

@@ -219,9 +219,13 @@ def _file(store: Path, references: References, encoder_key: str, kind: str, impo
 
 def _write(path: Path, references: References, encoder_key: str, kind: str, imported: str = "") -> None:
     values = {
-        "format": FORMAT, "project": references.project, "host": references.host, "noted": now(),
-        "encoders": {encoder_key: [kind] if kind else []}, **({"imported": imported} if imported else {}),
-    }  # fmt: skip
+        "format": FORMAT,
+        "project": references.project,
+        "host": references.host,
+        "noted": now(),
+        "encoders": {encoder_key: [kind] if kind else []},
+        **({"imported": imported} if imported else {}),
+    }
     write_sealed(path, values)
 
 

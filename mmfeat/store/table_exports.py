@@ -20,7 +20,7 @@ MADE_FROM = "made_from"  # what a file says it was made from: an attribute, meta
 
 def export_table(
     table: FeatureTable, destination: Path, form: str, advance: Callable[[int], None], made_from: str = ""
-) -> bool:  # fmt: skip
+) -> bool:
     """Write a table's aligned arrays.
 
     For each encoder NAME: `embeddings.NAME` `(N, D)`, `present.NAME` `(N,)` bool and, where there are any, `logits.NAME`

@@ -84,15 +84,21 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
     memory.save()
     files = (path for path in folder.rglob("*") if path.is_file())
     result.uncommitted = [
-        path for path in files
+        path
+        for path in files
         if path.relative_to(folder).as_posix() not in named and not path.name.startswith(TEMPORARY)
-    ]  # fmt: skip
+    ]
     return result
 
 
 def _verify(
-    folder: Path, commit: Commit, memory: VerifiedFiles, key: str | None, width: int | None, parts: dict[str, np.ndarray]
-) -> int:  # fmt: skip
+    folder: Path,
+    commit: Commit,
+    memory: VerifiedFiles,
+    key: str | None,
+    width: int | None,
+    parts: dict[str, np.ndarray],
+) -> int:
     """Read one file in full; returns its rows. Raises ValueError with what is wrong."""
     memory.forget(commit)
     stamp = memory.check(commit)

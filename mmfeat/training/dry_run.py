@@ -92,9 +92,17 @@ def _plan_one(project: Project, name: str, options: Options) -> PlannedExtractio
     n_bytes = measured.n_bytes + logits_bytes(to_logits, project.manifest.labels.shape[1])
     refused = len(keys.refused)
     return PlannedExtraction(
-        name, now.cached, now.missing + now.stale, now.unreadable + refused, now.absent - refused, len(todo), to_logits,
-        measured.seconds, n_bytes / 1e6, table.modality == OTHER,
-    )  # fmt: skip
+        name,
+        now.cached,
+        now.missing + now.stale,
+        now.unreadable + refused,
+        now.absent - refused,
+        len(todo),
+        to_logits,
+        measured.seconds,
+        n_bytes / 1e6,
+        table.modality == OTHER,
+    )
 
 
 def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
@@ -106,9 +114,13 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
     session = session_of(project, identity, read, Options(), encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
     return estimate(
-        session, todo, read, project.store.dtype, tokens=project.config.encoder[name].tokens,
+        session,
+        todo,
+        read,
+        project.store.dtype,
+        tokens=project.config.encoder[name].tokens,
         length=(lambda row: len(captions[row])) if modality == "text" else None,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -213,9 +225,16 @@ def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:
     say(f"{name}: measuring on a few of {counted(len(samples.train), 'row')}")
     with named(name):
         fit = EncoderFit(
-            encoder, samples, settings, config.metric, config.predict, config.seed, torch_device(config.device),
-            resume_file_of(project, name), plan.fingerprint,
-        )  # fmt: skip
+            encoder,
+            samples,
+            settings,
+            config.metric,
+            config.predict,
+            config.seed,
+            torch_device(config.device),
+            resume_file_of(project, name),
+            plan.fingerprint,
+        )
         done = fit.resume()
         seconds = fit.estimate()
     n_val = len(distinct_rows(project.row_keys(plan.pretrained.spec.modality).keys, samples.val))

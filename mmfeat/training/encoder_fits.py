@@ -59,9 +59,7 @@ class EncoderFits:
 
     def _overlay(self, i: int) -> Overlay:
         """The project with this encoder alone, whose checkpoints lie in the folder of one seed."""
-        config = dataclasses.replace(
-            self.project.config, encoder={self.name: self.proposal.table}, seed=self.seeds[i]
-        )  # fmt: skip
+        config = dataclasses.replace(self.project.config, encoder={self.name: self.proposal.table}, seed=self.seeds[i])
         return Overlay(self.project, self.folder / f"seed-{i}", config)
 
     def _frozen(self) -> tuple[EncoderRecord, Part]:
@@ -104,17 +102,28 @@ class EncoderFits:
 
     def _record(
         self, project: Overlay, identity: Identity, results: list[FinetuneResult], extraction: Extraction | None
-    ) -> EncoderRecord:  # fmt: skip
+    ) -> EncoderRecord:
         proposal = self.proposal
         rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
         rate, measured_on = _rate(project, identity, rows, extraction)
         checkpoint = results[0].checkpoint
         return EncoderRecord(
-            proposal.typed, proposal.label, proposal.name, identity.spec.modality, proposal.table.model, identity.width,
-            identity.size_mb, identity.spec.key, _n_distinct(project, identity, rows), rate, measured_on,
-            float(np.mean([result.checkpoint.record["seconds"] for result in results])), checkpoint.record["best_epoch"],
-            checkpoint.frozen, provenance(torch_device(project.config.device))["device"],
-        )  # fmt: skip
+            proposal.typed,
+            proposal.label,
+            proposal.name,
+            identity.spec.modality,
+            proposal.table.model,
+            identity.width,
+            identity.size_mb,
+            identity.spec.key,
+            _n_distinct(project, identity, rows),
+            rate,
+            measured_on,
+            float(np.mean([result.checkpoint.record["seconds"] for result in results])),
+            checkpoint.record["best_epoch"],
+            checkpoint.frozen,
+            provenance(torch_device(project.config.device))["device"],
+        )
 
 
 def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +140,7 @@ def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:
 
 def _rate(
     project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
-) -> tuple[float | None, str]:  # fmt: skip
+) -> tuple[float | None, str]:
     """Samples a second: those of the extraction, or where almost nothing was encoded, of a few batches."""
     if identity.spec.modality == OTHER or not len(rows):
         return None, ""

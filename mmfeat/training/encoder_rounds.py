@@ -129,7 +129,7 @@ class EncoderRounds:
 
     def __init__(
         self, project: Project, folder: Path, start: Encoded, names: list[str], rows: np.ndarray, free: np.ndarray
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.project, self.folder, self.names, self.rows, self.free = project, folder, names, rows, free
         self.every = project.config.selftrain.encoder_every
         self.made: dict[int, Encoded] = {0: start}
@@ -162,9 +162,10 @@ class EncoderRounds:
         start, new = self.made[0], extract(overlay, self.names).identities
         identities = {**start.identities, **new}
         table = self.project.table_of(
-            {name: (identity.spec, identity.output_key) for name, identity in identities.items()}, self.rows,
+            {name: (identity.spec, identity.output_key) for name, identity in identities.items()},
+            self.rows,
             {name: self.project.config.encoder[name].tokens for name in start.table.tokens},
-        )  # fmt: skip
+        )
         self.made[number] = Encoded(identities, table)
         return self.made[number].data(self.project.config, self.rows)
 
@@ -199,6 +200,8 @@ class EncoderRounds:
         all_labels[self.rows[self.free]] = labels
         tables = {name: dataclasses.replace(project.config.encoder[name], checkpoint="latest") for name in self.names}
         return Overlay(
-            project, self._folder(number), dataclasses.replace(project.config, encoder=tables),
+            project,
+            self._folder(number),
+            dataclasses.replace(project.config, encoder=tables),
             manifest=dataclasses.replace(manifest, labels=all_labels),
-        )  # fmt: skip
+        )

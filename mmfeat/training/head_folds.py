@@ -81,9 +81,15 @@ class Folds:
         passes = settings.epochs * len(seeds)
         with progress(f"{head}: {counted(len(seeds), 'seed')} x {self.k} folds", passes, "epochs") as bar:
             found = fit_folds(
-                head, data, settings, seeds, metric=config.metric, rule=config.predict, judges=judges,
+                head,
+                data,
+                settings,
+                seeds,
+                metric=config.metric,
+                rule=config.predict,
+                judges=judges,
                 on_epoch=lambda _, note: bar.advance(1, note),
-            )  # fmt: skip
+            )
         roles = np.full(len(rows), ROLES["out-of-fold"], np.uint8)
         mean, val = found.logits.mean(0), found.logits[:, data.val]
         return TrainedHeads(found.fits, mean, val, roles, Learned.of([], [], ids), data.fold)

@@ -74,9 +74,18 @@ def tokens_read(project: Project, head: str, settings: Any, table: FeatureTable)
 
 
 def save_head_run(
-    project: Project, stem: str, head: str, settings: Any, identities: dict[str, Identity], table: FeatureTable,
-    trained: TrainedHeads, data: FitData, rows: np.ndarray, fingerprint: str, more: dict[str, Any],
-) -> Run:  # fmt: skip
+    project: Project,
+    stem: str,
+    head: str,
+    settings: Any,
+    identities: dict[str, Identity],
+    table: FeatureTable,
+    trained: TrainedHeads,
+    data: FitData,
+    rows: np.ndarray,
+    fingerprint: str,
+    more: dict[str, Any],
+) -> Run:
     """Save the heads of all seeds and folds as one run; what predicts is the mean of their logits.
 
     `data` holds the rows `rows` of the manifest, in that order.

@@ -70,7 +70,7 @@ class EncodersResult:
 
 def compare_encoders(
     project: Project, typed: list[str], freeze: bool = False, n_seeds: int = 1, overwrite: bool = False
-) -> EncodersResult:  # fmt: skip
+) -> EncodersResult:
     """Train encoders on the project's split, or only their outputs on cached features, and score them on its val rows.
 
     Checkpoints, what is remembered of encoders, and runs of the project stay as they are: what is made lies in
@@ -129,9 +129,18 @@ def compare_encoders(
         outputs, work.folder, title, lines, baseline, manifest.classes, config.metric
     )
     return EncodersResult(
-        lines, baseline, failed, {p.label: p for p, _ in proposals.values()}, work.made or written, work.folder, files,
-        len(manifest.rows("train")), len(val), n_seeds, freeze,
-    )  # fmt: skip
+        lines,
+        baseline,
+        failed,
+        {p.label: p for p, _ in proposals.values()},
+        work.made or written,
+        work.folder,
+        files,
+        len(manifest.rows("train")),
+        len(val),
+        n_seeds,
+        freeze,
+    )
 
 
 def use_encoders(project: Project, result: EncodersResult, which: str) -> list[Used]:

@@ -123,9 +123,17 @@ def compare_heads(project: Project, names: list[str] | None = None, overwrite: b
     outputs = Outputs(project.config, overwrite=overwrite)
     files, written = write_comparison(outputs, work.folder, title, lines, cheap, classes, metric)
     return CompareResult(
-        lines, cheap, failed, work.made or written, work.folder, files, len(project.manifest.rows("train")), len(val),
-        len(seeds_of(project)), _after(project, lines),
-    )  # fmt: skip
+        lines,
+        cheap,
+        failed,
+        work.made or written,
+        work.folder,
+        files,
+        len(project.manifest.rows("train")),
+        len(val),
+        len(seeds_of(project)),
+        _after(project, lines),
+    )
 
 
 def _heads(project: Project, names: list[str] | None) -> list[str]:

@@ -23,11 +23,17 @@ from mmfeat.project.project import Project
 # The encoders of the paper, by the names people use.
 PAPER = {
     "image": (
-        "mobilenetv3_large_100", "shufflenet_v2_x2_0", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
-        "efficientnet_b3", "efficientnet_b4", "efficientnetv2_s",
+        "mobilenetv3_large_100",
+        "shufflenet_v2_x2_0",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_b4",
+        "efficientnetv2_s",
     ),
     "text": ("google/bert_uncased_L-2_H-128_A-2", "albert-base-v2"),
-}  # fmt: skip
+}
 IMPORTED = "imported"
 SHOWN = 24  # models of a pattern
 LONGEST = 512  # tokens, where no table says how many are read

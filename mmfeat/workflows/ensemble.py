@@ -165,16 +165,25 @@ def _fitted(project: Project, method: str, names: list[str], given: bool) -> Ens
 
 
 def _fit(
-    project: Project, method: str, names: list[str], sources: list[Source], rows: np.ndarray, fit: np.ndarray,
-    fingerprint: str, given: bool,
-) -> Run:  # fmt: skip
+    project: Project,
+    method: str,
+    names: list[str],
+    sources: list[Source],
+    rows: np.ndarray,
+    fit: np.ndarray,
+    fingerprint: str,
+    given: bool,
+) -> Run:
     """Fit and cross-fit the weights on the rows `fit`, and save the run: `rows` are val first, then all others."""
     manifest, config, prior = project.manifest, project.config, training_prior(project)
     val, is_fit = manifest.rows("val"), np.isin(rows, fit)
     data = Rows(
-        np.stack([s.logits for s in sources]), np.stack([s.known for s in sources]), manifest.labels[rows],
-        id_numbers(manifest.ids[rows]), prior,
-    )  # fmt: skip
+        np.stack([s.logits for s in sources]),
+        np.stack([s.known for s in sources]),
+        manifest.labels[rows],
+        id_numbers(manifest.ids[rows]),
+        prior,
+    )
     weights, out_of_fold = cross_fit(method, data.take(is_fit), score_by(config.metric, config.predict))
     chosen = np.flatnonzero(weights.weights > 0) if method == "greedy" else np.arange(len(names))
     weights = Weights(weights.weights[chosen], weights.bias)
@@ -187,10 +196,15 @@ def _fit(
     roles[is_fit] = ROLES["fitted"]
     on_val = np.isin(fit, val)
     fitted = {
-        "method": method, "metric": config.metric if method == "greedy" else "loss", "folds": FOLDS,
-        "n_val": int(on_val.sum()), "n_train": int((~on_val).sum()), "candidates": names, "given": given,
+        "method": method,
+        "metric": config.metric if method == "greedy" else "loss",
+        "folds": FOLDS,
+        "n_val": int(on_val.sum()),
+        "n_train": int((~on_val).sum()),
+        "candidates": names,
+        "given": given,
         "figures": "cross-fitted",
-    }  # fmt: skip
+    }
     more = {"prior": prior.tolist(), **({} if bias is None else {"bias": bias}), "fitted": fitted}
     kept = _kept(project, parts, rows, shipped, roles)
     return _save(project, "ensemble", parts, kept, fingerprint, more, Learned.of([], manifest.ids[fit]))
@@ -201,11 +215,15 @@ def _fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict
     manifest = project.manifest
     inputs = input_keys(project, parts.encoders.values(), rows)
     return digest_json(
-        {"kind": "ensemble", **made_by,
-         "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
-         "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]), "classes": list(manifest.classes),
-         "predict": project.config.predict.of_training()}
-    )  # fmt: skip
+        {
+            "kind": "ensemble",
+            **made_by,
+            "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
+            "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]),
+            "classes": list(manifest.classes),
+            "predict": project.config.predict.of_training(),
+        }
+    )
 
 
 def _kept(project: Project, parts: Parts, rows: np.ndarray, found: Source, roles: np.ndarray) -> RunLogits:
@@ -226,9 +244,14 @@ def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[l
 
 
 def _save(
-    project: Project, stem: str, parts: Parts, kept: RunLogits, fingerprint: str, more: dict[str, Any],
+    project: Project,
+    stem: str,
+    parts: Parts,
+    kept: RunLogits,
+    fingerprint: str,
+    more: dict[str, Any],
     learned: Learned = NOTHING,
-) -> Run:  # fmt: skip
+) -> Run:
     manifest = project.manifest
     val, figures = manifest.rows("val"), None
     if len(val):

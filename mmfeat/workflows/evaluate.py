@@ -59,7 +59,7 @@ class EvaluateResult:
 
 def evaluate(
     project: Project, names: list[str] | None = None, split: str = "val", overwrite: bool = False
-) -> EvaluateResult:  # fmt: skip
+) -> EvaluateResult:
     """Score encoders and runs on labelled rows.
 
     Parameters
@@ -108,9 +108,18 @@ def evaluate(
         outputs.write(paths[name], class_table(figures[name], manifest.classes), own=True, earlier=True)
     differences = {name: paired_bootstrap(labels, outcomes[names[0]], outcomes[name]) for name in names[1:]}
     return EvaluateResult(
-        split, len(rows), figures, differences, trained, n_chosen, n_folded, list(paths.values()), manifest.classes, how_decided(project),
+        split,
+        len(rows),
+        figures,
+        differences,
+        trained,
+        n_chosen,
+        n_folded,
+        list(paths.values()),
+        manifest.classes,
+        how_decided(project),
         after_evaluate(project, split),
-    )  # fmt: skip
+    )
 
 
 def _file(project: Project, name: str, split: str) -> Path:

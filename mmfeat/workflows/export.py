@@ -160,9 +160,14 @@ def _as_it_is(destination: Path, composed: Composed) -> ExportResult:
 
 
 def _written(
-    project: Project, composed: Composed, destination: Path, encoders: dict[str, Any], record: dict[str, Any], dtype: str,
+    project: Project,
+    composed: Composed,
+    destination: Path,
+    encoders: dict[str, Any],
+    record: dict[str, Any],
+    dtype: str,
     runtime: str,
-) -> ExportResult:  # fmt: skip
+) -> ExportResult:
     """Fill a folder beside the destination, compare it, and give it its name."""
     name = composed.name
     with staging_folder(destination.parent, sweep=False) as staged:
@@ -185,9 +190,7 @@ def _written(
             return _as_it_is(destination, composed)
     if not n_checked:
         unchecked = unchecked or "no row could be decoded"
-    return ExportResult(
-        destination, size, list(encoders), n_checked, difference, unchecked, n_run, runtime_difference
-    )  # fmt: skip
+    return ExportResult(destination, size, list(encoders), n_checked, difference, unchecked, n_run, runtime_difference)
 
 
 def _finetuned(project: Project, composed: Composed, name: str) -> bool:

@@ -102,15 +102,23 @@ def extract(
         reasons[name] = _reasons(project, identity, results[-1])
         merge_parts(project.store.encoder(identity.spec))
     return ExtractResult(
-        results, identities, logits, reasons, project.store.problems, project.manifest.n_samples,
+        results,
+        identities,
+        logits,
+        reasons,
+        project.store.problems,
+        project.manifest.n_samples,
         project.store.size_bytes / 1e6,
-    )  # fmt: skip
+    )
 
 
 def extract_one(
-    project: Project, identity: Identity, rows: np.ndarray | None = None, options: Options | None = None,
+    project: Project,
+    identity: Identity,
+    rows: np.ndarray | None = None,
+    options: Options | None = None,
     encoder: Any = None,
-) -> Extraction:  # fmt: skip
+) -> Extraction:
     """Encode one encoder's missing rows; `encoder` is it, where it has been built already."""
     options = options or Options()
     name, modality = identity.name, identity.spec.modality

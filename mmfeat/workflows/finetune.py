@@ -188,10 +188,13 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
     if used and made is None:
         more, tensors, learned = {"refitted": used.name}, used.tensors(), used.learned() | learned
     checkpoint = made or save_checkpoint(
-        project.checkpoints, name,
+        project.checkpoints,
+        name,
         {**_record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds), **more},
-        output, tensors, learned,
-    )  # fmt: skip
+        output,
+        tensors,
+        learned,
+    )
     return FinetuneResult(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
     )
@@ -260,9 +263,19 @@ def _tune(project: Project, name: str) -> FinetuneResult:
     samples = samples_of(project, name, encoder)
     with named(name):
         fitted = fit_encoder(
-            encoder, samples, settings, metric=config.metric, rule=config.predict, seed=config.seed, device=device,
-            resume_file=resume_file, fingerprint=plan.fingerprint, start=start, logs=_logs(project, plan), before=before,
-        )  # fmt: skip
+            encoder,
+            samples,
+            settings,
+            metric=config.metric,
+            rule=config.predict,
+            seed=config.seed,
+            device=device,
+            resume_file=resume_file,
+            fingerprint=plan.fingerprint,
+            start=start,
+            logs=_logs(project, plan),
+            before=before,
+        )
     checkpoint = _save(project, plan, encoder.cpu(), samples, fitted)
     resume_file.unlink(missing_ok=True)
     if fitted.stopped:
@@ -376,9 +389,14 @@ def _model(project: Project, name: str) -> str:
 
 
 def _record(
-    project: Project, plan: PlannedFit, spec: Any, figures: Figures | None, history: list[dict[str, Any]],
-    best_epoch: int, seconds: float,
-) -> dict[str, Any]:  # fmt: skip
+    project: Project,
+    plan: PlannedFit,
+    spec: Any,
+    figures: Figures | None,
+    history: list[dict[str, Any]],
+    best_epoch: int,
+    seconds: float,
+) -> dict[str, Any]:
     config, name = project.config, plan.name
     table = config.encoder[name]
     return {

@@ -79,11 +79,23 @@ class InitResult:
 
 
 def init(
-    folder: Path | str = ".", source: str | None = None, *, images: tuple[str, ...] = (), id_column: str = "",
-    image_column: str = "", caption_column: str | tuple[str, ...] = "", labels_column: str | tuple[str, ...] = "",
-    group_column: str = "", absent: str = "", separator: str | None = None, classes: str = "",
-    val: float | None = None, test: float | None = None, seed: int | None = None, overwrite: bool = False,
-) -> InitResult:  # fmt: skip
+    folder: Path | str = ".",
+    source: str | None = None,
+    *,
+    images: tuple[str, ...] = (),
+    id_column: str = "",
+    image_column: str = "",
+    caption_column: str | tuple[str, ...] = "",
+    labels_column: str | tuple[str, ...] = "",
+    group_column: str = "",
+    absent: str = "",
+    separator: str | None = None,
+    classes: str = "",
+    val: float | None = None,
+    test: float | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+) -> InitResult:
     """Make a folder a project, or bring its manifest up to date with its source.
 
     Nothing is written before everything has been read and checked. Rows that the manifest has already keep their split;
@@ -111,11 +123,20 @@ def init(
     folder = Path(folder).resolve()
     file = folder / FILE_NAME
     asked = {
-        "data.source": source, "data.images": images, "data.id": id_column, "data.image": image_column,
-        "data.caption": _one_or_all(caption_column), "data.labels": _one_or_all(labels_column),
-        "data.group": group_column, "data.absent": absent, "data.separator": separator, "data.classes": classes,
-        "split.val": val, "split.test": test, "seed": seed,
-    }  # fmt: skip
+        "data.source": source,
+        "data.images": images,
+        "data.id": id_column,
+        "data.image": image_column,
+        "data.caption": _one_or_all(caption_column),
+        "data.labels": _one_or_all(labels_column),
+        "data.group": group_column,
+        "data.absent": absent,
+        "data.separator": separator,
+        "data.classes": classes,
+        "split.val": val,
+        "split.test": test,
+        "seed": seed,
+    }
     asked = {k: v for k, v in asked.items() if v not in (None, "", ()) or (k == "data.separator" and v is not None)}
     if file.is_file():
         config = load_config(file)

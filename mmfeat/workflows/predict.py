@@ -57,9 +57,14 @@ class PredictResult:
 
 
 def predict(
-    project: Project, run_name: str | None = None, split: str = "unlabelled", form: str = "csv", top_k: int = 0,
-    out: Path | str | None = None, overwrite: bool = False,
-) -> PredictResult:  # fmt: skip
+    project: Project,
+    run_name: str | None = None,
+    split: str = "unlabelled",
+    form: str = "csv",
+    top_k: int = 0,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+) -> PredictResult:
     """Predict the labels of rows by a run, the best on val when none is named.
 
     Writes `submission.csv` (columns as in the source) for the unlabelled rows of a Kaggle task, else
@@ -103,16 +108,29 @@ def predict(
     decided = decision.labels(probs)
     written = {
         file: prediction_bytes(
-            kind, manifest.ids[rows], probs, decided, manifest.classes, top_k=top_k, run=run.name, guarded=not kaggle,
+            kind,
+            manifest.ids[rows],
+            probs,
+            decided,
+            manifest.classes,
+            top_k=top_k,
+            run=run.name,
+            guarded=not kaggle,
             **_columns(project),
         )
         for file, kind in files.items()
-    }  # fmt: skip
+    }
     outputs.write_all(written)
     return PredictResult(
-        run.name, chosen, list(files), len(rows), decision.n_empty(probs), int((~found.known).sum()), shipped,
+        run.name,
+        chosen,
+        list(files),
+        len(rows),
+        decision.n_empty(probs),
+        int((~found.known).sum()),
+        shipped,
         how_decided(project),
-    )  # fmt: skip
+    )
 
 
 def _files(project: Project, split: str, form: str, kaggle: bool) -> dict[Path, str]:
@@ -188,9 +206,16 @@ class NewPredictions:
         """
         found = self.predictions
         data = prediction_bytes(
-            form, self.rows.ids, found.probs, found.decided, found.classes, top_k=top_k, errors=found.errors,
-            run=self.model, **self.columns,
-        )  # fmt: skip
+            form,
+            self.rows.ids,
+            found.probs,
+            found.decided,
+            found.classes,
+            top_k=top_k,
+            errors=found.errors,
+            run=self.model,
+            **self.columns,
+        )
         self.outputs.write(path, data)
 
 
@@ -220,10 +245,20 @@ def default_out(whats: Sequence[str], form: str) -> str:
 
 
 def predict_new(
-    what: str | Sequence[str] = "", *, caption: str = "", captions: str = "", images: tuple[str, ...] = (),
-    columns: dict[str, str] | None = None, project: Project | None = None, run: str | None = None, model: str = "",
-    threshold: float | str | None = None, device: str | None = None, out: Path | str | None = None, overwrite: bool = False,
-) -> NewPredictions:  # fmt: skip
+    what: str | Sequence[str] = "",
+    *,
+    caption: str = "",
+    captions: str = "",
+    images: tuple[str, ...] = (),
+    columns: dict[str, str] | None = None,
+    project: Project | None = None,
+    run: str | None = None,
+    model: str = "",
+    threshold: float | str | None = None,
+    device: str | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+) -> NewPredictions:
     """Predict a table's rows, pictures, or one picture and one caption.
 
     Parameters

@@ -82,9 +82,7 @@ class _Candidates:
     def take(self, at: np.ndarray) -> _Candidates:
         """Some of them, in this order."""
         opinions, known = ({name: x[at] for name, x in by.items()} for by in (self.opinions, self.known))
-        return _Candidates(
-            self.rows[at], self.probs[at], self.decided[at], self.threshold[at], opinions, known
-        )  # fmt: skip
+        return _Candidates(self.rows[at], self.probs[at], self.decided[at], self.threshold[at], opinions, known)
 
     def differing(self) -> np.ndarray:
         """Bits by which the encoders disagree, `(n, K)`."""
@@ -94,9 +92,13 @@ class _Candidates:
 
 
 def review(
-    project: Project, run_name: str | None = None, n: int = 50, split: str = "unlabelled",
-    out: Path | str | None = None, overwrite: bool = False,
-) -> ReviewResult:  # fmt: skip
+    project: Project,
+    run_name: str | None = None,
+    n: int = 50,
+    split: str = "unlabelled",
+    out: Path | str | None = None,
+    overwrite: bool = False,
+) -> ReviewResult:
     """Write a table of the rows most worth a person's look: the model is uncertain, its encoders disagree, no two are alike.
 
     Of labelled rows those whose labels the model contradicts. Everything comes from cached features; rows that
@@ -139,11 +141,19 @@ def review(
     data = review_bytes(_columns(project, best, split))
     made = outputs.write(file, data, known=True)
     return ReviewResult(
-        file, made, run.name, "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
-        split, len(best.rows), len(found.rows), len(rows) - len(fresh), len(fresh) - len(found.rows),
+        file,
+        made,
+        run.name,
+        "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
+        split,
+        len(best.rows),
+        len(found.rows),
+        len(rows) - len(fresh),
+        len(fresh) - len(found.rows),
         [name for name in run.encoders if name not in found.opinions],
-        in_sample(project, run.name, found.rows), nothing_mark(manifest.classes),
-    )  # fmt: skip
+        in_sample(project, run.name, found.rows),
+        nothing_mark(manifest.classes),
+    )
 
 
 def _keep_answers(project: Project, file: Path) -> None:
@@ -182,10 +192,13 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
     probs = decision.probs(logits)
     sources = own_opinions(project, run, rows) if len(rows) else {}
     return _Candidates(
-        rows, probs, decision.labels(probs), np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
+        rows,
+        probs,
+        decision.labels(probs),
+        np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
         {name: sigmoid(source.logits) for name, source in sources.items()},
         {name: source.known for name, source in sources.items()},
-    )  # fmt: skip
+    )
 
 
 def _most_worth(project: Project, run: Run, found: _Candidates, n: int, split: str) -> np.ndarray:

@@ -110,10 +110,19 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
         lines = [FigureLine.of(f"{supervised.name}, mean", before, seconds, note), *lines]
     n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
     return SelftrainResult(
-        run, run.record["rounds"], run.record["best_round"], lines, supervised.name if supervised else None, rises,
-        made, len(manifest.rows("train")), n_partly, len(plan.free) - n_partly, len(manifest.rows("val")),
+        run,
+        run.record["rounds"],
+        run.record["best_round"],
+        lines,
+        supervised.name if supervised else None,
+        rises,
+        made,
+        len(manifest.rows("train")),
+        n_partly,
+        len(plan.free) - n_partly,
+        len(manifest.rows("val")),
         to_predict(project) or "mmfeat runs",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +164,18 @@ def _planned(project: Project) -> _Plan:
     needed_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
     fingerprint = head_fingerprint(
-        begun, "selftrain", head, settings, identities, table,
+        begun,
+        "selftrain",
+        head,
+        settings,
+        identities,
+        table,
         unlabelled=table.digest(rows[free], list(identities)),
-        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()}, models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
+        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
+        models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": [planned_fit(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
-    )  # fmt: skip
+    )
     supervised = head_fingerprint(begun, "head", head, settings, identities, table)
     start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]
     encoders = EncoderRounds(begun, folder, start, names, rows, free) if names else None
@@ -174,10 +189,16 @@ def _make(project: Project, plan: _Plan) -> Run:
     data = used.data(config, plan.rows)
     with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
         trained = self_train(
-            data, plan.free, config.selftrain, metric=config.metric, seed=config.seed, rule=config.predict,
-            refit=encoders, memory=kept_in(plan.folder),
+            data,
+            plan.free,
+            config.selftrain,
+            metric=config.metric,
+            seed=config.seed,
+            rule=config.predict,
+            refit=encoders,
+            memory=kept_in(plan.folder),
             on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
-        )  # fmt: skip
+        )
     if encoders and (used := encoders.of(trained.best)) is not plan.start:
         data = used.data(config, plan.rows)
     data = with_targets(data, plan.free, trained.targets)
@@ -187,9 +208,18 @@ def _make(project: Project, plan: _Plan) -> Run:
     found.roles[data.train[~labelled[data.train]]] = ROLES["pseudo-labelled"]
     identities = encoders.settle(project, trained.best) if encoders else used.identities
     run = save_head_run(
-        project, "selftrain", config.fuse.head, plan.settings, identities, used.table, found, data, plan.rows,
-        plan.fingerprint, _record(trained, config.selftrain.policy, time.perf_counter() - start),
-    )  # fmt: skip
+        project,
+        "selftrain",
+        config.fuse.head,
+        plan.settings,
+        identities,
+        used.table,
+        found,
+        data,
+        plan.rows,
+        plan.fingerprint,
+        _record(trained, config.selftrain.policy, time.perf_counter() - start),
+    )
     return run
 
 

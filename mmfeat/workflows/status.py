@@ -65,10 +65,17 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
             continue
         keys = project.keys_of(identity)
         one = encoder_status(
-            project.store, name, identity.model, identity.spec, keys.keys, keys.present, output_key=identity.output_key,
-            tokens=table.tokens, seen=load_before(project.seen(table.modality), project.manifest.ids),
+            project.store,
+            name,
+            identity.model,
+            identity.spec,
+            keys.keys,
+            keys.present,
+            output_key=identity.output_key,
+            tokens=table.tokens,
+            seen=load_before(project.seen(table.modality), project.manifest.ids),
             again=rows_to_decode_again(project, identity, look=False),
-        )  # fmt: skip
+        )
         refused = len(keys.refused)
         reasons = "; ".join(dict.fromkeys(list(keys.refused.values())[:_NAMED]))
         why = "; ".join(filter(None, [one.why, reasons]))
@@ -76,11 +83,17 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         checkpoints[name] = identity.checkpoint
     seals = project_seals(project)
     return StatusResult(
-        found, failures, checkpoints, project.store.problems, seals.n_runs, project.manifest.n_samples,
+        found,
+        failures,
+        checkpoints,
+        project.store.problems,
+        seals.n_runs,
+        project.manifest.n_samples,
         bool(checkpoints) and all(checkpoints.values()),
         [str(project.manifest.ids[row]) for row in sorted({row for one in found for row in one.flat})],
-        seals.damaged, seals.unsealed,
-    )  # fmt: skip
+        seals.damaged,
+        seals.unsealed,
+    )
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,20 @@ def import_embeddings(
         raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from None
     features, table = project.store.encoder(found.spec), project.config.encoder.get(name)
     return ImportResult(
-        name, found.spec.key[:KEY_DIGITS], features.folder.name, int(keep.sum()), width, dtype, n_written,
-        int((~keep).sum()), found.n_zeros, n_matched, project.manifest.n_samples,
+        name,
+        found.spec.key[:KEY_DIGITS],
+        features.folder.name,
+        int(keep.sum()),
+        width,
+        dtype,
+        n_written,
+        int((~keep).sum()),
+        found.n_zeros,
+        n_matched,
+        project.manifest.n_samples,
         sum(commit.size for commit in features.commits) / 1e6,
         table is not None and found.spec.key.startswith(table.imported),
-    )  # fmt: skip
+    )
 
 
 def _check_name(project: Project, name: str) -> None:

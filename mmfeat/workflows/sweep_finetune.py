@@ -77,7 +77,7 @@ class FinetuneSweep:
 
 def sweep_finetune(
     folder: Path | str, name: str, overrides: dict[str, str], n_seeds: int = 1, overwrite: bool = False
-) -> FinetuneSweep:  # fmt: skip
+) -> FinetuneSweep:
     """Fine-tune one encoder once for each cell and seed of a grid, where that is not done yet.
 
     What is done is kept in `sweeps/finetune/`; an interrupted fit goes on from its own state. Of the weights only those of the
@@ -133,7 +133,7 @@ def _swept(grid: FinetuneGrid, name: str, n_seeds: int, n_val: int, *, file: Pat
     n_fits = len(grid.cells) * n_seeds
     return FinetuneSweep(
         grid, order, sources, main_effects(done, metric), n_fits, n_trained, n_val, n_seeds, metric, mb, file
-    )  # fmt: skip
+    )
 
 
 def use_cell(result: FinetuneSweep, which: str) -> tuple[Used, list[str]]:
@@ -213,10 +213,14 @@ class _Fit:
         else:
             figures, checkpoint = result.figures.as_dict(), result.checkpoint.record
             self.record = {
-                **made, "settings": checkpoint["settings"], "figures": {key: figures[key] for key in FIGURES},
-                "best_epoch": checkpoint["best_epoch"], "seconds": checkpoint["seconds"], "history": checkpoint["history"],
+                **made,
+                "settings": checkpoint["settings"],
+                "figures": {key: figures[key] for key in FIGURES},
+                "best_epoch": checkpoint["best_epoch"],
+                "seconds": checkpoint["seconds"],
+                "history": checkpoint["history"],
                 **self._in_sample(),
-            }  # fmt: skip
+            }
         write_sealed(self.file, self.record)
         return self
 

@@ -31,8 +31,10 @@ from mmfeat.workflows.fuse import head_inputs, heads_made_from, resolved_config
 FORMAT = 1
 _FAILED: Shape = {"error": str}
 _SWEPT: Shape = {
-    "figures": dict.fromkeys(FIGURES, (float, None)), "best_epoch": Number(int, low=0), "seconds": float,
-}  # fmt: skip
+    "figures": dict.fromkeys(FIGURES, (float, None)),
+    "best_epoch": Number(int, low=0),
+    "seconds": float,
+}
 _OPTIONS = {"fuse.inputs": "inputs", "fuse.seeds": "seeds", "metric": "metric", "seed": "seed", "device": "device"}
 
 
@@ -128,8 +130,16 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], overwrite: bool = 
     best = grid.cells[next(i for i, cell in enumerate(cells) if cell is order[0])]
     after = "mmfeat runs" if order[0].error else _command(grid, best)
     return SweepResult(
-        order, main_effects(cells, metric), len(planned), len(missing), n_val, metric, grid.notes, sweeps / "fuse.csv", after
-    )  # fmt: skip
+        order,
+        main_effects(cells, metric),
+        len(planned),
+        len(missing),
+        n_val,
+        metric,
+        grid.notes,
+        sweeps / "fuse.csv",
+        after,
+    )
 
 
 def _planned(grid: Grid, identities: dict[str, Identity], table: FeatureTable) -> list[_Planned]:

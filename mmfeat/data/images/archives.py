@@ -19,9 +19,17 @@ ARCHIVES = (".zip", ".tar")
 NO_RANDOM_ACCESS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
 MAX_BYTES = 512 * 2**20  # of one image file; more is no image but a bomb
 _DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error,
-    OSError, ValueError, OverflowError, EOFError, LookupError, NotImplementedError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    struct.error,
+    OSError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+)
 _ENCODINGS = ("cp1252", "cp850", "cp949", "cp932", "gbk")  # of names that are not in UTF-8
 _INFLATE = {zipfile.ZIP_DEFLATED: lambda: zlib.decompressobj(-15), zipfile.ZIP_BZIP2: bz2.BZ2Decompressor}
 _LOCAL = struct.Struct("<4s22xHH")  # a zip member's header: signature, length of name, length of extra field

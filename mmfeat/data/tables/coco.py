@@ -135,7 +135,7 @@ def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str])
 
 def _table(
     file: Path, content: dict[str, Any], known: dict[Any, str], names: dict[Any, str], captions_file: Path | None
-) -> CocoTable:  # fmt: skip
+) -> CocoTable:
     rows: dict[Any, dict[str, Any]] = {}
     columns = [CATEGORIES, "caption"] if captions_file else [CATEGORIES]
     for at, image in enumerate(content["images"]):
@@ -157,9 +157,12 @@ def _table(
 
 
 def _add_categories(
-    file: Path, annotations: list[dict[str, Any]], rows: dict[Any, dict[str, Any]], known: dict[Any, str],
+    file: Path,
+    annotations: list[dict[str, Any]],
+    rows: dict[Any, dict[str, Any]],
+    known: dict[Any, str],
     names: dict[Any, str],
-) -> None:  # fmt: skip
+) -> None:
     """Put the names of its categories, in their order, into each image's row; an empty list where it has none."""
     found: dict[Any, set[Any]] = {image: set() for image in rows}
     at = -1

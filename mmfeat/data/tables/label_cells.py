@@ -18,8 +18,17 @@ from mmfeat.data.tables.table import Table, is_blank, kind_of, plain_text
 
 MARKS = (",", "|", ";")  # what else than a space may stand between labels
 _YES_NO = {
-    None: -1, "": -1, 0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1,
-}  # fmt: skip
+    None: -1,
+    "": -1,
+    0: 0,
+    1: 1,
+    "0": 0,
+    "1": 1,
+    "0.0": 0,
+    "1.0": 1,
+    "false": 0,
+    "true": 1,
+}
 _ODD = 2  # what is neither yes, nor no, nor blank
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 

@@ -23,9 +23,12 @@ _WANTED = f"Give a folder with train.csv, COCO's instances_*.json, a folder or p
 
 
 def read_source(
-    path: Path, columns: Mapping[str, str | Sequence[str]], separator: str = " ",
-    classes: Sequence[str] | None = None, absent: str = "auto",
-) -> Source:  # fmt: skip
+    path: Path,
+    columns: Mapping[str, str | Sequence[str]],
+    separator: str = " ",
+    classes: Sequence[str] | None = None,
+    absent: str = "auto",
+) -> Source:
     """Read a folder with train.csv (and test.csv), COCO's files, or a table.
 
     Parameters

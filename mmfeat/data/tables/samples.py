@@ -104,9 +104,7 @@ class Reading:
         Whether there is a class list.
     """
 
-    def __init__(
-        self, source: Source, given: Mapping[str, str | Sequence[str]], separator: str, closed: bool
-    ) -> None:  # fmt: skip
+    def __init__(self, source: Source, given: Mapping[str, str | Sequence[str]], separator: str, closed: bool) -> None:
         self.source, self._given, self._separator, self._closed = source, given, separator, closed
         self._seen: dict[str, str] = {}
         self._repeats: Counter[str] = Counter()

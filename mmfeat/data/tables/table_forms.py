@@ -20,7 +20,10 @@ _REFUSED = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Run: git lfs pull"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", f"an Excel workbook of the old kind, or one with a password. {_SAVE}"),
     (b"ARROW1", "an Arrow file. Save it as Parquet: datasets.Dataset.from_file(FILE).to_parquet('table.parquet')"),
-    (b"\xff\xff\xff\xff", "an Arrow file. Save it as Parquet: datasets.Dataset.from_file(FILE).to_parquet('table.parquet')"),
+    (
+        b"\xff\xff\xff\xff",
+        "an Arrow file. Save it as Parquet: datasets.Dataset.from_file(FILE).to_parquet('table.parquet')",
+    ),
     (b"\x89HDF", f"an HDF5 file. {_SAVE}; embeddings are read by: mmfeat store import"),
     (b"SQLite format 3", f"an SQLite database. {_SAVE}"),
     (b"BZh", "packed by bzip2. Unpack it, or pack it by gzip"),
@@ -29,7 +32,7 @@ _REFUSED = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive. Unpack it"),
     (b"Rar!", "a RAR archive. Unpack it"),
     (b"%PDF-", f"a PDF. {_SAVE}"),
-)  # fmt: skip
+)
 
 
 def table_suffix(name: str) -> str:

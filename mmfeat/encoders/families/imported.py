@@ -40,9 +40,14 @@ def identify_imported(config: Config, name: str, checkpoints: Path, store: Featu
         if given != "latest" and chosen is None:
             raise EncoderError(f'encoder.{name}: {given} is of another encoder. Set: checkpoint = "latest"')
     return Identity(
-        name, spec.architecture, spec, read_record(features.folder).width, None,
-        chosen.name if chosen else None, chosen.output().key if chosen else None,
-    )  # fmt: skip
+        name,
+        spec.architecture,
+        spec,
+        read_record(features.folder).width,
+        None,
+        chosen.name if chosen else None,
+        chosen.output().key if chosen else None,
+    )
 
 
 def incomplete(features: EncoderFeatures) -> str:

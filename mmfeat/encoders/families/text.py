@@ -25,9 +25,17 @@ from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import ModelUnavailable, hub, hub_folder, load_strictly, read_state
 
 _NOT_WIRING = {
-    "_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id",
-    "use_cache", "gradient_checkpointing",
-}  # fmt: skip
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "id2label",
+    "label2id",
+    "use_cache",
+    "gradient_checkpointing",
+}
 _LAYER = re.compile(r"\.(?:layers?|h|block|albert_layer_groups)\.(\d+)\.")
 _POSITIONS = re.compile(r"(?:^|\.)(?:position_embeddings?|embed_positions|positions_embed|wpe)$")
 _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")

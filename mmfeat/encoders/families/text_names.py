@@ -11,18 +11,34 @@ from mmfeat.encoders.weights import hub_folder
 # What decides sizes, from config.json of huggingface.co/NAME: so they can be said before anything is fetched.
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "google/bert_uncased_L-2_H-128_A-2": {
-        "model_type": "bert", "vocab_size": 30522, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 512, "max_position_embeddings": 512,
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 512,
+        "max_position_embeddings": 512,
     },
     "albert/albert-base-v2": {
-        "model_type": "albert", "vocab_size": 30000, "embedding_size": 128, "hidden_size": 768, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512,
+        "model_type": "albert",
+        "vocab_size": 30000,
+        "embedding_size": 128,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 512,
     },
     "sentence-transformers/all-MiniLM-L6-v2": {
-        "model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
-        "intermediate_size": 1536, "max_position_embeddings": 512,
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "max_position_embeddings": 512,
     },
-}  # fmt: skip
+}
 TOWERS = ("_text_model", "_vision_model")  # how transformers calls the two halves of a model of images and texts
 _RENAMED = {"albert-base-v2": "albert/albert-base-v2"}  # the hub's names of old, and of today
 

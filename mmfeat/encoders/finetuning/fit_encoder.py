@@ -91,9 +91,19 @@ class EncoderFit:
     """
 
     def __init__(
-        self, encoder: Encoder, samples: Samples, config: FinetuneConfig, metric: str, rule: PredictConfig, seed: int,
-        device: torch.device, resume_file: Path, fingerprint: str, start: Output | None = None, logs: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: Encoder,
+        samples: Samples,
+        config: FinetuneConfig,
+        metric: str,
+        rule: PredictConfig,
+        seed: int,
+        device: torch.device,
+        resume_file: Path,
+        fingerprint: str,
+        start: Output | None = None,
+        logs: Path | None = None,
+    ) -> None:
         val = samples.val[np.argsort(samples.numbers[samples.val], kind="stable")]  # in an order of the rows' own
         samples = dataclasses.replace(samples, val=val)
         self.precision = training_precision(config.precision, encoder.precision, device)
@@ -348,7 +358,13 @@ class EncoderFit:
 
 
 _KEPT = ("loss", "samples-f1", "macro-f1", "map")  # of the figures on val, in the history
-_NAMES = {"train_loss": "loss", "val_loss": "val loss", "val_samples_f1": "samples-F1", "val_macro_f1": "macro-F1", "val_map": "mAP"}  # fmt: skip
+_NAMES = {
+    "train_loss": "loss",
+    "val_loss": "val loss",
+    "val_samples_f1": "samples-F1",
+    "val_macro_f1": "macro-F1",
+    "val_map": "mAP",
+}
 
 
 class Diverged(EncoderError):

@@ -62,9 +62,15 @@ class _Kept:
 
 
 def fit_stack(
-    heads: list[Head], arrays: Arrays, planned: PlannedStack, batch_size: int, metric: str, rule: PredictConfig,
-    on_epoch: Callable[[int, str], None] | None = None, choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> list[FittedHead]:  # fmt: skip
+    heads: list[Head],
+    arrays: Arrays,
+    planned: PlannedStack,
+    batch_size: int,
+    metric: str,
+    rule: PredictConfig,
+    on_epoch: Callable[[int, str], None] | None = None,
+    choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[FittedHead]:
     """Train the heads of a stack to their best epochs; in the order of `planned.places`.
 
     Parameters

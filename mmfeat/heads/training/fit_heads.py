@@ -95,8 +95,14 @@ def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarra
 
 
 def fit_head(
-    name: str, data: FitData, config: Any, *, metric: str = "samples-f1", rule: PredictConfig | None = None, seed: int = 0
-) -> FittedHead:  # fmt: skip
+    name: str,
+    data: FitData,
+    config: Any,
+    *,
+    metric: str = "samples-f1",
+    rule: PredictConfig | None = None,
+    seed: int = 0,
+) -> FittedHead:
     """Train a head and keep its best epoch on val.
 
     Parameters
@@ -122,9 +128,14 @@ def fit_head(
 
 
 def fit_heads(
-    name: str, data: FitData, members: Sequence[Member], *, metric: str = "samples-f1",
-    rule: PredictConfig | None = None, on_epoch: Callable[[int, str], None] | None = None,
-) -> list[FittedHead]:  # fmt: skip
+    name: str,
+    data: FitData,
+    members: Sequence[Member],
+    *,
+    metric: str = "samples-f1",
+    rule: PredictConfig | None = None,
+    on_epoch: Callable[[int, str], None] | None = None,
+) -> list[FittedHead]:
     """Train many heads of one name, those of one shape in one vectorised pass; in the members' order.
 
     A head in company is the head alone up to rounding: its rows, dropout and weights are functions of its own seed.
@@ -149,10 +160,15 @@ def fit_heads(
 
 
 def fit_stacks(
-    name: str, data: FitData, members: Sequence[Member], *, metric: str = "samples-f1",
-    rule: PredictConfig | None = None, on_epoch: Callable[[int, str], None] | None = None,
+    name: str,
+    data: FitData,
+    members: Sequence[Member],
+    *,
+    metric: str = "samples-f1",
+    rule: PredictConfig | None = None,
+    on_epoch: Callable[[int, str], None] | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Iterator[tuple[list[int], list[FittedHead]]]:  # fmt: skip
+) -> Iterator[tuple[list[int], list[FittedHead]]]:
     """:func:`fit_heads`, one pass after another: the members' numbers and their heads, as soon as they are there.
 
     Parameters

@@ -44,10 +44,16 @@ class FoldFit:
 
 
 def fit_folds(
-    name: str, data: FitData, config: Any, seeds: Sequence[int], *, metric: str = "samples-f1",
-    rule: PredictConfig | None = None, judges: np.ndarray | None = None,
+    name: str,
+    data: FitData,
+    config: Any,
+    seeds: Sequence[int],
+    *,
+    metric: str = "samples-f1",
+    rule: PredictConfig | None = None,
+    judges: np.ndarray | None = None,
     on_epoch: Callable[[int, str], None] | None = None,
-) -> FoldFit:  # fmt: skip
+) -> FoldFit:
     """Train, for each seed, one head for each fold of the data on all other folds.
 
     Parameters
@@ -100,14 +106,17 @@ def _judging(data: FitData, rows: np.ndarray, folds: np.ndarray, judges: np.ndar
 
 
 def _members(
-    name: str, data: FitData, config: Any, seeds: Sequence[int], rows: np.ndarray, folds: np.ndarray,
+    name: str,
+    data: FitData,
+    config: Any,
+    seeds: Sequence[int],
+    rows: np.ndarray,
+    folds: np.ndarray,
     judging: list[np.ndarray],
-) -> list[Member]:  # fmt: skip
+) -> list[Member]:
     """Seed by seed, and fold by fold; those of one seed are a company."""
     if n_parameters(name, data, config) <= _SHARED * sum(data.widths.values()):
         val = np.concatenate(judging)
         return [Member(config, seed, rows, val, int(fold), seed) for seed in seeds for fold in folds]
     others = [rows[data.fold[rows] != fold] for fold in folds]
-    return [
-        Member(config, seed, others[fold], judging[fold], company=seed) for seed in seeds for fold in folds
-    ]  # fmt: skip
+    return [Member(config, seed, others[fold], judging[fold], company=seed) for seed in seeds for fold in folds]

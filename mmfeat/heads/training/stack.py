@@ -256,9 +256,7 @@ class Stack:
 
     def _order(self, epoch: int) -> Tensor:
         """Rows in the order in which each stream visits them, `(S, n)`; -1 fills up the shorter ones."""
-        orders = [
-            s.train[epoch_order(self.arrays.numbers[s.train], s.seed, epoch)] for s in self.streams
-        ]  # fmt: skip
+        orders = [s.train[epoch_order(self.arrays.numbers[s.train], s.seed, epoch)] for s in self.streams]
         filled = np.full((len(orders), max(map(len, orders))), -1, dtype=np.int64)
         for line, order in zip(filled, orders, strict=True):
             line[: len(order)] = order
