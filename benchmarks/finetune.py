@@ -33,7 +33,7 @@ from mmfeat.encoders.batches import groups_of
 from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.project.project import Project
-from mmfeat.workflows.finetune import samples_of
+from mmfeat.training.encoder_training import samples_of
 
 ROUNDS = 3
 

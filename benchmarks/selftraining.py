@@ -44,8 +44,8 @@ from mmfeat.selftraining.kernel import kernel_logits
 from mmfeat.selftraining.policies import Targets
 from mmfeat.selftraining.rounds import self_train, with_targets
 from mmfeat.selftraining.saved_rounds import kept_in
+from mmfeat.training.head_training import head_inputs
 from mmfeat.workflows.demo import hidden_truth
-from mmfeat.workflows.fuse import head_inputs
 
 RESULTS = Path(__file__).parent / "results" / "selftraining.json"
 POLICIES = ("all", "confident", "class-aware", "soft")

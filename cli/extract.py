@@ -12,8 +12,8 @@ from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
     from mmfeat.extraction import Extraction
+    from mmfeat.project.encoding import Options
     from mmfeat.project.project import Project
-    from mmfeat.workflows.extract import Options
 
 SHOWN_REASONS = 5
 MODES = Modes(
@@ -54,8 +54,8 @@ def extract_command(
     """
     from mmfeat.common.text import shown
     from mmfeat.inference.next_commands import to_fuse
+    from mmfeat.project.encoding import Options, extract
     from mmfeat.report.text_tables import table
-    from mmfeat.workflows.extract import Options, extract
 
     project = open_project(context, options, ("device",), dry_run)
     how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)

@@ -57,13 +57,13 @@ def warm_up(project: Path) -> None:
     import torch
 
     from mmfeat import workflows
+    from mmfeat.project.encoding import extract
+    from mmfeat.project.initialisation import init
     from mmfeat.project.project import Project
     from mmfeat.workflows.ensemble import ensemble
     from mmfeat.workflows.export import export
-    from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
     from mmfeat.workflows.fuse import fuse
-    from mmfeat.workflows.init import init
     from mmfeat.workflows.predict import predict
 
     torch.set_num_threads(1)

@@ -106,7 +106,7 @@ rounds = 2
 @pytest.fixture
 def project_folder(tmp_path, small_source) -> Path:
     """A project with tiny encoders, its manifest made, nothing encoded."""
-    from mmfeat.workflows.init import init
+    from mmfeat.project.initialisation import init
 
     folder = tmp_path / "project"
     folder.mkdir()
@@ -126,8 +126,8 @@ def project(project_folder):
 @pytest.fixture
 def extracted(project):
     """The same with frozen outputs and all features cached."""
+    from mmfeat.project.encoding import extract
     from mmfeat.project.project import Project
-    from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
 
     finetune(project, freeze=True)
@@ -138,12 +138,12 @@ def extracted(project):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, small_source) -> Path:
     """The folder of a project with a head and an ensemble; for tests that only read it."""
+    from mmfeat.project.encoding import extract
+    from mmfeat.project.initialisation import init
     from mmfeat.project.project import Project
     from mmfeat.workflows.ensemble import ensemble
-    from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
     from mmfeat.workflows.fuse import fuse
-    from mmfeat.workflows.init import init
 
     folder = tmp_path_factory.mktemp("trained")
     text = json.dumps(str(small_source / "text-encoder"))

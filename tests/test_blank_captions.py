@@ -13,9 +13,9 @@ from mmfeat.project.project import Project
 
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory, small_source):
-    from mmfeat.workflows.extract import extract
+    from mmfeat.project.encoding import extract
+    from mmfeat.project.initialisation import init
     from mmfeat.workflows.finetune import finetune
-    from mmfeat.workflows.init import init
 
     folder = tmp_path_factory.mktemp("blank")
     source = folder / "source"

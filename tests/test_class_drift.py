@@ -16,13 +16,13 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.common.labels import label_cells
 from mmfeat.data.corrections import FILE
 from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.encoding import extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict, predict_new
 from mmfeat.workflows.review import review
 

@@ -17,6 +17,8 @@ from mmfeat.inference.decisions import decision_for, shipped_decision
 from mmfeat.inference.logits import source
 from mmfeat.inference.networks import compose
 from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.encoding import extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import find_run
 from mmfeat.runs.composition import build_composition
@@ -25,9 +27,7 @@ from mmfeat.workflows.compare_heads import compare_heads
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.selftrain import selftrain
 

@@ -25,6 +25,7 @@ from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.metrics import Outcome, bootstrap_figures, bootstrap_mean, samples_f1_rows
 from mmfeat.metrics.decision_rule import Decision
 from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.report.encoder_comparison_table import best_lines, classes_csv, encoder_table, encoders_csv, markdown
 from mmfeat.runs.comparison import Part
@@ -33,7 +34,6 @@ from mmfeat.training import encoder_fits
 from mmfeat.training.proposed_encoders import proposal_of
 from mmfeat.workflows import compare_encoders as module
 from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 

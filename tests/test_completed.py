@@ -7,7 +7,8 @@ import torch
 from mmfeat.common.files import temporary_name
 from mmfeat.encoders.finetuning.resume_state import keep_state
 from mmfeat.project.project import Project
-from mmfeat.workflows.finetune import finetune, resume_file_of
+from mmfeat.training.encoder_training import resume_file_of
+from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.selftrain import RESUME, selftrain
 from mmfeat.workflows.store import find_unreferenced
 

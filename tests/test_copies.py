@@ -17,7 +17,7 @@ from mmfeat.data.images.image_bytes import pixel_digest
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
-from mmfeat.workflows.init import init
+from mmfeat.project.initialisation import init
 
 rng = np.random.default_rng(5)
 

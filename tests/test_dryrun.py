@@ -13,9 +13,9 @@ import pytest
 from conftest import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.project.encoding import Options, extract
 from mmfeat.project.project import Project
 from mmfeat.training.dry_run import plan_extract, plan_finetune
-from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store_import import import_embeddings
 

@@ -397,7 +397,7 @@ def test_fine_tuning_changes_the_key_of_its_encoder_alone(project):
 def test_estimating_changes_no_weight(project):
     from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
-    from mmfeat.workflows.finetune import samples_of
+    from mmfeat.training.encoder_training import samples_of
 
     encoder, _ = build_encoder(project.config, "image", project.checkpoints)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}

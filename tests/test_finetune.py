@@ -16,9 +16,9 @@ from mmfeat.encoders.batches import UndecodableSample
 from mmfeat.encoders.finetuning import fit_encoder as encoders
 from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.preparation import ImagePreparation
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.workflows import finetune as workflow
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 
 

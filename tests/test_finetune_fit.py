@@ -20,7 +20,8 @@ from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
 from mmfeat.encoders.finetuning.optimisation import Average, optimizer_of, piece_size
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.project.project import Project
-from mmfeat.workflows.finetune import finetune, samples_of
+from mmfeat.training.encoder_training import samples_of
+from mmfeat.workflows.finetune import finetune
 
 CPU = torch.device("cpu")
 

@@ -208,7 +208,7 @@ def answering_yes(arguments: list[str], cwd: Path) -> subprocess.CompletedProces
 def project_of(folder: Path, source: Path) -> Path:
     from conftest import TINY
 
-    from mmfeat.workflows.init import init
+    from mmfeat.project.initialisation import init
 
     root = folder.parent / "project"
     root.mkdir()

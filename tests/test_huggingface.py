@@ -18,7 +18,7 @@ from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.tables.readers import read_rows, read_source
 from mmfeat.data.tables.shards import about_files, parquet_files
 from mmfeat.data.tables.table import read_table
-from mmfeat.workflows.init import init
+from mmfeat.project.initialisation import init
 
 NAMES = ["cat", "traffic light", "dog"]
 LABEL = {"names": NAMES, "_type": "ClassLabel"}

@@ -18,7 +18,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.images.missing_images import about_addresses, about_look_alikes, look_alikes
 from mmfeat.data.row_keys import DigestMemory, image_keys
-from mmfeat.workflows.init import init
+from mmfeat.project.initialisation import init
 
 NFC, NFD = "é.jpg", unicodedata.normalize("NFD", "é.jpg")
 PIXEL = b"\xff\xd8\xff\xe0 a JPEG begins like this, padded to some length"

@@ -24,12 +24,12 @@ from mmfeat.data.id_lists import read_ids
 from mmfeat.data.row_keys import id_keys
 from mmfeat.extraction import imported_embeddings as imports
 from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.encoding import extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.ensemble import ensemble
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.selftrain import selftrain
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import export_features, find_unreferenced, remove_unreferenced, verify_store

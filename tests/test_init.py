@@ -17,9 +17,9 @@ from mmfeat.config.reader import load_config
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.images.image_sources import image_sources
 from mmfeat.data.manifest import Manifest
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.demo import demo
-from mmfeat.workflows.init import init
 
 
 def table(folder: Path, n: int = 40, images: bool = False, captions: bool = True, ids: bool = True) -> Path:

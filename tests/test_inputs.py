@@ -25,9 +25,9 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.families.image import ImageEncoder
 from mmfeat.encoders.families.text import TextEncoder
 from mmfeat.encoders.image_decoding import decode_image
+from mmfeat.project.encoding import Options, extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
-from mmfeat.workflows.extract import Options, extract
-from mmfeat.workflows.init import init
 from mmfeat.workflows.status import status
 
 rng = np.random.default_rng(0)

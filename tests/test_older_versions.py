@@ -15,8 +15,8 @@ from mmfeat.cli import group
 from older import VERSIONS, older_project
 
 from mmfeat.inference.logits import source
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.predict import predict
 
 RUNS = (

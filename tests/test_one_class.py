@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from mmfeat.cli import group
 
 from mmfeat.config.schema import FILE_NAME
+from mmfeat.project.encoding import extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
 
 WARNING = 'One class and empty = "most-probable": every row is predicted positive'

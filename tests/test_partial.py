@@ -14,13 +14,13 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.config.reader import load_config
 from mmfeat.config.schema import METRICS
 from mmfeat.inference.next_commands import to_fuse
+from mmfeat.project.encoding import extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.selftrain import selftrain
 

@@ -183,7 +183,7 @@ def test_evaluations_that_a_person_changed_stay(own):
 
 
 def test_an_init_log_of_a_persons_own_stays(small_source, tmp_path):
-    from mmfeat.workflows.init import init
+    from mmfeat.project.initialisation import init
 
     table = tmp_path / "s.csv"
     table.write_text("id,caption,labels\na,x,p\nb,y,q\n", encoding="utf-8")

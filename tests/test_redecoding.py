@@ -18,10 +18,10 @@ from mmfeat.encoders import decoder_0_1 as decoder1
 from mmfeat.encoders.decoding import Decoding
 from mmfeat.encoders.families.image import ImageEncoder
 from mmfeat.encoders.preparation import ImagePreparation
+from mmfeat.project.encoding import Options, extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.training.dry_run import plan_extract
-from mmfeat.workflows.extract import Options, extract
-from mmfeat.workflows.init import init
 from mmfeat.workflows.status import status
 
 TOML = """\

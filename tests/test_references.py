@@ -21,6 +21,7 @@ from mmfeat.common import verified
 from mmfeat.common.errors import StoreError
 from mmfeat.common.files import DAY, digest_json
 from mmfeat.common.seals import write_sealed
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.store import FeatureStore, garbage, references
 from mmfeat.store.garbage import find_garbage, remove_garbage
@@ -28,7 +29,6 @@ from mmfeat.store.merge import merge_parts
 from mmfeat.store.references import all_references, new_references, note_reference, settle_references
 from mmfeat.store.uncommitted import uncommitted_files
 from mmfeat.store.verify import verify_encoder
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced, remove_unreferenced, verify_store
 from mmfeat.workflows.store_import import import_embeddings

@@ -24,9 +24,9 @@ from mmfeat.data.corrections import with_answers
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import NOTHING, read_answers, review_bytes
 from mmfeat.inference.row_ranking import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.apply_review import apply_review, undo_review
-from mmfeat.workflows.init import init
 from mmfeat.workflows.review import review
 
 # -- which rows

@@ -17,11 +17,11 @@ from mmfeat.inference.next_commands import after_evaluate, after_fuse, after_run
 from mmfeat.inference.run_ranking import best_run, ranked_runs
 from mmfeat.metrics.decision_rule import Decision
 from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample, is_current, learned_by, state_of
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict

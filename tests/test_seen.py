@@ -13,9 +13,9 @@ from conftest import run_cli
 from PIL import Image
 
 from mmfeat.data.seen import load_before, load_seen, note_seen
+from mmfeat.project.encoding import Options, extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
-from mmfeat.workflows.extract import Options, extract
-from mmfeat.workflows.init import init
 from mmfeat.workflows.status import status
 
 SECOND = '\n[encoder.b]\nmodality = "image"\nmodel = "test_efficientnet"\npretrained = "random"\nsize = 48\n'

@@ -21,8 +21,8 @@ from mmfeat.data.difference import difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
 from mmfeat.data.tables.readers import read_classes, read_rows, read_source
+from mmfeat.project.initialisation import init
 from mmfeat.runs.run import Run
-from mmfeat.workflows.init import init
 
 NFC, NFD = "café", unicodedata.normalize("NFD", "café")
 ODD = {

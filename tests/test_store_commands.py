@@ -18,11 +18,11 @@ from safetensors import safe_open
 
 from mmfeat.common.errors import ConfigError, DataError, StoreError
 from mmfeat.common.remembered import recall
+from mmfeat.project.encoding import Options, extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
-from mmfeat.workflows.extract import Options, extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import export_features, find_unreferenced, remove_unreferenced, verify_store
 

@@ -19,8 +19,9 @@ from mmfeat.project.project import Project
 from mmfeat.report.sweep_table import finetune_table, sweep_csv
 from mmfeat.runs.sweep_effects import SweptCell, lowest_loss
 from mmfeat.training.encoder_grid import finetune_grid
+from mmfeat.training.encoder_training import resume_file_of
 from mmfeat.workflows import sweep_finetune as module
-from mmfeat.workflows.finetune import finetune, resume_file_of
+from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 from mmfeat.workflows.sweep_finetune import TRAINED, sweep_finetune, use_cell
 

@@ -20,12 +20,12 @@ from mmfeat.config.schema import TfidfEncoderConfig
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.families.tfidf import TfidfEncoder
 from mmfeat.encoders.portable import load_encoder, load_preparation, save_encoder
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import learned_by_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
 from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.export import export
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.status import status, store_status

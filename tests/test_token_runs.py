@@ -12,10 +12,10 @@ from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.labels import sigmoid
 from mmfeat.inference.logits import source
 from mmfeat.inference.networks import compose
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import state_of
 from mmfeat.workflows.export import export
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict_new
 from mmfeat.workflows.store import references_of

@@ -224,9 +224,9 @@ def test_a_project_of_it_trains_and_is_exported(project_folder, tmp_path, runtim
     if runtime == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(module)
+    from mmfeat.project.encoding import extract
     from mmfeat.project.project import Project
     from mmfeat.workflows.export import export
-    from mmfeat.workflows.extract import extract
     from mmfeat.workflows.finetune import finetune
 
     file = project_folder / "mmfeat.toml"

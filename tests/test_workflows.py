@@ -13,12 +13,12 @@ from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
 from mmfeat.inference.logits import run_source, source
 from mmfeat.inference.run_ranking import best_run, ranked_runs
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import is_current
 from mmfeat.runs.run import all_runs
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict
@@ -276,7 +276,7 @@ def test_a_selftraining_reads_no_pixels_and_writes_its_rounds(extracted, monkeyp
 
 
 def test_splits_stay_when_the_source_grows(project):
-    from mmfeat.workflows.init import init
+    from mmfeat.project.initialisation import init
 
     before = dict(zip(project.manifest.ids, project.manifest.split, strict=True))
     source_folder = project.root.parent / "grown"
@@ -297,7 +297,7 @@ def test_splits_stay_when_the_source_grows(project):
 @pytest.fixture
 def with_test(project_folder):
     """A project with a test part, frozen outputs and all features; one unlabelled row stands with a test row."""
-    from mmfeat.workflows.init import init
+    from mmfeat.project.initialisation import init
 
     (project_folder / "manifest.parquet").unlink()
     project = edited(Project(project_folder), "val = 0.25", "val = 0.25\ntest = 0.25")

@@ -21,11 +21,11 @@ from mmfeat.inference.decisions import figures_on_val
 from mmfeat.inference.logits import encoder_source
 from mmfeat.metrics import commonest_label
 from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.project.encoding import extract_one
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample, in_sample_of, learned_by_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
 from mmfeat.store.feature_table import FeatureTable, rows_digest
-from mmfeat.workflows.extract import extract_one
 
 _WORDS = "TF-IDF"
 MOST_ROWS = 50_000  # training rows of a baseline; of more, so many are drawn by their ids, and its line says so

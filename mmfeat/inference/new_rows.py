@@ -20,8 +20,8 @@ from mmfeat.inference.new_samples import Guests
 from mmfeat.metrics.decision_rule import Decision
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
+from mmfeat.project.encoding import extract_one
 from mmfeat.project.project import Project
-from mmfeat.workflows.extract import extract_one
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
 _BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time

@@ -16,12 +16,12 @@ from mmfeat.config.schema import OTHER
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows, in_shard, missing_rows
 from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
+from mmfeat.project.encoding import Options, session_of
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
 from mmfeat.store.cache_status import encoder_status
 from mmfeat.training.finetune_plan import PlannedFit, check_fits, out_of_use, planned_fit
-from mmfeat.workflows.extract import Options, session_of
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:
     from mmfeat.common.devices import torch_device
     from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
-    from mmfeat.workflows.finetune import named, resume_file_of, samples_of
+    from mmfeat.training.encoder_training import named, resume_file_of, samples_of
 
     config, name = project.config, plan.name
     settings = config.finetune_of(name)

@@ -15,15 +15,15 @@ from mmfeat.extraction import Extraction, distinct_rows
 from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import computed_source, fill_unknown, training_prior
+from mmfeat.project.encoding import extract_one
 from mmfeat.project.overlay import Overlay
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison import Part
 from mmfeat.runs.encoder_comparison import EncoderRecord
 from mmfeat.training.dry_run import measure_encoding
+from mmfeat.training.encoder_training import FinetuneResult, finetune_encoders
 from mmfeat.training.finetune_plan import planned_fit
 from mmfeat.training.proposed_encoders import Proposal
-from mmfeat.workflows.extract import extract_one
-from mmfeat.workflows.finetune import FinetuneResult, finetune
 
 MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
 
@@ -69,7 +69,7 @@ class EncoderFits:
         start, extraction = planned_fit(project, name, True).pretrained, None
         if start is not None:
             extraction = extract_one(project, start, self.rows)
-        result = finetune(project, [name], freeze=True)[0][0]
+        result = finetune_encoders(project, [name], freeze=True)[0]
         identity = project.identity(name)
         logits, known = _val_logits(project, identity)
         every = [logits]
@@ -89,7 +89,7 @@ class EncoderFits:
         name, every, results, first = self.name, [], [], None
         for i in range(len(self.seeds)):
             project = self._overlay(i)
-            results.append(finetune(project, [name])[0][0])
+            results.append(finetune_encoders(project, [name])[0])
             identity = project.identity(name)
             logits, known = _val_logits(project, identity)
             every.append(logits)

@@ -22,13 +22,13 @@ from mmfeat.encoders.checkpoint import copy_checkpoint, read_checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows
 from mmfeat.heads.training.fit_heads import FitData, fit_data
+from mmfeat.project.encoding import extract
 from mmfeat.project.overlay import Overlay
 from mmfeat.project.project import Project
 from mmfeat.selftraining.policies import Targets
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.dry_run import measure_encoding, plan_finetune
-from mmfeat.workflows.extract import extract
-from mmfeat.workflows.finetune import finetune
+from mmfeat.training.encoder_training import finetune_encoders
 
 CAME_AFTER = "selftrained"  # in a checkpoint's record: the checkpoint that was in use before
 
@@ -158,7 +158,7 @@ class EncoderRounds:
             return None
         overlay = self._overlay(number, targets.labels)
         say(f"before round {number}: fine-tuning on {counted(len(overlay.manifest.rows('train')), 'row')}")
-        finetune(overlay, self.names)
+        finetune_encoders(overlay, self.names)
         start, new = self.made[0], extract(overlay, self.names).identities
         identities = {**start.identities, **new}
         table = self.project.table_of(

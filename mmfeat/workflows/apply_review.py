@@ -30,11 +30,11 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
 from mmfeat.project.build_manifest import MANIFEST
 from mmfeat.project.changes import follows
+from mmfeat.project.initialisation import LOG, init
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import state_of
 from mmfeat.report.data_summary import about_answers, about_changes
 from mmfeat.runs.run import all_runs
-from mmfeat.workflows.init import LOG, init
 
 FOLDER, RECORD, FORMAT = "reviews", "record.json", 1
 KEPT = (CORRECTIONS, MANIFEST, LOG)

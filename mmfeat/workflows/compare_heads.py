@@ -44,7 +44,7 @@ from mmfeat.runs.ensembles import RECIPE_HEADS
 from mmfeat.runs.run_record import BASELINE
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_runs import seeds_of
-from mmfeat.workflows.fuse import fit_seeds, head_fingerprint, head_inputs, resolved_config
+from mmfeat.training.head_training import fit_seeds, head_fingerprint, head_inputs, resolved_config
 
 PAPER_ENCODERS = {"image": "Vision", "text": "NLP"}
 PAPER_HEADS = {"concat": "+FCNN", "crossattn": "+Cross attention FCNN"}

@@ -21,13 +21,13 @@ from mmfeat.data.demo_data import make_demo
 from mmfeat.inference.decisions import shipped_decision
 from mmfeat.inference.logits import source
 from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.project.encoding import extract
+from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
-from mmfeat.workflows.extract import extract
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.init import init
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.selftrain import selftrain
 

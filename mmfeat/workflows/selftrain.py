@@ -28,7 +28,7 @@ from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.training.finetune_plan import planned_fit
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
-from mmfeat.workflows.fuse import (
+from mmfeat.training.head_training import (
     fit_seeds,
     head_fingerprint,
     head_inputs,

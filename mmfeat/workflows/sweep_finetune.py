@@ -20,6 +20,7 @@ from mmfeat.common.text import counted, shown
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.inference.decisions import needed_val, shipped_decision
 from mmfeat.metrics import scores
+from mmfeat.project.encoding import extract_one
 from mmfeat.project.overlay import Overlay
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.sweep_table import sweep_csv
@@ -27,11 +28,10 @@ from mmfeat.report.text_tables import figure_name
 from mmfeat.runs.sweep_effects import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
 from mmfeat.store import FeatureStore
 from mmfeat.training.encoder_grid import FinetuneCell, FinetuneGrid, finetune_grid
+from mmfeat.training.encoder_training import finetune_encoders
 from mmfeat.training.finetune_plan import check_fits, planned_fit
 from mmfeat.training.promotion import Used, adopt
 from mmfeat.training.proposed_encoders import Proposal
-from mmfeat.workflows.extract import extract_one
-from mmfeat.workflows.finetune import finetune
 
 FORMAT = 1
 IN_SAMPLE = 2000  # training rows at most that a cell's own training figures are measured on
@@ -203,7 +203,7 @@ class _Fit:
         """Fine-tune, or go on with it; keeps the figures, or why it failed."""
         made = {"format": FORMAT, "fingerprint": self.fingerprint}
         try:
-            result = finetune(self.project, [self.name])[0][0]
+            result = finetune_encoders(self.project, [self.name])[0]
         except EncoderError as error:
             self.record = {
                 **made,

@@ -26,7 +26,7 @@ from mmfeat.runs.sweep_effects import FIGURES, Effect, SweptCell, best_first, ma
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_grid import Cell, Grid, grid_of
 from mmfeat.training.head_runs import seeds_of, tokens_read
-from mmfeat.workflows.fuse import head_inputs, heads_made_from, resolved_config
+from mmfeat.training.head_training import head_inputs, heads_made_from, resolved_config
 
 FORMAT = 1
 _FAILED: Shape = {"error": str}

@@ -1,0 +1,240 @@
+"""Encoding inside a project: what is missing in the store, and logits for every stored embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.errors import DataError, StoreError
+from mmfeat.common.json_shapes import Number
+from mmfeat.common.remembered import recall, remember
+from mmfeat.config.schema import OTHER
+from mmfeat.encoders.batches import usual_batch_size
+from mmfeat.encoders.decoding import Decoding
+from mmfeat.encoders.resolve import Identity, build_encoder
+from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
+from mmfeat.project.project import Project
+from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.store import UnstorableRow
+from mmfeat.store.merge import merge_parts
+
+TUNED_ON = 64  # samples
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What an extraction did, encoder by encoder.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows of the manifest; for each encoder they are all accounted for.
+    logits : dict of str to int
+        Rows whose logits were computed now.
+    reasons : dict of str to dict
+        By encoder, id to the reason why its sample could not be encoded.
+    """
+
+    encoders: list[Extraction]
+    identities: dict[str, Identity]
+    logits: dict[str, int]
+    reasons: dict[str, dict[str, str]]
+    problems: list[str]
+    n_rows: int
+    size_mb: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an extraction goes about it; nothing here changes an embedding.
+
+    Attributes
+    ----------
+    shard : (k, n) or None
+        Only the k-th of n parts of the rows, counted from 1.
+    stop_on_error : bool
+        End at the first sample that cannot be read or decoded.
+    tune : bool
+        Measure first what is fastest on this device, and remember it.
+    rehash : bool
+        Read every image again, whatever is remembered of it.
+    """
+
+    shard: tuple[int, int] | None = None
+    stop_on_error: bool = False
+    tune: bool = False
+    rehash: bool = False
+
+
+def extract(
+    project: Project, names: list[str] | None = None, rows: np.ndarray | None = None, options: Options | None = None
+) -> ExtractResult:
+    """Bring the embeddings and logits of encoders into the store.
+
+    Parameters
+    ----------
+    names : list of str, optional
+        Encoders; all of the project, when None.
+    rows : np.ndarray, optional
+        Only these rows of the manifest.
+
+    Raises
+    ------
+    EncoderError
+        An encoder cannot be built.
+    StoreError
+        The store cannot be read or written.
+    DataError
+        A sample cannot be read or decoded, and `stop_on_error` is asked for.
+    """
+    options = options or Options()
+    if options.rehash:
+        project.rehash()
+    results, identities, logits, reasons = [], {}, {}, {}
+    for name in names or list(project.config.encoder):
+        identity = identities[name] = project.identity(name)
+        results.append(extract_one(project, identity, rows, options))
+        logits[name] = complete_logits(project, identity)
+        reasons[name] = _reasons(project, identity, results[-1])
+        merge_parts(project.store.encoder(identity.spec))
+    return ExtractResult(
+        results,
+        identities,
+        logits,
+        reasons,
+        project.store.problems,
+        project.manifest.n_samples,
+        project.store.size_bytes / 1e6,
+    )
+
+
+def extract_one(
+    project: Project,
+    identity: Identity,
+    rows: np.ndarray | None = None,
+    options: Options | None = None,
+    encoder: Any = None,
+) -> Extraction:
+    """Encode one encoder's missing rows; `encoder` is it, where it has been built already."""
+    options = options or Options()
+    name, modality = identity.name, identity.spec.modality
+    table, row_keys = project.config.encoder[name], project.keys_of(identity)
+    present = row_keys.present
+    if rows is not None:
+        asked = np.zeros(len(present), dtype=bool)
+        asked[rows] = True
+        present = present & asked
+    ids, captions = project.manifest.ids, project.manifest.captions
+    features = project.store.encoder(identity.spec)
+    project.register({name: identity})
+    if modality == OTHER:
+        return Extraction(name, cached=int(present.sum()), absent=int((~present).sum()), imported=True)
+
+    def stop(row: int, reason: str) -> None:
+        raise DataError(f"encoder {name!r}, row {str(ids[row])!r}: {reason}. To record it and go on: --on-error record")
+
+    read = project.reader(name)
+    refused = {row: reason for row, reason in row_keys.refused.items() if rows is None or asked[row]}
+    if refused and options.stop_on_error:
+        stop(*next(iter(refused.items())))
+    try:
+        result = extract_encoder(
+            features,
+            lambda: session_of(project, identity, read, options, encoder),
+            row_keys.keys,
+            present,
+            read,
+            name,
+            length=(lambda row: len(captions[row])) if modality == "text" else None,
+            tokens=table.tokens,
+            again=rows_to_decode_again(project, identity),
+            shard=options.shard,
+            on_error=stop if options.stop_on_error else None,
+        )
+    except UnstorableRow as error:
+        raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
+    result.unread |= refused  # they are there and have no key, so that it saw them as absent
+    result.unreadable += len(refused)
+    result.absent -= len(refused)
+    return result
+
+
+def session_of(
+    project: Project, identity: Identity, read: Callable[[int], Any], options: Options, encoder: Any = None
+) -> Session:
+    """The encoder on its device, with the batch size that was measured, or else a usual one."""
+    from mmfeat.common.devices import provenance, torch_device
+
+    name, modality = identity.name, identity.spec.modality
+    device = torch_device(project.config.device)
+    bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
+    if encoder is None:
+        encoder, _ = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)
+    encoder = encoder.to(device).eval()
+    meta = provenance(device) | (Decoding.of(project.config).record if modality == "image" else {})
+    remembered = project.memory / "tuning.json"
+    place = f"{identity.spec.key} on {meta['device']}"
+    known, tuned = _read_tuning(remembered), ""
+    if options.tune:
+        known[place], tuned = _tune(project, identity, encoder, device, read)
+        remember(remembered, known)
+    usual = {"batch_size": usual_batch_size(modality, device.type), "settings": {}}
+    found = known.get(place, usual)
+    if found["settings"] not in ({}, *encoder.speed_settings()):  # of another version
+        found = usual
+    encoder.set_speed(**found["settings"])
+    return Session(encoder, device, found["batch_size"], meta, tuned)
+
+
+def _tune(
+    project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any]
+) -> tuple[dict[str, Any], str]:
+    """Measure what is fastest on some of the samples that are to be encoded; what to remember, and in words."""
+    from mmfeat.common.progress import say
+    from mmfeat.extraction.tuning import tune
+
+    row_keys = project.row_keys(identity.spec.modality)
+    features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens
+    again = rows_to_decode_again(project, identity)
+    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens, again)
+    prepared = []
+    for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
+        try:
+            prepared.append(encoder.prepare(read(int(row))))
+        except Exception:  # an odd sample says nothing about speed; the extraction will say what is wrong with it
+            continue
+    if not prepared:
+        raise DataError(f"encoder {identity.name!r}: no sample that can be read to measure on. Run without --tune")
+    say(f"{identity.name}: measuring what is fastest on {device}")
+    found = tune(encoder, device, prepared, tokens)
+    slowest = min(rate for *_, rate in found.measured)
+    fastest = max(rate for *_, rate in found.measured)
+    settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
+    text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s, the slowest setting {slowest:,.0f}"
+    return {"batch_size": found.batch_size, "settings": found.settings}, text
+
+
+def _read_tuning(path: Path) -> dict[str, Any]:
+    """What was measured before, by encoder key and device."""
+    return recall(path, {str: {"batch_size": Number(int, low=1), "settings": {str: bool}}})
+
+
+def complete_logits(project: Project, identity: Identity) -> int:
+    """Compute the logits that stored embeddings lack; returns how many rows got them."""
+    output = project.output(identity)
+    if output is None:
+        return 0
+    return project.store.encoder(identity.spec).complete_logits(output.key, output.classes, output.logits)
+
+
+def _reasons(project: Project, identity: Identity, result: Extraction) -> dict[str, str]:
+    """Id to the reason why its sample could not be encoded."""
+    ids = project.manifest.ids
+    row_keys = project.row_keys(identity.spec.modality)
+    recorded = project.store.encoder(identity.spec).errors_of(row_keys.keys)
+    found = {int(row): reason for row, reason in recorded.items() if row_keys.present[row]}
+    return {str(ids[row]): reason for row, reason in sorted({**found, **result.unread}.items())}

@@ -1,0 +1,150 @@
+"""Training a head in a project: its inputs, its seeds, and what identifies it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmfeat.common.devices import torch_device
+from mmfeat.common.errors import DataError
+from mmfeat.common.files import digest_json
+from mmfeat.common.progress import progress
+from mmfeat.common.text import counted
+from mmfeat.encoders.resolve import Identity
+from mmfeat.heads import build_head, head_class, head_config
+from mmfeat.heads.training.epochs import FittedHead
+from mmfeat.heads.training.fit_heads import FitData, fit_heads
+from mmfeat.heads.training.members import Member
+from mmfeat.inference.decisions import figures_on_val, same_rule
+from mmfeat.inference.logits import folds_of, recorded_table, run_source, seeds_logits
+from mmfeat.metrics.metric_rows import FigureLine, Figures
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import in_sample
+from mmfeat.runs.composition import empty_head_part
+from mmfeat.runs.run import Run
+from mmfeat.store.feature_table import FeatureTable
+from mmfeat.training.head_runs import seeds_of, tokens_read
+
+
+def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
+    """The same head once for each of the project's seeds."""
+    config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
+    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs, "epochs") as bar:
+        return fit_heads(
+            head,
+            data,
+            members,
+            metric=config.metric,
+            rule=config.predict,
+            on_epoch=lambda _, note: bar.advance(1, note),
+        )
+
+
+def head_inputs(
+    project: Project, unlabelled: bool = False, heads: Sequence[str] = ()
+) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
+    """The project's fusion inputs: identities, their table, and the rows that are read of it.
+
+    The table has the stored tokens that one of `heads` reads.
+    """
+    manifest = project.manifest
+    if not len(manifest.rows("train")):
+        raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
+    which = ("train", "val", "unlabelled") if unlabelled else ("train", "val")
+    rows = np.concatenate([manifest.rows(w) for w in which])
+    identities = {name: project.identity(name) for name in project.config.fuse.inputs}
+    modalities = {name: identity.spec.modality for name, identity in identities.items()}
+    read = set()
+    for head in heads:
+        family, settings = head_class(head), head_config(head, project.config.fuse)
+        read |= set(family.token_names(family.resolved(settings, modalities), list(identities)))
+    return identities, project.table(list(identities), rows, [name for name in identities if name in read]), rows
+
+
+def resolved_config(
+    project: Project, head: str, identities: dict[str, Identity], table: FeatureTable | None = None
+) -> Any:
+    """The head's settings with what depends on the inputs filled in.
+
+    Raises
+    ------
+    RunError
+        The head does not take these inputs.
+    """
+    modalities = {name: identity.spec.modality for name, identity in identities.items()}
+    settings = head_class(head).resolved(head_config(head, project.config.fuse), modalities)
+    widths = {name: identity.width for name, identity in identities.items()}
+    shapes = {name: tokens.shape[1:] for name, tokens in table.tokens.items()} if table else {}
+    with torch.device("meta"):  # refused before any work
+        build_head(head, widths, 1, settings, shapes)
+    return settings
+
+
+def head_fingerprint(
+    project: Project,
+    kind: str,
+    head: str,
+    settings: Any,
+    identities: dict[str, Identity],
+    table: FeatureTable,
+    **more: Any,
+) -> str:
+    """Digest of all that a head is made from: equal digests mean the same run."""
+    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
+    tokens = tokens_read(project, head, settings, table)
+    return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
+
+
+def heads_made_from(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict[str, Any]:
+    """What all heads on the same inputs are made from, as JSON values: rows, labels, encoders, what epochs are chosen by."""
+    return {
+        "rows": {which: table.digest(table.rows(which), list(identities)) for which in ("train", "val")},
+        "encoders": {name: identity.spec.key for name, identity in identities.items()},
+        "classes": list(table.classes),
+        "metric": project.config.metric,
+        "predict": project.config.predict.of_training(),
+    }
+
+
+def head_lines(project: Project, run: Run) -> list[FigureLine]:
+    """A single seed on average, and the mean of all seeds' logits, which is what predicts."""
+    record, n = run.record, len(run.record["seeds"])
+    val = project.manifest.rows("val")
+    if not len(val):
+        return []
+    note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
+    mean = FigureLine.of(f"{record['head']}, mean", val_figures(project, run), record["seconds"], note)
+    seconds = sum(record["seed_seconds"]) / n
+    one = FigureLine.over_seeds(f"{record['head']}, one seed", _seeds_figures(project, run), seconds) if n > 1 else None
+    return list(filter(None, [one, mean]))
+
+
+def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
+    """Figures of each seed on val: those of run.json, but by the decisions of today."""
+    config, record = project.config, run.record
+    if same_rule(record, config.predict):
+        return record["figures"]["val_seeds"]
+    val = project.manifest.rows("val")
+    table = recorded_table(project, run, val).take(val)
+    each = seeds_logits(run, table, torch_device(config.device), folds_of(project, run, val))
+    return [figures_on_val(project, one).as_dict() for one in each]
+
+
+def val_figures(project: Project, run: Run) -> Figures:
+    """A run's figures on the val rows of today."""
+    return figures_on_val(project, run_source(project, run, project.manifest.rows("val")).logits)
+
+
+def describe(run: Run) -> str:
+    """What the head is made of, in a few words."""
+    record = run.record
+    chosen, folds = record["best_epochs"], record.get("folds")
+    epochs = f"{min(chosen)} to {max(chosen)}" if folds else ", ".join(map(str, chosen))
+    heads = counted(len(record["seeds"]), "seed") + (f" x {folds} folds" if folds else "")
+    with torch.device("meta"):
+        parts = empty_head_part(record, 1).seeds[0].describe()
+    return f"{record['head']}: {parts}; {heads}, best epochs {epochs}"
