@@ -32,7 +32,7 @@ from mmfeat.common.machine import usable_cores
 from mmfeat.config.schema import ImageEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.row_keys import image_keys
-from mmfeat.encoders.families.image import ImageEncoder, build_image_encoder
+from mmfeat.encoders.families.image_network import ImageEncoder, build_image_encoder
 from mmfeat.extraction import Session, extract_encoder
 from mmfeat.store import FeatureStore
 

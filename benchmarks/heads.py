@@ -36,10 +36,10 @@ from mmfeat.heads import build_head, head_config
 from mmfeat.heads.noise import Noise
 from mmfeat.heads.training.fit_heads import FitData, Member, fit_data, fit_head, fit_heads, head_logits
 from mmfeat.heads.training.fold_heads import JUDGED, fit_folds
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import metrics_of
 
-RULE = Decision()
+RULE = DecisionRule()
 WIDTHS = {"image": 1792, "text": 128}
 BATCH = 256
 
@@ -143,7 +143,7 @@ def loader_epochs(name: str, data: FitData, config: Any, epochs: int, file: Path
             optimizer.step()
         with torch.inference_mode():
             logits = torch.cat([head(inputs, present) for inputs, present, _ in val]).numpy()
-        figures_of(data.labels[data.val].numpy(), logits, Decision())
+        metrics_of(data.labels[data.val].numpy(), logits, DecisionRule())
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -245,7 +245,7 @@ def part_sklearn(data: FitData) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(what: str, seconds: float, logits: np.ndarray) -> None:
-        scores = figures_of(y[data.val], logits.astype(np.float32), Decision()).scores
+        scores = metrics_of(y[data.val], logits.astype(np.float32), DecisionRule()).scores
         found[what] = {
             "samples-F1": scores.samples_f1,
             "macro-F1": scores.macro_f1,

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from mmfeat import Project
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import FigureLine, figures_of
-from mmfeat.report.text_tables import figure_table
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import MetricRow, metrics_of
+from mmfeat.report.text_tables import metric_table
 
 SEEDS, EPOCHS, PATIENCE, BATCH, HIDDEN = 3, 30, 6, 256, 512
 
@@ -46,7 +46,7 @@ def fit(
         model.eval()
         with torch.inference_mode():
             logits = model(x).numpy()
-        value = figures_of(labels[val], logits[val], Decision()).scores.samples_f1
+        value = metrics_of(labels[val], logits[val], DecisionRule()).scores.samples_f1
         if value > best_value:
             best, best_value, best_epoch = logits, value, epoch
         elif epoch - best_epoch >= PATIENCE:
@@ -68,13 +68,13 @@ def main(folder: str) -> None:
     start = time.perf_counter()
     logits = [fit(x, y, train, val, table.labels, seed) for seed in range(SEEDS)]
     seconds = time.perf_counter() - start
-    each = [figures_of(table.labels[val], one[val], Decision()).as_dict() for one in logits]
-    mean = figures_of(table.labels[val], np.mean(logits, 0)[val], Decision())
+    each = [metrics_of(table.labels[val], one[val], DecisionRule()).as_dict() for one in logits]
+    mean = metrics_of(table.labels[val], np.mean(logits, 0)[val], DecisionRule())
     lines = [
-        FigureLine.over_seeds("plain MLP, one seed", each, seconds / SEEDS),
-        FigureLine.of("plain MLP, mean", mean, seconds),
+        MetricRow.over_seeds("plain MLP, one seed", each, seconds / SEEDS),
+        MetricRow.of("plain MLP, mean", mean, seconds),
     ]
-    print(figure_table(f"{len(val):,} val rows", lines))
+    print(metric_table(f"{len(val):,} val rows", lines))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import torch
 from heads import project_data, settings
 from store_io import cpu_name
 
+from mmfeat.api.demo import hidden_truth
 from mmfeat.common.labels import decide, label_names, sigmoid
 from mmfeat.config.schema import PredictConfig, SelftrainConfig
 from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads, heads_logits
@@ -45,12 +46,11 @@ from mmfeat.selftraining.policies import Targets
 from mmfeat.selftraining.rounds import self_train, with_targets
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.training.head_training import head_inputs
-from mmfeat.workflows.demo import hidden_truth
 
 RESULTS = Path(__file__).parent / "results" / "selftraining.json"
 POLICIES = ("all", "confident", "class-aware", "soft")
 UNSEEN = 3000
-FIGURES = ("samples_f1", "macro_f1", "map")
+METRIC_NAMES = ("samples_f1", "macro_f1", "map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Hidden:
         found = {}
         for name, rows in (("hidden", self.hidden), ("unseen", self.unseen)):
             one = scores(self.truth[rows], decide(sigmoid(logits[rows])), logits[rows])
-            found[name] = {figure: 100 * getattr(one, figure) for figure in FIGURES}
+            found[name] = {figure: 100 * getattr(one, figure) for figure in METRIC_NAMES}
         return found
 
 
@@ -205,7 +205,7 @@ def _add(args: argparse.Namespace, name: str, one: dict[str, Any]) -> None:
 
 
 def _shown(figures: dict[str, dict[str, float]]) -> str:
-    return "; ".join(f"{rows} " + " ".join(f"{one[f]:.1f}" for f in FIGURES) for rows, one in figures.items())
+    return "; ".join(f"{rows} " + " ".join(f"{one[f]:.1f}" for f in METRIC_NAMES) for rows, one in figures.items())
 
 
 def table(args: argparse.Namespace) -> None:
@@ -226,7 +226,9 @@ def table(args: argparse.Namespace) -> None:
             before = part.replace("after", "supervised")
             for rows in ones[0][part]:
                 after, was = (
-                    np.array([[one[which][rows][f] for f in FIGURES] for one in ones]) if which in ones[0] else None
+                    np.array([[one[which][rows][f] for f in METRIC_NAMES] for one in ones])
+                    if which in ones[0]
+                    else None
                     for which in (part, before)
                 )
                 gain = closed = ""
@@ -298,7 +300,7 @@ def truth(args: argparse.Namespace) -> None:
     for name in args.run:
         logits = source(project, name, rows).logits
         found = scores(labels, decide(sigmoid(logits)), logits)
-        print(f"| {name} | {len(rows):,} | {' | '.join(f'{100 * getattr(found, f):.1f}' for f in FIGURES)} |")
+        print(f"| {name} | {len(rows):,} | {' | '.join(f'{100 * getattr(found, f):.1f}' for f in METRIC_NAMES)} |")
 
 
 def _spread(values: np.ndarray, sign: str = "") -> str:

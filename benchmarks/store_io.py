@@ -26,7 +26,7 @@ import numpy as np
 from mmfeat.common.machine import usable_cores
 from mmfeat.store import EncoderSpec, FeatureStore
 from mmfeat.store.feature_table import open_table
-from mmfeat.store.merge import merge_parts
+from mmfeat.store.merge import merge_segments
 
 SPEC = EncoderSpec("image", "benchmark", "0a" * 32, {"size": 1}, "mean", {"precision": "float32"})
 PART, BATCH, CHUNK = 4096, 256, 256
@@ -80,7 +80,7 @@ def write(folder: Path, n: int, width: int) -> dict[str, float]:
 
     return {
         "store": timed(into_store),
-        "store, merging": timed(lambda: merge_parts(store.encoder(SPEC))),
+        "store, merging": timed(lambda: merge_segments(store.encoder(SPEC))),
         "npy": timed(into_npy),
         "chunked HDF5": timed(into_chunks),
     }

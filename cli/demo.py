@@ -16,12 +16,12 @@ from mmfeat.common.text import counted
 @click.option("--seed", default=0, type=int, metavar="N", help="Of the made data set and of all that follows.")
 def demo_command(folder: str, seed: int) -> None:
     """Make a small data set of pictures and captions, run every command on it, and compare on the hidden truth."""
+    from mmfeat.api.demo import demo
     from mmfeat.common.progress import clock
-    from mmfeat.report.text_tables import about_figures, figure_table
-    from mmfeat.workflows.demo import demo
+    from mmfeat.report.text_tables import about_metrics, metric_table
 
     result = demo(folder, seed)
-    click.echo(figure_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
+    click.echo(metric_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
     hidden = "the truth of these rows was hidden from every command"
-    click.echo(about_figures(result.lines[0].n_left_out, hidden))
+    click.echo(about_metrics(result.lines[0].n_left_out, hidden))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

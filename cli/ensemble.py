@@ -29,7 +29,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     RECIPE is fm1 (both encoders), fm2 (fm1, made where it is not there, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
-    from mmfeat.report.text_tables import about_figures, about_fit, figure_table, weight_table
+    from mmfeat.report.text_tables import about_fit, about_metrics, metric_table, weight_table
     from mmfeat.workflows.ensemble import ensemble
 
     recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
@@ -42,9 +42,9 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     if result.left_out:
         click.echo(f"left out: {', '.join(result.left_out)}")
     if result.lines:
-        click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
+        click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
         chose = "these rows also chose the epochs of what is " + ("joined" if fitted else "averaged")
-        click.echo(about_figures(result.lines[0].n_left_out, chose))
+        click.echo(about_metrics(result.lines[0].n_left_out, chose))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")

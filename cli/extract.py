@@ -12,8 +12,8 @@ from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
     from mmfeat.extraction import Extraction
-    from mmfeat.project.encoding import Options
     from mmfeat.project.project import Project
+    from mmfeat.workflows.extract import ExtractionOptions
 
 SHOWN_REASONS = 5
 MODES = Modes(
@@ -54,11 +54,11 @@ def extract_command(
     """
     from mmfeat.common.text import shown
     from mmfeat.inference.next_commands import to_fuse
-    from mmfeat.project.encoding import Options, extract
     from mmfeat.report.text_tables import table
+    from mmfeat.workflows.extract import ExtractionOptions, extract
 
     project = open_project(context, options, ("device",), dry_run)
-    how = Options(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
+    how = ExtractionOptions(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
     if dry_run:
         _echo_plan(project, list(names) or None, how)
         return
@@ -102,12 +102,12 @@ def _speed(one: Extraction, n_logits: int) -> str:
     return text + (f"; logits of {n_logits:,}" if n_logits else "")
 
 
-def _echo_plan(project: Project, names: list[str] | None, how: Options) -> None:
+def _echo_plan(project: Project, names: list[str] | None, how: ExtractionOptions) -> None:
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
     from mmfeat.inference.next_commands import to_fuse
     from mmfeat.report.text_tables import table
-    from mmfeat.training.dry_run import plan_extract
+    from mmfeat.workflows.extract import plan_extract
 
     plans = plan_extract(project, names, how)
     echo_problems(project.store.problems)

@@ -37,19 +37,19 @@ def finetune_command(
         _echo_plan(open_project(context, options, reads, dry_run), list(names) or None, freeze)
         return
     from mmfeat.common.text import counted, shown
-    from mmfeat.metrics.metric_rows import FigureLine
-    from mmfeat.report.text_tables import about_figures, figure_table, table
+    from mmfeat.metrics.metric_rows import MetricRow
+    from mmfeat.report.text_tables import about_metrics, metric_table, table
     from mmfeat.workflows.finetune import finetune
 
     project = open_project(context, options, reads)
     results, baseline = finetune(project, list(names) or None, freeze)
     rows = [[result.name, shown(result.model), f"{result.width}-d", result.note] for result in results]
     click.echo(table(("encoder", "model", "width"), rows, left=2))
-    lines = [FigureLine.of(r.name, r.figures) for r in results if r.figures]
+    lines = [MetricRow.of(r.name, r.figures) for r in results if r.figures]
     if baseline and lines:
         title = counted(len(project.manifest.rows("val")), "val row")
-        click.echo(figure_table(title, [FigureLine.of("commonest label", baseline), *lines]))
-        click.echo(about_figures(lines[0].n_left_out, "these rows also chose the epochs"))
+        click.echo(metric_table(title, [MetricRow.of("commonest label", baseline), *lines]))
+        click.echo(about_metrics(lines[0].n_left_out, "these rows also chose the epochs"))
     for result in results:
         if result.remedy:
             click.echo(f"checkpoints/{result.checkpoint.name} is not in use. {result.remedy}")
@@ -63,7 +63,7 @@ def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
     from mmfeat.common.progress import clock
     from mmfeat.common.text import shown
     from mmfeat.report.text_tables import table
-    from mmfeat.training.dry_run import plan_finetune
+    from mmfeat.workflows.finetune import plan_finetune
 
     plans = plan_finetune(project, names, freeze)
     rows = [

@@ -26,7 +26,7 @@ FOLDS = ("fuse.folds", "5: heads that are each blind to a fifth of the labelled 
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
-    from mmfeat.report.text_tables import about_figures, figure_table, left_out
+    from mmfeat.report.text_tables import about_metrics, left_out, metric_table
     from mmfeat.workflows.fuse import fuse
 
     project = open_project(context, options, _reads)
@@ -35,7 +35,7 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     folds, labelled = result.run.record.get("folds"), result.labelled
     click.echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
     if labelled and labelled.lines:
-        click.echo(figure_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
+        click.echo(metric_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
         click.echo(left_out(labelled.lines[0].n_left_out) or "Every class has a positive among these rows.")
     elif labelled:
         click.echo(
@@ -43,10 +43,10 @@ def fuse_command(context: click.Context, **options: Any) -> None:
             f"out of fold, so that figures are those of val."
         )
     if result.lines:
-        click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines))
+        click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
         others = f"{result.run.record['head']}: out of fold, its epochs chosen by the other folds"
         chose = others if folds else "these rows also chose the epochs"
-        click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))
+        click.echo(about_metrics(result.lines[0].n_left_out, chose, seeds=True))
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 

@@ -59,7 +59,7 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
     Parquet, JSONL or Excel table, or a folder or pattern of Parquet files; images lie in folders, zip or tar files.
     Options only fill in mmfeat.toml; where it exists already, they must agree with it.
     """
-    from mmfeat.project.initialisation import init
+    from mmfeat.workflows.init import init
 
     result = init(context.obj, source, **{name: value for name, value in options.items() if value not in (None, ())})
     click.echo(result.summary)

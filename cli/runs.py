@@ -17,9 +17,9 @@ from mmfeat.common.text import counted
 def runs_command(context: click.Context, **options: Any) -> None:
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
     from mmfeat.inference.next_commands import after_runs
-    from mmfeat.inference.run_ranking import ranked_runs
-    from mmfeat.metrics.metric_rows import FigureLine
-    from mmfeat.report.text_tables import about_figures, figure_cells, figure_head, shown, table
+    from mmfeat.metrics.metric_rows import MetricRow
+    from mmfeat.report.text_tables import about_metrics, metric_cells, metric_header, shown, table
+    from mmfeat.workflows.runs import ranked_runs
 
     project = open_project(context, options, ("predict", "metric", "device"))
     ranked = ranked_runs(project)
@@ -28,19 +28,19 @@ def runs_command(context: click.Context, **options: Any) -> None:
         echo_next("No runs yet.", after)
         return
     metric, rows, left_out = project.config.metric, [], 0
-    head = figure_head(metric)
+    head = metric_header(metric)
     for line in ranked:
         cells = ["-"] * len(head)
         if line.figures:
-            figures = FigureLine.of(line.name, line.figures)
-            cells, left_out = figure_cells(figures, metric), figures.n_left_out
+            figures = MetricRow.of(line.name, line.figures)
+            cells, left_out = metric_cells(figures, metric), figures.n_left_out
         state = line.state + (", transductive" if line.transductive else "")
         size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
         rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     n_val = len(project.manifest.rows("val"))
     if any(line.figures for line in ranked):
-        click.echo(about_figures(left_out, "these rows also chose epochs and rounds"))
+        click.echo(about_metrics(left_out, "these rows also chose epochs and rounds"))
     order = (
         f"on {counted(n_val, 'val row')}, best {metric} first"
         if n_val

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; on cached features."""
     from mmfeat.report.round_table import rounds_table
-    from mmfeat.report.text_tables import about_figures, figure_table
+    from mmfeat.report.text_tables import about_metrics, metric_table
     from mmfeat.workflows.selftrain import selftrain
 
     project = open_project(context, options, _reads)
@@ -51,9 +51,9 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
         f"Rounds: figures of one small MLP on {counted(result.n_val, 'val row')}; {config.metric} against the best round "
         "before, with its 95 % interval."
     )
-    click.echo(figure_table(f"{counted(result.n_val, 'val row')}", result.lines, config.metric))
+    click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, config.metric))
     chose = "these rows also chose epochs and rounds"
-    click.echo(about_figures(result.lines[0].n_left_out, chose, seeds=True))
+    click.echo(about_metrics(result.lines[0].n_left_out, chose, seeds=True))
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round helped"
     last = len(result.rounds) - 1
     if result.supervised is None:

@@ -112,15 +112,15 @@ def run(
 def main(folder: str, log: str, n: str, seconds: str) -> None:
     """What the fault injection kills: an extraction in small parts, merged after every quarter."""
     from mmfeat.extraction import writer
-    from mmfeat.store.merge import merge_parts
+    from mmfeat.store.merge import merge_segments
 
-    writer.PART_ROWS = 16
+    writer.SEGMENT_ROWS = 16
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     store = FeatureStore(Path(folder))
     encoder = FakeEncoder(float(seconds), lambda sample: os.write(descriptor, hashlib.sha256(sample).digest()))
     for quarter in range(1, 5):
         run(store, int(n) * quarter // 4, encoder, batch_size=4, tokens=TOKENS)
-        merge_parts(store.encoder(SPEC))
+        merge_segments(store.encoder(SPEC))
 
 
 if __name__ == "__main__":

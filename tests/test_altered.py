@@ -21,7 +21,7 @@ from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.inference.logits import source
 from mmfeat.inference.networks import about, compose
 from mmfeat.inference.run_ranking import ranked_runs
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictor
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again
@@ -188,10 +188,10 @@ def test_an_ensemble_whose_members_run_was_swapped_says_so(made, tmp_path):
 @pytest.mark.parametrize("temperature", [0, -1, -0.0, "2", None, True, [1.0], float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_0_is_refused(temperature):
     with pytest.raises(ValueError, match=r"temperature is .*, not a number above 0"):
-        Decision.of({"temperature": temperature, "threshold": 0.5, "empty": "none"})
+        DecisionRule.of({"temperature": temperature, "threshold": 0.5, "empty": "none"})
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, "0.5", None, [0.5, 2], [[0.5]], float("nan"), False])
 def test_a_threshold_that_is_not_from_0_to_1_is_refused(threshold):
     with pytest.raises(ValueError, match=r"threshold.* is .*, not .*from 0 to 1"):
-        Decision.of({"temperature": 1.0, "threshold": threshold, "empty": "none"})
+        DecisionRule.of({"temperature": 1.0, "threshold": threshold, "empty": "none"})

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from mmfeat.common.errors import MmfeatError
 from mmfeat.metrics import Outcome, paired_bootstrap, scores
-from mmfeat.metrics.bootstrap import FIGURES, Weighted
+from mmfeat.metrics.bootstrap import METRIC_NAMES, Weighted
 
 
 def outcome(rng: np.random.Generator, labels: np.ndarray, noise: float = 1.0) -> Outcome:
@@ -36,7 +36,7 @@ def test_rows_that_count_twice_have_the_figures_of_rows_that_are_there_twice(cas
     weights = np.bincount(rows, minlength=len(labels))[kept].astype(np.float32)[None]
     found = Weighted(labels[kept], Outcome(decided[kept], logits[kept], logits[kept])).figures(weights)
     expected = scores(labels[rows], decided[rows], logits[rows])
-    for name in FIGURES:
+    for name in METRIC_NAMES:
         assert found[name][0] == pytest.approx(getattr(expected, name), abs=1e-9), name
 
 
@@ -46,7 +46,7 @@ def test_a_model_differs_from_itself_by_nothing_and_the_difference_turns_with_it
     a, b = outcome(rng, labels), outcome(rng, labels, 2.0)
     assert set(paired_bootstrap(labels, a, a, n=20).values()) == {(0.0, 0.0, 0.0)}
     there, back = paired_bootstrap(labels, a, b, n=50), paired_bootstrap(labels, b, a, n=50)
-    for name in FIGURES:
+    for name in METRIC_NAMES:
         np.testing.assert_allclose(there[name], [-back[name][i] for i in (0, 2, 1)], atol=1e-12)
     expected = [scores(labels, o.decided, o.logits) for o in (a, b)]
     for name in ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "label_set_accuracy"):
@@ -58,7 +58,7 @@ def test_what_is_better_is_so_beyond_chance_and_what_is_as_good_is_not():
     rng = np.random.default_rng(0)
     labels = (rng.random((600, 5)) < 0.3).astype(np.int8)
     good, same, bad = outcome(rng, labels), outcome(rng, labels), outcome(rng, labels, 2.0)
-    for name in FIGURES:
+    for name in METRIC_NAMES:
         _, low, high = paired_bootstrap(labels, good, bad, n=100)[name]
         assert (high < 0) if name == "loss" else (low > 0), name
         _, low, high = paired_bootstrap(labels, good, same, n=100)[name]

@@ -101,7 +101,11 @@ def test_what_is_composed_of_it_predicts_as_before(projects, name):
     for project in projects:
         made, inputs = compose(project, name), labelled_table(project).to("cpu")
         network = made.composition
-        outputs = [network(*inputs)[0], network.opinion("image", *inputs), network.opinion("text", *inputs)]
+        outputs = [
+            network(*inputs)[0],
+            network.unimodal_prediction("image", *inputs),
+            network.unimodal_prediction("text", *inputs),
+        ]
         found.append([by_name(project, x.numpy()) for x in outputs])
         again = build_composition(json.loads(json.dumps(network.describe())))  # as an exported folder does
         again.load_state_dict(network.state_dict())

@@ -21,8 +21,8 @@ from mmfeat.common.csv_text import unharmed
 from mmfeat.common.errors import DataError, RunError
 from mmfeat.common.randomness import id_numbers
 from mmfeat.heads import HEADS, takes
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.project.project import Project
 from mmfeat.report.comparison_table import classes_csv, comparison_table, markdown, models_csv
 from mmfeat.runs.comparison import Candidate, Part, compared, kept_part, mean_part, save_part
@@ -30,7 +30,7 @@ from mmfeat.runs.ensembles import combined
 from mmfeat.workflows import compare_heads as compare
 from mmfeat.workflows.compare_heads import compare_heads
 
-RULE = Decision()
+RULE = DecisionRule()
 
 
 def part(seed: int, n_seeds: int = 2, n: int = 40, k: int = 3, known: np.ndarray | None = None) -> Part:
@@ -69,7 +69,7 @@ def test_a_mean_is_seed_by_seed_and_over_what_knows_a_row():
 def test_figures_are_those_of_the_mean_and_the_best_has_no_difference():
     labels = labels_of()
     worse, best, equal = lines_of(labels)
-    mean = figures_of(labels, part(0).logits.mean(0), RULE)
+    mean = metrics_of(labels, part(0).logits.mean(0), RULE)
     assert worse.figures.scores.samples_f1 == mean.scores.samples_f1
     assert worse.spread == pytest.approx(np.std(worse.seeds, ddof=1))
     assert worse.difference[2] < 0
@@ -128,7 +128,7 @@ def test_any_class_name_survives_its_files(names):
 def test_tables_say_the_same():
     labels = labels_of()
     lines = lines_of(labels)
-    cheap = [FigureLine.of("commonest label", figures_of(labels, part(5).logits[0], RULE), note="")]
+    cheap = [MetricRow.of("commonest label", metrics_of(labels, part(5).logits[0], RULE), note="")]
     text = comparison_table("40 val rows", lines, cheap, "samples-f1").splitlines()
     assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
         "commonest label",

@@ -22,16 +22,16 @@ from mmfeat.cli import group
 from mmfeat.common.csv_text import unharmed
 from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.metrics import Outcome, bootstrap_figures, bootstrap_mean, samples_f1_rows
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics import Outcome, bootstrap_mean, bootstrap_metrics, samples_f1_rows
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.report.encoder_comparison_table import best_lines, classes_csv, encoder_table, encoders_csv, markdown
 from mmfeat.runs.comparison import Part
 from mmfeat.runs.encoder_comparison import EncoderRecord, bests, encoder_lines
 from mmfeat.training import encoder_fits
-from mmfeat.training.proposed_encoders import proposal_of
+from mmfeat.training.proposed_encoders import proposed_encoder
 from mmfeat.workflows import compare_encoders as module
 from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 from mmfeat.workflows.finetune import finetune
@@ -125,7 +125,7 @@ def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch)
     first = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
     kept = {path: path.read_bytes() for path in first.files}
     monkeypatch.setattr(encoder_fits, "finetune", None)
-    monkeypatch.setattr(encoder_fits, "extract_one", None)
+    monkeypatch.setattr(encoder_fits, "encode_missing", None)
     again = compare_encoders(Project(folder), ["text", "image"], freeze=True, n_seeds=2)
     assert not again.made
     assert encoder_table("x", again.lines, again.baseline, "map") == encoder_table(
@@ -201,7 +201,7 @@ def test_gc_keeps_what_a_comparison_refers_to(folder, compared, weights):
 
 def test_names(project, weights, tmp_path, monkeypatch):
     def found(text: str) -> tuple[str, str, str, bool]:
-        one = proposal_of(project, text, {"albert": "text"})
+        one = proposed_encoder(project, text, {"albert": "text"})
         return one.name, one.table.modality, one.table.model, one.own
 
     text = project.config.encoder["text"].model
@@ -217,14 +217,14 @@ def test_names(project, weights, tmp_path, monkeypatch):
     assert found("image:albert-base-v2")[1] == "image"
     monkeypatch.chdir(Path(text).parent)
     assert found(f"./{Path(text).name}")[1:3] == ("text", text)
-    assert not proposal_of(project, f"test_efficientnet={weights.partition('=')[2]}", {}).own
+    assert not proposed_encoder(project, f"test_efficientnet={weights.partition('=')[2]}", {}).own
     for wrong, message in (
         ("test_resnet=nowhere.pth", "no file of weights"),
         ("=x", "write an encoder"),
         ("a=", "write"),
     ):
         with pytest.raises(ConfigError, match=message):
-            proposal_of(project, wrong, {})
+            proposed_encoder(project, wrong, {})
 
 
 @functools.cache
@@ -254,7 +254,7 @@ def lines_of(metric: str = "samples-f1", n: int = 40, k: int = 3):
             "cpu",
         )
         found.append((record, Part(logits, np.ones(n, bool), None, 0.0, 0.25)))
-    return encoder_lines(found, labels, np.arange(n, dtype=np.uint64), lambda logits: Decision(), metric)
+    return encoder_lines(found, labels, np.arange(n, dtype=np.uint64), lambda logits: DecisionRule(), metric)
 
 
 @pytest.mark.parametrize("metric", ["samples-f1", "loss", "map", "micro-f1"])
@@ -274,7 +274,7 @@ def test_lines_are_by_modality_the_best_first(metric):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
 def test_any_class_name_survives_its_files(names):
     lines = lines_of()
-    baseline = FigureLine.of("commonest label", lines[0].compared.figures)
+    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
     read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
     assert [row[2::2] == [""] * 3 for row in read[1:]] == [False, True, False]
@@ -286,7 +286,7 @@ def test_any_class_name_survives_its_files(names):
 
 def test_tables_say_the_same():
     lines = lines_of()
-    baseline = FigureLine.of("commonest label", lines[0].compared.figures)
+    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
     text = encoder_table("40 val rows", lines, baseline, "samples-f1").splitlines()
     rows = list(csv.DictReader(io.StringIO(encoders_csv(lines))))
     assert [row["encoder"] for row in rows] == ["d", "a|b", "e"]
@@ -302,11 +302,11 @@ def test_intervals_of_one_model_are_those_of_its_rows():
     rng = np.random.default_rng(0)
     labels, logits = rng.integers(0, 2, (300, 4)).astype(np.int8), rng.normal(size=(300, 4)).astype(np.float32)
     decided = (logits > 0).astype(np.int8)
-    found = bootstrap_figures(labels, Outcome(decided, logits, logits))
+    found = bootstrap_metrics(labels, Outcome(decided, logits, logits))
     assert found["samples_f1"] == pytest.approx(bootstrap_mean(samples_f1_rows(labels, decided)), abs=0.01)
     unknown = np.concatenate([labels, np.full((9, 4), -1, np.int8)])
     more = Outcome(*(np.concatenate([a, np.zeros((9, 4), a.dtype)]) for a in (decided, logits, logits)))
-    assert bootstrap_figures(unknown, more) == found
+    assert bootstrap_metrics(unknown, more) == found
 
 
 def test_the_command(folder):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.common.errors import RunError
-from mmfeat.runs.composition import Composition, HeadPart, OutputPart, build_composition
+from mmfeat.runs.composition import Composition, HeadPart, ProbePart, build_composition
 from mmfeat.runs.ensembles import combined
 
 WIDTHS, K = {"image": 6, "text": 4}, 3
@@ -19,7 +19,7 @@ WIDTHS, K = {"image": 6, "text": 4}, 3
 
 def parts() -> dict:
     torch.manual_seed(0)
-    made = {name: OutputPart(name, width, K) for name, width in WIDTHS.items()}
+    made = {name: ProbePart(name, width, K) for name, width in WIDTHS.items()}
     for part in made.values():
         part.prior.normal_()
     made["concat-1"] = HeadPart("concat", {}, WIDTHS, K, 2)
@@ -93,16 +93,17 @@ def test_it_is_built_again_from_json_and_tensors():
 def test_an_opinion_is_the_encoders_own_output_or_the_whole_without_the_others():
     made, (inputs, present) = parts(), items()
     whole = Composition(made, "concat-1", K)
-    assert torch.equal(whole.opinion("image", inputs, present), made["image"](inputs, present)[0])
+    assert torch.equal(whole.unimodal_prediction("image", inputs, present), made["image"](inputs, present)[0])
     del made["text"]
     alone = {"image": torch.zeros(5, dtype=torch.bool), "text": present["text"]}
     assert torch.equal(
-        Composition(made, "concat-1", K).opinion("text", inputs, present), made["concat-1"](inputs, alone)[0]
+        Composition(made, "concat-1", K).unimodal_prediction("text", inputs, present),
+        made["concat-1"](inputs, alone)[0],
     )
 
 
 def test_an_encoder_may_be_called_as_a_method_of_its_container():
-    whole = Composition({"items": OutputPart("items", 4, K)}, "items", K)
+    whole = Composition({"items": ProbePart("items", 4, K)}, "items", K)
     assert whole.describe()["parts"]["items"]["encoder"] == "items"
     assert whole.part("items").encoder == "items"
 

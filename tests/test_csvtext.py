@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfeat.common.csv_text import csv_text, harmless, unharmed
-from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.metrics.metric_rows import metrics_of
 from mmfeat.report.prediction_files import prediction_bytes
 
 FORMULAS = ("=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\rx", "\nx", " =1", "'=1", "-")
@@ -52,12 +52,12 @@ def is_guarded(text: str | bytes) -> bool:
 
 def figures():
     labels = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.int8)
-    from mmfeat.metrics.decision_rule import Decision
+    from mmfeat.metrics.decision_rule import DecisionRule
 
-    return figures_of(
+    return metrics_of(
         labels,
         np.where(labels == 1, 2.0, -2.0).astype(np.float32),
-        Decision(threshold=0.5, empty="most-probable", temperature=1.0),
+        DecisionRule(threshold=0.5, empty="most-probable", temperature=1.0),
     )
 
 

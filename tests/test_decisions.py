@@ -16,8 +16,8 @@ from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.decisions import decision_for, shipped_decision
 from mmfeat.inference.logits import source
 from mmfeat.inference.run_ranking import ranked_runs
-from mmfeat.metrics.decision_rule import Decision, crossfitted, fitted
-from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.metrics.decision_rule import DecisionRule, crossfitted, fitted
+from mmfeat.metrics.metric_rows import metrics_of
 from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.export import export
@@ -44,7 +44,7 @@ def made(n: int = 200):
 def test_json_keeps_a_decision_to_the_last_bit(rule):
     labels, logits, _ = made()
     decision = fitted(rule, "samples-f1", labels, logits)
-    again = Decision.of(json.loads(json.dumps(decision.as_dict())))
+    again = DecisionRule.of(json.loads(json.dumps(decision.as_dict())))
     assert np.array_equal(again.probs(logits), decision.probs(logits))
     assert np.array_equal(again.labels(again.probs(logits)), decision.labels(decision.probs(logits)))
 
@@ -63,8 +63,8 @@ def test_a_rows_own_label_never_decides_it(rule):
 
 def test_a_temperature_changes_the_loss_and_no_ranking_and_no_decision_at_a_half():
     labels, logits, _ = made()
-    plain, cooled = figures_of(labels, logits, Decision()), figures_of(labels, logits, Decision(2.0))
-    assert cooled.scores.loss == pytest.approx(figures_of(labels, logits / 2, Decision()).scores.loss)
+    plain, cooled = metrics_of(labels, logits, DecisionRule()), metrics_of(labels, logits, DecisionRule(2.0))
+    assert cooled.scores.loss == pytest.approx(metrics_of(labels, logits / 2, DecisionRule()).scores.loss)
     assert cooled.scores.map == plain.scores.map
     assert cooled.scores.samples_f1 == plain.scores.samples_f1
 

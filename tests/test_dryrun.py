@@ -13,7 +13,7 @@ import pytest
 from conftest import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError
-from mmfeat.project.encoding import Options, extract
+from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.project import Project
 from mmfeat.training.dry_run import plan_extract, plan_finetune
 from mmfeat.workflows.finetune import finetune
@@ -37,7 +37,7 @@ def store_bytes():
 
 def test_a_fresh_project_stays_as_it_was(project):
     before = snapshot(project.root)
-    plan_extract(dry(project), options=Options(rehash=True))
+    plan_extract(dry(project), options=ExtractionOptions(rehash=True))
     plan_finetune(dry(project))
     plan_finetune(dry(project), freeze=True)
     assert snapshot(project.root) == before
@@ -82,7 +82,7 @@ def test_the_counts_and_megabytes_are_those_of_the_extraction(project, store_byt
 
 def test_a_shard_is_its_share(project):
     whole = plan_extract(dry(project), ["text"])[0].to_encode
-    parts = [plan_extract(dry(project), ["text"], Options(shard=(k, 3)))[0].to_encode for k in (1, 2, 3)]
+    parts = [plan_extract(dry(project), ["text"], ExtractionOptions(shard=(k, 3)))[0].to_encode for k in (1, 2, 3)]
     assert sum(parts) == whole
     assert max(parts) < whole
 

@@ -111,7 +111,7 @@ def test_reverted_encoders_are_not_in_use(tuned, monkeypatch):
 
 
 def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_path, monkeypatch):
-    original, calls, before = extraction.extract_one, [], tmp_path / "checkpoints"
+    original, calls, before = extraction.encode_missing, [], tmp_path / "checkpoints"
     shutil.copytree(often.checkpoints, before)
 
     def interrupted(*args, **kwargs):
@@ -120,13 +120,13 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(extraction, "extract_one", interrupted)
+    monkeypatch.setattr(extraction, "encode_missing", interrupted)
     with pytest.raises(KeyboardInterrupt):
         selftrain(often)
     kept = sorted(path.name for path in (often.runs / ".resume-selftrain").glob("*/encoders-2/checkpoints/*"))
     assert set(kept) >= {"image-1", "text-1"}
     fits = []
-    monkeypatch.setattr(extraction, "extract_one", original)
+    monkeypatch.setattr(extraction, "encode_missing", original)
     monkeypatch.setattr(encoder_rounds, "finetune", lambda *args: fits.append(finetune(*args)) or fits[-1])
     resumed = selftrain(Project(often.root, EVERY)).run
     assert [result.made for result in fits[0][0]] == [False, False]

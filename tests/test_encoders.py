@@ -13,8 +13,8 @@ from PIL import Image
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
-from mmfeat.encoders.families.image import build_image_encoder
-from mmfeat.encoders.families.text import build_text_encoder
+from mmfeat.encoders.families.image_network import build_image_encoder
+from mmfeat.encoders.families.transformer_text import build_text_encoder
 from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.encoders.weights import read_state
 

@@ -16,7 +16,7 @@ from test_workflows import save
 
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, DataError, RunError
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import PredictConfig
 from mmfeat.inference import ensemble_members as members_module
@@ -319,8 +319,8 @@ def test_members_that_were_trained_on_val_rows_of_today_take_them_from_the_fit(e
 
 
 def test_train_rows_take_part_where_all_members_are_out_of_fold(extracted, monkeypatch):
-    nothing = Learned.of([], [])
-    monkeypatch.setattr(members_module, "learned_by", lambda project, name: nothing)
+    nothing = Lineage.of([], [])
+    monkeypatch.setattr(members_module, "lineage_of", lambda project, name: nothing)
     result = ensemble(extracted, ["image", "text"], "stacked")
     train = extracted.manifest.rows("train")
     assert (result.fitted["n_val"], result.fitted["n_train"]) == (15, len(train))

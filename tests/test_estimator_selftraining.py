@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-import mmfeat.estimator.selftraining
+import mmfeat.estimator.self_training_classifier
 from mmfeat import FusionClassifier, SelfTrainingFusionClassifier
 from mmfeat.config.schema import POLICIES
 
@@ -28,7 +28,7 @@ def rows(kind="multilabel"):
 
 
 def test_the_example_in_its_docstring():
-    assert doctest.testmod(mmfeat.estimator.selftraining).failed == 0
+    assert doctest.testmod(mmfeat.estimator.self_training_classifier).failed == 0
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "binary", "multiclass"])

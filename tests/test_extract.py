@@ -148,7 +148,7 @@ def test_what_cannot_be_written_ends_the_extraction(store, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "PART_ROWS", 4)
+    monkeypatch.setattr(writer, "SEGMENT_ROWS", 4)
     monkeypatch.setattr("mmfeat.store.segments.write_atomic", refuse)
     encoder = FakeEncoder()
     with pytest.raises(StoreError, match="No space left on device"):
@@ -158,9 +158,9 @@ def test_what_cannot_be_written_ends_the_extraction(store, monkeypatch):
 
 def test_memory_is_bounded_by_parts(store, monkeypatch):
     """At most two parts are held at a time, however slow the disk is."""
-    monkeypatch.setattr(writer, "PART_ROWS", 8)
+    monkeypatch.setattr(writer, "SEGMENT_ROWS", 8)
     held, most = [], 0
-    write = writer.PartWriter._write
+    write = writer.SegmentWriter._write
 
     def slow(self, batches, undecodable):
         nonlocal most
@@ -169,7 +169,7 @@ def test_memory_is_bounded_by_parts(store, monkeypatch):
         write(self, batches, undecodable)
         held.pop()
 
-    monkeypatch.setattr(writer.PartWriter, "_write", slow)
+    monkeypatch.setattr(writer.SegmentWriter, "_write", slow)
     run(store, 100)
     assert most == 1
     assert_whole(store, 100)

@@ -27,7 +27,7 @@ from mmfeat.common.errors import StoreError
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import read_commit
 from mmfeat.store.keys import output_key
-from mmfeat.store.merge import merge_parts
+from mmfeat.store.merge import merge_segments
 from mmfeat.store.verify import verify_encoder
 
 pytestmark = pytest.mark.slow
@@ -213,9 +213,9 @@ def test_a_refused_write_is_one_line_and_the_next_run_completes(tmp_path, monkey
         store = FeatureStore(folder)
         run(store, 40, batch_size=4, tokens=TOKENS)
         store.encoder(SPEC).complete_logits(OUTPUT, CLASSES, lambda e: e @ MATRIX)
-        merge_parts(store.encoder(SPEC))
+        merge_segments(store.encoder(SPEC))
 
-    monkeypatch.setattr("mmfeat.extraction.writer.PART_ROWS", 8)
+    monkeypatch.setattr("mmfeat.extraction.writer.SEGMENT_ROWS", 8)
     with monkeypatch.context() as patch:
         patch.setattr("mmfeat.common.files.os.replace", refuse)
         with pytest.raises(StoreError, match="cannot be written") as caught:
@@ -230,7 +230,7 @@ def test_a_refused_write_is_one_line_and_the_next_run_completes(tmp_path, monkey
 
 
 def test_a_removed_part_costs_its_rows_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmfeat.extraction.writer.PART_ROWS", 8)
+    monkeypatch.setattr("mmfeat.extraction.writer.SEGMENT_ROWS", 8)
     folder = tmp_path / "features"
     run(FeatureStore(folder), 40, batch_size=4)
     files_of(folder, "part-*.h5")[1].unlink()
@@ -275,7 +275,7 @@ def test_a_clock_set_back_or_forward(tmp_path, monkeypatch, years):
     commits = reader.folder / "commits"
     os.utime(commits, ns=(0, int(time.time_ns())))
     assert reader.lookup(keys_of(40)).good.all()
-    merge_parts(FeatureStore(folder).encoder(SPEC))
+    merge_segments(FeatureStore(folder).encoder(SPEC))
     for features in (reader, FeatureStore(folder).encoder(SPEC)):
         found = features.lookup(keys_of(40))
         assert found.good.all()
@@ -353,7 +353,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(handle=handles)
     def merge(self, handle: FeatureStore) -> None:
-        merge_parts(handle.encoder(SPEC))
+        merge_segments(handle.encoder(SPEC))
 
     @rule(handle=handles)
     def look(self, handle: FeatureStore) -> None:

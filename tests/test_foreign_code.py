@@ -21,7 +21,7 @@ from mmfeat.common.seals import read_sealed
 from mmfeat.config.reader import load_config
 from mmfeat.config.schema import TextEncoderConfig
 from mmfeat.encoders.catalogue import describe_text
-from mmfeat.encoders.families.text import build_text_encoder, load_tokenizer
+from mmfeat.encoders.families.transformer_text import build_text_encoder, load_tokenizer
 
 PACKAGE = Path(mmfeat.__file__).parent
 LOADERS = {"from_pretrained", "from_config"}
@@ -309,7 +309,7 @@ def test_files_in_the_folder_and_those_that_are_nowhere_are_fine(folder):
 
 def test_timm_is_given_names_of_its_own_alone(tmp_path):
     from mmfeat.config.schema import ImageEncoderConfig
-    from mmfeat.encoders.families.image import build_image_encoder
+    from mmfeat.encoders.families.image_network import build_image_encoder
 
     for model in ("hf-hub:someone/model", "local-dir:.", "hf_hub:a/b", "resnet18.hf-hub:a/b", "resnet18.local-dir:."):
         with pytest.raises(EncoderError):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mmfeat.cli import group
 
 from mmfeat.common.errors import ConfigError, DataError
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.inference.ensemble_members import rows_to_fit_on
 from mmfeat.inference.logits import folds_of, run_source
 from mmfeat.inference.networks import about, compose
@@ -107,7 +107,7 @@ def test_rows_that_an_encoder_was_fine_tuned_on_are_in_sample_all_the_same(folde
     project, _ = folded
     train, val = (project.manifest.ids[project.manifest.rows(which)] for which in ("train", "val"))
     for module in (folds_module, headruns):
-        monkeypatch.setattr(module, "learned_by_encoder", lambda *_: Learned.of(train, val))
+        monkeypatch.setattr(module, "lineage_of_encoder", lambda *_: Lineage.of(train, val))
     asked = []
     fit = folds_module.fit_folds
     monkeypatch.setattr(

@@ -23,8 +23,8 @@ from mmfeat.heads import HEADS, build_head, takes
 from mmfeat.heads.attention import chunked
 from mmfeat.heads.head import log_odds
 from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import metrics_of
 
 WIDTHS = {"image": 40, "text": 12}
 CONFIGS = {
@@ -96,8 +96,10 @@ def test_the_order_of_the_rows_does_not_matter_to_the_last_bit(name):
 def test_epochs_are_chosen_by_the_rule_that_figures_and_predictions_use(rule):
     data = made()
     fitted = fit_head("concat", data, CONFIGS["concat"], rule=rule)
-    figures = figures_of(
-        data.labels[data.val].numpy(), head_logits(fitted.head, data, data.val), Decision(1.0, rule.untuned, rule.empty)
+    figures = metrics_of(
+        data.labels[data.val].numpy(),
+        head_logits(fitted.head, data, data.val),
+        DecisionRule(1.0, rule.untuned, rule.empty),
     )
     assert fitted.history[fitted.best_epoch - 1]["val_samples-f1"] == pytest.approx(figures.scores.samples_f1)
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmfeat.api.demo import demo
 from mmfeat.common.errors import ConfigError, DataError, MmfeatError
 from mmfeat.config.reader import load_config
 from mmfeat.config.schema import FILE_NAME
@@ -19,7 +20,6 @@ from mmfeat.data.images.image_sources import image_sources
 from mmfeat.data.manifest import Manifest
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
-from mmfeat.workflows.demo import demo
 
 
 def table(folder: Path, n: int = 40, images: bool = False, captions: bool = True, ids: bool = True) -> Path:

@@ -258,18 +258,18 @@ def test_two_at_once_leave_one_whole_manifest(tmp_path):
 
 def test_a_manifest_that_another_init_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     init(tmp_path, str(table(tmp_path, 40)), val=0.25)
-    original = module.make_manifest
+    original = module.build_manifest
 
     def slow(*arguments):
         """While this one reckons, another takes in more rows."""
         found = original(*arguments)
-        monkeypatch.setattr(module, "make_manifest", original)
+        monkeypatch.setattr(module, "build_manifest", original)
         table(tmp_path, 60)
         init(tmp_path)
         return found
 
     table(tmp_path, 50)
-    monkeypatch.setattr(module, "make_manifest", slow)
+    monkeypatch.setattr(module, "build_manifest", slow)
     with pytest.raises(DataError, match=r"another mmfeat init has written it meanwhile. Run again: mmfeat init"):
         init(tmp_path)
     assert len(split_of(tmp_path)) == 60

@@ -22,10 +22,10 @@ from PIL import Image
 
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.encoders.families.image import ImageEncoder
-from mmfeat.encoders.families.text import TextEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.transformer_text import TextEncoder
 from mmfeat.encoders.image_decoding import decode_image
-from mmfeat.project.encoding import Options, extract
+from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.status import status
@@ -258,7 +258,7 @@ def test_nothing_to_do_is_nothing_to_do(both):
     assert [one.encoded for one in extract(Project(both[1].root)).encoders] == [0, 0]
 
 
-@pytest.mark.parametrize("ask", [lambda p, rehash: extract(p, options=Options(rehash=rehash)), status])
+@pytest.mark.parametrize("ask", [lambda p, rehash: extract(p, options=ExtractionOptions(rehash=rehash)), status])
 def test_rehash_sees_what_size_time_and_inode_hide(tmp_path, small_source, ask):
     images = {f"{i}.png": saved(Image.new("RGB", (8, 8), (i, i, i)), "PNG") for i in range(8)}
     rows = [(name, name, b"a circle") for name in images]

@@ -16,7 +16,7 @@ from mmfeat.data.groups import groups_of
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.splits import make_folds, make_splits
 from mmfeat.metrics.calibration import expected_calibration_error
-from mmfeat.metrics.most_frequent import commonest_label
+from mmfeat.metrics.most_frequent import most_frequent_baseline
 
 N, K = 6_000, 3_000
 MB = N * K / 1e6  # of the labels themselves
@@ -100,7 +100,7 @@ def test_figures_and_baselines_work_in_blocks(labels, monkeypatch):
     wanted = sum(abs(values[bins == b].sum(dtype=float) - true[bins == b].sum()) for b in range(15)) / known.sum()
     assert whole == pytest.approx(wanted)
     assert peak_mb(lambda: expected_calibration_error(labels, probs)) < MB
-    logits = commonest_label(labels, 3)
+    logits = most_frequent_baseline(labels, 3)
     assert logits.argmax(1).tolist() == [np.bincount(positive_cells(labels)[1]).argmax()] * 3
 
 

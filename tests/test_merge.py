@@ -17,7 +17,7 @@ from mmfeat.common import verified
 from mmfeat.common.files import temporary_name
 from mmfeat.store import FeatureStore
 from mmfeat.store.garbage import find_garbage
-from mmfeat.store.merge import merge_parts, merge_plan
+from mmfeat.store.merge import merge_plan, merge_segments
 from mmfeat.store.references import all_references, new_references, write_references
 from mmfeat.store.segments import origins_of
 from mmfeat.store.verify import verify_encoder
@@ -59,7 +59,7 @@ def test_many_parts_become_one_and_every_row_stays_as_it_is(folder):
     features.append(*rows_of(1, seed=9), ["bad"], {"host": "there", "versions": {"torch": "2"}})
     features.complete_logits(OUTPUT, CLASSES, logits_of)
     before = {path.name: path.read_bytes() for path in parts_of(folder)}
-    assert merge_parts(features) == len(before) - 1
+    assert merge_segments(features) == len(before) - 1
     for store in (features, FeatureStore(folder).encoder(spec_of())):
         found = store.lookup(keys)
         assert found.good.all()
@@ -73,7 +73,7 @@ def test_many_parts_become_one_and_every_row_stays_as_it_is(folder):
     origins = {origin["host"]: origin for origin in origins_of(part)}
     assert (origins["here"]["rows"], origins["there"]["rows"]) == (60, 1)
     assert origins["there"]["versions"] == {"torch": "2"}
-    assert merge_parts(features) == 0
+    assert merge_segments(features) == 0
 
 
 def test_rows_that_are_there_twice_are_kept_once_and_good_ones_win(folder):
@@ -82,7 +82,7 @@ def test_rows_that_are_there_twice_are_kept_once_and_good_ones_win(folder):
     features.append(keys, embeddings, ["bad"] * 10 + [""] * 10, {})
     features.append(keys[:15], embeddings[:15], [""] * 15, {})
     features.append(keys[3:9], embeddings[3:9], [""] * 6, {})
-    merge_parts(features)
+    merge_segments(features)
     (part,) = parts_of(folder)
     with h5py.File(part, "r") as h5:
         assert h5["row_key"].shape == (20, 32)
@@ -96,7 +96,7 @@ def test_parts_with_logits_of_other_outputs_stay_apart_and_keep_them(folder):
     features = filled(folder, keys[:20], embeddings[:20], 2).encoder(spec_of())
     features.complete_logits(OUTPUT, CLASSES, logits_of)
     features.append(keys[20:], embeddings[20:], [""] * 10, {})
-    merge_parts(features)
+    merge_segments(features)
     found = features.lookup(keys)
     assert found.good.all()
     np.testing.assert_array_equal(
@@ -110,7 +110,7 @@ def test_a_reader_reads_on_while_another_process_merges(folder):
     store = filled(folder, keys, embeddings, 8)
     features = store.encoder(spec_of())
     mapped = features.embeddings(features.lookup(keys))
-    merge_parts(FeatureStore(folder).encoder(spec_of()))
+    merge_segments(FeatureStore(folder).encoder(spec_of()))
     assert len(parts_of(folder)) == 1
     np.testing.assert_array_equal(mapped[:], embeddings)
     np.testing.assert_array_equal(features.embeddings(features.lookup(keys))[:], embeddings)
@@ -125,7 +125,7 @@ def test_merging_between_reading_the_commits_and_opening_the_parts(folder, monke
     def meanwhile(self):
         changed = read_commits(self)
         monkeypatch.setattr(type(features), "_read_commits", read_commits)
-        merge_parts(FeatureStore(folder).encoder(spec_of()))
+        merge_segments(FeatureStore(folder).encoder(spec_of()))
         return changed
 
     monkeypatch.setattr(type(features), "_read_commits", meanwhile)
@@ -175,11 +175,11 @@ def test_a_full_disk_leaves_the_parts_as_they_are(folder, monkeypatch, at):
         patch.setattr(
             f"mmfeat.store.{at}", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         )
-        assert merge_parts(features) == 0
+        assert merge_segments(features) == 0
     good, values = read(FeatureStore(folder), keys)
     assert good.all()
     np.testing.assert_array_equal(values, embeddings)
-    assert merge_parts(features) == 3
+    assert merge_segments(features) == 3
 
 
 def test_a_damaged_part_is_not_merged(folder):
@@ -187,7 +187,7 @@ def test_a_damaged_part_is_not_merged(folder):
     features = filled(folder, keys, embeddings, 4).encoder(spec_of())
     damaged = parts_of(folder)[0]
     flip(damaged, damaged.read_bytes().find(embeddings.astype("<f2")[0].tobytes()))
-    merge_parts(features)
+    merge_segments(features)
     good, values = read(FeatureStore(folder), keys)
     np.testing.assert_array_equal(values[good], embeddings[good])
     assert good.sum() >= 15
@@ -200,7 +200,7 @@ def test_tokens_are_merged_as_well(folder):
     features = filled(folder, keys, embeddings, 2).encoder(spec_of())
     for rows in np.array_split(np.arange(12), 3):
         features.append_tokens(3, keys[rows], tokens[rows], lengths[rows], {})
-    merge_parts(features)
+    merge_segments(features)
     for store in (features, FeatureStore(folder).encoder(spec_of())):
         found = store.lookup_tokens(3, keys)
         assert found.good.all()

@@ -18,7 +18,15 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.common.losses import masked_loss
 from mmfeat.config.schema import METRICS
-from mmfeat.metrics import Scores, better, bootstrap_mean, commonest_label, paired_difference, samples_f1_rows, scores
+from mmfeat.metrics import (
+    Scores,
+    better,
+    bootstrap_mean,
+    most_frequent_baseline,
+    paired_difference,
+    samples_f1_rows,
+    scores,
+)
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
@@ -315,7 +323,7 @@ def test_unpaired_rows_are_refused():
 @given(predictions(), st.sampled_from([0.001, 0.2, 0.5, 0.8, 0.999]), st.sampled_from(["most-probable", "none"]))
 def test_the_baseline_says_the_commonest_class_and_only_that_at_any_threshold(case, threshold, empty):
     labels, _, _ = case
-    logits = commonest_label(labels, 4)
+    logits = most_frequent_baseline(labels, 4)
     assert logits.dtype == np.float32
     assert logits.shape == (4, labels.shape[1])
     decided = decide(sigmoid(logits), threshold, empty)
@@ -325,8 +333,8 @@ def test_the_baseline_says_the_commonest_class_and_only_that_at_any_threshold(ca
 
 
 def test_the_baseline_has_as_many_rows_as_asked():
-    assert commonest_label(np.int8([[0, 1]]), 0).shape == (0, 2)
-    assert np.isfinite(commonest_label(np.full((2, 3), -1, np.int8), 2)).all()
+    assert most_frequent_baseline(np.int8([[0, 1]]), 0).shape == (0, 2)
+    assert np.isfinite(most_frequent_baseline(np.full((2, 3), -1, np.int8), 2)).all()
 
 
 def test_f1_of_rows_wants_equal_shapes():

@@ -20,7 +20,7 @@ from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.predictor.engines import OnnxEngine
 from mmfeat.predictor.onnx_files import keep_as_float16, save_encoder_onnx, save_heads_onnx
 from mmfeat.project.project import Project
-from mmfeat.runs.composition import Composition, OutputPart
+from mmfeat.runs.composition import Composition, ProbePart
 from mmfeat.workflows.export import export
 
 onnx = pytest.importorskip("onnx")
@@ -104,7 +104,7 @@ def test_float16_halves_the_weights_and_hardly_moves_the_embeddings(result, tmp_
 def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     import onnxruntime
 
-    part = OutputPart("image", 4, 3)
+    part = ProbePart("image", 4, 3)
     nn.init.normal_(part.prior)
     composition = Composition({"image": part}, "image", 3)
     save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", "float32")

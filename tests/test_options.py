@@ -90,7 +90,7 @@ COMMANDS = {
     "encoders": Spec([], ["encoders.encoders", "encoders.models"], {}),
     "finetune": Spec(
         [],
-        ["finetune.finetune", "dryrun.plan_finetune"],
+        ["finetune.finetune", "finetune.plan_finetune"],
         {
             "--freeze": Opt(),
             "--dry-run": Opt(),
@@ -104,7 +104,7 @@ COMMANDS = {
     ),
     "extract": Spec(
         [],
-        ["extract.extract", "dryrun.plan_extract"],
+        ["extract.extract", "extract.plan_extract"],
         {
             "--shard": Opt("1/2", acts=[[], ["--dry-run"]]),
             "--on-error": Opt("stop", refused=[["--dry-run"]]),
@@ -145,7 +145,7 @@ COMMANDS = {
     ),
     "sweep fuse": Spec(
         [],
-        ["sweep.sweep_fuse"],
+        ["sweep_fuse.sweep_fuse"],
         {
             "--head": Opt("linear,mlp"),
             "--lr": Opt("0.1,0.2"),
@@ -205,7 +205,7 @@ COMMANDS = {
     ),
     "review": Spec(
         [],
-        ["review.review", "answers.apply_review", "answers.undo_review"],
+        ["review.review", "apply_review.apply_review", "apply_review.undo_review"],
         {
             "--n": written("3"),
             "--split": written("train"),
@@ -267,7 +267,7 @@ COMMANDS = {
     ),
     "compare heads": Spec(
         [],
-        ["compare.compare_heads"],
+        ["compare_heads.compare_heads"],
         {
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
@@ -323,8 +323,10 @@ COMMANDS = {
         [], ["store.find_unreferenced"], {"--yes": Opt(by="test_gc_asks_without_yes"), "--forget": Opt("/x")}
     ),
     "store export": Spec(["x"], ["store.export_features"], {"--format": Opt("h5"), "--split": Opt("val")}),
-    "store import": Spec(["n", "f.npy"], ["imports.import_embeddings"], {"--ids": Opt("i.txt"), "--array": Opt("a")}),
-    "demo": Spec([], ["demo.demo"], {"--folder": Opt("x"), "--seed": Opt("3")}),
+    "store import": Spec(
+        ["n", "f.npy"], ["store_import.import_embeddings"], {"--ids": Opt("i.txt"), "--array": Opt("a")}
+    ),
+    "demo": Spec([], ["api.demo"], {"--folder": Opt("x"), "--seed": Opt("3")}),
 }
 PROJECT_REFUSED = [["demo"], ["serve", "DIR"], ["encoders", "mobilenet"], ["predict", "new.csv", "--model", "m"]]
 
@@ -374,7 +376,8 @@ def called(monkeypatch, reached: list[str], words: list[str]):
 
     for name in reached:
         module, _, function = name.rpartition(".")
-        monkeypatch.setattr(importlib.import_module(f"mmfeat.workflows.{module}"), function, caught)
+        place = "mmfeat.api.demo" if module == "api" else f"mmfeat.workflows.{module}"
+        monkeypatch.setattr(importlib.import_module(place), function, caught)
     done = CliRunner().invoke(group, words)
     if isinstance(done.exception, Reached):
         return done.exception.args[0]

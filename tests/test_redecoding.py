@@ -16,9 +16,9 @@ from test_pictures import RAMP, chunk, png16, saved
 
 from mmfeat.encoders import decoder_0_1 as decoder1
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.families.image import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder
 from mmfeat.encoders.preparation import ImagePreparation
-from mmfeat.project.encoding import Options, extract
+from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.training.dry_run import plan_extract
@@ -185,7 +185,7 @@ def test_status_and_a_dry_run_say_it_before(old):
 
 
 def test_a_shard_leaves_the_others_rows(old):
-    parts = [extract(Project(old), options=Options(shard=(k, 2))).encoders[0] for k in (1, 2)]
+    parts = [extract(Project(old), options=ExtractionOptions(shard=(k, 2))).encoders[0] for k in (1, 2)]
     assert sum(part.encoded for part in parts) == 4
     assert parts[0].left + parts[0].encoded + parts[0].cached + parts[0].unreadable == len(IMAGES)
     assert parts[1].left == 0

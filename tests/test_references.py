@@ -25,7 +25,7 @@ from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.store import FeatureStore, garbage, references
 from mmfeat.store.garbage import find_garbage, remove_garbage
-from mmfeat.store.merge import merge_parts
+from mmfeat.store.merge import merge_segments
 from mmfeat.store.references import all_references, new_references, note_reference, settle_references
 from mmfeat.store.uncommitted import uncommitted_files
 from mmfeat.store.verify import verify_encoder
@@ -352,7 +352,7 @@ def test_a_file_whose_writer_was_killed_before_its_commit_goes_with_the_next_wri
     assert uncommitted_files(next(copy.glob("fake-*"))) == []
     run(FeatureStore(folder), 16, tokens=TOKENS)
     assert not left.exists()
-    merge_parts(FeatureStore(folder).encoder(SPEC))
+    merge_segments(FeatureStore(folder).encoder(SPEC))
     assert_whole(folder, 16)
 
 

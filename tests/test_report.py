@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfeat.report.text_tables import about_figures, shown, table
+from mmfeat.report.text_tables import about_metrics, shown, table
 
 
 @given(st.text())
@@ -21,10 +21,10 @@ def test_columns_are_aligned_and_trailing_text_follows():
 
 
 def test_figures_say_what_their_rows_are_and_what_is_left_out():
-    assert about_figures(0, "hidden rows") == "± is half the 95 % bootstrap interval; hidden rows."
-    assert about_figures(1, "x").endswith(
+    assert about_metrics(0, "hidden rows") == "± is half the 95 % bootstrap interval; hidden rows."
+    assert about_metrics(1, "x").endswith(
         "1 class without a positive among these rows is left out of macro-F1 and mAP."
     )
-    assert about_figures(2, "x", seeds=True).endswith(
+    assert about_metrics(2, "x", seeds=True).endswith(
         "2 classes without a positive among these rows are left out of macro-F1 and mAP."
     )

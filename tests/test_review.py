@@ -22,7 +22,7 @@ from mmfeat.common.csv_text import harmless, unharmed
 from mmfeat.common.errors import DataError
 from mmfeat.data.corrections import with_answers
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.review_table import NOTHING, read_answers, review_bytes
+from mmfeat.data.review_table import NO_LABELS, read_answers, review_bytes
 from mmfeat.inference.row_ranking import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
@@ -472,7 +472,7 @@ def test_the_command_line(reviewed):
     file = str(reviewed / "review.csv")
     found = typed(reviewed, "crossattn-1", "--n", "3")
     assert f"Made {file} (3 of 20 unlabelled rows). Next: mmfeat review --apply {file}" in found.output
-    assert f"{NOTHING[0]} for none of the classes" in found.output
+    assert f"{NO_LABELS[0]} for none of the classes" in found.output
     assert "no row is filled in" in str(typed(reviewed, "--apply", file).exception)
     _, *rows = cells((reviewed / "review.csv").read_bytes())
     fill(Path(file), {unharmed(rows[0][0]): "-"})

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mmfeat.common.errors import EncoderError, RunError
-from mmfeat.common.lineage import NOTHING, Learned
-from mmfeat.encoders.checkpoint import Output, checkpoints_of, read_checkpoint, save_checkpoint
+from mmfeat.common.lineage import NO_LINEAGE, Lineage
+from mmfeat.encoders.checkpoint import LinearProbe, checkpoints_of, read_checkpoint, save_checkpoint
 from mmfeat.runs.run import RunLogits, all_runs, already_made, damaged_runs, read_run, save_run
 from mmfeat.store import EncoderSpec
 
-FIGURES = {
+METRIC_NAMES = {
     "samples_f1": 0.5,
     "micro_f1": 0.5,
     "macro_f1": None,
@@ -34,7 +34,7 @@ RECORD = {
     "members": [{"name": "text", "weight": 1.0, "fingerprint": None}],
     "created": "2026-01-01T00:00:00Z",
     "seconds": 1.0,
-    "figures": {"val": FIGURES, "val_seeds": []},
+    "figures": {"val": METRIC_NAMES, "val_seeds": []},
     "metric": "samples-f1",
     "prior": [0.0, 0.0],
     "decision": {"temperature": 1.0, "threshold": 0.5, "empty": "none"},
@@ -65,7 +65,7 @@ def logits() -> RunLogits:
 
 def test_a_run_comes_back(tmp_path):
     state = {"seed0.w": torch.arange(6.0).reshape(2, 3).T}  # not contiguous
-    saved = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, state)
+    saved = save_run(tmp_path, "linear", RECORD, logits(), NO_LINEAGE, state)
     run = read_run(tmp_path / saved.name)
     assert {key: run.record[key] for key in RECORD} == RECORD
     assert run.record.keys() - RECORD.keys() == {"format", "files"}
@@ -81,7 +81,7 @@ def test_runs_are_listed_oldest_first_and_nothing_unfinished_among_them(tmp_path
     assert all_runs(tmp_path / "nowhere") == []
     for number, year in enumerate((2027, 2025, 2026)):
         record = {**RECORD, "created": f"{year}-01-01", "fingerprint": str(number % 2)}
-        save_run(tmp_path, "linear", record, logits(), NOTHING, None)
+        save_run(tmp_path, "linear", record, logits(), NO_LINEAGE, None)
     (tmp_path / ".tmp-1").mkdir()
     (tmp_path / "half-1").mkdir()
     assert [run.name for run in all_runs(tmp_path)] == ["linear-2", "linear-3", "linear-1"]
@@ -101,7 +101,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (json.dumps({**RECORD, "format": 99}), "reads up to 1")])
 def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
-    run = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, None)
+    run = save_run(tmp_path, "linear", RECORD, logits(), NO_LINEAGE, None)
     (run.folder / "run.json").write_text(text)
     with pytest.raises(RunError, match=says) as error:
         read_run(run.folder)
@@ -112,7 +112,7 @@ def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
 @pytest.mark.parametrize("name", ["head.safetensors", "logits.h5"])
 @pytest.mark.parametrize("data", [None, b"", b"no such format", b"\xff" * 5000])
 def test_damaged_arrays_of_a_run_are_one_line(tmp_path, name, data):
-    run = save_run(tmp_path, "linear", RECORD, logits(), NOTHING, {"seed0.w": torch.zeros(2)})
+    run = save_run(tmp_path, "linear", RECORD, logits(), NO_LINEAGE, {"seed0.w": torch.zeros(2)})
     (run.folder / name).unlink()
     if data is not None:
         (run.folder / name).write_bytes(data)
@@ -121,7 +121,7 @@ def test_damaged_arrays_of_a_run_are_one_line(tmp_path, name, data):
 
 
 def test_checkpoints_come_back_newest_first(tmp_path):
-    output = Output(np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([0, 1]), ("a", "b"))
+    output = LinearProbe(np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([0, 1]), ("a", "b"))
     spec = EncoderSpec("image", "net", "0" * 64, {}, "avg", {}).as_dict()
     record = {"spec": spec, "table": {"model": "net"}, "fingerprint": "f", "best_epoch": 1, "seconds": 1.0}
     for _ in range(11):
@@ -137,7 +137,7 @@ def test_checkpoints_come_back_newest_first(tmp_path):
 
 @pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (None, "no checkpoint there")])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, text, says):
-    output = Output(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
+    output = LinearProbe(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
     folder = save_checkpoint(tmp_path, "image", {"spec": {}, "fingerprint": "f"}, output, None).folder
     (folder / "checkpoint.json").unlink()
     if text is not None:
@@ -148,19 +148,19 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, text, says):
 
 
 def test_what_was_learned_from_comes_back_and_adds_up(tmp_path):
-    one, two = Learned.of(["a", "b", "b"], ["v"]), Learned.of(["c"], ["v", "w"])
+    one, two = Lineage.of(["a", "b", "b"], ["v"]), Lineage.of(["c"], ["v", "w"])
     learned = save_run(tmp_path, "linear", RECORD, logits(), one | two, None).learned()
     trained, chosen = learned.among(["c", "x", "a", "v", "w"])
     assert trained.tolist() == [True, False, True, False, False]
     assert chosen.tolist() == [False, False, False, True, True]
     assert len(learned.trained) == 3
-    assert not (one | NOTHING).among([])[0].any()
+    assert not (one | NO_LINEAGE).among([])[0].any()
 
 
 def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tmp_path):
-    output = Output(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
+    output = LinearProbe(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
     record = {"spec": {}, "fingerprint": "f"}
-    known = save_checkpoint(tmp_path, "image", record, output, None, Learned.of(["a"], ["v"]))
+    known = save_checkpoint(tmp_path, "image", record, output, None, Lineage.of(["a"], ["v"]))
     assert known.complete
     assert known.learned().among(["a", "v"])[0].tolist() == [True, False]
     unknown = save_checkpoint(tmp_path, "image", record, output, None)
@@ -173,7 +173,7 @@ def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tm
 @pytest.mark.parametrize("data", [None, b"", b"\xff" * 5000])
 def test_a_run_that_is_not_whole_is_not_already_made(tmp_path, name, data):
     state = {"seed0.w": torch.zeros(2)}
-    run = save_run(tmp_path, "linear", {**RECORD, **OF_HEADS}, logits(), NOTHING, state)
+    run = save_run(tmp_path, "linear", {**RECORD, **OF_HEADS}, logits(), NO_LINEAGE, state)
     assert not run.damage()
     assert already_made(tmp_path, "f").name == run.name
     (run.folder / name).unlink()
@@ -186,7 +186,7 @@ def test_a_run_that_is_not_whole_is_not_already_made(tmp_path, name, data):
 
 def test_a_damaged_record_is_listed_with_its_reason_beside_the_others(tmp_path):
     for number in range(3):
-        save_run(tmp_path, "linear", {**RECORD, "fingerprint": str(number)}, logits(), NOTHING, None)
+        save_run(tmp_path, "linear", {**RECORD, "fingerprint": str(number)}, logits(), NO_LINEAGE, None)
     (tmp_path / "linear-2" / "run.json").write_text("[]")
     assert [run.name for run in all_runs(tmp_path)] == ["linear-1", "linear-3"]
     assert "damaged" in damaged_runs(tmp_path)["linear-2"]

@@ -15,11 +15,11 @@ from mmfeat.common.errors import DataError, MmfeatError, RunError, StoreError
 from mmfeat.inference.logits import run_source, source, training_prior
 from mmfeat.inference.next_commands import after_evaluate, after_fuse, after_runs, to_predict
 from mmfeat.inference.run_ranking import best_run, ranked_runs
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import figures_of
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import metrics_of
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import in_sample, is_current, learned_by, state_of
+from mmfeat.project.staleness import in_sample, is_current, lineage_of, state_of
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.finetune import finetune
@@ -115,7 +115,7 @@ def test_a_head_on_an_encoder_that_was_fine_tuned_on_val_rows_of_today_is_not_ra
     project = moved(Project(project.root), "train", "val", 5)
     run = fuse(project, "concat").run
     assert "not ranked" in line_of(project, run.name).state
-    assert learned_by(project, run.name).among(project.manifest.ids[project.manifest.rows("val")])[0].sum() == 5
+    assert lineage_of(project, run.name).among(project.manifest.ids[project.manifest.rows("val")])[0].sum() == 5
     with pytest.raises(RunError, match="not ranked"):
         best_run(project)
 
@@ -447,7 +447,7 @@ def test_logits_are_only_of_the_rows_asked_for(extracted):
     assert found.logits.shape == (len(rows), len(extracted.manifest.classes))
     everything = source(extracted, run.name, extracted.manifest.rows("all"))
     assert np.allclose(found.logits, everything.logits[rows], atol=1e-5)
-    figures = figures_of(extracted.manifest.labels[rows], found.logits, Decision())
+    figures = metrics_of(extracted.manifest.labels[rows], found.logits, DecisionRule())
     assert figures.scores.samples_f1 == pytest.approx(line_of(extracted, run.name).figures.scores.samples_f1)
 
 

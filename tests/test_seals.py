@@ -17,12 +17,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_runs import FIGURES, OF_HEADS, RECORD, logits
+from test_runs import METRIC_NAMES, OF_HEADS, RECORD, logits
 
 from mmfeat.common import verified
 from mmfeat.common.errors import DataError, EncoderError, MmfeatError, RunError
 from mmfeat.common.files import write_json
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.remembered import recall, remember
 from mmfeat.common.sealed_tensors import read_arrays, write_arrays
 from mmfeat.common.seals import (
@@ -39,7 +39,7 @@ from mmfeat.data.row_keys import DigestMemory, Digests
 from mmfeat.data.seen import load_seen, note_seen
 from mmfeat.encoders.checkpoint import (
     LastEpoch,
-    Output,
+    LinearProbe,
     copy_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -106,7 +106,7 @@ def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 def a_run(folder: Path) -> tuple[Path, Callable[[], Any]]:
     state = {f"seed{i}.w": torch.arange(6.0).reshape(2, 3) for i in range(2)}
-    run = save_run(folder, "linear", {**RECORD, **OF_HEADS}, logits(), Learned.of(["a"], ["b"]), state)
+    run = save_run(folder, "linear", {**RECORD, **OF_HEADS}, logits(), Lineage.of(["a"], ["b"]), state)
 
     def read() -> Any:
         found = read_run(run.folder)
@@ -120,11 +120,11 @@ def a_run(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
     rng = np.random.default_rng(0)
-    output = Output(rng.normal(size=(2, 3)).astype(np.float32), np.zeros(2, np.float32), ("a", "b"))
+    output = LinearProbe(rng.normal(size=(2, 3)).astype(np.float32), np.zeros(2, np.float32), ("a", "b"))
     tensors = {"w": torch.from_numpy(rng.normal(size=(4, 3)).astype(np.float32))}
     record = {"spec": SPEC, "table": {"model": "net"}, "fingerprint": "f", "best_epoch": 2, "seconds": 1.0}
     last = LastEpoch(SPEC, 3, output, tensors)
-    made = save_checkpoint(folder, "image", record, output, tensors, Learned.of(["a"], ["b"]), last)
+    made = save_checkpoint(folder, "image", record, output, tensors, Lineage.of(["a"], ["b"]), last)
 
     def read() -> Any:
         found = []
@@ -141,7 +141,7 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
 def a_sweep(folder: Path) -> tuple[Path, Callable[[], Any]]:
     from mmfeat.workflows.sweep_fuse import _kept
 
-    head = {"figures": {k: FIGURES[k] for k in FIGURES if k[0] in "smml"}, "best_epoch": 1, "seconds": 0.5}
+    head = {"figures": {k: METRIC_NAMES[k] for k in METRIC_NAMES if k[0] in "smml"}, "best_epoch": 1, "seconds": 0.5}
     write_sealed(folder / "0.json", {"format": 1, "heads": {"f": head, "g": {"error": "diverged"}}})
     return folder, lambda: _kept(folder) or None
 

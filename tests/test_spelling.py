@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import class_positions, label_cells, split_labels
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.spelling import Spellings, normal_name, spelled_as
 from mmfeat.data.corrections import corrected, corrected_ids, with_answers
 from mmfeat.data.difference import difference
@@ -184,7 +184,7 @@ def test_rows_keep_their_split_when_their_ids_are_spelled_otherwise(tmp_path):
     again = init(tmp_path).manifest
     assert again.ids[0] == unicodedata.normalize("NFD", names[0])  # as the source has them
     assert again.split.tolist() == first.split.tolist()
-    learned = Learned.of(first.ids, [])
+    learned = Lineage.of(first.ids, [])
     assert learned.among(again.ids)[0].all()
     assert not learned.among(["cafe1"])[0].any()
 

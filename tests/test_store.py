@@ -351,7 +351,7 @@ def test_a_part_without_commit_does_not_count(folder):
     assert store.problems == []
 
 
-@pytest.mark.parametrize("at", ["parts.write_atomic", "commits.write_sealed"])
+@pytest.mark.parametrize("at", ["segments.write_atomic", "commits.write_sealed"])
 def test_a_full_disk_is_one_line_and_leaves_nothing_that_counts(folder, monkeypatch, at):
     keys, embeddings = rows_of(8)
     store = filled(folder, keys[:4], embeddings[:4], 1)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from mmfeat.common.errors import ConfigError, DataError, StoreError
 from mmfeat.common.remembered import recall
-from mmfeat.project.encoding import Options, extract
+from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.finetune import finetune
@@ -282,12 +282,12 @@ def test_tokens_asked_for_later_are_added_and_leave_the_embeddings_alone(project
 
 def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, tmp_path):
     for k in (1, 2, 3):
-        extract(Project(project.root), options=Options(shard=(k, 3)))
+        extract(Project(project.root), options=ExtractionOptions(shard=(k, 3)))
     sharded = Project(project.root)
     assert all(one.missing == 0 for one in status(sharded).encoders)
     rows = sharded.table(["image"]).embeddings["image"][:].astype(np.float32)
     shutil.rmtree(project.store.path)
-    result = extract(Project(project.root), options=Options(tune=True))
+    result = extract(Project(project.root), options=ExtractionOptions(tune=True))
     assert {one.name for one in result.encoders if one.tuned} == {"image", "text"}
     tuned = Project(project.root).table(["image"]).embeddings["image"][:].astype(np.float32)
     np.testing.assert_allclose(rows, tuned, atol=2e-3)
@@ -344,7 +344,7 @@ def test_a_finished_extraction_imports_neither_torch_nor_an_encoder(extracted):
 
 
 def test_options_are_plain_values():
-    assert dataclasses.asdict(Options()) == {
+    assert dataclasses.asdict(ExtractionOptions()) == {
         "shard": None,
         "stop_on_error": False,
         "tune": False,

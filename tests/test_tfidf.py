@@ -22,7 +22,7 @@ from mmfeat.encoders.families.tfidf import TfidfEncoder
 from mmfeat.encoders.portable import load_encoder, load_preparation, save_encoder
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import learned_by_encoder
+from mmfeat.project.staleness import lineage_of_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
 from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.export import export
@@ -196,8 +196,8 @@ def test_its_embeddings_have_seen_no_label(worded):
     finetune(worded, ["words"])
     project = Project(worded.root)
     identity = project.identity("words")
-    assert not len(learned_by_encoder(project, identity, False).trained)
-    assert len(learned_by_encoder(project, identity, True).trained) == len(project.manifest.rows("train"))
+    assert not len(lineage_of_encoder(project, identity, False).trained)
+    assert len(lineage_of_encoder(project, identity, True).trained) == len(project.manifest.rows("train"))
 
 
 def test_other_settings_are_another_encoder(worded):

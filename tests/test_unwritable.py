@@ -25,12 +25,12 @@ from mmfeat.common.files import (
     write_atomic,
     write_json,
 )
-from mmfeat.common.lineage import NOTHING
+from mmfeat.common.lineage import NO_LINEAGE
 from mmfeat.common.unwritable import UnwritableFile, naming, refusal
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, Digests
 from mmfeat.data.seen import note_seen
-from mmfeat.encoders.checkpoint import Checkpoint, Output, copy_checkpoint, save_checkpoint
+from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.finetuning.resume_state import keep_state
 from mmfeat.report.plots import plot_learning
 from mmfeat.report.prediction_files import prediction_bytes
@@ -81,19 +81,19 @@ def _manifest(folder: Path) -> None:
 
 def _run(folder: Path) -> None:
     logits = RunLogits(IDS, KEYS, np.ones(N, dtype=bool), VALUES, np.zeros(N, np.uint8))
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NOTHING, None)
+    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NO_LINEAGE, None)
 
 
 def _head(folder: Path) -> None:
     import torch
 
     logits = RunLogits(IDS[:2], KEYS[:2], np.ones(2, dtype=bool), VALUES[:2], np.zeros(2, np.uint8))
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NOTHING, {"weight": torch.zeros(N)})
+    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NO_LINEAGE, {"weight": torch.zeros(N)})
 
 
 def _checkpoint(folder: Path) -> Checkpoint:
-    output = Output(VALUES.T.copy(), np.zeros(K, np.float32), CLASSES)
-    return save_checkpoint(folder / "checkpoints", "image", {}, output, None, NOTHING)
+    output = LinearProbe(VALUES.T.copy(), np.zeros(K, np.float32), CLASSES)
+    return save_checkpoint(folder / "checkpoints", "image", {}, output, None, NO_LINEAGE)
 
 
 def _state(folder: Path) -> None:

@@ -64,7 +64,7 @@ def test_every_row_is_accounted_for_while_encoding(project):
 
 
 def test_an_embedding_that_is_no_number_is_one_line_with_its_row(project, monkeypatch):
-    from mmfeat.encoders.families.image import ImageEncoder
+    from mmfeat.encoders.families.image_network import ImageEncoder
 
     forward = ImageEncoder.forward
     monkeypatch.setattr(ImageEncoder, "forward", lambda self, batch: forward(self, batch) * float("nan"))

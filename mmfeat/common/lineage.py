@@ -12,7 +12,7 @@ from mmfeat.common.spelling import spellings
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class Lineage:
     """Rows by the 64-bit numbers of their ids, sorted: 8 MB for a million.
 
     Attributes
@@ -30,14 +30,14 @@ class Learned:
     folded: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
-    def of(cls, trained: Sequence[str], chosen: Sequence[str], folded: Sequence[str] = ()) -> Learned:
+    def of(cls, trained: Sequence[str], chosen: Sequence[str], folded: Sequence[str] = ()) -> Lineage:
         """From rows' ids."""
         return cls(*(np.unique(id_numbers(ids)) for ids in (trained, chosen, folded)))
 
-    def __or__(self, other: Learned) -> Learned:
+    def __or__(self, other: Lineage) -> Lineage:
         """What two parts of one model learned from."""
         parts = ("trained", "chosen", "folded")
-        return Learned(*(np.union1d(getattr(self, part), getattr(other, part)) for part in parts))
+        return Lineage(*(np.union1d(getattr(self, part), getattr(other, part)) for part in parts))
 
     def among(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Whether each id is among the rows trained on, and among those that chose: `(N,)` bool each."""
@@ -58,4 +58,4 @@ def _among(ids: Sequence[str], numbers: np.ndarray) -> np.ndarray:
     return found
 
 
-NOTHING = Learned(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+NO_LINEAGE = Lineage(np.zeros(0, np.uint64), np.zeros(0, np.uint64))

@@ -16,7 +16,7 @@ from mmfeat.data.tables.delimited import Record, read_records, repaired
 FILE = "review.csv"
 ID, ANSWER = "id", "labels"
 BETWEEN = ";"  # also stands between labels, whatever the project's separator
-NOTHING = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
+NO_LABELS = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Answers:
 
 def nothing_mark(classes: Sequence[str]) -> str:
     """What to fill in for a row that has none of the classes."""
-    return next((mark for mark in NOTHING if mark not in classes), NOTHING[-1])
+    return next((mark for mark in NO_LABELS if mark not in classes), NO_LABELS[-1])
 
 
 def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
@@ -146,7 +146,7 @@ def named_classes(answer: str, classes: Sequence[str], separator: str) -> list[s
 
     if (one := whole(answer)) is not None:
         return one
-    if unharmed(answer).casefold() in NOTHING:
+    if unharmed(answer).casefold() in NO_LABELS:
         return []
     names: list[str] = []
     for part in split_labels(answer, BETWEEN):

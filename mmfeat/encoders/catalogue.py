@@ -13,7 +13,9 @@ from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import RANDOM, Description
 from mmfeat.encoders.families.sentence_folders import after_pooling
-from mmfeat.encoders.families.text import (
+from mmfeat.encoders.families.text_names import TEXT_MODELS, nearest_text_models
+from mmfeat.encoders.families.torchvision_models import TorchvisionEncoder
+from mmfeat.encoders.families.transformer_text import (
     check_reads_text,
     model_source,
     positions_of,
@@ -21,8 +23,6 @@ from mmfeat.encoders.families.text import (
     stated_positions,
     without_unread,
 )
-from mmfeat.encoders.families.text_names import TEXT_MODELS, nearest_text_models
-from mmfeat.encoders.families.torchvision_models import TorchvisionEncoder
 from mmfeat.encoders.foreign import no_code
 from mmfeat.encoders.model_names import PREFIX, TimmEncoder, image_family, image_models, nearest
 from mmfeat.encoders.weights import hub_folder, read_tensors

@@ -18,7 +18,7 @@ from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.common.files import publish_folder, staging_folder
 from mmfeat.common.json_shapes import ANYTHING, Number, Shape
 from mmfeat.common.labels import class_positions
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.seals import FILES, digest_of, read_record, seal_folder, write_sealed
 from mmfeat.common.verified import damaged_file
 from mmfeat.config.schema import TFIDF
@@ -48,7 +48,7 @@ _REMEDY = "Remove the folder and run: mmfeat finetune"
 
 
 @dataclass(frozen=True)
-class Output:
+class LinearProbe:
     """An encoder's linear output: logits are `embeddings @ weight.T + bias`.
 
     Attributes
@@ -72,7 +72,7 @@ class Output:
         items = ((name, str(a.dtype), a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items()))
         return output_key(tensors_digest(items), self.classes)
 
-    def in_order_of(self, classes: Sequence[str]) -> Output:
+    def in_order_of(self, classes: Sequence[str]) -> LinearProbe:
         """The same output with its rows in the order of `classes`; its key is another.
 
         Raises
@@ -83,7 +83,7 @@ class Output:
         at = class_positions(self.classes, classes)
         if at is None:
             raise ValueError(f"an output of {len(self.classes)} classes, not of these {len(classes)}")
-        return Output(self.weight[at], self.bias[at], tuple(classes))
+        return LinearProbe(self.weight[at], self.bias[at], tuple(classes))
 
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
         """`(N, D)` embeddings to `(N, K)` float32 logits."""
@@ -96,7 +96,7 @@ class LastEpoch:
 
     spec: dict[str, Any]
     epoch: int
-    output: Output
+    output: LinearProbe
     tensors: dict[str, Any]
 
 
@@ -132,7 +132,7 @@ class Checkpoint:
         """The fitted tensors; only where not `frozen`."""
         return self.folder / _ENCODER
 
-    def output(self) -> Output:
+    def output(self) -> LinearProbe:
         """Load the linear output.
 
         Raises
@@ -145,7 +145,7 @@ class Checkpoint:
         try:
             self._check(_OUTPUT)
             tensors = load_file(self.folder / _OUTPUT)
-            output = Output(tensors["weight"], tensors["bias"], self.classes)
+            output = LinearProbe(tensors["weight"], tensors["bias"], self.classes)
             n = len(output.classes)
             if output.weight.ndim != 2 or len(output.weight) != n or output.bias.shape != (n,):
                 raise ValueError("its tensors are not those of its classes")
@@ -208,7 +208,7 @@ class Checkpoint:
         if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
             raise ValueError(why)
 
-    def learned(self) -> Learned:
+    def learned(self) -> Lineage:
         """The rows that it was trained on, and those that chose its epoch.
 
         Raises
@@ -224,7 +224,7 @@ class Checkpoint:
             rows = load_file(file)
             if any(rows[name].ndim != 1 or rows[name].dtype != np.uint64 for name in ("trained", "chosen")):
                 raise ValueError("its rows are no numbers of ids")
-            return Learned(rows["trained"], rows["chosen"])
+            return Lineage(rows["trained"], rows["chosen"])
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             command = f"mmfeat finetune {self.name.rpartition('-')[0]}" + (" --freeze" if self.frozen else "")
             raise EncoderError(
@@ -236,9 +236,9 @@ def save_checkpoint(
     parent: Path,
     name: str,
     record: dict[str, Any],
-    output: Output,
+    output: LinearProbe,
     tensors: dict[str, Any] | None,
-    learned: Learned | None = None,
+    learned: Lineage | None = None,
     last: LastEpoch | None = None,
 ) -> Checkpoint:
     """Write `parent/NAME-<next number>`, whole or not at all.
@@ -249,7 +249,7 @@ def save_checkpoint(
         JSON values: figures, settings, the encoder's spec; format, classes and `frozen` are added here.
     tensors : dict of torch.Tensor, optional
         The fine-tuned encoder; None where it is frozen.
-    learned : Learned, optional
+    learned : Lineage, optional
         The rows that it was fitted on; without them it is not known, and no figure of it can be trusted.
     last : LastEpoch, optional
         A second checkpoint, inside the first.
@@ -265,7 +265,7 @@ def save_checkpoint(
 
 
 def _write(
-    folder: Path, record: dict[str, Any], output: Output, tensors: dict[str, Any] | None, learned: Learned | None
+    folder: Path, record: dict[str, Any], output: LinearProbe, tensors: dict[str, Any] | None, learned: Lineage | None
 ) -> dict[str, Any]:
     """Fill a folder; returns its sealed record."""
     from safetensors.numpy import save_file as save_arrays

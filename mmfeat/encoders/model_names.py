@@ -11,7 +11,7 @@ from typing import Any
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.text import shown
-from mmfeat.encoders.families.image import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder
 from mmfeat.encoders.families.text_names import TEXT_MODELS, TOWERS, hub_name, local_folder, two_towers
 from mmfeat.encoders.families.timm_models import TimmEncoder
 from mmfeat.encoders.families.torchvision_models import PREFIX, TorchvisionEncoder

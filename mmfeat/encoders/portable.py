@@ -16,9 +16,9 @@ from mmfeat.common.files import write_json
 from mmfeat.common.text import counted
 from mmfeat.config.schema import TFIDF, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.families.image import build_image_encoder
-from mmfeat.encoders.families.text import TextEncoder, build_text_encoder, load_tokenizer
+from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.tfidf import TfidfEncoder, TfidfPreparation
+from mmfeat.encoders.families.transformer_text import TextEncoder, build_text_encoder, load_tokenizer
 from mmfeat.encoders.foreign import NeedsCode, brings_code
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
 from mmfeat.encoders.weights import read_state, read_tensors

@@ -127,12 +127,12 @@ def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Chec
 def _pretrained(config: Config, name: str) -> Any:
     table = config.encoder[name]
     if table.modality == "image":
-        from mmfeat.encoders.families.image import build_image_encoder
+        from mmfeat.encoders.families.image_network import build_image_encoder
 
         encoder = build_image_encoder(name, table, config.root, config.file_seed)
         encoder.preparation.decoding = Decoding.of(config)
         return encoder
-    from mmfeat.encoders.families.text import build_text_encoder
+    from mmfeat.encoders.families.transformer_text import build_text_encoder
 
     return build_text_encoder(name, table, config.root, config.file_seed)
 

@@ -1,6 +1,6 @@
 """The heads and self-training as scikit-learn estimators, on arrays, without a project or a store."""
 
 from mmfeat.estimator.classifier import FusionClassifier
-from mmfeat.estimator.selftraining import SelfTrainingFusionClassifier
+from mmfeat.estimator.self_training_classifier import SelfTrainingFusionClassifier
 
 __all__ = ["FusionClassifier", "SelfTrainingFusionClassifier"]

@@ -17,7 +17,7 @@ import numpy as np
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.progress import progress
 from mmfeat.encoders.batches import Batch, Encoded, groups_of, prepared_batches
-from mmfeat.extraction.writer import PartWriter
+from mmfeat.extraction.writer import SegmentWriter
 from mmfeat.store import EncoderFeatures
 
 _WAITING = 0.25  # share of the time from which on decoding is said to be the limit
@@ -208,7 +208,7 @@ def extract_encoder(
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
         session = start()
         result.tuned = session.tuned
-        writer = PartWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
+        writer = SegmentWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
         try:
             with progress(f"{name}: encoding", len(todo)) as bar:
                 _encode(session, todo, read, tokens, writer, result, on_error, bar)
@@ -233,7 +233,7 @@ def _encode(
     todo: np.ndarray,
     read: Callable[[int], Any],
     tokens: int,
-    writer: PartWriter,
+    writer: SegmentWriter,
     result: Extraction,
     on_error: Callable[[int, str], None] | None,
     bar: Any,

@@ -12,12 +12,12 @@ import numpy as np
 from mmfeat.encoders.batches import Batch, Encoded
 from mmfeat.store import EncoderFeatures, UnstorableRow
 
-PART_ROWS = 4096  # rows of a part,
+SEGMENT_ROWS = 4096  # rows of a part,
 PART_BYTES = 1 << 28  # or what weighs this much,
 PART_SECONDS = 60.0  # or what comes in this time
 
 
-class PartWriter:
+class SegmentWriter:
     """Gathers rows and writes them as parts, one at a time, so that at most two parts are in memory.
 
     Parameters
@@ -72,7 +72,7 @@ class PartWriter:
         self._undecodable.update(batch.undecodable)
         self._rows += len(batch.rows) + len(batch.undecodable)
         late = time.monotonic() - self._since > PART_SECONDS
-        if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or late:
+        if self._rows >= SEGMENT_ROWS or self._bytes >= PART_BYTES or late:
             self._flush()
 
     def close(self) -> None:

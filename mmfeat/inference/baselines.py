@@ -11,19 +11,19 @@ import numpy as np
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import EncoderError, MissingFeatures, RunError, StoreError
-from mmfeat.common.lineage import NOTHING
+from mmfeat.common.lineage import NO_LINEAGE
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
 from mmfeat.config.schema import TFIDF, TfidfEncoderConfig
 from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, drawn, knn_logits
 from mmfeat.heads.training.fit_heads import fit_data, fit_head, head_logits
-from mmfeat.inference.decisions import figures_on_val
+from mmfeat.inference.decisions import metrics_on_val
 from mmfeat.inference.logits import encoder_source
-from mmfeat.metrics import commonest_label
-from mmfeat.metrics.metric_rows import FigureLine
-from mmfeat.project.encoding import extract_one
+from mmfeat.metrics import most_frequent_baseline
+from mmfeat.metrics.metric_rows import MetricRow
+from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import in_sample, in_sample_of, learned_by_encoder
+from mmfeat.project.staleness import in_sample, in_sample_of, lineage_of_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
 from mmfeat.store.feature_table import FeatureTable, rows_digest
 
@@ -32,7 +32,7 @@ MOST_ROWS = 50_000  # training rows of a baseline; of more, so many are drawn by
 Kept = dict[str, dict[str, Any]]
 
 
-def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True) -> tuple[list[FigureLine], Kept]:
+def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True) -> tuple[list[MetricRow], Kept]:
     """The commonest label; words; each encoder alone, by its own output, else by a quick linear head; kNN on all of them.
 
     Words are a linear head on TF-IDF, wherever there are captions and none of the encoders is one already.
@@ -58,8 +58,8 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
     val = manifest.rows("val")
     if not len(val):
         return [], {}
-    always = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    lines = [FigureLine.of("commonest label", figures_on_val(project, always))]
+    always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+    lines = [MetricRow.of("commonest label", metrics_on_val(project, always))]
     made: Kept = {}
 
     def add(label: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
@@ -67,12 +67,12 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
         same = kept.get(label, {}).get("settings") == settings
         made[label] = kept[label] if same else {"settings": settings, **make()}
         one = made[label]
-        lines.append(FigureLine.recorded(label, one["val"], one["seconds"], one.get("note", "")))
+        lines.append(MetricRow.recorded(label, one["val"], one["seconds"], one.get("note", "")))
 
     for name in names if alone else ():
         try:
             logits = encoder_source(project, project.identity(name), val).logits
-            lines.append(FigureLine.of(name, figures_on_val(project, logits), note=in_sample(project, name, val)))
+            lines.append(MetricRow.of(name, metrics_on_val(project, logits), note=in_sample(project, name, val)))
         except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
             add(f"{name}, linear head", _linear_settings(project), lambda name=name: _linear(project, name))
     if _has_words(project) and all(config.encoder[name].model != TFIDF for name in names):
@@ -111,7 +111,7 @@ def _fitted(project: Project, table: FeatureTable, name: str, rows: np.ndarray) 
     config = project.config
     data = fit_data(table, [name], torch_device(config.device), rows)
     fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
-    figures = figures_on_val(project, head_logits(fitted.head, data, data.val))
+    figures = metrics_on_val(project, head_logits(fitted.head, data, data.val))
     return {"val": figures.as_dict(), "seconds": fitted.seconds, "note": _part(project, len(data.train))}
 
 
@@ -135,7 +135,7 @@ def _words(project: Project) -> dict[str, Any]:
     project = with_words(project, _WORDS)
     encoder = fitted_words(project, _WORDS)
     identity, rows = identity_of(_WORDS, encoder), _affordable_rows(project)
-    extract_one(project, identity, rows, encoder=encoder)
+    encode_missing(project, identity, rows, encoder=encoder)
     table = project.table_of({_WORDS: (identity.spec, None)}, rows)
     return {**_fitted(project, table, _WORDS, rows), "encoder": identity.spec.key}
 
@@ -148,10 +148,10 @@ def _knn(project: Project, names: list[str]) -> dict[str, Any]:
     table = project.table(names, _labelled(project))
     some = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), sum(table.widths.values()))
     logits = knn_logits(table, names, some, val, device=torch_device(config.device))
-    figures = figures_on_val(project, logits)
-    learned = NOTHING
+    figures = metrics_on_val(project, logits)
+    learned = NO_LINEAGE
     for name in names:
-        learned |= learned_by_encoder(project, project.identity(name), False)
+        learned |= lineage_of_encoder(project, project.identity(name), False)
     note = ", ".join(filter(None, [_part(project, len(some)), in_sample_of(project, learned, val)]))
     return {"val": figures.as_dict(), "seconds": time.perf_counter() - start, "note": note}
 

@@ -14,12 +14,12 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.logits import source
-from mmfeat.metrics.decision_rule import Decision, crossfitted, fitted
-from mmfeat.metrics.metric_rows import Figures, figures_of
+from mmfeat.metrics.decision_rule import DecisionRule, crossfitted, fitted
+from mmfeat.metrics.metric_rows import Metrics, metrics_of
 from mmfeat.project.project import Project
 
 
-def decision_on(project: Project, rows: np.ndarray, logits: np.ndarray) -> Decision:
+def decision_on(project: Project, rows: np.ndarray, logits: np.ndarray) -> DecisionRule:
     """What decides labelled rows by their own logits `(n, K)`, each row by the other folds of them where it is tuned."""
     manifest, config = project.manifest, project.config
     numbers = id_numbers(manifest.ids[rows]) if config.predict.fits else np.zeros(0, np.uint64)
@@ -27,8 +27,8 @@ def decision_on(project: Project, rows: np.ndarray, logits: np.ndarray) -> Decis
 
 
 def _fit(
-    project: Project, fit: Callable[[np.ndarray, np.ndarray], Decision], rows: np.ndarray, logits: np.ndarray
-) -> Decision:
+    project: Project, fit: Callable[[np.ndarray, np.ndarray], DecisionRule], rows: np.ndarray, logits: np.ndarray
+) -> DecisionRule:
     """What `fit` makes of labels and logits, whatever the order of the classes: their thresholds are found one by one."""
     labels, classes = project.manifest.labels[rows], project.manifest.classes
     if not project.config.predict.per_class:
@@ -37,10 +37,10 @@ def _fit(
     return fit(labels[:, at], logits[:, at]).in_order_of(np.argsort(at))
 
 
-def figures_on_val(project: Project, logits: np.ndarray) -> Figures:
+def metrics_on_val(project: Project, logits: np.ndarray) -> Metrics:
     """Figures of logits `(n_val, K)` of the val rows of today; what is tuned is cross-fitted."""
     rows = project.manifest.rows("val")
-    return figures_of(project.manifest.labels[rows], logits, decision_on(project, rows, logits))
+    return metrics_of(project.manifest.labels[rows], logits, decision_on(project, rows, logits))
 
 
 def needed_val(project: Project, what: str) -> np.ndarray:
@@ -57,7 +57,7 @@ def needed_val(project: Project, what: str) -> np.ndarray:
     return rows
 
 
-def shipped_decision(project: Project, name: str) -> Decision:
+def shipped_decision(project: Project, name: str) -> DecisionRule:
     """What a run or an encoder decides rows by that are not val: fitted on all of val where it is tuned.
 
     Raises
@@ -75,12 +75,12 @@ def shipped_decision(project: Project, name: str) -> Decision:
     return _fit(project, lambda *of: fitted(config.predict, config.metric, *of), rows, logits)
 
 
-def decision_for(project: Project, name: str, rows: np.ndarray, shipped: Decision | None = None) -> Decision:
+def decision_for(project: Project, name: str, rows: np.ndarray, shipped: DecisionRule | None = None) -> DecisionRule:
     """What decides some rows of the project by a run or an encoder, in their order; raises as `shipped_decision`.
 
     Parameters
     ----------
-    shipped : Decision, optional
+    shipped : DecisionRule, optional
         What `shipped_decision` gave, where it is known.
     """
     shipped = shipped_decision(project, name) if shipped is None else shipped

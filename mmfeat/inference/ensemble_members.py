@@ -15,8 +15,8 @@ from mmfeat.project.staleness import (
     again,
     find_run,
     is_current,
-    learned_by,
-    learned_by_encoder,
+    lineage_of,
+    lineage_of_encoder,
     of_other_classes,
     stale_because,
     state_of,
@@ -69,7 +69,7 @@ def all_candidates(project: Project) -> list[str]:
     for name in project.config.encoder:
         identity = project.identity(name)
         usable = identity.output_key is not None and not of_other_classes(project, identity)
-        if usable and not trained_on_val(project, learned_by_encoder(project, identity, True)):
+        if usable and not trained_on_val(project, lineage_of_encoder(project, identity, True)):
             names.append(name)
     runs = [r.name for r in all_runs(project.runs) if r.kind != "ensemble" and state_of(project, r) == "current"]
     if not names + runs:
@@ -114,7 +114,7 @@ def rows_to_fit_on(project: Project, names: list[str]) -> np.ndarray:
     rows = np.concatenate([manifest.rows("val"), manifest.rows("train")])
     seen = np.zeros(len(rows), bool)
     for name in names:
-        seen |= learned_by(project, name).among(manifest.ids[rows])[0]
+        seen |= lineage_of(project, name).among(manifest.ids[rows])[0]
     if seen.all():
         raise DataError(
             "no labelled row that all members are out of sample on, so that no weights can be fitted. Set [split] val in "

@@ -15,7 +15,7 @@ from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import shown
 from mmfeat.config.schema import OTHER
-from mmfeat.encoders.checkpoint import Output
+from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.head import Head, log_odds
 from mmfeat.heads.training.fit_heads import FitData, heads_logits
@@ -91,7 +91,7 @@ def _output_source(project: Project, table: FeatureTable, name: str, rows: np.nd
     return Source(name, fill_unknown(np.asarray(table.logits[name][rows]), known, prior), known)
 
 
-def computed_source(project: Project, table: FeatureTable, name: str, output: Output, rows: np.ndarray) -> Source:
+def computed_source(project: Project, table: FeatureTable, name: str, output: LinearProbe, rows: np.ndarray) -> Source:
     """Logits of rows by an output that the store has none of: computed from the cached embeddings."""
     known = table.present[name][rows]
     logits = output.in_order_of(project.manifest.classes).logits(np.asarray(table.embeddings[name][rows]))
@@ -177,7 +177,7 @@ def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
     return spec if spec.key == key else None
 
 
-def own_opinions(project: Project, run: Run, rows: np.ndarray) -> dict[str, Source]:
+def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[str, Source]:
     """What each encoder of a run says of rows by an output of its own; those that have none, or lack features, are left out.
 
     The output is that which the run reads, else the encoder's of today, where that gives the same embeddings still.

@@ -11,11 +11,11 @@ import torch
 from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.labels import class_positions
 from mmfeat.encoders.resolve import Identity
-from mmfeat.inference.decisions import figures_on_val, same_rule
+from mmfeat.inference.decisions import metrics_on_val, same_rule
 from mmfeat.inference.logits import source, training_prior
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
-from mmfeat.runs.composition import Composition, OutputPart, Part, Tree, head_part
+from mmfeat.runs.composition import Composition, Part, ProbePart, Tree, head_part
 from mmfeat.runs.run import Run
 from mmfeat.runs.run_record import in_order
 
@@ -82,7 +82,7 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
 
 
 @torch.no_grad()
-def _output(project: Project, name: str) -> OutputPart:
+def _output(project: Project, name: str) -> ProbePart:
     """An encoder's linear output, in the order of the manifest's classes."""
     identity = project.identity(name)
     output = project.output(identity)
@@ -90,18 +90,18 @@ def _output(project: Project, name: str) -> OutputPart:
         why = "gives no logits yet" if output is None else "has an output of other classes than the manifest"
         raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
     output = output.in_order_of(project.manifest.classes)
-    part = OutputPart(name, identity.width, len(output.classes))
+    part = ProbePart(name, identity.width, len(output.classes))
     part.linear.weight.copy_(torch.from_numpy(output.weight))
     part.linear.bias.copy_(torch.from_numpy(output.bias))
     part.prior.copy_(torch.from_numpy(training_prior(project)))
     return part.eval()
 
 
-def _figures_of_today(project: Project, name: str) -> dict[str, Any] | None:
+def _current_metrics(project: Project, name: str) -> dict[str, Any] | None:
     """Figures on val by the decisions of today, where there are such rows and features of them."""
     val = project.manifest.rows("val")
     try:
-        return figures_on_val(project, source(project, name, val).logits).as_dict() if len(val) else None
+        return metrics_on_val(project, source(project, name, val).logits).as_dict() if len(val) else None
     except MissingFeatures:
         return None
 
@@ -119,7 +119,7 @@ def about(project: Project, composed: Composed) -> dict[str, Any]:
         record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]
         kind, split, seeds = run.kind, run.record["config"]["split"], run.record["figures"]["val_seeds"]
     if run is None or not same_rule(run.record, config.predict):  # figures of what is written, not of what was
-        figures, seeds = _figures_of_today(project, composed.name) or figures, []
+        figures, seeds = _current_metrics(project, composed.name) or figures, []
     return {
         "name": composed.name,
         "kind": kind,

@@ -16,11 +16,11 @@ from mmfeat.data.images.image_sources import ImageSources, images_beside
 from mmfeat.data.images.missing_images import NO_IMAGE, explained, nothing_found
 from mmfeat.data.tables.readers import about_images_inside, read_rows
 from mmfeat.inference.networks import compose
-from mmfeat.inference.new_samples import Guests
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.inference.new_samples import NewSamples
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
-from mmfeat.project.encoding import extract_one
+from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
@@ -46,7 +46,7 @@ class NewRows:
     columns: dict[str, str] = field(default_factory=dict)
 
 
-def predict_in_project(project: Project, run: str, rows: NewRows, decision: Decision) -> Predictions:
+def predict_in_project(project: Project, run: str, rows: NewRows, decision: DecisionRule) -> Predictions:
     """Predict by a run of today's encoders; what the store lacks is encoded into it.
 
     Raises
@@ -56,10 +56,10 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
     """
     composed = compose(project, run)
     images, errors = _located(rows)
-    guests = Guests(project, rows.ids, images, rows.captions, rows.sources)
+    guests = NewSamples(project, rows.ids, images, rows.captions, rows.sources)
     everything = np.arange(len(rows.ids))
     for identity in composed.identities.values():
-        extraction = extract_one(guests, identity, everything)
+        extraction = encode_missing(guests, identity, everything)
         if identity.spec.modality == "image":
             keys = guests.row_keys("image")
             recorded = guests.store.encoder(identity.spec).errors_of(keys.keys)

@@ -14,7 +14,7 @@ from mmfeat.project.project import Project
 from mmfeat.store import EncoderSpec
 
 
-class Guests(Project):
+class NewSamples(Project):
     """A project's encoders and store over other samples; what the project remembers of its own is left alone.
 
     Parameters

@@ -9,12 +9,12 @@ import numpy as np
 from mmfeat.common.errors import MmfeatError, RunError
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_for
-from mmfeat.inference.decisions import figures_on_val
+from mmfeat.inference.decisions import metrics_on_val
 from mmfeat.inference.logits import encoder_source, run_source
 from mmfeat.metrics import better
-from mmfeat.metrics.metric_rows import Figures
+from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import learned_by_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import lineage_of_encoder, state_of, trained_on_val
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
@@ -26,7 +26,7 @@ class RankedRun:
 
     Attributes
     ----------
-    figures : Figures or None
+    figures : Metrics or None
         On the val rows of today; None where there are none, or they cannot be had: then `state` says why.
     state : str
         `current`, `stale: ...`, `damaged: ...`, or why it is not ranked.
@@ -36,7 +36,7 @@ class RankedRun:
 
     name: str
     made_from: str
-    figures: Figures | None
+    figures: Metrics | None
     size_mb: float | None
     state: str
     run: Run | None
@@ -96,7 +96,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
             if state != "current" and trained_on_val(project, run.learned()):
                 state += ", trained on rows that are val today"
             else:
-                figures = figures_on_val(project, run_source(project, run, val).logits)
+                figures = metrics_on_val(project, run_source(project, run, val).logits)
         except MmfeatError as error:
             state = f"{state}; no figures: {error}" if state != "current" else f"no figures: {error}"
     parts = [m["name"] for m in run.record["members"]] or list(run.encoders)
@@ -109,10 +109,10 @@ def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> Ra
     figures, state = None, "current"
     try:
         source = encoder_source(project, identity, val)
-        if trained_on_val(project, learned_by_encoder(project, identity, True)):
+        if trained_on_val(project, lineage_of_encoder(project, identity, True)):
             state = "not ranked: trained on rows that are val today"
         elif len(val):
-            figures = figures_on_val(project, source.logits)
+            figures = metrics_on_val(project, source.logits)
     except MmfeatError as error:
         state = str(error)
     return RankedRun(identity.name, identity.model, figures, identity.size_mb, state, None)

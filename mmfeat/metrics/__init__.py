@@ -1,9 +1,9 @@
 """Figures, their spread, baselines, and what is fitted for a figure: thresholds, temperature; no torch."""
 
-from mmfeat.metrics.bootstrap import Outcome, bootstrap_figures, bootstrap_mean, paired_bootstrap, paired_difference
+from mmfeat.metrics.bootstrap import Outcome, bootstrap_mean, bootstrap_metrics, paired_bootstrap, paired_difference
 from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature
 from mmfeat.metrics.crossfit import crossfitted, folds_of
-from mmfeat.metrics.most_frequent import commonest_label
+from mmfeat.metrics.most_frequent import most_frequent_baseline
 from mmfeat.metrics.scores import Scores, better, row_losses, samples_f1_rows, scores
 from mmfeat.metrics.thresholds import crossfitted_thresholds, fit_thresholds
 
@@ -11,15 +11,15 @@ __all__ = [
     "Outcome",
     "Scores",
     "better",
-    "bootstrap_figures",
     "bootstrap_mean",
-    "commonest_label",
+    "bootstrap_metrics",
     "crossfitted",
     "crossfitted_thresholds",
     "expected_calibration_error",
     "fit_temperature",
     "fit_thresholds",
     "folds_of",
+    "most_frequent_baseline",
     "paired_bootstrap",
     "paired_difference",
     "row_losses",

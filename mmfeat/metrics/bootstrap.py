@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
     calibrated: np.ndarray
 
 
-FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "label_set_accuracy", "loss")
+METRIC_NAMES = ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "label_set_accuracy", "loss")
 
 
 def paired_bootstrap(
@@ -86,7 +86,7 @@ def paired_bootstrap(
     second: Outcome,
     n: int = RESAMPLES,
     seed: int = 0,
-    names: Sequence[str] = FIGURES,
+    names: Sequence[str] = METRIC_NAMES,
 ) -> dict[str, tuple[float, float, float]]:
     """First minus second in some figures, with the 95 % interval of the difference when rows are drawn anew.
 
@@ -124,8 +124,8 @@ def paired_bootstrap(
     return found
 
 
-def bootstrap_figures(
-    labels: np.ndarray, outcome: Outcome, names: Sequence[str] = FIGURES, n: int = RESAMPLES, seed: int = 0
+def bootstrap_metrics(
+    labels: np.ndarray, outcome: Outcome, names: Sequence[str] = METRIC_NAMES, n: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """The 95 % interval of one model's figures when rows are drawn anew; order and rows as in :func:`paired_bootstrap`.
 

@@ -27,7 +27,7 @@ DECISION: Shape = {
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
+class DecisionRule:
     """What turns logits into probabilities and labels.
 
     Attributes
@@ -45,7 +45,7 @@ class Decision:
     empty: str = "most-probable"
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> Decision:
+    def of(cls, record: dict[str, Any]) -> DecisionRule:
         """From what :meth:`as_dict` gave; a record without a temperature has none.
 
         Raises
@@ -82,12 +82,12 @@ class Decision:
         """Rows where nothing passes."""
         return int((probs <= np.asarray(self.threshold, probs.dtype)).all(1).sum())
 
-    def in_order_of(self, at: np.ndarray) -> Decision:
+    def in_order_of(self, at: np.ndarray) -> DecisionRule:
         """The same for classes in another order: first that of number `at[0]`, and so on."""
         by_class = isinstance(self.threshold, np.ndarray) and self.threshold.shape[-1] == len(at)
         return dataclasses.replace(self, threshold=self.threshold[..., at]) if by_class else self
 
-    def with_rows(self, of: Decision, rows: np.ndarray, n: int) -> Decision:
+    def with_rows(self, of: DecisionRule, rows: np.ndarray, n: int) -> DecisionRule:
         """The same for n rows, but by another decision where `rows[i]` is a row number of that one and not -1."""
 
         def placed(all_alike: Any, by_row: Any) -> np.ndarray:
@@ -103,9 +103,9 @@ class Decision:
         return dataclasses.replace(self, temperature=temperature, threshold=threshold)
 
 
-def fitted(rule: PredictConfig, metric: str, labels: np.ndarray, logits: np.ndarray) -> Decision:
+def fitted(rule: PredictConfig, metric: str, labels: np.ndarray, logits: np.ndarray) -> DecisionRule:
     """What is shipped: fitted on all of some labelled rows; where nothing is tuned they are not read."""
-    decision = Decision(1.0, rule.untuned, rule.empty)
+    decision = DecisionRule(1.0, rule.untuned, rule.empty)
     if rule.calibration == "temperature":
         decision = dataclasses.replace(decision, temperature=fit_temperature(labels, logits))
     if rule.tuned:
@@ -116,7 +116,7 @@ def fitted(rule: PredictConfig, metric: str, labels: np.ndarray, logits: np.ndar
 
 def crossfitted(
     rule: PredictConfig, metric: str, labels: np.ndarray, logits: np.ndarray, numbers: np.ndarray
-) -> Decision:
+) -> DecisionRule:
     """Each row's decision fitted on the other folds of the same rows, so that its figures are out of sample.
 
     Parameters
@@ -133,4 +133,4 @@ def crossfitted(
 
     by_row = cross(fit, labels, logits, numbers)  # (N, 2) or (N, 1 + K)
     temperature = by_row[:, :1] if rule.calibration == "temperature" else 1.0
-    return Decision(temperature, by_row[:, 1:] if rule.tuned else rule.untuned, rule.empty)
+    return DecisionRule(temperature, by_row[:, 1:] if rule.tuned else rule.untuned, rule.empty)

@@ -20,14 +20,14 @@ from mmfeat.metrics import (
     samples_f1_rows,
     scores,
 )
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.fast_metric import metric_values
 
 _SHOWN = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """Scores and the 95 % bootstrap interval of samples-F1 over rows.
 
     Attributes
@@ -54,7 +54,7 @@ class Figures:
         return {**self.scores.as_dict(), "samples_f1_interval": [self.low, self.high], "ece": self.ece}
 
 
-def figures_of(labels: np.ndarray, logits: np.ndarray, decision: Decision) -> Figures:
+def metrics_of(labels: np.ndarray, logits: np.ndarray, decision: DecisionRule) -> Metrics:
     """Score logits `(n, K)` against labels `(n, K)` int8 by what turns them into labels.
 
     The loss and the calibration error are those of calibrated probabilities; average precision reads the logits
@@ -69,10 +69,10 @@ def figures_of(labels: np.ndarray, logits: np.ndarray, decision: Decision) -> Fi
         found = dataclasses.replace(found, loss=loss)
     rows_f1 = samples_f1_rows(labels, decided)
     low, high = bootstrap_mean(rows_f1)
-    return Figures(found, low, high, rows_f1, expected_calibration_error(labels, probs))
+    return Metrics(found, low, high, rows_f1, expected_calibration_error(labels, probs))
 
 
-def outcome_of(logits: np.ndarray, decision: Decision) -> Outcome:
+def outcome_of(logits: np.ndarray, decision: DecisionRule) -> Outcome:
     """What a paired bootstrap compares: logits `(n, K)` and what they decide."""
     return Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
 
@@ -88,7 +88,7 @@ def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarr
 
 
 @dataclass(frozen=True)
-class FigureLine:
+class MetricRow:
     """One line of a table of figures.
 
     Attributes
@@ -113,12 +113,12 @@ class FigureLine:
     note: str = ""
 
     @classmethod
-    def of(cls, label: str, figures: Figures, seconds: float | None = None, note: str = "") -> FigureLine:
+    def of(cls, label: str, figures: Metrics, seconds: float | None = None, note: str = "") -> MetricRow:
         """The line of one model's figures."""
         return cls.recorded(label, figures.as_dict(), seconds, note)
 
     @classmethod
-    def recorded(cls, label: str, figures: dict[str, Any], seconds: float | None = None, note: str = "") -> FigureLine:
+    def recorded(cls, label: str, figures: dict[str, Any], seconds: float | None = None, note: str = "") -> MetricRow:
         """The line of figures as JSON holds them."""
         low, high = figures["samples_f1_interval"]
         return cls(
@@ -133,7 +133,7 @@ class FigureLine:
     @classmethod
     def over_seeds(
         cls, label: str, seeds: list[dict[str, Any]], seconds: float | None = None, note: str = ""
-    ) -> FigureLine:
+    ) -> MetricRow:
         """The mean over single seeds, with their standard deviation."""
         mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in _SHOWN}
         spread = float(np.std([seed["samples_f1"] for seed in seeds], ddof=1)) if len(seeds) > 1 else 0.0

@@ -9,7 +9,7 @@ from mmfeat.common.labels import positive_cells
 _SURE = 10.0  # a probability of 0.99995, or 0.00005: on the same side of any sensible threshold
 
 
-def commonest_label(train_labels: np.ndarray, n_rows: int) -> np.ndarray:
+def most_frequent_baseline(train_labels: np.ndarray, n_rows: int) -> np.ndarray:
     """Logits `(n_rows, K)` float32 that always say the commonest class of the training labels, and only that.
 
     Of equally common classes the first is taken. Their order and their decisions mean something, their loss does not.

@@ -93,7 +93,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
         chosen=counted(run["n_chosen"], "other row"),
         transductive=transductive if run["transductive"] else "",
         **run["split"],
-        figures=_figures(record),
+        figures=_metrics(record),
     )
 
 
@@ -114,7 +114,7 @@ def _made_of(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _figures(record: dict[str, Any]) -> str:
+def _metrics(record: dict[str, Any]) -> str:
     figures, seeds = record["run"]["figures"], record["run"]["figures_of_seeds"]
     if not figures:
         return "None: there were no validation rows."

@@ -31,7 +31,9 @@ def head_outputs(
 ) -> HeadOutputs:
     """What a composition makes of its inputs, on the CPU: those that `Composition.forward` takes."""
     logits, known = composition(inputs, present)
-    opinions = {name: composition.opinion(name, inputs, present).cpu().numpy() for name in composition.widths}
+    opinions = {
+        name: composition.unimodal_prediction(name, inputs, present).cpu().numpy() for name in composition.widths
+    }
     return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), opinions)
 
 

@@ -66,7 +66,11 @@ class HeadsGraph(nn.Module):
         present = dict(zip(self.names, tensors[n:], strict=True))
         logits, known = self.composition(inputs, present)
         # copies, since one tensor cannot have the names of two outputs, or of an input and an output
-        return logits, known.clone(), *(self.composition.opinion(name, inputs, present).clone() for name in self.names)
+        return (
+            logits,
+            known.clone(),
+            *(self.composition.unimodal_prediction(name, inputs, present).clone() for name in self.names),
+        )
 
 
 def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from mmfeat.common.labels import label_names, sigmoid
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 
 
 class HeadOutputs(NamedTuple):
@@ -87,7 +87,7 @@ class Predictions(Sequence[Prediction]):
         classes: Sequence[str],
         outputs: HeadOutputs,
         present: dict[str, np.ndarray],
-        decision: Decision,
+        decision: DecisionRule,
         errors: dict[int, str] | None = None,
     ) -> Predictions:
         """From logits to labels; what an encoder says alone is as its logits have it, not calibrated."""

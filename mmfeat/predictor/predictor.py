@@ -25,7 +25,7 @@ from mmfeat.encoders.batches import (
 )
 from mmfeat.encoders.image_decoding import loaded
 from mmfeat.heads.head import tokens_of
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
@@ -52,13 +52,13 @@ class Predictor:
         The K class names.
     modalities : dict of str to str
         Encoder to `image` or `text`.
-    decision : Decision
+    decision : DecisionRule
         The temperature, the threshold or thresholds, and the rule for empty rows that the run was exported with.
     """
 
     def __init__(self, engine: Any, record: dict[str, Any]) -> None:
         self.engine, self.record = engine, record
-        self.classes, self.decision = tuple(record["classes"]), Decision.of(record["predict"])
+        self.classes, self.decision = tuple(record["classes"]), DecisionRule.of(record["predict"])
         self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}
 
     @classmethod

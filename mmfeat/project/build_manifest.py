@@ -23,7 +23,7 @@ from mmfeat.report.data_summary import about_corrections
 MANIFEST = "manifest.parquet"
 
 
-def make_manifest(
+def build_manifest(
     config: Config, data: Source, row_keys: RowKeys, before: Manifest | None
 ) -> tuple[Manifest, list[str]]:
     """The manifest of a source, and lines about its corrections and splits.

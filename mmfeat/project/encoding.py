@@ -20,7 +20,7 @@ from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.store import UnstorableRow
-from mmfeat.store.merge import merge_parts
+from mmfeat.store.merge import merge_segments
 
 TUNED_ON = 64  # samples
 
@@ -49,7 +49,7 @@ class ExtractResult:
 
 
 @dataclass(frozen=True)
-class Options:
+class ExtractionOptions:
     """How an extraction goes about it; nothing here changes an embedding.
 
     Attributes
@@ -71,7 +71,10 @@ class Options:
 
 
 def extract(
-    project: Project, names: list[str] | None = None, rows: np.ndarray | None = None, options: Options | None = None
+    project: Project,
+    names: list[str] | None = None,
+    rows: np.ndarray | None = None,
+    options: ExtractionOptions | None = None,
 ) -> ExtractResult:
     """Bring the embeddings and logits of encoders into the store.
 
@@ -91,16 +94,16 @@ def extract(
     DataError
         A sample cannot be read or decoded, and `stop_on_error` is asked for.
     """
-    options = options or Options()
+    options = options or ExtractionOptions()
     if options.rehash:
         project.rehash()
     results, identities, logits, reasons = [], {}, {}, {}
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
-        results.append(extract_one(project, identity, rows, options))
+        results.append(encode_missing(project, identity, rows, options))
         logits[name] = complete_logits(project, identity)
         reasons[name] = _reasons(project, identity, results[-1])
-        merge_parts(project.store.encoder(identity.spec))
+        merge_segments(project.store.encoder(identity.spec))
     return ExtractResult(
         results,
         identities,
@@ -112,15 +115,15 @@ def extract(
     )
 
 
-def extract_one(
+def encode_missing(
     project: Project,
     identity: Identity,
     rows: np.ndarray | None = None,
-    options: Options | None = None,
+    options: ExtractionOptions | None = None,
     encoder: Any = None,
 ) -> Extraction:
     """Encode one encoder's missing rows; `encoder` is it, where it has been built already."""
-    options = options or Options()
+    options = options or ExtractionOptions()
     name, modality = identity.name, identity.spec.modality
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
     present = row_keys.present
@@ -144,7 +147,7 @@ def extract_one(
     try:
         result = extract_encoder(
             features,
-            lambda: session_of(project, identity, read, options, encoder),
+            lambda: open_session(project, identity, read, options, encoder),
             row_keys.keys,
             present,
             read,
@@ -163,8 +166,8 @@ def extract_one(
     return result
 
 
-def session_of(
-    project: Project, identity: Identity, read: Callable[[int], Any], options: Options, encoder: Any = None
+def open_session(
+    project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, encoder: Any = None
 ) -> Session:
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
     from mmfeat.common.devices import provenance, torch_device

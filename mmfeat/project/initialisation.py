@@ -40,7 +40,7 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, about_images_inside, read_classes, read_source
-from mmfeat.project.build_manifest import MANIFEST, make_manifest
+from mmfeat.project.build_manifest import MANIFEST, build_manifest
 from mmfeat.project.changes import follows
 from mmfeat.project.template import filled_template
 from mmfeat.report.data_summary import about_changes, about_copies, about_one_class, summary
@@ -153,7 +153,7 @@ def init(
         config = _resolved(config, data)
     sources, row_keys, warnings = _images(folder, config, data)
     stamp, before = _stamp(folder), _there(folder)
-    manifest, lines = make_manifest(config, data, row_keys, before)
+    manifest, lines = build_manifest(config, data, row_keys, before)
     config = with_rule_for(config, len(manifest.classes))
     change = difference(before, manifest) if before is not None else None
     lines += about_changes(change) if change else []

@@ -27,7 +27,7 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
 from mmfeat.data.seen import load_seen, note_seen
 from mmfeat.encoders.batches import UnreadSample
-from mmfeat.encoders.checkpoint import Checkpoint, Output
+from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe
 from mmfeat.encoders.families.imported import identify_imported, incomplete
 from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
 from mmfeat.store import FeatureStore
@@ -269,7 +269,7 @@ class Project:
         """The checkpoint that an encoder uses."""
         return checkpoint_of(self.config, identity, self.checkpoints)
 
-    def output(self, identity: Identity) -> Output | None:
+    def output(self, identity: Identity) -> LinearProbe | None:
         """The linear output of an encoder's checkpoint."""
         checkpoint = self.checkpoint(identity)
         return checkpoint.output() if checkpoint else None

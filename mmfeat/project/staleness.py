@@ -8,7 +8,7 @@ import numpy as np
 
 from mmfeat.common.errors import RunError
 from mmfeat.common.labels import class_positions
-from mmfeat.common.lineage import NOTHING, Learned
+from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.text import counted
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
@@ -89,22 +89,22 @@ def of_other_classes(project: Project, identity: Identity) -> bool:
     return checkpoint is not None and of_other_names(project, checkpoint.classes)
 
 
-def learned_by_encoder(project: Project, identity: Identity, uses_logits: bool) -> Learned:
+def lineage_of_encoder(project: Project, identity: Identity, uses_logits: bool) -> Lineage:
     """The rows that an encoder learned from; its embeddings are innocent where they have seen no label, its logits are not."""
     checkpoint = project.checkpoint(identity)
     if checkpoint is None or (checkpoint.label_free and not uses_logits):
-        return NOTHING
+        return NO_LINEAGE
     return checkpoint.learned()
 
 
-def learned_by(project: Project, name: str) -> Learned:
+def lineage_of(project: Project, name: str) -> Lineage:
     """The rows that an encoder's own output, or a run with all that it is made of, learned from."""
     if name in project.config.encoder:
-        return learned_by_encoder(project, project.identity(name), True)
+        return lineage_of_encoder(project, project.identity(name), True)
     return find_run(project, name).learned()
 
 
-def trained_on_val(project: Project, learned: Learned) -> bool:
+def trained_on_val(project: Project, learned: Lineage) -> bool:
     """Whether something was trained on a row that is val today."""
     manifest = project.manifest
     return bool(learned.among(manifest.ids[manifest.rows("val")])[0].any())
@@ -112,10 +112,10 @@ def trained_on_val(project: Project, learned: Learned) -> bool:
 
 def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
     """`in-sample for 5 of 20 rows`, where an encoder or a run was trained on some of the rows."""
-    return in_sample_of(project, learned_by(project, name), rows)
+    return in_sample_of(project, lineage_of(project, name), rows)
 
 
-def in_sample_of(project: Project, learned: Learned, rows: np.ndarray) -> str:
+def in_sample_of(project: Project, learned: Lineage, rows: np.ndarray) -> str:
     """The same of what something learned from."""
     n = int(learned.among(project.manifest.ids[rows])[0].sum())
     return f"in-sample for {n:,} of {counted(len(rows), 'row')}" if n else ""

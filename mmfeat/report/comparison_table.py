@@ -9,17 +9,17 @@ from typing import Any
 
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.text import shown
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.plots import plot_comparison
-from mmfeat.report.text_tables import figure_name, left_out, table
+from mmfeat.report.text_tables import left_out, metric_title, table
 from mmfeat.runs.comparison import Compared
 
 PLOT = "comparison.png"
 _COMMONEST = "commonest label"  # its loss means nothing
 
 
-def comparison_table(title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], metric: str) -> str:
+def comparison_table(title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], metric: str) -> str:
     """All models on the same rows, which `title` names; what is known of the difference to the best stands last."""
     head, rows = _cells(title, lines, baselines, metric)
     return table(head, [[shown(row[0]), *row[1:]] for row in rows])
@@ -37,7 +37,7 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int, metric: str) -> st
                 f"samples-F1: {what}± half the 95 % bootstrap interval.{seed} No figure is of rows that were trained on, "
                 "unless a line says so.",
                 "Sets right: rows whose whole label set is; per class: accuracy of single labels. The best is that in "
-                f"{figure_name(metric)}; a line that says nothing of chance is behind it there by more than chance.",
+                f"{metric_title(metric)}; a line that says nothing of chance is behind it there by more than chance.",
                 "Seconds to train and µs to predict a row from cached embeddings: one seed's heads. MB: with the encoders, "
                 "and the heads of all seeds alone.",
                 "These rows also chose the epochs, and the best is the best of many on them: a figure to publish is of test "
@@ -49,7 +49,7 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int, metric: str) -> st
 
 
 def _cells(
-    title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], metric: str
+    title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], metric: str
 ) -> tuple[list[str], list[list[str]]]:
     several, micro = any(line.spread is not None for line in lines), metric == "micro-f1"
     head = [title, "samples-F1", *(["one seed"] if several else []), *(["micro-F1"] if micro else [])]
@@ -85,7 +85,7 @@ def write_comparison(
     folder: Path,
     title: str,
     lines: Sequence[Compared],
-    baselines: Sequence[FigureLine],
+    baselines: Sequence[MetricRow],
     classes: Sequence[str],
     metric: str,
 ) -> tuple[list[Path], bool]:
@@ -130,7 +130,7 @@ def _says_else(file: Path, text: str) -> bool:
     return not file.is_file() or file.read_bytes() != text.encode()
 
 
-def models_csv(lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> str:
+def models_csv(lines: Sequence[Compared], baselines: Sequence[MetricRow]) -> str:
     """One row for each model; a figure that is not known is blank.
 
     Columns `f1_low` to `f1_high` are the 95 % bootstrap interval of samples-F1, `difference` and its interval are from
@@ -199,7 +199,7 @@ def rounded(row: Iterable[Any]) -> list[Any]:
 
 
 def markdown(
-    title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine], classes: Sequence[str], metric: str
+    title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], classes: Sequence[str], metric: str
 ) -> str:
     """A page with both tables and the plot beside it, `comparison.png`."""
     head, rows = _cells(title, lines, baselines, metric)

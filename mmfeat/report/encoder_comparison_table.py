@@ -9,17 +9,17 @@ from typing import Any
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.progress import clock
 from mmfeat.common.text import shown
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.comparison_table import escaped, markdown_table, number, rounded, write_files
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.plots import plot_encoders
-from mmfeat.report.text_tables import figure_name, left_out, table
+from mmfeat.report.text_tables import left_out, metric_title, table
 from mmfeat.runs.encoder_comparison import EncoderLine, bests
 
 CLASSES_SHOWN = 40  # in a terminal
 
 
-def encoder_table(title: str, lines: Sequence[EncoderLine], baseline: FigureLine, metric: str) -> str:
+def encoder_table(title: str, lines: Sequence[EncoderLine], baseline: MetricRow, metric: str) -> str:
     """The paper's Table 1, modality by modality; `title` names the rows that the figures are of."""
     head, rows = _cells(title, lines, baseline, metric)
     return table(head, [[shown(row[0]), *row[1:]] for row in rows])
@@ -62,7 +62,7 @@ def about_encoders(lines: Sequence[EncoderLine], n_seeds: int, metric: str) -> s
                 f"± is half the 95 % bootstrap interval over rows.{seeds} No row was trained on, but these rows chose the epochs "
                 "and the best is the best of several: it looks better than it is.",
                 f"Time: {took}, on {shown(devices)}. A second: samples read, prepared and encoded there. MB: in float32, with "
-                f"the output. The best is that in {figure_name(metric)}, in its modality.",
+                f"the output. The best is that in {metric_title(metric)}, in its modality.",
                 left_out(lines[0].compared.figures.scores.n_classes_left_out),
             ],
         )
@@ -75,7 +75,7 @@ def best_lines(lines: Sequence[EncoderLine], metric: str) -> list[str]:
     for modality, best in bests(lines).items():
         others = [line for line in lines if line.record.modality == modality and line is not best]
         close = [shown(line.record.label) for line in others if line.compared.verdict]
-        value = f"{figure_name(metric)} {best.value(metric):.{4 if metric == 'loss' else 3}f}"
+        value = f"{metric_title(metric)} {best.value(metric):.{4 if metric == 'loss' else 3}f}"
         text = f"Best of {modality}: {shown(best.record.label)}, {value}"
         if others:
             text += f"; no more than chance from it: {', '.join(close) or 'none of the others'}"
@@ -84,7 +84,7 @@ def best_lines(lines: Sequence[EncoderLine], metric: str) -> list[str]:
 
 
 def _cells(
-    title: str, lines: Sequence[EncoderLine], baseline: FigureLine, metric: str
+    title: str, lines: Sequence[EncoderLine], baseline: MetricRow, metric: str
 ) -> tuple[list[str], list[list[str]]]:
     n_seeds, micro = len(lines[0].compared.seeds), metric == "micro-f1"
     modalities = list(dict.fromkeys(line.record.modality for line in lines))
@@ -144,7 +144,7 @@ def write_encoder_comparison(
     folder: Path,
     title: str,
     lines: Sequence[EncoderLine],
-    baseline: FigureLine,
+    baseline: MetricRow,
     classes: Sequence[str],
     metric: str,
 ) -> tuple[list[Path], bool]:
@@ -207,9 +207,7 @@ def classes_csv(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
     return csv_text(head, rows, quoted=True)
 
 
-def markdown(
-    title: str, lines: Sequence[EncoderLine], baseline: FigureLine, classes: Sequence[str], metric: str
-) -> str:
+def markdown(title: str, lines: Sequence[EncoderLine], baseline: MetricRow, classes: Sequence[str], metric: str) -> str:
     """A page with all tables and the plot beside it, `comparison.png`."""
     head, rows = _cells(title, lines, baseline, metric)
     how = "frozen" if lines[0].record.frozen else "fine-tuned"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmfeat.metrics.metric_rows import Figures
+from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.report.text_tables import chance, shown, table
 
 _COLUMNS = {
@@ -18,7 +18,7 @@ Difference = tuple[float, float, float]
 
 
 def evaluation_table(
-    figures: dict[str, Figures], differences: dict[str, dict[str, Difference]], title: str, metric: str
+    figures: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, metric: str
 ) -> str:
     """A line of figures for each name; then for each further one the difference of the first from it, and a verdict.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfeat.common.files import atomic_path
 from mmfeat.common.text import shown
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.runs.comparison import Compared
 from mmfeat.runs.encoder_comparison import EncoderLine
 
@@ -20,7 +20,7 @@ _LOOKS = {
 }
 
 
-def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines: Sequence[FigureLine]) -> None:
+def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow]) -> None:
     """samples-F1 of each model with its interval, one below the other in the order of the table.
 
     A baseline that is far below all models is only named, so that these can be told apart.

@@ -8,9 +8,9 @@ from typing import Any
 
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.files import write_atomic
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.plots import plot_rounds
-from mmfeat.report.text_tables import figure_cells, figure_head, table
+from mmfeat.report.text_tables import metric_cells, metric_header, table
 
 _COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
 _FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
@@ -39,9 +39,9 @@ def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:
         cells = ["-" if first else f"{one['n_pseudo']:,}", "-" if first else f"{sum(one['n_yes']):,}"]
         cells += ["-" if one.get("changed") is None else f"{one['changed']:,}"]
         cells += ["-" if one.get("agreement") is None else f"{one['agreement']:.3f}"]
-        figures = figure_cells(FigureLine.recorded("", one["figures"]), metric)
+        figures = metric_cells(MetricRow.recorded("", one["figures"]), metric)
         rows.append([one["number"], *cells, *figures, verdict(one)])
-    head = ("round", "rows", "yes", "changed", "agreement", *figure_head(metric))
+    head = ("round", "rows", "yes", "changed", "agreement", *metric_header(metric))
     return table(head, rows)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.progress import clock
 from mmfeat.common.text import shown
-from mmfeat.report.text_tables import figure_name, table
-from mmfeat.runs.sweep_effects import FIGURES, Effect, SweptCell, lowest_loss
+from mmfeat.report.text_tables import metric_title, table
+from mmfeat.runs.sweep_effects import METRIC_NAMES, Effect, SweptCell, lowest_loss
 
 _ALWAYS = ("macro_f1", "map")  # beside the project's metric
 
@@ -18,7 +18,7 @@ def sweep_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
     """A line for each cell; `title` names the rows that the figures are of."""
     keys, chosen = _keys(cells), metric.replace("-", "_")
     others = [figure for figure in _ALWAYS if figure != chosen]
-    head = [title, *keys, *(figure_name(figure) for figure in (chosen, *others)), "epoch", "seconds"]
+    head = [title, *keys, *(metric_title(figure) for figure in (chosen, *others)), "epoch", "seconds"]
     rows = []
     for cell in cells:
         line = [cell.head, *(_value(cell.values.get(key, "-")) for key in keys)]
@@ -35,23 +35,23 @@ def finetune_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
     """A line for each cell of fine-tunings, numbered; the figures of training rows are in-sample, and say so."""
     keys, chosen, lowest = _keys(cells), metric.replace("-", "_"), lowest_loss(cells)
     others = [figure for figure in ("samples_f1", "macro_f1", "loss") if figure != chosen]
-    head = [title, *keys, "time", *(figure_name(figure) for figure in (chosen, *others))]
-    head += [f"in-sample {figure_name(figure)}" for figure in ("samples_f1", "loss")] + ["epoch"]
+    head = [title, *keys, "time", *(metric_title(figure) for figure in (chosen, *others))]
+    head += [f"in-sample {metric_title(figure)}" for figure in ("samples_f1", "loss")] + ["epoch"]
     rows = []
     for number, cell in enumerate(cells, 1):
         line = [str(number), *(_value(cell.values.get(key, "-")) for key in keys)]
         if cell.error:
             rows.append([*line, *["-"] * (len(head) - len(line)), shown(cell.error, 160)])
             continue
-        spread = f" ± {_figure(chosen, cell.deviation(metric))}" if len(cell.heads) > 1 else ""
-        line += [clock(cell.mean("seconds")), f"{_figure(chosen, cell.mean(chosen))}{spread}"]
-        line += [_figure(figure, cell.mean(figure)) for figure in others]
-        line += [_figure(figure, cell.mean(f"train_{figure}")) for figure in ("samples_f1", "loss")]
+        spread = f" ± {_metric(chosen, cell.deviation(metric))}" if len(cell.heads) > 1 else ""
+        line += [clock(cell.mean("seconds")), f"{_metric(chosen, cell.mean(chosen))}{spread}"]
+        line += [_metric(figure, cell.mean(figure)) for figure in others]
+        line += [_metric(figure, cell.mean(f"train_{figure}")) for figure in ("samples_f1", "loss")]
         rows.append([*line, f"{cell.mean('best_epoch'):.0f}", "lowest loss" if cell is lowest else ""])
     return table(head, rows)
 
 
-def _figure(name: str, value: float) -> str:
+def _metric(name: str, value: float) -> str:
     return f"{value:.{4 if name == 'loss' else 3}f}"
 
 
@@ -61,7 +61,7 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
         [effect.key, f"{effect.share:.0%}", ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)]
         for effect in effects
     ]
-    return table(["setting", "explains", f"mean {figure_name(metric)} by value"], rows, left=3)
+    return table(["setting", "explains", f"mean {metric_title(metric)} by value"], rows, left=3)
 
 
 def sweep_csv(cells: Sequence[SweptCell], metric: str, first: str = "head", more: Sequence[str] = ()) -> str:
@@ -76,11 +76,11 @@ def sweep_csv(cells: Sequence[SweptCell], metric: str, first: str = "head", more
     """
     keys, rows = _keys(cells), []
     last = ("best_epoch", "seconds", *more)
-    header = [first, *keys, *FIGURES, f"deviation_of_{metric}", *last, "n_seeds", "error"]
+    header = [first, *keys, *METRIC_NAMES, f"deviation_of_{metric}", *last, "n_seeds", "error"]
     for cell in cells:
-        figures = [""] * (len(FIGURES) + 1 + len(last))
+        figures = [""] * (len(METRIC_NAMES) + 1 + len(last))
         if not cell.error:
-            names = (*FIGURES, None, *last)
+            names = (*METRIC_NAMES, None, *last)
             figures = [f"{cell.mean(n) if n else cell.deviation(metric):.6f}" for n in names]
         values = [_value(cell.values.get(key, "")) for key in keys]
         rows.append([cell.head, *values, *figures, len(cell.heads), cell.error])

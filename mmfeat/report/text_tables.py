@@ -10,8 +10,8 @@ import numpy as np
 from mmfeat.common.text import counted, shown
 
 if TYPE_CHECKING:
-    from mmfeat.metrics.decision_rule import Decision
-    from mmfeat.metrics.metric_rows import FigureLine
+    from mmfeat.metrics.decision_rule import DecisionRule
+    from mmfeat.metrics.metric_rows import MetricRow
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
@@ -34,36 +34,36 @@ _FIGURES = {"samples-f1": "samples-F1", "macro-f1": "macro-F1", "map": "mAP"}  #
 _OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project chooses by it
 
 
-def figure_name(metric: str) -> str:
+def metric_title(metric: str) -> str:
     """A metric of mmfeat.toml, or the field of `Scores`, as tables call it: `samples-F1`."""
     return (_FIGURES | _OTHERS)[metric.replace("_", "-")]
 
 
-def figure_head(metric: str = "") -> list[str]:
+def metric_header(metric: str = "") -> list[str]:
     """Titles of the columns of figures: the three that every table has, and the project's metric where it is another."""
     return [*_FIGURES.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]
 
 
-def figure_cells(line: FigureLine, metric: str = "") -> list[str]:
-    """The cells below :func:`figure_head`."""
+def metric_cells(line: MetricRow, metric: str = "") -> list[str]:
+    """The cells below :func:`metric_header`."""
     cells = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", f"{line.macro_f1:.3f}", f"{line.map:.3f}"]
     return [*cells, *([f"{getattr(line, metric.replace('-', '_')):.3f}"] if metric in _OTHERS else [])]
 
 
-def figure_table(title: str, lines: Sequence[FigureLine], metric: str = "") -> str:
+def metric_table(title: str, lines: Sequence[MetricRow], metric: str = "") -> str:
     """Figures of several models on the same rows; `title` names those rows."""
     timed = any(line.seconds is not None for line in lines)
-    head = [title, *figure_head(metric), *(["seconds"] if timed else [])]
+    head = [title, *metric_header(metric), *(["seconds"] if timed else [])]
     rows = []
     for line in lines:
-        cells = [shown(line.label), *figure_cells(line, metric)]
+        cells = [shown(line.label), *metric_cells(line, metric)]
         if timed:
             cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
         rows.append([*cells, line.note])
     return table(head, rows)
 
 
-def about_decision(decision: Decision, fitted: str = "") -> str:
+def about_decision(decision: DecisionRule, fitted: str = "") -> str:
     """Threshold and temperature in a few words, and what they were fitted on, if they were."""
     threshold = decision.threshold
     if isinstance(threshold, np.ndarray):
@@ -75,7 +75,7 @@ def about_decision(decision: Decision, fitted: str = "") -> str:
     return f"{text} ({fitted})" if fitted else text
 
 
-def about_figures(n_left_out: int, rows: str, seeds: bool = False) -> str:
+def about_metrics(n_left_out: int, rows: str, seeds: bool = False) -> str:
     """What to know of the figures above it: what ± is, what the rows were used for, which classes are not counted.
 
     Parameters

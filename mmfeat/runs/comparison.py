@@ -17,8 +17,8 @@ from mmfeat.common.progress import say
 from mmfeat.common.sealed_tensors import read_arrays, write_arrays
 from mmfeat.common.seals import read_record, write_sealed
 from mmfeat.metrics import Outcome, better, paired_bootstrap
-from mmfeat.metrics.decision_rule import Decision
-from mmfeat.metrics.metric_rows import Figures, figures_of, outcome_of
+from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.runs.ensembles import combined
 
 FORMAT = 1
@@ -58,7 +58,7 @@ class Compared:
 
     Attributes
     ----------
-    figures : Figures
+    figures : Metrics
         Of the logits that predict: the mean over seeds, or the first seed's.
     seeds : np.ndarray
         `(S,)` samples-F1 of each seed alone.
@@ -75,7 +75,7 @@ class Compared:
 
     name: str
     label: str
-    figures: Figures
+    figures: Metrics
     seeds: np.ndarray
     part: Part
     size_mb: float | None
@@ -146,7 +146,7 @@ def compared(
     candidates: Sequence[Candidate],
     labels: np.ndarray,
     numbers: np.ndarray,
-    decide: Callable[[np.ndarray], Decision],
+    decide: Callable[[np.ndarray], DecisionRule],
     metric: str,
     predicts: Callable[[np.ndarray], np.ndarray] = mean_over_seeds,
 ) -> list[Compared]:
@@ -164,14 +164,14 @@ def compared(
     order, name = np.argsort(numbers, kind="stable"), metric.replace("-", "_")
     means = [predicts(one.part.logits) for one in candidates]
     decisions = [decide(logits) for logits in means]
-    figures, best = [figures_of(labels, *one) for one in zip(means, decisions, strict=True)], 0
+    figures, best = [metrics_of(labels, *one) for one in zip(means, decisions, strict=True)], 0
     for i, found in enumerate(figures):
         if better(metric, found.scores.value(metric), figures[best].scores.value(metric)):
             best = i
     outcomes = [Outcome(*(array[order] for array in outcome_of(*one))) for one in zip(means, decisions, strict=True)]
     lines = []
     for i, (one, found) in enumerate(zip(candidates, figures, strict=True)):
-        seeds = np.array([figures_of(labels, x, decide(x)).scores.samples_f1 for x in one.part.logits])
+        seeds = np.array([metrics_of(labels, x, decide(x)).scores.samples_f1 for x in one.part.logits])
         difference = None
         if i != best:
             difference = paired_bootstrap(labels[order], outcomes[i], outcomes[best], names=[name])[name]

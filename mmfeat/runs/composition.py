@@ -105,7 +105,7 @@ class HeadPart(nn.Module):
         return logits, torch.stack([present[name] for name in self.widths]).any(0)
 
 
-class OutputPart(nn.Module):
+class ProbePart(nn.Module):
     """An encoder's own linear output; a row without the modality has the training rows' log odds."""
 
     def __init__(self, encoder: str, width: int, n_classes: int) -> None:
@@ -124,7 +124,7 @@ class OutputPart(nn.Module):
         return torch.where(known[:, None], self.linear(inputs[self.encoder]), self.prior), known
 
 
-Part = HeadPart | OutputPart
+Part = HeadPart | ProbePart
 
 
 class Composition(nn.Module):
@@ -132,7 +132,7 @@ class Composition(nn.Module):
 
     Parameters
     ----------
-    parts : dict of str to HeadPart or OutputPart
+    parts : dict of str to HeadPart or ProbePart
         Some of them may be no branch of the tree: they are asked by name.
     tree : str or dict
         A part's name, or an ensemble of trees: what :func:`mmfeat.runs.ensembles.combined` makes of their logits.
@@ -170,10 +170,10 @@ class Composition(nn.Module):
         """
         return self._joined(self.tree, inputs, present, {})
 
-    def opinion(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+    def unimodal_prediction(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Logits `(B, K)` from one encoder alone: by its own output, or else by the whole with all others absent."""
         own = dict(self.parts.items()).get(_module_name(name))
-        if isinstance(own, OutputPart):
+        if isinstance(own, ProbePart):
             return own(inputs, present)[0]
         alone = {n: there if encoder_of(n) == name else torch.zeros_like(there) for n, there in present.items()}
         return self(inputs, alone)[0]
@@ -222,7 +222,7 @@ def build_composition(description: dict[str, Any]) -> Composition:
     n_classes, parts = description["n_classes"], {}
     for name, part in description["parts"].items():
         if part["kind"] == "output":
-            parts[name] = OutputPart(part["encoder"], part["width"], n_classes)
+            parts[name] = ProbePart(part["encoder"], part["width"], n_classes)
         else:
             tokens = {n: ReadTokens(read["number"], tuple(read["shape"])) for n, read in part.get("tokens", {}).items()}
             parts[name] = HeadPart(

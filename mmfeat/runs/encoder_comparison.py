@@ -13,8 +13,8 @@ from mmfeat.common.json_shapes import Choice, Number, Shape
 from mmfeat.common.progress import say
 from mmfeat.common.seals import read_record, write_sealed
 from mmfeat.config.schema import MODALITIES, OTHER
-from mmfeat.metrics import better, bootstrap_figures
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics import better, bootstrap_metrics
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.runs.comparison import Candidate, Compared, Part, compared, first_seed
 
 FORMAT = 1
@@ -137,7 +137,7 @@ def encoder_lines(
     found: Sequence[tuple[EncoderRecord, Part]],
     labels: np.ndarray,
     numbers: np.ndarray,
-    decide: Callable[[np.ndarray], Decision],
+    decide: Callable[[np.ndarray], DecisionRule],
     metric: str,
 ) -> list[EncoderLine]:
     """Lines by modality, in each the best first; arguments as for :func:`mmfeat.runs.comparison.compared`."""
@@ -146,7 +146,7 @@ def encoder_lines(
         group = sorted((pair for pair in found if pair[0].modality == modality), key=lambda pair: pair[0].label)
         candidates = [Candidate(r.label, r.label, part, r.size_mb, False) for r, part in group]
         ones = [
-            EncoderLine(record, one, bootstrap_figures(labels[order], one.outcome, WITH_INTERVALS))
+            EncoderLine(record, one, bootstrap_metrics(labels[order], one.outcome, WITH_INTERVALS))
             for (record, _), one in zip(
                 group, compared(candidates, labels, numbers, decide, metric, first_seed), strict=True
             )

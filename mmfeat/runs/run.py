@@ -23,7 +23,7 @@ from mmfeat.common.files import publish_folder, staging_folder
 from mmfeat.common.hdf5_reading import dataset, open_hdf5
 from mmfeat.common.hdf5_writing import writing_hdf5
 from mmfeat.common.labels import class_positions
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.seals import FILES, read_record, seal_folder
 from mmfeat.common.text import counted
 from mmfeat.common.verified import damaged_file
@@ -183,7 +183,7 @@ class Run:
             else dataclasses.replace(found, logits=found.logits.take(self.columns, axis=1))
         )
 
-    def learned(self) -> Learned:
+    def learned(self) -> Lineage:
         """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
 
         Raises
@@ -195,7 +195,7 @@ class Run:
         found = self._read("trained", "chosen", *folded)
         if any(numbers.ndim != 1 or numbers.dtype != np.uint64 for numbers in found):
             raise RunError(_unreadable(self.folder / _LOGITS, "its rows are no numbers of ids"))
-        return Learned(*found)
+        return Lineage(*found)
 
     def _read(self, *names: str) -> list[np.ndarray]:
         """Data sets of logits.h5, texts as str."""
@@ -236,13 +236,13 @@ def _misshapen(found: RunLogits, n_classes: int) -> str:
 
 
 def save_run(
-    parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, learned: Learned, state: dict[str, Any] | None
+    parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, learned: Lineage, state: dict[str, Any] | None
 ) -> Run:
     """Write `parent/STEM-<next number>`, whole or not at all.
 
     Parameters
     ----------
-    learned : Learned
+    learned : Lineage
         Of the head and its encoders, or of all members of an ensemble.
     state : dict of torch.Tensor or None
         None for an ensemble.

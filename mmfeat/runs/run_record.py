@@ -13,12 +13,12 @@ from mmfeat.metrics.decision_rule import DECISION
 _COUNT = Number(int, low=0)
 _MEGABYTES = Number(float, low=0)
 _FIGURE = (float, None)
-FIGURES: Shape = {
+METRIC_NAMES: Shape = {
     **dict.fromkeys(("samples_f1", "micro_f1", "macro_f1", "map", "loss"), _FIGURE),
     "samples_f1_interval": Several(2, float),
     "n_classes_left_out": _COUNT,
 }
-BASELINE: Shape = {"settings": {str: ANYTHING}, "val": FIGURES, "seconds": float, "?note": str, "?encoder": str}
+BASELINE: Shape = {"settings": {str: ANYTHING}, "val": METRIC_NAMES, "seconds": float, "?note": str, "?encoder": str}
 _ENCODER: Shape = {
     "key": str,
     "output_key": (str, None),
@@ -38,7 +38,7 @@ RUN: dict[str, Shape] = {
     "heads": {str: _MEGABYTES},
     "head_mb": _MEGABYTES,
     "seconds": float,
-    "figures": {"val": (FIGURES, None), "val_seeds": [FIGURES]},
+    "figures": {"val": (METRIC_NAMES, None), "val_seeds": [METRIC_NAMES]},
     "decision": (DECISION, None),
     "metric": str,
     "config": {"predict": {str: ANYTHING}, "split": {"val": float, "test": float}},
@@ -61,7 +61,7 @@ _ROUND: Shape = {
     "n_pseudo": _COUNT,
     "n_unknown": _COUNT,
     "n_yes": [_COUNT],
-    "figures": FIGURES,
+    "figures": METRIC_NAMES,
     "difference": (Several(3, float), None),
     "accepted": bool,
     "?changed": (_COUNT, None),

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmfeat.metrics import better
 
-FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
+METRIC_NAMES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SweptCell:
     def mean(self, figure: str) -> float:
         """A figure, `best_epoch` or another number on average over seeds; NaN where every head failed."""
         whole = [head for head in self.heads if not head.get("error")]
-        found = [_number(head["figures"][figure] if figure in FIGURES else head[figure]) for head in whole]
+        found = [_number(head["figures"][figure] if figure in METRIC_NAMES else head[figure]) for head in whole]
         return float(np.mean(found)) if found else math.nan
 
     def deviation(self, metric: str) -> float:

@@ -22,7 +22,7 @@ from mmfeat.heads.head import log_odds
 from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits, usual_batch
 from mmfeat.metrics import paired_bootstrap
 from mmfeat.metrics.decision_rule import crossfitted
-from mmfeat.metrics.metric_rows import Figures, figures_of, outcome_of
+from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
 from mmfeat.selftraining.policies import Targets, expected_prior, targets_of
@@ -47,7 +47,7 @@ class Round:
         Rows of which any label is another than in the round before.
     agreement, truth : float or None
         micro-F1 of the pseudo-labels against those of the round before, and against the truth where that is known.
-    figures : Figures
+    figures : Metrics
         Of the MLP on val.
     difference : tuple of float or None
         To the best round before, in the metric, higher is better: the mean and its 95 % interval.
@@ -62,7 +62,7 @@ class Round:
     changed: int | None
     agreement: float | None
     truth: float | None
-    figures: Figures
+    figures: Metrics
     difference: tuple[float, float, float] | None
     accepted: bool
     refitted: bool = False
@@ -150,9 +150,9 @@ def self_train(
     free = given < 0
     kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
 
-    def judged(logits: np.ndarray) -> tuple[Figures, Any]:
+    def judged(logits: np.ndarray) -> tuple[Metrics, Any]:
         decision = crossfitted(rule, metric, val_labels, logits, data.numbers[data.val])
-        return figures_of(val_labels, logits, decision), outcome_of(logits, decision)
+        return metrics_of(val_labels, logits, decision), outcome_of(logits, decision)
 
     best, best_targets, before, ended = 0, None, None, "max_iter"
     fused, mlp = memory(0, lambda: _trained(data, seed))

@@ -77,7 +77,7 @@ def tokens_kind(number: int) -> str:
     return f"tokens-{number}"
 
 
-def new_part_name(kind: str = EMBEDDINGS) -> str:
+def new_segment_name(kind: str = EMBEDDINGS) -> str:
     """The name of a part, which no other writer chooses."""
     return f"{'' if kind == EMBEDDINGS else f'{kind}/'}part-{secrets.token_hex(8)}.h5"
 

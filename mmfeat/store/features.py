@@ -24,7 +24,7 @@ from mmfeat.store.encoder_record import RECORD, read_record, write_record
 from mmfeat.store.keys import EncoderSpec
 from mmfeat.store.rows import Found, MappedRows, check_keys
 from mmfeat.store.segments import StoredFile, open_file, write_file
-from mmfeat.store.series import PartSeries
+from mmfeat.store.series import SegmentSeries
 from mmfeat.store.storable import storable
 from mmfeat.store.uncommitted import remove_uncommitted
 
@@ -59,7 +59,7 @@ class EncoderFeatures:
         self.dtype = dtype
         self.problems: list[str] = []
         self.commits: list[Commit] = []
-        self.series = {EMBEDDINGS: PartSeries(EMBEDDINGS)}  # tokens beside them, for those who ask
+        self.series = {EMBEDDINGS: SegmentSeries(EMBEDDINGS)}  # tokens beside them, for those who ask
         self._read_at: int | None = None  # the commit folder's time when its commits were read
         self._vanished = False  # a file was removed between reading its commit and opening it
         self._swept = False
@@ -122,7 +122,7 @@ class EncoderFeatures:
         """Where the tokens of `(N, 32)` uint8 row keys are, of those that `tokens = number` asks for."""
         kind = naming.tokens_kind(number)
         if kind not in self.series:
-            self.series[kind] = PartSeries(kind)
+            self.series[kind] = SegmentSeries(kind)
             self.forget()
         self.refresh()
         return self.series[kind].index.find(keys)
@@ -198,7 +198,7 @@ class EncoderFeatures:
         if flat is not None and flat.any():
             arrays["flat"] = np.asarray(flat, dtype=bool)
         attributes = {**meta, "encoder_key": self.spec.key}
-        write_file(self.folder, naming.new_part_name(), EMBEDDINGS, arrays, errors, attributes)
+        write_file(self.folder, naming.new_segment_name(), EMBEDDINGS, arrays, errors, attributes)
         self.forget()
 
     def append_tokens(
@@ -230,7 +230,7 @@ class EncoderFeatures:
         self._prepare(self._width)
         kind = naming.tokens_kind(number)
         arrays = {"row_key": keys, "tokens": stored, "lengths": np.asarray(lengths, "<u2")}
-        write_file(self.folder, naming.new_part_name(kind), kind, arrays, (), {**meta, "encoder_key": self.spec.key})
+        write_file(self.folder, naming.new_segment_name(kind), kind, arrays, (), {**meta, "encoder_key": self.spec.key})
         self.forget()
 
     def complete_logits(

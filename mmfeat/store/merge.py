@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SPARE = 1.1  # free space wanted, as a multiple of what is written
 
 
-def merge_parts(features: EncoderFeatures) -> int:
+def merge_segments(features: EncoderFeatures) -> int:
     """Merge an encoder's small parts, of embeddings and of tokens; returns how many files that saved.
 
     Nothing is lost where the disk is full: the parts stay as they are.
@@ -105,7 +105,7 @@ def _merge_group(
     if not chosen or shutil.disk_usage(features.folder).free < size * _SPARE:
         return
     rows = _distinct(chosen)
-    name = naming.new_part_name(kind)
+    name = naming.new_segment_name(kind)
     attributes = {"encoder_key": features.spec.key}
     for output in outputs.get(chosen[0].name, ()) if kind == EMBEDDINGS else ():  # first, so that no reader lacks them
         files = [outputs[file.name][output] for file in chosen]

@@ -11,7 +11,7 @@ from mmfeat.store.rows import Found, MappedRows, RowIndex
 from mmfeat.store.segments import StoredFile
 
 
-class PartSeries:
+class SegmentSeries:
     """Which files there are, and in which of them a row is.
 
     Attributes

@@ -16,12 +16,12 @@ from mmfeat.config.schema import OTHER
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows, in_shard, missing_rows
 from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
-from mmfeat.project.encoding import Options, session_of
+from mmfeat.project.encoding import ExtractionOptions, open_session
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
 from mmfeat.store.cache_status import encoder_status
-from mmfeat.training.finetune_plan import PlannedFit, check_fits, out_of_use, planned_fit
+from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, out_of_use
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PlannedExtraction:
 
 
 def plan_extract(
-    project: Project, names: list[str] | None = None, options: Options | None = None
+    project: Project, names: list[str] | None = None, options: ExtractionOptions | None = None
 ) -> list[PlannedExtraction]:
     """What an extraction with the same arguments would do.
 
@@ -69,13 +69,13 @@ def plan_extract(
     StoreError
         The store cannot be read.
     """
-    options = options or Options()
+    options = options or ExtractionOptions()
     if options.rehash:
         project.rehash()
     return [_plan_one(project, name, options) for name in names or list(project.config.encoder)]
 
 
-def _plan_one(project: Project, name: str, options: Options) -> PlannedExtraction:
+def _plan_one(project: Project, name: str, options: ExtractionOptions) -> PlannedExtraction:
     identity = project.identity(name)
     keys, table = project.keys_of(identity), project.config.encoder[name]
     again = rows_to_decode_again(project, identity)
@@ -111,7 +111,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
         return Estimate(0.0, 0)
     name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
     read = project.reader(name)
-    session = session_of(project, identity, read, Options(), encoder)
+    session = open_session(project, identity, read, ExtractionOptions(), encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
     return estimate(
         session,
@@ -154,12 +154,12 @@ class PlannedFinetuning:
 def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[PlannedFinetuning]:
     """What a fine-tuning with the same arguments would do; raises as :func:`mmfeat.workflows.finetune.finetune`."""
     names = names or list(project.config.encoder)
-    check_fits(project, names, freeze)
-    plans = [planned_fit(project, name, freeze) for name in names]
+    check_fit_plans(project, names, freeze)
+    plans = [fit_plan(project, name, freeze) for name in names]
     return [_plan_made(project, plan, freeze) or _plan_fit(project, plan, freeze) for plan in plans]
 
 
-def _plan_made(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetuning | None:
+def _plan_made(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuning | None:
     """What is left to do where the checkpoint is there; None where it is not."""
     if plan.made is None:
         return None
@@ -179,7 +179,7 @@ def _plan_made(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinet
     return PlannedFinetuning(name, model, plan.made.name, what, nothing, measured.seconds, mb, measured.n_bytes / 1e6)
 
 
-def _plan_fit(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetuning:
+def _plan_fit(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuning:
     """What a fit would take."""
     if plan.pretrained is None:
         return _plan_words(project, plan)
@@ -194,7 +194,7 @@ def _plan_fit(project: Project, plan: PlannedFit, freeze: bool) -> PlannedFinetu
     return PlannedFinetuning(name, model, "", what, False, measured.seconds, mb, measured.n_bytes / 1e6)
 
 
-def _plan_words(project: Project, plan: PlannedFit) -> PlannedFinetuning:
+def _plan_words(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """What counting words would take: it is done, and thrown away."""
     encoder = fitted_words(project, plan.name)
     identity = identity_of(plan.name, encoder)
@@ -207,11 +207,11 @@ def _plan_words(project: Project, plan: PlannedFit) -> PlannedFinetuning:
     )
 
 
-def _model(project: Project, plan: PlannedFit) -> str:
+def _model(project: Project, plan: FitPlan) -> str:
     return plan.pretrained.model if plan.pretrained else project.config.encoder[plan.name].model
 
 
-def _plan_tuning(project: Project, plan: PlannedFit) -> PlannedFinetuning:
+def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """What an end-to-end fine-tuning would take, from a few of its own batches, forward and backward."""
     from mmfeat.common.devices import torch_device
     from mmfeat.encoders.finetuning.fit_encoder import EncoderFit

@@ -15,15 +15,15 @@ from mmfeat.extraction import Extraction, distinct_rows
 from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import computed_source, fill_unknown, training_prior
-from mmfeat.project.encoding import extract_one
+from mmfeat.project.encoding import encode_missing
 from mmfeat.project.overlay import Overlay
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison import Part
 from mmfeat.runs.encoder_comparison import EncoderRecord
 from mmfeat.training.dry_run import measure_encoding
-from mmfeat.training.encoder_training import FinetuneResult, finetune_encoders
-from mmfeat.training.finetune_plan import planned_fit
-from mmfeat.training.proposed_encoders import Proposal
+from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
+from mmfeat.training.finetune_plan import fit_plan
+from mmfeat.training.proposed_encoders import ProposedEncoder
 
 MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
 
@@ -39,7 +39,9 @@ class EncoderFits:
         Whether only outputs are fitted, on cached features.
     """
 
-    def __init__(self, project: Project, folder: Path, proposal: Proposal, seeds: list[int], freeze: bool) -> None:
+    def __init__(
+        self, project: Project, folder: Path, proposal: ProposedEncoder, seeds: list[int], freeze: bool
+    ) -> None:
         self.project, self.folder, self.proposal, self.seeds, self.freeze = project, folder, proposal, seeds, freeze
         self.name, manifest = proposal.name, project.manifest
         self.rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
@@ -47,11 +49,11 @@ class EncoderFits:
     @property
     def fingerprint(self) -> str:
         """Digest of all that the first fit is made from."""
-        return planned_fit(self._overlay(0), self.name, self.freeze).fingerprint
+        return fit_plan(self._overlay(0), self.name, self.freeze).fingerprint
 
     def checkpoint(self) -> Checkpoint | None:
         """That of the first seed, where it is there."""
-        return planned_fit(self._overlay(0), self.name, self.freeze).made
+        return fit_plan(self._overlay(0), self.name, self.freeze).made
 
     def make(self) -> tuple[EncoderRecord, Part]:
         """Fit what is not there yet; raises as :func:`mmfeat.workflows.finetune.finetune`."""
@@ -66,9 +68,9 @@ class EncoderFits:
         """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
         project, name = self._overlay(0), self.name
         config = project.config
-        start, extraction = planned_fit(project, name, True).pretrained, None
+        start, extraction = fit_plan(project, name, True).pretrained, None
         if start is not None:
-            extraction = extract_one(project, start, self.rows)
+            extraction = encode_missing(project, start, self.rows)
         result = finetune_encoders(project, [name], freeze=True)[0]
         identity = project.identity(name)
         logits, known = _val_logits(project, identity)
@@ -96,12 +98,12 @@ class EncoderFits:
             first = first or (project, identity)
         return self._record(*first, results, None), self._part(every, known, results[0])
 
-    def _part(self, every: list[np.ndarray], known: np.ndarray, result: FinetuneResult) -> Part:
+    def _part(self, every: list[np.ndarray], known: np.ndarray, result: FinetunedEncoder) -> Part:
         output = result.checkpoint.output()
         return Part(np.stack(every), known, None, 0.0, (output.weight.nbytes + output.bias.nbytes) / 1e6)
 
     def _record(
-        self, project: Overlay, identity: Identity, results: list[FinetuneResult], extraction: Extraction | None
+        self, project: Overlay, identity: Identity, results: list[FinetunedEncoder], extraction: Extraction | None
     ) -> EncoderRecord:
         proposal = self.proposal
         rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]

@@ -14,13 +14,13 @@ import numpy as np
 
 from mmfeat.common.devices import provenance, torch_device
 from mmfeat.common.errors import DataError, EncoderError
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, quoted
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, Output, copy_checkpoint, save_checkpoint
+from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, LinearProbe, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.families.tfidf import TfidfEncoder
 from mmfeat.encoders.finetuning.augmentation import ImageAugmentation
 from mmfeat.encoders.finetuning.fit_encoder import FittedEncoder, fit_encoder
@@ -30,15 +30,15 @@ from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.resolve import Identity, build_encoder, words_of
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import fit_data, fit_head
-from mmfeat.inference.decisions import figures_on_val
+from mmfeat.inference.decisions import metrics_on_val
 from mmfeat.inference.logits import computed_source, encoder_source
-from mmfeat.metrics.metric_rows import Figures
-from mmfeat.project.encoding import complete_logits, extract_one
+from mmfeat.metrics.metric_rows import Metrics
+from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
 from mmfeat.report.plots import plot_learning
 from mmfeat.store.feature_table import FeatureTable
-from mmfeat.training.finetune_plan import PlannedFit, check_fits, from_nothing, out_of_use, planned_fit, use_remedy
+from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, from_nothing, out_of_use, use_remedy
 
 NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
 CURVE = "learning-curve.png"
@@ -46,14 +46,14 @@ LONG_SECONDS = 1800.0  # an estimate beyond this names --freeze where there is n
 
 
 @dataclass(frozen=True)
-class FinetuneResult:
+class FinetunedEncoder:
     """One encoder's checkpoint and its figures on val.
 
     Attributes
     ----------
     made : bool
         False where the checkpoint was already there.
-    figures : Figures or None
+    figures : Metrics or None
         None without val rows.
     remedy : str
         What to write into mmfeat.toml so that the checkpoint is in use; empty where it is.
@@ -64,13 +64,13 @@ class FinetuneResult:
     width: int
     checkpoint: Checkpoint
     made: bool
-    figures: Figures | None
+    figures: Metrics | None
     seconds: float
     note: str
     remedy: str = ""
 
 
-def finetune_encoders(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[FinetuneResult]:
+def finetune_encoders(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[FinetunedEncoder]:
     """Fit encoders on their own modality, one after another; all of the project where none is named.
 
     Raises
@@ -83,7 +83,7 @@ def finetune_encoders(project: Project, names: list[str] | None = None, freeze: 
     manifest, config = project.manifest, project.config
     results = []
     names = names or list(config.encoder)
-    check_fits(project, names, freeze)  # what is wrong is said before any work
+    check_fit_plans(project, names, freeze)  # what is wrong is said before any work
     _say_empty_classes(manifest)
     for name in names:
         if not freeze:
@@ -120,14 +120,14 @@ def named(name: str) -> Iterator[None]:
         raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
 
 
-def _again(project: Project, plan: PlannedFit) -> Checkpoint | None:
+def _again(project: Project, plan: FitPlan) -> Checkpoint | None:
     """The checkpoint that was made from the same; where it is not the latest any more, it becomes that again."""
     if plan.made is not None and out_of_use(project, plan.made, plan.name):
         return copy_checkpoint(plan.made, plan.name)
     return plan.made
 
 
-def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
+def _in_use(project: Project, result: FinetunedEncoder) -> FinetunedEncoder:
     """The result, with what to do where mmfeat.toml names another checkpoint."""
     name, checkpoint = result.name, result.checkpoint.name
     with contextlib.suppress(EncoderError):  # what mmfeat.toml names may be of another encoder
@@ -136,18 +136,18 @@ def _in_use(project: Project, result: FinetuneResult) -> FinetuneResult:
     return dataclasses.replace(result, remedy=use_remedy(name, checkpoint))
 
 
-def _freeze(project: Project, name: str) -> FinetuneResult:
+def _freeze(project: Project, name: str) -> FinetunedEncoder:
     """Fit the linear head on one encoder's cached features and save it as the encoder's output.
 
     An encoder that counts words is fitted first, and saved with it.
     """
     start = time.perf_counter()
     manifest = project.manifest
-    plan = planned_fit(project, name, freeze=True)
+    plan = fit_plan(project, name, freeze=True)
     encoder = None if plan.pretrained else _words(project, plan)
     pretrained = plan.pretrained or identity_of(name, encoder)
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    extraction = extract_one(project, pretrained, rows, encoder=encoder)
+    extraction = encode_missing(project, pretrained, rows, encoder=encoder)
     used = plan.tuned_before(project)
     what = "frozen" if encoder is None else counted(encoder.width, "term")
     what = f"as fine-tuned in {used.name}, its output fitted to other classes" if used else what
@@ -162,8 +162,8 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
         output = made.output()
     figures = None
     if len(val := table.rows("val")):
-        figures = figures_on_val(project, computed_source(project, table, name, output, val).logits)
-    learned = Learned.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
+        figures = metrics_on_val(project, computed_source(project, table, name, output, val).logits)
+    learned = Lineage.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
     more, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
     if used and made is None:
         more, tensors, learned = {"refitted": used.name}, used.tensors(), used.learned() | learned
@@ -175,7 +175,7 @@ def _freeze(project: Project, name: str) -> FinetuneResult:
         tensors,
         learned,
     )
-    return FinetuneResult(
+    return FinetunedEncoder(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
     )
 
@@ -198,32 +198,32 @@ def _labelled_table(project: Project, pretrained: Identity) -> FeatureTable:
     return table
 
 
-def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) -> tuple[FittedHead, Output]:
+def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) -> tuple[FittedHead, LinearProbe]:
     """The linear head on one encoder's cached features, and the same as its output."""
     config = project.config
     rows = np.concatenate([table.rows("train"), table.rows("val")])
     data = fit_data(table, [pretrained.name], torch_device(config.device), rows)
     fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
     weight, bias = (t.float().cpu().numpy() for t in fitted.head.folded())
-    return fitted, Output(weight, bias, project.manifest.classes)
+    return fitted, LinearProbe(weight, bias, project.manifest.classes)
 
 
-def _words(project: Project, plan: PlannedFit) -> TfidfEncoder:
+def _words(project: Project, plan: FitPlan) -> TfidfEncoder:
     """The encoder of the checkpoint that was made from the same, or a new one."""
     return words_of(plan.made, project.config.encoder[plan.name]) if plan.made else fitted_words(project, plan.name)
 
 
-def _tune(project: Project, name: str) -> FinetuneResult:
+def _tune(project: Project, name: str) -> FinetunedEncoder:
     """Fine-tune one encoder end to end and save it with its output."""
     config = project.config
-    settings, plan = config.finetune_of(name), planned_fit(project, name, freeze=False)
+    settings, plan = config.finetune_of(name), fit_plan(project, name, freeze=False)
     device = torch_device(config.device)
     made = _again(project, plan)
     if made is not None:
         _complete(project, plan, made)
-        figures = _stored_figures(project, name, made)
+        figures = _stored_metrics(project, name, made)
         note = f"fine-tuned before, best epoch {made.record['best_epoch']}"
-        return FinetuneResult(
+        return FinetunedEncoder(
             name, _model(project, name), plan.pretrained.width, made, False, figures, made.record["seconds"], note
         )
     start = _frozen_output(project, plan.pretrained) if settings.head_first else None
@@ -263,23 +263,23 @@ def _tune(project: Project, name: str) -> FinetuneResult:
             f"encoder.{name}: {fitted.stopped}. checkpoints/{checkpoint.name} holds epoch {fitted.best_epoch}, the best "
             f"before. Set a lower lr under [finetune.{name}] in mmfeat.toml, and run: mmfeat finetune {name}"
         )
-    figures = _stored_figures(project, name, checkpoint)
+    figures = _stored_metrics(project, name, checkpoint)
     best = f"best epoch {fitted.best_epoch} of {fitted.history[-1]['epoch']}"
     note = f"fine-tuned in {clock(fitted.seconds)}, {best if fitted.best_epoch else NO_BETTER}"
-    return FinetuneResult(name, _model(project, name), encoder.width, checkpoint, True, figures, fitted.seconds, note)
+    return FinetunedEncoder(name, _model(project, name), encoder.width, checkpoint, True, figures, fitted.seconds, note)
 
 
-def _frozen_output(project: Project, pretrained: Identity) -> Output:
+def _frozen_output(project: Project, pretrained: Identity) -> LinearProbe:
     """What fine-tuning begins with: the output that is best on the encoder as it is, from cached features."""
     manifest = project.manifest
-    extract_one(project, pretrained, np.concatenate([manifest.rows("train"), manifest.rows("val")]))
+    encode_missing(project, pretrained, np.concatenate([manifest.rows("train"), manifest.rows("val")]))
     return _fitted_output(project, pretrained, _labelled_table(project, pretrained))[1]
 
 
-def _save(project: Project, plan: PlannedFit, encoder: Any, samples: Samples, fitted: FittedEncoder) -> Checkpoint:
+def _save(project: Project, plan: FitPlan, encoder: Any, samples: Samples, fitted: FittedEncoder) -> Checkpoint:
     """The checkpoint of the best epoch, in it that of the last, and the learning curve."""
     ids = project.manifest.ids
-    learned = Learned.of(ids[samples.train], ids[samples.val])
+    learned = Lineage.of(ids[samples.train], ids[samples.val])
     record = _record(project, plan, encoder.spec(), None, fitted.history, fitted.best_epoch, fitted.seconds)
     if fitted.stopped:
         record["stopped"] = fitted.stopped
@@ -302,29 +302,29 @@ def _plot(checkpoint: Checkpoint) -> None:
     plot_learning(checkpoint.folder / CURVE, checkpoint.name, record["history"], record["best_epoch"])
 
 
-def _complete(project: Project, plan: PlannedFit, made: Checkpoint) -> None:
+def _complete(project: Project, plan: FitPlan, made: Checkpoint) -> None:
     """What follows a checkpoint, also one whose making was stopped right after it was there."""
     if made.record["history"] and not (made.folder / CURVE).is_file():
         _plot(made)
     forget_state(resume_file_of(project, plan.name), plan.fingerprint)
 
 
-def _logs(project: Project, plan: PlannedFit) -> Path:
+def _logs(project: Project, plan: FitPlan) -> Path:
     """Where TensorBoard's files of a fine-tuning lie."""
     return project.checkpoints / "tensorboard" / f"{plan.name}-{plan.fingerprint[:8]}"
 
 
-def _stored_figures(project: Project, name: str, checkpoint: Checkpoint) -> Figures | None:
+def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metrics | None:
     """Figures on val by way of the store, so that they are those of the features that all later commands read."""
     identity = project.identity(name)
     val = project.manifest.rows("val")
     if not len(val) or identity.checkpoint != checkpoint.name:
         return None
-    extract_one(project, identity, val)
+    encode_missing(project, identity, val)
     complete_logits(project, identity)
     if not project.table([name], val).present[name][val].any():  # nothing to give figures of
         return None
-    return figures_on_val(project, encoder_source(project, identity, val).logits)
+    return metrics_on_val(project, encoder_source(project, identity, val).logits)
 
 
 def samples_of(project: Project, name: str, encoder: Any) -> Samples:
@@ -370,9 +370,9 @@ def _model(project: Project, name: str) -> str:
 
 def _record(
     project: Project,
-    plan: PlannedFit,
+    plan: FitPlan,
     spec: Any,
-    figures: Figures | None,
+    figures: Metrics | None,
     history: list[dict[str, Any]],
     best_epoch: int,
     seconds: float,

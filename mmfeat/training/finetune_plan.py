@@ -18,7 +18,7 @@ from mmfeat.store.feature_table import rows_digest
 
 
 @dataclass(frozen=True)
-class PlannedFit:
+class FitPlan:
     """One encoder's fine-tuning, or the fit of its output alone, before it is done.
 
     Attributes
@@ -45,7 +45,7 @@ class PlannedFit:
         return checkpoint if checkpoint and not checkpoint.frozen else None
 
 
-def check_fits(project: Project, names: list[str], freeze: bool) -> None:
+def check_fit_plans(project: Project, names: list[str], freeze: bool) -> None:
     """Refuse, before any work, what cannot be fitted.
 
     Raises
@@ -77,7 +77,7 @@ def check_fits(project: Project, names: list[str], freeze: bool) -> None:
             raise DataError(f"encoder.{name}: no labelled row to train on has {what}. {remedy}")
 
 
-def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
+def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     """What would be made of an encoder, and whether it was made before."""
     table = project.config.encoder[name]
     pretrained = None if table.model == TFIDF else _begun_from(project, name, freeze)
@@ -98,7 +98,7 @@ def planned_fit(project: Project, name: str, freeze: bool) -> PlannedFit:
         (c for c in found if c.record["fingerprint"] == fingerprint and c.complete and not c.record.get("stopped")),
         None,
     )
-    return PlannedFit(name, pretrained, settings, fingerprint, made)
+    return FitPlan(name, pretrained, settings, fingerprint, made)
 
 
 def _begun_from(project: Project, name: str, freeze: bool) -> Identity:

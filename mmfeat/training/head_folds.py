@@ -9,7 +9,7 @@ import numpy as np
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import DataError
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.common.progress import progress
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
@@ -20,9 +20,9 @@ from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.heads.training.fold_heads import fit_folds
 from mmfeat.inference.decisions import decision_on
 from mmfeat.inference.logits import folds_of, recorded_table, seeds_logits
-from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import learned_by_encoder
+from mmfeat.project.staleness import lineage_of_encoder
 from mmfeat.runs.run import ROLES, Run
 from mmfeat.store.feature_table import rows_digest
 from mmfeat.training.head_runs import TrainedHeads, seeds_of
@@ -92,14 +92,14 @@ class Folds:
             )
         roles = np.full(len(rows), ROLES["out-of-fold"], np.uint8)
         mean, val = found.logits.mean(0), found.logits[:, data.val]
-        return TrainedHeads(found.fits, mean, val, roles, Learned.of([], [], ids), data.fold)
+        return TrainedHeads(found.fits, mean, val, roles, Lineage.of([], [], ids), data.fold)
 
 
-def _of_encoders(project: Project, names: list[str]) -> Learned:
+def _of_encoders(project: Project, names: list[str]) -> Lineage:
     """What the encoders whose embeddings a head reads have learned from."""
-    learned = Learned.of([], [])
+    learned = Lineage.of([], [])
     for name in names:
-        learned |= learned_by_encoder(project, project.identity(name), False)
+        learned |= lineage_of_encoder(project, project.identity(name), False)
     return learned
 
 
@@ -109,7 +109,7 @@ class Labelled:
 
     Attributes
     ----------
-    lines : list of FigureLine
+    lines : list of MetricRow
         One seed, and what predicts; empty where rows are in-sample all the same.
     n_rows : int
         Labelled train and val rows.
@@ -117,12 +117,12 @@ class Labelled:
         Of these, rows that an encoder was fine-tuned on.
     """
 
-    lines: list[FigureLine]
+    lines: list[MetricRow]
     n_rows: int
     n_in_sample: int
 
 
-def labelled_figures(project: Project, run: Run) -> Labelled:
+def labelled_metrics(project: Project, run: Run) -> Labelled:
     """A run in folds on all labelled train and val rows, each by the heads that are blind to it."""
     manifest, record = project.manifest, run.record
     rows = np.sort(np.concatenate([manifest.rows("train"), manifest.rows("val")]))
@@ -133,12 +133,12 @@ def labelled_figures(project: Project, run: Run) -> Labelled:
     each = seeds_logits(run, table, torch_device(project.config.device), folds_of(project, run, rows))
 
     def figures(logits: np.ndarray) -> Any:
-        return figures_of(manifest.labels[rows], logits, decision_on(project, rows, logits))
+        return metrics_of(manifest.labels[rows], logits, decision_on(project, rows, logits))
 
-    mean = FigureLine.of(
+    mean = MetricRow.of(
         f"{record['head']}, mean", figures(each.mean(0)), record["seconds"], "by heads blind to the row"
     )
     seeds = [figures(one).as_dict() for one in each] if len(each) > 1 else []
     seconds = record["seconds"] / len(each)
-    one = [FigureLine.over_seeds(f"{record['head']}, one seed", seeds, seconds)] if seeds else []
+    one = [MetricRow.over_seeds(f"{record['head']}, one seed", seeds, seconds)] if seeds else []
     return Labelled([*one, mean], len(rows), 0)

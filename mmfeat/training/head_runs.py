@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.common.lineage import Learned
+from mmfeat.common.lineage import Lineage
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, mean_logits
-from mmfeat.inference.decisions import decision_record, figures_on_val
+from mmfeat.inference.decisions import decision_record, metrics_on_val
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record, input_keys
-from mmfeat.project.staleness import learned_by_encoder
+from mmfeat.project.staleness import lineage_of_encoder
 from mmfeat.runs.run import ROLES, Run, RunLogits, save_run
 from mmfeat.store.feature_table import FeatureTable
 
@@ -35,7 +35,7 @@ class TrainedHeads:
         `(S, n_val, K)` float32: logits of the val rows by seed.
     roles : np.ndarray
         `(n,)` uint8, numbered as in `ROLES`.
-    learned : Learned
+    learned : Lineage
         Of the heads alone, without their encoders.
     fold : np.ndarray or None
         `(n,)`, where each head is blind to one fold; -1 for a row of none.
@@ -45,7 +45,7 @@ class TrainedHeads:
     mean: np.ndarray
     val: np.ndarray
     roles: np.ndarray
-    learned: Learned
+    learned: Lineage
     fold: np.ndarray | None = None
 
     @property
@@ -59,7 +59,7 @@ class TrainedHeads:
         roles = np.zeros(len(ids), np.uint8)
         roles[data.train], roles[data.val] = ROLES["train"], ROLES["val"]
         mean, val = mean_logits([fit.head for fit in fits], data, data.val)
-        return cls(fits, mean, val, roles, Learned.of(ids[data.train], ids[data.val]))
+        return cls(fits, mean, val, roles, Lineage.of(ids[data.train], ids[data.val]))
 
 
 def seeds_of(project: Project) -> list[int]:
@@ -91,8 +91,8 @@ def save_head_run(
     `data` holds the rows `rows` of the manifest, in that order.
     """
     fits, val = trained.fits, data.val
-    seeds = [figures_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
-    mean = figures_on_val(project, trained.mean[val]).as_dict() if len(val) else None
+    seeds = [metrics_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
+    mean = metrics_on_val(project, trained.mean[val]).as_dict() if len(val) else None
     state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
     head_mb = sum(fit.head.size_mb() for fit in fits)
     read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
@@ -123,5 +123,5 @@ def save_head_run(
     kept = RunLogits(table.ids[rows], inputs, known, trained.mean, trained.roles, trained.fold)
     learned = trained.learned
     for identity in identities.values():
-        learned |= learned_by_encoder(project, identity, False)
+        learned |= lineage_of_encoder(project, identity, False)
     return save_run(project.runs, stem, record, kept, learned, state)

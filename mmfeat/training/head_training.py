@@ -19,9 +19,9 @@ from mmfeat.heads import build_head, head_class, head_config
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, fit_heads
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.decisions import figures_on_val, same_rule
+from mmfeat.inference.decisions import metrics_on_val, same_rule
 from mmfeat.inference.logits import folds_of, recorded_table, run_source, seeds_logits
-from mmfeat.metrics.metric_rows import FigureLine, Figures
+from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
 from mmfeat.runs.composition import empty_head_part
@@ -110,20 +110,20 @@ def heads_made_from(project: Project, identities: dict[str, Identity], table: Fe
     }
 
 
-def head_lines(project: Project, run: Run) -> list[FigureLine]:
+def head_lines(project: Project, run: Run) -> list[MetricRow]:
     """A single seed on average, and the mean of all seeds' logits, which is what predicts."""
     record, n = run.record, len(run.record["seeds"])
     val = project.manifest.rows("val")
     if not len(val):
         return []
     note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
-    mean = FigureLine.of(f"{record['head']}, mean", val_figures(project, run), record["seconds"], note)
+    mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note)
     seconds = sum(record["seed_seconds"]) / n
-    one = FigureLine.over_seeds(f"{record['head']}, one seed", _seeds_figures(project, run), seconds) if n > 1 else None
+    one = MetricRow.over_seeds(f"{record['head']}, one seed", _seeds_metrics(project, run), seconds) if n > 1 else None
     return list(filter(None, [one, mean]))
 
 
-def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
+def _seeds_metrics(project: Project, run: Run) -> list[dict[str, Any]]:
     """Figures of each seed on val: those of run.json, but by the decisions of today."""
     config, record = project.config, run.record
     if same_rule(record, config.predict):
@@ -131,12 +131,12 @@ def _seeds_figures(project: Project, run: Run) -> list[dict[str, Any]]:
     val = project.manifest.rows("val")
     table = recorded_table(project, run, val).take(val)
     each = seeds_logits(run, table, torch_device(config.device), folds_of(project, run, val))
-    return [figures_on_val(project, one).as_dict() for one in each]
+    return [metrics_on_val(project, one).as_dict() for one in each]
 
 
-def val_figures(project: Project, run: Run) -> Figures:
+def val_metrics(project: Project, run: Run) -> Metrics:
     """A run's figures on the val rows of today."""
-    return figures_on_val(project, run_source(project, run, project.manifest.rows("val")).logits)
+    return metrics_on_val(project, run_source(project, run, project.manifest.rows("val")).logits)
 
 
 def describe(run: Run) -> str:

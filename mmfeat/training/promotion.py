@@ -8,11 +8,11 @@ from mmfeat.common.text import toml_value
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, copy_checkpoint
 from mmfeat.project.project import Project
 from mmfeat.training.finetune_plan import out_of_use, use_remedy
-from mmfeat.training.proposed_encoders import Proposal
+from mmfeat.training.proposed_encoders import ProposedEncoder
 
 
 @dataclass(frozen=True)
-class Used:
+class Promotion:
     """What was done.
 
     Attributes
@@ -32,14 +32,14 @@ class Used:
         return not self.lines
 
 
-def adopt(project: Project, proposal: Proposal, checkpoint: Checkpoint) -> Used:
+def promote_checkpoint(project: Project, proposal: ProposedEncoder, checkpoint: Checkpoint) -> Promotion:
     """Make a checkpoint the latest of its encoder, or say what to write where mmfeat.toml has another model."""
     name = proposal.name
     if not proposal.own:
         path = checkpoint.folder.relative_to(project.root).as_posix()
         where = f"in place of [encoder.{name}]" if name in project.config.encoder else "as a further table"
         lines = [*proposal.lines(), f"checkpoint = {toml_value(path)}"]
-        return Used(
+        return Promotion(
             f"mmfeat.toml has another model under [encoder.{name}]",
             [f"Write into mmfeat.toml {where}:", "", *lines, ""],
         )
@@ -54,5 +54,5 @@ def adopt(project: Project, proposal: Proposal, checkpoint: Checkpoint) -> Used:
         made = copy_checkpoint(made or checkpoint, name, project.checkpoints)
         said = f"Made checkpoints/{made.name}"
     if project.config.encoder[name].checkpoint == "latest":
-        return Used(said, [])
-    return Used(said, [f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])
+        return Promotion(said, [])
+    return Promotion(said, [f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])

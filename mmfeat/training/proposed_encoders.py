@@ -24,7 +24,7 @@ _PATH = (".", "~", "/")
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ProposedEncoder:
     """One encoder that is compared.
 
     Attributes
@@ -79,7 +79,7 @@ class Proposal:
         return lines
 
 
-def proposal_of(project: Project, typed: str, known: dict[str, str]) -> Proposal:
+def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> ProposedEncoder:
     """The encoder that is meant by `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
 
     Paths start at the current folder.
@@ -117,13 +117,13 @@ def proposal_of(project: Project, typed: str, known: dict[str, str]) -> Proposal
         (name for name, table in encoders.items() if table.modality == modality and table.model != TFIDF), modality
     )
     if model == TFIDF and modality == "text":
-        return Proposal(typed, name, TfidfEncoderConfig(), False)
+        return ProposedEncoder(typed, name, TfidfEncoderConfig(), False)
     cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
-    return Proposal(typed, name, cls(model=model, pretrained=pretrained or "auto", modality=modality), False)
+    return ProposedEncoder(typed, name, cls(model=model, pretrained=pretrained or "auto", modality=modality), False)
 
 
-def _own(typed: str, name: str, table: EncoderConfig) -> Proposal:
-    return Proposal(typed, name, dataclasses.replace(table, checkpoint="latest"), True)
+def _own(typed: str, name: str, table: EncoderConfig) -> ProposedEncoder:
+    return ProposedEncoder(typed, name, dataclasses.replace(table, checkpoint="latest"), True)
 
 
 def _absolute(path: str) -> str:

@@ -13,9 +13,9 @@ from mmfeat.common.files import digest_json
 from mmfeat.common.progress import say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, shown
-from mmfeat.inference.decisions import decision_on, figures_on_val, needed_val
-from mmfeat.metrics import commonest_label
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.inference.decisions import decision_on, metrics_on_val, needed_val
+from mmfeat.metrics import most_frequent_baseline
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record
 from mmfeat.report.encoder_comparison_table import write_encoder_comparison
@@ -31,8 +31,8 @@ from mmfeat.runs.encoder_comparison import (
 )
 from mmfeat.store.feature_table import rows_digest
 from mmfeat.training.encoder_fits import EncoderFits
-from mmfeat.training.promotion import Used, adopt
-from mmfeat.training.proposed_encoders import Proposal, proposal_of
+from mmfeat.training.promotion import Promotion, promote_checkpoint
+from mmfeat.training.proposed_encoders import ProposedEncoder, proposed_encoder
 
 RECORD, PART = "encoder.json", "logits.safetensors"
 
@@ -45,7 +45,7 @@ class EncodersResult:
     ----------
     lines : list of EncoderLine
         By modality, in each the best first.
-    baseline : FigureLine
+    baseline : MetricRow
         The commonest label.
     failed : dict of str to str
         What could not be compared, and why.
@@ -56,9 +56,9 @@ class EncodersResult:
     """
 
     lines: list[EncoderLine]
-    baseline: FigureLine
+    baseline: MetricRow
     failed: dict[str, str]
-    proposals: dict[str, Proposal]
+    proposals: dict[str, ProposedEncoder]
     made: bool
     folder: Path
     files: list[Path]
@@ -80,7 +80,7 @@ def compare_encoders(
     Parameters
     ----------
     typed : list of str
-        As :func:`mmfeat.training.proposed_encoders.proposal_of` takes them; all encoders of mmfeat.toml, when empty.
+        As :func:`mmfeat.training.proposed_encoders.proposed_encoder` takes them; all encoders of mmfeat.toml, when empty.
     n_seeds : int
         Fits of each encoder. Figures are of the first; the others say how far a figure moves by itself.
     overwrite : bool
@@ -96,10 +96,10 @@ def compare_encoders(
     manifest, config = project.manifest, project.config
     val = needed_val(project, "rows to compare on")
     work, failed = _Comparison(project, freeze, n_seeds), {}
-    proposals: dict[str, tuple[Proposal, bool]] = {}
+    proposals: dict[str, tuple[ProposedEncoder, bool]] = {}
     for text in typed or list(config.encoder):
         with _said(failed, text):
-            proposal = proposal_of(project, text, work.modalities)
+            proposal = proposed_encoder(project, text, work.modalities)
             same = proposals.get(proposal.folder)
             if same and same[0].table != proposal.table:
                 raise ConfigError(
@@ -108,7 +108,7 @@ def compare_encoders(
             proposals[proposal.folder] = (proposal, True)
     for text in work.modalities:
         with contextlib.suppress(MmfeatError):  # one that is out of reach today is not shown
-            proposal = proposal_of(project, text, work.modalities)
+            proposal = proposed_encoder(project, text, work.modalities)
             proposals.setdefault(proposal.folder, (proposal, False))
     found, compared = [], {proposal.label for proposal, named in proposals.values() if named}
     for proposal, named in proposals.values():
@@ -120,8 +120,9 @@ def compare_encoders(
     lines = encoder_lines(
         found, manifest.labels[val], work.numbers, lambda logits: decision_on(project, val, logits), config.metric
     )
-    baseline = FigureLine.of(
-        "commonest label", figures_on_val(project, commonest_label(manifest.labels[manifest.rows("train")], len(val)))
+    baseline = MetricRow.of(
+        "commonest label",
+        metrics_on_val(project, most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))),
     )
     title = f"{counted(len(val), 'val row')}"
     outputs = Outputs(config, overwrite=overwrite)
@@ -143,7 +144,7 @@ def compare_encoders(
     )
 
 
-def use_encoders(project: Project, result: EncodersResult, which: str) -> list[Used]:
+def use_encoders(project: Project, result: EncodersResult, which: str) -> list[Promotion]:
     """Put compared encoders in use: those that a name is of, or with `best` the best of each modality.
 
     Raises
@@ -168,7 +169,7 @@ def use_encoders(project: Project, result: EncodersResult, which: str) -> list[U
         checkpoint = EncoderFits(project, folder, proposal, [project.config.seed], result.frozen).checkpoint()
         if checkpoint is None:
             raise RunError(f"{folder}: its checkpoint is gone. Remove the folder and type the command again")
-        used.append(adopt(project, proposal, checkpoint))
+        used.append(promote_checkpoint(project, proposal, checkpoint))
     return used
 
 
@@ -205,7 +206,7 @@ class _Comparison:
         kept = [read_encoder_record(file) for file in sorted(self.folder.glob(f"*/{RECORD}"))]
         self.modalities = {record.typed: record.modality for record in kept if record}
 
-    def one(self, proposal: Proposal, make: bool) -> tuple[EncoderRecord, Part] | None:
+    def one(self, proposal: ProposedEncoder, make: bool) -> tuple[EncoderRecord, Part] | None:
         """An encoder's record and logits; None where they are not there and shall not be made."""
         folder = self.folder / proposal.folder
         fits = EncoderFits(self.project, folder, proposal, self.seeds, self.freeze)

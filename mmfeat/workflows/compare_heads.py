@@ -24,10 +24,10 @@ from mmfeat.heads.training.fit_heads import FitData, fit_data, head_logits, head
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.decisions import decision_on, needed_val
 from mmfeat.inference.logits import encoder_source, training_prior
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record
-from mmfeat.project.staleness import learned_by_encoder
+from mmfeat.project.staleness import lineage_of_encoder
 from mmfeat.report.comparison_table import write_comparison
 from mmfeat.report.outputs import Outputs
 from mmfeat.runs.comparison import (
@@ -57,7 +57,7 @@ class CompareResult:
 
     Attributes
     ----------
-    baselines : list of FigureLine
+    baselines : list of MetricRow
         What needs no head.
     failed : dict of str to str
         Heads that could not be fitted, and why.
@@ -70,7 +70,7 @@ class CompareResult:
     """
 
     lines: list[Compared]
-    baselines: list[FigureLine]
+    baselines: list[MetricRow]
     failed: dict[str, str]
     made: bool
     folder: Path
@@ -258,11 +258,11 @@ class _Comparison:
         sizes = [self.identities[encoder].size_mb for encoder in reads]
         ids, trained = self.project.manifest.ids[self.val], np.zeros(len(self.val), dtype=bool)
         for encoder, output in reads.items():
-            trained |= learned_by_encoder(self.project, self.identities[encoder], output).among(ids)[0]
+            trained |= lineage_of_encoder(self.project, self.identities[encoder], output).among(ids)[0]
         note = f"in-sample for {trained.sum():,} of {counted(len(ids), 'row')}" if trained.any() else ""
         return Candidate(name, label, part, None if None in sizes else sum(sizes), paper, note)
 
-    def baselines(self) -> list[FigureLine]:
+    def baselines(self) -> list[MetricRow]:
         """The lines of :func:`mmfeat.inference.baselines.baselines` but those of encoders, which are compared already."""
         file = self.folder / "baselines.json"
         kept = recall(file, {str: BASELINE})

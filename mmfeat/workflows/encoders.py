@@ -66,7 +66,7 @@ def encoders(folder: Path | str = ".") -> Encoders:
     ConfigError
         The project's mmfeat.toml has a mistake.
     """
-    with _Figures() as figures:
+    with _Metrics() as figures:
         ours = _of_project(Path(folder).resolve(), figures)
         return Encoders(ours, [_known(figures, name, kind) for kind, names in PAPER.items() for name in names])
 
@@ -82,11 +82,11 @@ def models(pattern: str) -> Encoders:
     from mmfeat.encoders.catalogue import matching
 
     found = matching(pattern)
-    with _Figures() as figures:
+    with _Metrics() as figures:
         return Encoders({}, [_known(figures, *one) for one in found[:SHOWN]], max(0, len(found) - SHOWN))
 
 
-class _Figures:
+class _Metrics:
     """Descriptions of encoders, remembered for all projects of a user: to count anew, timm and transformers are loaded."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class _Figures:
         self.known: dict[str, Any] = memory["figures"] if memory.get("made_by") == self.made_by else {}
         self.changed = False
 
-    def __enter__(self) -> _Figures:
+    def __enter__(self) -> _Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,7 +134,7 @@ def _stamp(folder: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _of_project(folder: Path, figures: _Figures) -> dict[str, Description]:
+def _of_project(folder: Path, figures: _Metrics) -> dict[str, Description]:
     if not any((above / FILE_NAME).is_file() for above in (folder, *folder.parents)):
         return {}
     project = Project(folder, dry=True)
@@ -150,7 +150,7 @@ def _of_project(folder: Path, figures: _Figures) -> dict[str, Description]:
     return found
 
 
-def _known(figures: _Figures, model: str, modality: str) -> Description:
+def _known(figures: _Metrics, model: str, modality: str) -> Description:
     """A model as it is without further settings; one that is of no use as an encoder says why."""
     table = (
         ImageEncoderConfig(model=model) if modality == "image" else TextEncoderConfig(model=model, max_length=LONGEST)

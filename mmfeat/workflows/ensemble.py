@@ -9,17 +9,17 @@ import numpy as np
 
 from mmfeat.common.errors import ConfigError, DataError, RunError
 from mmfeat.common.files import digest_json
-from mmfeat.common.lineage import NOTHING, Learned
+from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import RECIPES
-from mmfeat.inference.decisions import decision_record, figures_on_val
+from mmfeat.inference.decisions import decision_record, metrics_on_val
 from mmfeat.inference.ensemble_members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
 from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
 from mmfeat.metrics import paired_difference
-from mmfeat.metrics.metric_rows import FigureLine, Figures, score_by
+from mmfeat.metrics.metric_rows import MetricRow, Metrics, score_by
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, input_keys
-from mmfeat.project.staleness import find_run, in_sample, learned_by
+from mmfeat.project.staleness import find_run, in_sample, lineage_of
 from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Rows, Weights, cross_fit
 from mmfeat.runs.ensembles import RECIPE_TEXTS
 from mmfeat.runs.run import ROLES, Run, RunLogits, already_made, save_run
@@ -47,7 +47,7 @@ class EnsembleResult:
     """
 
     run: Run
-    lines: list[FigureLine]
+    lines: list[MetricRow]
     made: bool
     description: str
     n_val: int
@@ -207,7 +207,7 @@ def _fit(
     }
     more = {"prior": prior.tolist(), **({} if bias is None else {"bias": bias}), "fitted": fitted}
     kept = _kept(project, parts, rows, shipped, roles)
-    return _save(project, "ensemble", parts, kept, fingerprint, more, Learned.of([], manifest.ids[fit]))
+    return _save(project, "ensemble", parts, kept, fingerprint, more, Lineage.of([], manifest.ids[fit]))
 
 
 def _fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict[str, Any]) -> str:
@@ -231,15 +231,15 @@ def _kept(project: Project, parts: Parts, rows: np.ndarray, found: Source, roles
     return RunLogits(project.manifest.ids[rows], inputs, found.known, found.logits, roles)
 
 
-def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[list[FigureLine], list[Figures]]:
+def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[list[MetricRow], list[Metrics]]:
     """Figures on val: of the members `names`, and of what follows them among the sources."""
     manifest = project.manifest
     val = manifest.rows("val")
     if not len(val):
         return [], []
-    figures = [figures_on_val(project, s.logits[: len(val)]) for s in sources]
+    figures = [metrics_on_val(project, s.logits[: len(val)]) for s in sources]
     notes = [in_sample(project, name, val) for name in names] + [""] * (len(sources) - len(names))
-    lines = [FigureLine.of(s.name, f, note=note) for s, f, note in zip(sources, figures, notes, strict=True)]
+    lines = [MetricRow.of(s.name, f, note=note) for s, f, note in zip(sources, figures, notes, strict=True)]
     return lines, figures
 
 
@@ -250,12 +250,12 @@ def _save(
     kept: RunLogits,
     fingerprint: str,
     more: dict[str, Any],
-    learned: Learned = NOTHING,
+    learned: Lineage = NO_LINEAGE,
 ) -> Run:
     manifest = project.manifest
     val, figures = manifest.rows("val"), None
     if len(val):
-        figures = figures_on_val(project, kept.logits[: len(val)]).as_dict()
+        figures = metrics_on_val(project, kept.logits[: len(val)]).as_dict()
     record = {
         "kind": "ensemble",
         "members": parts.members,
@@ -275,5 +275,5 @@ def _save(
         **common_record(project),
     }
     for member in parts.members:
-        learned |= learned_by(project, member["name"])
+        learned |= lineage_of(project, member["name"])
     return save_run(project.runs, stem, record, kept, learned, None)

@@ -15,9 +15,9 @@ from mmfeat.inference.logits import source
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics import paired_bootstrap
-from mmfeat.metrics.metric_rows import Figures, figures_of, outcome_of
+from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import learned_by
+from mmfeat.project.staleness import lineage_of
 from mmfeat.report.outputs import Outputs
 
 
@@ -46,7 +46,7 @@ class EvaluateResult:
 
     split: str
     n_rows: int
-    figures: dict[str, Figures]
+    figures: dict[str, Metrics]
     differences: dict[str, dict[str, tuple[float, float, float]]]
     trained: dict[str, list[str]]
     n_chosen: dict[str, int]
@@ -97,10 +97,10 @@ def evaluate(
     for name in names:
         logits = source(project, name, rows).logits
         decision = decision_for(project, name, rows)
-        figures[name] = figures_of(labels, logits, decision)
+        figures[name] = metrics_of(labels, logits, decision)
         if len(names) > 1:
             outcomes[name] = outcome_of(logits, decision)
-        learned = learned_by(project, name)
+        learned = lineage_of(project, name)
         on, by = learned.among(manifest.ids[rows])
         n_folded[name] = int(learned.out_of_fold(manifest.ids[rows]).sum())
         trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
@@ -128,7 +128,7 @@ def _file(project: Project, name: str, split: str) -> Path:
     return project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
 
 
-def class_table(figures: Figures, classes: tuple[str, ...]) -> str:
+def class_table(figures: Metrics, classes: tuple[str, ...]) -> str:
     """CSV text: for each class its positives, F1, precision, recall, average precision and accuracy.
 
     Figures of a class without a positive among the rows are blank.

@@ -20,7 +20,7 @@ from mmfeat.encoders.resolve import build_encoder
 from mmfeat.inference.decisions import how_decided, shipped_decision
 from mmfeat.inference.logits import source
 from mmfeat.inference.networks import Composed, about, compose
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
 from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
@@ -212,7 +212,7 @@ def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[by
     return rows, images, captions
 
 
-def _cached(project: Project, name: str, rows: list[int], decision: Decision) -> tuple[np.ndarray | None, str]:
+def _cached(project: Project, name: str, rows: list[int], decision: DecisionRule) -> tuple[np.ndarray | None, str]:
     """Probabilities `(N, K)` from the cached features, or why there are none."""
     if not rows:
         return None, "no row could be read"

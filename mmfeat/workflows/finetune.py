@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from mmfeat.inference.decisions import figures_on_val
-from mmfeat.metrics import commonest_label
-from mmfeat.metrics.metric_rows import Figures
+from mmfeat.inference.decisions import metrics_on_val
+from mmfeat.metrics import most_frequent_baseline
+from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.training.encoder_training import FinetuneResult, finetune_encoders
+from mmfeat.training.dry_run import PlannedFinetuning, plan_finetune
+from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
+
+__all__ = ["FinetunedEncoder", "PlannedFinetuning", "finetune", "plan_finetune"]
 
 
 def finetune(
     project: Project, names: list[str] | None = None, freeze: bool = False
-) -> tuple[list[FinetuneResult], Figures | None]:
+) -> tuple[list[FinetunedEncoder], Metrics | None]:
     """Fit encoders on their own modality, one after another.
 
     Parameters
@@ -38,5 +41,5 @@ def finetune(
     val = manifest.rows("val")
     if not len(val):
         return results, None
-    baseline = commonest_label(manifest.labels[manifest.rows("train")], len(val))
-    return results, figures_on_val(project, baseline)
+    baseline = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+    return results, metrics_on_val(project, baseline)

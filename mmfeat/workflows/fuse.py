@@ -9,10 +9,10 @@ from mmfeat.common.machine import return_freed_memory
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.next_commands import after_fuse
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.runs.run import Run, already_made
-from mmfeat.training.head_folds import Folds, Labelled, labelled_figures
+from mmfeat.training.head_folds import Folds, Labelled, labelled_metrics
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
 from mmfeat.training.head_training import (
     describe,
@@ -30,7 +30,7 @@ class FuseResult:
 
     Attributes
     ----------
-    lines : list of FigureLine
+    lines : list of MetricRow
         On val; baselines first, the last is what predicts. Empty without val rows.
     labelled : Labelled or None
         On all labelled rows, where heads were trained in folds.
@@ -41,7 +41,7 @@ class FuseResult:
     """
 
     run: Run
-    lines: list[FigureLine]
+    lines: list[MetricRow]
     labelled: Labelled | None
     made: bool
     description: str
@@ -94,5 +94,5 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
         return_freed_memory()
     lines += head_lines(project, run)
     n_train, n_val = len(table.rows("train")), len(table.rows("val"))
-    labelled = labelled_figures(project, run) if folds else None
+    labelled = labelled_metrics(project, run) if folds else None
     return FuseResult(run, lines, labelled, made, describe(run), n_train, n_val, after_fuse(project, run))

@@ -17,7 +17,7 @@ from mmfeat.inference.logits import run_source
 from mmfeat.inference.new_pictures import picture_rows
 from mmfeat.inference.new_rows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
 from mmfeat.inference.run_ranking import best_run
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import find_run
@@ -40,7 +40,7 @@ class PredictResult:
         Rows without any feature: neither picture nor caption could be read.
     chosen : str
         How the run was chosen; empty where it was named.
-    decision : Decision
+    decision : DecisionRule
         What decided rows that are not val.
     decided : str
         What of it was fitted, and on what; empty where nothing was.
@@ -52,7 +52,7 @@ class PredictResult:
     n_rows: int
     n_empty: int
     n_unknown: int
-    decision: Decision
+    decision: DecisionRule
     decided: str
 
 
@@ -181,7 +181,7 @@ class NewPredictions:
     chosen: str
     rows: NewRows
     predictions: Predictions
-    decision: Decision
+    decision: DecisionRule
     decided: str
     columns: dict[str, str]
     outputs: Outputs

@@ -17,10 +17,10 @@ from mmfeat.data.corrections import corrected_ids, with_answers
 from mmfeat.data.review_table import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.inference.decisions import decision_for
-from mmfeat.inference.logits import own_opinions, recorded_table, run_source
+from mmfeat.inference.logits import recorded_table, run_source, unimodal_predictions
 from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
 from mmfeat.inference.run_ranking import best_run
-from mmfeat.metrics.decision_rule import Decision
+from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import find_run, in_sample
 from mmfeat.report.outputs import Outputs
@@ -188,9 +188,9 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
         logits, rows = source.logits[source.known], rows[source.known]
     else:
         logits = np.zeros((0, len(project.manifest.classes)), np.float32)
-    decision: Decision = decision_for(project, run.name, rows)
+    decision: DecisionRule = decision_for(project, run.name, rows)
     probs = decision.probs(logits)
-    sources = own_opinions(project, run, rows) if len(rows) else {}
+    sources = unimodal_predictions(project, run, rows) if len(rows) else {}
     return _Candidates(
         rows,
         probs,
@@ -232,10 +232,10 @@ def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[
         "caption": manifest.captions[best.rows].tolist(),
         "given": [separator.join(names) or none if known else "" for names, known in zip(given, labelled, strict=True)],
         "model": [separator.join(names) or none for names in label_names(best.decided, classes)],
-        "probabilities": _opinion(best.probs, best.decided, classes, np.ones(len(best.rows), bool)),
+        "probabilities": _prediction(best.probs, best.decided, classes, np.ones(len(best.rows), bool)),
     }
     for name, probs in best.opinions.items():
-        columns[f"opinion_{name}"] = _opinion(probs, decide(probs), classes, best.known[name])
+        columns[f"opinion_{name}"] = _prediction(probs, decide(probs), classes, best.known[name])
     reasons = _why_open(best, classes) if split == "unlabelled" else _why_wrong(best, labels, classes)
     columns["why"] = ["; ".join(why) for why in reasons]
     return columns
@@ -251,7 +251,7 @@ def _places(project: Project, rows: np.ndarray) -> list[str]:
     return [name if at is None else str(at) for name, at in zip(names, found, strict=True)]
 
 
-def _opinion(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], known: np.ndarray) -> list[str]:
+def _prediction(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], known: np.ndarray) -> list[str]:
     """Labels and what might be some, the most probable first; empty where an encoder has nothing to read."""
     shown = (decided == 1) | (probs >= _LIKELY)
     order = np.argsort(-probs, axis=1, kind="stable")

@@ -18,7 +18,7 @@ from mmfeat.common.progress import progress, say
 from mmfeat.inference.decisions import needed_val
 from mmfeat.inference.next_commands import to_predict
 from mmfeat.metrics import better
-from mmfeat.metrics.metric_rows import FigureLine
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
@@ -26,7 +26,7 @@ from mmfeat.runs.run import ROLES, Run, already_made
 from mmfeat.selftraining.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
-from mmfeat.training.finetune_plan import planned_fit
+from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
 from mmfeat.training.head_training import (
     fit_seeds,
@@ -34,7 +34,7 @@ from mmfeat.training.head_training import (
     head_inputs,
     head_lines,
     resolved_config,
-    val_figures,
+    val_metrics,
 )
 
 PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
@@ -48,7 +48,7 @@ class SelftrainResult:
     ----------
     rounds : list of dict
         Each :class:`mmfeat.selftraining.rounds.Round` as run.json has it.
-    lines : list of FigureLine
+    lines : list of MetricRow
         The head on val; before it the same head without pseudo-labels, where `fuse` has made it.
     supervised : str or None
         That run's name.
@@ -63,7 +63,7 @@ class SelftrainResult:
     run: Run
     rounds: list[dict]
     best: int
-    lines: list[FigureLine]
+    lines: list[MetricRow]
     supervised: str | None
     rises: bool | None
     made: bool
@@ -104,10 +104,10 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
     _complete(project, plan, run, made)
     supervised, rises, lines = already_made(project.runs, plan.supervised), None, head_lines(project, run)
     if supervised is not None:
-        before, now = val_figures(project, supervised), val_figures(project, run)
+        before, now = val_metrics(project, supervised), val_metrics(project, run)
         rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
         seconds, note = supervised.record["seconds"], "without pseudo-labels"
-        lines = [FigureLine.of(f"{supervised.name}, mean", before, seconds, note), *lines]
+        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note), *lines]
     n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
     return SelftrainResult(
         run,
@@ -174,7 +174,7 @@ def _planned(project: Project) -> _Plan:
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
         models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
-        **({"encoders_by": [planned_fit(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
+        **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
     supervised = head_fingerprint(begun, "head", head, settings, identities, table)
     start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]

@@ -21,7 +21,7 @@ from mmfeat.data.id_lists import read_ids
 from mmfeat.data.row_keys import id_keys
 from mmfeat.extraction.imported_embeddings import Imported, examine, lacking, write_import
 from mmfeat.project.project import Project
-from mmfeat.store.merge import merge_parts
+from mmfeat.store.merge import merge_segments
 
 KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
 
@@ -196,5 +196,5 @@ def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarra
         meta = {"host": platform.node(), "device": f"imported from {place}", "versions": versions}
         with progress(f"{found.spec.architecture}: writing", n_missing) as bar:
             write_import(features, source.blocks, keys, found.digests, missing, source.shape[1], meta, bar.advance)
-        merge_parts(features)
+        merge_segments(features)
     return n_missing

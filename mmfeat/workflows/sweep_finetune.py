@@ -20,24 +20,24 @@ from mmfeat.common.text import counted, shown
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.inference.decisions import needed_val, shipped_decision
 from mmfeat.metrics import scores
-from mmfeat.project.encoding import extract_one
+from mmfeat.project.encoding import encode_missing
 from mmfeat.project.overlay import Overlay
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.sweep_table import sweep_csv
-from mmfeat.report.text_tables import figure_name
-from mmfeat.runs.sweep_effects import FIGURES, Effect, SweptCell, best_first, lowest_loss, main_effects
+from mmfeat.report.text_tables import metric_title
+from mmfeat.runs.sweep_effects import METRIC_NAMES, Effect, SweptCell, best_first, lowest_loss, main_effects
 from mmfeat.store import FeatureStore
 from mmfeat.training.encoder_grid import FinetuneCell, FinetuneGrid, finetune_grid
 from mmfeat.training.encoder_training import finetune_encoders
-from mmfeat.training.finetune_plan import check_fits, planned_fit
-from mmfeat.training.promotion import Used, adopt
-from mmfeat.training.proposed_encoders import Proposal
+from mmfeat.training.finetune_plan import check_fit_plans, fit_plan
+from mmfeat.training.promotion import Promotion, promote_checkpoint
+from mmfeat.training.proposed_encoders import ProposedEncoder
 
 FORMAT = 1
 IN_SAMPLE = 2000  # training rows at most that a cell's own training figures are measured on
 TRAINED = ("train_samples_f1", "train_loss")
 _FITTED: Shape = {
-    "figures": dict.fromkeys(FIGURES, (float, None)),
+    "figures": dict.fromkeys(METRIC_NAMES, (float, None)),
     "best_epoch": Number(int, low=0),
     "seconds": float,
     **dict.fromkeys(TRAINED, (float, None)),
@@ -102,7 +102,7 @@ def sweep_finetune(
     grid = finetune_grid(folder, name, overrides)
     project = grid.project
     n_val = len(needed_val(project, "rows to compare settings on"))
-    check_fits(project, [name], freeze=False)
+    check_fit_plans(project, [name], freeze=False)
     file, outputs = project.root / "sweeps" / f"finetune-{name}.csv", Outputs(project.config, overwrite=overwrite)
     outputs.check(file, own=True, earlier=True)  # before any work
     with alone_in(project.root / "sweeps" / "finetune", "mmfeat sweep finetune"):
@@ -136,7 +136,7 @@ def _swept(grid: FinetuneGrid, name: str, n_seeds: int, n_val: int, *, file: Pat
     )
 
 
-def use_cell(result: FinetuneSweep, which: str) -> tuple[Used, list[str]]:
+def use_cell(result: FinetuneSweep, which: str) -> tuple[Promotion, list[str]]:
     """Make one cell's checkpoint the project's latest: `best`, or the number of its line.
 
     Returns
@@ -164,7 +164,9 @@ def use_cell(result: FinetuneSweep, which: str) -> tuple[Used, list[str]]:
             f"Run: mmfeat finetune {grid.name} {words}"
         )
     table = grid.project.config.encoder[grid.name]
-    return adopt(grid.project, Proposal(grid.name, grid.name, table, True), checkpoint), grid.settings(cell)
+    return promote_checkpoint(
+        grid.project, ProposedEncoder(grid.name, grid.name, table, True), checkpoint
+    ), grid.settings(cell)
 
 
 class _Fit:
@@ -176,7 +178,7 @@ class _Fit:
         seed = project.config.seed if seed is None else seed
         config = dataclasses.replace(cell.config, encoder={self.name: table}, seed=seed)
         sweeps = project.root / "sweeps" / "finetune"
-        self.fingerprint = planned_fit(Overlay(project, sweeps, config), self.name, freeze=False).fingerprint
+        self.fingerprint = fit_plan(Overlay(project, sweeps, config), self.name, freeze=False).fingerprint
         self.folder = sweeps / self.fingerprint[:16]
         self.file = self.folder.with_suffix(".json")
         self.project = Overlay(
@@ -215,7 +217,7 @@ class _Fit:
             self.record = {
                 **made,
                 "settings": checkpoint["settings"],
-                "figures": {key: figures[key] for key in FIGURES},
+                "figures": {key: figures[key] for key in METRIC_NAMES},
                 "best_epoch": checkpoint["best_epoch"],
                 "seconds": checkpoint["seconds"],
                 "history": checkpoint["history"],
@@ -235,7 +237,7 @@ class _Fit:
         store = FeatureStore(self.folder / "scratch", project.store.dtype)
         scratch = Overlay(project.host, self.folder, project.config, project.memory, store)
         try:
-            extract_one(scratch, identity, rows)
+            encode_missing(scratch, identity, rows)
             table = scratch.table_of({name: (identity.spec, None)}, rows)
             rows = rows[table.present[name][rows]]
             embeddings = np.asarray(table.embeddings[name][rows])
@@ -247,7 +249,7 @@ class _Fit:
 
     def checkpoint(self) -> Checkpoint | None:
         """What was made, where it is kept."""
-        return planned_fit(self.project, self.name, freeze=False).made
+        return fit_plan(self.project, self.name, freeze=False).made
 
     def forget(self) -> None:
         """Remove its weights."""
@@ -274,4 +276,6 @@ def _result(cell: SweptCell, metric: str) -> str:
         return cell.error
     figure = cell.mean(metric.replace("-", "_"))
     seeds = f" over {counted(len(cell.heads), 'seed')}" if len(cell.heads) > 1 else ""
-    return f"{figure_name(metric)} {figure:.3f}{seeds}, val loss {cell.mean('loss'):.4f}, {clock(cell.mean('seconds'))}"
+    return (
+        f"{metric_title(metric)} {figure:.3f}{seeds}, val loss {cell.mean('loss'):.4f}, {clock(cell.mean('seconds'))}"
+    )

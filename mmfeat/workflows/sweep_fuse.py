@@ -18,11 +18,11 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks, head_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.decisions import figures_on_val, needed_val
+from mmfeat.inference.decisions import metrics_on_val, needed_val
 from mmfeat.project.project import Project
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.sweep_table import sweep_csv
-from mmfeat.runs.sweep_effects import FIGURES, Effect, SweptCell, best_first, main_effects
+from mmfeat.runs.sweep_effects import METRIC_NAMES, Effect, SweptCell, best_first, main_effects
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_grid import Cell, Grid, grid_of
 from mmfeat.training.head_runs import seeds_of, tokens_read
@@ -31,7 +31,7 @@ from mmfeat.training.head_training import head_inputs, heads_made_from, resolved
 FORMAT = 1
 _FAILED: Shape = {"error": str}
 _SWEPT: Shape = {
-    "figures": dict.fromkeys(FIGURES, (float, None)),
+    "figures": dict.fromkeys(METRIC_NAMES, (float, None)),
     "best_epoch": Number(int, low=0),
     "seconds": float,
 }
@@ -189,8 +189,8 @@ def _record(project: Project, head: str, data: FitData, one: _Planned, fit: Fitt
     made = {"head": head, "settings": dataclasses.asdict(one.member.config), "seed": one.member.seed}
     if fit.error:
         return {**made, "error": diverged(head, one.member.config, fit.error)}
-    figures = figures_on_val(project, head_logits(fit.head, data, data.val)).as_dict()
-    kept = {name: figures[name] for name in FIGURES}
+    figures = metrics_on_val(project, head_logits(fit.head, data, data.val)).as_dict()
+    kept = {name: figures[name] for name in METRIC_NAMES}
     return {**made, "figures": kept, "best_epoch": fit.best_epoch, "seconds": fit.seconds}
 
 

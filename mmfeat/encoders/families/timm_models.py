@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.encoders.families.image import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub_folder, torch_hub_file
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.encoders.families.image import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import INSTEAD, load_strictly, read_state, torch_hub_file, within_reach
 

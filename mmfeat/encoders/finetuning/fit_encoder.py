@@ -28,14 +28,14 @@ from mmfeat.common.schedule import schedule
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.config.schema import PredictConfig
 from mmfeat.encoders.batches import Batch, groups_of
-from mmfeat.encoders.checkpoint import Output
+from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.finetuning.logbook import Logbook
 from mmfeat.encoders.finetuning.optimisation import (
     Average,
     freeze_layers,
     keep_statistics,
-    linear_output,
+    linear_probe,
     optimizer_of,
     piece_size,
     set_rate,
@@ -71,11 +71,11 @@ class FittedEncoder:
         Why it ended before its time; empty where it did not.
     """
 
-    output: Output
+    output: LinearProbe
     best_epoch: int
     history: list[dict[str, Any]]
     seconds: float
-    last: tuple[dict[str, Tensor], Output] | None = None
+    last: tuple[dict[str, Tensor], LinearProbe] | None = None
     stopped: str = ""
 
 
@@ -84,7 +84,7 @@ class EncoderFit:
 
     Parameters
     ----------
-    start : Output, optional
+    start : LinearProbe, optional
         A linear output fitted on the encoder as it is (Kumar et al., 2022); zeros and small random numbers without.
     logs : Path, optional
         A folder for TensorBoard's files.
@@ -101,7 +101,7 @@ class EncoderFit:
         device: torch.device,
         resume_file: Path,
         fingerprint: str,
-        start: Output | None = None,
+        start: LinearProbe | None = None,
         logs: Path | None = None,
     ) -> None:
         val = samples.val[np.argsort(samples.numbers[samples.val], kind="stable")]  # in an order of the rows' own
@@ -111,7 +111,7 @@ class EncoderFit:
         self.rule, self.start, self.logs = rule, start, logs
         self.seed, self.device, self.resume_file, self.fingerprint = seed, device, resume_file, fingerprint
         self.batches = TrainingBatches(samples, encoder, config, seed)
-        self.output = linear_output(encoder.width, len(samples.classes), seed, start).to(device)
+        self.output = linear_probe(encoder.width, len(samples.classes), seed, start).to(device)
         freeze_layers(encoder, config.frozen_layers)
         self.parameters = [p for p in (*encoder.parameters(), *self.output.parameters()) if p.requires_grad]
         self.optimizer = optimizer_of(encoder, self.output, config)
@@ -202,9 +202,9 @@ class EncoderFit:
         self.output.load_state_dict(_part(self.best, "output."))
         return FittedEncoder(self._linear(), state.best_epoch, state.history, state.seconds, last, stopped)
 
-    def _linear(self) -> Output:
+    def _linear(self) -> LinearProbe:
         weight, bias = (p.detach().float().cpu().numpy().copy() for p in (self.output.weight, self.output.bias))
-        return Output(weight, bias, self.samples.classes)
+        return LinearProbe(weight, bias, self.samples.classes)
 
     def _epoch(self, bar: Any, logbook: Logbook) -> None:
         """Train one epoch, or what is left of it, and see what came of it."""
@@ -382,7 +382,7 @@ def fit_encoder(
     device: torch.device,
     resume_file: Path,
     fingerprint: str,
-    start: Output | None = None,
+    start: LinearProbe | None = None,
     logs: Path | None = None,
     before: Callable[[int, float], None] | None = None,
 ) -> FittedEncoder:
@@ -397,7 +397,7 @@ def fit_encoder(
         How probabilities become the labels that the metric scores, at 0.5 where it is tuned.
     fingerprint : str
         Digest of all that the fit depends on.
-    start : Output, optional
+    start : LinearProbe, optional
         A linear output fitted on the encoder as it is, to begin with.
     logs : Path, optional
         A folder for TensorBoard's files.

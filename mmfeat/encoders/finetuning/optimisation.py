@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.config.finetune_recipes import FinetuneConfig
-from mmfeat.encoders.checkpoint import Output
+from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
 
 _FEW = 16  # samples
@@ -124,7 +124,7 @@ def piece_size(config: FinetuneConfig, device: torch.device) -> int:
     return min(_FEW, config.batch_size) if few else config.batch_size
 
 
-def linear_output(width: int, n_classes: int, seed: int, start: Output | None) -> nn.Linear:
+def linear_probe(width: int, n_classes: int, seed: int, start: LinearProbe | None) -> nn.Linear:
     """The layer that training goes on with: a fitted one, or one with small seeded weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -20,7 +20,7 @@ from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.demo_data import make_demo
 from mmfeat.inference.decisions import shipped_decision
 from mmfeat.inference.logits import source
-from mmfeat.metrics.metric_rows import FigureLine, figures_of
+from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.project.encoding import extract
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
@@ -85,7 +85,7 @@ class DemoResult:
     """The comparison on the hidden truth, and where everything lies."""
 
     folder: Path
-    lines: list[FigureLine]
+    lines: list[MetricRow]
     n_rows: int
     seconds: float
 
@@ -116,7 +116,7 @@ def demo(folder: Path | str = "mmfeat-demo", seed: int = 0) -> DemoResult:
     return DemoResult(folder, lines, len(Project(folder).manifest.rows("unlabelled")), time.perf_counter() - start)
 
 
-def _run_commands(folder: Path) -> list[FigureLine]:
+def _run_commands(folder: Path) -> list[MetricRow]:
     _step("mmfeat init", lambda: init(folder))
     tuned, _ = _step("mmfeat finetune", lambda: finetune(Project(folder)))
     _step("mmfeat extract", lambda: extract(Project(folder)))
@@ -141,7 +141,7 @@ def _run_commands(folder: Path) -> list[FigureLine]:
     lines = []
     for label, name, seconds in named:
         logits = source(project, name, rows).logits
-        lines.append(FigureLine.of(label, figures_of(truth, logits, shipped_decision(project, name)), seconds))
+        lines.append(MetricRow.of(label, metrics_of(truth, logits, shipped_decision(project, name)), seconds))
     return lines
 
 

@@ -1,0 +1,1 @@
+"""The Python interface: a project whose methods are the commands."""
