@@ -51,7 +51,7 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
 
 def test_a_destination_that_is_there_is_left_alone(trained, tmp_path):
     (tmp_path / "model").mkdir()
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists"):
         export(Project(trained), "fm3-1", tmp_path / "model")
     assert not list((tmp_path / "model").iterdir())
 
@@ -113,7 +113,7 @@ def test_the_command_says_what_it_made(trained, tmp_path):
     assert again.stdout.startswith(f"Already made from the same: {tmp_path / 'model'} (")
     other = run_cli("--project", str(trained), "export", "fm3-1", "model", cwd=tmp_path, check=False)
     assert other.returncode == 1
-    assert "is there already, made from something else" in other.stderr
+    assert "exists and was made from something else" in other.stderr
 
 
 def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):

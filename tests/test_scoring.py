@@ -189,7 +189,7 @@ def test_a_nested_ensemble_is_stale_with_its_member_and_counts_a_head_once(extra
     finetune(project, freeze=True)
     project = Project(project.root)
     assert "output of encoder image has changed" in state_of(project, both)
-    shutil.rmtree(extracted.runs / fm3.name)
+    shutil.rmtree(extracted.runs_folder / fm3.name)
     extract(project)
     one = ensemble(project, [crossattn.name]).run
     assert is_current(project, one)
@@ -382,7 +382,7 @@ def test_evaluate_keeps_a_table_for_each_split_and_takes_each_name_once(extracte
     with pytest.raises(RunError, match=f"each name once, found: {name}, {name}"):
         evaluate(extracted, [name, name])
     files = [evaluate(extracted, [name, "text"], split).files for split in ("val", "train")]
-    assert [[str(file.relative_to(extracted.runs)) for file in both] for both in files] == [
+    assert [[str(file.relative_to(extracted.runs_folder)) for file in both] for both in files] == [
         [f"{name}/evaluation-{split}.csv", f"evaluation-text-{split}.csv"] for split in ("val", "train")
     ]
 
@@ -460,4 +460,4 @@ def test_a_fit_that_diverges_is_one_line_that_names_the_setting(extracted):
         )
         with pytest.raises(RunError, match=r"crossattn: .*Lower fuse.crossattn.lr \(1e\+"):
             fuse(project)
-    assert not list(extracted.runs.glob("*"))
+    assert not list(extracted.runs_folder.glob("*"))

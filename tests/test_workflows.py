@@ -271,7 +271,7 @@ def test_a_selftraining_reads_no_pixels_and_writes_its_rounds(extracted, monkeyp
     assert len(lines) == 1 + len(run.record["rounds"])
     assert lines[0].endswith(",".join(f"yes_{name}" for name in run.classes))
     assert (run.folder / "rounds.png").is_file()
-    assert not (extracted.runs / ".resume-selftrain").exists()
+    assert not (extracted.runs_folder / ".resume-selftrain").exists()
     assert run.record["ended"] in ("reverted", "no_change", "max_iter")
 
 
@@ -373,7 +373,7 @@ def test_sources_share_one_namespace(extracted):
     assert source(extracted, run.name, rows).name == run.name
     with pytest.raises(RunError, match="no run 'texxt'"):
         source(extracted, "texxt", rows)
-    assert [r.name for r in all_runs(extracted.runs)] == [run.name]
+    assert [r.name for r in all_runs(extracted.runs_folder)] == [run.name]
 
 
 def test_images_that_are_gone_keep_their_features_on_the_right_and_it_is_said(project, tmp_path, capsys):

@@ -6,8 +6,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Inside the block `progress` and `say` show nothing; with `on` False the block changes nothing."""
+    token = _QUIET.set(_QUIET.get() or on)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Do nothing."""
 
 
 class PlainProgress:
@@ -44,8 +64,11 @@ class BarProgress:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "rows") -> Iterator[PlainProgress | BarProgress]:
+def progress(description: str, total: int, unit: str = "rows") -> Iterator[NoProgress | PlainProgress | BarProgress]:
     """Show how far a loop of `total` units has come; call `advance(n)` on what this yields."""
+    if _QUIET.get():
+        yield NoProgress()
+        return
     if not sys.stderr.isatty():
         yield PlainProgress(description, total, unit)
         return
@@ -96,4 +119,5 @@ def clock(seconds: float) -> str:
 
 def say(text: str) -> None:
     """One line to stderr, for what is worth knowing before or during long work."""
-    print(text, file=sys.stderr, flush=True)
+    if not _QUIET.get():
+        print(text, file=sys.stderr, flush=True)

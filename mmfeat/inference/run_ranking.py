@@ -46,13 +46,13 @@ class RankedRun:
 def ranked_runs(project: Project) -> list[RankedRun]:
     """Runs and encoders with an output, best on val first (newest first without val rows); those without figures last."""
     val = project.manifest.rows("val")
-    runs = all_runs(project.runs)
+    runs = all_runs(project.runs_folder)
     lines = [_ranked_run(project, run, val) for run in (runs if len(val) else reversed(runs))]
     for name in project.config.encoder:
         identity = project.identity(name)
         if identity.output_key is not None:
             lines.append(_ranked_encoder(project, identity, val))
-    for name, reason in damaged_runs(project.runs).items():
+    for name, reason in damaged_runs(project.runs_folder).items():
         lines.append(RankedRun(name, "-", None, None, f"damaged: {reason}", None))
     return sorted(lines, key=_rank(project.config.metric))
 

@@ -101,7 +101,7 @@ class Project:
         return self.root / "checkpoints"
 
     @property
-    def runs(self) -> Path:
+    def runs_folder(self) -> Path:
         """The folder of runs."""
         return self.root / "runs"
 

@@ -124,4 +124,4 @@ def save_head_run(
     learned = trained.learned
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
-    return save_run(project.runs, stem, record, kept, learned, state)
+    return save_run(project.runs_folder, stem, record, kept, learned, state)

@@ -233,12 +233,12 @@ def _digests(folder: Path) -> dict[str, str | None]:
 
 
 def _states(project: Project) -> dict[str, str]:
-    return {run.name: state_of(project, run) for run in all_runs(project.runs)}
+    return {run.name: state_of(project, run) for run in all_runs(project.runs_folder)}
 
 
 def _about_runs(project: Project, before: Manifest, change: Difference, states: dict[str, str]) -> list[str]:
     """Which runs have learned from labels that are others now, and which cannot be the best any more, or can again."""
-    lines, runs = [], all_runs(project.runs)
+    lines, runs = [], all_runs(project.runs_folder)
     ids = before.ids.tolist()
     labelled = (before.labels >= 0).any(1)
     given = {sample for sample, known in zip(ids, labelled, strict=True) if known}

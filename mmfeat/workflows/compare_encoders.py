@@ -20,6 +20,7 @@ from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record
 from mmfeat.report.encoder_comparison_table import write_encoder_comparison
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult, metric_records
 from mmfeat.runs.comparison import Part, comparison_folder, kept_part, save_part
 from mmfeat.runs.encoder_comparison import (
     EncoderLine,
@@ -37,8 +38,8 @@ from mmfeat.training.proposed_encoders import ProposedEncoder, proposed_encoder
 RECORD, PART = "encoder.json", "logits.safetensors"
 
 
-@dataclass(frozen=True)
-class EncodersResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EncodersResult(TableResult):
     """Encoders on the same val rows, and the files that hold the same.
 
     Attributes
@@ -66,6 +67,13 @@ class EncodersResult:
     n_val: int
     n_seeds: int
     frozen: bool
+
+    def _about(self) -> str:
+        return f"{'Made' if self.made else 'Already made:'} {self.folder.name}: encoders on {counted(self.n_val, 'val row')}"
+
+    def _table(self) -> list[Record]:
+        rows = [MetricRow.of(line.record.label, line.compared.figures) for line in self.lines]
+        return metric_records([self.baseline, *rows], "encoder")
 
 
 def compare_encoders(
@@ -121,7 +129,7 @@ def compare_encoders(
         found, manifest.labels[val], work.numbers, lambda logits: decision_on(project, val, logits), config.metric
     )
     baseline = MetricRow.of(
-        "commonest label",
+        "most frequent",
         metrics_on_val(project, most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))),
     )
     title = f"{counted(len(val), 'val row')}"
@@ -130,17 +138,17 @@ def compare_encoders(
         outputs, work.folder, title, lines, baseline, manifest.classes, config.metric
     )
     return EncodersResult(
-        lines,
-        baseline,
-        failed,
-        {p.label: p for p, _ in proposals.values()},
-        work.made or written,
-        work.folder,
-        files,
-        len(manifest.rows("train")),
-        len(val),
-        n_seeds,
-        freeze,
+        lines=lines,
+        baseline=baseline,
+        failed=failed,
+        proposals={p.label: p for p, _ in proposals.values()},
+        made=work.made or written,
+        folder=work.folder,
+        files=files,
+        n_train=len(manifest.rows("train")),
+        n_val=len(val),
+        n_seeds=n_seeds,
+        frozen=freeze,
     )
 
 

@@ -30,6 +30,7 @@ from mmfeat.project.provenance import common_record, encoder_record
 from mmfeat.project.staleness import lineage_of_encoder
 from mmfeat.report.comparison_table import write_comparison
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult, metric_records
 from mmfeat.runs.comparison import (
     Candidate,
     Compared,
@@ -51,8 +52,8 @@ PAPER_HEADS = {"concat": "+FCNN", "crossattn": "+Cross attention FCNN"}
 CLOCKED, REPEATED, ENOUGH = 8192, 5, 10.0  # rows of a prediction that is clocked, how often, and seconds for it
 
 
-@dataclass(frozen=True)
-class CompareResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CompareResult(TableResult):
     """Models on the same val rows, and the files that hold the same.
 
     Attributes
@@ -79,6 +80,12 @@ class CompareResult:
     n_val: int
     n_seeds: int
     after: str
+
+    def _about(self) -> str:
+        return f"{'Made' if self.made else 'Already made:'} {self.folder.name}: heads on {counted(self.n_val, 'val row')}"
+
+    def _table(self) -> list[Record]:
+        return metric_records([MetricRow.of(line.name, line.figures, note=line.note) for line in self.lines])
 
 
 def compare_heads(project: Project, names: list[str] | None = None, overwrite: bool = False) -> CompareResult:
@@ -123,16 +130,16 @@ def compare_heads(project: Project, names: list[str] | None = None, overwrite: b
     outputs = Outputs(project.config, overwrite=overwrite)
     files, written = write_comparison(outputs, work.folder, title, lines, cheap, classes, metric)
     return CompareResult(
-        lines,
-        cheap,
-        failed,
-        work.made or written,
-        work.folder,
-        files,
-        len(project.manifest.rows("train")),
-        len(val),
-        len(seeds_of(project)),
-        _after(project, lines),
+        lines=lines,
+        baselines=cheap,
+        failed=failed,
+        made=work.made or written,
+        folder=work.folder,
+        files=files,
+        n_train=len(project.manifest.rows("train")),
+        n_val=len(val),
+        n_seeds=len(seeds_of(project)),
+        after=_after(project, lines),
     )
 
 

@@ -15,11 +15,13 @@ from mmfeat.config.schema import RECIPES
 from mmfeat.inference.decisions import decision_record, metrics_on_val
 from mmfeat.inference.ensemble_members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
 from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
+from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics, score_by
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, input_keys
 from mmfeat.project.staleness import find_run, in_sample, lineage_of
+from mmfeat.report.result import Record, metric_records
 from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Rows, Weights, cross_fit
 from mmfeat.runs.ensembles import RECIPE_TEXTS
 from mmfeat.runs.run import ROLES, Run, RunLogits, already_made, save_run
@@ -34,8 +36,8 @@ METHOD_TEXTS = {
 }
 
 
-@dataclass(frozen=True)
-class EnsembleResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EnsembleResult(RunResult):
     """A run, its figures on val beside its members', and whether it was made now.
 
     Attributes
@@ -46,9 +48,7 @@ class EnsembleResult:
         Samples-F1 over that of the members' mean on the val rows, and its 95 % interval; None where nothing is fitted.
     """
 
-    run: Run
     lines: list[MetricRow]
-    made: bool
     description: str
     n_val: int
     left_out: list[str]
@@ -58,6 +58,12 @@ class EnsembleResult:
     def fitted(self) -> dict[str, Any] | None:
         """What run.json says of the fit; None where nothing is fitted."""
         return self.run.record.get("fitted")
+
+    def _about(self) -> str:
+        return f"{super()._about()}: {self.description}"
+
+    def _table(self) -> list[Record]:
+        return metric_records(self.lines)
 
 
 def ensemble(project: Project, members: list[str], method: str = "mean") -> EnsembleResult:
@@ -117,7 +123,7 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
     prior = training_prior(project)
     mean = joined(stem, sources, parts.weights, prior)
     fingerprint = _fingerprint(project, parts, rows, {"members": parts.members})
-    run = already_made(project.runs, fingerprint)
+    run = already_made(project.runs_folder, fingerprint)
     made = run is None
     if run is None:
         roles = np.full(len(rows), ROLES["none"], np.uint8)
@@ -128,7 +134,15 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
     shares = " + ".join(f"{weight:.2g} {name}" for name, weight in zip(names, parts.weights, strict=True))
     text = RECIPE_TEXTS.get(stem, METHOD_TEXTS["mean"])
     lines, _ = _lines(project, names, [*sources, mean])
-    return EnsembleResult(run, lines, made, f"{stem}: {text}; {shares}; nothing is fitted", len(val), [], None)
+    return EnsembleResult(
+        run=run,
+        lines=lines,
+        made=made,
+        description=f"{stem}: {text}; {shares}; nothing is fitted",
+        n_val=len(val),
+        left_out=[],
+        gain=None,
+    )
 
 
 def _fitted(project: Project, method: str, names: list[str], given: bool) -> EnsembleResult:
@@ -150,7 +164,7 @@ def _fitted(project: Project, method: str, names: list[str], given: bool) -> Ens
     if method == "greedy":
         made_by |= {"metric": config.metric, "steps": STEPS}
     fingerprint = _fingerprint(project, candidates, rows, {"members": candidates.members, **made_by})
-    run = already_made(project.runs, fingerprint)
+    run = already_made(project.runs_folder, fingerprint)
     made = run is None
     if run is None:
         run = _fit(project, method, names, sources, rows, fit, fingerprint, given)
@@ -161,7 +175,15 @@ def _fitted(project: Project, method: str, names: list[str], given: bool) -> Ens
     gain = paired_difference(figures[-1].rows_f1, figures[-2].rows_f1) if figures else None
     left_out = [name for name in names if name not in shown]
     text = METHOD_TEXTS[method].format(metric=config.metric)
-    return EnsembleResult(run, lines, made, f"{run.name}: {text}", len(val), left_out, gain)
+    return EnsembleResult(
+        run=run,
+        lines=lines,
+        made=made,
+        description=f"{run.name}: {text}",
+        n_val=len(val),
+        left_out=left_out,
+        gain=gain,
+    )
 
 
 def _fit(
@@ -276,4 +298,4 @@ def _save(
     }
     for member in parts.members:
         learned |= lineage_of(project, member["name"])
-    return save_run(project.runs, stem, record, kept, learned, None)
+    return save_run(project.runs_folder, stem, record, kept, learned, None)

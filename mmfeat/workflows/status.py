@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mmfeat.common.errors import EncoderError, MmfeatError
+from mmfeat.common.text import counted
 from mmfeat.data.seen import load_before
 from mmfeat.project.damage import project_seals
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs
 from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.store.references import all_references
@@ -16,8 +18,8 @@ from mmfeat.store.references import all_references
 _NAMED = 2  # reasons that are given
 
 
-@dataclass(frozen=True)
-class StatusResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StatusResult(TableResult):
     """The state of a project.
 
     Attributes
@@ -44,6 +46,25 @@ class StatusResult:
     flat: list[str]
     damaged: list[str]
     unsealed: str
+
+    def _about(self) -> str:
+        text = f"{counted(self.n_rows, 'row')}, {counted(self.n_runs, 'run')}"
+        return "\n".join([text, *self.failures.values(), *self.damaged])
+
+    def _table(self) -> list[Record]:
+        return [
+            {
+                "encoder": one.name,
+                "model": one.model,
+                "cached": one.cached,
+                "missing": one.missing,
+                "stale": one.stale,
+                "unreadable": one.unreadable,
+                "missing modality": one.absent,
+                "why": one.why,
+            }
+            for one in self.encoders
+        ]
 
     @property
     def remedy(self) -> str:
@@ -83,16 +104,16 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         checkpoints[name] = identity.checkpoint
     seals = project_seals(project)
     return StatusResult(
-        found,
-        failures,
-        checkpoints,
-        project.store.problems,
-        seals.n_runs,
-        project.manifest.n_samples,
-        bool(checkpoints) and all(checkpoints.values()),
-        [str(project.manifest.ids[row]) for row in sorted({row for one in found for row in one.flat})],
-        seals.damaged,
-        seals.unsealed,
+        encoders=found,
+        failures=failures,
+        checkpoints=checkpoints,
+        problems=project.store.problems,
+        n_runs=seals.n_runs,
+        n_rows=project.manifest.n_samples,
+        has_outputs=bool(checkpoints) and all(checkpoints.values()),
+        flat=[str(project.manifest.ids[row]) for row in sorted({row for one in found for row in one.flat})],
+        damaged=seals.damaged,
+        unsealed=seals.unsealed,
     )
 
 
@@ -124,7 +145,7 @@ def store_status(project: Project) -> list[StoreLine]:
             named.setdefault(project.identity(name).spec.key, []).append(f"encoder {name}")
         except MmfeatError:  # said in the table above
             continue
-    for run in all_runs(project.runs):
+    for run in all_runs(project.runs_folder):
         for encoder in run.encoders.values():
             named.setdefault(encoder["key"], []).append(run.name)
         for key in run.baseline_keys:

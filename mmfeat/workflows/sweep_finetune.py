@@ -23,6 +23,7 @@ from mmfeat.metrics import scores
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.overlay import Overlay
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult, cell_records
 from mmfeat.report.sweep_table import sweep_csv
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep_effects import METRIC_NAMES, Effect, SweptCell, best_first, lowest_loss, main_effects
@@ -44,8 +45,8 @@ _FITTED: Shape = {
 }
 
 
-@dataclass(frozen=True)
-class FinetuneSweep:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FinetuneSweep(TableResult):
     """A grid's figures on val.
 
     Attributes
@@ -73,6 +74,13 @@ class FinetuneSweep:
     metric: str
     kept_mb: float
     file: Path
+
+    def _about(self) -> str:
+        fits = f"{counted(self.n_fits, 'fit')}, {self.n_trained:,} trained now"
+        return f"sweeps/{self.file.name}: {fits}, on {counted(self.n_val, 'val row')}, best {self.metric} first"
+
+    def _table(self) -> list[Record]:
+        return cell_records(self.cells, "encoder")
 
 
 def sweep_finetune(
@@ -132,7 +140,17 @@ def _swept(grid: FinetuneGrid, name: str, n_seeds: int, n_val: int, *, file: Pat
     mb = sum(path.stat().st_size for fit in firsts for path in fit.folder.rglob("*") if path.is_file()) / 1e6
     n_fits = len(grid.cells) * n_seeds
     return FinetuneSweep(
-        grid, order, sources, main_effects(done, metric), n_fits, n_trained, n_val, n_seeds, metric, mb, file
+        grid=grid,
+        cells=order,
+        sources=sources,
+        effects=main_effects(done, metric),
+        n_fits=n_fits,
+        n_trained=n_trained,
+        n_val=n_val,
+        n_seeds=n_seeds,
+        metric=metric,
+        kept_mb=mb,
+        file=file,
     )
 
 

@@ -14,6 +14,7 @@ from mmfeat.common.files import digest_json, remove_leftovers
 from mmfeat.common.json_shapes import Number, Shape
 from mmfeat.common.progress import progress, say
 from mmfeat.common.seals import read_record, write_sealed
+from mmfeat.common.text import counted
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks, head_logits
@@ -21,6 +22,7 @@ from mmfeat.heads.training.members import Member
 from mmfeat.inference.decisions import metrics_on_val, needed_val
 from mmfeat.project.project import Project
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult, cell_records
 from mmfeat.report.sweep_table import sweep_csv
 from mmfeat.runs.sweep_effects import METRIC_NAMES, Effect, SweptCell, best_first, main_effects
 from mmfeat.store.feature_table import FeatureTable
@@ -38,8 +40,8 @@ _SWEPT: Shape = {
 _OPTIONS = {"fuse.inputs": "inputs", "fuse.seeds": "seeds", "metric": "metric", "seed": "seed", "device": "device"}
 
 
-@dataclass(frozen=True)
-class SweepResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SweepResult(TableResult):
     """A grid's figures on val.
 
     Attributes
@@ -65,6 +67,13 @@ class SweepResult:
     notes: list[str]
     file: Path
     after: str
+
+    def _about(self) -> str:
+        heads = f"{counted(self.n_heads, 'head')}, {self.n_trained:,} trained now"
+        return f"sweeps/{self.file.name}: {heads}, on {counted(self.n_val, 'val row')}, best {self.metric} first"
+
+    def _table(self) -> list[Record]:
+        return cell_records(self.cells, "head")
 
 
 @dataclass(frozen=True)
@@ -130,15 +139,15 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], overwrite: bool = 
     best = grid.cells[next(i for i, cell in enumerate(cells) if cell is order[0])]
     after = "mmfeat runs" if order[0].error else _command(grid, best)
     return SweepResult(
-        order,
-        main_effects(cells, metric),
-        len(planned),
-        len(missing),
-        n_val,
-        metric,
-        grid.notes,
-        sweeps / "fuse.csv",
-        after,
+        cells=order,
+        effects=main_effects(cells, metric),
+        n_heads=len(planned),
+        n_trained=len(missing),
+        n_val=n_val,
+        metric=metric,
+        notes=grid.notes,
+        file=sweeps / "fuse.csv",
+        after=after,
     )
 
 
