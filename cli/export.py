@@ -25,9 +25,7 @@ from mmfeat.common.text import counted
 )
 @setting_options(*DECISION, top=("metric", "device"))
 @click.pass_context
-def export_command(
-    context: click.Context, run: str, destination: str, dtype: str, format: str, **options: Any
-) -> None:
+def export_command(context: click.Context, run: str, destination: str, dtype: str, format: str, **options: Any) -> None:
     """Write RUN to DIR: encoders, heads, preprocessing, classes and a model card.
 
     RUN may be an encoder with a linear probe. Before the folder appears, its predictions are compared with those of the

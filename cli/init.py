@@ -43,12 +43,22 @@ from mmfeat.cli.strict import Command
 @click.option("--group", "group_column", metavar="COLUMN", help="Column of groups. Rows of one group go to one split.")
 @click.option("--separator", metavar="TEXT", help="Separator of the labels in one cell. [default: a space]")
 @click.option(
-    "--classes", metavar="FILE", help="CSV table with the class list in a column named label. [default: every label found]"
+    "--classes",
+    metavar="FILE",
+    help="CSV table with the class list in a column named label. [default: every label found]",
 )
 @click.option(
-    "--val", type=float, metavar="SHARE", help="Share of labelled rows that epochs and runs are selected on. [default: 0.1]"
+    "--val",
+    type=float,
+    metavar="SHARE",
+    help="Share of labelled rows that epochs and runs are selected on. [default: 0.1]",
 )
-@click.option("--test", type=float, metavar="SHARE", help="Share of labelled rows that only evaluate --split test reads. [default: 0]")
+@click.option(
+    "--test",
+    type=float,
+    metavar="SHARE",
+    help="Share of labelled rows that only evaluate --split test reads. [default: 0]",
+)
 @click.option("--seed", type=int, metavar="N", help="Seed of the split and of everything random. [default: 0]")
 @overwrite_option
 @click.pass_context

@@ -111,7 +111,9 @@ CHOICE = Modes(
     metavar="ROLE=NAME",
     help="A column of TABLE or of --captions, such as caption=Title. Roles are id, image, caption. Repeatable.",
 )
-@click.option("--model", default="", metavar="DIR", help="Predict by a model that mmfeat export made, without a project.")
+@click.option(
+    "--model", default="", metavar="DIR", help="Predict by a model that mmfeat export made, without a project."
+)
 @click.option(
     "--split",
     default="unlabelled",

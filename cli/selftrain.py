@@ -61,9 +61,7 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
         "95 % interval."
     )
     click.echo(metric_table(n_val, result.lines, config.metric))
-    click.echo(
-        about_metrics(result.lines[0].n_left_out, "epochs and rounds were selected on these rows", seeds=True)
-    )
+    click.echo(about_metrics(result.lines[0].n_left_out, "epochs and rounds were selected on these rows", seeds=True))
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round was better"
     last = len(result.rounds) - 1
     if result.supervised is None:

@@ -19,9 +19,18 @@ from mmfeat.serving.limits import Limits
 )
 @click.argument("folder", metavar="DIR")
 @click.option(
-    "--host", default="127.0.0.1", metavar="ADDRESS", help="The address to listen on. 0.0.0.0: all addresses of this machine. [default: 127.0.0.1]"
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    help="The address to listen on. 0.0.0.0: all addresses of this machine. [default: 127.0.0.1]",
 )
-@click.option("--port", default=8000, type=click.IntRange(0, 65535), metavar="N", help="The port to listen on. 0: a free one. [default: 8000]")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="The port to listen on. 0: a free one. [default: 8000]",
+)
 @click.option(
     "--allow-host",
     "allow_hosts",
@@ -36,7 +45,9 @@ from mmfeat.serving.limits import Limits
     metavar="ORIGIN",
     help="An origin whose pages may send requests, such as http://localhost:3000, or *. Repeatable.",
 )
-@click.option("--device", default="auto", metavar="VALUE", help=f"The device to compute on. One of: {', '.join(DEVICES)}.")
+@click.option(
+    "--device", default="auto", metavar="VALUE", help=f"The device to compute on. One of: {', '.join(DEVICES)}."
+)
 @click.option(
     "--max-mb",
     default=Limits.megabytes,

@@ -23,9 +23,9 @@ from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
-from mmfeat.report.text_tables import MOST_FREQUENT
 from mmfeat.project.staleness import in_sample, in_sample_of, lineage_of_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.report.text_tables import MOST_FREQUENT
 from mmfeat.store.feature_table import FeatureTable, rows_digest
 
 _WORDS = "TF-IDF"

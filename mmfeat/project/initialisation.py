@@ -45,14 +45,15 @@ from mmfeat.project.changes import follows
 from mmfeat.project.template import filled_template
 from mmfeat.report.data_summary import about_changes, about_copies, about_one_class, summary
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Result
 
 LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 COLUMNS = tuple(f"data.{role}" for role in ROLES)
 PATHS = ("data.source", "data.images", "data.classes")
 
 
-@dataclass(frozen=True)
-class InitResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class InitResult(Result):
     """What was found and written.
 
     Attributes
@@ -76,6 +77,10 @@ class InitResult:
     def unchanged(self) -> bool:
         """Whether everything was there already."""
         return not self.written and not self.removed
+
+    def _about(self) -> str:
+        made = f"Wrote {', '.join(self.written)}" if self.written else "Nothing has changed"
+        return "\n".join([made, self.summary, *self.warnings])
 
 
 def init(
@@ -169,7 +174,7 @@ def init(
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp, outputs=outputs)
     text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
-    return InitResult(manifest, text, written, removed, after, warnings)
+    return InitResult(manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=warnings)
 
 
 def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:

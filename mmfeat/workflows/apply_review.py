@@ -34,6 +34,7 @@ from mmfeat.project.initialisation import LOG, init
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import state_of
 from mmfeat.report.data_summary import about_answers, about_changes
+from mmfeat.report.result import Result
 from mmfeat.runs.run import all_runs
 
 FOLDER, RECORD, FORMAT = "reviews", "record.json", 1
@@ -47,8 +48,8 @@ _SHAPE: dict[str, Shape] = {
 }
 
 
-@dataclass(frozen=True)
-class AppliedReview:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AppliedReview(Result):
     """What became of a project.
 
     Attributes
@@ -67,6 +68,9 @@ class AppliedReview:
     lines: list[str]
     made: str
     after: str
+
+    def _about(self) -> str:
+        return "\n".join([self.made, *self.lines])
 
 
 def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
@@ -106,7 +110,7 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     _remember_after(root)
     if not fresh and made.unchanged:
         made_line = f"Nothing to do: {CORRECTIONS} has all {counted(len(answers.given), 'answer')} of {file.name}."
-        return AppliedReview(False, [], made_line, "mmfeat review")
+        return AppliedReview(changed=False, lines=[], made=made_line, after="mmfeat review")
     now = Project(root)
     change = difference(before, now.manifest)
     lines = about_answers(answers, before, now.manifest, change)
@@ -114,9 +118,8 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     anew, after = follows(now.config, change)
     lines += [*anew, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
-    return AppliedReview(
-        True, lines, f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (back: mmfeat review --undo).", after
-    )
+    made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (back: mmfeat review --undo)."
+    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
 
 
 def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
@@ -157,7 +160,8 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     if not same:
         lines.insert(0, f"  {MANIFEST} had changed since, so that it was made anew without them")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
-    return AppliedReview(True, lines, f"Took back {what}: {CORRECTIONS} and {MANIFEST} are as before.", after)
+    made_line = f"Took back {what}: {CORRECTIONS} and {MANIFEST} are as before."
+    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
 
 
 def _last(root: Path) -> Path | None:

@@ -82,7 +82,9 @@ class CompareResult(TableResult):
     after: str
 
     def _about(self) -> str:
-        return f"{'Made' if self.made else 'Already made:'} {self.folder.name}: heads on {counted(self.n_val, 'val row')}"
+        return (
+            f"{'Made' if self.made else 'Already made:'} {self.folder.name}: heads on {counted(self.n_val, 'val row')}"
+        )
 
     def _table(self) -> list[Record]:
         return metric_records([MetricRow.of(line.name, line.figures, note=line.note) for line in self.lines])

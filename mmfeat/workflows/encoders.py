@@ -1,4 +1,4 @@
-"""`mmfeat encoders`: the project's encoders and the paper's in figures, and which models there are."""
+"""`mmfeat encoders`: size, width and input of the project's encoders, of the paper's, and of models by name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from mmfeat import __version__
 from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.files import digest_json
 from mmfeat.common.remembered import recall, remember
+from mmfeat.common.text import counted
 from mmfeat.config.schema import FILE_NAME, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import Description
 from mmfeat.project.project import Project
+from mmfeat.report.result import Record, TableResult
 
-# The encoders of the paper, by the names people use.
+# The encoders of the paper, by their usual names.
 PAPER = {
     "image": (
         "mobilenetv3_large_100",
@@ -39,23 +41,43 @@ SHOWN = 24  # models of a pattern
 LONGEST = 512  # tokens, where no table says how many are read
 
 
-@dataclass(frozen=True)
-class Encoders:
-    """What is listed.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Encoders(TableResult):
+    """A list of encoders.
 
     Attributes
     ----------
     project : dict of str to Description
-        By the encoder's name; empty outside a project, and where a pattern is asked for.
+        The project's encoders by name. Empty outside a project, and for a pattern.
     models : list of Description
-        The paper's, or those that match.
+        Those of the paper, or those that match the pattern.
     n_more : int
-        Further models that match.
+        Number of further models that match.
     """
 
     project: dict[str, Description]
     models: list[Description]
     n_more: int = 0
+
+    def _about(self) -> str:
+        more = f", and {self.n_more:,} more match" if self.n_more else ""
+        return f"{counted(len(self.project) + len(self.models), 'encoder')}{more}"
+
+    def _table(self) -> list[Record]:
+        named = [*self.project.items(), *(("", model) for model in self.models)]
+        return [
+            {
+                "encoder": name,
+                "model": one.model,
+                "M parameters": None if one.parameters is None else one.parameters / 1e6,
+                "MB": one.size_mb,
+                "width": one.width,
+                "input": one.takes,
+                "from": one.source,
+                "weights": one.weights,
+            }
+            for name, one in named
+        ]
 
 
 def encoders(folder: Path | str = ".") -> Encoders:
@@ -68,7 +90,8 @@ def encoders(folder: Path | str = ".") -> Encoders:
     """
     with _Metrics() as figures:
         ours = _of_project(Path(folder).resolve(), figures)
-        return Encoders(ours, [_known(figures, name, kind) for kind, names in PAPER.items() for name in names])
+        paper = [_known(figures, name, kind) for kind, names in PAPER.items() for name in names]
+        return Encoders(project=ours, models=paper)
 
 
 def models(pattern: str) -> Encoders:
@@ -77,17 +100,18 @@ def models(pattern: str) -> Encoders:
     Raises
     ------
     EncoderError
-        There is none; the nearest are said.
+        There is none. The message names the nearest.
     """
     from mmfeat.encoders.catalogue import matching
 
     found = matching(pattern)
     with _Metrics() as figures:
-        return Encoders({}, [_known(figures, *one) for one in found[:SHOWN]], max(0, len(found) - SHOWN))
+        models = [_known(figures, *one) for one in found[:SHOWN]]
+        return Encoders(project={}, models=models, n_more=max(0, len(found) - SHOWN))
 
 
 class _Metrics:
-    """Descriptions of encoders, remembered for all projects of a user: to count anew, timm and transformers are loaded."""
+    """Descriptions of encoders, remembered for all projects of a user: computing them loads timm and transformers."""
 
     def __init__(self) -> None:
         self.file = user_cache_path("mmfeat") / "encoders.json"
@@ -126,7 +150,7 @@ class _Metrics:
 
 
 def _stamp(folder: Path) -> list[int]:
-    """What changes when a folder's model is another; nothing for a name."""
+    """Size and time of a model folder's config.json, which change with the model. Empty for a name."""
     try:
         stat = (folder / "config.json").stat()
     except OSError:
@@ -142,7 +166,7 @@ def _of_project(folder: Path, figures: _Metrics) -> dict[str, Description]:
     for name, table in project.config.encoder.items():
         try:
             found[name] = figures.of(table, project.root)
-        except EncoderError as error:  # said in its line: the others are still of use
+        except EncoderError as error:  # shown in its row
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
         if found[name].source == IMPORTED:
             with contextlib.suppress(MmfeatError):
@@ -151,7 +175,7 @@ def _of_project(folder: Path, figures: _Metrics) -> dict[str, Description]:
 
 
 def _known(figures: _Metrics, model: str, modality: str) -> Description:
-    """A model as it is without further settings; one that is of no use as an encoder says why."""
+    """A model with default settings. Its note says why if it cannot be used as an encoder."""
     table = (
         ImageEncoderConfig(model=model) if modality == "image" else TextEncoderConfig(model=model, max_length=LONGEST)
     )

@@ -119,9 +119,7 @@ class _Inputs:
     rows: np.ndarray
 
 
-def _train(
-    project: Project, inputs: _Inputs, folds: Folds | None, *, fingerprint: str, more: dict[str, Any]
-) -> Run:
+def _train(project: Project, inputs: _Inputs, folds: Folds | None, *, fingerprint: str, more: dict[str, Any]) -> Run:
     """Train the head and save the run. Training's memory is free when this returns."""
     head, settings, rows = inputs.head, inputs.settings, inputs.rows
     data = fit_data(inputs.table, list(inputs.identities), torch_device(project.config.device), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.text import counted
@@ -34,6 +34,8 @@ class StatusResult(TableResult):
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
         What was made before seals, in one line; empty where all is sealed.
+    stored : list of StoreLine
+        What lies in the store. Empty unless it was asked for.
     """
 
     encoders: list[EncoderStatus]
@@ -46,6 +48,7 @@ class StatusResult(TableResult):
     flat: list[str]
     damaged: list[str]
     unsealed: str
+    stored: list[StoreLine] = field(default_factory=list)
 
     def _about(self) -> str:
         text = f"{counted(self.n_rows, 'row')}, {counted(self.n_runs, 'run')}"

@@ -21,13 +21,14 @@ from mmfeat.data.id_lists import read_ids
 from mmfeat.data.row_keys import id_keys
 from mmfeat.extraction.imported_embeddings import Imported, examine, lacking, write_import
 from mmfeat.project.project import Project
+from mmfeat.report.result import Result
 from mmfeat.store.merge import merge_segments
 
 KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
 
 
-@dataclass(frozen=True)
-class ImportResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImportResult(Result):
     """What was imported, and the rows of the manifest that have one of the embeddings now.
 
     Attributes
@@ -68,6 +69,12 @@ class ImportResult:
     def table(self) -> str:
         """What to paste into mmfeat.toml."""
         return f'[encoder.{self.name}]\nmodality = "{OTHER}"\nimported = "{self.key}"'
+
+    def _about(self) -> str:
+        made = "Imported" if self.n_written else "Already imported:"
+        rows = f"{self.n_matched:,} of {counted(self.n_manifest, 'row')} of the manifest have one"
+        text = f"{made} {counted(self.n_rows, 'embedding')} of {counted(self.width, 'number')} as {self.name}; {rows}"
+        return text if self.in_use else f"{text}\nPaste into mmfeat.toml:\n{self.table}"
 
 
 def import_embeddings(
@@ -115,19 +122,19 @@ def import_embeddings(
         raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from None
     features, table = project.store.encoder(found.spec), project.config.encoder.get(name)
     return ImportResult(
-        name,
-        found.spec.key[:KEY_DIGITS],
-        features.folder.name,
-        int(keep.sum()),
-        width,
-        dtype,
-        n_written,
-        int((~keep).sum()),
-        found.n_zeros,
-        n_matched,
-        project.manifest.n_samples,
-        sum(commit.size for commit in features.commits) / 1e6,
-        table is not None and found.spec.key.startswith(table.imported),
+        name=name,
+        key=found.spec.key[:KEY_DIGITS],
+        folder=features.folder.name,
+        n_rows=int(keep.sum()),
+        width=width,
+        dtype=dtype,
+        n_written=n_written,
+        n_left_out=int((~keep).sum()),
+        n_zeros=found.n_zeros,
+        n_matched=n_matched,
+        n_manifest=project.manifest.n_samples,
+        size_mb=sum(commit.size for commit in features.commits) / 1e6,
+        in_use=table is not None and found.spec.key.startswith(table.imported),
     )
 
 
