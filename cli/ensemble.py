@@ -43,8 +43,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         click.echo(f"left out: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
-        chose = "these rows also chose the epochs of what is " + ("joined" if fitted else "averaged")
-        click.echo(about_metrics(result.lines[0].n_left_out, chose))
+        click.echo(about_metrics(result.lines[0].n_left_out, "the members' epochs were selected on these rows"))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")

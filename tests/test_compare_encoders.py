@@ -100,7 +100,7 @@ def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, t
     assert one.lines[0].compared.figures.as_dict() == line.compared.figures.as_dict()
     used = use_encoders(Project(folder), one, "best")
     assert [u.lines for u in used] == [[]]
-    own = finetune(Project(folder), ["text"])[0][0]
+    own = finetune(Project(folder), ["text"]).encoders[0]
     assert not own.made  # the settings and the split are the same, so there is nothing left to do
     assert own.checkpoint.name == "text-2"
     assert own.figures.scores.samples_f1 == pytest.approx(line.compared.figures.scores.samples_f1)
@@ -168,7 +168,7 @@ def test_an_own_encoder_becomes_the_latest_once(folder):
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Made checkpoints/image-1"]
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already there: checkpoints/image-1"]
     assert Project(folder).identity("image").checkpoint == "image-1"
-    assert not finetune(Project(folder), ["image"], freeze=True)[0][0].made
+    assert not finetune(Project(folder), ["image"], freeze=True).encoders[0].made
     with pytest.raises(ConfigError, match="--use rose: no encoder of the table"):
         use_encoders(Project(folder), result, "rose")
 
@@ -274,7 +274,7 @@ def test_lines_are_by_modality_the_best_first(metric):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
 def test_any_class_name_survives_its_files(names):
     lines = lines_of()
-    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
+    baseline = MetricRow.of("most frequent", lines[0].compared.figures)
     read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
     assert [row[2::2] == [""] * 3 for row in read[1:]] == [False, True, False]
@@ -286,7 +286,7 @@ def test_any_class_name_survives_its_files(names):
 
 def test_tables_say_the_same():
     lines = lines_of()
-    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
+    baseline = MetricRow.of("most frequent", lines[0].compared.figures)
     text = encoder_table("40 val rows", lines, baseline, "samples-f1").splitlines()
     rows = list(csv.DictReader(io.StringIO(encoders_csv(lines))))
     assert [row["encoder"] for row in rows] == ["d", "a|b", "e"]

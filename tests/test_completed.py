@@ -16,11 +16,11 @@ GONE = temporary_name().split("-")[1]
 
 
 def test_a_fine_tuning_stopped_before_its_curve_and_after_its_checkpoint(project):
-    made = finetune(project, ["text"])[0][0]
+    made = finetune(project, ["text"]).encoders[0]
     folder, kept = made.checkpoint.folder, resume_file_of(project, "text")
     (folder / "learning-curve.png").unlink()
     keep_state(kept, {"model": {"weight": torch.zeros(2)}}, {"fingerprint": made.checkpoint.record["fingerprint"]})
-    again = finetune(Project(project.root), ["text"])[0][0]
+    again = finetune(Project(project.root), ["text"]).encoders[0]
     assert not again.made
     assert (folder / "learning-curve.png").is_file()
     assert not kept.exists()

@@ -21,7 +21,7 @@ from mmfeat.workflows import extract as extraction
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.selftrain import selftrain
+from mmfeat.workflows.selftrain import plan_selftrain, selftrain
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 EVERY = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
@@ -140,19 +140,12 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
 
 
 def test_the_cost_is_told_first_and_no_is_no(often):
-    class Refused(Exception):
-        pass
-
-    def confirm(cost):
-        assert cost.names == ["image", "text"]
-        assert cost.times == 2
-        assert cost.n_rows == len(often.manifest.rows("train")) + len(often.manifest.rows("unlabelled"))
-        assert cost.seconds > 0
-        assert cost.mb > 0
-        raise Refused
-
-    with pytest.raises(Refused):
-        selftrain(often, confirm)
+    cost = plan_selftrain(often).cost()
+    assert cost.names == ["image", "text"]
+    assert cost.times == 2
+    assert cost.n_rows == len(often.manifest.rows("train")) + len(often.manifest.rows("unlabelled"))
+    assert cost.seconds > 0
+    assert cost.mb > 0
     assert not list(often.runs_folder.glob("selftrain-*"))
 
 
@@ -163,7 +156,7 @@ def test_on_the_command_line_it_asks_and_goes_on_with_yes(tuned):
     assert "Encoder rounds: up to 1, each fine-tunes image and text on" in asked.stderr
     assert not list(tuned.runs_folder.glob("selftrain-*"))
     done = run_cli(*arguments, "--yes", cwd=tuned.root)
-    assert "encoders anew after every 1 round" in done.stdout
+    assert "encoders fine-tuned after every 1 round" in done.stdout
     record = json.loads((tuned.runs_folder / "selftrain-1" / "run.json").read_text(encoding="utf-8"))
     assert len(record["rounds"]) >= 2
 

@@ -34,7 +34,7 @@ def test_an_ensemble_has_each_encoder_once(exported):
 
 
 def test_half_the_size_is_near(trained, tmp_path, exported):
-    half = export(Project(trained), "fm3-1", tmp_path / "half", "float16")
+    half = export(Project(trained), "fm3-1", tmp_path / "half", dtype="float16")
     whole = sum(p.stat().st_size for p in exported.rglob("*.safetensors"))
     assert sum(p.stat().st_size for p in half.folder.rglob("*.safetensors")) < 0.55 * whole
     assert half.difference < 0.02

@@ -142,9 +142,9 @@ def test_arguments_are_stronger_than_the_projects_settings(own):
 def test_out_is_where_predictions_of_rows_go(own):
     predict(own, "crossattn-1")
     parquet = (own.root / "predictions.parquet").read_bytes()
-    made = predict(own, "crossattn-1", "val", out=own.root / "val.csv").files
+    made = predict(own, "crossattn-1", split="val", out=own.root / "val.csv").files
     assert made == [own.root / "val.csv"]
-    assert predict(own, "crossattn-1", "val").files == [
+    assert predict(own, "crossattn-1", split="val").files == [
         own.root / "predictions-val.csv",
         own.root / "predictions-val.parquet",
     ]

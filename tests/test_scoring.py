@@ -123,7 +123,7 @@ def test_a_head_on_an_encoder_that_was_fine_tuned_on_val_rows_of_today_is_not_ra
 def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extracted):
     name = fuse(extracted).run.name
     project = moved(extracted, "train", "test", 4)
-    result = evaluate(project, [name, "text"], "test")
+    result = evaluate(project, [name, "text"], split="test")
     ids = project.manifest.ids[project.manifest.rows("test")].tolist()
     assert result.trained == {name: ids, "text": ids}
     text = typed(project, "evaluate", name, "--split", "test")
@@ -132,7 +132,7 @@ def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extr
     assert "Nothing was trained" not in text
     project = moved(extracted, "val", "test", 6)
     text = typed(project, "evaluate", name, "--split", "test")
-    assert f"{name}: 6 of 6 rows chose its epochs or rounds" in text
+    assert f"{name}: 6 of 6 rows selected its epochs or rounds" in text
     assert "Nothing was trained" not in text
     text = typed(project, "evaluate", name, "--split", "train")
     assert f"{name}: in-sample for 45 of 45 rows" in text
@@ -153,7 +153,7 @@ def test_nothing_was_trained_on_test_rows_that_were_test_before(extracted):
     extract(Project(project.root))
     name = fuse(Project(project.root)).run.name
     text = typed(project, "evaluate", name, "--split", "test")
-    assert "Nothing was trained on these rows or chosen by them." in text
+    assert "Nothing was trained or selected on these rows." in text
 
 
 # rows without a modality
@@ -381,7 +381,7 @@ def test_evaluate_keeps_a_table_for_each_split_and_takes_each_name_once(extracte
     name = fuse(extracted).run.name
     with pytest.raises(RunError, match=f"each name once, found: {name}, {name}"):
         evaluate(extracted, [name, name])
-    files = [evaluate(extracted, [name, "text"], split).files for split in ("val", "train")]
+    files = [evaluate(extracted, [name, "text"], split=split).files for split in ("val", "train")]
     assert [[str(file.relative_to(extracted.runs_folder)) for file in both] for both in files] == [
         [f"{name}/evaluation-{split}.csv", f"evaluation-text-{split}.csv"] for split in ("val", "train")
     ]
@@ -403,20 +403,20 @@ def test_every_table_says_what_its_rows_are_and_which_classes_are_left_out(extra
     for command in (["finetune", "--freeze"], ["fuse"], ["ensemble", "fm1"], ["selftrain"], ["runs"]):
         text = typed(project, *command)
         assert "15 val rows" in text, command
-        assert "these rows also chose" in text, command
+        assert "selected on these rows" in text, command
         assert wanted in text, command
 
 
 def test_the_metric_that_ranks_is_shown(extracted):
     name = fuse(extracted).run.name
-    for metric, title in (("loss", "loss"), ("micro-f1", "micro-F1")):
+    for metric, title in (("loss", "loss"), ("micro-f1", "micro F1")):
         head, first, *_ = typed(extracted, "runs", "--metric", metric).splitlines()
         assert title in head
         assert "-" not in first.split()[-3]
     loss = line_of(extracted, name).figures.scores.loss
     line = next(one for one in typed(extracted, "runs", "--metric", "loss").splitlines() if one.startswith(name))
     assert f"{loss:.3f}" in line
-    assert "micro-F1" not in typed(extracted, "runs")
+    assert "micro F1" not in typed(extracted, "runs")
     rounds = typed(extracted, "selftrain", "--metric", "loss").splitlines()
     assert "loss" in next(line for line in rounds if line.startswith("round "))
 

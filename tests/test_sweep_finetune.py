@@ -107,7 +107,7 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
     settings = tomllib.loads("\n".join(lines))["finetune"]["text"]
     assert settings == result.cells[0].values
     own = {f"finetune.text.{key}": value for key, value in settings.items()}
-    made = finetune(Project(folder, own), ["text"])[0][0]
+    made = finetune(Project(folder, own), ["text"]).encoders[0]
     assert (made.made, made.checkpoint.name) == (False, "text-2")
     figures = result.cells[0].heads[0]["figures"]
     assert made.figures.scores.samples_f1 == pytest.approx(figures["samples_f1"])
