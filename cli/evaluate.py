@@ -36,12 +36,12 @@ def evaluate_command(
     result, metric = evaluate(project, names, split=split, overwrite=overwrite), project.config.metric
     echo_one_class(project)
     click.echo(
-        evaluation_table(result.figures, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric)
+        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric)
     )
-    if result.decided:
-        click.echo(f"Labels by thresholds and temperature {result.decided}; val rows by those of other val rows.")
+    if result.fitted:
+        click.echo(f"Labels by thresholds and temperature {result.fitted}; val rows by those of other val rows.")
     _echo_weakest(result)
-    first = next(iter(result.figures.values()))
+    first = next(iter(result.metrics.values()))
     click.echo(left_out(first.scores.n_classes_left_out) or "Every class has a positive among these rows.")
     _echo_in_sample(result)
     if split == "val":
@@ -58,7 +58,7 @@ def _echo_weakest(result: EvaluateResult) -> None:
     """The classes with the lowest F1 of the first run."""
     from mmfeat.common.text import shown
 
-    name, metrics = next(iter(result.figures.items()))
+    name, metrics = next(iter(result.metrics.items()))
     weakest = ", ".join(
         f"{shown(repr(result.classes[k]))} F1 {f1:.3f} ({counted(n, 'row')})"
         for k, f1, n in metrics.scores.weakest(WEAKEST)
@@ -80,13 +80,13 @@ def _echo_in_sample(result: EvaluateResult) -> None:
 
 def _echo_selected(result: EvaluateResult) -> None:
     """The rows that selected epochs or rounds, and those that are out of fold."""
-    for name, n in result.n_chosen.items():
+    for name, n in result.n_selected.items():
         if n:
             click.echo(f"{name}: {n:,} of {counted(result.n_rows, 'row')} selected its epochs or rounds.")
-    for name, n in result.n_folded.items():
+    for name, n in result.n_out_of_fold.items():
         if n:
             click.echo(
                 f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that never saw them."
             )
-    if not any((*map(len, result.trained.values()), *result.n_chosen.values(), *result.n_folded.values())):
+    if not any((*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())):
         click.echo("Nothing was trained or selected on these rows.")

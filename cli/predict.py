@@ -214,7 +214,7 @@ def _echo_rule(model: str, result: PredictResult | NewPredictions, options: dict
         return
     given = "was given its top class" if n == 1 else "were given their top class"
     given = given if result.decision.empty == "most-probable" else "got no label"
-    by = about_decision(result.decision, result.decided)
+    by = about_decision(result.decision, result.fitted)
     click.echo(f"run {model}{chosen}; {by}; {counted(n, 'row')} had no class above the threshold and {given}")
 
 

@@ -82,7 +82,7 @@ def test_rows_of_val_are_decided_by_the_other_folds_and_others_by_all_of_val(tra
     cross = crossfitted(project.config.predict, "samples-f1", project.manifest.labels[rows[val]], logits, numbers)
     assert np.array_equal(found.threshold[val], cross.threshold)
     line = next(line for line in ranked_runs(project) if line.name == "fm3-1")
-    evaluated = evaluate(project, ["fm3-1"]).figures["fm3-1"].scores
+    evaluated = evaluate(project, ["fm3-1"]).metrics["fm3-1"].scores
     assert line.figures.scores.samples_f1 == pytest.approx(evaluated.samples_f1)
 
 

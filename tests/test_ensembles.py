@@ -334,7 +334,7 @@ def test_rows_that_became_test_are_scored_by_weights_that_never_saw_them(extract
     before = run_source(extracted, run, val[:4]).logits
     project = moved(extracted, "val", "test", 4)
     assert np.array_equal(run_source(project, run, project.manifest.rows("test")).logits, before)
-    assert evaluate(project, [run.name], split="test").n_chosen[run.name] == 4
+    assert evaluate(project, [run.name], split="test").n_selected[run.name] == 4
 
 
 def test_other_classes_are_refused(extracted):

@@ -266,7 +266,10 @@ def test_label_columns_are_found_said_and_written(tmp_path):
     made = init(tmp_path, str(tmp_path / "t.csv"), caption_column=("title", "description"), val=0)
     assert "caption = 'title' + 'description', labels = 'beach' + 'dog'" in made.summary
     assert "3 labelled (1 without a positive), 1 unlabelled" in made.summary
-    assert "blank is unknown, since there are explicit negatives: 83% of the labelled rows' labels are known" in made.summary
+    assert (
+        "blank is unknown, since there are explicit negatives: 83% of the labelled rows' labels are known"
+        in made.summary
+    )
     data = written(tmp_path)
     assert (data["labels"], data["absent"]) == (["beach", "dog"], "unknown")
     assert data["caption"] == ["title", "description"]

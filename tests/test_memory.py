@@ -43,7 +43,7 @@ def answers(root: Path) -> list:
     runs = [(one.name, one.state, one.figures.scores.samples_f1) for one in ranked_runs(Project(root))]
     rows = np.arange(5)
     logits = [source(Project(root), name, rows).logits.tolist() for name in ("fm3-1", "crossattn-1", "image")]
-    figures = evaluate(Project(root), ["crossattn-1", "fm3-1"]).figures
+    figures = evaluate(Project(root), ["crossattn-1", "fm3-1"]).metrics
     scores = {name: one.as_dict() for name, one in figures.items()}
     return [found.failures, found.damaged, lines, runs, logits, scores]
 

@@ -198,7 +198,7 @@ def test_an_init_log_of_a_persons_own_stays(small_source, tmp_path):
     other.mkdir()
     (other / "t.csv").write_bytes(b"id,caption,labels\na,x\xff,p\nb,y,q\n")
     (other / "init.log").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"init.log: is there already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"init.log: exists.*--overwrite"):
         init(other, str(other / "t.csv"), val=0.0)
     assert not (other / "mmfeat.toml").exists()
     init(other, str(other / "t.csv"), val=0.0, overwrite=True)

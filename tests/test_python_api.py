@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import shutil
@@ -91,24 +92,23 @@ def test_applying_and_undoing_a_review_are_methods_of_their_own():
 # -- the session of the README
 
 
-def test_a_whole_session_prints_nothing_and_every_result_is_readable(project_folder, tmp_path, capfd, small_source):
-    p = mf.init(project_folder, progress=False)
+def test_a_whole_session_prints_nothing_and_every_result_is_readable(own, tmp_path, capfd, small_source):
+    p = mf.init(own.root, progress=False)
     results = [p.finetune(freeze=True, dry_run=True), p.finetune(freeze=True), p.extract(dry_run=True), p.extract()]
     run = p.fuse(head="crossattn")
-    results += [run, p.ensemble("fm1"), p.selftrain(rounds=1), p.predict(), p.evaluate(), p.runs(), p.status(store=True)]
+    results += [run, p.ensemble("fm1"), p.selftrain(rounds=1, head="linear"), p.predict(), p.evaluate(), p.runs()]
     exported = run.export(tmp_path / "model")
     new = mf.predict(exported.folder, caption="a red circle", progress=False)
-    results += [exported, new, p.review(n=3), p.store_verify(), p.store_gc(), p.status(config=True), p.encoders(), p.init()]
+    results += [exported, new, p.status(store=True), p.status(config=True), p.encoders(), p.init(), p.review(n=3)]
+    results += [p.store_verify(), p.store_gc(), p.store_export(tmp_path / "arrays.h5")]
     results += [p.compare_heads("linear"), p.sweep_fuse(head=["linear"], lr=[0.01, 0.02])]
-    results += [p.store_export(tmp_path / "arrays.npz.h5"), p.predict("crossattn-1", small_source / "test.csv")]
+    results += [p.predict("crossattn-1", small_source / "test.csv", images=small_source / "images.zip")]
     assert capfd.readouterr() == ("", "")
-    assert run.lines[-1].samples_f1 == pytest.approx(run.to_frame()["samples F1"].iloc[-1]) if has_pandas() else True
     for result in results:
         assert isinstance(result, Result), result
         text, markup = repr(result), result._repr_html_()
         assert text
         assert " at 0x" not in text + markup
-        assert "object" not in type(result).__repr__(result).split("\n")[0]
         assert markup.count("<table>") == markup.count("</table>")
         if isinstance(result, TableResult):
             records = result._table()
@@ -116,25 +116,18 @@ def test_a_whole_session_prints_nothing_and_every_result_is_readable(project_fol
     assert new.labels == [list(new.predictions[0].labels)]
 
 
-def has_pandas() -> bool:
-    return importlib.util.find_spec("pandas") is not None
-
-
-def test_progress_is_shown_unless_it_is_turned_off(own, capfd):
-    loud = mf.Project(own.root)
-    loud.fuse(head="linear")
-    out, err = capfd.readouterr()
-    assert not out
-    (own.root / "runs" / "linear-1").rename(own.root / "gone")
-    own.fuse(head="linear", seed=3)
+def test_progress_is_shown_unless_it_is_turned_off(own, capfd, monkeypatch):
+    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project: say("working"))
+    mf.Project(own.root).fuse()
+    assert capfd.readouterr() == ("", "working\n")
+    own.fuse()
     assert capfd.readouterr() == ("", "")
-    say("shown")
     with quiet(), progress("hidden", 2) as bar:
         bar.advance()
         say("hidden")
     with quiet(False):
-        say("shown too")
-    assert capfd.readouterr() == ("", "shown\nshown too\n")
+        say("shown")
+    assert capfd.readouterr() == ("", "shown\n")
 
 
 def test_selftraining_encoders_needs_a_yes(own, monkeypatch):
@@ -316,7 +309,9 @@ def test_a_result_is_escaped_and_cut():
             return "<b>\x1b[31m"
 
         def _table(self):
-            return [{"<i>": f"<{i}>", "n": 1234, "f": 0.5, "none": None, "ok": True, "many": [1, 2]} for i in range(self.n)]
+            return [
+                {"<i>": f"<{i}>", "n": 1234, "f": 0.5, "none": None, "ok": True, "many": [1, 2]} for i in range(self.n)
+            ]
 
     text, markup = repr(Made(n=40)), Made(n=40)._repr_html_()
     assert "\x1b" not in text
@@ -391,7 +386,7 @@ def test_the_notebook_runs(tmp_path):
     kernel = {"display_name": "test", "language": "python", "argv": [sys.executable, *KERNEL]}
     kernels = tmp_path / "kernels" / "test"
     kernels.mkdir(parents=True)
-    (kernels / "kernel.json").write_text(__import__("json").dumps(kernel), encoding="utf-8")
+    (kernels / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
     os.environ["JUPYTER_PATH"] = str(tmp_path)
     try:
         client = nbclient.NotebookClient(

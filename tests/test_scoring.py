@@ -167,7 +167,7 @@ def test_a_row_without_the_modality_gets_the_training_rows_log_odds(extracted):
     results, _ = finetune(project, ["text"], freeze=True)
     extract(Project(project.root))
     project = Project(project.root)
-    assert evaluate(project, ["text"]).figures["text"].scores.loss == pytest.approx(
+    assert evaluate(project, ["text"]).metrics["text"].scores.loss == pytest.approx(
         results[0].figures.scores.loss, rel=1e-6
     )
     again, _ = finetune(project, ["text"], freeze=True)

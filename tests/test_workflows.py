@@ -331,7 +331,7 @@ def test_nothing_but_evaluate_reads_the_labels_of_test_rows(with_test):
     assert found[0][:2] == found[1][:2]
     for a, b in zip(found[0][2], found[1][2], strict=True):
         assert np.array_equal(a, b)
-    figures = [evaluate(Project(root), ["image"], split="test").figures["image"] for root in (with_test.root, other)]
+    figures = [evaluate(Project(root), ["image"], split="test").metrics["image"] for root in (with_test.root, other)]
     assert figures[0].scores.samples_f1 != figures[1].scores.samples_f1
 
 

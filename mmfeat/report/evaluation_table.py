@@ -18,7 +18,7 @@ Difference = tuple[float, float, float]
 
 
 def evaluation_table(
-    figures: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, metric: str
+    metrics: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, metric: str
 ) -> str:
     """A row of metrics for each name, then the first's difference from each further one and its significance.
 
@@ -30,7 +30,7 @@ def evaluation_table(
         The project's metric, whose significance is shown.
     """
     rows = []
-    for name, one in figures.items():
+    for name, one in metrics.items():
         cells = [f"{getattr(one.scores, key):.3f}" for key in METRIC_TITLES]
         cells[0] += f" ± {one.half_width:.3f}"
         rows.append([shown(name), *cells, f"{one.ece:.3f}"])

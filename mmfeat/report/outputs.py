@@ -93,9 +93,7 @@ class Outputs:
             raise OutputError(f"{given}: is {what}, which is never written over. Name another file")
         if not there or is_made or known or self.overwrite or (earlier and not digests):
             return target
-        what = (
-            "has been changed since mmfeat wrote it" if digests else "exists, and was not written by mmfeat"
-        )
+        what = "has been changed since mmfeat wrote it" if digests else "exists, and was not written by mmfeat"
         raise OutputError(f"{given}: {what}. Move it away or, to replace it, add: --overwrite")
 
     @contextlib.contextmanager

@@ -70,7 +70,7 @@ def prediction_bytes(
     form: str,
     ids: Sequence[str],
     probs: np.ndarray,
-    decided: np.ndarray,
+    predicted: np.ndarray,
     classes: Sequence[str],
     *,
     id_column: str = "id",
@@ -89,7 +89,7 @@ def prediction_bytes(
         `csv`: id and labels, or a column of 0 and 1 for each class if `label_column` is a list; with `top_k` always names,
         and their probabilities. `jsonl`: id, labels, probabilities by class, and the error of a row that has one.
         `parquet`: the same as columns, each probability as `p_<class>`.
-    probs, decided : np.ndarray
+    probs, predicted : np.ndarray
         `(N, K)` float32, and int8 of 0 and 1.
     top_k : int
         Give the k most probable classes instead of those above the threshold. 0 for the latter.
@@ -98,7 +98,7 @@ def prediction_bytes(
     guarded : bool
         Whether CSV cells that a spreadsheet might run as formulas are quoted, see :mod:`mmfeat.common.csv_text`.
     """
-    names = top_labels(probs, classes, top_k) if top_k else label_names(decided, classes)
+    names = top_labels(probs, classes, top_k) if top_k else label_names(predicted, classes)
     errors = errors or {}
     if form == "parquet":
         return _parquet(ids, names, probs, classes, errors, run)
@@ -107,7 +107,7 @@ def prediction_bytes(
     if top_k:
         header, cells = _most_probable(names, probs, classes, label_column, separator)
     else:
-        header, cells = label_cells(decided, classes, label_column, separator)
+        header, cells = label_cells(predicted, classes, label_column, separator)
     rows = ([sample, *row] for sample, row in zip(ids, cells, strict=True))
     return csv_text([id_column, *header], rows, guarded=guarded).encode()
 

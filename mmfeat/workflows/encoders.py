@@ -88,9 +88,9 @@ def encoders(folder: Path | str = ".") -> Encoders:
     ConfigError
         The project's mmfeat.toml has a mistake.
     """
-    with _Metrics() as figures:
-        ours = _of_project(Path(folder).resolve(), figures)
-        paper = [_known(figures, name, kind) for kind, names in PAPER.items() for name in names]
+    with _Descriptions() as descriptions:
+        ours = _of_project(Path(folder).resolve(), descriptions)
+        paper = [_known(descriptions, name, kind) for kind, names in PAPER.items() for name in names]
         return Encoders(project=ours, models=paper)
 
 
@@ -105,12 +105,12 @@ def models(pattern: str) -> Encoders:
     from mmfeat.encoders.catalogue import matching
 
     found = matching(pattern)
-    with _Metrics() as figures:
-        models = [_known(figures, *one) for one in found[:SHOWN]]
+    with _Descriptions() as descriptions:
+        models = [_known(descriptions, *one) for one in found[:SHOWN]]
         return Encoders(project={}, models=models, n_more=max(0, len(found) - SHOWN))
 
 
-class _Metrics:
+class _Descriptions:
     """Descriptions of encoders, remembered for all projects of a user: computing them loads timm and transformers."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class _Metrics:
         self.known: dict[str, Any] = memory["figures"] if memory.get("made_by") == self.made_by else {}
         self.changed = False
 
-    def __enter__(self) -> _Metrics:
+    def __enter__(self) -> _Descriptions:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,14 +158,14 @@ def _stamp(folder: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _of_project(folder: Path, figures: _Metrics) -> dict[str, Description]:
+def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Description]:
     if not any((above / FILE_NAME).is_file() for above in (folder, *folder.parents)):
         return {}
     project = Project(folder, dry=True)
     found = {}
     for name, table in project.config.encoder.items():
         try:
-            found[name] = figures.of(table, project.root)
+            found[name] = descriptions.of(table, project.root)
         except EncoderError as error:  # shown in its row
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
         if found[name].source == IMPORTED:
@@ -174,12 +174,12 @@ def _of_project(folder: Path, figures: _Metrics) -> dict[str, Description]:
     return found
 
 
-def _known(figures: _Metrics, model: str, modality: str) -> Description:
+def _known(descriptions: _Descriptions, model: str, modality: str) -> Description:
     """A model with default settings. Its note says why if it cannot be used as an encoder."""
     table = (
         ImageEncoderConfig(model=model) if modality == "image" else TextEncoderConfig(model=model, max_length=LONGEST)
     )
     try:
-        return figures.of(table, Path("/"))
+        return descriptions.of(table, Path("/"))
     except EncoderError as error:
         return Description(model, modality, note=str(error).partition(": ")[2])

@@ -32,20 +32,20 @@ class EvaluateResult(TableResult):
 
     Attributes
     ----------
-    figures : dict of str to Metrics
+    metrics : dict of str to Metrics
         By run or encoder.
     differences : dict of str to dict of str to (float, float, float)
         For each name after the first: the first minus it in each metric, with the 95 % interval of the difference
         (paired bootstrap). Metrics are named as in `Scores`.
     trained : dict of str to list of str
         For each name, the ids of rows that it was trained on.
-    n_chosen : dict of str to int
+    n_selected : dict of str to int
         For each name, how many of the rows selected its epochs or rounds.
-    n_folded : dict of str to int
+    n_out_of_fold : dict of str to int
         For each name, how many of the rows are out of fold: it was trained on them, and heads that were not score them.
     files : list of Path
         One table by class for each name.
-    decided : str
+    fitted : str
         How thresholds and temperature were fitted. Empty if they were not.
     after : str
         The command to type next.
@@ -53,14 +53,14 @@ class EvaluateResult(TableResult):
 
     split: str
     n_rows: int
-    figures: dict[str, Metrics]
+    metrics: dict[str, Metrics]
     differences: dict[str, dict[str, tuple[float, float, float]]]
     trained: dict[str, list[str]]
-    n_chosen: dict[str, int]
-    n_folded: dict[str, int]
+    n_selected: dict[str, int]
+    n_out_of_fold: dict[str, int]
     files: list[Path]
     classes: tuple[str, ...]
-    decided: str
+    fitted: str
     after: str
 
     def _about(self) -> str:
@@ -76,7 +76,7 @@ class EvaluateResult(TableResult):
                 "±": one.half_width,
                 "ECE": one.ece,
             }
-            for name, one in self.figures.items()
+            for name, one in self.metrics.items()
         ]
 
 
@@ -87,8 +87,8 @@ class _Evaluated:
     metrics: Metrics
     outcome: Outcome
     trained: list[str]
-    n_chosen: int
-    n_folded: int
+    n_selected: int
+    n_out_of_fold: int
 
 
 @former_arguments(2, "split", "overwrite")
@@ -135,14 +135,14 @@ def evaluate(
     return EvaluateResult(
         split=split,
         n_rows=len(rows),
-        figures={name: one.metrics for name, one in found.items()},
+        metrics={name: one.metrics for name, one in found.items()},
         differences={name: paired_bootstrap(labels, first, found[name].outcome) for name in names[1:]},
         trained={name: one.trained for name, one in found.items()},
-        n_chosen={name: one.n_chosen for name, one in found.items()},
-        n_folded={name: one.n_folded for name, one in found.items()},
+        n_selected={name: one.n_selected for name, one in found.items()},
+        n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
         files=list(paths.values()),
         classes=manifest.classes,
-        decided=how_decided(project),
+        fitted=how_decided(project),
         after=after_evaluate(project, split),
     )
 
@@ -157,8 +157,8 @@ def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
         metrics_of(manifest.labels[rows], logits, decision),
         outcome_of(logits, decision),
         trained=manifest.ids[np.sort(rows[trained])].tolist(),
-        n_chosen=int(chosen.sum()),
-        n_folded=int(lineage.out_of_fold(manifest.ids[rows]).sum()),
+        n_selected=int(chosen.sum()),
+        n_out_of_fold=int(lineage.out_of_fold(manifest.ids[rows]).sum()),
     )
 
 
@@ -168,12 +168,12 @@ def _file(project: Project, name: str, split: str) -> Path:
     return project.runs_folder / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
 
 
-def class_table(figures: Metrics, classes: tuple[str, ...]) -> str:
+def class_table(metrics: Metrics, classes: tuple[str, ...]) -> str:
     """CSV text: for each class its positives, F1, precision, recall, average precision and accuracy.
 
     Metrics of a class without a positive among the rows are blank.
     """
-    scores = figures.scores
+    scores = metrics.scores
     names = ("f1", "precision", "recall", "ap", "accuracy")
     rows = []
     columns = [getattr(scores, f"class_{name}") for name in names]

@@ -47,7 +47,7 @@ class PredictResult(PredictionTable):
         Rows without any feature: neither image nor caption could be read.
     decision : DecisionRule
         The decision rule for rows that are not val.
-    decided : str
+    fitted : str
         How its thresholds and temperature were fitted. Empty if they were not.
     """
 
@@ -58,7 +58,7 @@ class PredictResult(PredictionTable):
     n_empty: int
     n_unknown: int
     decision: DecisionRule
-    decided: str
+    fitted: str
 
     def _about(self) -> str:
         files = " and ".join(file.name for file in self.files)
@@ -119,16 +119,16 @@ def predict(
     shipped, found = shipped_decision(project, used.name), run_source(project, used, rows)
     decision = decision_for(project, used.name, rows, shipped)
     probs = decision.probs(found.logits)
-    decided = decision.labels(probs)
+    predicted = decision.labels(probs)
     ids, classes = manifest.ids[rows], manifest.classes
     named = {**_columns(project), "top_k": top_k or 0, "run": used.name, "guarded": not kaggle}
     outputs.write_all(
-        {file: prediction_bytes(kind, ids, probs, decided, classes, **named) for file, kind in files.items()}
+        {file: prediction_bytes(kind, ids, probs, predicted, classes, **named) for file, kind in files.items()}
     )
     return PredictResult(
         ids=ids,
         probs=probs,
-        predicted=decided,
+        predicted=predicted,
         classes=classes,
         run=used.name,
         chosen=chosen,
@@ -137,7 +137,7 @@ def predict(
         n_empty=decision.n_empty(probs),
         n_unknown=int((~found.known).sum()),
         decision=shipped,
-        decided=how_decided(project),
+        fitted=how_decided(project),
     )
 
 
@@ -193,7 +193,7 @@ class NewPredictions(PredictionTable):
     rows: NewRows
     predictions: Predictions
     decision: DecisionRule
-    decided: str
+    fitted: str
     columns: dict[str, str]
     outputs: Outputs
     file: Path | None = None
@@ -344,7 +344,7 @@ def _by_model(predictor: Predictor, rows: NewRows, threshold: float | None, outp
     named = {"id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": record["separator"]}
     decision = decision if threshold is None else dataclasses.replace(decision, threshold=threshold)
     fitted = record["predict"].get("fitted", "") if threshold is None else ""
-    return _new_predictions(found, rows, outputs, model=name, decision=decision, decided=fitted, columns=named)
+    return _new_predictions(found, rows, outputs, model=name, decision=decision, fitted=fitted, columns=named)
 
 
 def _by_run(project: Project, run: str | None, rows: NewRows, outputs: Outputs) -> NewPredictions:
@@ -356,7 +356,7 @@ def _by_run(project: Project, run: str | None, rows: NewRows, outputs: Outputs) 
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
     how = how_decided(project)
     return _new_predictions(
-        found, rows, outputs, model=name, decision=decision, decided=how, columns=named, chosen=chosen
+        found, rows, outputs, model=name, decision=decision, fitted=how, columns=named, chosen=chosen
     )
 
 
