@@ -36,7 +36,7 @@ def evaluate_command(
     result, metric = evaluate(project, names, split=split, overwrite=overwrite), project.config.metric
     echo_one_class(project)
     click.echo(
-        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric)
+        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric=metric)
     )
     if result.fitted:
         click.echo(f"Labels by thresholds and temperature {result.fitted}; val rows by those of other val rows.")

@@ -238,7 +238,15 @@ def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
     found = result.predictions
     _echo_errors(result)
     unimodal = {name: probs[0] for name, probs in found.opinions.items()}
-    click.echo(one_item(found.probs[0], found.decided[0], unimodal, found.classes, options["top_k"] or 0))
+    click.echo(
+        one_item(
+            found.probs[0],
+            found.decided[0],
+            unimodal=unimodal,
+            classes=found.classes,
+            top_k=options["top_k"] or 0,
+        )
+    )
     echo_next(f"By {result.model}.", _after(result, options))
 
 

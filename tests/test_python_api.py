@@ -154,6 +154,8 @@ def test_settings_are_those_of_the_command_line(own):
         own.fuse(settings={"fuse.haed": "mlp"})
     with pytest.raises(ConfigError, match="is not a key"):
         own.fuse(settings={"": 1})
+    with pytest.raises(ConfigError, match=r"status\(config=True\)"):
+        own.status(metric="map")
     with pytest.raises(ConfigError, match="on_error = 'ignore'"):
         own.extract(on_error="ignore")
 

@@ -80,7 +80,7 @@ class OpenProject(ProjectSnapshot):
         return type(self)(self.root, overrides, self.dry, progress=self.progress)
 
     def _snapshot(
-        self, settings: Settings | None, options: Settings, reads: Reads | None = None, dry: bool = False
+        self, settings: Settings | None, options: Settings, reads: Reads | None = None, *, dry: bool = False
     ) -> ProjectSnapshot:
         """The folder as it is now, for one command.
 

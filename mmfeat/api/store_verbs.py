@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmfeat.api.open_project import OpenProject, Settings, texts, verb
+from mmfeat.api.open_project import OpenProject, Settings, joined_settings, texts, verb
+from mmfeat.common.errors import ConfigError
 from mmfeat.config.read_keys import TOP, decision_keys
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ class StoreVerbs(OpenProject):
         from mmfeat.workflows.status import status, store_status
 
         options = {"metric": metric, "seed": seed, "device": device}
-        reads = (*TOP, "finetune", "fuse", "selftrain", "predict") if config else ()
-        project = self._snapshot(settings, options, reads)
+        if not config and joined_settings(settings, options):
+            raise ConfigError("status counts features whatever the settings are. To see settings: status(config=True)")
+        project = self._snapshot(settings, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
         if config:
             return SettingsResult.of(project.config)
         result = status(project, rehash)

@@ -51,7 +51,7 @@ class StudyVerbs(OpenProject):
         options = {"fuse.inputs": inputs, "fuse.seeds": seeds, "metric": metric, "seed": seed, "device": device}
         tables = dict.fromkeys((*(f"fuse.{head}" for head in names or HEADS), "fuse.linear"))
         project = self._snapshot(settings, options, ("fuse.inputs", "fuse.seeds", *tables, "predict", *TOP))
-        return compare_heads(project, list(names), overwrite)
+        return compare_heads(project, list(names), overwrite=overwrite)
 
     @verb
     def compare_encoders(
@@ -122,7 +122,7 @@ class StudyVerbs(OpenProject):
         overrides = self.overrides | joined_settings(settings, options | more)
         check_read([key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
         check_read(overrides, ("fuse", "predict", *TOP))
-        return sweep_fuse(self.root, as_typed(overrides), overwrite)
+        return sweep_fuse(self.root, as_typed(overrides), overwrite=overwrite)
 
     @verb
     def sweep_finetune(
@@ -167,7 +167,7 @@ class StudyVerbs(OpenProject):
         }
         overrides = self.overrides | joined_settings(settings, options)
         check_read(overrides, ("finetune", "fuse.linear", "predict", *TOP))
-        result = sweep_finetune(self.root, name, as_typed(overrides), seeds, overwrite)
+        result = sweep_finetune(self.root, name, as_typed(overrides), seeds, overwrite=overwrite)
         if use is not None:
             use_cell(result, str(use))
         return result

@@ -58,7 +58,7 @@ class TrainingVerbs(OpenProject):
             "seed": seed,
             "device": device,
         }
-        project = self._snapshot(settings, options, lambda config: finetune_keys(config, names, freeze), dry_run)
+        project = self._snapshot(settings, options, lambda config: finetune_keys(config, names, freeze), dry=dry_run)
         return (plan_finetune if dry_run else finetune)(project, names, freeze=freeze)
 
     @verb

@@ -7,6 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
 
@@ -55,7 +59,7 @@ class PlainProgress:
 class BarProgress:
     """A bar of rich."""
 
-    def __init__(self, bar: object, task: object) -> None:
+    def __init__(self, bar: Progress, task: TaskID) -> None:
         self.bar, self.task = bar, task
 
     def advance(self, n: int = 1, note: str = "") -> None:

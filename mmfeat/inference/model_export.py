@@ -209,13 +209,13 @@ def _write(
         predictor = Predictor.load(staged, project.config.device)
         rows, *samples = _samples(project, predictor)
         found = predictor.predict(*samples, on_error="record") if rows else None
-        cached, unchecked = _cached(project, name, rows, predictor.decision)
-        n_checked, difference = _compared(name, found, cached, "the cached features' probabilities")
+        cached, unchecked = _cached(project, name, rows, decision=predictor.decision)
+        n_checked, difference = _compared(name, found, cached, whose="the cached features' probabilities")
         n_run, runtime_difference = 0, 0.0
         if form.runtime == "onnx" and found is not None:
             engine = TorchEngine(encoders, composed.composition, torch.device("cpu"))
             by_torch = Predictor(engine, predictor.record).predict(*samples, on_error="record")
-            n_run, runtime_difference = _compared(name, found, by_torch.probs, "torch's predictions")
+            n_run, runtime_difference = _compared(name, found, by_torch.probs, whose="torch's predictions")
         try:
             publish(staged, destination)
         except RunError:  # another process was faster
@@ -253,7 +253,7 @@ def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[by
     return rows, images, captions
 
 
-def _cached(project: Project, name: str, rows: list[int], decision: DecisionRule) -> tuple[np.ndarray | None, str]:
+def _cached(project: Project, name: str, rows: list[int], *, decision: DecisionRule) -> tuple[np.ndarray | None, str]:
     """Probabilities `(N, K)` from the cached features, or the reason why there are none."""
     if not rows:
         return None, "no row could be read"
@@ -263,7 +263,7 @@ def _cached(project: Project, name: str, rows: list[int], decision: DecisionRule
         return None, str(error)
 
 
-def _compared(name: str, found: Predictions | None, probs: np.ndarray | None, whose: str) -> tuple[int, float]:
+def _compared(name: str, found: Predictions | None, probs: np.ndarray | None, *, whose: str) -> tuple[int, float]:
     """How many rows could be compared, and the largest difference."""
     if found is None or probs is None:
         return 0, 0.0

@@ -173,7 +173,7 @@ def init(
     toml = None if file.is_file() else filled_template(folder, config, data, sources)
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp, outputs=outputs)
-    text = "\n".join([summary(manifest, data, row_keys, sources, config), *lines, *anew])
+    text = "\n".join([summary(manifest, data, row_keys, images=sources, config=config), *lines, *anew])
     return InitResult(manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=warnings)
 
 

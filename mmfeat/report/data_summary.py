@@ -21,7 +21,7 @@ from mmfeat.data.tables.columns import as_list
 from mmfeat.data.tables.readers import Source
 
 
-def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
+def summary(manifest: Manifest, source: Source, row_keys: RowKeys, *, images: ImageSources, config: Config) -> str:
     """Rows, classes, labels a row, captions, images and split, in a few lines."""
     labelled = has_label(manifest.labels)
     positive_rows, columns = positive_cells(manifest.labels)
@@ -186,7 +186,7 @@ def _few(names: Sequence[str], n: int = 3) -> str:
     return ", ".join(map(quoted, names[:n])) + (" ..." if len(names) > n else "")
 
 
-def about_answers(answers: Answers, before: Manifest, after: Manifest, change: Difference) -> list[str]:
+def about_answers(answers: Answers, before: Manifest, after: Manifest, *, change: Difference) -> list[str]:
     """The effect of a person's labels: newly labelled rows and their splits, changed labels, unchanged labels."""
     labelled = dict(zip(before.ids.tolist(), has_label(before.labels).tolist(), strict=True))
     split = dict(zip(after.ids.tolist(), after.split.tolist(), strict=True))

@@ -18,7 +18,7 @@ Difference = tuple[float, float, float]
 
 
 def evaluation_table(
-    metrics: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, metric: str
+    metrics: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, *, metric: str
 ) -> str:
     """A row of metrics for each name, then the first's difference from each further one and its significance.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -70,9 +69,9 @@ def prediction_bytes(
     form: str,
     ids: Sequence[str],
     probs: np.ndarray,
+    *,
     predicted: np.ndarray,
     classes: Sequence[str],
-    *,
     id_column: str = "id",
     label_column: str | Sequence[str] = "labels",
     separator: str = " ",
@@ -101,11 +100,12 @@ def prediction_bytes(
     names = top_labels(probs, classes, top_k) if top_k else label_names(predicted, classes)
     errors = errors or {}
     if form == "parquet":
-        return _parquet(ids, names, probs, classes, errors, run)
+        return _parquet(ids, names, probs, classes=classes, errors=errors, run=run)
     if form == "jsonl":
-        return "".join(_json_lines(ids, names, probs, classes, errors)).encode()
+        return "".join(_json_lines(ids, names, probs, classes=classes, errors=errors)).encode()
     if top_k:
-        header, cells = _most_probable(names, probs, classes, label_column, separator)
+        header, cells = _most_probable(names, probs, classes, separator)
+        header = [label_column if isinstance(label_column, str) else "labels", *header]
     else:
         header, cells = label_cells(predicted, classes, label_column, separator)
     rows = ([sample, *row] for sample, row in zip(ids, cells, strict=True))
@@ -113,20 +113,20 @@ def prediction_bytes(
 
 
 def _most_probable(
-    names: list[list[str]], probs: np.ndarray, classes: Sequence[str], label_column: str | Sequence[str], separator: str
+    names: list[list[str]], probs: np.ndarray, classes: Sequence[str], separator: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of names, and of their probabilities."""
+    """Cells of names and of their probabilities, and the header of the latter."""
     at = {name: k for k, name in enumerate(classes)}
     cells = [
         [separator.join(labels), separator.join(f"{probs[row, at[name]]:.4f}" for name in labels)]
         for row, labels in enumerate(names)
     ]
-    return [label_column if isinstance(label_column, str) else "labels", "probabilities"], cells
+    return ["probabilities"], cells
 
 
 def _json_lines(
-    ids: Sequence[str], names: list[list[str]], probs: np.ndarray, classes: Sequence[str], errors: dict[int, str]
-) -> Any:
+    ids: Sequence[str], names: list[list[str]], probs: np.ndarray, *, classes: Sequence[str], errors: dict[int, str]
+) -> Iterator[str]:
     for row, (sample, labels) in enumerate(zip(ids, names, strict=True)):
         values = {name: round(float(p), 6) for name, p in zip(classes, probs[row], strict=True)}
         line = {"id": str(sample), "labels": labels, "probabilities": values}
@@ -139,6 +139,7 @@ def _parquet(
     ids: Sequence[str],
     names: list[list[str]],
     probs: np.ndarray,
+    *,
     classes: Sequence[str],
     errors: dict[int, str],
     run: str,
@@ -159,7 +160,7 @@ def _parquet(
 
 
 def one_item(
-    probs: np.ndarray, predicted: np.ndarray, unimodal: dict[str, np.ndarray], classes: Sequence[str], top_k: int
+    probs: np.ndarray, predicted: np.ndarray, *, unimodal: dict[str, np.ndarray], classes: Sequence[str], top_k: int
 ) -> str:
     """One sample's most probable classes, with each encoder's unimodal prediction, and which are its labels.
 

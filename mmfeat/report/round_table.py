@@ -19,7 +19,7 @@ FILES = ("rounds.csv", "rounds.png")
 
 
 def write_rounds(
-    folder: Path, name: str, rounds: Sequence[dict[str, Any]], classes: Sequence[str], metric: str
+    folder: Path, name: str, rounds: Sequence[dict[str, Any]], *, classes: Sequence[str], metric: str
 ) -> None:
     """Write `rounds.csv` (a row for each round; the last columns count pseudo-positives by class) and `rounds.png`."""
     header = [*_COLUMNS, "difference", "low", "high", *_METRICS, *(f"yes_{c}" for c in classes)]

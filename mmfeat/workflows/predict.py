@@ -112,7 +112,7 @@ def predict(
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
     kaggle = split == "unlabelled" and format == "csv" and _is_kaggle(project)
     outputs = Outputs(project.config, overwrite=overwrite)
-    files = _files(project, split, format, kaggle) if out is None else {Path(out).expanduser(): format}
+    files = _files(project, split, format, kaggle=kaggle) if out is None else {Path(out).expanduser(): format}
     if out is not None:  # before any work
         outputs.check(out)
     used, chosen = _run(project, run)
@@ -121,10 +121,9 @@ def predict(
     probs = decision.probs(found.logits)
     predicted = decision.labels(probs)
     ids, classes = manifest.ids[rows], manifest.classes
-    named = {**_columns(project), "top_k": top_k or 0, "run": used.name, "guarded": not kaggle}
-    outputs.write_all(
-        {file: prediction_bytes(kind, ids, probs, predicted, classes, **named) for file, kind in files.items()}
-    )
+    named = _columns(project) | {"predicted": predicted, "classes": classes}
+    named |= {"top_k": top_k or 0, "run": used.name, "guarded": not kaggle}
+    outputs.write_all({file: prediction_bytes(kind, ids, probs, **named) for file, kind in files.items()})
     return PredictResult(
         ids=ids,
         probs=probs,
@@ -145,7 +144,7 @@ def _is_kaggle(project: Project) -> bool:
     return (project.config.path(project.config.data.source) / "train.csv").is_file()
 
 
-def _files(project: Project, split: str, form: str, kaggle: bool) -> dict[Path, str]:
+def _files(project: Project, split: str, form: str, *, kaggle: bool) -> dict[Path, str]:
     """The default files, and the format of each."""
     stem = "predictions" if split == "unlabelled" else f"predictions-{split}"
     files = {project.root / ("submission.csv" if kaggle else f"{stem}.{form}"): form}
@@ -218,8 +217,9 @@ class NewPredictions(PredictionTable):
             The file must not be replaced.
         """
         found = self.predictions
-        named: dict[str, Any] = {**self.columns, "top_k": top_k or 0, "errors": found.errors, "run": self.model}
-        data = prediction_bytes(format, self.rows.ids, found.probs, found.decided, found.classes, **named)
+        named: dict[str, Any] = {**self.columns, "predicted": found.decided, "classes": found.classes}
+        named |= {"top_k": top_k or 0, "errors": found.errors, "run": self.model}
+        data = prediction_bytes(format, self.rows.ids, found.probs, **named)
         self.outputs.write(path, data)
 
     def _about(self) -> str:
@@ -284,7 +284,7 @@ def predict_new(
     whats = [what] * bool(what) if isinstance(what, str) else list(what)
     refuse_url(*whats, captions, *images, model)
     columns = columns or {}
-    _check_by(project, run, model, columns)
+    _check_by(project, run, model=model, columns=columns)
     form = format_of(out or "", format)
     check_form(form, top_k)
     number = _threshold(threshold) if model else None
@@ -302,18 +302,18 @@ def predict_new(
     else:
         rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
-        result = _by_model(predictor, rows, number, outputs)
+        result = _by_model(predictor, rows, threshold=number, outputs=outputs)
     else:
         assert project is not None  # _check_by
         overridden = project.with_settings({"predict.threshold": threshold, "device": device})
-        result = _by_run(overridden, run, rows, outputs)
+        result = _by_run(overridden, run, rows, outputs=outputs)
     if out is None:
         return result
     result.write(out, format=form, top_k=top_k)
     return dataclasses.replace(result, file=Path(out).expanduser())
 
 
-def _check_by(project: Project | None, run: str | None, model: str, columns: dict[str, str]) -> None:
+def _check_by(project: Project | None, run: str | None, *, model: str, columns: dict[str, str]) -> None:
     for role in columns:
         if role not in ROLES:
             raise ConfigError(f"--column {role}=...: no role {role!r}. Use one of: {', '.join(ROLES)}")
@@ -336,7 +336,7 @@ def _threshold(value: float | str | None) -> float | None:
     return number
 
 
-def _by_model(predictor: Predictor, rows: NewRows, threshold: float | None, outputs: Outputs) -> NewPredictions:
+def _by_model(predictor: Predictor, rows: NewRows, *, threshold: float | None, outputs: Outputs) -> NewPredictions:
     record, decision = predictor.record, predictor.decision
     name = record["run"]["name"]
     check_samples(rows, name, set(predictor.modalities.values()))
@@ -347,7 +347,7 @@ def _by_model(predictor: Predictor, rows: NewRows, threshold: float | None, outp
     return _new_predictions(found, rows, outputs, model=name, decision=decision, fitted=fitted, columns=named)
 
 
-def _by_run(project: Project, run: str | None, rows: NewRows, outputs: Outputs) -> NewPredictions:
+def _by_run(project: Project, run: str | None, rows: NewRows, *, outputs: Outputs) -> NewPredictions:
     used, chosen = _run(project, run)
     name = used.name
     check_samples(rows, name, {e["modality"] for e in used.encoders.values()})

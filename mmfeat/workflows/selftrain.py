@@ -196,7 +196,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
     plan = plan or plan_selftrain(project)
     made = plan.run is None
     run = plan.run or _make(project, plan)
-    _complete(project, plan, run, made)
+    _complete(project, plan, run, made=made)
     supervised, rises, lines = already_made(project.runs_folder, plan.supervised), None, head_lines(project, run)
     if supervised is not None:
         before, now = val_metrics(project, supervised), val_metrics(project, run)
@@ -260,10 +260,10 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
     )
 
 
-def _complete(project: Project, plan: SelftrainPlan, run: Run, made: bool) -> None:
+def _complete(project: Project, plan: SelftrainPlan, run: Run, *, made: bool) -> None:
     """Write the rounds' files and remove the kept state, also after an interruption right behind the run itself."""
     if not all((run.folder / name).is_file() for name in ROUNDS):
-        write_rounds(run.folder, run.name, run.record["rounds"], run.classes, project.config.metric)
+        write_rounds(run.folder, run.name, run.record["rounds"], classes=run.classes, metric=project.config.metric)
     kept = project.runs_folder / RESUME
     shutil.rmtree(kept if made else plan.folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # the state of other settings stays
