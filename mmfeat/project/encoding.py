@@ -54,6 +54,7 @@ class ExtractResult(TableResult):
         return f"The store holds {rows} ({self.size_mb:,.1f} MB)"
 
     def _table(self) -> list[Record]:
+        sharded = any(one.left for one in self.encoders)
         return [
             {
                 "encoder": one.name,
@@ -61,7 +62,7 @@ class ExtractResult(TableResult):
                 "encoded": one.encoded,
                 "repeated": one.repeated,
                 "unreadable": one.unreadable,
-                "left": one.left,
+                **({"left": one.left} if sharded else {}),
                 "missing modality": one.absent,
                 "seconds": one.seconds,
             }
