@@ -205,7 +205,9 @@ def _write(
     """Fill a temporary folder, compare its predictions with the run's, then rename it."""
     name = composed.name
     with staging_folder(destination.parent, sweep=False) as staged:
-        size = write_model(staged, encoders, composed.composition, record, form.dtype, form.runtime)
+        size = write_model(
+            staged, encoders, composed.composition, record=record, dtype=form.dtype, runtime=form.runtime
+        )
         predictor = Predictor.load(staged, project.config.device)
         rows, *samples = _samples(project, predictor)
         found = predictor.predict(*samples, on_error="record") if rows else None

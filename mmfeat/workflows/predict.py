@@ -288,7 +288,7 @@ def predict_new(
     form = format_of(out or "", format)
     check_form(form, top_k)
     number = _threshold(threshold) if model else None
-    kind = kind_of_samples(whats, caption, captions, tuple(images), columns)
+    kind = kind_of_samples(whats, caption, captions, images=tuple(images), columns=columns)
     inputs = [*whats, *images, *([captions] if captions else []), *([model] if model else [])]
     outputs = Outputs(project.config if project else None, inputs, overwrite)
     if out is not None:  # before any work

@@ -161,9 +161,9 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
         begun,
         "selftrain",
         head,
-        settings,
-        identities,
-        table,
+        settings=settings,
+        identities=identities,
+        table=table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
         models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
@@ -177,9 +177,9 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
         free=free,
         settings=settings,
         fingerprint=fingerprint,
-        supervised=head_fingerprint(begun, "head", head, settings, identities, table),
+        supervised=head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table),
         folder=folder,
-        encoders=EncoderRounds(begun, folder, start, names, rows, free) if names else None,
+        encoders=EncoderRounds(begun, folder, start, names=names, rows=rows, free=free) if names else None,
         run=already_made(project.runs_folder, fingerprint),
     )
 
@@ -202,7 +202,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
         before, now = val_metrics(project, supervised), val_metrics(project, run)
         rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
         seconds, note = supervised.record["seconds"], "without pseudo-labels"
-        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note), *lines]
+        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note=note), *lines]
     n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
     return SelftrainResult(
         run=run,
