@@ -175,7 +175,7 @@ def test_init_makes_the_folder_or_leaves_nothing_behind(tmp_path, small_source):
     p = mf.init(tmp_path / "tags", small_source, val=0.2, seed=3, progress=False)
     assert isinstance(p, mf.Project)
     assert p.config.seed == 3
-    assert "80 rows (48 train, 12 val, 20 unlabelled), 5 classes" in repr(p)
+    assert "80 rows (48 train, 12 val, 20 unlabelled), 10 classes" in repr(p)
     assert p.init().unchanged
     with pytest.raises(ConfigError, match=r"split\.val"):
         p.init(val=0.5)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from mmfeat.inference.decisions import shipped_decision
 from mmfeat.inference.logits import source
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.report.result import Record, TableResult, metric_records
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.finetune import FinetuneResult
 
 R = TypeVar("R")
 SETTINGS = """\
@@ -157,7 +160,7 @@ def _run_commands(folder: Path) -> tuple[Project, list[tuple[str, str, float]]]:
     selftrained = _step("mmfeat selftrain --rounds 5", lambda: project.selftrain(rounds=5)).run
     _step("mmfeat predict", project.predict)
     _step("mmfeat evaluate", project.evaluate)
-    image, text = (one.checkpoint.record["seconds"] for one in tuned.encoders)
+    image, text = (one.checkpoint.record["seconds"] for one in cast("FinetuneResult", tuned).encoders)
     return project, [
         ("image only", "image", image),
         ("text only", "text", text),

@@ -152,7 +152,7 @@ def _init(folder: Path, source: str | Path | None, options: dict[str, Any]) -> I
     """Run `mmfeat init`. The options are named as on the command line."""
     from mmfeat.workflows.init import init as init_folder
 
-    named = {
+    named: dict[str, Any] = {
         f"{name}_column" if name in _COLUMNS else name: texts(value) if name in _SEVERAL else value
         for name, value in options.items()
         if value is not None

@@ -216,7 +216,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         """Each head in float64, so that a row's logits do not depend on the rows that are beside it."""
         check_is_fitted(self, "heads_")
         x, present = self._joined(X, fitting=False)
-        device, total = self._device(), 0.0
+        device = self._device()
+        total: Any = 0.0
         inputs, there = self._tensors(x, present, torch.float64, device)
         nothing = np.zeros(0, dtype=int)
         data = FitData(inputs, there, torch.zeros(len(x), 0, device=device), nothing, nothing, nothing)

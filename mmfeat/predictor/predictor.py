@@ -122,7 +122,9 @@ class Predictor:
         self._check_threshold(threshold)
         images, captions, single = _as_lists(images, captions)
         self._check(images, captions)
-        embeddings, present, errors = {}, {}, {}
+        embeddings: dict[str, np.ndarray] = {}
+        present: dict[str, np.ndarray] = {}
+        errors: dict[int, str] = {}
         for name, modality in self.modalities.items():
             samples = images if modality == "image" else captions
             self._encode(name, samples, batch_size, embeddings, present, errors)
@@ -154,7 +156,8 @@ class Predictor:
         """Predict what `prepare` made, by each item's threshold or, where that is None, the model's own."""
         own = np.broadcast_to(self.decision.threshold, len(self.classes))
         rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
-        embeddings, present = {}, {}
+        embeddings: dict[str, np.ndarray] = {}
+        present: dict[str, np.ndarray] = {}
         for name, modality in self.modalities.items():
             samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
             groups = _groups(modality, samples, self._full_batch(modality))
@@ -243,9 +246,9 @@ class Predictor:
         return usual_batch_size(modality, self.engine.device.type)
 
     def _check_threshold(self, threshold: Any) -> None:
-        values = None if threshold is None or isinstance(threshold, str) else np.asarray(threshold)
-        plain = values is not None and values.dtype.kind in "iuf" and values.shape in ((), (len(self.classes),))
-        if threshold is not None and not (plain and ((values >= 0) & (values <= 1)).all()):
+        values = np.asarray(np.nan if threshold is None or isinstance(threshold, str) else threshold)
+        plain = values.dtype.kind in "iuf" and values.shape in ((), (len(self.classes),))
+        if threshold is not None and not (plain and bool(((values >= 0) & (values <= 1)).all())):
             raise DataError(f"threshold = {shown(threshold)}: give a number from 0 to 1, or one for each class")
 
     def _check(self, images: list[Any], captions: list[Any]) -> None:
