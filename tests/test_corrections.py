@@ -93,7 +93,7 @@ def test_a_class_without_rows_that_nobody_corrected_stays(tmp_path):
 def test_what_is_wrong_is_one_line_with_its_place(tmp_path, text, closed, says):
     file = write(tmp_path, text)
     with pytest.raises(DataError) as error:
-        corrected(source(*THREE, ["cat"]), file, " ", closed)
+        corrected(source(*THREE, ["cat"]), file, " ", closed=closed)
     assert str(error.value).startswith(str(file))
     assert says in str(error.value)
     assert str(error.value).isprintable()

@@ -85,7 +85,7 @@ def test_comparisons():
     from mmfeat.report import comparison_table as comparison
     from mmfeat.report import encoder_comparison_table as encoderlines
 
-    scores = SimpleNamespace(figures=figures(), label="=model", seeds=np.ones(1))
+    scores = SimpleNamespace(metrics=figures(), label="=model", seeds=np.ones(1))
     assert is_guarded(comparison.classes_csv([scores], CLASSES))
     line = SimpleNamespace(compared=scores, record=SimpleNamespace(label="@m=w.pth"))
     assert is_guarded(encoderlines.classes_csv([line], CLASSES))

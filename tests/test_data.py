@@ -383,7 +383,8 @@ def test_blank_captions_are_absent():
 def test_a_manifest_comes_back(tmp_path):
     texts = [np.array(x, dtype=object) for x in (["a", "b"], ["1.jpg", ""], ["", "é\n🙂"], ["train", "val"])]
     labels = np.array([[1, 0, -1], [-1, -1, -1]], np.int8)
-    manifest = Manifest(*texts[:3], labels, texts[3], ("x", "y", "z w"), {"id": "ID"})
+    fields = dict(zip(("ids", "images", "captions", "split"), texts, strict=True))
+    manifest = Manifest(**fields, labels=labels, classes=("x", "y", "z w"), columns={"id": "ID"})
     manifest.save(tmp_path / "m.parquet")
     back = Manifest.load(tmp_path / "m.parquet")
     for name in ("ids", "images", "captions", "labels", "split"):
@@ -398,7 +399,8 @@ def test_a_manifest_comes_back(tmp_path):
 @pytest.mark.parametrize("cut", [0, 10, 200])
 def test_a_damaged_manifest_is_one_line(tmp_path, cut):
     texts = [np.array(x, dtype=object) for x in (["a"], [""], [""], ["train"])]
-    Manifest(*texts[:3], np.ones((1, 1), np.int8), texts[3], ("x",)).save(tmp_path / "m.parquet")
+    fields = dict(zip(("ids", "images", "captions", "split"), texts, strict=True))
+    Manifest(**fields, labels=np.ones((1, 1), np.int8), classes=("x",)).save(tmp_path / "m.parquet")
     data = (tmp_path / "m.parquet").read_bytes()
     (tmp_path / "m.parquet").write_bytes(data[:cut])
     with pytest.raises(DataError, match="damaged"):

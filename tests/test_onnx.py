@@ -107,7 +107,7 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     part = ProbePart("image", 4, 3)
     nn.init.normal_(part.prior)
     composition = Composition({"image": part}, "image", 3)
-    save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", "float32")
+    save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", dtype="float32")
     engine = OnnxEngine({}, onnxruntime.InferenceSession(tmp_path / "heads.onnx"), {}, torch.device("cpu"))
     x, there = (
         np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32),
@@ -145,7 +145,7 @@ def test_a_network_that_cannot_be_written_is_one_line_with_its_name(tmp_path, ca
     with pytest.raises(
         EncoderError, match=r"^encoder\.eye: odd-net cannot be written as ONNX: .*--format torch$"
     ) as caught:
-        save_encoder_onnx("eye", Unfollowable(), tmp_path / "eye", "float32")
+        save_encoder_onnx("eye", Unfollowable(), tmp_path / "eye", dtype="float32")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert capfd.readouterr() == ("", "")
@@ -196,7 +196,7 @@ def test_words_are_counted_as_by_torch(tmp_path):
     import onnxruntime
 
     encoder = TfidfEncoder.fit(["two dogs on a bench", "a red bench", "two red cats on a bench"], 9, 1)
-    record = save_encoder_onnx("words", encoder, tmp_path, "float32")
+    record = save_encoder_onnx("words", encoder, tmp_path, dtype="float32")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     preparation = load_preparation(record, tmp_path)
     for captions in (["two red red benches, two dogs on it", "none", "bench"], ["bench"], ["none"] * 5):

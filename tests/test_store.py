@@ -892,15 +892,17 @@ def test_status_accounts_for_every_row_and_says_why(folder):
     old.append(keys[8:12], embeddings[8:12], [""] * 4, {})
     foreign.append(keys, embeddings, [""] * 20, {})
     now.append(keys[:9], embeddings[:9], [""] * 8 + ["bad"], {})
-    status = encoder_status(store, "image", "lite0", spec_of(), keys, present)
-    absent = encoder_status(store, "image", "lite0", spec_of(), keys, np.arange(20) != 8)
+    status = encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=present)
+    absent = encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=np.arange(20) != 8)
     assert (absent.unreadable, absent.absent) == (0, 1)
     counts = (status.cached, status.missing, status.stale, status.unreadable, status.absent)
     assert counts == (6, 6, 5, 1, 2)
     assert sum(counts) == 20
     assert status.why == "weights changed; 1 unreadable: bad"
     now.append(keys[9:], embeddings[9:], [""] * 11, {})
-    assert encoder_status(store, "image", "lite0", spec_of(), keys, present).why == "1 unreadable: bad"
+    assert (
+        encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=present).why == "1 unreadable: bad"
+    )
 
 
 def test_status_outlives_a_neighbour_that_cannot_be_read(folder):
@@ -910,10 +912,15 @@ def test_status_outlives_a_neighbour_that_cannot_be_read(folder):
     other.append(keys, embeddings, [""] * 5, {})
     (other.folder / "commits" / f"part-{'0' * 16}.h5.json").write_text("")
     write_sealed(other.folder / "commits" / f"part-{'0' * 16}.h5.json", {"format": 99})
-    assert encoder_status(FeatureStore(folder), "image", "lite0", spec_of(), keys, np.ones(5, bool)).missing == 3
+    assert (
+        encoder_status(
+            FeatureStore(folder), "image", "lite0", spec=spec_of(), keys=keys, present=np.ones(5, bool)
+        ).missing
+        == 3
+    )
     (other.folder / "encoder.json").write_text("?")
     store = FeatureStore(folder)
-    assert encoder_status(store, "image", "lite0", spec_of(), keys, np.ones(5, bool)).missing == 3
+    assert encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=np.ones(5, bool)).missing == 3
     assert len(store.problems) == 1
 
 

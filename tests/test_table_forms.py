@@ -243,7 +243,7 @@ def test_all_readers_take_the_same_forms(tmp_path, delimiter, encoding):
     found = corrected(source, write("corrections.csv", [("é1", "bébé")], ("id", "labels")), " ", closed=True)
     assert found.labels.tolist() == [[1, 0], [1, 0]]
     answers = read_answers(
-        write("review.csv", [("é2", "cat", "é")], ("id", "labels", "note")), source.ids, classes, " "
+        write("review.csv", [("é2", "cat", "é")], ("id", "labels", "note")), source.ids, classes, separator=" "
     )
     assert answers.given == {"é2": ["cat"]}
     (tmp_path / "synonyms.txt").write_bytes(gzip.compress(f"café{delimiter}bistro\n".encode(encoding), mtime=0))
@@ -271,8 +271,8 @@ def test_corrections_keep_their_form_when_answers_follow(tmp_path, delimiter, en
     file = tmp_path / "corrections.csv"
     file.write_bytes(delimited([("é1", "cat")], delimiter, header=("id", "labels")).encode(encoding))
     old = file.read_bytes()
-    assert with_answers(file, {"é1": ["cat"]}, COLUMNS, " ") == old  # says the same already
-    file.write_bytes(with_answers(file, {"é2": ["cat", "dog"]}, COLUMNS, " "))
+    assert with_answers(file, {"é1": ["cat"]}, COLUMNS, separator=" ") == old  # says the same already
+    file.write_bytes(with_answers(file, {"é2": ["cat", "dog"]}, COLUMNS, separator=" "))
     assert file.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding != "utf-8")
     expected = delimited([("é1", "cat"), ("é2", "cat dog")], delimiter, header=("id", "labels"))
     assert file.read_bytes().decode("utf-8-sig") == expected

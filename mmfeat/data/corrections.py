@@ -29,7 +29,7 @@ from mmfeat.data.tables.text_files import UTF8, TextFile
 FILE = "corrections.csv"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Corrected:
     """A source's labels with the corrections in them.
 
@@ -51,7 +51,7 @@ class Corrected:
     gone: list[str] = field(default_factory=list)
 
 
-def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corrected:
+def corrected(source: Source, file: Path, separator: str, *, closed: bool) -> Corrected:
     """The labels of a source, corrected by a file; as they are, where there is no such file.
 
     Parameters
@@ -68,8 +68,8 @@ def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corre
         The file cannot be read or is malformed, or names an unknown or a repeated id, or a label that cannot be.
     """
     if not file.exists():
-        return Corrected(source.encoded(source.classes), source.classes)
-    given = _read(file, source, separator, closed)
+        return Corrected(labels=source.encoded(source.classes), classes=source.classes)
+    given = _read(file, source, separator, closed=closed)
     new = [
         name for name in class_order(name for names in given.values() for name in names) if name not in source.classes
     ]
@@ -87,7 +87,7 @@ def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corre
     classes, gone = (
         tuple(name for name, out in zip(classes, lost, strict=True) if out == want) for want in (False, True)
     )
-    return Corrected(labels, classes, len(given), n_differ, new, list(gone))
+    return Corrected(labels=labels, classes=classes, n_rows=len(given), n_differ=n_differ, new=new, gone=list(gone))
 
 
 def _has_positive(labels: np.ndarray) -> np.ndarray:
@@ -95,10 +95,10 @@ def _has_positive(labels: np.ndarray) -> np.ndarray:
     return np.bincount(positive_cells(labels)[1], minlength=labels.shape[1]) > 0
 
 
-def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int, list[str]]:
+def _read(file: Path, source: Source, separator: str, *, closed: bool) -> dict[int, list[str]]:
     """Row to labels."""
     header, records = read_records(file)
-    at = {role: _column(file, header, role, source.columns.get(role, "")) for role in ("id", "labels")}
+    at = {role: _column(file, header, role, own=source.columns.get(role, "")) for role in ("id", "labels")}
     row_of = {sample: row for row, sample in enumerate(source.ids)}
     known = Spellings(row_of)
     given: dict[int, list[str]] = {}
@@ -114,7 +114,7 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
         lines[sample] = record.line
         names = _names(record.cells[at["labels"]], source.classes, separator)
         for name in names:
-            _check(where, name, source.classes, separator, closed)
+            _check(where, name, source.classes, separator=separator, closed=closed)
         given[row_of[sample]] = names
     return given
 
@@ -136,7 +136,7 @@ def _names(cell: str, classes: Sequence[str], separator: str) -> list[str]:
     return names
 
 
-def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
+def _column(file: Path, header: list[str], role: str, *, own: str | Sequence[str]) -> int:
     """Where a column stands: by its plain name, or by that of the source."""
     for name in (role, own):
         if isinstance(name, str) and name and (found := Spellings(header, f"{file}:1: column ").find(name)):
@@ -146,7 +146,7 @@ def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) 
     raise DataError(f"{file}:1: no column {names}. Columns: {found}. It needs two: id,labels")
 
 
-def _check(where: str, name: str, classes: Sequence[str], separator: str, closed: bool) -> None:
+def _check(where: str, name: str, classes: Sequence[str], *, separator: str, closed: bool) -> None:
     if name in classes:
         return
     parts = [part.strip() for part in re.split(r"[,;|/\t]", name)]
@@ -180,12 +180,12 @@ def corrected_ids(file: Path, own: str | Sequence[str] = "") -> Spellings:
     if not file.exists():
         return Spellings(())
     header, records = read_records(file)
-    at = _column(file, header, "id", own)
+    at = _column(file, header, "id", own=own)
     return Spellings({record.cells[at].strip() for record in records})
 
 
 def with_answers(
-    file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], separator: str
+    file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], *, separator: str
 ) -> bytes:
     """A file of corrections as it is to be with further ones: lines that say the same already stay, others follow.
 
@@ -212,9 +212,13 @@ def with_answers(
                 f"{file}: label {quoted(wrong)} has the separator {separator!r} in its name. Set another separator under [data]"
             )
     old = file.read_bytes() if file.exists() else b""
-    found = read_delimited(file) if old.strip() else Delimited(["id", "labels"], [], ",", TextFile(""))
+    found = (
+        read_delimited(file)
+        if old.strip()
+        else Delimited(header=["id", "labels"], records=[], delimiter=",", file=TextFile(""))
+    )
     header, records = found.header, found.records
-    at_id, at_labels = (_column(file, header, role, columns.get(role, "")) for role in ("id", "labels"))
+    at_id, at_labels = (_column(file, header, role, own=columns.get(role, "")) for role in ("id", "labels"))
     rows, left, changed = [record.cells for record in records], dict(answers), False
     asked = Spellings(answers)
     for record in records:

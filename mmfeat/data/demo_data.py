@@ -44,7 +44,7 @@ _EXTRAS = ("on a noisy ground", "drawn by hand", "in the afternoon", "with some 
 _OTHERS = ("a sunny day at the beach", "my favourite one", "no comment", "drawn in the afternoon", "what a mess")
 
 
-def make_demo(folder: Path, seed: int = 0, n_labelled: int = N_LABELLED, n_unlabelled: int = N_UNLABELLED) -> None:
+def make_demo(folder: Path, seed: int = 0, n_labelled: int = N_LABELLED, *, n_unlabelled: int = N_UNLABELLED) -> None:
     """Write train.csv, test.csv, truth.csv, images.zip and text-encoder/ into a folder; the same for the same seed."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -108,7 +108,7 @@ def _picture(rng: np.random.Generator, row: np.ndarray) -> bytes:
             radius = float(rng.uniform(2.5, 4))
         if hidden == "faint":
             colour = 0.14 * colour + 0.86 * ground
-        _draw(draw, CLASSES[k], x, y, radius, tuple(int(c) for c in colour))
+        _draw(draw, CLASSES[k], x, y=y, r=radius, fill=tuple(int(c) for c in colour))
         if hidden == "barred":
             bar = tuple(int(c) for c in rng.integers(60, 200, 3))
             draw.rectangle((x - radius - 1, y - radius * 0.75, x + radius + 1, y + radius * 0.75), fill=bar)
@@ -118,7 +118,7 @@ def _picture(rng: np.random.Generator, row: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def _draw(draw: ImageDraw.ImageDraw, name: str, x: float, y: float, r: float, fill: tuple[int, ...]) -> None:
+def _draw(draw: ImageDraw.ImageDraw, name: str, x: float, *, y: float, r: float, fill: tuple[int, ...]) -> None:
     """Draw one shape around (x, y)."""
     if name == "circle":
         draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)

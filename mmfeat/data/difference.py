@@ -17,7 +17,7 @@ _Changed = dict[str, tuple[Labels, Labels]]
 _BLOCK = 1 << 24  # labels compared together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """What happened between two manifests; rows by their ids, each list in the order of the manifest that has them.
 
@@ -89,7 +89,7 @@ def difference(before: Manifest, after: Manifest) -> Difference:
         gone=[sample for row, sample in enumerate(before.ids.tolist()) if row not in now],
         images=changed("images"),
         captions=changed("captions"),
-        labels=_labels(ids, before, old, after, kept, names=names),
+        labels=_labels(ids, before, old, after=after, kept=kept, names=names),
         new_classes=[name for name in after.classes if name not in was],
         gone_classes=[name for name in names if name not in is_now],
         reordered=names != after.classes and was == is_now,
@@ -125,7 +125,7 @@ def _spelled_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _labels(
-    ids: list[str], before: Manifest, old: np.ndarray, after: Manifest, kept: np.ndarray, *, names: tuple[str, ...]
+    ids: list[str], before: Manifest, old: np.ndarray, *, after: Manifest, kept: np.ndarray, names: tuple[str, ...]
 ) -> _Changed:
     """Rows whose labels differ; they are compared in blocks, so that no copy of all labels is made.
 

@@ -12,7 +12,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.text import shown
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Groups:
     """Which rows belong together.
 
@@ -114,7 +114,7 @@ def groups_of(keys: np.ndarray, present: np.ndarray, names: Sequence[str] | None
             np.ascontiguousarray(keys[rows]).view(f"V{keys.shape[1]}").ravel(), return_inverse=True
         )
     names = np.array(names if names is not None else [""] * n, dtype=object)
-    return Groups(_joined(pictures, names), pictures, names)
+    return Groups(numbers=_joined(pictures, names), pictures=pictures, names=names)
 
 
 def _joined(pictures: np.ndarray, names: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ FORMAT = 2  # 2: a role may have several columns
 _LABELS_AT_ONCE = 1 << 24  # in a row group: Parquet takes several times their bytes to write and read them
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Manifest:
     """Samples in the order of their source.
 
@@ -105,7 +105,16 @@ class Manifest:
             raise DataError(f"{path}: is not there. Run: mmfeat init") from None
         except Exception as error:  # without a seal it may hold anything
             raise DataError(f"{path}: damaged: {one_line(error)}. Remove it and run: mmfeat init") from None
-        return cls(ids, images, captions, labels, split, tuple(classes), columns, groups)
+        return cls(
+            ids=ids,
+            images=images,
+            captions=captions,
+            labels=labels,
+            split=split,
+            classes=tuple(classes),
+            columns=columns,
+            groups=groups,
+        )
 
 
 def _texts(table: pq.ParquetFile, name: str) -> np.ndarray:

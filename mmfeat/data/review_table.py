@@ -19,7 +19,7 @@ BETWEEN = ";"  # also stands between labels, whatever the project's separator
 NO_LABELS = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What a person filled in.
 
@@ -46,7 +46,7 @@ def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
     return csv_text([*columns, ANSWER], rows).encode("utf-8-sig", "replace")
 
 
-def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:
+def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], *, separator: str) -> Answers:
     """Read what was filled in; rows without an answer may say anything.
 
     Labels are separated by the project's separator or by a semicolon; cells as in any table, for spreadsheets save them in
@@ -82,7 +82,7 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
             ) from None
         except DataError as error:
             raise DataError(f"{where}: row {quoted(sample)}: the class {error}") from None
-    return Answers(given, len(records) - len(answered))
+    return Answers(given=given, n_blank=len(records) - len(answered))
 
 
 def is_review(file: Path) -> bool:

@@ -29,7 +29,7 @@ _FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
 _UNKNOWN, _SHALLOW, _DEEP = range(3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowKeys:
     """What each row's features are filed under.
 
@@ -85,7 +85,7 @@ def caption_keys(captions: np.ndarray) -> RowKeys:
     keys = np.zeros((len(captions), 32), np.uint8)
     digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in captions[present])
     keys[present] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
-    return RowKeys(keys, present)
+    return RowKeys(keys=keys, present=present)
 
 
 def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def image_keys(
-    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, facts: bool = False
+    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, *, facts: bool = False
 ) -> RowKeys:
     """Keys of images: digests of their files' bytes, read only where memory has none.
 
@@ -125,7 +125,7 @@ def image_keys(
     refused: dict[int, str] = {}
     if unread:
         with progress("reading images", len(unread), "images") as bar:
-            for row, digest in _digests(sources, locations, unread, bar, facts or memory is not None):
+            for row, digest in _digests(sources, locations, unread, bar=bar, facts=facts or memory is not None):
                 if isinstance(digest, bytes):
                     found.rows[row] = np.frombuffer(digest, np.uint8)
                 else:
@@ -146,11 +146,11 @@ def _row_keys(images: np.ndarray, found: Digests, refused: dict[int, str]) -> Ro
     present = found.known
     absent = np.flatnonzero(~present).tolist()
     missing = {row: NO_IMAGE for row in absent if images[row] and row not in refused}
-    return RowKeys(found.keys, present, missing, refused, found.facts)
+    return RowKeys(keys=found.keys, present=present, missing=missing, refused=refused, facts=found.facts)
 
 
 def _digests(
-    sources: ImageSources, locations: list[Location | None], unread: list[int], bar: object, facts: bool
+    sources: ImageSources, locations: list[Location | None], unread: list[int], *, bar: object, facts: bool
 ) -> Iterator[tuple[int, bytes | str]]:
     """Key and facts, 49 bytes, or the reason why there are none, of each row asked for."""
 
@@ -176,7 +176,7 @@ def _facts(data: bytes, key: bytes) -> bytes:
     return (pixel_digest(data) or key[:PIXEL_DIGEST]) + bytes([_DEEP if deep(data) else _SHALLOW])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Digests:
     """Keys of images and what else was seen in their bytes: `rows (N, 49)` uint8, zeros where nothing is known."""
 
@@ -185,7 +185,7 @@ class Digests:
     @classmethod
     def empty(cls, n: int) -> Digests:
         """Of `n` images nothing is known."""
-        return cls(np.zeros((n, 32 + _FACTS), np.uint8))
+        return cls(rows=np.zeros((n, 32 + _FACTS), np.uint8))
 
     @property
     def keys(self) -> np.ndarray:

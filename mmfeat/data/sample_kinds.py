@@ -42,7 +42,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def kind_of_samples(
-    whats: list[str], caption: str, captions: str, images: tuple[str, ...], columns: dict[str, str]
+    whats: list[str], caption: str, captions: str, *, images: tuple[str, ...], columns: dict[str, str]
 ) -> str:
     """What is to be predicted: a table, pictures, or one picture or caption; arguments that do not go with it are refused.
 

@@ -39,7 +39,7 @@ class _Seen:
         return np.fromiter((at.get(sample, -1) for sample in asked), np.int64, len(asked))
 
 
-def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray) -> None:
+def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, *, present: np.ndarray) -> None:
     """Note the row keys of samples that are there now; a changed one keeps its key and the one before.
 
     What is known of all others stays: of samples that are not there now, or not asked for. A folder that cannot be
@@ -64,7 +64,7 @@ def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray
     last[rows[changed]] = keys[changed]
     last[len(seen.last) :] = keys[new]
     with if_possible():
-        _write(path, [*seen.ids, *ids[new].tolist()], last, before)
+        _write(path, [*seen.ids, *ids[new].tolist()], last, before=before)
 
 
 def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, 32)[values.offset :][: len(values)]
 
 
-def _write(path: Path, ids: list[str], last: np.ndarray, before: np.ndarray) -> None:
+def _write(path: Path, ids: list[str], last: np.ndarray, *, before: np.ndarray) -> None:
     columns = {"digest": last, "before": before}
     arrays = {
         name: pa.FixedSizeBinaryArray.from_buffers(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 
 
-def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, seed: int) -> np.ndarray:
+def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, *, k: int, seed: int) -> np.ndarray:
     """Deal labelled rows out to `k` folds of one size, stratified, each group to one.
 
     Parameters
@@ -56,7 +56,7 @@ def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, s
     np.minimum.at(turn, groups.numbers, mix(id_numbers(ids), seed, k))
     order = order[np.argsort(turn[order], kind="stable")]
     shares = np.full(k, 1 / k)
-    dealt = _deal(counts, size, shares, shares * len(ids), order)
+    dealt = _deal(counts, size, shares, want_rows=shares * len(ids), order=order)
     return _none_empty(dealt, order, k)[groups.numbers]
 
 
@@ -74,6 +74,7 @@ def make_splits(
     ids: Sequence[str],
     labels: np.ndarray,
     groups: Groups,
+    *,
     shares: dict[str, float],
     seed: int,
     known: Sequence[str] | None = None,
@@ -119,7 +120,7 @@ def make_splits(
     if len(open_groups) and (fixed >= 0).any():
         new = np.isin(numbers, open_groups)
         want = _whole(want, size[open_groups].min(), int(np.bitwise_xor.reduce(drawn[new])) % 2**53 / 2**53)
-    dealt = _deal(counts, size, shared, want, open_groups)
+    dealt = _deal(counts, size, shared, want_rows=want, order=open_groups)
     split = np.where(fixed >= 0, fixed, 0)
     split[open_groups] = np.array([SPLITS.index(name) for name in names])[dealt[open_groups]]
     return np.array(SPLITS, dtype=object)[split][numbers]
@@ -152,7 +153,7 @@ def _positives(labels: np.ndarray, numbers: np.ndarray, n_groups: int) -> csr_ar
 
 
 def _deal(
-    counts: csr_array, size: np.ndarray, shares: np.ndarray, want_rows: np.ndarray, order: np.ndarray
+    counts: csr_array, size: np.ndarray, shares: np.ndarray, *, want_rows: np.ndarray, order: np.ndarray
 ) -> np.ndarray:
     """Split number of each group, `(G,)`; only groups in `order` are dealt.
 

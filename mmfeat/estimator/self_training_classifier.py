@@ -104,7 +104,7 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, self.n_features_in_ = estimator.classes_, estimator.n_features_in_
         self.n_iter_ = len(done.rounds) - 1 if done else 0
         self.termination_condition_ = done.ended if done else "max_iter" if len(free) else "all_labeled"
-        self.transduction_, self.labeled_iter_ = _transduction(estimator, np.asarray(y), known, free, done)
+        self.transduction_, self.labeled_iter_ = _transduction(estimator, np.asarray(y), known, free=free, done=done)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -135,7 +135,7 @@ def _known(y: Any) -> np.ndarray:
 
 
 def _transduction(
-    estimator: FusionClassifier, y: np.ndarray, known: np.ndarray, free: np.ndarray, done: SelfTraining | None
+    estimator: FusionClassifier, y: np.ndarray, known: np.ndarray, *, free: np.ndarray, done: SelfTraining | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`transduction_` and `labeled_iter_`."""
     labels, labelled = y.copy(), np.where(known, 0, -1)

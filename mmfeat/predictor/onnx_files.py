@@ -73,7 +73,7 @@ class HeadsGraph(nn.Module):
         )
 
 
-def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> dict[str, Any]:
+def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, *, dtype: str) -> dict[str, Any]:
     """Write network, preprocessing and tokenizer; the encoder's record as JSON values is returned.
 
     Raises
@@ -96,10 +96,10 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> 
             EncoderGraph(encoder),
             [example[n] for n in names],
             [axes] * len(names),
-            names,
-            ["embeddings"],
-            folder / NETWORK,
-            dtype,
+            inputs=names,
+            outputs=["embeddings"],
+            file=folder / NETWORK,
+            dtype=dtype,
         )
     except MmfeatError:
         raise
@@ -110,7 +110,7 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> 
     return {**record, "precision": "float32", "pooling": encoder.pooling, "key": encoder.spec().key}
 
 
-def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path, dtype: str) -> None:
+def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path, *, dtype: str) -> None:
     """Write heads, linear outputs and the tree that joins them, for encoders of the given D.
 
     Raises
@@ -124,7 +124,15 @@ def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path
     axes = [{0: torch.export.Dim("batch")}] * len(example)
     try:
         graph = HeadsGraph(composition, list(widths))
-        _write(graph, example, axes, head_inputs(list(widths)), head_outputs(list(widths)), file, dtype)
+        _write(
+            graph,
+            example,
+            axes,
+            inputs=head_inputs(list(widths)),
+            outputs=head_outputs(list(widths)),
+            file=file,
+            dtype=dtype,
+        )
     except MmfeatError:
         raise
     except Exception as error:
@@ -135,6 +143,7 @@ def _write(
     graph: nn.Module,
     example: list[Tensor],
     axes: list[Any],
+    *,
     inputs: Sequence[str],
     outputs: Sequence[str],
     file: Path,

@@ -30,7 +30,7 @@ class HeadOutputs(NamedTuple):
     opinions: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Of one item.
 
@@ -56,7 +56,7 @@ class Prediction:
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:k]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions(Sequence[Prediction]):
     """Of N items, in their order; an index gives one :class:`Prediction`.
 
@@ -87,6 +87,7 @@ class Predictions(Sequence[Prediction]):
         classes: Sequence[str],
         outputs: HeadOutputs,
         present: dict[str, np.ndarray],
+        *,
         decision: DecisionRule,
         errors: dict[int, str] | None = None,
     ) -> Predictions:
@@ -96,7 +97,14 @@ class Predictions(Sequence[Prediction]):
             for name, logits in outputs.opinions.items()
         }
         probs = decision.probs(outputs.logits)
-        return cls(tuple(classes), probs, decision.labels(probs), opinions, outputs.known, errors or {})
+        return cls(
+            classes=tuple(classes),
+            probs=probs,
+            decided=decision.labels(probs),
+            opinions=opinions,
+            known=outputs.known,
+            errors=errors or {},
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], errors: dict[int, str]) -> Predictions:
@@ -105,7 +113,9 @@ class Predictions(Sequence[Prediction]):
         probs, decided, known = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("probs", "decided", "known")
         )
-        return cls(parts[0].classes, probs, decided, opinions, known, errors)
+        return cls(
+            classes=parts[0].classes, probs=probs, decided=decided, opinions=opinions, known=known, errors=errors
+        )
 
     @property
     def labels(self) -> list[list[str]]:
@@ -127,7 +137,9 @@ class Predictions(Sequence[Prediction]):
             name: self._named(probs[row]) for name, probs in self.opinions.items() if probs[row, 0] == probs[row, 0]
         }
         (labels,) = label_names(self.decided[row : row + 1], self.classes)
-        return Prediction(labels, self._named(self.probs[row]), opinions, self.errors.get(row, ""))
+        return Prediction(
+            labels=labels, probabilities=self._named(self.probs[row]), opinions=opinions, error=self.errors.get(row, "")
+        )
 
     def _named(self, probs: np.ndarray) -> dict[str, float]:
         return dict(zip(self.classes, probs.tolist(), strict=True))

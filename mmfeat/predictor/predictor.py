@@ -125,7 +125,7 @@ class Predictor:
         embeddings, present, errors = {}, {}, {}
         for name, modality in self.modalities.items():
             samples = images if modality == "image" else captions
-            self._encode(name, samples, batch_size, embeddings, present, errors)
+            self._encode(name, samples, batch_size, embeddings=embeddings, present=present, errors=errors)
         if errors and on_error == "raise":
             row, reason = min(errors.items())
             raise DataError(f"image {row}{_named(images[row])}: {reason}. To go by the captions: on_error='record'")
@@ -159,7 +159,7 @@ class Predictor:
             samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
             groups = _groups(modality, samples, self._full_batch(modality))
             batches = (Batch(rows, collate([samples[row] for row in rows]), {}, {}) for rows in groups)
-            self._embed(name, len(items), batches, embeddings, present, {})
+            self._embed(name, len(items), batches, embeddings=embeddings, present=present, errors={})
         return self.decided(embeddings, present, np.stack(rules))
 
     def decided(
@@ -174,13 +174,16 @@ class Predictor:
         Tokens `(N, T, d)` of encoders whose tokens the model reads, and which are there, stand under `NAME/tokens`.
         """
         decision = self.decision if threshold is None else dataclasses.replace(self.decision, threshold=threshold)
-        return Predictions.of(self.classes, self.engine.compose(embeddings, present), present, decision, errors)
+        return Predictions.of(
+            self.classes, self.engine.compose(embeddings, present), present, decision=decision, errors=errors
+        )
 
     def _encode(
         self,
         name: str,
         samples: Sequence[Any],
         batch_size: int | None,
+        *,
         embeddings: dict[str, np.ndarray],
         present: dict[str, np.ndarray],
         errors: dict[int, str],
@@ -189,7 +192,7 @@ class Predictor:
         modality, collate = self.modalities[name], self.engine.preparations[name].collate
         groups = _groups(modality, samples, batch_size or self._batch_size(modality, len(samples)))
         batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
-        self._embed(name, len(samples), batches, embeddings, present, errors)
+        self._embed(name, len(samples), batches, embeddings=embeddings, present=present, errors=errors)
 
     def _prepared(self, name: str, sample: Any) -> Any:
         read = _read_image if self.modalities[name] == "image" else str
@@ -200,6 +203,7 @@ class Predictor:
         name: str,
         n: int,
         batches: Iterable[Batch],
+        *,
         embeddings: dict[str, np.ndarray],
         present: dict[str, np.ndarray],
         errors: dict[int, str],

@@ -21,6 +21,7 @@ def write_model(
     folder: Path,
     encoders: dict[str, Encoder],
     composition: Composition,
+    *,
     record: dict[str, Any],
     dtype: str,
     runtime: str = "torch",
@@ -46,8 +47,10 @@ def write_model(
     about = record.pop("about")
     folders = {name: encoder_folder(folder, name) for name in encoders}
     if runtime == "onnx":
-        written = {name: save_encoder_onnx(name, one, folders[name], dtype) for name, one in encoders.items()}
-        save_heads_onnx(composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype)
+        written = {name: save_encoder_onnx(name, one, folders[name], dtype=dtype) for name, one in encoders.items()}
+        save_heads_onnx(
+            composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype=dtype
+        )
     else:
         written = {name: save_encoder(one, folders[name], dtype) for name, one in encoders.items()}
         save_tensors(composition.state_dict(), folder / HEADS, dtype)

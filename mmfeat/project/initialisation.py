@@ -147,7 +147,11 @@ def init(
         config = _new_config(folder, asked)
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
     data = read_source(
-        config.path(config.data.source), _columns(config), config.data.separator, classes, config.data.absent
+        config.path(config.data.source),
+        _columns(config),
+        config.data.separator,
+        classes=classes,
+        absent=config.data.absent,
     )
     if not file.is_file():
         config = _resolved(config, data)

@@ -19,7 +19,7 @@ from mmfeat.store.keys import EncoderSpec, explain
 _SHOWN = 3  # reasons of unreadable rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderStatus:
     """Counts of a manifest's rows for one encoder; cached, missing, stale, unreadable and absent add up to all of them.
 
@@ -60,10 +60,10 @@ def encoder_status(
     store: FeatureStore,
     name: str,
     model: str,
+    *,
     spec: EncoderSpec,
     keys: np.ndarray,
     present: np.ndarray,
-    *,
     output_key: str | None = None,
     tokens: int = 0,
     seen: tuple[np.ndarray, np.ndarray] | None = None,
@@ -88,8 +88,8 @@ def encoder_status(
     redone = present & ~before.missing & (False if again is None else again)
     found = before.only(~redone)
     lacking = present & found.missing & ~redone
-    changed = _changed_content(features, keys, lacking, seen)
-    stale, why = stale_rows(store, spec, keys, lacking & ~changed)
+    changed = _changed_content(features, keys, lacking, seen=seen)
+    stale, why = stale_rows(store, spec, keys, lacking=lacking & ~changed)
     reasons = [why] if why else []
     if changed.any():
         what = "image" if spec.modality == "image" else "caption"
@@ -108,8 +108,8 @@ def encoder_status(
     errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
-        name,
-        model,
+        name=name,
+        model=model,
         cached=int(cached.sum()),
         missing=int((lacking & ~stale & ~changed).sum()),
         stale=int((stale | changed | redone).sum()),
@@ -123,7 +123,7 @@ def encoder_status(
 
 
 def _changed_content(
-    features: EncoderFeatures, keys: np.ndarray, lacking: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None
+    features: EncoderFeatures, keys: np.ndarray, lacking: np.ndarray, *, seen: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
     """Which of the lacking rows this encoder has as they were before, `(N,)` bool."""
     if seen is None or not lacking.any():
@@ -141,7 +141,7 @@ def _lacking_logits(features: EncoderFeatures, part: np.ndarray, output_key: str
     return int(sum(n for number, n in zip(numbers, counts, strict=True) if files[number] is None))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredEncoder:
     """What lies in a store of one encoder.
 
@@ -186,21 +186,23 @@ def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(times))) if times else ""
         listed.append(
             StoredEncoder(
-                features.folder.name,
-                features.spec,
-                features.n_rows,
-                len(parts),
-                len(kinds) - tokens - (EMBEDDINGS in kinds),
-                tokens,
-                sum(commit.size for commit in features.commits),
-                read_record(features.folder).created[:16].replace("T", " "),
-                written,
+                name=features.folder.name,
+                spec=features.spec,
+                rows=features.n_rows,
+                parts=len(parts),
+                outputs=len(kinds) - tokens - (EMBEDDINGS in kinds),
+                tokens=tokens,
+                n_bytes=sum(commit.size for commit in features.commits),
+                created=read_record(features.folder).created[:16].replace("T", " "),
+                written=written,
             )
         )
     return listed
 
 
-def stale_rows(store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, lacking: np.ndarray) -> tuple[np.ndarray, str]:
+def stale_rows(
+    store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, *, lacking: np.ndarray
+) -> tuple[np.ndarray, str]:
     """Which of the lacking rows other forms of an encoder have, and what has changed since the newest of those.
 
     Parameters

@@ -43,7 +43,7 @@ def layout_of(kind: str) -> Layout:
     return PART if kind == EMBEDDINGS else TOKENS if kind.startswith("tokens-") else LOGITS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
     """A file that counts, as its JSON in commits/ says.
 

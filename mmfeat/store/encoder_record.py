@@ -14,7 +14,7 @@ RECORD = "encoder.json"
 
 
 @dataclass(frozen=True)
-class Record:
+class EncoderRecord:
     """An encoder, the width of its embeddings, and when its folder was made."""
 
     spec: EncoderSpec
@@ -32,7 +32,7 @@ def encoder_folders(store: Path) -> list[Path]:
         raise StoreError(f"{store}: cannot be read: {error.strerror or error}") from None
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path) -> EncoderRecord:
     """Read encoder.json.
 
     Raises
@@ -47,7 +47,8 @@ def read_record(folder: Path) -> Record:
     try:
         values = read_sealed(file)
         refuse_newer(file, values["format"])
-        record = Record(EncoderSpec.from_dict(values["spec"]), int(values["width"]), str(values["created"]))
+        spec, width, created = EncoderSpec.from_dict(values["spec"]), int(values["width"]), str(values["created"])
+        record = EncoderRecord(spec, width, created)
         key = values["encoder_key"]
     except FileNotFoundError:
         raise

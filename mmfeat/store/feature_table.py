@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BLOCK = 65536  # rows that are brought to a device, or digested, at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureTable:
     """Features of N samples for a list of encoders; nothing is read before it is asked for.
 
@@ -129,15 +129,15 @@ class FeatureTable:
         inputs, present = {}, {}
         for name in self.embeddings if names is None else names:
             present[name] = torch.from_numpy(np.array(self.present[name])).to(device)
-            inputs[name] = _moved(self.embeddings[name], present[name], device, torch.float32)
-            _check_finite(f"embeddings of encoder {name!r}", name, inputs[name], self.ids)
+            inputs[name] = _moved(self.embeddings[name], present[name], device, dtype=torch.float32)
+            _check_finite(f"embeddings of encoder {name!r}", name, inputs[name], ids=self.ids)
             if name in self.tokens:
                 tokens, lengths = self.tokens[name], self.token_lengths[name].astype(np.int64)
                 there = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None]).to(device)
                 present[f"{name}/tokens"] = there & present[name][:, None]
                 kind = torch.float16 if tokens.dtype == np.float16 else torch.float32
-                inputs[f"{name}/tokens"] = _moved(tokens, present[name], device, kind)
-                _check_finite(f"tokens of encoder {name!r}", name, inputs[f"{name}/tokens"], self.ids)
+                inputs[f"{name}/tokens"] = _moved(tokens, present[name], device, dtype=kind)
+                _check_finite(f"tokens of encoder {name!r}", name, inputs[f"{name}/tokens"], ids=self.ids)
         return inputs, present
 
     def digest(self, rows: np.ndarray, names: Sequence[str]) -> str:
@@ -146,7 +146,7 @@ class FeatureTable:
         return rows_digest(self.ids[rows], *columns, self.labels[rows])
 
 
-def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, dtype: torch.dtype) -> torch.Tensor:
+def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, *, dtype: torch.dtype) -> torch.Tensor:
     """Rows on a device, zeros where they are not there; moved in the store's own type, since float16 is half the bytes."""
     import torch
 
@@ -179,7 +179,7 @@ def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
     return digest_bytes(b"".join(sorted(lines)))
 
 
-def _check_finite(what: str, name: str, values: torch.Tensor, ids: np.ndarray) -> None:
+def _check_finite(what: str, name: str, values: torch.Tensor, *, ids: np.ndarray) -> None:
     import torch
 
     sums = values.flatten(1).sum(1, dtype=torch.float32)
@@ -242,7 +242,7 @@ def open_table(
         lacking[need] = (present[name] & found.missing)[need]
         if lacking.any():
             damaged = f"damaged files: {len(features.problems)}, see mmfeat status" if features.problems else ""
-            why = stale_rows(store, spec, row_keys[name], lacking)[1] or damaged
+            why = stale_rows(store, spec, row_keys[name], lacking=lacking)[1] or damaged
             raise MissingFeatures(
                 f"{store.path.name}: no embeddings of {name!r} for {lacking.sum():,} of {counted(len(need), 'row')}"
                 f"{f' ({why})' if why else ''}. Run: {spec.remedy}"
@@ -251,7 +251,7 @@ def open_table(
         tables["embeddings"][name] = embeddings.with_width(widths[name]) if widths else embeddings
         tables["present"][name] = found.good
         tables["row_keys"][name] = row_keys[name]
-        logits = features.logits(output_key, found, need, classes) if output_key else None
+        logits = features.logits(output_key, found, need, classes=classes) if output_key else None
         if logits is not None:
             tables["logits"][name] = logits
         if number := (tokens or {}).get(name):

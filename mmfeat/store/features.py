@@ -133,7 +133,7 @@ class EncoderFeatures:
         return series.mapped(found), series.lengths(found)
 
     def logits(
-        self, output_key: str, found: Found, need: np.ndarray | None = None, classes: Sequence[str] | None = None
+        self, output_key: str, found: Found, need: np.ndarray | None = None, *, classes: Sequence[str] | None = None
     ) -> MappedRows | None:
         """Logits `(N, K)` of found rows, mapped.
 
@@ -192,13 +192,17 @@ class EncoderFeatures:
             raise ValueError(f"keys {keys.shape}, embeddings {embeddings.shape} and {len(errors)} errors do not fit")
         if not len(keys):
             return
-        stored = storable(keys, embeddings, self.dtype, self.spec.architecture, np.array([bool(e) for e in errors]))
+        stored = storable(
+            keys, embeddings, self.dtype, architecture=self.spec.architecture, bad=np.array([bool(e) for e in errors])
+        )
         self._prepare(stored.shape[1])
         arrays = {"row_key": keys, "embeddings": stored}
         if flat is not None and flat.any():
             arrays["flat"] = np.asarray(flat, dtype=bool)
         attributes = {**meta, "encoder_key": self.spec.key}
-        write_file(self.folder, naming.new_segment_name(), EMBEDDINGS, arrays, errors, attributes)
+        write_file(
+            self.folder, naming.new_segment_name(), EMBEDDINGS, arrays=arrays, errors=errors, attributes=attributes
+        )
         self.forget()
 
     def append_tokens(
@@ -226,11 +230,18 @@ class EncoderFeatures:
             return
         beyond = np.arange(tokens.shape[1]) >= np.asarray(lengths)[:, None]  # (n, T)
         flat = np.where(beyond[:, :, None], 0, tokens).reshape(len(tokens), -1)
-        stored = storable(keys, flat, self.dtype, self.spec.architecture).reshape(tokens.shape)
+        stored = storable(keys, flat, self.dtype, architecture=self.spec.architecture).reshape(tokens.shape)
         self._prepare(self._width)
         kind = naming.tokens_kind(number)
         arrays = {"row_key": keys, "tokens": stored, "lengths": np.asarray(lengths, "<u2")}
-        write_file(self.folder, naming.new_segment_name(kind), kind, arrays, (), {**meta, "encoder_key": self.spec.key})
+        write_file(
+            self.folder,
+            naming.new_segment_name(kind),
+            kind,
+            arrays=arrays,
+            errors=(),
+            attributes={**meta, "encoder_key": self.spec.key},
+        )
         self.forget()
 
     def complete_logits(
@@ -268,7 +279,14 @@ class EncoderFeatures:
                 raise StoreError(f"{self.folder / part.name}: its logits are not finite. Run: mmfeat finetune")
             self._prepare(self._width)
             name = naming.new_logits_name(output_key, part.name)
-            write_file(self.folder, name, output_key, {"row_key": part.row_key, "logits": logits}, (), attributes)
+            write_file(
+                self.folder,
+                name,
+                output_key,
+                arrays={"row_key": part.row_key, "logits": logits},
+                errors=(),
+                attributes=attributes,
+            )
             n_rows += len(part.row_key) - len(part.errors)
             self.forget()
         return n_rows
@@ -352,7 +370,7 @@ class EncoderFeatures:
             expected["output_key"] = commit.kind
         path = self.folder / commit.file
         try:
-            file = open_file(path, commit, verified.check(commit), expected)
+            file = open_file(path, commit, verified.check(commit), expected=expected)
             if commit.kind == EMBEDDINGS and file.values.shape[1] != (self._width or file.values.shape[1]):
                 raise ValueError(f"its embeddings have {file.values.shape[1]} columns, not {self._width}")
             file.values.open()

@@ -32,7 +32,7 @@ from mmfeat.store.references import References, all_references
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Garbage:
     """Something to remove.
 
@@ -71,7 +71,11 @@ def find_garbage(store: Path, references: Sequence[References]) -> list[Garbage]
         kinds = _wanted(folder.name, references)
         if kinds is None:
             why = "no project refers to this encoder"
-            found.append(Garbage(folder.name, (folder,), _size(folder.rglob("*")), why, folder.name))
+            found.append(
+                Garbage(
+                    name=folder.name, paths=(folder,), n_bytes=_size(folder.rglob("*")), why=why, folder=folder.name
+                )
+            )
         else:
             found += _inside(folder, kinds)
     return found
@@ -189,11 +193,20 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
         what = "these tokens" if kind.startswith("tokens-") else "this output"
         name = f"{folder.name}/{kind if kind.startswith('tokens-') else f'logits-{kind[:12]}'}"
         why = f"no encoder, checkpoint or run refers to {what}"
-        found.append(Garbage(name, tuple(paths), _size(paths), why, folder.name, kind))
+        found.append(
+            Garbage(name=name, paths=tuple(paths), n_bytes=_size(paths), why=why, folder=folder.name, kind=kind)
+        )
     lost += [path for path in uncommitted_files(folder) if path not in named]
     if lost:
         name = f"{folder.name}: {counted(len(lost), 'file')}"
-        found.append(Garbage(name, tuple(lost), _size(lost), "they do not count: damaged, replaced or never committed"))
+        found.append(
+            Garbage(
+                name=name,
+                paths=tuple(lost),
+                n_bytes=_size(lost),
+                why="they do not count: damaged, replaced or never committed",
+            )
+        )
     return found
 
 

@@ -18,7 +18,7 @@ MAPS_OPEN = 200  # each map holds two file descriptors, of which a process often
 _LARGE = 1 << 20  # bytes from which on a plain read beats the page faults of a map
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MappedArray:
     """A large array of a verified file: `(n, ...)`, read only where it is indexed.
 

@@ -39,7 +39,7 @@ def merge_segments(features: EncoderFeatures) -> int:
         outputs = _outputs(features)
         for kind, groups in _groups(features, outputs):
             for group in groups:
-                _merge_group(features, kind, group, outputs)
+                _merge_group(features, kind, group, outputs=outputs)
         features.forget()
         _load_all(features)
         _remove_copies(features)
@@ -97,7 +97,7 @@ def _outputs(features: EncoderFeatures) -> dict[str, dict[str, StoredFile]]:
 
 
 def _merge_group(
-    features: EncoderFeatures, kind: str, group: list[StoredFile], outputs: dict[str, dict[str, StoredFile]]
+    features: EncoderFeatures, kind: str, group: list[StoredFile], *, outputs: dict[str, dict[str, StoredFile]]
 ) -> None:
     """Merge a group's small parts and their logits, where there is room for it."""
     chosen = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
@@ -114,13 +114,19 @@ def _merge_group(
             features.folder,
             naming.new_logits_name(output, name),
             output,
-            list(zip(files, rows, strict=True)),
-            {**attributes, "output_key": output, "classes": classes},
+            sources=list(zip(files, rows, strict=True)),
+            attributes={**attributes, "output_key": output, "classes": classes},
         )
     if chosen[0].decoding:
         attributes |= {"decoder": chosen[0].decoder, "decoding": chosen[0].decoding}
     origins = _joined([origin for file in chosen for origin in origins_of(features.folder / file.name)])
-    write_merged(features.folder, name, kind, list(zip(chosen, rows, strict=True)), {**attributes, "origins": origins})
+    write_merged(
+        features.folder,
+        name,
+        kind,
+        sources=list(zip(chosen, rows, strict=True)),
+        attributes={**attributes, "origins": origins},
+    )
 
 
 def _distinct(files: list[StoredFile]) -> list[np.ndarray]:

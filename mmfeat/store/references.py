@@ -59,7 +59,7 @@ class References:
         return [(key, kind) for key, kinds in sorted(self.encoders.items()) for kind in ("", *sorted(kinds))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Note:
     """One file: what it refers to, when it was noted, and the name of an import that mmfeat.toml may not name yet."""
 
@@ -100,11 +100,11 @@ def note_reference(store: Path, project: Path, encoder_key: str, *kinds: str | N
     """
     references = new_references(project)
     for kind in ("", *sorted({kind for kind in kinds if kind})):
-        path = _file(store, references, encoder_key, kind, imported=bool(imported))
+        path = _file(store, references, encoder_key, kind=kind, imported=bool(imported))
         if imported or not _is_noted(path):
-            _write(path, references, encoder_key, kind, imported=imported)
+            _write(path, references, encoder_key, kind=kind, imported=imported)
     if not imported:
-        _file(store, references, encoder_key, "", imported=True).unlink(missing_ok=True)
+        _file(store, references, encoder_key, kind="", imported=True).unlink(missing_ok=True)
 
 
 def write_references(store: Path, references: References) -> None:
@@ -116,12 +116,12 @@ def write_references(store: Path, references: References) -> None:
         The store's folder cannot be written.
     """
     for key, kind in references.pairs():
-        path = _file(store, references, key, kind)
+        path = _file(store, references, key, kind=kind)
         if not _is_noted(path):
-            _write(path, references, key, kind)
+            _write(path, references, key, kind=kind)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settled:
     """What a project has noted, beside what its files refer to now.
 
@@ -160,7 +160,7 @@ def settle_references(store: Path, own: References) -> Settled:
         stale = []
     for note in waiting:
         own.add(*note.pair)
-    return Settled([note.imported for note in waiting], stale)
+    return Settled(waiting=[note.imported for note in waiting], stale=stale)
 
 
 def forget_references(store: Path, references: References) -> None:
@@ -212,12 +212,12 @@ def _is_noted(path: Path) -> bool:
     return True
 
 
-def _file(store: Path, references: References, encoder_key: str, kind: str, imported: bool = False) -> Path:
+def _file(store: Path, references: References, encoder_key: str, *, kind: str, imported: bool = False) -> Path:
     said = [encoder_key, kind, "import"] if imported else [encoder_key, kind]
     return store / FOLDER / f"{digest_json([references.host, references.project])[:16]}-{digest_json(said)[:16]}.json"
 
 
-def _write(path: Path, references: References, encoder_key: str, kind: str, imported: str = "") -> None:
+def _write(path: Path, references: References, encoder_key: str, *, kind: str, imported: str = "") -> None:
     values = {
         "format": FORMAT,
         "project": references.project,
@@ -234,7 +234,7 @@ def _read(path: Path) -> _Note:
     refuse_newer(path, values["format"])
     encoders = {str(key): {str(kind) for kind in kinds} for key, kinds in values["encoders"].items()}
     references = References(str(values["project"]), str(values["host"]), encoders)
-    return _Note(path, references, str(values["noted"]), str(values.get("imported", "")))
+    return _Note(path=path, references=references, noted=str(values["noted"]), imported=str(values.get("imported", "")))
 
 
 def _age(noted: str) -> float:

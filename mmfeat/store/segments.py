@@ -39,7 +39,13 @@ _BLOCK = 1 << 24  # bytes copied at a time
 
 
 def write_file(
-    folder: Path, file: str, kind: str, arrays: dict[str, np.ndarray], errors: Sequence[str], attributes: dict[str, Any]
+    folder: Path,
+    file: str,
+    kind: str,
+    *,
+    arrays: dict[str, np.ndarray],
+    errors: Sequence[str],
+    attributes: dict[str, Any],
 ) -> None:
     """Write one HDF5 file under a temporary name, flush and rename it, then commit it.
 
@@ -61,13 +67,15 @@ def write_file(
     # Made in memory: whatever a disk can refuse is then refused by a plain write, and no HDF5 file lock is taken.
     image = io.BytesIO()
     with h5py.File(image, "w") as h5:
-        _write_head(h5, kind, n_errors, attributes)
+        _write_head(h5, kind, n_errors, attributes=attributes)
         for name, array in arrays.items():
             h5.create_dataset(name, data=np.ascontiguousarray(array))
         if kind == EMBEDDINGS:
             _write_errors(h5, errors)
     data = image.getbuffer()
-    commit = Commit(file, kind, len(arrays["row_key"]), n_errors, len(data), digest_bytes(data))
+    commit = Commit(
+        file=file, kind=kind, rows=len(arrays["row_key"]), errors=n_errors, size=len(data), sha256=digest_bytes(data)
+    )
     try:
         write_atomic(folder / file, data)
         _commit(folder, commit)
@@ -76,7 +84,7 @@ def write_file(
 
 
 def write_merged(
-    folder: Path, file: str, kind: str, sources: Sequence[tuple[StoredFile, np.ndarray]], attributes: dict[str, Any]
+    folder: Path, file: str, kind: str, *, sources: Sequence[tuple[StoredFile, np.ndarray]], attributes: dict[str, Any]
 ) -> None:
     """Write rows of several files of one kind and dtype as one, a block at a time, then commit it.
 
@@ -101,7 +109,7 @@ def write_merged(
     try:
         with atomic_path(folder / file) as temporary:
             with writing_hdf5(temporary) as h5:
-                _write_head(h5, kind, n_errors, attributes)
+                _write_head(h5, kind, n_errors, attributes=attributes)
                 h5.create_dataset("row_key", data=np.concatenate([source.row_key[rows] for source, rows in sources]))
                 if kind == EMBEDDINGS:
                     _write_errors(h5, errors)
@@ -117,7 +125,7 @@ def write_merged(
                         values[at : at + len(block)] = block
                         at += len(block)
             size, digest = temporary.stat().st_size, digest_file(temporary)
-        commit = Commit(file, kind, n_rows, n_errors, size, digest)
+        commit = Commit(file=file, kind=kind, rows=n_rows, errors=n_errors, size=size, sha256=digest)
         _commit(folder, commit)
     except (OSError, RuntimeError) as error:  # what HDF5 raises depends on where the disk refused
         raise unwritable(folder / file, error) from None
@@ -133,7 +141,7 @@ def _commit(folder: Path, commit: Commit) -> None:
         raise
 
 
-def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, Any]) -> None:
+def _write_head(h5: h5py.File, kind: str, n_errors: int, *, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         h5.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
     h5.attrs["encoding-type"] = layout_of(kind).encoding
@@ -153,7 +161,7 @@ def _storable(reason: str) -> str:
     return text or ("unknown" if reason else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredFile:
     """A committed file opened for reading: row keys, errors and lengths in memory, the large array mapped.
 
@@ -200,7 +208,7 @@ class StoredFile:
         return mask
 
 
-def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]) -> StoredFile:
+def open_file(path: Path, commit: Commit, stamp: Stamp, *, expected: dict[str, str]) -> StoredFile:
     """Open a verified file.
 
     Parameters
@@ -243,8 +251,18 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
         raise ValueError("its classes are not those of its logits")
     if flat is not None and (flat.shape, flat.dtype) != (keys.shape[:1], bool):
         raise ValueError("its flat images are not those of its rows")
-    values = MappedArray(path, stamp, offset, shape, dtype)
-    return StoredFile(commit.file, keys, values, errors, lengths, classes, flat, decoder, decoding)
+    values = MappedArray(path=path, stamp=stamp, offset=offset, shape=shape, dtype=dtype)
+    return StoredFile(
+        name=commit.file,
+        row_key=keys,
+        values=values,
+        errors=errors,
+        lengths=lengths,
+        classes=classes,
+        flat=flat,
+        decoder=decoder,
+        decoding=decoding,
+    )
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

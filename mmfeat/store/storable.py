@@ -17,7 +17,7 @@ class UnstorableRow(StoreError):
 
 
 def storable(
-    keys: np.ndarray, values: np.ndarray, dtype: str, architecture: str, bad: np.ndarray | None = None
+    keys: np.ndarray, values: np.ndarray, dtype: str, *, architecture: str, bad: np.ndarray | None = None
 ) -> np.ndarray:
     """Values `(n, D)` in the store's dtype, little-endian; zeros for rows with an error.
 

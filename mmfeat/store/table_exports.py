@@ -19,7 +19,7 @@ MADE_FROM = "made_from"  # what a file says it was made from: an attribute, meta
 
 
 def export_table(
-    table: FeatureTable, destination: Path, form: str, advance: Callable[[int], None], made_from: str = ""
+    table: FeatureTable, destination: Path, form: str, *, advance: Callable[[int], None], made_from: str = ""
 ) -> bool:
     """Write a table's aligned arrays.
 

@@ -73,7 +73,7 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
     for commit in sorted(commits, key=lambda commit: commit.kind != EMBEDDINGS):
         named.add(commit.file)
         try:
-            rows = _verify(folder, commit, memory, key, width, parts)
+            rows = _verify(folder, commit, memory, key=key, width=width, parts=parts)
             result.n_files += 1
             result.n_bytes += commit.size
             result.n_rows += rows if commit.kind == EMBEDDINGS else 0
@@ -95,6 +95,7 @@ def _verify(
     folder: Path,
     commit: Commit,
     memory: VerifiedFiles,
+    *,
     key: str | None,
     width: int | None,
     parts: dict[str, np.ndarray],
@@ -104,7 +105,7 @@ def _verify(
     stamp = memory.check(commit)
     expected = {"encoder_key": key} if key else {}
     expected |= {"output_key": commit.kind} if layout_of(commit.kind) is LOGITS else {}
-    file = open_file(folder / commit.file, commit, stamp, expected)
+    file = open_file(folder / commit.file, commit, stamp, expected=expected)
     if commit.kind == EMBEDDINGS:
         if width is not None and file.values.shape[1] != width:
             raise ValueError(f"its embeddings have {file.values.shape[1]} columns, not {width}")

@@ -87,10 +87,10 @@ def apply_review(project: Project, file: Path | str, overwrite: bool = False) ->
 def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     root, before = project.root, project.manifest
     separator, corrections = project.config.data.separator, root / CORRECTIONS
-    answers = read_answers(file, before.ids, before.classes, separator)
+    answers = read_answers(file, before.ids, before.classes, separator=separator)
     if not answers.given:
         raise DataError(f"{file}: no row is filled in. Fill in its column labels, then: mmfeat review --apply {file}")
-    data = with_answers(corrections, answers.given, before.columns, separator)
+    data = with_answers(corrections, answers.given, before.columns, separator=separator)
     _forget_unbegun(root)
     states = _states(project)
     if fresh := data != bytes_of(corrections):

@@ -172,8 +172,8 @@ def _keep_answers(project: Project, file: Path) -> None:
     separator, kept = project.config.data.separator, project.root / CORRECTIONS
     remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"
     try:
-        given = read_answers(file, manifest.ids, manifest.classes, separator).given
-        applied = with_answers(kept, given, manifest.columns, separator) == bytes_of(kept)
+        given = read_answers(file, manifest.ids, manifest.classes, separator=separator).given
+        applied = with_answers(kept, given, manifest.columns, separator=separator) == bytes_of(kept)
     except DataError as error:
         raise DataError(f"{error}. {file} {remedy}") from None
     if not applied:

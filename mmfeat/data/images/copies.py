@@ -42,7 +42,9 @@ def groups_with_copies(
         return joined, list(known)
     numbers = np.where(torn, strict.numbers + len(joined), joined.numbers)
     pictures = np.where(torn & (strict.pictures >= 0), strict.pictures + len(torn), joined.pictures)
-    groups = Groups(np.unique(numbers, return_inverse=True)[1].astype(np.int64), pictures, joined.names)
+    groups = Groups(
+        numbers=np.unique(numbers, return_inverse=True)[1].astype(np.int64), pictures=pictures, names=joined.names
+    )
     open_groups = (_ends(groups, placed)[0] == len(SPLITS))[groups.numbers]
     joins = np.where(torn & open_groups, first[joined.numbers], placed)
     return groups, [SPLITS[number] if number < len(SPLITS) else "" for number in joins.tolist()]

@@ -35,7 +35,7 @@ def list_folder(folder: Path | str) -> Listing:
     """
     listing = Listing()
     places: dict[str, str] = {}  # of a real folder: the path under which it was listed first
-    links = list(_walk(str(folder), "", listing, places))
+    links = list(_walk(str(folder), "", listing, places=places))
     real = set(listing.files)
     for at, inside in links:  # it grows
         target = os.path.realpath(at)
@@ -45,12 +45,12 @@ def list_folder(folder: Path | str) -> Listing:
         if target in places:  # all of it is known: its files have further paths
             _walk_again(places[target], inside, listing)
         else:
-            links += _walk(at, inside, listing, places)
+            links += _walk(at, inside, listing, places=places)
     listing.linked = listing.files.keys() - real
     return listing
 
 
-def _walk(top: str, inside: str, listing: Listing, places: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _walk(top: str, inside: str, listing: Listing, *, places: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Add the files below a folder that is listed for the first time; the linked folders there, with their paths inside."""
     stack = [(top, inside)]
     while stack:

@@ -94,12 +94,12 @@ class ImageNames:
         if found is None or loose:
             if self._alike is None:
                 self._alike = self._index(looks_like) if self._any_other_look() else self._paths
-            found, loose = _better(found, loose, *self._alike.match(looks))
+            found, loose = _better((found, loose), self._alike.match(looks))
         if found is None:
             if self._stems is None:
                 stems = self._index(_stem, others=False)
                 self._stems = stems, self._index(lambda p: looks_like(_stem(p))) if self._any_other_look() else stems
-            found, loose = _better(*self._stems[0].match(path), *self._stems[1].match(looks))
+            found, loose = _better(self._stems[0].match(path), self._stems[1].match(looks))
         if isinstance(found, list):
             places = " and ".join(map(str, found[:2]))
             remedy = "Leave one of them out" if "/" in path else "Name it with its folder"
@@ -167,9 +167,10 @@ def looks_like(path: str) -> str:
     return normal_name(path)
 
 
-def _better(a: _Held | None, a_loose: bool, b: _Held | None, b_loose: bool) -> tuple[_Held | None, bool]:
-    """Of two things that fit the first, unless only the end of the name fits it and the other fits better."""
-    return (b, b_loose) if b is not None and (a is None or (a_loose and not b_loose)) else (a, a_loose)
+def _better(first: _Match, second: _Match) -> _Match:
+    """The first of two matches, unless it is loose (only the end of the name fits) and the second is not."""
+    replaced = first[0] is None or (first[1] and not second[1])
+    return second if second[0] is not None and replaced else first
 
 
 def _hold(index: dict[str, _Held], key: str, location: Location) -> None:

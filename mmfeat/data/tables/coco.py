@@ -65,7 +65,7 @@ def read_coco(files: Sequence[Path], categories: Sequence[str] = ()) -> list[Coc
     tables = []
     for file, content in zip(files, data, strict=True):
         captions = file.with_name(CAPTIONS + file.name.removeprefix(PREFIX))
-        tables.append(_table(file, content, known, names, captions if captions.is_file() else None))
+        tables.append(_table(file, content, known, names=names, captions_file=captions if captions.is_file() else None))
         content.clear()  # large files need not be in memory together with all tables
     return tables
 
@@ -134,7 +134,7 @@ def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str])
 
 
 def _table(
-    file: Path, content: dict[str, Any], known: dict[Any, str], names: dict[Any, str], captions_file: Path | None
+    file: Path, content: dict[str, Any], known: dict[Any, str], *, names: dict[Any, str], captions_file: Path | None
 ) -> CocoTable:
     rows: dict[Any, dict[str, Any]] = {}
     columns = [CATEGORIES, "caption"] if captions_file else [CATEGORIES]
@@ -146,7 +146,7 @@ def _table(
             raise DataError(f"{file} image {at + 1}: repeats the id {found!r}. Every image needs its own")
         rows[found] = image | dict.fromkeys(columns)
     if "annotations" in content:
-        _add_categories(file, content["annotations"], rows, known, names)
+        _add_categories(file, content["annotations"], rows, known=known, names=names)
     others = _add_captions(captions_file, rows) if captions_file else 0
     table = CocoTable(file, list(rows.values()))
     table.classes = tuple(names.values())
@@ -160,6 +160,7 @@ def _add_categories(
     file: Path,
     annotations: list[dict[str, Any]],
     rows: dict[Any, dict[str, Any]],
+    *,
     known: dict[Any, str],
     names: dict[Any, str],
 ) -> None:

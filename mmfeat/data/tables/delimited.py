@@ -28,7 +28,7 @@ TABBED = (".tsv", ".tab")  # files whose only column is read as one of tabs
 _HEAD = 2**20  # letters in which a header ends
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One row's cells, the line it begins at (the header's is 1), and a note where it had to be recovered.
 
@@ -41,7 +41,7 @@ class Record:
     damaged: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Delimited:
     """A file of delimited cells and the form it was found in.
 
@@ -110,7 +110,7 @@ def read_delimited(file: Path, recover: bool = False) -> Delimited:
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} stands there twice")
-    return Delimited(header, records, delimiter, found)
+    return Delimited(header=header, records=records, delimiter=delimiter, file=found)
 
 
 def usual_delimiter(file: Path) -> str:
@@ -177,7 +177,7 @@ def _strict(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tupl
     try:
         for cells in reader:
             if cells:  # a blank line is no record
-                records.append(Record(begin, cells))
+                records.append(Record(line=begin, cells=cells))
             begin = reader.line_num + 1
     except csv.Error as error:
         raise csv.Error(f"line {begin}: {error}") from None
@@ -201,8 +201,8 @@ def _recover(file: Path, text: str) -> tuple[list[str], list[Record]]:
         raise DataError(f"{file}:2: not valid CSV, and no id begins this record: {first[:40]!r}")
     whole = re.compile(_beginning(r'[^,"\n]+', len(header)))
     records = []
-    for line, raw in _grouped(file, lines, begins, whole):
-        records.append(_read_record(file, line, raw, len(header), begins))
+    for line, raw in _grouped(file, lines, begins, whole=whole):
+        records.append(_read_record(file, line, raw, n_columns=len(header), begins=begins))
     return header, records
 
 
@@ -221,7 +221,7 @@ def _beginning(identity: str, n_columns: int) -> str:
 
 
 def _grouped(
-    file: Path, lines: list[str], begins: re.Pattern[str], whole: re.Pattern[str]
+    file: Path, lines: list[str], begins: re.Pattern[str], *, whole: re.Pattern[str]
 ) -> Iterator[tuple[int, str]]:
     """Lines joined to records, each with the number of its first line."""
     start, held = 0, []
@@ -254,13 +254,13 @@ def _closed(raw: str, begins: re.Pattern[str]) -> bool:
     return not last.startswith('"') or (len(last) > 1 and last.endswith('"'))
 
 
-def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pattern[str]) -> Record:
+def _read_record(file: Path, line: int, raw: str, *, n_columns: int, begins: re.Pattern[str]) -> Record:
     raw = raw.rstrip("\r\n")
     try:
         rows = list(csv.reader(io.StringIO(raw, newline=""), strict=True))
         if len(rows) == 1 and len(rows[0]) == n_columns:
             note = "a caption with line breaks" if "\n" in raw else ""
-            return Record(line, rows[0], note)
+            return Record(line=line, cells=rows[0], note=note)
     except csv.Error:
         pass
     match = begins.match(raw)
@@ -274,4 +274,6 @@ def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pat
         if len(last) < 2 or not last.endswith('"'):
             raise DataError(f"{file}:{line}: a quote is opened and not closed: {last[:40]!r}. Close it, or remove it")
         last = last[1:-1]
-    return Record(line, [*cells, last], "recovered a caption with unescaped quotes, commas or line breaks")
+    return Record(
+        line=line, cells=[*cells, last], note="recovered a caption with unescaped quotes, commas or line breaks"
+    )

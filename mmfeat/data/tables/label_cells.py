@@ -142,7 +142,7 @@ class NamedLabels:
     split: bool
 
 
-def named_labels(table: Table, name: str, separator: str, closed: bool) -> NamedLabels:
+def named_labels(table: Table, name: str, separator: str, *, closed: bool) -> NamedLabels:
     """Names of one column: texts that are split, lists as they are, whole numbers.
 
     Parameters
@@ -164,17 +164,17 @@ def named_labels(table: Table, name: str, separator: str, closed: bool) -> Named
             rows.append(None)
         else:
             parts = cell if isinstance(cell, list) else [cell]
-            names = [_name(table, name, row, part) for part in parts]
+            names = [_name(table, name, row, part=part) for part in parts]
             rows.append(list(dict.fromkeys(n for n in names if n)))
     if _all_numbers(table, name, cells):  # 2.0 is how some programs write 2 beside blank cells
         rows = [None if names is None else [str(int(float(n))) for n in names] for names in rows]
-    hints = [] if closed else _separator_hints(table, name, separator, cells)
+    hints = [] if closed else _separator_hints(table, name, separator, cells=cells)
     return NamedLabels(rows, hints, any(isinstance(cell, str) for cell in cells))
 
 
-def _name(table: Table, name: str, row: int, part: Any) -> str:
+def _name(table: Table, name: str, row: int, *, part: Any) -> str:
     if isinstance(part, float) and not math.isnan(part) and not part.is_integer():
-        raise _fraction(table, name, row, part)
+        raise _fraction(table, name, row, value=part)
     text = plain_text(part)
     if text is None:
         raise DataError(
@@ -201,18 +201,18 @@ def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:
         if first is None and not cell.strip().lstrip("+-").isdigit() and not float(cell).is_integer():
             first = row
     if first is not None:
-        raise _fraction(table, name, first, cells[first])
+        raise _fraction(table, name, first, value=cells[first])
     return pointed
 
 
-def _fraction(table: Table, name: str, row: int, value: Any) -> DataError:
+def _fraction(table: Table, name: str, row: int, *, value: Any) -> DataError:
     return DataError(
         f"{table.file}{table.where(row)}: column {_quoted(name)} holds {_quoted(value)}, and labels are names, not measures. "
         f"Use: --labels COLUMN"
     )
 
 
-def _separator_hints(table: Table, name: str, separator: str, cells: list[Any]) -> list[str]:
+def _separator_hints(table: Table, name: str, separator: str, *, cells: list[Any]) -> list[str]:
     """What to say of cells where another separator seems to stand between labels.
 
     Raises

@@ -26,6 +26,7 @@ def read_source(
     path: Path,
     columns: Mapping[str, str | Sequence[str]],
     separator: str = " ",
+    *,
     classes: Sequence[str] | None = None,
     absent: str = "auto",
 ) -> Source:

@@ -135,7 +135,7 @@ class Reading:
         if not isinstance(labels, str):
             self._yes_no.append(yes_no_labels(table, labels))
         elif found["labels"]:
-            named = named_labels(table, str(found["labels"]), self._separator, self._closed)
+            named = named_labels(table, str(found["labels"]), self._separator, closed=self._closed)
             source.labels += named.rows
             source.hints += named.hints
             source.splits_cells = source.splits_cells or named.split

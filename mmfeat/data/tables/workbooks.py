@@ -62,7 +62,7 @@ def _records(file: Path, rows: list[tuple[Any, ...]]) -> tuple[list[str], list[R
             f"{file}:{top}: column {header.index('') + 1} has no name. Name it in the first row of the sheet"
         )
     padded = ((line, [*cells[:width], *[""] * (width - len(cells))]) for line, cells in filled[1:])
-    return header, [Record(line, cells) for line, cells in padded]
+    return header, [Record(line=line, cells=cells) for line, cells in padded]
 
 
 def _text(cell: Any) -> str:
