@@ -16,7 +16,7 @@ from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import class_positions, label_cells, split_labels
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.spelling import Spellings, normal_name, spelled_as
-from mmfeat.data.corrections import corrected, corrected_ids, with_answers
+from mmfeat.data.corrections import add_answers, corrected, corrected_ids
 from mmfeat.data.difference import difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
@@ -137,7 +137,7 @@ def test_corrections_find_rows_and_classes_by_how_they_look(tmp_path, odd):
     assert found.classes == (NFC,)
     assert found.labels.tolist() == [[1], [1]]
     assert corrected_ids(file).find(NFC)
-    assert with_answers(file, {NFC: [NFC]}, {}, separator=",") == file.read_bytes()
+    assert add_answers(file, {NFC: [NFC]}, {}, separator=",") == file.read_bytes()
 
 
 def test_two_ids_that_look_the_same_are_told_apart_by_their_letters_or_not_at_all(tmp_path):
