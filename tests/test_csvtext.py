@@ -119,4 +119,4 @@ def test_only_one_module_writes_csv_for_people():
     writers = {
         p.relative_to(root).as_posix() for p in root.rglob("*.py") if "csv.writer(" in p.read_text(encoding="utf-8")
     }
-    assert writers == {"csvtext.py", "data/corrections.py", "data/demo.py"}
+    assert writers == {"common/csv_text.py", "data/corrections.py", "data/demo_data.py"}

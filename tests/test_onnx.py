@@ -50,7 +50,7 @@ def same(found, wanted, tolerance=1e-4) -> None:
     assert np.array_equal(found.known, wanted.known)
     assert np.abs(found.probs - wanted.probs).max(initial=0) < tolerance
     for name in ("image", "text"):
-        assert np.allclose(found.opinions[name], wanted.opinions[name], atol=tolerance, equal_nan=True)
+        assert np.allclose(found.unimodal[name], wanted.unimodal[name], atol=tolerance, equal_nan=True)
 
 
 def test_the_folder_has_been_compared_with_torch_and_the_cache(result):
@@ -108,7 +108,9 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     nn.init.normal_(part.prior)
     composition = Composition({"image": part}, "image", 3)
     save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", dtype="float32")
-    engine = OnnxEngine({}, onnxruntime.InferenceSession(tmp_path / "heads.onnx"), {}, torch.device("cpu"))
+    engine = OnnxEngine(
+        {}, heads=onnxruntime.InferenceSession(tmp_path / "heads.onnx"), preparations={}, device=torch.device("cpu")
+    )
     x, there = (
         np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32),
         np.array([True, False, True, True, False]),
@@ -117,7 +119,7 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     wanted, known = composition({"image": torch.from_numpy(x)}, {"image": torch.from_numpy(there)})
     assert np.allclose(found.logits, wanted.detach(), atol=1e-6)
     assert np.array_equal(found.known, known)
-    assert np.allclose(found.opinions["image"], found.logits)
+    assert np.allclose(found.unimodal["image"], found.logits)
 
 
 class Unfollowable(nn.Module):

@@ -264,7 +264,7 @@ def test_what_is_referred_to_while_gc_removes_it_is_put_back(tmp_path, monkeypat
         note_reference(folder, tmp_path / "other", SPEC.key)
         if begun:
             values = np.stack([embedding_of(sample_of(i)) for i in (20, 21)])
-            writer.append(keys_of(22)[20:], values, ["", ""], {})
+            writer.append(keys_of(22)[20:], values, ["", ""], meta={})
         return all_references(path)
 
     monkeypatch.setattr(garbage, "all_references", noted)

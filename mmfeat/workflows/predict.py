@@ -209,7 +209,7 @@ class NewPredictions:
             form,
             self.rows.ids,
             found.probs,
-            found.decided,
+            found.predicted,
             found.classes,
             top_k=top_k,
             errors=found.errors,
