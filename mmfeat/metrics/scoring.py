@@ -112,10 +112,10 @@ def scores(labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray) -> Sco
     row_f1, n_exact, step = np.empty(len(labels)), 0, max(1, _BLOCK // labels.shape[1])
     for start in range(0, len(labels), step):
         block = slice(start, start + step)
-        known, positive, chosen = labels[block] >= 0, labels[block] == 1, predicted[block] == 1
-        row_f1[block] = _rows_f1(positive, chosen & known)
-        n_exact += int(((chosen == positive) | ~known).all(1).sum())
-        counts.add(known, positive, chosen)
+        known, positive, is_predicted = labels[block] >= 0, labels[block] == 1, predicted[block] == 1
+        row_f1[block] = _rows_f1(positive, is_predicted & known)
+        n_exact += int(((is_predicted == positive) | ~known).all(1).sum())
+        counts.add(known, positive, is_predicted)
     n_positive, n_predicted, n_hit, n_known = counts.positive, counts.predicted, counts.hit, counts.known
     accuracy = np.where(n_known > 0, counts.right / np.maximum(n_known, 1), np.nan)
     class_f1 = _ratio(2 * n_hit, n_positive + n_predicted)

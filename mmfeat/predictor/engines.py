@@ -31,10 +31,10 @@ def head_outputs(
 ) -> HeadOutputs:
     """Outputs of a composition, moved to the CPU; the inputs are those of `Composition.forward`."""
     logits, known = composition(inputs, present)
-    opinions = {
+    unimodal = {
         name: composition.unimodal_prediction(name, inputs, present).cpu().numpy() for name in composition.widths
     }
-    return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), opinions)
+    return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), unimodal)
 
 
 class TorchEngine:
@@ -149,8 +149,8 @@ class OnnxEngine:
         """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""
         arrays = [*embeddings.values(), *(present[name] for name in embeddings)]
         inputs = dict(zip(onnx_files.head_inputs(list(embeddings)), arrays, strict=True))
-        logits, known, *opinions = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
-        return HeadOutputs(logits, known, dict(zip(embeddings, opinions, strict=True)))
+        logits, known, *unimodal = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
+        return HeadOutputs(logits, known, dict(zip(embeddings, unimodal, strict=True)))
 
 
 def _check_onnx(encoders: dict[str, Any], heads: Any, record: dict[str, Any]) -> None:

@@ -94,15 +94,15 @@ def encoder_status(
     lacks_tokens = int((cached & features.lookup_tokens(tokens, keys).missing).sum()) if tokens else 0
     lacks_logits = _lacking_logits(features, found.segment[cached], output_key)
     errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
-    numbers = {
-        f"{'image' if spec.modality == 'image' else 'caption'}|changed": int(changed.sum()),
-        "image|decoded differently now": int((redone & before.good).sum()),
-        "unreadable image|to be tried again": int((redone & before.error).sum()),
-        "row|without tokens": lacks_tokens,
-        "row|without logits": lacks_logits,
-    }
+    counts = (
+        (int(changed.sum()), "image" if spec.modality == "image" else "caption", "changed"),
+        (int((redone & before.good).sum()), "image", "decoded differently now"),
+        (int((redone & before.error).sum()), "unreadable image", "to be tried again"),
+        (lacks_tokens, "row", "without tokens"),
+        (lacks_logits, "row", "without logits"),
+    )
     reasons = [why] if why else []
-    reasons += [f"{counted(n, text.partition('|')[0])} {text.partition('|')[2]}" for text, n in numbers.items() if n]
+    reasons += [f"{counted(n, noun)} {what}" for n, noun, what in counts if n]
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
         name=name,

@@ -16,6 +16,7 @@ from mmfeat.common.labels import rows_of
 from mmfeat.common.text import counted, shown
 from mmfeat.store import EncoderSpec, FeatureStore, MappedRows
 from mmfeat.store.cache_status import stale_rows
+from mmfeat.store.features import EncoderFeatures
 
 if TYPE_CHECKING:
     import torch
@@ -241,10 +242,8 @@ def open_table(
         lacking = np.zeros(len(ids), dtype=bool)
         lacking[need] = (present[name] & found.missing)[need]
         if lacking.any():
-            damaged = f"damaged files: {len(features.problems)}, see mmfeat status" if features.problems else ""
-            why = stale_rows(store, spec, row_keys[name], lacking=lacking)[1] or damaged
-            missing = f"{lacking.sum():,} of {counted(len(need), 'row')}{f' ({why})' if why else ''}"
-            raise MissingFeatures(f"{store.path.name}: no embeddings of {name!r} for {missing}. Run: {spec.remedy}")
+            why = stale_rows(store, spec, row_keys[name], lacking=lacking)[1]
+            raise _no_embeddings(features, name, lacking, n_needed=len(need), why=why)
         embeddings = features.embeddings(found)
         tables["embeddings"][name] = embeddings.with_width(widths[name]) if widths else embeddings
         tables["present"][name] = found.good
@@ -259,3 +258,13 @@ def open_table(
                 raise MissingFeatures(f"{store.path.name}: no tokens of {name!r} for {missing}. Run: mmfeat extract")
             tables["tokens"][name], tables["token_lengths"][name] = features.tokens(number, held)
     return FeatureTable(ids=ids, labels=labels, split=split, classes=classes, **tables)
+
+
+def _no_embeddings(
+    features: EncoderFeatures, name: str, lacking: np.ndarray, *, n_needed: int, why: str
+) -> MissingFeatures:
+    if not why and features.problems:
+        why = f"damaged files: {len(features.problems)}, see mmfeat status"
+    missing = f"{lacking.sum():,} of {counted(n_needed, 'row')}{f' ({why})' if why else ''}"
+    store = features.folder.parent.name
+    return MissingFeatures(f"{store}: no embeddings of {name!r} for {missing}. Run: {features.spec.remedy}")

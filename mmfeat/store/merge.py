@@ -100,17 +100,17 @@ def _merge_group(
     features: EncoderFeatures, kind: str, group: list[StoredFile], *, outputs: dict[str, dict[str, StoredFile]]
 ) -> None:
     """Merge a group's small segments and their logits, if there is enough free space."""
-    chosen = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
-    size = sum(file.values.stamp[0] for file in chosen)
-    if not chosen or shutil.disk_usage(features.folder).free < size * _SPARE:
+    to_merge = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
+    size = sum(file.values.stamp[0] for file in to_merge)
+    if not to_merge or shutil.disk_usage(features.folder).free < size * _SPARE:
         return
-    rows = _distinct(chosen)
+    rows = _distinct(to_merge)
     name = naming.new_segment_name(kind)
     attributes = {"encoder_key": features.spec.key}
     for output in (
-        outputs.get(chosen[0].name, ()) if kind == EMBEDDINGS else ()
+        outputs.get(to_merge[0].name, ()) if kind == EMBEDDINGS else ()
     ):  # logits first, so that readers always find them
-        files = [outputs[file.name][output] for file in chosen]
+        files = [outputs[file.name][output] for file in to_merge]
         classes = attributes_of(features.folder / files[0].name)["classes"]
         write_merged(
             features.folder,
@@ -119,14 +119,14 @@ def _merge_group(
             sources=list(zip(files, rows, strict=True)),
             attributes={**attributes, "output_key": output, "classes": classes},
         )
-    if chosen[0].decoding:
-        attributes |= {"decoder": chosen[0].decoder, "decoding": chosen[0].decoding}
-    origins = _joined([origin for file in chosen for origin in origins_of(features.folder / file.name)])
+    if to_merge[0].decoding:
+        attributes |= {"decoder": to_merge[0].decoder, "decoding": to_merge[0].decoding}
+    origins = _joined([origin for file in to_merge for origin in origins_of(features.folder / file.name)])
     write_merged(
         features.folder,
         name,
         kind,
-        sources=list(zip(chosen, rows, strict=True)),
+        sources=list(zip(to_merge, rows, strict=True)),
         attributes={**attributes, "origins": origins},
     )
 

@@ -213,8 +213,10 @@ def _is_noted(path: Path) -> bool:
 
 
 def _file(store: Path, references: References, encoder_key: str, *, kind: str, imported: bool = False) -> Path:
-    said = [encoder_key, kind, "import"] if imported else [encoder_key, kind]
-    return store / FOLDER / f"{digest_json([references.host, references.project])[:16]}-{digest_json(said)[:16]}.json"
+    content = [encoder_key, kind, "import"] if imported else [encoder_key, kind]
+    return (
+        store / FOLDER / f"{digest_json([references.host, references.project])[:16]}-{digest_json(content)[:16]}.json"
+    )
 
 
 def _write(path: Path, references: References, encoder_key: str, *, kind: str, imported: str = "") -> None:

@@ -128,7 +128,7 @@ def _all_categories(files: Sequence[Path], data: list[dict[str, Any]]) -> dict[A
 
 def _selected(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str]) -> dict[Any, str]:
     """The wanted categories, given by name or id, in the given order."""
-    chosen: dict[Any, str] = {}
+    selected: dict[Any, str] = {}
     for text in wanted:
         found = [key for key, name in names.items() if name == normal_name(text)] or [
             key for key in names if str(key) == text
@@ -141,17 +141,17 @@ def _selected(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str
             raise DataError(
                 f"{files[0]}: no category {_quoted(text)}.{hint} There are: {known}{more}. Use: --labels NAME"
             )
-        if found[0] in chosen:
+        if found[0] in selected:
             raise DataError(f"{files[0]}: category {_quoted(text)} is selected twice. Leave one out")
-        chosen |= {key: names[key] for key in found}
-    chosen = chosen or names
-    name, times = Counter(chosen.values()).most_common(1)[0]
+        selected |= {key: names[key] for key in found}
+    selected = selected or names
+    name, times = Counter(selected.values()).most_common(1)[0]
     if times > 1:
-        ids = " and ".join(str(key) for key in chosen if chosen[key] == name)
+        ids = " and ".join(str(key) for key in selected if selected[key] == name)
         raise DataError(
             f"{files[0]}: categories {ids} are all called {_quoted(name)}. Select one by its id: --labels ID"
         )
-    return chosen
+    return selected
 
 
 def _table(
@@ -196,8 +196,8 @@ def _add_categories(
                 raise DataError(f"{file} annotation {at + 1}: there is no category {_quoted(category)}")
     except KeyError as error:
         what = error.args[0]
-        said = f"has no {what!r}" if what in ("image_id", "category_id") else f"there is no image {_quoted(what)}"
-        raise DataError(f"{file} annotation {at + 1}: {said}") from None
+        problem = f"has no {what!r}" if what in ("image_id", "category_id") else f"there is no image {_quoted(what)}"
+        raise DataError(f"{file} annotation {at + 1}: {problem}") from None
     except TypeError:
         raise DataError(
             f"{file} annotation {at + 1}: its image_id or category_id is neither a number nor text"

@@ -94,10 +94,10 @@ def apply_absent(labels: np.ndarray, absent: str) -> tuple[np.ndarray, str]:
     DataError
         `absent` is `unknown` and there are no explicit negatives, so nothing could be learned.
     """
-    noes = bool((labels == 0).any())
-    absent = ("unknown" if noes else "negative") if absent == "auto" else absent
+    has_negatives = bool((labels == 0).any())
+    absent = ("unknown" if has_negatives else "negative") if absent == "auto" else absent
     if absent == "unknown":
-        if not noes:
+        if not has_negatives:
             raise _no_negatives("the label columns hold no 0")
         return labels, absent
     labelled = (labels >= 0).any(1)

@@ -190,7 +190,7 @@ def _open_together(kind: str, files: list[Path], columns: Columns) -> OpenedSour
 def _classes(source: Source, opened: OpenedSource) -> tuple[str, ...]:
     if opened.classes:
         return opened.classes
-    if source.yes_no is not None:
+    if source.indicators is not None:
         for a, b in look_the_same(source.columns["labels"]):
             raise DataError(f"{opened.tables[0].file}: label columns {a!a} and {b!a} look the same. Rename one of them")
         return tuple(map(normal_name, source.columns["labels"]))
@@ -198,17 +198,17 @@ def _classes(source: Source, opened: OpenedSource) -> tuple[str, ...]:
 
 
 def _any_label(source: Source) -> bool:
-    return bool((source.yes_no == 1).any()) if source.yes_no is not None else any(source.labels)
+    return bool((source.indicators == 1).any()) if source.indicators is not None else any(source.labels)
 
 
 def _check_labels(source: Source) -> None:
     known = set(source.classes)
-    named = zip(source.ids, source.labels, strict=True) if source.yes_no is None else []
+    named = zip(source.ids, source.labels, strict=True) if source.indicators is None else []
     for sample, labels in named:
         for label in labels or ():
             if label not in known:
                 raise _unknown(f"row {shown(repr(sample))}: label", label, source.classes)
-    for column in source.columns["labels"] if source.yes_no is not None else []:
+    for column in source.columns["labels"] if source.indicators is not None else []:
         if normal_name(column) not in known:
             raise _unknown("column", column, source.classes)
 

@@ -28,8 +28,8 @@ class Source:
     Attributes
     ----------
     labels : list of (list of str) or None
-        Label names of each row, None for an unlabelled row; empty if `yes_no` has the labels.
-    yes_no : np.ndarray or None
+        Label names of each row, None for an unlabelled row; empty if `indicators` has the labels.
+    indicators : np.ndarray or None
         `(N, K)` int8 of label columns, in the order of `columns["labels"]`: 1, 0, -1.
     absent : str
         How unlisted labels are treated: `negative` or `unknown`.
@@ -65,7 +65,7 @@ class Source:
     labels: list[list[str] | None] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
-    yes_no: np.ndarray | None = None
+    indicators: np.ndarray | None = None
     absent: str = "negative"
     settings: Columns = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -83,12 +83,12 @@ class Source:
         KeyError
             A label is not among the classes.
         """
-        if self.yes_no is None:
+        if self.indicators is None:
             return encode(self.labels, classes)
         at = {name: k for k, name in enumerate(classes)}
-        unlabelled = ~(self.yes_no >= 0).any(1)
-        labels = np.full((len(self.yes_no), len(classes)), -1 if self.absent == "unknown" else 0, np.int8)
-        labels[:, [at[normal_name(name)] for name in self.columns["labels"]]] = self.yes_no
+        unlabelled = ~(self.indicators >= 0).any(1)
+        labels = np.full((len(self.indicators), len(classes)), -1 if self.absent == "unknown" else 0, np.int8)
+        labels[:, [at[normal_name(name)] for name in self.columns["labels"]]] = self.indicators
         labels[unlabelled] = -1
         return labels
 
@@ -154,7 +154,7 @@ class Reading:
                 f"{shown(a)} and {shown(b)} are different rows"
             )
         if self._yes_no:
-            self.source.yes_no, self.source.absent = apply_absent(np.concatenate(self._yes_no), absent)
+            self.source.indicators, self.source.absent = apply_absent(np.concatenate(self._yes_no), absent)
         else:
             self.source.absent = absent_of_names(absent)
 
