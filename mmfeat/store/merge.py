@@ -107,9 +107,8 @@ def _merge_group(
     rows = _distinct(to_merge)
     name = naming.new_segment_name(kind)
     attributes = {"encoder_key": features.spec.key}
-    for output in (
-        outputs.get(to_merge[0].name, ()) if kind == EMBEDDINGS else ()
-    ):  # logits first, so that readers always find them
+    # logits first, so that readers always find them
+    for output in outputs.get(to_merge[0].name, ()) if kind == EMBEDDINGS else ():
         files = [outputs[file.name][output] for file in to_merge]
         classes = attributes_of(features.folder / files[0].name)["classes"]
         write_merged(
