@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path, change, says):
 def test_an_unknown_category_names_the_nearest(tmp_path):
     with pytest.raises(DataError, match=r"no category 'dgo'. Nearest: 'dog'. There are: 3 'traffic light', 1 'dog'"):
         read_source(instances(tmp_path / "c.json"), {"labels": "dgo"})
-    with pytest.raises(DataError, match=r"category '1' is named twice"):
+    with pytest.raises(DataError, match=r"category '1' is selected twice"):
         read_source(tmp_path / "c.json", {"labels": ("dog", "1")})
 
 

@@ -167,7 +167,7 @@ def test_two_processes_that_merge_at_once_lose_nothing(tmp_path_factory, rows, s
     np.testing.assert_array_equal(values, embeddings[there])
 
 
-@pytest.mark.parametrize("at", ["parts.atomic_path", "parts.write_commit"])
+@pytest.mark.parametrize("at", ["segments.atomic_path", "segments.write_commit"])
 def test_a_full_disk_leaves_the_parts_as_they_are(folder, monkeypatch, at):
     keys, embeddings = rows_of(20)
     features = filled(folder, keys, embeddings, 4).encoder(spec_of())

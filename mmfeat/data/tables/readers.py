@@ -11,11 +11,12 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.labels import class_order
 from mmfeat.common.spelling import Spellings, look_the_same, normal_name
 from mmfeat.common.text import shown
+from mmfeat.data.tables import source_kinds
 from mmfeat.data.tables.coco import open_coco
 from mmfeat.data.tables.columns import as_list, unused
 from mmfeat.data.tables.samples import Reading, Source
 from mmfeat.data.tables.shards import about_files, is_pattern, matching, parquet_files, read_together
-from mmfeat.data.tables.source_kinds import SOURCE_KINDS, Columns, OpenedSource
+from mmfeat.data.tables.source_kinds import Columns, OpenedSource
 from mmfeat.data.tables.table import Table
 from mmfeat.data.tables.table_forms import SUFFIXES, read_table, table_suffix
 
@@ -141,7 +142,7 @@ def _open(path: Path, columns: Columns) -> OpenedSource:
     """Open a source by the first kind that recognises it."""
     if not path.exists() and not is_pattern(path):
         raise DataError(f"{path}: no such file or folder. {_WANTED}")
-    openers = (*SOURCE_KINDS, _open_pattern, _open_kaggle, open_coco, _open_folder, _open_table)
+    openers = (*source_kinds.SOURCE_KINDS, _open_pattern, _open_kaggle, open_coco, _open_folder, _open_table)
     return next(found for opener in openers if (found := opener(path, columns)) is not None)
 
 
