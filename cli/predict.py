@@ -237,11 +237,11 @@ def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
 
     found = result.predictions
     _echo_errors(result)
-    unimodal = {name: probs[0] for name, probs in found.opinions.items()}
+    unimodal = {name: probs[0] for name, probs in found.unimodal.items()}
     click.echo(
         one_item(
             found.probs[0],
-            found.decided[0],
+            found.predicted[0],
             unimodal=unimodal,
             classes=found.classes,
             top_k=options["top_k"] or 0,

@@ -29,14 +29,14 @@ def runs_command(context: click.Context, **options: Any) -> None:
     head = metric_header(metric)
     for line in result.runs:
         cells = ["-"] * len(head)
-        if line.figures:
-            row = MetricRow.of(line.name, line.figures)
+        if line.metrics:
+            row = MetricRow.of(line.name, line.metrics)
             cells, left_out = metric_cells(row, metric), row.n_left_out
         state = line.state + (", transductive" if line.transductive else "")
         size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
         rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
-    if any(line.figures for line in result.runs):
+    if any(line.metrics for line in result.runs):
         click.echo(about_metrics(left_out, "epochs and rounds were selected on these rows"))
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"

@@ -334,7 +334,8 @@ def test_a_frame_has_numbers_and_says_which_extra_it_needs(monkeypatch):
         def _table(self):
             return metric_records(self.lines)
 
-    lines = [MetricRow("image", 0.5, 0.1, 0.4, 0.3, 0.2, 0.1, 0, 1.5)]
+    scores = dict.fromkeys(("samples_f1", "micro_f1", "macro_f1", "map", "loss"), 0.5)
+    lines = [MetricRow(label="image", spread=0.1, n_left_out=0, seconds=1.5, **scores)]
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "pandas", None)
         with pytest.raises(ConfigError, match=r"pip install 'mmfeat\[pandas\]'"):

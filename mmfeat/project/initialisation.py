@@ -79,8 +79,9 @@ class InitResult(Result):
         return not self.written and not self.removed
 
     def _about(self) -> str:
-        made = f"Wrote {', '.join(self.written)}" if self.written else "Nothing has changed"
-        return "\n".join([made, self.summary, *self.warnings])
+        return "\n".join(
+            [f"Wrote {', '.join(self.written) or 'nothing: nothing has changed'}", self.summary, *self.warnings]
+        )
 
 
 def init(
@@ -151,8 +152,13 @@ def init(
     else:
         config = _new_config(folder, asked)
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
+    path, settings = config.path(config.data.source), config.data
     data = read_source(
-        config.path(config.data.source), _columns(config), config.data.separator, classes, config.data.absent
+        path,
+        {role: getattr(config.data, role) for role in ROLES},
+        settings.separator,
+        classes=classes,
+        absent=settings.absent,
     )
     if not file.is_file():
         config = _resolved(config, data)
@@ -175,10 +181,6 @@ def init(
     written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp, outputs=outputs)
     text = "\n".join([summary(manifest, data, row_keys, images=sources, config=config), *lines, *anew])
     return InitResult(manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=warnings)
-
-
-def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
-    return {role: getattr(config.data, role) for role in ROLES}
 
 
 def _one_or_all(columns: str | tuple[str, ...]) -> str | tuple[str, ...]:

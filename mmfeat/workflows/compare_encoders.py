@@ -72,7 +72,7 @@ class EncodersResult(TableResult):
         return f"{'Made' if self.made else 'Already made:'} {self.folder.name}: encoders on {counted(self.n_val, 'val row')}"
 
     def _table(self) -> list[Record]:
-        rows = [MetricRow.of(line.record.label, line.compared.figures) for line in self.lines]
+        rows = [MetricRow.of(line.record.label, line.compared.metrics) for line in self.lines]
         return metric_records([self.baseline, *rows], "encoder")
 
 

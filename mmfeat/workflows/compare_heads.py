@@ -87,7 +87,7 @@ class CompareResult(TableResult):
         )
 
     def _table(self) -> list[Record]:
-        return metric_records([MetricRow.of(line.name, line.figures, note=line.note) for line in self.lines])
+        return metric_records([MetricRow.of(line.name, line.metrics, note=line.note) for line in self.lines])
 
 
 def compare_heads(project: Project, names: list[str] | None = None, overwrite: bool = False) -> CompareResult:

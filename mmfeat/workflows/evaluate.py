@@ -158,7 +158,7 @@ def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
         outcome_of(logits, decision),
         trained=manifest.ids[np.sort(rows[trained])].tolist(),
         n_selected=int(chosen.sum()),
-        n_out_of_fold=int(lineage.out_of_fold(manifest.ids[rows]).sum()),
+        n_out_of_fold=int(lineage.is_out_of_fold(manifest.ids[rows]).sum()),
     )
 
 

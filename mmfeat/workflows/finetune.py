@@ -40,7 +40,7 @@ class FinetuneResult(TableResult):
     @property
     def lines(self) -> list[MetricRow]:
         """The baseline and each encoder on val. Empty without val rows."""
-        lines = [MetricRow.of(one.name, one.figures) for one in self.encoders if one.figures]
+        lines = [MetricRow.of(one.name, one.metrics) for one in self.encoders if one.metrics]
         return [MetricRow.of(MOST_FREQUENT, self.baseline), *lines] if self.baseline and lines else []
 
     @property

@@ -217,7 +217,7 @@ class NewPredictions(PredictionTable):
             The file must not be replaced.
         """
         found = self.predictions
-        named: dict[str, Any] = {**self.columns, "predicted": found.decided, "classes": found.classes}
+        named: dict[str, Any] = {**self.columns, "predicted": found.predicted, "classes": found.classes}
         named |= {"top_k": top_k or 0, "errors": found.errors, "run": self.model}
         data = prediction_bytes(format, self.rows.ids, found.probs, **named)
         self.outputs.write(path, data)
@@ -366,7 +366,7 @@ def _new_predictions(
     return NewPredictions(
         ids=np.array(rows.ids, dtype=object),
         probs=found.probs,
-        predicted=found.decided,
+        predicted=found.predicted,
         classes=found.classes,
         chosen=chosen,
         rows=rows,

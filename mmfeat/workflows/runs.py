@@ -43,12 +43,12 @@ class RunsResult(TableResult):
 
 
 def _record(line: RankedRun) -> Record:
-    scores = line.figures.scores if line.figures else None
+    scores = line.metrics.scores if line.metrics else None
     return {
         "run": line.name,
         "made from": line.made_from,
         "samples F1": scores.samples_f1 if scores else None,
-        "±": line.figures.half_width if line.figures else None,
+        "±": line.metrics.half_width if line.metrics else None,
         "macro F1": scores.macro_f1 if scores else None,
         "mAP": scores.map if scores else None,
         "MB": line.size_mb,

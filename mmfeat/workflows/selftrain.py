@@ -25,7 +25,7 @@ from mmfeat.report.result import Record, metric_records
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
 from mmfeat.runs.run import ROLES, Run, already_made
-from mmfeat.selftraining.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
+from mmfeat.selftraining.rounds import LINEAR, MLP, Round, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.training.finetune_plan import fit_plan
@@ -235,7 +235,7 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
             rule=config.predict,
             refit=encoders,
             memory=kept_in(plan.folder),
-            on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
+            on_round=lambda one: bar.advance(1, f"{config.metric} {one.metrics.scores.value(config.metric):.4f}"),
         )
     if encoders and (used := encoders.of(trained.best)) is not plan.start:
         data = used.data(config, plan.rows)
@@ -270,10 +270,15 @@ def _complete(project: Project, plan: SelftrainPlan, run: Run, *, made: bool) ->
         kept.rmdir()
 
 
+def _round_record(one: Round) -> dict[str, Any]:
+    names = {"metrics": "figures"}  # as run.json names them
+    return {names.get(k, k): v.as_dict() if k == "metrics" else v for k, v in vars(one).items()}
+
+
 def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:
     return {
         "policy": policy,
-        "rounds": [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds],
+        "rounds": [_round_record(r) for r in trained.rounds],
         "best_round": trained.best,
         "ended": trained.ended,
         "transductive": trained.best > 0,
