@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,46 +41,14 @@ from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, about_images_inside, read_classes, read_source
 from mmfeat.project.build_manifest import MANIFEST, build_manifest
 from mmfeat.project.changes import follows
+from mmfeat.project.init_result import InitResult
 from mmfeat.project.template import filled_template
 from mmfeat.report.data_summary import about_changes, about_copies, about_one_class, summary
 from mmfeat.report.outputs import Outputs
-from mmfeat.report.result import Result
 
 LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 COLUMNS = tuple(f"data.{role}" for role in ROLES)
 PATHS = ("data.source", "data.images", "data.classes")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class InitResult(Result):
-    """What was found and written.
-
-    Attributes
-    ----------
-    warnings : list of str
-        What must not be missed, a line each.
-    written, removed : list of str
-        Names of the files that are new or different, and of those that have nothing to say any more.
-    after : str
-        The command to type next.
-    """
-
-    manifest: Manifest
-    summary: str
-    written: list[str]
-    removed: list[str]
-    after: str
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether everything was there already."""
-        return not self.written and not self.removed
-
-    def _about(self) -> str:
-        return "\n".join(
-            [f"Wrote {', '.join(self.written) or 'nothing: nothing has changed'}", self.summary, *self.warnings]
-        )
 
 
 def init(
@@ -155,7 +122,7 @@ def init(
     path, settings = config.path(config.data.source), config.data
     data = read_source(
         path,
-        {role: getattr(config.data, role) for role in ROLES},
+        _columns(config),
         settings.separator,
         classes=classes,
         absent=settings.absent,
@@ -181,6 +148,10 @@ def init(
     written, removed = _write(folder, before, manifest, notes, change=change, toml=toml, stamp=stamp, outputs=outputs)
     text = "\n".join([summary(manifest, data, row_keys, images=sources, config=config), *lines, *anew])
     return InitResult(manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=warnings)
+
+
+def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
+    return {role: getattr(config.data, role) for role in ROLES}
 
 
 def _one_or_all(columns: str | tuple[str, ...]) -> str | tuple[str, ...]:
