@@ -88,6 +88,7 @@ def head_fingerprint(
     project: Project,
     kind: str,
     head: str,
+    *,
     settings: Any,
     identities: dict[str, Identity],
     table: FeatureTable,

@@ -167,16 +167,16 @@ def _planned(project: Project) -> _Plan:
         begun,
         "selftrain",
         head,
-        settings,
-        identities,
-        table,
+        settings=settings,
+        identities=identities,
+        table=table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
         models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
-    supervised = head_fingerprint(begun, "head", head, settings, identities, table)
+    supervised = head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table)
     start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]
     encoders = EncoderRounds(begun, folder, start, names, rows, free) if names else None
     return _Plan(start, rows, free, settings, fingerprint, supervised, folder, encoders)
