@@ -43,12 +43,12 @@ def part(seed: int, n_seeds: int = 2, n: int = 40, k: int = 3, known: np.ndarray
 
 
 def untrained(logits: np.ndarray) -> ModelLogits:
-    return ModelLogits(
-        logits=logits, known=np.ones(logits.shape[1], bool), seconds=None, microseconds=1.0, head_mb=0.0
-    )
+    return ModelLogits(logits=logits, known=np.ones(logits.shape[1], bool), seconds=None, microseconds=1.0, head_mb=0.0)
 
 
-def candidate(label: str, kept: ModelLogits, mb: float | None = 1.0, *, paper: bool = True, note: str = "") -> Candidate:
+def candidate(
+    label: str, kept: ModelLogits, mb: float | None = 1.0, *, paper: bool = True, note: str = ""
+) -> Candidate:
     return Candidate(
         name=label[0], label=label, group="paper" if paper else "further", kept=kept, encoders_mb=mb, note=note
     )

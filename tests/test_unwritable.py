@@ -34,7 +34,7 @@ from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint,
 from mmfeat.encoders.finetuning.resume_state import keep_state
 from mmfeat.report.plots import plot_learning
 from mmfeat.report.prediction_files import prediction_bytes
-from mmfeat.runs.comparison import Part, save_part
+from mmfeat.runs.comparison_files import ModelLogits, write_logits
 from mmfeat.runs.run import RunLogits, save_run
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store.feature_table import FeatureTable
@@ -104,7 +104,8 @@ def _state(folder: Path) -> None:
 
 def _part(folder: Path) -> None:
     numbers = KEYS[:, :8].copy().view(np.uint64)[:, 0]
-    save_part(folder / "head.safetensors", Part(VALUES[None], VALUES[:, 0] > 0, 1.0, 1.0, 1.0), numbers, "fingerprint")
+    model = ModelLogits(logits=VALUES[None], known=VALUES[:, 0] > 0, seconds=1.0, microseconds=1.0, head_mb=1.0)
+    write_logits(folder / "head.safetensors", model, numbers=numbers, fingerprint="fingerprint")
 
 
 def _predictions(folder: Path, form: str) -> None:

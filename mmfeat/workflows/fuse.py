@@ -72,9 +72,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     settings = resolved_config(project, head, identities, table)
     folds = Folds(project) if config.fuse.folds else None
     more = folds.made_from() if folds else {}
-    fingerprint = head_fingerprint(
-        project, "head", head, settings=settings, identities=identities, table=table, **more
-    )
+    fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
     run = already_made(project.runs, fingerprint)
     made = run is None
     lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
