@@ -94,12 +94,12 @@ def test_comparisons():
 def test_rounds_and_sweeps(tmp_path, monkeypatch):
     from mmfeat.report import round_table as rounds
     from mmfeat.report.sweep_table import sweep_csv
-    from mmfeat.runs.sweep_effects import SweptCell
+    from mmfeat.runs.sweep import SweptCell
 
     monkeypatch.setattr(rounds, "plot_rounds", lambda *_: None)
     rounds.write_rounds(tmp_path, "r", [], [f"{name}" for name in CLASSES], "map")
     assert is_guarded((tmp_path / "rounds.csv").read_bytes())
-    cell = SweptCell("linear", {"synonyms": "=x.txt"}, [{"error": "-x: diverged"}])
+    cell = SweptCell(name="linear", values={"synonyms": "=x.txt"}, fits=[{"error": "-x: diverged"}])
     assert is_guarded(sweep_csv([cell], "map"))
 
 

@@ -509,8 +509,8 @@ def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkey
     numbers = dict.fromkeys(("n_val", "n_fits", "n_trained", "kept_mb"), 1)
     result = MagicMock(failed={}, files=[], lines=[], effects=[], **numbers)
     monkeypatch.setattr(f"mmfeat.workflows.{module}.{work}", lambda *_, **__: result)
-    for name in ("finetune_table", "effects_table"):
-        monkeypatch.setattr(f"mmfeat.report.sweep_table.{name}", lambda *_: "")
+    for name in ("sweep_table", "effects_table"):
+        monkeypatch.setattr(f"mmfeat.report.sweep_table.{name}", lambda *_, **__: "")
     assert called(monkeypatch, [f"{module}.{use}"], words)[0] == 0
     assert isinstance(called(monkeypatch, [f"{module}.{use}"], [*words, "--use", "best"]), list)
 

@@ -145,11 +145,16 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 
 def a_sweep(folder: Path) -> tuple[Path, Callable[[], Any]]:
-    from mmfeat.workflows.sweep_fuse import _kept
+    from mmfeat.runs.sweep import KeptFits
 
     head = {"figures": {k: METRIC_NAMES[k] for k in METRIC_NAMES if k[0] in "smml"}, "best_epoch": 1, "seconds": 0.5}
     write_sealed(folder / "0.json", {"format": 1, "heads": {"f": head, "g": {"error": "diverged"}}})
-    return folder, lambda: _kept(folder) or None
+
+    def read() -> Any:
+        kept = KeptFits(folder)
+        return {fingerprint: kept[fingerprint] for fingerprint in kept} or None
+
+    return folder, read
 
 
 def a_comparison(folder: Path) -> tuple[Path, Callable[[], Any]]:

@@ -78,8 +78,8 @@ class Folds:
         config, ids, seeds = project.config, project.manifest.ids[rows], seeds_of(project)
         data = FitData(data.inputs, data.present, data.labels, data.numbers, data.train, data.val, self.of_rows(rows))
         judges = ~_of_encoders(project, list(config.fuse.inputs)).among(ids)[0]
-        passes = settings.epochs * len(seeds)
-        with progress(f"{head}: {counted(len(seeds), 'seed')} x {self.k} folds", passes, "epochs") as bar:
+        n_epochs = settings.epochs * len(seeds) * self.k
+        with progress(f"{head}: {counted(len(seeds), 'seed')} x {self.k} folds", n_epochs, "epochs") as bar:
             found = fit_folds(
                 head,
                 data,
@@ -88,7 +88,7 @@ class Folds:
                 metric=config.metric,
                 rule=config.predict,
                 judges=judges,
-                on_epoch=lambda _, note: bar.advance(1, note),
+                bar=bar,
             )
         roles = np.full(len(rows), ROLES["out-of-fold"], np.uint8)
         mean, val = found.logits.mean(0), found.logits[:, data.val]

@@ -33,15 +33,8 @@ from mmfeat.training.head_runs import seeds_of, tokens_read
 def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
     """The same head once for each of the project's seeds."""
     config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
-    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs, "epochs") as bar:
-        return fit_heads(
-            head,
-            data,
-            members,
-            metric=config.metric,
-            rule=config.predict,
-            on_epoch=lambda _, note: bar.advance(1, note),
-        )
+    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs * len(members), "epochs") as bar:
+        return fit_heads(head, data, members, metric=config.metric, rule=config.predict, bar=bar)
 
 
 def head_inputs(
