@@ -25,7 +25,7 @@ from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again, is_current
 from mmfeat.runs.composition import Composition, build_composition
-from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, folds_of
+from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, weight_folds
 from mmfeat.runs.ensembles import combined
 from mmfeat.runs.run import ROLES
 from mmfeat.workflows.ensemble import ensemble
@@ -196,7 +196,7 @@ def test_greedy_is_never_worse_than_the_best_member_on_its_own_rows(seed, metric
 def test_a_rows_labels_do_not_change_its_own_logits(method):
     rows = some_rows(100)
     _, before = cross_fit(method, rows, SCORE)
-    fold = folds_of(rows.numbers)
+    fold = weight_folds(rows.numbers)
     for row in (0, 57):
         labels = rows.labels.copy()
         labels[row] = 1 - np.abs(labels[row])
@@ -216,8 +216,8 @@ def test_the_order_of_the_rows_does_not_matter(method):
 
 def test_a_rows_fold_depends_on_no_other_row():
     numbers = id_numbers([f"{i}.jpg" for i in range(1000)])
-    assert np.array_equal(folds_of(numbers)[::7], folds_of(numbers[::7]))
-    assert np.bincount(folds_of(numbers)).min() > 150
+    assert np.array_equal(weight_folds(numbers)[::7], weight_folds(numbers[::7]))
+    assert np.bincount(weight_folds(numbers)).min() > 150
 
 
 # the command

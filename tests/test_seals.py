@@ -112,7 +112,9 @@ def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 def a_run(folder: Path) -> tuple[Path, Callable[[], Any]]:
     state = {f"seed{i}.w": torch.arange(6.0).reshape(2, 3) for i in range(2)}
-    run = save_run(folder, "linear", {**RECORD, **OF_HEADS}, logits(), Lineage.of(["a"], ["b"]), state)
+    run = save_run(
+        folder, "linear", {**RECORD, **OF_HEADS}, logits=logits(), learned=Lineage.of(["a"], ["b"]), state=state
+    )
 
     def read() -> Any:
         found = read_run(run.folder)

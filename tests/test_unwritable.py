@@ -80,15 +80,30 @@ def _manifest(folder: Path) -> None:
 
 
 def _run(folder: Path) -> None:
-    logits = RunLogits(IDS, KEYS, np.ones(N, dtype=bool), VALUES, np.zeros(N, np.uint8))
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NO_LINEAGE, None)
+    logits = RunLogits(
+        ids=IDS, input_keys=KEYS, known=np.ones(N, dtype=bool), logits=VALUES, roles=np.zeros(N, np.uint8)
+    )
+    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits=logits, learned=NO_LINEAGE)
 
 
 def _head(folder: Path) -> None:
     import torch
 
-    logits = RunLogits(IDS[:2], KEYS[:2], np.ones(2, dtype=bool), VALUES[:2], np.zeros(2, np.uint8))
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NO_LINEAGE, {"weight": torch.zeros(N)})
+    logits = RunLogits(
+        ids=IDS[:2],
+        input_keys=KEYS[:2],
+        known=np.ones(2, dtype=bool),
+        logits=VALUES[:2],
+        roles=np.zeros(2, np.uint8),
+    )
+    save_run(
+        folder / "runs",
+        "linear",
+        {"classes": list(CLASSES)},
+        logits=logits,
+        learned=NO_LINEAGE,
+        state={"weight": torch.zeros(N)},
+    )
 
 
 def _checkpoint(folder: Path) -> Checkpoint:

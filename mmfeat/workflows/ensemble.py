@@ -276,4 +276,4 @@ def _save(
     }
     for member in parts.members:
         learned |= lineage_of(project, member["name"])
-    return save_run(project.runs, stem, record, kept, learned, None)
+    return save_run(project.runs, stem, record, logits=kept, learned=learned)

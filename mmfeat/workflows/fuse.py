@@ -87,7 +87,17 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
                 trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
             more = {"baselines": kept}
             return save_head_run(
-                project, head, head, settings, identities, table, trained, data, rows, fingerprint, more
+                project,
+                head,
+                head,
+                settings=settings,
+                identities=identities,
+                table=table,
+                trained=trained,
+                data=data,
+                rows=rows,
+                fingerprint=fingerprint,
+                more=more,
             )
 
         run = train()

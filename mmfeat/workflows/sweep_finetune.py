@@ -82,5 +82,5 @@ def use_cell(result: SweepResult, which: str) -> tuple[Promotion, list[str]]:
             f"--use {shown(which)}: only the weights of the best cell and of the lowest loss are kept. "
             f"Run: mmfeat finetune {cell.name} {' '.join(cell.words())}"
         )
-    proposal = ProposedEncoder(cell.name, cell.name, project.config.encoder[cell.name], True)
+    proposal = ProposedEncoder(typed=cell.name, name=cell.name, table=project.config.encoder[cell.name], own=True)
     return promote_checkpoint(project, proposal, checkpoint), cell.settings(result.grid.fixed)
