@@ -65,21 +65,21 @@ _ENCODER_CSV = (
 def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow], metric: str) -> Layout:
     """How heads are compared; `title` names the rows."""
     n_seeds = max(len(model.seeds) for model in models)
-    columns = [Column(title="samples-F1", cell=_samples_f1, baseline=_baseline_f1)]
+    columns = [Column(title=metric_title("samples_f1"), cell=_samples_f1, baseline=_baseline_f1)]
     columns += [Column(title="one seed", cell=_one_seed)] if n_seeds > 1 else []
     columns += [_score(name) for name in _shown(metric)]
     columns += [
-        Column(title="loss", cell=lambda m: f"{m.metrics.scores.loss:.4f}", baseline=_baseline_loss),
+        Column(title=metric_title("loss"), cell=lambda m: f"{m.metrics.scores.loss:.4f}", baseline=_baseline_loss),
         Column(title="subset accuracy", cell=lambda m: f"{m.metrics.scores.label_set_accuracy:.3f}"),
         Column(title="label accuracy", cell=lambda m: f"{m.metrics.scores.accuracy_per_class:.3f}"),
         Column(title="train s", cell=lambda m: _number(m.kept.seconds, 1), baseline=lambda b: _number(b.seconds, 1)),
-        Column(title="µs/row", cell=lambda m: _number(m.kept.microseconds, 2)),
+        Column(title="µs a row", cell=lambda m: _number(m.kept.microseconds, 2)),
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
         Column(title="heads MB", cell=lambda m: _number(m.kept.head_mb, 2)),
     ]
     return Layout(
         heading="Heads",
-        picture="samples-F1 of each model",
+        picture=f"{metric_title('samples_f1')} of each model",
         columns=columns,
         csv_columns=_HEAD_CSV,
         csv_row=_head_csv,
@@ -95,12 +95,12 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> La
     columns = [
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
         Column(title="time", cell=lambda m: clock(m.encoder.seconds)),
-        Column(title="samples-F1", cell=_samples_f1, baseline=_baseline_f1),
+        Column(title=metric_title("samples_f1"), cell=_samples_f1, baseline=_baseline_f1),
     ]
     columns += [Column(title=f"{n_seeds} seeds", cell=_one_seed)] if n_seeds > 1 else []
     columns += [_score(name, interval=True) for name in _shown(metric)]
     columns += [
-        Column(title="loss", cell=lambda m: f"{m.metrics.scores.loss:.4f}"),
+        Column(title=metric_title("loss"), cell=lambda m: f"{m.metrics.scores.loss:.4f}"),
         Column(title="samples/s", cell=lambda m: _number(m.encoder.rate, 0)),
     ]
     return Layout(
@@ -108,9 +108,9 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> La
         picture="F1 against size and speed",
         columns=columns,
         further=[
-            Column(title="micro-F1", cell=lambda m: f"{m.metrics.scores.micro_f1:.3f}"),
+            _score("micro_f1"),
             Column(title="subset accuracy", cell=lambda m: f"{m.metrics.scores.label_set_accuracy:.3f}"),
-            Column(title="macro-F1", cell=lambda m: f"{m.metrics.scores.macro_f1:.3f}"),
+            _score("macro_f1"),
             Column(title="label accuracy", cell=lambda m: f"{m.metrics.scores.accuracy_per_class:.3f}"),
             Column(title="best epoch", cell=lambda m: str(m.encoder.best_epoch)),
         ],
@@ -143,11 +143,11 @@ def _head_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> lis
     what = f"the mean of {n_seeds} seeds' logits, " if several else ""
     seed = " One seed: mean ± standard deviation over seeds." if several else ""
     notes = [
-        f"samples-F1: {what}± half the 95 % bootstrap interval.{seed} No model was trained on these rows, unless its line "
+        f"{metric_title('samples_f1')}: {what}± half the 95 % bootstrap interval.{seed} No model was trained on these rows, unless its line "
         "says so.",
         "Subset accuracy: rows whose whole label set is right. Label accuracy: single labels that are right. The best is "
         f"chosen by {metric_title(metric)}. Not significant: the 95 % interval of the difference to the best includes 0.",
-        "train s and µs/row (from cached embeddings): the heads of one seed. MB: encoders and the heads of all seeds. heads "
+        "train s and µs a row (from cached embeddings): the heads of one seed. MB: encoders and the heads of all seeds. heads "
         "MB: the heads of all seeds.",
         "Epochs and the best model were selected on these rows. For a figure to publish, set [split] test and run: mmfeat "
         "evaluate --split test.",
@@ -161,7 +161,7 @@ def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> 
     took = "to encode the labelled rows and fit one linear probe" if frozen else "to fine-tune once"
     devices = ", ".join(dict.fromkeys(model.encoder.device for model in models))
     seeds = (
-        f" {n_seeds} seeds: samples-F1 as mean ± standard deviation; all other metrics are of the first seed."
+        f" {n_seeds} seeds: {metric_title('samples_f1')} as mean ± standard deviation; all other metrics are of the first seed."
         if n_seeds > 1
         else ""
     )

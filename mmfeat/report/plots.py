@@ -1,4 +1,4 @@
-"""Plots as PNG files; the only place where matplotlib is imported."""
+"""Plots as PNG files. No other module imports matplotlib."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from mmfeat.common.files import atomic_path
 from mmfeat.common.text import shown
 from mmfeat.metrics.metric_rows import MetricRow
+from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.comparison import ScoredModel
 
-_F1_LABEL = "samples-F1, 95 % bootstrap interval over rows"
+_F1_LABEL = f"{metric_title('samples_f1')}, 95 % bootstrap interval over rows"
 
 # Colours of Okabe and Ito, which any colour vision can tell apart; the marks differ as well.
 _LOOKS = {
@@ -170,6 +171,6 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-_ROUNDS = (("samples_f1", "samples-F1"), ("macro_f1", "macro-F1"), ("map", "mAP"))
+_ROUNDS = tuple((name, metric_title(name)) for name in ("samples_f1", "macro_f1", "map"))
 _LOSSES = (("train_loss", "training loss"), ("val_loss", "val loss"))
-_METRICS = (("val_map", "mAP on val"), ("val_samples_f1", "samples-F1 on val"), ("val_macro_f1", "macro-F1 on val"))
+_METRICS = tuple((f"val_{name}", f"{metric_title(name)} on val") for name in ("map", "samples_f1", "macro_f1"))

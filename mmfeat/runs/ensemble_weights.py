@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Weights:
         return combined(rows.logits, rows.known, self.weights, rows.prior, self.bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Rows to fit on.
 
@@ -69,11 +70,14 @@ class Rows:
 
     def take(self, rows: np.ndarray) -> Rows:
         """The rows of a mask, or with these numbers."""
-        return Rows(self.logits[:, rows], self.known[:, rows], self.labels[rows], self.numbers[rows], self.prior)
+        labels, numbers = self.labels[rows], self.numbers[rows]
+        return dataclasses.replace(
+            self, logits=self.logits[:, rows], known=self.known[:, rows], labels=labels, numbers=numbers
+        )
 
     def of(self, members: np.ndarray) -> Rows:
         """The same rows with some of the members."""
-        return Rows(self.logits[members], self.known[members], self.labels, self.numbers, self.prior)
+        return dataclasses.replace(self, logits=self.logits[members], known=self.known[members])
 
 
 def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> Weights:

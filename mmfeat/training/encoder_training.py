@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,16 +242,6 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
     resume_file = resume_file_of(project, name)
 
-    def before(done: int, seconds: float) -> None:
-        model = _model(project, name)
-        if done:
-            say(f"{name}: continues after step {done:,}")
-        say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
-        if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
-            say(f"{name}: its weights are random. To train from scratch, rather: --recipe paper")
-        if seconds > LONG_SECONDS and device.type == "cpu":
-            say(f"{name}: this takes long without a GPU. In minutes: mmfeat finetune {name} --freeze")
-
     samples = samples_of(project, name, encoder)
     with named(name):
         fitted = fit_encoder(
@@ -265,7 +256,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
             fingerprint=plan.fingerprint,
             start=start,
             logs=_logs(project, plan),
-            before=before,
+            before=functools.partial(_announce, project, name),
         )
     checkpoint = save_finetuned(project, plan, encoder.cpu(), samples, fitted)
     resume_file.unlink(missing_ok=True)
@@ -286,6 +277,19 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
         seconds=fitted.seconds,
         note=note,
     )
+
+
+def _announce(project: Project, name: str, done: int, seconds: float) -> None:
+    """Say what a fine-tuning will take: `done` steps are done already, the rest takes about `seconds`."""
+    config, device = project.config, torch_device(project.config.device)
+    settings, model = config.finetune_of(name), _model(project, name)
+    if done:
+        say(f"{name}: continues after step {done:,}")
+    say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
+    if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
+        say(f"{name}: its weights are random. To train from scratch, rather: --recipe paper")
+    if seconds > LONG_SECONDS and device.type == "cpu":
+        say(f"{name}: this takes long without a GPU. In minutes: mmfeat finetune {name} --freeze")
 
 
 def _frozen_output(project: Project, pretrained: Identity) -> LinearProbe:

@@ -96,9 +96,7 @@ def save_head_run(
     more : dict
         Further JSON values for `run.json`.
     """
-    fits, val = trained.fits, data.val
-    seeds = [metrics_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
-    mean = metrics_on_val(project, trained.mean[val]).as_dict() if len(val) else None
+    fits = trained.fits
     state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
     head_mb = sum(fit.head.size_mb() for fit in fits)
     read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
@@ -111,15 +109,9 @@ def save_head_run(
         "encoders": encoders,
         "members": [],
         "seeds": seeds_of(project),
-        "folds": trained.n_folds,
-        "best_epochs": [fit.best_epoch for fit in fits],
-        "history": [fit.history for fit in fits],
-        "seconds": sum(fit.seconds for fit in fits),
-        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
+        **_fit_record(project, trained, data.val),
         "heads": {fingerprint: head_mb},  # counted once in an ensemble, however many of its members hold it
         "head_mb": head_mb,
-        "figures": {"val": mean, "val_seeds": seeds},
-        "decision": decision_record(project, trained.mean[val]),
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
@@ -138,3 +130,19 @@ def save_head_run(
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
     return save_run(project.runs, stem, record, logits=kept, learned=learned, state=state)
+
+
+def _fit_record(project: Project, trained: TrainedHeads, val: np.ndarray) -> dict[str, Any]:
+    """The part of run.json about the fits and their metrics."""
+    fits = trained.fits
+    seeds = [metrics_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
+    mean = metrics_on_val(project, trained.mean[val]).as_dict() if len(val) else None
+    return {
+        "folds": trained.n_folds,
+        "best_epochs": [fit.best_epoch for fit in fits],
+        "history": [fit.history for fit in fits],
+        "seconds": sum(fit.seconds for fit in fits),
+        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
+        "figures": {"val": mean, "val_seeds": seeds},
+        "decision": decision_record(project, trained.mean[val]),
+    }

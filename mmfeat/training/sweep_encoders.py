@@ -120,7 +120,7 @@ class EncoderFit:
         rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
         rule = shipped_decision(project, name)
         store = FeatureStore(self.folder / "scratch", project.store.dtype)
-        scratch = Overlay(project.host, self.folder, project.config, project.memory, store)
+        scratch = Overlay(project.host, self.folder, project.config, memory=project.memory, store=store)
         try:
             encode_missing(scratch, identity, rows)
             table = scratch.table_of({name: (identity.spec, None)}, rows)
