@@ -14,7 +14,14 @@ from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import RECIPES
 from mmfeat.inference.decisions import decision_record, metrics_on_val
-from mmfeat.inference.ensemble_members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
+from mmfeat.inference.ensemble_members import (
+    Parts,
+    all_candidates,
+    parts_of,
+    recipe_members,
+    refuse_fitted,
+    rows_to_fit_on,
+)
 from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics, score_by
@@ -65,7 +72,7 @@ class EnsembleResult:
         return self.run.record.get("fitted")
 
 
-def ensemble(project: Project, members: Sequence[str] = (), *, method: str = "mean") -> EnsembleResult:
+def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean") -> EnsembleResult:
     """Make an ensemble by a recipe's name (`fm1`, `fm2`, `fm3`), or of any encoders and runs.
 
     Parameters
@@ -97,7 +104,10 @@ def _names(project: Project, members: list[str], method: str) -> tuple[str, list
     if len(members) == 1 and members[0] in RECIPES:
         if method != "mean":
             raise RunError(f"{members[0]} is a mean. Name its members: mmfeat ensemble --method {method} A B ...")
-        return members[0], named(project, members[0], lambda recipe: ensemble(project, [recipe]).run.name)
+        names = recipe_members(project, members[0])
+        if members[0] == "fm2":
+            names[0] = ensemble(project, ["fm1"]).run.name
+        return members[0], names
     for name in members:
         if name in RECIPES:
             raise RunError(
