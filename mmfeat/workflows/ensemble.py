@@ -9,13 +9,9 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.errors import ConfigError, DataError, RunError
-from mmfeat.common.files import digest_json
-from mmfeat.common.lineage import NO_LINEAGE, Lineage
-from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import RECIPES
-from mmfeat.inference.decisions import decision_record, metrics_on_val
+from mmfeat.inference.decisions import metrics_on_val
 from mmfeat.inference.ensemble_members import (
-    Parts,
     all_candidates,
     parts_of,
     recipe_members,
@@ -24,14 +20,13 @@ from mmfeat.inference.ensemble_members import (
 )
 from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
 from mmfeat.metrics import paired_difference
-from mmfeat.metrics.metric_rows import MetricRow, Metrics, score_by
+from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.provenance import common_record, input_keys
-from mmfeat.project.staleness import find_run, in_sample, lineage_of
-from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Rows, Weights, cross_fit
+from mmfeat.project.staleness import in_sample
+from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Weights
 from mmfeat.runs.ensembles import RECIPE_TEXTS
-from mmfeat.runs.run import ROLES, Run, RunLogits, already_made, save_run
-from mmfeat.store.feature_table import rows_digest
+from mmfeat.runs.run import ROLES, Run, already_made
+from mmfeat.training.ensemble_runs import ensemble_fingerprint, ensemble_logits, fit_ensemble, save_ensemble
 
 METHOD_TEXTS = {
     "mean": "mean of the logits",
@@ -133,17 +128,17 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
     sources = [source(project, name, rows) for name in names]
     prior = training_prior(project)
     mean = joined(stem, sources, parts.weights, prior)
-    fingerprint = _fingerprint(project, parts, rows, {"members": parts.members})
+    fingerprint = ensemble_fingerprint(project, parts, rows, {"members": parts.members})
     run = already_made(project.runs, fingerprint)
     made = run is None
     if run is None:
         roles = np.full(len(rows), ROLES["none"], np.uint8)
         roles[: len(val)] = ROLES["val"]
-        run = _save(
+        run = save_ensemble(
             project,
             stem,
             parts,
-            kept=_kept(project, parts, rows, found=mean, roles=roles),
+            kept=ensemble_logits(project, parts, rows, found=mean, roles=roles),
             fingerprint=fingerprint,
             more={"prior": prior.tolist()},
         )
@@ -179,11 +174,13 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
     }
     if method == "greedy":
         made_by |= {"metric": config.metric, "steps": STEPS}
-    fingerprint = _fingerprint(project, candidates, rows, {"members": candidates.members, **made_by})
+    fingerprint = ensemble_fingerprint(project, candidates, rows, {"members": candidates.members, **made_by})
     run = already_made(project.runs, fingerprint)
     made = run is None
     if run is None:
-        run = _fit(project, method, names, sources=sources, rows=rows, fit=fit, fingerprint=fingerprint, given=given)
+        run = fit_ensemble(
+            project, method, names, sources=sources, rows=rows, fit=fit, fingerprint=fingerprint, given=given
+        )
     shown = [m["name"] for m in run.record["members"]]
     mean = joined(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior)
     of_fit = [run_source(project, run, val)] if len(val) else []
@@ -201,76 +198,6 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
     )
 
 
-def _fit(
-    project: Project,
-    method: str,
-    names: list[str],
-    *,
-    sources: list[Source],
-    rows: np.ndarray,
-    fit: np.ndarray,
-    fingerprint: str,
-    given: bool,
-) -> Run:
-    """Fit and cross-fit the weights on the rows `fit`, and save the run; `rows` are val, then all others."""
-    manifest, config, prior = project.manifest, project.config, training_prior(project)
-    val, is_fit = manifest.rows("val"), np.isin(rows, fit)
-    data = Rows(
-        logits=np.stack([s.logits for s in sources]),
-        known=np.stack([s.known for s in sources]),
-        labels=manifest.labels[rows],
-        numbers=id_numbers(manifest.ids[rows]),
-        prior=prior,
-    )
-    weights, out_of_fold = cross_fit(method, data.take(is_fit), score_by(config.metric, config.predict))
-    chosen = np.flatnonzero(weights.weights > 0) if method == "greedy" else np.arange(len(names))
-    weights = Weights(weights.weights[chosen], weights.bias)
-    parts = parts_of(project, [names[m] for m in chosen], weights)
-    bias = None if weights.bias is None else weights.bias.tolist()
-    shipped = joined("ensemble", [sources[m] for m in chosen], parts.weights, prior, bias)
-    shipped.logits[is_fit] = out_of_fold
-    roles = np.full(len(rows), ROLES["none"], np.uint8)
-    roles[: len(val)] = ROLES["val"]
-    roles[is_fit] = ROLES["fitted"]
-    on_val = np.isin(fit, val)
-    fitted = {
-        "method": method,
-        "metric": config.metric if method == "greedy" else "loss",
-        "folds": FOLDS,
-        "n_val": int(on_val.sum()),
-        "n_train": int((~on_val).sum()),
-        "candidates": names,
-        "given": given,
-        "figures": "cross-fitted",
-    }
-    more = {"prior": prior.tolist(), **({} if bias is None else {"bias": bias}), "fitted": fitted}
-    kept = _kept(project, parts, rows, found=shipped, roles=roles)
-    lineage = Lineage.of([], manifest.ids[fit])
-    return _save(project, "ensemble", parts, kept=kept, fingerprint=fingerprint, more=more, learned=lineage)
-
-
-def _fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict[str, Any]) -> str:
-    """Digest of everything that an ensemble is made from."""
-    manifest = project.manifest
-    inputs = input_keys(project, parts.encoders.values(), rows)
-    return digest_json(
-        {
-            "kind": "ensemble",
-            **made_by,
-            "encoders": {n: [e["key"], e["output_key"]] for n, e in parts.encoders.items()},
-            "rows": rows_digest(manifest.ids[rows], inputs, manifest.labels[rows]),
-            "classes": list(manifest.classes),
-            "predict": project.config.predict.of_training(),
-        }
-    )
-
-
-def _kept(project: Project, parts: Parts, rows: np.ndarray, *, found: Source, roles: np.ndarray) -> RunLogits:
-    inputs = input_keys(project, parts.encoders.values(), rows)
-    ids = project.manifest.ids[rows]
-    return RunLogits(ids=ids, input_keys=inputs, known=found.known, logits=found.logits, roles=roles)
-
-
 def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[list[MetricRow], list[Metrics]]:
     """Metrics on val of all sources: the members `names`, and those after them."""
     manifest = project.manifest
@@ -281,40 +208,3 @@ def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[l
     notes = [in_sample(project, name, val) for name in names] + [""] * (len(sources) - len(names))
     lines = [MetricRow.of(s.name, m, note=note) for s, m, note in zip(sources, metrics, notes, strict=True)]
     return lines, metrics
-
-
-def _save(
-    project: Project,
-    stem: str,
-    parts: Parts,
-    *,
-    kept: RunLogits,
-    fingerprint: str,
-    more: dict[str, Any],
-    learned: Lineage = NO_LINEAGE,
-) -> Run:
-    manifest = project.manifest
-    val, metrics = manifest.rows("val"), None
-    if len(val):
-        metrics = metrics_on_val(project, kept.logits[: len(val)]).as_dict()
-    record = {
-        "kind": "ensemble",
-        "members": parts.members,
-        "encoders": parts.encoders,
-        "heads": parts.heads,
-        "head_mb": sum(parts.heads.values()),
-        "seconds": 0.0,
-        "figures": {"val": metrics, "val_seeds": []},
-        "decision": decision_record(project, kept.logits[: len(val)]),
-        "fingerprint": fingerprint,
-        "transductive": any(
-            find_run(project, member["name"]).record.get("transductive", False)
-            for member in parts.members
-            if member["fingerprint"] is not None  # of a run, not of an encoder
-        ),
-        **more,
-        **common_record(project),
-    }
-    for member in parts.members:
-        learned |= lineage_of(project, member["name"])
-    return save_run(project.runs, stem, record, logits=kept, learned=learned)
