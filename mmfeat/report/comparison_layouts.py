@@ -13,52 +13,16 @@ from mmfeat.report.plots import plot_encoders, plot_heads
 from mmfeat.report.text_tables import MOST_FREQUENT, left_out, metric_title
 from mmfeat.runs.comparison import ScoredModel, best_of_groups
 
-_HEAD_CSV = (
-    "model",
-    "group",
-    "samples_f1",
-    "f1_low",
-    "f1_high",
-    "seed_f1",
-    "seed_deviation",
-    "micro_f1",
-    "macro_f1",
-    "map",
-    "loss",
-    "label_set_accuracy",
-    "accuracy_per_class",
-    "train_seconds",
-    "microseconds_a_row",
-    "model_mb",
-    "heads_mb",
-    "difference",
-    "difference_low",
-    "difference_high",
+_HEAD_CSV = tuple(
+    "model group samples_f1 f1_low f1_high seed_f1 seed_deviation micro_f1 macro_f1 map loss label_set_accuracy "
+    "accuracy_per_class train_seconds microseconds_a_row model_mb heads_mb difference difference_low difference_high".split()
 )
 _MAY_HAVE_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")
 _ENCODER_CSV = (
-    "encoder",
-    "modality",
-    "model",
-    "width",
-    "frozen",
-    "mb",
-    "seconds",
-    "encode_seconds",
-    "fit_seconds",
-    "per_second",
-    "measured",
-    "device",
+    *"encoder modality model width frozen mb seconds encode_seconds fit_seconds per_second measured device".split(),
     *(name + end for name in ("samples_f1", *_MAY_HAVE_INTERVALS) for end in ("", "_low", "_high")),
-    "label_set_accuracy",
-    "accuracy_per_class",
-    "best_epoch",
-    "n_seeds",
-    "seed_f1",
-    "seed_deviation",
-    "difference",
-    "difference_low",
-    "difference_high",
+    *"label_set_accuracy accuracy_per_class best_epoch n_seeds seed_f1 seed_deviation".split(),
+    *"difference difference_low difference_high".split(),
 )
 
 
