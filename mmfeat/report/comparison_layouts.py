@@ -13,16 +13,16 @@ from mmfeat.report.plots import plot_encoders, plot_heads
 from mmfeat.report.text_tables import MOST_FREQUENT, left_out, metric_title
 from mmfeat.runs.comparison import ScoredModel, best_of_groups
 
-_HEAD_CSV = tuple(
-    "model group samples_f1 f1_low f1_high seed_f1 seed_deviation micro_f1 macro_f1 map loss label_set_accuracy "
-    "accuracy_per_class train_seconds microseconds_a_row model_mb heads_mb difference difference_low difference_high".split()
-)
 _MAY_HAVE_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")
+_HEAD_CSV = (
+    "model group samples_f1 f1_low f1_high seed_f1 seed_deviation micro_f1 macro_f1 map loss label_set_accuracy "
+    "accuracy_per_class train_seconds microseconds_a_row model_mb heads_mb difference difference_low difference_high"
+)
+_WITH_INTERVAL = " ".join(f"{name} {name}_low {name}_high" for name in ("samples_f1", *_MAY_HAVE_INTERVALS))
 _ENCODER_CSV = (
-    *"encoder modality model width frozen mb seconds encode_seconds fit_seconds per_second measured device".split(),
-    *(name + end for name in ("samples_f1", *_MAY_HAVE_INTERVALS) for end in ("", "_low", "_high")),
-    *"label_set_accuracy accuracy_per_class best_epoch n_seeds seed_f1 seed_deviation".split(),
-    *"difference difference_low difference_high".split(),
+    "encoder modality model width frozen mb seconds encode_seconds fit_seconds per_second measured device "
+    f"{_WITH_INTERVAL} label_set_accuracy accuracy_per_class best_epoch n_seeds seed_f1 seed_deviation "
+    "difference difference_low difference_high"
 )
 
 
@@ -45,7 +45,7 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
         heading="Heads",
         picture=f"{metric_title('samples_f1')} of each model",
         columns=columns,
-        csv_columns=_HEAD_CSV,
+        csv_columns=_HEAD_CSV.split(),
         csv_row=_head_csv,
         csv_baseline=_baseline_csv,
         notes=_head_notes(models, n_seeds, metric),
@@ -78,7 +78,7 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> La
             Column(title="label accuracy", cell=lambda m: f"{m.metrics.scores.accuracy_per_class:.3f}"),
             Column(title="best epoch", cell=lambda m: str(m.encoder.best_epoch)),
         ],
-        csv_columns=_ENCODER_CSV,
+        csv_columns=_ENCODER_CSV.split(),
         csv_row=_encoder_csv,
         class_columns=(("F1 {label}", "class_f1"), ("accuracy {label}", "class_accuracy")),
         notes=_encoder_notes(models, n_seeds, metric),
