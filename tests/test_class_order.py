@@ -210,7 +210,7 @@ def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
     predictor = Predictor.load(made.folder)
     assert predictor.classes == after.manifest.classes
     np.testing.assert_allclose(predictor.decision.threshold, shipped_decision(after, name).threshold)
-    record, f1 = predictor.record["run"], evaluate(after, [name]).figures[name].scores.class_f1
+    record, f1 = predictor.record["run"], evaluate(after, [name]).metrics[name].scores.class_f1
     np.testing.assert_allclose(record["figures"]["class_f1"], f1, atol=1e-6)
 
 

@@ -214,7 +214,7 @@ def test_heads_and_ensembles_are_those_of_fuse_and_ensemble(folder):
 
     result = compare_heads(Project(folder))
     figures = {model.name: model.metrics for model in result.models}
-    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).figures
+    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).metrics
     for run, name in (("crossattn-1", "crossattn"), ("fm3-1", "fm3"), ("image", "image")):
         np.testing.assert_allclose(np.sort(figures[name].rows_f1), np.sort(evaluated[run].rows_f1))
         assert figures[name].scores.loss == pytest.approx(evaluated[run].scores.loss, abs=1e-5)

@@ -104,7 +104,7 @@ def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, t
     own = finetune(Project(folder), ["text"])[0][0]
     assert not own.made  # the settings and the split are the same, so there is nothing left to do
     assert own.checkpoint.name == "text-2"
-    assert own.figures.scores.samples_f1 == pytest.approx(model.metrics.scores.samples_f1)
+    assert own.metrics.scores.samples_f1 == pytest.approx(model.metrics.scores.samples_f1)
 
 
 def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):

@@ -53,7 +53,7 @@ class FinetunedEncoder:
     ----------
     made : bool
         False if the checkpoint was there already.
-    figures : Metrics or None
+    metrics : Metrics or None
         None without val rows.
     remedy : str
         What to write into mmfeat.toml so that the checkpoint is in use; empty if it is.
@@ -64,7 +64,7 @@ class FinetunedEncoder:
     width: int
     checkpoint: Checkpoint
     made: bool
-    figures: Metrics | None
+    metrics: Metrics | None
     seconds: float
     note: str
     remedy: str = ""
@@ -181,7 +181,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
         width=pretrained.width,
         checkpoint=checkpoint,
         made=made is None,
-        figures=metrics,
+        metrics=metrics,
         seconds=time.perf_counter() - start,
         note=note,
     )
@@ -234,7 +234,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
             width=plan.pretrained.width,
             checkpoint=made,
             made=False,
-            figures=_stored_metrics(project, name, made),
+            metrics=_stored_metrics(project, name, made),
             seconds=made.record["seconds"],
             note=f"fine-tuned before, best epoch {made.record['best_epoch']}",
         )
@@ -273,7 +273,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
         width=encoder.width,
         checkpoint=checkpoint,
         made=True,
-        figures=_stored_metrics(project, name, checkpoint),
+        metrics=_stored_metrics(project, name, checkpoint),
         seconds=fitted.seconds,
         note=note,
     )

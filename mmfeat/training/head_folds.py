@@ -67,7 +67,7 @@ class Folds:
             There are more folds than groups of rows.
         """
         manifest, groups = self.project.manifest, self.groups
-        some = Groups(groups.numbers[rows], groups.pictures[rows], groups.names[rows])
+        some = Groups(numbers=groups.numbers[rows], pictures=groups.pictures[rows], names=groups.names[rows])
         seed = self.seed % MAX_SEED
         return make_folds(manifest.ids[rows], manifest.labels[rows], some, k=self.k, seed=seed)
 
@@ -139,7 +139,7 @@ def labelled_metrics(project: Project, run: Run) -> Labelled:
     def metrics(logits: np.ndarray) -> Metrics:
         return metrics_of(manifest.labels[rows], logits, decision_on(project, rows, logits))
 
-    mean = MetricRow.of(f"{record['head']}, mean", metrics(each.mean(0)), record["seconds"], "out of fold")
+    mean = MetricRow.of(f"{record['head']}, mean", metrics(each.mean(0)), record["seconds"], note="out of fold")
     seeds = [metrics(one).as_dict() for one in each] if len(each) > 1 else []
     seconds = record["seconds"] / len(each)
     one = [MetricRow.over_seeds(f"{record['head']}, one seed", seeds, seconds)] if seeds else []

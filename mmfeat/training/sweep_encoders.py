@@ -101,7 +101,7 @@ class EncoderFit:
         except EncoderError as error:
             self.forget()
             return {"error": str(error).partition(". ")[0]}  # its remedy is for a project's own fit
-        metrics, record = result.figures.as_dict(), result.checkpoint.record
+        metrics, record = result.metrics.as_dict(), result.checkpoint.record
         return {
             "settings": record["settings"],
             "figures": {key: metrics[key] for key in METRIC_NAMES},
