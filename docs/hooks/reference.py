@@ -1,8 +1,8 @@
 """Tables of options and settings, made from the code: a page holds a marker, and the site shows the table in its place.
 
-    <!-- options of mmfeat store gc -->     usage and options of a command
-    <!-- settings of split -->              before a table `| key | meaning |`: adds defaults and accepted values
-    <!-- public names -->                   the public classes and functions of mmfeat, for mkdocstrings
+<!-- options of mmfeat store gc -->     usage and options of a command
+<!-- settings of split -->              before a table `| key | meaning |`: adds defaults and accepted values
+<!-- public names -->                   the public classes and functions of mmfeat, for mkdocstrings
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 import click
 
 OPTIONS = re.compile(r"^<!-- options of mmfeat (.+?) -->$", re.MULTILINE)
-SETTINGS = re.compile(r"^<!-- settings of (\S*?) ?-->\n\n?\| key \| meaning \|\n\|[-|]+\|\n((?:\|.*\n?)+)", re.MULTILINE)
+SETTINGS = re.compile(
+    r"^<!-- settings of (\S*?) ?-->\n\n?\| key \| meaning \|\n\|[-|]+\|\n((?:\|.*\n?)+)", re.MULTILINE
+)
 NAMES = re.compile(r"^<!-- public names -->$", re.MULTILINE)
 ROW = re.compile(r"^\| (.+?) \| (.+) \|$")
 
@@ -45,12 +47,13 @@ def options_table(name: str) -> str:
     """The usage line and the options of one command."""
     command = dict(commands())[name]
     arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
-    lines = [f"    mmfeat {' '.join([name, '[OPTIONS]', *arguments])}", "", "| option | meaning |", "|---|---|"]
-    for option in command.params:
-        if isinstance(option, click.Option) and not option.hidden:
-            typed = ", ".join(f"`{text}`" for text in (*option.opts, *option.secondary_opts))
-            value = "" if option.is_flag else f" {option.make_metavar(click.Context(command))}"
-            lines.append(f"| {typed}{cell(value)} | {cell(option.help or '')} |")
+    options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+    lines = [f"    mmfeat {' '.join([name, *(['[OPTIONS]'] if options else []), *arguments])}", ""]
+    lines += ["| option | meaning |", "|---|---|"] if options else []
+    for option in options:
+        typed = ", ".join(f"`{text}`" for text in (*option.opts, *option.secondary_opts))
+        value = "" if option.is_flag else f" {cell(option.make_metavar(click.Context(command)))}"
+        lines.append(f"| {typed}{value} | {cell(option.help or '')} |")
     return "\n".join(lines)
 
 
@@ -96,7 +99,10 @@ def settings_of(table: str) -> tuple[list[str], dict[str, tuple[list[str], str]]
     }
     place = places[table]() if table in places else getattr(schema.Config(), table) if table else schema.Config()
     return ["default"], {
-        field.name: ([shown(getattr(place, field.name))], accepted(field))
+        field.name: (
+            [shown(getattr(place, field.name))],
+            ", ".join(schema.DEVICES) if field.name == "device" else accepted(field),
+        )
         for field in own_fields(place)
         if not isinstance(getattr(place, field.name), dict)
     }
