@@ -189,3 +189,20 @@ def test_the_site_shows_defaults_and_bounds(reference):
     assert "| `lr` | 0.0005 (mlp, crossattn, gated, weighted, labelquery)" not in page
     assert "| `lr` | 0.0005; 0.001 (linear, concat) | 0 to 10 |" in page
     assert re.search(r"\| `batch_size` \| 64 \| 64 \| 60 \| 256 \|", page)
+
+
+def test_the_version_is_the_same_everywhere():
+    from mmfeat import __version__
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    assert f"\n## [{__version__}]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_container_copies_what_a_build_needs():
+    copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M))
+    names = {name for line in copied for name in line.split()}
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert names == kept
+    assert all((ROOT / name).exists() for name in names)
+    assert names >= {"cli", "mmfeat", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"}

@@ -88,16 +88,20 @@ def settings_of(table: str) -> tuple[list[str], dict[str, tuple[list[str], str]]
         }
     if table == "fuse.HEAD":
         fuse = schema.FuseConfig()
-        heads = {name: getattr(fuse, name) for name in schema.HEADS}
+        heads = {f.name: getattr(fuse, f.name) for f in dataclasses.fields(fuse)}
+        heads = {name: table for name, table in heads.items() if dataclasses.is_dataclass(table)}
         fields = {field.name: field for head in heads.values() for field in own_fields(head)}
         return ["default"], {name: ([by_head(name, heads)], accepted(field)) for name, field in fields.items()}
-    places = {
-        "encoder.image": schema.ImageEncoderConfig,
-        "encoder.text": schema.TextEncoderConfig,
-        "encoder.tfidf": schema.TfidfEncoderConfig,
-        "encoder.other": schema.OtherEncoderConfig,
+    encoders = {
+        "encoder.image": "ImageEncoderConfig",
+        "encoder.text": "TextEncoderConfig",
+        "encoder.tfidf": "TfidfEncoderConfig",
+        "encoder.other": "OtherEncoderConfig",
     }
-    place = places[table]() if table in places else getattr(schema.Config(), table) if table else schema.Config()
+    if table in encoders:
+        place = getattr(schema, encoders[table])()
+    else:
+        place = getattr(schema.Config(), table) if table else schema.Config()
     return ["default"], {
         field.name: (
             [shown(getattr(place, field.name))],
@@ -163,7 +167,11 @@ def public_names() -> str:
     for name in mmfeat.__all__:
         value = getattr(mmfeat, name)
         if callable(value):
-            lines.append(f"::: {value.__module__}.{value.__qualname__}\n")
+            lines.append(f"::: {value.__module__}.{value.__qualname__}")
+            lines += (
+                ["    options:", "      inherited_members: true"] if name == "Project" else []
+            )  # of several classes
+            lines.append("")
     return "\n".join(lines)
 
 
