@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmfeat.store import FeatureStore
     from mmfeat.store.feature_table import FeatureTable
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "FeatureStore": "mmfeat.store",

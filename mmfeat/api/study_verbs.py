@@ -10,10 +10,9 @@ from mmfeat.config.read_keys import TOP, check_read
 from mmfeat.config.schema import HEADS
 
 if TYPE_CHECKING:
+    from mmfeat.training.sweep_run import SweepResult
     from mmfeat.workflows.compare_encoders import EncodersResult
     from mmfeat.workflows.compare_heads import CompareResult
-    from mmfeat.workflows.sweep_finetune import FinetuneSweep
-    from mmfeat.workflows.sweep_fuse import SweepResult
 
 Values = str | float | Sequence[str] | Sequence[float] | None
 
@@ -84,7 +83,7 @@ class StudyVerbs(OpenProject):
         options = {"metric": metric, "seed": seed, "device": device}
         reads = (*([] if freeze else ["finetune"]), "fuse.linear", "predict", *TOP)
         project = self._snapshot(settings, options, reads)
-        result = compare_encoders(project, list(names), freeze, seeds, overwrite)
+        result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
         if use is not None:
             use_encoders(project, result, use)
         return result
@@ -140,7 +139,7 @@ class StudyVerbs(OpenProject):
         device: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
-    ) -> FinetuneSweep:
+    ) -> SweepResult:
         """Fine-tune one encoder with a grid of settings.
 
         Parameters
@@ -167,7 +166,7 @@ class StudyVerbs(OpenProject):
         }
         overrides = self.overrides | joined_settings(settings, options)
         check_read(overrides, ("finetune", "fuse.linear", "predict", *TOP))
-        result = sweep_finetune(self.root, name, as_typed(overrides), seeds, overwrite=overwrite)
+        result = sweep_finetune(self.root, name, as_typed(overrides), seeds=seeds, overwrite=overwrite)
         if use is not None:
             use_cell(result, str(use))
         return result

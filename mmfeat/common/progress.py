@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
 
@@ -32,6 +33,13 @@ class NoProgress:
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Do nothing."""
+
+
+class Progress(Protocol):
+    """What counts the units of a long loop as done."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units as done; `note` is shown beside the count."""
 
 
 class PlainProgress:
@@ -59,7 +67,7 @@ class PlainProgress:
 class BarProgress:
     """A bar of rich."""
 
-    def __init__(self, bar: Progress, task: TaskID) -> None:
+    def __init__(self, bar: RichProgress, task: TaskID) -> None:
         self.bar, self.task = bar, task
 
     def advance(self, n: int = 1, note: str = "") -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas
 
     from mmfeat.metrics.metric_rows import MetricRow
-    from mmfeat.runs.sweep_effects import SweptCell
+    from mmfeat.runs.sweep import SweptCell
 
 SHOWN_ROWS = 30
 LONGEST = 200  # characters of a cell
@@ -92,15 +92,15 @@ def metric_records(lines: Sequence[MetricRow], first: str = "model") -> list[Rec
     ]
 
 
-def cell_records(cells: Sequence[SweptCell], first: str) -> list[Record]:
+def cell_records(cells: Sequence[SweptCell]) -> list[Record]:
     """The cells of a sweep as records: settings, metrics averaged over seeds, and why a cell failed."""
     keys = list(dict.fromkeys(key for cell in cells for key in cell.values))
     failed = any(cell.error for cell in cells)
     metrics = {"samples F1": "samples_f1", "macro F1": "macro_f1", "mAP": "map", "loss": "loss", "seconds": "seconds"}
     return [
         {
-            first: cell.head,
-            **{key: cell.values.get(key) for key in keys if key != first},
+            "name": cell.name,
+            **{key: cell.values.get(key) for key in keys if key != "head"},
             **{title: cell.mean(name) for title, name in metrics.items()},
             **({"error": cell.error} if failed else {}),
         }
