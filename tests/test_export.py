@@ -9,9 +9,9 @@ from conftest import run_cli
 
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, EncoderError, RunError
+from mmfeat.inference import model_export as exporting
 from mmfeat.predictor.card import limit_text
 from mmfeat.project.project import Project
-from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
 
 
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):
 
     for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left")):
 
-        def full(*_, error=error):
+        def full(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr(exporting, "write_model", full)

@@ -15,10 +15,10 @@ from conftest import run_cli
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.seals import read_sealed, write_sealed
+from mmfeat.inference import model_export as exporting
 from mmfeat.predictor.folder import read_folder
 from mmfeat.project.project import Project
 from mmfeat.store.table_exports import FORMATS
-from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
 from mmfeat.workflows.store import export_features
 
