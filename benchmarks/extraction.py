@@ -29,7 +29,7 @@ import torch
 from store_io import cpu_name
 
 from mmfeat.common.machine import usable_cores
-from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.row_keys import image_keys
 from mmfeat.encoders.families.image_network import ImageEncoder, build_image_encoder

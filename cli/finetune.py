@@ -89,13 +89,11 @@ def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
 
 def _reads(names: tuple[str, ...], freeze: bool, config: Config) -> tuple[str, ...]:
     """What of mmfeat.toml makes the checkpoints: of frozen encoders, and of words, only the linear head's settings."""
-    from mmfeat.config.schema import TFIDF
-
     named = [name for name in names or config.encoder if name in config.encoder]
-    tuned = [] if freeze else [name for name in named if config.encoder[name].model != TFIDF]
+    tuned = [] if freeze else [name for name in named if not config.encoder[name].fitted]
     keys = [f"finetune.{name}" for name in tuned]
     keys += ["finetune.recipe"] if tuned else []
-    keys += ["finetune.synonyms"] if any(config.encoder[name].modality == "text" for name in tuned) else []
+    keys += dict.fromkeys(key for name in tuned for key in config.encoder[name].augmentation_keys)
     if len(tuned) < len(named) or any(config.finetune_of(name).head_first for name in tuned):
         keys.append("fuse.linear")
     return (*keys, "predict", *TOP)

@@ -12,7 +12,7 @@ from conftest import run_cli
 from test_encoders import CPU, TINY, image_encoder, text_folder  # noqa: F401
 
 from mmfeat.common.errors import ConfigError, EncoderError
-from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.sentence_folders import after_pooling, stated_pooling
 from mmfeat.encoders.families.transformer_text import build_text_encoder

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.transformer_text import build_text_encoder
 from mmfeat.encoders.image_decoding import decode_image

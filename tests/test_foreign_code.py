@@ -18,8 +18,8 @@ from click.testing import CliRunner
 import mmfeat
 from mmfeat.common.errors import EncoderError, MmfeatError, RunError
 from mmfeat.common.seals import read_sealed
+from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.config.reader import load_config
-from mmfeat.config.schema import TextEncoderConfig
 from mmfeat.encoders.catalogue import describe_text
 from mmfeat.encoders.families.transformer_text import build_text_encoder, load_tokenizer
 
@@ -308,7 +308,7 @@ def test_files_in_the_folder_and_those_that_are_nowhere_are_fine(folder):
 
 
 def test_timm_is_given_names_of_its_own_alone(tmp_path):
-    from mmfeat.config.schema import ImageEncoderConfig
+    from mmfeat.config.encoder_tables import ImageEncoderConfig
     from mmfeat.encoders.families.image_network import build_image_encoder
 
     for model in ("hf-hub:someone/model", "local-dir:.", "hf_hub:a/b", "resnet18.hf-hub:a/b", "resnet18.local-dir:."):

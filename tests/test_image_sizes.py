@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.portable import load_encoder, save_encoder
 

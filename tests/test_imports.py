@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from mmfeat.common.errors import ConfigError, DataError, EncoderError, MissingFeatures, StoreError
+from mmfeat.config.encoder_tables import OtherEncoderConfig
 from mmfeat.config.reader import load_config
-from mmfeat.config.schema import OtherEncoderConfig
 from mmfeat.data.embedding_files import open_array
 from mmfeat.data.id_lists import read_ids
 from mmfeat.data.row_keys import id_keys

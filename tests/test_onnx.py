@@ -123,7 +123,7 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
 class Unfollowable(nn.Module):
     """A network whose way depends on the values that it sees."""
 
-    modality, architecture, width, pooling, precision = "image", "odd-net", 3, "mean", "float32"
+    kind, modality, architecture, width, pooling, precision = "image", "image", "odd-net", 3, "mean", "float32"
 
     def __init__(self):
         super().__init__()

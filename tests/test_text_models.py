@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.catalogue import describe_text
 from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.transformer_text import build_text_encoder, load_tokenizer

@@ -15,8 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, EncoderError
+from mmfeat.config.encoder_tables import TfidfEncoderConfig
 from mmfeat.config.reader import config_of
-from mmfeat.config.schema import TfidfEncoderConfig
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.families.tfidf import TfidfEncoder
 from mmfeat.encoders.portable import load_encoder, load_preparation, save_encoder

@@ -14,7 +14,7 @@ from PIL import Image
 from test_encoders import CPU, jpeg
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.torchvision_models import PREFIX, TorchvisionEncoder, _weights
 from mmfeat.encoders.portable import load_encoder, save_encoder

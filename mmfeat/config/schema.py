@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmfeat.common.plugins import Registry
+from mmfeat.config.encoder_tables import EncoderTable, ImageEncoderConfig, TextEncoderConfig
 from mmfeat.config.fields import LOSSES, MAX_LR, setting
 from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
 
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
-MODALITIES = ("image", "text")
-TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
-OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+MODALITIES = ("image", "text")  # of the encoders of a project whose mmfeat.toml names none
 DEVICES = ("auto", "cpu", "cuda", "cuda:1")
-HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
 POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
@@ -56,85 +55,6 @@ class SplitConfig:
 
     val: float = setting(0.1, low=0.0, high=0.9)  # chooses epochs, rounds, the best run
     test: float = setting(0.0, low=0.0, high=0.9)  # read by nothing but evaluate --split test
-
-
-@dataclass(frozen=True)
-class ImageEncoderConfig:
-    """What an image encoder is; `[encoder.NAME]` with modality image."""
-
-    model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
-    pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
-    checkpoint: str = setting("latest", filled=True)  # latest from finetune, if any; none; checkpoints/NAME-1
-    size: int | str = "auto"  # pixels; auto: as pretrained
-    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))  # of the forward pass
-    flip: bool = False  # mean over the image and its mirror image
-    tokens: int = setting(0, low=0, high=32)  # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
-    modality: str = setting("image", choices=("image",))
-
-
-@dataclass(frozen=True)
-class TextEncoderConfig:
-    """What a text encoder is; `[encoder.NAME]` with modality text."""
-
-    model: str = setting("google/bert_uncased_L-2_H-128_A-2", filled=True)  # any transformers name or folder
-    pretrained: str = setting("auto", filled=True)
-    checkpoint: str = setting("latest", filled=True)
-    max_length: int = setting(64, low=2)  # tokens, special ones included
-    pooling: str = setting(
-        "auto", choices=("auto", "cls", "mean", "max")
-    )  # auto: as the model's folder says, else mean
-    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))
-    tokens: int = setting(0, low=0, high=512)  # 32: keep the states of the first 32 tokens
-    trust_remote_code: bool = False  # true: run the code that comes with the model
-    modality: str = setting("text", choices=("text",))
-
-
-@dataclass(frozen=True)
-class TfidfEncoderConfig:
-    """Words, weighted by how rare they are; `[encoder.NAME]` with modality text and model tfidf."""
-
-    model: str = setting(TFIDF, choices=(TFIDF,))
-    checkpoint: str = setting("latest", filled=True)  # latest from finetune; checkpoints/NAME-1
-    width: int = setting(1024, low=1, high=32768)  # terms at most: the commonest of the training captions
-    ngrams: int = setting(1, low=1, high=3)  # words of a term at most
-    modality: str = setting("text", choices=("text",))
-
-    @property
-    def pretrained(self) -> str:
-        """There is nothing to begin with."""
-        return "auto"
-
-    @property
-    def precision(self) -> str:
-        """Of the arithmetic."""
-        return "float32"
-
-    @property
-    def tokens(self) -> int:
-        """None are kept."""
-        return 0
-
-
-@dataclass(frozen=True)
-class OtherEncoderConfig:
-    """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
-
-    imported: str = setting("", filled=True)  # the key of what was imported, or its first digits, 12 or more
-    checkpoint: str = setting("latest", filled=True)  # latest from finetune --freeze, if any; none; checkpoints/NAME-1
-    modality: str = setting(OTHER, choices=(OTHER,))
-
-    @property
-    def model(self) -> str:
-        """What checkpoints compare: there is no network, only what was imported."""
-        return self.imported
-
-    @property
-    def tokens(self) -> int:
-        """None are imported."""
-        return 0
-
-
-EncoderConfig = ImageEncoderConfig | TextEncoderConfig | TfidfEncoderConfig | OtherEncoderConfig
 
 
 @dataclass(frozen=True)
@@ -235,6 +155,19 @@ class LabelQueryConfig(HiddenConfig):
     layers: int = setting(1, low=1, high=12)
 
 
+HEADS: Registry[type[HeadConfig]] = Registry("head", "mmfeat.heads")  # a head's name to the class of its settings
+for _name, _settings in {
+    "linear": LinearConfig,
+    "mlp": MlpConfig,
+    "concat": LinearConfig,
+    "crossattn": CrossAttentionConfig,
+    "gated": GatedConfig,
+    "weighted": WeightedConfig,
+    "labelquery": LabelQueryConfig,
+}.items():
+    HEADS.register(_name, _settings)
+
+
 @dataclass(frozen=True)
 class FuseConfig:
     """Which head is trained, on what; `[fuse]`."""
@@ -250,6 +183,18 @@ class FuseConfig:
     gated: GatedConfig = GatedConfig()
     weighted: WeightedConfig = WeightedConfig()
     labelquery: LabelQueryConfig = LabelQueryConfig()
+    others: dict[str, HeadConfig] = field(default_factory=dict, metadata={"internal": True})  # of installed packages
+
+    def settings_of(self, head: str) -> HeadConfig:
+        """The settings of one head, from `[fuse.HEAD]`."""
+        own = getattr(self, head, None)
+        return own if isinstance(own, HeadConfig) else self.others.get(head) or HEADS[head]()
+
+    @property
+    def tables(self) -> dict[str, HeadConfig]:
+        """The settings of every built-in head, and of the others that the file has a table of."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**{name: one for name, one in own.items() if isinstance(one, HeadConfig)}, **self.others}
 
 
 @dataclass(frozen=True)
@@ -322,7 +267,7 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
-    encoder: dict[str, EncoderConfig] = field(
+    encoder: dict[str, EncoderTable] = field(
         default_factory=lambda: {"image": ImageEncoderConfig(), "text": TextEncoderConfig()}
     )
     store: StoreConfig = StoreConfig()
@@ -348,9 +293,11 @@ class Config:
         values = {
             f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.metadata.get("internal")
         }
-        tuned = [name for name, table in self.encoder.items() if table.modality != OTHER and table.model != TFIDF]
+        tuned = [name for name, table in self.encoder.items() if table.tunable]
         own = {name: dataclasses.asdict(self.finetune_of(name)) for name in tuned}
-        return {**values, "finetune": {**{key: getattr(self.finetune, key) for key in FINETUNE_KEYS}, **own}}
+        fuse = {**values["fuse"], **{name: _plain(settings) for name, settings in self.fuse.others.items()}}
+        finetune = {**{key: getattr(self.finetune, key) for key in FINETUNE_KEYS}, **own}
+        return {**values, "fuse": fuse, "finetune": finetune}
 
     def dotted(self) -> list[tuple[str, Any]]:
         """Every setting as (dotted key, plain value), in the order of the file."""
@@ -366,7 +313,8 @@ class Config:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = (f.name for f in dataclasses.fields(value) if not f.metadata.get("internal"))
+        return {name: _plain(getattr(value, name)) for name in fields}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

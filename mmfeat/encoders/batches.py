@@ -17,8 +17,6 @@ import numpy as np
 from mmfeat.common.errors import one_line
 from mmfeat.common.machine import prepared_bytes, usable_cores
 
-_BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
-_GPU_BATCHES = 8  # times as many on a GPU
 _NICENESS = 10  # of the threads that prepare, on a scale to 19
 
 
@@ -141,11 +139,6 @@ def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[l
             undecodable[row] = str(error)
     inputs = collate(prepared) if prepared else None
     return Batch(np.array(rows, dtype=np.int64), inputs, undecodable, unread)
-
-
-def usual_batch_size(modality: str, device_type: str) -> int:
-    """Samples encoded at a time, where nothing was measured."""
-    return _BATCH_SIZE[modality] * (1 if device_type == "cpu" else _GPU_BATCHES)
 
 
 def groups_of(rows: np.ndarray, size: int) -> list[np.ndarray]:

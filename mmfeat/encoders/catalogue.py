@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import RANDOM, Description
+from mmfeat.encoders.families.image_network import image_families
 from mmfeat.encoders.families.sentence_folders import after_pooling
 from mmfeat.encoders.families.text_names import TEXT_MODELS, nearest_text_models
-from mmfeat.encoders.families.torchvision_models import TorchvisionEncoder
 from mmfeat.encoders.families.transformer_text import (
     check_reads_text,
     model_source,
@@ -24,19 +24,8 @@ from mmfeat.encoders.families.transformer_text import (
     without_unread,
 )
 from mmfeat.encoders.foreign import no_code
-from mmfeat.encoders.model_names import PREFIX, TimmEncoder, image_family, image_models, nearest
+from mmfeat.encoders.model_names import image_family, image_models, nearest
 from mmfeat.encoders.weights import hub_folder, read_tensors
-
-
-def describe(table: ImageEncoderConfig | TextEncoderConfig, folder: Path) -> Description:
-    """An `[encoder.NAME]` table of a network in figures; relative paths start at `folder`.
-
-    Raises
-    ------
-    EncoderError
-        There is no such model.
-    """
-    return describe_image(table, folder) if table.modality == "image" else describe_text(table, folder)
 
 
 def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
@@ -65,7 +54,7 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
         kind.source,
         places,
         fetched,
-        "" if model == table.model.removeprefix(PREFIX) else f"is timm's {model}",
+        "" if model == table.model.removeprefix(kind.prefix) else f"is {kind.source}'s {model}",
     )
 
 
@@ -127,9 +116,13 @@ def matching(pattern: str) -> list[tuple[str, str]]:
         None does; the nearest are said.
     """
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    torchvision = [PREFIX + name if TimmEncoder.knows(name) else name for name in TorchvisionEncoder.names()]
-    names = dict.fromkeys([*TimmEncoder.names(), *torchvision], "image") | dict.fromkeys(TEXT_MODELS, "text")
-    bare = {name: name.removeprefix(PREFIX).lower() for name in names}
+    families, bare = image_families(), {}  # name to the same in lower case, without the family's prefix
+    for number, family in enumerate(families):
+        for name in family.names():
+            taken = any(other.knows(name) for other in families[:number])
+            bare[family.prefix + name if taken else name] = name.lower()
+    names = dict.fromkeys(bare, "image") | dict.fromkeys(TEXT_MODELS, "text")
+    bare |= {name: name.lower() for name in TEXT_MODELS}
     found = [name for name in names if fnmatch.fnmatch(bare[name], wanted)]
     found.sort(key=lambda name: (not bare[name].startswith(pattern.lower()), bare[name]))
     if not found:

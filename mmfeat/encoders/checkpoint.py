@@ -21,7 +21,7 @@ from mmfeat.common.labels import class_positions
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.seals import FILES, digest_of, read_record, seal_folder, write_sealed
 from mmfeat.common.verified import damaged_file
-from mmfeat.config.schema import TFIDF
+from mmfeat.config.encoder_tables import encoder_table_class
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
 
 FORMAT = 1
@@ -119,8 +119,10 @@ class Checkpoint:
 
     @property
     def label_free(self) -> bool:
-        """Whether its embeddings, unlike its output, have seen no label: a pretrained encoder, or counted words."""
-        return self.frozen or self.record["table"]["model"] == TFIDF
+        """Whether its embeddings, unlike its output, carry no label: a pretrained encoder, or one fitted without labels."""
+        table = self.record["table"]
+        kind = encoder_table_class(str(table.get("modality", self.record.get("modality"))), table)
+        return self.frozen or (kind is not None and kind.label_free)
 
     @property
     def encoder_key(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,17 @@ class Encoder(nn.Module):
 
     Attributes
     ----------
+    kind : str
+        The name of its encoder kind.
     modality : str
-        `image` (a sample is the file's bytes) or `text` (a sample is the caption).
+        `image` (a sample is the file's bytes), `text` (a sample is the caption), or another kind's.
     width : int
         D of the embeddings `(N, D)`.
     preparation : ImagePreparation or TextPreparation
         All that happens to a sample before the network.
     """
 
+    kind: str
     modality: str
     preparation: Any
     width: int
@@ -49,22 +51,22 @@ class Encoder(nn.Module):
         """Join prepared samples into the tensors that `forward` takes."""
         return self.preparation.collate(prepared)
 
-    @abstractmethod
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings `(B, D)`, pooled."""
+        raise NotImplementedError
 
-    @abstractmethod
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings `(B, D)`, tokens `(B, T, d)` as `tokens = number` asks for them, and their lengths `(B,)`."""
+        raise NotImplementedError
 
     def preprocessing(self) -> dict[str, Any]:
         """All that happens to a sample before the network, as plain JSON values."""
         return self.preparation.describe()
 
     @property
-    @abstractmethod
     def pooling(self) -> str:
         """How the network's output becomes one vector."""
+        raise NotImplementedError
 
     def autocast(self, device: torch.device, precision: str = "") -> contextlib.AbstractContextManager:
         """The context of the forward pass at a precision; the encoder's own where none is given."""

@@ -11,14 +11,9 @@ from typing import Any
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.text import shown
-from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder, image_families
 from mmfeat.encoders.families.text_names import TEXT_MODELS, TOWERS, hub_name, local_folder, two_towers
-from mmfeat.encoders.families.timm_models import TimmEncoder
-from mmfeat.encoders.families.torchvision_models import PREFIX, TorchvisionEncoder
 from mmfeat.encoders.weights import hub_folder
-
-# timm has this architecture, but weights of it only in the form that was ported from TensorFlow
-WITH_WEIGHTS = {"efficientnetv2_s": "tf_efficientnetv2_s"}
 
 
 def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[type[ImageEncoder], str]:
@@ -38,15 +33,16 @@ def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[
     EncoderError
         Neither family has it; the three nearest names are said.
     """
-    if model.startswith(PREFIX):
-        if TorchvisionEncoder.knows(rest := model.removeprefix(PREFIX)):
-            return TorchvisionEncoder, rest
-        near = [PREFIX + one for one in nearest(rest, TorchvisionEncoder.names())]
-        raise EncoderError(f"encoder.{name}: torchvision has no model {rest!r}. Nearest: {', '.join(near) or 'none'}")
-    if TimmEncoder.knows(model):
-        return TimmEncoder, WITH_WEIGHTS.get(model, model) if pretrained == "auto" else model
-    if TorchvisionEncoder.knows(model):
-        return TorchvisionEncoder, model
+    families = image_families()
+    for family in families:
+        if family.prefix and model.startswith(family.prefix):
+            if family.knows(rest := model.removeprefix(family.prefix)):
+                return family, rest
+            near = ", ".join(family.prefix + one for one in nearest(rest, family.names())) or "none"
+            raise EncoderError(f"encoder.{name}: {family.source} has no model {rest!r}. Nearest: {near}")
+    for family in families:
+        if family.knows(model):
+            return family, family.meant(model, pretrained == "auto")
     if kind := _transformers_model(model, folder):
         raise EncoderError(f"encoder.{name}: {model!r} {kind}")
     near = ", ".join(nearest(model, image_models())) or "none"
@@ -54,14 +50,26 @@ def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[
 
 
 def image_models() -> list[str]:
-    """All image models: timm's, and torchvision's that timm has not."""
-    return TimmEncoder.names() + [name for name in TorchvisionEncoder.names() if not TimmEncoder.knows(name)]
+    """All image models: timm's, and those of other families that the families before them lack."""
+    found: list[str] = []
+    families = image_families()
+    for number, family in enumerate(families):
+        before = families[:number]
+        found += [name for name in family.names() if not any(other.knows(name) for other in before)]
+    return found
 
 
 def is_image_model(model: str) -> bool:
     """Whether a name is that of an image model, perhaps as the hub has it."""
-    bare = model.removeprefix(PREFIX).removeprefix("timm/")
-    return TimmEncoder.knows(bare) or TorchvisionEncoder.knows(bare)
+    families, bare = image_families(), model.removeprefix("timm/")
+    for family in families:
+        bare = bare.removeprefix(family.prefix)
+    return any(family.knows(bare) for family in families)
+
+
+def has_family_prefix(model: str) -> bool:
+    """Whether a name says itself which family has the model."""
+    return any(family.prefix and model.startswith(family.prefix) for family in image_families())
 
 
 def nearest(name: str, names: Sequence[str]) -> list[str]:

@@ -16,9 +16,10 @@ from mmfeat import __version__
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
 from mmfeat.common.remembered import recall, remember
-from mmfeat.config.schema import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
+from mmfeat.config.encoder_tables import EncoderTable
+from mmfeat.config.schema import Config
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
-from mmfeat.encoders.decoding import Decoding
+from mmfeat.encoders.kinds import EncoderKind, kind_of
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 
@@ -63,9 +64,10 @@ def build_encoder(
         The encoder in eval mode on the CPU, and the checkpoint in use.
     """
     table = config.encoder[name]
-    if table.model == TFIDF:
-        return _counted_words(config, name, checkpoints)
-    encoder = _pretrained(config, name)
+    kind = kind_of(table)
+    if kind.settings.fitted:
+        return _restored(kind, config, name, checkpoints)
+    encoder = kind.build(config, name)
     if pretrained_only:
         return encoder, None
     checkpoint = _choose(config, name, checkpoints, encoder)
@@ -124,48 +126,17 @@ def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Chec
     return read_checkpoint(checkpoints / identity.checkpoint if given == "latest" else config.path(given))
 
 
-def _pretrained(config: Config, name: str) -> Any:
-    table = config.encoder[name]
-    if table.modality == "image":
-        from mmfeat.encoders.families.image_network import build_image_encoder
-
-        encoder = build_image_encoder(name, table, config.root, config.file_seed)
-        encoder.preparation.decoding = Decoding.of(config)
-        return encoder
-    from mmfeat.encoders.families.transformer_text import build_text_encoder
-
-    return build_text_encoder(name, table, config.root, config.file_seed)
-
-
-def _counted_words(config: Config, name: str, checkpoints: Path) -> tuple[Any, Checkpoint]:
-    """A TF-IDF encoder, which is nothing without its checkpoint."""
+def _restored(kind: EncoderKind, config: Config, name: str, checkpoints: Path) -> tuple[Any, Checkpoint]:
+    """An encoder that was fitted here, which only its checkpoint holds."""
     table = config.encoder[name]
     checkpoint = _choose(config, name, checkpoints, None)
     if checkpoint is None:
         if table.checkpoint != "latest":
             raise EncoderError(f'encoder.{name}: {table.checkpoint} is of other settings. Set: checkpoint = "latest"')
         raise EncoderError(
-            f"encoder.{name}: {TFIDF} has no vocabulary of these settings yet. Run: mmfeat finetune {name}"
+            f"encoder.{name}: {kind.name} has no vocabulary of these settings yet. Run: mmfeat finetune {name}"
         )
-    return words_of(checkpoint, table), checkpoint
-
-
-def words_of(checkpoint: Checkpoint, table: TfidfEncoderConfig) -> Any:
-    """The TF-IDF encoder of a checkpoint.
-
-    Raises
-    ------
-    EncoderError
-        Its files are damaged.
-    """
-    from mmfeat.encoders.families.tfidf import TfidfEncoder
-
-    tensors, terms = checkpoint.tensors(), checkpoint.record.get("terms")
-    if not isinstance(terms, list) or list(tensors) != ["idf"] or tensors["idf"].shape != (len(terms),):
-        raise EncoderError(
-            f"{checkpoint.folder}: damaged: its weights are not those of its terms. Remove the folder and run: mmfeat finetune"
-        )
-    return TfidfEncoder(terms, tensors["idf"], table.ngrams).eval()
+    return kind.restore(checkpoint, table), checkpoint
 
 
 def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
@@ -173,14 +144,14 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
     table = config.encoder[name]
     if table.checkpoint == "none":
         return None
-    given = table.checkpoint
+    given, settings = table.checkpoint, kind_of(table).fit_settings(table)
     candidates = checkpoints_of(checkpoints, name) if given == "latest" else [read_checkpoint(config.path(given))]
     key = None
     for candidate in candidates:
         recorded = candidate.record["table"]
         if recorded["model"] != table.model:
             continue
-        if table.model == TFIDF and (recorded.get("width"), recorded.get("ngrams")) != (table.width, table.ngrams):
+        if any(recorded.get(key) != value for key, value in settings.items()):
             continue
         if not candidate.frozen:
             return candidate
@@ -190,10 +161,10 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
     return None
 
 
-def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
+def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
     """The files and folders that the weights, the tokenizer and their configuration were read from."""
     sources: list[Path] = []
-    if table.model == TFIDF:
+    if table.fitted:
         return sources
     if table.pretrained not in ("auto", "random"):
         sources.append(config.path(table.pretrained))
@@ -212,7 +183,7 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watch
             "root": str(config.root),
             "seed": config.file_seed,
             "files": [_stamps(Path(path)) for path in [*watched, *folders]],
-            "versions": [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")],
+            "versions": [importlib.metadata.version(package) for package in kind_of(table).packages],
             "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
         }
     )

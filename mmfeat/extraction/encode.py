@@ -17,6 +17,7 @@ import numpy as np
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.progress import progress
 from mmfeat.encoders.batches import Batch, Encoded, groups_of, prepared_batches
+from mmfeat.encoders.kinds import modality_kind
 from mmfeat.extraction.writer import SegmentWriter
 from mmfeat.store import EncoderFeatures
 
@@ -73,8 +74,8 @@ class Extraction:
         Samples encoded at a time, at the end.
     tuned : str
         What was found to be fastest, where that was measured.
-    text : bool
-        The samples are captions.
+    faster_decoding : str
+        What else than more CPU cores would help where decoding is the limit.
     imported : bool
         The embeddings were made elsewhere: there is nothing that could be encoded.
     shares : dict[str, float]
@@ -93,7 +94,7 @@ class Extraction:
     unread: dict[int, str] = field(default_factory=dict)
     batch_size: int = 0
     tuned: str = ""
-    text: bool = False
+    faster_decoding: str = ""
     imported: bool = False
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
@@ -106,8 +107,7 @@ class Extraction:
         if self.shares["writing"] > _WRITING * total:
             return "the disk is the limit: put [store] path on a faster one"
         if self.shares["decoding"] > _WAITING * total:
-            smaller = "" if self.text else ", or images stored at about the encoder's size"
-            return f"decoding is the limit: more CPU cores{smaller}"
+            return f"decoding is the limit: more CPU cores{self.faster_decoding}"
         return ""
 
 
@@ -201,8 +201,8 @@ def extract_encoder(
     before = features.lookup(keys).only(~again)
     ours = in_shard(keys, shard)
     todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens, again)
-    text = features.spec.modality == "text"
-    result = Extraction(name, text=text, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    result.faster_decoding = modality_kind(features.spec.modality).faster_decoding
     if len(todo):
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]

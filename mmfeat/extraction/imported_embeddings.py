@@ -16,7 +16,7 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.files import digest_bytes
 from mmfeat.common.text import counted, shown
-from mmfeat.config.schema import OTHER
+from mmfeat.config.encoder_tables import OtherEncoderConfig
 from mmfeat.store import EncoderFeatures, EncoderSpec
 
 BLOCK_BYTES = 1 << 24  # examined at a time,
@@ -93,7 +93,9 @@ def examine(
             f"or scale all of them"
         )
     content = digest_bytes(np.sort(digests[keep].view("V32").ravel()).tobytes())
-    spec = EncoderSpec(OTHER, name, content, {"rows": int(keep.sum())}, "imported", {"dtype": dtype})
+    spec = EncoderSpec(
+        OtherEncoderConfig.modality, name, content, {"rows": int(keep.sum())}, "imported", {"dtype": dtype}
+    )
     return Imported(spec, digests, n_zeros)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmfeat.encoders.kinds import modality_kind
+
 SECONDS = 1.0  # that each setting is measured for
-BATCH_SIZES = {"image": (8, 16, 32, 64, 128, 256), "text": (16, 32, 64, 128, 256, 512)}
 _CLOSE = 0.97  # a smaller batch that is nearly as fast wins, for the memory that it saves
 
 
@@ -43,7 +44,7 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, se
     for settings in encoder.speed_settings():
         encoder.set_speed(**settings)
         best = 0.0
-        for size in BATCH_SIZES[encoder.modality]:
+        for size in modality_kind(encoder.modality).batch_sizes:
             inputs = encoder.collate([prepared[i % len(prepared)] for i in range(size)])
             try:
                 rate = _rate(encoder, device, inputs, size, tokens, seconds)

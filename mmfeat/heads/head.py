@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -124,12 +123,12 @@ class Head(nn.Module):
             x, present = self._some_hidden(x, present, noise)
         return self.fused(x, present, noise)
 
-    @abstractmethod
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)` of standardised embeddings; `noise` drops values in a fit, and nothing elsewhere.
 
         It is called under `torch.func.vmap` for many heads at once: no branch on a tensor's values, no change in place.
         """
+        raise NotImplementedError
 
     def _some_hidden(
         self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise

@@ -12,7 +12,7 @@ import numpy as np
 from mmfeat.common.json_shapes import Choice, Number, Shape
 from mmfeat.common.progress import say
 from mmfeat.common.seals import read_record, write_sealed
-from mmfeat.config.schema import MODALITIES, OTHER
+from mmfeat.config.encoder_tables import MODALITY_TABLES
 from mmfeat.metrics import better, bootstrap_metrics
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.runs.comparison import Candidate, Compared, Part, compared, first_seed
@@ -83,7 +83,7 @@ _TEXTS = ("typed", "label", "name", "model", "encoder_key", "measured", "device"
 _SECONDS = Number(float, low=0)
 _SHAPE: dict[str, Shape] = {
     **dict.fromkeys(_TEXTS, str),
-    "modality": Choice((*MODALITIES, OTHER)),
+    "modality": Choice(MODALITY_TABLES),
     "width": Number(int, low=1),
     "size_mb": (_SECONDS, None),
     "n_labelled": Number(int, low=0),
@@ -142,7 +142,7 @@ def encoder_lines(
 ) -> list[EncoderLine]:
     """Lines by modality, in each the best first; arguments as for :func:`mmfeat.runs.comparison.compared`."""
     order, lines = np.argsort(numbers, kind="stable"), []
-    for modality in sorted({record.modality for record, _ in found}, key=(*MODALITIES, OTHER).index):
+    for modality in sorted({record.modality for record, _ in found}, key=list(MODALITY_TABLES).index):
         group = sorted((pair for pair in found if pair[0].modality == modality), key=lambda pair: pair[0].label)
         candidates = [Candidate(r.label, r.label, part, r.size_mb, False) for r, part in group]
         ones = [

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfeat.common.errors import StoreError
 from mmfeat.common.text import counted
+from mmfeat.config.encoder_tables import modality_table
 from mmfeat.store.commits import EMBEDDINGS, commit_paths
 from mmfeat.store.encoder_record import read_record
 from mmfeat.store.feature_store import FeatureStore
@@ -92,8 +93,7 @@ def encoder_status(
     stale, why = stale_rows(store, spec, keys, lacking & ~changed)
     reasons = [why] if why else []
     if changed.any():
-        what = "image" if spec.modality == "image" else "caption"
-        reasons.append(f"{counted(int(changed.sum()), what)} changed")
+        reasons.append(f"{counted(int(changed.sum()), modality_table(spec.modality).sample)} changed")
     if n := int((redone & before.good).sum()):
         reasons.append(f"{counted(n, 'image')} decoded otherwise now")
     if n := int((redone & before.error).sum()):

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
-from mmfeat.config.schema import OTHER
+from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows, in_shard, missing_rows
 from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
@@ -101,7 +101,7 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
         to_logits,
         measured.seconds,
         n_bytes / 1e6,
-        table.modality == OTHER,
+        table.made_elsewhere,
     )
 
 
@@ -109,7 +109,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
     """How long the rows would take, read and prepared, and how many bytes they are, from a few batches of them."""
     if not len(todo):
         return Estimate(0.0, 0)
-    name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
+    name = identity.name
     read = project.reader(name)
     session = open_session(project, identity, read, ExtractionOptions(), encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
@@ -119,7 +119,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
         read,
         project.store.dtype,
         tokens=project.config.encoder[name].tokens,
-        length=(lambda row: len(captions[row])) if modality == "text" else None,
+        length=modality_kind(identity.spec.modality).lengths(project),
     )
 
 
@@ -200,7 +200,9 @@ def _plan_words(project: Project, plan: FitPlan) -> PlannedFinetuning:
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
     measured = measure_encoding(project, identity, todo, encoder)
-    what = f"{counted(encoder.width, 'term')} of the training captions, {counted(len(todo), 'row')} to encode; then its output, in seconds"
+    kind = kind_of(project.config.encoder[plan.name])
+    fitted = f"{kind.fitted_what(encoder)} of the training {kind.reads}"
+    what = f"{fitted}, {counted(len(todo), 'row')} to encode; then its output, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
     return PlannedFinetuning(
         plan.name, _model(project, plan), "", what, False, measured.seconds, mb, measured.n_bytes / 1e6
@@ -237,7 +239,7 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
         )
         done = fit.resume()
         seconds = fit.estimate()
-    n_val = len(distinct_rows(project.row_keys(plan.pretrained.spec.modality).keys, samples.val))
+    n_val = len(distinct_rows(project.keys_of(plan.pretrained).keys, samples.val))
     forward = len(samples.val) / 3  # as EncoderFit counts it, and once more for the store
     seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
     n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)

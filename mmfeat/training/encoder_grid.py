@@ -11,7 +11,7 @@ from typing import Any
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import shown, toml_value
-from mmfeat.config.schema import FILE_NAME, FINETUNE_KEYS, OTHER, TFIDF, Config, FinetuneConfig
+from mmfeat.config.schema import FILE_NAME, FINETUNE_KEYS, Config, FinetuneConfig
 from mmfeat.project.project import Project
 from mmfeat.training.head_grid import texts_of
 
@@ -86,7 +86,7 @@ def finetune_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> F
     fixed = {key: text for key, text in overrides.items() if key not in swept}
     project = Project(folder, fixed)
     table = project.encoder_table(name)
-    if table.modality == OTHER or table.model == TFIDF:
+    if not table.tunable:
         raise ConfigError(f"encoder.{name}: {shown(table.model)} has no network to fine-tune")
     axes = {_key(name, key): texts for key, texts in swept.items()}
     cells, seen = [], []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.encoders.weights import hub, load_strictly, read_state
@@ -27,6 +26,8 @@ class ImageEncoder(Encoder):
         The name by which :func:`build_image_encoder` makes the same network again.
     source : str
         The package that makes the network.
+    prefix : str
+        What may stand before a model's name so that this family is meant; empty for the usual one.
     on_hub : bool
         Whether its weights come from the Hugging Face hub.
     own_pooling : str
@@ -35,8 +36,9 @@ class ImageEncoder(Encoder):
         Whether the network itself was changed for the size of its images: its position embeddings, or windows.
     """
 
-    modality = "image"
+    kind = modality = "image"
     source: str
+    prefix = ""
     on_hub = False
     own_pooling: str
     resized = False
@@ -65,12 +67,25 @@ class ImageEncoder(Encoder):
         self.set_speed()
 
     @staticmethod
-    @abstractmethod
+    def knows(model: str) -> bool:
+        """Whether the family has a model of this name, whatever its weights."""
+        raise NotImplementedError
+
+    @staticmethod
+    def names() -> list[str]:
+        """All models that the family has."""
+        raise NotImplementedError
+
+    @staticmethod
+    def meant(model: str, own_weights: bool) -> str:
+        """The model that a name means, where people call it otherwise than the family does."""
+        return model
+
+    @staticmethod
     def named(model: str) -> tuple[str, str]:
         """The name that makes the network again, and the architecture as keys and folders of the store have it."""
 
     @staticmethod
-    @abstractmethod
     def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
         """A network that ends with the pooled features, and the prefixes of the tensors it has without need: its classifier's.
 
@@ -86,6 +101,7 @@ class ImageEncoder(Encoder):
         EncoderError
             It has no such weights, or they are out of reach, or no pooled features.
         """
+        raise NotImplementedError
 
     @staticmethod
     def for_size(network: nn.Module, size: int) -> bool:
@@ -99,19 +115,19 @@ class ImageEncoder(Encoder):
         return False
 
     @staticmethod
-    @abstractmethod
     def data_config_of(network: nn.Module, model: str) -> dict[str, Any]:
         """The preprocessing that the model's own configuration states, as timm writes it."""
+        raise NotImplementedError
 
     @staticmethod
-    @abstractmethod
     def width_of(network: nn.Module) -> int:
         """D of a network's pooled features, without running it."""
+        raise NotImplementedError
 
     @staticmethod
-    @abstractmethod
     def weights_files(model: str) -> list[Path]:
         """Files or folders in which the model's own weights lie, where they are on disk."""
+        raise NotImplementedError
 
     @staticmethod
     def has_weights(model: str) -> bool:
@@ -156,7 +172,6 @@ class ImageEncoder(Encoder):
         """Bytes to float32 as torchvision's ToTensor and Normalize do it."""
         return ((pixels / 255) - self.mean).div_(self.std).contiguous(memory_format=self._memory_format)
 
-    @abstractmethod
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features `(B, D)` and unpooled ones `(B, C, h, w)` of normalised pixels.
 
@@ -165,6 +180,7 @@ class ImageEncoder(Encoder):
         EncoderError
             The network has no grid of spatial features.
         """
+        raise NotImplementedError
 
     def square(self, tokens: Tensor) -> Tensor:
         """Tokens `(B, L, C)` of a square image, row by row, as a grid `(B, C, h, w)`."""
@@ -196,6 +212,22 @@ class ImageEncoder(Encoder):
         return f"{self.own_pooling}, mean with the mirror image" if self.flip else self.own_pooling
 
 
+_FAMILIES: list[type[ImageEncoder]] = []
+
+
+def register_image_family(cls: type[ImageEncoder]) -> type[ImageEncoder]:
+    """Class decorator: models of this family can be named in `[encoder.NAME]`, after those of families before it."""
+    _FAMILIES.append(cls)
+    return cls
+
+
+def image_families() -> list[type[ImageEncoder]]:
+    """All families, in the order in which a model's name is looked up."""
+    from mmfeat.encoders.families import timm_models, torchvision_models  # noqa: F401 - they register themselves
+
+    return sorted(_FAMILIES, key=lambda family: bool(family.prefix))
+
+
 def build_image_encoder(
     name: str,
     config: ImageEncoderConfig,
@@ -221,7 +253,7 @@ def build_image_encoder(
     EncoderError
         No such model, weights out of reach, weights that do not fit.
     """
-    from mmfeat.encoders.model_names import image_family  # of the families, which build on the class above
+    from mmfeat.encoders.model_names import image_family  # imports the families, which build on the class above
 
     kind, model = image_family(name, config.model, config.pretrained, folder)
     own = config.pretrained == "auto"

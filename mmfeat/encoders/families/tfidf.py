@@ -17,7 +17,7 @@ from torch import Tensor
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
 from mmfeat.common.text import counted
-from mmfeat.config.schema import TFIDF
+from mmfeat.config.encoder_tables import TFIDF
 from mmfeat.encoders.encoder import Encoder
 
 _WORDS = {"lowercase": True, "token_pattern": r"(?u)\b\w\w+\b"}  # scikit-learn's own; said, since keys depend on it
@@ -76,7 +76,7 @@ class TfidfEncoder(Encoder):
         `(D,)` float32.
     """
 
-    modality, architecture, precision, pooling = "text", TFIDF, "float32", "l2"
+    kind, modality, architecture, precision, pooling = TFIDF, "text", TFIDF, "float32", "l2"
 
     def __init__(self, terms: Sequence[str], idf: Tensor, ngrams: int) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder, register_image_family
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub_folder, torch_hub_file
 
@@ -18,7 +18,11 @@ import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
 from timm.models import group_parameters  # noqa: E402
 
+# timm has this architecture, but weights of it only in the form that was ported from TensorFlow
+WITH_WEIGHTS = {"efficientnetv2_s": "tf_efficientnetv2_s"}
 
+
+@register_image_family
 class TimmEncoder(ImageEncoder):
     """Any model of timm; `NAME`, or `NAME.TAG` for other weights than the usual ones."""
 
@@ -34,6 +38,11 @@ class TimmEncoder(ImageEncoder):
     def names() -> list[str]:
         """All models that timm has."""
         return timm.list_models()
+
+    @staticmethod
+    def meant(model: str, own_weights: bool) -> str:
+        """The form of an architecture that timm has weights of."""
+        return WITH_WEIGHTS.get(model, model) if own_weights else model
 
     @staticmethod
     def named(model: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder, register_image_family
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import INSTEAD, load_strictly, read_state, torch_hub_file, within_reach
 
@@ -36,6 +36,7 @@ _LISTS = (nn.Sequential, nn.ModuleList, AnyStage, VitEncoder)  # of blocks, whic
 _WATCHING = threading.Lock()  # what is watched of a network belongs to the network, whichever thread runs it
 
 
+@register_image_family
 class TorchvisionEncoder(ImageEncoder):
     """Any classification model of torchvision; `NAME`, or `NAME.WEIGHTS` for others than its best ones.
 
@@ -43,6 +44,7 @@ class TorchvisionEncoder(ImageEncoder):
     """
 
     source = "torchvision"
+    prefix = PREFIX
     own_pooling = "input of the classifier's last layer"
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.common.files import digest_json
-from mmfeat.config.schema import TextEncoderConfig
+from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.families.sentence_folders import stated_pooling
 from mmfeat.encoders.families.text_names import TOWERS, hub_name, local_folder, nearest_text_models, two_towers
@@ -52,7 +52,7 @@ class TextEncoder(Encoder):
         The folder that it was read from, or the hub's name.
     """
 
-    modality = "text"
+    kind = modality = "text"
     model_config: Any
     source: str
 
