@@ -114,7 +114,7 @@ def test_fine_tuning_is_planned_and_then_made_before(project):
 
 
 def test_a_fine_tuning_that_was_interrupted_has_fewer_epochs_left(project, monkeypatch):
-    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+    from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
 
     keep = EncoderFit._keep
 

@@ -357,7 +357,7 @@ def test_fine_tuning_resumed_is_the_undisturbed_one(project, monkeypatch):
     """Stopped after the first epoch and started again, it ends with the same bytes."""
     import shutil
 
-    from mmfeat.encoders.finetuning import fit_encoder as module
+    from mmfeat.encoders.finetuning import validated_epochs as module
     from mmfeat.project.project import Project
     from mmfeat.workflows.finetune import finetune
 
@@ -395,7 +395,7 @@ def test_fine_tuning_changes_the_key_of_its_encoder_alone(project):
 
 
 def test_estimating_changes_no_weight(project):
-    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+    from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
     from mmfeat.training.encoder_training import samples_of
 
@@ -406,12 +406,12 @@ def test_estimating_changes_no_weight(project):
         encoder,
         samples,
         project.config.finetune_of("image"),
-        "samples-f1",
-        project.config.predict,
-        0,
-        CPU,
-        project.root / "r",
-        "x",
+        metric="samples-f1",
+        rule=project.config.predict,
+        seed=0,
+        device=CPU,
+        resume_file=project.root / "r",
+        fingerprint="x",
     )
     assert fit.estimate() > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())

@@ -13,7 +13,8 @@ from conftest import run_cli
 from mmfeat.common.errors import DataError, EncoderError
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.batches import UndecodableSample
-from mmfeat.encoders.finetuning import fit_encoder as encoders
+from mmfeat.encoders.finetuning import gradient_steps
+from mmfeat.encoders.finetuning import validated_epochs as encoders
 from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.project.encoding import extract
@@ -127,7 +128,7 @@ def test_float16_is_not_trained_on_a_cpu(project):
 
 def test_float16_scales_its_loss_and_resumes_with_its_scale(project, monkeypatch):
     """On a CPU too, where it is only too slow and coarse to be of use; stopped and resumed it ends with the same bytes."""
-    for module in (encoders, workflow):
+    for module in (gradient_steps, workflow):
         monkeypatch.setattr(module, "training_precision", lambda *_: "float16")
     project = edit(project, r"(?<=\[encoder.text\]\n)", 'precision = "float16"\n')
     scales = []

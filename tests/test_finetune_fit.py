@@ -15,9 +15,9 @@ from mmfeat.common.errors import EncoderError
 from mmfeat.common.losses import masked_loss, summed_loss
 from mmfeat.common.schedule import schedule
 from mmfeat.config.finetune_recipes import FinetuneConfig, recipe_settings
-from mmfeat.encoders.finetuning import fit_encoder as module
-from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+from mmfeat.encoders.finetuning import validated_epochs as module
 from mmfeat.encoders.finetuning.optimisation import Average, optimizer_of, piece_size
+from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.project.project import Project
 from mmfeat.training.encoder_training import samples_of
@@ -33,7 +33,9 @@ def fit_of(project: Project, name: str, n_train: int | None = None, **settings) 
         samples = dataclasses.replace(samples, train=samples.train[:n_train])
     config = dataclasses.replace(project.config.finetune_of(name), **settings)
     rule, file = project.config.predict, project.root / "resume"
-    return EncoderFit(encoder, samples, config, "loss", rule, 0, CPU, file, "x")
+    return EncoderFit(
+        encoder, samples, config, metric="loss", rule=rule, seed=0, device=CPU, resume_file=file, fingerprint="x"
+    )
 
 
 def gradients(fit: EncoderFit) -> list[torch.Tensor]:
@@ -229,8 +231,8 @@ def test_it_begins_with_the_output_of_the_frozen_encoder(project):
 def test_a_loss_that_is_no_number_keeps_the_best_epoch_before(project, monkeypatch):
     step = EncoderFit._step
 
-    def overflowing(self, batch):
-        loss = step(self, batch)
+    def overflowing(self, batch, number):
+        loss = step(self, batch, number)
         return loss * float("nan") if (self.state.epoch, self.state.step) == (1, 1) else loss
 
     monkeypatch.setattr(EncoderFit, "_step", overflowing)

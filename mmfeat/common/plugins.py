@@ -8,7 +8,7 @@ package: mmfeat imports no code that lies in a project, in a store or in an expo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mmfeat.common.errors import one_line
 from mmfeat.common.progress import say
@@ -29,10 +29,12 @@ class Registry(Mapping[str, T], Generic[T]):
         What is registered, for messages: `encoder kind`, `head`.
     group : str
         The group of entry points that extend it; empty: none do.
+    like : Mapping, optional
+        Names are listed in the order of this one's.
     """
 
-    def __init__(self, what: str, group: str = "") -> None:
-        self.what, self.group = what, group
+    def __init__(self, what: str, group: str = "", like: Mapping[str, Any] | None = None) -> None:
+        self.what, self.group, self.like = what, group, like
         self._known: dict[str, T] = {}
 
     def register(self, name: str, one: T) -> None:
@@ -59,7 +61,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         load_plugins(self.group)
-        return iter(dict(self._known))
+        first = [name for name in self.like or () if name in self._known]
+        return iter(dict.fromkeys([*first, *self._known]))
 
     def __bool__(self) -> bool:
         return True

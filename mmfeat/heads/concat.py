@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mmfeat.heads.linear import LinearHead
+from mmfeat.heads.registry import register_head
 
 
+@register_head("concat")
 class ConcatHead(LinearHead):
     """`logits = W [F_T; F_I] + b`."""
 

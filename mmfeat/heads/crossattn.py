@@ -21,8 +21,10 @@ from mmfeat.heads.attention import Attention, Tokens
 from mmfeat.heads.head import Head
 from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
+@register_head("crossattn")
 class CrossAttentionHead(Head):
     """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)` joined with all embeddings, then fully connected."""
 

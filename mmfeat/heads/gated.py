@@ -15,8 +15,10 @@ from mmfeat.config.schema import GatedConfig
 from mmfeat.heads.attention import masked_softmax
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
+@register_head("gated")
 class GatedHead(Head):
     """`h = sum_m z_m * tanh(W_m x_m)`, `z = softmax_m(G_m [x_1; x_2; ...])`, `logits = V h + b`."""
 

@@ -20,10 +20,12 @@ from mmfeat.config.schema import LabelQueryConfig
 from mmfeat.heads.attention import Attention, Tokens
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 MAX_QUERIES = 100  # with more classes, each query answers for several
 
 
+@register_head("labelquery")
 class LabelQueryHead(Head):
     """`h_k = LayerNorm(q_k + MultiHead(q_k, tokens))`, `o_k = LayerNorm(h_k + FFN(h_k))`, `logit_k = v_k . o_k + b_k`."""
 

@@ -11,8 +11,10 @@ from mmfeat.config.schema import LinearConfig
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
 from mmfeat.heads.products import InputLinear
+from mmfeat.heads.registry import register_head
 
 
+@register_head("linear")
 class LinearHead(Head):
     """`logits = W [x_1; x_2; ...] + b` on standardised embeddings."""
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from mmfeat.config.schema import MlpConfig
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
 class Hidden(nn.Module):
@@ -35,6 +36,7 @@ class Hidden(nn.Module):
         return functional.gelu(self.norm(sum(others, first + self.bias)))
 
 
+@register_head("mlp")
 class MlpHead(Head):
     """`logits = V gelu(LayerNorm(W [x_1; x_2; ...] + c)) + b`."""
 

@@ -16,8 +16,10 @@ from mmfeat.config.schema import WeightedConfig
 from mmfeat.heads.head import Head
 from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
+@register_head("weighted")
 class WeightedHead(Head):
     """`h_m = gelu(LayerNorm(W_m x_m))`, `w_m = 2 sigmoid(g_m [h_1; h_2; ...])`, `logits = sum_m w_m V_m h_m + b`."""
 

@@ -216,7 +216,7 @@ def _model(project: Project, plan: FitPlan) -> str:
 def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """What an end-to-end fine-tuning would take, from a few of its own batches, forward and backward."""
     from mmfeat.common.devices import torch_device
-    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+    from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
     from mmfeat.training.encoder_training import named, resume_file_of, samples_of
 
@@ -230,12 +230,12 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
             encoder,
             samples,
             settings,
-            config.metric,
-            config.predict,
-            config.seed,
-            torch_device(config.device),
-            resume_file_of(project, name),
-            plan.fingerprint,
+            metric=config.metric,
+            rule=config.predict,
+            seed=config.seed,
+            device=torch_device(config.device),
+            resume_file=resume_file_of(project, name),
+            fingerprint=plan.fingerprint,
         )
         done = fit.resume()
         seconds = fit.estimate()

@@ -21,10 +21,11 @@ from mmfeat.common.text import counted, quoted
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, LinearProbe, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.finetuning.fit_encoder import FittedEncoder, fit_encoder
+from mmfeat.encoders.finetuning.fit_encoder import fit_encoder
 from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.finetuning.resume_state import forget_state
 from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.finetuning.validated_epochs import FittedEncoder
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.heads.training.epochs import FittedHead
