@@ -254,3 +254,9 @@ def test_an_unknown_modality_or_kind_is_one_line(tmp_path):
     ):
         with pytest.raises(EncoderError, match="Install the package"):
             wrong()
+
+
+def test_the_guide_has_the_tested_code():
+    text = (ROOT / "docs" / "how-to" / "extend.md").read_text(encoding="utf-8")
+    for name in ("mmfeat_sound.py", "mmfeat_products.py", "pyproject.toml"):
+        assert (PACKAGE / name).read_text(encoding="utf-8").rstrip() in text, name

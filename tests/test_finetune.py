@@ -19,7 +19,7 @@ from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.workflows import finetune as workflow
+from mmfeat.training import encoder_training as workflow
 from mmfeat.workflows.finetune import finetune
 
 

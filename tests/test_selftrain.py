@@ -34,7 +34,7 @@ PRIOR = arrays(np.float64, (K,), elements=st.floats(0.01, 0.9))
 @pytest.mark.parametrize("policy", POLICIES)
 @given(probs=PROBS, labels=GIVEN, prior=PRIOR)
 def test_given_labels_never_change_and_targets_are_probabilities_or_unknown(policy, probs, labels, prior):
-    found = targets_of(SelftrainConfig(policy=policy), probs, prior, labels, RULE)
+    found = targets_of(SelftrainConfig(policy=policy), probs, prior, labels=labels, rule=RULE)
     known = labels >= 0
     assert np.array_equal(found.labels[known], labels[known])
     free = found.labels[~known]
@@ -51,14 +51,14 @@ def test_given_labels_never_change_and_targets_are_probabilities_or_unknown(poli
 def test_a_row_is_taught_the_same_wherever_it_stands(policy, probs, prior, data):
     order = data.draw(st.permutations(range(N)))
     config, none = SelftrainConfig(policy=policy), np.full((N, K), -1)
-    one = targets_of(config, probs, prior, none, RULE).labels
-    assert np.allclose(targets_of(config, probs[order], prior, none, RULE).labels, one[order])
+    one = targets_of(config, probs, prior, labels=none, rule=RULE).labels
+    assert np.allclose(targets_of(config, probs[order], prior, labels=none, rule=RULE).labels, one[order])
 
 
 @pytest.mark.parametrize("policy", ["confident", "class-aware", "soft"])
 @given(probs=PROBS, prior=PRIOR)
 def test_of_two_rows_the_more_probable_is_never_taught_less(policy, probs, prior):
-    labels = targets_of(SelftrainConfig(policy=policy), probs, prior, np.full((N, K), -1), RULE).labels
+    labels = targets_of(SelftrainConfig(policy=policy), probs, prior, labels=np.full((N, K), -1), rule=RULE).labels
     taught = np.where(labels < 0, 0.5, labels)
     for k in range(K):
         assert (np.diff(taught[np.argsort(probs[:, k], kind="stable"), k]) >= -1e-6).all()
@@ -66,7 +66,9 @@ def test_of_two_rows_the_more_probable_is_never_taught_less(policy, probs, prior
 
 def test_class_aware_expects_as_many_positives_as_the_prior_says():
     probs = np.random.default_rng(0).random((1000, 2)) * [1, 0.01]  # of the second class nothing passes 1/2
-    found = targets_of(SelftrainConfig(policy="class-aware"), probs, np.array([0.2, 0.2]), np.full((1000, 2), -1), RULE)
+    found = targets_of(
+        SelftrainConfig(policy="class-aware"), probs, np.array([0.2, 0.2]), labels=np.full((1000, 2), -1), rule=RULE
+    )
     assert np.allclose((found.labels == 1).mean(0), 0.15, atol=0.01)
     assert np.allclose((found.labels == 0).mean(0), 0.7, atol=0.01)
 
@@ -204,7 +206,7 @@ def test_a_row_labelled_in_part_is_taught_what_it_lacks_and_trains_once(policy):
     labels[:10, 0] = -1
     data, free = dataclasses.replace(data, labels=labels), np.concatenate([np.arange(10), unlabelled])
     probs, prior = np.full((len(free), labels.shape[1]), 0.9), np.full(labels.shape[1], 0.5)
-    targets = targets_of(SelftrainConfig(policy=policy), probs, prior, labels[free].numpy(), RULE)
+    targets = targets_of(SelftrainConfig(policy=policy), probs, prior, labels=labels[free].numpy(), rule=RULE)
     part = with_targets(data, free, targets)
     assert sorted(part.train) == list(range(120 if (targets.labels[10:] >= 0).any() else 40))
     assert torch.equal(part.labels[:10, 1:], labels[:10, 1:].float())
