@@ -110,7 +110,7 @@ def register_encoder_table(cls: Table) -> Table:
 
 
 def encoder_table_class(modality: str, raw: dict[str, Any]) -> type[EncoderTable] | None:
-    """The settings class that a table of mmfeat.toml, or its record in a checkpoint, is of; None where there is none.
+    """The settings class of a table of mmfeat.toml, or of its record in a checkpoint; None if no kind takes it.
 
     A kind of an installed package for a modality that mmfeat has kinds for is named before the model: `model = "KIND:MODEL"`.
     """

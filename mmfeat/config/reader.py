@@ -1,4 +1,4 @@
-"""Reading mmfeat.toml: names, types and ranges are checked, and every mistake is one line that names its place."""
+"""Reading mmfeat.toml: names, types and ranges are checked; every mistake is one line with its place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mmfeat.config.schema import (
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
-    """A configuration from nested values that stand in no file yet, checked like a file's."""
+    """A configuration from nested values without a file, checked like a file's."""
     keys = _dotted(raw)
     where = _Where("", set(keys), _encoders(raw))
     config = _read(Config, raw, "", where)
@@ -54,8 +54,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     path : Path
         The file.
     overrides : dict[str, Any], optional
-        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. What an encoder is, the data,
-        the split and the store cannot be overridden: all commands must agree on them.
+        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. Encoders, data, split and store
+        cannot be overridden: all commands must agree on them.
 
     Raises
     ------
@@ -85,9 +85,9 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
 
 
 def with_rule_for(config: Config, n_classes: int) -> Config:
-    """The settings with `predict.empty = "none"` where there is one class and nothing else was asked for.
+    """The settings with `predict.empty = "none"` where there is one class and the file does not set it.
 
-    The most probable of one class is that class: every row would be positive, whatever a model has learned.
+    The top class of one class is that class: every row would be positive, whatever the model.
     """
     if n_classes != 1 or "predict.empty" in config.origins:
         return config
@@ -95,7 +95,7 @@ def with_rule_for(config: Config, n_classes: int) -> Config:
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """A configuration with other values for some keys, as options would give them: what is recorded of it says so.
+    """A configuration with other values for some keys. They count, and are recorded, as options.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _W
 
 @dataclass(frozen=True)
 class _Where:
-    """Finds the line of a key, for messages; knows the encoders' names."""
+    """Finds the line of a key in the file, for messages."""
 
     text: str
     overridden: set[str]
@@ -157,7 +157,7 @@ class _Where:
 
 
 def _encoders(raw: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the encoders that have a table, or else of those that are there by default."""
+    """Names of the encoders that have a table, or of the default ones."""
     tables = raw.get("encoder")
     named = tuple(name for name, table in tables.items() if isinstance(table, dict)) if isinstance(tables, dict) else ()
     return named or MODALITIES
@@ -194,7 +194,7 @@ def _nearest(name: str, valid: list[str]) -> str:
 
 
 def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
-    """The settings of one stage or head, given in Python; checked as those of the file are.
+    """The settings of one stage or head, given in Python and checked like a file's.
 
     Raises
     ------
@@ -318,7 +318,7 @@ def wrong_name(name: str) -> str:
 
 
 def _read_finetune(stage: dict[str, Any], where: _Where) -> FinetuneStage:
-    """The recipe, and of each encoder only what is set for it."""
+    """The recipe, and the settings of each encoder that the file gives."""
     encoders = {}
     for name, table in stage.items():
         if name in FINETUNE_KEYS:
@@ -337,7 +337,7 @@ def _no_table(dotted: str, group: str, where: _Where) -> str:
 
 
 def _fitted(config: Config, keys: set[str]) -> Config:
-    """Inputs and head that the file leaves out, as the encoders that are there allow."""
+    """Inputs and head that the file leaves out, chosen by its encoders."""
     fuse, names = config.fuse, tuple(config.encoder)
     if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
         head = fuse.head if "fuse.head" in keys else HEAD if len(names) > 1 else HEAD_ALONE
@@ -346,7 +346,7 @@ def _fitted(config: Config, keys: set[str]) -> Config:
 
 
 def _check(config: Config, where: _Where) -> None:
-    """What no single value shows."""
+    """Checks across settings."""
     names = list(config.encoder)
     if not names:
         raise ConfigError(f"{where('encoder')}: there is no encoder. Write: [encoder.image]")

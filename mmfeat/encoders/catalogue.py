@@ -1,4 +1,4 @@
-"""What an encoder would be, without its weights: sizes counted on a network that has shapes and no values."""
+"""Sizes of encoders without their weights: counted on a network on torch's meta device, which has shapes and no values."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
     Raises
     ------
     EncoderError
-        There is no such model, or it is of no use as an encoder.
+        There is no such model, or it cannot be an encoder.
     """
     kind, model = image_family("image", table.model, table.pretrained, folder)
     try:
         with torch.device("meta"):
             network, _ = kind.make_network("image", model, own_weights=False)
-    except (NotImplementedError, RuntimeError):  # it reads values while it is made
+    except (NotImplementedError, RuntimeError):  # it reads values while it is built
         network, _ = kind.make_network("image", model, own_weights=False)
     stated = kind.data_config_of(network, model)["input_size"][1:] if table.size == "auto" else (table.size, table.size)
     places, fetched = _places(table.pretrained, folder, kind.weights_files(model) if kind.has_weights(model) else [])
@@ -59,7 +59,7 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
 
 
 def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
-    """A model of transformers, from its configuration on disk, or from what is known of it.
+    """A model of transformers, from its configuration on disk or from the list of known models.
 
     Raises
     ------
@@ -108,12 +108,12 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
 
 
 def matching(pattern: str) -> list[tuple[str, str]]:
-    """Name and modality of known models: those that a pattern with `*` matches whole, or that a word is part of.
+    """Name and modality of the known models that a pattern with `*` matches, or that contain a word.
 
     Raises
     ------
     EncoderError
-        None does; the nearest are said.
+        There is none; the message has the nearest names.
     """
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
     families, bare = image_families(), {}  # name to the same in lower case, without the family's prefix
@@ -155,7 +155,7 @@ def _megabytes(network: torch.nn.Module) -> float:
 
 
 def _places(pretrained: str, folder: Path, own: list[Path], fetched: bool = True) -> tuple[tuple[str, ...], bool]:
-    """Where an encoder's weights lie, and whether they come from a network."""
+    """Where an encoder's weights are, and whether they are downloaded."""
     if pretrained == RANDOM:
         return (RANDOM,), False
     if pretrained != "auto":

@@ -1,7 +1,7 @@
-"""From an `[encoder.NAME]` table to the encoder it means, and to the keys under which its features are filed.
+"""From an `[encoder.NAME]` table to the encoder, and to the keys of its features.
 
-Building an encoder imports timm or transformers and reads all its weights. `identify` remembers what came of it, with
-the size, time and inode of every file that went into it, so that commands which only need the keys do neither.
+Building an encoder imports timm or transformers and reads all weights. `identify` remembers the result with the size, time
+and inode of every file that was read, so that commands which need only the keys do neither.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 @dataclass(frozen=True)
 class Identity:
-    """An encoder as the right side of the wall knows it: names and keys, no weights.
+    """An encoder without its weights: names, keys and sizes.
 
     Attributes
     ----------
     spec : EncoderSpec
-        What its embeddings depend on; `spec.key` is the encoder key.
+        Everything that its embeddings depend on; `spec.key` is the encoder key.
     checkpoint : str or None
         The checkpoint in use, such as `image-1`.
     output_key : str or None
-        What its logits are filed under; None where it has no linear output.
+        The key of its logits; None without a linear output.
     size_mb : float or None
-        None of an imported encoder: how large the network was is not known.
+        None for an imported encoder, whose network is not known.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Identity:
 def build_encoder(
     config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
 ) -> tuple[Any, Checkpoint | None]:
-    """Build the encoder that `[encoder.NAME]` means, with its checkpoint's tensors where one is in use.
+    """Build the encoder of `[encoder.NAME]`, with the tensors of its checkpoint if one is in use.
 
     Parameters
     ----------
     pretrained_only : bool
-        Leave checkpoints aside: what fine-tuning starts from.
+        Ignore checkpoints, as fine-tuning does.
 
     Returns
     -------
@@ -81,14 +81,14 @@ def build_encoder(
 
 
 def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pretrained_only: bool = False) -> Identity:
-    """The keys of an encoder, from memory where nothing that went into them has changed.
+    """The keys of an encoder; from memory if no file that they depend on has changed.
 
     Parameters
     ----------
     memory : Path
-        A file for each meaning of `pretrained_only`.
+        The file of what is remembered; another one for each value of `pretrained_only`.
     pretrained_only : bool
-        Leave checkpoints aside: what fine-tuning starts from.
+        Ignore checkpoints, as fine-tuning does.
     """
     table = config.encoder[name]
     given = "none" if pretrained_only else table.checkpoint
@@ -119,7 +119,7 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
 
 
 def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Checkpoint | None:
-    """The checkpoint in use, if there is one."""
+    """The checkpoint in use, if any."""
     if identity.checkpoint is None:
         return None
     given = config.encoder[identity.name].checkpoint
@@ -140,7 +140,7 @@ def _restored(kind: EncoderKind, config: Config, name: str, checkpoints: Path) -
 
 
 def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
-    """The checkpoint in use: of the same model and, where only the output was fitted, of the very same embeddings."""
+    """The checkpoint in use: of the same model, and of the same embeddings if only the output was fitted."""
     table = config.encoder[name]
     if table.checkpoint == "none":
         return None
@@ -162,7 +162,7 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
 
 
 def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
-    """The files and folders that the weights, the tokenizer and their configuration were read from."""
+    """Files and folders that weights, tokenizer and configuration were read from."""
     sources: list[Path] = []
     if table.fitted:
         return sources
@@ -172,7 +172,7 @@ def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
 
 
 def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watched: list[str]) -> str:
-    """Digest of all that a remembered identity rests on; `given` says which checkpoint may be in use."""
+    """Digest of everything that a remembered identity depends on; `given` is the checkpoint setting."""
     table = config.encoder[name]
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
         given, [config.path(given)]
@@ -184,7 +184,7 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watch
             "seed": config.file_seed,
             "files": [_stamps(Path(path)) for path in [*watched, *folders]],
             "versions": [importlib.metadata.version(package) for package in kind_of(table).packages],
-            "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
+            "mmfeat": [__version__, KEY_VERSION],  # another version may prepare samples differently
         }
     )
 

@@ -1,4 +1,4 @@
-"""The linear head: one encoder's output (P4), or of several encoders joined."""
+"""The linear head on one encoder (P4) or on the joined embeddings of several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LinearHead(Head):
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight `(K, sum of D)` and bias `(K,)` of the same function of raw embeddings: standardisation folded in."""
+        """Weight `(K, sum of D)` and bias `(K,)` of the same function on raw embeddings, with standardisation folded in."""
         mean = torch.cat([getattr(self, f"mean_{name}") for name in self.widths])
         scale = torch.cat([getattr(self, f"scale_{name}") for name in self.widths])
         weight = self.output.weight / scale

@@ -1,4 +1,4 @@
-"""The epochs of a stack of heads: each keeps its best on val, stops for itself, and then costs nothing more."""
+"""The epochs of a stack of heads: each head keeps its best epoch on val and stops on its own; then it costs nothing more."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class FittedHead:
     best_epoch : int
         Counted from 1.
     seconds : float
-        Its share of the pass that it was trained in.
+        Its share of its pass's time.
     error : str
-        Why it could not be fitted; empty where it could.
+        Why it could not be fitted; empty if it was.
     """
 
     head: Head
@@ -45,7 +45,7 @@ class FittedHead:
 
 
 class _Kept:
-    """What is remembered of one head: its best epoch, and how it came there."""
+    """The best epoch of one head, and its history."""
 
     def __init__(self) -> None:
         self.best: dict[str, Tensor] | None = None
@@ -54,7 +54,7 @@ class _Kept:
         self.error, self.stopped = "", False
 
     def judge(self, metric: str, epoch: int, value: float | None, patience: int, state: Callable[[], Any]) -> None:
-        """Keep the epoch where it is the best so far (or nothing tells); stop where none was for `patience` epochs."""
+        """Keep the epoch if it is the best so far, or if there is no val row; stop after `patience` epochs without a better one."""
         if value is None or self.best_value is None or better(metric, value, self.best_value):
             self.best, self.best_epoch, self.best_value = state(), epoch, value
         elif epoch - self.best_epoch >= patience:
@@ -78,13 +78,13 @@ def fit_stack(
     heads : list of Head
         A fresh one for each stream, standardised.
     choose_by : callable, optional
-        From the figures of all heads `(M,)`, in the order of places, to those that choose their epochs; none stops before
-        all do, then.
+        From the metric of all heads `(M,)`, in the order of places, to the values that their epochs are selected by. Then
+        heads stop only all together.
     """
     start, config = time.perf_counter(), planned.config
     stack = Stack(heads, arrays, planned.streams, planned.variants, config)
     kept = {(s, v): _Kept() for s in range(len(planned.streams)) for v in range(len(planned.variants))}
-    rows, columns = np.arange(len(planned.streams)), np.arange(len(planned.variants))  # those that go on
+    rows, columns = np.arange(len(planned.streams)), np.arange(len(planned.variants))  # heads that are still trained
     for epoch in range(1, config.epochs + 1):
         losses = stack.train_epoch(epoch, batch_size)
         logits = stack.logits(EVALUATED)
@@ -102,7 +102,7 @@ def fit_stack(
                 if one.stopped and choose_by is None:
                     continue
                 _record(one, epoch, losses[i, j], logits[i][j], metric, values[s, v])
-                if not one.stopped:  # where one that has stopped goes on, it is for the others' sake
+                if not one.stopped:  # a stopped head may go on, since the others' epochs depend on it
                     one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
         if on_epoch is not None:
@@ -117,7 +117,7 @@ def fit_stack(
 
 
 def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig) -> float | None:
-    """A head's figure on its val rows; None where there are none, NaN where the logits `(n, K)` are no numbers."""
+    """A head's metric on its val rows; None without val rows, NaN if the logits `(n, K)` are not finite."""
     if not len(val):
         return None
     if not np.isfinite(logits).all():
@@ -127,7 +127,7 @@ def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rul
 
 
 def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:
-    """Add an epoch to a head's history; one whose numbers are none is stopped with an error."""
+    """Add an epoch to a head's history; a head whose loss or logits are not finite is stopped with an error."""
     record = {"epoch": epoch, "train_loss": float(loss)}
     if value is not None:
         record[f"val_{metric}"] = value
