@@ -194,7 +194,7 @@ def test_a_package_that_cannot_be_imported_is_one_warning_line(tmp_path):
     code = "from mmfeat.encoders.kinds import encoder_kinds; print(list(encoder_kinds()))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(["image", "text", "tfidf", "imported"])
+    assert done.stdout.strip() == str(["image", "tfidf", "text", "imported"])
     (warning,) = done.stderr.splitlines()
     for word in ("Warning", "broken", "mmfeat-sound 1.0", "ModuleNotFoundError", "uninstall"):
         assert word in warning
@@ -218,7 +218,7 @@ def test_packages_are_imported_only_for_a_name_that_is_not_known(monkeypatch):
 
 def test_every_kind_says_what_it_is():
     kinds = encoder_kinds()
-    assert list(kinds)[:4] == ["image", "text", "tfidf", "imported"]
+    assert list(kinds)[:4] == ["image", "tfidf", "text", "imported"]
     facts = {name: (k.settings.tunable, k.settings.fitted, k.settings.made_elsewhere) for name, k in kinds.items()}
     assert facts["image"] == facts["text"] == (True, False, False)
     assert facts["tfidf"] == (False, True, False)

@@ -18,6 +18,7 @@ from mmfeat.common.errors import EncoderError
 from mmfeat.common.json_shapes import Shape
 from mmfeat.common.plugins import Registry
 from mmfeat.config.encoder_tables import (
+    ENCODER_TABLES,
     GROUP,
     MODALITY_TABLES,
     EncoderTable,
@@ -278,7 +279,7 @@ class EncoderKind:
 
 Kind = TypeVar("Kind", bound=type[EncoderKind])
 
-_KINDS: Registry[EncoderKind] = Registry("encoder kind", GROUP)
+_KINDS: Registry[EncoderKind] = Registry("encoder kind", GROUP, like=ENCODER_TABLES)
 
 
 def register_encoder_kind(cls: Kind) -> Kind:

@@ -1,4 +1,4 @@
-"""Names of models: which family has one, what people call it, and what is nearest to one that nobody has."""
+"""Names of image models: the family that has one, and the nearest names to an unknown one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[
     Raises
     ------
     EncoderError
-        Neither family has it; the three nearest names are said.
+        No family has it; the message has the nearest names.
     """
     families = image_families()
     for family in families:
@@ -60,7 +60,7 @@ def image_models() -> list[str]:
 
 
 def is_image_model(model: str) -> bool:
-    """Whether a name is that of an image model, perhaps as the hub has it."""
+    """Whether a name, perhaps in the hub's form, is that of an image model."""
     families, bare = image_families(), model.removeprefix("timm/")
     for family in families:
         bare = bare.removeprefix(family.prefix)
@@ -68,17 +68,17 @@ def is_image_model(model: str) -> bool:
 
 
 def has_family_prefix(model: str) -> bool:
-    """Whether a name says itself which family has the model."""
+    """Whether a name begins with a family's prefix."""
     return any(family.prefix and model.startswith(family.prefix) for family in image_families())
 
 
 def nearest(name: str, names: Sequence[str]) -> list[str]:
-    """The three names that are most like one."""
+    """The three most similar names."""
     return difflib.get_close_matches(name.rpartition("/")[2].partition(".")[0], names, n=3, cutoff=0.4)
 
 
 def _transformers_model(model: str, folder: Path) -> str:
-    """What is wrong with a model of transformers for images; empty where it is none, as far as can be seen."""
+    """The error about a model of transformers that is given for images; empty if it does not look like one."""
     path = local_folder(model, folder)
     stated = _stated(path or hub_folder(hub_name(model)))
     if stated is None and path:
@@ -103,7 +103,7 @@ def _transformers_model(model: str, folder: Path) -> str:
 
 
 def _stated(place: Path) -> dict[str, Any] | None:
-    """The config.json of a folder, or of the newest snapshot that the hub's client has of a model."""
+    """The config.json of a folder, or of a model's newest snapshot in the hub's cache."""
     files = [place / "config.json", *place.glob("snapshots/*/config.json")]
     for file in sorted((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(OSError, ValueError, RecursionError):

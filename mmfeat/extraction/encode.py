@@ -1,8 +1,8 @@
-"""From samples to the store: encode what is missing, and only that.
+"""Encoding the rows that the store lacks.
 
-Samples are read and prepared in threads, encoded in batches, and written in the background as parts, so that an
-interruption costs at most the part at hand, and one that can be noticed costs nothing. Nothing here imports torch: a run
-without anything to encode does not either.
+Samples are read and prepared in threads, encoded in batches, and written in the background as segments. An interruption
+costs at most the current segment; one that is noticed (Ctrl-C) costs nothing. This module does not import torch, so that a
+run with nothing to encode does not either.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmfeat.encoders.kinds import modality_kind
 from mmfeat.extraction.writer import SegmentWriter
 from mmfeat.store import EncoderFeatures
 
-_WAITING = 0.25  # share of the time from which on decoding is said to be the limit
+_WAITING = 0.25  # share of the time from which on decoding counts as the bottleneck
 _WRITING = 0.1
 
 
@@ -36,9 +36,9 @@ class Session:
     batch_size : int
         Samples encoded at a time.
     meta : dict
-        Recorded with each part: host, device, versions.
+        Recorded with each segment: host, device, versions.
     tuned : str
-        What was found to be fastest, where that was measured now.
+        The fastest settings, if they were measured now.
     """
 
     encoder: Any
@@ -50,34 +50,34 @@ class Session:
 
 @dataclass
 class Extraction:
-    """What one encoder's extraction did; every row of the manifest is in one of the counts up to `absent`.
+    """The counts of one encoder's extraction; every row of the manifest is in one of the counts up to `absent`.
 
     Attributes
     ----------
     cached : int
-        Rows whose embedding was in the store already.
+        Rows whose embedding was already in the store.
     encoded : int
-        Distinct samples encoded now (two rows with one caption are one sample).
+        Distinct samples that were encoded (two rows with one caption are one sample).
     repeated : int
-        Rows that share their sample with one of those encoded now.
+        Rows that share their sample with an encoded one.
     unreadable : int
-        Rows whose sample cannot be read or decoded, found now or before.
+        Rows whose sample cannot be read or decoded, now or before.
     left : int
-        Rows that another shard encodes.
+        Rows of other shards.
     absent : int
         Rows without the modality.
     tokens : int
-        Samples whose tokens were added to an embedding that was there.
+        Samples whose embedding was in the store and that got tokens.
     unread : dict[int, str]
-        Rows whose bytes could not be had, with the reason; nothing is stored of them.
+        Rows whose bytes could not be read, with the reason; nothing is stored for them.
     batch_size : int
         Samples encoded at a time, at the end.
     tuned : str
-        What was found to be fastest, where that was measured.
+        The fastest settings, if they were measured.
     faster_decoding : str
         What else than more CPU cores would help where decoding is the limit.
     imported : bool
-        The embeddings were made elsewhere: there is nothing that could be encoded.
+        The embeddings were made elsewhere, so nothing can be encoded.
     shares : dict[str, float]
         Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
     """
@@ -100,7 +100,7 @@ class Extraction:
 
     @property
     def advice(self) -> str:
-        """What would make it faster; empty where encoding is the limit, as it should be."""
+        """What would make it faster; empty if encoding is the bottleneck, as it should be."""
         total = sum(self.shares.values())
         if not total or self.encoded < 100:
             return ""
@@ -114,12 +114,12 @@ class Extraction:
 def missing_rows(
     features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0, again: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
+    """The rows to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
 
     Parameters
     ----------
     again : np.ndarray, optional
-        Rows that are encoded whatever the store has of them, `(N,)` bool.
+        Rows to encode even if the store has them, `(N,)` bool.
 
     Returns
     -------
@@ -135,13 +135,13 @@ def missing_rows(
 
 
 def distinct_rows(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of the rows of each distinct sample the first, in the order of `rows`."""
+    """The first row of each distinct sample, in the order of `rows`."""
     _, first = np.unique(keys[rows].view("V32").ravel(), return_index=True)
     return rows[np.sort(first)]
 
 
 def in_shard(keys: np.ndarray, shard: tuple[int, int] | None) -> np.ndarray:
-    """Which rows belong to shard k of n, `(N,)` bool: a function of the row key, so that every process agrees."""
+    """Which rows belong to shard k of n, `(N,)` bool; a function of the row key, so that all processes agree."""
     if shard is None:
         return np.ones(len(keys), dtype=bool)
     number, n = shard
@@ -169,29 +169,29 @@ def extract_encoder(
     features : EncoderFeatures
         The encoder's folder in the store.
     start : callable
-        Gives the encoder; called only where there is something to encode.
+        Opens the encoder; called only if there is something to encode.
     keys, present : np.ndarray
         Row keys `(N, 32)` uint8 and which rows have the modality, `(N,)` bool.
     read : callable
-        Row to sample; raises `UnreadSample` where its bytes cannot be had.
+        Row to sample; raises `UnreadSample` if it cannot be read.
     length : callable, optional
-        Row to a length: rows of like length share a batch, which saves padding.
+        Row to the length of its sample: rows of like length share a batch, which saves padding.
     tokens : int
-        Which tokens to keep beside the embeddings; 0 for none.
+        Tokens to store beside the embeddings, as in mmfeat.toml; 0 for none.
     shard : (k, n), optional
         Encode only the k-th of n parts of the rows, counted from 1.
     on_error : callable, optional
-        Told each row that cannot be read or decoded, with the reason; what it raises ends the extraction. What was
-        encoded before is kept.
+        Called with each row that cannot be read or decoded and the reason; an exception of it ends the extraction, and
+        what is encoded by then is stored.
     again : np.ndarray, optional
-        Rows that are encoded whatever the store has of them, `(N,)` bool.
+        Rows to encode even if the store has them, `(N,)` bool.
 
     Raises
     ------
     StoreError
         The store cannot be written.
     UnstorableRow
-        An embedding does not fit the store's dtype; `row` is the row number.
+        The store's dtype cannot hold an embedding; `row` is the row number.
     EncoderError
         A single sample is too large for the device's memory.
     """
@@ -212,7 +212,7 @@ def extract_encoder(
         try:
             with progress(f"{name}: encoding", len(todo)) as bar:
                 _encode(session, todo, read, tokens, writer, result, on_error, bar)
-        finally:  # an interruption keeps what was encoded
+        finally:  # also when interrupted
             writer.close()
             result.encoded = writer.n_encoded
         result.tokens = int((~lacks_embedding[todo]).sum())
@@ -263,7 +263,7 @@ def _encode(
 
 
 class _Stopwatch:
-    """Adds the time since the last call to what it is called with."""
+    """Adds the time since the last call to the entry that it is called with."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.last = seconds, time.perf_counter()
@@ -275,7 +275,7 @@ class _Stopwatch:
 
 
 def _encoded(session: Session, batch: Batch, tokens: int, result: Extraction) -> Iterator[tuple[Batch, Encoded | None]]:
-    """Encode one batch, in halves for as long as it is too large for the device's memory."""
+    """Encode one batch; in halves while it is too large for the device's memory."""
     if batch.inputs is None:
         yield batch, None
         return

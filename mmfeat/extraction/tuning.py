@@ -1,4 +1,4 @@
-"""What encodes fastest on this device, measured on some real samples; only what leaves the embeddings as they are."""
+"""Measuring the fastest batch size and settings on a device; none of them changes an embedding."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from mmfeat.encoders.kinds import modality_kind
 
-SECONDS = 1.0  # that each setting is measured for
-_CLOSE = 0.97  # a smaller batch that is nearly as fast wins, for the memory that it saves
+SECONDS = 1.0  # of measuring each setting
+_CLOSE = 0.97  # a smaller batch that is nearly as fast is preferred, since it saves memory
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The fastest settings, and rows per second of all that were measured.
+    """The fastest settings, and all measurements.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, se
     Parameters
     ----------
     encoder : Encoder
-        In eval mode on `device`; left with the fastest settings.
+        In eval mode on `device`; the fastest settings stay set.
     prepared : sequence
-        What the encoder's `prepare` gave, at least one; they are repeated to fill a batch.
+        Prepared samples, at least one; they are repeated to fill a batch.
     """
     measured = []
     for settings in encoder.speed_settings():
@@ -53,7 +53,7 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, se
                     raise
                 break
             measured.append((settings, size, rate))
-            if rate < 0.9 * best:  # larger ones will not be faster again
+            if rate < 0.9 * best:  # larger batches will not be faster
                 break
             best = max(best, rate)
     if not measured:
@@ -65,7 +65,7 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, se
 
 
 def _rate(encoder: Any, device: Any, inputs: Any, size: int, tokens: int, seconds: float) -> float:
-    """Rows per second, after one batch that is not counted."""
+    """Rows per second, after one batch to warm up."""
     encoder.encode(inputs, device, tokens)
     start, n = time.perf_counter(), 0
     while not n or time.perf_counter() - start < seconds:

@@ -23,7 +23,6 @@ from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
 from mmfeat.heads.registry import register_head
 
-
 QUERY_MODALITY = "text"  # of the paper: the caption asks, the image answers
 
 

@@ -16,22 +16,25 @@ import numpy as np
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig, SelftrainConfig
 
-SURE_YES, SURE_NO = 0.75, 1.5  # class-aware: times the share of positives to expect, yes up to there and no from there
-SHIFT, SHARPNESS = 0.5, 2.0  # soft: the share of the way, and what logits are multiplied with
-FLOOR = 0.05  # of soft targets' weights, so that a label at 1/2 still counts a little
+SURE_YES, SURE_NO = (
+    0.75,
+    1.5,
+)  # class-aware: times the expected share of positives; ranks up to the first are positive, from the second on negative
+SHIFT, SHARPNESS = 0.5, 2.0  # soft: the share of the shift, and the factor of logits
+FLOOR = 0.05  # lowest weight of a soft target: one at 1/2 still counts a little
 
 _TINY = 1e-12
 
 
 class Targets(NamedTuple):
-    """What rows teach.
+    """Targets of rows.
 
     Attributes
     ----------
     labels : np.ndarray
-        `(N, K)` float32 in [0, 1]; -1 teaches nothing.
+        `(N, K)` float32 in [0, 1]; -1 for no target.
     weights : np.ndarray or None
-        `(N, K)` float32 in (0, 1], how much each counts; all alike, when None.
+        `(N, K)` float32 in (0, 1], weight of each target; 1, when None.
     """
 
     labels: np.ndarray
@@ -103,13 +106,13 @@ def _soft(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: P
 
 
 def expected_prior(labels: np.ndarray) -> np.ndarray:
-    """The share of positives of each class among its known labels `(N, K)`, a yes and a no added: `(K,)` float64."""
+    """The share `(K,)` float64 of positives of each class among its known labels `(N, K)`, with one positive and one negative added."""
     known = labels >= 0
     return (np.where(known, labels, 0).sum(0, dtype=np.float64) + 1) / (known.sum(0) + 2)
 
 
 def expected_threshold(probs: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """What a share `(K,)` of the rows has a probability of at least, by class: `(K,)`; no rows: 1."""
+    """The probability `(K,)` that a share `(K,)` of the rows reaches, by class; 1 without rows."""
     if not len(probs):
         return np.ones(probs.shape[1])
     shares = np.clip(1 - share, 0, 1)
@@ -117,7 +120,7 @@ def expected_threshold(probs: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def soft_targets(probs: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Probabilities `(N, K)` float32, sharper and moved half the way to the expected share of positives."""
+    """Probabilities `(N, K)` float32, sharpened and shifted half the way to the expected share of positives."""
     threshold = _log_odds(expected_threshold(probs, prior))
     return sigmoid(SHARPNESS * (_log_odds(probs) - SHIFT * threshold)).astype(np.float32)
 

@@ -1,7 +1,7 @@
 """Fine-tuning one encoder with a linear output on its modality (paper, section 3.1; P4 to P8).
 
-Randomness is a function of (seed, epoch or step, id) and the state is kept every few minutes, so that an interrupted
-fine-tuning, started again, ends as the undisturbed one would have.
+Randomness is a function of (seed, epoch or step, id) and the state is saved every few minutes, so that an interrupted and
+resumed fine-tuning equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def fit_encoder(
     logs: Path | None = None,
     before: Callable[[int, float], None] | None = None,
 ) -> FittedEncoder:
-    """Fine-tune an encoder, going on with an interrupted fit of the same fingerprint.
+    """Fine-tune an encoder; an interrupted fit with the same fingerprint goes on.
 
-    The encoder ends with the weights of its best epoch on val, or of the last where no val row can be encoded. The state
-    stays in `resume_file` until the caller, who has saved the result, removes it.
+    The encoder then holds the weights of its best epoch on val, or of the last one if no val row can be decoded. The state
+    stays in `resume_file` until the caller has saved the result and removes it.
 
     Parameters
     ----------
@@ -46,17 +46,17 @@ def fit_encoder(
     fingerprint : str
         Digest of all that the fit depends on.
     start : LinearProbe, optional
-        A linear output fitted on the encoder as it is, to begin with.
+        A linear output fitted on the encoder as it is, to start from.
     logs : Path, optional
         A folder for TensorBoard's files.
     before : callable, optional
-        Told how many epochs are done already and about how many seconds the rest will take.
+        Called with the number of steps that are done and the estimated seconds of the rest.
 
     Raises
     ------
     EncoderError
-        The loss became no number before there was a whole epoch; no row to train on can be encoded; the device cannot
-        train in this precision.
+        The loss is not finite before the first epoch is whole; no training row can be decoded; the device cannot train in
+        this precision.
     """
     fit = EncoderFit(
         encoder,

@@ -84,7 +84,7 @@ class GradientSteps:
         return loss
 
     def _gradients(self, batch: Batch) -> Tensor:
-        """Forward and backward, in pieces; where they are too large for the memory, in halves of them from now on."""
+        """Forward and backward in pieces; pieces that are too large for the memory are halved from then on."""
         while True:
             try:
                 return self._accumulated(batch)

@@ -35,24 +35,24 @@ from mmfeat.encoders.finetuning.resume_state import (
 from mmfeat.encoders.finetuning.training_samples import Samples, TrainingBatches, encoded_logits
 from mmfeat.metrics import Scores, better, scores
 
-KEEP_SECONDS = 120.0  # between two times that the state is kept within an epoch
-_LOOK = {"cpu": 1, "cuda": 10}  # steps between two looks at the loss: each waits until a GPU has done what it was given
+KEEP_SECONDS = 120.0  # between two saves of the state within an epoch
+_LOOK = {"cpu": 1, "cuda": 10}  # steps between two reads of the loss, each of which waits for the GPU
 
 
 @dataclass(frozen=True)
 class FittedEncoder:
-    """The best epoch: the encoder holds its weights.
+    """The best epoch, whose weights the encoder holds.
 
     Attributes
     ----------
     best_epoch : int
-        0: what it began with.
+        0 for the encoder as it was before.
     history : list of dict
-        One record an epoch; of epoch 0 where it began with a fitted output.
-    last : tuple of dict and Output or None
-        The last epoch's encoder tensors and output, where that is not the best.
+        One record for each epoch; one of epoch 0 if it started from a fitted output.
+    last : tuple of dict and LinearProbe or None
+        The last epoch's encoder tensors and output, if it is not the best.
     stopped : str
-        Why it ended before its time; empty where it did not.
+        Why it ended early; empty if it did not.
     """
 
     output: LinearProbe
@@ -124,13 +124,13 @@ class EncoderFit(GradientSteps):
         return seconds * (len(self.samples.train) + forward) * epochs
 
     def resume(self) -> int:
-        """Go back to where an interrupted fine-tuning of the same was kept; returns how many steps were done."""
+        """Load the state of an interrupted fine-tuning with the same fingerprint; returns the number of steps that are done."""
         kept = kept_state(self.resume_file, self.fingerprint, self.device)
         if kept is None:
             return 0
         try:
             self._restore(*kept)
-        except Exception as error:  # without a seal it may hold anything
+        except Exception as error:  # an unsealed file may hold anything
             why = f"{self.resume_file}: cannot be gone on from: {one_line(error)}"
             raise EncoderError(f"{why}. Remove it and type the command again") from None
         return self.state.epoch * self.steps + self.state.step
@@ -147,15 +147,16 @@ class EncoderFit(GradientSteps):
             self.scaler.load_state_dict(self.state.scaler)
 
     def run(self, description: str) -> FittedEncoder:
-        """Train until val no longer rises; leaves the best epoch's weights in the encoder, the last one's without val rows.
+        """Train until the metric on val no longer improves; the encoder then holds the best epoch's weights.
 
-        Where the loss is not a number any more, it ends with the best epoch before, and says so in `stopped`.
+        Without val rows the last epoch counts as the best. If the loss is not finite, the fit ends with the best epoch before,
+        and the reason is in `stopped`.
 
         Raises
         ------
         EncoderError
-            The loss is not a number before there is a whole epoch; no row to train on can be encoded; a single sample is
-            too large for the memory.
+            The loss is not finite before the first epoch is whole; no training row can be decoded; a single sample is too
+            large for the memory.
         """
         state, stopped = self.state, ""
         done = state.epoch * self.steps + state.step
@@ -184,7 +185,7 @@ class EncoderFit(GradientSteps):
         return FittedEncoder(self._linear(), state.best_epoch, state.history, state.seconds, last, stopped)
 
     def _epoch(self, bar: Any, logbook: Logbook) -> None:
-        """Train one epoch, or what is left of it, and see what came of it."""
+        """Train one epoch, or the rest of it, and score it on val."""
         state, start = self.state, time.perf_counter()
         rows = self.samples.train[epoch_order(self.samples.numbers[self.samples.train], self.seed, state.epoch)]
         groups = groups_of(rows, self.config.batch_size)[state.step :]
@@ -214,12 +215,12 @@ class EncoderFit(GradientSteps):
         self._keep()
 
     def _look(self, pending: list[Tensor], logbook: Logbook, n: int, bar: Any) -> None:
-        """Read the losses of the last steps.
+        """Read and log the losses of the last steps.
 
         Raises
         ------
         Diverged
-            One is not a number.
+            One is not finite.
         """
         state = self.state
         losses = torch.stack(pending).tolist() if pending else []
@@ -237,7 +238,7 @@ class EncoderFit(GradientSteps):
             logbook.write(state.epoch * self.steps + state.step, {"train/loss": losses[-1], "train/lr": rate})
 
     def _judge(self, record: dict[str, Any]) -> None:
-        """Put an epoch's figures on val into its record, and keep its weights where it is the best so far."""
+        """Add an epoch's metrics on val to its record, and keep its weights if it is the best so far."""
         state = self.state
         with self._averaged():
             found = self._validate()
@@ -252,16 +253,16 @@ class EncoderFit(GradientSteps):
             say(f"epoch {record['epoch']}: {', '.join(f'{_NAMES[k]} {record[k]:.3f}' for k in _NAMES if k in record)}")
 
     def _validate(self) -> Scores | None:
-        """Scores of the val rows that can be read; None where none can."""
+        """Scores of the val rows that can be decoded; None if there are none."""
         batches = self.batches.plain(groups_of(self.samples.val, self.piece))
         rows, logits = encoded_logits(self.encoder, self.output, batches, self.device)
         if not len(rows):
             return None
-        decided = decide(sigmoid(logits), self.rule.untuned, self.rule.empty)
-        return scores(self.samples.labels[rows], decided, logits)
+        labels = decide(sigmoid(logits), self.rule.untuned, self.rule.empty)
+        return scores(self.samples.labels[rows], labels, logits)
 
     def _keep(self) -> None:
-        """Write everything that `resume` needs."""
+        """Save the state for `resume`."""
         self.state.scaler = self.scaler.state_dict()
         tensors = {
             "encoder": self.encoder.state_dict(),
@@ -273,7 +274,7 @@ class EncoderFit(GradientSteps):
         keep_state(self.resume_file, tensors, {**vars(self.state), "fingerprint": self.fingerprint})
 
 
-_KEPT = ("loss", "samples-f1", "macro-f1", "map")  # of the figures on val, in the history
+_KEPT = ("loss", "samples-f1", "macro-f1", "map")  # metrics on val in the history
 _NAMES = {
     "train_loss": "loss",
     "val_loss": "val loss",
@@ -284,7 +285,7 @@ _NAMES = {
 
 
 class Diverged(EncoderError):
-    """The loss is not a number any more."""
+    """The loss is not finite."""
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
