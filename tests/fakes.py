@@ -106,7 +106,7 @@ def run(
     batch_size = more.pop("batch_size", 8)
     present = more.pop("present", np.ones(n, dtype=bool))
     start = lambda: Session(encoder, "cpu", batch_size, {"host": "here"})  # noqa: E731
-    return extract_encoder(store.encoder(SPEC), start, keys_of(n), present, read, "image", **more)
+    return extract_encoder(store.encoder(SPEC), start, keys_of(n), present=present, read=read, name="image", **more)
 
 
 def main(folder: str, log: str, n: str, seconds: str) -> None:

@@ -259,8 +259,8 @@ def test_a_file_that_changes_between_two_looks_is_not_stored_under_the_old_key(p
     file, names = written(tmp_path, ids, values)
     examine = imports.examine
 
-    def examine_and_change(*arguments):
-        found = examine(*arguments)
+    def examine_and_change(*arguments, **named):
+        found = examine(*arguments, **named)
         np.save(file, values + 1)
         return found
 

@@ -125,8 +125,8 @@ def test_checkpoints_come_back_newest_first(tmp_path):
     spec = EncoderSpec("image", "net", "0" * 64, {}, "avg", {}).as_dict()
     record = {"spec": spec, "table": {"model": "net"}, "fingerprint": "f", "best_epoch": 1, "seconds": 1.0}
     for _ in range(11):
-        save_checkpoint(tmp_path, "image", record, output, None)
-    save_checkpoint(tmp_path, "image-b", record, output, {"w": torch.zeros(1)})
+        save_checkpoint(tmp_path, "image", record, output=output, tensors=None)
+    save_checkpoint(tmp_path, "image-b", record, output=output, tensors={"w": torch.zeros(1)})
     found = checkpoints_of(tmp_path, "image")
     assert [c.name for c in found] == [f"image-{n}" for n in range(11, 0, -1)]
     assert found[0].frozen
@@ -138,7 +138,7 @@ def test_checkpoints_come_back_newest_first(tmp_path):
 @pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (None, "no checkpoint there")])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, text, says):
     output = LinearProbe(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
-    folder = save_checkpoint(tmp_path, "image", {"spec": {}, "fingerprint": "f"}, output, None).folder
+    folder = save_checkpoint(tmp_path, "image", {"spec": {}, "fingerprint": "f"}, output=output, tensors=None).folder
     (folder / "checkpoint.json").unlink()
     if text is not None:
         (folder / "checkpoint.json").write_text(text)
@@ -160,10 +160,10 @@ def test_what_was_learned_from_comes_back_and_adds_up(tmp_path):
 def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tmp_path):
     output = LinearProbe(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
     record = {"spec": {}, "fingerprint": "f"}
-    known = save_checkpoint(tmp_path, "image", record, output, None, Lineage.of(["a"], ["v"]))
+    known = save_checkpoint(tmp_path, "image", record, output=output, tensors=None, learned=Lineage.of(["a"], ["v"]))
     assert known.complete
     assert known.learned().among(["a", "v"])[0].tolist() == [True, False]
-    unknown = save_checkpoint(tmp_path, "image", record, output, None)
+    unknown = save_checkpoint(tmp_path, "image", record, output=output, tensors=None)
     assert not unknown.complete
     with pytest.raises(EncoderError, match=r"rows.safetensors: .*not known. Run: mmfeat finetune image --freeze"):
         unknown.learned()

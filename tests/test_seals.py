@@ -124,7 +124,9 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
     tensors = {"w": torch.from_numpy(rng.normal(size=(4, 3)).astype(np.float32))}
     record = {"spec": SPEC, "table": {"model": "net"}, "fingerprint": "f", "best_epoch": 2, "seconds": 1.0}
     last = LastEpoch(SPEC, 3, output, tensors)
-    made = save_checkpoint(folder, "image", record, output, tensors, Lineage.of(["a"], ["b"]), last)
+    made = save_checkpoint(
+        folder, "image", record, output=output, tensors=tensors, learned=Lineage.of(["a"], ["b"]), last=last
+    )
 
     def read() -> Any:
         found = []

@@ -93,7 +93,7 @@ def _head(folder: Path) -> None:
 
 def _checkpoint(folder: Path) -> Checkpoint:
     output = LinearProbe(VALUES.T.copy(), np.zeros(K, np.float32), CLASSES)
-    return save_checkpoint(folder / "checkpoints", "image", {}, output, None, NO_LINEAGE)
+    return save_checkpoint(folder / "checkpoints", "image", {}, output=output, tensors=None, learned=NO_LINEAGE)
 
 
 def _state(folder: Path) -> None:

@@ -47,14 +47,14 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
     return Description(
         table.model,
         "image",
-        _parameters(network),
-        _megabytes(network),
-        kind.width_of(network),
-        " x ".join(map(str, dict.fromkeys(stated))) + " px",
-        kind.source,
-        places,
-        fetched,
-        "" if model == table.model.removeprefix(kind.prefix) else f"is {kind.source}'s {model}",
+        parameters=_parameters(network),
+        size_mb=_megabytes(network),
+        width=kind.width_of(network),
+        takes=" x ".join(map(str, dict.fromkeys(stated))) + " px",
+        source=kind.source,
+        places=places,
+        fetched=fetched,
+        note="" if model == table.model.removeprefix(kind.prefix) else f"is {kind.source}'s {model}",
     )
 
 

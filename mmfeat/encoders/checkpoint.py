@@ -238,6 +238,7 @@ def save_checkpoint(
     parent: Path,
     name: str,
     record: dict[str, Any],
+    *,
     output: LinearProbe,
     tensors: dict[str, Any] | None,
     learned: Lineage | None = None,
@@ -258,16 +259,21 @@ def save_checkpoint(
     """
     record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
     with staging_folder(parent) as staged:
-        record = _write(staged, record, output, tensors, learned)
+        record = _write(staged, record, output=output, tensors=tensors, learned=learned)
         if last is not None:
             (staged / _LAST).mkdir()
             own = {**record, "spec": last.spec, "best_epoch": last.epoch, "val": None}
-            _write(staged / _LAST, own, last.output, last.tensors, learned)
+            _write(staged / _LAST, own, output=last.output, tensors=last.tensors, learned=learned)
         return Checkpoint(publish_folder(staged, parent, name), record)
 
 
 def _write(
-    folder: Path, record: dict[str, Any], output: LinearProbe, tensors: dict[str, Any] | None, learned: Lineage | None
+    folder: Path,
+    record: dict[str, Any],
+    *,
+    output: LinearProbe,
+    tensors: dict[str, Any] | None,
+    learned: Lineage | None,
 ) -> dict[str, Any]:
     """Write the files of a checkpoint; returns its sealed record."""
     from safetensors.numpy import save_file as save_arrays

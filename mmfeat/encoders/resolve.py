@@ -94,7 +94,7 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
     given = "none" if pretrained_only else table.checkpoint
     remembered = recall(memory).get(name, {})
     if remembered and remembered.get("fingerprint") == _fingerprint(
-        config, name, checkpoints, given, remembered.get("watched", [])
+        config, name, checkpoints, given=given, watched=remembered.get("watched", [])
     ):
         found = remembered["identity"]
         return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
@@ -110,7 +110,7 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
     )
     watched = [str(path) for path in _sources(config, table, encoder)]
     entry = {
-        "fingerprint": _fingerprint(config, name, checkpoints, given, watched),
+        "fingerprint": _fingerprint(config, name, checkpoints, given=given, watched=watched),
         "watched": watched,
         "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
     }
@@ -171,7 +171,7 @@ def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
     return sources + encoder.own_files()
 
 
-def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watched: list[str]) -> str:
+def _fingerprint(config: Config, name: str, checkpoints: Path, *, given: str, watched: list[str]) -> str:
     """Digest of everything that a remembered identity depends on; `given` is the checkpoint setting."""
     table = config.encoder[name]
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(

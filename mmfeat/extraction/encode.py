@@ -112,7 +112,12 @@ class Extraction:
 
 
 def missing_rows(
-    features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0, again: np.ndarray | None = None
+    features: EncoderFeatures,
+    keys: np.ndarray,
+    present: np.ndarray,
+    *,
+    tokens: int = 0,
+    again: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
 
@@ -152,10 +157,10 @@ def extract_encoder(
     features: EncoderFeatures,
     start: Callable[[], Session],
     keys: np.ndarray,
+    *,
     present: np.ndarray,
     read: Callable[[int], Any],
     name: str,
-    *,
     length: Callable[[int], int] | None = None,
     tokens: int = 0,
     shard: tuple[int, int] | None = None,
@@ -200,24 +205,24 @@ def extract_encoder(
     again = np.zeros(len(keys), dtype=bool) if again is None else again
     before = features.lookup(keys).only(~again)
     ours = in_shard(keys, shard)
-    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens, again)
+    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens=tokens, again=again)
     result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     result.faster_decoding = modality_kind(features.spec.modality).faster_decoding
+    done = np.zeros(len(keys), dtype=bool)
     if len(todo):
         if length is not None:
             todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
         session = start()
-        result.tuned = session.tuned
-        writer = SegmentWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
-        try:
-            with progress(f"{name}: encoding", len(todo)) as bar:
-                _encode(session, todo, read, tokens, writer, result, on_error, bar)
-        finally:  # also when interrupted
-            writer.close()
-            result.encoded = writer.n_encoded
+        writer = SegmentWriter(
+            features,
+            session.encoder.width,
+            keys,
+            lacks_embedding=lacks_embedding,
+            tokens=tokens,
+            meta=session.meta,
+        )
+        _Encoding(session=session, read=read, tokens=tokens, writer=writer, result=result, on_error=on_error).run(todo)
         result.tokens = int((~lacks_embedding[todo]).sum())
-    done = np.zeros(len(keys), dtype=bool)
-    if len(todo):
         done = ours & ~np.isin(np.arange(len(keys)), list(result.unread))
     found = features.lookup(keys).only(~again | done) if len(todo) else before
     lacking = present & found.missing
@@ -228,38 +233,48 @@ def extract_encoder(
     return result
 
 
-def _encode(
-    session: Session,
-    todo: np.ndarray,
-    read: Callable[[int], Any],
-    tokens: int,
-    writer: SegmentWriter,
-    result: Extraction,
-    on_error: Callable[[int, str], None] | None,
-    bar: Any,
-) -> None:
-    encoder = session.encoder
+@dataclass(frozen=True, kw_only=True)
+class _Encoding:
+    """Encodes rows into segments, and counts them in `result`."""
 
-    def load(row: int) -> Any:
-        prepared = encoder.prepare(read(row))
+    session: Session
+    read: Callable[[int], Any]
+    tokens: int
+    writer: SegmentWriter
+    result: Extraction
+    on_error: Callable[[int, str], None] | None
+
+    def run(self, todo: np.ndarray) -> None:
+        """Encode rows; what is encoded is written also when this is interrupted."""
+        self.result.tuned, self.result.batch_size = self.session.tuned, self.session.batch_size
+        try:
+            with progress(f"{self.result.name}: encoding", len(todo)) as bar:
+                self._encode(todo, bar)
+        finally:
+            self.writer.close()
+            self.result.encoded = self.writer.n_encoded
+
+    def _encode(self, todo: np.ndarray, bar: Any) -> None:
+        groups = groups_of(todo, self.session.batch_size)
+        spent = _Stopwatch(self.result.shares)
+        for batch in prepared_batches(groups, self._load, self.session.encoder.collate):
+            spent("decoding")
+            for part in _encoded(self.session, batch, self.tokens, self.result):
+                spent("encoding")
+                self.writer.add(*part)
+                spent("writing")
+            self.result.unread.update(batch.unread)
+            for row, reason in {**batch.undecodable, **batch.unread}.items():
+                if self.on_error is not None:
+                    self.on_error(row, reason)
+            bar.advance(len(batch.rows) + len(batch.undecodable) + len(batch.unread))
+
+    def _load(self, row: int) -> Any:
+        encoder = self.session.encoder
+        prepared = encoder.prepare(self.read(row))
         if encoder.is_flat(prepared):
-            writer.flat.add(row)
+            self.writer.flat.add(row)
         return prepared
-
-    batches = prepared_batches(groups_of(todo, session.batch_size), load, encoder.collate)
-    result.batch_size = session.batch_size
-    spent = _Stopwatch(result.shares)
-    for batch in batches:
-        spent("decoding")
-        for part in _encoded(session, batch, tokens, result):
-            spent("encoding")
-            writer.add(*part)
-            spent("writing")
-        result.unread |= batch.unread
-        for row, reason in {**batch.undecodable, **batch.unread}.items():
-            if on_error is not None:
-                on_error(row, reason)
-        bar.advance(len(batch.rows) + len(batch.undecodable) + len(batch.unread))
 
 
 class _Stopwatch:

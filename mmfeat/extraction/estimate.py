@@ -51,7 +51,7 @@ def estimate(
     size = session.batch_size
     while True:
         try:
-            rows, seconds, width = _measured(session, todo, size, read, tokens)
+            rows, seconds, width = _measured(session, todo, size, read=read, tokens=tokens)
             break
         except Exception as error:
             if size == 1 or not session.encoder.out_of_memory(error):
@@ -73,7 +73,7 @@ def embeddings_bytes(n_rows: int, width: int, dtype: str) -> int:
 
 
 def _measured(
-    session: Session, todo: np.ndarray, size: int, read: Callable[[int], Any], tokens: int
+    session: Session, todo: np.ndarray, size: int, *, read: Callable[[int], Any], tokens: int
 ) -> tuple[int, float, int]:
     """Number of rows that were encoded, seconds, and number of values of one row's tokens."""
     encoder, groups = session.encoder, groups_of(todo, size)

@@ -49,6 +49,7 @@ def examine(
     name: str,
     blocks: Blocks,
     ids: list[str],
+    *,
     keys: np.ndarray,
     keep: np.ndarray,
     width: int,
@@ -94,7 +95,12 @@ def examine(
         )
     content = digest_bytes(np.sort(digests[keep].view("V32").ravel()).tobytes())
     spec = EncoderSpec(
-        OtherEncoderConfig.modality, name, content, {"rows": int(keep.sum())}, "imported", {"dtype": dtype}
+        modality=OtherEncoderConfig.modality,
+        architecture=name,
+        weights=content,
+        preprocessing={"rows": int(keep.sum())},
+        pooling="imported",
+        numerics={"dtype": dtype},
     )
     return Imported(spec, digests, n_zeros)
 
@@ -126,6 +132,7 @@ def write_import(
     features: EncoderFeatures,
     blocks: Blocks,
     keys: np.ndarray,
+    *,
     digests: np.ndarray,
     missing: np.ndarray,
     width: int,

@@ -47,6 +47,7 @@ class SegmentWriter:
         features: EncoderFeatures,
         width: int,
         keys: np.ndarray,
+        *,
         lacks_embedding: np.ndarray,
         tokens: int,
         meta: dict[str, Any],

@@ -39,7 +39,7 @@ class Tokens(nn.Module):
         T and d of the stored tokens that are read.
     """
 
-    def __init__(self, name: str, width: int, token_width: int, how: str, stored: tuple[int, int] | None) -> None:
+    def __init__(self, name: str, width: int, token_width: int, *, how: str, stored: tuple[int, int] | None) -> None:
         super().__init__()
         self.name, self.is_stored = name, stored is not None
         n = PROJECTED if how == "projected" else math.ceil(width / token_width)
@@ -82,7 +82,7 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, query_width: int, sources: list[tuple[int, int]], width: int, heads: int, positions: bool = True
+        self, query_width: int, sources: list[tuple[int, int]], width: int, *, heads: int, positions: bool = True
     ) -> None:
         super().__init__()
         if width % heads:

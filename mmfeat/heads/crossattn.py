@@ -42,13 +42,13 @@ class CrossAttentionHead(Head):
         if d % config.heads:
             raise RunError(f"fuse.crossattn.heads = {config.heads} does not divide token_width = {d}")
         self.sources = nn.ModuleList(
-            Tokens(name, width, d, config.tokens, self.token_shapes.get(name))
+            Tokens(name, width, d, how=config.tokens, stored=self.token_shapes.get(name))
             for name, width in widths.items()
             if name != self.query
         )
         shapes = [(source.number, source.width) for source in self.sources]
         self.layers = nn.ModuleList(
-            Attention(d if i else widths[self.query], shapes, d, config.heads) for i in range(config.layers)
+            Attention(d if i else widths[self.query], shapes, d, heads=config.heads) for i in range(config.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(config.layers))
         if config.hidden:

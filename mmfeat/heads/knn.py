@@ -73,7 +73,9 @@ def knn_logits(
     search, shares = search or _search_on(device), sigmoid(prior.astype(np.float64))
     for start in range(0, len(asked), _QUERIES):
         block = asked[start : start + _QUERIES]
-        likeness, found = _nearest(table, names, train, unit_embeddings(table, names, rows[block]), neighbours, search)
+        likeness, found = _nearest(
+            table, names, train, queries=unit_embeddings(table, names, rows[block]), k=neighbours, search=search
+        )
         step = max(1, _CELLS // max(1, found.shape[1] * logits.shape[1]))
         for at in range(0, len(block), step):
             some = slice(at, at + step)
@@ -159,7 +161,7 @@ def _length(values: np.ndarray) -> np.ndarray:
 
 
 def _nearest(
-    table: FeatureTable, names: Sequence[str], train: np.ndarray, queries: np.ndarray, k: int, search: Search
+    table: FeatureTable, names: Sequence[str], train: np.ndarray, *, queries: np.ndarray, k: int, search: Search
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines of each query's nearest training rows and their positions in `train`, `(m, k)` each; block by block."""
     likeness = np.zeros((len(queries), 0), np.float32)

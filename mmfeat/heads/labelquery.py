@@ -35,7 +35,7 @@ class LabelQueryHead(Head):
         if d % config.heads:
             raise RunError(f"fuse.labelquery.heads = {config.heads} does not divide width = {d}")
         self.sources = nn.ModuleList(
-            Tokens(name, width, config.token_width, config.tokens, self.token_shapes.get(name))
+            Tokens(name, width, config.token_width, how=config.tokens, stored=self.token_shapes.get(name))
             for name, width in widths.items()
         )
         self.to_width = nn.ModuleList(nn.Linear(source.width, d) for source in self.sources)
@@ -87,7 +87,7 @@ class _Decoder(nn.Module):
 
     def __init__(self, width: int, n_tokens: int, config: LabelQueryConfig) -> None:
         super().__init__()
-        self.attention = Attention(width, [(n_tokens, width)], width, config.heads, positions=False)
+        self.attention = Attention(width, [(n_tokens, width)], width, heads=config.heads, positions=False)
         self.mix = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)

@@ -147,9 +147,9 @@ def encode_missing(
             features,
             lambda: open_session(project, identity, read, options, encoder),
             row_keys.keys,
-            present,
-            read,
-            name,
+            present=present,
+            read=read,
+            name=name,
             length=kind.lengths(project),
             tokens=table.tokens,
             again=rows_to_decode_again(project, identity),
@@ -201,7 +201,7 @@ def _tune(
     row_keys = project.keys_of(identity)
     features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens
     again = rows_to_decode_again(project, identity)
-    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens, again)
+    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens=tokens, again=again)
     prepared = []
     for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
         try:
@@ -211,7 +211,7 @@ def _tune(
     if not prepared:
         raise DataError(f"encoder {identity.name!r}: no sample that can be read to measure on. Run without --tune")
     say(f"{identity.name}: measuring what is fastest on {device}")
-    found = tune(encoder, device, prepared, tokens)
+    found = tune(encoder, device, prepared, tokens=tokens)
     slowest = min(rate for *_, rate in found.measured)
     fastest = max(rate for *_, rate in found.measured)
     settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())

@@ -68,7 +68,7 @@ class Round:
     refitted: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelfTraining:
     """The rounds and the best of them.
 
@@ -156,7 +156,9 @@ def self_train(
         if not done.accepted:
             ended = "reverted"
             break
-    return SelfTraining(rounds.history, rounds.best, rounds.targets, rounds.logits, ended)
+    return SelfTraining(
+        rounds=rounds.history, best=rounds.best, targets=rounds.targets, logits=rounds.logits, ended=ended
+    )
 
 
 class _Rounds:

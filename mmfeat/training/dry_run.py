@@ -84,7 +84,7 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     )
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
-    todo, lacks = missing_rows(features, keys.keys, ours, table.tokens, again)
+    todo, lacks = missing_rows(features, keys.keys, ours, tokens=table.tokens, again=again)
     measured = measure_encoding(project, identity, todo)
     to_logits = 0
     if identity.output_key is not None:
@@ -257,7 +257,8 @@ def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np
     asked[np.concatenate([project.manifest.rows(w) for w in which])] = True
     tokens = project.config.encoder[identity.name].tokens
     again = rows_to_decode_again(project, identity)
-    return missing_rows(project.store.encoder(identity.spec), keys.keys, keys.present & asked, tokens, again)[0]
+    features = project.store.encoder(identity.spec)
+    return missing_rows(features, keys.keys, keys.present & asked, tokens=tokens, again=again)[0]
 
 
 def _output_bytes(project: Project, width: int) -> int:

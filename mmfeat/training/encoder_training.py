@@ -173,9 +173,9 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
         project.checkpoints,
         name,
         {**_record(project, plan, pretrained.spec, figures, fitted.history, fitted.best_epoch, fitted.seconds), **more},
-        output,
-        tensors,
-        learned,
+        output=output,
+        tensors=tensors,
+        learned=learned,
     )
     return FinetunedEncoder(
         name, pretrained.model, pretrained.width, checkpoint, made is None, figures, time.perf_counter() - start, note
@@ -294,7 +294,13 @@ def _save(project: Project, plan: FitPlan, encoder: Any, samples: Samples, fitte
         last = LastEpoch(encoder.spec().as_dict(), fitted.history[-1]["epoch"], output, tensors)
         encoder.load_state_dict(best)
     checkpoint = save_checkpoint(
-        project.checkpoints, plan.name, record, fitted.output, encoder.state_dict(), learned, last
+        project.checkpoints,
+        plan.name,
+        record,
+        output=fitted.output,
+        tensors=encoder.state_dict(),
+        learned=learned,
+        last=last,
     )
     _plot(checkpoint)
     return checkpoint

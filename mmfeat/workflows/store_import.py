@@ -108,7 +108,9 @@ def import_embeddings(
     width, dtype = source.shape[1], project.store.dtype
     try:
         with progress(f"{name}: examining", len(ids)) as bar:
-            found = examine(name, source.blocks, ids, keys, keep, width, dtype, bar.advance)
+            found = examine(
+                name, source.blocks, ids, keys=keys, keep=keep, width=width, dtype=dtype, advance=bar.advance
+            )
         n_written = _write(project, source, found, keys, keep)
     except DataError as error:
         text = str(error)
@@ -195,6 +197,15 @@ def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarra
         versions = {"mmfeat": __version__, "numpy": np.__version__}
         meta = {"host": platform.node(), "device": f"imported from {place}", "versions": versions}
         with progress(f"{found.spec.architecture}: writing", n_missing) as bar:
-            write_import(features, source.blocks, keys, found.digests, missing, source.shape[1], meta, bar.advance)
+            write_import(
+                features,
+                source.blocks,
+                keys,
+                digests=found.digests,
+                missing=missing,
+                width=source.shape[1],
+                meta=meta,
+                advance=bar.advance,
+            )
         merge_segments(features)
     return n_missing

@@ -44,7 +44,7 @@ class ImageEncoder(Encoder):
     resized = False
 
     def __init__(
-        self, network: nn.Module, model: str, data_config: dict[str, Any], precision: str, flip: bool = False
+        self, network: nn.Module, model: str, data_config: dict[str, Any], *, precision: str, flip: bool = False
     ) -> None:
         super().__init__()
         self.network = network
@@ -271,11 +271,11 @@ def build_image_encoder(
     size = data_config["input_size"]
     try:
         try:
-            encoder = kind(network, model, data_config, config.precision, config.flip)
+            encoder = kind(network, model, data_config, precision=config.precision, flip=config.flip)
         except (RuntimeError, AssertionError, ValueError):
             if config.size == "auto" or not kind.for_size(network, size[1]):
                 raise
-            encoder, resized = kind(network, model, data_config, config.precision, config.flip), True
+            encoder, resized = kind(network, model, data_config, precision=config.precision, flip=config.flip), True
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
     encoder.resized = resized

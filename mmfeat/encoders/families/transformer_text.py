@@ -57,7 +57,7 @@ class TextEncoder(Encoder):
     source: str
 
     def __init__(
-        self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
+        self, network: nn.Module, tokenizer: Any, architecture: str, *, config: TextEncoderConfig, pooling: str
     ) -> None:
         super().__init__()
         self.network = network
@@ -169,10 +169,22 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     if config.pretrained not in ("auto", "random"):
         path = folder / Path(config.pretrained).expanduser()
         load_strictly(network, read_state(path), path, unused=_UNUSED)
-    encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
+    encoder = TextEncoder(network, tokenizer, _architecture(network), config=config, pooling=pooling)
     encoder.model_config, encoder.source = model_config, source
+    _try_out(encoder.eval(), name, config.model)
+    return encoder
+
+
+def _try_out(encoder: TextEncoder, name: str, model: str) -> None:
+    """Encode two captions of different lengths.
+
+    Raises
+    ------
+    EncoderError
+        The network does not encode text.
+    """
     try:
-        encoder.eval().encode(encoder.collate(["a", "a a a"]), torch.device("cpu"))  # one of them is padded
+        encoder.encode(encoder.collate(["a", "a a a"]), torch.device("cpu"))  # one of them is padded
     except EncoderError as error:
         raise EncoderError(f"encoder.{name}: {error}") from None
     except (
@@ -184,8 +196,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         OverflowError,
         NotImplementedError,
     ) as error:
-        raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
-    return encoder
+        raise EncoderError(f"encoder.{name}: {model!r} does not encode text: {one_line(error)}") from None
 
 
 def stated_positions(model_config: Any) -> int | None:

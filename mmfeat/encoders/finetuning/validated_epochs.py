@@ -39,7 +39,7 @@ KEEP_SECONDS = 120.0  # between two saves of the state within an epoch
 _LOOK = {"cpu": 1, "cuda": 10}  # steps between two reads of the loss, each of which waits for the GPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FittedEncoder:
     """The best epoch, whose weights the encoder holds.
 
@@ -182,7 +182,14 @@ class EncoderFit(GradientSteps):
                 last = {n: t.detach().cpu().clone() for n, t in self.encoder.state_dict().items()}, self._linear()
         self.encoder.load_state_dict(_part(self.best, "encoder."))
         self.output.load_state_dict(_part(self.best, "output."))
-        return FittedEncoder(self._linear(), state.best_epoch, state.history, state.seconds, last, stopped)
+        return FittedEncoder(
+            output=self._linear(),
+            best_epoch=state.best_epoch,
+            history=state.history,
+            seconds=state.seconds,
+            last=last,
+            stopped=stopped,
+        )
 
     def _epoch(self, bar: Any, logbook: Logbook) -> None:
         """Train one epoch, or the rest of it, and score it on val."""

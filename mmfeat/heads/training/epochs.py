@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mmfeat.metrics.fast_metric import metric_values
 EVALUATED = 8192  # rows of val at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FittedHead:
     """A head at its best epoch, in eval mode.
 
@@ -53,7 +54,7 @@ class _Kept:
         self.history: list[dict[str, float]] = []
         self.error, self.stopped = "", False
 
-    def judge(self, metric: str, epoch: int, value: float | None, patience: int, state: Callable[[], Any]) -> None:
+    def judge(self, metric: str, epoch: int, value: float | None, *, patience: int, state: Callable[[], Any]) -> None:
         """Keep the epoch if it is the best so far, or if there is no val row; stop after `patience` epochs without a better one."""
         if value is None or self.best_value is None or better(metric, value, self.best_value):
             self.best, self.best_epoch, self.best_value = state(), epoch, value
@@ -65,6 +66,7 @@ def fit_stack(
     heads: list[Head],
     arrays: Arrays,
     planned: PlannedStack,
+    *,
     batch_size: int,
     metric: str,
     rule: PredictConfig,
@@ -82,7 +84,7 @@ def fit_stack(
         heads stop only all together.
     """
     start, config = time.perf_counter(), planned.config
-    stack = Stack(heads, arrays, planned.streams, planned.variants, config)
+    stack = Stack(heads, arrays, planned.streams, variants=planned.variants, config=config)
     kept = {(s, v): _Kept() for s in range(len(planned.streams)) for v in range(len(planned.variants))}
     rows, columns = np.arange(len(planned.streams)), np.arange(len(planned.variants))  # heads that are still trained
     for epoch in range(1, config.epochs + 1):
@@ -91,7 +93,7 @@ def fit_stack(
         values = {}
         for i, s in enumerate(rows):
             for j, v in enumerate(columns):
-                values[s, v] = _value(arrays, stack.judging(i, j), logits[i][j], metric, rule)
+                values[s, v] = _value(arrays, stack.judging(i, j), logits[i][j], metric=metric, rule=rule)
         chosen = values
         if choose_by is not None:
             order = [(s, v) for _, s, v in planned.places]
@@ -101,9 +103,10 @@ def fit_stack(
                 one = kept[s, v]
                 if one.stopped and choose_by is None:
                     continue
-                _record(one, epoch, losses[i, j], logits[i][j], metric, values[s, v])
+                _record(one, epoch, losses[i, j], logits=logits[i][j], metric=metric, value=values[s, v])
                 if not one.stopped:  # a stopped head may go on, since the others' epochs depend on it
-                    one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
+                    state = functools.partial(stack.state, i, j)  # copied only if it is kept
+                    one.judge(metric, epoch, chosen[s, v], patience=config.patience, state=state)
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
         if on_epoch is not None:
             on_epoch(int(going.sum()), f"epoch {epoch}, {going.sum()} of {counted(len(kept), 'head')} not stopped")
@@ -116,7 +119,7 @@ def fit_stack(
     return [_fitted(heads[s], kept[s, v], seconds) for _, s, v in planned.places]
 
 
-def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig) -> float | None:
+def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, *, metric: str, rule: PredictConfig) -> float | None:
     """A head's metric on its val rows; None without val rows, NaN if the logits `(n, K)` are not finite."""
     if not len(val):
         return None
@@ -126,7 +129,7 @@ def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rul
     return float(metric_values(metric, labels, logits[None], rule)[0])
 
 
-def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:
+def _record(one: _Kept, epoch: int, loss: float, *, logits: np.ndarray, metric: str, value: float | None) -> None:
     """Add an epoch to a head's history; a head whose loss or logits are not finite is stopped with an error."""
     record = {"epoch": epoch, "train_loss": float(loss)}
     if value is not None:
@@ -143,4 +146,6 @@ def _fitted(template: Head, one: _Kept, seconds: float) -> FittedHead:
     head = copy.deepcopy(template)
     if one.best is not None:
         head.load_state_dict(one.best, strict=False)
-    return FittedHead(head.eval(), one.best_epoch, seconds, one.history, one.error)
+    return FittedHead(
+        head=head.eval(), best_epoch=one.best_epoch, seconds=seconds, history=one.history, error=one.error
+    )

@@ -91,7 +91,14 @@ def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarra
             f"the embeddings of {counted(table.n_samples, 'row')} do not fit in memory of {device}. {remedy}"
         ) from None
     labels = torch.as_tensor(table.labels, device=device)
-    return FitData(inputs, present, labels, id_numbers(table.ids), table.rows("train"), table.rows("val"))
+    return FitData(
+        inputs=inputs,
+        present=present,
+        labels=labels,
+        numbers=id_numbers(table.ids),
+        train=table.rows("train"),
+        val=table.rows("val"),
+    )
 
 
 def fit_head(
@@ -184,7 +191,7 @@ def fit_stacks(
     """
     rule = rule or PredictConfig()
     members = _with_rows(members, data)
-    readers = {tuple(_built("meta", name, data, member.config, 0).reads): member.config for member in members}
+    readers = {tuple(_built("meta", name, data, config=member.config).reads): member.config for member in members}
     data = data.only(*(key for key in data.inputs if any(key in reads for reads in readers)))
     standardised, arrays = _standardised(name, data, members, list(readers.values()))
     planned = plan_stacks(
@@ -195,11 +202,23 @@ def fit_stacks(
     )
     for stack in planned:
         config, size = stack.config, stack.config.batch_size or usual_batch(len(stack.streams[0].train))
-        heads = [_built(data.labels.device, name, data, config, stream.seed) for stream in stack.streams]
+        heads = [_built(data.labels.device, name, data, config=config, seed=stream.seed) for stream in stack.streams]
         for head in heads:
             head.load_state_dict(standardised, strict=False)
         try:
-            yield stack.members, fit_stack(heads, arrays, stack, size, metric, rule, on_epoch, choose_by)
+            yield (
+                stack.members,
+                fit_stack(
+                    heads,
+                    arrays,
+                    stack,
+                    batch_size=size,
+                    metric=metric,
+                    rule=rule,
+                    on_epoch=on_epoch,
+                    choose_by=choose_by,
+                ),
+            )
         except (RuntimeError, MemoryError) as error:
             if _out_of_memory(error):
                 raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
@@ -220,7 +239,7 @@ def diverged(name: str, config: Any, what: str) -> str:
 
 def n_parameters(name: str, data: FitData, config: Any) -> int:
     """The number of parameters of a head on these inputs."""
-    return sum(p.numel() for p in _built("meta", name, data, config, 0).parameters())
+    return sum(p.numel() for p in _built("meta", name, data, config=config).parameters())
 
 
 def usual_batch(n_rows: int, most: int = 256) -> int:
@@ -228,7 +247,7 @@ def usual_batch(n_rows: int, most: int = 256) -> int:
     return min(most, max(32, n_rows // 30))
 
 
-def _built(device: torch.device | str, name: str, data: FitData, config: Any, seed: int) -> Head:
+def _built(device: torch.device | str, name: str, data: FitData, *, config: Any, seed: int = 0) -> Head:
     """A fresh head; its weights are a function of the seed, whatever the device."""
     with torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(torch_seed(seed, 0))
@@ -263,14 +282,16 @@ def _standardised(
     rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
     x, moments = {}, {}
     for config in readers:  # heads of one name differ in the tokens that they read
-        head = _built(data.labels.device, name, data, config, 0)
+        head = _built(data.labels.device, name, data, config=config)
         head.fit_standardisation(data.inputs, data.present, rows)
         moments |= dict(head.named_buffers())
         x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
     fold = None
     if data.fold is not None and any(member.fold != NO_FOLD for member in members):
         fold = torch.as_tensor(data.fold, device=data.labels.device)
-    return moments, Arrays(x, data.present, data.labels, data.numbers, fold, data.weights)
+    return moments, Arrays(
+        x=x, present=data.present, labels=data.labels, numbers=data.numbers, fold=fold, weights=data.weights
+    )
 
 
 def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:

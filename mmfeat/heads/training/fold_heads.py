@@ -70,7 +70,7 @@ def fit_folds(
     rows = np.flatnonzero(data.fold >= 0)
     folds = np.arange(int(data.fold.max()) + 1)
     judging = _judging(data, rows, folds, judges)
-    members = _members(name, data, config, seeds, rows, folds, judging)
+    members = _members(name, data, config, seeds=seeds, rows=rows, folds=folds, judging=judging)
     fits: list[FittedHead | None] = [None] * len(members)
     for at, fitted in fit_stacks(
         name, data, members, metric=metric, rule=rule, on_epoch=on_epoch, choose_by=_mean_of_others
@@ -108,6 +108,7 @@ def _members(
     name: str,
     data: FitData,
     config: Any,
+    *,
     seeds: Sequence[int],
     rows: np.ndarray,
     folds: np.ndarray,
@@ -116,6 +117,6 @@ def _members(
     """Members by seed, then by fold; those of one seed are a company."""
     if n_parameters(name, data, config) <= _SHARED * sum(data.widths.values()):
         val = np.concatenate(judging)
-        return [Member(config, seed, rows, val, int(fold), seed) for seed in seeds for fold in folds]
+        return [Member(config, seed, rows, val, fold=int(fold), company=seed) for seed in seeds for fold in folds]
     others = [rows[data.fold[rows] != fold] for fold in folds]
     return [Member(config, seed, others[fold], judging[fold], company=seed) for seed in seeds for fold in folds]

@@ -83,7 +83,7 @@ class Stack:
     """
 
     def __init__(
-        self, heads: list[Head], arrays: Arrays, streams: list[Stream], variants: list[Variant], config: Any
+        self, heads: list[Head], arrays: Arrays, streams: list[Stream], *, variants: list[Variant], config: Any
     ) -> None:
         self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
         self.device = arrays.labels.device
