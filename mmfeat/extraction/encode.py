@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from mmfeat.common.progress import progress
 from mmfeat.encoders.batches import Batch, Encoded, groups_of, prepared_batches
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.extraction.writer import SegmentWriter
-from mmfeat.store import EncoderFeatures
+from mmfeat.store import EncoderFeatures, Found
 
 _WAITING = 0.25  # share of the time from which on decoding counts as the bottleneck
 _WRITING = 0.1
@@ -171,8 +171,6 @@ def extract_encoder(
 
     Parameters
     ----------
-    features : EncoderFeatures
-        The encoder's folder in the store.
     start : callable
         Opens the encoder; called only if there is something to encode.
     keys, present : np.ndarray
@@ -186,62 +184,60 @@ def extract_encoder(
     shard : (k, n), optional
         Encode only the k-th of n parts of the rows, counted from 1.
     on_error : callable, optional
-        Called with each row that cannot be read or decoded and the reason; an exception of it ends the extraction, and
-        what is encoded by then is stored.
+        Called with a row that cannot be decoded and the reason; if it raises, the extraction ends and keeps what it has.
     again : np.ndarray, optional
         Rows to encode even if the store has them, `(N,)` bool.
 
     Raises
     ------
-    StoreError
-        The store cannot be written.
-    UnstorableRow
-        The store's dtype cannot hold an embedding; `row` is the row number.
-    EncoderError
-        A single sample is too large for the device's memory.
+    StoreError, UnstorableRow, EncoderError
+        The store cannot be written; its dtype cannot hold a row; a single sample is too large for the device.
     """
     begin = time.perf_counter()
     features.sweep()
     again = np.zeros(len(keys), dtype=bool) if again is None else again
-    before = features.lookup(keys).only(~again)
-    ours = in_shard(keys, shard)
-    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens=tokens, again=again)
+    before, ours = features.lookup(keys).only(~again), in_shard(keys, shard)
+    todo, lacks = missing_rows(features, keys, present & ours, tokens=tokens, again=again)
     result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     result.faster_decoding = modality_kind(features.spec.modality).faster_decoding
-    done = np.zeros(len(keys), dtype=bool)
+    found = before
     if len(todo):
-        if length is not None:
-            todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
         session = start()
-        writer = SegmentWriter(
-            features,
-            session.encoder.width,
-            keys,
-            lacks_embedding=lacks_embedding,
-            tokens=tokens,
-            meta=session.meta,
-        )
-        _Encoding(session=session, read=read, tokens=tokens, writer=writer, result=result, on_error=on_error).run(todo)
-        result.tokens = int((~lacks_embedding[todo]).sum())
+        width, meta = session.encoder.width, session.meta
+        writer = SegmentWriter(features, width, keys, lacks_embedding=lacks, tokens=tokens, meta=meta)
+        encoding = _Encoding(session, read, writer, result=result, tokens=tokens, on_error=on_error)
+        encoding.run(by_length(todo, length))
+        result.tokens = int((~lacks[todo]).sum())
         done = ours & ~np.isin(np.arange(len(keys)), list(result.unread))
-    found = features.lookup(keys).only(~again | done) if len(todo) else before
-    lacking = present & found.missing
-    result.left = int((lacking & ~ours).sum())
-    result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
-    result.repeated = int((found.good & present).sum()) - result.cached - result.encoded
+        found = features.lookup(keys).only(~again | done)
+    _count(result, found, present=present, ours=ours)
     result.seconds = time.perf_counter() - begin
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
+def _count(result: Extraction, found: Found, *, present: np.ndarray, ours: np.ndarray) -> None:
+    """The counts of rows that follow from what the store has after an extraction."""
+    lacking = present & found.missing
+    result.left = int((lacking & ~ours).sum())
+    result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
+    result.repeated = int((found.good & present).sum()) - result.cached - result.encoded
+
+
+def by_length(rows: np.ndarray, length: Callable[[int], int] | None) -> np.ndarray:
+    """Rows in the order of their samples' lengths; as they are without lengths."""
+    return rows if length is None else rows[np.argsort([length(row) for row in rows], kind="stable")]
+
+
+@dataclass(frozen=True)
 class _Encoding:
     """Encodes rows into segments, and counts them in `result`."""
 
     session: Session
     read: Callable[[int], Any]
-    tokens: int
     writer: SegmentWriter
+    _: KW_ONLY
     result: Extraction
+    tokens: int
     on_error: Callable[[int, str], None] | None
 
     def run(self, todo: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.encoders.batches import groups_of, prepared_batches
-from mmfeat.extraction.encode import Session
+from mmfeat.extraction.encode import Session, by_length
 
 BATCHES = 8  # measured at most, spread over all rows
 SECONDS = 5.0  # after which no further batch is measured
@@ -46,9 +46,7 @@ def estimate(
     dtype : str
         Of the store.
     """
-    if length is not None:
-        todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
-    size = session.batch_size
+    todo, size = by_length(todo, length), session.batch_size
     while True:
         try:
             rows, seconds, width = _measured(session, todo, size, read=read, tokens=tokens)
