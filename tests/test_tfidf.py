@@ -91,7 +91,7 @@ def test_any_text_is_a_caption(captions):
 
 @pytest.mark.parametrize("captions", [[], ["one"], ["a b", "a b"], ["red", "blue", "green"], ["", " "]])
 def test_no_word_that_occurs_twice(captions):
-    with pytest.raises(EncoderError, match=r"no word of two letters or more stands in two of the \d training caption"):
+    with pytest.raises(EncoderError, match=r"no word of two letters or more occurs in two of the \d training caption"):
         TfidfEncoder.fit(captions, 9, 1)
 
 

@@ -26,13 +26,11 @@ class FinetuneConfig:
     warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
     schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
     clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: no limit
-    ema: float = setting(
-        0.995, low=0.0, high=0.99999
-    )  # decay of the moving average of the weights, which is what is saved; 0: no average
+    # decay of the moving average of the weights, which is what is saved; 0: no average
+    ema: float = setting(0.995, low=0.0, high=0.99999)
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16", "float16"))  # auto: bfloat16 on a GPU
-    batch_norm: str = setting(
-        "frozen", choices=("frozen", "trained")
-    )  # statistics: frozen, as pretrained; trained, of the batches
+    # statistics: frozen, as pretrained; trained, of the batches
+    batch_norm: str = setting("frozen", choices=("frozen", "trained"))
     head_first: bool = True  # start from the linear output fitted on the frozen encoder's cached features
     loss: str = setting("bce", choices=LOSSES)
     weights: str = setting("none", choices=("paper", "none"))  # of the classes in the loss: the paper's (P7), or all 1
@@ -40,9 +38,8 @@ class FinetuneConfig:
     augment: bool = True  # P5 and P6: horizontal flips; two words replaced by synonyms
     crop: float = setting(0.0, low=0.0, high=1.0)  # images: random crops of this share of the area and more; 0: none
     randaugment: int = setting(0, low=0, high=MAX_RANDAUGMENT)  # images: magnitude of timm's RandAugment; 0: none
-    start_size: int = setting(
-        0, low=0, high=4096
-    )  # images: pixels in the first epoch, rising to the encoder's; 0: the encoder's
+    # images: pixels in the first epoch, rising to the encoder's; 0: the encoder's
+    start_size: int = setting(0, low=0, high=4096)
 
 
 # Differences from the defaults above. `paper` is its Table 4 (P19): one constant rate for all layers.

@@ -40,9 +40,8 @@ class DataConfig:
     caption: str | tuple[str, ...] = ""  # several are joined
     labels: str | tuple[str, ...] = ""  # a column of names; a list: columns of 0, 1 and blank. Of COCO: categories
     group: str = ""  # column: rows of one group are in one split; empty: no groups, they are never guessed
-    absent: str = setting(
-        "auto", choices=("auto", "negative", "unknown")
-    )  # unlisted labels: negative or unknown; auto: by the source
+    # unlisted labels: negative or unknown; auto: by the source
+    absent: str = setting("auto", choices=("auto", "negative", "unknown"))
     separator: str = setting(" ", filled=True)  # between the labels of one cell
     classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
     max_megapixels: float = setting(178.95697, low=0.001)  # of one image; larger ones are refused
@@ -124,9 +123,8 @@ class CrossAttentionConfig(HiddenConfig):
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
     hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
     query: str = setting("", encoder=True)  # the encoder whose embedding is the query; empty: the text encoder
-    tokens: str = setting(
-        "auto", choices=TOKENS
-    )  # auto: stored tokens where an encoder keeps some, else pieces of the embedding
+    # auto: stored tokens where an encoder keeps some, else pieces of the embedding
+    tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
     layers: int = setting(1, low=1, high=12)  # the query of each is the output of the one before
 
@@ -152,9 +150,8 @@ class LabelQueryConfig(HiddenConfig):
 
     width: int = setting(128, low=1)  # of queries and projected tokens
     token_width: int = setting(128, low=1)  # of the pieces of an embedding, if no tokens are stored
-    tokens: str = setting(
-        "auto", choices=TOKENS
-    )  # auto: stored tokens where an encoder keeps some, else pieces of the embedding
+    # auto: stored tokens where an encoder keeps some, else pieces of the embedding
+    tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(4, low=1)  # of the attention; divides width
     layers: int = setting(1, low=1, high=12)
 
@@ -223,9 +220,8 @@ class PredictConfig:
     """From probabilities to labels; `[predict]`."""
 
     threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
-    empty: str = setting(
-        "most-probable", choices=("most-probable", "none")
-    )  # of a row with no class above the threshold (P8)
+    # of a row with no class above the threshold (P8)
+    empty: str = setting("most-probable", choices=("most-probable", "none"))
     calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
 
     @property

@@ -27,7 +27,7 @@ class NeedsCode(EncoderError):
     """A model cannot be loaded without running code that comes with it."""
 
 
-def ask_nobody() -> None:
+def never_ask() -> None:
     """Make transformers raise instead of asking on the terminal, and load no compiled code from the hub.
 
     transformers builds a model within a model (`vision_config`) without the flag of the outer one, and would ask there.

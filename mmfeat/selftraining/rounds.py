@@ -196,7 +196,7 @@ class _Rounds:
     def next(self, number: int, refit: Refit | None, memory: Memory) -> Round | None:
         """One round; None where it would be the same as the last one."""
         targets = self._targets()
-        pseudo = np.where(self.free, decided(targets), -1).astype(np.int8)
+        pseudo = np.where(self.free, hard_labels(targets), -1).astype(np.int8)
         changed = None if self.before is None else int((pseudo != self.before).any(1).sum())
         refitted = refit(number, targets) if refit else None
         if changed == 0 and refitted is None:
@@ -241,7 +241,7 @@ class _Rounds:
         return metrics_of(self.val_labels, logits[val], decision), outcome_of(logits[val], decision)
 
 
-def decided(targets: Targets) -> np.ndarray:
+def hard_labels(targets: Targets) -> np.ndarray:
     """Targets as labels `(N, K)` int8: 1 above 1/2, else 0; -1 stays."""
     return np.where(targets.labels < 0, -1, targets.labels > 0.5).astype(np.int8)
 

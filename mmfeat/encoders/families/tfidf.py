@@ -105,7 +105,7 @@ class TfidfEncoder(Encoder):
             vectorizer.fit(captions)
         except ValueError:  # scikit-learn's, for a vocabulary that would be empty
             raise EncoderError(
-                f"no word of two letters or more stands in two of the {counted(len(captions), 'training caption')}, "
+                f"no word of two letters or more occurs in two of the {counted(len(captions), 'training caption')}, "
                 f"so there is no vocabulary for {TFIDF}"
             ) from None
         terms = vectorizer.get_feature_names_out().tolist()

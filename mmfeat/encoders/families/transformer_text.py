@@ -19,7 +19,7 @@ from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.families.sentence_folders import stated_pooling
 from mmfeat.encoders.families.text_names import TOWERS, hub_name, local_folder, nearest_text_models, two_towers
-from mmfeat.encoders.foreign import ask_nobody, check_files, no_code, own_code_digest
+from mmfeat.encoders.foreign import check_files, never_ask, no_code, own_code_digest
 from mmfeat.encoders.preparation import TextPreparation
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import ModelUnavailable, hub, hub_folder, load_strictly, read_state
@@ -260,7 +260,7 @@ def load_tokenizer(folder: Path) -> Any:
 def quiet_transformers() -> None:
     """Make transformers importable, and keep it from printing and asking."""
     make_torchvision_importable()
-    ask_nobody()
+    never_ask()
     from transformers.utils import logging
 
     logging.set_verbosity_error()

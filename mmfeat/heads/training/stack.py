@@ -88,11 +88,11 @@ class Stack:
         self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
         self.device = arrays.labels.device
         self.module = _Logits(heads[0])
-        taught = [{fold: self._taught(s, fold) for fold in {v.fold for v in variants}} for s in streams]
+        training = [{fold: self._training_labels(s, fold) for fold in {v.fold for v in variants}} for s in streams]
         places = [(s, v.fold) for s in range(len(streams)) for v in variants]
         states: list[dict[str, Tensor]] = []
         for s, fold in places:
-            heads[s].start_from(log_odds(taught[s][fold]))
+            heads[s].start_from(log_odds(training[s][fold]))
             states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
         grid = (len(streams), len(variants))
         self.parameters = {
@@ -100,13 +100,13 @@ class Stack:
         }  # (S, V, ...)
         self.weights = None
         if config.weights == "paper":
-            each = {(s, fold): class_weights(taught[s][fold].cpu().numpy()) for s, fold in places}
+            each = {(s, fold): class_weights(training[s][fold].cpu().numpy()) for s, fold in places}
             stacked = np.stack([each[place] for place in places])
             self.weights = torch.as_tensor(stacked, device=self.device).unflatten(0, grid)  # (S, V, K)
         self.widths = self._noise_widths(heads[0])
         self.optimizer = self._optimizer()
 
-    def _taught(self, stream: Stream, fold: int) -> Tensor:
+    def _training_labels(self, stream: Stream, fold: int) -> Tensor:
         """The labels `(n, K)` that a head of a stream is trained on."""
         rows = torch.as_tensor(stream.train, device=self.device)
         return self.arrays.labels[rows if fold == NO_FOLD else rows[self.arrays.fold[rows] != fold]]
