@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.common.plugins import Registry
-from mmfeat.config.encoder_tables import EncoderTable, ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import (
+    EncoderTable,
+    ImageEncoderConfig,
+    OtherEncoderConfig,  # noqa: F401 - all tables of the file are found here
+    TextEncoderConfig,
+    TfidfEncoderConfig,  # noqa: F401
+)
 from mmfeat.config.fields import LOSSES, MAX_LR, setting
 from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
 
