@@ -97,7 +97,7 @@ def test_the_papers_encoders_in_figures_without_any_weight(tmp_path, monkeypatch
     assert found["efficientnet_b4"].size_mb == pytest.approx(70.7, abs=0.1)
     assert found["efficientnet_b4"].takes == "320 px"
     assert found["google/bert_uncased_L-2_H-128_A-2"].parameters == 4_369_408  # 4.4 million, as its card says
-    monkeypatch.setattr("mmfeat.encoders.catalogue.describe", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("mmfeat.encoders.catalogue.describe_image", lambda *_: pytest.fail("counted again"))
     assert encoders(tmp_path) == listed
 
 

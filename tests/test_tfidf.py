@@ -116,7 +116,7 @@ def test_a_folder_holds_all_of_it(tmp_path, dtype):
     [
         ({"max_length": 9}, "unknown key 'encoder.text.max_length'"),
         ({"width": 0}, "encoder.text.width = 0. Use a number from 1 to 32768"),
-        ({"checkpoint": "none"}, 'tfidf is nothing without one. Write: checkpoint = "latest"'),
+        ({"checkpoint": "none"}, 'tfidf needs a checkpoint, which holds its vocabulary. Write: checkpoint = "latest"'),
     ],
 )
 def test_what_is_no_setting_of_it(tmp_path, table, said):
