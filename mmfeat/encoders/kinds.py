@@ -103,6 +103,8 @@ class EncoderKind:
         Those that `mmfeat extract --tune` measures.
     reads : str
         The plural of a sample, for messages.
+    fits : str
+        What a fitted kind fits on the training samples, for messages.
     faster_decoding : str
         What else than more CPU cores would help where reading and preparing samples is the limit.
     packages : tuple of str
@@ -119,6 +121,7 @@ class EncoderKind:
     batch_size: ClassVar[int] = 16
     batch_sizes: ClassVar[tuple[int, ...]] = (8, 16, 32, 64, 128, 256)
     reads: ClassVar[str] = "samples"
+    fits: ClassVar[str] = "fit"
     faster_decoding: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
     record_shape: ClassVar[Shape] = {}

@@ -134,7 +134,7 @@ def _restored(kind: EncoderKind, config: Config, name: str, checkpoints: Path) -
         if table.checkpoint != "latest":
             raise EncoderError(f'encoder.{name}: {table.checkpoint} is of other settings. Set: checkpoint = "latest"')
         raise EncoderError(
-            f"encoder.{name}: {kind.name} has no vocabulary of these settings yet. Run: mmfeat finetune {name}"
+            f"encoder.{name}: {kind.name} has no {kind.fits} of these settings yet. Run: mmfeat finetune {name}"
         )
     return kind.restore(checkpoint, table), checkpoint
 

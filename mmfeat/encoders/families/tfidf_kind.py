@@ -28,6 +28,7 @@ class TfidfKind(CaptionKind):
 
     settings = TfidfEncoderConfig
     recognition_order = 10
+    fits = "vocabulary"
     record_shape = {"ngrams": Number(int, low=1, high=3)}
 
     def recognises(self, model: str) -> bool:
