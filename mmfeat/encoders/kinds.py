@@ -43,16 +43,12 @@ WEIGHTS = "weights.safetensors"  # an exported encoder's file of weights
 _GPU_BATCHES = 8  # times as many samples in a batch on a GPU
 
 
-class Host(Protocol):
-    """What kinds read of a project, or of new samples that are predicted."""
+class SampleHost(Protocol):
+    """What kinds read of a project's samples, or of new samples that are predicted."""
 
     @property
     def config(self) -> Config:
-        """The settings."""
-
-    @property
-    def root(self) -> Path:
-        """The folder that relative paths start from."""
+        """The settings; relative paths start at its `root`."""
 
     @property
     def manifest(self) -> Manifest:
@@ -66,6 +62,17 @@ class Host(Protocol):
     def digests(self) -> DigestMemory | None:
         """Remembered digests of images; None: every image is read."""
 
+    def image_reader(self) -> Callable[[int], bytes]:
+        """Row to its image's bytes."""
+
+
+class EncoderHost(Protocol):
+    """What kinds read of a project to identify an encoder."""
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+
     @property
     def store(self) -> FeatureStore:
         """The feature store."""
@@ -77,9 +84,6 @@ class Host(Protocol):
     @property
     def memory(self) -> Path:
         """A folder for what is only remembered."""
-
-    def image_reader(self) -> Callable[[int], bytes]:
-        """Row to its image's bytes."""
 
 
 class EncoderKind:
@@ -142,11 +146,11 @@ class EncoderKind:
         """Where a table's samples lie, if the table says so; encoders of one source share row keys. Not for remembered kinds."""
         return ""
 
-    def row_keys(self, host: Host, source: str) -> RowKeys:
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """What each row's features are filed under: a digest of the sample's bytes; rows without a sample are not present."""
         raise NotImplementedError(f"{type(self).__name__}.row_keys")
 
-    def reader(self, host: Host, source: str) -> Callable[[int], Any]:
+    def reader(self, host: SampleHost, source: str) -> Callable[[int], Any]:
         """Row to the sample that the encoder's `prepare` takes.
 
         It raises :class:`~mmfeat.encoders.batches.UnreadSample` where the sample cannot be read, or has another row key.
@@ -157,7 +161,7 @@ class EncoderKind:
         """By what samples are sorted before they are cut into batches, where `by_length`."""
         return len(sample)
 
-    def lengths(self, host: Host) -> Callable[[int], int] | None:
+    def lengths(self, host: SampleHost) -> Callable[[int], int] | None:
         """Row to the length of its sample; None where rows are encoded in any order."""
         return None
 
@@ -196,7 +200,7 @@ class EncoderKind:
         """
         raise NotImplementedError(f"{type(self).__name__}.build")
 
-    def identify(self, host: Host, name: str, *, pretrained_only: bool = False) -> Identity:
+    def identify(self, host: EncoderHost, name: str, *, pretrained_only: bool = False) -> Identity:
         """The keys of an encoder; `pretrained_only` leaves checkpoints aside.
 
         Raises

@@ -18,7 +18,7 @@ from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.encoders.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, Host, register_encoder_kind
+from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 from mmfeat.encoders.weights import load_strictly, read_state
 
 RATE = 8000  # samples of a second
@@ -93,7 +93,7 @@ class SoundKind(EncoderKind):
     def source(self, table: SoundConfig) -> str:
         return table.folder
 
-    def row_keys(self, host: Host, source: str) -> RowKeys:
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         ids = host.manifest.ids
         keys, present = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), dtype=bool)
         for row, one in enumerate(ids):
@@ -103,7 +103,7 @@ class SoundKind(EncoderKind):
                 present[row] = True
         return RowKeys(keys, present)
 
-    def reader(self, host: Host, source: str) -> Callable[[int], np.ndarray]:
+    def reader(self, host: SampleHost, source: str) -> Callable[[int], np.ndarray]:
         ids = host.manifest.ids
 
         def read(row: int) -> np.ndarray:
@@ -137,5 +137,5 @@ class SoundKind(EncoderKind):
         return encoder.eval()
 
 
-def _file(host: Host, source: str, name: str) -> Path:
+def _file(host: SampleHost, source: str, name: str) -> Path:
     return host.config.path(source) / f"{name}.npy"

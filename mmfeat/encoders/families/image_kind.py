@@ -11,7 +11,7 @@ from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, image_keys
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, Host, register_encoder_kind
+from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,11 +45,11 @@ class ImageKind(EncoderKind):
         },
     }
 
-    def row_keys(self, host: Host, source: str) -> RowKeys:
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """Digests of the files' bytes."""
         return image_keys(host.manifest.images, host.sources, host.digests)
 
-    def reader(self, host: Host, source: str) -> Callable[[int], bytes]:
+    def reader(self, host: SampleHost, source: str) -> Callable[[int], bytes]:
         """The file's bytes, checked against the row key."""
         return host.image_reader()
 

@@ -12,7 +12,7 @@ from mmfeat.config.encoder_tables import OtherEncoderConfig
 from mmfeat.data.row_keys import RowKeys, id_keys
 from mmfeat.encoders.checkpoint import checkpoints_of, read_checkpoint
 from mmfeat.encoders.description import Description
-from mmfeat.encoders.kinds import EncoderKind, Host, register_encoder_kind
+from mmfeat.encoders.kinds import EncoderHost, EncoderKind, SampleHost, register_encoder_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.store import EncoderFeatures
 from mmfeat.store.encoder_record import read_record
@@ -27,7 +27,7 @@ class ImportedKind(EncoderKind):
     settings = OtherEncoderConfig
     reads = "imported embeddings"
 
-    def row_keys(self, host: Host, source: str) -> RowKeys:
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """Digests of the ids, whether a row has an embedding or not."""
         return RowKeys(id_keys(host.manifest.ids), np.ones(host.manifest.n_samples, dtype=bool))
 
@@ -41,7 +41,7 @@ class ImportedKind(EncoderKind):
         """The key of the import."""
         return Description(table.model[:_DIGITS], self.modality, source=self.name)
 
-    def identify(self, host: Host, name: str, *, pretrained_only: bool = False) -> Identity:
+    def identify(self, host: EncoderHost, name: str, *, pretrained_only: bool = False) -> Identity:
         """The keys of an imported encoder; its checkpoints hold an output alone.
 
         Raises

@@ -13,7 +13,7 @@ from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, caption_keys
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, Host, register_encoder_kind
+from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,16 +35,16 @@ class CaptionKind(EncoderKind):
     batch_sizes = (16, 32, 64, 128, 256, 512)
     reads = "captions"
 
-    def row_keys(self, host: Host, source: str) -> RowKeys:
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """Digests of the captions' UTF-8."""
         return caption_keys(host.manifest.captions)
 
-    def reader(self, host: Host, source: str) -> Callable[[int], str]:
+    def reader(self, host: SampleHost, source: str) -> Callable[[int], str]:
         """The caption."""
         captions = host.manifest.captions
         return lambda row: captions[row]
 
-    def lengths(self, host: Host) -> Callable[[int], int]:
+    def lengths(self, host: SampleHost) -> Callable[[int], int]:
         """Characters of the captions."""
         captions = host.manifest.captions
         return lambda row: len(captions[row])
