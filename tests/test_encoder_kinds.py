@@ -260,3 +260,35 @@ def test_the_guide_has_the_tested_code():
     text = (ROOT / "docs" / "how-to" / "extend.md").read_text(encoding="utf-8")
     for name in ("mmfeat_sound.py", "mmfeat_products.py", "pyproject.toml"):
         assert (PACKAGE / name).read_text(encoding="utf-8").rstrip() in text, name
+
+
+def test_kinds_are_known_without_their_libraries():
+    code = (
+        "import sys; from mmfeat.encoders.kinds import encoder_kinds; encoder_kinds(); import mmfeat.project.project\n"
+    )
+    code += "sys.exit(str({'torch', 'timm', 'transformers', 'sklearn', 'PIL'} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stderr.strip() == ""
+
+
+def test_every_policy_method_and_head_of_the_settings_is_registered():
+    from mmfeat.config.schema import HEADS, METHODS, POLICIES
+    from mmfeat.heads import HEADS as CLASSES
+    from mmfeat.runs.ensemble_weights import _METHODS
+    from mmfeat.selftraining.policies import _POLICIES
+
+    assert set(_POLICIES) == set(POLICIES)
+    assert set(_METHODS) == set(METHODS) - {"mean"}
+    assert list(CLASSES) == list(HEADS)
+
+
+def test_image_families_are_looked_up_in_their_order():
+    from mmfeat.encoders.families.image_network import image_families
+    from mmfeat.encoders.model_names import image_family, is_image_model
+
+    assert [family.source for family in image_families()] == ["timm", "torchvision"]
+    assert image_family("image", "resnet18", "auto", Path("/"))[0].source == "timm"
+    assert image_family("image", "torchvision:resnet18", "auto", Path("/"))[0].source == "torchvision"
+    assert image_family("image", "efficientnetv2_s", "auto", Path("/"))[1] == "tf_efficientnetv2_s"
+    assert image_family("image", "efficientnetv2_s", "random", Path("/"))[1] == "efficientnetv2_s"
+    assert not is_image_model("bert")
