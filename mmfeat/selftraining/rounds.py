@@ -21,7 +21,7 @@ from mmfeat.config.schema import LinearConfig, MlpConfig, PredictConfig, Selftra
 from mmfeat.heads.head import log_odds
 from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits, usual_batch
 from mmfeat.metrics import paired_bootstrap
-from mmfeat.metrics.decision_rule import crossfitted
+from mmfeat.metrics.decision_rule import crossfit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
@@ -47,7 +47,7 @@ class Round:
         Rows with any pseudo-label that differs from the round before.
     agreement, truth : float or None
         micro-F1 of the pseudo-labels against those of the round before, and against the true labels where they are known.
-    figures : Metrics
+    metrics : Metrics
         Of the MLP on val.
     difference : tuple of float or None
         To the best round before, in the metric, higher is better: the mean and its 95 % interval.
@@ -62,7 +62,7 @@ class Round:
     changed: int | None = None
     agreement: float | None = None
     truth: float | None = None
-    figures: Metrics
+    metrics: Metrics
     difference: tuple[float, float, float] | None = None
     accepted: bool = True
     refitted: bool = False
@@ -190,7 +190,7 @@ class _Rounds:
         """Round 0: given labels alone."""
         self.fused, self.logits = memory(0, lambda: _trained(self.data, self.seed))
         metrics, self.outcome = self._judged(self.logits)
-        self.history = [Round(number=0, n_yes=[0] * len(self.prior), figures=metrics)]
+        self.history = [Round(number=0, n_yes=[0] * len(self.prior), metrics=metrics)]
         return self.history[0]
 
     def next(self, number: int, refit: Refit | None, memory: Memory) -> Round | None:
@@ -215,7 +215,7 @@ class _Rounds:
             changed=changed,
             agreement=None if self.before is None else agreement(pseudo, self.before),
             truth=None if self.truth is None else agreement(pseudo, self.truth),
-            figures=metrics,
+            metrics=metrics,
             difference=difference,
             accepted=is_accepted(difference, first=number == 1 and self.config.policy != "all"),
             refitted=refitted is not None,
@@ -237,7 +237,9 @@ class _Rounds:
     def _judged(self, logits: np.ndarray) -> tuple[Metrics, Any]:
         """Metrics on val, and what the bootstrap compares."""
         val = self.data.val
-        decision = crossfitted(self.rule, self.metric, self.val_labels, logits[val], self.data.numbers[val])
+        decision = crossfit_decision_rule(
+            self.rule, self.metric, labels=self.val_labels, logits=logits[val], numbers=self.data.numbers[val]
+        )
         return metrics_of(self.val_labels, logits[val], decision), outcome_of(logits[val], decision)
 
 

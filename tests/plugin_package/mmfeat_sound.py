@@ -101,7 +101,7 @@ class SoundKind(EncoderKind):
             if file.is_file():
                 keys[row] = np.frombuffer(hashlib.sha256(file.read_bytes()).digest(), np.uint8)
                 present[row] = True
-        return RowKeys(keys, present)
+        return RowKeys(keys=keys, present=present)
 
     def reader(self, host: SampleHost, source: str) -> Callable[[int], np.ndarray]:
         ids = host.manifest.ids

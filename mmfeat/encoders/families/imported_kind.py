@@ -29,7 +29,7 @@ class ImportedKind(EncoderKind):
 
     def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """Digests of the ids, whether a row has an embedding or not."""
-        return RowKeys(id_keys(host.manifest.ids), np.ones(host.manifest.n_samples, dtype=bool))
+        return RowKeys(keys=id_keys(host.manifest.ids), present=np.ones(host.manifest.n_samples, dtype=bool))
 
     def untunable(self, name: str) -> str:
         """There is no network."""
