@@ -160,7 +160,7 @@ def test_the_project_and_the_exported_model_predict_new_samples_alike(session):
     assert found["opinions"] == [["sound", "text"], ["sound", "text"], []]
     assert found["alone"] == [["sound"], ["sound"]]
     assert found["wrong"] == (
-        "DataError: recording 0: ValueError: not an array of one dimension. To go by the other modalities: on_error='record'"
+        "DataError: recording 0: ValueError: not an array of one dimension. To predict from the other modalities: on_error='record'"
     )
 
 
