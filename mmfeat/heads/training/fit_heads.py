@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmfeat.common.errors import RunError
+from mmfeat.common.progress import Progress
 from mmfeat.common.randomness import id_numbers, torch_seed
 from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
@@ -141,7 +142,7 @@ def fit_heads(
     *,
     metric: str = "samples-f1",
     rule: PredictConfig | None = None,
-    on_epoch: Callable[[int, str], None] | None = None,
+    bar: Progress | None = None,
 ) -> list[FittedHead]:
     """Train many heads of one name, those of one shape in one vectorised pass; returned in the members' order.
 
@@ -149,8 +150,8 @@ def fit_heads(
 
     Parameters
     ----------
-    on_epoch : callable, optional
-        Called after each epoch of a pass with the number of heads that go on, and with the same in words.
+    bar : Progress, optional
+        Advanced by one for each epoch of each head, also for epochs that a head is spared because it has stopped.
 
     Raises
     ------
@@ -158,7 +159,7 @@ def fit_heads(
         As :func:`fit_head`, for the first head that fails.
     """
     fitted: list[FittedHead | None] = [None] * len(members)
-    for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, on_epoch=on_epoch):
+    for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, bar=bar):
         for i, fit in zip(at, fits, strict=True):
             if fit.error:
                 raise RunError(diverged(name, members[i].config, fit.error))
@@ -173,7 +174,7 @@ def fit_stacks(
     *,
     metric: str = "samples-f1",
     rule: PredictConfig | None = None,
-    on_epoch: Callable[[int, str], None] | None = None,
+    bar: Progress | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[list[int], list[FittedHead]]]:
     """As :func:`fit_heads`, pass by pass: the members' numbers and their heads as soon as a pass is done.
@@ -206,19 +207,10 @@ def fit_stacks(
         for head in heads:
             head.load_state_dict(standardised, strict=False)
         try:
-            yield (
-                stack.members,
-                fit_stack(
-                    heads,
-                    arrays,
-                    stack,
-                    batch_size=size,
-                    metric=metric,
-                    rule=rule,
-                    on_epoch=on_epoch,
-                    choose_by=choose_by,
-                ),
+            fitted = fit_stack(
+                heads, arrays, stack, batch_size=size, metric=metric, rule=rule, bar=bar, choose_by=choose_by
             )
+            yield stack.members, fitted
         except (RuntimeError, MemoryError) as error:
             if _out_of_memory(error):
                 raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
