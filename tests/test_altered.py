@@ -6,14 +6,13 @@ import copy
 import json
 import random
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_seals import OLD, tried
+from helpers.older_projects import older_project, tried
 
 from mmfeat.common.files import write_json
 from mmfeat.common.seals import read_sealed, write_sealed
@@ -34,10 +33,7 @@ OTHERS = (REMOVED, None, True, -1, 0.5, "x y", "", [], {}, [None], 2**70)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A project that version 0.1.0 has made, with few runs; for tests that only read it."""
-    folder = tmp_path_factory.mktemp("altered")
-    with tarfile.open(OLD) as archive:
-        archive.extractall(folder, filter="data")
-    root = folder / "project-0.1.0"
+    root = older_project("0.1.0", tmp_path_factory.mktemp("altered"))
     for run in (root / "runs").iterdir():
         if run.is_dir() and run.name not in (
             "crossattn-1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import tarfile
@@ -11,32 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.images import MAKE, tar_of, zip_of
 
 from mmfeat.common.errors import DataError
 from mmfeat.data.images import archives
 from mmfeat.data.images.image_sources import ImageSources, _beside
 from mmfeat.data.row_keys import image_keys
 
-
-def zip_of(path, members: dict[str, bytes], compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        for name, data in members.items():
-            file.writestr(zipfile.ZipInfo(name), data, compression)
-    return path
-
-
-def tar_of(path, members: dict[str, bytes], mode="w", **fields):
-    with tarfile.open(path, mode) as file:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for field, value in fields.items():
-                setattr(info, field, value)
-            file.addfile(info, io.BytesIO(data))
-    return path
-
-
-MAKE = {"zip": zip_of, "tar": tar_of}
 SEVERAL = {f"d/{i}.jpg": random.Random(i).randbytes(40 * i + 1) for i in range(30)}
 
 

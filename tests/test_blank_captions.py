@@ -6,7 +6,7 @@ import csv
 import json
 
 import pytest
-from conftest import TINY
+from helpers.projects import TINY
 
 from mmfeat.project.project import Project
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, run_cli
+from helpers.command_line import run_cli
+from helpers.projects import TINY
 
 
 @pytest.fixture(scope="module")

@@ -7,32 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.networks import WIDTHS, K, items, parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.common.errors import RunError
-from mmfeat.runs.composition import Composition, HeadPart, ProbePart, build_composition
+from mmfeat.runs.composition import Composition, ProbePart, build_composition
 from mmfeat.runs.ensembles import combined
-
-WIDTHS, K = {"image": 6, "text": 4}, 3
-
-
-def parts() -> dict:
-    torch.manual_seed(0)
-    made = {name: ProbePart(name, width, K) for name, width in WIDTHS.items()}
-    for part in made.values():
-        part.prior.normal_()
-    made["concat-1"] = HeadPart("concat", {}, WIDTHS, K, 2)
-    for seed in made["concat-1"].seeds:
-        torch.nn.init.normal_(seed.output.weight)
-    return {name: part.eval() for name, part in made.items()}
-
-
-def items(n: int = 5, seed: int = 0) -> tuple[dict, dict]:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {name: torch.randn(n, width, generator=generator) for name, width in WIDTHS.items()}
-    present = {name: torch.rand(n, generator=generator) > 0.4 for name in WIDTHS}
-    return {name: x * present[name][:, None] for name, x in inputs.items()}, present
 
 
 def mean(*members, prior=(0.0, 0.0, 0.0)) -> dict:

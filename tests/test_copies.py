@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 from PIL import Image, PngImagePlugin
 
 from mmfeat.data.images.copies import copies_across_splits, groups_with_copies

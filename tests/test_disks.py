@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from campaign import Done, fill, limit_files, read_only, refuse_from, small_disk
-from campaign_projects import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.fault_cases import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.faults import Done, fill, limit_files, read_only, refuse_from, small_disk
 
 MOST = int(os.environ.get("MMFEAT_DISKS", "10"))
 MIB = 2**20

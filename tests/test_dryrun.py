@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.project.encoding import ExtractionOptions, extract

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import run_cli
-from test_encoders import CPU, TINY, image_encoder, text_folder  # noqa: F401
+from helpers.command_line import run_cli
+from helpers.encoders import CPU, TINY, image_encoder
 
 from mmfeat.common.errors import ConfigError, EncoderError
 from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
@@ -61,7 +61,7 @@ def test_every_image_encoder_of_the_paper_is_built_by_its_name(tmp_path, model):
 
 
 @pytest.mark.parametrize("model", [*PAPER["text"], "albert/albert-base-v2"])
-def test_every_text_encoder_of_the_paper_is_built_by_its_name(tmp_path, empty_hub, text_folder, model):  # noqa: F811
+def test_every_text_encoder_of_the_paper_is_built_by_its_name(tmp_path, empty_hub, text_folder, model):
     today = "albert/albert-base-v2" if "albert" in model else model
     in_hub(empty_hub, today, text_folder)
     encoder = build_text(tmp_path, model=model)
@@ -137,7 +137,7 @@ def test_models_by_a_part_of_their_name(monkeypatch):
 @pytest.mark.parametrize(
     "model", ["google/bert_uncased_L-2_H-128_A-2", "google/some-bert", "albert-base-v2", "./model"]
 )
-def test_a_text_model_for_images_says_what_to_write(tmp_path, text_folder, model):  # noqa: F811
+def test_a_text_model_for_images_says_what_to_write(tmp_path, text_folder, model):
     if model == "./model":
         shutil.copytree(text_folder, tmp_path / "model")
     with pytest.raises(EncoderError, match=r'encoder.image: .* is a text model .*modality = "text"'):
@@ -200,7 +200,7 @@ def test_pooling_is_what_either_layout_of_sentence_transformers_says(tmp_path, s
         assert stated_pooling("text", str(tmp_path)) == pooling
 
 
-def test_pooling_can_be_chosen_and_what_comes_after_it_is_said(tmp_path, empty_hub, text_folder):  # noqa: F811
+def test_pooling_can_be_chosen_and_what_comes_after_it_is_said(tmp_path, empty_hub, text_folder):
     place = in_hub(empty_hub, "some/sentences", text_folder)
     kinds = {"": "Transformer", "pool": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
     modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
@@ -213,7 +213,7 @@ def test_pooling_can_be_chosen_and_what_comes_after_it_is_said(tmp_path, empty_h
     assert after_pooling("some/sentences") == ["Dense", "Normalize"]
 
 
-def test_a_tokenizer_that_never_pads_still_makes_batches(tmp_path, text_folder):  # noqa: F811
+def test_a_tokenizer_that_never_pads_still_makes_batches(tmp_path, text_folder):
     """As those of decoders: no padding token, and a batch of captions of different lengths."""
     shutil.copytree(text_folder, tmp_path / "gpt")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.inference.run_ranking import best_run

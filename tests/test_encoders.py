@@ -9,6 +9,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.encoders import CPU, TINY, image_encoder
+from helpers.images import jpeg
 from PIL import Image
 
 from mmfeat.common.errors import EncoderError
@@ -17,28 +19,6 @@ from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.transformer_text import build_text_encoder
 from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.encoders.weights import read_state
-
-TINY = ImageEncoderConfig(model="test_efficientnet", pretrained="random", size=32)
-CPU = torch.device("cpu")
-
-
-def jpeg(colour=(200, 30, 30), size=(40, 30), mode="RGB", format="JPEG", **options) -> bytes:
-    data = io.BytesIO()
-    Image.new(mode, size, colour).save(data, format, **options)
-    return data.getvalue()
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    from mmfeat.data.demo_data import _write_text_encoder
-
-    folder = tmp_path_factory.mktemp("model") / "text-encoder"
-    _write_text_encoder(folder)
-    return folder
-
-
-def image_encoder(tmp_path, config=TINY, seed=0):
-    return build_image_encoder("image", config, tmp_path, seed)
 
 
 def test_random_weights_are_seeded_and_leave_the_random_state_alone(tmp_path):

@@ -7,12 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import run_cli
+from helpers.command_line import run_cli
+from helpers.edits import line_of, moved, save, typed, with_blank_captions
+from helpers.networks import WIDTHS, K, items, parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_composition import WIDTHS, K, items, parts
-from test_scoring import line_of, moved, typed, with_blank_captions
-from test_workflows import save
 
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, DataError, RunError

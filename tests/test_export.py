@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, EncoderError, RunError

@@ -11,7 +11,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.seals import read_sealed, write_sealed

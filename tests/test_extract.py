@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run, sample_of, tokens_of
+from helpers.fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run, sample_of, tokens_of
 
 from mmfeat.common import verified
 from mmfeat.common.errors import EncoderError, StoreError

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_heads import CONFIGS, WIDTHS, made, permuted
+from helpers.heads import CONFIGS, WIDTHS, made, permuted
 from torch.func import functional_call, vmap
 
 from mmfeat.common.errors import RunError

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run, sample_of, tokens_of
+from helpers import fakes
+from helpers.fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run, sample_of, tokens_of
+from helpers.stores import CLASSES, files_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from test_store import CLASSES, files_of
 
 from mmfeat.common import verified
 from mmfeat.common.errors import StoreError
@@ -64,8 +65,7 @@ def contents(folder: Path, n: int = N) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def start(folder: Path, log: Path, seconds: float) -> subprocess.Popen:
-    script = Path(__file__).with_name("fakes.py")
-    command = [sys.executable, str(script), str(folder), str(log), str(N), str(seconds)]
+    command = [sys.executable, fakes.__file__, str(folder), str(log), str(N), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

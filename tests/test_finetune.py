@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat.common.errors import DataError, EncoderError
 from mmfeat.data.manifest import Manifest

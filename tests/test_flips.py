@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from campaign_projects import Bases
+from helpers.fault_cases import Bases
 
 MOST = int(os.environ.get("MMFEAT_FLIPS", "12"))  # of each file
 COMMANDS = (

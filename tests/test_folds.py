@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.heads import CONFIGS, made, permuted
 from hypothesis import given
 from hypothesis import strategies as st
-from test_heads import CONFIGS, made, permuted
 
 from mmfeat.common.errors import DataError
 from mmfeat.data.groups import groups_of

@@ -206,7 +206,7 @@ def answering_yes(arguments: list[str], cwd: Path) -> subprocess.CompletedProces
 
 
 def project_of(folder: Path, source: Path) -> Path:
-    from conftest import TINY
+    from helpers.projects import TINY
 
     from mmfeat.project.initialisation import init
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import run_cli
-from fakes import SPEC, keys_of, run
-from test_imports import ids_of, values_of
+from helpers.command_line import run_cli
+from helpers.embeddings import ids_of, values_of
+from helpers.fakes import SPEC, keys_of, run
 
 import mmfeat
 from mmfeat.common import verified

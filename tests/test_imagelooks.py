@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 from PIL import Image
 
 from mmfeat.common.errors import DataError

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
+from helpers.embeddings import WIDTH, ids_of, in_use, values_of, written
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -34,29 +35,6 @@ from mmfeat.workflows.selftrain import selftrain
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import export_features, find_unreferenced, remove_unreferenced, verify_store
 from mmfeat.workflows.store_import import import_embeddings
-
-WIDTH = 6
-
-
-def values_of(n: int, dtype=np.float32) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((n, WIDTH)).astype(dtype)
-
-
-def ids_of(project: Project) -> list[str]:
-    return [str(i) for i in project.manifest.ids]
-
-
-def written(folder, ids: list[str], values: np.ndarray, name: str = "clip"):
-    """An .npy file and its ids."""
-    np.save(folder / f"{name}.npy", values)
-    (folder / f"{name}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
-    return folder / f"{name}.npy", folder / f"{name}.txt"
-
-
-def in_use(project: Project, table: str, more: str = "") -> Project:
-    with (project.root / "mmfeat.toml").open("a", encoding="utf-8") as file:
-        file.write(f"\n{table}\n{more}\n")
-    return Project(project.root)
 
 
 @pytest.fixture

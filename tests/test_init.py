@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tables import split_of, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,28 +18,8 @@ from mmfeat.common.errors import ConfigError, DataError, MmfeatError
 from mmfeat.config.reader import load_config
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.images.image_sources import image_sources
-from mmfeat.data.manifest import Manifest
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
-
-
-def table(folder: Path, n: int = 40, images: bool = False, captions: bool = True, ids: bool = True) -> Path:
-    """A table of n rows and, where it names some, their images beside it."""
-    columns = {"id": [f"r{i}" for i in range(n)]} if ids else {}
-    columns |= {"image": [f"{i}.png" for i in range(n)]} if images else {}
-    columns |= {"caption": [f"caption {i}" for i in range(n)]} if captions else {}
-    columns["labels"] = [("cat", "dog")[i % 2] for i in range(n)]
-    lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
-    (folder / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for name in columns.get("image", ()):
-        (folder / "images").mkdir(exist_ok=True)
-        Image.new("RGB", (4, 4), (int(name[:-4]), 0, 0)).save(folder / "images" / name)
-    return folder / "t.csv"
-
-
-def split_of(folder: Path) -> dict[str, str]:
-    manifest = Manifest.load(folder / "manifest.parquet")
-    return dict(zip(manifest.ids, manifest.split, strict=True))
 
 
 def shares(folder: Path, **values: float) -> None:

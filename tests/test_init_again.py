@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_init import split_of, table
+from helpers.tables import split_of, table
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.files import HOST, TEMPORARY

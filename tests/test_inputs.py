@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from helpers.projects import TINY
 from PIL import Image
 
 from mmfeat.data.images.image_sources import ImageSources

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from campaign import KILLED, kill_at
-from campaign_projects import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.fault_cases import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.faults import KILLED, kill_at
 
 MOST = int(os.environ.get("MMFEAT_KILLS", "0"))  # of each command; 0: all
 

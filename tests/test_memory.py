@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_seals import OLD
+from helpers.older_projects import older_project
 
 from mmfeat.common import verified
 from mmfeat.inference.logits import source
@@ -25,10 +24,7 @@ from mmfeat.workflows.status import status
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A project with few runs, whose `.mmfeat` is full."""
-    folder = tmp_path_factory.mktemp("memory")
-    with tarfile.open(OLD) as archive:
-        archive.extractall(folder, filter="data")
-    root = folder / "project-0.1.0"
+    root = older_project("0.1.0", tmp_path_factory.mktemp("memory"))
     for run in (root / "runs").iterdir():
         if run.is_dir() and run.name not in ("crossattn-1", "concat-1", "fm3-1"):
             shutil.rmtree(run)

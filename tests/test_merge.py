@@ -9,9 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers.stores import CLASSES, OUTPUT, files_of, filled, flip, logits_of, read, rows_of, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_store import CLASSES, OUTPUT, files_of, filled, flip, logits_of, read, rows_of, spec_of
 
 from mmfeat.common import verified
 from mmfeat.common.files import temporary_name

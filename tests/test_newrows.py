@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.data.sample_kinds import kind_of_sample

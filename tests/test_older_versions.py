@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.older_projects import VERSIONS, older_project
 from mmfeat.cli import group
-from older import VERSIONS, older_project
 
 from mmfeat.inference.logits import source
 from mmfeat.project.encoding import extract

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from helpers.projects import TINY
 
 from mmfeat.common.errors import MmfeatError
 from mmfeat.config.reader import load_config

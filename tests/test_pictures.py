@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers.images import RAMP, chunk, png16, saved
 from PIL import Image, ImageFile
 
 from mmfeat.data.images.image_bytes import deep, pixel_digest, without_metadata
@@ -20,37 +21,14 @@ from mmfeat.encoders.decoder_0_1 import has_other_pixels
 from mmfeat.encoders.decoding import Decoding
 from mmfeat.encoders.image_decoding import decode_image, loaded, open_image, upright_rgb
 
-RAMP = (np.linspace(0, 1, 64) * np.linspace(0, 1, 48)[:, None]).astype(np.float32)  # (48, 64) from 0 to 1
 SHOWN = np.floor(RAMP * 255).astype(int)
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)
 PICTURE = Image.fromarray(NOISE)
 TURNS = dict(enumerate((None, 0, 3, 1, 5, 4, 6, 2), 1))
 
 
-def saved(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
-    data = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(data, kind, **options)
-    return data.getvalue()
-
-
 def pixels(data: bytes, decoding: Decoding | None = None) -> np.ndarray:
     return np.asarray(decode_image(data, decoding or Decoding())).astype(int)
-
-
-def chunk(name: bytes, payload: bytes, checksum: int | None = None) -> bytes:
-    checksum = zlib.crc32(name + payload) if checksum is None else checksum
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", checksum)
-
-
-def png16(values: np.ndarray) -> bytes:
-    """A PNG of 16-bit colours `(H, W, 3 or 4)`, which Pillow cannot write."""
-    height, width, n = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[n], 0, 0, 0)
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(name, data) for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    )
 
 
 @pytest.mark.parametrize("top", [1, 255, 4095, 65535])

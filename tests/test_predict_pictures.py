@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError, OutputError
 from mmfeat.data.sample_kinds import PICTURE, PICTURES, TABLE, kind_of_sample

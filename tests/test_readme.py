@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

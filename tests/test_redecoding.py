@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
+from helpers.images import RAMP, chunk, png16, saved
 from PIL import Image
-from test_pictures import RAMP, chunk, png16, saved
 
 from mmfeat.encoders import decoder_0_1 as decoder1
 from mmfeat.encoders.decoding import Decoding

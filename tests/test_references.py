@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
-from fakes import SPEC, TOKENS, embedding_of, keys_of, run, sample_of
-from test_imports import ids_of, in_use, values_of, written
-from test_store_commands import set_in_file
+from helpers import fakes
+from helpers.command_line import run_cli
+from helpers.edits import edited
+from helpers.embeddings import ids_of, in_use, values_of, written
+from helpers.fakes import SPEC, TOKENS, embedding_of, keys_of, run, sample_of
 
 from mmfeat.common import verified
 from mmfeat.common.errors import StoreError
@@ -205,14 +207,14 @@ def test_another_project_s_gc_keeps_a_fresh_import(extracted, tmp_path):
 
 
 def test_the_checkpoints_of_an_interrupted_self_training_are_referred_to(extracted):
-    larger = set_in_file(extracted, "size = 32", "size = 64\ntokens = 2")
+    larger = edited(extracted, "size = 32", "size = 64\ntokens = 2")
     finetune(larger, ["image"], freeze=True)
     extract(Project(larger.root), ["image"])
     (checkpoint,) = [p for p in larger.checkpoints.glob("image-*") if p.name == "image-2"]
     folder = larger.runs / ".resume-selftrain" / "0123456789abcdef" / "encoders-2" / "checkpoints"
     folder.mkdir(parents=True)
     checkpoint.rename(folder / "image-1")
-    project = set_in_file(larger, "size = 64\ntokens = 2", "size = 32")
+    project = edited(larger, "size = 64\ntokens = 2", "size = 32")
     assert find_unreferenced(project).garbage == []
     shutil.rmtree(larger.runs / ".resume-selftrain")
     (one,) = find_unreferenced(Project(project.root)).garbage
@@ -310,7 +312,7 @@ KILLED = """
 import os, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from fakes import SPEC, TOKENS, run
+from helpers.fakes import SPEC, TOKENS, run
 from mmfeat.store import FeatureStore
 from mmfeat.store import segments as parts
 from mmfeat.store.merge import merge_parts
@@ -335,10 +337,13 @@ else:
 
 @pytest.mark.parametrize("what", ["embeddings", "tokens", "logits", "merged"])
 def test_a_file_whose_writer_was_killed_before_its_commit_goes_with_the_next_writing_and_with_gc(tmp_path, what):
-    tests = os.path.dirname(os.path.abspath(__file__))
     folder = tmp_path / "features"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", KILLED, tests, str(folder), what], check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(fakes.__file__).parents[1]), str(folder), what],
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 9
     encoder = FeatureStore(folder).encoder(SPEC).folder
     (left,) = uncommitted_files(encoder)

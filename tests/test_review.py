@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.tables import split_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmfeat.cli import group
-from test_init import split_of
 
 from mmfeat.common.csv_text import harmless, unharmed
 from mmfeat.common.errors import DataError

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from test_archives import MAKE, tar_of
+from helpers.images import MAKE, tar_of
 
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.row_keys import DigestMemory, image_keys

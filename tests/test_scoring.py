@@ -7,9 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from mmfeat.cli import group
-from test_workflows import edited, save
+from helpers.edits import edited, line_of, moved, save, typed, with_blank_captions
 
 from mmfeat.common.errors import DataError, MmfeatError, RunError, StoreError
 from mmfeat.inference.logits import run_source, source, training_prior
@@ -26,32 +24,6 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.selftrain import selftrain
-
-
-def typed(project: Project, *arguments: str) -> str:
-    """A command's output, in this process."""
-    done = CliRunner().invoke(group, ["--project", str(project.root), *arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def line_of(project: Project, name: str):
-    return next(line for line in ranked_runs(project) if line.name == name)
-
-
-def moved(project: Project, old: str, new: str, n: int) -> Project:
-    """Some rows of one split in another."""
-    split = project.manifest.split.copy()
-    split[project.manifest.rows(old)[:n]] = new
-    return save(project, split=split)
-
-
-def with_blank_captions(project: Project, n: int = 3) -> tuple[Project, np.ndarray]:
-    """Some val rows and some unlabelled rows without a caption."""
-    rows = np.concatenate([project.manifest.rows("val")[:n], project.manifest.rows("unlabelled")[:n]])
-    captions = project.manifest.captions.copy()
-    captions[rows] = ""
-    return save(project, captions=captions), rows
 
 
 def without_val(project: Project) -> Project:

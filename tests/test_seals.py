@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_runs import METRIC_NAMES, OF_HEADS, RECORD, logits
+from helpers.older_projects import older_project, tried
+from helpers.run_records import METRIC_NAMES, OF_HEADS, RECORD, logits
 
 from mmfeat.common import verified
 from mmfeat.common.errors import DataError, EncoderError, MmfeatError, RunError
@@ -53,7 +53,6 @@ from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store import EncoderSpec
 from mmfeat.workflows.status import status
 
-OLD = Path(__file__).parent / "data" / "project-0.1.0.tar.xz"
 SPEC = EncoderSpec("image", "net", "w", {"size": 32}, "avg", {}).as_dict()
 NOT_ONE_LINE = "\n"
 
@@ -61,10 +60,7 @@ NOT_ONE_LINE = "\n"
 @pytest.fixture(scope="module")
 def old_made(tmp_path_factory) -> Path:
     """A project that version 0.1.0 has made; for tests that only read it."""
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(OLD) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "project-0.1.0"
+    return older_project("0.1.0", tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture
@@ -76,14 +72,6 @@ def flip(file: Path, bit: int) -> None:
     data = bytearray(file.read_bytes())
     data[bit // 8] ^= 1 << (bit % 8)
     file.write_bytes(data)
-
-
-def tried(ask: Callable[[], Any]) -> tuple[Any, str]:
-    """What something gives, or the one line that it says instead."""
-    try:
-        return ask(), ""
-    except MmfeatError as error:
-        return None, str(error)
 
 
 # One sealed thing of each kind: how it is made, which files it has, and what is read of it as values to compare.

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.heads import CONFIGS, made
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from test_heads import CONFIGS, made
 
 from mmfeat.config.schema import POLICIES, PredictConfig, SelftrainConfig
 from mmfeat.heads.training.fit_heads import fit_head, head_logits

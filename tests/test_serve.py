@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -15,13 +14,13 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
+from helpers.server import BOUNDARY, FORM, JSON, as_json, ask, form, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,30 +29,9 @@ from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.extras import require
 from mmfeat.serving.limits import Limits
-from mmfeat.workflows.serve import bound, make_server
+from mmfeat.workflows.serve import bound
 
-BOUNDARY = "ends-here"
-FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-JSON = {"Content-Type": "application/json"}
 SMALL = Limits(megabytes=0.2, megapixels=0.1, caption=50, waiting=300, seconds=1.0)
-
-
-@contextmanager
-def serving(predictor: Predictor, limits: Limits):
-    """A real server on a free port, in a thread of its own; gives the port and the service."""
-    listener = bound("127.0.0.1", 0)
-    server, service = make_server(predictor, limits)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    port = listener.getsockname()[1]
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield port, service
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -74,31 +52,6 @@ def picture(seed: int, size: int = 40, form: str = "PNG") -> bytes:
     data = io.BytesIO()
     image.save(data, form)
     return data.getvalue()
-
-
-def form(image: bytes | None = None, **fields: str) -> bytes:
-    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in fields.items()]
-    if image is not None:
-        parts.append(b'Content-Disposition: form-data; name="image"; filename="../\x07a"\r\n\r\n' + image)
-    line = b"--" + BOUNDARY.encode()
-    return b"".join(line + b"\r\n" + part + b"\r\n" for part in parts) + line + b"--\r\n"
-
-
-def as_json(image: bytes | None = None, **fields) -> bytes:
-    if image is not None:
-        fields["image"] = base64.b64encode(image).decode()
-    return json.dumps(fields).encode()
-
-
-def ask(port: int, body, headers: dict, method: str = "POST", path: str = "/predict", timeout: float = 60):
-    """Status, JSON and headers."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        connection.request(method, path, body=body, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read()), dict(answer.getheaders())
-    finally:
-        connection.close()
 
 
 def same(answer: dict, wanted) -> bool:

@@ -17,8 +17,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from conftest import run_cli
-from test_serve import FORM, JSON, as_json, ask, form, serving
+from helpers.command_line import run_cli
+from helpers.server import FORM, JSON, as_json, ask, form, serving
 
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_heads import CONFIGS, WIDTHS, made
+from helpers.heads import CONFIGS, WIDTHS, made
 
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_cli
+from helpers.command_line import run_cli
+from helpers.edits import edited
 from PIL import Image
 from safetensors import safe_open
 
@@ -25,14 +26,6 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.status import status, store_status
 from mmfeat.workflows.store import export_features, find_unreferenced, remove_unreferenced, verify_store
-
-
-def set_in_file(project: Project, old: str, new: str) -> Project:
-    file = project.root / "mmfeat.toml"
-    text = file.read_text(encoding="utf-8")
-    assert old in text
-    file.write_text(text.replace(old, new), encoding="utf-8")
-    return Project(project.root)
 
 
 def files_of(project: Project, pattern: str) -> list:
@@ -70,9 +63,9 @@ def test_verify_finds_what_size_and_time_hide(extracted):
 def test_gc_removes_what_nothing_refers_to_and_only_that(extracted):
     assert find_unreferenced(extracted).garbage == []
     kept = {path: path.read_bytes() for path in files_of(extracted, "part-*.h5")}
-    other = set_in_file(extracted, "size = 32", "size = 64")
+    other = edited(extracted, "size = 32", "size = 64")
     extract(other)
-    other = set_in_file(other, "size = 64", "size = 32")
+    other = edited(other, "size = 64", "size = 32")
     (garbage,) = find_unreferenced(Project(other.root)).garbage
     assert garbage.name.startswith("test_efficientnet-")
     assert garbage.n_bytes > 0
@@ -84,7 +77,7 @@ def test_gc_removes_what_nothing_refers_to_and_only_that(extracted):
 
 def test_gc_keeps_what_a_run_or_a_checkpoint_refers_to(extracted):
     fuse(extracted)
-    changed = set_in_file(extracted, "size = 32", "size = 64")
+    changed = edited(extracted, "size = 32", "size = 64")
     finetune(changed, freeze=True)
     extract(Project(changed.root))
     assert find_unreferenced(Project(changed.root)).garbage == []  # the run and image-1 refer to the old size
@@ -132,9 +125,9 @@ def test_a_shared_store_is_never_emptied_by_one_project(extracted, tmp_path):
 
 
 def test_gc_asks_and_can_be_told_not_to(extracted):
-    other = set_in_file(extracted, "size = 32", "size = 64")
+    other = edited(extracted, "size = 32", "size = 64")
     extract(other)
-    set_in_file(other, "size = 64", "size = 32")
+    edited(other, "size = 64", "size = 32")
     before = len(files_of(other, "*"))
     refused = run_cli("store", "gc", cwd=other.root, check=False)
     assert refused.returncode != 0
@@ -147,7 +140,7 @@ def test_gc_asks_and_can_be_told_not_to(extracted):
 
 
 def test_gc_removes_nothing_where_an_encoder_cannot_be_known(extracted):
-    broken = set_in_file(extracted, 'model = "test_efficientnet"', 'model = "test_efficientnat"')
+    broken = edited(extracted, 'model = "test_efficientnet"', 'model = "test_efficientnat"')
     with pytest.raises(StoreError, match="nothing is removed"):
         find_unreferenced(broken)
 
@@ -157,7 +150,7 @@ def test_gc_removes_nothing_where_an_encoder_cannot_be_known(extracted):
 
 @pytest.mark.parametrize("form", ["h5", "npy", "parquet", "safetensors"])
 def test_exports_are_aligned_with_the_table(extracted, tmp_path, form):
-    extracted = set_in_file(extracted, "size = 32", "size = 32\ntokens = 2")
+    extracted = edited(extracted, "size = 32", "size = 32\ntokens = 2")
     extract(extracted)
     destination = tmp_path / f"out.{form}"
     table = export_features(extracted, destination, form).table
@@ -225,7 +218,7 @@ def test_status_says_why_a_row_is_stale(project, tmp_path):
 
     zipfile.ZipFile(source / "images.zip").extractall(source)
     (source / "images.zip").unlink()
-    project = set_in_file(project, project.config.data.source, str(source))
+    project = edited(project, project.config.data.source, str(source), -1)
     init(project.root)
     extract(Project(project.root))
     changed = images / str(project.manifest.images[3])
@@ -238,13 +231,13 @@ def test_status_says_why_a_row_is_stale(project, tmp_path):
     one = {s.name: s for s in status(Project(project.root)).encoders}["image"]
     assert one.unreadable == 1
     assert one.why.startswith("1 unreadable: ")
-    larger = set_in_file(project, "size = 32", "size = 64")
+    larger = edited(project, "size = 32", "size = 64")
     one = {s.name: s for s in status(larger).encoders}["image"]
     assert one.stale == project.manifest.n_samples
     assert "preprocessing changed" in one.why
     assert "32" in one.why
     assert "64" in one.why
-    precise = set_in_file(larger, "size = 64", 'size = 32\nprecision = "bfloat16"')
+    precise = edited(larger, "size = 64", 'size = 32\nprecision = "bfloat16"')
     assert (
         "numerics changed: precision float32 -> bfloat16" in {s.name: s for s in status(precise).encoders}["image"].why
     )
@@ -253,7 +246,7 @@ def test_status_says_why_a_row_is_stale(project, tmp_path):
 def test_the_mirror_image_is_a_mean_and_another_key(project):
     extract(project)
     plain = project.table(["image"]).embeddings["image"][:].astype(np.float32)
-    mirrored = set_in_file(project, "size = 32", "size = 32\nflip = true")
+    mirrored = edited(project, "size = 32", "size = 32\nflip = true")
     assert mirrored.identity("image").spec.key != project.identity("image").spec.key
     result = extract(mirrored, ["image"])
     assert result.encoders[0].encoded == project.manifest.n_samples
@@ -265,7 +258,7 @@ def test_the_mirror_image_is_a_mean_and_another_key(project):
 def test_tokens_asked_for_later_are_added_and_leave_the_embeddings_alone(project):
     extract(project)
     before = project.table(["image", "text"])
-    more = set_in_file(project, "size = 32", "size = 32\ntokens = 3")
+    more = edited(project, "size = 32", "size = 32\ntokens = 3")
     assert more.identity("image").spec.key == project.identity("image").spec.key
     one = {s.name: s for s in status(more).encoders}["image"]
     assert one.lacks_tokens == one.cached
@@ -298,7 +291,7 @@ def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, tmp_path
 def test_right_of_the_wall_the_images_may_be_gone_altogether(extracted):
     run = fuse(extracted).run
     text = json.dumps(str(extracted.config.path(extracted.config.data.source)))
-    moved = set_in_file(extracted, f"source = {text}", f'source = {text}\nimages = "nowhere.zip"')
+    moved = edited(extracted, f"source = {text}", f'source = {text}\nimages = "nowhere.zip"')
     again = fuse(moved)
     assert (again.made, again.run.name) == (False, run.name)
     done = run_cli("predict", cwd=moved.root)
@@ -313,7 +306,7 @@ def test_on_error_stop_names_the_row(project, tmp_path):
 
     zipfile.ZipFile(source / "images.zip").extractall(source)
     (source / "images.zip").unlink()
-    project = set_in_file(project, project.config.data.source, str(source))
+    project = edited(project, project.config.data.source, str(source), -1)
     name = str(project.manifest.images[5])
     (source / "images" / name).write_bytes(b"no image")
     init(project.root)

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.encoders import CPU
+from helpers.images import jpeg
 from PIL import Image
-from test_encoders import CPU, jpeg
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.config.schema import ImageEncoderConfig

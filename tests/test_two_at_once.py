@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from campaign_projects import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.fault_cases import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
 
 TIMES = int(os.environ.get("MMFEAT_TWICE", "3"))
 

@@ -7,10 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.edits import edited, save
 
 from mmfeat.common.errors import MmfeatError, RunError, StoreError
 from mmfeat.data.images.image_sources import ImageSources
-from mmfeat.data.manifest import Manifest
 from mmfeat.inference.logits import run_source, source
 from mmfeat.inference.run_ranking import best_run, ranked_runs
 from mmfeat.project.encoding import extract
@@ -23,24 +23,6 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.selftrain import selftrain
-
-
-def edited(project: Project, old: str, new: str) -> Project:
-    path = project.root / "mmfeat.toml"
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    return Project(project.root)
-
-
-def save(project: Project, **changes) -> Project:
-    """Replace parts of the manifest."""
-    m = project.manifest
-    values = {
-        n: changes.get(n, getattr(m, n)) for n in ("ids", "images", "captions", "labels", "split", "classes", "columns")
-    }
-    Manifest(**values).save(project.root / "manifest.parquet")
-    return Project(project.root)
 
 
 @pytest.fixture

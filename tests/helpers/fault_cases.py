@@ -17,8 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
-from campaign import Done, Running, count_to, run, start
-from conftest import TINY
+
+from helpers.faults import Done, Running, count_to, run, start
+from helpers.projects import TINY
 
 TIMES = {"created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "git"}
 _TIMES = re.compile(r"second|time|µs|train s|rate")

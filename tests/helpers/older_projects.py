@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-DATA = Path(__file__).with_name("data")
+from mmfeat.common.errors import MmfeatError
+
+DATA = Path(__file__).parents[1] / "data"
 VERSIONS = ("0.1.0",)
 
 
@@ -14,3 +18,11 @@ def older_project(version: str, folder: Path) -> Path:
     with tarfile.open(DATA / f"project-{version}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder / f"project-{version}"
+
+
+def tried(ask: Callable[[], Any]) -> tuple[Any, str]:
+    """What a reader returns, or its one line of error."""
+    try:
+        return ask(), ""
+    except MmfeatError as error:
+        return None, str(error)

@@ -1,6 +1,6 @@
 """An encoder without torch, whose result does not depend on the batch, and an extraction that can be killed.
 
-`python fakes.py STORE LOG ROWS SECONDS` encodes samples 0 to ROWS and logs the key of each at the moment it is encoded.
+`python -m helpers.fakes STORE LOG ROWS SECONDS` encodes samples 0 to ROWS and logs the key of each at the moment it is encoded.
 """
 
 from __future__ import annotations
