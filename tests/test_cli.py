@@ -1,4 +1,4 @@
-"""Every command through the installed entry point, on a few dozen images."""
+"""Every command as it is typed, on a few dozen images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.command_line import run_cli
+from helpers.command_line import COMMAND, run_cli, run_process
 from helpers.projects import TINY
 
 
@@ -214,6 +212,16 @@ def test_a_mistake_is_one_line(walked, arguments, code, says):
         assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["evaluate", "concat-1"], ["fuse", "--head", "mpl"], ["fuse", "--rounds", "3"], ["--help"]],
+)
+def test_the_installed_entry_point_says_what_the_same_command_says_in_this_process(walked, arguments):
+    folder, _ = walked
+    here, alone = (run(*arguments, cwd=folder, check=False) for run in (run_cli, run_process))
+    assert (here.returncode, here.stdout, here.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+
+
 def test_outside_a_project(tmp_path):
     for command in ("status", "extract", "fuse", "runs"):
         done = run_cli(command, cwd=tmp_path, check=False)
@@ -241,7 +249,7 @@ def test_an_extraction_that_is_killed_goes_on(project_folder):
     """Killed at any moment, typed again it ends with the rows of an undisturbed one."""
     from mmfeat.project.project import Project
 
-    command = [str(Path(sys.executable).with_name("mmfeat")), "extract"]
+    command = [COMMAND, "extract"]
     for seconds in (2.0, 3.5, 4.5, 5.5):
         process = subprocess.Popen(command, cwd=project_folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         time.sleep(seconds)
@@ -260,7 +268,7 @@ def test_an_extraction_that_is_killed_goes_on(project_folder):
 
 @pytest.mark.slow
 def test_two_extractions_at_once(project_folder):
-    command = [str(Path(sys.executable).with_name("mmfeat")), "extract"]
+    command = [COMMAND, "extract"]
     both = [subprocess.Popen(command, cwd=project_folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         _, err = process.communicate(timeout=300)
@@ -272,7 +280,7 @@ def test_two_extractions_at_once(project_folder):
 def test_interrupting_says_so_and_keeps_what_was_done(project_folder):
     process = subprocess.Popen(
         [
-            str(Path(sys.executable).with_name("mmfeat")),
+            COMMAND,
             "finetune",
             "image",
             "--set",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,16 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fault_cases import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.fault_cases import (
+    CASES,
+    MAY_REFUSE,
+    SAMPLE,
+    Bases,
+    Case,
+    assert_none_wrong,
+    differences,
+    leftovers,
+    state_of,
+    undisturbed,
+)
 from helpers.faults import Done, fill, limit_files, read_only, refuse_from, small_disk
 
 MOST = int(os.environ.get("MMFEAT_DISKS", "10"))
 MIB = 2**20
 LIMITS = (4096, 9000, 20_000, 60_000, 200_000)
 NUMBERS = (errno.EROFS, errno.EACCES, errno.EIO, errno.ENOSPC)
-MEMORY_STOPS = (
-    importlib.util.find_spec("mmfeat.common.remembered") is None
-)  # until what is only remembered stops no command
 READERS = ("status", "status --config", "status --store", "runs", "encoders", "finetune --dry-run", "extract --dry-run")
 ids = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.base}-{case.name}")
 some = pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.base}-{case.name}")
@@ -99,15 +106,13 @@ def attack_full(bases: Bases, case: Case, most: int) -> None:
             problems = list(refused(bases, case, None))
             if (bases.project / "features").is_dir():
                 gc = bases.run("store gc --yes")
-                if gc.code and not (MEMORY_STOPS and "/.mmfeat/" in gc.said):
+                if gc.code:
                     problems.append(f"store gc: {gc.err}")
             filler.unlink()
             problems += recovered(bases, case, wanted)
             wrong += [f"{leave} of {n_bytes} bytes: {one}" for one in problems]
         bases.clear()
-    print(f"{case.words}: {most} full disks, {len(wrong)} wrong")
-    print(*wrong, sep="\n", flush=True)
-    assert not wrong, "\n".join(wrong)
+    assert_none_wrong(case, f"{most} full disks", wrong)
 
 
 @pytest.mark.exhaustive
@@ -115,30 +120,28 @@ def attack_full(bases: Bases, case: Case, most: int) -> None:
 def test_files_that_may_not_grow(bases, case):
     """As on a full disk, whoever writes, where nothing may be mounted."""
     wanted, _ = undisturbed(bases, case)
-    wrong = []
-    for limit in LIMITS:
-        bases.at(case.base)
-        problems = [*refused(bases, case, limit_files(limit)), *recovered(bases, case, wanted)]
-        wrong += [f"files of {limit} bytes: {one}" for one in problems]
-    print(f"{case.words}: {len(LIMITS)} limits, {len(wrong)} wrong")
-    print(*wrong, sep="\n", flush=True)
-    assert not wrong, "\n".join(wrong)
+    attack(bases, case, wanted, {f"files of {limit} bytes": limit_files(limit) for limit in LIMITS})
 
 
 @pytest.mark.exhaustive
 @ids
 def test_calls_that_are_refused(bases, case):
     wanted, n_calls = undisturbed(bases, case)
-    wrong, trials = [], 0
+    faults = {}
     for nth in sorted(set(np.linspace(0, n_calls - 1, 8).astype(int).tolist())):
         number = NUMBERS[nth % len(NUMBERS)]
+        faults[f"from call {nth} {os.strerror(number)}"] = refuse_from(nth, number)
+    attack(bases, case, wanted, faults)
+
+
+def attack(bases: Bases, case: Case, wanted: dict[str, str], faults: dict[str, Callable[[], None]]) -> None:
+    """Run the command under each fault, and again without it."""
+    wrong = []
+    for name, fault in faults.items():
         bases.at(case.base)
-        problems = [*refused(bases, case, refuse_from(nth, number)), *recovered(bases, case, wanted)]
-        wrong += [f"from call {nth} {os.strerror(number)}: {one}" for one in problems]
-        trials += 1
-    print(f"{case.words}: {trials} refusals, {len(wrong)} wrong")
-    print(*wrong, sep="\n", flush=True)
-    assert not wrong, "\n".join(wrong)
+        problems = [*refused(bases, case, fault), *recovered(bases, case, wanted)]
+        wrong += [f"{name}: {one}" for one in problems]
+    assert_none_wrong(case, f"{len(faults)} faults", wrong)
 
 
 @pytest.mark.exhaustive

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.command_line import COMMAND
 
 import mmfeat
 from mmfeat.common.errors import EncoderError, MmfeatError, RunError
@@ -193,7 +194,7 @@ COMMANDS = [
 
 def answering_yes(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
     """A command, in a process of its own, with `yes` on standard input and a terminal that is none."""
-    command = [str(Path(sys.executable).with_name("mmfeat")), *arguments]
+    command = [COMMAND, *arguments]
     return subprocess.run(
         command,
         cwd=cwd,

@@ -7,7 +7,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from helpers.fault_cases import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.fault_cases import (
+    CASES,
+    MAY_REFUSE,
+    SAMPLE,
+    Bases,
+    Case,
+    assert_none_wrong,
+    differences,
+    leftovers,
+    state_of,
+    undisturbed,
+)
 from helpers.faults import KILLED, kill_at
 
 MOST = int(os.environ.get("MMFEAT_KILLS", "0"))  # of each command; 0: all
@@ -30,9 +41,7 @@ def attack(bases: Bases, case: Case, most: int) -> None:
     wanted, n_calls = undisturbed(bases, case)
     kills = range(n_calls) if not most else sorted(set(np.linspace(0, n_calls - 1, most).astype(int).tolist()))
     wrong = [f"killed at {nth}: {reason}" for nth in kills for reason in one_kill(bases, case, nth, wanted)]
-    print(f"{case.words}: {len(kills)} kills of {n_calls} calls, {len(wrong)} wrong")
-    print(*wrong, sep="\n", flush=True)
-    assert not wrong, "\n".join(wrong)
+    assert_none_wrong(case, f"{len(kills)} kills of {n_calls} calls", wrong)
 
 
 def one_kill(bases: Bases, case: Case, nth: int, wanted: dict[str, str]) -> Iterator[str]:

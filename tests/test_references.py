@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import fakes
-from helpers.command_line import run_cli
+from helpers.command_line import COMMAND, run_cli
 from helpers.edits import edited
 from helpers.embeddings import ids_of, in_use, values_of, written
 from helpers.fakes import SPEC, TOKENS, embedding_of, keys_of, run, sample_of
@@ -290,9 +290,8 @@ def test_a_reference_that_cannot_be_read_stops_the_removal(tmp_path):
 def test_two_imports_and_gc_at_once(project, tmp_path):
     ids = ids_of(project)
     file, names = written(tmp_path, ids, values_of(len(ids)))
-    program = str(os.path.join(os.path.dirname(sys.executable), "mmfeat"))
-    importing = [program, "store", "import", "clip", str(file), "--ids", str(names)]
-    commands = [importing, importing, [program, "store", "gc", "--yes"], [program, "store", "gc", "--yes"]]
+    importing = [COMMAND, "store", "import", "clip", str(file), "--ids", str(names)]
+    commands = [importing, importing, [COMMAND, "store", "gc", "--yes"], [COMMAND, "store", "gc", "--yes"]]
     pipe = subprocess.PIPE
     running = [subprocess.Popen(one, cwd=project.root, stdout=pipe, stderr=pipe, text=True) for one in commands]
     outputs = [process.communicate(timeout=300) for process in running]

@@ -15,11 +15,10 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.command_line import run_cli
+from helpers.command_line import COMMAND, run_cli
 from helpers.server import BOUNDARY, FORM, JSON, as_json, ask, form, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -274,7 +273,7 @@ def test_the_description_is_valid_and_whole(port):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_where_and_ends_cleanly(exported, number):
-    command = [str(Path(sys.executable).with_name("mmfeat")), "serve", str(exported), "--port", "0", "--verbose"]
+    command = [COMMAND, "serve", str(exported), "--port", "0", "--verbose"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         found = re.search(r"http://127\.0\.0\.1:(\d+)/predict", server.stderr.readline())
         port = int(found.group(1))

@@ -6,7 +6,18 @@ import os
 import re
 
 import pytest
-from helpers.fault_cases import CASES, MAY_REFUSE, SAMPLE, Bases, Case, differences, leftovers, state_of, undisturbed
+from helpers.fault_cases import (
+    CASES,
+    MAY_REFUSE,
+    SAMPLE,
+    Bases,
+    Case,
+    assert_none_wrong,
+    differences,
+    leftovers,
+    state_of,
+    undisturbed,
+)
 
 TIMES = int(os.environ.get("MMFEAT_TWICE", "3"))
 
@@ -46,9 +57,7 @@ def attack(bases: Bases, case: Case, times: int) -> None:
         other = [name for name in differences(found, wanted) if not is_made_twice(name, found, wanted)]
         if other:
             wrong.append(f"{number}: not as one after the other: {other}")
-    print(f"{case.words}: {times} times two at once, {len(wrong)} wrong")
-    print(*wrong, sep="\n", flush=True)
-    assert not wrong, "\n".join(wrong)
+    assert_none_wrong(case, f"{times} times two at once", wrong)
 
 
 def is_made_twice(name: str, found: dict[str, str], wanted: dict[str, str]) -> bool:

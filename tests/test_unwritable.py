@@ -8,12 +8,12 @@ import functools
 import json
 import os
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command_line import COMMAND
 
 from mmfeat.common.errors import MmfeatError
 from mmfeat.common.files import (
@@ -276,7 +276,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path):
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    command = [str(Path(sys.executable).with_name("mmfeat")), "--help"]
+    command = [COMMAND, "--help"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1

@@ -24,6 +24,7 @@ def run_cli(*arguments: str, cwd: Path, check: bool = True, **environment: str) 
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [COMMAND, *arguments])
+        patch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # click names the program by it
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         os.environ.update({"COLUMNS": "200", **environment})

@@ -223,6 +223,13 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
+def assert_none_wrong(case: Case, trials: str, wrong: list[str]) -> None:
+    """Print how many trials went wrong, and fail where any did."""
+    print(f"{case.words}: {trials}, {len(wrong)} wrong")
+    print(*wrong, sep="\n", flush=True)
+    assert not wrong, "\n".join(wrong)
+
+
 def _content(path: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".json" or path.name.endswith((".jsonl",)):
