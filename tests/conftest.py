@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from helpers.projects import Shared, copy_project, make_extracted, make_project, make_source, make_trained
 from hypothesis import HealthCheck, settings
 
@@ -18,8 +19,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-COCO18 = SHARED / "data" / "coco18"
+COCO18 = ROOT.parent / "shared" / "data" / "coco18"
 
 
 @pytest.fixture(autouse=True, scope="session")

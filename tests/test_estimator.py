@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import doctest
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -184,7 +184,7 @@ def test_inputs_that_cannot_be(arrays):
 
 
 def test_the_code_of_its_document_runs(capsys):
-    text = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(code, names)

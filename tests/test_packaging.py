@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from helpers.command_line import COMMAND
 
-ROOT = Path(__file__).resolve().parents[1]
 # A package imports itself and what stands before it here.
 ORDER = (
     "common",

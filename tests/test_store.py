@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import ROOT
 from helpers.stores import CLASSES, MATRIX, OUTPUT, files_of, filled, flip, logits_of, read, rows_of, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -810,7 +811,7 @@ def test_the_example_for_other_readers_runs(folder, tmp_path):
     features = FeatureStore(folder).encoder(spec_of())
     features.append(keys[:8], embeddings[:8], [""] * 7 + ["bad"], {"versions": {"numpy": "2"}})
     features.append(keys[8:], embeddings[8:], [""] * 4, {})
-    readme = (Path(__file__).parents[1] / "features" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "features" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     script = f"{example}\nnp.savez('out.npz', keys=row_key, values=embeddings)\n"
     subprocess.run([sys.executable, "-c", script], cwd=features.folder, check=True)
@@ -822,9 +823,7 @@ def test_the_example_for_other_readers_runs(folder, tmp_path):
 
 def test_the_store_imports_no_torch():
     code = "import sys, mmfeat.store.cache_status, mmfeat.store.feature_table; print({'torch', 'timm', 'transformers'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
 
 

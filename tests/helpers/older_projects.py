@@ -1,4 +1,4 @@
-"""Projects that older versions of mmfeat made, kept under tests/data."""
+"""Projects that older versions of mmfeat made, kept under tests/fixtures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers import FIXTURES
 from mmfeat.common.errors import MmfeatError
 
-DATA = Path(__file__).parents[1] / "data"
 VERSIONS = ("0.1.0",)
 
 
 def older_project(version: str, folder: Path) -> Path:
     """Unpack the project that a version made into a folder; returns the project's own."""
-    with tarfile.open(DATA / f"project-{version}.tar.xz") as archive:
+    with tarfile.open(FIXTURES / f"project-{version}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder / f"project-{version}"
 
