@@ -16,8 +16,10 @@ from helpers.projects import Shared, copy_project, make_extracted, make_project,
 from hypothesis import HealthCheck, settings
 
 # Machines that others use at the same time are slow now and then, which says nothing about the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+ANY_MACHINE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", max_examples=40, **ANY_MACHINE)
+settings.register_profile("exhaustive", max_examples=1000, **ANY_MACHINE)  # for .ci/exhaustive
+settings.load_profile("fast")
 
 COCO18 = ROOT.parent / "shared" / "data" / "coco18"
 

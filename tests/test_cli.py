@@ -250,9 +250,10 @@ def test_an_extraction_that_is_killed_goes_on(project_folder):
     from mmfeat.project.project import Project
 
     command = [COMMAND, "extract"]
-    for seconds in (2.0, 3.5, 4.5, 5.5):
+    for begun in ("features", "features/*/encoder.json", "features/*/commits/*.json", "features/bert*/encoder.json"):
         process = subprocess.Popen(command, cwd=project_folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(seconds)
+        while process.poll() is None and not any(project_folder.glob(begun)):
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
     run_cli("extract", cwd=project_folder)

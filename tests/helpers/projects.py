@@ -93,17 +93,23 @@ def make_trained(folder: Path, extracted: Path) -> None:
 
 
 def copy_project(project: Path, folder: Path) -> Path:
-    """Copy a project and its store; the store's notes name the copy, as if it had been made there."""
+    """Copy a project and its store as if it had been made there: the store's notes and what is remembered name the copy."""
+    from mmfeat.project.project import Project
     from mmfeat.store.references import all_references, forget_references, new_references, write_references
 
     shutil.copytree(project, folder, dirs_exist_ok=True)
     store = folder / "features"
-    for old in all_references(store) if store.is_dir() else []:
+    if not store.is_dir():
+        return folder
+    for old in all_references(store):
         if old.project == str(project):
             new = new_references(folder)
             new.encoders = old.encoders
             write_references(store, new)
             forget_references(store, old)
+    copy = Project(folder)
+    for name in copy.config.encoder:
+        copy.identity(name)
     return folder
 
 
