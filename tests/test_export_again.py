@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
-from helpers.command_line import run_cli
+from helpers.command_line import COMMAND, run_cli
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.seals import read_sealed, write_sealed
@@ -170,8 +168,7 @@ def test_anything_else_is_left_alone(trained, tmp_path):
 
 
 def test_two_exports_at_once_make_one(trained, tmp_path):
-    program = os.path.join(os.path.dirname(sys.executable), "mmfeat")
-    command = [program, "--project", str(trained), "store", "export", "out", "text"]
+    command = [COMMAND, "--project", str(trained), "store", "export", "out", "text"]
     pipe = subprocess.PIPE
     running = [subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in running]
