@@ -164,3 +164,19 @@ def test_every_setting_is_documented():
     for key, _ in Config().dotted():
         name = key.rpartition(".")[2]
         assert f"`{name}`" in text, key
+
+
+def test_no_test_file_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = re.findall(
+            r"^\s*(?:from|import) ((?:\S+\.)?(?:conftest|test_\w+))\b", path.read_text(encoding="utf-8"), re.M
+        )
+        assert not found, f"{path} imports {found}: what several test files share is in tests/helpers/ or conftest.py"
+
+
+def test_the_folders_of_the_tests_are_those_of_the_packages():
+    """Beside them: journeys across packages, what tests share, and what older versions wrote."""
+    packages = {path.parent.relative_to(ROOT / "mmfeat").as_posix() for path in (ROOT / "mmfeat").rglob("__init__.py")}
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("*.py")}
+    assert folders - packages == {"cli", "journeys", "helpers", "fixtures"}
