@@ -45,7 +45,7 @@ def finetune_command(
     results, baseline = finetune(project, list(names) or None, freeze)
     rows = [[result.name, shown(result.model), f"{result.width}-d", result.note] for result in results]
     click.echo(table(("encoder", "model", "width"), rows, left=2))
-    lines = [MetricRow.of(r.name, r.figures) for r in results if r.figures]
+    lines = [MetricRow.of(r.name, r.metrics) for r in results if r.metrics]
     if baseline and lines:
         title = counted(len(project.manifest.rows("val")), "val row")
         click.echo(metric_table(title, [MetricRow.of("commonest label", baseline), *lines]))

@@ -67,7 +67,7 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
         same = kept.get(label, {}).get("settings") == settings
         made[label] = kept[label] if same else {"settings": settings, **make()}
         one = made[label]
-        lines.append(MetricRow.recorded(label, one["val"], one["seconds"], one.get("note", "")))
+        lines.append(MetricRow.recorded(label, one["val"], one["seconds"], note=one.get("note", "")))
 
     for name in names if alone else ():
         try:

@@ -14,7 +14,7 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.logits import source
-from mmfeat.metrics.decision_rule import DecisionRule, crossfitted, fitted
+from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of
 from mmfeat.project.project import Project
 
@@ -23,7 +23,12 @@ def decision_on(project: Project, rows: np.ndarray, logits: np.ndarray) -> Decis
     """What decides labelled rows by their own logits `(n, K)`, each row by the other folds of them where it is tuned."""
     manifest, config = project.manifest, project.config
     numbers = id_numbers(manifest.ids[rows]) if config.predict.fits else np.zeros(0, np.uint64)
-    return _fit(project, lambda *of: crossfitted(config.predict, config.metric, *of, numbers), rows, logits)
+    return _fit(
+        project,
+        lambda y, z: crossfit_decision_rule(config.predict, config.metric, labels=y, logits=z, numbers=numbers),
+        rows,
+        logits,
+    )
 
 
 def _fit(
@@ -69,10 +74,13 @@ def shipped_decision(project: Project, name: str) -> DecisionRule:
     """
     rows, config = project.manifest.rows("val"), project.config
     if not config.predict.fits:
-        return fitted(config.predict, config.metric, project.manifest.labels[:0], np.zeros((0, 0), np.float32))
+        no_labels, no_logits = project.manifest.labels[:0], np.zeros((0, 0), np.float32)
+        return fit_decision_rule(config.predict, config.metric, labels=no_labels, logits=no_logits)
     _check_val(project)
     logits = source(project, name, rows).logits
-    return _fit(project, lambda *of: fitted(config.predict, config.metric, *of), rows, logits)
+    return _fit(
+        project, lambda y, z: fit_decision_rule(config.predict, config.metric, labels=y, logits=z), rows, logits
+    )
 
 
 def decision_for(project: Project, name: str, rows: np.ndarray, shipped: DecisionRule | None = None) -> DecisionRule:
@@ -97,7 +105,9 @@ def decision_record(project: Project, logits: np.ndarray) -> dict[str, Any] | No
     config, rows = project.config, project.manifest.rows("val")
     if config.predict.fits and not len(rows):
         return None
-    decision = _fit(project, lambda *of: fitted(config.predict, config.metric, *of), rows, logits)
+    decision = _fit(
+        project, lambda y, z: fit_decision_rule(config.predict, config.metric, labels=y, logits=z), rows, logits
+    )
     return {**decision.as_dict(), "fitted": how_decided(project)}
 
 

@@ -30,9 +30,11 @@ class NewSamples(Project):
     ) -> None:
         self.config, self.root, self.dry = host.config, host.root, host.dry
         n, classes = len(ids), host.manifest.classes
-        texts = (np.array(values, dtype=object) for values in (ids, images, captions))
+        texts = {"ids": ids, "images": images, "captions": captions}
+        texts = {name: np.array(values, dtype=object) for name, values in texts.items()}
         labels, split = np.full((n, len(classes)), -1, np.int8), np.full(n, "train", dtype=object)
-        self.__dict__ |= {"manifest": Manifest(*texts, labels, split, classes), "sources": sources, "store": host.store}
+        manifest = Manifest(**texts, labels=labels, split=split, classes=classes)
+        self.__dict__ |= {"manifest": manifest, "sources": sources, "store": host.store}
 
     @functools.cache  # noqa: B019 - lives as long as its command
     def row_keys(self, modality: str) -> RowKeys:

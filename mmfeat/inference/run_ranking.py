@@ -26,7 +26,7 @@ class RankedRun:
 
     Attributes
     ----------
-    figures : Metrics or None
+    metrics : Metrics or None
         On the val rows of today; None where there are none, or they cannot be had: then `state` says why.
     state : str
         `current`, `stale: ...`, `damaged: ...`, or why it is not ranked.
@@ -36,7 +36,7 @@ class RankedRun:
 
     name: str
     made_from: str
-    figures: Metrics | None
+    metrics: Metrics | None
     size_mb: float | None
     state: str
     run: Run | None
@@ -83,8 +83,8 @@ def _rank(metric: str):
     sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
 
     def key(line: RankedRun) -> tuple[bool, bool, float]:
-        value = 0.0 if line.figures is None else sign * line.figures.scores.value(metric)
-        return line.figures is None, line.state != "current", value
+        value = 0.0 if line.metrics is None else sign * line.metrics.scores.value(metric)
+        return line.metrics is None, line.state != "current", value
 
     return key
 

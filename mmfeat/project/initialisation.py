@@ -146,9 +146,8 @@ def init(
     else:
         config = _new_config(folder, asked)
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
-    data = read_source(
-        config.path(config.data.source), _columns(config), config.data.separator, classes, config.data.absent
-    )
+    path, settings = config.path(config.data.source), config.data
+    data = read_source(path, _columns(config), settings.separator, classes=classes, absent=settings.absent)
     if not file.is_file():
         config = _resolved(config, data)
     sources, row_keys, warnings = _images(folder, config, data)

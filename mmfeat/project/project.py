@@ -124,7 +124,7 @@ class Project:
 
     def note_seen(self, modality: str, keys: RowKeys) -> None:
         """Remember what the samples are that are there now: once they are gone, their features are found by it."""
-        note_seen(self.seen(modality), self.manifest.ids, keys.keys, keys.present)
+        note_seen(self.seen(modality), self.manifest.ids, keys.keys, present=keys.present)
 
     def register(self, identities: dict[str, Identity]) -> None:
         """Note in the store that this project refers to the features of some encoders, so that nobody removes them."""
@@ -167,7 +167,7 @@ class Project:
     def row_keys(self, modality: str) -> RowKeys:
         """What each row's features are filed under: digests of its image's or caption's bytes, or of its id."""
         if modality == OTHER:
-            return RowKeys(id_keys(self.manifest.ids), np.ones(self.manifest.n_samples, dtype=bool))
+            return RowKeys(keys=id_keys(self.manifest.ids), present=np.ones(self.manifest.n_samples, dtype=bool))
         if modality == "text":
             keys = caption_keys(self.manifest.captions)
         else:
@@ -198,7 +198,7 @@ class Project:
         say(f"{counted(len(gone), 'row')} lost the image since the last extract: features as they were then")
         all_keys, present = now.keys.copy(), now.present.copy()
         all_keys[gone], present[gone] = keys[known], True
-        return RowKeys(all_keys, present, now.missing, now.refused)
+        return RowKeys(keys=all_keys, present=present, missing=now.missing, refused=now.refused)
 
     def _keys_now(self, modality: str) -> RowKeys:
         """Row keys; without any image where the folder or archive of the images is gone itself."""
@@ -209,7 +209,7 @@ class Project:
                 raise
             n, named = self.manifest.n_samples, np.flatnonzero(self.manifest.images != "")
             missing = dict.fromkeys(named.tolist(), str(error))
-            return RowKeys(np.zeros((n, 32), np.uint8), np.zeros(n, dtype=bool), missing)
+            return RowKeys(keys=np.zeros((n, 32), np.uint8), present=np.zeros(n, dtype=bool), missing=missing)
 
     def rehash(self) -> None:
         """Forget what is remembered of images and encoders, so that everything is read again."""
@@ -361,7 +361,7 @@ class Project:
             held = features.lookup(other).good
             keys, present = keys.copy(), present.copy()
             keys[rows[held]], present[rows[held]] = other[held], True
-        return RowKeys(keys, present)
+        return RowKeys(keys=keys, present=present)
 
     def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
         """Row keys of imported embeddings, right of the wall; it is a mistake where not one is of a row of the manifest."""

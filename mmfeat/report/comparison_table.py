@@ -42,7 +42,7 @@ def about_comparison(lines: Sequence[Compared], n_seeds: int, metric: str) -> st
                 "and the heads of all seeds alone.",
                 "These rows also chose the epochs, and the best is the best of many on them: a figure to publish is of test "
                 "rows ([split] test): mmfeat evaluate --split test.",
-                left_out(lines[0].figures.scores.n_classes_left_out),
+                left_out(lines[0].metrics.scores.n_classes_left_out),
             ],
         )
     )
@@ -63,9 +63,9 @@ def _cells(
         figures += [f"{line.macro_f1:.3f}", f"{line.map:.3f}", loss, "", "", number(line.seconds, 1), "", "", ""]
         rows.append([line.label, *figures, line.note])
     for line in lines:
-        scores, spread = line.figures.scores, line.spread
+        scores, spread = line.metrics.scores, line.spread
         one = f"{line.seeds.mean():.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
-        figures = [f"{scores.samples_f1:.3f} ± {line.figures.half_width:.3f}", *([one] if several else [])]
+        figures = [f"{scores.samples_f1:.3f} ± {line.metrics.half_width:.3f}", *([one] if several else [])]
         figures += [f"{scores.micro_f1:.3f}"] if micro else []
         figures += [f"{scores.macro_f1:.3f}", f"{scores.map:.3f}", f"{scores.loss:.4f}"]
         figures += [f"{scores.label_set_accuracy:.3f}", f"{scores.accuracy_per_class:.3f}"]
@@ -149,15 +149,15 @@ def models_csv(lines: Sequence[Compared], baselines: Sequence[MetricRow]) -> str
         figures["loss"] = None if line.label == _COMMONEST else line.loss
         rows.append({"model": line.label, "group": "baseline", **figures, "note": line.note})
     for line in lines:
-        scores, part = line.figures.scores, line.part
+        scores, part = line.metrics.scores, line.part
         difference, low, high = line.difference or (0.0, 0.0, 0.0)
         rows.append(
             {
                 "model": line.label,
                 "group": "paper" if line.paper else "further",
                 "samples_f1": scores.samples_f1,
-                "f1_low": line.figures.low,
-                "f1_high": line.figures.high,
+                "f1_low": line.metrics.low,
+                "f1_high": line.metrics.high,
                 "seed_f1": float(line.seeds.mean()),
                 "seed_deviation": line.spread,
                 "micro_f1": scores.micro_f1,
@@ -182,11 +182,11 @@ def models_csv(lines: Sequence[Compared], baselines: Sequence[MetricRow]) -> str
 
 def classes_csv(lines: Sequence[Compared], classes: Sequence[str]) -> str:
     """F1 of each class by each model, beside the class's positives; blank where it has none."""
-    n_positives = lines[0].figures.scores.n_positives
+    n_positives = lines[0].metrics.scores.n_positives
     return csv_text(
         ["class", "n_positives", *(line.label for line in lines)],
         (
-            rounded([name, int(n), *(float(line.figures.scores.class_f1[k]) if n else None for line in lines)])
+            rounded([name, int(n), *(float(line.metrics.scores.class_f1[k]) if n else None for line in lines)])
             for k, (name, n) in enumerate(zip(classes, n_positives, strict=True))
         ),
         quoted=True,
@@ -204,9 +204,9 @@ def markdown(
     """A page with both tables and the plot beside it, `comparison.png`."""
     head, rows = _cells(title, lines, baselines, metric)
     n_seeds = max(len(line.seeds) for line in lines)
-    n_positives = lines[0].figures.scores.n_positives
+    n_positives = lines[0].metrics.scores.n_positives
     by_class = [
-        [name, f"{n:,}", *(f"{line.figures.scores.class_f1[k]:.3f}" if n else "" for line in lines)]
+        [name, f"{n:,}", *(f"{line.metrics.scores.class_f1[k]:.3f}" if n else "" for line in lines)]
         for k, (name, n) in enumerate(zip(classes, n_positives, strict=True))
     ]
     return "\n".join(

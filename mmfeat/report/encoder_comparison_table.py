@@ -35,7 +35,7 @@ def class_table(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
     """F1 of each class by each encoder; of very many classes those that the first encoder is weakest in."""
     head, rows = _by_class(lines, classes)
     if len(rows) > CLASSES_SHOWN:
-        kept = [k for k, *_ in lines[0].compared.figures.scores.weakest(CLASSES_SHOWN)]
+        kept = [k for k, *_ in lines[0].compared.metrics.scores.weakest(CLASSES_SHOWN)]
         rows = [rows[k] for k in kept]
     text = table([shown(cell, 30) for cell in head], [[shown(row[0]), *row[1:]] for row in rows])
     return (
@@ -63,7 +63,7 @@ def about_encoders(lines: Sequence[EncoderLine], n_seeds: int, metric: str) -> s
                 "and the best is the best of several: it looks better than it is.",
                 f"Time: {took}, on {shown(devices)}. A second: samples read, prepared and encoded there. MB: in float32, with "
                 f"the output. The best is that in {metric_title(metric)}, in its modality.",
-                left_out(lines[0].compared.figures.scores.n_classes_left_out),
+                left_out(lines[0].compared.metrics.scores.n_classes_left_out),
             ],
         )
     )
@@ -105,10 +105,10 @@ def _cells(
         if len(modalities) > 1:
             rows.append([f"{modality}:", *[""] * len(head)])
         for line in (line for line in lines if line.record.modality == modality):
-            scores, spread = line.compared.figures.scores, line.compared.spread
+            scores, spread = line.compared.metrics.scores, line.compared.spread
             one = [f"{line.compared.seeds.mean():.3f} ± {spread:.3f}"] if spread is not None else []
             cells = [number(line.compared.size_mb, 1), clock(line.record.seconds)]
-            cells += [f"{scores.samples_f1:.3f} ± {line.compared.figures.half_width:.3f}", *one]
+            cells += [f"{scores.samples_f1:.3f} ± {line.compared.metrics.half_width:.3f}", *one]
             for name in (*(["micro_f1"] if micro else []), "macro_f1", "map"):
                 cells.append(f"{getattr(scores, name):.3f} ± {_half(line.intervals[name]):.3f}")
             cells += [f"{scores.loss:.4f}", number(line.record.rate, 0)]
@@ -124,16 +124,16 @@ def _appendix(lines: Sequence[EncoderLine]) -> tuple[list[str], list[list[str]]]
     head = ["further figures", "overall F1", "sets right", "mean class F1", "mean class accuracy", "best epoch"]
     rows = []
     for line in lines:
-        scores = line.compared.figures.scores
+        scores = line.compared.metrics.scores
         figures = (scores.micro_f1, scores.label_set_accuracy, scores.macro_f1, scores.accuracy_per_class)
         rows.append([line.record.label, *(f"{figure:.3f}" for figure in figures), str(line.record.best_epoch)])
     return head, rows
 
 
 def _by_class(lines: Sequence[EncoderLine], classes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    n_positives = lines[0].compared.figures.scores.n_positives
+    n_positives = lines[0].compared.metrics.scores.n_positives
     rows = [
-        [name, f"{n:,}", *(f"{line.compared.figures.scores.class_f1[k]:.3f}" if n else "" for line in lines)]
+        [name, f"{n:,}", *(f"{line.compared.metrics.scores.class_f1[k]:.3f}" if n else "" for line in lines)]
         for k, (name, n) in enumerate(zip(classes, n_positives, strict=True))
     ]
     return ["F1 by class", "rows", *(line.record.label for line in lines)], rows
@@ -171,7 +171,7 @@ def encoders_csv(lines: Sequence[EncoderLine]) -> str:
     """
     rows: list[dict[str, Any]] = []
     for line in lines:
-        record, one, scores = line.record, line.compared, line.compared.figures.scores
+        record, one, scores = line.record, line.compared, line.compared.metrics.scores
         row = {"encoder": record.label, "modality": record.modality, "model": record.model, "width": record.width}
         row |= {
             "frozen": record.frozen,
@@ -185,7 +185,7 @@ def encoders_csv(lines: Sequence[EncoderLine]) -> str:
             "measured": record.measured,
             "device": record.device,
         }
-        row |= {"samples_f1": scores.samples_f1, "samples_f1_low": one.figures.low, "samples_f1_high": one.figures.high}
+        row |= {"samples_f1": scores.samples_f1, "samples_f1_low": one.metrics.low, "samples_f1_high": one.metrics.high}
         for name, (low, high) in line.intervals.items():
             row |= {name: getattr(scores, name), f"{name}_low": low, f"{name}_high": high}
         row |= {"label_set_accuracy": scores.label_set_accuracy, "accuracy_per_class": scores.accuracy_per_class}
@@ -198,7 +198,7 @@ def encoders_csv(lines: Sequence[EncoderLine]) -> str:
 
 def classes_csv(lines: Sequence[EncoderLine], classes: Sequence[str]) -> str:
     """F1 and accuracy of each class by each encoder, beside the class's positives; F1 is blank where it has none."""
-    every = [line.compared.figures.scores for line in lines]
+    every = [line.compared.metrics.scores for line in lines]
     head = ["class", "n_positives", *(f"{what} {line.record.label}" for line in lines for what in ("F1", "accuracy"))]
     rows = []
     for k, (name, n) in enumerate(zip(classes, every[0].n_positives, strict=True)):

@@ -29,9 +29,9 @@ def plot_comparison(path: Path, title: str, lines: Sequence[Compared], baselines
 
     rows = [(line.label, line.samples_f1, line.spread, line.spread, "baselines") for line in baselines]
     for line in lines:
-        f1 = line.figures.scores.samples_f1
+        f1 = line.metrics.scores.samples_f1
         group = "the paper's" if line.paper else "further heads"
-        rows.append((line.label, f1, f1 - line.figures.low, line.figures.high - f1, group))
+        rows.append((line.label, f1, f1 - line.metrics.low, line.metrics.high - f1, group))
     of_models = rows[len(baselines) :]
     low, high = min(f1 - below for _, f1, below, _, _ in of_models), max(f1 + above for _, f1, _, above, _ in of_models)
     margin = max(0.1 * (high - low), 0.005)
@@ -76,7 +76,7 @@ def plot_encoders(path: Path, title: str, lines: Sequence[EncoderLine]) -> None:
             if x is None:  # imported embeddings: their network is not known
                 continue
             colour, mark = looks[modalities.index(line.record.modality)]
-            figures = line.compared.figures
+            figures = line.compared.metrics
             f1 = figures.scores.samples_f1
             sides = [[f1 - figures.low], [figures.high - f1]]
             handle = axes.errorbar([x], [f1], yerr=sides, fmt=mark, color=colour, capsize=3, markersize=6)

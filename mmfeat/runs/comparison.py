@@ -58,7 +58,7 @@ class Compared:
 
     Attributes
     ----------
-    figures : Metrics
+    metrics : Metrics
         Of the logits that predict: the mean over seeds, or the first seed's.
     seeds : np.ndarray
         `(S,)` samples-F1 of each seed alone.
@@ -75,7 +75,7 @@ class Compared:
 
     name: str
     label: str
-    figures: Metrics
+    metrics: Metrics
     seeds: np.ndarray
     part: Part
     size_mb: float | None

@@ -130,7 +130,7 @@ class EncoderLine:
 
     def value(self, metric: str) -> float:
         """A figure by its name in mmfeat.toml."""
-        return self.compared.figures.scores.value(metric)
+        return self.compared.metrics.scores.value(metric)
 
 
 def encoder_lines(

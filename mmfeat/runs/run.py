@@ -247,7 +247,7 @@ def save_run(
     state : dict of torch.Tensor or None
         None for an ensemble.
     """
-    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.folded) else {})}
+    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.out_of_fold) else {})}
     with staging_folder(parent) as staged:
         if state is not None:
             from safetensors.torch import save_file
@@ -263,10 +263,10 @@ def save_run(
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
             if logits.fold is not None:
                 file.create_dataset("fold", data=logits.fold.astype(np.int16))
-            if len(learned.folded):
-                file.create_dataset("folded", data=learned.folded)
-            file.create_dataset("trained", data=learned.trained)
-            file.create_dataset("chosen", data=learned.chosen)
+            if len(learned.out_of_fold):
+                file.create_dataset("folded", data=learned.out_of_fold)
+            file.create_dataset("trained", data=learned.training)
+            file.create_dataset("chosen", data=learned.selection)
         record = seal_folder(staged, RECORD, record)
         return Run(publish_folder(staged, parent, stem), record)
 

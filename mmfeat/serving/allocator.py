@@ -1,4 +1,4 @@
-"""The memory of a process that serves for days: what is freed goes back to the system."""
+"""Settings of the C allocator, so that a long-running server returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _MEGABYTE = 1 << 20
 
 
 def give_back_freed_memory() -> bool:
-    """Keep glibc from holding freed memory; whether this is glibc.
+    """Make glibc return freed memory; returns False for other C libraries.
 
-    Left alone it raises its thresholds with each large block that is freed, and has up to 8 arenas for each core:
-    batches of ever other sizes, from many threads, then leave holes that are never returned.
+    By default, glibc raises its thresholds with each large freed block and uses up to 8 arenas per core. Batches of varying
+    sizes from many threads then leave holes that are never returned.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

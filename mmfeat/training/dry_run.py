@@ -80,7 +80,14 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     keys, table = project.keys_of(identity), project.config.encoder[name]
     again = rows_to_decode_again(project, identity)
     now = encoder_status(
-        project.store, name, identity.model, identity.spec, keys.keys, keys.present, tokens=table.tokens, again=again
+        project.store,
+        name,
+        identity.model,
+        spec=identity.spec,
+        keys=keys.keys,
+        present=keys.present,
+        tokens=table.tokens,
+        again=again,
     )
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)

@@ -53,7 +53,7 @@ class FinetunedEncoder:
     ----------
     made : bool
         False where the checkpoint was already there.
-    figures : Metrics or None
+    metrics : Metrics or None
         None without val rows.
     remedy : str
         What to write into mmfeat.toml so that the checkpoint is in use; empty where it is.
@@ -64,7 +64,7 @@ class FinetunedEncoder:
     width: int
     checkpoint: Checkpoint
     made: bool
-    figures: Metrics | None
+    metrics: Metrics | None
     seconds: float
     note: str
     remedy: str = ""

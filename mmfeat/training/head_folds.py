@@ -66,8 +66,8 @@ class Folds:
             There are more folds than groups of rows.
         """
         manifest, groups = self.project.manifest, self.groups
-        some = Groups(groups.numbers[rows], groups.pictures[rows], groups.names[rows])
-        return make_folds(manifest.ids[rows], manifest.labels[rows], some, self.k, self.seed % MAX_SEED)
+        some = Groups(numbers=groups.numbers[rows], pictures=groups.pictures[rows], names=groups.names[rows])
+        return make_folds(manifest.ids[rows], manifest.labels[rows], some, k=self.k, seed=self.seed % MAX_SEED)
 
     def train(self, head: str, data: FitData, settings: Any, rows: np.ndarray) -> TrainedHeads:
         """Heads of all seeds and folds; `data` holds the labelled rows `rows` of the manifest, in that order.
@@ -136,7 +136,7 @@ def labelled_metrics(project: Project, run: Run) -> Labelled:
         return metrics_of(manifest.labels[rows], logits, decision_on(project, rows, logits))
 
     mean = MetricRow.of(
-        f"{record['head']}, mean", figures(each.mean(0)), record["seconds"], "by heads blind to the row"
+        f"{record['head']}, mean", figures(each.mean(0)), record["seconds"], note="by heads blind to the row"
     )
     seeds = [figures(one).as_dict() for one in each] if len(each) > 1 else []
     seconds = record["seconds"] / len(each)

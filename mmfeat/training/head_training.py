@@ -117,7 +117,7 @@ def head_lines(project: Project, run: Run) -> list[MetricRow]:
     if not len(val):
         return []
     note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
-    mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note)
+    mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note=note)
     seconds = sum(record["seed_seconds"]) / n
     one = MetricRow.over_seeds(f"{record['head']}, one seed", _seeds_metrics(project, run), seconds) if n > 1 else None
     return list(filter(None, [one, mean]))

@@ -23,7 +23,7 @@ from mmfeat.project.project import Project
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
 from mmfeat.runs.run import ROLES, Run, already_made
-from mmfeat.selftraining.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
+from mmfeat.selftraining.rounds import LINEAR, MLP, Round, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.training.finetune_plan import fit_plan
@@ -107,7 +107,7 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
         before, now = val_metrics(project, supervised), val_metrics(project, run)
         rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
         seconds, note = supervised.record["seconds"], "without pseudo-labels"
-        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note), *lines]
+        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note=note), *lines]
     n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
     return SelftrainResult(
         run,
@@ -197,7 +197,7 @@ def _make(project: Project, plan: _Plan) -> Run:
             rule=config.predict,
             refit=encoders,
             memory=kept_in(plan.folder),
-            on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
+            on_round=lambda one: bar.advance(1, f"{config.metric} {one.metrics.scores.value(config.metric):.4f}"),
         )
     if encoders and (used := encoders.of(trained.best)) is not plan.start:
         data = used.data(config, plan.rows)
@@ -233,10 +233,15 @@ def _complete(project: Project, plan: _Plan, run: Run, made: bool) -> None:
         kept.rmdir()
 
 
+def _round_record(one: Round) -> dict[str, Any]:
+    names = {"metrics": "figures"}  # as run.json names them
+    return {names.get(k, k): v.as_dict() if k == "metrics" else v for k, v in vars(one).items()}
+
+
 def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:
     return {
         "policy": policy,
-        "rounds": [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds],
+        "rounds": [_round_record(r) for r in trained.rounds],
         "best_round": trained.best,
         "ended": trained.ended,
         "transductive": trained.best > 0,

@@ -160,7 +160,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
             forget_references(store, one)
             others.remove(one)
     remove_leftovers(store)  # a removal that was stopped midway is completed
-    settled = settle_references(store, own) if store.is_dir() else Settled([], [])
+    settled = settle_references(store, own) if store.is_dir() else Settled(waiting=[], stale=[])
     garbage = find_garbage(store, [own, *others])
     if not garbage:
         settled.drop()
@@ -206,7 +206,7 @@ def export_features(
     table = table if split == "all" else table.take(rows)
     made_from = _made_from(project, table, names, form)
     with progress("writing", table.n_samples * len(arrays_of(table)), "rows") as bar:
-        made = export_table(table, Path(destination).expanduser(), form, bar.advance, made_from)
+        made = export_table(table, Path(destination).expanduser(), form, advance=bar.advance, made_from=made_from)
     return FeaturesResult(table, made)
 
 

@@ -213,7 +213,7 @@ class _Fit:
             }  # what it says to do is of a project's own fit
             self.forget()
         else:
-            figures, checkpoint = result.figures.as_dict(), result.checkpoint.record
+            figures, checkpoint = result.metrics.as_dict(), result.checkpoint.record
             self.record = {
                 **made,
                 "settings": checkpoint["settings"],

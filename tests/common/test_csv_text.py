@@ -85,7 +85,7 @@ def test_comparisons():
     from mmfeat.report import comparison_table as comparison
     from mmfeat.report import encoder_comparison_table as encoderlines
 
-    scores = SimpleNamespace(figures=figures(), label="=model", seeds=np.ones(1))
+    scores = SimpleNamespace(metrics=figures(), label="=model", seeds=np.ones(1))
     assert is_guarded(comparison.classes_csv([scores], CLASSES))
     line = SimpleNamespace(compared=scores, record=SimpleNamespace(label="@m=w.pth"))
     assert is_guarded(encoderlines.classes_csv([line], CLASSES))
@@ -119,4 +119,4 @@ def test_only_one_module_writes_csv_for_people():
     writers = {
         p.relative_to(root).as_posix() for p in root.rglob("*.py") if "csv.writer(" in p.read_text(encoding="utf-8")
     }
-    assert writers == {"csvtext.py", "data/corrections.py", "data/demo.py"}
+    assert writers == {"common/csv_text.py", "data/corrections.py", "data/demo_data.py"}

@@ -63,7 +63,18 @@ def small_files(n_bytes: int = LIMIT) -> Iterator[None]:
 def table() -> FeatureTable:
     split = np.full(N, "train", dtype=object)
     labels, present = np.ones((N, K), np.int8), np.ones(N, dtype=bool)
-    return FeatureTable(IDS, {"image": VALUES}, {}, {}, {}, {"image": present}, {"image": KEYS}, labels, split, CLASSES)
+    return FeatureTable(
+        ids=IDS,
+        embeddings={"image": VALUES},
+        logits={},
+        tokens={},
+        token_lengths={},
+        present={"image": present},
+        row_keys={"image": KEYS},
+        labels=labels,
+        split=split,
+        classes=CLASSES,
+    )
 
 
 def _digests() -> Digests:
@@ -74,9 +85,16 @@ def _digests() -> Digests:
 
 def _manifest(folder: Path) -> None:
     labels = np.zeros((N, K), np.int8)
-    Manifest(IDS, TEXTS, TEXTS, labels, np.full(N, "train", dtype=object), CLASSES, {}, None).save(
-        folder / "manifest.parquet"
-    )
+    Manifest(
+        ids=IDS,
+        images=TEXTS,
+        captions=TEXTS,
+        labels=labels,
+        split=np.full(N, "train", dtype=object),
+        classes=CLASSES,
+        columns={},
+        groups=None,
+    ).save(folder / "manifest.parquet")
 
 
 def _run(folder: Path) -> None:
@@ -119,7 +137,7 @@ def _plot(folder: Path) -> None:
 
 
 def _export(folder: Path, form: str) -> None:
-    export_table(table(), folder / "out", form, lambda n: None)
+    export_table(table(), folder / "out", form, advance=lambda n: None)
 
 
 WRITERS = {
@@ -127,7 +145,7 @@ WRITERS = {
     "json": lambda folder: write_json(folder / "a.json", list(range(10_000))),
     "manifest": _manifest,
     "digests": lambda folder: DigestMemory(folder / "digests.parquet").remember([b"p" * 16] * N, _digests()),
-    "seen": lambda folder: note_seen(folder / "seen.parquet", IDS, KEYS, np.ones(N, dtype=bool)),
+    "seen": lambda folder: note_seen(folder / "seen.parquet", IDS, KEYS, present=np.ones(N, dtype=bool)),
     "run": _run,
     "head": _head,
     "checkpoint": _checkpoint,

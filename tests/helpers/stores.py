@@ -34,7 +34,7 @@ def rows_of(n: int, seed: int = 0, width: int = 6) -> tuple[np.ndarray, np.ndarr
 def filled(folder: Path, keys: np.ndarray, embeddings: np.ndarray, n_parts: int = 3, **more) -> FeatureStore:
     store = FeatureStore(folder, **more)
     for rows in np.array_split(np.arange(len(keys)), n_parts):
-        store.encoder(spec_of()).append(keys[rows], embeddings[rows], [""] * len(rows), {"host": "here"})
+        store.encoder(spec_of()).append(keys[rows], embeddings[rows], [""] * len(rows), meta={"host": "here"})
     return FeatureStore(folder)
 
 

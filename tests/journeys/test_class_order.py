@@ -189,8 +189,8 @@ def test_new_ensembles_and_comparisons_join_old_and_new_by_name(projects):
     np.testing.assert_allclose(
         by_name(after, parts[1]), by_name(before, source(before, "crossattn-1", rows).logits), atol=1e-5
     )
-    lines = {line.name: line.figures.rows_f1 for line in compare_heads(after, ["concat"]).lines}
-    wanted = {line.name: line.figures.rows_f1 for line in compare_heads(before, ["concat"]).lines}
+    lines = {line.name: line.metrics.rows_f1 for line in compare_heads(after, ["concat"]).lines}
+    wanted = {line.name: line.metrics.rows_f1 for line in compare_heads(before, ["concat"]).lines}
     for name in ("image", "text", "fm1"):  # nothing is trained for these
         np.testing.assert_array_equal(lines[name], wanted[name])
 
@@ -210,7 +210,7 @@ def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
     predictor = Predictor.load(made.folder)
     assert predictor.classes == after.manifest.classes
     np.testing.assert_allclose(predictor.decision.threshold, shipped_decision(after, name).threshold)
-    record, f1 = predictor.record["run"], evaluate(after, [name]).figures[name].scores.class_f1
+    record, f1 = predictor.record["run"], evaluate(after, [name]).metrics[name].scores.class_f1
     np.testing.assert_allclose(record["figures"]["class_f1"], f1, atol=1e-6)
 
 

@@ -82,7 +82,9 @@ def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
     labels = (np.arange(n * 2).reshape(n, 2) % 2).astype(np.int8)
     ids, none = np.array([f"{i}.jpg" for i in range(n)], object), np.array([""] * n, object)
     split = np.array(["train"] * 20 + ["val"] * 10, object)
-    Manifest(ids, ids, none, labels, split, ("a", "b"), {"id": "name"}).save(folder / "manifest.parquet")
+    Manifest(
+        ids=ids, images=ids, captions=none, labels=labels, split=split, classes=("a", "b"), columns={"id": "name"}
+    ).save(folder / "manifest.parquet")
 
     def read() -> Any:
         found = Manifest.load(folder / "manifest.parquet")
@@ -99,7 +101,7 @@ def a_run(folder: Path) -> tuple[Path, Callable[[], Any]]:
     def read() -> Any:
         found = read_run(run.folder)
         kept, learned, heads = found.logits(), found.learned(), found.state()
-        arrays = (kept.ids, kept.input_keys, kept.known, kept.logits, kept.roles, learned.trained, learned.chosen)
+        arrays = (kept.ids, kept.input_keys, kept.known, kept.logits, kept.roles, learned.training, learned.selection)
         record = {key: value for key, value in found.record.items() if key != "files"}
         return record, [a.tolist() for a in arrays], {n: t.tolist() for n, t in heads.items()}
 
@@ -118,7 +120,7 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
         found = []
         for one in (read_checkpoint(made.folder), read_checkpoint(made.folder / "last")):
             output, learned, tensors = one.output(), one.learned(), one.tensors()
-            arrays = (output.weight, output.bias, learned.trained, learned.chosen, *tensors.values())
+            arrays = (output.weight, output.bias, learned.training, learned.selection, *tensors.values())
             record = {key: value for key, value in one.record.items() if key != "files"}
             found.append((record, one.complete, [a.tolist() for a in arrays], list(tensors)))
         return found
@@ -193,7 +195,7 @@ def rounds(folder: Path) -> tuple[Path, Callable[[], Any]]:
 def caches(folder: Path) -> tuple[Path, Callable[[], Any]]:
     keys = np.random.default_rng(0).integers(0, 256, (4, 32)).astype(np.uint8)
     ids, places = np.array(list("abcd"), object), [bytes([i]) * 16 for i in range(4)]
-    note_seen(folder / "seen-image.parquet", ids, keys, np.ones(4, bool))
+    note_seen(folder / "seen-image.parquet", ids, keys, present=np.ones(4, bool))
     found = Digests.empty(4)
     found.rows[:, :32] = keys
     DigestMemory(folder / "digests.parquet").remember(places, found, b"state")
@@ -396,7 +398,14 @@ def test_a_damaged_run_is_not_already_made(tmp_path):
 def test_a_manifest_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path):
     def made(n: int) -> Manifest:
         ids = np.array([f"{i * n}.jpg" for i in range(n)], object)
-        return Manifest(ids, ids, ids, np.zeros((n, 2), np.int8), np.array(["train"] * n, object), ("a", "b"))
+        return Manifest(
+            ids=ids,
+            images=ids,
+            captions=ids,
+            labels=np.zeros((n, 2), np.int8),
+            split=np.array(["train"] * n, object),
+            classes=("a", "b"),
+        )
 
     file, both, done = tmp_path / "manifest.parquet", [made(40), made(700)], threading.Event()
     both[0].save(file)

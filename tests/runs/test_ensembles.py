@@ -112,7 +112,7 @@ def test_onnx_makes_the_same(tmp_path):
         "bias": [0.5, 0.0, -1.0],
     }
     whole, (inputs, present) = Composition(parts(), tree, K), items(9, 1)
-    save_heads_onnx(whole, WIDTHS, tmp_path / "heads.onnx", "float32")
+    save_heads_onnx(whole, WIDTHS, tmp_path / "heads.onnx", dtype="float32")
     session = runtime.InferenceSession(str(tmp_path / "heads.onnx"))
     arrays = [*(inputs[n].numpy() for n in WIDTHS), *(present[n].numpy() for n in WIDTHS)]
     found = session.run(["logits"], dict(zip(head_inputs(list(WIDTHS)), arrays, strict=True)))[0]
@@ -249,7 +249,7 @@ def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(
     others = np.concatenate([manifest.rows("train"), manifest.rows("unlabelled")])
     assert np.array_equal(run_source(fused, run, others).logits, run_source(fused, run, others, shipped=True).logits)
     figures = run.record["figures"]["val"]
-    assert figures["loss"] == pytest.approx(line_of(fused, run.name).figures.scores.loss)
+    assert figures["loss"] == pytest.approx(line_of(fused, run.name).metrics.scores.loss)
     assert result.lines[-1].loss == pytest.approx(figures["loss"])
     assert (run.record["fitted"]["n_val"], run.record["fitted"]["n_train"]) == (len(val), 0)
     assert is_current(fused, run)

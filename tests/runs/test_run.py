@@ -106,7 +106,7 @@ def test_what_was_learned_from_comes_back_and_adds_up(tmp_path):
     trained, chosen = learned.among(["c", "x", "a", "v", "w"])
     assert trained.tolist() == [True, False, True, False, False]
     assert chosen.tolist() == [False, False, False, True, True]
-    assert len(learned.trained) == 3
+    assert len(learned.training) == 3
     assert not (one | NO_LINEAGE).among([])[0].any()
 
 

@@ -69,7 +69,7 @@ def test_no_figure_of_a_run_in_folds_is_in_sample(folded):
     project, result = folded
     learned = result.run.learned()
     ids = project.manifest.ids[labelled(project)]
-    assert learned.out_of_fold(ids).all()
+    assert learned.is_out_of_fold(ids).all()
     assert not np.any(learned.among(ids))
     assert [line.state for line in ranked_runs(project) if line.name == result.run.name] == ["current"]
     evaluated = evaluate(project, [result.run.name], "train")
@@ -89,8 +89,8 @@ def test_an_ensemble_of_runs_in_folds_may_be_fitted_on_all_labelled_rows(folded)
     learned = made.run.learned()
     train, val = (project.manifest.ids[project.manifest.rows(which)] for which in ("train", "val"))
     assert learned.among(train)[0].all()
-    assert not learned.out_of_fold(train).any()
-    assert learned.out_of_fold(val).all()
+    assert not learned.is_out_of_fold(train).any()
+    assert learned.is_out_of_fold(val).all()
 
 
 def test_the_same_folds_are_the_same_run_and_others_another(folded):

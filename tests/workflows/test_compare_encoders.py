@@ -97,13 +97,13 @@ def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, t
     assert line.record.encode_seconds is None
     assert not list(result.folder.glob("*/seed-1"))  # what cannot be used is not kept
     one = compare_encoders(Project(folder), ["text"])
-    assert one.lines[0].compared.figures.as_dict() == line.compared.figures.as_dict()
+    assert one.lines[0].compared.metrics.as_dict() == line.compared.metrics.as_dict()
     used = use_encoders(Project(folder), one, "best")
     assert [u.lines for u in used] == [[]]
     own = finetune(Project(folder), ["text"])[0][0]
     assert not own.made  # the settings and the split are the same, so there is nothing left to do
     assert own.checkpoint.name == "text-2"
-    assert own.figures.scores.samples_f1 == pytest.approx(line.compared.figures.scores.samples_f1)
+    assert own.metrics.scores.samples_f1 == pytest.approx(line.compared.metrics.scores.samples_f1)
 
 
 def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
@@ -114,7 +114,7 @@ def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
     assert set(lines) == {"test_efficientnet (image)", "test_resnet", "text-encoder (text)"}
     for name, label in (("image", "test_efficientnet (image)"), ("text", "text-encoder (text)")):
         made = read_checkpoint(folder / "checkpoints" / f"{name}-1").record
-        assert lines[label].compared.figures.as_dict() == made["val"]
+        assert lines[label].compared.metrics.as_dict() == made["val"]
         assert lines[label].record.best_epoch == made["best_epoch"]
         assert lines[label].record.rate > 0
         assert lines[label].compared.size_mb > lines[label].record.size_mb
@@ -265,16 +265,16 @@ def test_lines_are_by_modality_the_best_first(metric):
     assert {modality: line.record.label for modality, line in bests(lines).items()} == {"image": "d", "text": "e"}
     assert "no more than chance from it: none" in best_lines(lines, metric)[0]
     first = lines[1]
-    assert first.compared.figures.rows_f1.mean() == pytest.approx(first.compared.seeds[0])
+    assert first.compared.metrics.rows_f1.mean() == pytest.approx(first.compared.seeds[0])
     for name, (low, high) in first.intervals.items():
-        assert low <= getattr(first.compared.figures.scores, name) <= high
+        assert low <= getattr(first.compared.metrics.scores, name) <= high
 
 
 @settings(max_examples=25)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
 def test_any_class_name_survives_its_files(names):
     lines = lines_of()
-    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
+    baseline = MetricRow.of("commonest label", lines[0].compared.metrics)
     read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
     assert [row[2::2] == [""] * 3 for row in read[1:]] == [False, True, False]
@@ -286,7 +286,7 @@ def test_any_class_name_survives_its_files(names):
 
 def test_tables_say_the_same():
     lines = lines_of()
-    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
+    baseline = MetricRow.of("commonest label", lines[0].compared.metrics)
     text = encoder_table("40 val rows", lines, baseline, "samples-f1").splitlines()
     rows = list(csv.DictReader(io.StringIO(encoders_csv(lines))))
     assert [row["encoder"] for row in rows] == ["d", "a|b", "e"]

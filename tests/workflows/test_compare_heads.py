@@ -70,7 +70,7 @@ def test_figures_are_those_of_the_mean_and_the_best_has_no_difference():
     labels = labels_of()
     worse, best, equal = lines_of(labels)
     mean = metrics_of(labels, part(0).logits.mean(0), RULE)
-    assert worse.figures.scores.samples_f1 == mean.scores.samples_f1
+    assert worse.metrics.scores.samples_f1 == mean.scores.samples_f1
     assert worse.spread == pytest.approx(np.std(worse.seeds, ddof=1))
     assert worse.difference[2] < 0
     assert (worse.verdict, best.verdict) == ("", "best")
@@ -88,7 +88,7 @@ def test_the_metric_says_which_is_best_and_by_how_much(metric, best):
         Candidate("a", "a", Part(x, np.ones(40, bool), None, 1.0, 0.0), 1.0, False) for x in (doubtful, wrong)
     ]
     lines = compared(candidates, labels, np.arange(40, dtype=np.uint64), lambda logits: RULE, metric)
-    values = [line.figures.scores.value(metric) for line in lines]
+    values = [line.metrics.scores.value(metric) for line in lines]
     assert (lines[best].verdict, lines[1 - best].verdict) == ("best", "")
     difference, low, high = lines[1 - best].difference
     assert difference == pytest.approx(values[1 - best] - values[best])
@@ -141,7 +141,7 @@ def test_tables_say_the_same():
     assert [row["group"] for row in rows] == ["baseline", "paper", "paper", "further"]
     assert rows[0]["loss"] == ""
     for row, line in zip(rows[1:], lines, strict=True):
-        assert float(row["samples_f1"]) == pytest.approx(line.figures.scores.samples_f1, abs=1e-6)
+        assert float(row["samples_f1"]) == pytest.approx(line.metrics.scores.samples_f1, abs=1e-6)
         assert f"{float(row['samples_f1']):.3f} ±" in text[1 + lines.index(line) + 1]
     assert (rows[2]["model_mb"], rows[2]["train_seconds"], rows[2]["seed_deviation"]) == ("", "", "")
 
@@ -188,8 +188,8 @@ def test_heads_and_ensembles_are_those_of_fuse_and_ensemble(folder):
     from mmfeat.workflows.evaluate import evaluate
 
     result = compare_heads(Project(folder))
-    figures = {line.name: line.figures for line in result.lines}
-    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).figures
+    figures = {line.name: line.metrics for line in result.lines}
+    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).metrics
     for run, name in (("crossattn-1", "crossattn"), ("fm3-1", "fm3"), ("image", "image")):
         np.testing.assert_allclose(np.sort(figures[name].rows_f1), np.sort(evaluated[run].rows_f1))
         assert figures[name].scores.loss == pytest.approx(evaluated[run].scores.loss, abs=1e-5)
@@ -221,7 +221,7 @@ def test_one_input_and_encoders_without_an_output(folder, tmp_path):
     project = Project(tmp_path / "project", {"fuse.inputs": ("image",), "fuse.seeds": 1})
     result = compare_heads(project, ["linear"])
     assert [line.name for line in result.lines] == ["image", "linear"]
-    np.testing.assert_array_equal(*(line.figures.rows_f1 for line in result.lines))
+    np.testing.assert_array_equal(*(line.metrics.rows_f1 for line in result.lines))
     with pytest.raises(RunError, match="concat does not take the inputs image"):
         compare_heads(project, ["concat"])
 

@@ -110,8 +110,8 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
     made = finetune(Project(folder, own), ["text"])[0][0]
     assert (made.made, made.checkpoint.name) == (False, "text-2")
     figures = result.cells[0].heads[0]["figures"]
-    assert made.figures.scores.samples_f1 == pytest.approx(figures["samples_f1"])
-    assert made.figures.scores.loss == pytest.approx(figures["loss"])
+    assert made.metrics.scores.samples_f1 == pytest.approx(figures["samples_f1"])
+    assert made.metrics.scores.loss == pytest.approx(figures["loss"])
     assert use_cell(result, "1")[0].made == "Already there: checkpoints/text-2"
 
 

@@ -123,7 +123,7 @@ def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rul
     if not np.isfinite(logits).all():
         return float("nan")
     labels = arrays.labels[torch.as_tensor(val)].cpu().numpy()
-    return float(metric_values(metric, labels, logits[None], rule)[0])
+    return float(metric_values(metric, labels, logits[None], rule=rule)[0])
 
 
 def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:
