@@ -25,6 +25,7 @@ from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample, in_sample_of, lineage_of_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.report.text_tables import MOST_FREQUENT
 from mmfeat.store.feature_table import FeatureTable, rows_digest
 
 _WORDS = "TF-IDF"
@@ -59,7 +60,7 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
     if not len(val):
         return [], {}
     always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
-    lines = [MetricRow.of("commonest label", metrics_on_val(project, always))]
+    lines = [MetricRow.of(MOST_FREQUENT, metrics_on_val(project, always))]
     made: Kept = {}
 
     def add(label: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:

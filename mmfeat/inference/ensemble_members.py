@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +26,8 @@ from mmfeat.runs.ensembles import RECIPE_HEADS, Weight
 from mmfeat.runs.run import Run, all_runs
 
 
-def named(project: Project, recipe: str, made: Callable[[str], str]) -> list[str]:
-    """The members of FM1, FM2 or FM3; FM2 takes in FM1 itself, so that both its halves are halves of every row.
-
-    Parameters
-    ----------
-    made : callable
-        From a recipe's name to that of the run that it makes.
+def recipe_members(project: Project, recipe: str) -> list[str]:
+    """The members of FM1, FM2 or FM3. FM2 has the member `fm1`, so that both its halves count equally in every row.
 
     Raises
     ------
@@ -44,7 +38,7 @@ def named(project: Project, recipe: str, made: Callable[[str], str]) -> list[str
     if len(encoders) != 2:
         raise RunError(f"{recipe} joins two encoders, found {encoders}. Name the members: mmfeat ensemble A B ...")
     heads = [_recipe_run(project, recipe)] if recipe in RECIPE_HEADS else []
-    return [*([made("fm1")] if recipe == "fm2" else encoders), *heads]
+    return [*(["fm1"] if recipe == "fm2" else encoders), *heads]
 
 
 def _recipe_run(project: Project, recipe: str) -> str:

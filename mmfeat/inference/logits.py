@@ -197,7 +197,7 @@ def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[s
 
 def _head_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:
     table = recorded_table(project, run, rows).take(rows)
-    fold = None if shipped else folds_of(project, run, rows)
+    fold = None if shipped else held_out_folds(project, run, rows)
     logits = seeds_logits(run, table, torch_device(project.config.device), fold).mean(0)
     return Source(run.name, logits, np.any([table.present[name] for name in run.encoders], axis=0))
 
@@ -247,7 +247,7 @@ def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: Source) -
     return Source(found.name, logits, known)
 
 
-def folds_of(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
+def held_out_folds(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
     """The fold whose heads are blind to each row, -1 for rows that no head was trained on; None for a run without folds."""
     if not run.record.get("folds"):
         return None
@@ -262,7 +262,7 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
     Parameters
     ----------
     fold : np.ndarray, optional
-        `(n,)`, as :func:`folds_of` gives it: rows of a fold have the logits of the heads that are blind to it, and all
+        `(n,)`, as :func:`held_out_folds` gives it: rows of a fold have the logits of the heads that are blind to it, and all
         others, as all do when None, the mean of all folds' heads.
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)

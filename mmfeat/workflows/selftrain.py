@@ -167,18 +167,18 @@ def _planned(project: Project) -> _Plan:
         begun,
         "selftrain",
         head,
-        settings,
-        identities,
-        table,
+        settings=settings,
+        identities=identities,
+        table=table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
         models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
-    supervised = head_fingerprint(begun, "head", head, settings, identities, table)
+    supervised = head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table)
     start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]
-    encoders = EncoderRounds(begun, folder, start, names, rows, free) if names else None
+    encoders = EncoderRounds(begun, folder, start, names=names, rows=rows, free=free) if names else None
     return _Plan(start, rows, free, settings, fingerprint, supervised, folder, encoders)
 
 
@@ -211,14 +211,14 @@ def _make(project: Project, plan: _Plan) -> Run:
         project,
         "selftrain",
         config.fuse.head,
-        plan.settings,
-        identities,
-        used.table,
-        found,
-        data,
-        plan.rows,
-        plan.fingerprint,
-        _record(trained, config.selftrain.policy, time.perf_counter() - start),
+        settings=plan.settings,
+        identities=identities,
+        table=used.table,
+        trained=found,
+        data=data,
+        rows=plan.rows,
+        fingerprint=plan.fingerprint,
+        more=_record(trained, config.selftrain.policy, time.perf_counter() - start),
     )
     return run
 

@@ -50,9 +50,9 @@ OF_HEADS = {
 def logits() -> RunLogits:
     ids = np.array(["1.jpg", "é\n"], dtype=object)
     return RunLogits(
-        ids,
-        np.arange(64, dtype=np.uint8).reshape(2, 32),
-        np.array([True, False]),
-        np.float32([[1, 2], [3, 4]]),
-        np.uint8([1, 2]),
+        ids=ids,
+        input_keys=np.arange(64, dtype=np.uint8).reshape(2, 32),
+        known=np.array([True, False]),
+        logits=np.float32([[1, 2], [3, 4]]),
+        roles=np.uint8([1, 2]),
     )

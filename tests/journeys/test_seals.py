@@ -46,8 +46,14 @@ from mmfeat.encoders.checkpoint import (
 )
 from mmfeat.encoders.finetuning import resume_state as resuming
 from mmfeat.project.project import Project
-from mmfeat.runs.comparison import Part, comparison_folder, kept_part, save_part
-from mmfeat.runs.encoder_comparison import EncoderRecord, read_encoder_record, write_encoder_record
+from mmfeat.runs.comparison_files import (
+    ComparedEncoder,
+    ComparisonFolder,
+    ModelLogits,
+    read_compared_encoder,
+    read_logits,
+    write_compared_encoder,
+)
 from mmfeat.runs.run import already_made, read_run, save_run
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store import EncoderSpec
@@ -96,7 +102,9 @@ def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 def a_run(folder: Path) -> tuple[Path, Callable[[], Any]]:
     state = {f"seed{i}.w": torch.arange(6.0).reshape(2, 3) for i in range(2)}
-    run = save_run(folder, "linear", {**RECORD, **OF_HEADS}, logits(), Lineage.of(["a"], ["b"]), state)
+    run = save_run(
+        folder, "linear", {**RECORD, **OF_HEADS}, logits=logits(), learned=Lineage.of(["a"], ["b"]), state=state
+    )
 
     def read() -> Any:
         found = read_run(run.folder)
@@ -129,20 +137,31 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 
 def a_sweep(folder: Path) -> tuple[Path, Callable[[], Any]]:
-    from mmfeat.workflows.sweep_fuse import _kept
+    from mmfeat.runs.sweep import KeptFits
 
     head = {"figures": {k: METRIC_NAMES[k] for k in METRIC_NAMES if k[0] in "smml"}, "best_epoch": 1, "seconds": 0.5}
     write_sealed(folder / "0.json", {"format": 1, "heads": {"f": head, "g": {"error": "diverged"}}})
-    return folder, lambda: _kept(folder) or None
+
+    def read() -> Any:
+        kept = KeptFits(folder)
+        return {fingerprint: kept[fingerprint] for fingerprint in kept} or None
+
+    return folder, read
 
 
 def a_comparison(folder: Path) -> tuple[Path, Callable[[], Any]]:
     numbers = np.arange(5, dtype=np.uint64)
-    part = Part(np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32), np.ones(5, bool), 1.0, 2.0, 3.0)
-    made = comparison_folder(folder / "comparisons", "heads", "f", {"kind": "heads"})
-    save_part(made / "head.safetensors", part, numbers, "g")
+    values = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    model = ModelLogits(logits=values, known=np.ones(5, bool), seconds=1.0, microseconds=2.0, head_mb=3.0)
+
+    def opened() -> ComparisonFolder:
+        return ComparisonFolder(folder / "comparisons", "heads", {"classes": ["a"]}, numbers=numbers, record={})
+
+    comparison = opened()
+    made = comparison.path
+    comparison.keep("head.safetensors", "g", model)
     texts = dict.fromkeys(("typed", "label", "name", "model", "encoder_key", "measured", "device"), "x")
-    record = EncoderRecord(
+    record = ComparedEncoder(
         **texts,
         modality="image",
         width=3,
@@ -153,12 +172,11 @@ def a_comparison(folder: Path) -> tuple[Path, Callable[[], Any]]:
         best_epoch=1,
         frozen=True,
     )
-    write_encoder_record(made / "encoder.json", record)
+    write_compared_encoder(made / "encoder.json", record)
 
     def read() -> Any:
-        found, one = kept_part(made / "head.safetensors", numbers, "g"), read_encoder_record(made / "encoder.json")
-        same = comparison_folder(folder / "comparisons", "heads", "f", {"kind": "heads"}) == made
-        if found is None or one is None or not same:
+        found, one = comparison.kept("head.safetensors", "g"), read_compared_encoder(made / "encoder.json")
+        if found is None or one is None or opened().path != made:
             return None
         return found.logits.tolist(), found.known.tolist(), found.seconds, found.microseconds, found.head_mb, one
 
@@ -514,7 +532,7 @@ def test_parts_and_states_that_were_kept_before_seals_count(tmp_path, old_made):
     part = old_made / "comparisons" / "heads-1" / "head-linear.safetensors"
     arrays, metadata = read_arrays(part)
     about = json.loads(metadata["mmfeat"])
-    assert kept_part(part, arrays["ids"], about["fingerprint"]) is not None
+    assert read_logits(part, arrays["ids"], about["fingerprint"]) is not None
     assert not is_sealed_file(part)
 
 

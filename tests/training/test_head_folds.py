@@ -14,7 +14,7 @@ from mmfeat.cli import group
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.lineage import Lineage
 from mmfeat.inference.ensemble_members import rows_to_fit_on
-from mmfeat.inference.logits import folds_of, run_source
+from mmfeat.inference.logits import held_out_folds, run_source
 from mmfeat.inference.networks import about, compose
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
@@ -46,7 +46,7 @@ def labelled(project: Project) -> np.ndarray:
 def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     project, result = folded
     rows = labelled(project)
-    fold = folds_of(project, result.run, rows)
+    fold = held_out_folds(project, result.run, rows)
     assert np.array_equal(fold, Folds(project).of_rows(rows))
     found = run_source(project, result.run, rows).logits
     kept = result.run.logits()
@@ -62,7 +62,7 @@ def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     shipped = run_source(project, result.run, rows, shipped=True).logits
     np.testing.assert_allclose(shipped, each.mean((0, 1)), atol=1e-5)
     others = project.manifest.rows("unlabelled")
-    assert (folds_of(project, result.run, others) == -1).all()
+    assert (held_out_folds(project, result.run, others) == -1).all()
 
 
 def test_no_figure_of_a_run_in_folds_is_in_sample(folded):
