@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from mmfeat.common import plugins
 from mmfeat.common.errors import ConfigError, EncoderError
@@ -20,8 +21,7 @@ from mmfeat.config.encoder_tables import MODALITY_TABLES, encoder_table_class
 from mmfeat.config.reader import load_config
 from mmfeat.encoders.kinds import encoder_kind, encoder_kinds, kind_of_record, modality_kind
 
-PACKAGE = Path(__file__).with_name("plugin_package")
-ROOT = PACKAGE.parents[1]
+PACKAGE = ROOT / "tests" / "plugin_package"
 SOUND = """
 [encoder.sound]
 folder = "sounds"
