@@ -29,7 +29,7 @@ import torch
 from store_io import cpu_name
 
 from mmfeat.common.machine import usable_cores
-from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.row_keys import image_keys
 from mmfeat.encoders.families.image_network import ImageEncoder, build_image_encoder
@@ -125,9 +125,9 @@ def main() -> None:
             store.encoder(spec),
             lambda session=session: session,
             row_keys.keys,
-            present,
-            lambda row: sources.read(locations[row]),
-            "image",
+            present=present,
+            read=lambda row: sources.read(locations[row]),
+            name="image",
         )
         seconds["mmfeat"] += time.perf_counter() - start
         for name, value in result.shares.items():
@@ -147,9 +147,9 @@ def main() -> None:
             FeatureStore(folder / "features").encoder(spec),
             lambda: session,
             row_keys.keys[:n_rows],
-            np.ones(n_rows, bool),
-            lambda row: sources.read(locations[row]),
-            "image",
+            present=np.ones(n_rows, bool),
+            read=lambda row: sources.read(locations[row]),
+            name="image",
         )
         seconds[what] = time.perf_counter() - start
         assert again.encoded == n_encoded

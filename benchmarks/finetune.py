@@ -30,7 +30,7 @@ from mmfeat.common.randomness import mix
 from mmfeat.config.finetune_recipes import recipe_settings
 from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.encoders.batches import groups_of
-from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.project.project import Project
 from mmfeat.training.encoder_training import samples_of
@@ -117,7 +117,17 @@ def ours(project: Project, name: str, rows: np.ndarray, batch_size: int, recipe:
     settings = dataclasses.replace(settings, batch_size=batch_size, precision="float32", weights="none")
     samples = dataclasses.replace(samples_of(project, name, encoder), train=rows)
     device = torch_device(project.config.device)
-    fit = EncoderFit(encoder, samples, settings, "loss", project.config.predict, 0, device, Path(os.devnull), "x")
+    fit = EncoderFit(
+        encoder,
+        samples,
+        settings,
+        metric="loss",
+        rule=project.config.predict,
+        seed=0,
+        device=device,
+        resume_file=Path(os.devnull),
+        fingerprint="x",
+    )
 
     def epoch() -> int:
         fit._train_mode()

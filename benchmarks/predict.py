@@ -35,8 +35,9 @@ from store_io import cpu_name
 from mmfeat.common.devices import torch_device
 from mmfeat.common.extras import require
 from mmfeat.common.machine import usable_cores
-from mmfeat.encoders.batches import groups_of, usual_batch_size
+from mmfeat.encoders.batches import groups_of
 from mmfeat.encoders.image_decoding import decode_image
+from mmfeat.encoders.kinds import modality_kind
 from mmfeat.predictor import Predictor
 from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
@@ -51,7 +52,7 @@ def prepared(predictor: Predictor, images: list[Any], captions: list[str]) -> li
     for name, modality in predictor.modalities.items():
         preparation = predictor.engine.preparations[name]
         samples = images if modality == "image" else sorted(captions, key=len)
-        size = usual_batch_size(modality, predictor.engine.device.type)
+        size = modality_kind(modality).usual_batch_size(predictor.engine.device.type)
         for group in groups_of(np.arange(len(samples)), size):
             inputs = preparation.collate([preparation.prepare(samples[row]) for row in group])
             if predictor.record["runtime"] == "torch":
@@ -153,7 +154,8 @@ def main() -> None:
         "rows": len(rows),
         "repetitions": arguments.repetitions,
         "batch sizes": {
-            modality: usual_batch_size(modality, torch_device("auto").type) for modality in ("image", "text")
+            modality: modality_kind(modality).usual_batch_size(torch_device("auto").type)
+            for modality in ("image", "text")
         },
         "device": device,
         "load average": load,

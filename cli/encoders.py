@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MODES = Modes(
     of=lambda ctx: "pattern" if ctx.params["pattern"] else "list",
-    texts={"pattern": "a PATTERN, which is looked for in all models", "list": "the list of encoders"},
+    texts={"pattern": "a PATTERN, which searches all models", "list": "the list of encoders"},
     acts={PROJECT: ("list",)},
 )
 
@@ -25,14 +25,14 @@ MODES = Modes(
     "encoders",
     cls=Command,
     modes=(MODES,),
-    short_help="Encoders of the project and the paper in figures; find others by name.",
+    short_help="Sizes of the project's and the paper's encoders; find others by name.",
 )
 @click.argument("pattern", required=False)
 @click.pass_context
 def encoders_command(context: click.Context, pattern: str | None) -> None:
-    """List encoders with parameters, size, width and input: the project's and the paper's, or those that PATTERN matches.
+    """List encoders with parameters, size, width and input: the project's and the paper's, or models that PATTERN matches.
 
-    PATTERN is a part of a model's name, or has * in it: mobilenet, "vit_*_224".
+    PATTERN is a part of a model's name, or contains *: mobilenet, "vit_*_224".
     """
     from mmfeat.workflows.encoders import encoders, models
 

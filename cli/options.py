@@ -81,7 +81,7 @@ def choices_text(key: str) -> str:
     places = [getattr(Config(), table) if table else Config, *below]
     kept = next(f.metadata for place in places for f in dataclasses.fields(place) if f.name == name)
     choices, low, high = (kept.get(what) for what in ("choices", "low", "high"))
-    listed = ", ".join(map(str, choices or ()))
+    listed = ", ".join(map(str, getattr(choices, "known", choices) or ()))  # without importing installed packages
     if listed and low is not None:
         return f"a number from {low:g} to {high:g}, or one of: {listed}"
     return f"one of: {listed}" if listed else ""

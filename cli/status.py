@@ -37,7 +37,6 @@ FLAT_SHOWN = 10  # ids of flat images
 def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
     """Show, for each encoder, how many rows the feature store has, and what to type next."""
     from mmfeat.common.text import counted, shown
-    from mmfeat.config.schema import OTHER
     from mmfeat.report.text_tables import table
 
     project = open_project(context, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
@@ -70,7 +69,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     if rows:
         click.echo(table(("encoder", "model", "cached", "missing", "stale", "unreadable", "absent"), rows, left=2))
     for name, checkpoint in result.checkpoints.items():
-        bare = "imported" if project.config.encoder[name].modality == OTHER else "pretrained"
+        bare = project.config.encoder[name].bare
         click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else f"{bare}, no checkpoint: no logits"))
     for reason in result.failures.values():
         click.echo(reason)

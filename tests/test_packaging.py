@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
+from helpers.command_line import COMMAND
 
-ROOT = Path(__file__).resolve().parents[1]
 # A package imports itself and what stands before it here.
 ORDER = (
     "common",
@@ -78,7 +79,7 @@ def test_help_imports_no_torch_and_is_quick():
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        subprocess.run([Path(sys.executable).with_name("mmfeat"), "--help"], check=True, capture_output=True)
+        subprocess.run([COMMAND, "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.4
 
@@ -206,3 +207,19 @@ def test_the_container_copies_what_a_build_needs():
     assert names == kept
     assert all((ROOT / name).exists() for name in names)
     assert names >= {"cli", "mmfeat", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"}
+
+
+def test_no_test_file_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = re.findall(
+            r"^\s*(?:from|import) ((?:\S+\.)?(?:conftest|test_\w+))\b", path.read_text(encoding="utf-8"), re.M
+        )
+        assert not found, f"{path} imports {found}: what several test files share is in tests/helpers/ or conftest.py"
+
+
+def test_the_folders_of_the_tests_are_those_of_the_packages():
+    """Beside them: journeys across packages, what tests share, and what older versions wrote."""
+    packages = {path.parent.relative_to(ROOT / "mmfeat").as_posix() for path in (ROOT / "mmfeat").rglob("__init__.py")}
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("*.py")}
+    assert folders - packages == {"cli", "journeys", "helpers", "fixtures"}

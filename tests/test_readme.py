@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
-from conftest import run_cli
+from helpers import ROOT
+from helpers.command_line import run_cli
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *(
         ROOT / name

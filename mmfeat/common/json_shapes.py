@@ -13,6 +13,7 @@ A shape is one of
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +51,9 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some texts."""
+    """One of some texts, such as the names of a registry."""
 
-    values: tuple[str, ...]
+    values: Collection[str]
 
     def __str__(self) -> str:
         """What it is, in words."""

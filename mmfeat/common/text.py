@@ -16,6 +16,12 @@ def shown(text: object, limit: int = 60) -> str:
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
+def shown_value(value: object) -> str:
+    """A setting's value for a message: on one line, at most 60 characters, control characters escaped."""
+    text = repr(str(value)) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def quoted(text: str) -> str:
     """Untrusted text between quotes."""
     return shown(repr(text))

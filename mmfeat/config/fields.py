@@ -1,7 +1,8 @@
-"""What a setting of mmfeat.toml may be: the fields of the dataclasses that hold them."""
+"""Fields of the dataclasses that hold settings, with the values that each may take."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import field
 from typing import Any
 
@@ -12,14 +13,24 @@ MAX_LR = 10.0
 def setting(
     default: Any,
     *,
-    choices: tuple[Any, ...] = (),
+    choices: Collection[Any] = (),
     low: float | None = None,
     high: float | None = None,
     filled: bool = False,
     encoder: bool = False,
 ) -> Any:
-    """A dataclass field with the values it may take: one of `choices`, a number from `low` to `high`, not empty (`filled`),
-    the name of an `encoder`, or empty.
+    """A dataclass field of a setting, with the values that it may take.
+
+    Parameters
+    ----------
+    choices : collection of str
+        The texts that it may be.
+    low, high : float, optional
+        Limits of a number.
+    filled : bool
+        Whether an empty text is refused.
+    encoder : bool
+        Whether it names an encoder, or is empty.
     """
     return field(
         default=default,

@@ -15,31 +15,34 @@ class FinetuneConfig:
     """How one encoder is fine-tuned; `[finetune.NAME]`. Defaults are those of the recipe for its modality."""
 
     epochs: int = setting(6, low=1)  # at most
-    patience: int = setting(3, low=1)  # epochs without a better val figure before it stops
+    patience: int = setting(3, low=1)  # epochs without a better metric on val before it stops
     batch_size: int = setting(64, low=1)  # samples of one step
-    accumulate: int = setting(0, low=0)  # pieces that a batch is computed in, for less memory; 0: as is fastest
+    accumulate: int = setting(0, low=0)  # pieces that a batch is computed in, to save memory; 0: as is fastest
     optimizer: str = setting("adamw", choices=("adam", "adamw"))
-    lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the output and the last layer
-    layer_decay: float = setting(0.85, low=0.01, high=1.0)  # of the rate, from each layer to the one before it
-    frozen_layers: int = setting(0, low=0)  # from the input on, that stay as they were pretrained
+    lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the linear output and the last layer
+    layer_decay: float = setting(0.85, low=0.01, high=1.0)  # factor of the rate from each layer to the one before it
+    frozen_layers: int = setting(0, low=0)  # number of layers, from the input on, that are not trained
     weight_decay: float = setting(0.05, low=0.0)  # not of biases and norms
     warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
     schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
-    clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: any
-    ema: float = setting(0.995, low=0.0, high=0.99999)  # decay of the average of the weights that is kept; 0: none
+    clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: no limit
+    # decay of the moving average of the weights, which is what is saved; 0: no average
+    ema: float = setting(0.995, low=0.0, high=0.99999)
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16", "float16"))  # auto: bfloat16 on a GPU
-    batch_norm: str = setting("frozen", choices=("frozen", "trained"))  # statistics: as pretrained; of the batches
-    head_first: bool = True  # begin with the output that is fitted on the frozen encoder's cached features
+    # statistics: frozen, as pretrained; trained, of the batches
+    batch_norm: str = setting("frozen", choices=("frozen", "trained"))
+    head_first: bool = True  # start from the linear output fitted on the frozen encoder's cached features
     loss: str = setting("bce", choices=LOSSES)
-    weights: str = setting("none", choices=("paper", "none"))  # of the classes in the loss: P7, or all 1
+    weights: str = setting("none", choices=("paper", "none"))  # of the classes in the loss: the paper's (P7), or all 1
     smoothing: float = setting(0.0, low=0.0, high=0.5)  # of labels: 0 and 1 become smoothing / 2 and 1 - smoothing / 2
     augment: bool = True  # P5 and P6: horizontal flips; two words replaced by synonyms
     crop: float = setting(0.0, low=0.0, high=1.0)  # images: random crops of this share of the area and more; 0: none
     randaugment: int = setting(0, low=0, high=MAX_RANDAUGMENT)  # images: magnitude of timm's RandAugment; 0: none
-    start_size: int = setting(0, low=0, high=4096)  # images: pixels at first, rising to the encoder's; 0: as those
+    # images: pixels in the first epoch, rising to the encoder's; 0: the encoder's
+    start_size: int = setting(0, low=0, high=4096)
 
 
-# What differs from the defaults above. `paper` is its Table 4 (P19): one rate for all layers, from the first step to the last.
+# Differences from the defaults above. `paper` is its Table 4 (P19): one constant rate for all layers.
 _PAPER = {
     "epochs": 10,
     "lr": 5e-4,

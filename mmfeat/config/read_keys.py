@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mmfeat.common.errors import ConfigError
-from mmfeat.config.schema import TFIDF, Config
+from mmfeat.config.schema import Config
 
 TOP = ("metric", "seed", "device")
 
@@ -41,10 +41,10 @@ def check_read(keys: Collection[str], reads: Collection[str]) -> None:
 def finetune_keys(config: Config, names: Sequence[str], freeze: bool) -> tuple[str, ...]:
     """Of `finetune`. Frozen encoders and TF-IDF read only the linear head's settings."""
     named = [name for name in names or config.encoder if name in config.encoder]
-    tuned = [] if freeze else [name for name in named if config.encoder[name].model != TFIDF]
+    tuned = [] if freeze else [name for name in named if not config.encoder[name].fitted]
     keys = [f"finetune.{name}" for name in tuned]
     keys += ["finetune.recipe"] if tuned else []
-    keys += ["finetune.synonyms"] if any(config.encoder[name].modality == "text" for name in tuned) else []
+    keys += dict.fromkeys(key for name in tuned for key in config.encoder[name].augmentation_keys)
     if len(tuned) < len(named) or any(config.finetune_of(name).head_first for name in tuned):
         keys.append("fuse.linear")
     return (*keys, "predict", *TOP)

@@ -1,4 +1,4 @@
-"""Reading mmfeat.toml: names, types and ranges are checked, and every mistake is one line that names its place."""
+"""Reading mmfeat.toml: names, types and ranges are checked; every mistake is one line with its place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.common.errors import ConfigError
-from mmfeat.common.text import shown
+from mmfeat.common.text import shown, shown_value
 from mmfeat.common.urls import is_url
+from mmfeat.config.encoder_tables import MODALITY_TABLES, EncoderTable, encoder_table_class
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.config.schema import (
     FILE_NAME,
@@ -26,21 +27,15 @@ from mmfeat.config.schema import (
     HEAD_ALONE,
     HEADS,
     MODALITIES,
-    OTHER,
     RECIPES,
-    TFIDF,
     Config,
-    EncoderConfig,
     FinetuneStage,
-    ImageEncoderConfig,
-    OtherEncoderConfig,
-    TextEncoderConfig,
-    TfidfEncoderConfig,
+    FuseConfig,
 )
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
-    """A configuration from nested values that stand in no file yet, checked like a file's."""
+    """A configuration from nested values without a file, checked like a file's."""
     keys = _dotted(raw)
     where = _Where("", set(keys), _encoders(raw))
     config = _read(Config, raw, "", where)
@@ -59,8 +54,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     path : Path
         The file.
     overrides : dict[str, Any], optional
-        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. What an encoder is, the data,
-        the split and the store cannot be overridden: all commands must agree on them.
+        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. Encoders, data, split and store
+        cannot be overridden: all commands must agree on them.
 
     Raises
     ------
@@ -90,9 +85,9 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
 
 
 def with_rule_for(config: Config, n_classes: int) -> Config:
-    """The settings with `predict.empty = "none"` where there is one class and nothing else was asked for.
+    """The settings with `predict.empty = "none"` where there is one class and the file does not set it.
 
-    The most probable of one class is that class: every row would be positive, whatever a model has learned.
+    The top class of one class is that class: every row would be positive, whatever the model.
     """
     if n_classes != 1 or "predict.empty" in config.origins:
         return config
@@ -100,7 +95,7 @@ def with_rule_for(config: Config, n_classes: int) -> Config:
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """A configuration with other values for some keys, as options would give them: what is recorded of it says so.
+    """A configuration with other values for some keys. They count, and are recorded, as options.
 
     Parameters
     ----------
@@ -123,7 +118,10 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
 def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _Where) -> Any:
     """A table of settings with another value at one place."""
     name, *below = names
-    fields = {f.name: f for f in dataclasses.fields(table) if not f.metadata.get("internal")}
+    fields = _fields(type(table))
+    if isinstance(table, FuseConfig) and name not in fields and name in HEADS and below:
+        settings = _with_value(table.settings_of(name), below, value, dotted, where)
+        return dataclasses.replace(table, others={**table.others, name: settings})
     if name not in fields:
         raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
     if below:
@@ -135,7 +133,7 @@ def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _W
 
 @dataclass(frozen=True)
 class _Where:
-    """Finds the line of a key, for messages; knows the encoders' names."""
+    """Finds the line of a key in the file, for messages."""
 
     text: str
     overridden: set[str]
@@ -159,7 +157,7 @@ class _Where:
 
 
 def _encoders(raw: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the encoders that have a table, or else of those that are there by default."""
+    """Names of the encoders that have a table, or of the default ones."""
     tables = raw.get("encoder")
     named = tuple(name for name, table in tables.items() if isinstance(table, dict)) if isinstance(tables, dict) else ()
     return named or MODALITIES
@@ -196,7 +194,7 @@ def _nearest(name: str, valid: list[str]) -> str:
 
 
 def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
-    """The settings of one stage or head, given in Python; checked as those of the file are.
+    """The settings of one stage or head, given in Python and checked like a file's.
 
     Raises
     ------
@@ -208,15 +206,22 @@ def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
 
 def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], str]) -> Any:
     """Build a dataclass from a table, checking names, types and ranges."""
-    fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
-    hints = typing.get_type_hints(cls)
-    values = {}
+    fields, hints = _fields(cls), typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
     for name, value in raw.items():
         dotted = prefix + name
+        if cls is FuseConfig and name not in fields and name in HEADS and isinstance(value, dict):
+            values.setdefault("others", {})[name] = _read(HEADS[name], value, dotted + ".", where)
+            continue
         if name not in fields:
             raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
         values[name] = _read_value(hints[name], fields[name], value, dotted, where)
     return cls(**values)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+    """The settings of a table by their names."""
+    return {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
 
 
 def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where: _Where) -> Any:
@@ -228,26 +233,28 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
         return {name: _read_encoder(name, table, where) for name, table in value.items()}
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where(dotted)}: '{dotted}' is a table, found {_show(value)}. Write: [{dotted}]")
+            raise ConfigError(f"{where(dotted)}: '{dotted}' is a table, found {shown_value(value)}. Write: [{dotted}]")
         return _read(hint, value, dotted + ".", where)
     value = _typed(hint, value, dotted, where)
     choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
     numeric = low is not None
     if choices and value not in choices and (isinstance(value, str) or not numeric):
-        found = _show(value)
+        found = shown_value(value)
         if numeric:
             raise ConfigError(
                 f"{where(dotted)}: {dotted} must be a number from {low:g} to {high:g} or one of: {', '.join(choices)}; found {found}"
             )
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
     if f.metadata.get("filled") and not value:
-        raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {_show(f.default)}")
+        raise ConfigError(
+            f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {shown_value(f.default)}"
+        )
     if isinstance(value, str):
         return value
     if (low is not None and value < low) or (high is not None and value > high):
         plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
         bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")
-        raise ConfigError(f"{where(dotted)}: {dotted} = {_show(value)}. Use a number {bounds}")
+        raise ConfigError(f"{where(dotted)}: {dotted} = {shown_value(value)}. Use a number {bounds}")
     return value
 
 
@@ -278,46 +285,31 @@ def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
             return value
     names = {"int": "a whole number", "float": "a number", "str": "text in quotes", "bool": "true or false"}
     wanted = " or ".join(names.get(getattr(kind, "__name__", ""), "a list of texts") for kind in options)
-    raise ConfigError(f"{where(dotted)}: {dotted} must be {wanted}, found {_show(value)}")
+    raise ConfigError(f"{where(dotted)}: {dotted} must be {wanted}, found {shown_value(value)}")
 
 
-def _read_encoder(name: str, table: Any, where: _Where) -> EncoderConfig:
+def _read_encoder(name: str, table: Any, where: _Where) -> EncoderTable:
     dotted = f"encoder.{name}"
     if not isinstance(table, dict):
         raise ConfigError(_no_table(dotted, "encoder", where))
     if wrong := wrong_name(name):
         raise ConfigError(f"{where(dotted)}: {wrong}. Rename the encoder")
     modality = table.get("modality", name)
-    if modality not in (*MODALITIES, OTHER):
-        choices = " or ".join(f'modality = "{one}"' for one in (*MODALITIES, OTHER))
+    cls = encoder_table_class(modality, table) if isinstance(modality, str) else None
+    if cls is None:
+        choices = " or ".join(f'modality = "{one}"' for one in MODALITY_TABLES)
         raise ConfigError(f"{where(dotted)}: {dotted} needs its modality. Write: {choices}")
-    cls = {"image": ImageEncoderConfig, "text": TextEncoderConfig, OTHER: OtherEncoderConfig}[modality]
-    if modality == "text" and table.get("model") == TFIDF:
-        cls = TfidfEncoderConfig
     config = _read(cls, table, dotted + ".", where)
-    if modality == OTHER and not re.fullmatch(r"[0-9a-f]{12,64}", config.imported):
-        found = _show(config.imported) if config.imported else "none"
-        raise ConfigError(
-            f"{where(dotted + '.imported')}: {dotted}.imported is the key of what was imported, 12 to 64 digits "
-            f"(0-9, a-f), found {found}. Run: mmfeat store import {name} FILE, which prints it"
-        )
-    if isinstance(config, TfidfEncoderConfig) and config.checkpoint == "none":
-        raise ConfigError(
-            f'{where(dotted + ".checkpoint")}: {dotted}.checkpoint = "none": {TFIDF} is nothing without one. '
-            f'Write: checkpoint = "latest"'
-        )
-    size = getattr(config, "size", "auto")
-    if size != "auto" and not (isinstance(size, int) and 1 <= size <= 4096):
-        raise ConfigError(
-            f'{where(dotted + ".size")}: {dotted}.size = {_show(size)}. Use "auto" or pixels from 1 to 4096'
-        )
+    if wrong := config.wrong(name):
+        key, message = wrong
+        raise ConfigError(f"{where(f'{dotted}.{key}')}: {message}")
     return config
 
 
 def wrong_name(name: str) -> str:
     """Why an encoder cannot have this name; empty where it can."""
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
-        return f"an encoder's name is letters, digits, - and _, found {_show(name)}"
+        return f"an encoder's name is letters, digits, - and _, found {shown_value(name)}"
     if name in RECIPES or re.search(r"-\d+$", name):
         return f"'{name}' is the name of a recipe or of a run"
     if name in FINETUNE_KEYS:
@@ -326,7 +318,7 @@ def wrong_name(name: str) -> str:
 
 
 def _read_finetune(stage: dict[str, Any], where: _Where) -> FinetuneStage:
-    """The recipe, and of each encoder only what is set for it."""
+    """The recipe, and the settings of each encoder that the file gives."""
     encoders = {}
     for name, table in stage.items():
         if name in FINETUNE_KEYS:
@@ -345,7 +337,7 @@ def _no_table(dotted: str, group: str, where: _Where) -> str:
 
 
 def _fitted(config: Config, keys: set[str]) -> Config:
-    """Inputs and head that the file leaves out, as the encoders that are there allow."""
+    """Inputs and head that the file leaves out, chosen by its encoders."""
     fuse, names = config.fuse, tuple(config.encoder)
     if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
         head = fuse.head if "fuse.head" in keys else HEAD if len(names) > 1 else HEAD_ALONE
@@ -354,21 +346,20 @@ def _fitted(config: Config, keys: set[str]) -> Config:
 
 
 def _check(config: Config, where: _Where) -> None:
-    """What no single value shows."""
+    """Checks across settings."""
     names = list(config.encoder)
     if not names:
         raise ConfigError(f"{where('encoder')}: there is no encoder. Write: [encoder.image]")
     for name in config.fuse.inputs:
         if name not in names:
-            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)}. {_nearest(name, names)}")
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {shown_value(name)}. {_nearest(name, names)}")
         if config.fuse.inputs.count(name) > 1:
-            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {_show(name)} twice. Remove one")
-    for head in HEADS:
-        settings = getattr(config.fuse, head)
+            raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {shown_value(name)} twice. Remove one")
+    for head, settings in config.fuse.tables.items():
         for f in dataclasses.fields(settings):
             named, place = getattr(settings, f.name), f"fuse.{head}.{f.name}"
-            if f.metadata["encoder"] and named and named not in names:
-                raise ConfigError(f"{where(place)}: {place} names {_show(named)}. {_nearest(named, names)}")
+            if f.metadata.get("encoder") and named and named not in names:
+                raise ConfigError(f"{where(place)}: {place} names {shown_value(named)}. {_nearest(named, names)}")
     for name in config.finetune.encoders:
         if name not in names:
             raise ConfigError(
@@ -380,10 +371,12 @@ def _check(config: Config, where: _Where) -> None:
         "data.classes": [config.data.classes],
         "finetune.synonyms": [config.finetune.synonyms],
         "store.path": [config.store.path],
-        **{f"encoder.{name}.pretrained": [getattr(table, "pretrained", "")] for name, table in config.encoder.items()},
+        **{f"encoder.{name}.pretrained": [table.pretrained] for name, table in config.encoder.items()},
     }.items():
         if url := next(filter(is_url, texts), ""):
-            raise ConfigError(f"{where(key)}: {key} = {_show(url)} is a URL: download it first, and name the file")
+            raise ConfigError(
+                f"{where(key)}: {key} = {shown_value(url)} is a URL: download it first, and name the file"
+            )
     if config.fuse.folds == 1:
         raise ConfigError(f"{where('fuse.folds')}: fuse.folds = 1 leaves no row to train on. Use 0, or from 2 to 20")
     if config.split.val + config.split.test >= 1:
@@ -391,10 +384,6 @@ def _check(config: Config, where: _Where) -> None:
             f"{where('split.val')}: split.val + split.test = {config.split.val + config.split.test:g} leaves no row to train on"
         )
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", config.device):
-        raise ConfigError(f"{where('device')}: device = {_show(config.device)}. Use one of: auto, cpu, cuda, cuda:1")
-
-
-def _show(value: Any) -> str:
-    """A value for a message: short, on one line, control characters escaped."""
-    text = repr(str(value)) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise ConfigError(
+            f"{where('device')}: device = {shown_value(config.device)}. Use one of: auto, cpu, cuda, cuda:1"
+        )

@@ -11,23 +11,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmfeat.common.plugins import Registry
+from mmfeat.config.encoder_tables import (
+    EncoderTable,
+    ImageEncoderConfig,
+    OtherEncoderConfig,  # noqa: F401 - all tables of the file are found here
+    TextEncoderConfig,
+    TfidfEncoderConfig,  # noqa: F401
+)
 from mmfeat.config.fields import LOSSES, MAX_LR, setting
 from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
 
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
-MODALITIES = ("image", "text")
-TFIDF = "tfidf"  # the model of text encoders that are fitted here, on the training captions
-OTHER = "other"  # the modality of imported embeddings: their rows are known by id
+MODALITIES = ("image", "text")  # of the encoders of a project whose mmfeat.toml names none
 DEVICES = ("auto", "cpu", "cuda", "cuda:1")
-HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
-HEAD, HEAD_ALONE = "crossattn", "linear"  # to begin with: on two encoders or more, on one
-TOKENS = ("auto", "chunked", "projected", "stored")  # what a head that attends looks at
+HEAD, HEAD_ALONE = "crossattn", "linear"  # the default head: on several encoders, on one
+TOKENS = ("auto", "chunked", "projected", "stored")  # what attention heads attend to
 POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
 METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
-
-
 TUNED = ("tuned", "tuned-per-class")  # thresholds that are fitted
 MAX_SEED = 2**63 - 1
 
@@ -42,8 +45,9 @@ class DataConfig:
     image: str = ""
     caption: str | tuple[str, ...] = ""  # several are joined
     labels: str | tuple[str, ...] = ""  # a column of names; a list: columns of 0, 1 and blank. Of COCO: categories
-    group: str = ""  # column: rows of one group stand in one split; empty: none, it is never guessed
-    absent: str = setting("auto", choices=("auto", "negative", "unknown"))  # what a label that is not given is
+    group: str = ""  # column: rows of one group are in one split; empty: no groups, they are never guessed
+    # unlisted labels: negative or unknown; auto: by the source
+    absent: str = setting("auto", choices=("auto", "negative", "unknown"))
     separator: str = setting(" ", filled=True)  # between the labels of one cell
     classes: str = ""  # CSV table with a column `label`: the class list; without it every label found is a class
     max_megapixels: float = setting(178.95697, low=0.001)  # of one image; larger ones are refused
@@ -54,87 +58,8 @@ class DataConfig:
 class SplitConfig:
     """Shares of the labelled rows; `[split]`."""
 
-    val: float = setting(0.1, low=0.0, high=0.9)  # chooses epochs, rounds, the best run
-    test: float = setting(0.0, low=0.0, high=0.9)  # read by nothing but evaluate --split test
-
-
-@dataclass(frozen=True)
-class ImageEncoderConfig:
-    """What an image encoder is; `[encoder.NAME]` with modality image."""
-
-    model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
-    pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
-    checkpoint: str = setting("latest", filled=True)  # latest from finetune, if any; none; checkpoints/NAME-1
-    size: int | str = "auto"  # pixels; auto: as pretrained
-    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))  # of the forward pass
-    flip: bool = False  # mean over the image and its mirror image
-    tokens: int = setting(0, low=0, high=32)  # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
-    modality: str = setting("image", choices=("image",))
-
-
-@dataclass(frozen=True)
-class TextEncoderConfig:
-    """What a text encoder is; `[encoder.NAME]` with modality text."""
-
-    model: str = setting("google/bert_uncased_L-2_H-128_A-2", filled=True)  # any transformers name or folder
-    pretrained: str = setting("auto", filled=True)
-    checkpoint: str = setting("latest", filled=True)
-    max_length: int = setting(64, low=2)  # tokens, special ones included
-    pooling: str = setting(
-        "auto", choices=("auto", "cls", "mean", "max")
-    )  # auto: as the model's folder says, else mean
-    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))
-    tokens: int = setting(0, low=0, high=512)  # 32: keep the states of the first 32 tokens
-    trust_remote_code: bool = False  # true: run the code that comes with the model
-    modality: str = setting("text", choices=("text",))
-
-
-@dataclass(frozen=True)
-class TfidfEncoderConfig:
-    """Words, weighted by how rare they are; `[encoder.NAME]` with modality text and model tfidf."""
-
-    model: str = setting(TFIDF, choices=(TFIDF,))
-    checkpoint: str = setting("latest", filled=True)  # latest from finetune; checkpoints/NAME-1
-    width: int = setting(1024, low=1, high=32768)  # terms at most: the commonest of the training captions
-    ngrams: int = setting(1, low=1, high=3)  # words of a term at most
-    modality: str = setting("text", choices=("text",))
-
-    @property
-    def pretrained(self) -> str:
-        """There is nothing to begin with."""
-        return "auto"
-
-    @property
-    def precision(self) -> str:
-        """Of the arithmetic."""
-        return "float32"
-
-    @property
-    def tokens(self) -> int:
-        """None are kept."""
-        return 0
-
-
-@dataclass(frozen=True)
-class OtherEncoderConfig:
-    """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
-
-    imported: str = setting("", filled=True)  # the key of what was imported, or its first digits, 12 or more
-    checkpoint: str = setting("latest", filled=True)  # latest from finetune --freeze, if any; none; checkpoints/NAME-1
-    modality: str = setting(OTHER, choices=(OTHER,))
-
-    @property
-    def model(self) -> str:
-        """What checkpoints compare: there is no network, only what was imported."""
-        return self.imported
-
-    @property
-    def tokens(self) -> int:
-        """None are imported."""
-        return 0
-
-
-EncoderConfig = ImageEncoderConfig | TextEncoderConfig | TfidfEncoderConfig | OtherEncoderConfig
+    val: float = setting(0.1, low=0.0, high=0.9)  # epochs, rounds and the best run are selected on it
+    test: float = setting(0.0, low=0.0, high=0.9)  # read by evaluate --split test alone
 
 
 @dataclass(frozen=True)
@@ -147,25 +72,25 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class FinetuneStage:
-    """`[finetune]`: a recipe, and what is set over it for single encoders in `[finetune.NAME]`."""
+    """`[finetune]`: a recipe, and settings of single encoders in `[finetune.NAME]` that override it."""
 
-    recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: what our benchmarks measured; paper: P19
+    recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: by mmfeat's benchmarks; paper: P19
     synonyms: str = ""  # of captions: a file with a group of words a line, commas between; empty: the list of mmfeat
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
 
 
-# Of all encoders; beside them stand the encoders' own tables.
+# Keys that hold for all encoders; each encoder has a table of its own beside them.
 FINETUNE_KEYS = tuple(f.name for f in dataclasses.fields(FinetuneStage) if not f.metadata.get("internal"))
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What all heads have in their `[fuse.HEAD]`; a head's own table says where its default is another."""
+    """Settings that every `[fuse.HEAD]` has; a head's own class overrides some defaults."""
 
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
     dropout: float = setting(0.5, low=0.0, high=0.95)  # of the last layer's inputs
-    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # rows that lack one modality in an epoch
+    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # share of the rows in which a modality is hidden
     epochs: int = setting(30, low=1)
     patience: int = setting(6, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
@@ -185,7 +110,7 @@ class LinearConfig(HeadConfig):
 
 @dataclass(frozen=True)
 class HiddenConfig(HeadConfig):
-    """What heads with a hidden layer have besides."""
+    """Further settings of heads with a hidden layer."""
 
     input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised embeddings
 
@@ -203,10 +128,11 @@ class CrossAttentionConfig(HiddenConfig):
 
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
     hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
-    query: str = setting("", encoder=True)  # the encoder that asks; empty: the text encoder
-    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    query: str = setting("", encoder=True)  # the encoder whose embedding is the query; empty: the text encoder
+    # auto: stored tokens where an encoder keeps some, else pieces of the embedding
+    tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
-    layers: int = setting(1, low=1, high=12)  # each asks with what the one before has found
+    layers: int = setting(1, low=1, high=12)  # the query of each is the output of the one before
 
 
 @dataclass(frozen=True)
@@ -229,10 +155,24 @@ class LabelQueryConfig(HiddenConfig):
     """One query per class over all tokens; `[fuse.labelquery]`."""
 
     width: int = setting(128, low=1)  # of queries and projected tokens
-    token_width: int = setting(128, low=1)  # of the pieces of an embedding, where no tokens are stored
-    tokens: str = setting("auto", choices=TOKENS)  # auto: stored where an encoder keeps some, else chunked
+    token_width: int = setting(128, low=1)  # of the pieces of an embedding, if no tokens are stored
+    # auto: stored tokens where an encoder keeps some, else pieces of the embedding
+    tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(4, low=1)  # of the attention; divides width
     layers: int = setting(1, low=1, high=12)
+
+
+HEADS: Registry[type[HeadConfig]] = Registry("head", "mmfeat.heads")  # a head's name to the class of its settings
+for _name, _settings in {
+    "linear": LinearConfig,
+    "mlp": MlpConfig,
+    "concat": LinearConfig,
+    "crossattn": CrossAttentionConfig,
+    "gated": GatedConfig,
+    "weighted": WeightedConfig,
+    "labelquery": LabelQueryConfig,
+}.items():
+    HEADS.register(_name, _settings)
 
 
 @dataclass(frozen=True)
@@ -242,7 +182,7 @@ class FuseConfig:
     head: str = setting(HEAD, choices=HEADS)
     inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
     seeds: int = setting(3, low=1)
-    folds: int = setting(0, low=0, high=20)  # 5: heads that are each blind to a fifth of the labelled rows; 0: none
+    folds: int = setting(0, low=0, high=20)  # 5: each head is trained without a fifth of the labelled rows; 0: no folds
     linear: LinearConfig = LinearConfig()
     mlp: MlpConfig = MlpConfig()
     concat: LinearConfig = LinearConfig()
@@ -250,6 +190,18 @@ class FuseConfig:
     gated: GatedConfig = GatedConfig()
     weighted: WeightedConfig = WeightedConfig()
     labelquery: LabelQueryConfig = LabelQueryConfig()
+    others: dict[str, HeadConfig] = field(default_factory=dict, metadata={"internal": True})  # of installed packages
+
+    def settings_of(self, head: str) -> HeadConfig:
+        """The settings of one head, from `[fuse.HEAD]`."""
+        own = getattr(self, head, None)
+        return own if isinstance(own, HeadConfig) else self.others.get(head) or HEADS[head]()
+
+    @property
+    def tables(self) -> dict[str, HeadConfig]:
+        """The settings of every built-in head, and of the others that the file has a table of."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**{name: one for name, one in own.items() if isinstance(one, HeadConfig)}, **self.others}
 
 
 @dataclass(frozen=True)
@@ -257,13 +209,13 @@ class SelftrainConfig:
     """Self-training rounds; `[selftrain]`."""
 
     rounds: int = setting(5, low=0)
-    encoder_every: int = setting(0, low=0)  # rounds after which the encoders learn from pseudo-labels too; 0: never
-    policy: str = setting("soft", choices=POLICIES)  # how the unlabelled rows are taught; all: as in the paper (P14)
-    yes: float = setting(0.8, low=0.5, high=1.0)  # confident: a label needs a probability of at least
-    no: float = setting(0.1, low=0.0, high=0.5)  # confident: its absence, one of at most; between, unknown
+    encoder_every: int = setting(0, low=0)  # rounds between two fine-tunings of the encoders on pseudo-labels; 0: none
+    policy: str = setting("soft", choices=POLICIES)  # how pseudo-labels are made; all: as in the paper (P14)
+    yes: float = setting(0.8, low=0.5, high=1.0)  # confident: lowest probability of a positive
+    no: float = setting(0.1, low=0.0, high=0.5)  # confident: highest probability of a negative; between: unknown
 
     def of_training(self) -> dict[str, Any]:
-        """What of it a self-training depends on, as JSON values."""
+        """The settings that a self-training depends on, as JSON values."""
         thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
         encoders = {"encoder_every": self.encoder_every} if self.encoder_every else {}
         return {"rounds": self.rounds, "policy": self.policy, **thresholds, **encoders}
@@ -274,7 +226,8 @@ class PredictConfig:
     """From probabilities to labels; `[predict]`."""
 
     threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
-    empty: str = setting("most-probable", choices=("most-probable", "none"))  # where nothing passes (P8)
+    # of a row with no class above the threshold (P8)
+    empty: str = setting("most-probable", choices=("most-probable", "none"))
     calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
 
     @property
@@ -284,7 +237,7 @@ class PredictConfig:
 
     @property
     def per_class(self) -> bool:
-        """Whether each class has a threshold of its own."""
+        """Whether each class has its own threshold."""
         return self.threshold == "tuned-per-class"
 
     @property
@@ -294,35 +247,35 @@ class PredictConfig:
 
     @property
     def untuned(self) -> float:
-        """The threshold where nothing can be fitted out of sample, as while epochs are chosen: 0.5 where it is tuned."""
+        """The threshold while epochs are selected, when none can be fitted out of sample: 0.5 where it is tuned."""
         return 0.5 if isinstance(self.threshold, str) else self.threshold
 
     def of_training(self) -> dict[str, Any]:
-        """What of it a fit depends on, as JSON values: what is fitted afterwards makes no other model."""
+        """The settings that a fit depends on, as JSON values; thresholds and temperatures are fitted after it."""
         return {"threshold": self.untuned, "empty": self.empty}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole of mmfeat.toml with what was left out filled in.
+    """The whole of mmfeat.toml, with defaults filled in.
 
     Attributes
     ----------
     root : Path
         The folder of the file; relative paths start there.
     origins : dict[str, str]
-        Dotted key to where its value came from (`mmfeat.toml` or an option's name); a key that is absent has its default.
+        Dotted key to the source of its value, `mmfeat.toml` or `option`; other keys have their default.
     file_seed : int
-        The seed without options: what encoders with random weights are made from, since no option changes an encoder.
+        The seed of the file. Random weights of encoders are made from it, since no option changes an encoder.
     """
 
     schema: int = setting(1, choices=(1,))
-    metric: str = setting("samples-f1", choices=METRICS)  # what is chosen for
+    metric: str = setting("samples-f1", choices=METRICS)  # epochs, rounds and runs are selected by it
     seed: int = setting(0, low=0, high=MAX_SEED)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
-    encoder: dict[str, EncoderConfig] = field(
+    encoder: dict[str, EncoderTable] = field(
         default_factory=lambda: {"image": ImageEncoderConfig(), "text": TextEncoderConfig()}
     )
     store: StoreConfig = StoreConfig()
@@ -339,7 +292,7 @@ class Config:
         return self.root / Path(text).expanduser()
 
     def finetune_of(self, name: str) -> FinetuneConfig:
-        """The fine-tuning settings of one encoder: those of the recipe for its modality, and what is set over them."""
+        """The fine-tuning settings of one encoder: those of the recipe for its modality, and the file's own over them."""
         settings = recipe_settings(self.finetune.recipe, self.encoder[name].modality)
         return dataclasses.replace(settings, **self.finetune.encoders.get(name, {}))
 
@@ -348,9 +301,11 @@ class Config:
         values = {
             f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.metadata.get("internal")
         }
-        tuned = [name for name, table in self.encoder.items() if table.modality != OTHER and table.model != TFIDF]
+        tuned = [name for name, table in self.encoder.items() if table.tunable]
         own = {name: dataclasses.asdict(self.finetune_of(name)) for name in tuned}
-        return {**values, "finetune": {**{key: getattr(self.finetune, key) for key in FINETUNE_KEYS}, **own}}
+        fuse = {**values["fuse"], **{name: _plain(settings) for name, settings in self.fuse.others.items()}}
+        finetune = {**{key: getattr(self.finetune, key) for key in FINETUNE_KEYS}, **own}
+        return {**values, "fuse": fuse, "finetune": finetune}
 
     def dotted(self) -> list[tuple[str, Any]]:
         """Every setting as (dotted key, plain value), in the order of the file."""
@@ -366,7 +321,8 @@ class Config:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = (f.name for f in dataclasses.fields(value) if not f.metadata.get("internal"))
+        return {name: _plain(getattr(value, name)) for name in fields}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

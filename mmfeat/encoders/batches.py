@@ -1,4 +1,4 @@
-"""Batches of samples on their way through an encoder: read and prepared in threads ahead of the one who asks."""
+"""Batches of samples for an encoder, read and prepared ahead in threads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ import numpy as np
 from mmfeat.common.errors import one_line
 from mmfeat.common.machine import prepared_bytes, usable_cores
 
-_BATCH_SIZE = {"image": 16, "text": 64}  # on a CPU, where small batches stay in its caches
-_GPU_BATCHES = 8  # times as many on a GPU
 _NICENESS = 10  # of the threads that prepare, on a scale to 19
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that could be prepared, what an encoder takes of them (None where there are none), and why the others could not.
+    """A batch of prepared rows and their inputs (None if no row could be prepared), with reasons for the other rows.
 
     Attributes
     ----------
     undecodable : dict[int, str]
-        Row to reason: its bytes were read and are no sample.
+        Row to reason: its bytes were read and cannot be decoded.
     unread : dict[int, str]
-        Row to reason: its bytes could not be had, or are not the ones that were asked for.
+        Row to reason: its bytes could not be read, or have changed.
     """
 
     rows: np.ndarray
@@ -41,16 +39,16 @@ class Batch:
 
 
 class Encoded(NamedTuple):
-    """What an encoder gives for B samples, on the CPU.
+    """The output of an encoder for B samples, on the CPU.
 
     Attributes
     ----------
     embeddings : np.ndarray
         `(B, D)` float32.
     tokens : np.ndarray or None
-        `(B, T, d)` float32, where they were asked for.
+        `(B, T, d)` float32, if asked for.
     lengths : np.ndarray or None
-        `(B,)`: how many of the T tokens each sample has.
+        `(B,)`: the number of tokens of each sample, at most T.
     """
 
     embeddings: np.ndarray
@@ -59,11 +57,11 @@ class Encoded(NamedTuple):
 
 
 class UnreadSample(Exception):
-    """Raised by a reader where a sample's bytes cannot be had now; says nothing about the bytes."""
+    """Raised by a reader when a sample's bytes cannot be read now; it says nothing about the bytes."""
 
 
 class UndecodableSample(Exception):
-    """Raised by an encoder where a sample's bytes are no image; its message is the reason, fit to be recorded."""
+    """Raised when a sample cannot be decoded; its message is the reason, and is stored."""
 
     def __init__(self, error: Exception) -> None:
         reason = _ADDRESS.sub("", one_line(error)).strip()
@@ -86,11 +84,11 @@ def prepared_batches(
     groups : iterable of (n,) int arrays
         The rows of each batch.
     load : callable
-        Row to prepared sample. :class:`UnreadSample` means that the bytes could not be had, :class:`UndecodableSample`
-        that they are no sample; any other exception ends the iteration.
+        Row to prepared sample. It raises :class:`UnreadSample` if the bytes cannot be read and :class:`UndecodableSample` if
+        they cannot be decoded; any other exception ends the iteration.
     workers : int, optional
-        Threads; as many as this process has cores, at least 2, when None. Fewer batches are prepared ahead where they
-        would take more memory than :func:`mmfeat.common.machine.prepared_bytes`.
+        Threads; by default as many as this process has cores, at least 2. Fewer batches are prepared ahead if they would
+        take more memory than :func:`mmfeat.common.machine.prepared_bytes`.
     """
     workers, most, largest = workers or max(2, usable_cores()), prepared_bytes(), 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=yield_to_others)
@@ -103,7 +101,7 @@ def prepared_batches(
             if largest * ahead > most:
                 ahead = max(1, most // largest)
             elif not largest:
-                ahead = min(2, ahead)  # until it is known how large a batch is
+                ahead = min(2, ahead)  # until the size of a batch is known
             while len(waiting) > ahead:
                 batch = waiting.popleft().result()
                 largest = max(largest, n_bytes(batch.inputs))
@@ -115,7 +113,7 @@ def prepared_batches(
 
 
 def n_bytes(inputs: Any) -> int:
-    """Bytes of what an encoder takes: tensors and arrays, alone or in lists and dicts."""
+    """Bytes of an encoder's inputs: tensors and arrays, alone or in lists and dicts."""
     if isinstance(inputs, dict):
         return sum(map(n_bytes, inputs.values()))
     if isinstance(inputs, (list, tuple)):
@@ -124,8 +122,8 @@ def n_bytes(inputs: Any) -> int:
 
 
 def yield_to_others() -> None:
-    """Give way to the encoder's threads: where one of those waits for a core, all the others wait for it."""
-    with contextlib.suppress(AttributeError, OSError):  # a priority of threads is Linux's own
+    """Lower this thread's priority: if one thread of the encoder waits for a core, all its others wait for that one."""
+    with contextlib.suppress(AttributeError, OSError):  # only Linux has priorities of threads
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
@@ -143,11 +141,6 @@ def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[l
     return Batch(np.array(rows, dtype=np.int64), inputs, undecodable, unread)
 
 
-def usual_batch_size(modality: str, device_type: str) -> int:
-    """Samples encoded at a time, where nothing was measured."""
-    return _BATCH_SIZE[modality] * (1 if device_type == "cpu" else _GPU_BATCHES)
-
-
 def groups_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Rows cut into groups of `size`, in their order."""
+    """Rows in groups of `size`, in their order."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

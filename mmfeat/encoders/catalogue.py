@@ -1,4 +1,4 @@
-"""What an encoder would be, without its weights: sizes counted on a network that has shapes and no values."""
+"""Sizes of encoders without their weights: counted on a network on torch's meta device, which has shapes and no values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.config.schema import ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.encoders.description import RANDOM, Description
+from mmfeat.encoders.families.image_network import image_families
 from mmfeat.encoders.families.sentence_folders import after_pooling
 from mmfeat.encoders.families.text_names import TEXT_MODELS, nearest_text_models
-from mmfeat.encoders.families.torchvision_models import TorchvisionEncoder
 from mmfeat.encoders.families.transformer_text import (
     check_reads_text,
     model_source,
@@ -24,19 +24,8 @@ from mmfeat.encoders.families.transformer_text import (
     without_unread,
 )
 from mmfeat.encoders.foreign import no_code
-from mmfeat.encoders.model_names import PREFIX, TimmEncoder, image_family, image_models, nearest
+from mmfeat.encoders.model_names import image_family, image_models, nearest
 from mmfeat.encoders.weights import hub_folder, read_tensors
-
-
-def describe(table: ImageEncoderConfig | TextEncoderConfig, folder: Path) -> Description:
-    """An `[encoder.NAME]` table of a network in figures; relative paths start at `folder`.
-
-    Raises
-    ------
-    EncoderError
-        There is no such model.
-    """
-    return describe_image(table, folder) if table.modality == "image" else describe_text(table, folder)
 
 
 def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
@@ -45,32 +34,32 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
     Raises
     ------
     EncoderError
-        There is no such model, or it is of no use as an encoder.
+        There is no such model, or it cannot be an encoder.
     """
     kind, model = image_family("image", table.model, table.pretrained, folder)
     try:
         with torch.device("meta"):
             network, _ = kind.make_network("image", model, own_weights=False)
-    except (NotImplementedError, RuntimeError):  # it reads values while it is made
+    except (NotImplementedError, RuntimeError):  # it reads values while it is built
         network, _ = kind.make_network("image", model, own_weights=False)
     stated = kind.data_config_of(network, model)["input_size"][1:] if table.size == "auto" else (table.size, table.size)
     places, fetched = _places(table.pretrained, folder, kind.weights_files(model) if kind.has_weights(model) else [])
     return Description(
         table.model,
         "image",
-        _parameters(network),
-        _megabytes(network),
-        kind.width_of(network),
-        " x ".join(map(str, dict.fromkeys(stated))) + " px",
-        kind.source,
-        places,
-        fetched,
-        "" if model == table.model.removeprefix(PREFIX) else f"is timm's {model}",
+        parameters=_parameters(network),
+        size_mb=_megabytes(network),
+        width=kind.width_of(network),
+        takes=" x ".join(map(str, dict.fromkeys(stated))) + " px",
+        source=kind.source,
+        places=places,
+        fetched=fetched,
+        note="" if model == table.model.removeprefix(kind.prefix) else f"is {kind.source}'s {model}",
     )
 
 
 def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
-    """A model of transformers, from its configuration on disk, or from what is known of it.
+    """A model of transformers, from its configuration on disk or from the list of known models.
 
     Raises
     ------
@@ -119,17 +108,21 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
 
 
 def matching(pattern: str) -> list[tuple[str, str]]:
-    """Name and modality of known models: those that a pattern with `*` matches whole, or that a word is part of.
+    """Name and modality of the known models that a pattern with `*` matches, or that contain a word.
 
     Raises
     ------
     EncoderError
-        None does; the nearest are said.
+        There is none; the message has the nearest names.
     """
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    torchvision = [PREFIX + name if TimmEncoder.knows(name) else name for name in TorchvisionEncoder.names()]
-    names = dict.fromkeys([*TimmEncoder.names(), *torchvision], "image") | dict.fromkeys(TEXT_MODELS, "text")
-    bare = {name: name.removeprefix(PREFIX).lower() for name in names}
+    families, bare = image_families(), {}  # name to the same in lower case, without the family's prefix
+    for number, family in enumerate(families):
+        for name in family.names():
+            taken = any(other.knows(name) for other in families[:number])
+            bare[family.prefix + name if taken else name] = name.lower()
+    names = dict.fromkeys(bare, "image") | dict.fromkeys(TEXT_MODELS, "text")
+    bare |= {name: name.lower() for name in TEXT_MODELS}
     found = [name for name in names if fnmatch.fnmatch(bare[name], wanted)]
     found.sort(key=lambda name: (not bare[name].startswith(pattern.lower()), bare[name]))
     if not found:
@@ -162,7 +155,7 @@ def _megabytes(network: torch.nn.Module) -> float:
 
 
 def _places(pretrained: str, folder: Path, own: list[Path], fetched: bool = True) -> tuple[tuple[str, ...], bool]:
-    """Where an encoder's weights lie, and whether they come from a network."""
+    """Where an encoder's weights are, and whether they are downloaded."""
     if pretrained == RANDOM:
         return (RANDOM,), False
     if pretrained != "auto":

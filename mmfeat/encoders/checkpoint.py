@@ -1,6 +1,6 @@
-"""Checkpoints: what `mmfeat finetune` leaves in checkpoints/NAME-1, as safetensors and JSON.
+"""Checkpoints: the folders checkpoints/NAME-1 that `mmfeat finetune` writes, as safetensors and JSON.
 
-checkpoint.json holds the digests of the other files, and its own; `last/` is a checkpoint with a seal of its own.
+checkpoint.json holds the digests of the other files and its own. `last/` is a checkpoint in itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmfeat.common.labels import class_positions
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.seals import FILES, digest_of, read_record, seal_folder, write_sealed
 from mmfeat.common.verified import damaged_file
-from mmfeat.config.schema import TFIDF
+from mmfeat.config.encoder_tables import encoder_table_class
 from mmfeat.store.keys import EncoderSpec, output_key, tensors_digest
 
 FORMAT = 1
@@ -67,13 +67,13 @@ class LinearProbe:
 
     @property
     def key(self) -> str:
-        """The output key: what its logits are filed under."""
+        """The output key, under which logits are stored."""
         arrays = {"weight": self.weight, "bias": self.bias}
         items = ((name, str(a.dtype), a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items()))
         return output_key(tensors_digest(items), self.classes)
 
     def in_order_of(self, classes: Sequence[str]) -> LinearProbe:
-        """The same output with its rows in the order of `classes`; its key is another.
+        """The same output with its rows in the order of `classes`; its key differs.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class LastEpoch:
-    """What the last epoch of a fine-tuning made, where that is not the best: a checkpoint of its own in the other's `last/`."""
+    """The last epoch of a fine-tuning if it is not the best; it is saved as a checkpoint in `last/`."""
 
     spec: dict[str, Any]
     epoch: int
@@ -114,13 +114,15 @@ class Checkpoint:
 
     @property
     def frozen(self) -> bool:
-        """Whether the encoder is the pretrained one and only the output was fitted."""
+        """Whether only the output was fitted, on the pretrained encoder."""
         return self.record["frozen"]
 
     @property
     def label_free(self) -> bool:
-        """Whether its embeddings, unlike its output, have seen no label: a pretrained encoder, or counted words."""
-        return self.frozen or self.record["table"]["model"] == TFIDF
+        """Whether its embeddings carry no label information: the encoder is pretrained, or was fitted without labels."""
+        table = self.record["table"]
+        kind = encoder_table_class(str(table.get("modality", self.record.get("modality"))), table)
+        return self.frozen or (kind is not None and kind.label_free)
 
     @property
     def encoder_key(self) -> str:
@@ -129,7 +131,7 @@ class Checkpoint:
 
     @property
     def encoder_file(self) -> Path:
-        """The fitted tensors; only where not `frozen`."""
+        """The file of the fine-tuned tensors; only if not `frozen`."""
         return self.folder / _ENCODER
 
     def output(self) -> LinearProbe:
@@ -156,7 +158,7 @@ class Checkpoint:
             raise EncoderError(f"{self.folder / _OUTPUT}: damaged: {one_line(error)}. {_REMEDY}") from None
 
     def tensors(self) -> dict[str, Any]:
-        """Load the fine-tuned encoder's tensors; only where not `frozen`.
+        """Load the fine-tuned encoder's tensors; only if not `frozen`.
 
         Raises
         ------
@@ -180,19 +182,19 @@ class Checkpoint:
 
     @property
     def sealed(self) -> bool:
-        """Whether its record holds the digests of its files: a checkpoint made before seals does not."""
+        """Whether its record holds the digests of its files; early checkpoints have none."""
         return FILES in self.record
 
     @property
     def complete(self) -> bool:
-        """Whether all of its files are there and, where it is sealed, as they were written."""
+        """Whether all files are there and, if it is sealed, unchanged."""
         names = self._names()
         if self.sealed:
             return not damaged_file(self.folder, self.record[FILES], names)[0]
         return all((self.folder / name).is_file() for name in names)
 
     def damage(self) -> str:
-        """What is wrong with one of its files, in one line; empty where nothing is, or it is not sealed and all are there."""
+        """What is wrong with one of its files, in one line; empty if nothing is found."""
         if self.sealed:
             name, why = damaged_file(self.folder, self.record[FILES])
             return f"{self.folder / name}: damaged: {why}. {_REMEDY}" if name else ""
@@ -200,16 +202,16 @@ class Checkpoint:
         return f"{self.folder / gone[0]}: it is not there. {_REMEDY}" if gone else ""
 
     def _names(self) -> tuple[str, ...]:
-        """The files that a whole checkpoint has beside its record."""
+        """Names of its files beside the record."""
         return _OUTPUT, _ROWS, *(() if self.frozen else (_ENCODER,))
 
     def _check(self, name: str) -> None:
-        """Raise ValueError where a file is not what it was when the checkpoint was made."""
+        """Raise ValueError if a file has changed since the checkpoint was made."""
         if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
             raise ValueError(why)
 
     def learned(self) -> Lineage:
-        """The rows that it was trained on, and those that chose its epoch.
+        """The rows that it was trained on, and the rows that its epoch was selected on.
 
         Raises
         ------
@@ -236,38 +238,44 @@ def save_checkpoint(
     parent: Path,
     name: str,
     record: dict[str, Any],
+    *,
     output: LinearProbe,
     tensors: dict[str, Any] | None,
     learned: Lineage | None = None,
     last: LastEpoch | None = None,
 ) -> Checkpoint:
-    """Write `parent/NAME-<next number>`, whole or not at all.
+    """Write `parent/NAME-<next number>`, atomically.
 
     Parameters
     ----------
     record : dict
-        JSON values: figures, settings, the encoder's spec; format, classes and `frozen` are added here.
+        Metrics, settings and the encoder's spec as JSON values; format, classes and `frozen` are added.
     tensors : dict of torch.Tensor, optional
-        The fine-tuned encoder; None where it is frozen.
+        The fine-tuned encoder; None if it is frozen.
     learned : Lineage, optional
-        The rows that it was fitted on; without them it is not known, and no figure of it can be trusted.
+        The rows that it was fitted on; without them no metric of it can be trusted.
     last : LastEpoch, optional
         A second checkpoint, inside the first.
     """
     record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
     with staging_folder(parent) as staged:
-        record = _write(staged, record, output, tensors, learned)
+        record = _write(staged, record, output=output, tensors=tensors, learned=learned)
         if last is not None:
             (staged / _LAST).mkdir()
             own = {**record, "spec": last.spec, "best_epoch": last.epoch, "val": None}
-            _write(staged / _LAST, own, last.output, last.tensors, learned)
+            _write(staged / _LAST, own, output=last.output, tensors=last.tensors, learned=learned)
         return Checkpoint(publish_folder(staged, parent, name), record)
 
 
 def _write(
-    folder: Path, record: dict[str, Any], output: LinearProbe, tensors: dict[str, Any] | None, learned: Lineage | None
+    folder: Path,
+    record: dict[str, Any],
+    *,
+    output: LinearProbe,
+    tensors: dict[str, Any] | None,
+    learned: Lineage | None,
 ) -> dict[str, Any]:
-    """Fill a folder; returns its sealed record."""
+    """Write the files of a checkpoint; returns its sealed record."""
     from safetensors.numpy import save_file as save_arrays
 
     save_arrays({"weight": output.weight, "bias": output.bias}, folder / _OUTPUT)
@@ -283,14 +291,14 @@ def _write(
 def copy_checkpoint(
     checkpoint: Checkpoint, name: str, parent: Path | None = None, more: dict[str, Any] | None = None
 ) -> Checkpoint:
-    """The same checkpoint once more, beside it or in `parent`, under the next number, so that it is the latest; whole or not at all.
+    """Copy a checkpoint under the next number, so that it is the latest, beside it or into `parent`; atomically.
 
-    Its record says `more`, where that is given. The copy is sealed; of a sealed checkpoint it has the same digests.
+    `more` is added to its record. The copy is sealed; the digests of a sealed checkpoint stay the same.
 
     Raises
     ------
     EncoderError
-        A file of the checkpoint is missing or damaged, so that the copy would be as well.
+        A file of the checkpoint is missing or damaged.
     """
     parent, record = parent or checkpoint.folder.parent, {**checkpoint.record, **(more or {})}
     if why := checkpoint.damage():
@@ -312,7 +320,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises
     ------
     EncoderError
-        There is none, it is damaged, or a newer mmfeat wrote it.
+        There is none, it is damaged, or it was written by a newer mmfeat.
     """
     file = folder / RECORD
     try:

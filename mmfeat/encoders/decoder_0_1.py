@@ -1,4 +1,4 @@
-"""Pixels as mmfeat 0.1.0 decoded them: tells whose stored features are of other pixels than those of now."""
+"""The image decoder of mmfeat 0.1.0, to find stored features of images that are decoded differently now."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mmfeat.encoders.image_decoding import is_deep_colour, is_grey_and_deep, ope
 
 
 def has_other_pixels(data: bytes, decoding: Decoding = USUAL) -> bool:
-    """Whether an image that decoder 1 could read has other pixels now; False also where it cannot be read now.
+    """Whether an image has other pixels now than by decoder 1; False also if it cannot be decoded now.
 
-    Only images of more than 8 bits a channel may: of others no more than the header is read.
+    Only images of more than 8 bits a channel can; of others only the header is read.
     """
     try:
         image = open_image(data, decoding=decoding)

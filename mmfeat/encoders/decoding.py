@@ -1,4 +1,4 @@
-"""Which images are decoded, and by which version of the rules: what stored features record. Imports no Pillow."""
+"""Limits on the images that are decoded, and the decoder's version, as stored with features. Imports no Pillow."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from mmfeat.config.schema import Config
 
-DECODER = 2  # version of the rules in `pictures`; 1: mmfeat 0.1.0, which recorded none
+DECODER = 2  # version of :mod:`mmfeat.encoders.image_decoding`; 1: mmfeat 0.1.0, which recorded none
 MAX_MEGAPIXELS = 178.95697  # Pillow's own limit
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Which images are taken; no setting changes the pixels of an image that is taken without it.
+    """Limits on the images that are decoded; they never change the pixels of an image that is decoded without them.
 
     Attributes
     ----------
     max_megapixels : float
-        Of one image. A limit above Pillow's own raises that one in the whole process.
+        Largest image. A limit above Pillow's own raises Pillow's in the whole process.
     truncated : str
-        A JPEG whose end is missing: `refuse`, or `accept`, and what is missing is grey.
+        A JPEG whose end is missing: `refuse`, or `accept` with a grey rest.
     """
 
     max_megapixels: float = MAX_MEGAPIXELS
@@ -27,7 +27,7 @@ class Decoding:
 
     @classmethod
     def of(cls, config: Config) -> Decoding:
-        """What `[data]` says."""
+        """The limits of `[data]`."""
         return cls(config.data.max_megapixels, config.data.truncated)
 
     @property
@@ -37,7 +37,7 @@ class Decoding:
 
     @property
     def record(self) -> dict[str, str | int]:
-        """What features are stored with: attributes of each part."""
+        """The attributes that are stored with each segment of features."""
         settings = f"max_megapixels={self.max_megapixels:.12g} truncated={self.truncated}"
         return {"decoder": DECODER, "decoding": settings}
 

@@ -1,4 +1,4 @@
-"""An encoder in figures, and whether its weights are at hand; needs neither torch nor the encoder's library."""
+"""Sizes of an encoder, and whether its weights are on disk; imports neither torch nor the encoder's library."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Description:
     Attributes
     ----------
     parameters : int or None
-        Of the network without its classifier or pooler; None where it is not known without fetching the model.
+        Of the network without its classifier or pooler; None if the model must be downloaded to know it.
     size_mb : float or None
         Megabytes (10^6 bytes) of its tensors in float32.
     takes : str
-        The size of its images, or the most tokens of a text.
+        The size of its images, or the number of tokens of a text at most.
     source : str
-        The package that makes it.
+        The package that builds it.
     places : list of str
-        Files or folders in which its weights lie, once they are on disk; `random` where there are none to be had.
+        Files or folders of its weights, once they are on disk; `random` for random weights.
     fetched : bool
-        Whether the weights come from a network, where they are not on disk.
+        Whether the weights are downloaded if they are not on disk.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Description:
 
     @property
     def weights(self) -> str:
-        """`on disk`, `to fetch`, `none`, `missing` or `random`; empty where the encoder has none."""
+        """`on disk`, `to fetch`, `none`, `missing` or `random`; empty if the encoder has no weights."""
         if RANDOM in self.places:
             return RANDOM
         if any(on_disk(Path(place)) for place in self.places):
@@ -52,7 +52,7 @@ class Description:
 
 
 def on_disk(place: Path) -> bool:
-    """Whether weights lie in a file, or in a folder: the hub's, or one of transformers."""
+    """Whether there are weights in a file or a folder (of the hub's client, or of transformers)."""
     if not place.is_dir():
         return place.is_file()
     folders = [place, *place.glob("snapshots/*")]

@@ -1,9 +1,8 @@
-"""What every encoder is: something that turns samples into embeddings, and can say all that its result depends on."""
+"""The base class of encoders: from samples to embeddings, with a record of everything that an embedding depends on."""
 
 from __future__ import annotations
 
 import contextlib
-from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,17 @@ class Encoder(nn.Module):
 
     Attributes
     ----------
+    kind : str
+        The name of its encoder kind.
     modality : str
-        `image` (a sample is the file's bytes) or `text` (a sample is the caption).
+        `image` (a sample is the file's bytes), `text` (a sample is the caption), or another kind's.
     width : int
         D of the embeddings `(N, D)`.
     preparation : ImagePreparation or TextPreparation
-        All that happens to a sample before the network.
+        The processing of a sample before the network.
     """
 
+    kind: str
     modality: str
     preparation: Any
     width: int
@@ -38,7 +40,7 @@ class Encoder(nn.Module):
     precision: str
 
     def prepare(self, sample: Any) -> Any:
-        """What one sample needs before it can be batched; called in worker threads. Raises `UndecodableSample`."""
+        """Prepare one sample to be batched; called in worker threads. Raises `UndecodableSample`."""
         return self.preparation.prepare(sample)
 
     def is_flat(self, prepared: Any) -> bool:
@@ -49,42 +51,42 @@ class Encoder(nn.Module):
         """Join prepared samples into the tensors that `forward` takes."""
         return self.preparation.collate(prepared)
 
-    @abstractmethod
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings `(B, D)`, pooled."""
+        raise NotImplementedError
 
-    @abstractmethod
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings `(B, D)`, tokens `(B, T, d)` as `tokens = number` asks for them, and their lengths `(B,)`."""
+        """Embeddings `(B, D)`, tokens `(B, T, d)` for the setting `tokens = number`, and their lengths `(B,)`."""
+        raise NotImplementedError
 
     def preprocessing(self) -> dict[str, Any]:
-        """All that happens to a sample before the network, as plain JSON values."""
+        """The processing of a sample before the network, as JSON values."""
         return self.preparation.describe()
 
     @property
-    @abstractmethod
     def pooling(self) -> str:
         """How the network's output becomes one vector."""
+        raise NotImplementedError
 
     def autocast(self, device: torch.device, precision: str = "") -> contextlib.AbstractContextManager:
-        """The context of the forward pass at a precision; the encoder's own where none is given."""
+        """The autocast context of a forward pass; at the encoder's own precision by default."""
         precision = precision or self.precision
         if precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, _PRECISIONS[precision])
 
     def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """A batch in pieces of `size` samples: which they are, `(n,)` int64, and what `forward` takes of them."""
+        """A batch in pieces of `size` samples: their positions, `(n,)` int64, and their inputs of `forward`."""
         for at in torch.arange(len(next(iter(batch.values())))).split(size):
             yield at, {name: tensor[at] for name, tensor in batch.items()}
 
     def layers(self) -> dict[str, int]:
-        """Each parameter's depth, from 0 at the input, by its name; here all are of one layer."""
+        """Each parameter's depth by its name, from 0 at the input; by default all are in one layer."""
         return {name: 0 for name, _ in self.named_parameters()}
 
     @torch.inference_mode()
     def encode(self, batch: dict[str, Tensor], device: torch.device, tokens: int = 0) -> Encoded:
-        """Embeddings of one batch, and its tokens where asked for. The encoder must be in eval mode on `device`."""
+        """Embeddings of one batch, and tokens if `tokens` is not 0. The encoder must be in eval mode on `device`."""
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with self.autocast(device):
             if not tokens:
@@ -93,7 +95,7 @@ class Encoder(nn.Module):
 
     @staticmethod
     def out_of_memory(error: BaseException) -> bool:
-        """Whether an error means that a batch was too large for the device; then what can be freed there is."""
+        """Whether an error means that a batch was too large for the device; then unused memory of the device is freed."""
         refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         if not (refused or isinstance(error, torch.OutOfMemoryError | MemoryError)):
             return False
@@ -102,14 +104,14 @@ class Encoder(nn.Module):
         return True
 
     def speed_settings(self) -> list[dict[str, Any]]:
-        """Settings for `set_speed` that are worth measuring: they change how fast embeddings come, not what they are."""
+        """Settings for `set_speed` that `mmfeat extract --tune` measures; they change the speed and not the embeddings."""
         return [{}]
 
     def set_speed(self, **settings: Any) -> None:
         """Apply one of `speed_settings`."""
 
     def own_files(self) -> list[Path]:
-        """Files and folders that the model's own weights and configuration lie in, on disk or not."""
+        """Files and folders of the model's own weights and configuration, whether they are on disk or not."""
         return []
 
     def spec(self) -> EncoderSpec:

@@ -1,6 +1,6 @@
-"""What a folder of transformers may ask for beyond its tensors: code of its own, and files that lie elsewhere.
+"""Checks on folders of transformers: code that comes with a model, and files outside of its folder.
 
-Code runs only where an encoder's table says `trust_remote_code = true`; nobody is ever asked.
+Such code runs only with `trust_remote_code = true` in the encoder's table; mmfeat never asks on the terminal.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ class NeedsCode(EncoderError):
     """A model cannot be loaded without running code that comes with it."""
 
 
-def ask_nobody() -> None:
-    """Make transformers raise where it would ask on the terminal, and take no compiled code from the hub.
+def never_ask() -> None:
+    """Make transformers raise instead of asking on the terminal, and load no compiled code from the hub.
 
-    A model within a model (`vision_config`) is built by transformers itself, without the flag that is passed to the
-    outer one: there it would ask.
+    transformers builds a model within a model (`vision_config`) without the flag of the outer one, and would ask there.
     """
     os.environ["USE_HUB_KERNELS"] = "NO"  # read when transformers is imported
     from transformers import dynamic_module_utils
@@ -41,7 +40,7 @@ def ask_nobody() -> None:
 
 @contextlib.contextmanager
 def no_code(name: str, model: str, source: str) -> Iterator[None]:
-    """Where transformers refuses to run a model's code, say so.
+    """Explain the error when transformers refuses to run a model's code.
 
     Raises
     ------
@@ -63,12 +62,12 @@ def no_code(name: str, model: str, source: str) -> Iterator[None]:
 
 
 def check_files(name: str, model: str, source: str) -> None:
-    """Refuse a folder, or a model of the hub, that points at code or files outside of it, or at weights of other kinds.
+    """Refuse a model that points to code or files outside of it, or has weights of unsupported kinds.
 
     Raises
     ------
     EncoderError
-        It has an adapter, quantised weights, attention from the hub, or a file that lies elsewhere.
+        It has an adapter, quantised weights, attention from the hub, or a file outside of its folder.
     """
     where = f"encoder.{name}: {model!r}"
     config = read_json(source, "config.json")
@@ -92,7 +91,7 @@ def check_files(name: str, model: str, source: str) -> None:
 
 
 def own_code_digest(network: Any) -> str:
-    """Digest of the code that a network brought along; empty where transformers itself has it."""
+    """Digest of the code that came with a network; empty if transformers has the network."""
     module = type(network).__module__
     if not module.startswith(_PACKAGE):
         return ""
@@ -102,12 +101,12 @@ def own_code_digest(network: Any) -> str:
 
 
 def brings_code(*objects: Any) -> bool:
-    """Whether any of these is of a class that came with a model."""
+    """Whether the class of any object came with a model."""
     return any(type(one).__module__.startswith(_PACKAGE) for one in objects)
 
 
 def _check_paths(where: str, folder: Path) -> None:
-    """Files that configurations of a folder name lie in the folder."""
+    """Refuse configurations that name files outside of the folder."""
     stated = read_json(str(folder), "tokenizer_config.json")
     named = {
         key: value
@@ -128,7 +127,7 @@ def _check_paths(where: str, folder: Path) -> None:
 
 
 def _code_of(source: str) -> list[str]:
-    """What the configurations of a model name as code: `config.json: modeling.MyModel`."""
+    """The code that a model's configurations name: `auto_map in config.json: modeling.MyModel`."""
     found = []
     for file in ("config.json", "tokenizer_config.json"):
         for key, value in _items(read_json(source, file)):
@@ -139,7 +138,7 @@ def _code_of(source: str) -> list[str]:
 
 
 def _items(value: Any, depth: int = 8) -> Iterator[tuple[str, Any]]:
-    """All keys of nested JSON objects with their values."""
+    """All keys of nested JSON objects, with their values."""
     if depth and isinstance(value, dict | list):
         for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, str):

@@ -1,15 +1,15 @@
-"""From an image to RGB: upright, 8 bits a channel, transparency over white. Every image goes through here. Safe in threads.
+"""Decoding images to upright RGB: 8 bits a channel, transparency over white. All images are decoded here. Safe in threads.
 
-Metadata never cost pixels: where Pillow refuses a file, it is opened again without its metadata. Orientation is only read.
+Broken metadata does not lose an image: if Pillow refuses a file, it is opened again without its metadata.
 
-A format with more than 8 bits a channel rarely says which of them are used. Then the largest value of the image decides:
+A file with more than 8 bits a channel rarely states how many bits are used. Then the largest value of the image decides:
 
-- decimal numbers up to 1 are from 0 to 1;
-- other values have 8 bits, else 12, else 16, else as many as the largest needs. Of these the upper 8 are kept.
+- floating-point values up to 1 are scaled from 0 to 1;
+- other values have 8 bits, else 12, else 16, else as many as the largest needs; the upper 8 of these are kept.
 
-Where the file states a larger value (TIFF's SMaxSampleValue, MaxSampleValue, or a BitsPerSample below 16; formats that
-Pillow scales to 16 bits itself), it counts instead. Values below 0 and NaN are black, infinite ones white. The colours of
-16-bit RGB follow the same rule together, and its alpha channel on its own.
+If the file states a larger value (TIFF's SMaxSampleValue, MaxSampleValue, or a BitsPerSample below 16; formats that Pillow
+scales to 16 bits itself), that counts instead. Values below 0 and NaN are black, infinite ones white. The colours of 16-bit
+RGB follow the rule together, its alpha channel on its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mmfeat.data.images.image_kinds import HEAD, decodes_heif_now, lacking_decod
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
 
-# Pillow prints what it finds odd in a file (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
+# Pillow warns about odd files (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _TURNS = {
@@ -42,31 +42,31 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SCALED_TO_16 = ("PPM", "JPEG2000")  # by Pillow, as the file's header says
+_SCALED_TO_16 = ("PPM", "JPEG2000")  # by Pillow, by the file's header
 _BITS_PER_SAMPLE, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 281, 339, 341
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}  # the names of the two halves of a 16-bit colour
 
 
 def decode_image(data: bytes, decoding: Decoding = USUAL) -> Image.Image:
-    """Decode an image file's bytes to RGB, as :func:`upright_rgb` makes it.
+    """Decode an image file's bytes to RGB; see :func:`upright_rgb`.
 
     Raises
     ------
     OSError, ValueError, Image.DecompressionBombError
-        The bytes are no whole image, or one with too many pixels.
+        The bytes are no complete image, or one with too many pixels.
     """
     return upright_rgb(open_image(data, decoding=decoding), decoding)
 
 
 def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Decoding = USUAL) -> Image.Image:
-    """An image of which only the header has been read; `formats` are Pillow's names of those that may be tried.
+    """Open an image and read its header alone; `formats` are Pillow's names of the formats to try.
 
     Raises
     ------
     OSError, ValueError, Image.DecompressionBombError
         The bytes are no image, or one with too many pixels.
     UnreadSample
-        They are one, and its decoder is not installed.
+        The decoder of its format is not installed.
     """
     try:
         return _opened(data, formats, decoding)
@@ -82,9 +82,9 @@ def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Deco
         if formats is None and decodes_heif_now(data[:HEAD]):
             return open_image(data, decoding=decoding)
         if formats is None and (lacking := lacking_decoder(data[:HEAD])):
-            raise UnreadSample(lacking) from None  # it says nothing about the bytes, so it is not recorded
+            raise UnreadSample(lacking) from None  # not about the bytes, so it is not recorded
         known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
-        # Pillow's message has an address, other each time
+        # Pillow's message has a memory address, which differs each time
         raise UnidentifiedImageError(known if data else "an empty file") from None
 
 
@@ -95,7 +95,7 @@ def _opened(data: bytes, formats: Sequence[str] | None, decoding: Decoding) -> I
         image = Image.open(io.BytesIO(data), formats=formats)
         pixels = image.width * image.height
     except Image.DecompressionBombError as error:
-        pixels = int(re.findall(r"\d+", f"{error} 0")[0])  # it says how many
+        pixels = int(re.findall(r"\d+", f"{error} 0")[0])  # the message has their number
         raise _too_many(pixels, decoding) from None
     if pixels > decoding.max_pixels:
         raise _too_many(pixels, decoding)
@@ -129,16 +129,16 @@ def upright_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
 
 
 def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
-    """The image with its pixels in memory: itself or, where Pillow refused it for its metadata, another of the same file.
+    """The image with its pixels in memory; if Pillow refuses it for its metadata, another object of the same file.
 
-    Colours of 16 bits that use few of them are scaled to 8 here, since Pillow keeps only their upper half.
+    16-bit colours that use few of their bits are scaled to 8 bits here, since Pillow keeps only the upper 8.
 
     Raises
     ------
     OSError, ValueError
         Its pixels cannot be read.
     """
-    file = getattr(image, "fp", None)  # Pillow forgets it after loading, or closes it
+    file = getattr(image, "fp", None)  # Pillow drops or closes it after loading
     data = _bytes_of(file) if is_deep_colour(image) else None
     try:
         image.load()
@@ -154,7 +154,7 @@ def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
 
 
 def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Image.Image]:
-    """The same image without metadata or, where the setting says so, with the end marker that it lacks."""
+    """The same image without metadata or, if the setting allows it, with the end marker that it lacks."""
     bare = without_metadata(data)
     ended = ended_jpeg(bare or data) if decoding.truncated == "accept" else None
     formats = ["JPEG"] if kind == "MPO" else [kind or ""]
@@ -167,7 +167,7 @@ def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Imag
 
 
 def _bytes_of(file: Any) -> bytes:
-    """All bytes of an open file, whose position stays; none where it is none, or is closed."""
+    """All bytes of an open file, without moving its position; empty if it is closed or no file."""
     try:
         position = file.tell()
         file.seek(0)
@@ -179,7 +179,7 @@ def _bytes_of(file: Any) -> bytes:
 
 
 def _orientation(image: Image.Image) -> Any:
-    """What the image's metadata say, 1 where they are broken."""
+    """The orientation in the image's metadata; 1 if they are broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
@@ -189,12 +189,12 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def is_grey_and_deep(image: Image.Image) -> bool:
-    """Whether it has one channel of more than 8 bits."""
+    """Whether an image has one channel of more than 8 bits."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
 def is_deep_colour(image: Image.Image) -> bool:
-    """Whether an image that is not loaded yet has colours of 16 bits."""
+    """Whether an image that is not loaded yet has 16-bit colours."""
     tiles = getattr(image, "tile", None)
     raw = _raw_mode(tiles[0]) if tiles else ""
     return image.mode in ("RGB", "RGBA") and raw[:4] in ("RGB;", "RGBX", "RGBA") and raw[-4:] in _OTHER_BYTE
@@ -210,23 +210,23 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", None) or {}
     if image.mode == "I" and _number(tags.get(_BITS_PER_SAMPLE)) == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:
-        values = values.view(np.uint32)  # Pillow has no mode for them
+        values = values.view(np.uint32)  # Pillow has no mode for unsigned 32 bits
     grey = Image.fromarray(_scaled(values, _stated(image, tags)))
     grey.info = image.info
     return grey
 
 
 def _stated(image: Image.Image, tags: Any) -> float:
-    """The largest value that the file says there may be; 0 where it says none."""
+    """The largest value that the file states; 0 if it states none."""
     if image.format in _SCALED_TO_16 and image.mode != "F":
         return 65535.0
     bits = _number(tags.get(_BITS_PER_SAMPLE))
-    said = [_number(tags.get(_SMAX_SAMPLE)), _number(tags.get(_MAX_SAMPLE)), 2.0**bits - 1 if 8 < bits < 16 else 0.0]
-    return max(said)
+    stated = [_number(tags.get(_SMAX_SAMPLE)), _number(tags.get(_MAX_SAMPLE)), 2.0**bits - 1 if 8 < bits < 16 else 0.0]
+    return max(stated)
 
 
 def _number(value: Any) -> float:
-    """A tag's first number; 0 where it has none that is finite."""
+    """A tag's first number; 0 if it is not finite."""
     try:
         found = float(value[0] if isinstance(value, tuple) else value)
     except (TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError):
@@ -235,7 +235,7 @@ def _number(value: Any) -> float:
 
 
 def _scaled(values: np.ndarray, stated: float = 0.0) -> np.ndarray:
-    """Numbers of one kind as uint8, of the same shape, by the rule above."""
+    """Values as uint8 of the same shape, by the module's rule."""
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
         top = max(float(values.max(where=finite, initial=0)), stated)
@@ -252,7 +252,7 @@ def _bits(top: float) -> int:
 
 
 def _deep_colours(image: Image.Image, data: bytes, decoding: Decoding) -> Image.Image:
-    """16-bit colours of which Pillow has read the upper bytes; where only up to 12 bits are used, by both bytes."""
+    """16-bit colours, of which Pillow has read the upper bytes; if at most 12 bits are used, both bytes are read."""
     upper = np.asarray(image)
     channels = [slice(0, 3), slice(3, 4)][: upper.shape[2] - 2]
     if all(upper[..., some].max(initial=0) >= 16 for some in channels):
@@ -267,7 +267,7 @@ def _deep_colours(image: Image.Image, data: bytes, decoding: Decoding) -> Image.
 
 
 def _lower_bytes(image: Image.Image, data: bytes, decoding: Decoding) -> np.ndarray | None:
-    """The lower bytes of 16-bit colours, `(H, W, C)` uint8; None where Pillow does not give them."""
+    """The lower bytes of 16-bit colours, `(H, W, C)` uint8; None if Pillow does not give them."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         again = _opened(data, [image.format or ""], decoding)
         again.tile = [_other_half(tile) for tile in again.tile]

@@ -1,4 +1,4 @@
-"""Names of models: which family has one, what people call it, and what is nearest to one that nobody has."""
+"""Names of image models: the family that has one, and the nearest names to an unknown one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from typing import Any
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.text import shown
-from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder, image_families
 from mmfeat.encoders.families.text_names import TEXT_MODELS, TOWERS, hub_name, local_folder, two_towers
-from mmfeat.encoders.families.timm_models import TimmEncoder
-from mmfeat.encoders.families.torchvision_models import PREFIX, TorchvisionEncoder
 from mmfeat.encoders.weights import hub_folder
-
-# timm has this architecture, but weights of it only in the form that was ported from TensorFlow
-WITH_WEIGHTS = {"efficientnetv2_s": "tf_efficientnetv2_s"}
 
 
 def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[type[ImageEncoder], str]:
@@ -36,17 +31,18 @@ def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[
     Raises
     ------
     EncoderError
-        Neither family has it; the three nearest names are said.
+        No family has it; the message has the nearest names.
     """
-    if model.startswith(PREFIX):
-        if TorchvisionEncoder.knows(rest := model.removeprefix(PREFIX)):
-            return TorchvisionEncoder, rest
-        near = [PREFIX + one for one in nearest(rest, TorchvisionEncoder.names())]
-        raise EncoderError(f"encoder.{name}: torchvision has no model {rest!r}. Nearest: {', '.join(near) or 'none'}")
-    if TimmEncoder.knows(model):
-        return TimmEncoder, WITH_WEIGHTS.get(model, model) if pretrained == "auto" else model
-    if TorchvisionEncoder.knows(model):
-        return TorchvisionEncoder, model
+    families = image_families()
+    for family in families:
+        if family.prefix and model.startswith(family.prefix):
+            if family.knows(rest := model.removeprefix(family.prefix)):
+                return family, rest
+            near = ", ".join(family.prefix + one for one in nearest(rest, family.names())) or "none"
+            raise EncoderError(f"encoder.{name}: {family.source} has no model {rest!r}. Nearest: {near}")
+    for family in families:
+        if family.knows(model):
+            return family, family.meant(model, pretrained == "auto")
     if kind := _transformers_model(model, folder):
         raise EncoderError(f"encoder.{name}: {model!r} {kind}")
     near = ", ".join(nearest(model, image_models())) or "none"
@@ -54,23 +50,35 @@ def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[
 
 
 def image_models() -> list[str]:
-    """All image models: timm's, and torchvision's that timm has not."""
-    return TimmEncoder.names() + [name for name in TorchvisionEncoder.names() if not TimmEncoder.knows(name)]
+    """All image models: timm's, and those of other families that the families before them lack."""
+    found: list[str] = []
+    families = image_families()
+    for number, family in enumerate(families):
+        before = families[:number]
+        found += [name for name in family.names() if not any(other.knows(name) for other in before)]
+    return found
 
 
 def is_image_model(model: str) -> bool:
-    """Whether a name is that of an image model, perhaps as the hub has it."""
-    bare = model.removeprefix(PREFIX).removeprefix("timm/")
-    return TimmEncoder.knows(bare) or TorchvisionEncoder.knows(bare)
+    """Whether a name, perhaps in the hub's form, is that of an image model."""
+    families, bare = image_families(), model.removeprefix("timm/")
+    for family in families:
+        bare = bare.removeprefix(family.prefix)
+    return any(family.knows(bare) for family in families)
+
+
+def has_family_prefix(model: str) -> bool:
+    """Whether a name begins with a family's prefix."""
+    return any(family.prefix and model.startswith(family.prefix) for family in image_families())
 
 
 def nearest(name: str, names: Sequence[str]) -> list[str]:
-    """The three names that are most like one."""
+    """The three most similar names."""
     return difflib.get_close_matches(name.rpartition("/")[2].partition(".")[0], names, n=3, cutoff=0.4)
 
 
 def _transformers_model(model: str, folder: Path) -> str:
-    """What is wrong with a model of transformers for images; empty where it is none, as far as can be seen."""
+    """The error about a model of transformers that is given for images; empty if it does not look like one."""
     path = local_folder(model, folder)
     stated = _stated(path or hub_folder(hub_name(model)))
     if stated is None and path:
@@ -95,7 +103,7 @@ def _transformers_model(model: str, folder: Path) -> str:
 
 
 def _stated(place: Path) -> dict[str, Any] | None:
-    """The config.json of a folder, or of the newest snapshot that the hub's client has of a model."""
+    """The config.json of a folder, or of a model's newest snapshot in the hub's cache."""
     files = [place / "config.json", *place.glob("snapshots/*/config.json")]
     for file in sorted((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""All that happens to a sample before a network: images decoded and cut, captions cut into tokens. Safe in threads."""
+"""Processing of samples before a network: images are decoded and cropped, captions are cut into tokens. Safe in threads."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 
 MAX_RATIO = 1000  # of an image's sides
 FLAT = 1.0  # of 255
-CHARACTERS = 100  # of a caption that are read at first for each token that is kept: some 25 times what words take
+CHARACTERS = 100  # of a caption that are read at first for each kept token: about 25 times what words need
 _WORD_END = re.compile(r"\S(?=\s)")
 
 
 class ImagePreparation:
-    """Resizes and crops as timm's data configuration says; a sample is an image file's bytes, or an image.
+    """Resizes and crops by timm's data configuration; a sample is an image file's bytes, or an image.
 
     Parameters
     ----------
     data_config : dict
         `input_size (3, H, W)`, `interpolation`, `mean`, `std`, `crop_pct`, `crop_mode`.
     decoding : Decoding
-        Which images are taken. It is no part of the encoder key: it changes no pixel of an image that is taken anyway.
+        Limits on the images that are decoded. They are not in the encoder key, since they change no pixel of a decoded image.
     """
 
     def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL) -> None:
@@ -41,7 +41,7 @@ class ImagePreparation:
         from timm.data import create_transform
 
         self.data_config, self.decoding = data_config, decoding
-        # ends with bytes (3, H, W): what is left to do is done for a whole batch, on the device
+        # ends with bytes (3, H, W): normalisation is done for a whole batch, on the device
         self.transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
 
     def prepare(self, sample: bytes | Image.Image) -> Tensor:
@@ -54,14 +54,14 @@ class ImagePreparation:
         Raises
         ------
         UndecodableSample
-            The bytes are no image, or one that is too long for its width.
+            The bytes are no image, or a strip that is too long for its width.
         """
         try:
             decode = decode_image if isinstance(sample, bytes) else upright_rgb
             image = decode(sample, self.decoding)
-            if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the network's size it would fill the memory
+            if max(image.size) > MAX_RATIO * min(image.size):  # resized, it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
-        except (MemoryError, UnreadSample):  # they say nothing about the image
+        except (MemoryError, UnreadSample):  # not about the image
             raise
         except Exception as error:  # decoders raise whatever they like for bytes that are no image
             raise UndecodableSample(error) from None
@@ -69,8 +69,8 @@ class ImagePreparation:
 
     @staticmethod
     def is_flat(prepared: Tensor) -> bool:
-        """Whether a prepared image `(3, H, W)` is of one colour or nearly so: no channel's standard deviation is 1 of 255."""
-        thinned = prepared[:, ::8, ::8]  # tells nearly all images at a fraction of the time
+        """Whether a prepared image `(3, H, W)` has nearly one colour: no channel's standard deviation reaches 1 of 255."""
+        thinned = prepared[:, ::8, ::8]  # decides for nearly all images at a fraction of the time
         return all(bool((p.float().flatten(1).std(1, unbiased=False) < FLAT).all()) for p in (thinned, prepared))
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class ImagePreparation:
         return {"pixels": torch.stack(prepared)}
 
     def describe(self) -> dict[str, Any]:
-        """Timm's data configuration, and what comes before it, as JSON values."""
+        """Timm's data configuration, and the steps before it, as JSON values."""
         config = {name: list(v) if isinstance(v, tuple) else v for name, v in self.data_config.items()}
         return {**config, "orientation": "exif", "transparency": "white"}
 
@@ -91,9 +91,9 @@ class TextPreparation:
     tokenizer : PreTrainedTokenizerBase
         Of transformers.
     max_length : int
-        Tokens that are kept of a caption, special ones included, as the encoder key states it.
+        Tokens that are kept of a caption, special ones included, as in the encoder key.
     positions : int, optional
-        Tokens that the network has positions for, where these are fewer.
+        Tokens that the network has positions for, if fewer.
     embeddings : int, optional
         Tokens that the network has embeddings for.
 
@@ -114,15 +114,15 @@ class TextPreparation:
         self._lock = threading.Lock()  # a tokenizer keeps the padding of a call as its own state
 
     def prepare(self, sample: str) -> str:
-        """A caption needs nothing of its own; lone surrogates of badly decoded text become question marks."""
+        """The caption; lone surrogates of badly decoded text become question marks."""
         return sample.encode("utf-8", "replace").decode("utf-8")
 
     def collate(self, prepared: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask `(B, L)`, padded to the longest of the batch.
 
-        Of a long caption only the beginning is cut into tokens, at first :data:`CHARACTERS` for each token that is kept,
-        up to the end of a word. Where these give fewer tokens than are kept, more is read. So the tokens are those of
-        the whole caption; only within a word of more than nine times as many characters may they differ.
+        Of a long caption only the beginning is cut into tokens: :data:`CHARACTERS` for each kept token, up to the end of a
+        word, and more if these give too few tokens. So the tokens are those of the whole caption; they may differ only
+        within a word of more than nine times as many characters.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class TextPreparation:
                 truncation=True,
                 max_length=self.most,
                 return_tensors="pt",
-                return_attention_mask=True,  # some tokenizers give none of their own accord
+                return_attention_mask=True,  # not the default of all tokenizers
             )
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
@@ -161,19 +161,19 @@ class TextPreparation:
             )
 
     def _beginning(self, text: str, characters: int) -> str:
-        """A text up to the first end of a word after some characters; whole where its last tokens are those that are kept."""
+        """A text up to the first end of a word after some characters; the whole text if its last tokens are kept."""
         if len(text) <= characters or self.tokenizer.truncation_side != "right":
             return text
         end = _WORD_END.search(text, characters - 1, 10 * characters)
         return text[: end.end() if end else 10 * characters]
 
     def describe(self) -> dict[str, Any]:
-        """The tokenizer's content and where captions are cut, as JSON values."""
+        """Digest of the tokenizer, and the number of tokens that are kept, as JSON values."""
         return {"tokenizer": self._digest, "max_length": self.max_length}
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    """Digest of the tokenizer's rules and vocabulary, without the padding that a call leaves in it."""
+    """Digest of the tokenizer's rules and vocabulary, without the padding state that a call leaves."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return digest_json({"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()})

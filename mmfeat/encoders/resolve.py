@@ -1,7 +1,7 @@
-"""From an `[encoder.NAME]` table to the encoder it means, and to the keys under which its features are filed.
+"""From an `[encoder.NAME]` table to the encoder, and to the keys of its features.
 
-Building an encoder imports timm or transformers and reads all its weights. `identify` remembers what came of it, with
-the size, time and inode of every file that went into it, so that commands which only need the keys do neither.
+Building an encoder imports timm or transformers and reads all weights. `identify` remembers the result with the size, time
+and inode of every file that was read, so that commands which need only the keys do neither.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from mmfeat import __version__
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
 from mmfeat.common.remembered import recall, remember
-from mmfeat.config.schema import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
+from mmfeat.config.encoder_tables import EncoderTable
+from mmfeat.config.schema import Config
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
-from mmfeat.encoders.decoding import Decoding
+from mmfeat.encoders.kinds import EncoderKind, kind_of
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
 
 
 @dataclass(frozen=True)
 class Identity:
-    """An encoder as the right side of the wall knows it: names and keys, no weights.
+    """An encoder without its weights: names, keys and sizes.
 
     Attributes
     ----------
     spec : EncoderSpec
-        What its embeddings depend on; `spec.key` is the encoder key.
+        Everything that its embeddings depend on; `spec.key` is the encoder key.
     checkpoint : str or None
         The checkpoint in use, such as `image-1`.
     output_key : str or None
-        What its logits are filed under; None where it has no linear output.
+        The key of its logits; None without a linear output.
     size_mb : float or None
-        None of an imported encoder: how large the network was is not known.
+        None for an imported encoder, whose network is not known.
     """
 
     name: str
@@ -50,12 +51,12 @@ class Identity:
 def build_encoder(
     config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
 ) -> tuple[Any, Checkpoint | None]:
-    """Build the encoder that `[encoder.NAME]` means, with its checkpoint's tensors where one is in use.
+    """Build the encoder of `[encoder.NAME]`, with the tensors of its checkpoint if one is in use.
 
     Parameters
     ----------
     pretrained_only : bool
-        Leave checkpoints aside: what fine-tuning starts from.
+        Ignore checkpoints, as fine-tuning does.
 
     Returns
     -------
@@ -63,9 +64,10 @@ def build_encoder(
         The encoder in eval mode on the CPU, and the checkpoint in use.
     """
     table = config.encoder[name]
-    if table.model == TFIDF:
-        return _counted_words(config, name, checkpoints)
-    encoder = _pretrained(config, name)
+    kind = kind_of(table)
+    if kind.settings.fitted:
+        return _restored(kind, config, name, checkpoints)
+    encoder = kind.build(config, name)
     if pretrained_only:
         return encoder, None
     checkpoint = _choose(config, name, checkpoints, encoder)
@@ -79,20 +81,20 @@ def build_encoder(
 
 
 def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pretrained_only: bool = False) -> Identity:
-    """The keys of an encoder, from memory where nothing that went into them has changed.
+    """The keys of an encoder; from memory if no file that they depend on has changed.
 
     Parameters
     ----------
     memory : Path
-        A file for each meaning of `pretrained_only`.
+        The file of what is remembered; another one for each value of `pretrained_only`.
     pretrained_only : bool
-        Leave checkpoints aside: what fine-tuning starts from.
+        Ignore checkpoints, as fine-tuning does.
     """
     table = config.encoder[name]
     given = "none" if pretrained_only else table.checkpoint
     remembered = recall(memory).get(name, {})
     if remembered and remembered.get("fingerprint") == _fingerprint(
-        config, name, checkpoints, given, remembered.get("watched", [])
+        config, name, checkpoints, given=given, watched=remembered.get("watched", [])
     ):
         found = remembered["identity"]
         return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
@@ -108,7 +110,7 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
     )
     watched = [str(path) for path in _sources(config, table, encoder)]
     entry = {
-        "fingerprint": _fingerprint(config, name, checkpoints, given, watched),
+        "fingerprint": _fingerprint(config, name, checkpoints, given=given, watched=watched),
         "watched": watched,
         "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
     }
@@ -117,70 +119,39 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
 
 
 def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Checkpoint | None:
-    """The checkpoint in use, if there is one."""
+    """The checkpoint in use, if any."""
     if identity.checkpoint is None:
         return None
     given = config.encoder[identity.name].checkpoint
     return read_checkpoint(checkpoints / identity.checkpoint if given == "latest" else config.path(given))
 
 
-def _pretrained(config: Config, name: str) -> Any:
-    table = config.encoder[name]
-    if table.modality == "image":
-        from mmfeat.encoders.families.image_network import build_image_encoder
-
-        encoder = build_image_encoder(name, table, config.root, config.file_seed)
-        encoder.preparation.decoding = Decoding.of(config)
-        return encoder
-    from mmfeat.encoders.families.transformer_text import build_text_encoder
-
-    return build_text_encoder(name, table, config.root, config.file_seed)
-
-
-def _counted_words(config: Config, name: str, checkpoints: Path) -> tuple[Any, Checkpoint]:
-    """A TF-IDF encoder, which is nothing without its checkpoint."""
+def _restored(kind: EncoderKind, config: Config, name: str, checkpoints: Path) -> tuple[Any, Checkpoint]:
+    """An encoder that was fitted here, which only its checkpoint holds."""
     table = config.encoder[name]
     checkpoint = _choose(config, name, checkpoints, None)
     if checkpoint is None:
         if table.checkpoint != "latest":
             raise EncoderError(f'encoder.{name}: {table.checkpoint} is of other settings. Set: checkpoint = "latest"')
         raise EncoderError(
-            f"encoder.{name}: {TFIDF} has no vocabulary of these settings yet. Run: mmfeat finetune {name}"
+            f"encoder.{name}: {kind.name} has no {kind.fits} of these settings yet. Run: mmfeat finetune {name}"
         )
-    return words_of(checkpoint, table), checkpoint
-
-
-def words_of(checkpoint: Checkpoint, table: TfidfEncoderConfig) -> Any:
-    """The TF-IDF encoder of a checkpoint.
-
-    Raises
-    ------
-    EncoderError
-        Its files are damaged.
-    """
-    from mmfeat.encoders.families.tfidf import TfidfEncoder
-
-    tensors, terms = checkpoint.tensors(), checkpoint.record.get("terms")
-    if not isinstance(terms, list) or list(tensors) != ["idf"] or tensors["idf"].shape != (len(terms),):
-        raise EncoderError(
-            f"{checkpoint.folder}: damaged: its weights are not those of its terms. Remove the folder and run: mmfeat finetune"
-        )
-    return TfidfEncoder(terms, tensors["idf"], table.ngrams).eval()
+    return kind.restore(checkpoint, table), checkpoint
 
 
 def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
-    """The checkpoint in use: of the same model and, where only the output was fitted, of the very same embeddings."""
+    """The checkpoint in use: of the same model, and of the same embeddings if only the output was fitted."""
     table = config.encoder[name]
     if table.checkpoint == "none":
         return None
-    given = table.checkpoint
+    given, settings = table.checkpoint, kind_of(table).fit_settings(table)
     candidates = checkpoints_of(checkpoints, name) if given == "latest" else [read_checkpoint(config.path(given))]
     key = None
     for candidate in candidates:
         recorded = candidate.record["table"]
         if recorded["model"] != table.model:
             continue
-        if table.model == TFIDF and (recorded.get("width"), recorded.get("ngrams")) != (table.width, table.ngrams):
+        if any(recorded.get(key) != value for key, value in settings.items()):
             continue
         if not candidate.frozen:
             return candidate
@@ -190,18 +161,18 @@ def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Check
     return None
 
 
-def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
-    """The files and folders that the weights, the tokenizer and their configuration were read from."""
+def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
+    """Files and folders that weights, tokenizer and configuration were read from."""
     sources: list[Path] = []
-    if table.model == TFIDF:
+    if table.fitted:
         return sources
     if table.pretrained not in ("auto", "random"):
         sources.append(config.path(table.pretrained))
     return sources + encoder.own_files()
 
 
-def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watched: list[str]) -> str:
-    """Digest of all that a remembered identity rests on; `given` says which checkpoint may be in use."""
+def _fingerprint(config: Config, name: str, checkpoints: Path, *, given: str, watched: list[str]) -> str:
+    """Digest of everything that a remembered identity depends on; `given` is the checkpoint setting."""
     table = config.encoder[name]
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
         given, [config.path(given)]
@@ -212,8 +183,8 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watch
             "root": str(config.root),
             "seed": config.file_seed,
             "files": [_stamps(Path(path)) for path in [*watched, *folders]],
-            "versions": [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")],
-            "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
+            "versions": [importlib.metadata.version(package) for package in kind_of(table).packages],
+            "mmfeat": [__version__, KEY_VERSION],  # another version may prepare samples differently
         }
     )
 

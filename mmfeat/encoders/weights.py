@@ -1,4 +1,4 @@
-"""Weights of encoders: from files without unpickling, from the hub without waiting for one that is out of reach."""
+"""Weights of encoders: from files without unpickling, and from the hub without long retries when it is out of reach."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.store.keys import tensors_digest
 
-HUB_SECONDS = 5.0  # to wait for the hub's first answer
+HUB_SECONDS = 5.0  # wait for the hub's first answer
 
 
 class ModelUnavailable(EncoderError):
-    """A model's own files are not there, or cannot be loaded."""
+    """A model's own files are missing, or cannot be loaded."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     EncoderError
-        The file is missing, of another kind, damaged, or holds something other than tensors.
+        The file is missing, of another format, damaged, or holds something other than tensors.
     """
     if not path.is_file():
         raise EncoderError(f"{path}: no such file of weights. Give a .safetensors or .pth file, auto or random")
@@ -51,12 +51,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unused: tuple[str, ...] = ()) -> None:
-    """Load a state dict, or say exactly what does not fit.
+    """Load a state dict; the error lists what does not fit.
 
     Parameters
     ----------
     unused : tuple of str
-        Prefixes of tensors that the embedding does not read (a classifier, a pooler): they may be there.
+        Prefixes of tensors that the embedding does not read (a classifier, a pooler) and that the file may have.
     """
     wanted = module.state_dict()
     prefix = _prefix(state, wanted, source)
@@ -90,7 +90,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unu
 
 
 def _prefix(state: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> str:
-    """What stands before the names of the whole network in a file: `module.`, `backbone.`, `bert.`; mostly nothing."""
+    """The common prefix of a file's names, such as `module.`, `backbone.` or `bert.`; mostly empty."""
     names = [name for name in wanted if not name.endswith("num_batches_tracked")]
     ends = tuple(f".{name}" for name in names[:1] + names[-1:])
     candidates = {name.removesuffix(end[1:]) for name in state for end in ends if name.endswith(end)}
@@ -101,13 +101,11 @@ def _prefix(state: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -
         raise EncoderError(
             f"{source}: holds several networks of this kind ({', '.join(best)}). Save the one that is meant"
         )
-    return (
-        best[0] if 2 * most > len(names) else ""
-    )  # fewer are of another model, whose names are to be said as they are
+    return best[0] if 2 * most > len(names) else ""  # with fewer it is another model, whose names are shown as they are
 
 
 def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    """Whether tensors have the shapes that are wanted, in their order, with perhaps a classifier's after them."""
+    """Whether tensors have the wanted shapes in the wanted order, with at most a classifier's after them."""
 
     def shapes(tensors: dict[str, Tensor]) -> list[torch.Size]:
         return [t.shape for name, t in tensors.items() if not name.endswith("num_batches_tracked")]
@@ -117,7 +115,7 @@ def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
 
 
 def read_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that an embedding reads: all but counters that only training uses."""
+    """The tensors that an embedding depends on: all but counters of training."""
     return {name: t.detach() for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
@@ -134,50 +132,50 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 @functools.cache
 def within_reach(url: str) -> bool:
-    """Whether an address answers at all; asked once, without half a minute of retries. Offline is HF_HUB_OFFLINE."""
+    """Whether an address answers; asked once, without retries. False with HF_HUB_OFFLINE."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         get_session().head(url, timeout=HUB_SECONDS)
-    except Exception:  # any failure means the same here: no answer
+    except Exception:  # any failure means no answer
         return False
     return True
 
 
 def hub_within_reach() -> bool:
-    """Whether the Hugging Face hub answers at all."""
+    """Whether the Hugging Face hub answers."""
     from huggingface_hub import constants
 
     return within_reach(constants.ENDPOINT)
 
 
 def hub_folder(model: str) -> Path:
-    """Where the hub's client keeps what it has of a model."""
+    """The folder of a model in the cache of the hub's client."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / ("models--" + model.replace("/", "--"))
 
 
 def torch_hub_file(url: str) -> Path:
-    """Where torch's hub keeps what it has fetched from an address."""
+    """The file of an address in the cache of torch's hub."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 @contextlib.contextmanager
 def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
-    """Load a model, from the hub's folder on disk where the hub is out of reach.
+    """Load a model; from the cache on disk if the hub is out of reach.
 
     Parameters
     ----------
     needed : bool
-        Whether anything comes from the hub: not for a folder of one's own, or random weights of a known architecture.
+        Whether anything comes from the hub; False for a local folder, or random weights of a known architecture.
 
     Raises
     ------
     ModelUnavailable
-        It cannot be loaded; where the hub has what is not on disk and is out of reach, the message says what to type instead.
+        It cannot be loaded. If it is not on disk and the hub is out of reach, the message has an alternative.
     """
     from huggingface_hub import constants
 

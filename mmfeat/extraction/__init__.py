@@ -1,4 +1,4 @@
-"""From samples to the store."""
+"""Extraction: from samples to features in the store."""
 
 from mmfeat.extraction.encode import Extraction, Session, distinct_rows, extract_encoder, in_shard, missing_rows
 

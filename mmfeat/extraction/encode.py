@@ -1,15 +1,15 @@
-"""From samples to the store: encode what is missing, and only that.
+"""Encoding the rows that the store lacks.
 
-Samples are read and prepared in threads, encoded in batches, and written in the background as parts, so that an
-interruption costs at most the part at hand, and one that can be noticed costs nothing. Nothing here imports torch: a run
-without anything to encode does not either.
+Samples are read and prepared in threads, encoded in batches, and written in the background as segments. An interruption
+costs at most the current segment; one that is noticed (Ctrl-C) costs nothing. This module does not import torch, so that a
+run with nothing to encode does not either.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ import numpy as np
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.progress import progress
 from mmfeat.encoders.batches import Batch, Encoded, groups_of, prepared_batches
+from mmfeat.encoders.kinds import modality_kind
 from mmfeat.extraction.writer import SegmentWriter
-from mmfeat.store import EncoderFeatures
+from mmfeat.store import EncoderFeatures, Found
 
-_WAITING = 0.25  # share of the time from which on decoding is said to be the limit
+_WAITING = 0.25  # share of the time from which on decoding counts as the bottleneck
 _WRITING = 0.1
 
 
@@ -35,9 +36,9 @@ class Session:
     batch_size : int
         Samples encoded at a time.
     meta : dict
-        Recorded with each part: host, device, versions.
+        Recorded with each segment: host, device, versions.
     tuned : str
-        What was found to be fastest, where that was measured now.
+        The fastest settings, if they were measured now.
     """
 
     encoder: Any
@@ -49,34 +50,34 @@ class Session:
 
 @dataclass
 class Extraction:
-    """What one encoder's extraction did; every row of the manifest is in one of the counts up to `absent`.
+    """The counts of one encoder's extraction; every row of the manifest is in one of the counts up to `absent`.
 
     Attributes
     ----------
     cached : int
-        Rows whose embedding was in the store already.
+        Rows whose embedding was already in the store.
     encoded : int
-        Distinct samples encoded now (two rows with one caption are one sample).
+        Distinct samples that were encoded (two rows with one caption are one sample).
     repeated : int
-        Rows that share their sample with one of those encoded now.
+        Rows that share their sample with an encoded one.
     unreadable : int
-        Rows whose sample cannot be read or decoded, found now or before.
+        Rows whose sample cannot be read or decoded, now or before.
     left : int
-        Rows that another shard encodes.
+        Rows of other shards.
     absent : int
         Rows without the modality.
     tokens : int
-        Samples whose tokens were added to an embedding that was there.
+        Samples whose embedding was in the store and that got tokens.
     unread : dict[int, str]
-        Rows whose bytes could not be had, with the reason; nothing is stored of them.
+        Rows whose bytes could not be read, with the reason; nothing is stored for them.
     batch_size : int
         Samples encoded at a time, at the end.
     tuned : str
-        What was found to be fastest, where that was measured.
-    text : bool
-        The samples are captions.
+        The fastest settings, if they were measured.
+    faster_decoding : str
+        What else than more CPU cores would help where decoding is the limit.
     imported : bool
-        The embeddings were made elsewhere: there is nothing that could be encoded.
+        The embeddings were made elsewhere, so nothing can be encoded.
     shares : dict[str, float]
         Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
     """
@@ -93,33 +94,37 @@ class Extraction:
     unread: dict[int, str] = field(default_factory=dict)
     batch_size: int = 0
     tuned: str = ""
-    text: bool = False
+    faster_decoding: str = ""
     imported: bool = False
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
     @property
     def advice(self) -> str:
-        """What would make it faster; empty where encoding is the limit, as it should be."""
+        """What would make it faster; empty if encoding is the bottleneck, as it should be."""
         total = sum(self.shares.values())
         if not total or self.encoded < 100:
             return ""
         if self.shares["writing"] > _WRITING * total:
             return "the disk is the limit: put [store] path on a faster one"
         if self.shares["decoding"] > _WAITING * total:
-            smaller = "" if self.text else ", or images stored at about the encoder's size"
-            return f"decoding is the limit: more CPU cores{smaller}"
+            return f"decoding is the limit: more CPU cores{self.faster_decoding}"
         return ""
 
 
 def missing_rows(
-    features: EncoderFeatures, keys: np.ndarray, present: np.ndarray, tokens: int = 0, again: np.ndarray | None = None
+    features: EncoderFeatures,
+    keys: np.ndarray,
+    present: np.ndarray,
+    *,
+    tokens: int = 0,
+    again: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
+    """The rows to encode, one for each distinct sample: present, and without an embedding or tokens in the store.
 
     Parameters
     ----------
     again : np.ndarray, optional
-        Rows that are encoded whatever the store has of them, `(N,)` bool.
+        Rows to encode even if the store has them, `(N,)` bool.
 
     Returns
     -------
@@ -135,13 +140,13 @@ def missing_rows(
 
 
 def distinct_rows(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of the rows of each distinct sample the first, in the order of `rows`."""
+    """The first row of each distinct sample, in the order of `rows`."""
     _, first = np.unique(keys[rows].view("V32").ravel(), return_index=True)
     return rows[np.sort(first)]
 
 
 def in_shard(keys: np.ndarray, shard: tuple[int, int] | None) -> np.ndarray:
-    """Which rows belong to shard k of n, `(N,)` bool: a function of the row key, so that every process agrees."""
+    """Which rows belong to shard k of n, `(N,)` bool; a function of the row key, so that all processes agree."""
     if shard is None:
         return np.ones(len(keys), dtype=bool)
     number, n = shard
@@ -152,10 +157,10 @@ def extract_encoder(
     features: EncoderFeatures,
     start: Callable[[], Session],
     keys: np.ndarray,
+    *,
     present: np.ndarray,
     read: Callable[[int], Any],
     name: str,
-    *,
     length: Callable[[int], int] | None = None,
     tokens: int = 0,
     shard: tuple[int, int] | None = None,
@@ -166,104 +171,110 @@ def extract_encoder(
 
     Parameters
     ----------
-    features : EncoderFeatures
-        The encoder's folder in the store.
     start : callable
-        Gives the encoder; called only where there is something to encode.
+        Opens the encoder; called only if there is something to encode.
     keys, present : np.ndarray
         Row keys `(N, 32)` uint8 and which rows have the modality, `(N,)` bool.
     read : callable
-        Row to sample; raises `UnreadSample` where its bytes cannot be had.
+        Row to sample; raises `UnreadSample` if it cannot be read.
     length : callable, optional
-        Row to a length: rows of like length share a batch, which saves padding.
+        Row to the length of its sample: rows of like length share a batch, which saves padding.
     tokens : int
-        Which tokens to keep beside the embeddings; 0 for none.
+        Tokens to store beside the embeddings, as in mmfeat.toml; 0 for none.
     shard : (k, n), optional
         Encode only the k-th of n parts of the rows, counted from 1.
     on_error : callable, optional
-        Told each row that cannot be read or decoded, with the reason; what it raises ends the extraction. What was
-        encoded before is kept.
+        Called with a row that cannot be decoded and the reason; if it raises, the extraction ends and keeps what it has.
     again : np.ndarray, optional
-        Rows that are encoded whatever the store has of them, `(N,)` bool.
+        Rows to encode even if the store has them, `(N,)` bool.
 
     Raises
     ------
-    StoreError
-        The store cannot be written.
-    UnstorableRow
-        An embedding does not fit the store's dtype; `row` is the row number.
-    EncoderError
-        A single sample is too large for the device's memory.
+    StoreError, UnstorableRow, EncoderError
+        The store cannot be written; its dtype cannot hold a row; a single sample is too large for the device.
     """
     begin = time.perf_counter()
     features.sweep()
     again = np.zeros(len(keys), dtype=bool) if again is None else again
-    before = features.lookup(keys).only(~again)
-    ours = in_shard(keys, shard)
-    todo, lacks_embedding = missing_rows(features, keys, present & ours, tokens, again)
-    text = features.spec.modality == "text"
-    result = Extraction(name, text=text, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    before, ours = features.lookup(keys).only(~again), in_shard(keys, shard)
+    todo, lacks = missing_rows(features, keys, present & ours, tokens=tokens, again=again)
+    result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    result.faster_decoding = modality_kind(features.spec.modality).faster_decoding
+    found = before
     if len(todo):
-        if length is not None:
-            todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
         session = start()
-        result.tuned = session.tuned
-        writer = SegmentWriter(features, session.encoder.width, keys, lacks_embedding, tokens, session.meta)
-        try:
-            with progress(f"{name}: encoding", len(todo)) as bar:
-                _encode(session, todo, read, tokens, writer, result, on_error, bar)
-        finally:  # an interruption keeps what was encoded
-            writer.close()
-            result.encoded = writer.n_encoded
-        result.tokens = int((~lacks_embedding[todo]).sum())
-    done = np.zeros(len(keys), dtype=bool)
-    if len(todo):
+        width, meta = session.encoder.width, session.meta
+        writer = SegmentWriter(features, width, keys, lacks_embedding=lacks, tokens=tokens, meta=meta)
+        encoding = _Encoding(session, read, writer, result=result, tokens=tokens, on_error=on_error)
+        encoding.run(by_length(todo, length))
+        result.tokens = int((~lacks[todo]).sum())
         done = ours & ~np.isin(np.arange(len(keys)), list(result.unread))
-    found = features.lookup(keys).only(~again | done) if len(todo) else before
-    lacking = present & found.missing
-    result.left = int((lacking & ~ours).sum())
-    result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
-    result.repeated = int((found.good & present).sum()) - result.cached - result.encoded
+        found = features.lookup(keys).only(~again | done)
+    _count(result, found, present=present, ours=ours)
     result.seconds = time.perf_counter() - begin
     return result
 
 
-def _encode(
-    session: Session,
-    todo: np.ndarray,
-    read: Callable[[int], Any],
-    tokens: int,
-    writer: SegmentWriter,
-    result: Extraction,
-    on_error: Callable[[int, str], None] | None,
-    bar: Any,
-) -> None:
-    encoder = session.encoder
+def _count(result: Extraction, found: Found, *, present: np.ndarray, ours: np.ndarray) -> None:
+    """The counts of rows that follow from what the store has after an extraction."""
+    lacking = present & found.missing
+    result.left = int((lacking & ~ours).sum())
+    result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
+    result.repeated = int((found.good & present).sum()) - result.cached - result.encoded
 
-    def load(row: int) -> Any:
-        prepared = encoder.prepare(read(row))
+
+def by_length(rows: np.ndarray, length: Callable[[int], int] | None) -> np.ndarray:
+    """Rows in the order of their samples' lengths; as they are without lengths."""
+    return rows if length is None else rows[np.argsort([length(row) for row in rows], kind="stable")]
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Encodes rows into segments, and counts them in `result`."""
+
+    session: Session
+    read: Callable[[int], Any]
+    writer: SegmentWriter
+    _: KW_ONLY
+    result: Extraction
+    tokens: int
+    on_error: Callable[[int, str], None] | None
+
+    def run(self, todo: np.ndarray) -> None:
+        """Encode rows; what is encoded is written also when this is interrupted."""
+        self.result.tuned, self.result.batch_size = self.session.tuned, self.session.batch_size
+        try:
+            with progress(f"{self.result.name}: encoding", len(todo)) as bar:
+                self._encode(todo, bar)
+        finally:
+            self.writer.close()
+            self.result.encoded = self.writer.n_encoded
+
+    def _encode(self, todo: np.ndarray, bar: Any) -> None:
+        groups = groups_of(todo, self.session.batch_size)
+        spent = _Stopwatch(self.result.shares)
+        for batch in prepared_batches(groups, self._load, self.session.encoder.collate):
+            spent("decoding")
+            for part in _encoded(self.session, batch, self.tokens, self.result):
+                spent("encoding")
+                self.writer.add(*part)
+                spent("writing")
+            self.result.unread.update(batch.unread)
+            for row, reason in {**batch.undecodable, **batch.unread}.items():
+                if self.on_error is not None:
+                    self.on_error(row, reason)
+            bar.advance(len(batch.rows) + len(batch.undecodable) + len(batch.unread))
+
+    def _load(self, row: int) -> Any:
+        encoder = self.session.encoder
+        prepared = encoder.prepare(self.read(row))
         if encoder.is_flat(prepared):
-            writer.flat.add(row)
+            self.writer.flat.add(row)
         return prepared
-
-    batches = prepared_batches(groups_of(todo, session.batch_size), load, encoder.collate)
-    result.batch_size = session.batch_size
-    spent = _Stopwatch(result.shares)
-    for batch in batches:
-        spent("decoding")
-        for part in _encoded(session, batch, tokens, result):
-            spent("encoding")
-            writer.add(*part)
-            spent("writing")
-        result.unread |= batch.unread
-        for row, reason in {**batch.undecodable, **batch.unread}.items():
-            if on_error is not None:
-                on_error(row, reason)
-        bar.advance(len(batch.rows) + len(batch.undecodable) + len(batch.unread))
 
 
 class _Stopwatch:
-    """Adds the time since the last call to what it is called with."""
+    """Adds the time since the last call to the entry that it is called with."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.last = seconds, time.perf_counter()
@@ -275,7 +286,7 @@ class _Stopwatch:
 
 
 def _encoded(session: Session, batch: Batch, tokens: int, result: Extraction) -> Iterator[tuple[Batch, Encoded | None]]:
-    """Encode one batch, in halves for as long as it is too large for the device's memory."""
+    """Encode one batch; in halves while it is too large for the device's memory."""
     if batch.inputs is None:
         yield batch, None
         return

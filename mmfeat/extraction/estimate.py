@@ -1,4 +1,4 @@
-"""How long an extraction would take and how much it would write, measured on a few of its own batches; writes nothing."""
+"""Estimates of an extraction's time and size, measured on a few of its batches; writes nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from mmfeat.encoders.batches import groups_of, prepared_batches
-from mmfeat.extraction.encode import Session
+from mmfeat.extraction.encode import Session, by_length
 
-BATCHES = 8  # measured, spread over all that would be encoded,
-SECONDS = 5.0  # or as many as fit into this time
-_ROW_BYTES = 64  # of a row in a part beside its numbers: the row key, and the place for an error
+BATCHES = 8  # measured at most, spread over all rows
+SECONDS = 5.0  # after which no further batch is measured
+_ROW_BYTES = 64  # of a row in a segment beside its values: the row key, and room for an error
 _KEY_BYTES = 34  # of a row of tokens or logits: the row key, and a length
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """About how long the rows would take, and how many bytes they would add to the store."""
+    """Estimated seconds, and bytes that the store would grow by."""
 
     seconds: float
     n_bytes: int
@@ -35,7 +35,7 @@ def estimate(
     tokens: int = 0,
     length: Callable[[int], int] | None = None,
 ) -> Estimate:
-    """Encode a few of the batches that an extraction of `todo` would encode, and throw them away.
+    """Encode a few of the batches of an extraction of `todo`, and discard the result.
 
     Parameters
     ----------
@@ -46,12 +46,10 @@ def estimate(
     dtype : str
         Of the store.
     """
-    if length is not None:
-        todo = todo[np.argsort([length(row) for row in todo], kind="stable")]
-    size = session.batch_size
+    todo, size = by_length(todo, length), session.batch_size
     while True:
         try:
-            rows, seconds, width = _measured(session, todo, size, read, tokens)
+            rows, seconds, width = _measured(session, todo, size, read=read, tokens=tokens)
             break
         except Exception as error:
             if size == 1 or not session.encoder.out_of_memory(error):
@@ -63,27 +61,29 @@ def estimate(
 
 
 def logits_bytes(n_rows: int, n_classes: int) -> int:
-    """Bytes that the logits of so many rows take."""
+    """Bytes of the logits of `n_rows` rows."""
     return n_rows * (4 * n_classes + _KEY_BYTES)
 
 
 def embeddings_bytes(n_rows: int, width: int, dtype: str) -> int:
-    """Bytes that so many embeddings take."""
+    """Bytes of `n_rows` embeddings."""
     return n_rows * (width * np.dtype(dtype).itemsize + _ROW_BYTES)
 
 
 def _measured(
-    session: Session, todo: np.ndarray, size: int, read: Callable[[int], Any], tokens: int
+    session: Session, todo: np.ndarray, size: int, *, read: Callable[[int], Any], tokens: int
 ) -> tuple[int, float, int]:
-    """Rows that were prepared and encoded, the seconds that took, and how many numbers their tokens have."""
+    """Number of rows that were encoded, seconds, and number of values of one row's tokens."""
     encoder, groups = session.encoder, groups_of(todo, size)
     spread = np.unique(np.linspace(0, len(groups) - 1, min(BATCHES, len(groups)), dtype=int))
-    order = [groups[i] for i in np.random.default_rng(0).permutation(spread)]  # so that any few of them are a sample
+    order = [
+        groups[i] for i in np.random.default_rng(0).permutation(spread)
+    ]  # in random order, so that the first few are a sample
     rows = width = 0
     begin, warm = time.perf_counter(), True
     for batch in prepared_batches(order, lambda row: encoder.prepare(read(row)), encoder.collate):
         if batch.inputs is not None:
-            if warm:  # the first pass is slower than all others
+            if warm:  # the first pass is slower
                 before = time.perf_counter()
                 encoder.encode(batch.inputs, session.device, tokens)
                 begin += time.perf_counter() - before

@@ -1,7 +1,7 @@
-"""From embeddings that were made elsewhere to the store: examined as a whole first, then written as parts.
+"""Importing embeddings that were made elsewhere: all rows are checked first, then written as segments.
 
-The encoder key is a digest of all ids and values as they are stored, so what is imported twice is there once, whatever
-the order of its rows, and an import that was interrupted goes on with the rows that the store lacks.
+The encoder key is a digest of all ids and values as they are stored. So the same embeddings, in any order of rows, are
+stored once, and an interrupted import goes on with the rows that the store lacks.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.files import digest_bytes
 from mmfeat.common.text import counted, shown
-from mmfeat.config.schema import OTHER
+from mmfeat.config.encoder_tables import OtherEncoderConfig
 from mmfeat.store import EncoderFeatures, EncoderSpec
 
-BLOCK_BYTES = 1 << 24  # examined at a time,
-PART_BYTES = 1 << 25  # and written as one part, as they are stored
-_NAMED = 3  # rows that an error names
+BLOCK_BYTES = 1 << 24  # that are checked at a time
+PART_BYTES = 1 << 25  # of one segment, as stored
+_NAMED = 3  # rows in an error message
 
 Blocks = Callable[[int], Iterator[tuple[int, np.ndarray]]]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What is to be imported, examined.
+    """Embeddings that were checked and can be imported.
 
     Attributes
     ----------
     spec : EncoderSpec
-        Its key covers all ids and values.
+        Its key is a digest of all ids and values.
     digests : np.ndarray
-        `(N, 32)` uint8: of each row's id and values; zeros where the row is left out.
+        `(N, 32)` uint8: of each row's id and values; zeros for rows that are left out.
     n_zeros : int
-        Rows whose numbers are all zero.
+        Number of rows with only zeros.
     """
 
     spec: EncoderSpec
@@ -49,18 +49,19 @@ def examine(
     name: str,
     blocks: Blocks,
     ids: list[str],
+    *,
     keys: np.ndarray,
     keep: np.ndarray,
     width: int,
     dtype: str,
     advance: Callable[[int], None],
 ) -> Imported:
-    """Read all rows once: whether each can be stored, and the key of all of them.
+    """Read all rows once: check that each can be stored, and compute the key.
 
     Parameters
     ----------
     blocks : callable
-        Size to pieces of `(n, D)` numbers, each with the number of its first row.
+        Number of rows to blocks of `(n, D)` values, each with the number of its first row.
     keys : np.ndarray
         `(N, 32)` uint8: digests of the ids.
     keep : np.ndarray
@@ -71,7 +72,7 @@ def examine(
     Raises
     ------
     DataError
-        Values that are not finite, or that the dtype cannot hold; the rows are named.
+        Values are not finite, or the dtype cannot hold them; the message names the rows.
     """
     digests = np.zeros((len(ids), 32), np.uint8)
     odd, large, n_zeros = [], [], 0
@@ -93,12 +94,19 @@ def examine(
             f"or scale all of them"
         )
     content = digest_bytes(np.sort(digests[keep].view("V32").ravel()).tobytes())
-    spec = EncoderSpec(OTHER, name, content, {"rows": int(keep.sum())}, "imported", {"dtype": dtype})
+    spec = EncoderSpec(
+        modality=OtherEncoderConfig.modality,
+        architecture=name,
+        weights=content,
+        preprocessing={"rows": int(keep.sum())},
+        pooling="imported",
+        numerics={"dtype": dtype},
+    )
     return Imported(spec, digests, n_zeros)
 
 
 def row_digests(keys: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """SHA-256 of each row's key and values as they are stored, `(n, 32)` uint8."""
+    """SHA-256 of each row's key and stored values, `(n, 32)` uint8."""
     joined = np.concatenate([keys, np.ascontiguousarray(stored).view(np.uint8)], axis=1)
     return np.frombuffer(b"".join(hashlib.sha256(row).digest() for row in joined), np.uint8).reshape(-1, 32)
 
@@ -116,7 +124,7 @@ def _rows(rows: list[int], ids: list[str]) -> str:
 
 
 def lacking(features: EncoderFeatures, keys: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Rows that are to be imported and not in the store yet, `(N,)` bool."""
+    """Rows to import that the store lacks, `(N,)` bool."""
     return keep & ~features.lookup(keys).good
 
 
@@ -124,18 +132,19 @@ def write_import(
     features: EncoderFeatures,
     blocks: Blocks,
     keys: np.ndarray,
+    *,
     digests: np.ndarray,
     missing: np.ndarray,
     width: int,
     meta: dict[str, Any],
     advance: Callable[[int], None],
 ) -> None:
-    """Write the rows of `missing`, `(N,)` bool, in parts; each counts as soon as it is whole.
+    """Write the rows of `missing`, `(N,)` bool, in segments; each counts as soon as it is whole.
 
     Raises
     ------
     DataError
-        The file has changed since it was examined.
+        The file has changed since it was checked.
     StoreError
         The store cannot be written.
     """

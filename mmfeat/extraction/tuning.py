@@ -1,4 +1,4 @@
-"""What encodes fastest on this device, measured on some real samples; only what leaves the embeddings as they are."""
+"""Measuring the fastest batch size and settings on a device; none of them changes an embedding."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SECONDS = 1.0  # that each setting is measured for
-BATCH_SIZES = {"image": (8, 16, 32, 64, 128, 256), "text": (16, 32, 64, 128, 256, 512)}
-_CLOSE = 0.97  # a smaller batch that is nearly as fast wins, for the memory that it saves
+from mmfeat.encoders.kinds import modality_kind
+
+SECONDS = 1.0  # of measuring each setting
+_CLOSE = 0.97  # a smaller batch that is nearly as fast is preferred, since it saves memory
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The fastest settings, and rows per second of all that were measured.
+    """The fastest settings, and all measurements.
 
     Attributes
     ----------
@@ -29,30 +30,30 @@ class Tuning:
     measured: list[tuple[dict[str, Any], int, float]] = field(default_factory=list)
 
 
-def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, seconds: float = SECONDS) -> Tuning:
+def tune(encoder: Any, device: Any, prepared: Sequence[Any], *, tokens: int = 0, seconds: float = SECONDS) -> Tuning:
     """Measure an encoder's settings and batch sizes on prepared samples.
 
     Parameters
     ----------
     encoder : Encoder
-        In eval mode on `device`; left with the fastest settings.
+        In eval mode on `device`; the fastest settings stay set.
     prepared : sequence
-        What the encoder's `prepare` gave, at least one; they are repeated to fill a batch.
+        Prepared samples, at least one; they are repeated to fill a batch.
     """
     measured = []
     for settings in encoder.speed_settings():
         encoder.set_speed(**settings)
         best = 0.0
-        for size in BATCH_SIZES[encoder.modality]:
+        for size in modality_kind(encoder.modality).batch_sizes:
             inputs = encoder.collate([prepared[i % len(prepared)] for i in range(size)])
             try:
-                rate = _rate(encoder, device, inputs, size, tokens, seconds)
+                rate = _rate(encoder, device, inputs, size=size, tokens=tokens, seconds=seconds)
             except Exception as error:
                 if not encoder.out_of_memory(error):
                     raise
                 break
             measured.append((settings, size, rate))
-            if rate < 0.9 * best:  # larger ones will not be faster again
+            if rate < 0.9 * best:  # larger batches will not be faster
                 break
             best = max(best, rate)
     if not measured:
@@ -63,8 +64,8 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], tokens: int = 0, se
     return Tuning(size, settings, measured)
 
 
-def _rate(encoder: Any, device: Any, inputs: Any, size: int, tokens: int, seconds: float) -> float:
-    """Rows per second, after one batch that is not counted."""
+def _rate(encoder: Any, device: Any, inputs: Any, *, size: int, tokens: int, seconds: float) -> float:
+    """Rows per second, after one batch to warm up."""
     encoder.encode(inputs, device, tokens)
     start, n = time.perf_counter(), 0
     while not n or time.perf_counter() - start < seconds:

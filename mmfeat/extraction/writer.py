@@ -1,4 +1,4 @@
-"""Writing encoded rows as parts, in the background, while the next are encoded."""
+"""Writing encoded rows as segments in the background, while the next ones are encoded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import numpy as np
 from mmfeat.encoders.batches import Batch, Encoded
 from mmfeat.store import EncoderFeatures, UnstorableRow
 
-SEGMENT_ROWS = 4096  # rows of a part,
-PART_BYTES = 1 << 28  # or what weighs this much,
-PART_SECONDS = 60.0  # or what comes in this time
+# A segment is written when it reaches one of these limits.
+SEGMENT_ROWS = 4096
+PART_BYTES = 1 << 28
+PART_SECONDS = 60.0
 
 
 class SegmentWriter:
-    """Gathers rows and writes them as parts, one at a time, so that at most two parts are in memory.
+    """Collects rows and writes them as segments, one at a time, so that at most two segments are in memory.
 
     Parameters
     ----------
@@ -28,18 +29,18 @@ class SegmentWriter:
     keys : np.ndarray
         `(N, 32)` uint8 row keys of all rows.
     lacks_embedding : np.ndarray
-        `(N,)` bool: rows whose embedding is written; of the others only tokens are.
+        `(N,)` bool: rows whose embedding is written; of other rows only tokens are written.
     tokens : int
-        Which tokens are written, 0 for none.
+        Tokens to write, as in mmfeat.toml; 0 for none.
     meta : dict
-        Recorded with each part.
+        Recorded with each segment.
 
     Attributes
     ----------
     n_encoded : int
-        Rows whose embedding has been written.
+        Number of embeddings that were written.
     flat : set of int
-        Rows whose image is of one colour or nearly so: to be added to before the row is.
+        Rows whose image has nearly one colour; add a row here before its batch.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class SegmentWriter:
         features: EncoderFeatures,
         width: int,
         keys: np.ndarray,
+        *,
         lacks_embedding: np.ndarray,
         tokens: int,
         meta: dict[str, Any],
@@ -66,7 +68,7 @@ class SegmentWriter:
         self._since = time.monotonic()
 
     def add(self, batch: Batch, encoded: Encoded | None) -> None:
-        """Take one batch; raises what went wrong with writing an earlier one."""
+        """Add one batch; raises the error of an earlier write."""
         if encoded is not None:
             self._batches.append((batch.rows, encoded))
             self._bytes += sum(array.nbytes for array in encoded if array is not None)
@@ -77,12 +79,12 @@ class SegmentWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left and wait for all of it.
+        """Write the rest and wait until it is written.
 
         Raises
         ------
         UnstorableRow, StoreError
-            What went wrong with writing.
+            A write has failed.
         """
         try:
             self._flush()
@@ -121,7 +123,7 @@ class SegmentWriter:
 
     @staticmethod
     def _guarded(append: Callable[[], None], rows: np.ndarray) -> None:
-        """Append; a row that cannot be stored is named by its number in the manifest."""
+        """Append; an error about a row has the row's number in the manifest."""
         try:
             append()
         except UnstorableRow as error:

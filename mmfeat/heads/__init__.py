@@ -1,98 +1,24 @@
 """Heads by name; one file for each family."""
 
-from __future__ import annotations
+from mmfeat.heads import concat, crossattn, gated, labelquery, linear, mlp, weighted  # noqa: F401 - they register themselves
+from mmfeat.heads.registry import (
+    HEADS,
+    build_head,
+    head_class,
+    head_config,
+    head_for,
+    head_settings,
+    register_head,
+    takes,
+)
 
-from collections.abc import Sequence
-from typing import Any
-
-from mmfeat.common.errors import RunError
-from mmfeat.config.reader import read_settings
-from mmfeat.config.schema import HEAD, HEAD_ALONE, FuseConfig
-from mmfeat.heads.concat import ConcatHead
-from mmfeat.heads.crossattn import CrossAttentionHead
-from mmfeat.heads.gated import GatedHead
-from mmfeat.heads.head import Head
-from mmfeat.heads.labelquery import LabelQueryHead
-from mmfeat.heads.linear import LinearHead
-from mmfeat.heads.mlp import MlpHead
-from mmfeat.heads.weighted import WeightedHead
-
-HEADS: dict[str, type[Head]] = {
-    "linear": LinearHead,
-    "mlp": MlpHead,
-    "concat": ConcatHead,
-    "crossattn": CrossAttentionHead,
-    "gated": GatedHead,
-    "weighted": WeightedHead,
-    "labelquery": LabelQueryHead,
-}
-
-
-def head_class(name: str) -> type[Head]:
-    """A family by its name.
-
-    Raises
-    ------
-    RunError
-        No such head.
-    """
-    if name not in HEADS:
-        raise RunError(f"no head {name!r}. Use one of: {', '.join(HEADS)}")
-    return HEADS[name]
-
-
-def head_config(name: str, fuse: FuseConfig) -> Any:
-    """The settings of one head from `[fuse.NAME]`."""
-    return getattr(fuse, name)
-
-
-def head_settings(name: str, recorded: dict[str, Any]) -> Any:
-    """The settings of one head as run.json and exported models keep them.
-
-    Raises
-    ------
-    RunError
-        No such head.
-    ConfigError
-        They are not this head's, or one is out of range.
-    """
-    head_class(name)
-    return read_settings(type(head_config(name, FuseConfig())), recorded, f"settings of {name}")
-
-
-def takes(name: str, n_inputs: int) -> bool:
-    """Whether a head takes so many encoders."""
-    return n_inputs >= head_class(name).minimum
-
-
-def head_for(n_inputs: int) -> str:
-    """The head to begin with on so many encoders."""
-    return HEAD if takes(HEAD, n_inputs) else HEAD_ALONE
-
-
-def build_head(
-    name: str, widths: dict[str, int], n_classes: int, config: Any, tokens: dict[str, Sequence[int]] | None = None
-) -> Head:
-    """A head by name, with fresh weights from torch's random state.
-
-    Parameters
-    ----------
-    tokens : dict of str to (int, int), optional
-        T and d of the encoders whose tokens are stored; the head reads those it can.
-
-    Raises
-    ------
-    RunError
-        No such head, or one that does not take these inputs.
-    """
-    family = head_class(name)
-    if not takes(name, len(widths)):
-        found, instead = ", ".join(widths), head_for(len(widths))
-        raise RunError(f"{name} needs two encoders or more, found {found}. Use: --head {instead}")
-    without = [n for n in family.token_names(config, list(widths)) if n not in (tokens or {})]
-    if without and getattr(config, "tokens", "") == "stored":
-        raise RunError(
-            f"fuse.{name}.tokens = 'stored', and encoder {without[0]!r} keeps none. Write tokens = ... in "
-            f"[encoder.{without[0]}] and run: mmfeat extract; or use: auto"
-        )
-    return family(widths, n_classes, config, tokens)
+__all__ = [
+    "HEADS",
+    "build_head",
+    "head_class",
+    "head_config",
+    "head_for",
+    "head_settings",
+    "register_head",
+    "takes",
+]

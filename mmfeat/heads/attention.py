@@ -1,8 +1,8 @@
-"""What heads that attend share: an embedding as tokens, and attention whose keys and values are never computed.
+"""Shared by attention heads: an embedding as tokens, and attention that never computes keys and values.
 
-A score is q . (W_K t) = (W_K^T q) . t, and a sum of values is sum a_i (W_V t_i) = W_V (sum a_i t_i): so the query goes
-to the tokens' space instead of every token to the query's. A bias of the keys adds the same to all scores of a query,
-which the softmax does not see. All of this is exact, head by head, and so it is for a position added to the tokens.
+A score is q . (W_K t) = (W_K^T q) . t, and a sum of values is sum a_i (W_V t_i) = W_V (sum a_i t_i). So the query is
+projected to the tokens' space, instead of every token to the query's. A bias of the keys adds the same number to all scores
+of a query, which the softmax ignores. All of this is exact, for each attention head and for positions added to the tokens.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from mmfeat.common.errors import RunError
 from mmfeat.heads.head import tokens_of
 
 PROJECTED = 8  # tokens that an embedding is projected to
-_NEVER = -1e9  # a score of what is not there: finite, so that a row without any token has gradients
+_NEVER = -1e9  # the score of a missing token: finite, so that a row without any token has gradients
 
 
 def masked_softmax(scores: Tensor, there: Tensor, dim: int) -> Tensor:
-    """Softmax over what is `there`, bool of the same shape or broadcast to it; what is not has no share, nor has nothing."""
+    """Softmax over the entries where `there` (bool, broadcast to the shape) is true; all others are 0."""
     return torch.where(there, torch.softmax(torch.where(there, scores, _NEVER), dim), 0.0)
 
 
 class Tokens(nn.Module):
-    """One encoder's tokens `(B, n, d)`: as stored, or made of its embedding.
+    """One encoder's tokens `(B, n, d)`: stored ones, or made from its embedding.
 
     Parameters
     ----------
     width : int
         D of the embedding.
     how : str
-        `chunked` cuts the embedding into pieces of `token_width`, the last filled up with zeros; `projected` gives each
-        of a few tokens a linear projection of its own; `auto` and `stored` are chunked where nothing is stored.
+        `chunked` cuts the embedding into pieces of `token_width`, the last one padded with zeros; `projected` makes a few
+        tokens, each by its own linear projection; `auto` and `stored` are chunked if no tokens are stored.
     stored : tuple of (int, int), optional
         T and d of the stored tokens that are read.
     """
 
-    def __init__(self, name: str, width: int, token_width: int, how: str, stored: tuple[int, int] | None) -> None:
+    def __init__(self, name: str, width: int, token_width: int, *, how: str, stored: tuple[int, int] | None) -> None:
         super().__init__()
         self.name, self.is_stored = name, stored is not None
         n = PROJECTED if how == "projected" else math.ceil(width / token_width)
@@ -48,7 +48,7 @@ class Tokens(nn.Module):
             self.project = nn.Linear(width, self.number * self.width)
 
     def forward(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Tokens `(B, n, d)`, and which of them are there, `(B, n)` bool."""
+        """Tokens `(B, n, d)`, and which of them are present, `(B, n)` bool."""
         if self.is_stored:
             return x[tokens_of(self.name)], present[tokens_of(self.name)]
         there = present[self.name].unsqueeze(-1).expand(*present[self.name].shape, self.number)
@@ -57,32 +57,32 @@ class Tokens(nn.Module):
         return chunked(x[self.name], self.number, self.width), there
 
     def describe(self) -> str:
-        """How many, how wide, whose."""
+        """Their number, their width and their encoder."""
         return f"{self.number} tokens of {self.width} from {self.name}{' (stored)' if self.is_stored else ''}"
 
 
 def chunked(embedding: Tensor, number: int, width: int) -> Tensor:
-    """Cut `(B, D)` into `(B, number, width)`; the last piece is filled up with zeros."""
+    """Cut `(B, D)` into `(B, number, width)`; the last piece is padded with zeros."""
     return functional.pad(embedding, (0, number * width - embedding.shape[-1])).unflatten(-1, (number, width))
 
 
 class Attention(nn.Module):
-    """Attention of some queries over tokens of one or more sources; each source has keys and values of its own.
+    """Attention of queries over tokens of one or more sources; each source has its own keys and values.
 
     Parameters
     ----------
     query_width : int
-        Of what asks.
+        Width of a query.
     sources : list of (int, int)
-        How many tokens each source has, and their width.
+        Number and width of each source's tokens.
     width : int
-        Of the result; the heads share it out among themselves.
+        Width of the result; each attention head has an equal part of it.
     positions : bool
-        Whether each token has a learned vector that is added to it.
+        Whether a learned vector is added to each token.
     """
 
     def __init__(
-        self, query_width: int, sources: list[tuple[int, int]], width: int, heads: int, positions: bool = True
+        self, query_width: int, sources: list[tuple[int, int]], width: int, *, heads: int, positions: bool = True
     ) -> None:
         super().__init__()
         if width % heads:
@@ -102,15 +102,15 @@ class Attention(nn.Module):
         Parameters
         ----------
         query : Tensor
-            `(B, G, query_width)`, or `(G, query_width)` for queries that are the same for every row.
+            `(B, G, query_width)`, or `(G, query_width)` for the same queries in every row.
         tokens, there : list of Tensor
             `(B, n, d)` and `(B, n)` bool by source.
 
         Returns
         -------
         tuple of Tensor
-            What was attended to `(B, G, width)`, the projected queries `(B or none, G, width)`, and the weights
-            `(B, n of all sources, heads, G)`, which are zero where no token is.
+            The result `(B, G, width)`, the projected queries `(B or none, G, width)`, and the weights
+            `(B, n of all sources, heads, G)`, zero for missing tokens.
         """
         asked = self.to_query(query)  # (..., G, h e)
         split = asked.unflatten(-1, (self.heads, self.each))  # (..., G, h, e)
@@ -120,7 +120,7 @@ class Attention(nn.Module):
             key = to_key.weight.unflatten(0, (self.heads, self.each))  # (h, e, d)
             folded = torch.einsum("...ghe,hed->...dhg", split, key).flatten(-2)  # (..., d, h G)
             score = source @ folded  # (B, n, h G)
-            if len(self.positions):  # so written, one product for all rows
+            if len(self.positions):  # written so, it is one product for all rows
                 score = score + (folded.mT @ self.positions[i].mT).mT
             scores.append(score)
         mask = torch.cat(there, -1).unsqueeze(-1)  # (B, N, 1)

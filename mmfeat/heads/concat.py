@@ -1,10 +1,12 @@
-"""The concat head (paper, P10, eq. 29-30): the linear head on several encoders, which it insists on."""
+"""The concat head (paper, P10, eq. 29-30): the linear head on two encoders or more."""
 
 from __future__ import annotations
 
 from mmfeat.heads.linear import LinearHead
+from mmfeat.heads.registry import register_head
 
 
+@register_head("concat")
 class ConcatHead(LinearHead):
     """`logits = W [F_T; F_I] + b`."""
 

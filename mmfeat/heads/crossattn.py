@@ -2,8 +2,8 @@
 
 The query comes from the text embedding, key and value from the image embedding (eq. 35 as printed takes the value from
 the text; the paper's words, followed here, take it from the image). Attention over a single key is a constant, so the
-image is several tokens: its stored spatial ones, or pieces of its embedding: 1792 = 14 x 128. Each is told apart by a
-learned position. With more than two encoders, the tokens of all but the one that asks are attended to.
+image is several tokens: its stored spatial ones, or pieces of its embedding (1792 = 14 x 128), each with a learned
+position. With more than two encoders, the query attends to the tokens of all the others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from mmfeat.heads.attention import Attention, Tokens
 from mmfeat.heads.head import Head
 from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
+
+QUERY_MODALITY = "text"  # of the paper: the caption asks, the image answers
 
 
+@register_head("crossattn")
 class CrossAttentionHead(Head):
     """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)` joined with all embeddings, then fully connected."""
 
@@ -38,13 +42,13 @@ class CrossAttentionHead(Head):
         if d % config.heads:
             raise RunError(f"fuse.crossattn.heads = {config.heads} does not divide token_width = {d}")
         self.sources = nn.ModuleList(
-            Tokens(name, width, d, config.tokens, self.token_shapes.get(name))
+            Tokens(name, width, d, how=config.tokens, stored=self.token_shapes.get(name))
             for name, width in widths.items()
             if name != self.query
         )
         shapes = [(source.number, source.width) for source in self.sources]
         self.layers = nn.ModuleList(
-            Attention(d if i else widths[self.query], shapes, d, config.heads) for i in range(config.layers)
+            Attention(d if i else widths[self.query], shapes, d, heads=config.heads) for i in range(config.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(config.layers))
         if config.hidden:
@@ -53,24 +57,24 @@ class CrossAttentionHead(Head):
 
     @classmethod
     def token_names(cls, config: CrossAttentionConfig, names: Sequence[str]) -> list[str]:
-        """All that are attended to, unless pieces or projections are asked for."""
+        """All but the query's encoder, unless pieces or projections are asked for."""
         if config.tokens not in ("auto", "stored"):
             return []
         return [name for name in names if name != _query(config, list(names))]
 
     @classmethod
     def resolved(cls, config: CrossAttentionConfig, modalities: dict[str, str]) -> CrossAttentionConfig:
-        """With the encoder that asks: the first of texts, or else the last."""
-        texts = [name for name, modality in modalities.items() if modality == "text"]
+        """With the query's encoder filled in: the first text encoder, else the last encoder."""
+        texts = [name for name, modality in modalities.items() if modality == QUERY_MODALITY]
         usual = texts[0] if texts else list(modalities)[-1]
         return dataclasses.replace(config, query=config.query or usual)
 
     def describe(self) -> str:
-        """The query and the tokens that it looks at."""
+        """The query and the tokens that it attends to."""
         return f"1 query from {self.query}, {', '.join(source.describe() for source in self.sources)}"
 
     def attention(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What was attended to with the query as its residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
+        """The attended tokens with the query as residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
         tokens, there = zip(*(source(x, present) for source in self.sources), strict=True)
         query = x[self.query].unsqueeze(-2)  # (B, 1, D)
         for attention, norm in zip(self.layers, self.norms, strict=True):

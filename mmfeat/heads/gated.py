@@ -1,7 +1,7 @@
 """The gated multimodal unit (Arevalo et al. 2017, Gated Multimodal Units for Information Fusion, arXiv:1702.01992).
 
 For two modalities the paper's gate is z and 1 - z with z a sigmoid; a softmax over the modalities is the same, and it
-takes any number of them. An absent modality has no part in it.
+takes any number of them. A missing modality has weight 0.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from mmfeat.config.schema import GatedConfig
 from mmfeat.heads.attention import masked_softmax
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
+@register_head("gated")
 class GatedHead(Head):
     """`h = sum_m z_m * tanh(W_m x_m)`, `z = softmax_m(G_m [x_1; x_2; ...])`, `logits = V h + b`."""
 
@@ -30,7 +32,7 @@ class GatedHead(Head):
         self.output = nn.Linear(config.hidden, n_classes)
 
     def gates(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """The share that each modality has in each unit, `(B, M, hidden)`: 1 in all, 0 for an absent one."""
+        """The share of each modality in each unit, `(B, M, hidden)`; the shares add up to 1, that of a missing one is 0."""
         joined = torch.cat([x[name] for name in self.widths], -1)
         scores = self.gate(joined).unflatten(-1, (len(self.widths), self.config.hidden))
         there = torch.stack([present[name] for name in self.widths], -1).unsqueeze(-1)  # (B, M, 1)

@@ -1,8 +1,7 @@
-"""What every head is: a small model on cached embeddings, and where it reads them tokens, that gives logits."""
+"""The base class of heads: small models from cached embeddings, and tokens if a head reads them, to logits."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,18 +11,18 @@ from torch import Tensor, nn
 from mmfeat.common.errors import RunError
 from mmfeat.heads.noise import QUIET, Noise
 
-TOKENS = "/tokens"  # an encoder's stored tokens stand among the inputs under its name and this
+TOKENS = "/tokens"  # suffix of the input that holds an encoder's stored tokens
 _BLOCK = 4096  # rows that are raised to float64 at a time
 _CELLS = 1 << 24  # labels counted together
 
 
 def tokens_of(name: str) -> str:
-    """What an encoder's tokens are called among the inputs of a head."""
+    """The name of the input that holds an encoder's tokens."""
     return name + TOKENS
 
 
 def encoder_of(key: str) -> str:
-    """The encoder that an input of a head, embeddings or tokens, comes from."""
+    """The encoder of an input, be it embeddings or tokens."""
     return key.removesuffix(TOKENS)
 
 
@@ -31,7 +30,7 @@ class Head(nn.Module):
     """A head on the embeddings of one or more encoders.
 
     Standardisation (zero mean, unit variance over the training rows) is held in buffers, so that a saved head takes
-    embeddings as they come from the store. An absent modality is all zeros after it.
+    embeddings as they come from the store. A missing modality is all zeros after it.
 
     Parameters
     ----------
@@ -42,12 +41,12 @@ class Head(nn.Module):
     config : Any
         The head's settings, one of the dataclasses in :mod:`mmfeat.config.schema`.
     tokens : dict of str to (int, int), optional
-        Encoders whose tokens are stored, and their T and d; of them the head reads what it can.
+        T and d of the encoders whose tokens are stored; the head reads those that it can use.
 
     Attributes
     ----------
     minimum : int
-        How many encoders the head needs at least.
+        The fewest encoders that the head takes.
     token_shapes : dict of str to (int, int)
         T and d of the encoders whose stored tokens it reads.
     """
@@ -70,21 +69,21 @@ class Head(nn.Module):
 
     @classmethod
     def token_names(cls, config: Any, names: Sequence[str]) -> list[str]:
-        """Of which encoders it reads the tokens where they are stored."""
+        """The encoders whose stored tokens it reads."""
         return []
 
     @classmethod
     def resolved(cls, config: Any, modalities: dict[str, str]) -> Any:
-        """The settings with what depends on the inputs (encoder to `image`, `text`, `other`) filled in."""
+        """The settings with values that depend on the inputs filled in; `modalities` maps encoder to modality."""
         return config
 
     def describe(self) -> str:
-        """What it is made of, in a few words."""
+        """Its inputs and parts, in a few words."""
         return " + ".join(f"{name} ({width})" for name, width in self.widths.items())
 
     @property
     def reads(self) -> list[str]:
-        """The inputs that it takes: encoders' names, and `NAME/tokens` of those whose stored tokens it reads."""
+        """Names of its inputs: encoders, and `NAME/tokens` for stored tokens that it reads."""
         return [*self.widths, *map(tokens_of, self.token_shapes)]
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
@@ -95,7 +94,7 @@ class Head(nn.Module):
         inputs : dict of str to Tensor
             Embeddings `(B, D)` by encoder, and tokens `(B, T, d)` under `NAME/tokens`, for all that `reads` names.
         present : dict of str to Tensor
-            Which of them are there, `(B,)` and `(B, T)` bool.
+            Which embeddings and tokens are present, `(B,)` and `(B, T)` bool.
 
         Returns
         -------
@@ -110,7 +109,7 @@ class Head(nn.Module):
         return self.logits(self.standardise(inputs, present), present, QUIET)
 
     def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All inputs that it reads as :meth:`logits` takes them; raises as :meth:`forward`."""
+        """Its standardised inputs, as :meth:`logits` takes them; raises as :meth:`forward`."""
         for key in self.reads:
             made = self.token_shapes[encoder_of(key)] if key.endswith(TOKENS) else (self.widths[key],)
             if tuple(inputs[key].shape[1:]) != made:
@@ -119,22 +118,22 @@ class Head(nn.Module):
         return {key: self.standardised(key, inputs, present) for key in self.reads}
 
     def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
-        """Logits `(B, K)` of standardised embeddings and tokens; in a fit `noise` drops values and modalities."""
+        """Logits `(B, K)` of standardised inputs; in a fit `noise` drops values and modalities."""
         if len(self.widths) > 1:
             x, present = self._some_hidden(x, present, noise)
         return self.fused(x, present, noise)
 
-    @abstractmethod
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
-        """Logits `(B, K)` of standardised embeddings; `noise` drops values in a fit, and nothing elsewhere.
+        """Logits `(B, K)` of standardised inputs; `noise` drops values in a fit, and nothing elsewhere.
 
-        It is called under `torch.func.vmap` for many heads at once: no branch on a tensor's values, no change in place.
+        It runs under `torch.func.vmap` for many heads at once: no branch on a tensor's values, no change in place.
         """
+        raise NotImplementedError
 
     def _some_hidden(
         self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Each modality hidden in a share of the rows (`modality_dropout`), never all that a row has."""
+        """Hide each modality in a share of the rows (`modality_dropout`), but never all modalities of a row."""
         there = torch.stack([present[name] for name in self.widths], -1)  # (B, M)
         kept = noise.kept(there.shape, "modality_dropout")
         if "modality_dropout" not in noise.random:
@@ -152,7 +151,7 @@ class Head(nn.Module):
     def fit_standardisation(
         self, inputs: dict[str, Tensor], present: dict[str, Tensor], rows: Tensor | None = None
     ) -> None:
-        """Take mean and scale from what the training rows `(n,)` have (all rows, when None); a constant column keeps scale 1."""
+        """Fit mean and scale on the training rows `(n,)` (all rows, when None); a constant column keeps scale 1."""
         for key in self.reads:
             moments = _moments(inputs[key], present[key], rows)
             if moments is not None:
@@ -161,13 +160,13 @@ class Head(nn.Module):
                 getattr(self, f"scale_{key}").copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
 
     def standardised(self, key: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """One input, `(B, D)` or `(B, T, d)` float32, standardised; zeros where it is absent."""
+        """One input, `(B, D)` or `(B, T, d)` float32, standardised; zeros where it is missing."""
         x = (inputs[key] - getattr(self, f"mean_{key}")) / getattr(self, f"scale_{key}")
         return torch.where(present[key].unsqueeze(-1), x, 0.0)
 
     @torch.no_grad()
     def start_from(self, odds: Tensor) -> None:
-        """Begin a fit at each class's log odds `(K,)`: the output layer's bias."""
+        """Set the output layer's bias to each class's log odds `(K,)`, before a fit."""
         self.output.bias.copy_(odds)
 
     def size_mb(self) -> float:
@@ -176,7 +175,7 @@ class Head(nn.Module):
 
 
 def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation `(d,)` over what is there of some rows; None where nothing is.
+    """Mean and standard deviation `(d,)` over the present values of some rows; None if there are none.
 
     Parameters
     ----------
@@ -201,7 +200,7 @@ def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor
 
 
 def log_odds(labels: Tensor) -> Tensor:
-    """Log odds of each class among its known labels or soft targets `(N, K)`, smoothed by one row each way: `(K,)` float32."""
+    """Log odds `(K,)` float32 of each class among its known labels or soft targets `(N, K)`, with one positive and one negative added."""
     positives, negatives = torch.zeros(2, labels.shape[1], device=labels.device)
     for block in labels.split(max(1, _CELLS // max(1, labels.shape[1]))):
         known = block >= 0

@@ -1,7 +1,7 @@
-"""kNN on cached embeddings: labels by likeness to the training rows, nothing is fitted.
+"""kNN on cached embeddings: labels of the nearest training rows; nothing is fitted.
 
-The cache model of Tip-Adapter (Zhang et al., 2022) without its CLIP logits: a row is answered by the labels of the rows
-that it is most like, weighted by `exp(-beta (1 - cos))`. What it scores is what the embeddings give without any training.
+The cache model of Tip-Adapter (Zhang et al., 2022) without its CLIP logits: a row gets the labels of its nearest training
+rows, weighted by `exp(-beta (1 - cos))`. Its score shows what the embeddings give without any training.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.heads.head import log_odds
 from mmfeat.store.feature_table import FeatureTable
 
-NEIGHBOURS, BETA = 16, 10.0  # of 5 to 128 and 0 to 40, what is good on images, captions and both
-PRIOR_WEIGHT = 0.01  # the training rows' shares count as so much of the nearest neighbour: no probability is 0 or 1
-MOST_PRODUCTS = 5e11  # multiplications of a search, some seconds of two cores; beyond it, fewer training rows are asked
-_CELLS = 1 << 22  # labels of neighbours weighed together
-_QUERIES, _BLOCK = 4096, 8192  # rows asked and searched at a time: 230 MB at D = 2048
+NEIGHBOURS, BETA = 16, 10.0  # good on images, captions and both, among 5 to 128 and 0 to 40
+PRIOR_WEIGHT = 0.01  # weight of the classes' shares beside the nearest neighbour's 1: no probability is 0 or 1
+MOST_PRODUCTS = 5e11  # multiplications of a search, some seconds on two cores; beyond it, training rows are sampled
+_CELLS = 1 << 22  # labels of neighbours that are averaged together
+_QUERIES, _BLOCK = 4096, 8192  # queries and training rows at a time: 230 MB at D = 2048
 
 Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -38,30 +38,30 @@ def knn_logits(
     device: torch.device | None = None,
     search: Search | None = None,
 ) -> np.ndarray:
-    """Logits of rows from the labels of the training rows that are most like them.
+    """Logits of rows from the labels of their nearest training rows.
 
-    Embeddings are normalised each for itself and joined, so that no encoder counts more for its scale; an absent one is
-    zeros. The order of the rows does not matter.
+    Each embedding is normalised before they are joined, so that all encoders count alike; a missing one is zeros. The order
+    of the rows does not matter.
 
     Parameters
     ----------
     table : FeatureTable
-        Of which only blocks of rows are read at a time.
+        Read in blocks of rows.
     names : sequence of str
         Encoders.
     train, rows : np.ndarray
-        Row numbers: those whose labels are used, and those that are asked for. A label that is not known does not count.
+        Row numbers of the training rows and of the rows to predict. Unknown labels do not count.
     neighbours : int
-        How many training rows answer.
+        Nearest training rows of each row.
     beta : float
-        How much sooner the nearest ones are heard; 0 is a plain vote.
+        How much more the nearest ones count; at 0 all count alike.
     search : callable, optional
-        As :func:`search_faiss` and :func:`search_torch`; when None, faiss on a CPU where it is installed.
+        As :func:`search_faiss` and :func:`search_torch`; by default faiss on a CPU if it is installed.
 
     Returns
     -------
     np.ndarray
-        `(n, K)` float32; of a row without any embedding the log odds among the training rows.
+        `(n, K)` float32; for a row without any embedding, the log odds among the training rows.
     """
     prior = log_odds(torch.as_tensor(table.labels[train])).numpy()
     logits = np.tile(prior, (len(rows), 1)).astype(np.float32)
@@ -73,7 +73,9 @@ def knn_logits(
     search, shares = search or _search_on(device), sigmoid(prior.astype(np.float64))
     for start in range(0, len(asked), _QUERIES):
         block = asked[start : start + _QUERIES]
-        likeness, found = _nearest(table, names, train, unit_embeddings(table, names, rows[block]), neighbours, search)
+        likeness, found = _nearest(
+            table, names, train, queries=unit_embeddings(table, names, rows[block]), k=neighbours, search=search
+        )
         step = max(1, _CELLS // max(1, found.shape[1] * logits.shape[1]))
         for at in range(0, len(block), step):
             some = slice(at, at + step)
@@ -83,7 +85,7 @@ def knn_logits(
 
 
 def affordable(train: np.ndarray, ids: np.ndarray, n_rows: int, width: int) -> np.ndarray:
-    """The training rows that a search for `n_rows` can take in, all of them but for very many: drawn by their ids.
+    """The training rows of a search for `n_rows`: all of them, or a sample drawn by their ids if they are very many.
 
     Parameters
     ----------
@@ -96,12 +98,12 @@ def affordable(train: np.ndarray, ids: np.ndarray, n_rows: int, width: int) -> n
 
 
 def drawn(rows: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of some rows, drawn by their ids `(N,)`; as they are, where they are no more."""
+    """At most `most` of some rows, drawn by their ids `(N,)`."""
     return rows if len(rows) <= most else rows[np.argsort(id_numbers(ids[rows]), kind="stable")[:most]]
 
 
 def unit_embeddings(table: FeatureTable, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """Embeddings of several encoders `(n, sum of D)` float32, of length 1 each for itself and together; absent ones zero."""
+    """Joined embeddings `(n, sum of D)` float32, each normalised, then normalised together; missing ones are zero."""
     parts = []
     for name in names:
         values = np.asarray(table.embeddings[name][rows], dtype=np.float32)
@@ -143,13 +145,13 @@ def _search_on(device: torch.device | None) -> Search:
 def _faiss() -> ModuleType | Any:
     try:
         import faiss
-    except Exception:  # a library of its own that is missing or of another machine fails in its own way
+    except Exception:  # a broken installation raises whatever it likes
         return None
     return faiss
 
 
 def _ordered(table: FeatureTable, rows: np.ndarray) -> np.ndarray:
-    """Rows in an order of their ids' own, so that sums and ties are the same whatever the manifest's order."""
+    """Rows in the order of their ids' numbers, so that sums and ties do not depend on the manifest's order."""
     return rows[np.argsort(id_numbers(table.ids[rows]), kind="stable")]
 
 
@@ -159,9 +161,9 @@ def _length(values: np.ndarray) -> np.ndarray:
 
 
 def _nearest(
-    table: FeatureTable, names: Sequence[str], train: np.ndarray, queries: np.ndarray, k: int, search: Search
+    table: FeatureTable, names: Sequence[str], train: np.ndarray, *, queries: np.ndarray, k: int, search: Search
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and places in `train` of each query's nearest, `(m, k)`; the best of one block after another."""
+    """Cosines of each query's nearest training rows and their positions in `train`, `(m, k)` each; block by block."""
     likeness = np.zeros((len(queries), 0), np.float32)
     found = np.zeros((len(queries), 0), np.int64)
     for start in range(0, len(train), _BLOCK):
@@ -175,12 +177,12 @@ def _nearest(
 
 
 def _propagated(likeness: np.ndarray, labels: np.ndarray, beta: float, shares: np.ndarray) -> np.ndarray:
-    """Logits `(m, K)` from cosines `(m, k)` and labels `(m, k, K)`: the weighted mean of those that are known.
+    """Logits `(m, K)` from cosines `(m, k)` and labels `(m, k, K)`: the weighted mean of the known labels.
 
-    Weights are relative to the nearest, which changes no mean and cannot underflow.
+    Weights are relative to the nearest row's, which leaves the mean as it is and cannot underflow.
     """
     weights = np.exp(beta * (likeness - likeness[:, :1]).astype(np.float64))  # (m, k)
     known = np.einsum("mk,mkc->mc", weights, (labels >= 0).astype(np.float64))
-    yes = np.einsum("mk,mkc->mc", weights, (labels == 1).astype(np.float64))
-    probs = (yes + PRIOR_WEIGHT * shares) / (known + PRIOR_WEIGHT)
+    positive = np.einsum("mk,mkc->mc", weights, (labels == 1).astype(np.float64))
+    probs = (positive + PRIOR_WEIGHT * shares) / (known + PRIOR_WEIGHT)
     return np.log(probs / (1 - probs)).astype(np.float32)

@@ -1,7 +1,7 @@
 """One query per class over the tokens of all inputs.
 
-Liu et al. 2021, Query2Label (arXiv:2107.10834); Ridnik et al. 2021, ML-Decoder (arXiv:2111.12933), from which it has
-queries without self-attention and, where there are more classes than queries, a group of classes for each query.
+Liu et al. 2021, Query2Label (arXiv:2107.10834); Ridnik et al. 2021, ML-Decoder (arXiv:2111.12933), which has queries
+without self-attention and, with more classes than queries, a group of classes for each query.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from mmfeat.config.schema import LabelQueryConfig
 from mmfeat.heads.attention import Attention, Tokens
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
-MAX_QUERIES = 100  # with more classes, each query answers for several
+MAX_QUERIES = 100  # with more classes, each query predicts several
 
 
+@register_head("labelquery")
 class LabelQueryHead(Head):
     """`h_k = LayerNorm(q_k + MultiHead(q_k, tokens))`, `o_k = LayerNorm(h_k + FFN(h_k))`, `logit_k = v_k . o_k + b_k`."""
 
@@ -33,7 +35,7 @@ class LabelQueryHead(Head):
         if d % config.heads:
             raise RunError(f"fuse.labelquery.heads = {config.heads} does not divide width = {d}")
         self.sources = nn.ModuleList(
-            Tokens(name, width, config.token_width, config.tokens, self.token_shapes.get(name))
+            Tokens(name, width, config.token_width, how=config.tokens, stored=self.token_shapes.get(name))
             for name, width in widths.items()
         )
         self.to_width = nn.ModuleList(nn.Linear(source.width, d) for source in self.sources)
@@ -50,16 +52,16 @@ class LabelQueryHead(Head):
 
     @classmethod
     def token_names(cls, config: LabelQueryConfig, names: Sequence[str]) -> list[str]:
-        """All, unless pieces or projections are asked for."""
+        """All encoders, unless pieces or projections are asked for."""
         return list(names) if config.tokens in ("auto", "stored") else []
 
     def describe(self) -> str:
-        """The queries and the tokens that they look at."""
+        """The queries and the tokens that they attend to."""
         sources = ", ".join(source.describe() for source in self.sources)
         return f"{counted(len(self.queries), 'query', 'queries')} over {sources}, and the embeddings"
 
     def joined(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> tuple[Tensor, Tensor]:
-        """The tokens of all inputs and their embeddings, `(B, N, width)`, and which are there, `(B, N)`."""
+        """The tokens and embeddings of all inputs as tokens `(B, N, width)`, and which are present, `(B, N)`."""
         tokens, there = [], []
         for name, source, to_width, position, pooled in zip(
             self.widths, self.sources, self.to_width, self.positions, self.pooled, strict=True
@@ -85,7 +87,7 @@ class _Decoder(nn.Module):
 
     def __init__(self, width: int, n_tokens: int, config: LabelQueryConfig) -> None:
         super().__init__()
-        self.attention = Attention(width, [(n_tokens, width)], width, config.heads, positions=False)
+        self.attention = Attention(width, [(n_tokens, width)], width, heads=config.heads, positions=False)
         self.mix = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
@@ -99,7 +101,7 @@ class _Decoder(nn.Module):
 
 
 class _GroupLinear(nn.Module):
-    """Each query's own linear output, for its own class or group of classes."""
+    """A linear output for each query, to its class or group of classes."""
 
     def __init__(self, n_queries: int, width: int, n_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The linear head: one encoder's output (P4), or of several encoders joined."""
+"""The linear head on one encoder (P4) or on the joined embeddings of several."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from mmfeat.config.schema import LinearConfig
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
 from mmfeat.heads.products import InputLinear
+from mmfeat.heads.registry import register_head
 
 
+@register_head("linear")
 class LinearHead(Head):
     """`logits = W [x_1; x_2; ...] + b` on standardised embeddings."""
 
@@ -28,7 +30,7 @@ class LinearHead(Head):
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight `(K, sum of D)` and bias `(K,)` of the same function of raw embeddings: standardisation folded in."""
+        """Weight `(K, sum of D)` and bias `(K,)` of the same function on raw embeddings, with standardisation folded in."""
         mean = torch.cat([getattr(self, f"mean_{name}") for name in self.widths])
         scale = torch.cat([getattr(self, f"scale_{name}") for name in self.widths])
         weight = self.output.weight / scale

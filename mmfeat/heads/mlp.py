@@ -1,4 +1,4 @@
-"""The MLP head: embeddings joined, one hidden layer."""
+"""The MLP head: one hidden layer on the joined embeddings."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch.nn import functional
 from mmfeat.config.schema import MlpConfig
 from mmfeat.heads.head import Head
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
 class Hidden(nn.Module):
     """`gelu(LayerNorm(W [x_1; x_2; ...] + b))`: the hidden layer of several heads.
 
-    Each part has a matrix of its own, so that nothing is joined and no gradient is computed of parts that are inputs.
+    Each part has its own matrix, so that nothing is joined and no gradient of the inputs is computed.
     """
 
     def __init__(self, widths: Sequence[int], hidden: int) -> None:
         super().__init__()
         self.parts = nn.ModuleList(nn.Linear(width, hidden, bias=False) for width in widths)
-        for part in self.parts:  # as one layer on all of them begins
+        for part in self.parts:  # initial weights as of one layer on all parts
             nn.init.uniform_(part.weight, -1 / math.sqrt(sum(widths)), 1 / math.sqrt(sum(widths)))
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.norm = nn.LayerNorm(hidden)
@@ -35,6 +36,7 @@ class Hidden(nn.Module):
         return functional.gelu(self.norm(sum(others, first + self.bias)))
 
 
+@register_head("mlp")
 class MlpHead(Head):
     """`logits = V gelu(LayerNorm(W [x_1; x_2; ...] + c)) + b`."""
 

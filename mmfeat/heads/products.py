@@ -1,4 +1,4 @@
-"""Linear layers on what many heads of one fit share."""
+"""Linear layers on inputs that many heads of one fit share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class InputLinear(nn.Linear):
-    """`W x + b` on inputs `(B, D)`; the same as :class:`torch.nn.Linear`, faster where heads share them.
+    """`W x + b` on inputs `(B, D)`; the same as :class:`torch.nn.Linear`, and faster if heads share the inputs.
 
-    Under `torch.func.vmap` the heads' weights are `(V, K, D)` and their inputs have no dimension of their own. Written as
-    `(W x^T)^T` that is one product of `(V K, D)` with `(D, B)`; torch's own `x W^T` copies the inputs for every head.
+    Under `torch.func.vmap` the heads' weights are `(V, K, D)` and the inputs have no dimension of heads. Written as
+    `(W x^T)^T` it is one product of `(V K, D)` with `(D, B)`; torch's own `x W^T` copies the inputs for every head.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Modalities weighted anew for every sample (P22, dynamic weighting; the idea of Zhang et al. 2023, Provable Dynamic
-Fusion for Low-Quality Multimodal Data, arXiv:2306.02050, with weights that are learned rather than derived).
+"""The head that weights modalities for each sample (P22, dynamic weighting; after Zhang et al. 2023, Provable Dynamic
+Fusion for Low-Quality Multimodal Data, arXiv:2306.02050, with learned instead of derived weights).
 
-Each modality gives evidence of its own, and how much it counts is read off all of them. In the fit a modality is hidden
-now and then (`modality_dropout`), so that each can stand alone.
+Each modality gives its own evidence; its weight depends on all of them. In the fit a modality is hidden in some rows
+(`modality_dropout`), so that each also works alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from mmfeat.config.schema import WeightedConfig
 from mmfeat.heads.head import Head
 from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
+from mmfeat.heads.registry import register_head
 
 
+@register_head("weighted")
 class WeightedHead(Head):
     """`h_m = gelu(LayerNorm(W_m x_m))`, `w_m = 2 sigmoid(g_m [h_1; h_2; ...])`, `logits = sum_m w_m V_m h_m + b`."""
 
@@ -33,7 +35,7 @@ class WeightedHead(Head):
         self.output = nn.Linear(joined, n_classes)
 
     def weights(self, hidden: Tensor, present: dict[str, Tensor]) -> Tensor:
-        """How much each modality counts, `(B, M)` from 0 to 2, of hidden layers `(B, M, hidden)`; 0 for an absent one."""
+        """The weight of each modality, `(B, M)` from 0 to 2, from hidden layers `(B, M, hidden)`; 0 for a missing one."""
         there = torch.stack([present[name] for name in self.widths], -1)
         return torch.where(there, 2 * torch.sigmoid(self.weigh(hidden.flatten(-2))), 0.0)
 

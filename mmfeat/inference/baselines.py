@@ -14,7 +14,7 @@ from mmfeat.common.errors import EncoderError, MissingFeatures, RunError, StoreE
 from mmfeat.common.lineage import NO_LINEAGE
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
-from mmfeat.config.schema import TFIDF, TfidfEncoderConfig
+from mmfeat.config.encoder_tables import TfidfEncoderConfig
 from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, drawn, knn_logits
 from mmfeat.heads.training.fit_heads import fit_data, fit_head, head_logits
 from mmfeat.inference.decisions import metrics_on_val
@@ -76,7 +76,7 @@ def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True
             lines.append(MetricRow.of(name, metrics_on_val(project, logits), note=in_sample(project, name, val)))
         except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
             add(f"{name}, linear head", _linear_settings(project), lambda name=name: _linear(project, name))
-    if _has_words(project) and all(config.encoder[name].model != TFIDF for name in names):
+    if _has_words(project) and not any(isinstance(config.encoder[name], TfidfEncoderConfig) for name in names):
         settings = {
             **_linear_settings(project),
             **dataclasses.asdict(TfidfEncoderConfig()),

@@ -14,7 +14,7 @@ from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import shown
-from mmfeat.config.schema import OTHER
+from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.head import Head, log_odds
@@ -158,7 +158,7 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
         if spec is None:
             raise MissingFeatures(
                 f"{run.name}: the features of encoder {name!r} that it was made from are gone. "
-                f"Run: {f'mmfeat store import {name} FILE' if recorded['modality'] == OTHER else 'mmfeat extract'}"
+                f"Run: {modality_table(recorded['modality']).remedy(name)}"
             )
         encoders[name] = (spec, recorded["output_key"])
         if run.kind != "ensemble":  # which reads its members' outputs alone
@@ -171,7 +171,7 @@ def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
     features = project.store.find(key)
     if features is not None:
         return features.spec
-    if name not in project.config.encoder or project.config.encoder[name].modality == OTHER:
+    if name not in project.config.encoder or project.config.encoder[name].made_elsewhere:
         return None
     spec = project.identity(name).spec
     return spec if spec.key == key else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
 from mmfeat.encoders.batches import UnreadSample
+from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.inference.decisions import how_decided, shipped_decision
 from mmfeat.inference.logits import source
@@ -139,7 +141,7 @@ def export_model(
 def _check_exportable(composed: Composed, form: _Form) -> None:
     name = composed.name
     for encoder, identity in composed.identities.items():
-        if identity.spec.modality not in ("image", "text"):
+        if modality_kind(identity.spec.modality).settings.made_elsewhere:
             raise RunError(
                 f"{name}: the embeddings of encoder {encoder!r} were imported, so an exported model could not compute "
                 f"them. Export a run without this encoder"
@@ -209,14 +211,14 @@ def _write(
             staged, encoders, composed.composition, record=record, dtype=form.dtype, runtime=form.runtime
         )
         predictor = Predictor.load(staged, project.config.device)
-        rows, *samples = _samples(project, predictor)
-        found = predictor.predict(*samples, on_error="record") if rows else None
+        rows, samples = _samples(project, predictor)
+        found = predictor.predict(**samples, on_error="record") if rows else None
         cached, unchecked = _cached(project, name, rows, decision=predictor.decision)
         n_checked, difference = _compared(name, found, cached, whose="the cached features' probabilities")
         n_run, runtime_difference = 0, 0.0
         if form.runtime == "onnx" and found is not None:
             engine = TorchEngine(encoders, composed.composition, torch.device("cpu"))
-            by_torch = Predictor(engine, predictor.record).predict(*samples, on_error="record")
+            by_torch = Predictor(engine, predictor.record).predict(**samples, on_error="record")
             n_run, runtime_difference = _compared(name, found, by_torch.probs, whose="torch's predictions")
         try:
             publish(staged, destination)
@@ -241,18 +243,28 @@ def _finetuned(project: Project, composed: Composed, name: str) -> bool:
     return checkpoint is not None and not checkpoint.label_free
 
 
-def _samples(project: Project, predictor: Predictor) -> tuple[list[int], list[bytes | None], list[str | None]]:
-    """Up to `CHECKED_ROWS` rows that can be read, with their images and captions."""
-    rows, images, captions = [], [], []
+def _samples(project: Project, predictor: Predictor) -> tuple[list[int], dict[str, Any]]:
+    """Up to `CHECKED_ROWS` rows that can be read, and their samples as `Predictor.predict` takes them."""
+    readers = {modality: _reader(project, name) for name, modality in reversed(predictor.modalities.items())}
+    rows, found = [], {modality: [] for modality in readers}
     for row in _some_rows(project):
         try:
-            images.append(_image(project, predictor, row))
+            samples = {modality: read(row) for modality, read in readers.items()}
         except UnreadSample:
             continue
-        caption = str(project.manifest.captions[row])
-        captions.append(caption if "text" in predictor.modalities.values() else None)
         rows.append(row)
-    return rows, images, captions
+        for modality, sample in samples.items():
+            found[modality].append(sample)
+    arguments = {"images": found.pop("image", None), "captions": found.pop("text", None)}
+    return rows, {**arguments, "others": found} if found else arguments
+
+
+def _reader(project: Project, name: str) -> Callable[[int], Any]:
+    """Row to its sample for one encoder. None if it has none."""
+    kind = kind_of(project.config.encoder[name])
+    present = project.row_keys(kind.modality, project.source_of(kind.modality, name)).present
+    read = project.reader(name)
+    return lambda row: read(row) if present[row] else None
 
 
 def _cached(project: Project, name: str, rows: list[int], *, decision: DecisionRule) -> tuple[np.ndarray | None, str]:
@@ -284,11 +296,3 @@ def _some_rows(project: Project) -> list[int]:
     rows = manifest.rows("val")
     rows = rows if len(rows) else manifest.rows("all")
     return rows[np.linspace(0, len(rows) - 1, min(CHECKED_ROWS, len(rows)), dtype=int)].tolist()
-
-
-def _image(project: Project, predictor: Predictor, row: int) -> bytes | None:
-    """A row's image where the model reads images and the row has one."""
-    images = [name for name, modality in predictor.modalities.items() if modality == "image"]
-    if not images or not project.row_keys("image").present[row]:
-        return None
-    return project.reader(images[0])(row)

@@ -11,10 +11,10 @@ import numpy as np
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import DataError
 from mmfeat.common.progress import progress, say
-from mmfeat.config.schema import OTHER
 from mmfeat.data.images.image_sources import ImageSources, images_beside
 from mmfeat.data.images.missing_images import NO_IMAGE, explained, nothing_found
 from mmfeat.data.tables.readers import about_images_inside, read_rows
+from mmfeat.encoders.kinds import modality_kind
 from mmfeat.inference.networks import compose
 from mmfeat.inference.new_samples import NewSamples
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -60,8 +60,8 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
     everything = np.arange(len(rows.ids))
     for identity in composed.identities.values():
         extraction = encode_missing(guests, identity, everything)
-        if identity.spec.modality == "image":
-            keys = guests.row_keys("image")
+        if not modality_kind(identity.spec.modality).settings.made_elsewhere:
+            keys = guests.keys_of(identity)
             recorded = guests.store.encoder(identity.spec).errors_of(keys.keys)
             errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
             errors |= {**keys.reasons, **extraction.unread}
@@ -188,11 +188,9 @@ def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
     DataError
         There are none of its `modalities`.
     """
-    given = {"image": any(rows.images), "text": any(caption.strip() for caption in rows.captions)}
-    if not any(there for modality, there in given.items() if modality in modalities) and OTHER not in modalities:
-        reads = " and ".join({"image": "images", "text": "captions"}[m] for m in sorted(modalities))
+    kinds = [modality_kind(modality) for modality in sorted(modalities)]
+    reads = " and ".join(kind.reads for kind in kinds)
+    if not any(kind.any_given(rows.ids, rows.images, rows.captions) for kind in kinds):
         raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
-    if modalities == {OTHER} and len(rows.ids) == 1 and not rows.columns:
-        raise DataError(
-            f"{model} reads imported embeddings alone, and a picture or a caption has none. Give a table of ids"
-        )
+    if all(kind.settings.by_id for kind in kinds) and len(rows.ids) == 1 and not rows.columns:
+        raise DataError(f"{model} reads {reads} alone, and a picture or a caption has none. Give a table of ids")

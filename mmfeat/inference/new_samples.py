@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
 
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.row_keys import RowKeys, image_keys
+from mmfeat.data.row_keys import RowKeys
 from mmfeat.project.project import Project
 from mmfeat.store import EncoderSpec
 
@@ -36,17 +35,10 @@ class NewSamples(Project):
         manifest = Manifest(**texts, labels=labels, split=split, classes=classes)
         self.__dict__ |= {"manifest": manifest, "sources": sources, "store": host.store}
 
-    @functools.cache  # noqa: B019 - lives as long as its command
-    def row_keys(self, modality: str) -> RowKeys:
-        """Digests of the samples' bytes; every image is read, since none of them was seen before."""
-        if modality == "image":
-            return image_keys(self.manifest.images, self.sources)
-        return super().row_keys(modality)
-
-    @functools.cache  # noqa: B019 - lives as long as its command
-    def image_facts(self) -> RowKeys:
-        """The same with all else that their bytes tell: every image is read once more."""
-        return image_keys(self.manifest.images, self.sources, facts=True)
+    @property
+    def digests(self) -> None:
+        """None: every image is read, since none of them was seen before."""
+        return None
 
     def note_seen(self, modality: str, keys: RowKeys) -> None:
         """Remember nothing."""

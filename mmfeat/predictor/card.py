@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.text import counted, shown
+from mmfeat.encoders.kinds import modality_kind
 
 LIMIT_MB = 100.0  # size limit of the paper (P21)
 WEAKEST = 5
@@ -71,7 +72,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
     """
     run, rule = record["run"], record["predict"]
     modalities = {encoder["modality"] for encoder in record["encoders"].values()}
-    reads = " and ".join(filter(None, ["images" * ("image" in modalities), "captions" * ("text" in modalities)]))
+    reads = " and ".join(kind.reads for kind in map(modality_kind, sorted(modalities)))
     threshold = f"{rule['threshold']:g}" if isinstance(rule["threshold"], int | float) else "its class's threshold"
     if rule.get("temperature", 1.0) != 1.0:
         threshold += f" (probabilities are those of logits over {rule['temperature']:.4g}, the temperature)"

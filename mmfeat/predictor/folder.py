@@ -12,12 +12,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmfeat.common.errors import RunError
+from mmfeat.common.errors import EncoderError, RunError
 from mmfeat.common.files import flush_file, flush_folder
-from mmfeat.common.json_shapes import ANYTHING, Choice, Number, Several, Shape, misfit
+from mmfeat.common.json_shapes import ANYTHING, Choice, Number, Shape, misfit
 from mmfeat.common.seals import FILES, read_record
 from mmfeat.common.verified import damaged_file
-from mmfeat.config.schema import TFIDF, TextEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
+from mmfeat.encoders.kinds import kind_of_record
 from mmfeat.metrics.decision_rule import DECISION
 
 FORMAT = 1
@@ -26,32 +27,14 @@ CARD = "README.md"
 RUNTIMES = ("torch", "onnx")
 
 
-def _choices(setting: str) -> Choice:
-    """The choices of a setting of a text encoder."""
-    return Choice(TextEncoderConfig.__dataclass_fields__[setting].metadata["choices"])
-
-
 _AGAIN = "Export the model again"
 _ENCODER: Shape = {
-    "modality": Choice(("image", "text")),
+    "modality": str,
     "width": Number(int, low=1),
     "key": str,
-    "precision": _choices("precision"),
+    "precision": Choice(ImageEncoderConfig.__dataclass_fields__["precision"].metadata["choices"]),
+    "?kind": str,
 }
-_IMAGE: Shape = {
-    "?model": str,
-    "?flip": bool,
-    "data_config": {
-        "input_size": Several(3, Number(int, low=1, high=1 << 14)),
-        "interpolation": str,
-        "mean": Several(3, Number(float, low=0.0, high=1.0)),
-        "std": Several(3, Number(float, above=0.0)),
-        "?crop_pct": Number(float, above=0.0),
-        "?crop_mode": Choice(("center", "squash", "border")),
-    },
-}
-_TEXT: Shape = {"max_length": Number(int, low=2), "pooling": _choices("pooling")}
-_WORDS: Shape = {"ngrams": Number(int, low=1, high=3)}
 _RECORD: dict[str, Shape] = {
     "runtime": str,
     "classes": [str],
@@ -113,7 +96,10 @@ def _disagreement(record: dict[str, Any]) -> str:
     if not record["separator"]:
         return "separator is empty"
     for name, one in record["encoders"].items():
-        shape = _IMAGE if one["modality"] == "image" else _WORDS if one.get("model") == TFIDF else _TEXT
+        try:
+            shape = kind_of_record(one).record_shape
+        except EncoderError as error:
+            return f"encoders.{name}: {error}"
         if why := misfit(one, shape, f"encoders.{name}"):
             return why
     return ""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmfeat.common.errors import EncoderError, MmfeatError, RunError, one_line
 from mmfeat.common.extras import require
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.kinds import encoder_kind
 from mmfeat.encoders.portable import save_preparation
 from mmfeat.runs.composition import Composition
 
@@ -24,7 +25,6 @@ EXTRA = "onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 HEADS = "heads.onnx"
 NETWORK = "model.onnx"
-INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask")}
 _WEIGHT = 1024  # smaller tensors stay float32: biases, and constants that float16 may not represent
 
 
@@ -39,16 +39,16 @@ def head_outputs(names: Sequence[str]) -> list[str]:
 
 
 class EncoderGraph(nn.Module):
-    """An encoder as a module of positional tensors, in the order of its modality's `INPUTS`; always in float32."""
+    """An encoder as a module of positional tensors, in the order of their names; always in float32."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, names: Sequence[str]) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.names = encoder, list(names)
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Embeddings `(B, D)`."""
-        return self.encoder(dict(zip(INPUTS[self.encoder.modality], inputs, strict=True)))
+        return self.encoder(dict(zip(self.names, inputs, strict=True)))
 
 
 class HeadsGraph(nn.Module):
@@ -82,21 +82,18 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, *, dtype: str) 
         The network cannot be written as ONNX, or a weight is too large for the dtype.
     """
     record = save_preparation(encoder, folder)
-    batch = torch.export.Dim("batch")
-    if encoder.modality == "image":
-        size = encoder.preparation.data_config["input_size"]
-        example = {"pixels": torch.zeros(2, *size, dtype=torch.uint8)}
-        axes: dict[int, Any] = {0: batch}
-    else:
-        example = encoder.collate([encoder.prepare(caption) for caption in encoder.preparation.examples])
-        axes = {0: batch, 1: torch.export.Dim("length", min=1, max=encoder.preparation.most)}
-    names = INPUTS[encoder.modality]
+    try:
+        example, axes = encoder_kind(encoder.kind).onnx_example(encoder)
+    except NotImplementedError:
+        raise EncoderError(
+            f"encoder.{name}: encoders of kind {encoder.kind} are not written as ONNX. Use: --format torch"
+        ) from None
     try:
         _export_graph(
-            EncoderGraph(encoder),
-            [example[n] for n in names],
-            [axes] * len(names),
-            inputs=names,
+            EncoderGraph(encoder, list(example)),
+            list(example.values()),
+            [axes] * len(example),
+            inputs=list(example),
             outputs=["embeddings"],
             file=folder / NETWORK,
             dtype=dtype,

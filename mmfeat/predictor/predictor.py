@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import stat
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mmfeat.common.errors import DataError, one_line
+from mmfeat.common.errors import DataError
 from mmfeat.common.text import counted, shown
-from mmfeat.data.images.archives import check_size
+from mmfeat.config.encoder_tables import MODALITY_TABLES, ImageEncoderConfig
 from mmfeat.encoders.batches import (
     Batch,
     UndecodableSample,
     UnreadSample,
     groups_of,
     prepared_batches,
-    usual_batch_size,
 )
-from mmfeat.encoders.image_decoding import loaded
+from mmfeat.encoders.given_images import ImageLike
+from mmfeat.encoders.kinds import EncoderKind, kind_of_record, modality_kind
 from mmfeat.heads.head import tokens_of
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor.engines import OnnxEngine, TorchEngine
@@ -31,9 +28,6 @@ from mmfeat.predictor.folder import read_folder
 from mmfeat.predictor.predictions import Prediction, Predictions
 
 _FLOAT16_MAX = 65504.0
-_LOADING = threading.Lock()
-
-ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 class Predictor:
@@ -60,6 +54,7 @@ class Predictor:
         self.engine, self.record = engine, record
         self.classes, self.decision = tuple(record["classes"]), DecisionRule.of(record["predict"])
         self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}
+        self.kinds = {name: kind_of_record(encoder) for name, encoder in record["encoders"].items()}
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "auto") -> Predictor:
@@ -87,6 +82,7 @@ class Predictor:
         images: ImageLike | Sequence[ImageLike | None] | None = None,
         captions: str | Sequence[str | None] | None = None,
         *,
+        others: dict[str, Sequence[Any]] | None = None,
         batch_size: int | None = None,
         threshold: float | np.ndarray | None = None,
         on_error: str = "raise",
@@ -99,6 +95,9 @@ class Predictor:
             One item or a list. An image is a path, a file's bytes, a PIL image, or an array `(H, W, 3)`, `(H, W, 4)` or
             `(H, W)` of uint8 (RGB, RGBA or grey; pass other modes as PIL images). A caption is a str. None and a blank
             caption are a missing modality.
+        others : dict of str to sequence, optional
+            Samples of modalities that installed packages bring, by modality: as many as images or captions, None where
+            one is missing.
         batch_size : int, optional
             Items encoded at a time.
         threshold : float or (K,) array, optional
@@ -121,19 +120,22 @@ class Predictor:
         if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
             raise DataError(f"batch_size = {batch_size!r}: give a whole number from 1, or None")
         self._check_threshold(threshold)
+        n_others = {len(samples) for samples in (others or {}).values()}
+        if images is None and captions is None and n_others:
+            images = [None] * max(n_others)
         images, captions, single = _as_lists(images, captions)
-        self._check(images, captions)
+        samples = {"image": images, "text": captions, **(others or {})}
+        self._check(samples)
         embeddings: dict[str, np.ndarray] = {}
         present: dict[str, np.ndarray] = {}
         errors: dict[int, str] = {}
         for name, modality in self.modalities.items():
-            samples = images if modality == "image" else captions
-            self._encode(name, samples, batch_size, embeddings=embeddings, present=present, errors=errors)
-        if errors and on_error == "raise":
-            row, reason = min(errors.items())
-            raise DataError(
-                f"image {row}{_named(images[row])}: {reason}. To predict from the captions: on_error='record'"
-            )
+            before = set(errors)
+            own = samples.get(modality, [None] * len(images))
+            self._encode(name, own, batch_size, embeddings=embeddings, present=present, errors=errors)
+            if on_error == "raise" and (odd := min(set(errors) - before, default=None)) is not None:
+                what = f"{self.kinds[name].settings.sample} {odd}{_named(own[odd])}"
+                raise DataError(f"{what}: {errors[odd]}. To predict from the {_rest(modality)}: on_error='record'")
         found = self.predict_embeddings(embeddings, present, threshold, errors=errors)
         return found[0] if single else found
 
@@ -146,8 +148,11 @@ class Predictor:
             The item has a wrong type, or its image cannot be read.
         """
         images, captions, _ = _as_lists([image], [caption])
-        self._check(images, captions)
-        samples = {name: images[0] if m == "image" else captions[0] for name, m in self.modalities.items()}
+        given = {"image": images, "text": captions}
+        self._check(given)
+        samples = {
+            name: given[modality][0] if modality in given else None for name, modality in self.modalities.items()
+        }
         try:
             return {name: None if sample is None else self._prepared(name, sample) for name, sample in samples.items()}
         except (UndecodableSample, UnreadSample) as error:
@@ -161,9 +166,9 @@ class Predictor:
         rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
         embeddings: dict[str, np.ndarray] = {}
         present: dict[str, np.ndarray] = {}
-        for name, modality in self.modalities.items():
+        for name in self.modalities:
             samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
-            groups = _groups(modality, samples, self._full_batch(modality))
+            groups = _groups(self.kinds[name], samples, self._full_batch(name))
             batches = (Batch(rows, collate([samples[row] for row in rows]), {}, unread={}) for rows in groups)
             self._embed(name, len(items), batches, embeddings=embeddings, present=present, errors={})
         return self.predict_embeddings(embeddings, present, np.stack(rules))
@@ -196,14 +201,13 @@ class Predictor:
         errors: dict[int, str],
     ) -> None:
         """Encode samples with one encoder; samples are prepared in threads meanwhile. Output as in :meth:`_embed`."""
-        modality, collate = self.modalities[name], self.engine.preparations[name].collate
-        groups = _groups(modality, samples, batch_size or self._batch_size(modality, len(samples)))
+        collate = self.engine.preparations[name].collate
+        groups = _groups(self.kinds[name], samples, batch_size or self._batch_size(name, len(samples)))
         batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
         self._embed(name, len(samples), batches, embeddings=embeddings, present=present, errors=errors)
 
     def _prepared(self, name: str, sample: Any) -> Any:
-        read = _read_image if self.modalities[name] == "image" else str
-        return self.engine.preparations[name].prepare(read(sample))
+        return self.engine.preparations[name].prepare(self.kinds[name].given(sample))
 
     def _embed(
         self,
@@ -241,17 +245,16 @@ class Predictor:
     @property
     def batch_size(self) -> int:
         """A good number of items to predict together."""
-        modalities = set(self.modalities.values())
-        return self._full_batch("image" if "image" in modalities else "text")
+        return min(map(self._full_batch, self.modalities))
 
-    def _batch_size(self, modality: str, n: int) -> int:
+    def _batch_size(self, name: str, n: int) -> int:
         if self.engine.device.type != "cpu":
-            return self._full_batch(modality)
+            return self._full_batch(name)
         # for few items, smaller batches: some are prepared while others are encoded
-        return min(self._full_batch(modality), max(4, n // 8))
+        return min(self._full_batch(name), max(4, n // 8))
 
-    def _full_batch(self, modality: str) -> int:
-        return usual_batch_size(modality, self.engine.device.type)
+    def _full_batch(self, name: str) -> int:
+        return self.kinds[name].usual_batch_size(self.engine.device.type)
 
     def _check_threshold(self, threshold: Any) -> None:
         values = np.asarray(np.nan if threshold is None or isinstance(threshold, str) else threshold)
@@ -259,19 +262,28 @@ class Predictor:
         if threshold is not None and not (plain and bool(((values >= 0) & (values <= 1)).all())):
             raise DataError(f"threshold = {shown(threshold)}: give a number from 0 to 1, or one for each class")
 
-    def _check(self, images: list[Any], captions: list[Any]) -> None:
-        for modality, samples in (("image", images), ("text", captions)):
-            given = any(sample is not None for sample in samples)
-            if given and modality not in self.modalities.values():
-                what = "images" if modality == "image" else "captions"
-                raise DataError(f"this model reads no {what}: its encoders are {', '.join(self.modalities)}")
+    def _check(self, samples: dict[str, Sequence[Any]]) -> None:
+        """Refuse samples of a modality that no encoder reads, and lists of another length than the images'."""
+        n, known = len(samples["image"]), ", ".join(self.modalities)
+        for modality, given in samples.items():
+            if modality not in self.modalities.values() and any(sample is not None for sample in given):
+                what = modality_kind(modality).reads if modality in MODALITY_TABLES else f"samples of {modality!r}"
+                raise DataError(f"this model reads no {what}: its encoders are {known}")
+            if len(given) != n:
+                raise DataError(
+                    f"{counted(len(given), 'sample')} of {modality!r} for {counted(n, 'item')}. Give as many"
+                )
 
 
-def _groups(modality: str, samples: Sequence[Any], size: int) -> list[np.ndarray]:
+def _rest(modality: str) -> str:
+    return "captions" if modality == ImageEncoderConfig.modality else "other modalities"
+
+
+def _groups(kind: EncoderKind, samples: Sequence[Any], size: int) -> list[np.ndarray]:
     """Rows of the present samples, in batches."""
     rows = np.array([i for i, sample in enumerate(samples) if sample is not None], dtype=np.int64)
-    if modality == "text" and len(rows):  # captions of similar length share a batch: less padding
-        rows = rows[np.argsort([len(samples[row]) for row in rows], kind="stable")]
+    if kind.by_length and len(rows):  # less padding
+        rows = rows[np.argsort([kind.length(samples[row]) for row in rows], kind="stable")]
     return groups_of(rows, size)
 
 
@@ -304,38 +316,6 @@ def _listed(given: Any, one: Any, what: str) -> list[Any] | None:
         return list(given)
     except TypeError:
         raise DataError(f"{what} are a {type(given).__name__}: give one, a list, or None") from None
-
-
-def _read_image(image: ImageLike) -> bytes | Image.Image:
-    """An image as a file's bytes or a PIL image, as preparations take it."""
-    if isinstance(image, np.ndarray):
-        plain = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-        if image.dtype != np.uint8 or not plain or not image.size:
-            raise UndecodableSample(ValueError(f"an array {image.shape} of {image.dtype}, not (H, W, 3) of uint8"))
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return _loaded(image)
-    if isinstance(image, bytes):
-        return image
-    try:
-        status = Path(image).stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
-            raise UnreadSample("not a plain file")
-        check_size(status.st_size)
-        return Path(image).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UnreadSample(getattr(error, "strerror", None) or one_line(error)) from None
-
-
-def _loaded(image: Image.Image) -> Image.Image:
-    """An image with its pixels in memory. Pillow loads pixels at first use, which is not thread-safe."""
-    try:
-        with _LOADING:
-            return loaded(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise various errors
-        raise UndecodableSample(error) from None
 
 
 def _named(image: Any) -> str:

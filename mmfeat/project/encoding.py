@@ -13,9 +13,7 @@ from mmfeat.common.errors import DataError, StoreError
 from mmfeat.common.json_shapes import Number
 from mmfeat.common.remembered import recall, remember
 from mmfeat.common.text import counted
-from mmfeat.config.schema import OTHER
-from mmfeat.encoders.batches import usual_batch_size
-from mmfeat.encoders.decoding import Decoding
+from mmfeat.encoders.kinds import modality_kind
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
 from mmfeat.project.project import Project
@@ -146,17 +144,17 @@ def encode_missing(
 ) -> Extraction:
     """Encode one encoder's missing rows; `encoder` is it, where it has been built already."""
     options = options or ExtractionOptions()
-    name, modality = identity.name, identity.spec.modality
+    name, kind = identity.name, modality_kind(identity.spec.modality)
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
     present = row_keys.present
     if rows is not None:
         asked = np.zeros(len(present), dtype=bool)
         asked[rows] = True
         present = present & asked
-    ids, captions = project.manifest.ids, project.manifest.captions
+    ids = project.manifest.ids
     features = project.store.encoder(identity.spec)
     project.register({name: identity})
-    if modality == OTHER:
+    if kind.settings.made_elsewhere:
         return Extraction(name, cached=int(present.sum()), absent=int((~present).sum()), imported=True)
 
     def stop(row: int, reason: str) -> None:
@@ -171,10 +169,10 @@ def encode_missing(
             features,
             lambda: open_session(project, identity, read, options, encoder),
             row_keys.keys,
-            present,
-            read,
-            name,
-            length=(lambda row: len(captions[row])) if modality == "text" else None,
+            present=present,
+            read=read,
+            name=name,
+            length=kind.lengths(project),
             tokens=table.tokens,
             again=rows_to_decode_again(project, identity),
             shard=options.shard,
@@ -194,20 +192,20 @@ def open_session(
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
     from mmfeat.common.devices import provenance, torch_device
 
-    name, modality = identity.name, identity.spec.modality
+    name, kind = identity.name, modality_kind(identity.spec.modality)
     device = torch_device(project.config.device)
     bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
     if encoder is None:
         encoder, _ = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)
     encoder = encoder.to(device).eval()
-    meta = provenance(device) | (Decoding.of(project.config).record if modality == "image" else {})
+    meta = provenance(device) | kind.recorded(project.config)
     remembered = project.memory / "tuning.json"
     place = f"{identity.spec.key} on {meta['device']}"
     known, tuned = _read_tuning(remembered), ""
     if options.tune:
         known[place], tuned = _tune(project, identity, encoder, device, read)
         remember(remembered, known)
-    usual = {"batch_size": usual_batch_size(modality, device.type), "settings": {}}
+    usual = {"batch_size": kind.usual_batch_size(device.type), "settings": {}}
     found = known.get(place, usual)
     if found["settings"] not in ({}, *encoder.speed_settings()):  # of another version
         found = usual
@@ -222,10 +220,10 @@ def _tune(
     from mmfeat.common.progress import say
     from mmfeat.extraction.tuning import tune
 
-    row_keys = project.row_keys(identity.spec.modality)
+    row_keys = project.keys_of(identity)
     features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens
     again = rows_to_decode_again(project, identity)
-    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens, again)
+    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens=tokens, again=again)
     prepared = []
     for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
         try:
@@ -235,7 +233,7 @@ def _tune(
     if not prepared:
         raise DataError(f"encoder {identity.name!r}: no sample that can be read to measure on. Run without --tune")
     say(f"{identity.name}: measuring what is fastest on {device}")
-    found = tune(encoder, device, prepared, tokens)
+    found = tune(encoder, device, prepared, tokens=tokens)
     slowest = min(rate for *_, rate in found.measured)
     fastest = max(rate for *_, rate in found.measured)
     settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
@@ -259,7 +257,7 @@ def complete_logits(project: Project, identity: Identity) -> int:
 def _reasons(project: Project, identity: Identity, result: Extraction) -> dict[str, str]:
     """Id to the reason why its sample could not be encoded."""
     ids = project.manifest.ids
-    row_keys = project.row_keys(identity.spec.modality)
+    row_keys = project.keys_of(identity)
     recorded = project.store.encoder(identity.spec).errors_of(row_keys.keys)
     found = {int(row): reason for row, reason in recorded.items() if row_keys.present[row]}
     return {str(ids[row]): reason for row, reason in sorted({**found, **result.unread}.items())}

@@ -242,10 +242,10 @@ def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
 def _unread(config: Config, manifest: Manifest) -> list[str]:
     """What to say of images or captions that no encoder reads."""
     modalities = {table.modality for table in config.encoder.values()}
-    samples = {"image": manifest.images, "text": manifest.captions}
+    samples = {("image", "images"): manifest.images, ("text", "captions"): manifest.captions}
     return [
-        f"  No encoder reads the {'images' if modality == 'image' else 'captions'}: {FILE_NAME} has no [encoder.{modality}]"
-        for modality, values in samples.items()
+        f"  No encoder reads the {what}: {FILE_NAME} has no [encoder.{modality}]"
+        for (modality, what), values in samples.items()
         if (values != "").any() and modality not in modalities
     ]
 

@@ -57,9 +57,9 @@ class Overlay(Project):
         """Where the images are."""
         return self.host.sources
 
-    def row_keys(self, modality: str) -> RowKeys:
+    def row_keys(self, modality: str, source: str = "") -> RowKeys:
         """Digests of the samples' bytes, read once for all that share them."""
-        return self.host.row_keys(modality)
+        return self.host.row_keys(modality, source or self.source_of(modality))
 
     def kept_keys(self, modality: str) -> RowKeys:
         """The same, with those of images that are gone as they were."""

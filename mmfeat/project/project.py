@@ -20,16 +20,18 @@ from mmfeat.common.progress import say
 from mmfeat.common.remembered import if_possible
 from mmfeat.common.spelling import spellings
 from mmfeat.common.text import counted, shown
+from mmfeat.config.encoder_tables import EncoderTable
 from mmfeat.config.reader import load_config, with_rule_for, with_settings
-from mmfeat.config.schema import FILE_NAME, OTHER, Config, EncoderConfig
+from mmfeat.config.schema import FILE_NAME, Config
 from mmfeat.data.images.image_sources import ImageSources, image_sources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.row_keys import DigestMemory, RowKeys, caption_keys, id_keys, image_keys
+from mmfeat.data.row_keys import DigestMemory, RowKeys, id_keys, image_keys
 from mmfeat.data.seen import load_seen, note_seen
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe
-from mmfeat.encoders.families.imported import identify_imported, incomplete
-from mmfeat.encoders.resolve import Identity, checkpoint_of, identify
+from mmfeat.encoders.families.imported_kind import incomplete
+from mmfeat.encoders.kinds import kind_of, modality_kind
+from mmfeat.encoders.resolve import Identity, checkpoint_of
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
 from mmfeat.store.feature_table import FeatureTable, open_table
@@ -163,23 +165,39 @@ class Project:
         """Where the images are; nowhere, where no row names one."""
         return image_sources(self.config) if self.manifest.images.any() else ImageSources([])
 
+    @property
+    def digests(self) -> DigestMemory | None:
+        """Remembered digests of images; None where none are kept."""
+        return DigestMemory(self.memory / "digests.parquet")
+
+    def source_of(self, modality: str, name: str = "") -> str:
+        """Where samples of a modality lie, if the table of an encoder says so: of that name, else the first of the modality."""
+        tables = [self.config.encoder.get(name), *self.config.encoder.values()]
+        table = next((one for one in tables if one is not None and one.modality == modality), None)
+        return kind_of(table).source(table) if table is not None else ""
+
+    def row_keys(self, modality: str, source: str = "") -> RowKeys:
+        """What each row's features are filed under: digests of its image's or caption's bytes, or of its id.
+
+        Parameters
+        ----------
+        source : str
+            As :meth:`source_of` gives it; that of the first encoder of the modality, when empty.
+        """
+        return self._row_keys(modality, source or self.source_of(modality))
+
     @functools.cache  # noqa: B019 - a project lives as long as its command
-    def row_keys(self, modality: str) -> RowKeys:
-        """What each row's features are filed under: digests of its image's or caption's bytes, or of its id."""
-        if modality == OTHER:
-            return RowKeys(keys=id_keys(self.manifest.ids), present=np.ones(self.manifest.n_samples, dtype=bool))
-        if modality == "text":
-            keys = caption_keys(self.manifest.captions)
-        else:
-            keys = image_keys(self.manifest.images, self.sources, DigestMemory(self.memory / "digests.parquet"))
-        self.note_seen(modality, keys)
+    def _row_keys(self, modality: str, source: str) -> RowKeys:
+        kind = modality_kind(modality)
+        keys = kind.row_keys(self, source)
+        if kind.remembered:
+            self.note_seen(modality, keys)
         return keys
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def image_facts(self) -> RowKeys:
         """Row keys of images with all else that their bytes tell: files whose key alone is remembered are read once more."""
-        memory = DigestMemory(self.memory / "digests.parquet")
-        return image_keys(self.manifest.images, self.sources, memory, facts=True)
+        return image_keys(self.manifest.images, self.sources, self.digests, facts=True)
 
     @functools.cache  # noqa: B019 - a project lives as long as its command
     def kept_keys(self, modality: str) -> RowKeys:
@@ -187,6 +205,8 @@ class Project:
 
         Whether an encoder has features of it is for the store to say. The number of such rows is printed once.
         """
+        if not modality_kind(modality).remembered:
+            return self.row_keys(modality)
         now = self._keys_now(modality)
         gone = np.array(sorted(now.missing), dtype=np.int64)
         if not len(gone):
@@ -222,10 +242,8 @@ class Project:
 
         The reader raises `UnreadSample` where the bytes cannot be had, or are not those of the row's key any more.
         """
-        if self.config.encoder[name].modality == "text":
-            captions = self.manifest.captions
-            return lambda row: captions[row]
-        return self.image_reader()
+        kind = kind_of(self.config.encoder[name])
+        return kind.reader(self, self.source_of(kind.modality, name))
 
     def image_reader(self) -> Callable[[int], bytes]:
         """Row to its image's bytes; raises `UnreadSample` as `reader` says."""
@@ -245,7 +263,7 @@ class Project:
 
         return read
 
-    def encoder_table(self, name: str) -> EncoderConfig:
+    def encoder_table(self, name: str) -> EncoderTable:
         """An encoder's table of mmfeat.toml."""
         if name not in self.config.encoder:
             known = ", ".join(self.config.encoder)
@@ -254,16 +272,11 @@ class Project:
 
     def identity(self, name: str) -> Identity:
         """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
-        if self.encoder_table(name).modality == OTHER:
-            return identify_imported(self.config, name, self.checkpoints, self.store)
-        return identify(self.config, name, self.checkpoints, self.memory / "encoders.json")
+        return kind_of(self.encoder_table(name)).identify(self, name)
 
     def pretrained(self, name: str) -> Identity:
         """An encoder's names and keys without any checkpoint: what fine-tuning starts from."""
-        if self.encoder_table(name).modality == OTHER:
-            return self.identity(name)
-        memory = self.memory / "pretrained.json"
-        return identify(self.config, name, self.checkpoints, memory, pretrained_only=True)
+        return kind_of(self.encoder_table(name)).identify(self, name, pretrained_only=True)
 
     def checkpoint(self, identity: Identity) -> Checkpoint | None:
         """The checkpoint that an encoder uses."""
@@ -310,7 +323,7 @@ class Project:
         `widths` says the D of encoders whose features may be in no row: where every caption is blank, for instance.
         """
         manifest = self.manifest
-        keys = {name: self._keys_for(spec) for name, (spec, _) in encoders.items()}
+        keys = {name: self._keys_for(name, spec) for name, (spec, _) in encoders.items()}
         return open_table(
             self.store,
             encoders,
@@ -325,10 +338,13 @@ class Project:
             widths=widths,
         )
 
-    def _keys_for(self, spec: EncoderSpec) -> RowKeys:
+    def _keys_for(self, name: str, spec: EncoderSpec) -> RowKeys:
         """Row keys for one encoder's features: those of images that are gone only where it has encoded them."""
-        if spec.modality == OTHER:
+        kind = modality_kind(spec.modality)
+        if kind.settings.made_elsewhere:
             return self._imported_keys(spec)
+        if not kind.remembered:
+            return self.row_keys(spec.modality, self.source_of(spec.modality, name))
         kept = self.kept_keys(spec.modality)
         if not kept.missing:
             return kept
@@ -345,15 +361,14 @@ class Project:
 
     def keys_of(self, identity: Identity) -> RowKeys:
         """Row keys of the rows that an encoder takes; of imported embeddings only those that are there are present."""
-        return (
-            self.keys_of_ids(identity.spec)
-            if identity.spec.modality == OTHER
-            else self.row_keys(identity.spec.modality)
-        )
+        modality = identity.spec.modality
+        if modality_kind(modality).settings.made_elsewhere:
+            return self.keys_of_ids(identity.spec)
+        return self.row_keys(modality, self.source_of(modality, identity.name))
 
     def keys_of_ids(self, spec: EncoderSpec) -> RowKeys:
         """Row keys of imported embeddings, of the ids as they are spelled here or as the import has them."""
-        keys, features = self.row_keys(OTHER).keys, self.store.encoder(spec)
+        keys, features = self.row_keys(spec.modality).keys, self.store.encoder(spec)
         present, ids = features.lookup(keys).good, self.manifest.ids
         others = [(row, name) for row in np.flatnonzero(~present).tolist() for name in spellings(ids[row])[1:]]
         if others:

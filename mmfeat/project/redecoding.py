@@ -23,6 +23,7 @@ from mmfeat.common.files import write_atomic
 from mmfeat.common.progress import progress
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.decoding import DECODER, Decoding
+from mmfeat.encoders.kinds import modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 
@@ -42,9 +43,9 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
     StoreError
         The store cannot be read.
     """
+    if not modality_kind(identity.spec.modality).decoded:
+        return np.zeros(project.manifest.n_samples, dtype=bool)
     row_keys, features = project.row_keys(identity.spec.modality), project.store.encoder(identity.spec)
-    if identity.spec.modality != "image":
-        return np.zeros(len(row_keys.present), dtype=bool)
     found, decoding = features.lookup(row_keys.keys), Decoding.of(project.config)
     untried = row_keys.present & features.untried(row_keys.keys, decoding.record)
     old = row_keys.present & found.good & (features.decoders(found) < DECODER)

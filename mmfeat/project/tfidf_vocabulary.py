@@ -10,36 +10,45 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.config.schema import TFIDF, TfidfEncoderConfig
+from mmfeat.config.encoder_tables import TfidfEncoderConfig
+from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 
 if TYPE_CHECKING:
-    from mmfeat.encoders.families.tfidf import TfidfEncoder
+    from mmfeat.encoders.encoder import Encoder
 
 
-def fitted_words(project: Project, name: str) -> TfidfEncoder:
-    """Vocabulary and weights from the captions of labelled train rows, as `[encoder.NAME]` says; it reads no label.
+def fitted_words(project: Project, name: str) -> Encoder:
+    """An encoder fitted on the samples of the training rows, as `[encoder.NAME]` says; it reads no label.
 
     Raises
     ------
     EncoderError
-        No word stands in two of them.
+        There is too little to fit it on: for TF-IDF, no word is in two captions.
     """
-    from mmfeat.encoders.families.tfidf import TfidfEncoder
-
-    manifest, table = project.manifest, project.config.encoder[name]
-    rows = manifest.rows("train")
-    rows = rows[project.row_keys("text").present[rows]]
+    table = project.config.encoder[name]
+    kind = kind_of(table)
+    rows, source = project.manifest.rows("train"), project.source_of(kind.modality, name)
+    rows = rows[project.row_keys(kind.modality, source).present[rows]]
+    read = kind.reader(project, source)
     try:
-        return TfidfEncoder.fit([str(caption) for caption in manifest.captions[rows]], table.width, table.ngrams)
+        return kind.fit(table, [read(row) for row in rows.tolist()])
     except EncoderError as error:
         raise EncoderError(f"encoder.{name}: {error}") from None
 
 
-def identity_of(name: str, encoder: TfidfEncoder) -> Identity:
-    """An encoder that has no checkpoint yet, as the right side of the wall knows it."""
-    return Identity(name, TFIDF, encoder.spec(), encoder.width, encoder.size_mb(), None, None)
+def identity_of(name: str, encoder: Encoder) -> Identity:
+    """The keys of a fitted encoder that has no checkpoint yet."""
+    return Identity(
+        name=name,
+        model=encoder.architecture,
+        spec=encoder.spec(),
+        width=encoder.width,
+        size_mb=encoder.size_mb(),
+        checkpoint=None,
+        output_key=None,
+    )
 
 
 def with_words(project: Project, name: str) -> Project:

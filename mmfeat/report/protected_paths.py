@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfeat.config.schema import FILE_NAME, TFIDF, Config
+from mmfeat.config.schema import FILE_NAME, Config
 from mmfeat.data.images.archives import ARCHIVES
 from mmfeat.data.images.image_names import IMAGE_SUFFIXES
 
@@ -84,8 +84,7 @@ def guards_of_project(root: Path, config: Config | None) -> list[Guard]:
     guards += _of_source(config)
     named = [config.data.classes, config.finetune.synonyms]
     for table in config.encoder.values():
-        own = table.model if getattr(table, "model", "") not in ("", TFIDF) else ""
-        named += [own, getattr(table, "pretrained", "")]
+        named += table.files
     paths = [config.path(text) for text in named if text]
     return guards + [Guard(path, f"named in {FILE_NAME} of the project {root}") for path in paths if path.exists()]
 

@@ -17,7 +17,7 @@ from mmfeat.common.json_shapes import Choice, Number, Shape
 from mmfeat.common.progress import say
 from mmfeat.common.sealed_tensors import read_arrays, write_arrays
 from mmfeat.common.seals import read_record, write_sealed
-from mmfeat.config.schema import MODALITIES, OTHER
+from mmfeat.config.encoder_tables import MODALITY_TABLES
 
 FORMAT = 1
 RECORD = "comparison.json"
@@ -205,7 +205,7 @@ _TEXTS = ("typed", "label", "name", "model", "encoder_key", "measured", "device"
 _SECONDS = Number(float, low=0)
 _SHAPE: dict[str, Shape] = {
     **dict.fromkeys(_TEXTS, str),
-    "modality": Choice((*MODALITIES, OTHER)),
+    "modality": Choice(MODALITY_TABLES),
     "width": Number(int, low=1),
     "size_mb": (_SECONDS, None),
     "n_labelled": Number(int, low=0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -80,6 +81,38 @@ class Rows:
         return dataclasses.replace(self, logits=self.logits[members], known=self.known[members])
 
 
+Fit = TypeVar("Fit", bound=Callable[[Rows, Score, float], Weights])
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an ensemble's weights are fitted.
+
+    Attributes
+    ----------
+    fit : callable
+        Rows that a member knows, the score and the strength to weights.
+    selects : bool
+        Whether a member of weight 0 is left out, also for rows that no other member knows.
+    """
+
+    fit: Callable[[Rows, Score, float], Weights]
+    selects: bool = False
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register_method(name: str, *, selects: bool = False) -> Callable[[Fit], Fit]:
+    """Decorator: make a method known under a name of :data:`mmfeat.config.schema.METHODS`."""
+
+    def register(fit: Fit) -> Fit:
+        _METHODS[name] = Method(fit, selects)
+        return fit
+
+    return register
+
+
 def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> Weights:
     """Fit an ensemble's weights. Without rows, all members have the same weight.
 
@@ -94,19 +127,35 @@ def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGT
         What `greedy` maximises; the other three minimise the cross-entropy, which is smooth, and convex where all
         members know every row: one optimum, the same from any start, that moves little with the rows.
     """
-    n_members, _, n_classes = rows.logits.shape
     rows = rows.take(np.argsort(rows.numbers, kind="stable"))  # sums do not depend on the manifest's order
-    rows = rows.take(rows.known.any(0))
-    even = np.full(n_members, 1 / n_members)
-    if method == "greedy":
-        return Weights(_greedy(rows, score))
-    if method == "stacked":
-        fits = [_descend(rows, [k], even, strength, free=True) for k in range(n_classes)]
-        return Weights(np.stack([w for w, _ in fits], 1), np.array([b for _, b in fits]))
-    shared, _ = _descend(rows, range(n_classes), even, strength)
-    if method == "weighted":
-        return Weights(shared)
+    return _METHODS[method].fit(rows.take(rows.known.any(0)), score, strength)
+
+
+def _even(rows: Rows) -> np.ndarray:
+    return np.full(len(rows.logits), 1 / len(rows.logits))
+
+
+@register_method("weighted")
+def _weighted(rows: Rows, score: Score, strength: float) -> Weights:
+    return Weights(_descend(rows, range(rows.logits.shape[2]), _even(rows), strength)[0])
+
+
+@register_method("per-class")
+def _per_class(rows: Rows, score: Score, strength: float) -> Weights:
+    n_classes = rows.logits.shape[2]
+    shared, _ = _descend(rows, range(n_classes), _even(rows), strength)
     return Weights(np.stack([_descend(rows, [k], shared, strength)[0] for k in range(n_classes)], 1))
+
+
+@register_method("stacked")
+def _stacked(rows: Rows, score: Score, strength: float) -> Weights:
+    fits = [_descend(rows, [k], _even(rows), strength, free=True) for k in range(rows.logits.shape[2])]
+    return Weights(np.stack([w for w, _ in fits], 1), np.array([b for _, b in fits]))
+
+
+@register_method("greedy", selects=True)
+def _selected(rows: Rows, score: Score, strength: float) -> Weights:
+    return Weights(_greedy(rows, score))
 
 
 def cross_fit(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> tuple[Weights, np.ndarray]:
@@ -116,7 +165,7 @@ def cross_fit(method: str, rows: Rows, score: Score, strength: float = STRENGTH)
     for one in np.unique(fold):
         held = fold == one
         fitted, asked = fit_weights(method, rows.take(~held), score, strength), rows.take(held)
-        if method == "greedy":  # what was not selected has no say, not even where it is alone
+        if _METHODS[method].selects:
             chosen = fitted.weights > 0
             fitted, asked = Weights(fitted.weights[chosen]), asked.of(chosen)
         logits[held] = fitted.of(asked)

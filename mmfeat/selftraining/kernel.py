@@ -1,7 +1,7 @@
-"""A teacher in closed form: kernel ridge regression on all embeddings, calibrated on what each row gets without itself.
+"""A teacher in closed form: kernel ridge regression on all embeddings, calibrated on leave-one-out predictions.
 
-From few labels it orders rows better than heads that are trained by gradient steps, and needs no val rows: the
-leave-one-out answer of every labelled row comes with the solution (Rifkin and Lippert, 2007).
+From few labels it ranks rows better than heads that are trained by gradient steps, and it needs no val rows: the
+leave-one-out prediction of every labelled row follows from the solution (Rifkin and Lippert, 2007).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mmfeat.common.randomness import mix
 from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.metrics import scores
 
-WIDTH = 0.25  # of exp(-WIDTH d^2), where d^2 is 2 a modality between rows that have nothing in common
-RIDGES = (0.3, 1.0, 3.0)  # the one of the best mAP without the row itself is taken
-MOST_ROWS = 4000  # labelled rows that answer, drawn by their ids where there are more: a solution costs their cube
+WIDTH = 0.25  # of exp(-WIDTH d^2); d^2 is 2 for each modality between unrelated rows
+RIDGES = (0.3, 1.0, 3.0)  # the one with the best leave-one-out mAP is used
+MOST_ROWS = 4000  # labelled rows that are used, drawn by their ids if there are more: the cost is cubic in them
 _BLOCK = 4096
 
 
 def kernel_logits(data: FitData) -> np.ndarray:
-    """Logits `(N, K)` float32 of all rows from the labels of the rows to train on.
+    """Logits `(N, K)` float32 of all rows from the labels of the training rows.
 
-    A row's embedding that is absent is the mean one. What is not known teaches nothing. Val rows' labels are not read.
+    A missing embedding counts as the mean one. Unknown labels are excluded. Labels of val rows are not read.
     """
     rows = data.train[np.argsort(mix(data.numbers[data.train], MOST_ROWS), kind="stable")[:MOST_ROWS]]
     rows = rows[np.argsort(data.numbers[rows], kind="stable")]
@@ -38,7 +38,7 @@ def kernel_logits(data: FitData) -> np.ndarray:
     for ridge in RIDGES:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + ridge * torch.eye(len(rows), device=x.device)))
         alpha = inverse @ residual
-        alone = (residual - alpha / inverse.diagonal()[:, None]).cpu().numpy()  # without the row itself
+        alone = (residual - alpha / inverse.diagonal()[:, None]).cpu().numpy()  # leave-one-out
         value = scores(given, np.zeros_like(given), alone).map
         if value > best_value:
             best, best_value = (alpha, alone), value
@@ -49,7 +49,7 @@ def kernel_logits(data: FitData) -> np.ndarray:
 
 
 def _standardised(data: FitData, name: str) -> Tensor:
-    """Embeddings `(N, D)` by the mean and scale of all rows (no label is in them), so that rows' squares are 1 on average."""
+    """Embeddings `(N, D)` standardised over all rows (they carry no labels), scaled to a mean squared length of 1."""
     x, present = data.inputs[name], data.present[name]
     if not present.any():
         return torch.zeros_like(x)
@@ -64,7 +64,7 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _calibration(answers: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """One slope and a bias for each class `(K,)` that make logits of answers; targets are Platt's (1999), never 0 or 1."""
+    """One slope, and a bias `(K,)` for each class, from predictions to logits; targets are Platt's (1999), never 0 or 1."""
     known, yes = labels >= 0, labels == 1
     n_yes, n_no = yes.sum(0), (labels == 0).sum(0)
     target = np.where(yes, (n_yes + 1) / (n_yes + 2), 1 / (n_no + 2))

@@ -1,13 +1,14 @@
-"""From a teacher's probabilities to what the unlabelled rows teach: the policies of self-training, pure functions on arrays.
+"""Policies of self-training: from a teacher's probabilities to the targets of unlabelled rows. Pure functions on arrays.
 
-`all` is the paper's (section 3.1.4). `confident` takes what lies outside two thresholds. `class-aware` takes as many
-positives of a class as the labelled rows let expect (CAP: Xie et al., NeurIPS 2023). `soft` teaches probabilities, moved
-half the way to where as many pass 1/2 as are expected: averaged logits are timid, most of all of rare classes, and
-whole decisions lose the order of the rows.
+`all` is the paper's (section 3.1.4): the predicted labels. `confident` takes probabilities outside two thresholds.
+`class-aware` takes as many positives of a class as the labelled rows let expect (CAP: Xie et al., NeurIPS 2023). `soft`
+takes probabilities, shifted half the way to where the expected share of rows passes 1/2: averaged logits are too close to
+0, most of all for rare classes, and hard labels lose the order of the rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,68 +16,103 @@ import numpy as np
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig, SelftrainConfig
 
-SURE_YES, SURE_NO = 0.75, 1.5  # class-aware: times the share of positives to expect, yes up to there and no from there
-SHIFT, SHARPNESS = 0.5, 2.0  # soft: the share of the way, and what logits are multiplied with
-FLOOR = 0.05  # of soft targets' weights, so that a label at 1/2 still counts a little
+SURE_YES, SURE_NO = (
+    0.75,
+    1.5,
+)  # class-aware: times the expected share of positives; ranks up to the first are positive, from the second on negative
+SHIFT, SHARPNESS = 0.5, 2.0  # soft: the share of the shift, and the factor of logits
+FLOOR = 0.05  # lowest weight of a soft target: one at 1/2 still counts a little
 
 _TINY = 1e-12
 
 
 class Targets(NamedTuple):
-    """What rows teach.
+    """Targets of rows.
 
     Attributes
     ----------
     labels : np.ndarray
-        `(N, K)` float32 in [0, 1]; -1 teaches nothing.
+        `(N, K)` float32 in [0, 1]; -1 for no target.
     weights : np.ndarray or None
-        `(N, K)` float32 in (0, 1], how much each counts; all alike, when None.
+        `(N, K)` float32 in (0, 1], weight of each target; 1, when None.
     """
 
     labels: np.ndarray
     weights: np.ndarray | None = None
 
 
+Policy = Callable[[SelftrainConfig, np.ndarray, np.ndarray, PredictConfig], Targets]
+
+_POLICIES: dict[str, Policy] = {}
+
+
+def register_policy(name: str) -> Callable[[Policy], Policy]:
+    """Decorator: make a policy known under a name of :data:`mmfeat.config.schema.POLICIES`.
+
+    A policy takes the settings, the teacher's probabilities `(N, K)`, the expected share of positives `(K,)` and the
+    decision settings, and gives the targets of unlabelled cells.
+    """
+
+    def register(policy: Policy) -> Policy:
+        _POLICIES[name] = policy
+        return policy
+
+    return register
+
+
 def targets_of(
-    config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, labels: np.ndarray, rule: PredictConfig
+    config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, *, labels: np.ndarray, rule: PredictConfig
 ) -> Targets:
-    """Targets of rows by the policy; labels that are given stay as they are.
+    """Targets of rows by the policy; given labels stay as they are.
 
     Parameters
     ----------
     probs : np.ndarray
         `(N, K)` in [0, 1], the teacher's.
     prior : np.ndarray
-        `(K,)`: the share of positives to expect of each class.
+        `(K,)`: the expected share of positives of each class.
     labels : np.ndarray
-        `(N, K)`: 0, 1, or -1 where there is none.
+        `(N, K)`: 0, 1, or -1 where the label is unknown.
     rule : PredictConfig
-        How `all` decides: at 0.5 where the threshold is tuned, since that would be learning from val.
+        How `all` turns probabilities into labels: at 0.5 where the threshold is tuned, since a tuned one was fitted on val.
     """
-    weights = None
-    if config.policy == "all":
-        found = decide(probs, rule.untuned, rule.empty).astype(np.float32)
-    elif config.policy == "confident":
-        found = _between(probs, np.float64(config.no), np.float64(config.yes))
-    elif config.policy == "class-aware":
-        found = _between(probs, expected_threshold(probs, SURE_NO * prior), expected_threshold(probs, SURE_YES * prior))
-    else:
-        found = soft_targets(probs, prior)
-        weights = np.maximum(np.abs(2 * found - 1), np.float32(FLOOR))
-    given = labels >= 0
+    found = _POLICIES[config.policy](config, probs, prior, rule)
+    given, weights = labels >= 0, found.weights
     if weights is not None:
         weights = np.where(given, np.float32(1), weights)
-    return Targets(np.where(given, labels, found).astype(np.float32), weights)
+    return Targets(np.where(given, labels, found.labels).astype(np.float32), weights)
+
+
+@register_policy("all")
+def _all(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: PredictConfig) -> Targets:
+    return Targets(decide(probs, rule.untuned, rule.empty).astype(np.float32))
+
+
+@register_policy("confident")
+def _confident(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: PredictConfig) -> Targets:
+    return Targets(_between(probs, np.float64(config.no), np.float64(config.yes)))
+
+
+@register_policy("class-aware")
+def _class_aware(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: PredictConfig) -> Targets:
+    no, yes = (expected_threshold(probs, factor * prior) for factor in (SURE_NO, SURE_YES))
+    return Targets(_between(probs, no, yes))
+
+
+@register_policy("soft")
+def _soft(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: PredictConfig) -> Targets:
+    found = soft_targets(probs, prior)
+    return Targets(found, np.maximum(np.abs(2 * found - 1), np.float32(FLOOR)))
 
 
 def expected_prior(labels: np.ndarray) -> np.ndarray:
-    """The share of positives of each class among its known labels `(N, K)`, a yes and a no added: `(K,)` float64."""
+    """The share `(K,)` float64 of positives of each class among its known labels `(N, K)`, with one positive and one negative added."""
     known = labels >= 0
     return (np.where(known, labels, 0).sum(0, dtype=np.float64) + 1) / (known.sum(0) + 2)
 
 
 def expected_threshold(probs: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """What a share `(K,)` of the rows has a probability of at least, by class: `(K,)`; no rows: 1."""
+    """The probability `(K,)` that a share `(K,)` of the rows reaches, by class; 1 without rows."""
     if not len(probs):
         return np.ones(probs.shape[1])
     shares = np.clip(1 - share, 0, 1)
@@ -84,7 +120,7 @@ def expected_threshold(probs: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def soft_targets(probs: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Probabilities `(N, K)` float32, sharper and moved half the way to the expected share of positives."""
+    """Probabilities `(N, K)` float32, sharpened and shifted half the way to the expected share of positives."""
     threshold = _log_odds(expected_threshold(probs, prior))
     return sigmoid(SHARPNESS * (_log_odds(probs) - SHIFT * threshold)).astype(np.float32)
 

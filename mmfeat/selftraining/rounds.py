@@ -1,7 +1,7 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-A teacher gives labels that are not known targets; a linear model of each modality and an MLP on all learn from these and
-from the labels that are given; fused, they are the next teacher. Val judges each round's MLP against the best so far; the
+A teacher gives unknown labels targets. A linear model of each modality and an MLP on all of them learn from these and from
+the given labels; the mean of their logits is the next teacher. On val each round's MLP is compared with the best so far; the
 first round that is reverted is the last. Val rows are never trained on and given labels never change.
 """
 
@@ -27,59 +27,59 @@ from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
 from mmfeat.selftraining.policies import Targets, expected_prior, targets_of
 
-LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # what is trained in rounds, whatever in the end
-STEPS, LARGE = 480, 512  # about so many of them in a fit, of batches of up to so many rows
+LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # heads of the rounds, whatever head the run has
+STEPS, LARGE = 480, 512  # steps of a fit, about, and rows of a batch at most
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """One round; round 0 learns from given labels alone.
 
     Attributes
     ----------
     n_pseudo, n_unknown : int
-        Rows that took part without labels of their own, and labels that were not given and that the policy left unknown.
+        Rows that were trained on without labels of their own, and unknown labels that the policy left unknown.
     n_yes : list of int
-        Of each class, rows that were taught as more yes than no.
+        Of each class, rows whose target is above 1/2.
     changed : int or None
-        Rows of which any label is another than in the round before.
+        Rows with any pseudo-label that differs from the round before.
     agreement, truth : float or None
-        micro-F1 of the pseudo-labels against those of the round before, and against the truth where that is known.
+        micro-F1 of the pseudo-labels against those of the round before, and against the true labels where they are known.
     metrics : Metrics
         Of the MLP on val.
     difference : tuple of float or None
         To the best round before, in the metric, higher is better: the mean and its 95 % interval.
     refitted : bool
-        Whether the encoders learned from its pseudo-labels as well.
+        Whether the encoders were fine-tuned on its pseudo-labels as well.
     """
 
     number: int
-    n_pseudo: int
-    n_unknown: int
+    n_pseudo: int = 0
+    n_unknown: int = 0
     n_yes: list[int]
-    changed: int | None
-    agreement: float | None
-    truth: float | None
+    changed: int | None = None
+    agreement: float | None = None
+    truth: float | None = None
     metrics: Metrics
-    difference: tuple[float, float, float] | None
-    accepted: bool
+    difference: tuple[float, float, float] | None = None
+    accepted: bool = True
     refitted: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelfTraining:
     """The rounds and the best of them.
 
     Attributes
     ----------
     targets : Targets or None
-        What the unlabelled rows taught in it; None for round 0.
+        The targets of the unlabelled rows in it; None for round 0.
     logits : np.ndarray
         `(N, K)` of its MLP, for all rows.
     ended : str
-        Why there are no more rounds: `reverted`, `no_change` or `max_iter`, as scikit-learn says it.
+        Why there are no more rounds: `reverted`, `no_change` or `max_iter`, in scikit-learn's terms.
     """
 
     rounds: list[Round]
@@ -95,7 +95,7 @@ Refit = Callable[[int, Targets], FitData | None]
 
 
 def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None) -> FitData:
-    """The same arrays with targets of some rows, which join the rows to train on where they teach anything.
+    """The same arrays with targets of some rows, which are trained on where a target is known.
 
     Rows of `data.train` may be among them: those that lack some of their labels.
     """
@@ -131,83 +131,125 @@ def self_train(
     data : FitData
         Embeddings of every encoder; its `val` rows decide when to stop.
     unlabelled : np.ndarray
-        Row numbers that may get pseudo-labels where they have none: unlabelled rows, and rows labelled in part.
+        Row numbers that may get pseudo-labels where a label is unknown: unlabelled rows, and rows labelled in part.
     rule : PredictConfig
-        How probabilities become labels (P8) in figures on val, cross-fitted there where it is tuned.
+        How probabilities become labels (P8) in metrics on val, cross-fitted there where it is tuned.
     truth : np.ndarray, optional
-        `(n, K)` labels of the unlabelled rows, which are compared with and otherwise not read.
+        `(n, K)` labels of the unlabelled rows; pseudo-labels are compared with them, and nothing else reads them.
     refit : callable, optional
-        From a round's number and targets to the same arrays by encoders that learned from these, or None: as they are.
+        From a round's number and targets to the same arrays by encoders that were fine-tuned on these, or None: as they are.
     memory : callable, optional
-        What keeps each round's logits, so that an interrupted self-training goes on where it was.
+        Keeps each round's logits, so that an interrupted self-training goes on where it stopped.
     on_round : callable, optional
-        Told of each round when it is done.
+        Called with each round when it is done.
     """
+    rounds = _Rounds(data, unlabelled, config, metric=metric, seed=seed, rule=rule, truth=truth)
     memory, on_round = memory or (lambda number, make: make()), on_round or (lambda one: None)
-    val_labels = data.labels[data.val].cpu().numpy()
-    train_labels = data.labels[torch.as_tensor(data.train, device=data.labels.device)]
-    prior, given = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
-    free = given < 0
-    kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
-
-    def judged(logits: np.ndarray) -> tuple[Metrics, Any]:
-        decision = crossfit_decision_rule(
-            rule, metric, labels=val_labels, logits=logits, numbers=data.numbers[data.val]
-        )
-        return metrics_of(val_labels, logits, decision), outcome_of(logits, decision)
-
-    best, best_targets, before, ended = 0, None, None, "max_iter"
-    fused, mlp = memory(0, lambda: _trained(data, seed))
-    figures, outcome = judged(mlp[data.val])
-    best_logits = mlp
-    history = [Round(0, 0, 0, [0] * len(prior), None, None, None, figures, None, True)]
-    on_round(history[0])
+    on_round(rounds.first(memory))
+    ended = "max_iter"
     for number in range(1, config.rounds + 1):
-        taught = fused[unlabelled] if kernel is None else (fused[unlabelled] + kernel[unlabelled]) / 2
-        targets = targets_of(config, sigmoid(taught.astype(np.float64)), prior, given, rule)
-        said = np.where(free, decided(targets), -1).astype(np.int8)
-        changed = None if before is None else int((said != before).any(1).sum())
-        anew = refit(number, targets) if refit else None
-        if changed == 0 and anew is None:  # the next round would be as the last one
+        done = rounds.next(number, refit, memory)
+        if done is None:
             ended = "no_change"
             break
-        if anew is not None:
-            data, kernel = anew, None if kernel is None else kernel_logits(anew)
-        part = with_targets(data, unlabelled, targets)
-        fused, mlp = memory(number, lambda part=part: _trained(part, seed))
-        figures, now = judged(mlp[data.val])
-        difference = _difference(metric, val_labels, now, outcome)
-        accepted = is_accepted(difference, first=number == 1 and config.policy != "all")
-        history.append(
-            Round(
-                number,
-                len(part.train) - len(data.train),
-                int((free & (said < 0)).sum()),
-                (said == 1).sum(0).tolist(),
-                changed,
-                None if before is None else agreement(said, before),
-                None if truth is None else agreement(said, truth),
-                figures,
-                difference,
-                accepted,
-                anew is not None,
-            )
-        )
-        on_round(history[-1])
-        if not accepted:
+        on_round(done)
+        if not done.accepted:
             ended = "reverted"
             break
-        best, best_targets, best_logits, outcome, before = number, targets, mlp, now, said
-    return SelfTraining(history, best, best_targets, best_logits, ended)
+    return SelfTraining(
+        rounds=rounds.history, best=rounds.best, targets=rounds.targets, logits=rounds.logits, ended=ended
+    )
 
 
-def decided(targets: Targets) -> np.ndarray:
-    """Targets as labels `(N, K)` int8: 1 above 1/2, else 0, and -1 where nothing is taught."""
+class _Rounds:
+    """The rounds so far, and the best of them: `best`, its `targets` and `logits`."""
+
+    def __init__(
+        self,
+        data: FitData,
+        unlabelled: np.ndarray,
+        config: SelftrainConfig,
+        *,
+        metric: str,
+        seed: int,
+        rule: PredictConfig,
+        truth: np.ndarray | None,
+    ) -> None:
+        self.data, self.unlabelled, self.config = data, unlabelled, config
+        self.metric, self.seed, self.rule, self.truth = metric, seed, rule, truth
+        self.val_labels = data.labels[data.val].cpu().numpy()
+        train_labels = data.labels[torch.as_tensor(data.train, device=data.labels.device)]
+        self.prior, self.given = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
+        self.free = self.given < 0
+        self.kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
+        self.history: list[Round] = []
+        self.best, self.targets = 0, None
+        self.before: np.ndarray | None = None  # pseudo-labels of the last accepted round
+
+    def first(self, memory: Memory) -> Round:
+        """Round 0: given labels alone."""
+        self.fused, self.logits = memory(0, lambda: _trained(self.data, self.seed))
+        metrics, self.outcome = self._judged(self.logits)
+        self.history = [Round(number=0, n_yes=[0] * len(self.prior), metrics=metrics)]
+        return self.history[0]
+
+    def next(self, number: int, refit: Refit | None, memory: Memory) -> Round | None:
+        """One round; None where it would be the same as the last one."""
+        targets = self._targets()
+        pseudo = np.where(self.free, hard_labels(targets), -1).astype(np.int8)
+        changed = None if self.before is None else int((pseudo != self.before).any(1).sum())
+        refitted = refit(number, targets) if refit else None
+        if changed == 0 and refitted is None:
+            return None
+        if refitted is not None:
+            self.data, self.kernel = refitted, None if self.kernel is None else kernel_logits(refitted)
+        part = with_targets(self.data, self.unlabelled, targets)
+        self.fused, logits = memory(number, lambda: _trained(part, self.seed))
+        metrics, outcome = self._judged(logits)
+        difference = _difference(self.metric, self.val_labels, outcome, self.outcome)
+        done = Round(
+            number=number,
+            n_pseudo=len(part.train) - len(self.data.train),
+            n_unknown=int((self.free & (pseudo < 0)).sum()),
+            n_yes=(pseudo == 1).sum(0).tolist(),
+            changed=changed,
+            agreement=None if self.before is None else agreement(pseudo, self.before),
+            truth=None if self.truth is None else agreement(pseudo, self.truth),
+            metrics=metrics,
+            difference=difference,
+            accepted=is_accepted(difference, first=number == 1 and self.config.policy != "all"),
+            refitted=refitted is not None,
+        )
+        self.history.append(done)
+        if done.accepted:
+            self.best, self.targets, self.logits = number, targets, logits
+            self.outcome, self.before = outcome, pseudo
+        return done
+
+    def _targets(self) -> Targets:
+        """Targets of the unlabelled rows by the teacher: the last round's models, with the kernel where there is one."""
+        teacher = self.fused[self.unlabelled]
+        if self.kernel is not None:
+            teacher = (teacher + self.kernel[self.unlabelled]) / 2
+        probs = sigmoid(teacher.astype(np.float64))
+        return targets_of(self.config, probs, self.prior, labels=self.given, rule=self.rule)
+
+    def _judged(self, logits: np.ndarray) -> tuple[Metrics, Any]:
+        """Metrics on val, and what the bootstrap compares."""
+        val = self.data.val
+        decision = crossfit_decision_rule(
+            self.rule, self.metric, labels=self.val_labels, logits=logits[val], numbers=self.data.numbers[val]
+        )
+        return metrics_of(self.val_labels, logits[val], decision), outcome_of(logits[val], decision)
+
+
+def hard_labels(targets: Targets) -> np.ndarray:
+    """Targets as labels `(N, K)` int8: 1 above 1/2, else 0; -1 stays."""
     return np.where(targets.labels < 0, -1, targets.labels > 0.5).astype(np.int8)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """micro-F1 between two sets of labels `(N, K)`, over those that both know; 1 where neither says yes."""
+    """micro-F1 between two sets of labels `(N, K)`, over those that both know; 1 where neither has a positive."""
     known = (a >= 0) & (b >= 0)
     a, b = (a == 1) & known, (b == 1) & known
     total = int(a.sum() + b.sum())
@@ -215,9 +257,9 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def is_accepted(difference: tuple[float, float, float], *, first: bool) -> bool:
-    """Whether a round stands. The first is reverted where val falls by more than its standard error; a later one has to rise.
+    """Whether a round is kept. The first is reverted where val falls by more than its standard error; a later one has to rise.
 
-    What a few val rows say of a first round is mostly noise, while what later rounds gain over it is little.
+    On a few val rows the difference of a first round is mostly noise, and later rounds gain little over it.
     """
     mean, low, high = difference
     return mean > 0 or (first and mean >= -(high - low) / STANDARD_ERRORS)
@@ -230,7 +272,7 @@ def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple
 
 
 def _for_rows(config: Any, n_rows: int) -> Any:
-    """A head's settings for so many rows: a fixed number of epochs, and larger steps where batches are large."""
+    """A head's settings for a number of rows: a fixed number of epochs, and a larger rate where batches are large."""
     size = usual_batch(n_rows, LARGE)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / size))))
     lr = config.lr * (size / usual_batch(n_rows)) ** 0.5
@@ -240,7 +282,7 @@ def _for_rows(config: Any, n_rows: int) -> Any:
 def _trained(data: FitData, seed: int) -> Logits:
     """Mean of the logits of a linear model for each encoder and of an MLP on all; the MLP's own.
 
-    No val row chooses their epochs: there may be few, and they judge the round.
+    Their number of epochs is fixed: val rows may be few, and they judge the round.
     """
     logits, present = [], []
     alone = dataclasses.replace(data, val=data.val[:0])

@@ -1,4 +1,4 @@
-"""What an interrupted self-training has done so far: the logits of each round, all else follows from them."""
+"""The state of an interrupted self-training: the logits of each round, from which the rest follows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmfeat.common.sealed_tensors import read_arrays, write_arrays
 
 _LOGITS = ("fused", "mlp")
 
-RESUME = ".resume-selftrain"  # under runs/: what an interrupted self-training has done
+RESUME = ".resume-selftrain"  # folder under runs/
 
 
 def kept_in(folder: Path) -> Callable[[int, Callable[[], Any]], Any]:
-    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: a sealed file for each round; a damaged one is made again."""
+    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: a sealed file for each round; damaged ones are made again."""
 
     def memory(number: int, make: Callable[[], Any]) -> Any:
         file, whose = folder / f"round-{number}.safetensors", {"round": f"{number} of {folder.name}"}

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfeat.common.errors import StoreError
 from mmfeat.common.text import counted
+from mmfeat.config.encoder_tables import modality_table
 from mmfeat.store.commits import EMBEDDINGS, commit_paths
 from mmfeat.store.encoder_record import read_record
 from mmfeat.store.feature_store import FeatureStore
@@ -95,7 +96,7 @@ def encoder_status(
     lacks_logits = _lacking_logits(features, found.segment[cached], output_key)
     errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
     counts = (
-        (int(changed.sum()), "image" if spec.modality == "image" else "caption", "changed"),
+        (int(changed.sum()), modality_table(spec.modality).sample, "changed"),
         (int((redone & before.good).sum()), "image", "decoded differently now"),
         (int((redone & before.error).sum()), "unreadable image", "to be tried again"),
         (lacks_tokens, "row", "without tokens"),

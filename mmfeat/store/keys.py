@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmfeat.common.files import digest_json
-from mmfeat.config.schema import OTHER
+from mmfeat.config.encoder_tables import modality_table
 
 KEY_VERSION = 1
 
@@ -67,7 +67,7 @@ class EncoderSpec:
     @property
     def remedy(self) -> str:
         """The command that restores missing features."""
-        return f"mmfeat store import {self.architecture} FILE" if self.modality == OTHER else "mmfeat extract"
+        return modality_table(self.modality).remedy(self.architecture)
 
     def as_dict(self) -> dict[str, Any]:
         """The specification as JSON values."""

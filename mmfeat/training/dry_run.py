@@ -12,7 +12,7 @@ import numpy as np
 
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
-from mmfeat.config.schema import OTHER
+from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows, in_shard, missing_rows
 from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
@@ -93,7 +93,7 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     )
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
-    todo, lacks = missing_rows(features, keys.keys, ours, table.tokens, again)
+    todo, lacks = missing_rows(features, keys.keys, ours, tokens=table.tokens, again=again)
     measured = measure_encoding(project, identity, todo)
     to_logits = 0
     if identity.output_key is not None:
@@ -110,7 +110,7 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
         to_logits=to_logits,
         seconds=measured.seconds,
         mb=n_bytes / 1e6,
-        imported=table.modality == OTHER,
+        imported=table.made_elsewhere,
     )
 
 
@@ -118,7 +118,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
     """Estimate the time to read, prepare and encode rows, and the bytes that they add, from a few batches of them."""
     if not len(todo):
         return Estimate(0.0, 0)
-    name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
+    name = identity.name
     read = project.reader(name)
     session = open_session(project, identity, read, ExtractionOptions(), encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
@@ -128,7 +128,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
         read,
         project.store.dtype,
         tokens=project.config.encoder[name].tokens,
-        length=(lambda row: len(captions[row])) if modality == "text" else None,
+        length=modality_kind(identity.spec.modality).lengths(project),
     )
 
 
@@ -231,7 +231,9 @@ def _plan_words(project: Project, plan: FitPlan) -> PlannedFinetuning:
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
     measured = measure_encoding(project, identity, todo, encoder)
-    what = f"{counted(encoder.width, 'term')} of the training captions, {counted(len(todo), 'row')} to encode; then its output, in seconds"
+    kind = kind_of(project.config.encoder[plan.name])
+    fitted = f"{kind.fitted_what(encoder)} of the training {kind.reads}"
+    what = f"{fitted}, {counted(len(todo), 'row')} to encode; then its output, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
     return _planned(project, plan, what, seconds=measured.seconds, mb=mb, n_bytes=measured.n_bytes)
 
@@ -243,7 +245,7 @@ def _model(project: Project, plan: FitPlan) -> str:
 def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """The cost of an end-to-end fine-tuning, from a few of its own batches, forward and backward."""
     from mmfeat.common.devices import torch_device
-    from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
+    from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
     from mmfeat.training.encoder_training import named, resume_file_of, samples_of
 
@@ -257,16 +259,16 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
             encoder,
             samples,
             settings,
-            config.metric,
-            config.predict,
-            config.seed,
-            torch_device(config.device),
-            resume_file_of(project, name),
-            plan.fingerprint,
+            metric=config.metric,
+            rule=config.predict,
+            seed=config.seed,
+            device=torch_device(config.device),
+            resume_file=resume_file_of(project, name),
+            fingerprint=plan.fingerprint,
         )
         done = fit.resume()
         seconds = fit.estimate()
-    n_val = len(distinct_rows(project.row_keys(plan.pretrained.spec.modality).keys, samples.val))
+    n_val = len(distinct_rows(project.keys_of(plan.pretrained).keys, samples.val))
     forward = len(samples.val) / 3  # as EncoderFit counts it, and once more for the store
     seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
     n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)
@@ -284,7 +286,8 @@ def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np
     asked[np.concatenate([project.manifest.rows(w) for w in which])] = True
     tokens = project.config.encoder[identity.name].tokens
     again = rows_to_decode_again(project, identity)
-    return missing_rows(project.store.encoder(identity.spec), keys.keys, keys.present & asked, tokens, again)[0]
+    features = project.store.encoder(identity.spec)
+    return missing_rows(features, keys.keys, keys.present & asked, tokens=tokens, again=again)[0]
 
 
 def _output_bytes(project: Project, width: int) -> int:

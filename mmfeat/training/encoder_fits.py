@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.common.devices import provenance, torch_device
-from mmfeat.config.schema import OTHER
+from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, distinct_rows
@@ -143,7 +143,7 @@ def _rate(
     project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
 ) -> tuple[float | None, str]:
     """Samples per second: of the extraction, or of a few batches if it encoded almost nothing."""
-    if identity.spec.modality == OTHER or not len(rows):
+    if modality_table(identity.spec.modality).made_elsewhere or not len(rows):
         return None, ""
     if extraction and extraction.encoded >= MEASURED_ON:
         return extraction.encoded / sum(extraction.shares.values()), f"while {extraction.encoded:,} were encoded"

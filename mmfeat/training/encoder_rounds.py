@@ -17,7 +17,7 @@ from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
-from mmfeat.config.schema import TFIDF, Config
+from mmfeat.config.schema import Config
 from mmfeat.encoders.checkpoint import copy_checkpoint, read_checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows
@@ -92,7 +92,7 @@ def tunable(project: Project) -> list[str]:
 
 def _is_fine_tuned(project: Project, name: str) -> bool:
     checkpoint = project.checkpoint(project.identity(name))
-    return checkpoint is not None and not checkpoint.frozen and project.config.encoder[name].model != TFIDF
+    return checkpoint is not None and not checkpoint.frozen and project.config.encoder[name].tunable
 
 
 def as_before(project: Project) -> Project:
@@ -153,7 +153,7 @@ class EncoderRounds:
         seconds, mb = sum(plan.seconds for plan in plans), sum(plan.checkpoint_mb for plan in plans)
         for name in self.names:
             identity = overlay.pretrained(name)
-            keys = overlay.row_keys(identity.spec.modality)
+            keys = overlay.keys_of(identity)
             todo = distinct_rows(keys.keys, np.flatnonzero(keys.present))
             measured = measure_encoding(overlay, identity, todo)
             seconds, mb = seconds + measured.seconds, mb + measured.n_bytes / 1e6

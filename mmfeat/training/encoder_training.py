@@ -20,15 +20,14 @@ from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, quoted
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.synonyms import load_synonyms, replace_two
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint, save_checkpoint
-from mmfeat.encoders.families.tfidf import TfidfEncoder
-from mmfeat.encoders.finetuning.augmentation import ImageAugmentation
+from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.finetuning.fit_encoder import fit_encoder
 from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.finetuning.resume_state import forget_state
 from mmfeat.encoders.finetuning.training_samples import Samples
-from mmfeat.encoders.resolve import Identity, build_encoder, words_of
+from mmfeat.encoders.kinds import kind_of
+from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import fit_data, fit_head
 from mmfeat.inference.decisions import metrics_on_val
@@ -149,7 +148,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     extraction = encode_missing(project, pretrained, rows, encoder=encoder)
     used = plan.tuned_before(project)
-    what = "frozen" if encoder is None else counted(encoder.width, "term")
+    what = "frozen" if encoder is None else kind_of(project.config.encoder[name]).fitted_what(encoder)
     what = f"as fine-tuned in {used.name}, its probe fitted to other classes" if used else what
     note = (
         f"{what}; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
@@ -164,14 +163,16 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
     if len(val := table.rows("val")):
         metrics = metrics_on_val(project, computed_source(project, table, name, output, val).logits)
     learned = Lineage.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
-    more, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
+    more, tensors = {}, None
+    if encoder is not None:
+        more, tensors = kind_of(project.config.encoder[name]).fit_record(encoder), encoder.state_dict()
     if used and made is None:
         more, tensors, learned = {"refitted": used.name}, used.tensors(), used.learned() | learned
     checkpoint = made or save_checkpoint(
         project.checkpoints,
         name,
         {**checkpoint_record(project, plan, pretrained.spec, fitted, metrics), **more},
-        output,
+        output=output,
         tensors=tensors,
         learned=learned,
     )
@@ -215,9 +216,10 @@ def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) 
     return fitted, LinearProbe(weight, bias, project.manifest.classes)
 
 
-def _words(project: Project, plan: FitPlan) -> TfidfEncoder:
-    """The encoder of the checkpoint that was made from the same, or else a new one."""
-    return words_of(plan.made, project.config.encoder[plan.name]) if plan.made else fitted_words(project, plan.name)
+def _words(project: Project, plan: FitPlan) -> Encoder:
+    """The encoder of the checkpoint that was made from the same, or a new one."""
+    table = project.config.encoder[plan.name]
+    return kind_of(table).restore(plan.made, table) if plan.made else fitted_words(project, plan.name)
 
 
 def _tune(project: Project, name: str) -> FinetunedEncoder:
@@ -326,34 +328,12 @@ def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metr
 
 def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     """The samples of an encoder's fine-tuning."""
-    manifest = project.manifest
-    modality = project.config.encoder[name].modality
-    present = project.row_keys(modality).present
+    manifest, config = project.manifest, project.config
+    kind, source = kind_of(config.encoder[name]), project.source_of(config.encoder[name].modality, name)
+    present = project.row_keys(kind.modality, source).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
-    numbers = id_numbers(manifest.ids)
-    if modality == "image":
-        load, size = _image_loader(project, name, encoder), encoder.preparation.data_config["input_size"][1]
-    else:
-        load, size = _text_loader(project, encoder), 0
-    return Samples(load, manifest.labels, numbers, train, val, manifest.classes, size)
-
-
-def _image_loader(project: Project, name: str, encoder: Any) -> Any:
-    """P5: a random horizontal flip; crops and RandAugment where they are asked for."""
-    read, augmentation = project.reader(name), ImageAugmentation(encoder, project.config.finetune_of(name))
-    return lambda row, number, size: augmentation(read(row), number, size)
-
-
-def _text_loader(project: Project, encoder: Any) -> Any:
-    """P6: two words replaced by synonyms."""
-    captions, given = project.manifest.captions, project.config.finetune.synonyms
-    synonyms = load_synonyms(project.config.path(given) if given else None)
-
-    def load(row: int, number: int | None, _size: int) -> Any:
-        caption = captions[row]
-        return encoder.prepare(caption if number is None else replace_two(caption, synonyms, number))
-
-    return load
+    load, size = kind.training_loader(kind.reader(project, source), encoder, config, name)
+    return Samples(load, manifest.labels, id_numbers(manifest.ids), train, val, manifest.classes, size)
 
 
 def resume_file_of(project: Project, name: str) -> Path:

@@ -8,9 +8,10 @@ from typing import Any
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.files import digest_json
-from mmfeat.config.schema import OTHER, TFIDF
-from mmfeat.data.synonyms import load_synonyms
+from mmfeat.config.encoder_tables import EncoderTable
+from mmfeat.data.row_keys import RowKeys
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
+from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import of_other_names
@@ -61,30 +62,38 @@ def check_fit_plans(project: Project, names: list[str], freeze: bool) -> None:
     if not len(train):
         raise DataError("manifest.parquet: no labelled row to train on. Give labels and run: mmfeat init")
     for name in names:
-        modality = project.encoder_table(name).modality
+        table = project.encoder_table(name)
         others = [other for other in project.config.encoder if other != name]
-        if modality == OTHER and not freeze:
-            others = [other for other in others if project.config.encoder[other].modality != OTHER]
+        if not freeze and not _fits_whole(table):
+            others = [other for other in others if _fits_whole(project.config.encoder[other])]
             first = f"mmfeat finetune {' '.join(others)}, and: " if others else ""
-            raise ConfigError(
-                f"encoder.{name}: imported embeddings have no network to fine-tune, only an output can be fitted on them. "
-                f"Run: {first}mmfeat finetune {name} --freeze"
-            )
-        keys = project.keys_of(project.identity(name)) if modality == OTHER else project.row_keys(modality)
+            raise ConfigError(f"{kind_of(table).untunable(name)} Run: {first}mmfeat finetune {name} --freeze")
+        keys = project.keys_of(project.identity(name)) if table.made_elsewhere else _sample_keys(project, name)
         if not keys.present[train].any():
-            what = {"image": "an image that is there", "text": "a caption"}.get(modality, "an imported embedding")
+            what = table.present
             remedy = f"Use: mmfeat finetune {' '.join(others)}" if others else "Give some and run: mmfeat init"
             raise DataError(f"encoder.{name}: no labelled row to train on has {what}. {remedy}")
+
+
+def _fits_whole(table: EncoderTable) -> bool:
+    """Whether a fine-tuning without `--freeze` fits the encoder itself."""
+    return table.tunable or table.fitted
+
+
+def _sample_keys(project: Project, name: str) -> RowKeys:
+    """Row keys of an encoder's samples, before the encoder itself is known."""
+    modality = project.config.encoder[name].modality
+    return project.row_keys(modality, project.source_of(modality, name))
 
 
 def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     """Plan the fit of an encoder, and find the checkpoint if it was made before."""
     table = project.config.encoder[name]
-    pretrained = None if table.model == TFIDF else _begun_from(project, name, freeze)
+    pretrained = None if table.fitted else _begun_from(project, name, freeze)
     if pretrained is None:
-        words = {"width": table.width, "ngrams": table.ngrams}
-        settings = {**dataclasses.asdict(project.config.fuse.linear), **words}
-        fingerprint = _fingerprint(project, name, TFIDF, settings)
+        kind = kind_of(table)
+        settings = {**dataclasses.asdict(project.config.fuse.linear), **kind.fit_settings(table)}
+        fingerprint = _fingerprint(project, name, kind.name, settings)
     elif freeze:
         settings = dataclasses.asdict(project.config.fuse.linear)
         fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
@@ -106,7 +115,7 @@ def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
 
     Its features are still good. `refitted` in a checkpoint's record names the checkpoint that it came from.
     """
-    if freeze and project.encoder_table(name).modality != OTHER:
+    if freeze and not project.encoder_table(name).made_elsewhere:
         identity = project.identity(name)
         used = project.checkpoint(identity)
         if used and not used.frozen and (used.record.get("refitted") or of_other_names(project, used.classes)):
@@ -119,9 +128,7 @@ def _read_besides(project: Project, name: str) -> dict[str, Any]:
     besides, config = {}, project.config
     if config.finetune_of(name).head_first:
         besides["linear"] = dataclasses.asdict(config.fuse.linear)
-    if config.encoder[name].modality == "text" and config.finetune.synonyms:
-        besides["synonyms"] = load_synonyms(config.path(config.finetune.synonyms))
-    return besides
+    return besides | kind_of(config.encoder[name]).read_besides(config)
 
 
 def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
@@ -137,14 +144,14 @@ def use_remedy(name: str, checkpoint: str) -> str:
 
 
 def from_nothing(project: Project, name: str) -> bool:
-    """Whether an encoder is fitted as a whole in seconds, on captions: there is nothing to freeze."""
-    return project.encoder_table(name).model == TFIDF
+    """Whether an encoder is fitted as a whole in seconds, on its samples: there is nothing to freeze."""
+    return project.encoder_table(name).fitted
 
 
 def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
     """Digest of everything that a checkpoint is made from."""
     manifest, config = project.manifest, project.config
-    keys = project.row_keys(config.encoder[name].modality).keys
+    keys = _sample_keys(project, name).keys
     rows = {w: manifest.rows(w) for w in ("train", "val")}
     digests = {w: rows_digest(manifest.ids[r], keys[r], manifest.labels[r]) for w, r in rows.items()}
     parts = {"rows": digests, "classes": manifest.classes, "encoder": spec_key, "settings": settings}

@@ -8,8 +8,8 @@ from typing import Any
 from mmfeat.common.devices import provenance, torch_device
 from mmfeat.common.lineage import Lineage
 from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, save_checkpoint
-from mmfeat.encoders.finetuning.fit_encoder import FittedEncoder
 from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.finetuning.validated_epochs import FittedEncoder
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
@@ -39,7 +39,7 @@ def save_finetuned(
         project.checkpoints,
         plan.name,
         record,
-        fitted.output,
+        output=fitted.output,
         tensors=encoder.state_dict(),
         learned=learned,
         last=last,

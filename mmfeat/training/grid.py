@@ -11,7 +11,7 @@ from typing import Any
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import shown, toml_value
-from mmfeat.config.schema import FILE_NAME, FINETUNE_KEYS, OTHER, TFIDF, FinetuneConfig, FuseConfig
+from mmfeat.config.schema import FILE_NAME, FINETUNE_KEYS, FinetuneConfig, FuseConfig
 from mmfeat.heads import head_config
 from mmfeat.project.project import Project
 
@@ -192,7 +192,7 @@ def encoder_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> Gr
     fixed = {key: text for key, text in overrides.items() if key not in swept}
     project = Project(folder, fixed)
     table = project.encoder_table(name)
-    if table.modality == OTHER or table.model == TFIDF:
+    if not table.tunable:
         raise ConfigError(f"encoder.{name}: {shown(table.model)} has no network to fine-tune")
     texts = {_finetune_key(name, key): values for key, values in swept.items()}
     axes = _Axes(name=name, texts=texts, shared=fixed)

@@ -9,15 +9,9 @@ from pathlib import Path
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import shown, toml_value
-from mmfeat.config.schema import (
-    MODALITIES,
-    OTHER,
-    TFIDF,
-    EncoderConfig,
-    ImageEncoderConfig,
-    TextEncoderConfig,
-    TfidfEncoderConfig,
-)
+from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
+from mmfeat.config.schema import MODALITIES
+from mmfeat.encoders.kinds import encoder_kinds
 from mmfeat.project.project import Project
 
 _PATH = (".", "~", "/")
@@ -33,7 +27,7 @@ class ProposedEncoder:
         As the user typed it.
     name : str
         The encoder of mmfeat.toml that it is, or that it would replace; the fine-tuning settings are those of that name.
-    table : EncoderConfig
+    table : EncoderTable
         Its table for mmfeat.toml.
     own : bool
         Whether it is that table of mmfeat.toml.
@@ -41,15 +35,15 @@ class ProposedEncoder:
 
     typed: str
     name: str
-    table: EncoderConfig
+    table: EncoderTable
     own: bool
 
     @property
     def label(self) -> str:
         """Its name in tables."""
-        model = Path(self.table.model).name
+        model = self.table.short_model
         if self.own:
-            return f"{model[:12] if self.table.modality == OTHER else model} ({self.name})"
+            return f"{model} ({self.name})"
         weights = Path(self.table.pretrained).stem
         return model if weights in ("auto", model) else f"{model}={weights}"
 
@@ -113,17 +107,14 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
         same = table.modality == modality and _same(project, table.model, model)
         if same and (not pretrained or _same(project, table.pretrained, pretrained)):
             return _own(typed, name, table)
-    name = next(
-        (name for name, table in encoders.items() if table.modality == modality and table.model != TFIDF), modality
-    )
-    if model == TFIDF and modality == "text":
-        return ProposedEncoder(typed=typed, name=name, table=TfidfEncoderConfig(), own=False)
-    cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
-    table = cls(model=model, pretrained=pretrained or "auto", modality=modality)
-    return ProposedEncoder(typed=typed, name=name, table=table, own=False)
+    same_modality = (name for name, table in encoders.items() if table.modality == modality and table.tunable)
+    cls = encoder_table_class(modality, {"model": model})
+    weights_of_it = {"pretrained": pretrained or "auto"} if "pretrained" in cls.__dataclass_fields__ else {}
+    table = cls(model=model, **weights_of_it)
+    return ProposedEncoder(typed=typed, name=next(same_modality, modality), table=table, own=False)
 
 
-def _own(typed: str, name: str, table: EncoderConfig) -> ProposedEncoder:
+def _own(typed: str, name: str, table: EncoderTable) -> ProposedEncoder:
     return ProposedEncoder(typed=typed, name=name, table=dataclasses.replace(table, checkpoint="latest"), own=True)
 
 
@@ -139,15 +130,12 @@ def _same(project: Project, a: str, b: str) -> bool:
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:
     """The modality of a model that is not a path: those of timm and torchvision take images."""
-    if model == TFIDF:
-        return "text"
+    for kind in sorted(encoder_kinds().values(), key=lambda kind: kind.recognition_order):
+        if kind.recognises(model):
+            return kind.modality
     from mmfeat.encoders.families.text_names import nearest_text_models
-    from mmfeat.encoders.model_names import PREFIX, image_models, is_image_model, nearest
+    from mmfeat.encoders.model_names import image_models, nearest
 
-    if model.startswith(PREFIX) or is_image_model(model):
-        return "image"
-    if "/" in model or "-" in model:  # as names of transformers are written, and none of an image model
-        return "text"
     near = ", ".join([*nearest(model, [*encoders, *image_models()]), *nearest_text_models(model)]) or "none"
     raise ConfigError(
         f"{shown(typed)}: neither an encoder of mmfeat.toml nor an image model. Nearest: {near}; "

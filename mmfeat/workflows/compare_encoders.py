@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.text import counted, shown
-from mmfeat.config.schema import MODALITIES, OTHER
+from mmfeat.config.encoder_tables import MODALITY_TABLES
 from mmfeat.inference.decisions import decision_on, metrics_on_val, needed_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
@@ -83,7 +83,7 @@ def compare_encoders(
         mean_of_seeds=False,
         intervals=WITH_INTERVALS,
     )
-    models, title = score_groups(candidates, scoring, (*MODALITIES, OTHER)), counted(len(val), "val row")
+    models, title = score_groups(candidates, scoring, tuple(MODALITY_TABLES)), counted(len(val), "val row")
     most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
     fields = write_comparison(
         project,

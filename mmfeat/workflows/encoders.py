@@ -17,8 +17,10 @@ from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.files import digest_json
 from mmfeat.common.remembered import recall, remember
 from mmfeat.common.text import counted
-from mmfeat.config.schema import FILE_NAME, OTHER, TFIDF, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
+from mmfeat.config.schema import FILE_NAME
 from mmfeat.encoders.description import Description
+from mmfeat.encoders.kinds import kind_of
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult
 
@@ -36,7 +38,6 @@ PAPER = {
     ),
     "text": ("google/bert_uncased_L-2_H-128_A-2", "albert-base-v2"),
 }
-IMPORTED = "imported"
 SHOWN = 24  # models of a pattern
 LONGEST = 512  # tokens, where no table says how many are read
 
@@ -129,21 +130,16 @@ class _Descriptions:
         if self.changed:
             remember(self.file, {"made_by": self.made_by, "figures": self.known})
 
-    def of(self, table: EncoderConfig, folder: Path) -> Description:
+    def of(self, table: EncoderTable, folder: Path) -> Description:
         """An encoder's description; relative paths of its table start at `folder`."""
-        if table.modality == OTHER:
-            return Description(table.model[:16], OTHER, source=IMPORTED)
-        if table.model == TFIDF:
-            return Description(
-                TFIDF, "text", width=table.width, source="scikit-learn", note="or as many terms as are found"
-            )
+        kind = kind_of(table)
+        if not table.network:
+            return kind.describe(table, folder)
         key = digest_json([dataclasses.asdict(table), str(folder), _stamp(folder / Path(table.model).expanduser())])
         with contextlib.suppress(TypeError, KeyError, ValueError):
             known = self.known[key]
             return Description(**{**known, "places": tuple(known["places"])})
-        from mmfeat.encoders.catalogue import describe
-
-        found = describe(table, folder)
+        found = kind.describe(table, folder)
         if found.parameters is not None:
             self.known[key], self.changed = dataclasses.asdict(found), True
         return found
@@ -168,7 +164,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
             found[name] = descriptions.of(table, project.root)
         except EncoderError as error:  # shown in its row
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
-        if found[name].source == IMPORTED:
+        if table.made_elsewhere:
             with contextlib.suppress(MmfeatError):
                 found[name] = dataclasses.replace(found[name], width=project.identity(name).width)
     return found
@@ -176,9 +172,9 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
 
 def _known(descriptions: _Descriptions, model: str, modality: str) -> Description:
     """A model with default settings. Its note says why if it cannot be used as an encoder."""
-    table = (
-        ImageEncoderConfig(model=model) if modality == "image" else TextEncoderConfig(model=model, max_length=LONGEST)
-    )
+    cls = encoder_table_class(modality, {"model": model})
+    longest = {"max_length": LONGEST} if "max_length" in cls.__dataclass_fields__ else {}
+    table = cls(model=model, **longest)
     try:
         return descriptions.of(table, Path("/"))
     except EncoderError as error:

@@ -14,8 +14,8 @@ from mmfeat.common.progress import progress
 from mmfeat.common.spelling import spelled_as
 from mmfeat.common.text import counted, shown
 from mmfeat.common.urls import refuse_url
+from mmfeat.config.encoder_tables import OtherEncoderConfig
 from mmfeat.config.reader import wrong_name
-from mmfeat.config.schema import OTHER
 from mmfeat.data.embedding_files import ArrayFile, open_array
 from mmfeat.data.id_lists import read_ids
 from mmfeat.data.row_keys import id_keys
@@ -68,7 +68,7 @@ class ImportResult(Result):
     @property
     def table(self) -> str:
         """What to paste into mmfeat.toml."""
-        return f'[encoder.{self.name}]\nmodality = "{OTHER}"\nimported = "{self.key}"'
+        return f'[encoder.{self.name}]\nmodality = "{OtherEncoderConfig.modality}"\nimported = "{self.key}"'
 
     def _about(self) -> str:
         made = "Imported" if self.n_written else "Already imported:"
@@ -115,7 +115,9 @@ def import_embeddings(
     width, dtype = source.shape[1], project.store.dtype
     try:
         with progress(f"{name}: examining", len(ids)) as bar:
-            found = examine(name, source.blocks, ids, keys, keep, width, dtype, bar.advance)
+            found = examine(
+                name, source.blocks, ids, keys=keys, keep=keep, width=width, dtype=dtype, advance=bar.advance
+            )
         n_written = _write(project, source, found, keys, keep)
     except DataError as error:
         text = str(error)
@@ -142,7 +144,7 @@ def _check_name(project: Project, name: str) -> None:
     if wrong := wrong_name(name):
         raise ConfigError(f"{shown(name)}: {wrong}. Choose another name")
     table = project.config.encoder.get(name)
-    if table is not None and table.modality != OTHER:
+    if table is not None and not table.made_elsewhere:
         raise ConfigError(f"{name}: is the project's {table.modality} encoder. Choose another name")
 
 
@@ -179,7 +181,7 @@ def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[s
 
 def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, keep: np.ndarray) -> int:
     """How many rows of the manifest have one of the embeddings; none at all is a mistake."""
-    rows = project.row_keys(OTHER).keys
+    rows = id_keys(project.manifest.ids)
     n_matched = int(np.isin(rows.view("V32").ravel(), keys[keep].view("V32").ravel()).sum())
     if not n_matched:
         there, here = shown(project.manifest.ids[0]), shown(ids[int(np.flatnonzero(keep)[0])])
@@ -202,6 +204,15 @@ def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarra
         versions = {"mmfeat": __version__, "numpy": np.__version__}
         meta = {"host": platform.node(), "device": f"imported from {place}", "versions": versions}
         with progress(f"{found.spec.architecture}: writing", n_missing) as bar:
-            write_import(features, source.blocks, keys, found.digests, missing, source.shape[1], meta, bar.advance)
+            write_import(
+                features,
+                source.blocks,
+                keys,
+                digests=found.digests,
+                missing=missing,
+                width=source.shape[1],
+                meta=meta,
+                advance=bar.advance,
+            )
         merge_segments(features)
     return n_missing

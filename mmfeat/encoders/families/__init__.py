@@ -1,1 +1,1 @@
-"""One module for each family of encoders."""
+"""Encoder kinds, and the families of networks that they build."""

@@ -1,9 +1,8 @@
-"""Image encoders: what all families share, from bytes on the device to pooled features and spatial tokens."""
+"""Image encoders, shared by all families: from bytes on the device to pooled features and spatial tokens."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.config.schema import ImageEncoderConfig
+from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.encoders.weights import hub, load_strictly, read_state
@@ -24,25 +23,28 @@ class ImageEncoder(Encoder):
     Attributes
     ----------
     model : str
-        The name by which :func:`build_image_encoder` makes the same network again.
+        The name that builds the same network again by :func:`build_image_encoder`.
     source : str
-        The package that makes the network.
+        The package that builds the network.
+    prefix : str
+        What may stand before a model's name so that this family is meant; empty for the usual one.
     on_hub : bool
         Whether its weights come from the Hugging Face hub.
     own_pooling : str
         How the network pools its features.
     resized : bool
-        Whether the network itself was changed for the size of its images: its position embeddings, or windows.
+        Whether the network was changed for the size of its images: position embeddings, or windows.
     """
 
-    modality = "image"
+    kind = modality = "image"
     source: str
+    prefix = ""
     on_hub = False
     own_pooling: str
     resized = False
 
     def __init__(
-        self, network: nn.Module, model: str, data_config: dict[str, Any], precision: str, flip: bool = False
+        self, network: nn.Module, model: str, data_config: dict[str, Any], *, precision: str, flip: bool = False
     ) -> None:
         super().__init__()
         self.network = network
@@ -65,70 +67,84 @@ class ImageEncoder(Encoder):
         self.set_speed()
 
     @staticmethod
-    @abstractmethod
-    def named(model: str) -> tuple[str, str]:
-        """The name that makes the network again, and the architecture as keys and folders of the store have it."""
+    def knows(model: str) -> bool:
+        """Whether the family has a model of this name, whatever its weights."""
+        raise NotImplementedError
 
     @staticmethod
-    @abstractmethod
+    def names() -> list[str]:
+        """All models that the family has."""
+        raise NotImplementedError
+
+    @staticmethod
+    def meant(model: str, own_weights: bool) -> str:
+        """The model that a name means, where people call it otherwise than the family does."""
+        return model
+
+    @staticmethod
+    def named(model: str) -> tuple[str, str]:
+        """The name that builds the network again, and the architecture in encoder keys and folders of the store."""
+
+    @staticmethod
     def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
-        """A network that ends with the pooled features, and the prefixes of the tensors it has without need: its classifier's.
+        """A network that ends with the pooled features, and the prefixes of tensors that files may have beside it.
 
         Parameters
         ----------
         name : str
             Of the encoder, for messages.
         own_weights : bool
-            Load the model's own weights; random ones otherwise.
+            Whether to load the model's own weights; otherwise they are random.
 
         Raises
         ------
         EncoderError
-            It has no such weights, or they are out of reach, or no pooled features.
+            It has no such weights or no pooled features, or the weights are out of reach.
         """
+        raise NotImplementedError
 
     @staticmethod
     def for_size(network: nn.Module, size: int) -> bool:
-        """Change a network that takes images of one size alone to another size; whether that was possible.
+        """Change a network of a fixed image size to another size; returns whether that was possible.
 
         Raises
         ------
         ValueError
-            It could not take all of such an image.
+            It would not read the whole image.
         """
         return False
 
     @staticmethod
-    @abstractmethod
     def data_config_of(network: nn.Module, model: str) -> dict[str, Any]:
-        """The preprocessing that the model's own configuration states, as timm writes it."""
+        """The model's own preprocessing, in timm's form."""
+        raise NotImplementedError
 
     @staticmethod
-    @abstractmethod
     def width_of(network: nn.Module) -> int:
-        """D of a network's pooled features, without running it."""
+        """D of a network's pooled features, without a forward pass."""
+        raise NotImplementedError
 
     @staticmethod
-    @abstractmethod
     def weights_files(model: str) -> list[Path]:
-        """Files or folders in which the model's own weights lie, where they are on disk."""
+        """Files or folders of the model's own weights, once they are on disk."""
+        raise NotImplementedError
 
     @staticmethod
     def has_weights(model: str) -> bool:
-        """Whether the family has weights of a model, wherever they lie."""
+        """Whether the family has weights of a model, on disk or not."""
         return True
 
     @staticmethod
     def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of a file under the names that the family has today."""
+        """Tensors of a file under the family's current names."""
         return state
 
     def own_files(self) -> list[Path]:
-        """Where the model's own weights lie."""
+        """Files or folders of the model's own weights."""
         return self.weights_files(self.model)
 
     def is_flat(self, prepared: Tensor) -> bool:
-        """Whether a prepared image `(3, H, W)` uint8 is of one colour or nearly so."""
+        """Whether a prepared image `(3, H, W)` uint8 has nearly one colour."""
         return self.preparation.is_flat(prepared)
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
@@ -137,13 +153,13 @@ class ImageEncoder(Encoder):
         return {"pixels": batch["pixels"].pin_memory()} if self.mean.is_cuda else batch
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Pooled features `(B, D)`; at inference their mean over the image and its mirror image, where `flip` says so."""
+        """Pooled features `(B, D)`; with `flip`, at inference, their mean over the image and its mirror image."""
         pixels = self._normalised(batch["pixels"])
         features = self._run(pixels)
         return (features + self._run(pixels.flip(-1))) / 2 if self.flip and not self.training else features
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features `(B, D)`, a grid of `number x number` spatial ones row by row, `(B, number^2, C)`, and its size."""
+        """Pooled features `(B, D)`, spatial ones on a grid of `number x number`, row by row, `(B, number^2, C)`, and its size."""
         pixels = self._normalised(batch["pixels"])
         embeddings, grid = self.forward_grid(pixels)
         if self.flip:
@@ -153,10 +169,9 @@ class ImageEncoder(Encoder):
         return embeddings, tokens, torch.full((len(tokens),), tokens.shape[1])
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """Bytes to float32 as torchvision's ToTensor and Normalize do it."""
+        """Bytes to float32, as by torchvision's ToTensor and Normalize."""
         return ((pixels / 255) - self.mean).div_(self.std).contiguous(memory_format=self._memory_format)
 
-    @abstractmethod
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features `(B, D)` and unpooled ones `(B, C, h, w)` of normalised pixels.
 
@@ -165,6 +180,7 @@ class ImageEncoder(Encoder):
         EncoderError
             The network has no grid of spatial features.
         """
+        raise NotImplementedError
 
     def square(self, tokens: Tensor) -> Tensor:
         """Tokens `(B, L, C)` of a square image, row by row, as a grid `(B, C, h, w)`."""
@@ -188,12 +204,28 @@ class ImageEncoder(Encoder):
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self._memory_format)
         run = torch.compile(self.network) if compiled else self.network
-        object.__setattr__(self, "_run", run)  # no module of its own: the network's tensors are there already
+        object.__setattr__(self, "_run", run)  # not a submodule: its tensors are the network's
 
     @property
     def pooling(self) -> str:
-        """The network's own pooling, and the mean with the mirror image where there is one."""
+        """The network's own pooling, and the mean with the mirror image if `flip`."""
         return f"{self.own_pooling}, mean with the mirror image" if self.flip else self.own_pooling
+
+
+_FAMILIES: list[type[ImageEncoder]] = []
+
+
+def register_image_family(cls: type[ImageEncoder]) -> type[ImageEncoder]:
+    """Class decorator: models of this family can be named in `[encoder.NAME]`, after those of families before it."""
+    _FAMILIES.append(cls)
+    return cls
+
+
+def image_families() -> list[type[ImageEncoder]]:
+    """All families, in the order in which a model's name is looked up."""
+    from mmfeat.encoders.families import timm_models, torchvision_models  # noqa: F401 - they register themselves
+
+    return sorted(_FAMILIES, key=lambda family: bool(family.prefix))
 
 
 def build_image_encoder(
@@ -205,23 +237,23 @@ def build_image_encoder(
     data_config: dict[str, Any] | None = None,
     resized: bool = False,
 ) -> ImageEncoder:
-    """Build an encoder from its `[encoder.NAME]` table, with pretrained, given or seeded random weights.
+    """Build an encoder from its `[encoder.NAME]` table, with pretrained weights, a file's, or seeded random ones.
 
     Parameters
     ----------
     folder : Path
-        Where relative paths of the table start.
+        Relative paths of the table start here.
     data_config : dict, optional
         The preprocessing; the model's own, when None.
     resized : bool
-        Whether the weights are those of a network that was changed for the size of `data_config`.
+        Whether the weights are of a network that was changed for the size of `data_config`.
 
     Raises
     ------
     EncoderError
         No such model, weights out of reach, weights that do not fit.
     """
-    from mmfeat.encoders.model_names import image_family  # of the families, which build on the class above
+    from mmfeat.encoders.model_names import image_family  # imports the families, which build on the class above
 
     kind, model = image_family(name, config.model, config.pretrained, folder)
     own = config.pretrained == "auto"
@@ -239,11 +271,11 @@ def build_image_encoder(
     size = data_config["input_size"]
     try:
         try:
-            encoder = kind(network, model, data_config, config.precision, config.flip)
+            encoder = kind(network, model, data_config, precision=config.precision, flip=config.flip)
         except (RuntimeError, AssertionError, ValueError):
             if config.size == "auto" or not kind.for_size(network, size[1]):
                 raise
-            encoder, resized = kind(network, model, data_config, config.precision, config.flip), True
+            encoder, resized = kind(network, model, data_config, precision=config.precision, flip=config.flip), True
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
     encoder.resized = resized

@@ -1,4 +1,4 @@
-"""What a folder of sentence-transformers says about pooling, and about what it does after it."""
+"""The pooling that a folder of sentence-transformers states, and the steps after it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _POOLING = "1_Pooling"
 
 
 def stated_pooling(name: str, source: str) -> str:
-    """How a folder, or a model of the hub, pools its tokens; mean where it does not say so.
+    """The pooling of a folder or a model of the hub; mean if it states none.
 
     Raises
     ------
     EncoderError
-        In a way that is not offered here.
+        It is a pooling that mmfeat does not offer.
     """
     path = next((one["path"] for one in _modules(source) if _kind(one) == "Pooling"), _POOLING)
     stated = read_json(source, f"{path}/config.json")
     if not isinstance(stated, dict):
         return "mean"
-    modes = stated.get("pooling_mode")  # one name or several; of old, a yes or no for each
+    modes = stated.get("pooling_mode")  # one name or several; in older folders a flag for each
     if modes is None:
         flags = {
             key.removeprefix("pooling_mode_"): value for key, value in stated.items() if key.startswith("pooling_mode_")
@@ -40,7 +40,7 @@ def stated_pooling(name: str, source: str) -> str:
 
 
 def after_pooling(source: str) -> list[str]:
-    """What a folder does with the pooled embedding, and is left out here: `Normalize`, `Dense`."""
+    """Steps of a folder after pooling, which mmfeat leaves out: `Normalize`, `Dense`."""
     kinds = [_kind(one) for one in _modules(source, fetch=False)]
     return kinds[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else []
 
@@ -61,7 +61,7 @@ def _of_old(flag: str) -> str:
 
 
 def read_json(source: str, file: str, fetch: bool = True) -> Any:
-    """A file of a folder or of the hub; None where there is none, on disk alone unless it may be fetched."""
+    """A JSON file of a folder or of the hub; None if there is none. It is downloaded only with `fetch`."""
     path: Path | str = Path(source) / file
     if not Path(source).is_dir():
         from huggingface_hub import hf_hub_download
@@ -69,7 +69,7 @@ def read_json(source: str, file: str, fetch: bool = True) -> Any:
 
         try:
             path = hf_hub_download(source, file, local_files_only=not fetch)
-        except (EntryNotFoundError, OSError, ValueError):  # not there, or not on disk and out of reach
+        except (EntryNotFoundError, OSError, ValueError):  # no such file, or not on disk and out of reach
             return None
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Names of text models: those that are known without the hub, and which of them is meant."""
+"""Names of text models: those whose sizes are known without the hub, renamed ones, and local folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfeat.encoders.weights import hub_folder
 
-# What decides sizes, from config.json of huggingface.co/NAME: so they can be said before anything is fetched.
+# The sizes in config.json of huggingface.co/NAME, so that they can be listed before anything is downloaded.
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "google/bert_uncased_L-2_H-128_A-2": {
         "model_type": "bert",
@@ -39,18 +39,18 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
     },
 }
-TOWERS = ("_text_model", "_vision_model")  # how transformers calls the two halves of a model of images and texts
-_RENAMED = {"albert-base-v2": "albert/albert-base-v2"}  # the hub's names of old, and of today
+TOWERS = ("_text_model", "_vision_model")  # endings in transformers of the two halves of an image-text model
+_RENAMED = {"albert-base-v2": "albert/albert-base-v2"}  # old to current names of the hub
 
 
 def hub_name(model: str) -> str:
-    """The name under which the hub has a model today, or that of old where the disk has it under that alone."""
-    today = _RENAMED.get(model, model)
-    return model if hub_folder(model).is_dir() and not hub_folder(today).is_dir() else today
+    """The hub's current name of a model, or the old name if only that is on disk."""
+    current = _RENAMED.get(model, model)
+    return model if hub_folder(model).is_dir() and not hub_folder(current).is_dir() else current
 
 
 def nearest_text_models(model: str) -> list[str]:
-    """Up to three names that are most like one: of those known here, and those in the hub's folder on disk."""
+    """Up to three most similar names, among the known ones and those in the hub's cache on disk."""
     folders = hub_folder("x").parent.glob("models--*")
     on_disk = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
     known = sorted({*TEXT_MODELS, *_RENAMED, *(name for name in on_disk if not name.startswith("timm/"))} - {model})
@@ -64,12 +64,12 @@ def nearest_text_models(model: str) -> list[str]:
 
 
 def local_folder(model: str, folder: Path) -> Path | None:
-    """The folder that a model is (`./`, `~` or `/`); None of a name of the hub."""
+    """The folder of a model that is given by path (`./`, `~` or `/`); None for a name of the hub."""
     return folder / Path(model).expanduser() if model.startswith((".", "~", "/")) else None
 
 
 def two_towers(family: str) -> str:
-    """What to use instead of a model of images and texts, or of its half: the same words whichever half was asked for."""
+    """The alternatives to an image-text model, or to half of one, for an error message."""
     return (
         f"is of a model of images and texts ({family}), neither of which is read from a folder of transformers. For images "
         f"use timm's of that kind: mmfeat encoders clip (or siglip); for texts a text model; or embeddings made "

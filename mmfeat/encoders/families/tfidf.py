@@ -1,7 +1,7 @@
-"""TF-IDF: a text encoder whose embedding is a caption's words, weighted; its vocabulary is fitted, by scikit-learn.
+"""TF-IDF: a text encoder of weighted term counts, whose vocabulary scikit-learn fits.
 
-A caption becomes `(1 + ln count) * idf` of the commonest terms, of length 1 (Salton & Buckley, 1988). Vocabulary and idf
-come from the training captions alone and are kept in a checkpoint, as JSON and a tensor.
+A caption becomes `(1 + ln count) * idf` of the most frequent terms, scaled to length 1 (Salton & Buckley, 1988). Vocabulary
+and idf are fitted on the training captions alone and saved in a checkpoint, as JSON and a tensor.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from torch import Tensor
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
 from mmfeat.common.text import counted
-from mmfeat.config.schema import TFIDF
+from mmfeat.config.encoder_tables import TFIDF
 from mmfeat.encoders.encoder import Encoder
 
-_WORDS = {"lowercase": True, "token_pattern": r"(?u)\b\w\w+\b"}  # scikit-learn's own; said, since keys depend on it
-_SEEN_IN = 2  # training captions that a term must stand in
+_WORDS = {
+    "lowercase": True,
+    "token_pattern": r"(?u)\b\w\w+\b",
+}  # scikit-learn's defaults; stated, since keys depend on them
+_SEEN_IN = 2  # training captions that a term must occur in
 
 
 class TfidfPreparation:
@@ -32,14 +35,14 @@ class TfidfPreparation:
     terms : sequence of str
         The vocabulary, in the order of the embedding's columns.
     ngrams : int
-        The most words of a term.
+        The number of words of a term at most.
     """
 
     def __init__(self, terms: Sequence[str], ngrams: int) -> None:
         from sklearn.feature_extraction.text import CountVectorizer
 
         self.terms, self.ngrams = tuple(terms), ngrams
-        self.most = len(self.terms)  # tokens of a caption at most, as for a text model
+        self.most = len(self.terms)  # tokens of a caption at most, as of a text model
         self._numbers = {term: number for number, term in enumerate(self.terms)}
         self._analyse = CountVectorizer(**_WORDS, ngram_range=(1, ngrams)).build_analyzer()
 
@@ -49,12 +52,12 @@ class TfidfPreparation:
         return " ".join(self.terms[:8]), self.terms[0]
 
     def prepare(self, sample: str) -> dict[int, int]:
-        """How often each term of the vocabulary stands in a caption."""
+        """How often each term of the vocabulary occurs in a caption."""
         numbers = (self._numbers.get(term) for term in self._analyse(sample))
         return dict(sorted(Counter(number for number in numbers if number is not None).items()))
 
     def collate(self, prepared: list[dict[int, int]]) -> dict[str, Tensor]:
-        """Numbers of terms and their counts, `(B, L)` int64 each, under the names that all text encoders have."""
+        """Numbers of terms and their counts, `(B, L)` int64 each, under the names of all text encoders' inputs."""
         length = max(1, *map(len, prepared))
         numbers, counts = torch.zeros(2, len(prepared), length, dtype=torch.int64)
         for row, found in enumerate(prepared):
@@ -63,12 +66,12 @@ class TfidfPreparation:
         return {"input_ids": numbers, "attention_mask": counts}
 
     def describe(self) -> dict[str, Any]:
-        """The vocabulary and what a term is, as JSON values."""
+        """Digest of the vocabulary, and the definition of a term, as JSON values."""
         return {"terms": digest_json(list(self.terms)), "n_terms": len(self.terms), "ngrams": self.ngrams, **_WORDS}
 
 
 class TfidfEncoder(Encoder):
-    """A vocabulary and the weight of each of its terms; a caption without any of them is all zeros.
+    """A vocabulary and the weight of each term; a caption without any of the terms is all zeros.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ class TfidfEncoder(Encoder):
         `(D,)` float32.
     """
 
-    modality, architecture, precision, pooling = "text", TFIDF, "float32", "l2"
+    kind, modality, architecture, precision, pooling = TFIDF, "text", TFIDF, "float32", "l2"
 
     def __init__(self, terms: Sequence[str], idf: Tensor, ngrams: int) -> None:
         super().__init__()
@@ -86,12 +89,12 @@ class TfidfEncoder(Encoder):
 
     @classmethod
     def fit(cls, captions: Sequence[str], width: int, ngrams: int) -> TfidfEncoder:
-        """The commonest terms of captions, and how rare each is among them; the captions' order does not matter.
+        """Fit the most frequent terms of captions and their idf; the captions' order does not matter.
 
         Raises
         ------
         EncoderError
-            No term stands in two captions.
+            No term occurs in two captions.
         """
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -102,7 +105,7 @@ class TfidfEncoder(Encoder):
             vectorizer.fit(captions)
         except ValueError:  # scikit-learn's, for a vocabulary that would be empty
             raise EncoderError(
-                f"no word of two letters or more stands in two of the {counted(len(captions), 'training caption')}, "
+                f"no word of two letters or more occurs in two of the {counted(len(captions), 'training caption')}, "
                 f"so there is no vocabulary for {TFIDF}"
             ) from None
         terms = vectorizer.get_feature_names_out().tolist()
@@ -116,7 +119,7 @@ class TfidfEncoder(Encoder):
         return weights.new_zeros(weights.shape[0], self.width).scatter_add(1, numbers, weights)
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Not of this family: a table of it has no `tokens`."""
+        """Not available: the table of this kind has no `tokens`."""
         raise NotImplementedError
 
     def size_mb(self) -> float:

@@ -1,4 +1,4 @@
-"""Image encoders of timm, with the preprocessing that each model's own configuration states."""
+"""Image encoders of timm, with each model's own preprocessing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError
-from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder, register_image_family
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub_folder, torch_hub_file
 
@@ -18,9 +18,13 @@ import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
 from timm.models import group_parameters  # noqa: E402
 
+# timm has this architecture, but weights of it only in the form that was ported from TensorFlow
+WITH_WEIGHTS = {"efficientnetv2_s": "tf_efficientnetv2_s"}
 
+
+@register_image_family
 class TimmEncoder(ImageEncoder):
-    """Any model of timm; `NAME`, or `NAME.TAG` for other weights than the usual ones."""
+    """Any model of timm: `NAME`, or `NAME.TAG` for other weights than the default ones."""
 
     source = "timm"
     on_hub = True
@@ -36,8 +40,13 @@ class TimmEncoder(ImageEncoder):
         return timm.list_models()
 
     @staticmethod
+    def meant(model: str, own_weights: bool) -> str:
+        """The form of an architecture that timm has weights of."""
+        return WITH_WEIGHTS.get(model, model) if own_weights else model
+
+    @staticmethod
     def named(model: str) -> tuple[str, str]:
-        """The name with the tag that it means today, and the name alone."""
+        """The name with its tag, and the name alone."""
         stated = timm.get_pretrained_cfg(model)
         base = model.partition(".")[0]
         return ".".join(filter(None, [base, stated.tag if stated else ""])), base
@@ -66,7 +75,7 @@ class TimmEncoder(ImageEncoder):
         if not hasattr(network, "set_input_size"):
             return False
         patch = getattr(getattr(network, "patch_embed", None), "patch_size", None) or (1, 1)
-        if size % patch[0] or size % patch[1]:  # timm would leave out what is beyond the last whole patch
+        if size % patch[0] or size % patch[1]:  # timm would ignore pixels beyond the last whole patch
             raise ValueError(f"{size} pixels are no multiple of its patches of {patch[0]}")
         network.set_input_size(img_size=(size, size))
         return True
@@ -78,37 +87,37 @@ class TimmEncoder(ImageEncoder):
 
     @staticmethod
     def has_weights(model: str) -> bool:
-        """Whether timm has weights of a model, wherever they lie."""
+        """Whether timm has weights of a model, on disk or not."""
         return bool(_tags(model.partition(".")[0]))
 
     @staticmethod
     def width_of(network: nn.Module) -> int:
-        """As the network states it."""
+        """From the network's attributes."""
         return getattr(network, "head_hidden_size", None) or network.num_features
 
     @staticmethod
     def weights_files(model: str) -> list[Path]:
-        """The folder of the hub's client, or the file that older versions left."""
+        """The folder of the hub's client, or the file of older versions."""
         stated = timm.get_pretrained_cfg(model)
         found = [hub_folder(stated.hf_hub_id)] if stated and stated.hf_hub_id else []
         return [*found, torch_hub_file(stated.url)] if stated and stated.url else found
 
     @property
     def own_pooling(self) -> str:
-        """As the network calls it."""
+        """The network's name for it."""
         return str(getattr(self.network, "global_pool", "") or "model").split("(")[0]
 
     def layers(self) -> dict[str, int]:
-        """Each parameter's depth, as the family of networks states it."""
+        """Each parameter's depth, by timm's group matcher of the network."""
         depths = group_parameters(self.network, self.network.group_matcher(coarse=False), reverse=True)
         return {f"network.{name}": depth for name, depth in depths.items()}
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features `(B, D)`, and those before as `(B, C, h, w)`, whichever way a family of networks lays them out."""
+        """Pooled features `(B, D)` and unpooled ones as `(B, C, h, w)`, whatever the network's own layout."""
         features = self.network.forward_features(pixels)
         embeddings = self.network.forward_head(features)
         width = self.network.num_features
-        if features.ndim == 3:  # tokens, some of them before those of the image
+        if features.ndim == 3:  # tokens, with class tokens before those of the image
             return embeddings, self.square(features[:, getattr(self.network, "num_prefix_tokens", 0) :])
         if features.ndim != 4 or width not in (features.shape[1], features.shape[3]):
             raise self.without_grid()

@@ -1,4 +1,4 @@
-"""Image encoders of torchvision, with the preprocessing that each model's own weights state."""
+"""Image encoders of torchvision, with the preprocessing of each model's weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.encoders.families.image_network import ImageEncoder
+from mmfeat.encoders.families.image_network import ImageEncoder, register_image_family
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import INSTEAD, load_strictly, read_state, torch_hub_file, within_reach
 
@@ -25,29 +25,31 @@ from torchvision.models.vision_transformer import Encoder as VitEncoder  # noqa:
 
 PREFIX = "torchvision:"
 _CLASSIFIERS = ("fc", "classifier", "head", "heads")
-# Beside the weights, some of torchvision's functions set how the network is built.
+# Arguments that some of torchvision's functions set only together with their weights.
 _BUILT_WITH = {
     "vit": lambda meta: {"image_size": meta["min_size"][0]},
     "inception": lambda meta: {"transform_input": True, "aux_logits": False, "init_weights": False},
     "googlenet": lambda meta: {"transform_input": True, "aux_logits": False, "init_weights": False},
 }
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers that only training from nothing uses
-_LISTS = (nn.Sequential, nn.ModuleList, AnyStage, VitEncoder)  # of blocks, which are what has a depth
-_WATCHING = threading.Lock()  # what is watched of a network belongs to the network, whichever thread runs it
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers that only training from scratch uses
+_LISTS = (nn.Sequential, nn.ModuleList, AnyStage, VitEncoder)  # of blocks; blocks have a depth
+_WATCHING = threading.Lock()  # hooks belong to the network, whichever thread runs it
 
 
+@register_image_family
 class TorchvisionEncoder(ImageEncoder):
-    """Any classification model of torchvision; `NAME`, or `NAME.WEIGHTS` for others than its best ones.
+    """Any classification model of torchvision: `NAME`, or `NAME.WEIGHTS` for other weights than its best ones.
 
-    The embedding is what the classifier's last layer reads.
+    The embedding is the input of the classifier's last layer.
     """
 
     source = "torchvision"
+    prefix = PREFIX
     own_pooling = "input of the classifier's last layer"
 
     @staticmethod
     def knows(model: str) -> bool:
-        """Whether torchvision has a model of this name, whatever its weights'."""
+        """Whether torchvision has a model of this name, whatever its weights."""
         return model.partition(".")[0] in TorchvisionEncoder.names()
 
     @staticmethod
@@ -57,13 +59,13 @@ class TorchvisionEncoder(ImageEncoder):
 
     @staticmethod
     def named(model: str) -> tuple[str, str]:
-        """The name with that of the weights, and an architecture that is none of timm's."""
+        """The name with that of the weights, and an architecture's name that timm does not have."""
         base = model.partition(".")[0]
         return f"{PREFIX}{base}.{_weights(model).name}", f"torchvision-{base}"
 
     @staticmethod
     def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
-        """A network whose last layer is gone, and the prefixes of that and of auxiliary classifiers."""
+        """A network without its last layer, and the prefixes of that layer and of auxiliary classifiers."""
         base, _, tag = model.partition(".")
         known = list(models.get_model_weights(base).__members__)
         if tag and tag not in known:
@@ -73,7 +75,7 @@ class TorchvisionEncoder(ImageEncoder):
         weights = _weights(model)
         options = next((make for start, make in _BUILT_WITH.items() if base.startswith(start)), lambda meta: {})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of initialisations that may change
+            warnings.simplefilter("ignore")  # about initialisations that may change
             network = models.get_model(base, weights=None, **options(weights.meta))
         last = _strip(network)
         if not last:
@@ -103,7 +105,7 @@ class TorchvisionEncoder(ImageEncoder):
 
     @staticmethod
     def width_of(network: nn.Module) -> int:
-        """What the last layer read."""
+        """The width of the last layer's input."""
         return network.num_features
 
     @staticmethod
@@ -113,11 +115,11 @@ class TorchvisionEncoder(ImageEncoder):
 
     @staticmethod
     def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names without the dots that old files of DenseNet have within a module's name."""
+        """Names without the dots within a module's name that old files of DenseNet have."""
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in state.items()}
 
     def layers(self) -> dict[str, int]:
-        """Each parameter's depth: blocks in the order in which an image passes them, norms with what stands before them."""
+        """Each parameter's depth: blocks in the order of the forward pass, norms with the block before them."""
         depths: dict[str, int] = {}
         depth = -1
         for name, block in _blocks(self.network, "network."):
@@ -127,7 +129,7 @@ class TorchvisionEncoder(ImageEncoder):
         return {name: depths.get(name, 0) for name, _ in self.named_parameters()}  # a class token is of no block
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features `(B, D)`, and the last part's before them as `(B, C, h, w)`."""
+        """Pooled features `(B, D)`, and the last unpooled ones as `(B, C, h, w)`."""
         seen: list[Tensor] = []
 
         def note(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -141,7 +143,7 @@ class TorchvisionEncoder(ImageEncoder):
                 for hook in hooks:
                     hook.remove()
         features = seen[-1]
-        if features.ndim == 3:  # the class token stands before those of the image
+        if features.ndim == 3:  # the class token is before those of the image
             return embeddings, self.square(features[:, 1:])
         if features.ndim != 4:
             raise self.without_grid()
@@ -149,14 +151,14 @@ class TorchvisionEncoder(ImageEncoder):
 
 
 def _weights(model: str) -> Any:
-    """The weights that a name means, with their address, transforms and settings; the best without a tag."""
+    """The weights of a name, with address, transforms and settings; the best ones without a tag."""
     base, _, tag = model.removeprefix(PREFIX).partition(".")
     found = models.get_model_weights(base)
     return found[tag] if tag in found.__members__ else found.DEFAULT
 
 
 def _strip(network: nn.Module) -> str:
-    """Take away the classifier's last layer, and give its name; nothing where it is not a linear one."""
+    """Remove the classifier's last layer and return its name; empty if no linear layer is found."""
     linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.split(".")[0] in _CLASSIFIERS]
     if not linear:
         return ""
@@ -167,7 +169,7 @@ def _strip(network: nn.Module) -> str:
 
 
 def _parts(network: nn.Module) -> list[nn.Module]:
-    """What an image passes through before it is pooled."""
+    """The modules of a network before pooling."""
     parts: list[nn.Module] = []
     for name, child in network.named_children():
         if name not in _CLASSIFIERS and not isinstance(child, nn.AdaptiveAvgPool2d | nn.Dropout | nn.Flatten):
@@ -176,7 +178,7 @@ def _parts(network: nn.Module) -> list[nn.Module]:
 
 
 def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a network that are no mere list of parts, with their names."""
+    """The blocks of a network with their names; lists of blocks are unfolded."""
     for name, child in module.named_children():
         if type(child) in _LISTS:
             yield from _blocks(child, f"{prefix}{name}.")
@@ -185,7 +187,7 @@ def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _own_weights(name: str, model: str) -> Path:
-    """The file of the model's own weights, fetched by torch's hub where it is not on disk."""
+    """The file of the model's own weights, downloaded by torch's hub if it is not on disk."""
     url = _weights(model).url
     file = torch_hub_file(url)
     if file.is_file():

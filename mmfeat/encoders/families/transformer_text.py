@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.common.files import digest_json
-from mmfeat.config.schema import TextEncoderConfig
+from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.families.sentence_folders import stated_pooling
 from mmfeat.encoders.families.text_names import TOWERS, hub_name, local_folder, nearest_text_models, two_towers
-from mmfeat.encoders.foreign import ask_nobody, check_files, no_code, own_code_digest
+from mmfeat.encoders.foreign import check_files, never_ask, no_code, own_code_digest
 from mmfeat.encoders.preparation import TextPreparation
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import ModelUnavailable, hub, hub_folder, load_strictly, read_state
@@ -47,17 +47,17 @@ class TextEncoder(Encoder):
     Attributes
     ----------
     model_config : PretrainedConfig
-        Of the model that the network was built as, or is a part of.
+        Of the model that the network is, or is a part of.
     source : str
-        The folder that it was read from, or the hub's name.
+        Its folder, or its name on the hub.
     """
 
-    modality = "text"
+    kind = modality = "text"
     model_config: Any
     source: str
 
     def __init__(
-        self, network: nn.Module, tokenizer: Any, architecture: str, config: TextEncoderConfig, pooling: str
+        self, network: nn.Module, tokenizer: Any, architecture: str, *, config: TextEncoderConfig, pooling: str
     ) -> None:
         super().__init__()
         self.network = network
@@ -84,14 +84,14 @@ class TextEncoder(Encoder):
         return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings `(B, D)`, the states of the first `number` tokens `(B, number, D)`, and how many each caption has."""
+        """Embeddings `(B, D)`, the states of the first `number` tokens `(B, number, D)`, and their number in each caption."""
         states = self.network(**batch).last_hidden_state  # (B, L, D)
         mask = batch["attention_mask"]
         first = functional.pad(states[:, :number], (0, 0, 0, max(0, number - states.shape[1])))
         return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
 
     def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Pieces of captions of like length, each without the padding that it does not need."""
+        """Pieces of captions of like length, each without unneeded padding."""
         mask = batch["attention_mask"]
         if not mask[:, 0].all():  # padded at the other end
             yield from super().pieces(batch, size)
@@ -101,13 +101,13 @@ class TextEncoder(Encoder):
             yield at, {name: tensor[at, : int(lengths[at[-1]])] for name, tensor in batch.items()}
 
     def layers(self) -> dict[str, int]:
-        """Each parameter's depth: embeddings 0, then the layers by their number, what comes after them with the last."""
+        """Each parameter's depth: 0 for embeddings, then the layers by number; later parameters are with the last layer."""
         numbers = {name: _LAYER.search(name) for name, _ in self.named_parameters()}
         top = max((int(found[1]) + 1 for found in numbers.values() if found), default=0)
         return {name: int(found[1]) + 1 if found else 0 if "embed" in name else top for name, found in numbers.items()}
 
     def weights_digest(self) -> str:
-        """Digest of the tensors and of the configuration that says how they are wired (heads, activation ...)."""
+        """Digest of the tensors, and of the configuration that says how they are used (heads, activation ...)."""
         stated = self.network.config.to_diff_dict()
         wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
         parts = [super().weights_digest(), json.loads(json.dumps(wiring, default=str))]
@@ -115,7 +115,7 @@ class TextEncoder(Encoder):
         return digest_json([*parts, code] if code else parts)
 
     def own_files(self) -> list[Path]:
-        """The model's folder, or what the hub's client has of it."""
+        """The model's folder, or its folder in the hub's cache."""
         folder = Path(self.source)
         return [folder if folder.is_absolute() else hub_folder(self.source)]
 
@@ -149,7 +149,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         check_reads_text(name, config.model, model_config)
         check_files(name, config.model, source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
-        if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask leaves it out
+        if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask excludes padding
             tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
         if config.pretrained == "auto":
             network = AutoModel.from_pretrained(
@@ -169,10 +169,22 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     if config.pretrained not in ("auto", "random"):
         path = folder / Path(config.pretrained).expanduser()
         load_strictly(network, read_state(path), path, unused=_UNUSED)
-    encoder = TextEncoder(network, tokenizer, _architecture(network), config, pooling)
+    encoder = TextEncoder(network, tokenizer, _architecture(network), config=config, pooling=pooling)
     encoder.model_config, encoder.source = model_config, source
+    _try_out(encoder.eval(), name, config.model)
+    return encoder
+
+
+def _try_out(encoder: TextEncoder, name: str, model: str) -> None:
+    """Encode two captions of different lengths.
+
+    Raises
+    ------
+    EncoderError
+        The network does not encode text.
+    """
     try:
-        encoder.eval().encode(encoder.collate(["a", "a a a"]), torch.device("cpu"))  # one of them is padded
+        encoder.encode(encoder.collate(["a", "a a a"]), torch.device("cpu"))  # one of them is padded
     except EncoderError as error:
         raise EncoderError(f"encoder.{name}: {error}") from None
     except (
@@ -184,18 +196,17 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         OverflowError,
         NotImplementedError,
     ) as error:
-        raise EncoderError(f"encoder.{name}: {config.model!r} does not encode text: {one_line(error)}") from None
-    return encoder
+        raise EncoderError(f"encoder.{name}: {model!r} does not encode text: {one_line(error)}") from None
 
 
 def stated_positions(model_config: Any) -> int | None:
-    """The positions that a configuration states; None where it states none, or no limit."""
+    """The number of positions in a configuration; None without a limit."""
     positions = getattr(model_config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None  # of XLNet it is -1
+    return positions if isinstance(positions, int) and positions > 0 else None  # -1 for XLNet
 
 
 def _rows_of(network: nn.Module) -> int | None:
-    """Tokens that a network has embeddings for; None where it does not look them up in one table."""
+    """Number of tokens that a network has embeddings for; None if they are not in one table."""
     try:
         return getattr(network.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):
@@ -203,10 +214,10 @@ def _rows_of(network: nn.Module) -> int | None:
 
 
 def positions_of(network: nn.Module) -> int | None:
-    """Tokens that a network has position embeddings for; None where it has no table of them.
+    """Number of tokens that a network has position embeddings for; None if it has no table of them.
 
-    RoBERTa, XLM-R and MPNet count positions from the one after the padding token's, BART and OPT from the third: their
-    tables have two rows more than a text may have tokens.
+    RoBERTa, XLM-R and MPNet count positions from the one after the padding token's, BART and OPT from the third. So their
+    tables have two rows more than a text can have tokens.
     """
     limits = []
     for path, module in network.named_modules():
@@ -217,7 +228,7 @@ def positions_of(network: nn.Module) -> int | None:
 
 
 def without_unread(network: nn.Module) -> nn.Module:
-    """A network without its decoder and its pooler, whose output no embedding reads."""
+    """A network without its decoder and its pooler, which no embedding depends on."""
     if getattr(network.config, "is_encoder_decoder", False):
         network = network.get_encoder()
     if isinstance(getattr(network, "pooler", None), nn.Module):
@@ -247,9 +258,9 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def quiet_transformers() -> None:
-    """Make transformers importable, and keep it from printing and from asking."""
+    """Make transformers importable, and keep it from printing and asking."""
     make_torchvision_importable()
-    ask_nobody()
+    never_ask()
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -257,7 +268,7 @@ def quiet_transformers() -> None:
 
 
 def model_source(name: str, model: str, folder: Path) -> str:
-    """A hub name as it is today, or the absolute path of a folder (`./`, `~` or `/`)."""
+    """The hub's current name of a model, or the absolute path of a folder (`./`, `~` or `/`)."""
     path = local_folder(model, folder)
     if path is None:
         return hub_name(model)
@@ -267,12 +278,12 @@ def model_source(name: str, model: str, folder: Path) -> str:
 
 
 def check_reads_text(name: str, model: str, model_config: Any) -> None:
-    """Refuse a model of images, one of images and texts, and a part that is nothing alone, before its tokenizer is missed.
+    """Refuse image models, image-text models and their halves, before the error that a tokenizer is missing.
 
     Raises
     ------
     EncoderError
-        It is such a model; what to use instead is named.
+        It is such a model; the message has alternatives.
     """
     from transformers import AutoModel
 
@@ -290,7 +301,7 @@ def check_reads_text(name: str, model: str, model_config: Any) -> None:
 
 
 def check_pooling(name: str, model: str, model_config: Any) -> None:
-    """Refuse to guess how tokens are pooled where the model itself takes the end token.
+    """Refuse to guess the pooling of a model that uses its end token.
 
     Raises
     ------
@@ -306,7 +317,7 @@ def check_pooling(name: str, model: str, model_config: Any) -> None:
 
 @contextlib.contextmanager
 def _explained(name: str, model: str) -> Iterator[None]:
-    """Where a model cannot be had, say what its name may have meant."""
+    """Add the nearest names to the error about a model that cannot be found."""
     try:
         yield
     except ModelUnavailable as error:
@@ -324,7 +335,7 @@ def _explained(name: str, model: str) -> Iterator[None]:
 
 
 def _architecture(network: nn.Module) -> str:
-    """A name that does not depend on where the weights lie, such as `bert-L6-H384`."""
+    """A name that does not depend on the place of the weights, such as `bert-L6-H384`."""
     config = network.config
     layers = getattr(config, "num_hidden_layers", "")
     return f"{config.model_type}-L{layers}-H{config.hidden_size}"

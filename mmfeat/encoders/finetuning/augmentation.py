@@ -1,4 +1,4 @@
-"""Random variants of training images, each a function of a number: flips (P5), crops, RandAugment; at any size."""
+"""Augmentation of training images as a function of a number: flips (P5), crops, RandAugment; at any size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mmfeat.encoders.preparation import ImagePreparation
 
 _RATIO = (3 / 4, 4 / 3)  # of a random crop's sides, as in torchvision's RandomResizedCrop
 _TRIES = 10  # to find a crop that lies inside the image
-_GLOBAL = threading.Lock()  # over the generators of `random` and numpy, which timm's RandAugment draws from
+_GLOBAL = threading.Lock()  # for the global generators of `random` and numpy, which timm's RandAugment uses
 
 
 class ImageAugmentation:
-    """Prepares images for training: as the encoder does, and with a number as a random variant of that."""
+    """Prepares images for training: as the encoder does, or with a number as a random variant."""
 
     def __init__(self, encoder: Encoder, config: FinetuneConfig) -> None:
         self._crop = config.crop
@@ -40,12 +40,12 @@ class ImageAugmentation:
             )
 
     def __call__(self, data: bytes, number: int | None, size: int = 0) -> Tensor:
-        """One image's bytes to `(3, H, W)` uint8; without a number as the encoder sees it.
+        """One image's bytes to `(3, H, W)` uint8; without a number as for encoding.
 
         Parameters
         ----------
         number : int, optional
-            Decides the variant.
+            Determines the variant.
         size : int
             Pixels of both sides; 0: the encoder's own.
 
@@ -94,7 +94,7 @@ class ImageAugmentation:
         return _pixels(image.resize((w, h), filtered, box=box))
 
     def _augmented(self, pixels: Tensor, number: int) -> Tensor:
-        """What timm's RandAugment (Cubuk et al., 2019) makes of it, as a function of the number."""
+        """Timm's RandAugment (Cubuk et al., 2019) as a function of the number."""
         image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
         with _GLOBAL:
             before = random.getstate(), np.random.get_state()

@@ -1,374 +1,22 @@
 """Fine-tuning one encoder with a linear output on its modality (paper, section 3.1; P4 to P8).
 
-Randomness is a function of (seed, epoch or step, id) and the state is kept every few minutes, so that an interrupted
-fine-tuning, started again, ends as the undisturbed one would have.
+Randomness is a function of (seed, epoch or step, id) and the state is saved every few minutes, so that an interrupted and
+resumed fine-tuning equals an undisturbed one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from mmfeat.common.errors import EncoderError, one_line
-from mmfeat.common.labels import decide, sigmoid
-from mmfeat.common.losses import class_weights, known_weights, summed_loss
-from mmfeat.common.progress import progress, say
-from mmfeat.common.randomness import epoch_order, torch_seed
-from mmfeat.common.schedule import schedule
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.config.schema import PredictConfig
-from mmfeat.encoders.batches import Batch, groups_of
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.finetuning.logbook import Logbook
-from mmfeat.encoders.finetuning.optimisation import (
-    Average,
-    freeze_layers,
-    keep_statistics,
-    linear_probe,
-    optimizer_of,
-    piece_size,
-    set_rate,
-    training_precision,
-)
-from mmfeat.encoders.finetuning.resume_state import (
-    FitState,
-    keep_state,
-    kept_state,
-    optimizer_tensors,
-    restore_optimizer,
-)
-from mmfeat.encoders.finetuning.training_samples import Samples, TrainingBatches, encoded_logits
-from mmfeat.metrics import Scores, better, scores
-
-KEEP_SECONDS = 120.0  # between two times that the state is kept within an epoch
-_LOOK = {"cpu": 1, "cuda": 10}  # steps between two looks at the loss: each waits until a GPU has done what it was given
-
-
-@dataclass(frozen=True)
-class FittedEncoder:
-    """The best epoch: the encoder holds its weights.
-
-    Attributes
-    ----------
-    best_epoch : int
-        0: what it began with.
-    history : list of dict
-        One record an epoch; of epoch 0 where it began with a fitted output.
-    last : tuple of dict and Output or None
-        The last epoch's encoder tensors and output, where that is not the best.
-    stopped : str
-        Why it ended before its time; empty where it did not.
-    """
-
-    output: LinearProbe
-    best_epoch: int
-    history: list[dict[str, Any]]
-    seconds: float
-    last: tuple[dict[str, Tensor], LinearProbe] | None = None
-    stopped: str = ""
-
-
-class EncoderFit:
-    """One fine-tuning: `estimate()` says how long it will take, `run()` does it or goes on with it.
-
-    Parameters
-    ----------
-    start : LinearProbe, optional
-        A linear output fitted on the encoder as it is (Kumar et al., 2022); zeros and small random numbers without.
-    logs : Path, optional
-        A folder for TensorBoard's files.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        samples: Samples,
-        config: FinetuneConfig,
-        metric: str,
-        rule: PredictConfig,
-        seed: int,
-        device: torch.device,
-        resume_file: Path,
-        fingerprint: str,
-        start: LinearProbe | None = None,
-        logs: Path | None = None,
-    ) -> None:
-        val = samples.val[np.argsort(samples.numbers[samples.val], kind="stable")]  # in an order of the rows' own
-        samples = dataclasses.replace(samples, val=val)
-        self.precision = training_precision(config.precision, encoder.precision, device)
-        self.encoder, self.samples, self.config, self.metric = encoder.to(device), samples, config, metric
-        self.rule, self.start, self.logs = rule, start, logs
-        self.seed, self.device, self.resume_file, self.fingerprint = seed, device, resume_file, fingerprint
-        self.batches = TrainingBatches(samples, encoder, config, seed)
-        self.output = linear_probe(encoder.width, len(samples.classes), seed, start).to(device)
-        freeze_layers(encoder, config.frozen_layers)
-        self.parameters = [p for p in (*encoder.parameters(), *self.output.parameters()) if p.requires_grad]
-        self.optimizer = optimizer_of(encoder, self.output, config)
-        self.average = Average(self.parameters, config.ema) if config.ema else None
-        # float16 has no place for small gradients: the loss is scaled up, as long as nothing overflows
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
-        weights = class_weights(samples.labels[samples.train]) if config.weights == "paper" else None
-        self.weights = None if weights is None else torch.as_tensor(weights, device=device)
-        self.steps = math.ceil(len(samples.train) / config.batch_size)
-        self.piece = piece_size(config, device)
-        self.state = FitState()
-        self.best: dict[str, Tensor] = {}
-
-    def estimate(self, n_batches: int = 2) -> float:
-        """Seconds that all epochs would take, from a few batches forward and backward; changes no weights."""
-        buffers = {name: buffer.clone() for name, buffer in self.encoder.named_buffers()}
-        self._train_mode()
-        groups = groups_of(self.samples.train[: n_batches * self.config.batch_size], self.config.batch_size)
-        start = time.perf_counter()
-        for batch in self.batches.augmented(groups, self.config.epochs - 1):
-            if batch.inputs is not None:
-                self._gradients(batch)
-        seconds = (time.perf_counter() - start) / max(sum(map(len, groups)), 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        for name, buffer in self.encoder.named_buffers():
-            buffer.copy_(buffers[name])
-        forward = len(self.samples.val) / 3  # a forward pass is about a third of a step
-        epochs = self.config.epochs - self.state.epoch - self.state.step / max(self.steps, 1)
-        return seconds * (len(self.samples.train) + forward) * epochs
-
-    def resume(self) -> int:
-        """Go back to where an interrupted fine-tuning of the same was kept; returns how many steps were done."""
-        kept = kept_state(self.resume_file, self.fingerprint, self.device)
-        if kept is None:
-            return 0
-        try:
-            self._restore(*kept)
-        except Exception as error:  # without a seal it may hold anything
-            why = f"{self.resume_file}: cannot be gone on from: {one_line(error)}"
-            raise EncoderError(f"{why}. Remove it and type the command again") from None
-        return self.state.epoch * self.steps + self.state.step
-
-    def _restore(self, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> None:
-        self.state = FitState(**record)
-        self.encoder.load_state_dict(tensors["encoder"])
-        self.output.load_state_dict(tensors["output"])
-        self.best = tensors.get("best", {})
-        restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
-        if self.average:
-            self.average.tensors = [tensors["average"][str(i)] for i in range(len(self.parameters))]
-        if self.state.scaler:
-            self.scaler.load_state_dict(self.state.scaler)
-
-    def run(self, description: str) -> FittedEncoder:
-        """Train until val no longer rises; leaves the best epoch's weights in the encoder, the last one's without val rows.
-
-        Where the loss is not a number any more, it ends with the best epoch before, and says so in `stopped`.
-
-        Raises
-        ------
-        EncoderError
-            The loss is not a number before there is a whole epoch; no row to train on can be encoded; a single sample is
-            too large for the memory.
-        """
-        state, stopped = self.state, ""
-        done = state.epoch * self.steps + state.step
-        logbook = Logbook(self.logs, done)
-        total = (self.config.epochs * self.steps - done) * self.config.batch_size
-        with progress(description, total, "samples") as bar, contextlib.closing(logbook):
-            if self.start is not None and not state.history:
-                self._judge({"epoch": 0})
-            while state.epoch < self.config.epochs and state.epoch - state.best_epoch < self.config.patience:
-                try:
-                    self._epoch(bar, logbook)
-                except Diverged as error:
-                    if not self.best:
-                        raise
-                    stopped = str(error)
-                    break
-        return self._result(stopped)
-
-    def _result(self, stopped: str) -> FittedEncoder:
-        state, last = self.state, None
-        if not stopped and state.best_epoch != state.epoch:
-            with self._averaged():
-                last = {n: t.detach().cpu().clone() for n, t in self.encoder.state_dict().items()}, self._linear()
-        self.encoder.load_state_dict(_part(self.best, "encoder."))
-        self.output.load_state_dict(_part(self.best, "output."))
-        return FittedEncoder(self._linear(), state.best_epoch, state.history, state.seconds, last, stopped)
-
-    def _linear(self) -> LinearProbe:
-        weight, bias = (p.detach().float().cpu().numpy().copy() for p in (self.output.weight, self.output.bias))
-        return LinearProbe(weight, bias, self.samples.classes)
-
-    def _epoch(self, bar: Any, logbook: Logbook) -> None:
-        """Train one epoch, or what is left of it, and see what came of it."""
-        state, start = self.state, time.perf_counter()
-        rows = self.samples.train[epoch_order(self.samples.numbers[self.samples.train], self.seed, state.epoch)]
-        groups = groups_of(rows, self.config.batch_size)[state.step :]
-        pending: list[Tensor] = []
-        kept = time.monotonic()
-        self._train_mode()
-        for group, batch in zip(groups, self.batches.augmented(groups, state.epoch), strict=True):
-            if batch.inputs is not None:
-                pending.append(self._step(batch))
-            state.step += 1
-            if len(pending) < _LOOK[self.device.type] and state.step < self.steps:
-                bar.advance(len(group))
-                continue
-            self._look(pending, logbook, len(group), bar)
-            if time.monotonic() - kept > KEEP_SECONDS and state.step < self.steps:
-                state.seconds, start = state.seconds + time.perf_counter() - start, time.perf_counter()
-                self._keep()
-                kept = time.monotonic()
-        if not state.losses:
-            raise EncoderError("no labelled row to train on can be read and decoded. To see why: mmfeat extract")
-        record = {"epoch": state.epoch + 1, "train_loss": float(np.mean(state.losses))}
-        state.epoch, state.step, state.losses = state.epoch + 1, 0, []
-        self._judge(record)
-        state.seconds += time.perf_counter() - start
-        record["seconds"] = state.seconds
-        logbook.write(state.epoch * self.steps, {k.replace("_", "/", 1): v for k, v in record.items() if "_" in k})
-        self._keep()
-
-    def _look(self, pending: list[Tensor], logbook: Logbook, n: int, bar: Any) -> None:
-        """Read the losses of the last steps.
-
-        Raises
-        ------
-        Diverged
-            One is not a number.
-        """
-        state = self.state
-        losses = torch.stack(pending).tolist() if pending else []
-        pending.clear()
-        for i, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                step = state.step - len(losses) + i + 1
-                raise Diverged(f"epoch {state.epoch + 1}, step {step}: the loss is {loss}")
-        state.losses += losses
-        best = "" if state.best_value is None else f", best {self.metric} {state.best_value:.3f}"
-        note = f"loss {losses[-1]:.3f}" if losses else ""
-        bar.advance(n, f"epoch {state.epoch + 1}, {note}{best}")
-        if losses:
-            rate = self.optimizer.param_groups[-1]["lr"]
-            logbook.write(state.epoch * self.steps + state.step, {"train/loss": losses[-1], "train/lr": rate})
-
-    def _step(self, batch: Batch) -> Tensor:
-        """One step of the optimizer; returns the loss before it."""
-        config, step = self.config, self.state.epoch * self.steps + self.state.step
-        constant = config.schedule == "constant"
-        set_rate(self.optimizer, config.lr * schedule(step, config.epochs * self.steps, config.warm_up, constant))
-        torch.manual_seed(torch_seed(self.seed, step))  # dropout
-        loss = self._gradients(batch)
-        self.scaler.unscale_(self.optimizer)
-        if config.clip:
-            nn.utils.clip_grad_norm_(self.parameters, config.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(step)
-        return loss
-
-    def _gradients(self, batch: Batch) -> Tensor:
-        """Forward and backward, in pieces; where they are too large for the memory, in halves of them from now on."""
-        while True:
-            try:
-                return self._accumulated(batch)
-            except (RuntimeError, MemoryError) as error:
-                if not self.encoder.out_of_memory(error):
-                    raise
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.piece == 1:
-                raise EncoderError(
-                    f'a single sample is too large for the memory of {self.device}. Set a smaller size, or: device = "cpu"'
-                )
-            self.piece = math.ceil(self.piece / 2)
-            say(f"memory of {self.device} is full: batches are computed in pieces of {self.piece} from here on")
-
-    def _accumulated(self, batch: Batch) -> Tensor:
-        labels = torch.as_tensor(self.samples.labels[batch.rows], device=self.device)
-        weight = known_weights(labels, self.weights).sum().clamp(min=1e-12)
-        whole = torch.zeros((), device=self.device)
-        for piece, tensors in self.encoder.pieces(batch.inputs, self.piece):
-            inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
-            with self.encoder.autocast(self.device, self.precision):
-                embeddings = self.encoder(inputs)
-            logits = self.output(embeddings.float())
-            loss, _ = summed_loss(
-                logits, labels[piece.to(self.device)], self.weights, self.config.loss, self.config.smoothing
-            )
-            self.scaler.scale(loss / weight).backward()
-            whole += loss.detach() / weight
-        return whole
-
-    def _train_mode(self) -> None:
-        self.encoder.train()
-        if self.config.batch_norm == "frozen":
-            keep_statistics(self.encoder)
-
-    def _judge(self, record: dict[str, Any]) -> None:
-        """Put an epoch's figures on val into its record, and keep its weights where it is the best so far."""
-        state = self.state
-        with self._averaged():
-            found = self._validate()
-            value = found.value(self.metric) if found else None
-            if value is None or state.best_value is None or better(self.metric, value, state.best_value):
-                state.best_value, state.best_epoch = value, record["epoch"]
-                self.best = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-        record |= {f"val_{name.replace('-', '_')}": found.value(name) for name in _KEPT} if found else {}
-        if found or record["epoch"]:
-            state.history.append(record)
-        if found and record["epoch"]:
-            say(f"epoch {record['epoch']}: {', '.join(f'{_NAMES[k]} {record[k]:.3f}' for k in _NAMES if k in record)}")
-
-    def _validate(self) -> Scores | None:
-        """Scores of the val rows that can be read; None where none can."""
-        batches = self.batches.plain(groups_of(self.samples.val, self.piece))
-        rows, logits = encoded_logits(self.encoder, self.output, batches, self.device)
-        if not len(rows):
-            return None
-        decided = decide(sigmoid(logits), self.rule.untuned, self.rule.empty)
-        return scores(self.samples.labels[rows], decided, logits)
-
-    def _averaged(self) -> contextlib.AbstractContextManager:
-        return self.average.in_place() if self.average else contextlib.nullcontext()
-
-    def _tensors(self) -> dict[str, Tensor]:
-        parts = (("encoder", self.encoder), ("output", self.output))
-        return {f"{part}.{name}": tensor for part, module in parts for name, tensor in module.state_dict().items()}
-
-    def _keep(self) -> None:
-        """Write everything that `resume` needs."""
-        self.state.scaler = self.scaler.state_dict()
-        tensors = {
-            "encoder": self.encoder.state_dict(),
-            "output": self.output.state_dict(),
-            "best": self.best,
-            "optimizer": optimizer_tensors(self.optimizer),
-            "average": {str(i): t for i, t in enumerate(self.average.tensors)} if self.average else {},
-        }
-        keep_state(self.resume_file, tensors, {**vars(self.state), "fingerprint": self.fingerprint})
-
-
-_KEPT = ("loss", "samples-f1", "macro-f1", "map")  # of the figures on val, in the history
-_NAMES = {
-    "train_loss": "loss",
-    "val_loss": "val loss",
-    "val_samples_f1": "samples-F1",
-    "val_macro_f1": "macro-F1",
-    "val_map": "mAP",
-}
-
-
-class Diverged(EncoderError):
-    """The loss is not a number any more."""
+from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.finetuning.validated_epochs import EncoderFit, FittedEncoder
 
 
 def fit_encoder(
@@ -386,10 +34,10 @@ def fit_encoder(
     logs: Path | None = None,
     before: Callable[[int, float], None] | None = None,
 ) -> FittedEncoder:
-    """Fine-tune an encoder, going on with an interrupted fit of the same fingerprint.
+    """Fine-tune an encoder; an interrupted fit with the same fingerprint goes on.
 
-    The encoder ends with the weights of its best epoch on val, or of the last where no val row can be encoded. The state stays in `resume_file` until the caller, who has
-    saved the result, removes it.
+    The encoder then holds the weights of its best epoch on val, or of the last one if no val row can be decoded. The state
+    stays in `resume_file` until the caller has saved the result and removes it.
 
     Parameters
     ----------
@@ -398,24 +46,32 @@ def fit_encoder(
     fingerprint : str
         Digest of all that the fit depends on.
     start : LinearProbe, optional
-        A linear output fitted on the encoder as it is, to begin with.
+        A linear output fitted on the encoder as it is, to start from.
     logs : Path, optional
         A folder for TensorBoard's files.
     before : callable, optional
-        Told how many epochs are done already and about how many seconds the rest will take.
+        Called with the number of steps that are done and the estimated seconds of the rest.
 
     Raises
     ------
     EncoderError
-        The loss became no number before there was a whole epoch; no row to train on can be encoded; the device cannot
-        train in this precision.
+        The loss is not finite before the first epoch is whole; no training row can be decoded; the device cannot train in
+        this precision.
     """
-    fit = EncoderFit(encoder, samples, config, metric, rule, seed, device, resume_file, fingerprint, start, logs)
+    fit = EncoderFit(
+        encoder,
+        samples,
+        config,
+        metric=metric,
+        rule=rule,
+        seed=seed,
+        device=device,
+        resume_file=resume_file,
+        fingerprint=fingerprint,
+        start=start,
+        logs=logs,
+    )
     done = fit.resume()
     if before is not None:
         before(done, fit.estimate())
     return fit.run(f"fine-tuning {encoder.architecture}")
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""TensorBoard files of a fine-tuning, where the tensorboard package is installed; nothing where it is not."""
+"""TensorBoard files of a fine-tuning, if the tensorboard package is installed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mmfeat.common.progress import say
 class Logbook:
     """Writes scalars for TensorBoard; goes on with the files of an interrupted fine-tuning.
 
-    A disk that refuses them ends these files, not the fine-tuning. They are written here and not by tensorboard's own
-    writer, whose thread prints a traceback where the disk is full.
+    If the disk refuses them, these files end and the fine-tuning goes on. tensorboard's own writer is not used, since its
+    thread prints a traceback when the disk is full.
 
     Parameters
     ----------
     folder : Path or None
         None: nothing is written.
     step : int
-        Where an interrupted fine-tuning goes on: what was written after it does not count.
+        The step that an interrupted fine-tuning goes on from; what was written after it does not count.
     """
 
     def __init__(self, folder: Path | None, step: int = 0) -> None:
@@ -52,13 +52,13 @@ class Logbook:
             self._add(step=step, summary=Summary(value=values))
 
     def close(self) -> None:
-        """Everything is on disk."""
+        """Write everything to disk."""
         if self._records:
             with self._going_on():
                 self._records.close()
 
     def _add(self, **what: Any) -> None:
-        """One event, brought to the file at once: whoever watches sees it."""
+        """Write one event at once, so that it can be watched."""
         if self._records:
             from tensorboard.compat.proto.event_pb2 import Event
 

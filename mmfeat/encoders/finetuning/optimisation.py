@@ -1,4 +1,4 @@
-"""What a step of fine-tuning is made of: a learning rate for each layer, the average of the weights, precision, pieces."""
+"""Parts of a fine-tuning step: learning rates by layer, the average of the weights, precision, pieces of a batch."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def freeze_layers(encoder: Encoder, n_layers: int) -> None:
-    """Let the parameters of the first layers stay as they are; gradients go no further back than needed."""
+    """Freeze the parameters of the first layers."""
     depths = encoder.layers()
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(depths[name] >= n_layers)
 
 
 def optimizer_of(encoder: Encoder, output: nn.Linear, config: FinetuneConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW with a group for each layer; its rate falls by `layer_decay` from the output to the input.
+    """Adam or AdamW with a group for each layer, whose rate falls by `layer_decay` from the output to the input.
 
-    Layer-wise decay as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022). Biases and the scales of norms are not
-    decayed. A group's `share` is what its rate is multiplied with at every step.
+    Layer-wise decay as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022). Biases and scales of norms have no weight
+    decay. A group's `share` is the factor of its rate at every step.
     """
     depths = encoder.layers()
     top = max(depths.values(), default=0)
@@ -52,18 +52,18 @@ def optimizer_of(encoder: Encoder, output: nn.Linear, config: FinetuneConfig) ->
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step, of each group its share."""
+    """Set the learning rate of the next step; each group has its share of it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
 
 
 class Average:
-    """The exponential moving average of tensors (Polyak averaging), in which the last steps weigh more.
+    """The exponential moving average of tensors (Polyak averaging).
 
     Parameters
     ----------
     decay : float
-        What is kept of the average at a step; less in the first steps, where there is little to average.
+        Weight of the old average at a step; less in the first steps.
     """
 
     def __init__(self, tensors: list[Tensor], decay: float) -> None:
@@ -72,13 +72,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the tensors as they are after a step."""
+        """Add the tensors after a step to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(self.tensors, self.followed, step)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Have the average where the tensors are, for as long as this is open."""
+        """Put the average in place of the tensors within this context."""
         self._swap()
         try:
             yield
@@ -94,14 +94,14 @@ class Average:
 
 
 def keep_statistics(encoder: nn.Module) -> None:
-    """Let batch norms go on with the statistics that they have, while all else is in training mode."""
+    """Keep the statistics of batch norms, while all else is in training mode."""
     for module in encoder.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def training_precision(asked: str, own: str, device: torch.device) -> str:
-    """The precision of forward passes in training; `auto` is bfloat16 on a GPU that has it, else the encoder's own.
+    """The precision of forward passes in training; `auto` is bfloat16 on a GPU that supports it, else the encoder's own.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def training_precision(asked: str, own: str, device: torch.device) -> str:
 
 
 def piece_size(config: FinetuneConfig, device: torch.device) -> int:
-    """Samples that are computed at a time; on a CPU few, which stay in its caches, where that changes no result."""
+    """Samples that are computed at a time; on a CPU few, for its caches, if that changes no result."""
     if config.accumulate:
         return math.ceil(config.batch_size / config.accumulate)
     few = device.type == "cpu" and config.batch_norm == "frozen"
@@ -125,7 +125,7 @@ def piece_size(config: FinetuneConfig, device: torch.device) -> int:
 
 
 def linear_probe(width: int, n_classes: int, seed: int, start: LinearProbe | None) -> nn.Linear:
-    """The layer that training goes on with: a fitted one, or one with small seeded weights."""
+    """The linear output at the start of training: a fitted one, or one with small seeded weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         output = nn.Linear(width, n_classes)

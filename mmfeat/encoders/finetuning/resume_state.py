@@ -1,4 +1,4 @@
-"""What an interrupted fine-tuning leaves, in one safetensors file: all tensors of its state, and JSON beside them."""
+"""The state of an interrupted fine-tuning in one safetensors file: its tensors, and a JSON record in the metadata."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mmfeat.common.verified import stamp_of
 
 @dataclass
 class FitState:
-    """Where a fine-tuning stands between two steps.
+    """The progress of a fine-tuning between two steps.
 
     Attributes
     ----------
     epoch, step : int
-        Whole epochs, and steps of the one under way.
+        Whole epochs, and steps of the current one.
     losses : list of float
-        Of its steps.
+        Of the steps of the current epoch.
     """
 
     epoch: int = 0
@@ -56,7 +56,7 @@ def keep_state(file: Path, tensors: dict[str, dict[str, Tensor]], record: dict[s
 def kept_state(
     file: Path, fingerprint: str, device: torch.device
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """What was kept under the same fingerprint; None where there is none, or a damaged one: all is done again."""
+    """The state with the same fingerprint; None if there is none or it is damaged: then the fit starts again."""
     from safetensors import safe_open
 
     groups: dict[str, dict[str, Tensor]] = {}
@@ -70,18 +70,18 @@ def kept_state(
             for key in opened.keys():  # noqa: SIM118 - not a dict
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = opened.get_tensor(key)
-        if stamp_of(file.stat()) != stamp:  # read in several steps: another process may have written it meanwhile
+        if stamp_of(file.stat()) != stamp:  # another process may have written it meanwhile
             raise ValueError("was replaced while it was read")
     except FileNotFoundError:
         return None
     except Exception as error:  # safetensors has an exception of its own for each kind of damage
-        say(f"{file}: damaged: {one_line(error)}. All is done again")
+        say(f"{file}: damaged: {one_line(error)}. The fit starts again")
         return None
     return groups, record
 
 
 def forget_state(file: Path, fingerprint: str) -> None:
-    """Remove what was kept under a fingerprint; what was kept under another one stays."""
+    """Remove the state with a fingerprint; a state with another one stays."""
     from safetensors import safe_open
 
     try:
@@ -103,7 +103,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimizer of the same groups its moments back."""
+    """Restore the moments of an optimizer with the same groups."""
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, what = name.partition(".")

@@ -1,4 +1,4 @@
-"""The samples that fine-tuning reads, and their batches: augmented for training, as they are for scoring."""
+"""The samples of a fine-tuning, and their batches: augmented for training, plain for scoring."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.batches import Batch, prepared_batches
 from mmfeat.encoders.encoder import Encoder
 
-_SIZE_STEP = 32  # pixels: what networks halve five times
+_SIZE_STEP = 32  # pixels: networks halve the size five times
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What fine-tuning reads.
+    """The samples of a fine-tuning.
 
     Attributes
     ----------
@@ -29,11 +29,11 @@ class Samples:
     labels : np.ndarray
         `(N, K)` int8.
     numbers : np.ndarray
-        `(N,)` uint64, one for each id.
+        `(N,)` uint64, from the ids.
     train, val : np.ndarray
         Row numbers.
     size : int
-        Pixels of the encoder's images; 0 of captions.
+        Pixels of the encoder's images; 0 for other samples.
     """
 
     load: Callable[[int, int | None, int], Any]
@@ -46,13 +46,13 @@ class Samples:
 
 
 class TrainingBatches:
-    """Batches of samples; what is random in them is a function of (seed, epoch, id)."""
+    """Batches of samples; augmentation is a function of (seed, epoch, id)."""
 
     def __init__(self, samples: Samples, encoder: Encoder, config: FinetuneConfig, seed: int) -> None:
         self._samples, self._encoder, self._config, self._seed = samples, encoder, config, seed
 
     def augmented(self, groups: list[np.ndarray], epoch: int) -> Iterator[Batch]:
-        """A batch of each group as an epoch sees it."""
+        """The augmented batches of an epoch."""
         samples, size = self._samples, self.size(epoch)
         numbers = mix(samples.numbers, self._seed, epoch) if self._config.augment else None
 
@@ -62,11 +62,11 @@ class TrainingBatches:
         return prepared_batches(groups, load, self._encoder.collate)
 
     def plain(self, groups: list[np.ndarray]) -> Iterator[Batch]:
-        """A batch of each group as extraction sees it."""
+        """Batches without augmentation, as in extraction."""
         return prepared_batches(groups, lambda row: self._samples.load(row, None, 0), self._encoder.collate)
 
     def size(self, epoch: int) -> int:
-        """Pixels of an epoch's images: from `start_size` up to the encoder's, which the last epoch has (progressive resizing)."""
+        """Pixels of an epoch's images: from `start_size` up to the encoder's in the last epoch (progressive resizing)."""
         first, full, last = self._config.start_size, self._samples.size, self._config.epochs - 1
         if not first or not full or epoch >= last:
             return full
@@ -78,7 +78,7 @@ class TrainingBatches:
 def encoded_logits(
     encoder: Encoder, output: nn.Linear, batches: Iterable[Batch], device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of batches that could be read, `(n,)`, and their logits, `(n, K)` float32; puts the encoder into eval mode."""
+    """The decodable rows of batches, `(n,)`, and their logits, `(n, K)` float32; puts the encoder into eval mode."""
     encoder.eval()
     rows, logits = [np.zeros(0, np.int64)], [np.zeros((0, output.out_features), np.float32)]
     for batch in batches:

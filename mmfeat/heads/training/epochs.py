@@ -1,8 +1,9 @@
-"""The epochs of a stack of heads: each keeps its best on val, stops for itself, and then costs nothing more."""
+"""The epochs of a stack of heads: each head keeps its best epoch on val and stops on its own; then it costs nothing more."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from mmfeat.metrics.fast_metric import metric_values
 EVALUATED = 8192  # rows of val at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FittedHead:
     """A head at its best epoch, in eval mode.
 
@@ -33,9 +34,9 @@ class FittedHead:
     best_epoch : int
         Counted from 1.
     seconds : float
-        Its share of the pass that it was trained in.
+        Its share of its pass's time.
     error : str
-        Why it could not be fitted; empty where it could.
+        Why it could not be fitted; empty if it was.
     """
 
     head: Head
@@ -46,7 +47,7 @@ class FittedHead:
 
 
 class _Kept:
-    """What is remembered of one head: its best epoch, and how it came there."""
+    """The best epoch of one head, and its history."""
 
     def __init__(self) -> None:
         self.best: dict[str, Tensor] | None = None
@@ -54,8 +55,8 @@ class _Kept:
         self.history: list[dict[str, float]] = []
         self.error, self.stopped = "", False
 
-    def judge(self, metric: str, epoch: int, value: float | None, patience: int, state: Callable[[], Any]) -> None:
-        """Keep the epoch where it is the best so far (or nothing tells); stop where none was for `patience` epochs."""
+    def judge(self, metric: str, epoch: int, value: float | None, *, patience: int, state: Callable[[], Any]) -> None:
+        """Keep the epoch if it is the best so far, or if there is no val row; stop after `patience` epochs without a better one."""
         if value is None or self.best_value is None or better(metric, value, self.best_value):
             self.best, self.best_epoch, self.best_value = state(), epoch, value
         elif epoch - self.best_epoch >= patience:
@@ -66,8 +67,8 @@ def fit_stack(
     heads: list[Head],
     arrays: Arrays,
     planned: PlannedStack,
-    batch_size: int,
     *,
+    batch_size: int,
     metric: str,
     rule: PredictConfig,
     bar: Progress | None = None,
@@ -80,20 +81,20 @@ def fit_stack(
     heads : list of Head
         A fresh one for each stream, standardised.
     choose_by : callable, optional
-        From the figures of all heads `(M,)`, in the order of places, to those that choose their epochs; none stops before
-        all do, then.
+        From the metric of all heads `(M,)`, in the order of places, to the values that their epochs are selected by. Then
+        heads stop only all together.
     """
     start, config, spent = time.perf_counter(), planned.config, 0
-    stack = Stack(heads, arrays, planned.streams, planned.variants, config)
+    stack = Stack(heads, arrays, planned.streams, variants=planned.variants, config=config)
     kept = {(s, v): _Kept() for s in range(len(planned.streams)) for v in range(len(planned.variants))}
-    rows, columns = np.arange(len(planned.streams)), np.arange(len(planned.variants))  # those that go on
+    rows, columns = np.arange(len(planned.streams)), np.arange(len(planned.variants))  # heads that are still trained
     for epoch in range(1, config.epochs + 1):
         losses = stack.train_epoch(epoch, batch_size)
         logits = stack.logits(EVALUATED)
         values = {}
         for i, s in enumerate(rows):
             for j, v in enumerate(columns):
-                values[s, v] = _value(arrays, stack.judging(i, j), logits[i][j], metric, rule)
+                values[s, v] = _value(arrays, stack.judging(i, j), logits[i][j], metric=metric, rule=rule)
         chosen = values
         if choose_by is not None:
             order = [(s, v) for _, s, v in planned.places]
@@ -103,9 +104,10 @@ def fit_stack(
                 one = kept[s, v]
                 if one.stopped and choose_by is None:
                     continue
-                _record(one, epoch, losses[i, j], logits[i][j], metric, values[s, v])
-                if not one.stopped:  # where one that has stopped goes on, it is for the others' sake
-                    one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
+                _record(one, epoch, losses[i, j], logits=logits[i][j], metric=metric, value=values[s, v])
+                if not one.stopped:  # a stopped head may go on, since the others' epochs depend on it
+                    state = functools.partial(stack.state, i, j)  # copied only if it is kept
+                    one.judge(metric, epoch, chosen[s, v], patience=config.patience, state=state)
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
         if bar is not None:
             spent += int(going.sum())
@@ -121,8 +123,8 @@ def fit_stack(
     return [_fitted(heads[s], kept[s, v], seconds) for _, s, v in planned.places]
 
 
-def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rule: PredictConfig) -> float | None:
-    """A head's figure on its val rows; None where there are none, NaN where the logits `(n, K)` are no numbers."""
+def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, *, metric: str, rule: PredictConfig) -> float | None:
+    """A head's metric on its val rows; None without val rows, NaN if the logits `(n, K)` are not finite."""
     if not len(val):
         return None
     if not np.isfinite(logits).all():
@@ -131,8 +133,8 @@ def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rul
     return float(metric_values(metric, labels, logits[None], rule=rule)[0])
 
 
-def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:
-    """Add an epoch to a head's history; one whose numbers are none is stopped with an error."""
+def _record(one: _Kept, epoch: int, loss: float, *, logits: np.ndarray, metric: str, value: float | None) -> None:
+    """Add an epoch to a head's history; a head whose loss or logits are not finite is stopped with an error."""
     record = {"epoch": epoch, "train_loss": float(loss)}
     if value is not None:
         record[f"val_{metric}"] = value
@@ -148,4 +150,6 @@ def _fitted(template: Head, one: _Kept, seconds: float) -> FittedHead:
     head = copy.deepcopy(template)
     if one.best is not None:
         head.load_state_dict(one.best, strict=False)
-    return FittedHead(head.eval(), one.best_epoch, seconds, one.history, one.error)
+    return FittedHead(
+        head=head.eval(), best_epoch=one.best_epoch, seconds=seconds, history=one.history, error=one.error
+    )

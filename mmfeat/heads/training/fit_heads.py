@@ -1,4 +1,4 @@
-"""The one fit loop of all heads: everything on the device, batches by index, early stopping on val."""
+"""Fitting heads: all arrays on the device, batches by index, early stopping on val."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _BLOCK = 65536  # rows that are standardised at a time
 
 @dataclass(frozen=True)
 class FitData:
-    """The arrays that a fit reads, resident on one device.
+    """The arrays of a fit, on one device.
 
     Attributes
     ----------
     inputs : dict of str to Tensor
-        Embeddings `(N, D)` float32 by encoder; under `NAME/tokens` its tokens `(N, T, d)`, float16 as they are stored.
+        Embeddings `(N, D)` float32 by encoder; tokens `(N, T, d)` under `NAME/tokens`, float16 as they are stored.
     present : dict of str to Tensor
         `(N,)` and `(N, T)` bool by the same names.
     labels : Tensor
-        `(N, K)` int8, or float in [0, 1] for soft targets; -1 is not known.
+        `(N, K)` int8, or float in [0, 1] for soft targets; -1 is unknown.
     numbers : np.ndarray
         `(N,)` uint64 from :func:`mmfeat.common.randomness.id_numbers`.
     train, val : np.ndarray
-        Row numbers. Val rows choose the epoch and are never trained on.
+        Row numbers. The epoch is selected on val rows, which are never trained on.
     fold : np.ndarray or None
-        `(N,)` int64, for members that leave one out.
+        `(N,)` int64, for members with a held-out fold.
     weights : Tensor or None
-        `(N, K)` float32: how much each label counts in the loss; 1, when None.
+        `(N, K)` float32: weight of each label in the loss; 1, when None.
     """
 
     inputs: dict[str, Tensor]
@@ -64,22 +64,22 @@ class FitData:
 
     @property
     def tokens(self) -> dict[str, tuple[int, int]]:
-        """T and d by encoder, for those whose tokens are there."""
+        """T and d by encoder, of those with tokens."""
         return {encoder_of(key): tuple(x.shape[1:]) for key, x in self.inputs.items() if key.endswith(TOKENS)}
 
     def only(self, *keys: str) -> FitData:
-        """Some of the inputs; an encoder's name alone is its embeddings without its tokens."""
+        """The data with some of its inputs; an encoder's name means its embeddings without its tokens."""
         inputs, present = ({key: values[key] for key in keys} for values in (self.inputs, self.present))
         return dataclasses.replace(self, inputs=inputs, present=present)
 
 
 def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarray | None = None) -> FitData:
-    """Bring a FeatureTable's rows for some encoders onto a device, with the tokens that the table has of them.
+    """Copy a FeatureTable's rows of some encoders to a device, with the tokens that the table holds.
 
     Raises
     ------
     RunError
-        They do not fit there.
+        They do not fit into its memory.
     """
     table = table if rows is None else table.take(rows)
     try:
@@ -92,7 +92,14 @@ def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarra
             f"the embeddings of {counted(table.n_samples, 'row')} do not fit in memory of {device}. {remedy}"
         ) from None
     labels = torch.as_tensor(table.labels, device=device)
-    return FitData(inputs, present, labels, id_numbers(table.ids), table.rows("train"), table.rows("val"))
+    return FitData(
+        inputs=inputs,
+        present=present,
+        labels=labels,
+        numbers=id_numbers(table.ids),
+        train=table.rows("train"),
+        val=table.rows("val"),
+    )
 
 
 def fit_head(
@@ -113,17 +120,17 @@ def fit_head(
     config : dataclass
         The head's settings from :mod:`mmfeat.config.schema`.
     metric : str
-        What the epoch is chosen for. Without val rows the last epoch is kept.
+        The epoch is selected by it. Without val rows the last epoch is kept.
     rule : PredictConfig, optional
-        How probabilities become the labels that the metric scores (at 0.5 where it is tuned, which is done afterwards);
-        the default one, when None.
+        How probabilities become the labels that the metric scores, at 0.5 where the threshold is tuned; the default one,
+        when None.
     seed : int
-        Fixes initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
+        Determines initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 
     Raises
     ------
     RunError
-        The head does not take these inputs, memory runs out, or the loss or the logits become no number.
+        The head does not take these inputs, memory runs out, or the loss or the logits are not finite.
     """
     return fit_heads(name, data, [Member(config, seed)], metric=metric, rule=rule)[0]
 
@@ -137,9 +144,9 @@ def fit_heads(
     rule: PredictConfig | None = None,
     bar: Progress | None = None,
 ) -> list[FittedHead]:
-    """Train many heads of one name, those of one shape in one vectorised pass; in the members' order.
+    """Train many heads of one name, those of one shape in one vectorised pass; returned in the members' order.
 
-    A head in company is the head alone up to rounding: its rows, dropout and weights are functions of its own seed.
+    Up to rounding, a head equals one that is trained alone: its rows, dropout and weights are functions of its own seed.
 
     Parameters
     ----------
@@ -170,22 +177,22 @@ def fit_stacks(
     bar: Progress | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[list[int], list[FittedHead]]]:
-    """:func:`fit_heads`, one pass after another: the members' numbers and their heads, as soon as they are there.
+    """As :func:`fit_heads`, pass by pass: the members' numbers and their heads as soon as a pass is done.
 
     Parameters
     ----------
     choose_by : callable, optional
-        From the figures of a pass's heads on their own val rows `(M,)` to those that choose their epochs.
+        From the metric of a pass's heads on their own val rows `(M,)` to the values that their epochs are selected by.
 
     Raises
     ------
     RunError
-        Memory runs out, or the head does not take these inputs. A head whose loss becomes no number is returned with its
+        Memory runs out, or the head does not take these inputs. A head whose loss is not finite is returned with its
         `error`.
     """
     rule = rule or PredictConfig()
     members = _with_rows(members, data)
-    readers = {tuple(_built("meta", name, data, member.config, 0).reads): member.config for member in members}
+    readers = {tuple(_built("meta", name, data, config=member.config).reads): member.config for member in members}
     data = data.only(*(key for key in data.inputs if any(key in reads for reads in readers)))
     standardised, arrays = _standardised(name, data, members, list(readers.values()))
     planned = plan_stacks(
@@ -196,14 +203,14 @@ def fit_stacks(
     )
     for stack in planned:
         config, size = stack.config, stack.config.batch_size or usual_batch(len(stack.streams[0].train))
-        heads = [_built(data.labels.device, name, data, config, stream.seed) for stream in stack.streams]
+        heads = [_built(data.labels.device, name, data, config=config, seed=stream.seed) for stream in stack.streams]
         for head in heads:
             head.load_state_dict(standardised, strict=False)
         try:
-            yield (
-                stack.members,
-                fit_stack(heads, arrays, stack, size, metric=metric, rule=rule, bar=bar, choose_by=choose_by),
+            fitted = fit_stack(
+                heads, arrays, stack, batch_size=size, metric=metric, rule=rule, bar=bar, choose_by=choose_by
             )
+            yield stack.members, fitted
         except (RuntimeError, MemoryError) as error:
             if _out_of_memory(error):
                 raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
@@ -213,26 +220,26 @@ def fit_stacks(
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """On a GPU, in Python, or in torch's allocator of the CPU, which has no exception of its own."""
+    """Whether memory ran out: on a GPU, in Python, or in torch's CPU allocator, which has no exception class."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def diverged(name: str, config: Any, what: str) -> str:
-    """What to say of a head whose numbers are none any more."""
+    """The message about a head whose loss or logits are not finite."""
     return f"{name}: {what}. Lower fuse.{name}.lr ({config.lr:g} now)"
 
 
 def n_parameters(name: str, data: FitData, config: Any) -> int:
-    """How many parameters a head on these inputs has."""
-    return sum(p.numel() for p in _built("meta", name, data, config, 0).parameters())
+    """The number of parameters of a head on these inputs."""
+    return sum(p.numel() for p in _built("meta", name, data, config=config).parameters())
 
 
 def usual_batch(n_rows: int, most: int = 256) -> int:
-    """Rows of a batch where nothing says how many: about 30 batches an epoch."""
+    """The default batch size: about 30 batches an epoch."""
     return min(most, max(32, n_rows // 30))
 
 
-def _built(device: torch.device | str, name: str, data: FitData, config: Any, seed: int) -> Head:
+def _built(device: torch.device | str, name: str, data: FitData, *, config: Any, seed: int = 0) -> Head:
     """A fresh head; its weights are a function of the seed, whatever the device."""
     with torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(torch_seed(seed, 0))
@@ -241,8 +248,8 @@ def _built(device: torch.device | str, name: str, data: FitData, config: Any, se
 
 
 def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
-    """With their rows, in the order of the ids' numbers: sums over them are then the same to the last bit."""
-    ordered: dict[int, np.ndarray] = {}  # one array for each that was given: members that share rows share it
+    """Members with their rows filled in, in the order of the ids' numbers, so that sums are the same to the last bit."""
+    ordered: dict[int, np.ndarray] = {}  # by the given array: members that share rows share one
 
     def rows(given: np.ndarray) -> np.ndarray:
         if id(given) not in ordered:
@@ -261,24 +268,26 @@ def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
 def _standardised(
     name: str, data: FitData, members: Sequence[Member], readers: list[Any]
 ) -> tuple[dict[str, Tensor], Arrays]:
-    """Mean and scale over the rows that any member trains on (no label is in them), and the arrays standardised by them."""
+    """Mean and scale over all members' training rows (they carry no labels), and the arrays standardised by them."""
     train = [member.train for member in {id(m.train): m for m in members}.values()]
     rows = train[0] if len(train) == 1 else np.unique(np.concatenate(train))
     rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
     x, moments = {}, {}
     for config in readers:  # heads of one name differ in the tokens that they read
-        head = _built(data.labels.device, name, data, config, 0)
+        head = _built(data.labels.device, name, data, config=config)
         head.fit_standardisation(data.inputs, data.present, rows)
         moments |= dict(head.named_buffers())
         x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
     fold = None
     if data.fold is not None and any(member.fold != NO_FOLD for member in members):
         fold = torch.as_tensor(data.fold, device=data.labels.device)
-    return moments, Arrays(x, data.present, data.labels, data.numbers, fold, data.weights)
+    return moments, Arrays(
+        x=x, present=data.present, labels=data.labels, numbers=data.numbers, fold=fold, weights=data.weights
+    )
 
 
 def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
-    """One input of all rows, in its own type: tokens stay float16."""
+    """One input of all rows, standardised in its own dtype: tokens stay float16."""
     values = torch.empty_like(data.inputs[key])
     step = max(1, _BLOCK // (values.shape[1] if key.endswith(TOKENS) else 1))
     for start in range(0, len(values), step):
@@ -304,7 +313,7 @@ def heads_logits(
 
 
 def mean_logits(heads: Sequence[Head], data: FitData, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over heads of all rows' logits, `(N, K)` float32, and each head's own of the rows `some`, `(H, n, K)`."""
+    """All rows' logits averaged over heads, `(N, K)` float32, and each head's logits of the rows `some`, `(H, n, K)`."""
     n, k = len(data.labels), heads[0].n_classes
     mean, each = np.zeros((n, k), np.float32), np.zeros((len(heads), len(some), k), np.float32)
     for batch, logits in logits_in_batches(heads, data):
@@ -318,7 +327,7 @@ def mean_logits(heads: Sequence[Head], data: FitData, some: np.ndarray) -> tuple
 def logits_in_batches(
     heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Which of the rows asked for (all, when None), and their logits `(H, b, K)` float32, a batch after another."""
+    """Batches of rows (all rows, when None): the slice of them, and their logits `(H, b, K)` float32."""
     reads = heads[0].reads
     numbers = sum(data.inputs[key].shape[1:].numel() for key in reads) + len(heads) * heads[0].n_classes
     batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
@@ -337,6 +346,6 @@ def logits_in_batches(
 
 
 def _standardise_alike(a: Head, b: Head) -> bool:
-    """Whether two heads make the same of the same inputs, as those of one fit do, which differ in their seeds."""
+    """Whether two heads standardise alike, as heads of one fit do."""
     moments = dict(b.named_buffers())
     return all(torch.equal(value, moments[name]) for name, value in a.named_buffers())

@@ -1,9 +1,9 @@
-"""Heads that are each blind to a fold of the rows, so that every row has logits of heads that never saw its label.
+"""Out-of-fold heads: each is trained without one fold, so that every row has logits of heads that never saw its label.
 
-The k heads of one seed are trained in one pass. The epoch of each is chosen by the mean figure of the others on their own
-folds, so that no label of a fold chooses anything for the head that predicts it. Where a head is little more than one
-product with its inputs, they share their batches, and the loss of each leaves out its fold; where its own arithmetic is
-what takes time, each visits the rows of the other folds alone, which is a k-th less of it.
+The k heads of one seed are trained in one pass. The epoch of each is selected by the mean metric of the others on their own
+folds, so that no label of a fold selects anything for the head that predicts it. If a head is little more than one product
+with its inputs, all heads share their batches, and the loss of each excludes its fold. Otherwise each head visits the rows
+of the other folds alone, which saves a k-th of the arithmetic.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, diverged, fit_stacks, head_logits, n_parameters
 from mmfeat.heads.training.members import Member
 
-JUDGED = 2000  # rows of the other folds that choose a head's epoch
-_SHARED = (
-    64  # parameters for each number of a row, up to which sharing a batch costs less than a k-th of the arithmetic
-)
+JUDGED = 2000  # rows of the other folds that a head's epoch is selected on
+# Parameters for each input value, up to which sharing a batch costs less than a k-th of the arithmetic.
+_SHARED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class FoldFit:
     fits : list of FittedHead
         The heads of the first seed, fold by fold, then those of the next.
     logits : np.ndarray
-        `(S, n, K)` float32 by seed, of the rows that have a fold, in their order: by the head that is blind to the row.
+        `(S, n, K)` float32 by seed, of the rows that have a fold, in their order: by the head that was trained without the row.
     """
 
     fits: list[FittedHead]
@@ -60,9 +59,9 @@ def fit_folds(
     Parameters
     ----------
     data : FitData
-        `fold` is -1 for rows that take no part, else from 0 on; `train` and `val` are not read.
+        `fold` counts from 0; -1 for rows that are not used. `train` and `val` are not read.
     judges : np.ndarray, optional
-        `(N,)` bool: rows that may choose epochs; all, when None, or where a fold has none of them.
+        `(N,)` bool: rows that epochs may be selected on; all, when None or if a fold has none of them.
 
     Raises
     ------
@@ -72,7 +71,7 @@ def fit_folds(
     rows = np.flatnonzero(data.fold >= 0)
     folds = np.arange(int(data.fold.max()) + 1)
     judging = _judging(data, rows, folds, judges)
-    members = _members(name, data, config, seeds, rows, folds, judging)
+    members = _members(name, data, config, seeds=seeds, rows=rows, folds=folds, judging=judging)
     fits: list[FittedHead | None] = [None] * len(members)
     for at, fitted in fit_stacks(name, data, members, metric=metric, rule=rule, bar=bar, choose_by=_mean_of_others):
         for i, fit in zip(at, fitted, strict=True):
@@ -92,7 +91,7 @@ def _mean_of_others(values: np.ndarray) -> np.ndarray:
 
 
 def _judging(data: FitData, rows: np.ndarray, folds: np.ndarray, judges: np.ndarray | None) -> list[np.ndarray]:
-    """Of each fold some rows that choose epochs, whatever the rows' order; of all but one together up to `JUDGED`."""
+    """The rows of each fold that epochs are selected on, drawn by ids; up to `JUDGED` in all folds but one."""
     turn = mix(data.numbers, len(folds))
     allowed = np.ones(len(data.fold), bool) if judges is None else judges
     if not all((allowed & (data.fold == fold)).any() for fold in folds):
@@ -108,14 +107,15 @@ def _members(
     name: str,
     data: FitData,
     config: Any,
+    *,
     seeds: Sequence[int],
     rows: np.ndarray,
     folds: np.ndarray,
     judging: list[np.ndarray],
 ) -> list[Member]:
-    """Seed by seed, and fold by fold; those of one seed are a company."""
+    """Members by seed, then by fold; those of one seed are a company."""
     if n_parameters(name, data, config) <= _SHARED * sum(data.widths.values()):
         val = np.concatenate(judging)
-        return [Member(config, seed, rows, val, int(fold), seed) for seed in seeds for fold in folds]
+        return [Member(config, seed, rows, val, fold=int(fold), company=seed) for seed in seeds for fold in folds]
     others = [rows[data.fold[rows] != fold] for fold in folds]
     return [Member(config, seed, others[fold], judging[fold], company=seed) for seed in seeds for fold in folds]

@@ -1,4 +1,4 @@
-"""Which heads of one fit can be trained in one pass: those of one shape, as grids of streams and variants."""
+"""Grouping heads of one fit into passes: heads of one shape form grids of streams and variants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from mmfeat.heads.training.stack import NO_FOLD, Stream, Variant
 
-_MOST_PARAMETERS = {"cpu": 2**24, "cuda": 2**28}  # in one pass: five copies of them are held
+_MOST_PARAMETERS = {"cpu": 2**24, "cuda": 2**28}  # in one pass, which holds five copies of them
 _MOST_INPUTS = {"cpu": 2**24, "cuda": 2**28}  # numbers in one batch of all streams
 _BY_VARIANT = ("lr", "weight_decay")
 
@@ -28,10 +28,10 @@ class Member:
     train, val : np.ndarray or None
         Row numbers; those of the data, when None.
     fold : int
-        A fold of the data whose labels teach it nothing, and whose val rows alone it is judged by; none, where negative.
-        Heads that differ in it share their batches.
+        Held-out fold: excluded from the loss; the only rows it is evaluated on. -1 for none. Heads that differ in it share
+        their batches.
     company : hashable
-        Members of one company are trained in one pass, and no others with them.
+        Members of one company, and no others, are trained in one pass.
     """
 
     config: Any
@@ -49,7 +49,7 @@ class PlannedStack:
     Attributes
     ----------
     config : Any
-        The settings that all of them share stand in it.
+        One head's settings, of which the shared ones are read.
     places : list of (int, int, int)
         Each member's number, stream and variant.
     """
@@ -66,23 +66,23 @@ class PlannedStack:
 
 
 def rates_of(config: Any) -> dict[str, float]:
-    """The settings of a head that drop something out, by name."""
+    """The dropout rates among a head's settings, by name."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("dropout")}
 
 
 def plan_stacks(
     members: Sequence[Member], device: torch.device, parameters: Callable[[Any], int], inputs: Callable[[Any, int], int]
 ) -> list[PlannedStack]:
-    """Group heads into as few passes as memory allows, and those of one company into one whatever it takes.
+    """Group heads into as few passes as memory allows; those of one company are always in one.
 
     Parameters
     ----------
     members : sequence of Member
         With their rows.
     parameters : callable
-        From settings to how many parameters a head has.
+        From settings to the number of a head's parameters.
     inputs : callable
-        From settings and rows to train on to how many numbers one batch has.
+        From settings and number of training rows to the number of values in one batch.
     """
     shapes: dict[Any, dict[Any, dict[Variant, list[int]]]] = {}
     streams: dict[Any, Stream] = {}
@@ -123,5 +123,5 @@ def _kind(device: torch.device) -> str:
 
 
 def _pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """As few pieces of at most `size` as possible, of nearly one length."""
+    """As few pieces of at most `size` as possible, of nearly equal length."""
     return [items[part[0] : part[-1] + 1] for part in np.array_split(np.arange(len(items)), -(-len(items) // size))]

@@ -1,8 +1,8 @@
 """Many heads of one shape trained in one vectorised pass: their parameters are stacked (torch.func, Horace He et al.).
 
 A stack is a grid of streams and variants. Heads of one stream see the same rows in the same order with the same dropout, so
-a batch is gathered and dropped out once for all of them, and a linear layer on it is one matrix product for all. Variants
-differ in what comes after it: the rows whose labels the loss leaves out, learning rate and weight decay.
+that a batch is gathered once for all of them, and a linear layer on it is one matrix product. Variants differ in what
+follows: the held-out fold, learning rate and weight decay.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ MOST_NUMBERS = 2**24  # in a batch without gradients
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
 NO_FOLD = -1
-LARGE = 2**18  # parameters of a head whose own arithmetic is what takes time
+LARGE = 2**18  # parameters of a head whose arithmetic takes most of the time
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What a fit reads: standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids, folds."""
+    """Standardised embeddings `(N, D)` float32, presence and labels by row, numbers of the ids, folds."""
 
     x: dict[str, Tensor]
     present: dict[str, Tensor]
     labels: Tensor
     numbers: np.ndarray
-    fold: Tensor | None = None  # (N,) int64, where a variant leaves out a fold
-    weights: Tensor | None = None  # (N, K) float32, how much each label counts
+    fold: Tensor | None = None  # (N,) int64, if a variant has a held-out fold
+    weights: Tensor | None = None  # (N, K) float32, weight of each label
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Heads that see the same: one seed, one set of rows, one set of dropout rates (share by setting)."""
+    """Heads with the same batches: one seed, one set of rows, one set of dropout rates (share by setting)."""
 
     seed: int
     train: np.ndarray
@@ -53,7 +53,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Variant:
-    """What one head of a stream has of its own; the labels of `fold`, unless that is negative, teach it nothing."""
+    """Settings of one head within a stream; labels of `fold`, unless it is negative, are excluded from its loss."""
 
     lr: float
     weight_decay: float
@@ -61,7 +61,7 @@ class Variant:
 
 
 class _Logits(nn.Module):
-    """A head as functional_call needs it: its fit's logits are its forward pass."""
+    """A head for `functional_call`: its forward pass gives the logits of a fit."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -83,16 +83,16 @@ class Stack:
     """
 
     def __init__(
-        self, heads: list[Head], arrays: Arrays, streams: list[Stream], variants: list[Variant], config: Any
+        self, heads: list[Head], arrays: Arrays, streams: list[Stream], *, variants: list[Variant], config: Any
     ) -> None:
         self.arrays, self.streams, self.variants, self.config = arrays, streams, variants, config
         self.device = arrays.labels.device
         self.module = _Logits(heads[0])
-        taught = [{fold: self._taught(s, fold) for fold in {v.fold for v in variants}} for s in streams]
+        training = [{fold: self._training_labels(s, fold) for fold in {v.fold for v in variants}} for s in streams]
         places = [(s, v.fold) for s in range(len(streams)) for v in variants]
         states: list[dict[str, Tensor]] = []
         for s, fold in places:
-            heads[s].start_from(log_odds(taught[s][fold]))
+            heads[s].start_from(log_odds(training[s][fold]))
             states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
         grid = (len(streams), len(variants))
         self.parameters = {
@@ -100,19 +100,19 @@ class Stack:
         }  # (S, V, ...)
         self.weights = None
         if config.weights == "paper":
-            each = {(s, fold): class_weights(taught[s][fold].cpu().numpy()) for s, fold in places}
+            each = {(s, fold): class_weights(training[s][fold].cpu().numpy()) for s, fold in places}
             stacked = np.stack([each[place] for place in places])
             self.weights = torch.as_tensor(stacked, device=self.device).unflatten(0, grid)  # (S, V, K)
         self.widths = self._noise_widths(heads[0])
         self.optimizer = self._optimizer()
 
-    def _taught(self, stream: Stream, fold: int) -> Tensor:
-        """The labels `(n, K)` that a head of a stream learns from."""
+    def _training_labels(self, stream: Stream, fold: int) -> Tensor:
+        """The labels `(n, K)` that a head of a stream is trained on."""
         rows = torch.as_tensor(stream.train, device=self.device)
         return self.arrays.labels[rows if fold == NO_FOLD else rows[self.arrays.fold[rows] != fold]]
 
     def _noise_widths(self, head: Head) -> dict[str, int]:
-        """How many random numbers a row takes, for the rates that drop anything in this stack."""
+        """Random numbers for one row, by the dropout rates that are not 0 in this stack."""
         counter = Widths()
         one = {name: x[:1].float() for name, x in self.arrays.x.items()}
         with torch.no_grad():
@@ -129,7 +129,7 @@ class Stack:
         return torch.optim.AdamW(groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
-        """Go on with some of the streams and variants; the optimizer's memory of the others goes with them."""
+        """Go on with some of the streams and variants; the optimizer's state of the others is dropped."""
         old = self.optimizer
         groups = np.arange(len(old.param_groups)).reshape(len(self.streams), len(self.variants))
         kept = groups[streams][:, variants].ravel()
@@ -145,7 +145,7 @@ class Stack:
                 self.optimizer.state[part] = old.state[before]
 
     def train_epoch(self, epoch: int, batch_size: int) -> np.ndarray:
-        """One pass over every stream's rows; mean loss of its batches by head, `(S, V)` float64."""
+        """One pass over every stream's rows; returns the mean loss of its batches by head, `(S, V)` float64."""
         order = self._order(epoch)  # (S, n)
         generators = self._generators(epoch)
         n_steps, losses = -(-order.shape[1] // batch_size), []
@@ -158,7 +158,7 @@ class Stack:
         return torch.stack(losses).mean(0).double().cpu().numpy()
 
     def _blocks(self) -> list[slice]:
-        """Streams whose gradients are computed together; on a CPU large heads gain nothing from it, and lose the cache."""
+        """Streams whose gradients are computed together. On a CPU large heads are faster one by one, within the cache."""
         n, numbers = len(self.streams), sum(p[0, 0].numel() for p in self.parameters.values())
         size = 1 if self.device.type == "cpu" and numbers > LARGE else n
         return [slice(start, start + size) for start in range(0, n, size)]
@@ -172,7 +172,7 @@ class Stack:
         return torch.cat(losses)
 
     def _gradients(self, block: slice, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
-        """Hand the optimizer the gradients of some streams' heads, `rows` `(S, B)` being their batch; their losses."""
+        """Give the optimizer the gradients of some streams' heads on the batch `rows` `(S, B)`; returns their losses."""
         there = rows.clamp(min=0)
         labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, there), -1)  # (S, B, K)
         x = {name: _gather(values, there) for name, values in self.arrays.x.items()}
@@ -199,7 +199,7 @@ class Stack:
         for grad, parts in zip(grads, zip(*(g["params"] for g in groups), strict=True), strict=True):
             if grad is None:
                 continue
-            # Fused AdamW goes through a parameter and its gradient as if both lay the same in memory.
+            # Fused AdamW assumes that a parameter and its gradient have the same layout in memory.
             for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
                 part.grad = its
         return losses.detach()
@@ -207,7 +207,7 @@ class Stack:
     def _forward(
         self, parameters: dict[str, Tensor], x: Any, present: Any, rates: Any, random: Any, shared: bool = False
     ) -> Tensor:
-        """Logits `(S, V, B, K)`; `shared`: all streams see the same rows, which have no dimension for streams then."""
+        """Logits `(S, V, B, K)`; if `shared`, all streams have the same rows, and inputs have no dimension of streams."""
 
         def one(p: Any, x: Any, present: Any, rates: Any, random: Any) -> Tensor:
             return functional_call(self.module, p, (x, present, rates, random))
@@ -255,7 +255,7 @@ class Stack:
                 g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))
 
     def _order(self, epoch: int) -> Tensor:
-        """Rows in the order in which each stream visits them, `(S, n)`; -1 fills up the shorter ones."""
+        """Rows in the order in which each stream visits them, `(S, n)`; shorter streams are padded with -1."""
         orders = [s.train[epoch_order(self.arrays.numbers[s.train], s.seed, epoch)] for s in self.streams]
         filled = np.full((len(orders), max(map(len, orders))), -1, dtype=np.int64)
         for line, order in zip(filled, orders, strict=True):
@@ -263,7 +263,7 @@ class Stack:
         return torch.as_tensor(filled, device=self.device)
 
     def _generators(self, epoch: int) -> dict[str, list[torch.Generator]]:
-        """One for each rate and stream: what is drawn for one rate does not depend on whether another drops anything."""
+        """One for each rate and stream: the numbers of one rate do not depend on whether another rate drops anything."""
         return {
             rate: [
                 torch.Generator().manual_seed(torch_seed(s.seed, epoch) ^ zlib.crc32(rate.encode()))
@@ -273,16 +273,16 @@ class Stack:
         }
 
     def judging(self, s: int, v: int) -> np.ndarray:
-        """The rows that judge a head: its stream's val rows, and of these only its fold where it leaves one out."""
+        """The rows that a head is evaluated on: its stream's val rows, or those of its held-out fold."""
         val, fold = self.streams[s].val, self.variants[v].fold
         return val if fold == NO_FOLD else val[(self.arrays.fold[val] == fold).cpu().numpy()]
 
     @torch.no_grad()
     def logits(self, batch_size: int) -> list[list[np.ndarray]]:
-        """Logits `(n, K)` float32 of the rows that judge each head, by stream and variant."""
+        """Logits `(n, K)` float32 of the rows that each head is evaluated on, by stream and variant."""
         parameters, variants = self.parameters, range(len(self.variants))
         folded = any(v.fold != NO_FOLD for v in self.variants)
-        if folded:  # heads of one stream see rows of their own: each is as a stream
+        if folded:  # heads of one stream are evaluated on different rows: each counts as a stream
             parameters = {name: p.flatten(0, 1)[:, None] for name, p in parameters.items()}
             groups = [self.judging(s, v) for s in range(len(self.streams)) for v in variants]
         else:
@@ -310,7 +310,7 @@ class Stack:
 
 
 def _gather(values: Tensor, rows: Tensor) -> Tensor:
-    """`values[rows]` for rows of any shape; float16 is raised, as the arithmetic of a batch is float32."""
+    """`values[rows]` for rows of any shape; float16 becomes float32."""
     found = values.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
     return found.float() if found.is_floating_point() else found
 

@@ -1,0 +1,87 @@
+"""The encoder kind `imported`: embeddings that were made elsewhere, known by the ids of their rows, and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.text import counted
+from mmfeat.config.encoder_tables import OtherEncoderConfig
+from mmfeat.data.row_keys import RowKeys, id_keys
+from mmfeat.encoders.checkpoint import checkpoints_of, read_checkpoint
+from mmfeat.encoders.description import Description
+from mmfeat.encoders.kinds import EncoderHost, EncoderKind, SampleHost, register_encoder_kind
+from mmfeat.encoders.resolve import Identity
+from mmfeat.store import EncoderFeatures
+from mmfeat.store.encoder_record import read_record
+
+_DIGITS = 16  # of a key, in messages
+
+
+@register_encoder_kind
+class ImportedKind(EncoderKind):
+    """Keys and a width, from what the store holds."""
+
+    settings = OtherEncoderConfig
+    reads = "imported embeddings"
+
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
+        """Digests of the ids, whether a row has an embedding or not."""
+        return RowKeys(keys=id_keys(host.manifest.ids), present=np.ones(host.manifest.n_samples, dtype=bool))
+
+    def untunable(self, name: str) -> str:
+        """There is no network."""
+        return (
+            f"encoder.{name}: imported embeddings have no network to fine-tune, only an output can be fitted on them."
+        )
+
+    def describe(self, table: OtherEncoderConfig, folder: Path) -> Description:
+        """The key of the import."""
+        return Description(table.model[:_DIGITS], self.modality, source=self.name)
+
+    def identify(self, host: EncoderHost, name: str, *, pretrained_only: bool = False) -> Identity:
+        """The keys of an imported encoder; its checkpoints hold an output alone.
+
+        Raises
+        ------
+        EncoderError
+            The store has no such import, or only some of its rows; the checkpoint is of something else.
+        StoreError
+            The store cannot be read.
+        """
+        table, remedy = host.config.encoder[name], f"Run: {self.settings.remedy(name)}"
+        features = host.store.find(table.imported)
+        if features is None:
+            place = f"{host.config.store.path}/"
+            raise EncoderError(f"encoder.{name}: {place} has no import {table.imported[:_DIGITS]}. {remedy}")
+        spec = features.spec
+        if spec.modality != self.modality:
+            raise EncoderError(
+                f"encoder.{name}: {table.imported[:_DIGITS]} is an encoder of {spec.modality}s. {remedy}"
+            )
+        if lost := incomplete(features):
+            raise EncoderError(f"encoder.{name}: {lost}. {remedy}")
+        given, chosen = table.checkpoint, None
+        if given != "none":
+            latest = given == "latest"
+            found = checkpoints_of(host.checkpoints, name) if latest else [read_checkpoint(host.config.path(given))]
+            chosen = next((one for one in found if one.frozen and one.encoder_key == spec.key), None)
+            if not latest and chosen is None:
+                raise EncoderError(f'encoder.{name}: {given} is of another encoder. Set: checkpoint = "latest"')
+        return Identity(
+            name=name,
+            model=spec.architecture,
+            spec=spec,
+            width=read_record(features.folder).width,
+            size_mb=None,
+            checkpoint=chosen.name if chosen else None,
+            output_key=chosen.output().key if chosen else None,
+        )
+
+
+def incomplete(features: EncoderFeatures) -> str:
+    """What is missing of an import that was interrupted, or whose files are damaged; empty where nothing is."""
+    n_rows, there = features.spec.preprocessing["rows"], features.n_rows
+    return "" if there >= n_rows else f"its import is incomplete, {there:,} of {counted(n_rows, 'embedding')} there"

@@ -1,0 +1,175 @@
+"""The encoder kind `text`: networks of transformers on captions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.json_shapes import Choice, Number
+from mmfeat.config.encoder_tables import TextEncoderConfig
+from mmfeat.config.schema import Config
+from mmfeat.data.row_keys import RowKeys, caption_keys
+from mmfeat.data.synonyms import load_synonyms, replace_two
+from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmfeat.encoders.description import Description
+    from mmfeat.encoders.encoder import Encoder
+    from mmfeat.encoders.families.transformer_text import TextEncoder
+    from mmfeat.encoders.preparation import TextPreparation
+
+_POOLINGS = TextEncoderConfig.__dataclass_fields__["pooling"].metadata["choices"]
+
+
+class CaptionKind(EncoderKind):
+    """What all kinds share whose sample is a caption."""
+
+    remembered = True
+    by_length = True
+    batch_size = 64
+    batch_sizes = (16, 32, 64, 128, 256, 512)
+    reads = "captions"
+
+    def row_keys(self, host: SampleHost, source: str) -> RowKeys:
+        """Digests of the captions' UTF-8."""
+        return caption_keys(host.manifest.captions)
+
+    def reader(self, host: SampleHost, source: str) -> Callable[[int], str]:
+        """The caption."""
+        captions = host.manifest.captions
+        return lambda row: captions[row]
+
+    def lengths(self, host: SampleHost) -> Callable[[int], int]:
+        """Characters of the captions."""
+        captions = host.manifest.captions
+        return lambda row: len(captions[row])
+
+    def any_given(self, ids: list[str], images: list[str], captions: list[str]) -> bool:
+        """Whether a caption is not blank."""
+        return any(caption.strip() for caption in captions)
+
+    def onnx_example(self, encoder: Encoder) -> tuple[dict[str, Tensor], dict[int, Any]]:
+        """Two captions of different lengths."""
+        import torch
+
+        preparation = encoder.preparation
+        example = encoder.collate([encoder.prepare(caption) for caption in preparation.examples])
+        length = torch.export.Dim("length", min=1, max=preparation.most)
+        return {name: example[name] for name in ("input_ids", "attention_mask")}, {
+            0: torch.export.Dim("batch"),
+            1: length,
+        }
+
+
+@register_encoder_kind
+class TextKind(CaptionKind):
+    """A network of transformers."""
+
+    settings = TextEncoderConfig
+    recognition_order = 30
+    packages = ("transformers",)
+    record_shape = {"max_length": Number(int, low=2), "pooling": Choice(_POOLINGS)}
+
+    def recognises(self, model: str) -> bool:
+        """Names as transformers has them; others ask for their modality."""
+        return "/" in model or "-" in model
+
+    def build(self, config: Config, name: str) -> TextEncoder:
+        """A model of transformers and its tokenizer."""
+        from mmfeat.encoders.families.transformer_text import build_text_encoder
+
+        return build_text_encoder(name, config.encoder[name], config.root, config.file_seed)
+
+    def describe(self, table: TextEncoderConfig, folder: Path) -> Description:
+        """From its configuration on disk, or from what is known of it."""
+        from mmfeat.encoders.catalogue import describe_text
+
+        return describe_text(table, folder)
+
+    def training_loader(
+        self, read: Callable[[int], Any], encoder: Encoder, config: Config, name: str
+    ) -> tuple[Callable[[int, int | None, int], Any], int]:
+        """P6: two words replaced by synonyms."""
+        given = config.finetune.synonyms
+        synonyms = load_synonyms(config.path(given) if given else None)
+
+        def load(row: int, number: int | None, _size: int) -> Any:
+            caption = read(row)
+            return encoder.prepare(caption if number is None else replace_two(caption, synonyms, number))
+
+        return load, 0
+
+    def read_besides(self, config: Config) -> dict[str, Any]:
+        """A list of synonyms in place of that of mmfeat."""
+        given = config.finetune.synonyms
+        return {"synonyms": load_synonyms(config.path(given))} if given else {}
+
+    def save_preparation(self, encoder: TextEncoder, folder: Path) -> dict[str, Any]:
+        """The tokenizer, and where captions are cut.
+
+        Raises
+        ------
+        EncoderError
+            The encoder runs code that came with its model: an exported model runs none.
+        """
+        from mmfeat.encoders.foreign import brings_code
+
+        preparation = encoder.preparation
+        if brings_code(encoder.network, encoder.model_config, preparation.tokenizer):
+            raise EncoderError(
+                f"encoder.{folder.name}: runs code that came with {encoder.source} (trust_remote_code), and an exported model "
+                f"runs none. Export a run without this encoder"
+            )
+        preparation.tokenizer.save_pretrained(folder)
+        record = {"modality": self.modality, "width": encoder.width, "max_length": preparation.max_length}
+        if preparation.most < preparation.max_length:
+            record["positions"] = preparation.most
+        return record
+
+    def load_preparation(self, record: dict[str, Any], folder: Path) -> TextPreparation:
+        """The folder's tokenizer."""
+        from mmfeat.encoders.families.transformer_text import load_tokenizer
+        from mmfeat.encoders.preparation import TextPreparation
+
+        with _without_code(folder):
+            tokenizer = load_tokenizer(folder)
+        return TextPreparation(tokenizer, record["max_length"], positions=record.get("positions"))
+
+    def save_network(self, encoder: TextEncoder, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The network's tensors; its configuration is a file beside them."""
+        from mmfeat.encoders.weights import read_tensors
+
+        encoder.model_config.save_pretrained(folder)
+        return read_tensors(encoder.network), {}
+
+    def load_encoder(self, name: str, record: dict[str, Any], folder: Path) -> TextEncoder:
+        """Built by this version of transformers, from the folder alone."""
+        from mmfeat.encoders.families.transformer_text import build_text_encoder
+
+        table = TextEncoderConfig(
+            model=str(folder),
+            pretrained=str(folder / WEIGHTS),
+            max_length=record["max_length"],
+            pooling=record["pooling"],
+            precision=record["precision"],
+        )
+        with _without_code(folder):
+            return build_text_encoder(name, table, folder, 0)
+
+
+@contextlib.contextmanager
+def _without_code(folder: Path) -> Iterator[None]:
+    """No setting lets an exported model run code: it must not have any."""
+    from mmfeat.encoders.foreign import NeedsCode
+
+    try:
+        yield
+    except NeedsCode:
+        raise EncoderError(
+            f"{folder}: asks for code that comes with it, which is not run. Export the model again"
+        ) from None

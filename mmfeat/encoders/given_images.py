@@ -1,0 +1,59 @@
+"""Images as callers of `Predictor` give them: paths, bytes, PIL images and arrays."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmfeat.common.errors import one_line
+from mmfeat.data.images.archives import check_size
+from mmfeat.encoders.batches import UndecodableSample, UnreadSample
+from mmfeat.encoders.image_decoding import loaded
+
+_LOADING = threading.Lock()
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+
+def read_given_image(image: ImageLike) -> bytes | Image.Image:
+    """What an image's preparation takes: a file's bytes, or a PIL image.
+
+    Raises
+    ------
+    UnreadSample
+        The file cannot be read.
+    UndecodableSample
+        The array or the PIL image holds no picture.
+    """
+    if isinstance(image, np.ndarray):
+        plain = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not plain or not image.size:
+            raise UndecodableSample(ValueError(f"an array {image.shape} of {image.dtype}, not (H, W, 3) of uint8"))
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return _loaded(image)
+    if isinstance(image, bytes):
+        return image
+    try:
+        status = Path(image).stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise UnreadSample("not a plain file")
+        check_size(status.st_size)
+        return Path(image).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UnreadSample(getattr(error, "strerror", None) or one_line(error)) from None
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """An image whose pixels are in memory. Pillow reads those of an opened file at first use, which is not safe in threads."""
+    try:
+        with _LOADING:
+            return loaded(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like
+        raise UndecodableSample(error) from None

@@ -1,0 +1,305 @@
+"""The server: many at once, malformed requests, limits, its description, its beginning and end."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+
+import numpy as np
+import pytest
+from helpers.command_line import COMMAND, run_cli
+from helpers.server import BOUNDARY, FORM, JSON, as_json, ask, form, serving
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmfeat import Predictor
+from mmfeat.common.errors import ConfigError
+from mmfeat.common.extras import require
+from mmfeat.serving.limits import Limits
+from mmfeat.workflows.serve import bound
+
+SMALL = Limits(megabytes=0.2, megapixels=0.1, caption=50, waiting=300, seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def predictor(exported) -> Predictor:
+    return Predictor.load(exported, "cpu")
+
+
+@pytest.fixture(scope="module")
+def port(predictor) -> int:
+    with serving(predictor, SMALL) as (port, _):
+        yield port
+
+
+def picture(seed: int, size: int = 40, form: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size - 7, size, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels // (1 + seed % 3))
+    image.paste((seed % 256, seed * 7 % 256, seed * 13 % 256), (seed % 20, 3, 30, 25))
+    data = io.BytesIO()
+    image.save(data, form)
+    return data.getvalue()
+
+
+def same(answer: dict, wanted) -> bool:
+    close = answer["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-5)
+    order = list(answer["probabilities"]) == list(wanted.probabilities) and list(answer["opinions"]) == list(
+        wanted.unimodal
+    )
+    opinions = all(
+        answer["opinions"][name] == pytest.approx(wanted.unimodal[name], abs=1e-5) for name in wanted.unimodal
+    )
+    return close and order and opinions and answer["labels"] == wanted.labels
+
+
+MALFORMED = [
+    (b"{", JSON, 400),
+    (b"[1]", JSON, 422),
+    (b'{"caption": 5}', JSON, 422),
+    (b"[" * 100_000, JSON, 400),
+    (b'{"caption": "\xff"}', JSON, 400),
+    (b'{"caption": "\\ud800"}', JSON, 400),
+    (b'{"caption": "x", "threshold": NaN}', JSON, 422),
+    (b'{"caption": "x", "top_k": 1e400}', JSON, 422),
+    (b"", JSON, 400),
+    (b"{}", JSON, 422),
+    (as_json(caption=" \n"), JSON, 422),
+    (as_json(caption="x", top_k=0), JSON, 422),
+    (as_json(caption="x", threshold=1.5), JSON, 422),
+    (as_json(caption="x", treshold=0.5), JSON, 422),
+    (as_json(image=b"no image"), JSON, 422),
+    (b'{"image": "@@@="}', JSON, 422),
+    (b'{"image": "\xc3\xa4"}', JSON, 422),
+    (form(picture(0)[:200]), FORM, 422),
+    (form(b""), FORM, 422),
+    (form(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"), FORM, 422),
+    (form(caption="x")[:-8], FORM, 400),
+    (form(caption="x"), {"Content-Type": "multipart/form-data"}, 400),
+    (form(caption="x").replace(b"form-data; ", b"form-data\x00"), FORM, 400),
+    (form(caption="x").replace(b"caption", b"image"), FORM, 422),
+    (form(caption="x", top_k="many"), FORM, 422),
+    (form(caption="x", other="y"), FORM, 422),
+    (form(caption="a")[: -len(BOUNDARY) - 6] + form(caption="b"), FORM, 422),
+    (b"caption=x", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    (b"caption", {"Content-Type": "\xff/;;=\x01".encode("latin-1").decode("latin-1")}, 415),
+    (as_json(caption="x"), {}, 415),
+    (as_json(caption="x"), {**JSON, "Content-Encoding": "gzip"}, 415),
+    (as_json(caption="x" * 51), JSON, 413),
+    (form(caption="x" * 51), FORM, 413),
+]
+
+
+def test_200_at_once_are_answered_each_for_itself_among_malformed_ones(port, predictor):
+    images = [picture(i, 30 + i % 9, "JPEG" if i % 2 else "PNG") if i % 20 else None for i in range(200)]
+    captions = [f"{i} dogs " + "in a red boat " * (i % 4) if i % 7 or not i % 20 else None for i in range(200)]
+    captions = [None if caption is None else caption[:50] for caption in captions]
+    everything = threading.Barrier(200 + len(MALFORMED))
+
+    def one(i: int):
+        make, headers = (form, FORM) if i % 3 else (as_json, JSON)
+        fields = {} if captions[i] is None else {"caption": captions[i]}
+        body = make(images[i], **fields)
+        everything.wait(60)
+        return ask(port, body, headers)
+
+    def bad(i: int):
+        everything.wait(60)
+        return ask(port, *MALFORMED[i][:2])
+
+    with ThreadPoolExecutor(200 + len(MALFORMED)) as pool:
+        answers = [pool.submit(one, i) for i in range(200)]
+        refusals = [pool.submit(bad, i) for i in range(len(MALFORMED))]
+        answers, refusals = [a.result() for a in answers], [r.result() for r in refusals]
+    assert [status for status, _, _ in answers] == [200] * 200
+    wanted = predictor.predict(images, captions)
+    assert len({tuple(one.probabilities.values()) for one in wanted}) > 180  # so that a swap would be seen
+    assert all(same(answer, one) for (_, answer, _), one in zip(answers, wanted, strict=True))
+    assert [status for status, _, _ in refusals] == [status for _, _, status in MALFORMED]
+
+
+@pytest.mark.parametrize(("body", "headers", "status"), MALFORMED)
+def test_a_malformed_request_gets_one_line(port, body, headers, status):
+    found, answer, _ = ask(port, body, headers)
+    assert found == status
+    assert set(answer) == {"detail"}
+    assert answer["detail"].isprintable()
+    assert 0 < len(answer["detail"]) <= 300
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_bytes_of_any_kind_are_never_a_servers_error(port, data):
+    body = bytearray(
+        data.draw(st.sampled_from([form(picture(1), caption="x", top_k="2"), as_json(caption="x", top_k=2)]))
+    )
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(body)))
+        body[at : at + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=20))
+    status, answer, _ = ask(port, bytes(body), data.draw(st.sampled_from([FORM, JSON])))
+    assert status in (200, 400, 413, 415, 422)
+    assert status == 200 or set(answer) == {"detail"}
+
+
+def test_alone_and_in_company_are_the_same(port, predictor):
+    body = form(picture(3), caption="a dog")
+    _, alone, _ = ask(port, body, FORM)
+    with ThreadPoolExecutor(24) as pool:
+        others = [pool.submit(ask, port, form(picture(i), caption="word " * (i % 10 + 1)), FORM) for i in range(23)]
+        _, together, _ = pool.submit(ask, port, body, FORM).result()
+        assert all(other.result()[0] == 200 for other in others)
+    assert together["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+    assert same(alone, predictor.predict(picture(3), "a dog"))
+
+
+def test_top_k_and_threshold_are_each_requests_own(port, predictor):
+    _, answer, _ = ask(port, as_json(caption="a dog", top_k=2, threshold=0), JSON)
+    wanted = predictor.predict(captions="a dog")
+    assert answer["labels"] == list(predictor.classes)
+    assert [(one["label"], pytest.approx(one["probability"])) for one in answer["top"]] == wanted.top(2)
+    _, answer, _ = ask(port, form(caption="a dog", threshold=""), FORM)
+    assert "top" not in answer
+    assert answer["labels"] == wanted.labels
+
+
+def test_a_body_over_the_limit_is_413_however_it_is_declared(port):
+    large = form(bytes(250_000))
+    for body in (large, iter([large[:9000], large[9000:]])):  # the second is sent in chunks, without a length
+        status, answer, _ = ask(port, body, FORM)
+        assert status == 413
+        assert "0.2 MB" in answer["detail"]
+    image = picture(0) + bytes(160_000)  # under the limit itself, over it in base64
+    assert ask(port, as_json(image), JSON)[0] == 413
+    assert ask(port, form(image), FORM)[0] == 200
+
+
+def test_a_body_that_does_not_come_is_408_and_one_that_breaks_off_disturbs_nobody(port):
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", port)) as slow, socket.create_connection(("127.0.0.1", port)) as gone:
+        slow.sendall(head.encode())
+        gone.sendall(head.encode())
+        gone.close()
+        slow.settimeout(20)
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+    assert ask(port, as_json(caption="x"), JSON)[0] == 200
+
+
+def test_pixels_are_counted_before_they_are_decoded(port):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for width, height in [(400, 300), (30_000, 30_000)]:  # the second Pillow itself refuses
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+        status, answer, _ = ask(port, form(bomb), FORM)
+        assert status == 413
+        assert "0.1 megapixels" in answer["detail"]
+
+
+def test_more_requests_than_may_wait_are_told_to_come_again(predictor, monkeypatch):
+    hold, prepare = threading.Event(), Predictor.prepare
+    monkeypatch.setattr(Predictor, "prepare", lambda self, *item: hold.wait(30) and prepare(self, *item))
+    with serving(predictor, Limits(waiting=2)) as (port, service), ThreadPoolExecutor(2) as pool:
+        first = [pool.submit(ask, port, as_json(caption=f"{i} dogs"), JSON) for i in range(2)]
+        while service.waiting < 2:
+            time.sleep(0.01)
+        status, _, headers = ask(port, as_json(caption="x"), JSON)
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert ask(port, None, {}, "GET", "/health")[1]["waiting"] == 2
+        hold.set()
+        assert [one.result()[0] for one in first] == [200, 200]
+        assert ask(port, as_json(caption="x"), JSON)[0] == 200
+        assert service.waiting == 0
+
+
+def test_a_failing_model_fails_one_item_in_one_line(predictor, monkeypatch, caplog):
+    compose = type(predictor.engine).compose
+
+    def poisoned(self, embeddings, present):
+        if not present["text"].all():
+            raise RuntimeError("poison\x1b[31m")
+        return compose(self, embeddings, present)
+
+    monkeypatch.setattr(type(predictor.engine), "compose", poisoned)
+    with serving(predictor, Limits()) as (port, _), ThreadPoolExecutor(16) as pool:
+        asked = [{"caption": "x"} if i % 4 else {"image": picture(i)} for i in range(16)]
+        found = list(pool.map(lambda one: ask(port, as_json(**one), JSON), asked))
+    assert [status for status, _, _ in found] == [500 if not i % 4 else 200 for i in range(16)]
+    assert found[0][1] == {"detail": "the model failed on this item"}
+    assert "\x1b" not in caplog.text
+
+
+def test_what_is_served_and_how_to_ask(port, predictor):
+    status, health, _ = ask(port, None, {}, "GET", "/health")
+    assert status == 200
+    assert health["status"] == "ready"
+    assert health["classes"] == list(predictor.classes)
+    assert (health["model"], health["device"], health["format"]) == ("fm3-1", "cpu", 1)
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/")
+    assert f"http://127.0.0.1:{port}/predict" in connection.getresponse().read().decode()
+    assert ask(port, None, {}, "GET", "/nothing")[0] == 404
+    assert ask(port, None, {}, "GET", "/predict")[0] == 405
+    assert ask(port, as_json(caption="x"), JSON, path="/predict?top_k=3")[0] == 422
+
+
+def test_the_description_is_valid_and_whole(port):
+    from fastapi.openapi.models import OpenAPI
+
+    _, schema, _ = ask(port, None, {}, "GET", "/openapi.json")
+    OpenAPI.model_validate(schema)
+    for name in re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(schema)):
+        assert name in schema["components"]["schemas"]
+    predict = schema["paths"]["/predict"]["post"]
+    kinds = predict["requestBody"]["content"]
+    assert set(kinds) == {"multipart/form-data", "application/json"}
+    for kind in kinds.values():
+        assert set(kind["schema"]["properties"]) == {"image", "caption", "top_k", "threshold"}
+    assert set(predict["responses"]) == {"200", "400", "403", "408", "413", "415", "421", "422", "503"}
+    answer = ask(port, as_json(picture(1), caption="x", top_k=1), JSON)[1]
+    assert set(answer) == set(schema["components"]["schemas"]["Answer"]["properties"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_and_ends_cleanly(exported, number):
+    command = [COMMAND, "serve", str(exported), "--port", "0", "--verbose"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/predict", server.stderr.readline())
+        port = int(found.group(1))
+        assert ask(port, as_json(caption="x"), JSON)[0] == 200
+        server.send_signal(number)
+        out, err = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert out == f"Ended after 1 answer. Next: mmfeat serve {exported}\n"
+    assert "POST /predict HTTP/1.1" in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_that_is_no_model_and_an_address_that_cannot_be_had_are_one_line(exported, port):
+    taken = run_cli("serve", str(exported), "--port", str(port), cwd=exported, check=False)
+    assert (taken.returncode, taken.stderr.count("\n")) == (1, 1)
+    assert f"127.0.0.1:{port}: Address already in use. --port 0 takes a free one" in taken.stderr
+    done = run_cli("serve", "nothing", "--port", "0", cwd=exported, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    with pytest.raises(ConfigError, match="Name another"):
+        bound("no such\x07host", 80)
+
+
+def test_a_missing_extra_is_said_with_what_to_type(exported, monkeypatch):
+    from mmfeat.workflows.serve import serve
+
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'mmfeat[serve]'")):
+        serve(exported)
+    assert require("json", "serve") is json

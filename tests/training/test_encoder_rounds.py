@@ -1,0 +1,191 @@
+"""Encoder rounds of self-training: what they learn from, what is in use afterwards, and what a second call does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers.command_line import run_cli
+
+from mmfeat.common.errors import ConfigError
+from mmfeat.inference.run_ranking import best_run
+from mmfeat.project.encoding import extract
+from mmfeat.project.project import Project
+from mmfeat.project.staleness import is_current
+from mmfeat.selftraining import rounds
+from mmfeat.training import encoder_rounds
+from mmfeat.training.encoder_rounds import CAME_AFTER, as_before
+from mmfeat.workflows import extract as extraction
+from mmfeat.workflows.ensemble import ensemble
+from mmfeat.workflows.finetune import finetune
+from mmfeat.workflows.predict import predict
+from mmfeat.workflows.selftrain import plan_selftrain, selftrain
+
+pytestmark = pytest.mark.usefixtures("short_rounds")
+EVERY = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
+
+
+@pytest.fixture
+def standing(monkeypatch):
+    """Every round stands."""
+    monkeypatch.setattr(rounds, "is_accepted", lambda difference, first: True)
+
+
+@pytest.fixture
+def tuned(project):
+    """A project with fine-tuned encoders and all features cached."""
+    finetune(project)
+    extract(Project(project.root))
+    return Project(project.root)
+
+
+@pytest.fixture
+def often(tuned, standing):
+    return Project(tuned.root, EVERY)
+
+
+def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monkeypatch):
+    taught = []
+
+    def recorded(overlay, names):
+        taught.append(overlay.manifest)
+        return finetune(overlay, names)
+
+    monkeypatch.setattr(encoder_rounds, "finetune", recorded)
+    manifest, before = often.manifest, {name: often.identity(name) for name in ("image", "text")}
+    run = selftrain(often).run
+    assert [one["refitted"] for one in run.record["rounds"]] == [False, False, True, True][: len(run.record["rounds"])]
+    assert len(taught) == len(run.record["rounds"]) - 2 > 0
+    unlabelled = manifest.rows("unlabelled")
+    for given in taught:
+        assert set(given.rows("train")) == {*manifest.rows("train"), *unlabelled}
+        labelled = np.setdiff1d(np.arange(manifest.n_samples), unlabelled)
+        assert np.array_equal(
+            given.labels[labelled], manifest.labels[labelled]
+        )  # val rows among them: never pseudo-labelled
+    now = Project(often.root)
+    for name in ("image", "text"):
+        identity = now.identity(name)
+        assert identity.spec.key != before[name].spec.key
+        assert now.checkpoint(identity).record[CAME_AFTER] == before[name].checkpoint
+        assert run.encoders[name]["key"] == identity.spec.key
+    assert is_current(now, run)
+    assert best_run(now).name == run.name
+    assert ensemble(now, [run.name, "text"]).run.record["transductive"]
+    assert not ensemble(now, ["image", "text"]).run.record["transductive"]
+    predict(now)
+    assert not (often.runs_folder / ".resume-selftrain").exists()
+
+
+def test_typed_again_it_is_already_made_and_without_encoder_rounds_it_goes_on_from_the_encoders_of_now(often):
+    first = selftrain(often)
+    again = selftrain(Project(often.root, EVERY))
+    assert (first.made, again.made, again.run.name) == (True, False, first.run.name)
+    checkpoints = sorted(path.name for path in often.checkpoints.iterdir())
+    later = selftrain(Project(often.root, {"selftrain.rounds": 1}))
+    assert later.made
+    assert later.run.encoders["image"]["key"] == first.run.encoders["image"]["key"]
+    assert sorted(path.name for path in often.checkpoints.iterdir()) == checkpoints
+
+
+def test_as_before_are_the_encoders_before_any_pseudo_label(often):
+    before = {name: often.identity(name).spec.key for name in ("image", "text")}
+    selftrain(often)
+    now = Project(often.root, EVERY)
+    assert {name: as_before(now).identity(name).spec.key for name in before} == before
+    assert {name: now.identity(name).spec.key for name in before} != before
+
+
+def test_reverted_encoders_are_not_in_use(tuned, monkeypatch):
+    monkeypatch.setattr(rounds, "is_accepted", lambda difference, first: first)
+    project = Project(tuned.root, EVERY)
+    before = {name: project.identity(name) for name in ("image", "text")}
+    run = selftrain(project).run
+    assert run.record["best_round"] == 1
+    assert [one["refitted"] for one in run.record["rounds"]] == [False, False, True]
+    now = Project(project.root)
+    assert {name: now.identity(name) for name in before} == before
+    assert is_current(now, run)
+
+
+def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_path, monkeypatch):
+    original, calls, before = extraction.encode_missing, [], tmp_path / "checkpoints"
+    shutil.copytree(often.checkpoints, before)
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(extraction, "encode_missing", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        selftrain(often)
+    kept = sorted(path.name for path in (often.runs_folder / ".resume-selftrain").glob("*/encoders-2/checkpoints/*"))
+    assert set(kept) >= {"image-1", "text-1"}
+    fits = []
+    monkeypatch.setattr(extraction, "encode_missing", original)
+    monkeypatch.setattr(encoder_rounds, "finetune", lambda *args: fits.append(finetune(*args)) or fits[-1])
+    resumed = selftrain(Project(often.root, EVERY)).run
+    assert [result.made for result in fits[0][0]] == [False, False]
+    kept_logits = resumed.logits().logits
+    for folder in (often.runs_folder, often.checkpoints):
+        shutil.rmtree(folder)
+    shutil.copytree(before, often.checkpoints)
+    whole = selftrain(Project(often.root, EVERY)).run
+    assert whole.record["fingerprint"] == resumed.record["fingerprint"]
+    assert np.allclose(whole.logits().logits, kept_logits, atol=1e-4)  # where memory is aligned otherwise, sums may be
+
+
+def test_the_cost_is_told_first_and_no_is_no(often):
+    cost = plan_selftrain(often).cost()
+    assert cost.names == ["image", "text"]
+    assert cost.times == 2
+    assert cost.n_rows == len(often.manifest.rows("train")) + len(often.manifest.rows("unlabelled"))
+    assert cost.seconds > 0
+    assert cost.mb > 0
+    assert not list(often.runs_folder.glob("selftrain-*"))
+
+
+def test_on_the_command_line_it_asks_and_goes_on_with_yes(tuned):
+    arguments = ("selftrain", "--rounds", "2", "--encoder-every", "1")
+    asked = run_cli(*arguments, cwd=tuned.root, check=False)
+    assert asked.returncode == 1
+    assert "Encoder rounds: up to 1, each fine-tunes image and text on" in asked.stderr
+    assert not list(tuned.runs_folder.glob("selftrain-*"))
+    done = run_cli(*arguments, "--yes", cwd=tuned.root)
+    assert "encoders fine-tuned after every 1 round" in done.stdout
+    record = json.loads((tuned.runs_folder / "selftrain-1" / "run.json").read_text(encoding="utf-8"))
+    assert len(record["rounds"]) >= 2
+
+
+def test_what_was_kept_frozen_stays_frozen(project, standing):
+    finetune(project, ["image"], freeze=True)
+    finetune(Project(project.root), ["text"])
+    extract(Project(project.root))
+    often = Project(project.root, EVERY)
+    before = often.identity("image")
+    selftrain(often)
+    now = Project(project.root)
+    assert (now.identity("image"), now.identity("text").checkpoint) == (before, "text-2")
+
+
+def test_where_nothing_is_fine_tuned_that_is_said(extracted):
+    with pytest.raises(
+        ConfigError, match=r"no encoder of fuse\.inputs is\. Run: mmfeat finetune image text, or: --enc"
+    ):
+        selftrain(Project(extracted.root, EVERY))
+
+
+def test_a_checkpoint_that_is_named_is_said(tuned):
+    file = tuned.root / "mmfeat.toml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(
+        text.replace("[encoder.text]", '[encoder.text]\ncheckpoint = "checkpoints/text-1"'), encoding="utf-8"
+    )
+    with pytest.raises(
+        ConfigError, match=r'encoder\.text\.checkpoint = "checkpoints/text-1".*Set: checkpoint = "latest"'
+    ):
+        selftrain(Project(tuned.root, EVERY))

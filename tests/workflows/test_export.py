@@ -1,0 +1,132 @@
+"""mmfeat export: whole or not at all, each encoder once, checked before it appears."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers.command_line import run_cli
+
+from mmfeat import Predictor
+from mmfeat.common.errors import DataError, EncoderError, RunError
+from mmfeat.inference import model_export as exporting
+from mmfeat.predictor.card import limit_text
+from mmfeat.project.project import Project
+from mmfeat.workflows.export import export
+
+
+@pytest.mark.parametrize("name", ["fm3-1", "crossattn-1", "image"])
+def test_what_is_written_is_the_run(trained, tmp_path, name):
+    result = export(Project(trained), name, tmp_path / "model")
+    assert result.n_checked > 0
+    assert result.difference < 1e-4
+    record = json.loads((result.folder / "mmfeat.json").read_text(encoding="utf-8"))
+    assert record["run"]["name"] == name
+    assert set(record["files"]) == {
+        p.relative_to(result.folder).as_posix() for p in result.folder.rglob("*") if p.is_file()
+    } - {"mmfeat.json"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_ensemble_has_each_encoder_once(exported):
+    assert sorted(p.name for p in (exported / "encoders").iterdir()) == ["image", "text"]
+    assert len(list(exported.rglob("weights.safetensors"))) == 2
+
+
+def test_half_the_size_is_near(trained, tmp_path, exported):
+    half = export(Project(trained), "fm3-1", tmp_path / "half", dtype="float16")
+    whole = sum(p.stat().st_size for p in exported.rglob("*.safetensors"))
+    assert sum(p.stat().st_size for p in half.folder.rglob("*.safetensors")) < 0.55 * whole
+    assert half.difference < 0.02
+
+
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
+    import torch
+
+    from mmfeat.encoders.portable import save_tensors
+
+    with pytest.raises(EncoderError, match=r"float16 cannot hold big: its largest value is 7e\+04"):
+        save_tensors({"big": torch.tensor([7e4])}, tmp_path / "a.safetensors", "float16")
+
+
+def test_a_destination_that_is_there_is_left_alone(trained, tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(DataError, match="exists"):
+        export(Project(trained), "fm3-1", tmp_path / "model")
+    assert not list((tmp_path / "model").iterdir())
+
+
+def test_what_does_not_predict_as_the_run_does_not_appear(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(RunError, match="Nothing was made"):
+        export(Project(trained), "fm3-1", tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_export_leaves_nothing(trained, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(Project(trained), "fm3-1", tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stale_run_and_one_that_is_none_are_refused(trained, tmp_path):
+    project = Project(trained)
+    with pytest.raises(RunError, match="no run 'nothing-1'"):
+        export(project, "nothing-1", tmp_path / "model")
+    table = project.config.encoder["image"]
+    object.__setattr__(table, "size", 48)
+    with pytest.raises(RunError, match="crossattn-1 is stale: encoder image has changed"):
+        export(project, "crossattn-1", tmp_path / "model")
+
+
+def test_without_the_images_it_is_made_and_says_that_it_was_not_compared(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_some_rows", lambda project: [])
+    result = export(Project(trained), "fm3-1", tmp_path / "model")
+    assert (result.n_checked, result.unchecked) == (0, "no row could be read")
+    assert Predictor.load(result.folder).classes
+
+
+def test_the_model_card_says_what_the_run_recorded(exported, trained):
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    figures = json.loads((trained / "runs" / "fm3-1" / "run.json").read_text())["figures"]["val"]
+    assert f"| {figures['samples_f1']:.3f} (" in card
+    assert f"On {figures['n_samples']} validation rows" in card
+    assert "45 rows; 15 other rows" in card
+    assert "license:" in card
+    assert "under the paper's limit of 100 MB" in card
+
+
+def test_the_limit_is_said_either_way():
+    assert limit_text(12.34) == "12.3 MB, under the paper's limit of 100 MB."
+    assert limit_text(117.0).startswith("117.0 MB, over")
+
+
+def test_the_command_says_what_it_made(trained, tmp_path):
+    done = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
+    assert "differ from those of the cached features by at most" in done.stdout
+    assert done.stdout.rstrip().endswith(f"mmfeat predict new.csv --model {tmp_path / 'model'}")
+    again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
+    assert again.stdout.startswith(f"Already made from the same: {tmp_path / 'model'} (")
+    other = run_cli("--project", str(trained), "export", "fm3-1", "model", cwd=tmp_path, check=False)
+    assert other.returncode == 1
+    assert "exists and was made from something else" in other.stderr
+
+
+def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):
+    import errno
+
+    from safetensors import SafetensorError
+
+    for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left")):
+
+        def full(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(exporting, "write_model", full)
+        with pytest.raises(RunError, match=r"model: cannot be written: .*No space left"):
+            export(Project(trained), "fm3-1", tmp_path / "model")
+    assert not list(tmp_path.iterdir())
