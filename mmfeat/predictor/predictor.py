@@ -262,7 +262,7 @@ class Predictor:
         if threshold is not None and not (plain and bool(((values >= 0) & (values <= 1)).all())):
             raise DataError(f"threshold = {shown(threshold)}: give a number from 0 to 1, or one for each class")
 
-    def _check(self, samples: dict[str, Sequence[Any]]) -> None:
+    def _check(self, samples: Mapping[str, Sequence[Any]]) -> None:
         """Refuse samples of a modality that no encoder reads, and lists of another length than the images'."""
         n, known = len(samples["image"]), ", ".join(self.modalities)
         for modality, given in samples.items():

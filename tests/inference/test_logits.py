@@ -216,7 +216,7 @@ def test_selftraining_shows_the_supervised_head_and_says_where_nothing_rises(ext
     before, now = (line_of(extracted, r.name).metrics.scores.samples_f1 for r in (run, result.run))
     assert result.rises == (now > before)
     last = typed(extracted, "selftrain").splitlines()[-1]
-    assert (f"no rise over {run.name}" in last) == (now <= before)
+    assert (f"no better than {run.name}" in last) == (now <= before)
 
 
 def test_without_rounds_the_head_is_the_supervised_one_and_nothing_rises(extracted):
@@ -224,7 +224,7 @@ def test_without_rounds_the_head_is_the_supervised_one_and_nothing_rises(extract
     result = selftrain(Project(extracted.root, {"selftrain.rounds": 0}))
     assert result.rises is False
     assert result.lines[0].samples_f1 == result.lines[-1].samples_f1
-    assert f"no rise over {run.name}" in typed(extracted, "selftrain", "--rounds", "0").splitlines()[-1]
+    assert f"no better than {run.name}" in typed(extracted, "selftrain", "--rounds", "0").splitlines()[-1]
 
 
 # logits that a run kept

@@ -93,7 +93,7 @@ def test_a_name_that_two_images_have_is_a_bad_row(table, exported, own, tmp_path
     shutil.copytree(photos, photos / "copy")
     for where in ({"model": str(exported)}, {"project": own, "run": "fm3-1"}):
         found = predict_new(str(table), images=(str(photos),), **where)
-        assert "there 2 times" in found.errors[name]
+        assert "exists 2 times" in found.errors[name]
         assert len(found.predictions) == 8
 
 

@@ -209,7 +209,7 @@ def test_tables_have_every_cell():
     assert lowest_loss(cells[2:]) is None
     lines = sweep_table("9 val rows", cells, "samples-f1", in_sample=True).splitlines()
     assert "0.850 ± 0.071" in lines[1]
-    assert "in-sample samples-F1" in lines[0]
+    assert "in-sample samples F1" in lines[0]
     assert [line.endswith("lowest loss") for line in lines[1:]] == [False, True, False]
     rows = list(csv.DictReader(io.StringIO(sweep_csv(cells, "samples-f1", title="encoder", numbers=TRAINED))))
     assert [row["encoder"] for row in rows] == ["text"] * 3
