@@ -10,16 +10,19 @@ import dataclasses
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmfeat import __version__
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
-from mmfeat.common.remembered import recall, remember
+from mmfeat.common.remembered import Remembered, stamps_of
 from mmfeat.config.schema import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.encoders.decoding import Decoding
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
+
+if TYPE_CHECKING:
+    from mmfeat.encoders.built_encoders import BuiltEncoders
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Identity:
 
 
 def build_encoder(
-    config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
+    config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False, pretrained: Any = None
 ) -> tuple[Any, Checkpoint | None]:
     """Build the encoder that `[encoder.NAME]` means, with its checkpoint's tensors where one is in use.
 
@@ -56,6 +59,8 @@ def build_encoder(
     ----------
     pretrained_only : bool
         Leave checkpoints aside: what fine-tuning starts from.
+    pretrained : Encoder, optional
+        The encoder without a checkpoint, where it is built already; a checkpoint's tensors are loaded into it.
 
     Returns
     -------
@@ -65,7 +70,7 @@ def build_encoder(
     table = config.encoder[name]
     if table.model == TFIDF:
         return _counted_words(config, name, checkpoints)
-    encoder = _pretrained(config, name)
+    encoder = _pretrained(config, name) if pretrained is None else pretrained
     if pretrained_only:
         return encoder, None
     checkpoint = _choose(config, name, checkpoints, encoder)
@@ -78,7 +83,15 @@ def build_encoder(
     return encoder.eval(), checkpoint
 
 
-def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pretrained_only: bool = False) -> Identity:
+def identify(
+    config: Config,
+    name: str,
+    checkpoints: Path,
+    memory: Path,
+    *,
+    pretrained_only: bool = False,
+    built: BuiltEncoders | None = None,
+) -> Identity:
     """The keys of an encoder, from memory where nothing that went into them has changed.
 
     Parameters
@@ -87,16 +100,18 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
         A file for each meaning of `pretrained_only`.
     pretrained_only : bool
         Leave checkpoints aside: what fine-tuning starts from.
+    built : BuiltEncoders, optional
+        Gives the encoder where it has to be built.
     """
+    from mmfeat.encoders.built_encoders import BuiltEncoders
+
     table = config.encoder[name]
     given = "none" if pretrained_only else table.checkpoint
-    remembered = recall(memory).get(name, {})
-    if remembered and remembered.get("fingerprint") == _fingerprint(
-        config, name, checkpoints, given, remembered.get("watched", [])
-    ):
-        found = remembered["identity"]
+    remembered, made_from = Remembered(memory), _fingerprint(config, name, checkpoints, given)
+    if found := remembered.recall(name, made_from):
         return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
-    encoder, checkpoint = build_encoder(config, name, checkpoints, pretrained_only=pretrained_only)
+    built = BuiltEncoders() if built is None else built
+    encoder, checkpoint = built.build(config, name, checkpoints, pretrained_only=pretrained_only)
     identity = Identity(
         name=name,
         model=Path(table.model).name,
@@ -106,13 +121,9 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
         checkpoint=checkpoint.name if checkpoint else None,
         output_key=checkpoint.output().key if checkpoint else None,
     )
-    watched = [str(path) for path in _sources(config, table, encoder)]
-    entry = {
-        "fingerprint": _fingerprint(config, name, checkpoints, given, watched),
-        "watched": watched,
-        "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
-    }
-    remember(memory, {**recall(memory), name: entry})
+    value = {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()}
+    remembered.remember(name, value, made_from, files=stamps_of(_sources(config, table, encoder)))
+    remembered.save()
     return identity
 
 
@@ -200,8 +211,11 @@ def _sources(config: Config, table: EncoderConfig, encoder: Any) -> list[Path]:
     return sources + encoder.own_files()
 
 
-def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watched: list[str]) -> str:
-    """Digest of all that a remembered identity rests on; `given` says which checkpoint may be in use."""
+def _fingerprint(config: Config, name: str, checkpoints: Path, given: str) -> str:
+    """Digest of all that a remembered identity rests on but the files that it was read from.
+
+    `given` says which checkpoint may be in use.
+    """
     table = config.encoder[name]
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
         given, [config.path(given)]
@@ -211,20 +225,8 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, given: str, watch
             "table": dataclasses.asdict(table),
             "root": str(config.root),
             "seed": config.file_seed,
-            "files": [_stamps(Path(path)) for path in [*watched, *folders]],
+            "checkpoints": stamps_of(folders),
             "versions": [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")],
             "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
         }
     )
-
-
-def _stamps(path: Path) -> list[list[Any]]:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stamps = []
-    for file in files:
-        try:
-            stat = file.stat()
-        except OSError:
-            continue
-        stamps.append([str(file), stat.st_size, stat.st_mtime_ns if file.is_file() else 0, stat.st_ino])
-    return stamps

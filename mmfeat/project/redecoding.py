@@ -11,16 +11,13 @@ records none and counts as decoder 1. Two kinds of rows are encoded again, and n
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from mmfeat.common.files import write_atomic
 from mmfeat.common.progress import progress
+from mmfeat.common.remembered_rows import RememberedRows, Rows
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.decoding import DECODER, Decoding
 from mmfeat.encoders.resolve import Identity
@@ -61,15 +58,16 @@ def _with_other_pixels(
     differ = np.zeros(len(keys), dtype=bool)
     if not len(suspect):
         return differ
-    file = project.memory / f"pixels-{DECODER}.npy"
-    known = _read(file)
+    memory = RememberedRows(project.memory / f"pixels-{DECODER}.parquet", ("1",), {"key": 32, "differs": 1})
+    rows = memory.read()
+    known = {} if rows is None else _by_key(rows)
     unknown = [row for row in suspect.tolist() if keys[row].tobytes() not in known]
     if unknown and look:
         for row, other in zip(unknown, _compared(unknown, project.image_reader(), decoding), strict=True):
             if other is not None:
                 known[keys[row].tobytes()] = other
-        rows = np.frombuffer(b"".join(key + bytes([other]) for key, other in known.items()), np.uint8)
-        _write(file, rows.reshape(-1, 33))
+        kept = np.frombuffer(b"".join(key + bytes([other]) for key, other in known.items()), np.uint8).reshape(-1, 33)
+        memory.write({"key": kept[:, :32], "differs": kept[:, 32:]})
     differ[suspect] = [known.get(keys[row].tobytes(), False) for row in suspect.tolist()]
     return differ
 
@@ -93,19 +91,7 @@ def _compared(rows: list[int], read: Callable[[int], bytes], decoding: Decoding)
     return found
 
 
-def _read(file: Path) -> dict[bytes, bool]:
-    """Row key to whether its pixels are others; empty where nothing is remembered, or the file is damaged."""
-    try:
-        rows = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return {}
-    if rows.dtype != np.uint8 or rows.shape[1:] != (33,):
-        return {}
-    return {row[:32].tobytes(): bool(row[32]) for row in rows}
-
-
-def _write(file: Path, rows: np.ndarray) -> None:
-    data = io.BytesIO()
-    np.save(data, rows, allow_pickle=False)
-    with contextlib.suppress(OSError):  # only a shortcut
-        write_atomic(file, data.getvalue())
+def _by_key(rows: Rows) -> dict[bytes, bool]:
+    """Row key to whether its pixels differ."""
+    differs = rows.columns["differs"].astype(bool).ravel().tolist()
+    return dict(zip((key.tobytes() for key in rows.columns["key"]), differs, strict=True))
