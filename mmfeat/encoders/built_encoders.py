@@ -24,7 +24,9 @@ class BuiltEncoders:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Any] = {}  # by settings, and the key of the checkpoint whose tensors are loaded
+        self._kept: dict[
+            tuple[str, str], Any
+        ] = {}  # by settings, and the key of the checkpoint whose tensors are loaded
 
     def build(
         self, config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False

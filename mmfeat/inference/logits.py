@@ -163,7 +163,7 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
         encoders[name] = (spec, recorded["output_key"])
         if run.kind != "ensemble":  # which reads its members' outputs alone
             tokens[name] = recorded.get("tokens", 0)
-    return project.table_of(encoders, need, tokens, {name: run.encoders[name]["width"] for name in encoders})
+    return project.table_of(encoders, need, tokens, widths={name: run.encoders[name]["width"] for name in encoders})
 
 
 def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:

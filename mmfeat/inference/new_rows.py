@@ -14,14 +14,15 @@ from mmfeat.common.progress import progress, say
 from mmfeat.config.schema import OTHER
 from mmfeat.data.images.image_sources import ImageSources, images_beside
 from mmfeat.data.images.missing_images import NO_IMAGE, explained, nothing_found
+from mmfeat.data.manifest import Manifest
 from mmfeat.data.tables.readers import about_images_inside, read_rows
 from mmfeat.inference.networks import compose
-from mmfeat.inference.new_samples import NewSamples
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
+from mmfeat.project.project_samples import ProjectSamples
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
 _BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
@@ -45,6 +46,13 @@ class NewRows:
     sources: ImageSources
     columns: dict[str, str] = field(default_factory=dict)
 
+    def samples(self, classes: tuple[str, ...], images: list[str]) -> ProjectSamples:
+        """Unlabelled samples of a project with these classes; `images` are the names that are looked up."""
+        n = len(self.ids)
+        texts = (np.array(values, dtype=object) for values in (self.ids, images, self.captions))
+        labels, split = np.full((n, len(classes)), -1, np.int8), np.full(n, "train", dtype=object)
+        return ProjectSamples(Manifest(*texts, labels, split, classes), self.sources, memory=None)
+
 
 def predict_in_project(project: Project, run: str, rows: NewRows, decision: DecisionRule) -> Predictions:
     """Predict by a run of today's encoders; what the store lacks is encoded into it.
@@ -56,20 +64,20 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
     """
     composed = compose(project, run)
     images, errors = _located(rows)
-    guests = NewSamples(project, rows.ids, images, rows.captions, rows.sources)
+    new = project.derived(samples=rows.samples(project.manifest.classes, images))
     everything = np.arange(len(rows.ids))
     for identity in composed.identities.values():
-        extraction = encode_missing(guests, identity, everything)
+        extraction = encode_missing(new, identity, everything)
         if identity.spec.modality == "image":
-            keys = guests.row_keys("image")
-            recorded = guests.store.encoder(identity.spec).errors_of(keys.keys)
+            keys = new.row_keys("image")
+            recorded = new.store.encoder(identity.spec).errors_of(keys.keys)
             errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
             errors |= {**keys.reasons, **extraction.unread}
     nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
     encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
     tokens = {name: read.number for name, read in composed.composition.tokens.items()}
     widths = {n: identity.width for n, identity in composed.identities.items()}
-    table = guests.table_of(encoders, nothing, tokens, widths)
+    table = new.table_of(encoders, nothing, tokens, widths=widths)
     device = torch_device(project.config.device)
     composition = composed.composition.to(device)
     parts = [

@@ -18,9 +18,8 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.data.splits import make_splits
 from mmfeat.data.tables.readers import Source
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.report.data_summary import about_corrections
-
-MANIFEST = "manifest.parquet"
 
 
 def build_manifest(

@@ -9,8 +9,8 @@ from mmfeat.common.errors import EncoderError
 from mmfeat.common.seals import is_sealed_file
 from mmfeat.common.text import counted
 from mmfeat.encoders.checkpoint import RECORD, read_checkpoint
-from mmfeat.project.build_manifest import MANIFEST
 from mmfeat.project.project import Project
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.runs.run import all_runs, damaged_runs
 
 

@@ -15,7 +15,7 @@ from mmfeat.common.remembered import recall, remember
 from mmfeat.config.schema import OTHER
 from mmfeat.encoders.batches import usual_batch_size
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.resolve import Identity, build_encoder
+from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
@@ -172,11 +172,9 @@ def open_session(
     """The encoder on its device, with the batch size that was measured, or else a usual one."""
     from mmfeat.common.devices import provenance, torch_device
 
-    name, modality = identity.name, identity.spec.modality
+    modality = identity.spec.modality
     device = torch_device(project.config.device)
-    bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
-    if encoder is None:
-        encoder, _ = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)
+    encoder = project.built(identity) if encoder is None else encoder
     encoder = encoder.to(device).eval()
     meta = provenance(device) | (Decoding.of(project.config).record if modality == "image" else {})
     remembered = project.memory / "tuning.json"

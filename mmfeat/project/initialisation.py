@@ -40,8 +40,9 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, about_images_inside, read_classes, read_source
-from mmfeat.project.build_manifest import MANIFEST, build_manifest
+from mmfeat.project.build_manifest import build_manifest
 from mmfeat.project.changes import follows
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.project.template import filled_template
 from mmfeat.report.data_summary import about_changes, about_copies, about_one_class, summary
 from mmfeat.report.outputs import Outputs

@@ -46,7 +46,7 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
     untried = row_keys.present & features.untried(row_keys.keys, decoding.record)
     old = row_keys.present & found.good & (features.decoders(found) < DECODER)
     if look and (old & row_keys.lacks_facts).any():
-        row_keys = project.image_facts()
+        row_keys = project.samples.image_facts()
     suspect = np.flatnonzero(old & row_keys.deep)
     return untried | _with_other_pixels(project, row_keys.keys, suspect, decoding, look)
 
@@ -63,7 +63,7 @@ def _with_other_pixels(
     known = {} if rows is None else _by_key(rows)
     unknown = [row for row in suspect.tolist() if keys[row].tobytes() not in known]
     if unknown and look:
-        for row, other in zip(unknown, _compared(unknown, project.image_reader(), decoding), strict=True):
+        for row, other in zip(unknown, _compared(unknown, project.samples.reader("image"), decoding), strict=True):
             if other is not None:
                 known[keys[row].tobytes()] = other
         kept = np.frombuffer(b"".join(key + bytes([other]) for key, other in known.items()), np.uint8).reshape(-1, 33)

@@ -1,11 +1,10 @@
-"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline.
+"""A TF-IDF encoder of a project, fitted on the captions of training rows: an encoder of its own, or a baseline.
 
 Nothing here imports torch unless there is something to fit.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def fitted_words(project: Project, name: str) -> TfidfEncoder:
-    """Vocabulary and weights from the captions of labelled train rows, as `[encoder.NAME]` says; it reads no label.
+    """Vocabulary and weights from the captions of labelled train rows, by the settings of `[encoder.NAME]`; labels are not read.
 
     Raises
     ------
     EncoderError
-        No word stands in two of them.
+        No word occurs in two of them.
     """
     from mmfeat.encoders.families.tfidf import TfidfEncoder
 
@@ -38,13 +37,11 @@ def fitted_words(project: Project, name: str) -> TfidfEncoder:
 
 
 def identity_of(name: str, encoder: TfidfEncoder) -> Identity:
-    """An encoder that has no checkpoint yet, as the right side of the wall knows it."""
+    """Names and keys of a TF-IDF encoder that has no checkpoint yet."""
     return Identity(name, TFIDF, encoder.spec(), encoder.width, encoder.size_mb(), None, None)
 
 
 def with_words(project: Project, name: str) -> Project:
     """The same project with one more encoder, a TF-IDF of default settings."""
-    other = copy.copy(project)
     encoders = {**project.config.encoder, name: TfidfEncoderConfig()}
-    other.config = dataclasses.replace(project.config, encoder=encoders)
-    return other
+    return project.derived(config=dataclasses.replace(project.config, encoder=encoders))

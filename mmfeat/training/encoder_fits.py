@@ -16,7 +16,6 @@ from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import computed_source, fill_unknown, training_prior
 from mmfeat.project.encoding import encode_missing
-from mmfeat.project.overlay import Overlay
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison import Part
 from mmfeat.runs.encoder_comparison import EncoderRecord
@@ -59,10 +58,10 @@ class EncoderFits:
         """Fit what is not there yet; raises as :func:`mmfeat.workflows.finetune.finetune`."""
         return self._frozen() if self.freeze else self._tuned()
 
-    def _overlay(self, i: int) -> Overlay:
+    def _overlay(self, i: int) -> Project:
         """The project with this encoder alone, whose checkpoints lie in the folder of one seed."""
         config = dataclasses.replace(self.project.config, encoder={self.name: self.proposal.table}, seed=self.seeds[i])
-        return Overlay(self.project, self.folder / f"seed-{i}", config)
+        return self.project.derived(config=config, folder=self.folder / f"seed-{i}")
 
     def _frozen(self) -> tuple[EncoderRecord, Part]:
         """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
@@ -103,7 +102,7 @@ class EncoderFits:
         return Part(np.stack(every), known, None, 0.0, (output.weight.nbytes + output.bias.nbytes) / 1e6)
 
     def _record(
-        self, project: Overlay, identity: Identity, results: list[FinetunedEncoder], extraction: Extraction | None
+        self, project: Project, identity: Identity, results: list[FinetunedEncoder], extraction: Extraction | None
     ) -> EncoderRecord:
         proposal = self.proposal
         rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]

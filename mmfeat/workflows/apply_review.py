@@ -28,10 +28,10 @@ from mmfeat.data.corrections import with_answers
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
-from mmfeat.project.build_manifest import MANIFEST
 from mmfeat.project.changes import follows
 from mmfeat.project.initialisation import LOG, init
 from mmfeat.project.project import Project
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.project.staleness import state_of
 from mmfeat.report.data_summary import about_answers, about_changes
 from mmfeat.runs.run import all_runs

@@ -16,7 +16,6 @@ from mmfeat.common.extras import require
 from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.common.urls import refuse_url
 from mmfeat.encoders.batches import UnreadSample
-from mmfeat.encoders.resolve import build_encoder
 from mmfeat.inference.decisions import how_decided, shipped_decision
 from mmfeat.inference.logits import source
 from mmfeat.inference.networks import Composed, about, compose
@@ -124,7 +123,7 @@ def export(
             return _as_it_is(destination, composed)
         raise DataError(f"{destination}: is there already, made from something else. {_OTHER}")
     record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
-    encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
+    encoders = {n: project.built(identity) for n, identity in composed.identities.items()}
     try:
         remove_leftovers(destination.parent, below=False)
         return _written(project, composed, destination, encoders, record, dtype, runtime)

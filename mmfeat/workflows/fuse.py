@@ -66,7 +66,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     RunError
         The head does not take these inputs.
     """
-    project = project.with_settings({"fuse.head": head})
+    project = project.derived(settings={"fuse.head": head})
     config, head = project.config, project.config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)

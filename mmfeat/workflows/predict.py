@@ -318,7 +318,7 @@ def predict_new(
         rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
         return _by_model(predictor, rows, number, outputs)
-    return _by_run(project.with_settings({"predict.threshold": threshold, "device": device}), run, rows, outputs)
+    return _by_run(project.derived(settings={"predict.threshold": threshold, "device": device}), run, rows, outputs)
 
 
 def _threshold(value: float | str | None) -> float | None:

@@ -73,7 +73,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
             keys.present,
             output_key=identity.output_key,
             tokens=table.tokens,
-            seen=load_before(project.seen(table.modality), project.manifest.ids),
+            seen=load_before(project.samples.seen(table.modality), project.manifest.ids),
             again=rows_to_decode_again(project, identity, look=False),
         )
         refused = len(keys.refused)

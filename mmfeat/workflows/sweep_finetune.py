@@ -21,7 +21,6 @@ from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.inference.decisions import needed_val, shipped_decision
 from mmfeat.metrics import scores
 from mmfeat.project.encoding import encode_missing
-from mmfeat.project.overlay import Overlay
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.sweep_table import sweep_csv
 from mmfeat.report.text_tables import metric_title
@@ -178,11 +177,11 @@ class _Fit:
         seed = project.config.seed if seed is None else seed
         config = dataclasses.replace(cell.config, encoder={self.name: table}, seed=seed)
         sweeps = project.root / "sweeps" / "finetune"
-        self.fingerprint = fit_plan(Overlay(project, sweeps, config), self.name, freeze=False).fingerprint
+        self.fingerprint = fit_plan(project.derived(config=config, folder=sweeps), self.name, freeze=False).fingerprint
         self.folder = sweeps / self.fingerprint[:16]
         self.file = self.folder.with_suffix(".json")
-        self.project = Overlay(
-            project, self.folder, config, memory=sweeps / ".mmfeat"
+        self.project = project.derived(
+            config=config, folder=self.folder, memory=sweeps / ".mmfeat"
         )  # of the one encoder, for all cells
         self.record = self._read()
 
@@ -235,7 +234,7 @@ class _Fit:
         rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
         decision = shipped_decision(project, name)
         store = FeatureStore(self.folder / "scratch", project.store.dtype)
-        scratch = Overlay(project.host, self.folder, project.config, project.memory, store)
+        scratch = project.derived(store=store)
         try:
             encode_missing(scratch, identity, rows)
             table = scratch.table_of({name: (identity.spec, None)}, rows)
