@@ -128,10 +128,10 @@ def test_any_class_name_survives_its_files(names):
 def test_tables_say_the_same():
     labels = labels_of()
     lines = lines_of(labels)
-    cheap = [MetricRow.of("commonest label", metrics_of(labels, part(5).logits[0], RULE), note="")]
+    cheap = [MetricRow.of("most frequent", metrics_of(labels, part(5).logits[0], RULE), note="")]
     text = comparison_table("40 val rows", lines, cheap, "samples-f1").splitlines()
     assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
-        "commonest label",
+        "most frequent",
         "Vision (a)",
         "+FCNN (concat)",
         "c",
@@ -170,7 +170,7 @@ def test_every_head_beside_the_papers_models(folder, monkeypatch):
     further = {name for name in HEADS if takes(name, 2)} - {"linear", "concat", "crossattn"}
     assert set(names[7:]) == further
     assert [line.label for line in result.lines][:3] == ["Vision (image)", "NLP (text)", "FM1"]
-    assert result.baselines[0].label == "commonest label"
+    assert result.baselines[0].label == "most frequent"
     assert not {line.label for line in result.baselines} & {"image", "text"}
     assert [line.paper for line in result.lines] == [True] * 7 + [False] * len(further)
     assert all(line.spread is not None for line in result.lines if line.name in HEADS)

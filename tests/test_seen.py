@@ -13,7 +13,7 @@ from conftest import run_cli
 from PIL import Image
 
 from mmfeat.data.seen import load_before, load_seen, note_seen
-from mmfeat.project.encoding import Options, extract
+from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.initialisation import init
 from mmfeat.project.project import Project
 from mmfeat.workflows.status import status
@@ -107,7 +107,7 @@ def test_another_encoder_s_shard_forgets_nothing(pictured):
     n = pictured.manifest.n_samples
     extract(Project(pictured.root), ["image"])
     whole = Project(pictured.root).table(["image"]).embeddings["image"][:]
-    extract(Project(pictured.root), ["b"], options=Options(shard=(1, 4)))
+    extract(Project(pictured.root), ["b"], options=ExtractionOptions(shard=(1, 4)))
     hide(pictured)
     table = Project(pictured.root).table(["image"])
     assert table.present["image"].sum() == n
@@ -119,7 +119,7 @@ def test_another_encoder_s_shard_forgets_nothing(pictured):
 def test_each_encoder_has_what_it_encoded_whatever_the_order(pictured):
     n = pictured.manifest.n_samples
     for k in (2, 1):
-        extract(Project(pictured.root), ["b"], options=Options(shard=(k, 2)))
+        extract(Project(pictured.root), ["b"], options=ExtractionOptions(shard=(k, 2)))
     extract(Project(pictured.root), ["image"], rows=np.arange(5))
     hide(pictured)
     assert Project(pictured.root).table(["b"]).present["b"].sum() == n

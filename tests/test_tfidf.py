@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_said(worded, terms):
 
 def test_it_stands_beside_every_head(extracted):
     lines = {line.label: line for line in fuse(extracted, "concat").lines}
-    assert list(lines)[:5] == ["commonest label", "image", "text", "TF-IDF, linear head", "kNN, training-free"]
+    assert list(lines)[:5] == ["most frequent", "image", "text", "TF-IDF, linear head", "kNN, training-free"]
     assert lines["TF-IDF, linear head"].seconds > 0
     assert "TF-IDF" not in extracted.config.encoder
     assert not find_unreferenced(Project(extracted.root)).garbage  # the run names its features

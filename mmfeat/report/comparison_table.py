@@ -16,7 +16,7 @@ from mmfeat.report.text_tables import left_out, metric_title, table
 from mmfeat.runs.comparison import Compared
 
 PLOT = "comparison.png"
-_COMMONEST = "commonest label"  # its loss means nothing
+_COMMONEST = "most frequent"  # its loss means nothing
 
 
 def comparison_table(title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], metric: str) -> str:

@@ -14,7 +14,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, distinct_rows
 from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.logits import computed_source, fill_unknown, training_prior
+from mmfeat.inference.logits import fill_unknown, probe_logits, training_prior
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison import Part
@@ -131,7 +131,7 @@ def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.nd
     """Logits `(n, K)` of the val rows by an encoder's output, and which rows it knows."""
     val, name = project.manifest.rows("val"), identity.name
     table = project.table_of({name: (identity.spec, None)}, val)
-    found = computed_source(project, table, name, project.output(identity), val)
+    found = probe_logits(project, table, name, output=project.output(identity), rows=val)
     return found.logits, found.known
 
 

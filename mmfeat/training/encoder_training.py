@@ -30,8 +30,8 @@ from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.resolve import Identity, build_encoder, words_of
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import fit_data, fit_head
-from mmfeat.inference.decisions import metrics_on_val
-from mmfeat.inference.logits import computed_source, encoder_source
+from mmfeat.inference.fitted_rules import metrics_on_val
+from mmfeat.inference.logits import encoder_logits, probe_logits
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
@@ -162,7 +162,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
         output = made.output()
     figures = None
     if len(val := table.rows("val")):
-        figures = metrics_on_val(project, computed_source(project, table, name, output, val).logits)
+        figures = metrics_on_val(project, probe_logits(project, table, name, output=output, rows=val).logits)
     learned = Lineage.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
     more, tensors = ({"terms": encoder.preparation.terms}, encoder.state_dict()) if encoder else ({}, None)
     if used and made is None:
@@ -324,7 +324,7 @@ def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metr
     complete_logits(project, identity)
     if not project.table([name], val).present[name][val].any():  # nothing to give figures of
         return None
-    return metrics_on_val(project, encoder_source(project, identity, val).logits)
+    return metrics_on_val(project, encoder_logits(project, identity, val).logits)
 
 
 def samples_of(project: Project, name: str, encoder: Any) -> Samples:

@@ -18,8 +18,9 @@ from mmfeat.data.groups import Groups, groups_of
 from mmfeat.data.splits import make_folds
 from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.heads.training.fold_heads import fit_folds
-from mmfeat.inference.decisions import decision_on
-from mmfeat.inference.logits import folds_of, recorded_table, seeds_logits
+from mmfeat.inference.fitted_rules import crossfitted_rule
+from mmfeat.inference.logits import folds_of, recorded_table
+from mmfeat.inference.run_heads import seeds_logits
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import lineage_of_encoder
@@ -133,7 +134,7 @@ def labelled_metrics(project: Project, run: Run) -> Labelled:
     each = seeds_logits(run, table, torch_device(project.config.device), folds_of(project, run, rows))
 
     def figures(logits: np.ndarray) -> Any:
-        return metrics_of(manifest.labels[rows], logits, decision_on(project, rows, logits))
+        return metrics_of(manifest.labels[rows], logits, crossfitted_rule(project, rows, logits))
 
     mean = MetricRow.of(
         f"{record['head']}, mean", figures(each.mean(0)), record["seconds"], "by heads blind to the row"

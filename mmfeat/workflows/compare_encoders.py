@@ -13,7 +13,7 @@ from mmfeat.common.files import digest_json
 from mmfeat.common.progress import say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, shown
-from mmfeat.inference.decisions import decision_on, metrics_on_val, needed_val
+from mmfeat.inference.fitted_rules import crossfitted_rule, metrics_on_val, required_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
@@ -94,7 +94,7 @@ def compare_encoders(
         None of those that were named can be compared; the message says why.
     """
     manifest, config = project.manifest, project.config
-    val = needed_val(project, "rows to compare on")
+    val = required_val(project, "rows to compare on")
     work, failed = _Comparison(project, freeze, n_seeds), {}
     proposals: dict[str, tuple[ProposedEncoder, bool]] = {}
     for text in typed or list(config.encoder):
@@ -118,7 +118,7 @@ def compare_encoders(
     if not any(record.label in compared for record, _ in found):
         raise RunError("; ".join(f"{shown(label)}: {why}" for label, why in failed.items()))
     lines = encoder_lines(
-        found, manifest.labels[val], work.numbers, lambda logits: decision_on(project, val, logits), config.metric
+        found, manifest.labels[val], work.numbers, lambda logits: crossfitted_rule(project, val, logits), config.metric
     )
     baseline = MetricRow.of(
         "commonest label",

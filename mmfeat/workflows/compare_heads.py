@@ -22,8 +22,8 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import HEADS, head_config, head_for, takes
 from mmfeat.heads.training.fit_heads import FitData, fit_data, head_logits, heads_logits
 from mmfeat.inference.baselines import baselines
-from mmfeat.inference.decisions import decision_on, needed_val
-from mmfeat.inference.logits import encoder_source, training_prior
+from mmfeat.inference.fitted_rules import crossfitted_rule, required_val
+from mmfeat.inference.logits import encoder_logits, training_prior
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record
@@ -102,7 +102,7 @@ def compare_heads(project: Project, names: list[str] | None = None, overwrite: b
         Embeddings of labelled rows are not in the store.
     """
     heads = _heads(project, names)
-    val = needed_val(project, "rows to compare on")
+    val = required_val(project, "rows to compare on")
     work = _Comparison(project)
     parts, failed = {name: work.encoder(name) for name in work.identities}, {}
     for head in _taking(project):
@@ -116,7 +116,7 @@ def compare_heads(project: Project, names: list[str] | None = None, overwrite: b
     labels = project.manifest.labels[val]
     metric = project.config.metric
     lines = compared(
-        work.candidates(parts), labels, work.numbers, lambda logits: decision_on(project, val, logits), metric
+        work.candidates(parts), labels, work.numbers, lambda logits: crossfitted_rule(project, val, logits), metric
     )
     cheap = work.baselines()
     title, classes = f"{counted(len(val), 'val row')}", project.manifest.classes
@@ -182,7 +182,7 @@ class _Comparison:
         """An encoder alone: its own output, else a linear head on it."""
         identity = self.identities[name]
         try:
-            source = encoder_source(self.project, identity, self.val)
+            source = encoder_logits(self.project, identity, self.val)
         except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
             settings = head_config("linear", self.project.config.fuse)
             one = {name: identity}

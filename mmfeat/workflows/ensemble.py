@@ -1,4 +1,4 @@
-"""`mmfeat ensemble`: logits of encoders and runs joined, by weights that are given or fitted out of sample."""
+"""`mmfeat ensemble`: logits of encoders and runs ensemble_logits, by weights that are given or fitted out of sample."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from mmfeat.common.files import digest_json
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import RECIPES
-from mmfeat.inference.decisions import decision_record, metrics_on_val
-from mmfeat.inference.ensemble_members import Parts, all_candidates, named, parts_of, refuse_fitted, rows_to_fit_on
-from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
+from mmfeat.inference.ensemble_members import (
+    Members,
+    all_candidates,
+    members_of,
+    recipe_members,
+    refuse_fitted,
+    rows_to_fit_on,
+)
+from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
+from mmfeat.inference.logits import RowLogits, ensemble_logits, logits_of, run_logits, training_prior
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics, score_by
 from mmfeat.project.project import Project
@@ -90,7 +97,10 @@ def _names(project: Project, members: list[str], method: str) -> tuple[str, list
     if len(members) == 1 and members[0] in RECIPES:
         if method != "mean":
             raise RunError(f"{members[0]} is a mean. Name its members: mmfeat ensemble --method {method} A B ...")
-        return members[0], named(project, members[0], lambda recipe: ensemble(project, [recipe]).run.name)
+        names = recipe_members(project, members[0])
+        if members[0] == "fm2":
+            names[0] = ensemble(project, ["fm1"]).run.name
+        return members[0], names
     for name in members:
         if name in RECIPES:
             raise RunError(
@@ -112,10 +122,10 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
             "manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init"
         )
     weights = Weights(np.full(len(names), 1 / len(names)))
-    parts = parts_of(project, names, weights)
-    sources = [source(project, name, rows) for name in names]
+    parts = members_of(project, names, weights)
+    sources = [logits_of(project, name, rows) for name in names]
     prior = training_prior(project)
-    mean = joined(stem, sources, parts.weights, prior)
+    mean = ensemble_logits(stem, sources, parts.weights, prior=prior)
     fingerprint = _fingerprint(project, parts, rows, {"members": parts.members})
     run = already_made(project.runs, fingerprint)
     made = run is None
@@ -137,9 +147,9 @@ def _fitted(project: Project, method: str, names: list[str], given: bool) -> Ens
     refuse_fitted(project, names)
     val, fit = manifest.rows("val"), rows_to_fit_on(project, names)
     rows = np.concatenate([val, manifest.rows("unlabelled"), np.setdiff1d(fit, val)])
-    sources = [source(project, name, rows) for name in names]
+    sources = [logits_of(project, name, rows) for name in names]
     prior = training_prior(project)
-    candidates = parts_of(project, names, Weights(np.zeros(len(names))))
+    candidates = members_of(project, names, Weights(np.zeros(len(names))))
     made_by = {
         "method": method,
         "strength": STRENGTH,
@@ -155,8 +165,8 @@ def _fitted(project: Project, method: str, names: list[str], given: bool) -> Ens
     if run is None:
         run = _fit(project, method, names, sources, rows, fit, fingerprint, given)
     shown = [m["name"] for m in run.record["members"]]
-    mean = joined(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior)
-    of_fit = [run_source(project, run, val)] if len(val) else []
+    mean = ensemble_logits(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior=prior)
+    of_fit = [run_logits(project, run, val)] if len(val) else []
     lines, figures = _lines(project, shown, [*(sources[names.index(name)] for name in shown), mean, *of_fit])
     gain = paired_difference(figures[-1].rows_f1, figures[-2].rows_f1) if figures else None
     left_out = [name for name in names if name not in shown]
@@ -168,7 +178,7 @@ def _fit(
     project: Project,
     method: str,
     names: list[str],
-    sources: list[Source],
+    sources: list[RowLogits],
     rows: np.ndarray,
     fit: np.ndarray,
     fingerprint: str,
@@ -187,9 +197,9 @@ def _fit(
     weights, out_of_fold = cross_fit(method, data.take(is_fit), score_by(config.metric, config.predict))
     chosen = np.flatnonzero(weights.weights > 0) if method == "greedy" else np.arange(len(names))
     weights = Weights(weights.weights[chosen], weights.bias)
-    parts = parts_of(project, [names[m] for m in chosen], weights)
+    parts = members_of(project, [names[m] for m in chosen], weights)
     bias = None if weights.bias is None else weights.bias.tolist()
-    shipped = joined("ensemble", [sources[m] for m in chosen], parts.weights, prior, bias)
+    shipped = ensemble_logits("ensemble", [sources[m] for m in chosen], parts.weights, prior=prior, bias=bias)
     shipped.logits[is_fit] = out_of_fold
     roles = np.full(len(rows), ROLES["none"], np.uint8)
     roles[: len(val)] = ROLES["val"]
@@ -210,7 +220,7 @@ def _fit(
     return _save(project, "ensemble", parts, kept, fingerprint, more, Lineage.of([], manifest.ids[fit]))
 
 
-def _fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict[str, Any]) -> str:
+def _fingerprint(project: Project, parts: Members, rows: np.ndarray, made_by: dict[str, Any]) -> str:
     """Digest of all that an ensemble is made from."""
     manifest = project.manifest
     inputs = input_keys(project, parts.encoders.values(), rows)
@@ -226,12 +236,12 @@ def _fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict
     )
 
 
-def _kept(project: Project, parts: Parts, rows: np.ndarray, found: Source, roles: np.ndarray) -> RunLogits:
+def _kept(project: Project, parts: Members, rows: np.ndarray, found: RowLogits, roles: np.ndarray) -> RunLogits:
     inputs = input_keys(project, parts.encoders.values(), rows)
     return RunLogits(project.manifest.ids[rows], inputs, found.known, found.logits, roles)
 
 
-def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[list[MetricRow], list[Metrics]]:
+def _lines(project: Project, names: list[str], sources: list[RowLogits]) -> tuple[list[MetricRow], list[Metrics]]:
     """Figures on val: of the members `names`, and of what follows them among the sources."""
     manifest = project.manifest
     val = manifest.rows("val")
@@ -246,7 +256,7 @@ def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[l
 def _save(
     project: Project,
     stem: str,
-    parts: Parts,
+    parts: Members,
     kept: RunLogits,
     fingerprint: str,
     more: dict[str, Any],
@@ -264,7 +274,7 @@ def _save(
         "head_mb": sum(parts.heads.values()),
         "seconds": 0.0,
         "figures": {"val": figures, "val_seeds": []},
-        "decision": decision_record(project, kept.logits[: len(val)]),
+        "decision": rule_record(project, kept.logits[: len(val)]),
         "fingerprint": fingerprint,
         "transductive": any(
             find_run(project, member["name"]).record.get("transductive", False)

@@ -16,8 +16,8 @@ from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import corrected_ids, with_answers
 from mmfeat.data.review_table import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
 from mmfeat.heads.knn import unit_embeddings
-from mmfeat.inference.decisions import decision_for
-from mmfeat.inference.logits import recorded_table, run_source, unimodal_predictions
+from mmfeat.inference.fitted_rules import rule_for_rows
+from mmfeat.inference.logits import recorded_table, run_logits, unimodal_predictions
 from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -184,11 +184,11 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
     """What is said of the rows of which anything is known, in an order of their ids' own."""
     rows = rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
     if len(rows):
-        source = run_source(project, run, rows)
+        source = run_logits(project, run, rows)
         logits, rows = source.logits[source.known], rows[source.known]
     else:
         logits = np.zeros((0, len(project.manifest.classes)), np.float32)
-    decision: DecisionRule = decision_for(project, run.name, rows)
+    decision: DecisionRule = rule_for_rows(project, run.name, rows)
     probs = decision.probs(logits)
     sources = unimodal_predictions(project, run, rows) if len(rows) else {}
     return _Candidates(

@@ -18,7 +18,7 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.common.seals import read_record, write_sealed
 from mmfeat.common.text import counted, shown
 from mmfeat.encoders.checkpoint import Checkpoint
-from mmfeat.inference.decisions import needed_val, shipped_decision
+from mmfeat.inference.fitted_rules import required_val, shipped_rule
 from mmfeat.metrics import scores
 from mmfeat.project.encoding import encode_missing
 from mmfeat.report.outputs import Outputs
@@ -100,7 +100,7 @@ def sweep_finetune(
     """
     grid = finetune_grid(folder, name, overrides)
     project = grid.project
-    n_val = len(needed_val(project, "rows to compare settings on"))
+    n_val = len(required_val(project, "rows to compare settings on"))
     check_fit_plans(project, [name], freeze=False)
     file, outputs = project.root / "sweeps" / f"finetune-{name}.csv", Outputs(project.config, overwrite=overwrite)
     outputs.check(file, own=True, earlier=True)  # before any work
@@ -232,7 +232,7 @@ class _Fit:
         train = manifest.rows("train")
         train = train[project.row_keys(identity.spec.modality).present[train]]
         rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
-        decision = shipped_decision(project, name)
+        decision = shipped_rule(project, name)
         store = FeatureStore(self.folder / "scratch", project.store.dtype)
         scratch = project.derived(store=store)
         try:

@@ -18,7 +18,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks, head_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.decisions import metrics_on_val, needed_val
+from mmfeat.inference.fitted_rules import metrics_on_val, required_val
 from mmfeat.project.project import Project
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.sweep_table import sweep_csv
@@ -102,7 +102,7 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], overwrite: bool = 
     """
     grid = grid_of(folder, overrides)
     project, metric = grid.project, grid.project.config.metric
-    n_val = len(needed_val(project, "rows to compare settings on"))
+    n_val = len(required_val(project, "rows to compare settings on"))
     identities, table, rows = head_inputs(project, heads=grid.heads)
     planned = _planned(grid, identities, table)
     sweeps, outputs = project.root / "sweeps", Outputs(project.config, overwrite=overwrite)

@@ -26,7 +26,7 @@ from mmfeat.cli import group
 
 import mmfeat
 from mmfeat.data.demo_data import make_demo
-from mmfeat.inference.logits import source
+from mmfeat.inference.logits import logits_of
 from mmfeat.project.project import Project
 from mmfeat.selftraining import rounds
 from mmfeat.workflows.store_import import import_embeddings
@@ -212,7 +212,7 @@ def write_expected(folder: Path) -> None:
     names = [*sorted(p.name for p in (folder / "runs").iterdir() if p.is_dir()), *Project(folder).config.encoder]
     expected = {}
     for name in names:
-        logits = np.asarray(source(Project(folder), name, rows).logits, dtype=float)
+        logits = np.asarray(logits_of(Project(folder), name, rows).logits, dtype=float)
         expected[name] = (1 / (1 + np.exp(-logits))).round(5).tolist()
     (folder / "expected.json").write_text(json.dumps(expected) + "\n")
 

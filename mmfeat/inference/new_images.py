@@ -16,7 +16,7 @@ from mmfeat.data.tables.readers import read_rows
 from mmfeat.inference.new_rows import NewRows
 
 
-def picture_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str] | None = None) -> NewRows:
+def image_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str] | None = None) -> NewRows:
     """A row for each picture in folders, archives, files and patterns: its id is its name there.
 
     Parameters
