@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.machine import usable_cores
+from mmfeat.common.package_versions import package_version
 from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            found[name] = package_version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found

@@ -7,7 +7,6 @@ the size, time and inode of every file that went into it, so that commands which
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmfeat import __version__
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
+from mmfeat.common.package_versions import package_version
 from mmfeat.common.remembered import Remembered, stamps_of
 from mmfeat.config.schema import TFIDF, Config, EncoderConfig, TfidfEncoderConfig
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
@@ -226,7 +226,7 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, given: str) -> st
             "root": str(config.root),
             "seed": config.file_seed,
             "checkpoints": stamps_of(folders),
-            "versions": [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")],
+            "versions": [package_version(package) for package in ("timm", "torchvision", "transformers")],
             "mmfeat": [__version__, KEY_VERSION],  # another may prepare samples or digest them otherwise
         }
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmfeat.common.errors import DataError, StoreError
-from mmfeat.common.json_shapes import Number
-from mmfeat.common.remembered import recall, remember
+from mmfeat.common.remembered import Remembered
 from mmfeat.config.schema import OTHER
 from mmfeat.encoders.batches import usual_batch_size
 from mmfeat.encoders.decoding import Decoding
@@ -177,16 +175,14 @@ def open_session(
     encoder = project.built(identity) if encoder is None else encoder
     encoder = encoder.to(device).eval()
     meta = provenance(device) | (Decoding.of(project.config).record if modality == "image" else {})
-    remembered = project.memory / "tuning.json"
-    place = f"{identity.spec.key} on {meta['device']}"
-    known, tuned = _read_tuning(remembered), ""
+    memory, place = Remembered(project.memory / "tuning.json"), f"{identity.spec.key} on {meta['device']}"
+    settings, tuned = encoder.speed_settings(), ""
     if options.tune:
-        known[place], tuned = _tune(project, identity, encoder, device, read)
-        remember(remembered, known)
+        measured, tuned = _tune(project, identity, encoder, device, read)
+        memory.remember(place, measured, settings)
+        memory.save()
     usual = {"batch_size": usual_batch_size(modality, device.type), "settings": {}}
-    found = known.get(place, usual)
-    if found["settings"] not in ({}, *encoder.speed_settings()):  # of another version
-        found = usual
+    found = memory.recall(place, settings) or usual
     encoder.set_speed(**found["settings"])
     return Session(encoder, device, found["batch_size"], meta, tuned)
 
@@ -217,11 +213,6 @@ def _tune(
     settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
     text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s, the slowest setting {slowest:,.0f}"
     return {"batch_size": found.batch_size, "settings": found.settings}, text
-
-
-def _read_tuning(path: Path) -> dict[str, Any]:
-    """What was measured before, by encoder key and device."""
-    return recall(path, {str: {"batch_size": Number(int, low=1), "settings": {str: bool}}})
 
 
 def complete_logits(project: Project, identity: Identity) -> int:
