@@ -70,7 +70,7 @@ def test_an_output_of_other_classes_is_refused_everywhere(extracted):
         lambda: ensemble(project, ["fm1"]),
         lambda: evaluate(project, ["text"]),
     ):
-        with pytest.raises(RunError, match=r"of other classes.*Run: mmfeat finetune (image|text) --freeze"):
+        with pytest.raises(RunError, match=r"for other classes.*Run: mmfeat finetune (image|text) --freeze"):
             ask()
     assert not is_current(project, run)
     line = line_of(project, "image")

@@ -91,8 +91,8 @@ class Remembered:
             if entry is not None:
                 entries[name] = entry
         names = list(entries)[-self.most :] if self.most else list(entries)
-        remember(self.file, {"remembered": _FORMAT, "values": {name: entries[name] for name in names}})
-        self._changed = {}
+        self._entries, self._changed = {name: entries[name] for name in names}, {}
+        remember(self.file, {"remembered": _FORMAT, "values": self._entries})
 
     def _put(self, name: str, entry: dict[str, Any] | None) -> None:
         if self._entries is None:

@@ -77,12 +77,12 @@ class Project(ProjectEncoders):
         config = self.config if config is None else config
         changed = {key: value for key, value in (settings or {}).items() if value is not None}
         other.config = with_settings(config, changed) if changed else config
-        if other.config.store != self.config.store:
-            other.__dict__.pop("store", None)
+        if folder is not None or manifest is not None:  # read and opened once for all that share them
+            other.samples, other.store = self.samples, self.store
         if other.config.data != self.config.data:
             other.__dict__.pop("samples", None)
-        elif folder is not None or manifest is not None:
-            other.samples = self.samples  # read once for all that share them
+        if other.config.store != self.config.store:
+            other.__dict__.pop("store", None)
         if samples is not None:
             other.samples, other.manifest = samples, samples.manifest
         if folder is not None:
