@@ -101,8 +101,8 @@ def test_ensembles_and_encoders_trained_on_rows_that_are_val_today_are_not_ranke
     for name in (inner, outer, "image", "text"):
         line = line_of(project, name)
         assert line.figures is None, name
-        assert line.state == "not ranked: trained on rows that are val today"
-    with pytest.raises(RunError, match=r"fm1-1 \(not ranked: trained on rows that are val today\)"):
+        assert line.state == "not ranked: trained on rows that are val now"
+    with pytest.raises(RunError, match=r"fm1-1 \(not ranked: trained on rows that are val now\)"):
         best_run(project)
     run = fuse(project).run  # frozen encoders: their embeddings have seen no label
     assert line_of(project, run.name).state == "current"
@@ -188,7 +188,7 @@ def test_a_nested_ensemble_is_stale_with_its_member_and_counts_a_head_once(extra
     project = edited(extracted, "[fuse.linear]\nepochs = 3", "[fuse.linear]\nlr = 0.01\nepochs = 3")
     finetune(project, freeze=True)
     project = Project(project.root)
-    assert "output of encoder image has changed" in state_of(project, both)
+    assert "linear probe of encoder image has changed" in state_of(project, both)
     shutil.rmtree(extracted.runs / fm3.name)
     extract(project)
     one = ensemble(project, [crossattn.name]).run

@@ -106,10 +106,10 @@ def test_other_tokens_make_a_run_stale_and_the_store_keeps_what_it_reads(own):
     path.write_text(path.read_text(encoding="utf-8").replace("tokens = 6", "tokens = 0"), encoding="utf-8")
     project = Project(own.root)
     run = fuse(own, "labelquery").run
-    assert state_of(project, run) == "stale: encoder text keeps other tokens: tokens = 6 -> 0"
+    assert state_of(project, run) == "stale: encoder text stores other tokens: tokens = 6 -> 0"
     assert "tokens-6" in references_of(project).encoders[run.encoders["text"]["key"]]
     assert np.isfinite(logits_of(project, run.name, project.manifest.rows("unlabelled")).logits).all()
-    with pytest.raises(RunError, match="keeps other tokens"):
+    with pytest.raises(RunError, match="stores other tokens"):
         compose(project, run.name)
 
 

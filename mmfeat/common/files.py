@@ -107,15 +107,6 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_memory(path: Path) -> dict[str, Any]:
-    """Read a JSON object that is only a shortcut: absent or damaged, it remembers nothing."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
 def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
     """Rename a filled folder to `parent/stem-1`, or to the number after the highest; two processes at once get two numbers.
 

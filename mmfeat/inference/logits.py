@@ -72,7 +72,9 @@ def probe_table(project: Project, identity: Identity, rows: np.ndarray) -> Featu
     if identity.output_key is None:
         raise RunError(f"encoder {identity.name!r} gives no logits yet. {remedy}")
     if of_other_classes(project, identity):
-        raise RunError(f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}")
+        raise RunError(
+            f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}"
+        )
     return _with_logits(project.table([identity.name], rows), identity.name, rows)
 
 

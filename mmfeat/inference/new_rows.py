@@ -49,9 +49,15 @@ class NewRows:
     def samples(self, classes: tuple[str, ...], images: list[str]) -> ProjectSamples:
         """Unlabelled samples of a project with these classes; `images` are the names that are looked up."""
         n = len(self.ids)
-        texts = (np.array(values, dtype=object) for values in (self.ids, images, self.captions))
-        labels, split = np.full((n, len(classes)), -1, np.int8), np.full(n, "train", dtype=object)
-        return ProjectSamples(Manifest(*texts, labels, split, classes), self.sources, memory=None)
+        manifest = Manifest(
+            ids=np.array(self.ids, dtype=object),
+            images=np.array(images, dtype=object),
+            captions=np.array(self.captions, dtype=object),
+            labels=np.full((n, len(classes)), -1, np.int8),
+            split=np.full(n, "train", dtype=object),
+            classes=classes,
+        )
+        return ProjectSamples(manifest, self.sources, memory=None)
 
 
 def predict_in_project(project: Project, run: str, rows: NewRows, decision: DecisionRule) -> Predictions:

@@ -14,11 +14,10 @@ from mmfeat.inference.next_commands import to_fuse
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import TRAINED_ON_VAL, lineage_of_encoder, state_of, trained_on_val
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
-_TRAINED_ON_VAL = "trained on rows that are val now"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
     if len(val) and state.startswith(("current", "stale")):
         try:
             if state != "current" and trained_on_val(project, run.learned()):
-                state += f", {_TRAINED_ON_VAL}"
+                state += f", {TRAINED_ON_VAL}"
             else:
                 metrics = metrics_on_val(project, _val_logits(project, run, val, current=state == "current"))
         except MmfeatError as error:
@@ -132,7 +131,7 @@ def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> Ra
     try:
         found = encoder_logits(project, identity, val)
         if trained_on_val(project, lineage_of_encoder(project, identity, True)):
-            state = f"not ranked: {_TRAINED_ON_VAL}"
+            state = f"not ranked: {TRAINED_ON_VAL}"
         elif len(val):
             metrics = metrics_on_val(project, found.logits)
     except MmfeatError as error:

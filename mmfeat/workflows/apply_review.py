@@ -29,7 +29,8 @@ from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
 from mmfeat.project.changes import follows
-from mmfeat.project.initialisation import LOG, init
+from mmfeat.project.initialisation import init
+from mmfeat.project.manifest_files import LOG
 from mmfeat.project.project import Project
 from mmfeat.project.project_folder import MANIFEST
 from mmfeat.project.staleness import state_of
