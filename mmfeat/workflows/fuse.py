@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmfeat.common.devices import torch_device
-from mmfeat.common.machine import return_freed_memory
+from mmfeat.common.freed_memory import return_freed_memory
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.next_commands import after_fuse
