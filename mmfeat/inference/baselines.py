@@ -38,7 +38,7 @@ _KEPT = 200  # baselines that a project remembers
 Kept = dict[str, dict[str, Any]]
 
 
-def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True) -> tuple[list[MetricRow], Kept]:
+def baselines(project: Project, names: list[str], kept: Kept, *, alone: bool = True) -> tuple[list[MetricRow], Kept]:
     """Most frequent; each encoder alone, by its linear probe or a quick linear head; TF-IDF; kNN on all encoders.
 
     TF-IDF is a linear head on the captions' terms, where there are captions and none of the encoders is TF-IDF already.

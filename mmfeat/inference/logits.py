@@ -46,11 +46,11 @@ class RowLogits:
     known: np.ndarray
 
 
-def logits_of(project: Project, name: str, rows: np.ndarray, shipped: bool = False) -> RowLogits:
+def logits_of(project: Project, name: str, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
     """Logits of rows by the name of an encoder or a run; `shipped` as in :func:`run_logits`."""
     if name in project.config.encoder:
         return encoder_logits(project, project.identity(name), rows)
-    return run_logits(project, find_run(project, name), rows, shipped)
+    return run_logits(project, find_run(project, name), rows, shipped=shipped)
 
 
 def encoder_logits(project: Project, identity: Identity, rows: np.ndarray) -> RowLogits:
@@ -122,7 +122,7 @@ def fill_unknown(logits: np.ndarray, known: np.ndarray, prior: np.ndarray) -> np
     return np.where(known[:, None], logits, prior).astype(np.float32)
 
 
-def run_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool = False) -> RowLogits:
+def run_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
     """Logits of rows by a run: computed from cached features, or read from its logits.h5 where those are gone.
 
     Parameters
@@ -144,10 +144,10 @@ def run_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fal
         raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
     try:
         if run.kind == "ensemble":
-            return _ensemble_logits(project, run, rows, shipped)
-        return _head_logits(project, run, rows, shipped)
+            return _ensemble_logits(project, run, rows, shipped=shipped)
+        return _head_logits(project, run, rows, shipped=shipped)
     except MissingFeatures:
-        kept = kept_logits(project, run, rows, shipped)
+        kept = kept_logits(project, run, rows, shipped=shipped)
         if kept is not None:
             return kept
         why = stale_because(project, run)
@@ -158,7 +158,7 @@ def run_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fal
     )
 
 
-def kept_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool = False) -> RowLogits | None:
+def kept_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = False) -> RowLogits | None:
     """The logits of rows that a run has kept; None where it lacks one, or an image or caption has changed since."""
     kept = run.logits()
     at = _kept_at(project, kept, rows)
@@ -169,7 +169,7 @@ def kept_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fa
     return RowLogits(name=run.name, logits=kept.logits[at], known=kept.known[at])
 
 
-def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
+def recorded_table(project: Project, run: Run, need: np.ndarray, *, names: list[str] | None = None) -> FeatureTable:
     """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml names now."""
     encoders, tokens = {}, {}
     for name in names or list(run.encoders):
@@ -210,7 +210,7 @@ def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[s
     for name, recorded in run.encoders.items():
         with contextlib.suppress(MissingFeatures, RunError):
             if recorded["output_key"] is not None:
-                table = _with_logits(recorded_table(project, run, rows, [name]), name, rows)
+                table = _with_logits(recorded_table(project, run, rows, names=[name]), name, rows)
                 found[name] = _stored_logits(project, table, name, rows)
             elif name in project.config.encoder:
                 identity = project.identity(name)
@@ -219,7 +219,7 @@ def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[s
     return found
 
 
-def _head_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> RowLogits:
+def _head_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool) -> RowLogits:
     from mmfeat.common.devices import torch_device
     from mmfeat.inference.run_heads import seeds_logits
 
@@ -230,12 +230,12 @@ def _head_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool) ->
     return RowLogits(name=run.name, logits=logits, known=known)
 
 
-def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> RowLogits:
+def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool) -> RowLogits:
     members = []
     for recorded in run.record["members"]:
         name = recorded["name"]
         if recorded["fingerprint"] is None:
-            table = _with_logits(recorded_table(project, run, rows, [name]), name, rows)
+            table = _with_logits(recorded_table(project, run, rows, names=[name]), name, rows)
             members.append(_stored_logits(project, table, name, rows))
         else:
             member = find_run(project, name)
@@ -243,10 +243,10 @@ def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, shipped: bool
                 raise RunError(
                     f"{run.name}: its member {name} was made again since. Make it again: {again(project, run)}"
                 )
-            members.append(run_logits(project, member, rows, shipped))
+            members.append(run_logits(project, member, rows, shipped=shipped))
     weights, prior = [m["weight"] for m in run.record["members"]], np.array(run.record["prior"])
     found = ensemble_logits(run.name, members, weights, prior=prior, bias=run.record.get("bias"))
-    return found if shipped or "fitted" not in run.record else _cross_fitted(project, run, rows, found)
+    return found if shipped or "fitted" not in run.record else _cross_fitted(project, run, found, rows=rows)
 
 
 def ensemble_logits(
@@ -262,7 +262,7 @@ def ensemble_logits(
     return RowLogits(name=name, logits=logits, known=np.any([m.known for m in members], axis=0))
 
 
-def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: RowLogits) -> RowLogits:
+def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndarray) -> RowLogits:
     """The same with kept logits, of weights fitted on the other folds, for labelled rows that the weights were fitted on."""
     at = np.flatnonzero(has_label(project.manifest.labels[rows]))
     kept = run.logits()

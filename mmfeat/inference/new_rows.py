@@ -1,4 +1,4 @@
-"""Predictions of samples that no project knows: through a project's store, or by an exported model without one."""
+"""Predictions of new samples: through a project's store, or by an exported model without a project."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NewRows:
     Attributes
     ----------
     images, captions : list of str
-        Names and texts; empty where there is none.
+        Names and texts; empty where a row has none.
     sources : ImageSources
         Where the images are.
     """
@@ -61,7 +61,7 @@ class NewRows:
 
 
 def predict_in_project(project: Project, run: str, rows: NewRows, decision: DecisionRule) -> Predictions:
-    """Predict by a run of today's encoders; what the store lacks is encoded into it.
+    """Predict by a current run; samples that the store lacks are encoded into it.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
             recorded = new.store.encoder(identity.spec).errors_of(keys.keys)
             errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
             errors |= {**keys.reasons, **extraction.unread}
-    nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
+    nothing = np.zeros(0, np.int64)  # a row that could not be encoded is not present
     encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
     tokens = {name: read.number for name, read in composed.composition.tokens.items()}
     widths = {n: identity.width for n, identity in composed.identities.items()}
@@ -94,7 +94,7 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
 
 
 def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:
-    """Predict by an exported model, in blocks; nothing is kept."""
+    """Predict by an exported model, in blocks; no embedding is stored."""
     modalities = set(predictor.modalities.values())
     found: list[Predictions] = []
     names, errors = _located(rows)
@@ -111,7 +111,7 @@ def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | No
 
 
 def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
-    """Names of images, without those that several images have; row to what is wrong with these.
+    """Names of images, empty where several images have the name; and row to the error.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
 
 
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
-    """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
+    """The bytes of each row's image; None where it has none, or it cannot be read: the reason goes to `errors`."""
     for row in block:
         location = rows.sources.locate(names[row]) if names[row] else None
         data = None
@@ -160,14 +160,14 @@ def one_row(image: str, caption: str) -> NewRows:
 
 
 def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
-    """The rows of a table; images in the named places, or else beside it.
+    """The rows of a table; its images are in `images`, or beside it.
 
     Parameters
     ----------
     columns : dict of str to str
-        Columns by role that must be there; the others are found.
+        Columns by role, which must exist; the others are detected.
     usual : dict of str to str
-        What a project calls them: taken where the table has such columns.
+        Columns of the project, used where the table has them.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
 
 
 def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
-    """Refuse samples of which the model reads nothing.
+    """Refuse samples that have no input of the model.
 
     Raises
     ------
