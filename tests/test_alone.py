@@ -55,7 +55,7 @@ def test_a_review_that_another_process_takes_back_meanwhile_removes_no_manifest(
 
     before = (root / "manifest.parquet").read_bytes()
     monkeypatch.setattr(answers, "_states", meanwhile)
-    with pytest.raises(DataError, match="nothing can be taken back"):
+    with pytest.raises(DataError, match="nothing can be undone"):
         undo_review(applied)
     assert (root / "manifest.parquet").read_bytes() == before
     assert (root / "corrections.csv").is_file()
