@@ -24,7 +24,7 @@ def test_the_second_is_told_and_a_process_that_ended_holds_nothing(tmp_path):
                 with alone_in(folder, "mmfeat sweep"):
                     pass
             except MmfeatError as error:
-                code = 0 if "another mmfeat sweep is under way" in str(error) else 2
+                code = 0 if "another mmfeat sweep is running" in str(error) else 2
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -72,7 +72,7 @@ def label_cells(
     without a column there.
     """
     if isinstance(columns, str):
-        return [columns or "labels"], [[separator.join(names)] for names in label_names(decided, classes)]
+        return [columns or "labels"], [[separator.join(names)] for names in label_names(labels, classes)]
     own = {normal_name(name): name for name in columns}
     header = [own.get(normal_name(name), name) for name in classes]
     at = {name: k for k, name in enumerate(header)}
