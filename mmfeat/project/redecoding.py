@@ -1,12 +1,12 @@
-"""Stored features of images that an older decoder, or other settings, made pixels of: which of them are encoded again.
+"""Which images are encoded again because they were decoded by an older decoder, or under other settings.
 
-A part of the store records its decoder and the settings that decide which images are refused; a part of mmfeat 0.1.0
-records none and counts as decoder 1. Two kinds of rows are encoded again, and no others:
+A segment of the store records its decoder, and the settings by which images are refused. A segment of mmfeat 0.1.0 records
+none and counts as decoder 1. Two kinds of rows are encoded again, and no others:
 
-- what was recorded as undecodable, once for each decoder and settings;
-- what decoder 1 encoded and has other pixels now. Only images of more than 8 bits a channel may have. Which these are is
-  seen in the first bytes when a file's key is made, and remembered with it; each of them is decoded both ways once, and
-  what that showed is remembered by row key.
+- rows that were recorded as undecodable: once for each decoder and settings;
+- rows that decoder 1 encoded and whose pixels differ now. Only images of more than 8 bits a channel may differ. These are
+  recognised by their first bytes when a file's key is computed, which is remembered with the key. Each of them is decoded
+  both ways once, and the result is remembered by row key.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BLOCK = 64
 
 
 def rows_to_decode_again(project: Project, identity: Identity, look: bool = True) -> np.ndarray:
-    """Rows that the store has and that are to be encoded again, `(N,)` bool.
+    """Which rows of the store are to be encoded again, `(N,)` bool.
 
     Parameters
     ----------
     look : bool
-        Read images where it is not remembered whether their pixels are others; else such rows count as they are.
+        Read images of which it is not remembered whether their pixels differ; otherwise such rows count as unchanged.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
 def _with_other_pixels(
     project: Project, keys: np.ndarray, suspect: np.ndarray, decoding: Decoding, look: bool
 ) -> np.ndarray:
-    """Which of the rows `suspect` have other pixels than decoder 1 made of them, `(N,)` bool."""
+    """Which of the rows `suspect` have other pixels than with decoder 1, `(N,)` bool."""
     differ = np.zeros(len(keys), dtype=bool)
     if not len(suspect):
         return differ
@@ -73,7 +73,7 @@ def _with_other_pixels(
 
 
 def _compared(rows: list[int], read: Callable[[int], bytes], decoding: Decoding) -> list[bool | None]:
-    """Whether each row has other pixels; None where its file cannot be read."""
+    """Whether the pixels of each row differ; None where its file cannot be read."""
     from mmfeat.encoders.decoder_0_1 import has_other_pixels
 
     def compare(row: int) -> bool | None:
@@ -83,7 +83,7 @@ def _compared(rows: list[int], read: Callable[[int], bytes], decoding: Decoding)
             return None
 
     found: list[bool | None] = []
-    with progress("comparing pixels with those of before", len(rows), "images") as bar, ThreadPoolExecutor() as pool:
+    with progress("comparing pixels with the older decoder", len(rows), "images") as bar, ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             found += pool.map(compare, block)
