@@ -63,6 +63,6 @@ def test_a_review_that_another_process_takes_back_meanwhile_removes_no_manifest(
 
 def test_two_reviews_at_once_are_one_after_the_other(applied):
     shutil.copy(applied.root / "corrections.csv", applied.root / "copy.csv")
-    with alone_in(applied.root, "mmfeat review"), pytest.raises(MmfeatError, match="under way"):
+    with alone_in(applied.root, "mmfeat review"), pytest.raises(MmfeatError, match="is running"):
         undo_review(applied)
     assert (applied.root / "copy.csv").read_bytes() == (applied.root / "corrections.csv").read_bytes()
