@@ -33,12 +33,13 @@ class BuiltEncoders:
     ) -> tuple[Any, Checkpoint | None]:
         """An encoder and its checkpoint, as :func:`mmfeat.encoders.resolve.build_encoder` gives them."""
         settings = _digest(config, name)
+        pretrained = self._kept.pop((settings, ""), None)  # a checkpoint's tensors may be loaded into it
         encoder, checkpoint = resolve.build_encoder(
             config,
             name,
             checkpoints,
             pretrained_only=pretrained_only,
-            pretrained=self._kept.pop((settings, ""), None),  # a checkpoint's tensors may be loaded into it
+            pretrained=None if pretrained is None else pretrained.cpu(),
         )
         self._kept[settings, _loaded(checkpoint)] = encoder
         for oldest in list(self._kept)[: -max(_FEWEST, len(config.encoder))]:
