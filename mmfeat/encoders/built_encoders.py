@@ -24,9 +24,8 @@ class BuiltEncoders:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[
-            tuple[str, str], Any
-        ] = {}  # by settings, and the key of the checkpoint whose tensors are loaded
+        # By digest of the settings, and encoder key of the checkpoint whose tensors are loaded.
+        self._kept: dict[tuple[str, str], Any] = {}
 
     def build(
         self, config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
