@@ -150,7 +150,7 @@ class _FittedBaselines:
                 found = {"settings": settings, **baseline.fit()}
                 self.memory.remember(name, found, made_from)
         self.made[label] = found
-        return MetricRow.recorded(label, found["val"], found["seconds"], found.get("note", ""))
+        return MetricRow.recorded(label, found["val"], found["seconds"], note=found.get("note", ""))
 
 
 class _LinearHead(_Baseline):

@@ -87,7 +87,9 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
     device = torch_device(project.config.device)
     composition = composed.composition.to(device)
     parts = [
-        Predictions.of(project.manifest.classes, head_outputs(composition, *batch.to(device)), batch.present, decision)
+        Predictions.of(
+            project.manifest.classes, head_outputs(composition, *batch.to(device)), batch.present, decision=decision
+        )
         for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
     ]
     return Predictions.joined(parts, explained(errors, rows.images, rows.sources.names()))

@@ -49,9 +49,11 @@ def build_manifest(
         known = [str(before.split[row]) if row >= 0 and labelled[row] else "" for row in rows.tolist()]
     groups, known = groups_with_copies(row_keys, data.groups, known)
     split, notes = _split(config, data.ids, found.labels, groups, known)
-    texts = (np.array(values, dtype=object) for values in (data.ids, data.images, data.captions))
+    texts = {name: np.array(getattr(data, name), dtype=object) for name in ("ids", "images", "captions")}
     named = np.array(data.groups, dtype=object) if data.columns.get("group") else None
-    manifest = Manifest(*texts, found.labels, split, found.classes, data.columns, named)
+    manifest = Manifest(
+        **texts, labels=found.labels, split=split, classes=found.classes, columns=data.columns, groups=named
+    )
     return manifest, about_corrections(found, data.classes) + notes
 
 
@@ -60,13 +62,13 @@ def _split(
 ) -> tuple[np.ndarray, list[str]]:
     """Give a split to rows without one, and make val from train where there is none; only new rows become test."""
     shares, notes = dataclasses.asdict(config.split), []
-    split = make_splits(ids, labels, groups, shares, config.seed, known)
+    split = make_splits(ids, labels, groups, shares=shares, seed=config.seed, known=known)
     if known is None or not any(known):
         return split, notes
     if shares["val"] and "val" not in known:
         free = ~has_label(labels) | (np.array(known, dtype=object) == "train")
         first = np.where(free, "", split).tolist()
-        split = make_splits(ids, labels, groups, {"val": shares["val"]}, config.seed, first)
+        split = make_splits(ids, labels, groups, shares={"val": shares["val"]}, seed=config.seed, known=first)
         moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
         if moved:
             notes.append(

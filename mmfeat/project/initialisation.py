@@ -139,9 +139,8 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     """Read the source, build the manifest, and write what has changed."""
     is_new = not (folder / FILE_NAME).is_file()
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
-    data = read_source(
-        config.path(config.data.source), _columns(config), config.data.separator, classes, config.data.absent
-    )
+    path, settings = config.path(config.data.source), config.data
+    data = read_source(path, _columns(config), settings.separator, classes=classes, absent=settings.absent)
     if is_new:
         config = _resolved(config, data)
     images = find_images(folder, config, data)

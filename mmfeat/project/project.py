@@ -201,7 +201,7 @@ class Project(ProjectEncoders):
             held = features.lookup(other).good
             keys, present = keys.copy(), present.copy()
             keys[rows[held]], present[rows[held]] = other[held], True
-        return RowKeys(keys, present)
+        return RowKeys(keys=keys, present=present)
 
     def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
         """Row keys to read imported embeddings by; none for any row of the manifest is a mistake, not so for new samples."""

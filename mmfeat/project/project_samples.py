@@ -53,13 +53,13 @@ class ProjectSamples:
 
     def _read_keys(self, modality: str) -> RowKeys:
         if modality == OTHER:
-            return RowKeys(id_keys(self.manifest.ids), np.ones(self.manifest.n_samples, dtype=bool))
+            return RowKeys(keys=id_keys(self.manifest.ids), present=np.ones(self.manifest.n_samples, dtype=bool))
         if modality == "text":
             keys = caption_keys(self.manifest.captions)
         else:
             keys = image_keys(self.manifest.images, self.sources, self._digests())
         if self.memory is not None:  # once samples are gone, their features are found by these keys
-            note_seen(self.seen(modality), self.manifest.ids, keys.keys, keys.present)
+            note_seen(self.seen(modality), self.manifest.ids, keys.keys, present=keys.present)
         return keys
 
     def image_facts(self) -> RowKeys:
@@ -89,7 +89,7 @@ class ProjectSamples:
         say(f"{counted(len(gone), 'row')} lost the image since the last extract: features as they were then")
         all_keys, present = now.keys.copy(), now.present.copy()
         all_keys[gone], present[gone] = keys[known], True
-        return RowKeys(all_keys, present, now.missing, now.refused)
+        return RowKeys(keys=all_keys, present=present, missing=now.missing, refused=now.refused)
 
     def _keys_now(self, modality: str) -> RowKeys:
         """Row keys; without any image where the folder or archive of the images is gone itself."""
@@ -100,7 +100,7 @@ class ProjectSamples:
                 raise
             n, named = self.manifest.n_samples, np.flatnonzero(self.manifest.images != "")
             missing = dict.fromkeys(named.tolist(), str(error))
-            return RowKeys(np.zeros((n, 32), np.uint8), np.zeros(n, dtype=bool), missing)
+            return RowKeys(keys=np.zeros((n, 32), np.uint8), present=np.zeros(n, dtype=bool), missing=missing)
 
     def say_lost(self, model: str, n_rows: int) -> None:
         """Print once how many rows that lost their image have no features by an encoder."""
