@@ -301,7 +301,7 @@ def test_a_row_that_changed_after_the_fit_has_no_figure_until_it_is_made_again(e
         RunError, match=r"fitted on 1 of these rows.*again: mmfeat ensemble --method weighted image text"
     ):
         run_logits(project, run, val)
-    assert line_of(project, run.name).state.startswith("no figures: ")
+    assert line_of(project, run.name).state.startswith("no metrics: ")
     run_logits(project, run, project.manifest.rows("train"))
     second = ensemble(project, ["image", "text"], "weighted")
     assert second.made
