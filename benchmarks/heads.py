@@ -152,7 +152,13 @@ def part_fit(data: FitData) -> dict[str, Any]:
     """One head to its best epoch, and an epoch of it against an epoch of the plain loop."""
     config = settings("crossattn")
     ends = [time.perf_counter()]
-    (fit,) = fit_heads("crossattn", data, [Member(config)], on_epoch=lambda *_: ends.append(time.perf_counter()))
+
+    class Clock:
+        def advance(self, n: int = 1, note: str = "") -> None:
+            if note:  # of an epoch
+                ends.append(time.perf_counter())
+
+    (fit,) = fit_heads("crossattn", data, [Member(config)], bar=Clock())
     ours = np.diff(ends)
     found = {
         "best epoch": fit.best_epoch,

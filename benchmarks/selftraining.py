@@ -62,7 +62,7 @@ class Hidden:
     unseen: np.ndarray
     truth: np.ndarray
 
-    def figures(self, logits: np.ndarray) -> dict[str, dict[str, float]]:
+    def metrics(self, logits: np.ndarray) -> dict[str, dict[str, float]]:
         """Of logits `(N, K)`, on hidden rows (transductive) and on unseen ones, in points."""
         found = {}
         for name, rows in (("hidden", self.hidden), ("unseen", self.unseen)):
@@ -106,11 +106,11 @@ def run(args: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         supervised = first(0, lambda: None)[1]
         one = {
-            "supervised": given.figures(supervised),
-            "after": given.figures(done.logits),
+            "supervised": given.metrics(supervised),
+            "after": given.metrics(done.logits),
             "best": done.best,
             "rounds": [
-                [r.accepted, r.figures.scores.value(args.metric), r.difference, r.truth, r.n_unknown]
+                [r.accepted, r.metrics.scores.value(args.metric), r.difference, r.truth, r.n_unknown]
                 for r in done.rounds
             ],
             "seconds": seconds,
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         }
         if args.final:
             for name, targets in (("supervised", None), ("after", done.targets)):
-                one[f"{name} by {args.final}"] = given.figures(_final(given, targets, args))
+                one[f"{name} by {args.final}"] = given.metrics(_final(given, targets, args))
         _add(args, policy, one)
 
 
@@ -134,7 +134,7 @@ def kernel(args: argparse.Namespace) -> None:
     """The kernel teacher alone, which reads no unlabelled row but for its standardisation."""
     given = hide(args.project, args.share, args.seed)
     start = time.perf_counter()
-    found = given.figures(kernel_logits(given.data))
+    found = given.metrics(kernel_logits(given.data))
     _add(args, "kernel teacher", {"after": found, "seconds": time.perf_counter() - start})
 
 
@@ -145,7 +145,7 @@ def ceiling(args: argparse.Namespace) -> None:
     fit = self_train(
         given.data, given.hidden, SelftrainConfig(rounds=0), metric=args.metric, seed=args.seed, rule=PredictConfig()
     )
-    found = given.figures(fit.logits)
+    found = given.metrics(fit.logits)
     args.share = 1.0
     _add(args, "ceiling", {"after": {"unseen": found["unseen"]}, "seconds": time.perf_counter() - start})
 
@@ -187,7 +187,7 @@ def sklearn(args: argparse.Namespace) -> None:
         if make is spreading:
             graph = kneighbors_graph(x, 10, include_self=True)
             graph = graph.maximum(graph.T)
-        found = given.figures(one_by_one(make))
+        found = given.metrics(one_by_one(make))
         _add(args, name, {"after": found, "seconds": time.perf_counter() - start})
 
 

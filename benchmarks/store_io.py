@@ -60,7 +60,7 @@ def write(folder: Path, n: int, width: int) -> dict[str, float]:
         features = store.encoder(SPEC)
         for start in starts:
             piece = rows(start)
-            features.append(keys[start : start + len(piece)], piece, [""] * len(piece), {"host": "benchmark"})
+            features.append(keys[start : start + len(piece)], piece, [""] * len(piece), meta={"host": "benchmark"})
 
     def into_npy() -> None:
         written = np.lib.format.open_memmap(folder / "rows.npy", "w+", np.float16, (n, width))

@@ -19,14 +19,14 @@ from mmfeat.config.schema import METHODS, RECIPES
     default=METHODS[0],
     metavar="METHOD",
     show_default=True,
-    help=f"One of: {', '.join(METHODS)}. All but the mean are fitted on val; greedy selects, of all there is without MEMBER.",
+    help=f"One of: {', '.join(METHODS)}. All but mean are fitted on val. greedy selects members, from all if none is given.",
 )
 @setting_options(top=("metric", "device"))
 @click.pass_context
 def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:
-    """Join logits: by their mean, where nothing is fitted, or by weights that are fitted and cross-fitted on val.
+    """Join logits by their mean, or by weights that are fitted and cross-fitted on val.
 
-    RECIPE is fm1 (both encoders), fm2 (fm1, made where it is not there, and the concat head) or fm3 (both encoders and the cross-attention head).
+    RECIPE is fm1 (both encoders), fm2 (fm1, which is made if needed, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
     from mmfeat.report.text_tables import about_fit, about_metrics, metric_table, weight_table
@@ -34,7 +34,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
 
     recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
     project = open_project(context, options, (*recipe, "predict", "metric", "device"))
-    result = ensemble(project, list(members), method)
+    result = ensemble(project, list(members), method=method)
     record, fitted = result.run.record, result.fitted
     click.echo(result.description)
     if fitted:
@@ -43,8 +43,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         click.echo(f"left out: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
-        chose = "these rows also chose the epochs of what is " + ("joined" if fitted else "averaged")
-        click.echo(about_metrics(result.lines[0].n_left_out, chose))
+        click.echo(about_metrics(result.lines[0].n_left_out, "the epochs of the members were selected on these rows"))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")

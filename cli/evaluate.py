@@ -33,11 +33,11 @@ def evaluate_command(
     result, metric = evaluate(project, list(names) or None, split, overwrite), project.config.metric
     echo_one_class(project)
     click.echo(
-        evaluation_table(result.figures, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric)
+        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric)
     )
     if result.decided:
         click.echo(f"Labels by thresholds and temperature {result.decided}; val rows by those of other val rows.")
-    first, figures = next(iter(result.figures.items()))
+    first, figures = next(iter(result.metrics.items()))
     weakest = figures.scores.weakest(WEAKEST)
     click.echo(
         f"Weakest classes of {first}: "

@@ -38,17 +38,17 @@ def finetune_command(
         return
     from mmfeat.common.text import counted, shown
     from mmfeat.metrics.metric_rows import MetricRow
-    from mmfeat.report.text_tables import about_metrics, metric_table, table
+    from mmfeat.report.text_tables import MOST_FREQUENT, about_metrics, metric_table, table
     from mmfeat.workflows.finetune import finetune
 
     project = open_project(context, options, reads)
     results, baseline = finetune(project, list(names) or None, freeze)
     rows = [[result.name, shown(result.model), f"{result.width}-d", result.note] for result in results]
     click.echo(table(("encoder", "model", "width"), rows, left=2))
-    lines = [MetricRow.of(r.name, r.figures) for r in results if r.figures]
+    lines = [MetricRow.of(r.name, r.metrics) for r in results if r.metrics]
     if baseline and lines:
         title = counted(len(project.manifest.rows("val")), "val row")
-        click.echo(metric_table(title, [MetricRow.of("commonest label", baseline), *lines]))
+        click.echo(metric_table(title, [MetricRow.of(MOST_FREQUENT, baseline), *lines]))
         click.echo(about_metrics(lines[0].n_left_out, "these rows also chose the epochs"))
     for result in results:
         if result.remedy:

@@ -235,8 +235,8 @@ def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
 
     found = result.predictions
     _echo_errors(result)
-    opinions = {name: probs[0] for name, probs in found.opinions.items()}
-    click.echo(one_item(found.probs[0], found.decided[0], opinions, found.classes, options["top_k"]))
+    opinions = {name: probs[0] for name, probs in found.unimodal.items()}
+    click.echo(one_item(found.probs[0], found.predicted[0], opinions, found.classes, options["top_k"]))
     echo_next(f"By {result.model}.", _after(result, options))
 
 

@@ -31,15 +31,15 @@ def runs_command(context: click.Context, **options: Any) -> None:
     head = metric_header(metric)
     for line in ranked:
         cells = ["-"] * len(head)
-        if line.figures:
-            figures = MetricRow.of(line.name, line.figures)
+        if line.metrics:
+            figures = MetricRow.of(line.name, line.metrics)
             cells, left_out = metric_cells(figures, metric), figures.n_left_out
         state = line.state + (", transductive" if line.transductive else "")
         size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
         rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     n_val = len(project.manifest.rows("val"))
-    if any(line.figures for line in ranked):
+    if any(line.metrics for line in ranked):
         click.echo(about_metrics(left_out, "these rows also chose epochs and rounds"))
     order = (
         f"on {counted(n_val, 'val row')}, best {metric} first"

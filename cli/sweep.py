@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.options import TOP, echo_next, overrides_of, overwrite_option, setting_options, typed_again
@@ -10,19 +10,22 @@ from mmfeat.cli.strict import Command, refuse_unread
 
 from mmfeat.common.text import counted
 
+if TYPE_CHECKING:
+    from mmfeat.training.sweep_run import SweepResult
+
 SHOWN = 20
 
 
 @click.group("sweep", short_help="Grids of settings: which are best, and which matter.")
 def sweep_command() -> None:
-    """Train grids of settings and compare them on val; nothing that the project uses is changed."""
+    """Train grids of settings and compare them on val. Nothing that the project uses changes."""
 
 
 @sweep_command.command("fuse", cls=Command)
 @setting_options(
     ("fuse.head", "Names of heads, as linear,crossattn."),
     ("fuse.lr", "Learning rates, as 3e-4,1e-3."),
-    ("fuse.dropout", "Shares that are dropped, as 0.1,0.3."),
+    ("fuse.dropout", "Dropout rates, as 0.1,0.3."),
     ("fuse.inputs", "Names of encoders, as image,text."),
     ("fuse.seeds", "How many seeds of each cell."),
 )
@@ -30,27 +33,26 @@ def sweep_command() -> None:
 @click.pass_context
 def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> None:
     """Train a grid of heads on cached features; --set fuse.KEY=A,B and fuse.HEAD.KEY=A,B sweep any other key."""
-    from mmfeat.report.sweep_table import effects_table, sweep_table
+    from mmfeat.report.sweep_table import sweep_table
     from mmfeat.workflows.sweep_fuse import sweep_fuse
 
     overrides = overrides_of(options)
     refuse_unread(context, [key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
     refuse_unread(context, overrides, ("fuse", "predict", *TOP))
-    result = sweep_fuse(context.obj, overrides, overwrite)
+    result = sweep_fuse(context.obj, overrides, overwrite=overwrite)
     for note in result.notes:
         click.echo(f"Note: {note}", err=True)
     click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells[:SHOWN], result.metric))
     if len(result.cells) > SHOWN:
         click.echo(f"and {len(result.cells) - SHOWN:,} more in sweeps/{result.file.name}")
     click.echo(
-        "± is the deviation over seeds; seconds are of one head's share of its pass. These rows also chose the epochs, and "
-        "the best of many looks better than it is."
+        "± is the standard deviation over seeds; seconds: the share of one head in its pass. Epochs and the best cell were "
+        "selected on these rows: the best of many looks better than it is."
     )
+    _echo_effects(result)
     if result.effects:
-        click.echo(f"\n{effects_table(result.effects, result.metric)}")
-        click.echo("Of the variance over all heads; what is left is between seeds and in combinations.")
-    made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
-    echo_next(f"{made} ({counted(result.n_heads, 'head')}, {result.n_trained:,} trained now).", result.after)
+        click.echo("Shares of the variance over all heads. The rest is between seeds and in combinations of settings.")
+    echo_next(f"{_made(result)} ({counted(result.n_fits, 'head')}, {result.n_trained:,} trained now).", result.after)
 
 
 @sweep_command.command("finetune", cls=Command)
@@ -69,22 +71,22 @@ def finetune_command(
     context: click.Context, name: str, seeds: int, use: str | None, overwrite: bool, **options: Any
 ) -> None:
     """Fine-tune one encoder with a grid of settings; --set finetune.KEY=A,B sweeps any other key."""
-    from mmfeat.report.sweep_table import effects_table, finetune_table
-    from mmfeat.workflows.sweep_finetune import IN_SAMPLE, sweep_finetune, use_cell
+    from mmfeat.report.sweep_table import sweep_table
+    from mmfeat.training.sweep_encoders import IN_SAMPLE
+    from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 
     overrides = overrides_of(options)
     refuse_unread(context, overrides, ("finetune", "fuse.linear", "predict", *TOP))
-    result = sweep_finetune(context.obj, name, overrides, seeds, overwrite)
-    click.echo(finetune_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric))
-    spread = "± is the deviation over seeds. " if seeds > 1 else ""
+    result = sweep_finetune(context.obj, name, overrides, seeds=seeds, overwrite=overwrite)
+    click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, in_sample=True))
+    spread = "± is the standard deviation over seeds. " if seeds > 1 else ""
     click.echo(
-        f"{spread}In-sample: of up to {IN_SAMPLE:,} rows that were trained on, by the best epoch's "
-        "weights; far above val, it overfits. Where logits are to be averaged the lowest loss is what counts, not the best F1. "
-        "These rows also chose the epochs, and the best of many looks better than it is."
+        f"{spread}In-sample: on up to {IN_SAMPLE:,} training rows, by the weights of the best epoch. Far better than on val "
+        "means that it overfits. To average logits, take the lowest loss, not the best F1. Epochs and the best cell were "
+        "selected on these rows: the best of many looks better than it is."
     )
-    if result.effects:
-        click.echo(f"\n{effects_table(result.effects, result.metric)}")
-    made = f"Made sweeps/{result.file.name}" if result.n_trained else f"Already made: sweeps/{result.file.name}"
+    _echo_effects(result)
+    made = _made(result)
     made += f" ({counted(result.n_fits, 'fit')}, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
     if use is None:
         echo_next(made, f"{typed_again()} --use best")
@@ -94,3 +96,14 @@ def finetune_command(
     for line in [*used.lines, "To make the same with mmfeat finetune, mmfeat.toml has:", "", *settings, ""]:
         click.echo(line)
     echo_next(f"{used.made}.", "mmfeat extract")
+
+
+def _echo_effects(result: SweepResult) -> None:
+    from mmfeat.report.sweep_table import effects_table
+
+    if result.effects:
+        click.echo(f"\n{effects_table(result.effects, result.metric)}")
+
+
+def _made(result: SweepResult) -> str:
+    return f"{'Made' if result.n_trained else 'Already made:'} sweeps/{result.file.name}"

@@ -92,7 +92,7 @@ def test_a_member_that_was_put_in_again_counts_as_it_is_last(tmp_path):
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar.xz", "a.TAR.BZ2"])
 def test_a_tar_without_random_access_says_what_to_do(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"compressed as a whole.*Unpack it, or make it anew as \.tar"):
+    with pytest.raises(DataError, match=r"compressed as a whole.*Unpack it, or make it again as \.tar"):
         ImageSources([tmp_path / name])
 
 
@@ -136,7 +136,7 @@ def test_a_name_in_three_places_is_an_error_for_who_asks(tmp_path):
     sources = ImageSources([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
     assert sources.read(sources.locate("c.jpg")) == b"c"
     for name in ("1.jpg", "2.jpg", "d/2.jpg"):
-        with pytest.raises(DataError, match="is there 3 times"):
+        with pytest.raises(DataError, match="exists 3 times"):
             sources.locate(name)
 
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from mmfeat.common.errors import MmfeatError
 from mmfeat.metrics import Outcome, paired_bootstrap, scores
-from mmfeat.metrics.bootstrap import METRIC_NAMES, Weighted
+from mmfeat.metrics.bootstrap import METRIC_NAMES, WeightedMetrics
 
 
 def outcome(rng: np.random.Generator, labels: np.ndarray, noise: float = 1.0) -> Outcome:
@@ -34,7 +34,7 @@ def drawn(draw):
 def test_rows_that_count_twice_have_the_figures_of_rows_that_are_there_twice(case):
     labels, decided, logits, kept, rows = case
     weights = np.bincount(rows, minlength=len(labels))[kept].astype(np.float32)[None]
-    found = Weighted(labels[kept], Outcome(decided[kept], logits[kept], logits[kept])).figures(weights)
+    found = WeightedMetrics(labels[kept], Outcome(decided[kept], logits[kept], logits[kept])).metrics(weights)
     expected = scores(labels[rows], decided[rows], logits[rows])
     for name in METRIC_NAMES:
         assert found[name][0] == pytest.approx(getattr(expected, name), abs=1e-9), name
@@ -48,7 +48,7 @@ def test_a_model_differs_from_itself_by_nothing_and_the_difference_turns_with_it
     there, back = paired_bootstrap(labels, a, b, n=50), paired_bootstrap(labels, b, a, n=50)
     for name in METRIC_NAMES:
         np.testing.assert_allclose(there[name], [-back[name][i] for i in (0, 2, 1)], atol=1e-12)
-    expected = [scores(labels, o.decided, o.logits) for o in (a, b)]
+    expected = [scores(labels, o.predicted, o.logits) for o in (a, b)]
     for name in ("samples_f1", "micro_f1", "macro_f1", "map", "accuracy_per_class", "label_set_accuracy"):
         difference = getattr(expected[0], name) - getattr(expected[1], name)
         assert there[name][0] == pytest.approx(difference, abs=1e-9)

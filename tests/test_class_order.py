@@ -62,8 +62,8 @@ def projects(trained, tmp_path_factory) -> tuple[Project, Project]:
     fuse(Project(folders[0], {"fuse.folds": 3, "fuse.head": "concat"}))
     project = Project(folders[0], TUNED)
     selftrain(project)
-    ensemble(project, ["image", "text", "concat-1"], "per-class")
-    ensemble(project, ["image", "text"], "stacked")
+    ensemble(project, ["image", "text", "concat-1"], method="per-class")
+    ensemble(project, ["image", "text"], method="stacked")
     ensemble(project, ["ensemble-2", "ensemble-1", "concat-1"])
     shutil.copytree(*folders)
     return project, reordered(folders[1])
@@ -189,8 +189,8 @@ def test_new_ensembles_and_comparisons_join_old_and_new_by_name(projects):
     np.testing.assert_allclose(
         by_name(after, parts[1]), by_name(before, logits_of(before, "crossattn-1", rows).logits), atol=1e-5
     )
-    lines = {line.name: line.figures.rows_f1 for line in compare_heads(after, ["concat"]).lines}
-    wanted = {line.name: line.figures.rows_f1 for line in compare_heads(before, ["concat"]).lines}
+    lines = {one.name: one.metrics.rows_f1 for one in compare_heads(after, ["concat"]).models}
+    wanted = {one.name: one.metrics.rows_f1 for one in compare_heads(before, ["concat"]).models}
     for name in ("image", "text", "fm1"):  # nothing is trained for these
         np.testing.assert_array_equal(lines[name], wanted[name])
 
@@ -210,7 +210,7 @@ def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
     predictor = Predictor.load(made.folder)
     assert predictor.classes == after.manifest.classes
     np.testing.assert_allclose(predictor.decision.threshold, shipped_rule(after, name).threshold)
-    record, f1 = predictor.record["run"], evaluate(after, [name]).figures[name].scores.class_f1
+    record, f1 = predictor.record["run"], evaluate(after, [name]).metrics[name].scores.class_f1
     np.testing.assert_allclose(record["figures"]["class_f1"], f1, atol=1e-6)
 
 

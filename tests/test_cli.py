@@ -183,7 +183,7 @@ def test_an_option_makes_another_run_and_leaves_the_file_alone(walked, tmp_path)
         (["fuse", "--set", "fuse.crosattn.dropout=1"], 1, "Nearest: crossattn"),
         (["fuse", "--set", "encoder.image.size=64"], 1, "has no options"),
         (["ensemble", "nothing"], 1, "no run 'nothing'"),
-        (["ensemble", "fm1", "text"], 1, "stands alone"),
+        (["ensemble", "fm1", "text"], 1, "takes no other members"),
         (["predict", "../../etc"], 1, "no run"),
         (["predict", "--split", "test"], 1, "no test rows"),
         (["evaluate", "--split", "test"], 1, "no labelled test rows"),

@@ -70,7 +70,7 @@ def test_a_file_without_annotations_has_unlabelled_rows(tmp_path):
 
 def test_two_categories_of_one_name_are_told_apart_by_id(tmp_path):
     file = instances(tmp_path / "c.json", categories=[*CATEGORIES, {"id": 4, "name": "dog"}])
-    with pytest.raises(DataError, match=r"categories 1 and 4 are all called 'dog'. Choose by id: --labels ID"):
+    with pytest.raises(DataError, match=r"categories 1 and 4 are all called 'dog'. Select one by its id: --labels ID"):
         read_source(file, {})
     assert read_source(file, {"labels": ("4", "cat")}).classes == ("dog", "cat")
 
@@ -80,11 +80,11 @@ def test_two_categories_of_one_name_are_told_apart_by_id(tmp_path):
     [
         ({"annotations": [(7, 2), (6, 2)]}, "annotation 2: there is no image 6"),
         ({"annotations": [(7, 5)]}, "annotation 1: there is no category 5"),
-        ({"annotations": [([7], 1)]}, "annotation 1: its image_id or category_id is neither number nor text"),
+        ({"annotations": [([7], 1)]}, "annotation 1: its image_id or category_id is neither a number nor text"),
         ({"images": [*IMAGES, IMAGES[0]]}, "image 4: repeats the id 7"),
         ({"images": [{"file_name": "a.jpg"}]}, "image 1: has no id"),
         ({"images": [], "annotations": []}, "has no row"),
-        ({"images": [1]}, "'images' is no list of objects"),
+        ({"images": [1]}, "'images' is not a list of objects"),
         ({"images": None}, "no 'images' in it"),
         ({"categories": []}, "no categories in it"),
         ({"categories": [{"id": 1}]}, "category 1 lacks its id or its name"),
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path, change, says):
 def test_an_unknown_category_names_the_nearest(tmp_path):
     with pytest.raises(DataError, match=r"no category 'dgo'. Nearest: 'dog'. There are: 3 'traffic light', 1 'dog'"):
         read_source(instances(tmp_path / "c.json"), {"labels": "dgo"})
-    with pytest.raises(DataError, match=r"category '1' is named twice"):
+    with pytest.raises(DataError, match=r"category '1' is selected twice"):
         read_source(tmp_path / "c.json", {"labels": ("dog", "1")})
 
 
@@ -119,7 +119,7 @@ def test_damaged_json(tmp_path, data):
 
 
 def test_absent_cannot_be_unknown(tmp_path):
-    with pytest.raises(DataError, match=r"the noes must be given"):
+    with pytest.raises(DataError, match=r"requires explicit negatives"):
         read_source(instances(tmp_path / "c.json"), {}, absent="unknown")
 
 

@@ -7,7 +7,7 @@ import pytest
 from mmfeat.common.errors import DataError
 from mmfeat.data.tables.columns import find_columns
 from mmfeat.data.tables.readers import read_source
-from mmfeat.data.tables.table import read_table
+from mmfeat.data.tables.table_forms import read_table
 
 TABLE = "id,title,description,shop,beach,dog,price\na,T,D,s1,1,0,0.5\nb,,E,,0,1,3\nc, ,,s1,,1,1\n"
 
@@ -41,7 +41,7 @@ def test_columns_of_0_and_1_are_found_where_no_other_has_labels(path):
 def test_one_column_of_0_and_1_is_no_find_and_a_column_of_measures_is_named(path):
     path.write_text("id,title,beach,price\na,x,1,0\nb,y,0,0.3\n")
     with pytest.raises(
-        DataError, match=r"'price' is no column of 0 and 1: it holds '0.3' \(t.csv:3\).*--labels COLUMN"
+        DataError, match=r"'price' is not a column of 0 and 1: it holds '0.3' \(t.csv:3\).*--labels COLUMN"
     ):
         read_source(path, {})
 

@@ -24,38 +24,65 @@ from mmfeat.heads import HEADS, takes
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.project.project import Project
-from mmfeat.report.comparison_table import classes_csv, comparison_table, markdown, models_csv
-from mmfeat.runs.comparison import Candidate, Part, compared, kept_part, mean_part, save_part
+from mmfeat.report.comparison_layouts import head_layout
+from mmfeat.report.comparison_table import ComparisonTable
+from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.runs.comparison import Candidate, Scoring, mean_of_models, score_models
+from mmfeat.runs.comparison_files import ModelLogits, read_logits, write_logits
 from mmfeat.runs.ensembles import combined
-from mmfeat.workflows import compare_heads as compare
+from mmfeat.training import head_comparison as compare
 from mmfeat.workflows.compare_heads import compare_heads
 
 RULE = DecisionRule()
 
 
-def part(seed: int, n_seeds: int = 2, n: int = 40, k: int = 3, known: np.ndarray | None = None) -> Part:
+def part(seed: int, n_seeds: int = 2, n: int = 40, k: int = 3, known: np.ndarray | None = None) -> ModelLogits:
     logits = np.random.default_rng(seed).normal(size=(n_seeds, n, k)).astype(np.float32)
-    return Part(logits, np.ones(n, bool) if known is None else known, 1.5, 2.0, 0.25)
+    known = np.ones(n, bool) if known is None else known
+    return ModelLogits(logits=logits, known=known, seconds=1.5, microseconds=2.0, head_mb=0.25)
+
+
+def untrained(logits: np.ndarray) -> ModelLogits:
+    return ModelLogits(logits=logits, known=np.ones(logits.shape[1], bool), seconds=None, microseconds=1.0, head_mb=0.0)
+
+
+def candidate(
+    label: str, kept: ModelLogits, mb: float | None = 1.0, *, paper: bool = True, note: str = ""
+) -> Candidate:
+    return Candidate(
+        name=label[0], label=label, group="paper" if paper else "further", kept=kept, encoders_mb=mb, note=note
+    )
+
+
+def scored(candidates, labels: np.ndarray, metric: str = "samples-f1"):
+    numbers = np.arange(len(labels), dtype=np.uint64)
+    scoring = Scoring(labels=labels, numbers=numbers, metric=metric, rule_of=lambda logits: RULE)
+    return score_models(candidates, scoring)
+
+
+def table_of(models, classes, baselines=()) -> ComparisonTable:
+    layout = head_layout("40 val rows", models, baselines, "samples-f1")
+    return ComparisonTable(title="40 val rows", models=models, baselines=baselines, classes=classes, layout=layout)
 
 
 def labels_of(n: int = 40, k: int = 3) -> np.ndarray:
     return np.random.default_rng(9).integers(0, 2, (n, k)).astype(np.int8)
 
 
-def lines_of(labels: np.ndarray, metric: str = "samples-f1"):
-    right = Part((labels * 8.0 - 4.0)[None].astype(np.float32), np.ones(len(labels), bool), None, 1.0, 0.0)
+def models_of(labels: np.ndarray):
+    right = untrained((labels * 8.0 - 4.0)[None].astype(np.float32))
     candidates = [
-        Candidate("a", "Vision (a)", part(0, k=labels.shape[1]), 10.0, True),
-        Candidate("b", "+FCNN (concat)", right, None, True),
-        Candidate("c", "c", right, 5.0, False, "in-sample for 3 of 40 rows"),
+        candidate("Vision (a)", part(0, k=labels.shape[1]), 10.0),
+        candidate("+FCNN (concat)", right, None),
+        candidate("c", right, 5.0, paper=False, note="in-sample for 3 of 40 rows"),
     ]
-    return compared(candidates, labels, np.arange(len(labels), dtype=np.uint64), lambda logits: RULE, metric)
+    return scored(candidates, labels)
 
 
 def test_a_mean_is_seed_by_seed_and_over_what_knows_a_row():
     known = np.arange(40) % 2 == 0
     one, two, prior = part(1, n_seeds=1), part(2, n_seeds=3, known=known), np.full(3, 7.0, np.float32)
-    mean = mean_part([one, two], prior)
+    mean = mean_of_models([one, two], prior)
     assert mean.logits.shape == (3, 40, 3)
     for s in range(3):
         np.testing.assert_array_equal(
@@ -63,19 +90,19 @@ def test_a_mean_is_seed_by_seed_and_over_what_knows_a_row():
         )
     np.testing.assert_array_equal(mean.logits[1][~known], one.logits[0][~known])
     assert (mean.seconds, mean.microseconds, mean.head_mb) == (3.0, 4.0, 0.5)
-    np.testing.assert_array_equal(mean_part([two], prior).logits[:, known], two.logits[:, known])
+    np.testing.assert_array_equal(mean_of_models([two], prior).logits[:, known], two.logits[:, known])
 
 
-def test_figures_are_those_of_the_mean_and_the_best_has_no_difference():
+def test_metrics_are_those_of_the_mean_and_the_best_has_no_difference():
     labels = labels_of()
-    worse, best, equal = lines_of(labels)
+    worse, best, equal = models_of(labels)
     mean = metrics_of(labels, part(0).logits.mean(0), RULE)
-    assert worse.figures.scores.samples_f1 == mean.scores.samples_f1
+    assert worse.metrics.scores.samples_f1 == mean.scores.samples_f1
     assert worse.spread == pytest.approx(np.std(worse.seeds, ddof=1))
     assert worse.difference[2] < 0
     assert (worse.verdict, best.verdict) == ("", "best")
     assert equal.difference == (0.0, 0.0, 0.0)
-    assert equal.verdict == "no more than chance from the best"
+    assert equal.verdict == "not significant"
     assert (worse.size_mb, best.size_mb, equal.size_mb) == (10.25, None, 5.0)
 
 
@@ -84,13 +111,10 @@ def test_the_metric_says_which_is_best_and_by_how_much(metric, best):
     labels = labels_of()
     doubtful = (labels * 8.0 - 4.0)[None].astype(np.float32) * 0.01
     wrong = np.where(np.arange(40)[:, None] < 12, -3 * doubtful, 100 * doubtful)  # some rows, and these by little
-    candidates = [
-        Candidate("a", "a", Part(x, np.ones(40, bool), None, 1.0, 0.0), 1.0, False) for x in (doubtful, wrong)
-    ]
-    lines = compared(candidates, labels, np.arange(40, dtype=np.uint64), lambda logits: RULE, metric)
-    values = [line.figures.scores.value(metric) for line in lines]
-    assert (lines[best].verdict, lines[1 - best].verdict) == ("best", "")
-    difference, low, high = lines[1 - best].difference
+    models = scored([candidate("a", untrained(x)) for x in (doubtful, wrong)], labels, metric)
+    values = [model.value(metric) for model in models]
+    assert (models[best].verdict, models[1 - best].verdict) == ("best", "")
+    difference, low, high = models[1 - best].difference
     assert difference == pytest.approx(values[1 - best] - values[best])
     assert low > 0 if metric == "loss" else high < 0
 
@@ -98,27 +122,27 @@ def test_the_metric_says_which_is_best_and_by_how_much(metric, best):
 def test_what_is_kept_is_read_in_the_order_of_the_ids(tmp_path):
     one, numbers = part(3), id_numbers([f"row {i}" for i in range(40)])
     one = dataclasses.replace(one, logits=np.asfortranarray(one.logits))  # as some heads give them
-    save_part(tmp_path / "a.safetensors", one, numbers, "made from this")
+    write_logits(tmp_path / "a.safetensors", one, numbers=numbers, fingerprint="made from this")
     order = np.random.default_rng(0).permutation(40)
-    read = kept_part(tmp_path / "a.safetensors", numbers[order], "made from this")
+    read = read_logits(tmp_path / "a.safetensors", numbers[order], "made from this")
     np.testing.assert_array_equal(read.logits, one.logits[:, order])
     assert (read.seconds, read.microseconds, read.head_mb) == (1.5, 2.0, 0.25)
-    assert kept_part(tmp_path / "a.safetensors", numbers, "made from that") is None
-    assert kept_part(tmp_path / "a.safetensors", numbers + np.uint64(1), "made from this") is None
+    assert read_logits(tmp_path / "a.safetensors", numbers, "made from that") is None
+    assert read_logits(tmp_path / "a.safetensors", numbers + np.uint64(1), "made from this") is None
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
-    assert kept_part(tmp_path / "a.safetensors", numbers, "made from this") is None
-    assert kept_part(tmp_path / "b.safetensors", numbers, "made from this") is None
+    assert read_logits(tmp_path / "a.safetensors", numbers, "made from this") is None
+    assert read_logits(tmp_path / "b.safetensors", numbers, "made from this") is None
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
 def test_any_class_name_survives_its_files(names):
     labels = labels_of()
     labels[:, 1] = 0  # a class without a positive has no F1
-    lines = lines_of(labels)
-    read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
+    table = table_of(models_of(labels), names)
+    read = list(csv.reader(io.StringIO(table.classes_csv(), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
     assert [row[2:] == ["", "", ""] for row in read[1:]] == [False, True, False]
-    page = markdown("40 val rows", lines, [], names, "samples-f1")
+    page = table.markdown()
     by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
     assert len(by_class) == 2 + len(names)
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
@@ -127,22 +151,23 @@ def test_any_class_name_survives_its_files(names):
 
 def test_tables_say_the_same():
     labels = labels_of()
-    lines = lines_of(labels)
-    cheap = [MetricRow.of("most frequent", metrics_of(labels, part(5).logits[0], RULE), note="")]
-    text = comparison_table("40 val rows", lines, cheap, "samples-f1").splitlines()
+    models = models_of(labels)
+    cheap = [MetricRow.of(MOST_FREQUENT, metrics_of(labels, part(5).logits[0], RULE), note="")]
+    table = table_of(models, ["x", "y", "z"], cheap)
+    text = str(table).splitlines()
     assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
         "most frequent",
         "Vision (a)",
         "+FCNN (concat)",
         "c",
     ]
-    assert "no more than chance from the best; in-sample for 3 of 40 rows" in text[-1]
-    rows = list(csv.DictReader(io.StringIO(models_csv(lines, cheap))))
+    assert "not significant; in-sample for 3 of 40 rows" in text[-1]
+    rows = list(csv.DictReader(io.StringIO(table.models_csv())))
     assert [row["group"] for row in rows] == ["baseline", "paper", "paper", "further"]
     assert rows[0]["loss"] == ""
-    for row, line in zip(rows[1:], lines, strict=True):
-        assert float(row["samples_f1"]) == pytest.approx(line.figures.scores.samples_f1, abs=1e-6)
-        assert f"{float(row['samples_f1']):.3f} ±" in text[1 + lines.index(line) + 1]
+    for i, (row, model) in enumerate(zip(rows[1:], models, strict=True)):
+        assert float(row["samples_f1"]) == pytest.approx(model.metrics.scores.samples_f1, abs=1e-6)
+        assert f"{float(row['samples_f1']):.3f} ±" in text[2 + i]
     assert (rows[2]["model_mb"], rows[2]["train_seconds"], rows[2]["seed_deviation"]) == ("", "", "")
 
 
@@ -165,16 +190,16 @@ def test_every_head_beside_the_papers_models(folder, monkeypatch):
     project = Project(folder)
     result = compare_heads(project)
     assert not result.made
-    names = [line.name for line in result.lines]
+    names = [model.name for model in result.models]
     assert names[:7] == ["image", "text", "fm1", "concat", "fm2", "crossattn", "fm3"]
     further = {name for name in HEADS if takes(name, 2)} - {"linear", "concat", "crossattn"}
     assert set(names[7:]) == further
-    assert [line.label for line in result.lines][:3] == ["Vision (image)", "NLP (text)", "FM1"]
+    assert [model.label for model in result.models][:3] == ["Vision (image)", "NLP (text)", "FM1"]
     assert result.baselines[0].label == "most frequent"
     assert not {line.label for line in result.baselines} & {"image", "text"}
-    assert [line.paper for line in result.lines] == [True] * 7 + [False] * len(further)
-    assert all(line.spread is not None for line in result.lines if line.name in HEADS)
-    assert all(line.part.microseconds > 0 and line.size_mb > 0 for line in result.lines)
+    assert [model.group for model in result.models] == ["paper"] * 7 + ["further"] * len(further)
+    assert all(model.spread is not None for model in result.models if model.name in HEADS)
+    assert all(model.kept.microseconds > 0 and model.size_mb > 0 for model in result.models)
     assert [path.name for path in result.files] == ["models.csv", "classes.csv", "comparison.md", "comparison.png"]
     assert (result.folder / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     page = (result.folder / "comparison.md").read_text(encoding="utf-8")
@@ -188,14 +213,14 @@ def test_heads_and_ensembles_are_those_of_fuse_and_ensemble(folder):
     from mmfeat.workflows.evaluate import evaluate
 
     result = compare_heads(Project(folder))
-    figures = {line.name: line.figures for line in result.lines}
-    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).figures
+    figures = {model.name: model.metrics for model in result.models}
+    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"]).metrics
     for run, name in (("crossattn-1", "crossattn"), ("fm3-1", "fm3"), ("image", "image")):
         np.testing.assert_allclose(np.sort(figures[name].rows_f1), np.sort(evaluated[run].rows_f1))
         assert figures[name].scores.loss == pytest.approx(evaluated[run].scores.loss, abs=1e-5)
 
 
-def test_only_what_has_changed_is_made_anew(folder, monkeypatch):
+def test_only_what_has_changed_is_made_again(folder, monkeypatch):
     fitted, fit = [], compare.fit_seeds
     monkeypatch.setattr(
         compare, "fit_seeds", lambda project, head, *rest: fitted.append(head) or fit(project, head, *rest)
@@ -203,15 +228,15 @@ def test_only_what_has_changed_is_made_anew(folder, monkeypatch):
     other = compare_heads(Project(folder, {"fuse.concat.lr": 0.02}), ["concat"])
     assert fitted == ["concat"]
     assert other.folder.name == "heads-1"
-    assert len(other.lines) >= 7  # what was there already is shown beside it
+    assert len(other.models) >= 7  # what was there already is shown beside it
     compare_heads(Project(folder), ["concat"])
     assert fitted == ["concat"] * 2
     (other.folder / "head-concat.safetensors").unlink()  # as an interrupted comparison lacks it
     assert compare_heads(Project(folder), ["concat"]).made
     single = compare_heads(Project(folder, {"fuse.seeds": 1}), ["linear"])
     assert (single.folder.name, fitted[3:]) == ("heads-2", ["linear"])
-    assert [line.name for line in single.lines] == ["image", "text", "fm1", "linear"]
-    assert {line.spread for line in single.lines} == {None}
+    assert [model.name for model in single.models] == ["image", "text", "fm1", "linear"]
+    assert {model.spread for model in single.models} == {None}
 
 
 def test_one_input_and_encoders_without_an_output(folder, tmp_path):
@@ -220,8 +245,8 @@ def test_one_input_and_encoders_without_an_output(folder, tmp_path):
     file.write_text(file.read_text().replace("size = 32", 'size = 32\ncheckpoint = "none"'))
     project = Project(tmp_path / "project", {"fuse.inputs": ("image",), "fuse.seeds": 1})
     result = compare_heads(project, ["linear"])
-    assert [line.name for line in result.lines] == ["image", "linear"]
-    np.testing.assert_array_equal(*(line.figures.rows_f1 for line in result.lines))
+    assert [model.name for model in result.models] == ["image", "linear"]
+    np.testing.assert_array_equal(*(model.metrics.rows_f1 for model in result.models))
     with pytest.raises(RunError, match="concat does not take the inputs image"):
         compare_heads(project, ["concat"])
 
@@ -233,7 +258,7 @@ def test_a_head_that_fails_does_not_stop_the_others(folder, monkeypatch):
     monkeypatch.setattr(compare, "fit_seeds", fails)
     result = compare_heads(Project(folder, {"fuse.crossattn.lr": 0.03}))
     assert result.failed == {"crossattn": "crossattn: the loss of epoch 1 is nan"}
-    names = [line.name for line in result.lines]
+    names = [model.name for model in result.models]
     assert "fm2" in names
     assert not {"crossattn", "fm3"} & set(names)
 

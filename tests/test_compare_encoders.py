@@ -27,13 +27,14 @@ from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.report.encoder_comparison_table import best_lines, classes_csv, encoder_table, encoders_csv, markdown
-from mmfeat.runs.comparison import Part
-from mmfeat.runs.encoder_comparison import EncoderRecord, bests, encoder_lines
+from mmfeat.report.comparison_layouts import best_lines, encoder_layout
+from mmfeat.report.comparison_table import ComparisonTable
+from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.runs.comparison import Candidate, Scoring, best_of_groups, score_groups
+from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits, read_compared_encoder, write_compared_encoder
 from mmfeat.training import encoder_fits
 from mmfeat.training.proposed_encoders import proposed_encoder
-from mmfeat.workflows import compare_encoders as module
-from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
+from mmfeat.workflows.compare_encoders import WITH_INTERVALS, compare_encoders, use_encoders
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 
@@ -69,7 +70,7 @@ def compared(trained, weights, tmp_path_factory) -> Iterator[tuple[Path, dict[st
     folder = tmp_path_factory.mktemp("compared") / "project"
     shutil.copytree(trained, folder)
     before = files(folder)
-    compare_encoders(Project(folder), ["image", "text", weights], freeze=True, n_seeds=2)
+    compare_encoders(Project(folder), ["image", "text", weights], freeze=True, seeds=2)
     return folder, before
 
 
@@ -89,61 +90,61 @@ def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, t
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
     before = files(folder)
-    result = compare_encoders(Project(folder), ["text"], n_seeds=2)
+    result = compare_encoders(Project(folder), ["text"], seeds=2)
     assert files(folder) == before
-    line = result.lines[0]
-    assert line.compared.spread is not None
-    assert not line.record.frozen
-    assert line.record.encode_seconds is None
+    model = result.models[0]
+    assert model.spread is not None
+    assert not model.encoder.frozen
+    assert model.encoder.encode_seconds is None
     assert not list(result.folder.glob("*/seed-1"))  # what cannot be used is not kept
     one = compare_encoders(Project(folder), ["text"])
-    assert one.lines[0].compared.figures.as_dict() == line.compared.figures.as_dict()
+    assert one.models[0].metrics.as_dict() == model.metrics.as_dict()
     used = use_encoders(Project(folder), one, "best")
     assert [u.lines for u in used] == [[]]
     own = finetune(Project(folder), ["text"])[0][0]
     assert not own.made  # the settings and the split are the same, so there is nothing left to do
     assert own.checkpoint.name == "text-2"
-    assert own.figures.scores.samples_f1 == pytest.approx(line.compared.figures.scores.samples_f1)
+    assert own.metrics.scores.samples_f1 == pytest.approx(model.metrics.scores.samples_f1)
 
 
 def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
     folder, _ = compared
-    result = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
-    lines = {line.record.label: line for line in result.lines}
-    assert list(lines)[2:] == ["text-encoder (text)"]  # what was compared before is shown too, by modality
-    assert set(lines) == {"test_efficientnet (image)", "test_resnet", "text-encoder (text)"}
+    result = compare_encoders(Project(folder), ["image"], freeze=True, seeds=2)
+    models = {model.label: model for model in result.models}
+    assert list(models)[2:] == ["text-encoder (text)"]  # what was compared before is shown too, by modality
+    assert set(models) == {"test_efficientnet (image)", "test_resnet", "text-encoder (text)"}
     for name, label in (("image", "test_efficientnet (image)"), ("text", "text-encoder (text)")):
         made = read_checkpoint(folder / "checkpoints" / f"{name}-1").record
-        assert lines[label].compared.figures.as_dict() == made["val"]
-        assert lines[label].record.best_epoch == made["best_epoch"]
-        assert lines[label].record.rate > 0
-        assert lines[label].compared.size_mb > lines[label].record.size_mb
+        assert models[label].metrics.as_dict() == made["val"]
+        assert models[label].encoder.best_epoch == made["best_epoch"]
+        assert models[label].encoder.rate > 0
+        assert models[label].size_mb > models[label].encoder.size_mb
 
 
 def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch):
     folder, _ = compared
-    first = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
+    first = compare_encoders(Project(folder), ["image"], freeze=True, seeds=2)
     kept = {path: path.read_bytes() for path in first.files}
-    monkeypatch.setattr(encoder_fits, "finetune", None)
+    monkeypatch.setattr(encoder_fits, "finetune_encoders", None)
     monkeypatch.setattr(encoder_fits, "encode_missing", None)
-    again = compare_encoders(Project(folder), ["text", "image"], freeze=True, n_seeds=2)
+    again = compare_encoders(Project(folder), ["text", "image"], freeze=True, seeds=2)
     assert not again.made
-    assert encoder_table("x", again.lines, again.baseline, "map") == encoder_table(
-        "x", first.lines, first.baseline, "map"
-    )
+    assert str(again.table) == str(first.table)
     assert kept == {path: path.read_bytes() for path in again.files}
 
 
 def test_it_goes_on_where_it_stopped_and_makes_anew_what_has_changed(folder, monkeypatch):
     shutil.rmtree(folder / "comparisons" / "encoders-1" / "text")
-    made, fit = [], finetune
-    monkeypatch.setattr(encoder_fits, "finetune", lambda p, names, **more: made.extend(names) or fit(p, names, **more))
-    assert compare_encoders(Project(folder), ["image", "text"], freeze=True, n_seeds=2).made
+    made, fit = [], encoder_fits.finetune_encoders
+    monkeypatch.setattr(
+        encoder_fits, "finetune_encoders", lambda p, names, **more: made.extend(names) or fit(p, names, **more)
+    )
+    assert compare_encoders(Project(folder), ["image", "text"], freeze=True, seeds=2).made
     assert made == ["text"]
     (folder / "comparisons" / "encoders-1" / "image" / "logits.safetensors").write_bytes(b"damaged")
-    compare_encoders(Project(folder), ["image", "text"], freeze=True, n_seeds=2)
+    compare_encoders(Project(folder), ["image", "text"], freeze=True, seeds=2)
     assert made == ["text", "image"]
-    compare_encoders(Project(folder, {"fuse.linear.lr": 0.03}), ["image"], freeze=True, n_seeds=2)
+    compare_encoders(Project(folder, {"fuse.linear.lr": 0.03}), ["image"], freeze=True, seeds=2)
     assert made == ["text", "image", "image"]
     one = compare_encoders(Project(folder), ["image"], freeze=True)  # other seeds are another comparison
     assert (one.folder.name, made[3:]) == ("encoders-2", ["image"])
@@ -152,7 +153,7 @@ def test_it_goes_on_where_it_stopped_and_makes_anew_what_has_changed(folder, mon
 def test_what_fails_is_left_out_and_if_all_do_it_is_an_error(folder):
     project = Project(folder)
     result = compare_encoders(project, ["efficientnt_b0", "image", "text:no/such-model"], freeze=True)
-    assert [line.record.label for line in result.lines] == ["test_efficientnet (image)"]
+    assert [model.label for model in result.models] == ["test_efficientnet (image)"]
     assert set(result.failed) == {"efficientnt_b0", "such-model"}
     assert "Nearest: efficientnet_b0" in result.failed["efficientnt_b0"]
     assert "\n" not in "".join(result.failed.values())
@@ -164,7 +165,7 @@ def test_what_fails_is_left_out_and_if_all_do_it_is_an_error(folder):
 
 def test_an_own_encoder_becomes_the_latest_once(folder):
     shutil.rmtree(folder / "checkpoints" / "image-1")
-    result = compare_encoders(Project(folder), ["image"], freeze=True, n_seeds=2)
+    result = compare_encoders(Project(folder), ["image"], freeze=True, seeds=2)
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Made checkpoints/image-1"]
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already there: checkpoints/image-1"]
     assert Project(folder).identity("image").checkpoint == "image-1"
@@ -174,7 +175,7 @@ def test_an_own_encoder_becomes_the_latest_once(folder):
 
 
 def test_the_table_of_another_model_is_printed_and_works(folder, weights):
-    result = compare_encoders(Project(folder), [weights], freeze=True, n_seeds=2)
+    result = compare_encoders(Project(folder), [weights], freeze=True, seeds=2)
     before = files(folder)
     (used,) = use_encoders(Project(folder), result, "test_resnet")
     assert files(folder) == before
@@ -191,8 +192,8 @@ def test_the_table_of_another_model_is_printed_and_works(folder, weights):
 
 
 def test_gc_keeps_what_a_comparison_refers_to(folder, compared, weights):
-    result = compare_encoders(Project(folder), [weights], freeze=True, n_seeds=2)
-    key = next(line.record.encoder_key for line in result.lines if line.record.label == "test_resnet")
+    result = compare_encoders(Project(folder), [weights], freeze=True, seeds=2)
+    key = next(model.encoder.encoder_key for model in result.models if model.label == "test_resnet")
     others = (str(compared[0]),)  # whose store this is a copy of
     assert not [g for g in find_unreferenced(Project(folder), others).garbage if key[:12] in g.name]
     shutil.rmtree(folder / "comparisons")
@@ -228,67 +229,82 @@ def test_names(project, weights, tmp_path, monkeypatch):
 
 
 @functools.cache
-def lines_of(metric: str = "samples-f1", n: int = 40, k: int = 3):
+def models_of(metric: str = "samples-f1", n: int = 40, k: int = 3):
     labels = np.random.default_rng(9).integers(0, 2, (n, k)).astype(np.int8)
     labels[:, 1] = 0  # a class without a positive has no F1
     right = (labels * 8.0 - 4.0).astype(np.float32)
-    found = []
+    candidates = []
     for i, (label, modality, wrong) in enumerate([("a|b", "image", 0.8), ("e", "text", 0.0), ("d", "image", 0.0)]):
         rng = np.random.default_rng(i)
         logits = np.stack([np.where(rng.random((n, k)) < wrong, -right, right) for _ in range(2)])
-        record = EncoderRecord(
-            label,
-            label,
-            modality,
-            modality,
-            label,
-            8,
-            4.0 if i else None,
-            "0" * 64,
-            n,
-            10.0 if i else None,
-            "",
-            1.5,
-            3,
-            True,
-            "cpu",
+        encoder = ComparedEncoder(
+            typed=label,
+            label=label,
+            name=modality,
+            modality=modality,
+            model=label,
+            width=8,
+            size_mb=4.0 if i else None,
+            encoder_key="0" * 64,
+            n_labelled=n,
+            rate=10.0 if i else None,
+            measured="",
+            fit_seconds=1.5,
+            best_epoch=3,
+            frozen=True,
+            device="cpu",
         )
-        found.append((record, Part(logits, np.ones(n, bool), None, 0.0, 0.25)))
-    return encoder_lines(found, labels, np.arange(n, dtype=np.uint64), lambda logits: DecisionRule(), metric)
+        kept = ModelLogits(logits=logits, known=np.ones(n, bool), seconds=None, microseconds=0.0, head_mb=0.25)
+        candidates.append(
+            Candidate(name=label, label=label, group=modality, kept=kept, encoders_mb=encoder.size_mb, encoder=encoder)
+        )
+    scoring = Scoring(
+        labels=labels,
+        numbers=np.arange(n, dtype=np.uint64),
+        metric=metric,
+        rule_of=lambda logits: DecisionRule(),
+        mean_of_seeds=False,
+        intervals=WITH_INTERVALS,
+    )
+    return score_groups(candidates, scoring, ("image", "text", "other"))
+
+
+def table_of(models, classes) -> ComparisonTable:
+    baselines = [MetricRow.of(MOST_FREQUENT, models[0].metrics)]
+    layout = encoder_layout("40 val rows", models, "samples-f1")
+    return ComparisonTable(title="40 val rows", models=models, baselines=baselines, classes=classes, layout=layout)
 
 
 @pytest.mark.parametrize("metric", ["samples-f1", "loss", "map", "micro-f1"])
-def test_lines_are_by_modality_the_best_first(metric):
-    lines = lines_of(metric=metric)
-    assert [line.record.label for line in lines] == ["d", "a|b", "e"]
-    assert [line.compared.verdict for line in lines] == ["best", "", "best"]
-    assert {modality: line.record.label for modality, line in bests(lines).items()} == {"image": "d", "text": "e"}
-    assert "no more than chance from it: none" in best_lines(lines, metric)[0]
-    first = lines[1]
-    assert first.compared.figures.rows_f1.mean() == pytest.approx(first.compared.seeds[0])
+def test_models_are_by_modality_the_best_first(metric):
+    models = models_of(metric=metric)
+    assert [model.label for model in models] == ["d", "a|b", "e"]
+    assert [model.verdict for model in models] == ["best", "", "best"]
+    assert {group: model.label for group, model in best_of_groups(models).items()} == {"image": "d", "text": "e"}
+    assert "not significantly different: none" in best_lines(models, metric)[0]
+    first = models[1]
+    assert first.metrics.rows_f1.mean() == pytest.approx(first.seeds[0])
     for name, (low, high) in first.intervals.items():
-        assert low <= getattr(first.compared.figures.scores, name) <= high
+        assert low <= getattr(first.metrics.scores, name) <= high
 
 
 @settings(max_examples=25)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=3, max_size=3, unique=True))
 def test_any_class_name_survives_its_files(names):
-    lines = lines_of()
-    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
-    read = list(csv.reader(io.StringIO(classes_csv(lines, names), newline="")))
+    table = table_of(models_of(), names)
+    read = list(csv.reader(io.StringIO(table.classes_csv(), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
     assert [row[2::2] == [""] * 3 for row in read[1:]] == [False, True, False]
-    page = markdown("40 val rows", lines, baseline, names, "samples-f1")
+    page = table.markdown()
     by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
     assert all(character.isprintable() or character == "\n" for character in page)
 
 
 def test_tables_say_the_same():
-    lines = lines_of()
-    baseline = MetricRow.of("commonest label", lines[0].compared.figures)
-    text = encoder_table("40 val rows", lines, baseline, "samples-f1").splitlines()
-    rows = list(csv.DictReader(io.StringIO(encoders_csv(lines))))
+    table = table_of(models_of(), ["x", "y", "z"])
+    text = str(table).splitlines()
+    rows = list(csv.DictReader(io.StringIO(table.models_csv())))
     assert [row["encoder"] for row in rows] == ["d", "a|b", "e"]
     assert (rows[1]["mb"], rows[1]["per_second"], rows[1]["encode_seconds"]) == ("", "", "")
     assert float(rows[0]["seconds"]) == 40 / 10.0 + 1.5
@@ -320,9 +336,9 @@ def test_the_command(folder):
 
 
 def test_a_record_has_what_its_file_has(tmp_path):
-    lines = lines_of()
-    module.write_encoder_record(tmp_path / "encoder.json", lines[0].record)
-    assert module.read_encoder_record(tmp_path / "encoder.json") == lines[0].record
+    record = models_of()[0].encoder
+    write_compared_encoder(tmp_path / "encoder.json", record)
+    assert read_compared_encoder(tmp_path / "encoder.json") == record
     (tmp_path / "encoder.json").write_text('{"format": 1}')
-    assert module.read_encoder_record(tmp_path / "encoder.json") is None
-    assert dataclasses.replace(lines[0].record, frozen=False).seconds == 1.5
+    assert read_compared_encoder(tmp_path / "encoder.json") is None
+    assert dataclasses.replace(record, frozen=False).seconds == 1.5

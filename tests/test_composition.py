@@ -22,7 +22,7 @@ def parts() -> dict:
     made = {name: ProbePart(name, width, K) for name, width in WIDTHS.items()}
     for part in made.values():
         part.prior.normal_()
-    made["concat-1"] = HeadPart("concat", {}, WIDTHS, K, 2)
+    made["concat-1"] = HeadPart("concat", {}, WIDTHS, n_classes=K, n_seeds=2)
     for seed in made["concat-1"].seeds:
         torch.nn.init.normal_(seed.output.weight)
     return {name: part.eval() for name, part in made.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 from pathlib import Path
@@ -119,7 +120,7 @@ def keys_of(files: list[int], images: list[int]) -> RowKeys:
     """Row keys of rows by numbers of their files and of their image data."""
     keys, facts = np.zeros((len(files), 32), np.uint8), np.zeros((len(files), 17), np.uint8)
     keys[:, 0], keys[:, 1], facts[:, 0], facts[:, 16] = 1, files, images, 1
-    return RowKeys(keys, np.ones(len(files), bool), facts=facts)
+    return RowKeys(keys=keys, present=np.ones(len(files), bool), facts=facts)
 
 
 def test_copies_share_a_group_but_those_of_two_splits():
@@ -187,13 +188,7 @@ def test_rows_that_have_two_splits_keep_them_and_are_named(tmp_path):
     manifest = Manifest.load(project / "manifest.parquet")
     before = manifest.split.copy()
     before[:4] = "train", "val", "val", "val"  # as mmfeat 0.1.0 may have dealt them
-    Manifest(
-        *(getattr(manifest, n) for n in ("ids", "images", "captions", "labels")),
-        before,
-        manifest.classes,
-        manifest.columns,
-        manifest.groups,
-    ).save(project / "manifest.parquet")
+    dataclasses.replace(manifest, split=before).save(project / "manifest.parquet")
     said = run_cli("init", cwd=project).stdout
     assert "1 image in two splits except for metadata (listed in init.log)" in said
     assert "the same image data: image of '0a' (train) and image of '0b' (val)" in (project / "init.log").read_text()

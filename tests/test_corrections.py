@@ -82,7 +82,7 @@ def test_a_class_without_rows_that_nobody_corrected_stays(tmp_path):
         ("id,labels\nr0,cat\nr33,dog\n", False, ":3: no row 'r33' in the source. Nearest: 'r3'"),
         ("id,labels\nr0,cat\n ,dog\n", False, ":3: the id is blank"),
         ("id,labels\nr0,cat\nr1,dgo cat\n", True, ":3: label 'dgo' is not in the class list of 3. Nearest: 'dog'"),
-        ('id,labels\nr0,"cat,dog"\n', False, ":2: label 'cat,dog' is several. Between labels stands ' '"),
+        ('id,labels\nr0,"cat,dog"\n', False, ":2: label 'cat,dog' is several labels. They are separated by ' '"),
         ("id,label\nr0,cat\n", False, ":1: no column 'labels' (or 'Labels', as in the source). Columns: 'id', 'label'"),
         ("sample,labels\nr0,cat\n", False, ":1: no column 'id' (or 'ImageID', as in the source)"),
         ("id,labels\nr0,cat,dog\n", False, ":2: 3 cells under a header of 2"),
@@ -93,7 +93,7 @@ def test_a_class_without_rows_that_nobody_corrected_stays(tmp_path):
 def test_what_is_wrong_is_one_line_with_its_place(tmp_path, text, closed, says):
     file = write(tmp_path, text)
     with pytest.raises(DataError) as error:
-        corrected(source(*THREE, ["cat"]), file, " ", closed)
+        corrected(source(*THREE, ["cat"]), file, " ", closed=closed)
     assert str(error.value).startswith(str(file))
     assert says in str(error.value)
     assert str(error.value).isprintable()

@@ -82,24 +82,24 @@ def test_evaluations():
 
 
 def test_comparisons():
-    from mmfeat.report import comparison_table as comparison
-    from mmfeat.report import encoder_comparison_table as encoderlines
+    from mmfeat.report.comparison_table import ComparisonTable
 
-    scores = SimpleNamespace(figures=figures(), label="=model", seeds=np.ones(1))
-    assert is_guarded(comparison.classes_csv([scores], CLASSES))
-    line = SimpleNamespace(compared=scores, record=SimpleNamespace(label="@m=w.pth"))
-    assert is_guarded(encoderlines.classes_csv([line], CLASSES))
+    for label in ("=model", "@m=w.pth"):
+        model = SimpleNamespace(metrics=figures(), label=label)
+        layout = SimpleNamespace(class_columns=(("{label}", "class_f1"),))
+        table = ComparisonTable(title="", models=[model], baselines=[], classes=CLASSES, layout=layout)
+        assert is_guarded(table.classes_csv())
 
 
 def test_rounds_and_sweeps(tmp_path, monkeypatch):
     from mmfeat.report import round_table as rounds
     from mmfeat.report.sweep_table import sweep_csv
-    from mmfeat.runs.sweep_effects import SweptCell
+    from mmfeat.runs.sweep import SweptCell
 
     monkeypatch.setattr(rounds, "plot_rounds", lambda *_: None)
     rounds.write_rounds(tmp_path, "r", [], [f"{name}" for name in CLASSES], "map")
     assert is_guarded((tmp_path / "rounds.csv").read_bytes())
-    cell = SweptCell("linear", {"synonyms": "=x.txt"}, [{"error": "-x: diverged"}])
+    cell = SweptCell(name="linear", values={"synonyms": "=x.txt"}, fits=[{"error": "-x: diverged"}])
     assert is_guarded(sweep_csv([cell], "map"))
 
 
@@ -119,4 +119,4 @@ def test_only_one_module_writes_csv_for_people():
     writers = {
         p.relative_to(root).as_posix() for p in root.rglob("*.py") if "csv.writer(" in p.read_text(encoding="utf-8")
     }
-    assert writers == {"csvtext.py", "data/corrections.py", "data/demo.py"}
+    assert writers == {"common/csv_text.py", "data/corrections.py", "data/demo_data.py"}

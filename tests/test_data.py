@@ -111,7 +111,7 @@ def test_a_broken_caption_swallows_no_record_with_another_kind_of_image_name(tmp
 @pytest.mark.parametrize("line", ['the second,2,"a caption"', "x,2,a caption", 'x,2,"says "hi" too"'])
 def test_a_line_that_may_begin_a_record_or_not_is_an_error(tmp_path, line):
     text = f'ImageID,Labels,Caption\n1.jpg,1,"says "hi""\n{line}\n3.jpg,1,c\n'
-    with pytest.raises(DataError, match=r"train.csv:3: .*may begin a record or go on with the caption of line 2"):
+    with pytest.raises(DataError, match=r"train.csv:3: .*may begin a record or continue the caption of line 2"):
         read_source(kaggle(tmp_path, text), {})
 
 
@@ -165,7 +165,7 @@ def test_a_table_with_named_columns(tmp_path):
         ("id,words,labels\n1,a,b\n", {}, "--caption COLUMN"),
         ("id,caption,kind\n1,a,b\n", {}, "--labels COLUMN"),
         ("id,caption,labels\n1,a,\n", {}, "no row has a label"),
-        ("id,caption,caption\n1,a,b\n", {}, "stands there twice"),
+        ("id,caption,caption\n1,a,b\n", {}, "is there twice"),
         ("id,caption,labels\n ,a,b\n", {}, "the id in column 'id' is blank"),
     ],
 )
@@ -383,7 +383,8 @@ def test_blank_captions_are_absent():
 def test_a_manifest_comes_back(tmp_path):
     texts = [np.array(x, dtype=object) for x in (["a", "b"], ["1.jpg", ""], ["", "é\n🙂"], ["train", "val"])]
     labels = np.array([[1, 0, -1], [-1, -1, -1]], np.int8)
-    manifest = Manifest(*texts[:3], labels, texts[3], ("x", "y", "z w"), {"id": "ID"})
+    fields = dict(zip(("ids", "images", "captions", "split"), texts, strict=True))
+    manifest = Manifest(**fields, labels=labels, classes=("x", "y", "z w"), columns={"id": "ID"})
     manifest.save(tmp_path / "m.parquet")
     back = Manifest.load(tmp_path / "m.parquet")
     for name in ("ids", "images", "captions", "labels", "split"):
@@ -398,7 +399,8 @@ def test_a_manifest_comes_back(tmp_path):
 @pytest.mark.parametrize("cut", [0, 10, 200])
 def test_a_damaged_manifest_is_one_line(tmp_path, cut):
     texts = [np.array(x, dtype=object) for x in (["a"], [""], [""], ["train"])]
-    Manifest(*texts[:3], np.ones((1, 1), np.int8), texts[3], ("x",)).save(tmp_path / "m.parquet")
+    fields = dict(zip(("ids", "images", "captions", "split"), texts, strict=True))
+    Manifest(**fields, labels=np.ones((1, 1), np.int8), classes=("x",)).save(tmp_path / "m.parquet")
     data = (tmp_path / "m.parquet").read_bytes()
     (tmp_path / "m.parquet").write_bytes(data[:cut])
     with pytest.raises(DataError, match="damaged"):

@@ -16,7 +16,7 @@ from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.fitted_rules import rule_for_rows, shipped_rule
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.run_ranking import ranked_runs
-from mmfeat.metrics.decision_rule import DecisionRule, crossfitted, fitted
+from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import metrics_of
 from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
@@ -43,7 +43,7 @@ def made(n: int = 200):
 @pytest.mark.parametrize("rule", RULES)
 def test_json_keeps_a_decision_to_the_last_bit(rule):
     labels, logits, _ = made()
-    decision = fitted(rule, "samples-f1", labels, logits)
+    decision = fit_decision_rule(rule, "samples-f1", labels=labels, logits=logits)
     again = DecisionRule.of(json.loads(json.dumps(decision.as_dict())))
     assert np.array_equal(again.probs(logits), decision.probs(logits))
     assert np.array_equal(again.labels(again.probs(logits)), decision.labels(decision.probs(logits)))
@@ -52,12 +52,12 @@ def test_json_keeps_a_decision_to_the_last_bit(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rows_own_label_never_decides_it(rule):
     labels, logits, numbers = made()
-    found = crossfitted(rule, "micro-f1", labels, logits, numbers)
+    found = crossfit_decision_rule(rule, "micro-f1", labels=labels, logits=logits, numbers=numbers)
     decided = found.labels(found.probs(logits))
     for row in (0, 7):
         changed = labels.copy()
         changed[row] = 1 - changed[row]
-        other = crossfitted(rule, "micro-f1", changed, logits, numbers)
+        other = crossfit_decision_rule(rule, "micro-f1", labels=changed, logits=logits, numbers=numbers)
         assert np.array_equal(other.labels(other.probs(logits))[row], decided[row])
 
 
@@ -79,11 +79,13 @@ def test_rows_of_val_are_decided_by_the_other_folds_and_others_by_all_of_val(tra
     assert (found.temperature[~val] == shipped.temperature).all()
     logits = logits_of(project, "fm3-1", rows[val]).logits
     numbers = id_numbers(project.manifest.ids[rows[val]])
-    cross = crossfitted(project.config.predict, "samples-f1", project.manifest.labels[rows[val]], logits, numbers)
+    cross = crossfit_decision_rule(
+        project.config.predict, "samples-f1", labels=project.manifest.labels[rows[val]], logits=logits, numbers=numbers
+    )
     assert np.array_equal(found.threshold[val], cross.threshold)
     line = next(line for line in ranked_runs(project) if line.name == "fm3-1")
-    evaluated = evaluate(project, ["fm3-1"]).figures["fm3-1"].scores
-    assert line.figures.scores.samples_f1 == pytest.approx(evaluated.samples_f1)
+    evaluated = evaluate(project, ["fm3-1"]).metrics["fm3-1"].scores
+    assert line.metrics.scores.samples_f1 == pytest.approx(evaluated.samples_f1)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])

@@ -14,10 +14,11 @@ from mmfeat.report.data_summary import about_changes
 
 def manifest(rows: dict[str, tuple], classes: tuple[str, ...]) -> Manifest:
     """From id to (image, caption, labels or None)."""
-    columns = [np.array([row[i] for row in rows.values()], dtype=object) for i in range(2)]
+    images, captions = (np.array([row[i] for row in rows.values()], dtype=object) for i in range(2))
     split = np.full(len(rows), "train", dtype=object)
     labels = encode([row[2] for row in rows.values()], classes)
-    return Manifest(np.array(list(rows), dtype=object), *columns, labels, split, classes)
+    ids = np.array(list(rows), dtype=object)
+    return Manifest(ids=ids, images=images, captions=captions, labels=labels, split=split, classes=classes)
 
 
 BEFORE = {"a": ("1", "x", ["cat"]), "b": ("2", "y", None), "c": ("3", "z", ["dog"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -25,7 +26,7 @@ from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again, is_current
 from mmfeat.runs.composition import Composition, build_composition
-from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, folds_of
+from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, weight_folds
 from mmfeat.runs.ensembles import combined
 from mmfeat.runs.run import ROLES
 from mmfeat.workflows.ensemble import ensemble
@@ -45,7 +46,8 @@ def some_rows(n: int = 200, n_members: int = 3, seed: int = 0, absent: float = 0
     labels[rng.random(labels.shape) < 0.1] = -1
     known = rng.random((n_members, n)) >= absent
     numbers = id_numbers([f"row {i}" for i in range(n)])
-    return Rows(logits.astype(np.float32), known, labels, numbers, np.linspace(-2, 1, 4, dtype=np.float32))
+    prior = np.linspace(-2, 1, 4, dtype=np.float32)
+    return Rows(logits=logits.astype(np.float32), known=known, labels=labels, numbers=numbers, prior=prior)
 
 
 # the formula
@@ -113,7 +115,7 @@ def test_onnx_makes_the_same(tmp_path):
         "bias": [0.5, 0.0, -1.0],
     }
     whole, (inputs, present) = Composition(parts(), tree, K), items(9, 1)
-    save_heads_onnx(whole, WIDTHS, tmp_path / "heads.onnx", "float32")
+    save_heads_onnx(whole, WIDTHS, tmp_path / "heads.onnx", dtype="float32")
     session = runtime.InferenceSession(str(tmp_path / "heads.onnx"))
     arrays = [*(inputs[n].numpy() for n in WIDTHS), *(present[n].numpy() for n in WIDTHS)]
     found = session.run(["logits"], dict(zip(head_inputs(list(WIDTHS)), arrays, strict=True)))[0]
@@ -136,7 +138,7 @@ def test_a_planted_good_member_has_the_weight(method):
 @pytest.mark.parametrize("method", FITTED)
 def test_without_evidence_it_is_the_mean(method):
     rows = some_rows(30)
-    blank = Rows(rows.logits, rows.known, np.full_like(rows.labels, -1), rows.numbers, rows.prior)
+    blank = dataclasses.replace(rows, labels=np.full_like(rows.labels, -1))
     for none in (blank, rows.take(np.zeros(30, bool))):
         fitted = fit_weights(method, none, SCORE)
         assert np.allclose(fitted.weights, 1 / 3, atol=1e-6)
@@ -149,7 +151,7 @@ def test_few_rows_do_little_and_a_class_of_few_positives_stays_with_all_classes(
     rows = some_rows(400, good=(1,), absent=0)
     labels = rows.labels.copy()
     labels[2:, 3] = -1  # two known labels of the last class
-    rows = Rows(rows.logits, rows.known, labels, rows.numbers, rows.prior)
+    rows = dataclasses.replace(rows, labels=labels)
     shared, by_class = fit_weights("weighted", rows, SCORE).weights, fit_weights("per-class", rows, SCORE).weights
     assert np.abs(by_class[:, 3] - shared).max() < 0.05
 
@@ -159,7 +161,7 @@ def test_a_fit_has_less_loss_than_the_mean_and_equal_members_stay_equal(method):
     rows, loss = some_rows(300, good=(2,)), score_by("loss", PredictConfig())
     fitted, mean = fit_weights(method, rows, SCORE), Weights(np.full(3, 1 / 3))
     assert loss(rows.labels, fitted.of(rows)) > loss(rows.labels, mean.of(rows))
-    twins = Rows(rows.logits[[0, 0]], rows.known[[0, 0]], rows.labels, rows.numbers, rows.prior)
+    twins = dataclasses.replace(rows, logits=rows.logits[[0, 0]], known=rows.known[[0, 0]])
     weights = fit_weights(method, twins, SCORE).weights
     assert np.allclose(weights[0], weights[1], atol=1e-5)
 
@@ -196,11 +198,11 @@ def test_greedy_is_never_worse_than_the_best_member_on_its_own_rows(seed, metric
 def test_a_rows_labels_do_not_change_its_own_logits(method):
     rows = some_rows(100)
     _, before = cross_fit(method, rows, SCORE)
-    fold = folds_of(rows.numbers)
+    fold = weight_folds(rows.numbers)
     for row in (0, 57):
         labels = rows.labels.copy()
         labels[row] = 1 - np.abs(labels[row])
-        _, after = cross_fit(method, Rows(rows.logits, rows.known, labels, rows.numbers, rows.prior), SCORE)
+        _, after = cross_fit(method, dataclasses.replace(rows, labels=labels), SCORE)
         assert np.array_equal(after[fold == fold[row]], before[fold == fold[row]])
         assert method == "greedy" or not np.array_equal(after, before)
 
@@ -216,8 +218,8 @@ def test_the_order_of_the_rows_does_not_matter(method):
 
 def test_a_rows_fold_depends_on_no_other_row():
     numbers = id_numbers([f"{i}.jpg" for i in range(1000)])
-    assert np.array_equal(folds_of(numbers)[::7], folds_of(numbers[::7]))
-    assert np.bincount(folds_of(numbers)).min() > 150
+    assert np.array_equal(weight_folds(numbers)[::7], weight_folds(numbers[::7]))
+    assert np.bincount(weight_folds(numbers)).min() > 150
 
 
 # the command
@@ -232,14 +234,14 @@ def fused(extracted) -> Project:
 @pytest.mark.parametrize("method", FITTED)
 def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(fused, method):
     names, manifest = ["image", "text", "concat-1"], fused.manifest
-    result = ensemble(fused, names, method)
+    result = ensemble(fused, names, method=method)
     run, val = result.run, manifest.rows("val")
     rows = Rows(
-        np.stack([logits_of(fused, name, val).logits for name in names]),
-        np.stack([logits_of(fused, name, val).known for name in names]),
-        manifest.labels[val],
-        id_numbers(manifest.ids[val]),
-        training_prior(fused),
+        logits=np.stack([logits_of(fused, name, val).logits for name in names]),
+        known=np.stack([logits_of(fused, name, val).known for name in names]),
+        labels=manifest.labels[val],
+        numbers=id_numbers(manifest.ids[val]),
+        prior=training_prior(fused),
     )
     weights, out_of_fold = cross_fit(method, rows, score_by(fused.config.metric, fused.config.predict))
     assert np.allclose(run_logits(fused, run, val[::-1]).logits, out_of_fold[::-1], atol=1e-5)
@@ -250,17 +252,17 @@ def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(
     others = np.concatenate([manifest.rows("train"), manifest.rows("unlabelled")])
     assert np.array_equal(run_logits(fused, run, others).logits, run_logits(fused, run, others, shipped=True).logits)
     figures = run.record["figures"]["val"]
-    assert figures["loss"] == pytest.approx(line_of(fused, run.name).figures.scores.loss)
+    assert figures["loss"] == pytest.approx(line_of(fused, run.name).metrics.scores.loss)
     assert result.lines[-1].loss == pytest.approx(figures["loss"])
     assert (run.record["fitted"]["n_val"], run.record["fitted"]["n_train"]) == (len(val), 0)
     assert is_current(fused, run)
     assert run.learned().among(manifest.ids[val])[1].all()
-    assert not ensemble(Project(fused.root), names, method).made
+    assert not ensemble(Project(fused.root), names, method=method).made
     assert again(fused, run) == f"mmfeat ensemble --method {method} image text concat-1"
 
 
 def test_what_is_exported_is_what_is_shipped(fused, tmp_path):
-    run = ensemble(fused, ["image", "text", "concat-1"], "stacked").run
+    run = ensemble(fused, ["image", "text", "concat-1"], method="stacked").run
     outer = ensemble(fused, [run.name, "text"]).run  # a mean of a fitted one
     for name in (run.name, outer.name):
         result = export(fused, name, tmp_path / name)
@@ -274,7 +276,7 @@ def test_what_is_exported_is_what_is_shipped(fused, tmp_path):
 
 def test_greedy_without_members_chooses_among_all_that_are_current(fused):
     ensemble(fused, ["fm1"])
-    result = ensemble(fused, [], "greedy")
+    result = ensemble(fused, [], method="greedy")
     candidates = result.fitted["candidates"]
     assert candidates == ["image", "text", "concat-1"]
     assert {m["name"] for m in result.run.record["members"]} | set(result.left_out) == set(candidates)
@@ -285,7 +287,7 @@ def test_greedy_without_members_chooses_among_all_that_are_current(fused):
 def test_rows_without_a_member_are_known_by_the_others(extracted):
     project, blank = with_blank_captions(extracted)
     for method in ("weighted", "per-class", "stacked"):
-        run = ensemble(project, ["image", "text"], method).run
+        run = ensemble(project, ["image", "text"], method=method).run
         found, image = run_logits(project, run, blank, shipped=True), logits_of(project, "image", blank)
         scale = np.sum([m["weight"] for m in run.record["members"]], axis=0)
         assert found.known.all()
@@ -293,7 +295,7 @@ def test_rows_without_a_member_are_known_by_the_others(extracted):
 
 
 def test_a_row_that_changed_after_the_fit_has_no_figure_until_it_is_made_again(extracted):
-    run = ensemble(extracted, ["image", "text"], "weighted").run
+    run = ensemble(extracted, ["image", "text"], method="weighted").run
     captions, val = extracted.manifest.captions.copy(), extracted.manifest.rows("val")
     captions[val[0]] = captions[val[1]]
     project = save(extracted, captions=captions)
@@ -303,14 +305,14 @@ def test_a_row_that_changed_after_the_fit_has_no_figure_until_it_is_made_again(e
         run_logits(project, run, val)
     assert line_of(project, run.name).state.startswith("no metrics: ")
     run_logits(project, run, project.manifest.rows("train"))
-    second = ensemble(project, ["image", "text"], "weighted")
+    second = ensemble(project, ["image", "text"], method="weighted")
     assert second.made
     assert line_of(project, second.run.name).state == "current"
 
 
 def test_members_that_were_trained_on_val_rows_of_today_take_them_from_the_fit(extracted):
     project = moved(extracted, "train", "val", 5)
-    result = ensemble(project, ["image", "text"], "weighted")
+    result = ensemble(project, ["image", "text"], method="weighted")
     assert (result.fitted["n_val"], result.fitted["n_train"]) == (15, 0)
     assert "not ranked" in line_of(project, result.run.name).state
     seen = extracted.manifest.rows("train")[:5]
@@ -321,7 +323,7 @@ def test_members_that_were_trained_on_val_rows_of_today_take_them_from_the_fit(e
 def test_train_rows_take_part_where_all_members_are_out_of_fold(extracted, monkeypatch):
     nothing = Lineage.of([], [])
     monkeypatch.setattr(members_module, "lineage_of", lambda project, name: nothing)
-    result = ensemble(extracted, ["image", "text"], "stacked")
+    result = ensemble(extracted, ["image", "text"], method="stacked")
     train = extracted.manifest.rows("train")
     assert (result.fitted["n_val"], result.fitted["n_train"]) == (15, len(train))
     out_of_fold = run_logits(extracted, result.run, train).logits
@@ -329,7 +331,7 @@ def test_train_rows_take_part_where_all_members_are_out_of_fold(extracted, monke
 
 
 def test_rows_that_became_test_are_scored_by_weights_that_never_saw_them(extracted):
-    run = ensemble(extracted, ["image", "text"], "stacked").run
+    run = ensemble(extracted, ["image", "text"], method="stacked").run
     val = extracted.manifest.rows("val")
     before = run_logits(extracted, run, val[:4]).logits
     project = moved(extracted, "val", "test", 4)
@@ -338,7 +340,7 @@ def test_rows_that_became_test_are_scored_by_weights_that_never_saw_them(extract
 
 
 def test_other_classes_are_refused(extracted):
-    run = ensemble(extracted, ["image", "text"], "per-class").run
+    run = ensemble(extracted, ["image", "text"], method="per-class").run
     project = save(extracted, classes=("renamed", *extracted.manifest.classes[1:]))
     with pytest.raises(RunError, match="made for other classes"):
         run_logits(project, run, project.manifest.rows("val"))
@@ -346,20 +348,20 @@ def test_other_classes_are_refused(extracted):
 
 
 def test_what_cannot_be_fitted_is_said(extracted):
-    run = ensemble(extracted, ["image", "text"], "weighted").run
+    run = ensemble(extracted, ["image", "text"], method="weighted").run
     mean = ensemble(extracted, [run.name, "text"]).run
     for name in (run.name, mean.name):
         with pytest.raises(RunError, match=rf"Name the members of {run.name} instead: image text"):
-            ensemble(extracted, [name, "image"], "stacked")
+            ensemble(extracted, [name, "image"], method="stacked")
     with pytest.raises(RunError, match="fm1 is a mean"):
-        ensemble(extracted, ["fm1"], "greedy")
+        ensemble(extracted, ["fm1"], method="greedy")
     with pytest.raises(RunError, match="no members"):
         ensemble(extracted, [])
     with pytest.raises(ConfigError, match="Use one of: mean, weighted, per-class, stacked, greedy"):
-        ensemble(extracted, ["image"], "best")
+        ensemble(extracted, ["image"], method="best")
     trained_alone = moved(moved(extracted, "val", "test", 15), "train", "val", 5)
     with pytest.raises(DataError, match="no weights can be fitted"):
-        ensemble(trained_alone, ["image", "text"], "weighted")
+        ensemble(trained_alone, ["image", "text"], method="weighted")
 
 
 def test_the_command_says_what_was_fitted(extracted):

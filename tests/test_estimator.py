@@ -165,9 +165,9 @@ def test_inputs_that_cannot_be(arrays):
     for x, what in (
         ({"image": image, "text": partly}, "1 row with NaN in some columns only .first: row 5"),
         ({"image": image, "text": infinite}, "infinity"),
-        ({"image": image, "text": text[:9]}, "one number of rows"),
+        ({"image": image, "text": text[:9]}, "same number of rows"),
         ({"image": image, "text": None}, "rows of every modality"),
-        ({}, "one number of rows"),
+        ({}, "same number of rows"),
         (image * 1e200, "too large"),
     ):
         with pytest.raises(ValueError, match=what):

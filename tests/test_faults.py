@@ -248,7 +248,7 @@ def test_a_part_of_another_encoder_copied_in_is_never_read(tmp_path):
     store = FeatureStore(folder)
     run(store, 20)
     other = store.encoder(dataclasses.replace(SPEC, weights="0b" * 32))
-    other.append(keys_of(40), np.full((40, 8), 77.0), [""] * 40, {})
+    other.append(keys_of(40), np.full((40, 8), 77.0), [""] * 40, meta={})
     home = store.encoder(SPEC).folder
     for file in files_of(other.folder, "part-*.h5"):
         shutil.copy(file, home)
@@ -328,7 +328,7 @@ class StoreMachine(RuleBasedStateMachine):
     def append(self, handle: FeatureStore, numbers: list[int], bad: bool) -> None:
         values = np.stack([embedding_of(sample_of(i)) for i in numbers])
         errors = ["bad" if bad and i % 3 == 0 else "" for i in numbers]
-        handle.encoder(SPEC).append(self.keys[numbers], values, errors, {})
+        handle.encoder(SPEC).append(self.keys[numbers], values, errors, meta={})
         for i, error in zip(numbers, errors, strict=True):
             self.rows[i] = "" if self.rows.get(i) == "" else error
 
@@ -338,7 +338,7 @@ class StoreMachine(RuleBasedStateMachine):
         features = handle.encoder(SPEC)
         if features.lookup(self.keys).missing.all():
             return
-        features.append_tokens(TOKENS, self.keys[numbers], np.stack(values), np.array(lengths), {})
+        features.append_tokens(TOKENS, self.keys[numbers], np.stack(values), lengths=np.array(lengths), meta={})
         self.tokens |= set(numbers)
 
     @rule(handle=handles)

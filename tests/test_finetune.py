@@ -60,7 +60,7 @@ def test_what_was_made_before_is_in_use_again(project):
     assert third.checkpoint.frozen
     assert third.checkpoint.output().key == first.checkpoint.output().key
     assert not third.made
-    assert third.figures.as_dict() == first.figures.as_dict()
+    assert third.metrics.as_dict() == first.metrics.as_dict()
     (again,), _ = finetune(Project(project.root), ["text"], freeze=True)
     assert again.checkpoint.name == "text-3"
     (tuned,), _ = finetune(Project(project.root), ["text"])
@@ -84,7 +84,7 @@ def test_without_val_rows_the_last_epoch_counts(project, freeze):
     split = project.manifest.split.copy()
     split[:] = "train"
     (result,), baseline = finetune(save(project, split=split), ["text"], freeze)
-    assert (result.figures, baseline) == (None, None)
+    assert (result.metrics, baseline) == (None, None)
     history = result.checkpoint.record["history"]
     assert result.checkpoint.record["best_epoch"] == len(history) == (3 if freeze else 2)
 
@@ -92,7 +92,7 @@ def test_without_val_rows_the_last_epoch_counts(project, freeze):
 def test_val_rows_that_cannot_be_encoded_are_as_none(project, monkeypatch):
     refuse(monkeypatch, project, project.manifest.rows("val"))
     (result,), _ = finetune(project, ["image"])
-    assert result.figures is None
+    assert result.metrics is None
     assert result.checkpoint.record["best_epoch"] == 2
 
 
@@ -122,7 +122,7 @@ def test_float16_is_not_trained_on_a_cpu(project):
     assert training_precision("auto", "bfloat16", torch.device("cpu")) == "bfloat16"
     assert training_precision("float16", "float32", torch.device("cuda")) == "float16"
     (result,), _ = finetune(project, ["text"], freeze=True)  # encoding in float16 is another matter
-    assert result.figures is not None
+    assert result.metrics is not None
 
 
 def test_float16_scales_its_loss_and_resumes_with_its_scale(project, monkeypatch):

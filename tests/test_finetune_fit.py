@@ -219,7 +219,7 @@ def test_it_begins_with_the_output_of_the_frozen_encoder(project):
     assert tuned.checkpoint.record["history"][0]["epoch"] == 0
     assert "no epoch was better than the frozen encoder" in tuned.note
     assert tuned.checkpoint.record["best_epoch"] == 0
-    now, before = tuned.figures.as_dict(), frozen.figures.as_dict()
+    now, before = tuned.metrics.as_dict(), frozen.metrics.as_dict()
     assert now.keys() == before.keys()
     for name, value in before.items():
         assert now[name] == (pytest.approx(value, rel=1e-6) if name in ("loss", "ece") else value)
@@ -326,8 +326,8 @@ def test_val_rows_are_scored_as_extraction_sees_them(project, name):
     """However wild the augmentation: the figures while training are those of the stored features."""
     (result,), _ = finetune(with_options(project, name, crop=0.1, randaugment=9, start_size=16), [name])
     (best,) = [r for r in result.checkpoint.record["history"] if r["epoch"] == result.checkpoint.record["best_epoch"]]
-    assert best["val_loss"] == pytest.approx(result.figures.scores.loss, abs=1e-3)  # the store keeps float16
-    assert best["val_map"] == pytest.approx(result.figures.scores.map, abs=0.02)
+    assert best["val_loss"] == pytest.approx(result.metrics.scores.loss, abs=1e-3)  # the store keeps float16
+    assert best["val_map"] == pytest.approx(result.metrics.scores.map, abs=0.02)
 
 
 def test_the_same_image_has_the_same_variant_whatever_else_is_drawn(project):

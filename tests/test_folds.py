@@ -118,7 +118,7 @@ def test_folds_hold_groups_whole_and_do_not_depend_on_the_order(k, rows, seed):
 
     def folds(order):
         groups = groups_of(np.zeros((len(rows), 32), np.uint8), np.zeros(len(rows), bool), [names[i] for i in order])
-        return make_folds([ids[i] for i in order], labels[order], groups, k, seed)
+        return make_folds([ids[i] for i in order], labels[order], groups, k=k, seed=seed)
 
     if len(set(names)) < k:
         with pytest.raises(DataError, match=rf"fuse.folds = {k} needs more than {len(set(names))} labelled row"):
@@ -135,7 +135,7 @@ def test_folds_are_of_one_size_and_stratified():
     rng = np.random.default_rng(0)
     labels = (rng.random((1000, 5)) < [0.5, 0.2, 0.1, 0.05, 0.01]).astype(np.int8)
     groups = groups_of(np.zeros((1000, 32), np.uint8), np.zeros(1000, bool))
-    fold = make_folds([str(i) for i in range(1000)], labels, groups, 5, 0)
+    fold = make_folds([str(i) for i in range(1000)], labels, groups, k=5, seed=0)
     assert np.bincount(fold).tolist() == [200] * 5
     counts = np.stack([labels[fold == f].sum(0) for f in range(5)])
     assert (counts.max(0) - counts.min(0)).max() <= 3

@@ -14,7 +14,7 @@ from mmfeat.cli import group
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.lineage import Lineage
 from mmfeat.inference.ensemble_members import rows_to_fit_on
-from mmfeat.inference.logits import folds_of, run_logits
+from mmfeat.inference.logits import held_out_folds, run_logits
 from mmfeat.inference.networks import compose, model_record
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
@@ -46,7 +46,7 @@ def labelled(project: Project) -> np.ndarray:
 def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     project, result = folded
     rows = labelled(project)
-    fold = folds_of(project, result.run, rows)
+    fold = held_out_folds(project, result.run, rows)
     assert np.array_equal(fold, Folds(project).of_rows(rows))
     found = run_logits(project, result.run, rows).logits
     kept = result.run.logits()
@@ -62,14 +62,14 @@ def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     shipped = run_logits(project, result.run, rows, shipped=True).logits
     np.testing.assert_allclose(shipped, each.mean((0, 1)), atol=1e-5)
     others = project.manifest.rows("unlabelled")
-    assert (folds_of(project, result.run, others) == -1).all()
+    assert (held_out_folds(project, result.run, others) == -1).all()
 
 
 def test_no_figure_of_a_run_in_folds_is_in_sample(folded):
     project, result = folded
     learned = result.run.learned()
     ids = project.manifest.ids[labelled(project)]
-    assert learned.out_of_fold(ids).all()
+    assert learned.is_out_of_fold(ids).all()
     assert not np.any(learned.among(ids))
     assert [line.state for line in ranked_runs(project) if line.name == result.run.name] == ["current"]
     evaluated = evaluate(project, [result.run.name], "train")
@@ -89,8 +89,8 @@ def test_an_ensemble_of_runs_in_folds_may_be_fitted_on_all_labelled_rows(folded)
     learned = made.run.learned()
     train, val = (project.manifest.ids[project.manifest.rows(which)] for which in ("train", "val"))
     assert learned.among(train)[0].all()
-    assert not learned.out_of_fold(train).any()
-    assert learned.out_of_fold(val).all()
+    assert not learned.is_out_of_fold(train).any()
+    assert learned.is_out_of_fold(val).all()
 
 
 def test_the_same_folds_are_the_same_run_and_others_another(folded):

@@ -28,7 +28,7 @@ def test_every_answer_goes_to_its_own_request(kinds, max_batch):
             raise RuntimeError([row for row, kind in items if kind == "poison"])
         return [row * 10 for row, _ in items]
 
-    gatherer = Gatherer(prepare, run, max_batch)
+    gatherer = Gatherer(prepare, run, max_batch=max_batch)
     with ThreadPoolExecutor(8) as pool:
         futures = list(pool.map(gatherer.submit, enumerate(kinds)))
     gatherer.close()
@@ -51,7 +51,7 @@ def test_what_comes_while_a_batch_runs_is_the_next_batch():
         go.wait(10)
         return items
 
-    gatherer = Gatherer(lambda asked: asked, run, 8)
+    gatherer = Gatherer(lambda asked: asked, run, max_batch=8)
     first = gatherer.submit(0)
     assert started.wait(10)
     rest = [gatherer.submit(i) for i in range(1, 12)]
@@ -65,13 +65,13 @@ def test_what_comes_while_a_batch_runs_is_the_next_batch():
 
 
 def test_one_that_is_alone_waits_for_nobody():
-    gatherer = Gatherer(lambda asked: asked, lambda items: items, 8, max_wait=60)
+    gatherer = Gatherer(lambda asked: asked, lambda items: items, max_batch=8, max_wait=60)
     assert gatherer.submit(5).result(10) == 5
     gatherer.close()
 
 
 def test_close_answers_what_was_submitted_and_takes_no_more():
-    gatherer = Gatherer(lambda asked: asked, lambda items: items, 2)
+    gatherer = Gatherer(lambda asked: asked, lambda items: items, max_batch=2)
     futures = [gatherer.submit(i) for i in range(20)]
     gatherer.close()
     assert [future.result(0) for future in futures] == list(range(20))
@@ -80,7 +80,7 @@ def test_close_answers_what_was_submitted_and_takes_no_more():
 
 
 def test_answers_that_are_not_as_many_as_items_reach_nobody():
-    gatherer = Gatherer(lambda asked: asked, lambda items: [], 4)
+    gatherer = Gatherer(lambda asked: asked, lambda items: [], max_batch=4)
     with pytest.raises(RuntimeError, match="0 answers to 1"):
         gatherer.submit(1).result(10)
     gatherer.close()
@@ -88,7 +88,7 @@ def test_answers_that_are_not_as_many_as_items_reach_nobody():
 
 def test_a_cancelled_request_disturbs_no_other():
     hold = threading.Event()
-    gatherer = Gatherer(lambda asked: hold.wait(10) and asked, lambda items: items, 4)
+    gatherer = Gatherer(lambda asked: hold.wait(10) and asked, lambda items: items, max_batch=4)
     futures = [gatherer.submit(i) for i in range(1, 30)]
     assert futures[-1].cancel()
     hold.set()
@@ -110,7 +110,7 @@ def test_a_failure_keeps_nothing_of_what_it_failed_on():
         kept.append(weakref.ref(large))
         raise ValueError("odd")
 
-    gatherer = Gatherer(prepare, list, 4)
+    gatherer = Gatherer(prepare, list, max_batch=4)
     gc.disable()
     try:
         for _ in range(5):

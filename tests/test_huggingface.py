@@ -17,7 +17,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.tables.readers import read_rows, read_source
 from mmfeat.data.tables.shards import about_files, parquet_files
-from mmfeat.data.tables.table import read_table
+from mmfeat.data.tables.table_forms import read_table
 from mmfeat.project.initialisation import init
 
 NAMES = ["cat", "traffic light", "dog"]
@@ -307,7 +307,7 @@ def test_files_of_a_project_are_no_shards(tmp_path):
     assert parquet_files(tmp_path) == []
     with pytest.raises(DataError, match=r"nor \.parquet there"):
         read_source(tmp_path, {})
-    with pytest.raises(DataError, match="no file is called like that"):
+    with pytest.raises(DataError, match="no file matches"):
         read_source(tmp_path / "x*.parquet", {})
 
 

@@ -72,9 +72,9 @@ def test_the_exact_name_goes_first_and_two_that_look_the_same_are_said(tmp_path)
     found = ImageSources([place])
     for name in (NFC, NFD, "a b.jpg", "a%20b.jpg"):
         assert Path(found.locate(name).file).name == name
-    with pytest.raises(DataError, match="is there 2 times"):
+    with pytest.raises(DataError, match="exists 2 times"):
         found.locate("%C3%A9.jpg")
-    with pytest.raises(DataError, match="is there 2 times"):
+    with pytest.raises(DataError, match="exists 2 times"):
         found.locate("a\u00a0b.jpg")
 
 

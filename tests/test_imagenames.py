@@ -64,7 +64,7 @@ def test_what_fits_several_names_their_places(tmp_path, name, n):
     roots = [folder(tmp_path / "p", "a/1.jpg"), folder(tmp_path / "q", "a/1.png", "b/1.jpg")]
     if name == "x/1.jpg":
         roots = [folder(tmp_path / "r", "1.jpg"), folder(tmp_path / "s", "1.jpg")]
-    with pytest.raises(DataError, match=rf"is there {n} times: {tmp_path}/.* and {tmp_path}/"):
+    with pytest.raises(DataError, match=rf"exists {n} times: {tmp_path}/.* and {tmp_path}/"):
         ImageSources(roots).locate(name)
 
 

@@ -350,7 +350,7 @@ def test_everything_right_of_the_wall_takes_it(extracted, tmp_path):
     project = Project(project.root)
     ranked = ranked_runs(project)
     assert {line.state for line in ranked if line.run} <= {"current"}
-    assert any(line.name == "clip" and line.figures for line in ranked)
+    assert any(line.name == "clip" and line.metrics for line in ranked)
     assert any("encoder clip" in line.used_by for line in store_status(project))
     garbage = find_unreferenced(project)
     remove_unreferenced(project, garbage)

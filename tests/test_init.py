@@ -282,7 +282,7 @@ def test_absent_is_resolved_by_what_is_found_or_asked_for(tmp_path):
     assert "blank is no" in init(tmp_path, str(tmp_path / "t.csv"), val=0).summary
     assert written(tmp_path)["absent"] == "negative"
     (tmp_path / FILE_NAME).unlink()
-    with pytest.raises(DataError, match=r"the noes must be given"):
+    with pytest.raises(DataError, match=r"requires explicit negatives"):
         init(tmp_path, str(tmp_path / "t.csv"), absent="unknown")
 
 

@@ -68,7 +68,7 @@ def test_a_new_row_that_would_join_two_splits_names_them_and_nothing_is_written(
         init(tmp_path)
     assert f"has the same group 'p{train}' as" in str(error.value)
     assert f"'a{val}' (val)" in str(error.value)
-    assert "remove manifest.parquet to split anew" in str(error.value)
+    assert "remove manifest.parquet to split again" in str(error.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file() and p.name != "t.csv"} == before
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.common.errors import DataError
-from mmfeat.data.tables.label_cells import with_absent
+from mmfeat.data.tables.label_cells import apply_absent
 from mmfeat.data.tables.readers import read_source
 
 
@@ -29,14 +29,14 @@ def test_blank_is_unknown_where_noes_are_given(tmp_path):
 def test_blank_is_no_where_only_1_is_given_and_a_blank_row_is_unlabelled(tmp_path):
     text = "id,caption,dog,beach\na,x,1,\nb,x,,\nc,x,true,1.0\n"
     assert labels_of(tmp_path, text) == ([[1, 0], [-1, -1], [1, 1]], ("dog", "beach"), "negative")
-    with pytest.raises(DataError, match=r'absent = "unknown": the noes must be given.*hold no 0'):
+    with pytest.raises(DataError, match=r'absent = "unknown" requires explicit negatives.*hold no 0'):
         labels_of(tmp_path, text, absent="unknown")
 
 
 def test_names_give_no_noes(tmp_path):
     text = "id,caption,labels\na,x,dog\nb,y,\n"
     assert labels_of(tmp_path, text)[2] == "negative"
-    with pytest.raises(DataError, match=r'absent = "unknown": the noes must be given.*label names give none'):
+    with pytest.raises(DataError, match=r'absent = "unknown" requires explicit negatives.*label names give none'):
         labels_of(tmp_path, text, absent="unknown")
 
 
@@ -45,8 +45,8 @@ def test_names_give_no_noes(tmp_path):
 def test_what_is_given_never_changes(rows):
     given_labels = np.array(rows, np.int8)
     if (given_labels == 0).any():
-        assert np.array_equal(with_absent(given_labels, "auto")[0], given_labels)
-    labels, _ = with_absent(given_labels, "negative")
+        assert np.array_equal(apply_absent(given_labels, "auto")[0], given_labels)
+    labels, _ = apply_absent(given_labels, "negative")
     known = given_labels >= 0
     assert np.array_equal(labels[known], given_labels[known])
     assert np.array_equal((labels >= 0).all(1), known.any(1))
@@ -112,7 +112,7 @@ def test_mixed_separators_are_named(tmp_path, separator):
 
 
 @pytest.mark.parametrize(
-    ("separator", "hint"), [(" ", "',' stands in 'cat, dog' (t.csv:2)"), ("|", "',' stands in 'cat, dog'"), (",", None)]
+    ("separator", "hint"), [(" ", "',' is in 'cat, dog' (t.csv:2)"), ("|", "',' is in 'cat, dog'"), (",", None)]
 )
 def test_another_separator_that_stands_in_cells_is_a_hint(tmp_path, separator, hint):
     (tmp_path / "t.csv").write_text('id,caption,labels\na,x,"cat, dog"\nb,x,cat\n')

@@ -44,7 +44,14 @@ def peak_mb(work: Callable[[], object]) -> float:
 def manifest_of(labels: np.ndarray) -> Manifest:
     texts = np.array([f"{i}" for i in range(len(labels))], object)
     split = np.full(len(labels), "train", object)
-    return Manifest(texts, texts, texts, labels, split, tuple(f"c{k}" for k in range(labels.shape[1])))
+    return Manifest(
+        ids=texts,
+        images=texts,
+        captions=texts,
+        labels=labels,
+        split=split,
+        classes=tuple(f"c{k}" for k in range(labels.shape[1])),
+    )
 
 
 def test_positive_cells_and_labelled_rows(labels):
@@ -59,10 +66,10 @@ def test_positive_cells_and_labelled_rows(labels):
 def test_splits_and_folds_count_sparsely(labels):
     groups = groups_of(np.zeros((N, 32), np.uint8), np.zeros(N, bool))
     ids = [str(i) for i in range(N)]
-    assert peak_mb(lambda: make_splits(ids, labels, groups, {"val": 0.1}, 0)) < 2.5 * MB
+    assert peak_mb(lambda: make_splits(ids, labels, groups, shares={"val": 0.1}, seed=0)) < 2.5 * MB
     known = np.flatnonzero(has_label(labels))
     some = groups_of(np.zeros((len(known), 32), np.uint8), np.zeros(len(known), bool))
-    assert peak_mb(lambda: make_folds([ids[i] for i in known], labels[known], some, 5, 0)) < 3.5 * MB
+    assert peak_mb(lambda: make_folds([ids[i] for i in known], labels[known], some, k=5, seed=0)) < 3.5 * MB
 
 
 def test_a_manifest_is_compared_and_read_in_blocks(labels, tmp_path, monkeypatch):

@@ -40,10 +40,10 @@ def answers(root: Path) -> list:
     """What commands that only read say of a project."""
     found = status(Project(root))
     lines = [(one.name, one.cached, one.missing, one.stale) for one in found.encoders]
-    runs = [(one.name, one.state, one.figures.scores.samples_f1) for one in ranked_runs(Project(root))]
+    runs = [(one.name, one.state, one.metrics.scores.samples_f1) for one in ranked_runs(Project(root))]
     rows = np.arange(5)
     logits = [logits_of(Project(root), name, rows).logits.tolist() for name in ("fm3-1", "crossattn-1", "image")]
-    figures = evaluate(Project(root), ["crossattn-1", "fm3-1"]).figures
+    figures = evaluate(Project(root), ["crossattn-1", "fm3-1"]).metrics
     scores = {name: one.as_dict() for name, one in figures.items()}
     return [found.failures, found.damaged, lines, runs, logits, scores]
 

@@ -56,7 +56,7 @@ def test_one_more_row_rewrites_little():
 def test_many_parts_become_one_and_every_row_stays_as_it_is(folder):
     keys, embeddings = rows_of(60)
     features = filled(folder, keys, embeddings, 6).encoder(spec_of())
-    features.append(*rows_of(1, seed=9), ["bad"], {"host": "there", "versions": {"torch": "2"}})
+    features.append(*rows_of(1, seed=9), ["bad"], meta={"host": "there", "versions": {"torch": "2"}})
     features.complete_logits(OUTPUT, CLASSES, logits_of)
     before = {path.name: path.read_bytes() for path in parts_of(folder)}
     assert merge_segments(features) == len(before) - 1
@@ -79,9 +79,9 @@ def test_many_parts_become_one_and_every_row_stays_as_it_is(folder):
 def test_rows_that_are_there_twice_are_kept_once_and_good_ones_win(folder):
     keys, embeddings = rows_of(20)
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys, embeddings, ["bad"] * 10 + [""] * 10, {})
-    features.append(keys[:15], embeddings[:15], [""] * 15, {})
-    features.append(keys[3:9], embeddings[3:9], [""] * 6, {})
+    features.append(keys, embeddings, ["bad"] * 10 + [""] * 10, meta={})
+    features.append(keys[:15], embeddings[:15], [""] * 15, meta={})
+    features.append(keys[3:9], embeddings[3:9], [""] * 6, meta={})
     merge_segments(features)
     (part,) = parts_of(folder)
     with h5py.File(part, "r") as h5:
@@ -95,7 +95,7 @@ def test_parts_with_logits_of_other_outputs_stay_apart_and_keep_them(folder):
     keys, embeddings = rows_of(30)
     features = filled(folder, keys[:20], embeddings[:20], 2).encoder(spec_of())
     features.complete_logits(OUTPUT, CLASSES, logits_of)
-    features.append(keys[20:], embeddings[20:], [""] * 10, {})
+    features.append(keys[20:], embeddings[20:], [""] * 10, meta={})
     merge_segments(features)
     found = features.lookup(keys)
     assert found.good.all()
@@ -147,7 +147,7 @@ def test_two_processes_that_merge_at_once_lose_nothing(tmp_path_factory, rows, s
     keys, embeddings = rows_of(31, seed)
     features = FeatureStore(folder).encoder(spec_of())
     for part in rows:
-        features.append(keys[part], embeddings[part], [""] * len(part), {})
+        features.append(keys[part], embeddings[part], [""] * len(part), meta={})
     first, second = (FeatureStore(folder).encoder(spec_of()) for _ in range(2))
     for one in (first, second):
         merge._load_all(one)
@@ -155,7 +155,7 @@ def test_two_processes_that_merge_at_once_lose_nothing(tmp_path_factory, rows, s
         outputs = merge._outputs(one)
         for kind, groups in merge._groups(one, outputs):
             for group in groups:
-                merge._merge_group(one, kind, group, outputs)
+                merge._merge_group(one, kind, group, outputs=outputs)
     for one in (first, second):
         one.forget()
         merge._load_all(one)
@@ -167,7 +167,7 @@ def test_two_processes_that_merge_at_once_lose_nothing(tmp_path_factory, rows, s
     np.testing.assert_array_equal(values, embeddings[there])
 
 
-@pytest.mark.parametrize("at", ["parts.atomic_path", "parts.write_commit"])
+@pytest.mark.parametrize("at", ["segments.atomic_path", "segments.write_commit"])
 def test_a_full_disk_leaves_the_parts_as_they_are(folder, monkeypatch, at):
     keys, embeddings = rows_of(20)
     features = filled(folder, keys, embeddings, 4).encoder(spec_of())
@@ -199,7 +199,7 @@ def test_tokens_are_merged_as_well(folder):
     lengths = np.arange(12) % 4
     features = filled(folder, keys, embeddings, 2).encoder(spec_of())
     for rows in np.array_split(np.arange(12), 3):
-        features.append_tokens(3, keys[rows], tokens[rows], lengths[rows], {})
+        features.append_tokens(3, keys[rows], tokens[rows], lengths=lengths[rows], meta={})
     merge_segments(features)
     for store in (features, FeatureStore(folder).encoder(spec_of())):
         found = store.lookup_tokens(3, keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tracemalloc
 
@@ -26,12 +25,12 @@ from mmfeat.metrics import (
     paired_difference,
     samples_f1_rows,
     scores,
+    scoring,
 )
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
 
-scores_module = importlib.import_module("mmfeat.metrics.scores")  # the package has a function of that name
 CLOSE = {"rtol": 0, "atol": 1e-9}
 
 
@@ -229,13 +228,13 @@ def test_memory_is_bounded_and_the_size_of_a_block_changes_nothing(monkeypatch):
     logits = rng.normal(size=(20_000, 100)).astype(np.float32)
     labels = (rng.random(logits.shape) < 0.1).astype(np.int8)
     decided = decide(sigmoid(logits), 0.9)
-    monkeypatch.setattr(scores_module, "_BLOCK", 10_000)
+    monkeypatch.setattr(scoring, "_BLOCK", 10_000)
     tracemalloc.start()
     small = scores(labels, decided, logits)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * (labels.nbytes + decided.nbytes + logits.nbytes)
-    monkeypatch.setattr(scores_module, "_BLOCK", 10**9)
+    monkeypatch.setattr(scoring, "_BLOCK", 10**9)
     same(small, scores(labels, decided, logits))
 
 

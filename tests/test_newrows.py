@@ -51,7 +51,7 @@ def test_a_project_and_its_exported_model_agree(table, own, exported):
     assert np.abs(inside.predictions.probs - outside.predictions.probs).max() < 1e-4
     for name in ("image", "text"):
         assert np.allclose(
-            inside.predictions.opinions[name], outside.predictions.opinions[name], atol=1e-4, equal_nan=True
+            inside.predictions.unimodal[name], outside.predictions.unimodal[name], atol=1e-4, equal_nan=True
         )
     for found in (inside, outside):
         assert list(found.errors) == ["gone.png", "broken.png"]
@@ -139,8 +139,8 @@ def test_one_picture_and_one_caption(table, exported, own):
     for where in ({"model": str(exported)}, {"project": own}):
         both = predict_new(picture, caption="a red circle", **where)
         assert len(both.predictions) == 1
-        assert set(both.predictions[0].opinions) == {"image", "text"}
-        assert set(predict_new("", caption="a red circle", **where).predictions[0].opinions) == {"text"}
+        assert set(both.predictions[0].unimodal) == {"image", "text"}
+        assert set(predict_new("", caption="a red circle", **where).predictions[0].unimodal) == {"text"}
     with pytest.raises(DataError, match="no such image"):
         predict_new("nowhere/else.png", model=str(exported))
     with pytest.raises(DataError, match="--caption is for one picture"):
@@ -203,11 +203,11 @@ def test_imported_embeddings_count_where_they_have_the_sample(own, tmp_path):
     project = Project(own.root, {"fuse.inputs": ["text", "speech"]})
     run = fuse(project, "concat").run.name
     alone = predict_new("", caption="a red circle", project=project, run=run)
-    assert set(alone.predictions[0].opinions) == {"text"}
+    assert set(alone.predictions[0].unimodal) == {"text"}
     new = tmp_path / "new.csv"
     new.write_text(f"id,caption\n{ids[0]},a red circle\nelse,a red circle\n", encoding="utf-8")
     first, second = predict_new(str(new), project=project, run=run).predictions
-    assert set(first.opinions) == {"text", "speech"}
+    assert set(first.unimodal) == {"text", "speech"}
     assert second.probabilities == alone.predictions[0].probabilities
 
 

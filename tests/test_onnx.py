@@ -50,7 +50,7 @@ def same(found, wanted, tolerance=1e-4) -> None:
     assert np.array_equal(found.known, wanted.known)
     assert np.abs(found.probs - wanted.probs).max(initial=0) < tolerance
     for name in ("image", "text"):
-        assert np.allclose(found.opinions[name], wanted.opinions[name], atol=tolerance, equal_nan=True)
+        assert np.allclose(found.unimodal[name], wanted.unimodal[name], atol=tolerance, equal_nan=True)
 
 
 def test_the_folder_has_been_compared_with_torch_and_the_cache(result):
@@ -107,8 +107,10 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     part = ProbePart("image", 4, 3)
     nn.init.normal_(part.prior)
     composition = Composition({"image": part}, "image", 3)
-    save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", "float32")
-    engine = OnnxEngine({}, onnxruntime.InferenceSession(tmp_path / "heads.onnx"), {}, torch.device("cpu"))
+    save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", dtype="float32")
+    engine = OnnxEngine(
+        {}, heads=onnxruntime.InferenceSession(tmp_path / "heads.onnx"), preparations={}, device=torch.device("cpu")
+    )
     x, there = (
         np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32),
         np.array([True, False, True, True, False]),
@@ -117,7 +119,7 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     wanted, known = composition({"image": torch.from_numpy(x)}, {"image": torch.from_numpy(there)})
     assert np.allclose(found.logits, wanted.detach(), atol=1e-6)
     assert np.array_equal(found.known, known)
-    assert np.allclose(found.opinions["image"], found.logits)
+    assert np.allclose(found.unimodal["image"], found.logits)
 
 
 class Unfollowable(nn.Module):
@@ -145,7 +147,7 @@ def test_a_network_that_cannot_be_written_is_one_line_with_its_name(tmp_path, ca
     with pytest.raises(
         EncoderError, match=r"^encoder\.eye: odd-net cannot be written as ONNX: .*--format torch$"
     ) as caught:
-        save_encoder_onnx("eye", Unfollowable(), tmp_path / "eye", "float32")
+        save_encoder_onnx("eye", Unfollowable(), tmp_path / "eye", dtype="float32")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert capfd.readouterr() == ("", "")
@@ -196,7 +198,7 @@ def test_words_are_counted_as_by_torch(tmp_path):
     import onnxruntime
 
     encoder = TfidfEncoder.fit(["two dogs on a bench", "a red bench", "two red cats on a bench"], 9, 1)
-    record = save_encoder_onnx("words", encoder, tmp_path, "float32")
+    record = save_encoder_onnx("words", encoder, tmp_path, dtype="float32")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     preparation = load_preparation(record, tmp_path)
     for captions in (["two red red benches, two dogs on it", "none", "bench"], ["bench"], ["none"] * 5):

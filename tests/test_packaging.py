@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.util
 import re
 import subprocess
 import sys
@@ -144,22 +145,64 @@ def test_nothing_is_unpickled():
         assert "allow_pickle=True" not in text
 
 
-def test_every_command_is_documented():
-    from mmfeat.cli import COMMANDS
+@pytest.fixture(scope="module")
+def reference():
+    """The module that puts the tables of options and settings into the site."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "hooks" / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+def test_every_command_is_documented(reference):
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    for command in COMMANDS:
-        assert f"## mmfeat {command.name}" in text
+    commands = dict(reference.commands())
+    assert [match[1] for match in reference.OPTIONS.finditer(text)] == re.findall(r"^## mmfeat (.+)$", text, re.M)
+    assert set(re.findall(r"^## mmfeat (.+)$", text, re.M)) == set(commands)
+    for name, command in commands.items():
+        table = reference.options_table(name)
         for parameter in command.params:
             for option in parameter.opts:
-                if option.startswith("--"):
-                    assert option in text, (command.name, option)
+                assert f"`{option}`" in table or not option.startswith("--"), (name, option)
 
 
-def test_every_setting_is_documented():
+def test_every_setting_is_documented(reference):
     from mmfeat.config.schema import Config
 
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = reference.with_tables(text)
+    assert "<!-- settings" not in page
     for key, _ in Config().dotted():
-        name = key.rpartition(".")[2]
-        assert f"`{name}`" in text, key
+        assert f"| `{key.rpartition('.')[2]}` |" in page, key
+
+
+@pytest.mark.parametrize(("row", "other"), [("| `rounds` |", "| `circles` |"), ("| `yes` |", "| `no` |")])
+def test_a_setting_that_the_page_lacks_fails_the_site(reference, row, other):
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"\[selftrain\]: these settings"):
+        reference.with_tables(text.replace(row, other))
+
+
+def test_the_site_shows_defaults_and_bounds(reference):
+    page = reference.with_tables((ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))
+    assert "| `val` | 0.1 | 0 to 0.9 |" in page
+    assert "| `lr` | 0.0005 (mlp, crossattn, gated, weighted, labelquery)" not in page
+    assert "| `lr` | 0.0005; 0.001 (linear, concat) | 0 to 10 |" in page
+    assert re.search(r"\| `batch_size` \| 64 \| 64 \| 60 \| 256 \|", page)
+
+
+def test_the_version_is_the_same_everywhere():
+    from mmfeat import __version__
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    assert f"\n## [{__version__}]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_container_copies_what_a_build_needs():
+    copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M))
+    names = {name for line in copied for name in line.split()}
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert names == kept
+    assert all((ROOT / name).exists() for name in names)
+    assert names >= {"cli", "mmfeat", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"}

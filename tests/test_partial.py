@@ -64,7 +64,7 @@ def test_labels_known_in_part_go_all_the_way(partial):
         fuse(Project(partial, {"fuse.head": head, "fuse.inputs": inputs}))
     ensemble(Project(partial), ["fm3"])
     selftrain(Project(partial))
-    figures = evaluate(Project(partial), ["image", "fm3-1", "selftrain-1"]).figures
+    figures = evaluate(Project(partial), ["image", "fm3-1", "selftrain-1"]).metrics
     for one in figures.values():
         assert np.isfinite([one.scores.value(metric) for metric in METRICS]).all()
         assert one.scores.n_positives.tolist() == (labels[manifest.rows("val")] == 1).sum(0).tolist()

@@ -125,8 +125,8 @@ def test_arguments_are_stronger_than_the_projects_settings(own):
         predict_new("", caption="a red circle", project=own, run="crossattn-1", threshold=t) for t in (0.0, 1.0)
     )
     assert low.decision.threshold == 0.0
-    assert low.predictions.decided.sum() == len(own.manifest.classes)
-    assert high.predictions.decided.sum() == 1  # the most probable
+    assert low.predictions.predicted.sum() == len(own.manifest.classes)
+    assert high.predictions.predicted.sum() == 1  # the most probable
     assert own.config.predict.threshold == 0.5
     with pytest.raises(ConfigError, match="device"):
         predict_new("", caption="a", project=own, run="crossattn-1", device="mps")

@@ -40,8 +40,8 @@ def test_it_equals_the_cached_path_to_rounding(predictor, samples, trained):
     assert np.array_equal(found.known, cached.known)
     for name in ("image", "text"):
         own = logits_of(project, name, rows)
-        assert np.abs(found.opinions[name] - sigmoid(own.logits))[own.known].max() < 1e-4
-        assert np.isnan(found.opinions[name][~own.known]).all()
+        assert np.abs(found.unimodal[name] - sigmoid(own.logits))[own.known].max() < 1e-4
+        assert np.isnan(found.unimodal[name][~own.known]).all()
 
 
 def test_every_form_of_an_image_is_the_same_image(predictor, samples, tmp_path):
@@ -87,16 +87,16 @@ def test_the_company_of_an_item_does_not_matter(predictor, samples):
 def test_what_is_missing_is_none_or_blank(predictor, samples):
     images, captions = samples
     found = predictor.predict([images[0], None, None], [None, captions[1], "  "])
-    assert list(found[0].opinions) == ["image"]
-    assert list(found[1].opinions) == ["text"]
-    assert found[2].opinions == {}
+    assert list(found[0].unimodal) == ["image"]
+    assert list(found[1].unimodal) == ["text"]
+    assert found[2].unimodal == {}
     assert found.known.tolist() == [True, True, False]
     assert found.labels[2]  # the commonest answer
 
 
 def test_nothing_at_all_is_no_item(predictor):
     assert len(predictor.predict([], [])) == 0
-    assert predictor.predict().opinions == {}
+    assert predictor.predict().unimodal == {}
 
 
 def test_threads_get_their_own_answers(predictor, samples):
@@ -121,7 +121,7 @@ def test_an_image_that_cannot_be_read_is_named_or_recorded(predictor, samples, t
     found = predictor.predict([images[0], broken], captions[:2], on_error="record")
     assert list(found.errors) == [1]
     assert found[1].error.startswith("UnidentifiedImageError")
-    assert list(found[1].opinions) == ["text"]
+    assert list(found[1].unimodal) == ["text"]
     assert found[0].probabilities == pytest.approx(predictor.predict(images[0], captions[0]).probabilities, abs=1e-5)
 
 
@@ -220,7 +220,7 @@ def test_prepared_items_are_predicted_as_any_others_each_by_its_threshold(predic
     found = predictor.predict_prepared(items)
     assert np.allclose(found.probs, wanted.probs, atol=1e-5)
     assert np.array_equal(found.known, wanted.known)
-    assert all(np.allclose(found.opinions[n], wanted.opinions[n], atol=1e-5, equal_nan=True) for n in found.opinions)
+    assert all(np.allclose(found.unimodal[n], wanted.unimodal[n], atol=1e-5, equal_nan=True) for n in found.unimodal)
     thresholds = [None, 0.0, 1.0]
     own = predictor.predict_prepared(items[1:4], thresholds)
     for i, threshold in enumerate(thresholds, start=1):

@@ -11,15 +11,22 @@ import pytest
 from conftest import run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "features/README.md")
+    ),
+    *(ROOT / "docs").rglob("*.md"),
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def typed_commands() -> list[str]:
     """Every mmfeat command in a code block of the documents."""
     lines = []
-    for path in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
+    for path in PAGES:
         for line in path.read_text(encoding="utf-8").splitlines():
-            if match := re.match(r"\s*(?:\$ )?(mmfeat [a-z].*)", line):
+            if match := re.match(r"(?:    |\$ )(mmfeat [a-z].*)", line):
                 lines.append(match[1].partition("#")[0].strip())
     return lines
 
@@ -41,12 +48,7 @@ def test_commands_of_the_documents_are_valid(line):
 
 
 def test_links_lead_somewhere():
-    for path in [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *(ROOT / "docs").glob("*.md"),
-        ROOT / "benchmarks/README.md",
-    ]:
+    for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (path.parent / target).exists(), (path, target)

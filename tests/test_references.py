@@ -264,7 +264,7 @@ def test_what_is_referred_to_while_gc_removes_it_is_put_back(tmp_path, monkeypat
         note_reference(folder, tmp_path / "other", SPEC.key)
         if begun:
             values = np.stack([embedding_of(sample_of(i)) for i in (20, 21)])
-            writer.append(keys_of(22)[20:], values, ["", ""], {})
+            writer.append(keys_of(22)[20:], values, ["", ""], meta={})
         return all_references(path)
 
     monkeypatch.setattr(garbage, "all_references", noted)
@@ -312,10 +312,10 @@ import numpy as np
 sys.path.insert(0, sys.argv[1])
 from fakes import SPEC, TOKENS, run
 from mmfeat.store import FeatureStore
-from mmfeat.store import segments as parts
-from mmfeat.store.merge import merge_parts
+from mmfeat.store import segments
+from mmfeat.store.merge import merge_segments
 store = FeatureStore(sys.argv[2])
-what, write = sys.argv[3], parts.write_commit
+what, write = sys.argv[3], segments.write_commit
 if what in ("merged", "logits"):
     for n in (8, 16):
         run(store, n)
@@ -323,9 +323,9 @@ def killed(folder, commit):
     if what in commit.kind or what == "merged" and commit.rows == 16 or what == "logits" and commit.file.startswith(what):
         os._exit(9)
     write(folder, commit)
-parts.write_commit = killed
+segments.write_commit = killed
 if what == "merged":
-    merge_parts(store.encoder(SPEC))
+    merge_segments(store.encoder(SPEC))
 elif what == "logits":
     store.encoder(SPEC).complete_logits("ab" * 32, ["x"], lambda e: e[:, :1])
 else:
@@ -360,7 +360,7 @@ def test_an_interrupted_import_leaves_nothing_when_it_is_typed_again(project, tm
     ids = ids_of(project)
     files = [str(path) for path in written(tmp_path, ids, values_of(len(ids)))]
     code = (
-        "import os, sys\nfrom mmfeat.store import parts\nparts.write_commit = lambda *_: os._exit(9)\n"
+        "import os, sys\nfrom mmfeat.store import segments\nsegments.write_commit = lambda *_: os._exit(9)\n"
         "from mmfeat.project.project import Project\nfrom mmfeat.workflows.store_import import import_embeddings\n"
         "import_embeddings(Project('.'), 'clip', *sys.argv[1:])"
     )
@@ -379,12 +379,12 @@ def test_an_interrupted_import_leaves_nothing_when_it_is_typed_again(project, tm
 
 
 def test_a_commit_that_is_refused_leaves_no_file(tmp_path, monkeypatch):
-    from mmfeat.store import segments as parts
+    from mmfeat.store import segments
 
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parts, "write_commit", refuse)
+    monkeypatch.setattr(segments, "write_commit", refuse)
     store = FeatureStore(tmp_path / "features")
     with pytest.raises(StoreError, match="No space left"):
         run(store, 8)

@@ -20,7 +20,7 @@ from test_init import split_of
 
 from mmfeat.common.csv_text import harmless, unharmed
 from mmfeat.common.errors import DataError
-from mmfeat.data.corrections import with_answers
+from mmfeat.data.corrections import add_answers
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import NO_LABELS, read_answers, review_bytes
 from mmfeat.inference.row_ranking import NEAR, contradiction, disagreement, entropy, shortlist, spread, uncertainty
@@ -176,7 +176,7 @@ CLASSES = ("bird", "cat", "dog")
 @pytest.mark.parametrize("between", [",", ";", "\t"])
 def test_answers_are_read_however_they_are_separated(tmp_path, between):
     said = {"r0": "dog cat", "r1": "cat; dog", "r2": " bird ", "=r3": "-", "r4": "", "r5": "None", "r6": "dog;;dog"}
-    found = read_answers(fill(tmp_path / "f.csv", said, between=between), list(said), CLASSES, " ")
+    found = read_answers(fill(tmp_path / "f.csv", said, between=between), list(said), CLASSES, separator=" ")
     assert found.given == {
         "r0": ["cat", "dog"],
         "r1": ["cat", "dog"],
@@ -192,15 +192,15 @@ def test_classes_may_have_any_name(tmp_path):
     classes = ("-", "=x", "a;b", "none", "two words")
     said = {"r0": "-", "r1": "none", "r2": "(none)", "r3": "two words;'=x", "r4": "=x, a", "r5": "a;b"}
     file = fill(tmp_path / "f.csv", {k: v for k, v in said.items() if k != "r4"})
-    found = read_answers(file, list(said), classes, "|").given
+    found = read_answers(file, list(said), classes, separator="|").given
     assert found == {"r0": ["-"], "r1": ["none"], "r2": [], "r3": ["=x", "two words"], "r5": ["a;b"]}
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ("r0,,dgo", ":2: row 'r0': 'dgo' is none of the 3 classes. Nearest: 'dog'. None of them at all: -"),
-        ("r0,,cat\nr1,,DOG", ":3: row 'r1': 'DOG' is none of the 3 classes. Nearest: 'dog'"),
+        ("r0,,dgo", ":2: row 'r0': 'dgo' is not among the 3 classes. Nearest: 'dog'. None of them at all: -"),
+        ("r0,,cat\nr1,,DOG", ":3: row 'r1': 'DOG' is not among the 3 classes. Nearest: 'dog'"),
         ("r0,,\nr00,,dog", ":3: no row 'r00' in the manifest. Nearest: 'r0'"),
         (",,dog", ":2: the id is blank"),
         ("r0,,dog\nr0,,", None),
@@ -214,10 +214,10 @@ def test_what_is_wrong_is_one_line_with_its_place(tmp_path, rows, says):
     file = tmp_path / "f.csv"
     file.write_text(f"id,why,labels\n{rows}\n", encoding="utf-8")
     if says is None:
-        read_answers(file, ["r0", "r1"], CLASSES, " ")
+        read_answers(file, ["r0", "r1"], CLASSES, separator=" ")
         return
     with pytest.raises(DataError) as error:
-        read_answers(file, ["r0", "r1"], CLASSES, " ")
+        read_answers(file, ["r0", "r1"], CLASSES, separator=" ")
     assert str(error.value).startswith(str(file))
     assert says in str(error.value)
     assert str(error.value).isprintable()
@@ -225,14 +225,14 @@ def test_what_is_wrong_is_one_line_with_its_place(tmp_path, rows, says):
 
 def test_further_corrections_join_those_there_are(tmp_path):
     file = tmp_path / "corrections.csv"
-    assert with_answers(file, {"r0": ["cat"], "r1": []}, {}, " ") == b"id,labels\nr0,cat\nr1,\n"
+    assert add_answers(file, {"r0": ["cat"], "r1": []}, {}, separator=" ") == b"id,labels\nr0,cat\nr1,\n"
     file.write_bytes(b"\xef\xbb\xbfwhy,ImageID,labels\r\nblurred,r0,cat dog\r\n,r1,cat\r\n")
     columns = {"id": "ImageID", "labels": "Labels"}
-    assert with_answers(file, {"r0": ["dog", "cat"]}, columns, " ") == file.read_bytes()
-    merged = with_answers(file, {"r1": ["dog"], "r2": []}, columns, " ")
+    assert add_answers(file, {"r0": ["dog", "cat"]}, columns, separator=" ") == file.read_bytes()
+    merged = add_answers(file, {"r1": ["dog"], "r2": []}, columns, separator=" ")
     assert merged == b"\xef\xbb\xbfwhy,ImageID,labels\r\nblurred,r0,cat dog\r\n,r1,dog\r\n,r2,\r\n"
     with pytest.raises(DataError, match=r"label 'a b' has the separator ' ' in its name"):
-        with_answers(file, {"r1": ["a b"]}, columns, " ")
+        add_answers(file, {"r1": ["a b"]}, columns, separator=" ")
 
 
 # -- applied and taken back

@@ -55,17 +55,17 @@ OF_HEADS = {
 def logits() -> RunLogits:
     ids = np.array(["1.jpg", "é\n"], dtype=object)
     return RunLogits(
-        ids,
-        np.arange(64, dtype=np.uint8).reshape(2, 32),
-        np.array([True, False]),
-        np.float32([[1, 2], [3, 4]]),
-        np.uint8([1, 2]),
+        ids=ids,
+        input_keys=np.arange(64, dtype=np.uint8).reshape(2, 32),
+        known=np.array([True, False]),
+        logits=np.float32([[1, 2], [3, 4]]),
+        roles=np.uint8([1, 2]),
     )
 
 
 def test_a_run_comes_back(tmp_path):
     state = {"seed0.w": torch.arange(6.0).reshape(2, 3).T}  # not contiguous
-    saved = save_run(tmp_path, "linear", RECORD, logits(), NO_LINEAGE, state)
+    saved = save_run(tmp_path, "linear", RECORD, logits=logits(), learned=NO_LINEAGE, state=state)
     run = read_run(tmp_path / saved.name)
     assert {key: run.record[key] for key in RECORD} == RECORD
     assert run.record.keys() - RECORD.keys() == {"format", "files"}
@@ -81,7 +81,7 @@ def test_runs_are_listed_oldest_first_and_nothing_unfinished_among_them(tmp_path
     assert all_runs(tmp_path / "nowhere") == []
     for number, year in enumerate((2027, 2025, 2026)):
         record = {**RECORD, "created": f"{year}-01-01", "fingerprint": str(number % 2)}
-        save_run(tmp_path, "linear", record, logits(), NO_LINEAGE, None)
+        save_run(tmp_path, "linear", record, logits=logits(), learned=NO_LINEAGE)
     (tmp_path / ".tmp-1").mkdir()
     (tmp_path / "half-1").mkdir()
     assert [run.name for run in all_runs(tmp_path)] == ["linear-2", "linear-3", "linear-1"]
@@ -101,7 +101,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("text", "says"), [*DAMAGE.items(), (json.dumps({**RECORD, "format": 99}), "reads up to 1")])
 def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
-    run = save_run(tmp_path, "linear", RECORD, logits(), NO_LINEAGE, None)
+    run = save_run(tmp_path, "linear", RECORD, logits=logits(), learned=NO_LINEAGE)
     (run.folder / "run.json").write_text(text)
     with pytest.raises(RunError, match=says) as error:
         read_run(run.folder)
@@ -112,7 +112,7 @@ def test_a_damaged_or_newer_run_is_one_line(tmp_path, text, says):
 @pytest.mark.parametrize("name", ["head.safetensors", "logits.h5"])
 @pytest.mark.parametrize("data", [None, b"", b"no such format", b"\xff" * 5000])
 def test_damaged_arrays_of_a_run_are_one_line(tmp_path, name, data):
-    run = save_run(tmp_path, "linear", RECORD, logits(), NO_LINEAGE, {"seed0.w": torch.zeros(2)})
+    run = save_run(tmp_path, "linear", RECORD, logits=logits(), learned=NO_LINEAGE, state={"seed0.w": torch.zeros(2)})
     (run.folder / name).unlink()
     if data is not None:
         (run.folder / name).write_bytes(data)
@@ -149,11 +149,11 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, text, says):
 
 def test_what_was_learned_from_comes_back_and_adds_up(tmp_path):
     one, two = Lineage.of(["a", "b", "b"], ["v"]), Lineage.of(["c"], ["v", "w"])
-    learned = save_run(tmp_path, "linear", RECORD, logits(), one | two, None).learned()
+    learned = save_run(tmp_path, "linear", RECORD, logits=logits(), learned=one | two).learned()
     trained, chosen = learned.among(["c", "x", "a", "v", "w"])
     assert trained.tolist() == [True, False, True, False, False]
     assert chosen.tolist() == [False, False, False, True, True]
-    assert len(learned.trained) == 3
+    assert len(learned.training) == 3
     assert not (one | NO_LINEAGE).among([])[0].any()
 
 
@@ -173,7 +173,7 @@ def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tm
 @pytest.mark.parametrize("data", [None, b"", b"\xff" * 5000])
 def test_a_run_that_is_not_whole_is_not_already_made(tmp_path, name, data):
     state = {"seed0.w": torch.zeros(2)}
-    run = save_run(tmp_path, "linear", {**RECORD, **OF_HEADS}, logits(), NO_LINEAGE, state)
+    run = save_run(tmp_path, "linear", {**RECORD, **OF_HEADS}, logits=logits(), learned=NO_LINEAGE, state=state)
     assert not run.damage()
     assert already_made(tmp_path, "f").name == run.name
     (run.folder / name).unlink()
@@ -186,7 +186,7 @@ def test_a_run_that_is_not_whole_is_not_already_made(tmp_path, name, data):
 
 def test_a_damaged_record_is_listed_with_its_reason_beside_the_others(tmp_path):
     for number in range(3):
-        save_run(tmp_path, "linear", {**RECORD, "fingerprint": str(number)}, logits(), NO_LINEAGE, None)
+        save_run(tmp_path, "linear", {**RECORD, "fingerprint": str(number)}, logits=logits(), learned=NO_LINEAGE)
     (tmp_path / "linear-2" / "run.json").write_text("[]")
     assert [run.name for run in all_runs(tmp_path)] == ["linear-1", "linear-3"]
     assert "damaged" in damaged_runs(tmp_path)["linear-2"]

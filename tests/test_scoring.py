@@ -74,7 +74,7 @@ def test_an_output_of_other_classes_is_refused_everywhere(extracted):
             ask()
     assert not is_current(project, run)
     line = line_of(project, "image")
-    assert line.figures is None
+    assert line.metrics is None
     assert "other classes" in line.state
     labels = [one.label for one in fuse(project, "concat").lines]
     assert labels[1:3] == ["image, linear head", "text, linear head"]
@@ -87,7 +87,7 @@ def test_a_class_more_is_no_traceback(extracted):
     assert "other classes" in typed(project, "runs")
     finetune(project, freeze=True)
     extract(Project(project.root))
-    assert line_of(Project(project.root), "image").figures is not None
+    assert line_of(Project(project.root), "image").metrics is not None
 
 
 # what was learned from
@@ -100,7 +100,7 @@ def test_ensembles_and_encoders_trained_on_rows_that_are_val_today_are_not_ranke
     project = moved(extracted, "train", "val", 5)
     for name in (inner, outer, "image", "text"):
         line = line_of(project, name)
-        assert line.figures is None, name
+        assert line.metrics is None, name
         assert line.state == "not ranked: trained on rows that are val now"
     with pytest.raises(RunError, match=r"fm1-1 \(not ranked: trained on rows that are val now\)"):
         best_run(project)
@@ -143,7 +143,7 @@ def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extr
 def test_of_equal_runs_the_first_is_the_best(extracted):
     run = fuse(extracted).run
     one = ensemble(extracted, [run.name]).run
-    assert line_of(extracted, one.name).figures.scores.loss == line_of(extracted, run.name).figures.scores.loss
+    assert line_of(extracted, one.name).metrics.scores.loss == line_of(extracted, run.name).metrics.scores.loss
     assert best_run(extracted).name == run.name
 
 
@@ -167,12 +167,12 @@ def test_a_row_without_the_modality_gets_the_training_rows_log_odds(extracted):
     results, _ = finetune(project, ["text"], freeze=True)
     extract(Project(project.root))
     project = Project(project.root)
-    assert evaluate(project, ["text"]).figures["text"].scores.loss == pytest.approx(
-        results[0].figures.scores.loss, rel=1e-6
+    assert evaluate(project, ["text"]).metrics["text"].scores.loss == pytest.approx(
+        results[0].metrics.scores.loss, rel=1e-6
     )
     again, _ = finetune(project, ["text"], freeze=True)
     assert not again[0].made
-    assert again[0].figures.scores.loss == pytest.approx(results[0].figures.scores.loss, rel=1e-6)
+    assert again[0].metrics.scores.loss == pytest.approx(results[0].metrics.scores.loss, rel=1e-6)
 
 
 # ensembles
@@ -217,7 +217,7 @@ def test_a_checkpoint_is_made_anew_for_another_rule(extracted):
     assert results[0].made
     history = results[0].checkpoint.record["history"]
     best = results[0].checkpoint.record["best_epoch"]
-    assert history[best - 1]["val_samples-f1"] == pytest.approx(results[0].figures.scores.samples_f1, abs=0.03)
+    assert history[best - 1]["val_samples-f1"] == pytest.approx(results[0].metrics.scores.samples_f1, abs=0.03)
 
 
 def test_fine_tuning_chooses_by_the_projects_rule(project):
@@ -241,7 +241,7 @@ def test_selftraining_shows_the_supervised_head_and_says_where_nothing_rises(ext
     assert not result.made
     assert result.supervised == run.name
     assert result.lines[0].label == f"{run.name}, mean"
-    before, now = (line_of(extracted, r.name).figures.scores.samples_f1 for r in (run, result.run))
+    before, now = (line_of(extracted, r.name).metrics.scores.samples_f1 for r in (run, result.run))
     assert result.rises == (now > before)
     last = typed(extracted, "selftrain").splitlines()[-1]
     assert (f"no rise over {run.name}" in last) == (now <= before)
@@ -413,7 +413,7 @@ def test_the_metric_that_ranks_is_shown(extracted):
         head, first, *_ = typed(extracted, "runs", "--metric", metric).splitlines()
         assert title in head
         assert "-" not in first.split()[-3]
-    loss = line_of(extracted, name).figures.scores.loss
+    loss = line_of(extracted, name).metrics.scores.loss
     line = next(one for one in typed(extracted, "runs", "--metric", "loss").splitlines() if one.startswith(name))
     assert f"{loss:.3f}" in line
     assert "micro-F1" not in typed(extracted, "runs")
@@ -448,7 +448,7 @@ def test_logits_are_only_of_the_rows_asked_for(extracted):
     everything = logits_of(extracted, run.name, extracted.manifest.rows("all"))
     assert np.allclose(found.logits, everything.logits[rows], atol=1e-5)
     figures = metrics_of(extracted.manifest.labels[rows], found.logits, DecisionRule())
-    assert figures.scores.samples_f1 == pytest.approx(line_of(extracted, run.name).figures.scores.samples_f1)
+    assert figures.scores.samples_f1 == pytest.approx(line_of(extracted, run.name).metrics.scores.samples_f1)
 
 
 def test_a_fit_that_diverges_is_one_line_that_names_the_setting(extracted):

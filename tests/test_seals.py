@@ -46,8 +46,14 @@ from mmfeat.encoders.checkpoint import (
 )
 from mmfeat.encoders.finetuning import resume_state as resuming
 from mmfeat.project.project import Project
-from mmfeat.runs.comparison import Part, comparison_folder, kept_part, save_part
-from mmfeat.runs.encoder_comparison import EncoderRecord, read_encoder_record, write_encoder_record
+from mmfeat.runs.comparison_files import (
+    ComparedEncoder,
+    ComparisonFolder,
+    ModelLogits,
+    read_compared_encoder,
+    read_logits,
+    write_compared_encoder,
+)
 from mmfeat.runs.run import already_made, read_run, save_run
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store import EncoderSpec
@@ -94,7 +100,9 @@ def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
     labels = (np.arange(n * 2).reshape(n, 2) % 2).astype(np.int8)
     ids, none = np.array([f"{i}.jpg" for i in range(n)], object), np.array([""] * n, object)
     split = np.array(["train"] * 20 + ["val"] * 10, object)
-    Manifest(ids, ids, none, labels, split, ("a", "b"), {"id": "name"}).save(folder / "manifest.parquet")
+    Manifest(
+        ids=ids, images=ids, captions=none, labels=labels, split=split, classes=("a", "b"), columns={"id": "name"}
+    ).save(folder / "manifest.parquet")
 
     def read() -> Any:
         found = Manifest.load(folder / "manifest.parquet")
@@ -106,12 +114,14 @@ def manifest(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 def a_run(folder: Path) -> tuple[Path, Callable[[], Any]]:
     state = {f"seed{i}.w": torch.arange(6.0).reshape(2, 3) for i in range(2)}
-    run = save_run(folder, "linear", {**RECORD, **OF_HEADS}, logits(), Lineage.of(["a"], ["b"]), state)
+    run = save_run(
+        folder, "linear", {**RECORD, **OF_HEADS}, logits=logits(), learned=Lineage.of(["a"], ["b"]), state=state
+    )
 
     def read() -> Any:
         found = read_run(run.folder)
         kept, learned, heads = found.logits(), found.learned(), found.state()
-        arrays = (kept.ids, kept.input_keys, kept.known, kept.logits, kept.roles, learned.trained, learned.chosen)
+        arrays = (kept.ids, kept.input_keys, kept.known, kept.logits, kept.roles, learned.training, learned.selection)
         record = {key: value for key, value in found.record.items() if key != "files"}
         return record, [a.tolist() for a in arrays], {n: t.tolist() for n, t in heads.items()}
 
@@ -130,7 +140,7 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
         found = []
         for one in (read_checkpoint(made.folder), read_checkpoint(made.folder / "last")):
             output, learned, tensors = one.output(), one.learned(), one.tensors()
-            arrays = (output.weight, output.bias, learned.trained, learned.chosen, *tensors.values())
+            arrays = (output.weight, output.bias, learned.training, learned.selection, *tensors.values())
             record = {key: value for key, value in one.record.items() if key != "files"}
             found.append((record, one.complete, [a.tolist() for a in arrays], list(tensors)))
         return found
@@ -139,20 +149,31 @@ def a_checkpoint(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 
 def a_sweep(folder: Path) -> tuple[Path, Callable[[], Any]]:
-    from mmfeat.workflows.sweep_fuse import _kept
+    from mmfeat.runs.sweep import KeptFits
 
     head = {"figures": {k: METRIC_NAMES[k] for k in METRIC_NAMES if k[0] in "smml"}, "best_epoch": 1, "seconds": 0.5}
     write_sealed(folder / "0.json", {"format": 1, "heads": {"f": head, "g": {"error": "diverged"}}})
-    return folder, lambda: _kept(folder) or None
+
+    def read() -> Any:
+        kept = KeptFits(folder)
+        return {fingerprint: kept[fingerprint] for fingerprint in kept} or None
+
+    return folder, read
 
 
 def a_comparison(folder: Path) -> tuple[Path, Callable[[], Any]]:
     numbers = np.arange(5, dtype=np.uint64)
-    part = Part(np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32), np.ones(5, bool), 1.0, 2.0, 3.0)
-    made = comparison_folder(folder / "comparisons", "heads", "f", {"kind": "heads"})
-    save_part(made / "head.safetensors", part, numbers, "g")
+    values = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    model = ModelLogits(logits=values, known=np.ones(5, bool), seconds=1.0, microseconds=2.0, head_mb=3.0)
+
+    def opened() -> ComparisonFolder:
+        return ComparisonFolder(folder / "comparisons", "heads", {"classes": ["a"]}, numbers=numbers, record={})
+
+    comparison = opened()
+    made = comparison.path
+    comparison.keep("head.safetensors", "g", model)
     texts = dict.fromkeys(("typed", "label", "name", "model", "encoder_key", "measured", "device"), "x")
-    record = EncoderRecord(
+    record = ComparedEncoder(
         **texts,
         modality="image",
         width=3,
@@ -163,12 +184,11 @@ def a_comparison(folder: Path) -> tuple[Path, Callable[[], Any]]:
         best_epoch=1,
         frozen=True,
     )
-    write_encoder_record(made / "encoder.json", record)
+    write_compared_encoder(made / "encoder.json", record)
 
     def read() -> Any:
-        found, one = kept_part(made / "head.safetensors", numbers, "g"), read_encoder_record(made / "encoder.json")
-        same = comparison_folder(folder / "comparisons", "heads", "f", {"kind": "heads"}) == made
-        if found is None or one is None or not same:
+        found, one = comparison.kept("head.safetensors", "g"), read_compared_encoder(made / "encoder.json")
+        if found is None or one is None or opened().path != made:
             return None
         return found.logits.tolist(), found.known.tolist(), found.seconds, found.microseconds, found.head_mb, one
 
@@ -205,7 +225,7 @@ def rounds(folder: Path) -> tuple[Path, Callable[[], Any]]:
 def caches(folder: Path) -> tuple[Path, Callable[[], Any]]:
     keys = np.random.default_rng(0).integers(0, 256, (4, 32)).astype(np.uint8)
     ids, places = np.array(list("abcd"), object), [bytes([i]) * 16 for i in range(4)]
-    note_seen(folder / "seen-image.parquet", ids, keys, np.ones(4, bool))
+    note_seen(folder / "seen-image.parquet", ids, keys, present=np.ones(4, bool))
     found = Digests.empty(4)
     found.rows[:, :32] = keys
     DigestMemory(folder / "digests.parquet").remember(places, found, b"state")
@@ -408,7 +428,14 @@ def test_a_damaged_run_is_not_already_made(tmp_path):
 def test_a_manifest_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path):
     def made(n: int) -> Manifest:
         ids = np.array([f"{i * n}.jpg" for i in range(n)], object)
-        return Manifest(ids, ids, ids, np.zeros((n, 2), np.int8), np.array(["train"] * n, object), ("a", "b"))
+        return Manifest(
+            ids=ids,
+            images=ids,
+            captions=ids,
+            labels=np.zeros((n, 2), np.int8),
+            split=np.array(["train"] * n, object),
+            classes=("a", "b"),
+        )
 
     file, both, done = tmp_path / "manifest.parquet", [made(40), made(700)], threading.Event()
     both[0].save(file)
@@ -517,7 +544,7 @@ def test_parts_and_states_that_were_kept_before_seals_count(tmp_path, old_made):
     part = old_made / "comparisons" / "heads-1" / "head-linear.safetensors"
     arrays, metadata = read_arrays(part)
     about = json.loads(metadata["mmfeat"])
-    assert kept_part(part, arrays["ids"], about["fingerprint"]) is not None
+    assert read_logits(part, arrays["ids"], about["fingerprint"]) is not None
     assert not is_sealed_file(part)
 
 

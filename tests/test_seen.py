@@ -34,9 +34,11 @@ def ids_for(*names: str) -> np.ndarray:
 
 def test_what_is_known_stays_and_what_changed_is_replaced(tmp_path):
     file = tmp_path / ".mmfeat" / "seen-image.parquet"
-    note_seen(file, ids_for("a", "b", "c"), keys_for(1, 2, 3), np.array([True, True, False]))
-    note_seen(file, ids_for("c", "b", "x"), keys_for(3, 9, 4), np.array([True, True, True]))  # a is not asked for
-    note_seen(file, ids_for("a", "b", "c"), keys_for(0, 0, 0), np.zeros(3, dtype=bool))  # all are gone
+    note_seen(file, ids_for("a", "b", "c"), keys_for(1, 2, 3), present=np.array([True, True, False]))
+    note_seen(
+        file, ids_for("c", "b", "x"), keys_for(3, 9, 4), present=np.array([True, True, True])
+    )  # a is not asked for
+    note_seen(file, ids_for("a", "b", "c"), keys_for(0, 0, 0), present=np.zeros(3, dtype=bool))  # all are gone
     keys, known = load_seen(file, ids_for("x", "a", "no", "b", "c"))
     np.testing.assert_array_equal(keys, keys_for(4, 1, 0, 9, 3))
     assert known.tolist() == [True, True, False, True, True]
@@ -47,10 +49,10 @@ def test_what_is_known_stays_and_what_changed_is_replaced(tmp_path):
 
 def test_nothing_is_written_where_nothing_is_new(tmp_path):
     file = tmp_path / "seen.parquet"
-    note_seen(file, ids_for("a"), keys_for(1), np.ones(1, dtype=bool))
+    note_seen(file, ids_for("a"), keys_for(1), present=np.ones(1, dtype=bool))
     file.chmod(0o444)
     before = file.stat()
-    note_seen(file, ids_for("a"), keys_for(1), np.ones(1, dtype=bool))
+    note_seen(file, ids_for("a"), keys_for(1), present=np.ones(1, dtype=bool))
     assert file.stat().st_ino == before.st_ino
 
 
@@ -58,7 +60,7 @@ def test_a_memory_of_the_first_version_is_read(tmp_path):
     file = tmp_path / "seen.parquet"
     digests = pa.array([bytes([1] * 32), bytes([2] * 32)], pa.binary(32))
     pq.write_table(pa.table({"id": ["a", "b"], "digest": digests}).replace_schema_metadata({"format": "1"}), file)
-    note_seen(file, ids_for("b"), keys_for(5), np.ones(1, dtype=bool))
+    note_seen(file, ids_for("b"), keys_for(5), present=np.ones(1, dtype=bool))
     np.testing.assert_array_equal(load_seen(file, ids_for("a", "b"))[0], keys_for(1, 5))
     np.testing.assert_array_equal(load_before(file, ids_for("a", "b"))[0], keys_for(0, 2))
 
@@ -68,13 +70,13 @@ def test_a_damaged_memory_knows_nothing_and_is_written_again(tmp_path, content):
     file = tmp_path / "seen.parquet"
     file.write_bytes(content)
     assert not load_seen(file, ids_for("a"))[1].any()
-    note_seen(file, ids_for("a"), keys_for(1), np.ones(1, dtype=bool))
+    note_seen(file, ids_for("a"), keys_for(1), present=np.ones(1, dtype=bool))
     assert load_seen(file, ids_for("a"))[1].all()
 
 
 def test_a_folder_that_cannot_be_written_costs_the_memory_alone(tmp_path):
     (tmp_path / "file").write_text("")
-    note_seen(tmp_path / "file" / "seen.parquet", ids_for("a"), keys_for(1), np.ones(1, dtype=bool))
+    note_seen(tmp_path / "file" / "seen.parquet", ids_for("a"), keys_for(1), present=np.ones(1, dtype=bool))
 
 
 # A project

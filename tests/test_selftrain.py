@@ -191,7 +191,7 @@ def test_wrong_labels_planted_in_val_change_no_pseudo_label(monkeypatch, policy)
     first, second = (
         run(dataclasses.replace(data, labels=labels), unlabelled, 2, policy) for labels in (data.labels, planted)
     )
-    assert first.rounds[0].figures.scores.samples_f1 != second.rounds[0].figures.scores.samples_f1
+    assert first.rounds[0].metrics.scores.samples_f1 != second.rounds[0].metrics.scores.samples_f1
     assert first.best == second.best > 0
     assert np.array_equal(first.targets.labels, second.targets.labels)
     assert np.array_equal(first.logits, second.logits)

@@ -104,10 +104,10 @@ def ask(port: int, body, headers: dict, method: str = "POST", path: str = "/pred
 def same(answer: dict, wanted) -> bool:
     close = answer["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-5)
     order = list(answer["probabilities"]) == list(wanted.probabilities) and list(answer["opinions"]) == list(
-        wanted.opinions
+        wanted.unimodal
     )
     opinions = all(
-        answer["opinions"][name] == pytest.approx(wanted.opinions[name], abs=1e-5) for name in wanted.opinions
+        answer["opinions"][name] == pytest.approx(wanted.unimodal[name], abs=1e-5) for name in wanted.unimodal
     )
     return close and order and opinions and answer["labels"] == wanted.labels
 

@@ -159,7 +159,7 @@ def test_what_is_not_wanted_any_more_is_neither_prepared_nor_run():
         ran.extend(items)
         return items
 
-    gatherer = Gatherer(lambda asked: prepared.append(asked) or asked, run, 4)
+    gatherer = Gatherer(lambda asked: prepared.append(asked) or asked, run, max_batch=4)
     first = gatherer.submit(0)
     assert running.wait(10)
     rest = [gatherer.submit(i) for i in range(1, 9)]

@@ -16,7 +16,7 @@ from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import class_positions, label_cells, split_labels
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.spelling import Spellings, normal_name, spelled_as
-from mmfeat.data.corrections import corrected, corrected_ids, with_answers
+from mmfeat.data.corrections import add_answers, corrected, corrected_ids
 from mmfeat.data.difference import difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
@@ -137,7 +137,7 @@ def test_corrections_find_rows_and_classes_by_how_they_look(tmp_path, odd):
     assert found.classes == (NFC,)
     assert found.labels.tolist() == [[1], [1]]
     assert corrected_ids(file).find(NFC)
-    assert with_answers(file, {NFC: [NFC]}, {}, ",") == file.read_bytes()
+    assert add_answers(file, {NFC: [NFC]}, {}, separator=",") == file.read_bytes()
 
 
 def test_two_ids_that_look_the_same_are_told_apart_by_their_letters_or_not_at_all(tmp_path):
@@ -153,13 +153,16 @@ def test_two_ids_that_look_the_same_are_told_apart_by_their_letters_or_not_at_al
 
 def test_a_review_is_read_by_how_names_look(tmp_path):
     file = write(tmp_path / "review.csv", ["id", "labels"], [NFD, f"{NFD}; tea"])
-    assert read_answers(file, [NFC, "2"], (NFC, "tea"), " ").given == {NFC: [NFC, "tea"]}
-    assert read_answers(file, [NFC, "2"], (NFD, "tea"), " ").given == {NFC: [NFD, "tea"]}  # an older manifest
+    assert read_answers(file, [NFC, "2"], (NFC, "tea"), separator=" ").given == {NFC: [NFC, "tea"]}
+    assert read_answers(file, [NFC, "2"], (NFD, "tea"), separator=" ").given == {NFC: [NFD, "tea"]}  # an older manifest
 
 
 def manifest(ids: list[str], classes: tuple[str, ...], labels: list[list[int]]) -> Manifest:
-    texts = np.array(ids, dtype=object), np.full(len(ids), "", object), np.full(len(ids), "x", object)
-    return Manifest(*texts, np.array(labels, np.int8), np.full(len(ids), "train", object), classes)
+    same = {
+        name: np.full(len(ids), value, object)
+        for name, value in (("images", ""), ("captions", "x"), ("split", "train"))
+    }
+    return Manifest(ids=np.array(ids, dtype=object), labels=np.array(labels, np.int8), classes=classes, **same)
 
 
 def test_manifests_that_look_the_same_are_not_different():

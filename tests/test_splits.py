@@ -43,17 +43,19 @@ def test_splits(seed, n, k):
     labels, groups = labels_of(rng, n, k), rng.integers(0, n, n)
     names = [f"g{g}" for g in groups]
     shares = {"val": 0.2, "test": 0.1}
-    split = make_splits(ids, labels, named(names), shares, seed)
+    split = make_splits(ids, labels, named(names), shares=shares, seed=seed)
     for group in set(groups.tolist()):
         assert len(set(split[groups == group])) == 1
     order = rng.permutation(n)
-    again = make_splits([ids[i] for i in order], labels[order], named([names[i] for i in order]), shares, seed)
+    again = make_splits(
+        [ids[i] for i in order], labels[order], named([names[i] for i in order]), shares=shares, seed=seed
+    )
     assert (again == split[order]).all()
     labelled = (labels >= 0).any(1)
     largest = np.bincount(groups[labelled]).max()
     for name, share in shares.items():
         assert abs((split[labelled] == name).sum() - share * labelled.sum()) <= largest + 1
-    with_known = make_splits(ids, labels, named(names), {"val": 0.5}, seed + 1, known=split)
+    with_known = make_splits(ids, labels, named(names), shares={"val": 0.5}, seed=seed + 1, known=split)
     assert (with_known == split).all()
 
 
@@ -61,7 +63,7 @@ def test_splits(seed, n, k):
 def test_rows_keep_their_split_whatever_the_shares_say_now(shares):
     known = ["train", "val", "test"] * 10 + [""] * 40
     labels = np.ones((70, 1), np.int8)
-    split = make_splits([str(i) for i in range(70)], labels, alone(70), shares, 0, known)
+    split = make_splits([str(i) for i in range(70)], labels, alone(70), shares=shares, seed=0, known=known)
     assert split[:30].tolist() == known[:30]
     for name, share in shares.items():
         assert (split[30:] == name).sum() == round(share * 40)
@@ -70,7 +72,7 @@ def test_rows_keep_their_split_whatever_the_shares_say_now(shares):
 def test_stratified_and_exact_where_rows_are_alone():
     rng = np.random.default_rng(0)
     labels = (rng.random((5000, 8)) < np.array([0.7, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01])).astype(np.int8)
-    split = make_splits([str(i) for i in range(5000)], labels, alone(5000), {"val": 0.1}, 0)
+    split = make_splits([str(i) for i in range(5000)], labels, alone(5000), shares={"val": 0.1}, seed=0)
     val = split == "val"
     assert val.sum() == 500
     share = labels[val].sum(0) / labels.sum(0)
@@ -81,7 +83,10 @@ def test_an_unlabelled_twin_of_a_val_row_stands_in_val():
     labels = np.array([[1], [1], [1], [1], [-1], [-1]], np.int8)
     groups = pictured([0, 1, 2, 3, 0, 4])
     known = ["val", "train", "train", "train", "", ""]
-    assert make_splits(list("abcdef"), labels, groups, {"val": 0.25}, 0, known).tolist()[4:] == ["val", "train"]
+    assert make_splits(list("abcdef"), labels, groups, shares={"val": 0.25}, seed=0, known=known).tolist()[4:] == [
+        "val",
+        "train",
+    ]
 
 
 def test_growing_in_steps_changes_no_split_and_keeps_the_shares():
@@ -94,7 +99,9 @@ def test_growing_in_steps_changes_no_split_and_keeps_the_shares():
         while known < n:
             known = min(n, known + step) if len(split) else 600
             before = [*split, *[""] * (known - len(split))]
-            now = make_splits(ids[:known], labels[:known], alone(known), shares, 0, before if len(split) else None)
+            now = make_splits(
+                ids[:known], labels[:known], alone(known), shares=shares, seed=0, known=before if len(split) else None
+            )
             assert (now[: len(split)] == split).all()
             split = now
         labelled = (labels >= 0).any(1)
@@ -113,7 +120,9 @@ def test_groups_that_grow_stay_whole_and_where_they_are(seed, steps, n_groups):
     for end in np.cumsum(steps).tolist():
         labelled = (labels >= 0).any(1)
         known = [s if labelled[i] else "" for i, s in enumerate(split)] + [""] * (end - len(split))
-        now = make_splits(ids[:end], labels[:end], named(names[:end]), {"val": 0.3, "test": 0.2}, 1, known)
+        now = make_splits(
+            ids[:end], labels[:end], named(names[:end]), shares={"val": 0.3, "test": 0.2}, seed=1, known=known
+        )
         assert all(a == b for a, b in zip(now, known, strict=True) if b)
         for name in set(names[:end]) - {""}:
             assert len({s for s, other in zip(now, names, strict=False) if other == name}) == 1
@@ -128,7 +137,7 @@ def test_few_new_rows_are_val_as_often_as_their_share(sizes):
     n = 0
     for trial in range(600):
         ids = [f"{trial}-{i}" for i in range(len(names))]
-        n += (make_splits(ids, labels, named(names), {"val": 0.25}, 0, known)[1:] == "val").sum()
+        n += (make_splits(ids, labels, named(names), shares={"val": 0.25}, seed=0, known=known)[1:] == "val").sum()
     assert abs(n / (600 * sum(sizes)) - 0.25) < 0.06
 
 
@@ -177,7 +186,7 @@ def test_two_splits_in_one_group_are_an_error_that_names_rows_and_what_they_shar
     groups = pictured(pictures, names)
     ids = [f"r{i}" for i in range(len(pictures))]
     with pytest.raises(DataError) as error:
-        make_splits(ids, np.ones((len(ids), 1), np.int8), groups, {"val": 0.5}, 0, known)
+        make_splits(ids, np.ones((len(ids), 1), np.int8), groups, shares={"val": 0.5}, seed=0, known=known)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -129,4 +129,4 @@ def test_the_figure_that_chooses_is_the_figure_of_the_tables(metric):
     logits = rng.normal(size=(3, 60, 5)).astype(np.float32)
     rule = PredictConfig(threshold=0.6)
     expected = [scores(labels, decide(sigmoid(one), 0.6), one).value(metric) for one in logits]
-    np.testing.assert_allclose(metric_values(metric, labels, logits, rule), expected, rtol=1e-12)
+    np.testing.assert_allclose(metric_values(metric, labels, logits, rule=rule), expected, rtol=1e-12)

@@ -60,7 +60,7 @@ def rows_of(n: int, seed: int = 0, width: int = 6) -> tuple[np.ndarray, np.ndarr
 def filled(folder: Path, keys: np.ndarray, embeddings: np.ndarray, n_parts: int = 3, **more) -> FeatureStore:
     store = FeatureStore(folder, **more)
     for rows in np.array_split(np.arange(len(keys)), n_parts):
-        store.encoder(spec_of()).append(keys[rows], embeddings[rows], [""] * len(rows), {"host": "here"})
+        store.encoder(spec_of()).append(keys[rows], embeddings[rows], [""] * len(rows), meta={"host": "here"})
     return FeatureStore(folder)
 
 
@@ -224,7 +224,7 @@ def test_an_empty_store_has_nothing_and_makes_nothing(folder):
     assert len(features.embeddings(found)[:]) == 4
     assert features.logits(OUTPUT, found) is None
     assert features.complete_logits(OUTPUT, CLASSES, logits_of) == 0
-    features.append(keys[:0], np.zeros((0, 6)), [], {})
+    features.append(keys[:0], np.zeros((0, 6)), [], meta={})
     assert (store.encoders(), store.find(spec_of().key), store.size_bytes, store.problems) == ([], None, 0, [])
     assert not folder.exists()
 
@@ -257,7 +257,7 @@ def test_parts_of_both_dtypes_lose_nothing(folder):
     filled(folder, keys[:3], embeddings[:3], 1)
     features = FeatureStore(folder, "float32").encoder(spec_of())
     first = features.lookup(keys[:3])  # so that the float16 part is the first
-    features.append(keys[3:], wide, [""] * 3, {})
+    features.append(keys[3:], wide, [""] * 3, meta={})
     mapped = features.embeddings(features.lookup(keys))
     np.testing.assert_array_equal(mapped[:], np.concatenate([embeddings[:3], wide]))
     assert mapped.dtype == np.float32
@@ -267,10 +267,10 @@ def test_parts_of_both_dtypes_lose_nothing(folder):
 def test_rows_left_out_are_as_if_they_were_not_there(folder):
     keys, embeddings = rows_of(4)
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys[:3], embeddings[:3], ["", "bad", "bad"], {})
+    features.append(keys[:3], embeddings[:3], ["", "bad", "bad"], meta={})
     found = features.lookup(keys).only(np.array([False, False, True, True]))
     assert (found.missing.tolist(), found.error.tolist()) == ([True, True, False, True], [False, False, True, False])
-    assert (found.part.dtype, found.row.dtype, found.row.tolist()) == (np.int32, np.int64, [-1, -1, 2, -1])
+    assert (found.segment.dtype, found.row.dtype, found.row.tolist()) == (np.int32, np.int64, [-1, -1, 2, -1])
 
 
 def test_errors_are_rows_with_a_reason(folder):
@@ -278,7 +278,7 @@ def test_errors_are_rows_with_a_reason(folder):
     embeddings[[1, 2, 3, 4]] = np.nan
     reasons = ["", "truncated", "two\nlines\0", "caf\udce9", " ", ""]
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys, embeddings, reasons, {})
+    features.append(keys, embeddings, reasons, meta={})
     order = np.array([3, 0, 2, 5, 1, 4])
     found = features.lookup(keys[order])
     assert found.error.tolist() == [bool(reasons[i]) for i in order]
@@ -293,12 +293,12 @@ def test_errors_are_rows_with_a_reason(folder):
 def test_found_stays_right_when_parts_are_added(folder):
     keys, embeddings = rows_of(60)
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys[:5], embeddings[:5], [""] * 5, {})
+    features.append(keys[:5], embeddings[:5], [""] * 5, meta={})
     found = features.lookup(keys)
     for start in range(5, 60, 5):
-        features.append(keys[start : start + 5], embeddings[start : start + 5], [""] * 5, {})
+        features.append(keys[start : start + 5], embeddings[start : start + 5], [""] * 5, meta={})
         assert features.lookup(keys).good.sum() == start + 5
-        assert len(features.embeddings(found).parts) == start // 5 + 1
+        assert len(features.embeddings(found).segments) == start // 5 + 1
     np.testing.assert_array_equal(features.embeddings(found)[:5], embeddings[:5])
 
 
@@ -322,9 +322,9 @@ def test_lookup_is_that_of_a_dict(stored, asked):
     found = index.find(array(asked))
     for i, key in enumerate(asked):
         if key not in expected:
-            assert (found.part[i], found.row[i], found.error[i]) == (-1, -1, False)
+            assert (found.segment[i], found.row[i], found.error[i]) == (-1, -1, False)
         else:
-            assert stored[found.part[i]][found.row[i]] == (key, expected[key])
+            assert stored[found.segment[i]][found.row[i]] == (key, expected[key])
             assert found.error[i] == expected[key]
 
 
@@ -334,7 +334,7 @@ def test_row_keys_of_another_shape_are_refused(folder):
         with pytest.raises(ValueError, match="row keys"):
             features.lookup(keys)
     with pytest.raises(ValueError, match="do not fit"):
-        features.append(np.zeros((3, 32), np.uint8), np.zeros((3, 2)), [""] * 2, {})
+        features.append(np.zeros((3, 32), np.uint8), np.zeros((3, 2)), [""] * 2, meta={})
 
 
 # Interruptions
@@ -360,10 +360,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_counts(folder, monkeypa
             f"mmfeat.store.{at}", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         )
         with pytest.raises(StoreError, match="No space left") as caught:
-            store.encoder(spec_of()).append(keys[4:], embeddings[4:], [""] * 4, {})
+            store.encoder(spec_of()).append(keys[4:], embeddings[4:], [""] * 4, meta={})
     assert "\n" not in str(caught.value)
     assert read(store, keys)[0].sum() == 4
-    store.encoder(spec_of()).append(keys[4:], embeddings[4:], [""] * 4, {})
+    store.encoder(spec_of()).append(keys[4:], embeddings[4:], [""] * 4, meta={})
     assert read(store, keys)[0].all()
 
 
@@ -379,7 +379,7 @@ def test_a_writer_removes_what_a_dead_one_left_and_nothing_else(folder):
     store = FeatureStore(folder)
     assert read(store, keys)[0].sum() == 2
     assert store.problems == []
-    store.encoder(spec_of()).append(keys[2:], embeddings[2:], [""] * 2, {})
+    store.encoder(spec_of()).append(keys[2:], embeddings[2:], [""] * 2, meta={})
     assert read(store, keys)[0].all()
     assert not dead.exists()
     assert alive.exists()
@@ -392,7 +392,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, kind):
     store = FeatureStore(blocked if kind == "a file" else blocked / "features")
     keys, embeddings = rows_of(2)
     with pytest.raises(StoreError, match="blocked") as caught:
-        store.encoder(spec_of()).append(keys, embeddings, [""] * 2, {})
+        store.encoder(spec_of()).append(keys, embeddings, [""] * 2, meta={})
     assert "\n" not in str(caught.value)
 
 
@@ -421,7 +421,7 @@ def test_a_flipped_byte_of_a_part_costs_its_rows_and_is_told(folder, seed):
     (problem,) = store.problems
     assert victim.name in problem
     assert "checksum" in problem
-    store.encoder(spec_of()).append(keys[~good], embeddings[~good], [""] * 10, {})
+    store.encoder(spec_of()).append(keys[~good], embeddings[~good], [""] * 10, meta={})
     good, values = read(FeatureStore(folder), keys)
     assert good.all()
     np.testing.assert_array_equal(values, embeddings)
@@ -449,7 +449,7 @@ def test_a_part_of_another_size_is_not_read(folder, damage):
 def test_no_flipped_byte_of_a_json_gives_wrong_rows(folder, pattern):
     keys, embeddings = rows_of(6)
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys, embeddings, ["", "", "", "", "bad", "bad"], {})
+    features.append(keys, embeddings, ["", "", "", "", "bad", "bad"], meta={})
     (victim,) = files_of(folder, pattern)
     whole = victim.read_bytes()
     for position in range(len(whole)):
@@ -542,7 +542,7 @@ def test_a_part_of_another_encoder_is_refused(folder):
     keys, embeddings = rows_of(8)
     filled(folder, keys[:4], embeddings[:4], 1)
     other = FeatureStore(folder).encoder(spec_of(weights="ff" * 32))
-    other.append(keys[4:], embeddings[4:], [""] * 4, {})
+    other.append(keys[4:], embeddings[4:], [""] * 4, meta={})
     home = FeatureStore(folder).encoder(spec_of()).folder
     (part,), (commit,) = files_of(other.folder, "part-*.h5"), files_of(other.folder, "commits/*.json")
     (home / part.name).write_bytes(part.read_bytes())
@@ -558,11 +558,11 @@ def test_a_part_of_another_width_is_refused(folder):
     keys, embeddings = rows_of(8)
     store = filled(folder, keys[:4], embeddings[:4], 1)
     with pytest.raises(StoreError, match="width"):
-        store.encoder(spec_of()).append(keys[4:], embeddings[4:, :3], [""] * 4, {})
+        store.encoder(spec_of()).append(keys[4:], embeddings[4:, :3], [""] * 4, meta={})
     (record,) = files_of(folder, "encoder.json")
     values = record.read_text()
     record.unlink()
-    FeatureStore(folder).encoder(spec_of()).append(keys[4:], embeddings[4:, :3], [""] * 4, {})
+    FeatureStore(folder).encoder(spec_of()).append(keys[4:], embeddings[4:, :3], [""] * 4, meta={})
     record.write_text(values)
     store = FeatureStore(folder)
     assert read(store, keys)[0].tolist() == [True] * 4 + [False] * 4
@@ -623,7 +623,7 @@ def test_an_encoder_is_found_beside_a_damaged_one(folder):
     keys, embeddings = rows_of(4)
     filled(folder, keys, embeddings, 1)
     other = FeatureStore(folder).encoder(spec_of(architecture="alas"))
-    other.append(keys, embeddings, [""] * 4, {})
+    other.append(keys, embeddings, [""] * 4, meta={})
     flip(other.folder / "encoder.json", 0)
     assert FeatureStore(folder).find(spec_of().key).lookup(keys).good.all()
 
@@ -668,19 +668,19 @@ def test_what_float16_cannot_hold_is_an_error_that_names_the_row(folder, value):
     embeddings[3, 2] = value
     features = FeatureStore(folder).encoder(spec_of())
     with pytest.raises(UnstorableRow, match=keys[3].tobytes().hex()[:16]) as caught:
-        features.append(keys, embeddings, [""] * 5, {})
+        features.append(keys, embeddings, [""] * 5, meta={})
     assert caught.value.row == 3
     assert ("float32" in str(caught.value)) == bool(np.isfinite(value))
     assert not folder.exists()
-    features.append(keys, embeddings, ["", "", "", "bad", ""], {})
+    features.append(keys, embeddings, ["", "", "", "bad", ""], meta={})
     assert read(FeatureStore(folder), keys)[0].tolist() == [True, True, True, False, True]
     wide = FeatureStore(folder.with_name("wide"), "float32").encoder(spec_of())
     if np.isfinite(value):
-        wide.append(keys, embeddings, [""] * 5, {})
+        wide.append(keys, embeddings, [""] * 5, meta={})
         np.testing.assert_array_equal(wide.embeddings(wide.lookup(keys))[:], embeddings)
     else:
         with pytest.raises(UnstorableRow):
-            wide.append(keys, embeddings, [""] * 5, {})
+            wide.append(keys, embeddings, [""] * 5, meta={})
 
 
 def test_a_dtype_that_is_neither_is_refused(folder):
@@ -695,10 +695,10 @@ def test_logits_later_are_logits_at_once(tmp_path):
     keys, embeddings = rows_of(20)
     at_once, later = (FeatureStore(tmp_path / name).encoder(spec_of()) for name in ("a", "b"))
     for rows in np.array_split(np.arange(20), 3):
-        at_once.append(keys[rows], embeddings[rows] / 3, [""] * len(rows), {})
+        at_once.append(keys[rows], embeddings[rows] / 3, [""] * len(rows), meta={})
         assert at_once.complete_logits(OUTPUT, CLASSES, logits_of) == len(rows)
     for rows in np.array_split(np.arange(20), 3):
-        later.append(keys[rows], embeddings[rows] / 3, [""] * len(rows), {})
+        later.append(keys[rows], embeddings[rows] / 3, [""] * len(rows), meta={})
     assert later.logits(OUTPUT, later.lookup(keys)) is None
     assert later.complete_logits(OUTPUT, CLASSES, logits_of) == 20
     assert later.complete_logits(OUTPUT, CLASSES, lambda _: pytest.fail("was there already")) == 0
@@ -714,9 +714,9 @@ def test_logits_later_are_logits_at_once(tmp_path):
 def test_logits_that_are_needed_decide_and_others_are_never_made_up(folder):
     keys, embeddings = rows_of(6)
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys[:3], embeddings[:3], ["", "bad", ""], {})
+    features.append(keys[:3], embeddings[:3], ["", "bad", ""], meta={})
     assert features.complete_logits(OUTPUT, CLASSES, lambda e: logits_of(e) + 1) == 2
-    features.append(keys[3:], embeddings[3:], [""] * 3, {})
+    features.append(keys[3:], embeddings[3:], [""] * 3, meta={})
     found = features.lookup(keys)
     assert features.logits(OUTPUT, found) is None
     assert features.logits(OUTPUT, found, np.array([0, 4])) is None
@@ -786,15 +786,15 @@ def test_two_writers_of_overlapping_rows(folder):
     first, second = FeatureStore(folder).encoder(spec_of()), FeatureStore(folder).encoder(spec_of())
     assert first.lookup(keys).missing.all()
     assert second.lookup(keys).missing.all()
-    first.append(keys[:20], embeddings[:20], ["bad"] * 5 + [""] * 15, {})
-    second.append(keys[10:], embeddings[10:], [""] * 20, {})
-    second.append(keys[:2], embeddings[:2], [""] * 2, {})
+    first.append(keys[:20], embeddings[:20], ["bad"] * 5 + [""] * 15, meta={})
+    second.append(keys[10:], embeddings[10:], [""] * 20, meta={})
+    second.append(keys[:2], embeddings[:2], [""] * 2, meta={})
     for features in (first, second, FeatureStore(folder).encoder(spec_of())):
         found = features.lookup(keys)
         assert found.good.tolist() == [True, True, False, False, False] + [True] * 25
         np.testing.assert_array_equal(features.embeddings(found)[found.good], embeddings[found.good])
     more, values = rows_of(3, seed=1)
-    second.append(more, values, [""] * 3, {})
+    second.append(more, values, [""] * 3, meta={})
     assert first.lookup(more).good.all()
 
 
@@ -804,7 +804,7 @@ def test_a_writer_sees_its_own_rows_within_one_tick_of_the_clock(folder):
     assert features.lookup(keys).good.sum() == 2
     commits = features.folder / "commits"
     tick = commits.stat().st_mtime_ns
-    features.append(keys[2:], embeddings[2:], [""] * 2, {})
+    features.append(keys[2:], embeddings[2:], [""] * 2, meta={})
     os.utime(commits, ns=(tick, tick))
     assert features.lookup(keys).good.all()
 
@@ -840,7 +840,7 @@ def test_two_processes_may_complete_the_same_logits(folder):
 def test_folders_are_named_by_architecture_and_key(folder, architecture, stem):
     spec = spec_of(architecture=architecture)
     keys, embeddings = rows_of(2)
-    FeatureStore(folder).encoder(spec).append(keys, embeddings, [""] * 2, {})
+    FeatureStore(folder).encoder(spec).append(keys, embeddings, [""] * 2, meta={})
     assert [path.name for path in folder.iterdir()] == [f"{stem}-{spec.key[:12]}"]
     assert FeatureStore(folder).find(spec.key).lookup(keys).good.all()
     assert [features.spec for features in FeatureStore(folder).encoders()] == [spec]
@@ -855,8 +855,8 @@ def test_size_is_that_of_all_files(folder):
 def test_the_example_for_other_readers_runs(folder, tmp_path):
     keys, embeddings = rows_of(12)
     features = FeatureStore(folder).encoder(spec_of())
-    features.append(keys[:8], embeddings[:8], [""] * 7 + ["bad"], {"versions": {"numpy": "2"}})
-    features.append(keys[8:], embeddings[8:], [""] * 4, {})
+    features.append(keys[:8], embeddings[:8], [""] * 7 + ["bad"], meta={"versions": {"numpy": "2"}})
+    features.append(keys[8:], embeddings[8:], [""] * 4, meta={})
     readme = (Path(__file__).parents[1] / "features" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     script = f"{example}\nnp.savez('out.npz', keys=row_key, values=embeddings)\n"
@@ -886,34 +886,41 @@ def test_status_accounts_for_every_row_and_says_why(folder):
     older = store.encoder(spec_of(preprocessing={"size": 160, "mean": [0.5, 0.5]}))
     foreign = store.encoder(spec_of(architecture="other"))
     now = store.encoder(spec_of())
-    older.append(keys[10:14], embeddings[10:14], [""] * 4, {})
+    older.append(keys[10:14], embeddings[10:14], [""] * 4, meta={})
     record = older.folder / "encoder.json"
     reseal(record, created="1" + read_sealed(record)["created"][1:])
-    old.append(keys[8:12], embeddings[8:12], [""] * 4, {})
-    foreign.append(keys, embeddings, [""] * 20, {})
-    now.append(keys[:9], embeddings[:9], [""] * 8 + ["bad"], {})
-    status = encoder_status(store, "image", "lite0", spec_of(), keys, present)
-    absent = encoder_status(store, "image", "lite0", spec_of(), keys, np.arange(20) != 8)
+    old.append(keys[8:12], embeddings[8:12], [""] * 4, meta={})
+    foreign.append(keys, embeddings, [""] * 20, meta={})
+    now.append(keys[:9], embeddings[:9], [""] * 8 + ["bad"], meta={})
+    status = encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=present)
+    absent = encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=np.arange(20) != 8)
     assert (absent.unreadable, absent.absent) == (0, 1)
     counts = (status.cached, status.missing, status.stale, status.unreadable, status.absent)
     assert counts == (6, 6, 5, 1, 2)
     assert sum(counts) == 20
     assert status.why == "weights changed; 1 unreadable: bad"
-    now.append(keys[9:], embeddings[9:], [""] * 11, {})
-    assert encoder_status(store, "image", "lite0", spec_of(), keys, present).why == "1 unreadable: bad"
+    now.append(keys[9:], embeddings[9:], [""] * 11, meta={})
+    assert (
+        encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=present).why == "1 unreadable: bad"
+    )
 
 
 def test_status_outlives_a_neighbour_that_cannot_be_read(folder):
     keys, embeddings = rows_of(5)
     store = filled(folder, keys[:2], embeddings[:2], 1)
     other = store.encoder(spec_of(weights="11" * 32))
-    other.append(keys, embeddings, [""] * 5, {})
+    other.append(keys, embeddings, [""] * 5, meta={})
     (other.folder / "commits" / f"part-{'0' * 16}.h5.json").write_text("")
     write_sealed(other.folder / "commits" / f"part-{'0' * 16}.h5.json", {"format": 99})
-    assert encoder_status(FeatureStore(folder), "image", "lite0", spec_of(), keys, np.ones(5, bool)).missing == 3
+    assert (
+        encoder_status(
+            FeatureStore(folder), "image", "lite0", spec=spec_of(), keys=keys, present=np.ones(5, bool)
+        ).missing
+        == 3
+    )
     (other.folder / "encoder.json").write_text("?")
     store = FeatureStore(folder)
-    assert encoder_status(store, "image", "lite0", spec_of(), keys, np.ones(5, bool)).missing == 3
+    assert encoder_status(store, "image", "lite0", spec=spec_of(), keys=keys, present=np.ones(5, bool)).missing == 3
     assert len(store.problems) == 1
 
 

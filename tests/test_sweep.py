@@ -15,9 +15,9 @@ from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.heads.training.fit_heads import fit_stacks
 from mmfeat.project.project import Project
 from mmfeat.report.sweep_table import sweep_csv, sweep_table
-from mmfeat.runs.sweep_effects import SweptCell, best_first, main_effects
-from mmfeat.training.head_grid import grid_of
-from mmfeat.workflows import sweep_fuse as sweep_module
+from mmfeat.runs.sweep import SweptCell, best_first, main_effects
+from mmfeat.training import sweep_heads as sweep_module
+from mmfeat.training.grid import head_grid
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.sweep_fuse import sweep_fuse
 
@@ -57,8 +57,8 @@ def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monke
 
     monkeypatch.setattr(sweep_module, "fit_stacks", counted)
     result = sweep_fuse(folder, GRID)
-    assert result.n_heads == (2 + 4) * 2  # linear has no hidden
-    assert 0 < result.n_trained == len(fitted) == result.n_heads - 4  # those of the first pass were kept
+    assert result.n_fits == (2 + 4) * 2  # linear has no hidden
+    assert 0 < result.n_trained == len(fitted) == result.n_fits - 4  # those of the first pass were kept
     again = sweep_fuse(folder, GRID)
     assert again.n_trained == 0
     assert again.cells == result.cells
@@ -79,7 +79,7 @@ def test_a_cell_is_what_fuse_makes_of_its_settings(folder):
     run = fuse(Project(folder, {"fuse.head": "crossattn", "fuse.seeds": "2", **sets})).run
     seeds = run.record["figures"]["val_seeds"]
     assert best.scores("samples-f1") == pytest.approx([seed["samples_f1"] for seed in seeds])
-    assert [head["best_epoch"] for head in best.heads] == run.record["best_epochs"]
+    assert [head["best_epoch"] for head in best.fits] == run.record["best_epochs"]
 
 
 def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
@@ -112,18 +112,18 @@ def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
 )
 def test_mistakes_are_said_before_any_work(trained, given, message):
     with pytest.raises(ConfigError, match=message):
-        grid_of(trained, given)
+        head_grid(trained, given)
 
 
 def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
-    grid = grid_of(trained, {"fuse.head": "linear,crossattn,linear", "fuse.hidden": "8,16", "fuse.lr": "1e-3,0.001"})
-    assert [(cell.head, cell.values.get("hidden")) for cell in grid.cells] == [
+    grid = head_grid(trained, {"fuse.head": "linear,crossattn,linear", "fuse.hidden": "8,16", "fuse.lr": "1e-3,0.001"})
+    assert [(cell.name, cell.values.get("hidden")) for cell in grid.cells] == [
         ("linear", None),
         ("crossattn", 8),
         ("crossattn", 16),
     ]
     assert grid.notes == ["linear has no hidden: it is swept for crossattn alone"]
-    own = grid_of(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
+    own = head_grid(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
     assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]
 
 
@@ -134,7 +134,7 @@ def test_without_val_rows_there_is_nothing_to_compare_on(folder, monkeypatch):
 
 
 def cell(values, *scores, error=""):
-    heads = [
+    fits = [
         {
             "figures": dict.fromkeys(("samples_f1", "micro_f1", "macro_f1", "map", "loss"), s),
             "best_epoch": 1,
@@ -142,7 +142,7 @@ def cell(values, *scores, error=""):
         }
         for s in scores
     ]
-    return SweptCell("linear", values, [*heads, *([{"error": error}] if error else [])])
+    return SweptCell(name="linear", values=values, fits=[*fits, *([{"error": error}] if error else [])])
 
 
 @given(

@@ -16,14 +16,15 @@ from mmfeat.cli import group
 from mmfeat.common.errors import ConfigError, DataError, EncoderError
 from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.project.project import Project
-from mmfeat.report.sweep_table import finetune_table, sweep_csv
-from mmfeat.runs.sweep_effects import SweptCell, lowest_loss
-from mmfeat.training.encoder_grid import finetune_grid
-from mmfeat.training.encoder_training import resume_file_of
-from mmfeat.workflows import sweep_finetune as module
+from mmfeat.report.sweep_table import sweep_csv, sweep_table
+from mmfeat.runs.sweep import SweptCell, lowest_loss
+from mmfeat.training import sweep_encoders as module
+from mmfeat.training.encoder_training import finetune_encoders, resume_file_of
+from mmfeat.training.grid import encoder_grid
+from mmfeat.training.sweep_encoders import TRAINED
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
-from mmfeat.workflows.sweep_finetune import TRAINED, sweep_finetune, use_cell
+from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 
 GRID = {"finetune.lr": "1e-4,5e-3", "finetune.text.epochs": "1,1", "finetune.batch_size": "16"}
 
@@ -48,7 +49,7 @@ def swept(trained, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
     folder = tmp_path_factory.mktemp("swept") / "project"
     shutil.copytree(trained, folder)
     before = files(folder)
-    sweep_finetune(folder, "text", GRID, n_seeds=2)
+    sweep_finetune(folder, "text", GRID, seeds=2)
     return folder, before
 
 
@@ -63,8 +64,8 @@ def test_nothing_else_changes_and_typed_again_nothing_is_trained(swept, monkeypa
     folder, before = swept
     assert files(folder) == before
     table = (folder / "sweeps" / "finetune-text.csv").read_bytes()
-    monkeypatch.setattr(module, "finetune", None)
-    again = sweep_finetune(folder, "text", GRID, n_seeds=2)
+    monkeypatch.setattr(module, "finetune_encoders", None)
+    again = sweep_finetune(folder, "text", GRID, seeds=2)
     assert (again.n_fits, again.n_trained, len(again.cells)) == (4, 0, 2)
     assert (folder / "sweeps" / "finetune-text.csv").read_bytes() == table
     assert files(folder) == before
@@ -85,9 +86,9 @@ def test_a_sweep_goes_on_where_it_stopped_and_trains_only_what_is_new(folder, mo
         calls.append(resume_file_of(project, names[0]))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return finetune(project, names)
+        return finetune_encoders(project, names)
 
-    monkeypatch.setattr(module, "finetune", interrupted)
+    monkeypatch.setattr(module, "finetune_encoders", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep_finetune(folder, "text", GRID)
     result = sweep_finetune(folder, "text", GRID)
@@ -101,7 +102,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_trains_only_what_is_new(folder, mo
 
 
 def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
-    result = sweep_finetune(folder, "text", GRID, n_seeds=2)
+    result = sweep_finetune(folder, "text", GRID, seeds=2)
     used, lines = use_cell(result, "best")
     assert (used.made, used.lines) == ("Made checkpoints/text-2", [])
     settings = tomllib.loads("\n".join(lines))["finetune"]["text"]
@@ -109,9 +110,9 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
     own = {f"finetune.text.{key}": value for key, value in settings.items()}
     made = finetune(Project(folder, own), ["text"])[0][0]
     assert (made.made, made.checkpoint.name) == (False, "text-2")
-    figures = result.cells[0].heads[0]["figures"]
-    assert made.figures.scores.samples_f1 == pytest.approx(figures["samples_f1"])
-    assert made.figures.scores.loss == pytest.approx(figures["loss"])
+    figures = result.cells[0].fits[0]["figures"]
+    assert made.metrics.scores.samples_f1 == pytest.approx(figures["samples_f1"])
+    assert made.metrics.scores.loss == pytest.approx(figures["loss"])
     assert use_cell(result, "1")[0].made == "Already there: checkpoints/text-2"
 
 
@@ -119,11 +120,11 @@ def test_in_sample_figures_are_of_rows_that_were_trained_on(folder, monkeypatch)
     monkeypatch.setattr(module, "IN_SAMPLE", 7)
     shutil.rmtree(folder / "sweeps")
     result = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"})
-    (record,) = result.cells[0].heads
+    (record,) = result.cells[0].fits
     assert record["n_train_scored"] == 7
     monkeypatch.setattr(module, "IN_SAMPLE", 10**6)
     shutil.rmtree(folder / "sweeps")
-    (record,) = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"}).cells[0].heads
+    (record,) = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"}).cells[0].fits
     project = Project(folder)
     train = project.manifest.rows("train")
     assert record["n_train_scored"] == len(train)
@@ -137,17 +138,17 @@ def test_a_cell_that_fails_is_a_line_with_the_reason_and_is_not_tried_again(fold
     def fails(project, names):
         if project.config.finetune_of("text").lr == 7.0:
             raise EncoderError("encoder.text: the loss is nan. Set a lower lr")
-        return finetune(project, names)
+        return finetune_encoders(project, names)
 
-    monkeypatch.setattr(module, "finetune", fails)
+    monkeypatch.setattr(module, "finetune_encoders", fails)
     grid = {**GRID, "finetune.lr": "7,5e-3"}
     result = sweep_finetune(folder, "text", grid)
     assert [cell.error for cell in result.cells] == ["", "encoder.text: the loss is nan"]
-    monkeypatch.setattr(module, "finetune", None)
+    monkeypatch.setattr(module, "finetune_encoders", None)
     assert sweep_finetune(folder, "text", grid).cells == result.cells
     with pytest.raises(ConfigError, match="the loss is nan"):
         use_cell(result, "2")
-    text = finetune_table("15 val rows", result.cells, result.metric).splitlines()
+    text = sweep_table("15 val rows", result.cells, result.metric, in_sample=True).splitlines()
     assert text[2].endswith("encoder.text: the loss is nan")
     assert text[1].endswith("lowest loss")
 
@@ -186,12 +187,12 @@ def test_what_cannot_be_swept(folder, monkeypatch):
 
 
 def test_cells_of_a_grid(folder):
-    grid = finetune_grid(folder, "text", {**GRID, "finetune.recipe": "paper,best", "finetune.lr": "1e-4,0.0001"})
+    grid = encoder_grid(folder, "text", {**GRID, "finetune.recipe": "paper,best", "finetune.lr": "1e-4,0.0001"})
     assert [cell.values["recipe"] for cell in grid.cells] == ["paper", "best"]  # what is the same is one cell
-    assert grid.settings(grid.cells[0])[:2] == ["[finetune]", 'recipe = "paper"']
-    typed = finetune_grid(folder, "text", {"metric": "loss", "finetune.lr": "1e-4"})
+    assert grid.cells[0].settings(grid.fixed)[:2] == ["[finetune]", 'recipe = "paper"']
+    typed = encoder_grid(folder, "text", {"metric": "loss", "finetune.lr": "1e-4"})
     assert grid.project.config.metric == "samples-f1"
-    assert typed.settings(typed.cells[0]) == ['metric = "loss"', "[finetune.text]", "lr = 0.0001"]
+    assert typed.cells[0].settings(typed.fixed) == ['metric = "loss"', "[finetune.text]", "lr = 0.0001"]
 
 
 def test_tables_have_every_cell():
@@ -200,17 +201,17 @@ def test_tables_have_every_cell():
         return {"figures": figures, "best_epoch": 2, "seconds": 3.0, "train_samples_f1": 0.99, "train_loss": 0.01}
 
     cells = [
-        SweptCell("text", {"lr": 1e-3}, [fit(0.8, 0.3), fit(0.9, 0.4)]),
-        SweptCell("text", {"lr": 1e-4}, [fit(0.7, 0.2), fit(0.7, 0.2)]),
-        SweptCell("text", {"lr": 10.0}, [{"error": "nan"}, fit(0.9, 0.1)]),
+        SweptCell(name="text", values={"lr": 1e-3}, fits=[fit(0.8, 0.3), fit(0.9, 0.4)]),
+        SweptCell(name="text", values={"lr": 1e-4}, fits=[fit(0.7, 0.2), fit(0.7, 0.2)]),
+        SweptCell(name="text", values={"lr": 10.0}, fits=[{"error": "nan"}, fit(0.9, 0.1)]),
     ]
     assert lowest_loss(cells) is cells[1]
     assert lowest_loss(cells[2:]) is None
-    lines = finetune_table("9 val rows", cells, "samples-f1").splitlines()
+    lines = sweep_table("9 val rows", cells, "samples-f1", in_sample=True).splitlines()
     assert "0.850 ± 0.071" in lines[1]
     assert "in-sample samples-F1" in lines[0]
     assert [line.endswith("lowest loss") for line in lines[1:]] == [False, True, False]
-    rows = list(csv.DictReader(io.StringIO(sweep_csv(cells, "samples-f1", "encoder", TRAINED))))
+    rows = list(csv.DictReader(io.StringIO(sweep_csv(cells, "samples-f1", title="encoder", numbers=TRAINED))))
     assert [row["encoder"] for row in rows] == ["text"] * 3
     assert float(rows[0]["train_samples_f1"]) == 0.99
     assert (rows[2]["train_loss"], rows[2]["error"]) == ("", "nan")

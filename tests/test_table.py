@@ -66,7 +66,7 @@ def store(tmp_path, manifest, truth) -> FeatureStore:
         rows = np.random.default_rng(3).permutation(np.flatnonzero(manifest["present"][name]))
         for some in np.array_split(rows, 4):
             errors = ["bad" if name == "image" and row == BAD else "" for row in some]
-            store.encoder(spec).append(manifest["row_keys"][name][some], truth[name][some], errors, {})
+            store.encoder(spec).append(manifest["row_keys"][name][some], truth[name][some], errors, meta={})
     return store
 
 
@@ -184,12 +184,12 @@ def test_missing_rows_are_counted_explained_and_only_if_needed(tmp_path, manifes
     store = FeatureStore(tmp_path / "features")
     old = dataclasses.replace(SPECS["image"], weights="ff" * 32)
     image, text = store.encoder(SPECS["image"]), store.encoder(SPECS["text"])
-    image.append(manifest["row_keys"]["image"][:20], truth["image"][:20], [""] * 20, {})
-    text.append(manifest["row_keys"]["text"], truth["text"], [""] * N, {})
+    image.append(manifest["row_keys"]["image"][:20], truth["image"][:20], [""] * 20, meta={})
+    text.append(manifest["row_keys"]["text"], truth["text"], [""] * N, meta={})
     with pytest.raises(MissingFeatures) as caught:
         open_table(store, encoders(), **manifest)
     assert str(caught.value) == "features: no embeddings of 'image' for 20 of 40 rows. Run: mmfeat extract"
-    store.encoder(old).append(manifest["row_keys"]["image"][:25], truth["image"][:25], [""] * 25, {})
+    store.encoder(old).append(manifest["row_keys"]["image"][:25], truth["image"][:25], [""] * 25, meta={})
     with pytest.raises(MissingFeatures, match=r"for 3 of 5 rows \(weights changed\)\. Run: mmfeat extract$"):
         open_table(store, encoders(), **manifest, need=np.array([1, 20, 21, 22, 12]))
     with pytest.raises(MissingFeatures, match=r"for 1 of 1 row\. Run"):
@@ -218,7 +218,7 @@ def test_logits_are_there_if_the_needed_rows_have_them(store, manifest, truth):
     assert open_table(store, encoders(OUTPUT), **manifest).logits == {}
     image.complete_logits(OUTPUT, CLASSES, lambda e: e @ MATRIX)
     extra, values = np.full((1, 32), 9, np.uint8), np.ones((1, 6), np.float16)
-    image.append(extra, values, [""], {})
+    image.append(extra, values, [""], meta={})
     manifest["row_keys"]["image"][12] = extra
     manifest["present"]["image"][12] = True
     assert open_table(store, encoders(OUTPUT), **manifest).logits == {}

@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.common.errors import DataError
-from mmfeat.data.corrections import corrected, with_answers
+from mmfeat.data.corrections import add_answers, corrected
 from mmfeat.data.id_lists import read_ids
 from mmfeat.data.review_table import read_answers
 from mmfeat.data.synonyms import load_synonyms
+from mmfeat.data.tables import source_kinds, table_forms
 from mmfeat.data.tables.delimited import delimiter_of
 from mmfeat.data.tables.readers import Source, read_classes, read_source
-from mmfeat.data.tables.table import read_table
-from mmfeat.data.tables.table_forms import form_of, is_table, table_stem
+from mmfeat.data.tables.table import ObjectTable
+from mmfeat.data.tables.table_forms import form_of, is_table, read_table, table_stem
 from mmfeat.data.tables.text_files import CP1252, UTF8, decoded, read_text
 
 ROWS = [("a", "un café, s'il vous plaît", "x"), ("b", "naïve; or | not", "y"), ("c", 'says "hi"\tthere', "x y")]
@@ -243,7 +245,7 @@ def test_all_readers_take_the_same_forms(tmp_path, delimiter, encoding):
     found = corrected(source, write("corrections.csv", [("é1", "bébé")], ("id", "labels")), " ", closed=True)
     assert found.labels.tolist() == [[1, 0], [1, 0]]
     answers = read_answers(
-        write("review.csv", [("é2", "cat", "é")], ("id", "labels", "note")), source.ids, classes, " "
+        write("review.csv", [("é2", "cat", "é")], ("id", "labels", "note")), source.ids, classes, separator=" "
     )
     assert answers.given == {"é2": ["cat"]}
     (tmp_path / "synonyms.txt").write_bytes(gzip.compress(f"café{delimiter}bistro\n".encode(encoding), mtime=0))
@@ -271,8 +273,8 @@ def test_corrections_keep_their_form_when_answers_follow(tmp_path, delimiter, en
     file = tmp_path / "corrections.csv"
     file.write_bytes(delimited([("é1", "cat")], delimiter, header=("id", "labels")).encode(encoding))
     old = file.read_bytes()
-    assert with_answers(file, {"é1": ["cat"]}, COLUMNS, " ") == old  # says the same already
-    file.write_bytes(with_answers(file, {"é2": ["cat", "dog"]}, COLUMNS, " "))
+    assert add_answers(file, {"é1": ["cat"]}, COLUMNS, separator=" ") == old  # says the same already
+    file.write_bytes(add_answers(file, {"é2": ["cat", "dog"]}, COLUMNS, separator=" "))
     assert file.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding != "utf-8")
     expected = delimited([("é1", "cat"), ("é2", "cat dog")], delimiter, header=("id", "labels"))
     assert file.read_bytes().decode("utf-8-sig") == expected
@@ -371,3 +373,30 @@ def test_ids_without_a_header_may_hold_any_sign(tmp_path):
 def test_ids_of_numbers_are_read_as_before(tmp_path):
     np.save(tmp_path / "ids.npy", np.arange(3))
     assert read_ids(tmp_path / "ids.npy", 3) == ["0", "1", "2"]
+
+
+def test_a_form_and_a_source_kind_are_one_function_and_one_registration_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_forms, "FORMS", dict(table_forms.FORMS))
+    monkeypatch.setattr(source_kinds, "SOURCE_KINDS", source_kinds.SOURCE_KINDS[:])
+
+    @table_forms.register_form("pairs", suffixes=(".pairs",), signature=b"PAIRS")
+    def read_pairs(file: Path, recover: bool) -> ObjectTable:
+        lines = [line.split("=") for line in file.read_text().splitlines()[1:]]
+        return ObjectTable(file, [{"caption": caption, "labels": label} for caption, label in lines])
+
+    @source_kinds.register_source_kind
+    def open_captions(path: Path, columns: source_kinds.Columns) -> source_kinds.OpenedSource | None:
+        if path.name != "captions":
+            return None
+        return source_kinds.OpenedSource(kind="captions", tables=[read_table(path / "1.pairs")], columns=columns)
+
+    (tmp_path / "captions").mkdir()
+    file = tmp_path / "captions" / "1.pairs"
+    file.write_text("PAIRS\na cat=cat\na dog=dog\n")
+    assert is_table(file)
+    assert form_of(file) == "pairs"
+    for path, kind in ((file, "table 1.pairs"), (tmp_path / "captions", "captions")):
+        source = read_source(path, {})
+        assert (source.kind, source.captions, source.labels) == (kind, ["a cat", "a dog"], [["cat"], ["dog"]])
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_source(tmp_path / "nothing", {})

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mmfeat.common.errors import DataError
 from mmfeat.data.tables.readers import read_source
-from mmfeat.data.tables.table import is_blank, read_table
+from mmfeat.data.tables.table import is_blank
+from mmfeat.data.tables.table_forms import read_table
 
 HEADER = ("id", "caption", "labels")
 CELL = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"]), max_size=20)
@@ -128,7 +129,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, says):
 def test_two_columns_of_one_name(tmp_path):
     data = pa.Table.from_arrays([pa.array(["a"])] * 2, ["id", "id"])
     pq.write_table(data, tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"t.parquet: column 'id' stands there twice"):
+    with pytest.raises(DataError, match=r"t.parquet: column 'id' is there twice"):
         read_table(tmp_path / "t.parquet")
 
 

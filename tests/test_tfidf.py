@@ -146,7 +146,7 @@ def test_from_the_captions_to_a_model_of_its_own(worded, tmp_path):
     assert (one.checkpoint.name, one.made) == ("words-1", True)
     project = Project(worded.root)
     extract(project, ["words"])
-    assert one.figures is not None
+    assert one.metrics is not None
     rows = np.arange(project.manifest.n_samples)
     encoder = TfidfEncoder.fit(project.manifest.captions[project.manifest.rows("train")].tolist(), 1024, 1)
     stored = np.asarray(project.table(["words"]).embeddings["words"][rows], dtype=np.float32)
@@ -167,7 +167,7 @@ def test_typed_again_it_is_done_and_freeze_means_the_same(worded, monkeypatch):
     for freeze in (True, False):
         (again,), _ = finetune(Project(worded.root), ["words"], freeze=freeze)
         assert (again.checkpoint.name, again.made) == ("words-1", False)
-        assert again.figures.as_dict() == first.figures.as_dict()
+        assert again.metrics.as_dict() == first.metrics.as_dict()
     (plan,) = plan_finetune(Project(worded.root, dry=True), ["words"])
     assert (plan.nothing, plan.what) == (True, "made before")
 
@@ -196,8 +196,8 @@ def test_its_embeddings_have_seen_no_label(worded):
     finetune(worded, ["words"])
     project = Project(worded.root)
     identity = project.identity("words")
-    assert not len(lineage_of_encoder(project, identity, False).trained)
-    assert len(lineage_of_encoder(project, identity, True).trained) == len(project.manifest.rows("train"))
+    assert not len(lineage_of_encoder(project, identity, False).training)
+    assert len(lineage_of_encoder(project, identity, True).training) == len(project.manifest.rows("train"))
 
 
 def test_other_settings_are_another_encoder(worded):

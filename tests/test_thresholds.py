@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import arrays
 from mmfeat.common.errors import MmfeatError
 from mmfeat.common.labels import decide
 from mmfeat.metrics import (
+    crossfit_folds,
     crossfitted_thresholds,
     expected_calibration_error,
     fit_temperature,
     fit_thresholds,
-    folds_of,
     scores,
 )
 from mmfeat.metrics import thresholds as module
@@ -50,7 +50,7 @@ def rows_of(labels, probs, empty):
 def test_no_threshold_is_better_than_the_fitted_one(case, metric, empty):
     labels, probs = case
     best = max(value(labels, probs, t, metric, empty) for t in (0, 0.05, 0.15, 0.3, 0.55, 0.7, 0.95, 1))
-    found = fit_thresholds(labels, probs, metric, False, empty)
+    found = fit_thresholds(labels, probs, metric, per_class=False, empty=empty)
     assert value(labels, probs, found, metric, empty) == pytest.approx(best, abs=1e-9)
 
 
@@ -80,11 +80,11 @@ def test_a_threshold_for_each_class_is_no_worse_than_one_and_no_class_alone_can_
 @given(cases(), METRICS, st.booleans(), EMPTY, st.randoms(use_true_random=False))
 def test_the_order_of_rows_and_what_is_not_known_do_not_matter(case, metric, per_class, empty, random):
     labels, probs = case
-    found = fit_thresholds(labels, probs, metric, per_class, empty)
+    found = fit_thresholds(labels, probs, metric, per_class=per_class, empty=empty)
     order = np.array(random.sample(range(len(labels)), len(labels)))
-    assert np.array_equal(fit_thresholds(labels[order], probs[order], metric, per_class, empty), found)
+    assert np.array_equal(fit_thresholds(labels[order], probs[order], metric, per_class=per_class, empty=empty), found)
     more = np.concatenate([labels, np.full_like(labels, -1)]), np.concatenate([probs, 1 - probs])
-    assert np.array_equal(fit_thresholds(*more, metric, per_class, empty), found)
+    assert np.array_equal(fit_thresholds(*more, metric, per_class=per_class, empty=empty), found)
 
 
 def test_a_class_with_few_yeses_stays_near_the_one_threshold_and_one_with_many_gets_its_own():
@@ -93,8 +93,8 @@ def test_a_class_with_few_yeses_stays_near_the_one_threshold_and_one_with_many_g
     labels[:2, 1] = 1
     probs = np.clip(0.25 + 0.3 * labels + rng.normal(0, 0.1, labels.shape), 0.01, 0.99).astype(np.float32)
     probs[:, 0] **= 3
-    one = fit_thresholds(labels, probs, "macro-f1", False, "none")
-    each = fit_thresholds(labels, probs, "macro-f1", True, "none")
+    one = fit_thresholds(labels, probs, "macro-f1", per_class=False, empty="none")
+    each = fit_thresholds(labels, probs, "macro-f1", per_class=True, empty="none")
     own = best_by_class(rows_of(labels, probs, "none"), "macro-f1", one)
     assert abs(each[0] - own[0]) < 0.03
     assert abs(each[1] - one) < 0.03
@@ -125,18 +125,22 @@ def made(n: int = 300, k: int = 3):
 @pytest.mark.parametrize("per_class", [False, True])
 def test_a_rows_own_labels_never_reach_its_thresholds_and_neither_does_the_order(per_class):
     labels, probs, numbers = made()
-    found = crossfitted_thresholds(labels, probs, "samples-f1", per_class, "most-probable", numbers)
+    found = crossfitted_thresholds(
+        labels, probs, "samples-f1", per_class=per_class, empty="most-probable", numbers=numbers
+    )
     assert found.shape == (300, 3 if per_class else 1)
-    fold = folds_of(numbers)
+    fold = crossfit_folds(numbers)
     assert np.bincount(fold).tolist() == [60] * 5
     changed = labels.copy()
     changed[fold == 2] = 1 - changed[fold == 2]
-    again = crossfitted_thresholds(changed, probs, "samples-f1", per_class, "most-probable", numbers)
+    again = crossfitted_thresholds(
+        changed, probs, "samples-f1", per_class=per_class, empty="most-probable", numbers=numbers
+    )
     assert np.array_equal(again[fold == 2], found[fold == 2])
     assert not np.array_equal(again, found)
     order = np.random.default_rng(0).permutation(300)
     shuffled = crossfitted_thresholds(
-        labels[order], probs[order], "samples-f1", per_class, "most-probable", numbers[order]
+        labels[order], probs[order], "samples-f1", per_class=per_class, empty="most-probable", numbers=numbers[order]
     )
     assert np.array_equal(shuffled, found[order])
     assert decide(probs, found).shape == labels.shape
@@ -145,7 +149,10 @@ def test_a_rows_own_labels_never_reach_its_thresholds_and_neither_does_the_order
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_fewer_rows_than_folds_are_no_error(n):
     labels, probs, numbers = made(n)
-    assert crossfitted_thresholds(labels, probs, "macro-f1", True, "none", numbers).shape == (n, 3)
+    assert crossfitted_thresholds(labels, probs, "macro-f1", per_class=True, empty="none", numbers=numbers).shape == (
+        n,
+        3,
+    )
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])

@@ -34,7 +34,7 @@ from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint,
 from mmfeat.encoders.finetuning.resume_state import keep_state
 from mmfeat.report.plots import plot_learning
 from mmfeat.report.prediction_files import prediction_bytes
-from mmfeat.runs.comparison import Part, save_part
+from mmfeat.runs.comparison_files import ModelLogits, write_logits
 from mmfeat.runs.run import RunLogits, save_run
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store.feature_table import FeatureTable
@@ -63,7 +63,18 @@ def small_files(n_bytes: int = LIMIT) -> Iterator[None]:
 def table() -> FeatureTable:
     split = np.full(N, "train", dtype=object)
     labels, present = np.ones((N, K), np.int8), np.ones(N, dtype=bool)
-    return FeatureTable(IDS, {"image": VALUES}, {}, {}, {}, {"image": present}, {"image": KEYS}, labels, split, CLASSES)
+    return FeatureTable(
+        ids=IDS,
+        embeddings={"image": VALUES},
+        logits={},
+        tokens={},
+        token_lengths={},
+        present={"image": present},
+        row_keys={"image": KEYS},
+        labels=labels,
+        split=split,
+        classes=CLASSES,
+    )
 
 
 def _digests() -> Digests:
@@ -74,21 +85,43 @@ def _digests() -> Digests:
 
 def _manifest(folder: Path) -> None:
     labels = np.zeros((N, K), np.int8)
-    Manifest(IDS, TEXTS, TEXTS, labels, np.full(N, "train", dtype=object), CLASSES, {}, None).save(
-        folder / "manifest.parquet"
-    )
+    Manifest(
+        ids=IDS,
+        images=TEXTS,
+        captions=TEXTS,
+        labels=labels,
+        split=np.full(N, "train", dtype=object),
+        classes=CLASSES,
+        columns={},
+        groups=None,
+    ).save(folder / "manifest.parquet")
 
 
 def _run(folder: Path) -> None:
-    logits = RunLogits(IDS, KEYS, np.ones(N, dtype=bool), VALUES, np.zeros(N, np.uint8))
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NO_LINEAGE, None)
+    logits = RunLogits(
+        ids=IDS, input_keys=KEYS, known=np.ones(N, dtype=bool), logits=VALUES, roles=np.zeros(N, np.uint8)
+    )
+    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits=logits, learned=NO_LINEAGE)
 
 
 def _head(folder: Path) -> None:
     import torch
 
-    logits = RunLogits(IDS[:2], KEYS[:2], np.ones(2, dtype=bool), VALUES[:2], np.zeros(2, np.uint8))
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits, NO_LINEAGE, {"weight": torch.zeros(N)})
+    logits = RunLogits(
+        ids=IDS[:2],
+        input_keys=KEYS[:2],
+        known=np.ones(2, dtype=bool),
+        logits=VALUES[:2],
+        roles=np.zeros(2, np.uint8),
+    )
+    save_run(
+        folder / "runs",
+        "linear",
+        {"classes": list(CLASSES)},
+        logits=logits,
+        learned=NO_LINEAGE,
+        state={"weight": torch.zeros(N)},
+    )
 
 
 def _checkpoint(folder: Path) -> Checkpoint:
@@ -104,7 +137,8 @@ def _state(folder: Path) -> None:
 
 def _part(folder: Path) -> None:
     numbers = KEYS[:, :8].copy().view(np.uint64)[:, 0]
-    save_part(folder / "head.safetensors", Part(VALUES[None], VALUES[:, 0] > 0, 1.0, 1.0, 1.0), numbers, "fingerprint")
+    model = ModelLogits(logits=VALUES[None], known=VALUES[:, 0] > 0, seconds=1.0, microseconds=1.0, head_mb=1.0)
+    write_logits(folder / "head.safetensors", model, numbers=numbers, fingerprint="fingerprint")
 
 
 def _predictions(folder: Path, form: str) -> None:
@@ -119,7 +153,7 @@ def _plot(folder: Path) -> None:
 
 
 def _export(folder: Path, form: str) -> None:
-    export_table(table(), folder / "out", form, lambda n: None)
+    export_table(table(), folder / "out", form, advance=lambda n: None)
 
 
 WRITERS = {
@@ -127,7 +161,7 @@ WRITERS = {
     "json": lambda folder: write_json(folder / "a.json", list(range(10_000))),
     "manifest": _manifest,
     "digests": lambda folder: DigestMemory(folder / "digests.parquet").remember([b"p" * 16] * N, _digests()),
-    "seen": lambda folder: note_seen(folder / "seen.parquet", IDS, KEYS, np.ones(N, dtype=bool)),
+    "seen": lambda folder: note_seen(folder / "seen.parquet", IDS, KEYS, present=np.ones(N, dtype=bool)),
     "run": _run,
     "head": _head,
     "checkpoint": _checkpoint,

@@ -215,7 +215,7 @@ def test_a_run_whose_features_are_gone_still_scores_on_val_and_says_what_it_cann
     project = Project(extracted.root)
     again = next(line for line in ranked_runs(project) if line.name == run.name)
     old = next(line for line in before if line.name == run.name)
-    assert again.figures.scores.samples_f1 == pytest.approx(old.figures.scores.samples_f1)
+    assert again.metrics.scores.samples_f1 == pytest.approx(old.metrics.scores.samples_f1)
     with pytest.raises(MmfeatError, match=r"no embeddings of .*Run: mmfeat extract"):
         predict(project, run.name)
 
@@ -227,7 +227,7 @@ def test_a_run_of_other_encoders_is_stale_and_not_the_best(extracted):
     assert not is_current(project, run)
     line = next(line for line in ranked_runs(project) if line.name == run.name)
     assert line.state.startswith("stale")
-    assert line.figures is not None
+    assert line.metrics is not None
     with pytest.raises(RunError, match="stale"):
         best_run(project)
 
@@ -239,7 +239,7 @@ def test_a_run_trained_on_rows_that_are_val_today_is_not_ranked(extracted):
     split[m.rows("train")[:5]] = "val"
     project = save(extracted, split=split)
     line = next(line for line in ranked_runs(project) if line.name == run.name)
-    assert line.figures is None
+    assert line.metrics is None
     assert "not ranked" in line.state
 
 
@@ -325,13 +325,13 @@ def test_nothing_but_evaluate_reads_the_labels_of_test_rows(with_test):
     for project in (Project(with_test.root), Project(other)):
         extract(project)
         names = [fuse(project).run.name, selftrain(project).run.name, ensemble(project, ["image", "text"]).run.name]
-        scored = [(line.name, line.state, line.figures.scores.samples_f1) for line in ranked_runs(project)]
+        scored = [(line.name, line.state, line.metrics.scores.samples_f1) for line in ranked_runs(project)]
         everything = np.arange(len(m.ids))
         found.append((names, scored, [logits_of(project, n, everything).logits for n in ("image", "text", *names)]))
     assert found[0][:2] == found[1][:2]
     for a, b in zip(found[0][2], found[1][2], strict=True):
         assert np.array_equal(a, b)
-    figures = [evaluate(Project(root), ["image"], "test").figures["image"] for root in (with_test.root, other)]
+    figures = [evaluate(Project(root), ["image"], "test").metrics["image"] for root in (with_test.root, other)]
     assert figures[0].scores.samples_f1 != figures[1].scores.samples_f1
 
 

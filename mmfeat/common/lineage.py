@@ -1,4 +1,4 @@
-"""Which rows a model learned from, and which chose it, so that no figure is in-sample without saying so."""
+"""Lineage: the rows that a model was trained on and selected on, so that in-sample metrics are labelled."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from mmfeat.common.spelling import spellings
 
 @dataclass(frozen=True, eq=False)
 class Lineage:
-    """Rows by the 64-bit numbers of their ids, sorted: 8 MB for a million.
+    """Rows by the sorted 64-bit hashes of their ids (8 MB for a million rows).
 
     Attributes
     ----------
-    trained : np.ndarray
-        `(n,)` uint64: rows that weights were fitted on, with labels or pseudo-labels, in any part of the model.
-    chosen : np.ndarray
-        `(m,)` uint64: rows that chose an epoch or a round of any part of it.
-    folded : np.ndarray
-        `(f,)` uint64: rows that some of its heads were trained on, but none of those whose logits stand for the row.
+    training : np.ndarray
+        `(n,)` uint64: rows that any part of the model was fitted on, with labels or pseudo-labels.
+    selection : np.ndarray
+        `(m,)` uint64: rows that an epoch or a round of any part was selected on.
+    out_of_fold : np.ndarray
+        `(f,)` uint64: rows that some heads were trained on, but whose logits come only from heads that were not.
     """
 
-    trained: np.ndarray
-    chosen: np.ndarray
-    folded: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    training: np.ndarray
+    selection: np.ndarray
+    out_of_fold: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
-    def of(cls, trained: Sequence[str], chosen: Sequence[str], folded: Sequence[str] = ()) -> Lineage:
-        """From rows' ids."""
-        return cls(*(np.unique(id_numbers(ids)) for ids in (trained, chosen, folded)))
+    def of(cls, training: Sequence[str], selection: Sequence[str], out_of_fold: Sequence[str] = ()) -> Lineage:
+        """Lineage from the ids of rows."""
+        return cls(*(np.unique(id_numbers(ids)) for ids in (training, selection, out_of_fold)))
 
     def __or__(self, other: Lineage) -> Lineage:
-        """What two parts of one model learned from."""
-        parts = ("trained", "chosen", "folded")
-        return Lineage(*(np.union1d(getattr(self, part), getattr(other, part)) for part in parts))
+        """Lineage of a model with two parts."""
+        names = ("training", "selection", "out_of_fold")
+        return Lineage(*(np.union1d(getattr(self, name), getattr(other, name)) for name in names))
 
     def among(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each id is among the rows trained on, and among those that chose: `(N,)` bool each."""
-        return _among(ids, self.trained), _among(ids, self.chosen)
+        """Whether each id is a training row, and whether it is a selection row: `(N,)` bool each."""
+        return _among(ids, self.training), _among(ids, self.selection)
 
-    def out_of_fold(self, ids: Sequence[str]) -> np.ndarray:
-        """Whether each id is of a row whose logits are out of fold in every part that was trained on it: `(N,)` bool."""
-        return _among(ids, self.folded) & ~_among(ids, self.trained)
+    def is_out_of_fold(self, ids: Sequence[str]) -> np.ndarray:
+        """Whether each id is a row whose logits are out of fold in every part that was trained on it: `(N,)` bool."""
+        return _among(ids, self.out_of_fold) & ~_among(ids, self.training)
 
 
 def _among(ids: Sequence[str], numbers: np.ndarray) -> np.ndarray:
-    """Whether each id is among the numbers, as it is spelled now or as a source may have spelled it: `(N,)` bool."""
+    """Whether each id's hash is among the numbers, in its spelling or in another spelling of a source: `(N,)` bool."""
     found = np.isin(id_numbers(ids), numbers)
     others = [(row, name) for row, one in enumerate(ids) if not found[row] for name in spellings(str(one))[1:]]
     if others:

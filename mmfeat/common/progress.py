@@ -6,8 +6,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
+
+
+class Progress(Protocol):
+    """What counts the units of a long loop as done."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units as done; `note` is shown beside the count."""
 
 
 class PlainProgress:

@@ -1,1 +1,1 @@
-"""Samples: manifest, readers, image sources, row keys, splits, synonyms. Imports no torch."""
+"""Samples: the manifest, readers of sources, images, row keys, splits and corrections. Imports no torch."""

@@ -1,7 +1,7 @@
-"""Labels given by a person, stronger than the source: corrections.csv with the columns id and labels.
+"""Corrections: labels that a person gives in corrections.csv (columns id and labels); they override the source.
 
-A corrected row has exactly the labels of its line, and an empty cell says that it has none. Everything is checked, with the
-line, before anything is changed.
+A corrected row has exactly the labels of its line; an empty cell means no labels. The whole file is checked before anything
+changes, and errors name the line.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.common.text import nearest, quoted
 from mmfeat.data.review_table import BETWEEN, named_classes
 from mmfeat.data.tables.delimited import Delimited, read_delimited, read_records, repaired
-from mmfeat.data.tables.readers import Source
+from mmfeat.data.tables.samples import Source
 from mmfeat.data.tables.text_files import UTF8, TextFile
 
 FILE = "corrections.csv"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Corrected:
-    """A source's labels with the corrections in them.
+    """The labels of a source after its corrections.
 
     Attributes
     ----------
     labels : np.ndarray
-        `(N, K)` int8: 1 yes, 0 no, -1 not known.
+        `(N, K)` int8: 1 positive, 0 negative, -1 unknown.
     n_rows, n_differ : int
-        Corrected rows, and those of them where the source says otherwise or does not know.
+        Number of corrected rows, and of those whose labels in the source differ or are unknown.
     new, gone : list of str
-        Classes that only corrections have, and those whose every row was corrected away; none where there is a class list.
+        Classes that only corrections have, and classes that lost every positive. Both are empty with a class list.
     """
 
     labels: np.ndarray
@@ -51,25 +51,25 @@ class Corrected:
     gone: list[str] = field(default_factory=list)
 
 
-def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corrected:
-    """The labels of a source, corrected by a file; as they are, where there is no such file.
+def corrected(source: Source, file: Path, separator: str, *, closed: bool) -> Corrected:
+    """The labels of a source, corrected by a file; unchanged if the file does not exist.
 
     Parameters
     ----------
     separator : str
-        Between the labels of one cell.
+        Separates the labels of one cell.
     closed : bool
-        Whether the classes are a list: then a label outside it is an error. Else every label that a row has is a class,
-        whether the source or a correction gives it.
+        Whether there is a class list: a label outside it is an error. Otherwise every label of a row, from the source
+        or from a correction, is a class.
 
     Raises
     ------
     DataError
-        The file cannot be read or is malformed, or names an unknown or a repeated id, or a label that cannot be.
+        The file is malformed or cannot be read, or has an unknown id, a repeated id or an invalid label.
     """
     if not file.exists():
-        return Corrected(source.encoded(source.classes), source.classes)
-    given = _read(file, source, separator, closed)
+        return Corrected(labels=source.encoded(source.classes), classes=source.classes)
+    given = _read_corrections(file, source, separator, closed=closed)
     new = [
         name for name in class_order(name for names in given.values() for name in names) if name not in source.classes
     ]
@@ -87,7 +87,7 @@ def corrected(source: Source, file: Path, separator: str, closed: bool) -> Corre
     classes, gone = (
         tuple(name for name, out in zip(classes, lost, strict=True) if out == want) for want in (False, True)
     )
-    return Corrected(labels, classes, len(given), n_differ, new, list(gone))
+    return Corrected(labels=labels, classes=classes, n_rows=len(given), n_differ=n_differ, new=new, gone=list(gone))
 
 
 def _has_positive(labels: np.ndarray) -> np.ndarray:
@@ -95,10 +95,10 @@ def _has_positive(labels: np.ndarray) -> np.ndarray:
     return np.bincount(positive_cells(labels)[1], minlength=labels.shape[1]) > 0
 
 
-def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int, list[str]]:
-    """Row to labels."""
+def _read_corrections(file: Path, source: Source, separator: str, *, closed: bool) -> dict[int, list[str]]:
+    """Row number to labels."""
     header, records = read_records(file)
-    at = {role: _column(file, header, role, source.columns.get(role, "")) for role in ("id", "labels")}
+    at = {role: _column(file, header, role, own=source.columns.get(role, "")) for role in ("id", "labels")}
     row_of = {sample: row for row, sample in enumerate(source.ids)}
     known = Spellings(row_of)
     given: dict[int, list[str]] = {}
@@ -114,13 +114,13 @@ def _read(file: Path, source: Source, separator: str, closed: bool) -> dict[int,
         lines[sample] = record.line
         names = _names(record.cells[at["labels"]], source.classes, separator)
         for name in names:
-            _check(where, name, source.classes, separator, closed)
+            _check_label(where, name, source.classes, separator=separator, closed=closed)
         given[row_of[sample]] = names
     return given
 
 
 def _own_id(where: str, text: str, known: Spellings) -> str | None:
-    """The id that a cell means; None where there is none."""
+    """The id that a cell refers to; None if there is no such id."""
     try:
         return known.find(text)
     except DataError as error:
@@ -128,7 +128,7 @@ def _own_id(where: str, text: str, known: Spellings) -> str | None:
 
 
 def _names(cell: str, classes: Sequence[str], separator: str) -> list[str]:
-    """The labels of a cell; a semicolon also stands between them, as in review.csv, where only classes are named so."""
+    """The labels of a cell. A semicolon also separates them, as in review.csv, if this gives only known classes."""
     names = split_labels(cell, separator)
     if BETWEEN in cell and not set(names) <= set(classes):
         with contextlib.suppress(KeyError):
@@ -136,8 +136,8 @@ def _names(cell: str, classes: Sequence[str], separator: str) -> list[str]:
     return names
 
 
-def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) -> int:
-    """Where a column stands: by its plain name, or by that of the source."""
+def _column(file: Path, header: list[str], role: str, *, own: str | Sequence[str]) -> int:
+    """The index of a column, found by its role (`id`, `labels`) or by its name in the source."""
     for name in (role, own):
         if isinstance(name, str) and name and (found := Spellings(header, f"{file}:1: column ").find(name)):
             return header.index(found)
@@ -146,7 +146,7 @@ def _column(file: Path, header: list[str], role: str, own: str | Sequence[str]) 
     raise DataError(f"{file}:1: no column {names}. Columns: {found}. It needs two: id,labels")
 
 
-def _check(where: str, name: str, classes: Sequence[str], separator: str, closed: bool) -> None:
+def _check_label(where: str, name: str, classes: Sequence[str], *, separator: str, closed: bool) -> None:
     if name in classes:
         return
     parts = [part.strip() for part in re.split(r"[,;|/\t]", name)]
@@ -155,7 +155,7 @@ def _check(where: str, name: str, classes: Sequence[str], separator: str, closed
         len(words) > 1 and all(word in classes for word in words)
     ):
         raise DataError(
-            f"{where}: label {quoted(name)} is several. Between labels stands {separator!r}: separator under [data]"
+            f"{where}: label {quoted(name)} is several labels. They are separated by {separator!r}: separator under [data]"
         )
     if closed:
         raise DataError(
@@ -164,41 +164,41 @@ def _check(where: str, name: str, classes: Sequence[str], separator: str, closed
 
 
 def _with_new(classes: tuple[str, ...], new: list[str]) -> tuple[str, ...]:
-    """New classes where a source that has them would put them; at the end, where its order is its own."""
+    """Classes with the new ones: in the usual order if the source follows it, otherwise at the end."""
     together = [*classes, *new]
     return tuple(class_order(together) if list(classes) == class_order(classes) else together)
 
 
 def corrected_ids(file: Path, own: str | Sequence[str] = "") -> Spellings:
-    """The ids that a file of corrections has a line of; none where there is no such file.
+    """The ids in a file of corrections; none if the file does not exist.
 
     Parameters
     ----------
     own : str
-        What the source calls its ids.
+        The name of the id column in the source.
     """
     if not file.exists():
         return Spellings(())
     header, records = read_records(file)
-    at = _column(file, header, "id", own)
+    at = _column(file, header, "id", own=own)
     return Spellings({record.cells[at].strip() for record in records})
 
 
-def with_answers(
-    file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], separator: str
+def add_answers(
+    file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], *, separator: str
 ) -> bytes:
-    """A file of corrections as it is to be with further ones: lines that say the same already stay, others follow.
+    """The new content of a file of corrections after adding answers: equal lines stay, new lines follow.
 
-    Cells stay separated as they are; the text becomes UTF-8.
+    The delimiter is kept; the text becomes UTF-8.
 
     Parameters
     ----------
     file : Path
-        As it is; it need not be there, and is not changed.
+        The current file; it may be missing, and is not changed.
     answers : mapping of str to sequence of str
         Id to labels.
     columns : mapping of str to str or sequence of str
-        What the source calls `id` and `labels`.
+        The names of the columns `id` and `labels` in the source.
 
     Raises
     ------
@@ -212,9 +212,13 @@ def with_answers(
                 f"{file}: label {quoted(wrong)} has the separator {separator!r} in its name. Set another separator under [data]"
             )
     old = file.read_bytes() if file.exists() else b""
-    found = read_delimited(file) if old.strip() else Delimited(["id", "labels"], [], ",", TextFile(""))
+    found = (
+        read_delimited(file)
+        if old.strip()
+        else Delimited(header=["id", "labels"], records=[], delimiter=",", file=TextFile(""))
+    )
     header, records = found.header, found.records
-    at_id, at_labels = (_column(file, header, role, columns.get(role, "")) for role in ("id", "labels"))
+    at_id, at_labels = (_column(file, header, role, own=columns.get(role, "")) for role in ("id", "labels"))
     rows, left, changed = [record.cells for record in records], dict(answers), False
     asked = Spellings(answers)
     for record in records:
@@ -234,5 +238,5 @@ def with_answers(
     line_end = "\r\n" if "\r\n" in found.file.text else "\n"
     writer = csv.writer(text, delimiter=found.delimiter, lineterminator=line_end)
     writer.writerows([header, *rows])
-    marked = found.file.marked or found.file.encoding != UTF8  # a spreadsheet tells UTF-8 by the mark
+    marked = found.file.marked or found.file.encoding != UTF8  # spreadsheets recognise UTF-8 by its byte-order mark
     return (codecs.BOM_UTF8 if marked else b"") + text.getvalue().encode("utf-8", "surrogateescape")

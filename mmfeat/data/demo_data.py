@@ -1,10 +1,10 @@
-"""A small made data set whose pictures and captions each tell only a part.
+"""A small synthetic data set in which images and captions each show only a part of the labels.
 
-A picture holds one to four shapes on a noisy ground, the rare ones seldom. Some shapes are hard to see: tiny, faint, or
-half behind a bar. The caption is written by somebody who names a shape with a probability that does not depend on how
-well it can be seen, in words of their own (a circle is also a disc), or now and then says nothing of what is there. So a
-shape that is hidden in the picture is often in the caption, and one that the caption leaves out can often be seen.
-Most rows are unlabelled; their truth is kept in truth.csv, which nothing reads but the demo's last table.
+An image holds one to four shapes on a noisy background; class frequencies have a long tail. Some shapes are hard to see:
+tiny, faint, or half behind a bar. A caption names each shape with a fixed probability, whether it is visible or not, by one
+of its words (a circle is also a disc); some captions name no shape. A shape that is hidden in the image is therefore often
+in the caption, and one that the caption omits can often be seen. Most rows are unlabelled; their true labels are in
+truth.csv, which only the demo's last table reads.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ CLASSES = tuple(WORDS)
 N_LABELLED, N_UNLABELLED = 1200, 3000
 PIXELS = 64
 NAMED = 0.6  # probability that the caption names a shape
-SAYS_NOTHING, BLANK = 0.06, 0.02  # captions about something else, and empty ones
+NAMES_NOTHING, BLANK = 0.06, 0.02  # shares of captions that name no shape, and of empty ones
 HIDDEN = 0.45  # probability that a shape is hard to see
-TAIL = 0.9  # class k is drawn with a weight of (k + 1) ** -TAIL
+TAIL = 0.9  # class k has weight (k + 1) ** -TAIL
 _COLOURS = ((214, 62, 62), (60, 120, 210), (60, 160, 90), (220, 170, 40), (150, 80, 180), (40, 170, 180))
 _OPENINGS = ("a picture of", "there is", "we can see", "somebody drew", "look at", "here is")
 _EXTRAS = ("on a noisy ground", "drawn by hand", "in the afternoon", "with some colours", "", "", "")
 _OTHERS = ("a sunny day at the beach", "my favourite one", "no comment", "drawn in the afternoon", "what a mess")
 
 
-def make_demo(folder: Path, seed: int = 0, n_labelled: int = N_LABELLED, n_unlabelled: int = N_UNLABELLED) -> None:
-    """Write train.csv, test.csv, truth.csv, images.zip and text-encoder/ into a folder; the same for the same seed."""
+def make_demo(folder: Path, seed: int = 0, n_labelled: int = N_LABELLED, *, n_unlabelled: int = N_UNLABELLED) -> None:
+    """Write train.csv, test.csv, truth.csv, images.zip and text-encoder/ into a folder. A seed always gives the same files."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     n = n_labelled + n_unlabelled
@@ -79,12 +79,12 @@ def _write(path: Path, header: tuple[str, ...], rows: zip) -> None:
 
 
 def _caption(rng: np.random.Generator, row: np.ndarray) -> str:
-    """Some of the shapes by one of their words; nothing of them now and then."""
+    """A caption with words for some of the shapes, or for none."""
     chance = rng.random()
     if chance < BLANK:
         return ""
     named = [k for k in row if rng.random() < NAMED]
-    if chance < BLANK + SAYS_NOTHING or not named:
+    if chance < BLANK + NAMES_NOTHING or not named:
         return str(rng.choice(_OTHERS))
     words = [str(rng.choice(WORDS[CLASSES[k]])) for k in named]
     text = f"{rng.choice(_OPENINGS)} a {' and a '.join(words)} {rng.choice(_EXTRAS)}"
@@ -92,7 +92,7 @@ def _caption(rng: np.random.Generator, row: np.ndarray) -> str:
 
 
 def _picture(rng: np.random.Generator, row: np.ndarray) -> bytes:
-    """One JPEG: a noisy ground, the shapes, and bars over some of them."""
+    """One JPEG: a noisy background, the shapes, and bars over some of them."""
     ground = rng.integers(190, 240, 3)
     pixels = np.clip(ground + rng.normal(0, 14, (PIXELS, PIXELS, 3)), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels)
@@ -108,7 +108,7 @@ def _picture(rng: np.random.Generator, row: np.ndarray) -> bytes:
             radius = float(rng.uniform(2.5, 4))
         if hidden == "faint":
             colour = 0.14 * colour + 0.86 * ground
-        _draw(draw, CLASSES[k], x, y, radius, tuple(int(c) for c in colour))
+        _draw(draw, CLASSES[k], x, y=y, r=radius, fill=tuple(int(c) for c in colour))
         if hidden == "barred":
             bar = tuple(int(c) for c in rng.integers(60, 200, 3))
             draw.rectangle((x - radius - 1, y - radius * 0.75, x + radius + 1, y + radius * 0.75), fill=bar)
@@ -118,7 +118,7 @@ def _picture(rng: np.random.Generator, row: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def _draw(draw: ImageDraw.ImageDraw, name: str, x: float, y: float, r: float, fill: tuple[int, ...]) -> None:
+def _draw(draw: ImageDraw.ImageDraw, name: str, x: float, *, y: float, r: float, fill: tuple[int, ...]) -> None:
     """Draw one shape around (x, y)."""
     if name == "circle":
         draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
@@ -167,7 +167,7 @@ _OUTLINES = {
 
 
 def _write_text_encoder(folder: Path) -> None:
-    """A transformers folder: a tiny BERT that has learned nothing yet, with a vocabulary of whole words."""
+    """A transformers folder: a tiny untrained BERT with a vocabulary of whole words."""
     folder.mkdir(exist_ok=True)
     phrases = " ".join([*_OPENINGS, *_EXTRAS, *_OTHERS, "a and"])
     words = sorted({*phrases.split(), *(word for group in WORDS.values() for word in group)})

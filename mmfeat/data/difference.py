@@ -1,4 +1,4 @@
-"""What is different between two manifests: rows, what they say, and classes."""
+"""Differences between two manifests: rows, their contents, and classes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _Changed = dict[str, tuple[Labels, Labels]]
 _BLOCK = 1 << 24  # labels compared together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What happened between two manifests; rows by their ids, each list in the order of the manifest that has them.
+    """Differences between an older and a newer manifest; rows are named by their ids, in the order of their manifest.
 
     Attributes
     ----------
     new, gone : list of str
-        Rows that only one has.
+        Rows that only the newer, or only the older manifest has.
     images, captions : dict of str to (str, str)
-        Rows whose image has another name, or whose caption is another: as it was, as it is.
+        Rows whose image name or caption changed: (before, after).
     labels : dict of str to (list of str or None, list of str or None)
-        Rows that say something else of a class, as they were and are; None is unlabelled. A no for a class that the other
-        manifest does not have is nothing else.
+        Rows whose labels changed: (before, after); None is unlabelled. A negative of a class that the other manifest does
+        not have is no change.
     new_classes, gone_classes : list of str
-        Classes that only one has.
+        Classes that only the newer, or only the older manifest has.
     reordered : bool
-        Whether the classes are the same in another order.
+        Whether the same classes have another order.
     """
 
     new: list[str]
@@ -47,16 +47,16 @@ class Difference:
 
     @property
     def classes(self) -> bool:
-        """Whether outputs and runs of before are of other classes; another order is none, since they are found by name."""
+        """Whether the set of classes changed. Order does not matter: outputs and runs find classes by name."""
         return bool(self.new_classes or self.gone_classes)
 
     @property
     def unencoded(self) -> int:
-        """Rows whose picture or caption the store may not have."""
+        """Rows whose image or caption may be missing in the store."""
         return len(self.new) + len(self.images.keys() | self.captions.keys())
 
     def lines(self) -> list[str]:
-        """All of it, a line for each row and class; empty where nothing is different."""
+        """One line for each changed row and class; empty if nothing changed."""
         lines = [f"class {name!r}: new" for name in self.new_classes]
         lines += [f"class {name!r}: gone" for name in self.gone_classes]
         lines += ["classes: in another order"] if self.reordered else []
@@ -64,13 +64,13 @@ class Difference:
         lines += [f"row {sample!r}: gone" for sample in self.gone]
         for what, changed in (("image", self.images), ("caption", self.captions)):
             lines += [f"{what} of {sample!r}: {a!r}, now {b!r}" for sample, (a, b) in changed.items()]
-        return lines + [f"labels of {s!r}: {_said(a)}, now {_said(b)}" for s, (a, b) in self.labels.items()]
+        return lines + [f"labels of {s!r}: {_text_of(a)}, now {_text_of(b)}" for s, (a, b) in self.labels.items()]
 
 
 def difference(before: Manifest, after: Manifest) -> Difference:
-    """What is different in `after`. Rows are the same by their ids, classes by their names; splits are not compared.
+    """Differences of `after` to `before`. Rows are matched by id, classes by name; splits are not compared.
 
-    Ids and names that only look the same are the same, whatever their bytes, where they can be told apart.
+    Ids and names that look the same match even if their bytes differ (Unicode forms), unless that is ambiguous.
     """
     old = same_rows(before.ids, after.ids)
     now = set(old.tolist())
@@ -89,7 +89,7 @@ def difference(before: Manifest, after: Manifest) -> Difference:
         gone=[sample for row, sample in enumerate(before.ids.tolist()) if row not in now],
         images=changed("images"),
         captions=changed("captions"),
-        labels=_labels(ids, before, old, after, kept, names=names),
+        labels=_labels(ids, before, old, after=after, kept=kept, names=names),
         new_classes=[name for name in after.classes if name not in was],
         gone_classes=[name for name in names if name not in is_now],
         reordered=names != after.classes and was == is_now,
@@ -97,7 +97,7 @@ def difference(before: Manifest, after: Manifest) -> Difference:
 
 
 def same_rows(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """For each id of `after` its row in `before`, `(N,)` int64; -1 where it has none."""
+    """For each id of `after` its row in `before`, `(N,)` int64; -1 if it has none."""
     at = {sample: row for row, sample in enumerate(before.tolist())}
     rows = np.array([at.get(sample, -1) for sample in after.tolist()], dtype=np.int64)
     taken = set(rows.tolist())
@@ -113,7 +113,7 @@ def same_rows(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _spelled_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
-    """The old names, each spelled as the new one that looks the same."""
+    """The old names, in the spelling of the new names that look the same."""
     known = Spellings(new)
     names = []
     for name in old:
@@ -125,9 +125,9 @@ def _spelled_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _labels(
-    ids: list[str], before: Manifest, old: np.ndarray, after: Manifest, kept: np.ndarray, *, names: tuple[str, ...]
+    ids: list[str], before: Manifest, old: np.ndarray, *, after: Manifest, kept: np.ndarray, names: tuple[str, ...]
 ) -> _Changed:
-    """Rows whose labels differ; they are compared in blocks, so that no copy of all labels is made.
+    """Rows whose labels differ; compared in blocks, to avoid a copy of all labels.
 
     `names` are the old classes, spelled as the new ones.
     """
@@ -154,5 +154,5 @@ def _names(labels: np.ndarray, classes: tuple[str, ...]) -> list[Labels]:
     return [names if k else None for names, k in zip(label_names(labels, classes), known, strict=True)]
 
 
-def _said(labels: Labels) -> str:
+def _text_of(labels: Labels) -> str:
     return "unlabelled" if labels is None else ", ".join(map(repr, labels)) or "nothing"

@@ -1,6 +1,6 @@
-"""Embeddings in other tools' files (npy, Parquet, HDF5, safetensors) read in blocks; with the ids in them.
+"""Readers of embeddings made by other tools (npy, Parquet, HDF5, safetensors), with the ids in those files.
 
-Nothing here reads a whole array: a file is opened for its shape and its ids, and `blocks` reads on from there.
+No reader loads a whole array: opening a file reads its shape and ids, and `blocks` reads the values piece by piece.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mmfeat.common.errors import DataError, MmfeatError, one_line
 from mmfeat.common.text import counted, shown
 from mmfeat.data.id_lists import IDS, as_ids, shape_text
 
-MOST_NUMBERS = 1 << 24  # of one embedding
-MOST_COMPRESSED = 2000  # a file's byte stands for no more bytes of values than this
+MOST_NUMBERS = 1 << 24  # in one embedding
+MOST_COMPRESSED = 2000  # most bytes of values per byte of the file
 
 
 class ArrayFile(ABC):
@@ -29,19 +29,19 @@ class ArrayFile(ABC):
     Parameters
     ----------
     array : str
-        The data set, column or tensor that holds it; empty: found.
+        The data set, column or tensor with the embeddings; empty: the only one in the file.
 
     Attributes
     ----------
     array : str
-        The one that is read.
+        The name of the array that is read.
     shape : tuple of int
         `(N, D)`.
 
     Raises
     ------
     DataError
-        The file is not what its name says, or holds no such table, or several.
+        The file does not have the format of its suffix, or holds no such table, or several.
     """
 
     kind = "a file"
@@ -50,7 +50,7 @@ class ArrayFile(ABC):
 
     def __init__(self, path: Path, array: str = "") -> None:
         self.path = path
-        self._refused: dict[str, str] = {}  # arrays that are there and not read, and why
+        self._refused: dict[str, str] = {}  # arrays that cannot be read, and why
         with self.named():
             self.array, shape, dtype = self._chosen(self._arrays(), array)
             if dtype.kind not in "fiu":
@@ -65,7 +65,7 @@ class ArrayFile(ABC):
             self.shape = shape
 
     def _check_size(self, shape: tuple[int, int], dtype: np.dtype) -> None:
-        """Refuse a shape that the file's bytes cannot hold, or that no memory does, before anything is allocated."""
+        """Refuse a shape that does not fit into the file's bytes or into memory, before anything is allocated."""
         declared, there = shape[0] * shape[1] * dtype.itemsize, self.path.stat().st_size
         if shape[1] > MOST_NUMBERS:
             raise DataError(
@@ -78,7 +78,7 @@ class ArrayFile(ABC):
             )
 
     def _check_rows(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse ids and the like that are not one for each row, before they are read."""
+        """Refuse an array that does not have one value for each row, before it is read."""
         if len(shape) != 1 or shape[0] != self.shape[0]:
             raise DataError(
                 f"{self.path}: {name!r} has shape {shape_text(shape)} beside {shown(self.array)!r} of shape "
@@ -87,7 +87,7 @@ class ArrayFile(ABC):
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
-        """Say in one line of which file an error is; every library has its own kinds."""
+        """Turn an error of any library into one line that names the file."""
         try:
             yield
         except (MmfeatError, FileNotFoundError):
@@ -98,17 +98,17 @@ class ArrayFile(ABC):
             raise DataError(f"{self.path}: cannot be read as {self.kind}: {one_line(error)}") from None
 
     def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows in pieces of up to `size`: the first one's number, and `(n, D)` numbers of the file's own type."""
+        """Blocks of up to `size` rows: the number of the first row, and `(n, D)` values in the file's dtype."""
         with self.named():
             yield from self._blocks(size)
 
     def ids(self) -> list[str] | None:
-        """The ids that lie in the same file; None where there are none."""
+        """The ids in the same file; None without ids."""
         with self.named():
             return self._ids()
 
     def present(self) -> np.ndarray | None:
-        """Which rows have an embedding, `(N,)` bool, where the file says so, as those of `mmfeat store export` do."""
+        """Which rows have an embedding, `(N,)` bool; None unless the file records it, as `mmfeat store export` does."""
         if not self.array.startswith("embeddings"):
             return None
         with self.named():
@@ -117,10 +117,10 @@ class ArrayFile(ABC):
     def _chosen(
         self, arrays: dict[str, tuple[tuple[int, ...], np.dtype]], array: str
     ) -> tuple[str, tuple[int, ...], np.dtype]:
-        """The array that is named, or the only one that can be meant."""
+        """The array of this name, or the only candidate."""
         if array in self._refused:
             raise DataError(f"{self.path}: {self._refused[array]}")
-        if self._refused and not array:  # which of them are meant is not known
+        if self._refused and not array:  # which one is wanted is unknown
             other = f", or name another: --array NAME. {_listed(arrays)}" if arrays else ""
             raise DataError(f"{self.path}: {next(iter(self._refused.values()))}{other}")
         if array:
@@ -142,7 +142,7 @@ class ArrayFile(ABC):
 
     @abstractmethod
     def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Name to shape and type of every array in the file."""
+        """Shape and dtype of every array in the file, by name."""
 
     @abstractmethod
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]: ...
@@ -155,7 +155,7 @@ class ArrayFile(ABC):
 
 
 class NpyFile(ArrayFile):
-    """An .npy file, one array without a name."""
+    """An .npy file: one array without a name."""
 
     kind = "npy"
     suffixes = (".npy",)
@@ -168,12 +168,12 @@ class NpyFile(ArrayFile):
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        for start in range(0, self.shape[0], size):  # mapped anew for each block: what was read is given back
+        for start in range(0, self.shape[0], size):  # mapped again for each block: frees the memory of the last
             yield start, np.array(self._mapped()[start : start + size])
 
 
 class Hdf5File(ArrayFile):
-    """An HDF5 file; data sets may lie in groups, `embeddings/text`."""
+    """An HDF5 file; data sets may lie in groups: `embeddings/text`."""
 
     kind = "HDF5"
     suffixes = (".h5", ".hdf5")
@@ -223,7 +223,7 @@ class Hdf5File(ArrayFile):
             return values[:].astype(bool)
 
     def _dataset(self, file: Any, name: str) -> Any:
-        """A data set that lies in the file itself; None where there is none of this name."""
+        """A data set stored in this file (not linked); None without one of this name."""
         from mmfeat.common.hdf5_reading import RefusedDataset, dataset
 
         try:
@@ -235,7 +235,7 @@ class Hdf5File(ArrayFile):
 
 
 class ParquetFile(ArrayFile):
-    """A Parquet file with a column of lists, and perhaps one of ids."""
+    """A Parquet file with a column of lists, and optionally a column of ids."""
 
     kind = "Parquet"
     suffixes = (".parquet", ".pq")
@@ -243,7 +243,7 @@ class ParquetFile(ArrayFile):
     def _open(self) -> Any:
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self.path, buffer_size=1 << 22, pre_buffer=False)  # no row group as a whole
+        return pq.ParquetFile(self.path, buffer_size=1 << 22, pre_buffer=False)  # do not load whole row groups
 
     def _arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         import pyarrow as pa
@@ -264,7 +264,7 @@ class ParquetFile(ArrayFile):
 
     @staticmethod
     def _width(file: Any, field: Any) -> int:
-        """The length of a column's lists, by its type or its first row."""
+        """The length of a column's lists, from its type or its first row."""
         if hasattr(field.type, "list_size"):
             return field.type.list_size
         for batch in file.iter_batches(1, columns=[field.name]):
@@ -300,7 +300,7 @@ class ParquetFile(ArrayFile):
 
 
 class SafetensorsFile(ArrayFile):
-    """A safetensors file; ids are a tensor of whole numbers, or a JSON list `ids` of its metadata."""
+    """A safetensors file; ids are a tensor of integers, or a JSON list `ids` in its metadata."""
 
     kind = "safetensors"
     suffixes = (".safetensors",)
@@ -318,7 +318,7 @@ class SafetensorsFile(ArrayFile):
         return {name: (shape, np.dtype(names.get(kind, object))) for name, (shape, kind) in kinds.items()}
 
     def _blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        for start in range(0, self.shape[0], size):  # mapped anew for each block: what was read is given back
+        for start in range(0, self.shape[0], size):  # mapped again for each block: frees the memory of the last
             with self._open() as file:
                 yield start, file.get_slice(self.array)[start : min(start + size, self.shape[0])]
 
@@ -341,13 +341,13 @@ _FORMATS: tuple[type[ArrayFile], ...] = (NpyFile, ParquetFile, Hdf5File, Safeten
 
 
 def open_array(path: Path, array: str = "") -> ArrayFile:
-    """Open a file of embeddings by its suffix.
+    """Open a file of embeddings with the reader of its suffix.
 
     Raises
     ------
     DataError
-        It is not there, not of a format that is read, not what its suffix says, or which of its arrays is meant is
-        open.
+        The file does not exist, its suffix is unknown, it does not have the format of its suffix, or several arrays could
+        be the embeddings.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -357,7 +357,7 @@ def open_array(path: Path, array: str = "") -> ArrayFile:
     if zipfile.is_zipfile(path):
         raise DataError(f"{path}: an archive. Unpack it, and name the .npy file in it")
     known = ", ".join(suffix for form in _FORMATS for suffix in form.suffixes)
-    raise DataError(f"{path}: its suffix says no format of embeddings. Use one of: {known}")
+    raise DataError(f"{path}: its suffix is not a format of embeddings. Use one of: {known}")
 
 
 def _listed(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:

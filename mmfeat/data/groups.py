@@ -1,4 +1,4 @@
-"""Rows that stand in one split together: those with the same picture, those of one named group, and what these join."""
+"""Groups: rows that must be in the same split because they share an image or a named group."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.text import shown
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Groups:
-    """Which rows belong together.
+    """Which rows must be in the same split.
 
     Attributes
     ----------
     numbers : np.ndarray
-        `(N,)` int64 from 0 on: rows with the same number stand in one split.
+        `(N,)` int64 from 0: the group of each row.
     pictures : np.ndarray
-        `(N,)` int64: rows with the same image share one; -1 without an image.
+        `(N,)` int64: the number of the row's image; -1 without an image.
     names : np.ndarray
-        `(N,)` object of str: the group that the source gives; empty without one.
+        `(N,)` object of str: the row's group in the source; empty without one.
     """
 
     numbers: np.ndarray
@@ -31,7 +31,7 @@ class Groups:
     names: np.ndarray
 
     def __len__(self) -> int:
-        """How many groups there are."""
+        """Number of groups."""
         return int(self.numbers.max(initial=-1)) + 1
 
     def refuse_two_splits(self, ids: Sequence[str], known: Sequence[str]) -> None:
@@ -40,14 +40,14 @@ class Groups:
         Parameters
         ----------
         known : sequence of str
-            For each row the split it has already, or an empty string.
+            For each row its current split, or an empty string.
 
         Raises
         ------
         DataError
-            One has; the message names rows from the one split to the other, and what each shares with the next.
+            A group has rows of two splits; the message names the rows that link them, and what they share.
         """
-        _, codes = np.unique(np.array(["", *known]), return_inverse=True)  # an empty string comes first
+        _, codes = np.unique(np.array(["", *known]), return_inverse=True)  # the empty string has code 0
         placed = np.flatnonzero(codes[1:])
         first, last = np.full(len(self), len(codes)), np.zeros(len(self), dtype=np.int64)
         np.minimum.at(first, self.numbers[placed], codes[1:][placed])
@@ -60,12 +60,12 @@ class Groups:
         links = [f"{self._shared(a, b)} as {_named(ids, known, b)}" for a, b in itertools.pairwise(chain)]
         more = f" ({len(torn) - 1:,} more like this)" if len(torn) > 1 else ""
         raise DataError(
-            f"row {_named(ids, known, chain[0])} has {', which has '.join(links)}{more}: rows that share a picture or a group stand in one split. "
-            f"Leave one of them out, give it another group, or remove manifest.parquet to split anew"
+            f"row {_named(ids, known, chain[0])} has {', which has '.join(links)}{more}: rows that share a picture or a group belong in one split. "
+            f"Leave one of them out, give it another group, or remove manifest.parquet to split again"
         )
 
     def _chain(self, rows: list[int], known: Sequence[str]) -> list[int]:
-        """The fewest rows of one group that lead from one split to another, each sharing something with the next."""
+        """The shortest chain of rows from one split to another in which each row shares something with the next."""
         sharing: dict[object, list[int]] = {}
         for row in rows:
             for what in self._marks(row):
@@ -73,7 +73,7 @@ class Groups:
         start = next(known[row] for row in rows if known[row])
         came: dict[int, int | None] = {row: None for row in rows if known[row] == start}
         queue = list(came)
-        for row in queue:  # it grows: breadth first
+        for row in queue:  # the queue grows: breadth-first search
             if known[row] not in ("", start):
                 chain = [row]
                 while (before := came[chain[-1]]) is not None:
@@ -97,14 +97,14 @@ class Groups:
 
 
 def groups_of(keys: np.ndarray, present: np.ndarray, names: Sequence[str] | None = None) -> Groups:
-    """Rows that share an image, a group's name, or a row that shares one of these with each of them.
+    """Group rows that share an image or a group name, directly or through other rows.
 
     Parameters
     ----------
     keys, present : np.ndarray
-        Row keys of the images `(N, 32)` uint8 or other digests of them, and whether there is an image, `(N,)` bool.
+        Row keys `(N, 32)` uint8 (or other digests) of the images, and whether a row has an image, `(N,)` bool.
     names : sequence of str, optional
-        The group that the source gives each row; a row with an empty string has none.
+        The group of each row in the source; an empty string is no group.
     """
     n = len(present)
     pictures = np.full(n, -1, dtype=np.int64)
@@ -114,7 +114,7 @@ def groups_of(keys: np.ndarray, present: np.ndarray, names: Sequence[str] | None
             np.ascontiguousarray(keys[rows]).view(f"V{keys.shape[1]}").ravel(), return_inverse=True
         )
     names = np.array(names if names is not None else [""] * n, dtype=object)
-    return Groups(_joined(pictures, names), pictures, names)
+    return Groups(numbers=_joined(pictures, names), pictures=pictures, names=names)
 
 
 def _joined(pictures: np.ndarray, names: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def _joined(pictures: np.ndarray, names: np.ndarray) -> np.ndarray:
     columns = np.array([numbers.setdefault(name, len(numbers)) for name in names[named]], dtype=np.int64)
     rows = np.concatenate([seen, named])
     to = n + np.concatenate([pictures[seen], pictured + columns])
-    size = n + pictured + len(numbers)  # a node for each row, picture and name
+    size = n + pictured + len(numbers)  # one node for each row, picture and name
     graph = coo_matrix((np.ones(len(rows), dtype=bool), (rows, to)), shape=(size, size))
     return connected_components(graph, directed=False)[1][:n].astype(np.int64)
 

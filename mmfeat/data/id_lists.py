@@ -1,4 +1,4 @@
-"""Ids of embeddings, from a file of their own: CSV, plain text, npy or JSON."""
+"""Readers of ids that accompany embeddings in a separate file: CSV, plain text, npy or JSON."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mmfeat.common.text import shown
 from mmfeat.data.tables.delimited import delimiter_of, usual_delimiter
 from mmfeat.data.tables.text_files import read_text, refuse_damage
 
-IDS = ("id", "ids")  # what a column, data set or tensor of ids is called
+IDS = ("id", "ids")  # names of a column, data set or tensor of ids
 
 
 def read_ids(path: Path, n_rows: int) -> list[str]:
-    """Ids from a file of their own: CSV or TSV (a column `id`, or one column), .txt (one a line), .npy, or .json (a list).
+    """Read ids from CSV or TSV (a column `id`, or a single column), .txt (one per line), .npy or .json (a list).
 
     Parameters
     ----------
     n_rows : int
-        How many there should be: tells whether the first line of one column is a title.
+        Expected number of ids; decides whether the first line of a single column is a header.
 
     Raises
     ------
     DataError
-        The file cannot be read, or does not say which column holds the ids.
+        The file cannot be read, or its column of ids is not known.
     """
     readers = {
         ".csv": _csv_ids,
@@ -42,14 +42,14 @@ def read_ids(path: Path, n_rows: int) -> list[str]:
     }
     read = readers.get(Path(path.name.lower().removesuffix(".gz")).suffix)
     if read is None:
-        raise DataError(f"{path}: its suffix says no format of ids. Use one of: {', '.join(readers)}")
+        raise DataError(f"{path}: its suffix is not a format of ids. Use one of: {', '.join(readers)}")
     try:
         values = read(path, n_rows)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError:
         raise
-    except Exception as error:  # the csv, json and npy readers have their own kinds
+    except Exception as error:  # the csv, json and npy readers raise errors of their own
         raise DataError(f"{path}: cannot be read as {path.suffix[1:].lower()}: {one_line(error)}") from None
     return as_ids(values, str(path))
 
@@ -60,10 +60,12 @@ def _csv_ids(path: Path, n_rows: int) -> list[str]:
     if not rows:
         raise DataError(f"{path}: it is empty")
     title = next(filter(None, map(Spellings(rows[0], f"{path}: column ").find, IDS)), None)
-    if title is None:  # without a header nothing says that another sign stands between cells, rather than in an id
+    if title is None:  # without a header, an unusual delimiter may be part of an id
         rows = _rows(text, usual)
     if title is None and len(rows[0]) > 1:
-        raise DataError(f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Call the column of ids so")
+        raise DataError(
+            f"{path}: no column 'id' among {shown(', '.join(rows[0]), 120)!r}. Rename the column of ids to it"
+        )
     at = rows[0].index(title) if title else 0
     body = rows[1:] if title or len(rows) == n_rows + 1 else rows
     short = next((number for number, row in enumerate(body, 1) if len(row) <= at), None)
@@ -100,7 +102,7 @@ def _json_ids(path: Path, n_rows: int) -> list[Any]:
 
 
 def as_ids(values: Any, place: str) -> list[str]:
-    """Texts and whole numbers as text; anything else, and an empty one, is an error that names its row."""
+    """Ids as text, from texts or integers. Any other value, or an empty one, is an error that names its row."""
     if isinstance(values, np.ndarray):
         if values.ndim != 1:
             raise DataError(f"{place} has shape {shape_text(values.shape)}: ids are one list")

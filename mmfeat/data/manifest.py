@@ -16,27 +16,27 @@ from mmfeat.common.labels import rows_of
 from mmfeat.common.sealed_parquet import open_parquet, write_parquet
 
 FORMAT = 2  # 2: a role may have several columns
-_LABELS_AT_ONCE = 1 << 24  # in a row group: Parquet takes several times their bytes to write and read them
+_LABELS_AT_ONCE = 1 << 24  # in a row group: Parquet needs several times their bytes to write and read them
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Manifest:
     """Samples in the order of their source.
 
     Attributes
     ----------
     ids, images, captions : np.ndarray
-        `(N,)` object arrays of str; an empty string where there is no image or caption.
+        `(N,)` object arrays of str; an empty string without an image or caption.
     labels : np.ndarray
-        `(N, K)` int8: 1 yes, 0 no, -1 not known.
+        `(N, K)` int8: 1 positive, 0 negative, -1 unknown.
     split : np.ndarray
-        `(N,)` object: `train`, `val` or `test`. An unlabelled row stands in train, unless an identical picture puts it
-        elsewhere.
+        `(N,)` object: `train`, `val` or `test`. An unlabelled row is in train, unless it has the same image as a row of
+        another split.
     columns : dict of str to str or list of str
-        What the source calls `id`, `image`, `caption`, `labels` and `group`: a column, or several.
+        The columns of the source for `id`, `image`, `caption`, `labels` and `group`: one name, or several.
     groups : np.ndarray or None
-        `(N,)` object of str: the group that the source gives, empty without one; None where no column gives any, or the
-        manifest was written before groups were kept.
+        `(N,)` object of str: the row's group in the source, empty without one. None without a column of groups, and in
+        manifests from before groups were stored.
     """
 
     ids: np.ndarray
@@ -58,7 +58,7 @@ class Manifest:
         return rows_of(self.labels, self.split, which)
 
     def save(self, path: Path) -> None:
-        """Write a sealed Parquet file, whole or not at all; classes and format stand in its metadata."""
+        """Write a sealed Parquet file atomically; its metadata holds the classes and the format."""
         k = len(self.classes)
         labels = pa.FixedSizeListArray.from_arrays(pa.array(self.labels.ravel(), pa.int8()), k)
         names = ("id", "image", "caption", "split")
@@ -78,12 +78,12 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read what `save` wrote.
+        """Read a manifest that `save` wrote.
 
         Raises
         ------
         DataError
-            The file is damaged, or a newer mmfeat wrote it.
+            The file is missing or damaged, or was written by a newer mmfeat.
         """
         try:
             table = open_parquet(path)
@@ -98,21 +98,30 @@ class Manifest:
             groups = _texts(table, "group") if "group" in table.schema_arrow.names else None
             labels = _labels(table, len(classes))
             if not set(split.tolist()) <= {"train", "val", "test"}:
-                raise ValueError("it has other splits than there are")
+                raise ValueError("it has unknown splits")
         except DataError:
             raise
         except FileNotFoundError:
             raise DataError(f"{path}: is not there. Run: mmfeat init") from None
-        except Exception as error:  # without a seal it may hold anything
+        except Exception as error:  # a file without a seal may hold anything
             raise DataError(f"{path}: damaged: {one_line(error)}. Remove it and run: mmfeat init") from None
-        return cls(ids, images, captions, labels, split, tuple(classes), columns, groups)
+        return cls(
+            ids=ids,
+            images=images,
+            captions=captions,
+            labels=labels,
+            split=split,
+            classes=tuple(classes),
+            columns=columns,
+            groups=groups,
+        )
 
 
 def _texts(table: pq.ParquetFile, name: str) -> np.ndarray:
     """A column as `(N,)` object array of str."""
     column = table.read([name])[name]
     if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise ValueError(f"column {name} holds other things than texts")
+        raise ValueError(f"column {name} holds values that are not text")
     return np.array(column.to_pylist(), dtype=object)
 
 
@@ -123,7 +132,7 @@ def _labels(table: pq.ParquetFile, k: int) -> np.ndarray:
     for group in range(table.num_row_groups):
         block = _values(table.read_row_group(group, ["labels"])["labels"].combine_chunks(), k)
         if block.size and (block.min() < -1 or block.max() > 1):
-            raise ValueError("it has other labels than there are")
+            raise ValueError("it has labels other than 1, 0 and -1")
         labels[start : start + len(block)] = block
         start += len(block)
     if start != len(labels):

@@ -1,4 +1,4 @@
-"""The table that a person fills in: written so that no cell is a formula, read back with the line of every mistake."""
+"""The review table that a person fills in: written without formulas in cells, read back with the line of every mistake."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mmfeat.data.tables.delimited import Record, read_records, repaired
 
 FILE = "review.csv"
 ID, ANSWER = "id", "labels"
-BETWEEN = ";"  # also stands between labels, whatever the project's separator
-NO_LABELS = ("-", "none", "(none)")  # an answer: labelled with nothing; not one that is a class itself
+BETWEEN = ";"  # also separates labels, whatever the project's separator
+NO_LABELS = ("-", "none", "(none)")  # answers for no labels, unless one is a class's name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a person filled in.
+    """The answers in a review table.
 
     Attributes
     ----------
     given : dict of str to list of str
-        Id to labels, in the order of the classes; an empty list is a row that has none of them.
+        Labels of each answered id, in the order of the classes; an empty list for a row without labels.
     n_blank : int
         Rows without an answer.
     """
@@ -36,26 +36,26 @@ class Answers:
 
 
 def nothing_mark(classes: Sequence[str]) -> str:
-    """What to fill in for a row that has none of the classes."""
+    """The answer for a row without labels."""
     return next((mark for mark in NO_LABELS if mark not in classes), NO_LABELS[-1])
 
 
 def review_bytes(columns: Mapping[str, Sequence[str]]) -> bytes:
-    """A table with these columns and an empty one to fill in, as CSV that spreadsheets read as UTF-8."""
+    """CSV of these columns and an empty column to fill in; spreadsheets read it as UTF-8."""
     rows = ([*row, ""] for row in zip(*columns.values(), strict=True))
     return csv_text([*columns, ANSWER], rows).encode("utf-8-sig", "replace")
 
 
-def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separator: str) -> Answers:
-    """Read what was filled in; rows without an answer may say anything.
+def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], *, separator: str) -> Answers:
+    """Read the answers; rows without an answer are not checked.
 
-    Labels are separated by the project's separator or by a semicolon; cells as in any table, for spreadsheets save them in
-    several ways.
+    Labels are separated by the project's separator or by a semicolon. Any delimiter of cells is read, since spreadsheets
+    use several.
 
     Raises
     ------
     DataError
-        The file cannot be read or is no such table, or names an unknown or a repeated id, or an unknown class.
+        The file cannot be read or is not a review table, or has an unknown id, a repeated id or an unknown class.
     """
     known, given, lines = Spellings(set(ids)), {}, {}
     records, at = _records(file)
@@ -77,35 +77,35 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], separat
         except KeyError as error:
             name = error.args[0]
             raise DataError(
-                f"{where}: row {quoted(sample)}: {quoted(name)} is none of the {counted(len(classes), 'class', 'classes')}."
+                f"{where}: row {quoted(sample)}: {quoted(name)} is not among the {counted(len(classes), 'class', 'classes')}."
                 f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
             ) from None
         except DataError as error:
             raise DataError(f"{where}: row {quoted(sample)}: the class {error}") from None
-    return Answers(given, len(records) - len(answered))
+    return Answers(given=given, n_blank=len(records) - len(answered))
 
 
 def is_review(file: Path) -> bool:
-    """Whether a table has the columns of a review, beside those that any table of labels has."""
+    """Whether a table has the columns of a review table."""
     with file.open("rb") as opened:
         header = opened.readline(2**20)
     return all(name in header for name in (b"given", b"model", b"probabilities", b"why"))
 
 
-def begun(file: Path) -> int:
-    """How many rows of a table somebody has filled in.
+def n_answered(file: Path) -> int:
+    """Number of answered rows of a review table.
 
     Raises
     ------
     DataError
-        It is no such table.
+        The file is not a review table.
     """
     records, at = _records(file)
     return sum(bool(_answer(record, at)) for record in records)
 
 
 def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
-    """All rows, and where ids and answers stand; other columns may hold any bytes."""
+    """All rows, and the indices of the columns of ids and answers; other columns may hold any bytes."""
     if not file.is_file():
         raise DataError(f"{file}: no such file. Run: mmfeat review")
     header, records = read_records(file)
@@ -123,19 +123,19 @@ def _answer(record: Record, at: tuple[int, int]) -> str:
 
 
 def _own_id(record: Record, at: tuple[int, int], known: Spellings) -> tuple[str, bool]:
-    """The id that a row means, and whether there is one; else what its cell says."""
+    """The id that a row refers to and True, or the text of its cell and False."""
     cell = record.cells[at[0]].strip()
     found = known.find(unharmed(cell)) or known.find(cell)
     return found or cell, found is not None
 
 
 def named_classes(answer: str, classes: Sequence[str], separator: str) -> list[str]:
-    """The classes that an answer names, in their order, with a semicolon or the project's separator between them.
+    """The classes in an answer, in class order; they are separated by a semicolon or the project's separator.
 
     Raises
     ------
     KeyError
-        With the first name that is no class.
+        The first name that is not a class.
     """
     order = {name: k for k, name in enumerate(classes)}
     known = Spellings(order)

@@ -1,4 +1,4 @@
-"""Row keys: digests of samples' own bytes, and a memory of them that saves reading unchanged files again."""
+"""Row keys: digests of samples' bytes, and a memory of them so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
 _UNKNOWN, _SHALLOW, _DEEP = range(3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowKeys:
-    """What each row's features are filed under.
+    """The row keys of one modality, under which features are stored.
 
     Attributes
     ----------
     keys : np.ndarray
-        `(N, 32)` uint8 SHA-256; zeros where not present.
+        `(N, 32)` uint8 SHA-256; zeros if missing.
     present : np.ndarray
-        `(N,)` bool: False for a blank caption, an image that is not there or cannot be read.
+        `(N,)` bool: False for a blank caption, and for an image that does not exist or cannot be read.
     missing : dict of int to str
-        Row to the reason why its image is not there.
+        Rows whose image does not exist, with the reason.
     refused : dict of int to str
-        Row to the reason why its image is there and cannot be read.
+        Rows whose image exists and cannot be read, with the reason.
     facts : np.ndarray or None
-        `(N, 17)` uint8, what else was seen in the images' bytes; read it by `pixels` and `deep`.
+        `(N, 17)` uint8, other properties of the images' bytes; read them with `pixels` and `deep`.
     """
 
     keys: np.ndarray
@@ -53,7 +53,7 @@ class RowKeys:
 
     @property
     def pixels(self) -> np.ndarray:
-        """Digests `(N, 16)` uint8 of the images' data without their metadata; of all bytes, where they are not known."""
+        """Digests `(N, 16)` uint8 of the image data without metadata; of all bytes if those are unknown."""
         if self.facts is None:
             return self.keys[:, :PIXEL_DIGEST]
         known = self.facts[:, PIXEL_DIGEST:] != _UNKNOWN
@@ -61,55 +61,55 @@ class RowKeys:
 
     @property
     def deep(self) -> np.ndarray:
-        """Which images are known to be able to hold more than 8 bits a channel, `(N,)` bool."""
+        """Which images may have more than 8 bits per channel, `(N,)` bool."""
         if self.facts is None:
             return np.zeros(len(self.present), dtype=bool)
         return self.present & (self.facts[:, PIXEL_DIGEST] == _DEEP)
 
     @property
     def lacks_facts(self) -> np.ndarray:
-        """Which images nothing is known of but their key, `(N,)` bool."""
+        """Images of which only the key is known, `(N,)` bool."""
         return self.present & (self.facts is None or self.facts[:, PIXEL_DIGEST] == _UNKNOWN)
 
     @property
     def reasons(self) -> dict[int, str]:
-        """Row to the reason why its image is not present, in the order of the rows."""
+        """Rows whose image is missing or refused, with the reason, in order."""
         return dict(sorted({**self.missing, **self.refused}.items()))
 
 
 def caption_keys(captions: np.ndarray) -> RowKeys:
-    """Keys of captions: digests of their UTF-8."""
+    """Row keys of captions: digests of their UTF-8 bytes."""
     present = np.fromiter((bool(caption.strip()) for caption in captions), bool, len(captions))
     keys = np.zeros((len(captions), 32), np.uint8)
     digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in captions[present])
     keys[present] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
-    return RowKeys(keys, present)
+    return RowKeys(keys=keys, present=present)
 
 
 def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Keys `(N, 32)` uint8 of ids, digests of their UTF-8: what imported embeddings are filed under."""
+    """Row keys `(N, 32)` uint8 of imported embeddings: digests of the ids' UTF-8 bytes."""
     digests = b"".join(hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest() for i in ids)
     return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 def image_keys(
-    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, facts: bool = False
+    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, *, facts: bool = False
 ) -> RowKeys:
-    """Keys of images: digests of their files' bytes, read only where memory has none.
+    """Row keys of images: digests of their files' bytes. Only files without a digest in memory are read.
 
-    A name that is empty is a row without an image; one that is nowhere is not present and has its reason.
+    A row with an empty name has no image. A name that matches no file is missing, with a reason.
 
     Parameters
     ----------
     images : np.ndarray
         `(N,)` object array of names.
     facts : bool
-        Whether `pixels` and `deep` are asked for too: files that memory has only the key of are then read once more.
+        Whether `pixels` and `deep` are needed too: files of which memory has only the key are then read again.
 
     Raises
     ------
     DataError
-        An archive is damaged, or a name is there several times.
+        An archive is damaged, or a name matches several images.
     """
     state = _state(images, sources) if memory else None
     found = memory.recall_all(state, len(images)) if state else None
@@ -123,14 +123,14 @@ def image_keys(
     refused: dict[int, str] = {}
     if unread:
         with progress("reading images", len(unread), "images") as bar:
-            for row, digest in _digests(sources, locations, unread, bar, facts or memory is not None):
+            for row, digest in _digests(sources, locations, unread, bar=bar, facts=facts or memory is not None):
                 if isinstance(digest, bytes):
                     found.rows[row] = np.frombuffer(digest, np.uint8)
                 else:
                     refused[row] = digest
         after = sources.stamps(locations[row] for row in unread)
         for row, stamp in zip(unread, after, strict=True):
-            if _place(locations[row], stamp) != places[row]:  # it changed while it was read
+            if _place(locations[row], stamp) != places[row]:  # the file changed while it was read
                 places[row] = None
     if memory and (unread or state):
         whole = all(place is not None for place, location in zip(places, locations, strict=True) if location)
@@ -144,13 +144,13 @@ def _row_keys(images: np.ndarray, found: Digests, refused: dict[int, str]) -> Ro
     present = found.known
     absent = np.flatnonzero(~present).tolist()
     missing = {row: NO_IMAGE for row in absent if images[row] and row not in refused}
-    return RowKeys(found.keys, present, missing, refused, found.facts)
+    return RowKeys(keys=found.keys, present=present, missing=missing, refused=refused, facts=found.facts)
 
 
 def _digests(
-    sources: ImageSources, locations: list[Location | None], unread: list[int], bar: object, facts: bool
+    sources: ImageSources, locations: list[Location | None], unread: list[int], *, bar: object, facts: bool
 ) -> Iterator[tuple[int, bytes | str]]:
-    """Key and facts, 49 bytes, or the reason why there are none, of each row asked for."""
+    """Key and facts (49 bytes) of each row to read, or the reason why it cannot be read."""
 
     def digest(block: list[int]) -> list[tuple[int, bytes | str]]:
         found: list[tuple[int, bytes | str]] = []
@@ -164,7 +164,7 @@ def _digests(
         return found
 
     blocks = [unread[start : start + _BLOCK] for start in range(0, len(unread), _BLOCK)]
-    with ThreadPoolExecutor(usable_cores() + 4) as pool:  # they wait for the disk rather than for a core
+    with ThreadPoolExecutor(usable_cores() + 4) as pool:  # the threads mostly wait for the disk
         for found in pool.map(digest, blocks):
             yield from found
             bar.advance(len(found))
@@ -174,16 +174,16 @@ def _facts(data: bytes, key: bytes) -> bytes:
     return (pixel_digest(data) or key[:PIXEL_DIGEST]) + bytes([_DEEP if deep(data) else _SHALLOW])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Digests:
-    """Keys of images and what else was seen in their bytes: `rows (N, 49)` uint8, zeros where nothing is known."""
+    """Keys and facts of images: `rows (N, 49)` uint8, zeros if unknown."""
 
     rows: np.ndarray
 
     @classmethod
     def empty(cls, n: int) -> Digests:
-        """Of `n` images nothing is known."""
-        return cls(np.zeros((n, 32 + _FACTS), np.uint8))
+        """Digests of `n` unknown images."""
+        return cls(rows=np.zeros((n, 32 + _FACTS), np.uint8))
 
     @property
     def keys(self) -> np.ndarray:
@@ -197,20 +197,20 @@ class Digests:
 
     @property
     def known(self) -> np.ndarray:
-        """Which have a key, `(N,)` bool."""
+        """Images with a key, `(N,)` bool."""
         return self.rows[:, :32].any(1)
 
     @property
     def lacks_facts(self) -> np.ndarray:
-        """Which have a key alone, as mmfeat 0.1.0 remembered them, `(N,)` bool."""
+        """Images with a key and no facts, as mmfeat 0.1.0 remembered them, `(N,)` bool."""
         return self.known & (self.rows[:, -1] == _UNKNOWN)
 
 
 class DigestMemory:
-    """Digests by place and stamp (size, time, inode), as git's index keeps them, and the state of archives they are for.
+    """A file of digests by place and stamp (size, time, inode), like git's index, and the state of their archives.
 
-    Only a shortcut: absent, damaged or of another version it is empty. What has no stamp that can be trusted
-    (see :meth:`ImageSources.stamps`) is not remembered.
+    It only saves time: a missing or damaged file, or one of another version, counts as empty. Images without a reliable
+    stamp (see :meth:`ImageSources.stamps`) are not remembered.
     """
 
     def __init__(self, path: Path) -> None:
@@ -224,7 +224,7 @@ class DigestMemory:
         return _digests_of(found) if same and len(found.columns["place"]) == n else None
 
     def recall(self, places: list[bytes | None]) -> Digests:
-        """Digests of places; zeros where a place is None or not remembered."""
+        """Digests of places; zeros if a place is None or not remembered."""
         digests = Digests.empty(len(places))
         found = self._rows.read()
         if found is not None:
@@ -234,12 +234,12 @@ class DigestMemory:
         return digests
 
     def remember(self, places: list[bytes | None], digests: Digests, state: bytes = b"") -> None:
-        """Keep the digests of these places instead of what was kept before.
+        """Replace the file's content by the digests of these places.
 
         Parameters
         ----------
         state : bytes
-            What :meth:`recall_all` will ask for; empty where another time may give other digests.
+            The state for :meth:`recall_all`; empty if the same state may give other digests later.
         """
         data = np.frombuffer(b"".join(place or bytes(_PLACE) for place in places), np.uint8).reshape(-1, _PLACE)
         columns = {"place": data, "digest": digests.keys, "facts": digests.facts}
@@ -255,7 +255,7 @@ def _digests_of(found: Rows) -> Digests:
 
 
 def _state(images: np.ndarray, sources: ImageSources) -> bytes | None:
-    """Digest of all that row keys depend on, where archives' stamps tell it."""
+    """Digest of the names and of the archives' stamps; None if row keys depend on anything else."""
     state = sources.state()
     if state is None:
         return None
@@ -264,7 +264,7 @@ def _state(images: np.ndarray, sources: ImageSources) -> bytes | None:
 
 
 def _place(location: Location | None, stamp: tuple[int, ...] | None) -> bytes | None:
-    """Sixteen bytes for a place in its present state; None where it has no stamp."""
+    """Digest (16 bytes) of a place and its stamp; None without a stamp."""
     if location is None or stamp is None:
         return None
     text = "\0".join((location.file, location.member or "", *map(str, stamp)))

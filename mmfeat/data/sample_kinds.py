@@ -1,4 +1,4 @@
-"""What is typed to be predicted: a table, one picture, or several in folders, archives and patterns."""
+"""The kind of a command's samples: a table, one picture, or several pictures in folders, archives and patterns."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mmfeat.data.images.archives import ARCHIVES
 from mmfeat.data.images.image_names import IMAGE_SUFFIXES
 from mmfeat.data.tables.table_forms import is_table, table_suffix
 
-PICTURE, PICTURES, TABLE = "picture", "pictures", "table"  # what is typed as a sample
+PICTURE, PICTURES, TABLE = "picture", "pictures", "table"  # kinds of samples
 
 
 def kind_of_sample(text: str, run_names: Collection[str] = ()) -> str:
-    """What a word is that is typed as a sample: a picture, several, a table; empty where it is a run's name.
+    """The kind of an argument: one picture, several, or a table; empty if it is the name of a run.
 
     Parameters
     ----------
     run_names : collection of str
-        Names of runs, which are stronger than a folder of the same name.
+        Names of runs; they take precedence over a folder of the same name.
     """
     path, lower = Path(text).expanduser(), text.lower()
     if table_suffix(text):
@@ -42,31 +42,33 @@ def _is_pattern(text: str) -> bool:
 
 
 def kind_of_samples(
-    whats: list[str], caption: str, captions: str, images: tuple[str, ...], columns: dict[str, str]
+    arguments: list[str], caption: str, captions: str, *, images: tuple[str, ...], columns: dict[str, str]
 ) -> str:
-    """What is to be predicted: a table, pictures, or one picture or caption; arguments that do not go with it are refused.
+    """The kind of what is to be predicted: a table, pictures, or one picture or caption. Refuses arguments of another kind.
 
     Raises
     ------
     DataError, ConfigError
-        An argument does not go with what is to be predicted.
+        An argument does not fit the kind of samples.
     """
-    kinds = [kind_of_sample(what) or PICTURE for what in whats]
+    kinds = [kind_of_sample(what) or PICTURE for what in arguments]
     if len(kinds) > 1 and TABLE in kinds:
-        raise ConfigError(f"{whats[kinds.index(TABLE)]}: is a table, and stands alone. Predict one after the other")
+        raise ConfigError(
+            f"{arguments[kinds.index(TABLE)]}: is a table, which is predicted on its own. Predict one after the other"
+        )
     kind = PICTURES if len(kinds) > 1 else kinds[0] if kinds else PICTURE
     if kind == TABLE and caption:
-        raise DataError(f"{whats[0]}: is a table, and --caption is for one picture. Use: --column caption=COLUMN")
+        raise DataError(f"{arguments[0]}: is a table, and --caption is for one picture. Use: --column caption=COLUMN")
     if kind == PICTURES and caption:
         raise DataError(
-            f"{whats[0]}: --caption is for one picture. Use: --captions FILE, a table with ids and captions"
+            f"{arguments[0]}: --caption is for one picture. Use: --captions FILE, a table with ids and captions"
         )
     if kind != PICTURES and captions:
         raise ConfigError(
             "--captions is for a folder, an archive or a pattern of pictures. One picture takes --caption TEXT"
         )
     if kind != TABLE and images:
-        raise ConfigError("--images is for a table: it says where the table's images are")
+        raise ConfigError("--images is for a table: it names the place of the table's images")
     if columns and kind != TABLE and not captions:
         raise ConfigError("--column is for a table, or for the table of --captions")
     return kind

@@ -1,7 +1,6 @@
-"""What each sample's row key was when the sample was last seen: for images that are gone, and to tell changed from new.
+"""The last seen row key of each sample: for images that are gone, and to distinguish changed samples from new ones.
 
-One memory for each modality of a project, whichever encoders and shards have read the samples: what was seen is a fact of
-the sample. Which of the features are there is asked of the store.
+A project has one file for each modality, shared by all encoders and shards. Which features exist is known to the store.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ def _none() -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Rows of the file: ids, the last key of each and the one before it, `(M, 32)` uint8; zeros for none."""
+    """Rows of the file: ids, the last key of each and the key before it, `(M, 32)` uint8; zeros if unknown."""
 
     ids: list[str] = field(default_factory=list)
     last: np.ndarray = field(default_factory=_none)
     before: np.ndarray = field(default_factory=_none)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """`(N,)` int64: each id's row, -1 where it has none."""
+        """Row of each id, `(N,)` int64; -1 if it has none."""
         asked = ids.tolist()
         if asked == self.ids:
             return np.arange(len(asked))
@@ -37,18 +36,17 @@ class _Seen:
         return np.fromiter((at.get(sample, -1) for sample in asked), np.int64, len(asked))
 
 
-def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray) -> None:
-    """Note the row keys of samples that are there now; a changed one keeps its key and the one before.
+def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, *, present: np.ndarray) -> None:
+    """Record the row keys of present samples; for a changed sample, the key before it is kept too.
 
-    What is known of all others stays: of samples that are not there now, or not asked for. A folder that cannot be
-    written remembers nothing more.
+    Records of all other samples stay. In a folder that cannot be written, nothing is recorded.
 
     Parameters
     ----------
     ids : np.ndarray
         `(N,)` object.
     keys, present : np.ndarray
-        `(N, 32)` uint8, and which of the samples are there, `(N,)` bool.
+        `(N, 32)` uint8, and which samples are present, `(N,)` bool.
     """
     seen = _read(path)
     rows = seen.rows(ids)
@@ -65,16 +63,16 @@ def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, present: np.ndarray
 
 
 def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row keys `(N, 32)` uint8 as they were last, and for which samples they are known, `(N,)` bool.
+    """Last seen row keys `(N, 32)` uint8, and for which samples they are known, `(N,)` bool.
 
-    Only a memory: absent, damaged or of another version it knows nothing.
+    A missing or damaged file, or one of another version, counts as empty.
     """
     seen = _read(path)
     return _some(seen.last, seen.rows(ids))
 
 
 def load_before(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same for what the keys were before they last changed."""
+    """The same for the keys before their last change."""
     seen = _read(path)
     return _some(seen.before, seen.rows(ids))
 

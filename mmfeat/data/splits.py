@@ -1,7 +1,7 @@
-"""Splits made once: seeded, stratified for several labels, what belongs together in one.
+"""Splits and folds: seeded, stratified for multi-label data, with each group in one split.
 
-Iterative stratification (Sechidis, Tsoumakas, Vlahavas, 2011) over groups: the class with the fewest rows left is dealt
-out first, each of its groups to the split that still wants it most. Kept libraries deal single rows; here rows of one
+Iterative stratification (Sechidis, Tsoumakas, Vlahavas, 2011) over groups: the class with the fewest remaining rows is
+assigned first, each of its groups to the split that needs it most. Existing libraries assign single rows; here the rows of a
 group must stay together.
 """
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 
 
-def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, seed: int) -> np.ndarray:
-    """Deal labelled rows out to `k` folds of one size, stratified, each group to one.
+def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, *, k: int, seed: int) -> np.ndarray:
+    """Assign labelled rows to `k` stratified folds of equal size, each group to one fold.
 
     Parameters
     ----------
     ids : sequence of str
-        With the seed they decide ties, so that the rows' order does not matter.
+        They break ties together with the seed, so that the order of rows does not matter.
     labels : np.ndarray
         `(N, K)` int8, each row with a known label.
 
     Returns
     -------
     np.ndarray
-        `(N,)` int64 from 0 on.
+        `(N,)` int64 from 0: the fold of each row.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, s
     size = np.bincount(groups.numbers, minlength=len(groups))
     order = np.flatnonzero(size)
     if len(order) < k:
-        what = "" if len(order) == len(ids) else ", counting those with one picture or of one group once"
+        what = "" if len(order) == len(ids) else ", counting rows with the same picture or group once"
         raise DataError(
             f"fuse.folds = {k} needs more than {counted(len(order), 'labelled row')}{what}. Use: --folds {len(order) if len(order) > 1 else 0}"
         )
@@ -56,12 +56,12 @@ def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, k: int, s
     np.minimum.at(turn, groups.numbers, mix(id_numbers(ids), seed, k))
     order = order[np.argsort(turn[order], kind="stable")]
     shares = np.full(k, 1 / k)
-    dealt = _deal(counts, size, shares, shares * len(ids), order)
-    return _none_empty(dealt, order, k)[groups.numbers]
+    dealt = _assign_groups(counts, size, shares, want_rows=shares * len(ids), order=order)
+    return _fill_empty(dealt, order, k)[groups.numbers]
 
 
-def _none_empty(dealt: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
-    """The same with a group of the fold of most groups in each fold that got none, as may be where groups are large."""
+def _fill_empty(dealt: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
+    """The folds without empty ones: an empty fold gets a group of the fold with most groups."""
     dealt = dealt.copy()
     for fold in range(k):
         held = np.bincount(dealt[order], minlength=k)
@@ -74,22 +74,23 @@ def make_splits(
     ids: Sequence[str],
     labels: np.ndarray,
     groups: Groups,
+    *,
     shares: dict[str, float],
     seed: int,
     known: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Deal rows out to splits.
+    """Assign rows to train, val and test.
 
     Parameters
     ----------
     ids : sequence of str
-        With the seed they decide ties, so that the rows' order does not matter.
+        They break ties together with the seed, so that the order of rows does not matter.
     labels : np.ndarray
-        `(N, K)` int8; a row of -1 alone is unlabelled and only follows its group.
+        `(N, K)` int8; an unlabelled row (all -1) follows its group.
     shares : dict of str to float
-        `val` and `test`: shares of the labelled rows that have no split yet; the rest is train.
+        Shares of `val` and `test` among the labelled rows without a split; the rest is train.
     known : sequence of str, optional
-        For each row the split it has already, or an empty string. Its whole group joins it.
+        The current split of each row, or an empty string. The row's whole group joins it.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def make_splits(
     groups.refuse_two_splits(ids, known)
     numbers, n_groups = groups.numbers, len(groups)
     names = ["train", *(name for name in ("val", "test") if shares.get(name, 0) > 0)]
-    fixed = _fixed(groups, known)
+    fixed = _current_splits(groups, known)
     labelled = has_label(labels)
     size = np.bincount(numbers[labelled], minlength=n_groups)
     counts = _positives(labels, numbers, n_groups)
@@ -118,32 +119,32 @@ def make_splits(
     want = shared * size[open_groups].sum()
     if len(open_groups) and (fixed >= 0).any():
         new = np.isin(numbers, open_groups)
-        want = _whole(want, size[open_groups].min(), int(np.bitwise_xor.reduce(drawn[new])) % 2**53 / 2**53)
-    dealt = _deal(counts, size, shared, want, open_groups)
+        want = _whole_units(want, size[open_groups].min(), int(np.bitwise_xor.reduce(drawn[new])) % 2**53 / 2**53)
+    dealt = _assign_groups(counts, size, shared, want_rows=want, order=open_groups)
     split = np.where(fixed >= 0, fixed, 0)
     split[open_groups] = np.array([SPLITS.index(name) for name in names])[dealt[open_groups]]
     return np.array(SPLITS, dtype=object)[split][numbers]
 
 
-def _fixed(groups: Groups, known: Sequence[str]) -> np.ndarray:
-    """The split that a group has already, `(G,)`, -1 where it has none."""
+def _current_splits(groups: Groups, known: Sequence[str]) -> np.ndarray:
+    """The current split of each group, `(G,)`; -1 without one."""
     fixed = np.full(len(groups), -1, dtype=np.int64)
     for number, name in enumerate(SPLITS):
         fixed[groups.numbers[np.asarray(known, dtype=object) == name]] = number
     return fixed
 
 
-def _whole(want: np.ndarray, unit: int, phase: float) -> np.ndarray:
-    """Wants `(S,)` in whole units, each right on average over phases in [0, 1): systematic sampling.
+def _whole_units(want: np.ndarray, unit: int, phase: float) -> np.ndarray:
+    """Wanted numbers `(S,)` in whole units, right on average over phases in [0, 1): systematic sampling.
 
-    A few new rows want less than one val row, each time anew: rounded to the nearest, none of them would ever be val.
+    If a few rows are added at a time, each addition wants less than one val row; plain rounding would never add any.
     """
     ends = np.floor(np.round(np.cumsum(want) / unit, 9) + phase)
     return np.diff(ends, prepend=0.0) * unit
 
 
 def _positives(labels: np.ndarray, numbers: np.ndarray, n_groups: int) -> csr_array:
-    """Positives of each group and class, sparse `(G, K)` int64: of 300,000 groups and 1,000 classes few are not 0."""
+    """Number of positives of each group and class, sparse `(G, K)` int64: with 300,000 groups most are 0."""
     from scipy.sparse import coo_array
 
     rows, columns = positive_cells(labels)
@@ -151,13 +152,13 @@ def _positives(labels: np.ndarray, numbers: np.ndarray, n_groups: int) -> csr_ar
     return coo_array((ones, (numbers[rows], columns)), shape=(n_groups, labels.shape[1])).tocsr()
 
 
-def _deal(
-    counts: csr_array, size: np.ndarray, shares: np.ndarray, want_rows: np.ndarray, order: np.ndarray
+def _assign_groups(
+    counts: csr_array, size: np.ndarray, shares: np.ndarray, *, want_rows: np.ndarray, order: np.ndarray
 ) -> np.ndarray:
-    """Split number of each group, `(G,)`; only groups in `order` are dealt.
+    """Split of each group, `(G,)`; only groups in `order` are assigned.
 
-    What a split wants of a class is its share of the class's rows less what it got; what it wants in all, `want_rows`
-    `(S,)` less what it got. The class with the fewest rows left goes first.
+    A split wants of a class its share of the class's rows, and in total `want_rows` `(S,)`, minus what it already has. The
+    class with the fewest remaining rows goes first.
     """
     dealt = np.zeros(len(size), dtype=np.int64)
     n_splits = len(shares)
@@ -166,7 +167,7 @@ def _deal(
     want = shares[:, None] * left  # (S, K)
     waiting = np.zeros(len(size), dtype=bool)
     waiting[order] = True
-    rank = np.zeros(len(size), dtype=np.int64)  # where each group stands in `order`
+    rank = np.zeros(len(size), dtype=np.int64)  # position of each group in `order`
     rank[order] = np.arange(len(order))
     by_class = counts.tocsc()
     while True:
@@ -181,7 +182,7 @@ def _deal(
             k, members = None, order[waiting[order]]
         for group in members:
             prefer = want[:, k] if k is not None else want_rows
-            if (want_rows > 0).any():  # a split that is full takes no more
+            if (want_rows > 0).any():  # a full split takes no more
                 prefer = np.where(want_rows > 0, prefer, -np.inf)
             best = np.flatnonzero(prefer == prefer.max())
             if len(best) > 1:

@@ -1,4 +1,4 @@
-"""Caption augmentation: two words replaced by synonyms from a list (paper, section 3.1.1; P6)."""
+"""Caption augmentation: replaces two words by synonyms from a list (paper, section 3.1.1; P6)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mmfeat.data.tables.delimited import delimiter_of
 from mmfeat.data.tables.text_files import read_text, refuse_damage
 
 N_WORDS = 2  # replaced in each caption
-_WORD = re.compile(r"(?<![\w-])[^\W\d_]+(?:'[^\W\d_]+)?(?![\w-])")  # no part of man-made
+_WORD = re.compile(r"(?<![\w-])[^\W\d_]+(?:'[^\W\d_]+)?(?![\w-])")  # not a part of a compound such as man-made
 
 
 def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Words to their synonyms, from a file with one group a line, separated by commas or as tables are; mmfeat's own list when None.
+    """The synonyms of each word, from a file with one group per line, separated like the cells of tables; None: mmfeat's list.
 
     Raises
     ------
     DataError
-        The file cannot be read, or a line is no group of two or more different words.
+        The file cannot be read, or a line does not have two or more different words.
     """
     path = path or Path(__file__).with_name("synonyms.txt")
     lines = read_text(path).text.splitlines()
@@ -44,9 +44,9 @@ def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
 
 
 def replace_two(caption: str, synonyms: dict[str, tuple[str, ...]], number: int) -> str:
-    """Replace up to two words by synonyms, as a function of `number`; a capital first letter and all else stay.
+    """Replace up to two words by synonyms; `number` determines which. A capital first letter and all other text stay.
 
-    A caption without a word of the list comes back as it is.
+    A caption without a word of the list is returned unchanged.
     """
     words = [m for m in _WORD.finditer(caption) if m[0].lower() in synonyms]
     if not words:

@@ -272,7 +272,7 @@ def _write(
 
     save_arrays({"weight": output.weight, "bias": output.bias}, folder / _OUTPUT)
     if learned is not None:
-        save_arrays({"trained": learned.trained, "chosen": learned.chosen}, folder / _ROWS)
+        save_arrays({"trained": learned.training, "chosen": learned.selection}, folder / _ROWS)
     if tensors is not None:
         from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""The fit of all heads behind scikit-learn's interface."""
+"""FusionClassifier: the heads with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -31,54 +31,54 @@ _SETTINGS = ("lr", "weight_decay", "dropout", "epochs", "patience", "batch_size"
 
 
 class FusionClassifier(ClassifierMixin, BaseEstimator):
-    """A head of mmfeat on one or more embeddings of each sample, fitted over several seeds.
+    """A fusion head on one or several embeddings of each sample, fitted with one or several seeds.
 
-    X is a single array `(N, D)`, whose columns `modalities` may divide, or, for `fit` and the predictions, a dict of
-    arrays `(N, D_m)` by modality. Of a dict a row that is None, or NaN throughout, lacks that modality; a value that is
-    None lacks it for all rows.
+    X is a single array `(N, D)` (`modalities` may divide its columns) or a dict of arrays `(N, D_m)` by modality. In a dict,
+    a row that is None or all NaN lacks that modality; a value None means that all rows lack it.
 
-    y is `(N, K)` of 0 and 1 for several labels a sample (in `fit` also -1: not known), or `(N,)` of any two or more
-    classes, one a sample: of two classes the second has one logit, more have one each, against the rest.
+    y is `(N, K)` of 0 and 1 for multi-label data (in `fit` also -1: unknown), or `(N,)` with one of two or more classes per
+    sample. Two classes have one logit, for the second class; more classes have one logit each (one versus rest).
 
     Parameters
     ----------
     head : str
-        A name of :data:`mmfeat.heads.HEADS`; `linear` takes any input.
+        A name in :data:`mmfeat.heads.HEADS`; `linear` takes any input.
     modalities : dict of str to slice or (int, int), optional
-        Columns of the single array by modality, in the order of a head's inputs; None: one modality.
+        Columns of a single array by modality, in the order of the head's inputs; None: one modality.
     lr, weight_decay, dropout, epochs, patience, batch_size, loss, weights : optional
         As in `[fuse.HEAD]` of mmfeat.toml; None: the head's default.
     head_config : dict, optional
         Further settings of that table, such as `{"hidden": 256}`.
     metric : str
-        What the epoch is chosen for on held-out rows: samples-f1, micro-f1, macro-f1, map, loss. Of one class a sample
-        samples-f1 is the accuracy.
+        Metric that the epoch is selected by, on held-out rows: samples-f1, micro-f1, macro-f1, map, loss. With one class
+        per sample, samples-f1 is the accuracy.
     threshold : float
-        A label, or the second of two classes, needs a probability above it.
+        Labels (or the second of two classes) are predicted if their probability is higher.
     empty : str
-        Where no label passes: `most-probable` gives that one, `none` leaves the row empty. Several labels only.
+        Prediction without any label above the threshold: `most-probable` gives the top label, `none` gives no label.
+        Multi-label data only.
     n_seeds : int
-        Fits whose logits are averaged.
+        Number of fits whose logits are averaged.
     validation_fraction : float
-        Share of the labelled rows that is not trained on and chooses the epoch; 0, or less than one row: the last epoch
-        is taken. Classes keep their shares where there is one a sample and rows enough.
+        Share of the labelled rows that is held out to select the epoch; 0, or less than one row: the last epoch is used.
+        With one class per sample and enough rows, the split is stratified.
     device : str
         auto, cpu, cuda, cuda:1.
     random_state : int, RandomState or None
-        Fixes held-out rows and seeds: the same rows in the same order give the same model.
+        Determines held-out rows and seeds: the same rows in the same order give the same model.
 
     Attributes
     ----------
     classes_ : np.ndarray
-        `(C,)` class labels; of several labels a sample the column numbers.
+        `(C,)` class labels; column numbers for multi-label data.
     n_features_in_ : int
-        D, of all modalities together.
+        D, the total of all modalities.
     modalities_ : dict of str to (int, int)
-        First column and the one after the last, by modality.
+        Start and stop of each modality's columns.
     heads_ : list of Head
-        One for each seed.
+        The fitted heads, one for each seed.
     best_epochs_ : list of int
-        Counted from 1.
+        The selected epoch of each seed, from 1.
 
     Examples
     --------
@@ -148,19 +148,19 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            A parameter, X or y cannot be used.
+            A parameter, X or y is invalid.
         RunError
-            The loss becomes no number, or memory runs out.
+            The loss is not finite, or memory runs out.
         """
         return self.fit_on(*self.prepared(X, y))
 
     def prepared(self, X: Any, y: Any, known: np.ndarray | None = None) -> tuple[FitData, Any, int]:
-        """What a fit reads: the arrays with rows held out, the head's settings, and the first seed.
+        """The inputs of a fit: arrays with held-out rows, the head's settings, and the first seed.
 
         Parameters
         ----------
         known : np.ndarray, optional
-            `(N,)` bool: rows whose y is read; of the others all labels are unknown.
+            `(N,)` bool: rows whose y is read; all labels of other rows are unknown.
         """
         settings, device = self._settings(), self._device()
         x, present = self._joined(X, fitting=True)
@@ -179,26 +179,30 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"y: none of {counted(len(labels), 'row')} has a known label")
         train, val = self._held_out(labels, labelled, random)
         seed = int(random.randint(2**31 - 1))
-        inputs, there = self._tensors(x, present, torch.float32, device)
+        inputs, there = self._tensors(x, present, dtype=torch.float32, device=device)
         tensor = torch.as_tensor(labels, device=device)
-        return FitData(inputs, there, tensor, id_numbers(range(len(x))), train, val), settings, seed
+        return (
+            FitData(inputs, there, labels=tensor, numbers=id_numbers(range(len(x))), train=train, val=val),
+            settings,
+            seed,
+        )
 
     def fit_on(self, data: FitData, settings: Any, seed: int) -> FusionClassifier:
-        """Fit the heads of all seeds in one pass on what :meth:`prepared` gave."""
+        """Fit the heads of all seeds in one pass, on the inputs of :meth:`prepared`."""
         members = [Member(settings, seed + i) for i in range(int(self.n_seeds))]
-        with torch.random.fork_rng(devices=[]):  # a fit leaves torch's own random state as it was
+        with torch.random.fork_rng(devices=[]):  # keeps torch's global random state unchanged
             fits = fit_heads(self.head, data, members, metric=self.metric, rule=self.rule())
         self.heads_ = [fit.head.cpu().double() for fit in fits]
         self.best_epochs_ = [fit.best_epoch for fit in fits]
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits `(N, K)` float64, the mean over seeds; `(N,)` for two classes."""
+        """Mean logits over seeds, `(N, K)` float64; `(N,)` for two classes."""
         logits = self._logits(X)
         return logits[:, 0] if self._kind == "binary" else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities float64: `(N, K)` of each label, or `(N, C)` of classes that sum to 1."""
+        """Probabilities float64: `(N, K)` of labels, or `(N, C)` of classes, which sum to 1."""
         probs = sigmoid(self._logits(X))
         if self._kind == "binary":
             return np.hstack([1 - probs, probs])
@@ -213,19 +217,21 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[np.asarray(chosen, dtype=np.intp)]
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Each head in float64, so that a row's logits do not depend on the rows that are beside it."""
+        """Mean logits, computed in float64 so that a row's logits do not depend on the other rows."""
         check_is_fitted(self, "heads_")
         x, present = self._joined(X, fitting=False)
         device, total = self._device(), 0.0
-        inputs, there = self._tensors(x, present, torch.float64, device)
+        inputs, there = self._tensors(x, present, dtype=torch.float64, device=device)
         nothing = np.zeros(0, dtype=int)
-        data = FitData(inputs, there, torch.zeros(len(x), 0, device=device), nothing, nothing, nothing)
+        data = FitData(
+            inputs, there, labels=torch.zeros(len(x), 0, device=device), numbers=nothing, train=nothing, val=nothing
+        )
         for head in self.heads_:
             total = total + head_logits(copy.deepcopy(head).to(device), data).astype(np.float64)
         return total / len(self.heads_)
 
     def _tensors(
-        self, x: np.ndarray, present: dict[str, np.ndarray], dtype: torch.dtype, device: torch.device
+        self, x: np.ndarray, present: dict[str, np.ndarray], *, dtype: torch.dtype, device: torch.device
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         inputs = {
             name: torch.tensor(x[:, start:stop], dtype=dtype, device=device)
@@ -237,8 +243,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         return inputs, {name: torch.as_tensor(mask, device=device) for name, mask in present.items()}
 
     def _joined(self, X: Any, fitting: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """All columns `(N, D)` float64 and which rows have each modality; in a fit `modalities_` and D are set."""
-        if issparse(X) or not isinstance(X, Mapping):  # a sparse matrix may be one
+        """All columns `(N, D)` float64, and which rows have each modality; a fit also sets `modalities_` and D."""
+        if issparse(X) or not isinstance(X, Mapping):  # a sparse matrix may be a Mapping
             x = validate_data(self, X, dtype=np.float64, reset=fitting)
             if fitting:
                 self.modalities_ = column_ranges(self.modalities, x.shape[1])
@@ -251,7 +257,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         return x, present
 
     def _held_out(self, labels: np.ndarray, rows: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that are trained on, and rows that choose the epoch."""
+        """Training rows, and held-out rows that select the epoch."""
         n_val = int(self.validation_fraction * len(rows))
         if not n_val:
             return rows, rows[:0]
@@ -264,13 +270,13 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         return tuple(train_test_split(rows, test_size=n_val, stratify=strata, random_state=random))
 
     def rule(self) -> PredictConfig:
-        """The decisions that held-out rows are scored by: those of `predict`."""
-        if self._kind == "multiclass":  # nothing passes, so that the most probable class is said
+        """The decision rule for held-out rows: that of `predict`."""
+        if self._kind == "multiclass":  # no class passes, so the most probable class is predicted
             return PredictConfig(threshold=1.0, empty="most-probable")
         return PredictConfig(threshold=self.threshold, empty=self.empty if self._kind == "multilabel" else "none")
 
     def _settings(self) -> Any:
-        """The head's settings with what was given filled in; checks every parameter."""
+        """The head's settings with the given parameters, all checked."""
         if self.head not in HEADS:
             raise ValueError(f"head = {self.head!r}. Use one of: {', '.join(HEADS)}")
         for name, choices in (("metric", METRICS), ("empty", EMPTY)):
@@ -293,11 +299,11 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(str(error)) from None
 
     def _check_head(self, settings: Any, n_labels: int) -> None:
-        """Whether the head takes these inputs."""
+        """Raise ValueError if the head does not take these inputs."""
         widths = {name: stop - start for name, (start, stop) in self.modalities_.items()}
         try:
             with torch.device("meta"):
-                build_head(self.head, widths, n_labels, settings)
+                build_head(self.head, widths, n_classes=n_labels, config=settings)
         except RunError as error:
             raise ValueError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""What FusionClassifier is given, X and y, as the arrays that a fit reads. What cannot be used is a ValueError."""
+"""Converts X and y of FusionClassifier to the arrays of a fit; invalid inputs raise ValueError."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from mmfeat.common.text import counted
 
-_WHOLE = "x"  # the one modality of an array whose columns are not divided
+_WHOLE = "x"  # the modality of an array with undivided columns
 
-Ranges = dict[str, tuple[int, int]]  # first column and the one after the last, by modality
+Ranges = dict[str, tuple[int, int]]  # start and stop of columns, by modality
 
 
 def column_ranges(modalities: Mapping[str, Any] | None, width: int) -> Ranges:
-    """The columns of a single array by modality, from slices or (start, stop).
+    """The columns of each modality in a single array, from slices or (start, stop).
 
     Raises
     ------
     ValueError
-        A name or a range cannot be one.
+        A name or a range is invalid.
     """
     if modalities is None:
         return {_WHOLE: (0, width)}
@@ -46,22 +46,22 @@ def column_ranges(modalities: Mapping[str, Any] | None, width: int) -> Ranges:
 
 
 def joined(X: Mapping[str, Any], ranges: Ranges | None) -> tuple[np.ndarray, dict[str, np.ndarray], Ranges]:
-    """Arrays by modality as one.
+    """Join the arrays of all modalities.
 
     Parameters
     ----------
     ranges : dict, optional
-        Those of the fit; None in a fit.
+        Ranges of the fit; None during a fit.
 
     Returns
     -------
     tuple
-        `(N, D)` float64, zeros where a row lacks a modality; which rows have each, `(N,)` bool; and the ranges.
+        `(N, D)` float64 with zeros for missing modalities; presence `(N,)` bool by modality; and the ranges.
 
     Raises
     ------
     ValueError
-        The modalities are not those of the fit, or their rows cannot be used.
+        The modalities differ from those of the fit, or rows are invalid.
     """
     if ranges is None:
         read = {_named(name): _rows(name, values) for name, values in X.items()}
@@ -77,7 +77,7 @@ def joined(X: Mapping[str, Any], ranges: Ranges | None) -> tuple[np.ndarray, dic
         }
     lengths = {name: len(values) for name, values in read.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
-        raise ValueError(f"X: the modalities need one number of rows, 1 or more; found {lengths}")
+        raise ValueError(f"X: all modalities need the same number of rows, at least 1; found {lengths}")
     width = max(stop for _, stop in ranges.values())
     whole = np.zeros((next(iter(lengths.values())), width))
     for name, (start, stop) in ranges.items():
@@ -92,7 +92,7 @@ def _named(name: Any) -> str:
 
 
 def _rows(name: str, values: Any, width: int | None = None) -> np.ndarray:
-    """One modality `(N, D)` float64; a row that it lacks is NaN throughout."""
+    """One modality as `(N, D)` float64; missing rows are all NaN."""
     if values is None:
         raise ValueError(f"X[{name!r}] is None: a fit needs rows of every modality")
     if isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.dtype == object):
@@ -113,32 +113,32 @@ def _rows(name: str, values: Any, width: int | None = None) -> np.ndarray:
 
 
 def encoded(y: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """What kind of labels they are, the classes, and labels `(N, K)` int8 of 1, 0 and -1.
+    """The type of y, the classes, and labels `(N, K)` int8 of 1, 0 and -1.
 
     Returns
     -------
     tuple
-        `multilabel`, column numbers, and y; `binary`, the two classes, and one column; or `multiclass`, the classes,
-        and a column for each.
+        `multilabel`, column numbers, and y; `binary`, the two classes, and one column; or `multiclass`, the classes, and
+        one column for each.
 
     Raises
     ------
     ValueError
-        y is no labels, or of one class.
+        y has no labels, or only one class.
     """
     if y is None:
         raise ValueError("FusionClassifier requires y to be passed, but the target y is None")
     y = y.toarray() if issparse(y) else np.asarray(y)
     if y.ndim == 2 and y.shape[1] > 1:
         if not np.isin(y, (-1, 0, 1)).all():
-            raise ValueError("y: several labels a sample are columns of 0, 1 and -1 (not known). Unknown label type")
+            raise ValueError("y: multi-label data are columns of 0, 1 and -1 (unknown). Unknown label type")
         return "multilabel", np.arange(y.shape[1]), y.astype(np.int8)
     y = column_or_1d(y, warn=True)
     assert_all_finite(y, input_name="y")
     check_classification_targets(y)
     classes, at = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"y: two classes or more are needed, found one class: {classes.tolist()}")
+        raise ValueError(f"y: at least two classes are needed, found one class: {classes.tolist()}")
     if len(classes) == 2:
         return "binary", classes, at[:, None].astype(np.int8)
     return "multiclass", classes, (at[:, None] == np.arange(len(classes))).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Self-training behind scikit-learn's interface: rows without labels teach too."""
+"""SelfTrainingFusionClassifier: self-training on unlabelled rows with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from mmfeat.selftraining.rounds import SelfTraining, self_train, with_targets
 class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     """A :class:`FusionClassifier` that learns from unlabelled rows, as scikit-learn's SelfTrainingClassifier does.
 
-    A row of y that is -1, of several labels a sample -1 throughout, is unlabelled; one that is -1 in part is taught what it
-    lacks. Rounds go on while the figure on held-out rows stands; the estimator is then fitted on what the best round
-    learned from, over all its seeds.
+    A row whose y is -1 (for multi-label data: all -1) is unlabelled; single unknown labels of a row are pseudo-labelled too.
+    Rounds continue while the metric on held-out rows does not get worse. The estimator, with all its seeds, is then fitted on
+    the pseudo-labels of the best round.
 
     Parameters
     ----------
     estimator : FusionClassifier, optional
-        Cloned, and fitted when the rounds, which are of linear models and an MLP, are done. Its `validation_fraction` has to
-        leave labelled rows to judge the rounds by.
+        Cloned, and fitted after the rounds (which use linear models and an MLP). Its `validation_fraction` must hold out
+        labelled rows to evaluate the rounds.
     policy : str
         soft, class-aware, confident, all: see `[selftrain] policy`.
     max_iter : int
-        At most so many rounds; 0 is the supervised fit.
+        Most rounds; 0 is a supervised fit.
 
     Attributes
     ----------
     estimator_ : FusionClassifier
-        Fitted.
+        The fitted estimator.
     classes_ : np.ndarray
         `(C,)`.
     transduction_ : np.ndarray
-        Labels that the last fit learned from, in the form of y; -1 where none.
+        Labels that the estimator was fitted on, in the form of y; -1 for unknown ones.
     labeled_iter_ : np.ndarray
-        `(N,)`: 0 for a row whose label was given, the round whose pseudo-labels it has, -1 for none.
+        `(N,)`: 0 for a labelled row, otherwise the round of its pseudo-labels, -1 without any.
     n_iter_ : int
-        Rounds that were run, the reverted one among them.
+        Number of rounds, including a reverted one.
     termination_condition_ : str
         `max_iter`, `no_change`, `all_labeled`, or `reverted`: the last round was worse on held-out rows.
 
@@ -71,12 +71,12 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any) -> SelfTrainingFusionClassifier:
-        """Run the rounds and fit.
+        """Run the rounds, then fit the estimator.
 
         Raises
         ------
         ValueError
-            A parameter, X or y cannot be used, or no labelled row is left to judge the rounds by.
+            A parameter, X or y is invalid, or no labelled row is held out to evaluate the rounds.
         """
         if self.policy not in POLICIES:
             raise ValueError(f"policy = {self.policy!r}. Use one of: {', '.join(POLICIES)}")
@@ -89,7 +89,7 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
         done = None
         if len(free) and self.max_iter:
             if not len(data.val):
-                raise ValueError("no labelled row is held out to judge rounds by: raise validation_fraction")
+                raise ValueError("no labelled row is held out to evaluate rounds: raise validation_fraction")
             with torch.random.fork_rng(devices=[]):
                 done = self_train(
                     data,
@@ -104,7 +104,7 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, self.n_features_in_ = estimator.classes_, estimator.n_features_in_
         self.n_iter_ = len(done.rounds) - 1 if done else 0
         self.termination_condition_ = done.ended if done else "max_iter" if len(free) else "all_labeled"
-        self.transduction_, self.labeled_iter_ = _transduction(estimator, np.asarray(y), known, free, done)
+        self.transduction_, self.labeled_iter_ = _transduction(estimator, np.asarray(y), known, free=free, done=done)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -124,7 +124,7 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _known(y: Any) -> np.ndarray:
-    """Rows that have a label `(N,)` bool."""
+    """Rows with a known label, `(N,)` bool."""
     if y is None:
         raise ValueError("SelfTrainingFusionClassifier requires y to be passed, but the target y is None")
     y = np.asarray(y)
@@ -135,9 +135,9 @@ def _known(y: Any) -> np.ndarray:
 
 
 def _transduction(
-    estimator: FusionClassifier, y: np.ndarray, known: np.ndarray, free: np.ndarray, done: SelfTraining | None
+    estimator: FusionClassifier, y: np.ndarray, known: np.ndarray, *, free: np.ndarray, done: SelfTraining | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`transduction_` and `labeled_iter_`."""
+    """The attributes `transduction_` and `labeled_iter_`."""
     labels, labelled = y.copy(), np.where(known, 0, -1)
     if done is None or done.targets is None:
         return labels, labelled

@@ -146,5 +146,5 @@ def write_import(
             stored = _stored(values[rows - start], features.dtype)
             if not np.array_equal(row_digests(keys[rows], stored), digests[rows]):
                 raise DataError("changed while it was read. What is stored is what was there before; import it again")
-            features.append(keys[rows], stored, [""] * len(rows), meta)
+            features.append(keys[rows], stored, [""] * len(rows), meta=meta)
         advance(len(rows))

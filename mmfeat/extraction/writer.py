@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -109,18 +110,19 @@ class SegmentWriter:
         values = np.concatenate([embeddings[new], np.zeros((len(odd), self.width), np.float32)])
         errors = [""] * int(new.sum()) + list(odd.values())
         flat = np.fromiter((row in self.flat for row in written.tolist()), bool, len(written))
-        self._guarded(self.features.append, written, self.keys[written], values, errors, self.meta, flat)
+        add = functools.partial(self.features.append, self.keys[written], values, errors, meta=self.meta, flat=flat)
+        self._guarded(add, written)
         self.n_encoded += int(new.sum())
         if self.tokens and batches:
             tokens = np.concatenate([encoded.tokens for _, encoded in batches])
             lengths = np.concatenate([encoded.lengths for _, encoded in batches])
-            append = functools.partial(self.features.append_tokens, self.tokens)
-            self._guarded(append, rows, self.keys[rows], tokens, lengths, self.meta)
+            add_tokens = functools.partial(self.features.append_tokens, self.tokens, self.keys[rows], tokens)
+            self._guarded(functools.partial(add_tokens, lengths=lengths, meta=self.meta), rows)
 
     @staticmethod
-    def _guarded(append: Any, rows: np.ndarray, *arguments: Any) -> None:
+    def _guarded(append: Callable[[], None], rows: np.ndarray) -> None:
         """Append; a row that cannot be stored is named by its number in the manifest."""
         try:
-            append(*arguments)
+            append()
         except UnstorableRow as error:
             raise UnstorableRow(str(error), int(rows[error.row])) from None

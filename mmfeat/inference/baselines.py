@@ -30,9 +30,10 @@ from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample, in_sample_of, lineage_of_encoder
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.report.text_tables import MOST_FREQUENT
 from mmfeat.store.feature_table import FeatureTable, rows_digest
 
-MOST_FREQUENT, _WORDS = "most frequent", "TF-IDF"
+_WORDS = "TF-IDF"
 MOST_ROWS = 50_000  # training rows of a baseline; of more, so many are drawn by their ids, and its line says so
 _KEPT = 200  # baselines that a project remembers
 Kept = dict[str, dict[str, Any]]

@@ -13,7 +13,7 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.logits import logits_of
-from mmfeat.metrics.decision_rule import DecisionRule, crossfitted, fitted
+from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of
 from mmfeat.project.project import Project
 
@@ -35,9 +35,9 @@ def _fitted(project: Project, rows: np.ndarray, logits: np.ndarray, numbers: np.
         at = class_positions(classes, class_order(classes))
         labels, logits = labels[:, at], logits[:, at]
     if numbers is None:
-        rule = fitted(config.predict, config.metric, labels, logits)
+        rule = fit_decision_rule(config.predict, config.metric, labels=labels, logits=logits)
     else:
-        rule = crossfitted(config.predict, config.metric, labels, logits, numbers)
+        rule = crossfit_decision_rule(config.predict, config.metric, labels=labels, logits=logits, numbers=numbers)
     return rule if at is None else rule.in_order_of(np.argsort(at))
 
 
@@ -73,7 +73,8 @@ def shipped_rule(project: Project, name: str) -> DecisionRule:
     """
     rows, config = project.manifest.rows("val"), project.config
     if not config.predict.fits:
-        return fitted(config.predict, config.metric, project.manifest.labels[:0], np.zeros((0, 0), np.float32))
+        no_labels, no_logits = project.manifest.labels[:0], np.zeros((0, 0), np.float32)
+        return fit_decision_rule(config.predict, config.metric, labels=no_labels, logits=no_logits)
     _check_val(project)
     return _fitted(project, rows, logits_of(project, name, rows).logits)
 

@@ -224,7 +224,7 @@ def _head_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool)
     from mmfeat.inference.run_heads import seeds_logits
 
     table = recorded_table(project, run, rows).take(rows)
-    fold = None if shipped else folds_of(project, run, rows)
+    fold = None if shipped else held_out_folds(project, run, rows)
     logits = seeds_logits(run, table, torch_device(project.config.device), fold).mean(0)
     known = np.any([table.present[name] for name in run.encoders], axis=0)
     return RowLogits(name=run.name, logits=logits, known=known)
@@ -245,11 +245,11 @@ def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: b
                 )
             members.append(run_logits(project, member, rows, shipped=shipped))
     weights, prior = [m["weight"] for m in run.record["members"]], np.array(run.record["prior"])
-    found = ensemble_logits(run.name, members, weights, prior=prior, bias=run.record.get("bias"))
+    found = weighted_logits(run.name, members, weights, prior=prior, bias=run.record.get("bias"))
     return found if shipped or "fitted" not in run.record else _cross_fitted(project, run, found, rows=rows)
 
 
-def ensemble_logits(
+def weighted_logits(
     name: str,
     members: list[RowLogits],
     weights: Sequence[Weight],
@@ -280,7 +280,7 @@ def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndar
     return RowLogits(name=found.name, logits=logits, known=known)
 
 
-def folds_of(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
+def held_out_folds(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
     """The fold of each row, whose heads were not trained on it; -1 for rows of none. None for a run without folds."""
     if not run.record.get("folds"):
         return None

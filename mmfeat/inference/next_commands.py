@@ -36,7 +36,7 @@ def after_fuse(project: Project, run: Run) -> str:
 def after_runs(project: Project, ranked: list[RankedRun]) -> str:
     """Compare the best two; without val rows predict; without a run train a head."""
     current = [line for line in ranked if line.run is not None and line.state == "current"]
-    scored = [line.name for line in current if line.figures is not None]
+    scored = [line.name for line in current if line.metrics is not None]
     if scored:
         return f"mmfeat evaluate {' '.join(scored[:2])}"
     if current:

@@ -23,7 +23,7 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
     Parameters
     ----------
     fold : np.ndarray, optional
-        `(n,)`, as :func:`mmfeat.inference.logits.folds_of` gives it: rows of a fold have the logits of the heads that were
+        `(n,)`, as :func:`mmfeat.inference.logits.held_out_folds` gives it: rows of a fold have the logits of the heads that were
         not trained on it; all others, as all do when None, the mean of the heads of all folds.
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)

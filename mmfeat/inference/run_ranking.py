@@ -28,7 +28,7 @@ class RankedRun:
     ----------
     made_from : str
         Encoders or members; the model of an encoder.
-    figures : Metrics or None
+    metrics : Metrics or None
         Metrics on the current val rows. None where there are none or they cannot be computed: then `state` says why.
     size_mb : float or None
         Of the whole model, encoders included.
@@ -42,7 +42,7 @@ class RankedRun:
 
     name: str
     made_from: str
-    figures: Metrics | None
+    metrics: Metrics | None
     size_mb: float | None
     state: str
     run: Run | None
@@ -60,7 +60,7 @@ def ranked_runs(project: Project) -> list[RankedRun]:
             lines.append(_ranked_encoder(project, identity, val))
     for name, reason in damaged_runs(project.runs).items():
         state = f"damaged: {reason}"
-        lines.append(RankedRun(name=name, made_from="-", figures=None, size_mb=None, state=state, run=None))
+        lines.append(RankedRun(name=name, made_from="-", metrics=None, size_mb=None, state=state, run=None))
     return sorted(lines, key=_Rank(project.config.metric))
 
 
@@ -93,8 +93,8 @@ class _Rank:
         self.metric, self.sign = metric, -1.0 if better(metric, 1.0, 0.0) else 1.0
 
     def __call__(self, line: RankedRun) -> tuple[bool, bool, float]:
-        value = 0.0 if line.figures is None else self.sign * line.figures.scores.value(self.metric)
-        return line.figures is None, line.state != "current", value
+        value = 0.0 if line.metrics is None else self.sign * line.metrics.scores.value(self.metric)
+        return line.metrics is None, line.state != "current", value
 
 
 def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
@@ -111,7 +111,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
     return RankedRun(
         name=run.name,
         made_from="+".join(members),
-        figures=metrics,
+        metrics=metrics,
         size_mb=run.size_mb,
         state=state,
         run=run,
@@ -139,7 +139,7 @@ def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> Ra
     return RankedRun(
         name=identity.name,
         made_from=identity.model,
-        figures=metrics,
+        metrics=metrics,
         size_mb=identity.size_mb,
         state=state,
         run=None,

@@ -1,10 +1,10 @@
-"""Figures, their spread, baselines, and what is fitted for a figure: thresholds, temperature; no torch."""
+"""Multi-label metrics, their confidence intervals and what is fitted to improve them: thresholds and a temperature; no torch."""
 
 from mmfeat.metrics.bootstrap import Outcome, bootstrap_mean, bootstrap_metrics, paired_bootstrap, paired_difference
 from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature
-from mmfeat.metrics.crossfit import crossfitted, folds_of
+from mmfeat.metrics.crossfit import crossfit_folds, crossfitted
 from mmfeat.metrics.most_frequent import most_frequent_baseline
-from mmfeat.metrics.scores import Scores, better, row_losses, samples_f1_rows, scores
+from mmfeat.metrics.scoring import Scores, better, row_losses, samples_f1_rows, scores
 from mmfeat.metrics.thresholds import crossfitted_thresholds, fit_thresholds
 
 __all__ = [
@@ -13,12 +13,12 @@ __all__ = [
     "better",
     "bootstrap_mean",
     "bootstrap_metrics",
+    "crossfit_folds",
     "crossfitted",
     "crossfitted_thresholds",
     "expected_calibration_error",
     "fit_temperature",
     "fit_thresholds",
-    "folds_of",
     "most_frequent_baseline",
     "paired_bootstrap",
     "paired_difference",

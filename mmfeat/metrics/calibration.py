@@ -1,30 +1,30 @@
-"""Temperature: one number that probabilities are made honest by (Guo et al., 2017), and how honest they are."""
+"""Calibration: temperature scaling (Guo et al., 2017) and the expected calibration error."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mmfeat.metrics.scores import row_losses
+from mmfeat.metrics.scoring import row_losses
 
-LOWEST, HIGHEST = 0.1, 10.0  # beyond these the rows say nothing: all on their right side, or none
+LOWEST, HIGHEST = 0.1, 10.0  # only reached if all rows are predicted right, or none
 BINS = 15
-_BLOCK = 2**22  # cells counted together, so that memory stays bounded
+_BLOCK = 2**22  # cells counted together: bounds memory
 
 
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The T that `logits / T` have the least binary cross-entropy with, over known labels.
+    """The temperature T that minimises the binary cross-entropy of `logits / T` over known labels.
 
-    The loss is convex in 1 / T, so that there is one such T; it is sought from 0.1 to 10. It is 1 where no label is
-    known and where no T is better. The order of logits, and decisions at 0.5, are those without it.
+    The loss is convex in 1 / T, so the minimum is unique; T is searched from 0.1 to 10. T is 1 if no label is known or
+    no other T is better. A temperature changes neither the order of logits nor the labels predicted at 0.5.
 
     Parameters
     ----------
     labels : np.ndarray
-        `(N, K)` int8; -1 counts for nothing.
+        `(N, K)` int8; -1 (unknown) is ignored.
     logits : np.ndarray
         `(N, K)` float, finite.
     """
-    from scipy.optimize import minimize_scalar  # takes half a second, which `runs` need not wait for
+    from scipy.optimize import minimize_scalar  # its import takes half a second
 
     rows = (labels >= 0).any(1)
     if not rows.any():
@@ -39,9 +39,10 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def expected_calibration_error(labels: np.ndarray, probs: np.ndarray, bins: int = BINS) -> float:
-    """Mean distance of probabilities from the share of yes among labels of about that probability, over known labels.
+    """Expected calibration error over known labels, with bins of equal width (Naeini et al., 2015).
 
-    The bins are of equal width (Naeini et al., 2015); every cell of the table counts as one.
+    It is the mean distance between a probability and the share of positives among labels with about that probability.
+    Each known label counts once.
     """
     predicted, true, n = np.zeros(bins), np.zeros(bins), 0
     step = max(1, _BLOCK // max(1, labels.shape[1]))

@@ -1,4 +1,4 @@
-"""Cross-fitting: what is fitted for each row comes from other rows, so that its figures are out of sample."""
+"""Cross-fitting: values for each row are fitted on other rows, so that its metrics are out of sample."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.common.randomness import mix
 
 FOLDS = 5
-_SALT = 0x666F6C64  # no other use of the ids' numbers orders rows alike
+_SALT = 0x666F6C64  # gives an order of its own to this use of the ids' hashes
 
 
-def folds_of(numbers: np.ndarray, folds: int = FOLDS) -> np.ndarray:
-    """Each row's fold, `(N,)` int64 from 0; as many rows in each as can be, whatever the order of the rows.
+def crossfit_folds(numbers: np.ndarray, folds: int = FOLDS) -> np.ndarray:
+    """Each row's fold, `(N,)` int64 from 0. Folds have equal sizes (to one row) and do not depend on the order of rows.
 
     Parameters
     ----------
@@ -31,18 +31,19 @@ def crossfitted(
     fit: Callable[[np.ndarray, np.ndarray], np.ndarray],
     labels: np.ndarray,
     outputs: np.ndarray,
+    *,
     numbers: np.ndarray,
     folds: int = FOLDS,
 ) -> np.ndarray:
-    """For each row what `fit(labels, outputs)` gives on the rows of the other folds, `(N, ...)`.
+    """For each row, the result of `fit(labels, outputs)` on the rows of the other folds, `(N, ...)`.
 
     Raises
     ------
     MmfeatError
-        The arrays are not of the same rows.
+        The arrays differ in length.
     """
     if not len(labels) == len(outputs) == len(numbers):
         raise MmfeatError(f"{len(labels)} rows of labels, {len(outputs)} of outputs and {len(numbers)} ids differ")
-    fold = folds_of(numbers, folds)
+    fold = crossfit_folds(numbers, folds)
     fitted = np.stack([np.asarray(fit(labels[fold != f], outputs[fold != f])) for f in range(folds)])
     return fitted[fold]

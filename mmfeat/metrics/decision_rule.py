@@ -1,8 +1,8 @@
-"""From logits to labels: the temperature, the thresholds and the rule for empty rows, fitted on val rows where they are tuned.
+"""The decision rule, from logits to labels: a temperature, thresholds and the rule for empty rows, fitted on val rows.
 
-What is fitted on val rows is only out of sample for other rows. So a val row is decided by what the other folds of val
-gave (:func:`crossfitted`), which is what figures on val come from, and every other row by what all of val gave
-(:func:`fitted`), which is what predicts.
+Metrics on val are out of sample: the labels of a val row come from a rule fitted on the other folds of val
+(:func:`crossfit_decision_rule`). All other rows, and exported models, use the rule fitted on all val rows
+(:func:`fit_decision_rule`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy as np
 from mmfeat.common.json_shapes import Choice, Number, Shape, misfit
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig
-from mmfeat.metrics import crossfitted as cross
-from mmfeat.metrics import fit_temperature, fit_thresholds
+from mmfeat.metrics import crossfitted, fit_temperature, fit_thresholds
 
 DECISION: Shape = {
     "?temperature": Number(float, above=0.0),
@@ -28,16 +27,16 @@ DECISION: Shape = {
 
 @dataclass(frozen=True, eq=False)
 class DecisionRule:
-    """What turns logits into probabilities and labels.
+    """Turns logits into probabilities and labels.
 
     Attributes
     ----------
     temperature : float or np.ndarray
-        What logits are divided by: a number, or `(N, 1)` with one for each row.
+        Divides the logits: one number, or `(N, 1)` with one for each row.
     threshold : float or np.ndarray
-        A number, `(K,)`, or with a row for each row `(N, 1)` or `(N, K)`.
+        One number, one for each class `(K,)`, or one for each row: `(N, 1)` or `(N, K)`.
     empty : str
-        What a row gets where nothing passes, as in :func:`mmfeat.common.labels.decide`.
+        Labels of a row without a probability above its threshold, see :func:`mmfeat.common.labels.decide`.
     """
 
     temperature: float | np.ndarray = 1.0
@@ -46,12 +45,12 @@ class DecisionRule:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> DecisionRule:
-        """From what :meth:`as_dict` gave; a record without a temperature has none.
+        """Read a record of :meth:`as_dict`; a record without a temperature gets temperature 1.
 
         Raises
         ------
         ValueError
-            The temperature is not above 0, a threshold not from 0 to 1, or the rule for empty rows is none.
+            The temperature is not above 0, a threshold is not from 0 to 1, or the rule for empty rows is unknown.
         """
         if why := misfit(record, DECISION):
             raise ValueError(why)
@@ -60,38 +59,38 @@ class DecisionRule:
         return cls(record.get("temperature", 1.0), threshold, record["empty"])
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values of a decision that is the same for all rows; they lose no digit."""
+        """JSON values of a rule that is the same for all rows, at full precision."""
         threshold = np.asarray(self.threshold, np.float64).tolist()
         return {"temperature": float(self.temperature), "threshold": threshold, "empty": self.empty}
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
-        """Logits over the temperature, in their own type; the same array where that is 1."""
+        """Logits divided by the temperature, in their own dtype; the same array if the temperature is 1."""
         if isinstance(self.temperature, float) and self.temperature == 1.0:
             return logits
         return logits / np.asarray(self.temperature, logits.dtype)
 
     def probs(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities `(N, K)` of logits, calibrated."""
+        """Calibrated probabilities `(N, K)` of logits."""
         return sigmoid(self.calibrated(logits))
 
     def labels(self, probs: np.ndarray) -> np.ndarray:
-        """Labels `(N, K)` int8 of what :meth:`probs` gave."""
+        """Predicted labels `(N, K)` int8 for probabilities from :meth:`probs`."""
         return decide(probs, self.threshold, self.empty)
 
     def n_empty(self, probs: np.ndarray) -> int:
-        """Rows where nothing passes."""
+        """Number of rows without a probability above its threshold."""
         return int((probs <= np.asarray(self.threshold, probs.dtype)).all(1).sum())
 
     def in_order_of(self, at: np.ndarray) -> DecisionRule:
-        """The same for classes in another order: first that of number `at[0]`, and so on."""
+        """The same rule for reordered classes: class `at[0]` comes first."""
         by_class = isinstance(self.threshold, np.ndarray) and self.threshold.shape[-1] == len(at)
         return dataclasses.replace(self, threshold=self.threshold[..., at]) if by_class else self
 
     def with_rows(self, of: DecisionRule, rows: np.ndarray, n: int) -> DecisionRule:
-        """The same for n rows, but by another decision where `rows[i]` is a row number of that one and not -1."""
+        """A rule for n rows: row i uses row `rows[i]` of another rule, or this rule where `rows[i]` is -1."""
 
-        def placed(all_alike: Any, by_row: Any) -> np.ndarray:
-            values = np.repeat(np.atleast_2d(all_alike).astype(np.float64), n, 0)  # (n, 1) or (n, K)
+        def placed(common: Any, by_row: Any) -> np.ndarray:
+            values = np.repeat(np.atleast_2d(common).astype(np.float64), n, 0)  # (n, 1) or (n, K)
             values[rows >= 0] = by_row[rows[rows >= 0]]
             return values
 
@@ -103,34 +102,36 @@ class DecisionRule:
         return dataclasses.replace(self, temperature=temperature, threshold=threshold)
 
 
-def fitted(rule: PredictConfig, metric: str, labels: np.ndarray, logits: np.ndarray) -> DecisionRule:
-    """What is shipped: fitted on all of some labelled rows; where nothing is tuned they are not read."""
-    decision = DecisionRule(1.0, rule.untuned, rule.empty)
-    if rule.calibration == "temperature":
+def fit_decision_rule(settings: PredictConfig, metric: str, *, labels: np.ndarray, logits: np.ndarray) -> DecisionRule:
+    """The rule that predicts, fitted on labelled rows; the rows are not read if nothing is tuned."""
+    decision = DecisionRule(1.0, settings.untuned, settings.empty)
+    if settings.calibration == "temperature":
         decision = dataclasses.replace(decision, temperature=fit_temperature(labels, logits))
-    if rule.tuned:
-        threshold = fit_thresholds(labels, decision.probs(logits), metric, rule.per_class, rule.empty)
+    if settings.tuned:
+        threshold = fit_thresholds(
+            labels, decision.probs(logits), metric, per_class=settings.per_class, empty=settings.empty
+        )
         decision = dataclasses.replace(decision, threshold=threshold)
     return decision
 
 
-def crossfitted(
-    rule: PredictConfig, metric: str, labels: np.ndarray, logits: np.ndarray, numbers: np.ndarray
+def crossfit_decision_rule(
+    settings: PredictConfig, metric: str, *, labels: np.ndarray, logits: np.ndarray, numbers: np.ndarray
 ) -> DecisionRule:
-    """Each row's decision fitted on the other folds of the same rows, so that its figures are out of sample.
+    """A rule for each row, fitted on the other folds of the same rows, so that the row's metrics are out of sample.
 
     Parameters
     ----------
     numbers : np.ndarray
-        `(N,)` uint64, one for each id: they say the folds.
+        `(N,)` uint64, one for each id; they define the folds.
     """
-    if not rule.fits:
-        return fitted(rule, metric, labels, logits)
+    if not settings.fits:
+        return fit_decision_rule(settings, metric, labels=labels, logits=logits)
 
-    def fit(some: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-        found = fitted(rule, metric, some, outputs)
+    def fit(fold_labels: np.ndarray, fold_logits: np.ndarray) -> np.ndarray:
+        found = fit_decision_rule(settings, metric, labels=fold_labels, logits=fold_logits)
         return np.append(found.temperature, found.threshold)
 
-    by_row = cross(fit, labels, logits, numbers)  # (N, 2) or (N, 1 + K)
-    temperature = by_row[:, :1] if rule.calibration == "temperature" else 1.0
-    return DecisionRule(temperature, by_row[:, 1:] if rule.tuned else rule.untuned, rule.empty)
+    by_row = crossfitted(fit, labels, logits, numbers=numbers)  # (N, 2) or (N, 1 + K)
+    temperature = by_row[:, :1] if settings.calibration == "temperature" else 1.0
+    return DecisionRule(temperature, by_row[:, 1:] if settings.tuned else settings.untuned, settings.empty)

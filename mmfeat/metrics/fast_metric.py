@@ -1,4 +1,4 @@
-"""One metric's figure of many models at once, without the others: what chooses epochs and members of ensembles."""
+"""One metric of many models at once: it selects epochs and members of ensembles."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from mmfeat.config.schema import PredictConfig
 from mmfeat.metrics import row_losses, samples_f1_rows, scores
 
 
-def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, rule: PredictConfig) -> np.ndarray:
-    """What :func:`mmfeat.metrics.scores` gives for one metric, `(M,)` float64, without its other figures.
+def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, *, rule: PredictConfig) -> np.ndarray:
+    """One metric of M models, `(M,)` float64, as :func:`mmfeat.metrics.scores` computes it.
 
     Parameters
     ----------
     labels : np.ndarray
-        `(n, K)` int8, some of them known.
+        `(n, K)` int8, at least one of them known.
     logits : np.ndarray
         `(M, n, K)` float32, finite.
     rule : PredictConfig
-        How probabilities become labels, at 0.5 where that is tuned.
+        The decision rule's settings; a tuned threshold is taken as 0.5 here.
     """
     if metric == "loss":
         return np.array([row_losses(labels, one).sum() for one in logits]) / (labels >= 0).sum()
@@ -27,17 +27,17 @@ def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, rule: Pre
         nothing = np.zeros(labels.shape, np.int8)
         return np.array([scores(labels, nothing, one).map for one in logits])
     values = np.empty(len(logits))
-    known, yes = labels >= 0, labels == 1
+    known, positive = labels >= 0, labels == 1
     for m, one in enumerate(logits):
-        decided = decide(sigmoid(one), rule.untuned, rule.empty)
+        predicted = decide(sigmoid(one), rule.untuned, rule.empty)
         if metric == "samples-f1":
-            values[m] = samples_f1_rows(labels, decided).mean()
+            values[m] = samples_f1_rows(labels, predicted).mean()
             continue
-        said = (decided == 1) & known
-        hits, total = (yes & said).sum(0), yes.sum(0) + said.sum(0)  # (K,)
+        predicted_known = (predicted == 1) & known
+        hits, total = (positive & predicted_known).sum(0), positive.sum(0) + predicted_known.sum(0)  # (K,)
         if metric == "micro-f1":
             values[m] = 2 * hits.sum() / max(total.sum(), 1)
         else:
-            kept = yes.any(0)
+            kept = positive.any(0)
             values[m] = (2 * hits[kept] / total[kept]).mean() if kept.any() else 0.0
     return values

@@ -1,4 +1,4 @@
-"""The figures of one model on some rows, with their spread, as a run records them and tables show them."""
+"""The metrics of one model on some rows, with their spread: as a run records them, and as a row of a table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mmfeat.metrics.fast_metric import metric_values
 _SHOWN = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Scores and the 95 % bootstrap interval of samples-F1 over rows.
 
@@ -55,50 +55,51 @@ class Metrics:
 
 
 def metrics_of(labels: np.ndarray, logits: np.ndarray, decision: DecisionRule) -> Metrics:
-    """Score logits `(n, K)` against labels `(n, K)` int8 by what turns them into labels.
+    """Metrics of logits `(n, K)` and of their predicted labels, against labels `(n, K)` int8.
 
-    The loss and the calibration error are those of calibrated probabilities; average precision reads the logits
-    themselves, whose order within a class no temperature changes.
+    Loss and calibration error are those of the calibrated probabilities. Average precision is computed from the logits:
+    a temperature does not change their order within a class.
     """
     probs = decision.probs(logits)
-    decided = decision.labels(probs)
-    found, calibrated = scores(labels, decided, logits), decision.calibrated(logits)
+    predicted = decision.labels(probs)
+    found, calibrated = scores(labels, predicted, logits), decision.calibrated(logits)
     if calibrated is not logits:
         kept = (labels >= 0).any(1)
         loss = float(row_losses(labels[kept], calibrated[kept]).sum() / (labels >= 0).sum())
         found = dataclasses.replace(found, loss=loss)
-    rows_f1 = samples_f1_rows(labels, decided)
+    rows_f1 = samples_f1_rows(labels, predicted)
     low, high = bootstrap_mean(rows_f1)
-    return Metrics(found, low, high, rows_f1, expected_calibration_error(labels, probs))
+    ece = expected_calibration_error(labels, probs)
+    return Metrics(scores=found, low=low, high=high, rows_f1=rows_f1, ece=ece)
 
 
 def outcome_of(logits: np.ndarray, decision: DecisionRule) -> Outcome:
-    """What a paired bootstrap compares: logits `(n, K)` and what they decide."""
+    """Logits `(n, K)` and their predicted labels, for the paired bootstrap."""
     return Outcome(decision.labels(decision.probs(logits)), logits, decision.calibrated(logits))
 
 
 def score_by(metric: str, rule: PredictConfig) -> Callable[[np.ndarray, np.ndarray], float]:
-    """What a choice maximises: labels and logits `(n, K)` to the metric's value, the loss with its sign turned."""
+    """The function that a selection maximises: from labels and logits `(n, K)` to the metric, negated for the loss."""
     sign = 1.0 if better(metric, 1.0, 0.0) else -1.0
 
     def score(labels: np.ndarray, logits: np.ndarray) -> float:
-        return sign * float(metric_values(metric, labels, logits[None], rule)[0])
+        return sign * float(metric_values(metric, labels, logits[None], rule=rule)[0])
 
     return score
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricRow:
-    """One line of a table of figures.
+    """One row of a table of metrics.
 
     Attributes
     ----------
     spread : float
-        Half the 95 % bootstrap interval of samples-F1 over rows or, for a line over seeds, their standard deviation.
+        Half the 95 % bootstrap interval of samples-F1 over rows or, for a row over seeds, their standard deviation.
     n_left_out : int
-        Classes without a positive among the rows, which macro-F1 and mAP leave out.
+        Classes without a positive among the rows; macro-F1 and mAP leave them out.
     seconds : float or None
-        What it took to train.
+        Training time.
     """
 
     label: str
@@ -113,29 +114,31 @@ class MetricRow:
     note: str = ""
 
     @classmethod
-    def of(cls, label: str, figures: Metrics, seconds: float | None = None, note: str = "") -> MetricRow:
-        """The line of one model's figures."""
-        return cls.recorded(label, figures.as_dict(), seconds, note)
+    def of(cls, label: str, metrics: Metrics, seconds: float | None = None, *, note: str = "") -> MetricRow:
+        """The row of one model's metrics."""
+        return cls.recorded(label, metrics.as_dict(), seconds, note=note)
 
     @classmethod
-    def recorded(cls, label: str, figures: dict[str, Any], seconds: float | None = None, note: str = "") -> MetricRow:
-        """The line of figures as JSON holds them."""
-        low, high = figures["samples_f1_interval"]
+    def recorded(
+        cls, label: str, metrics: dict[str, Any], seconds: float | None = None, *, note: str = ""
+    ) -> MetricRow:
+        """The row of metrics read from a JSON record."""
+        low, high = metrics["samples_f1_interval"]
         return cls(
-            label,
+            label=label,
             spread=(high - low) / 2,
-            n_left_out=figures["n_classes_left_out"],
+            n_left_out=metrics["n_classes_left_out"],
             seconds=seconds,
             note=note,
-            **{name: figures[name] for name in _SHOWN},
+            **{name: metrics[name] for name in _SHOWN},
         )
 
     @classmethod
     def over_seeds(
-        cls, label: str, seeds: list[dict[str, Any]], seconds: float | None = None, note: str = ""
+        cls, label: str, seeds: list[dict[str, Any]], seconds: float | None = None, *, note: str = ""
     ) -> MetricRow:
-        """The mean over single seeds, with their standard deviation."""
+        """The mean over seeds, with their standard deviation."""
         mean = {name: float(np.mean([seed[name] for seed in seeds])) for name in _SHOWN}
         spread = float(np.std([seed["samples_f1"] for seed in seeds], ddof=1)) if len(seeds) > 1 else 0.0
         left_out = seeds[0]["n_classes_left_out"]
-        return cls(label, spread=spread, n_left_out=left_out, seconds=seconds, note=note, **mean)
+        return cls(label=label, spread=spread, n_left_out=left_out, seconds=seconds, note=note, **mean)

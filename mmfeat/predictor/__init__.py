@@ -1,4 +1,4 @@
-"""A model that one can take away: its folder, the predictor that runs it, the server. Knows nothing of any project."""
+"""Exported models: the folder of a model, and the predictor that runs it. Independent of projects."""
 
 from mmfeat.predictor.predictions import Prediction, Predictions
 from mmfeat.predictor.predictor import Predictor

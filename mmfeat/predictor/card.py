@@ -1,4 +1,4 @@
-"""The model card of an exported folder, from the record of the run that it was made of."""
+"""The model card of an exported model, made from the record of its run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from mmfeat.common.text import counted, shown
 
-LIMIT_MB = 100.0  # of the paper (P21)
+LIMIT_MB = 100.0  # size limit of the paper (P21)
 WEAKEST = 5
 
 _CARD = """\
@@ -29,21 +29,21 @@ Multi-label model of {counted_classes} on {reads}. {size}
 
 or `mmfeat predict new.csv --images photos/ --model DIR`, or `mmfeat serve DIR`.
 
-## Made of
+## Architecture
 
-{made_of}
+{architecture}
 
-A label needs a probability above {threshold}; where none has one, {empty}.{fitted} Classes, in the order of the probabilities: {classes}.
+A label is predicted if its probability is above {threshold}; without any such label, {empty}.{fitted} Classes, in the order of the probabilities: {classes}.
 
 ## Data and split
 
-- fitted on {trained}; {chosen} chose its epochs, rounds or members and were never fitted on{transductive}
+- trained on {training}; its epochs, rounds or members were selected on {selection}, which it was not trained on{transductive}
 - shares of the labelled rows: val {val:g}, test {test:g}; stratified, identical images together
 - source, licence and consent of the data: fill in
 
-## Figures
+## Metrics
 
-{figures}
+{metrics}
 
 ## Limits
 
@@ -57,7 +57,7 @@ Fill in: what it is for, what it is not for, whom a mistake would hurt.
 
 
 def limit_text(mb: float) -> str:
-    """A size beside the paper's limit, as a sentence."""
+    """A sentence that compares a size with the paper's limit."""
     return f"{mb:,.1f} MB, {'under' if mb < LIMIT_MB else 'over'} the paper's limit of {LIMIT_MB:g} MB."
 
 
@@ -67,7 +67,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
     Parameters
     ----------
     record : dict
-        What mmfeat.json holds.
+        The content of mmfeat.json.
     """
     run, rule = record["run"], record["predict"]
     modalities = {encoder["modality"] for encoder in record["encoders"].values()}
@@ -76,7 +76,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
     if rule.get("temperature", 1.0) != 1.0:
         threshold += f" (probabilities are those of logits over {rule['temperature']:.4g}, the temperature)"
     fitted = (
-        f" This was {rule['fitted']}; the figures below are cross-fitted on these rows." if rule.get("fitted") else ""
+        f" This was {rule['fitted']}; the metrics below are cross-fitted on these rows." if rule.get("fitted") else ""
     )
     transductive = "; its unlabelled rows took part in training without labels (transductive)"
     return _CARD.format(
@@ -84,20 +84,20 @@ def model_card(record: dict[str, Any], mb: float) -> str:
         counted_classes=counted(len(record["classes"]), "class", "classes"),
         reads=reads,
         size=limit_text(mb),
-        made_of=_made_of(record),
+        architecture=_architecture(record),
         threshold=threshold,
         fitted=fitted,
-        empty="the most probable class is given" if rule["empty"] == "most-probable" else "none is given",
+        empty="the most probable class is predicted" if rule["empty"] == "most-probable" else "none is predicted",
         classes=", ".join(_code(name) for name in record["classes"]),
-        trained=counted(run["n_trained"], "row"),
-        chosen=counted(run["n_chosen"], "other row"),
+        training=counted(run["n_trained"], "row"),
+        selection=counted(run["n_chosen"], "other row"),
         transductive=transductive if run["transductive"] else "",
         **run["split"],
-        figures=_metrics(record),
+        metrics=_metrics(record),
     )
 
 
-def _made_of(record: dict[str, Any]) -> str:
+def _architecture(record: dict[str, Any]) -> str:
     lines = [
         f"- encoder {_code(name)}: {_code(encoder['about']['model'])}, {encoder['width']}-d, "
         f"{'fine-tuned' if encoder['about']['finetuned'] else 'frozen'}, weights kept in {record['dtype']}"
@@ -110,33 +110,33 @@ def _made_of(record: dict[str, Any]) -> str:
             inputs = " and ".join(_code(encoder) for encoder in part["widths"])
             lines.append(f"- head {_code(name)}: {part['head']} on {inputs}, mean of {counted(part['seeds'], 'seed')}")
         else:
-            lines.append(f"- linear output of encoder {_code(name)}")
+            lines.append(f"- linear probe of encoder {_code(name)}")
     return "\n".join(lines)
 
 
 def _metrics(record: dict[str, Any]) -> str:
-    figures, seeds = record["run"]["figures"], record["run"]["figures_of_seeds"]
-    if not figures:
+    metrics, seeds = record["run"]["figures"], record["run"]["figures_of_seeds"]
+    if not metrics:
         return "None: there were no validation rows."
-    low, high = figures["samples_f1_interval"]
+    low, high = metrics["samples_f1_interval"]
     text = [
-        f"On {counted(figures['n_samples'], 'validation row')}, which also chose epochs and runs:",
+        f"On {counted(metrics['n_samples'], 'validation row')}, on which epochs and runs were selected too:",
         "",
-        "| samples-F1 (95 % bootstrap interval) | micro-F1 | macro-F1 | mAP | whole sets right |",
+        "| samples-F1 (95 % bootstrap interval) | micro-F1 | macro-F1 | mAP | subset accuracy |",
         "|---|---|---|---|---|",
-        f"| {figures['samples_f1']:.3f} ({low:.3f} to {high:.3f}) | {figures['micro_f1']:.3f} | {figures['macro_f1']:.3f} "
-        f"| {figures['map']:.3f} | {figures['label_set_accuracy']:.3f} |",
+        f"| {metrics['samples_f1']:.3f} ({low:.3f} to {high:.3f}) | {metrics['micro_f1']:.3f} | {metrics['macro_f1']:.3f} "
+        f"| {metrics['map']:.3f} | {metrics['label_set_accuracy']:.3f} |",
         "",
     ]
     if len(seeds) > 1:
         values = [seed["samples_f1"] for seed in seeds]
         text.append(
-            f"Single seeds: samples-F1 {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} (deviation over {len(seeds)} seeds).\n"
+            f"Single seeds: samples-F1 {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} (standard deviation over {len(seeds)} seeds).\n"
         )
-    if figures["n_classes_left_out"]:
-        left_out = counted(figures["n_classes_left_out"], "class", "classes")
+    if metrics["n_classes_left_out"]:
+        left_out = counted(metrics["n_classes_left_out"], "class", "classes")
         text.append(f"{left_out} without a positive among these rows: left out of macro-F1 and mAP.\n")
-    f1, positives = np.array(figures["class_f1"], dtype=float), np.array(figures["n_positives"])
+    f1, positives = np.array(metrics["class_f1"], dtype=float), np.array(metrics["n_positives"])
     kept = np.flatnonzero(positives > 0)
     weakest = kept[np.argsort(f1[kept], kind="stable")][:WEAKEST]
     text += ["Weakest classes:", "", "| class | F1 | validation rows with it |", "|---|---|---|"]
@@ -149,5 +149,5 @@ def _metrics(record: dict[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """Untrusted text as inline code that no table or link can be made of."""
+    """Untrusted text as inline code, so that it cannot form tables or links."""
     return "`" + shown(text, 80).replace("`", "'").replace("|", "¦") + "`"

@@ -1,4 +1,4 @@
-"""What runs an exported model's networks on a CPU or a GPU: torch or onnxruntime. Safe in threads."""
+"""Engines that run an exported model's networks on a CPU or a GPU: torch and onnxruntime. Thread-safe."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ HEADS = "heads.safetensors"
 def head_outputs(
     composition: Composition, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]
 ) -> HeadOutputs:
-    """What a composition makes of its inputs, on the CPU: those that `Composition.forward` takes."""
+    """Outputs of a composition, moved to the CPU; the inputs are those of `Composition.forward`."""
     logits, known = composition(inputs, present)
-    opinions = {
+    unimodal = {
         name: composition.unimodal_prediction(name, inputs, present).cpu().numpy() for name in composition.widths
     }
-    return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), opinions)
+    return HeadOutputs(logits.cpu().numpy(), known.cpu().numpy(), unimodal)
 
 
 class TorchEngine:
@@ -48,14 +48,14 @@ class TorchEngine:
 
     @classmethod
     def load(cls, folder: Path, record: dict[str, Any], device: str) -> TorchEngine:
-        """From an exported folder that has been checked, for `auto`, `cpu`, `cuda` or `cuda:1`.
+        """Load a verified exported folder on `auto`, `cpu`, `cuda` or `cuda:1`.
 
         Raises
         ------
         RunError
-            This version of mmfeat, timm or transformers does not build what the folder holds.
+            This version of mmfeat, timm or transformers cannot build the folder's networks.
         ConfigError
-            There is no such device.
+            The device does not exist.
         """
         on = torch_device(device)
         try:
@@ -72,17 +72,17 @@ class TorchEngine:
                 raise ValueError(
                     f"{counted(len(record['classes']), 'class', 'classes')}, its heads have {composition.n_classes}"
                 )
-        except Exception as error:  # settings of another version fail anywhere
+        except Exception as error:  # settings of another version can fail anywhere
             raise RunError(f"{folder}: cannot be built by this version: {one_line(error)}") from None
         return cls(encoders, composition, on)
 
     @property
     def tokens(self) -> dict[str, ReadTokens]:
-        """The tokens that heads read beside the embeddings, by encoder."""
+        """The tokens that heads read in addition to embeddings, by encoder."""
         return self.composition.tokens
 
     def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> Encoded:
-        """Embeddings of one batch, and the tokens that are read."""
+        """Embeddings of one batch, and the tokens that heads read."""
         read = self.tokens.get(name)
         return self.encoders[name].encode(inputs, self.device, read.number if read else 0)
 
@@ -94,32 +94,34 @@ class TorchEngine:
 
 
 class OnnxEngine:
-    """Encoders and heads as sessions of onnxruntime; torch does no more than hold what was prepared."""
+    """Encoders and heads as sessions of onnxruntime; torch only holds the prepared inputs."""
 
     def __init__(
-        self, encoders: dict[str, Any], heads: Any, preparations: dict[str, Any], device: torch.device
+        self, encoders: dict[str, Any], *, heads: Any, preparations: dict[str, Any], device: torch.device
     ) -> None:
         self.encoders, self.heads, self.device = encoders, heads, device
         self.preparations = preparations
 
     @classmethod
     def load(cls, folder: Path, record: dict[str, Any], device: str) -> OnnxEngine:
-        """From an exported folder that has been checked; `auto` is a GPU where onnxruntime has CUDA.
+        """Load a verified exported folder; `auto` is a GPU if onnxruntime has CUDA.
 
         Raises
         ------
         RunError
-            This version of onnxruntime or transformers does not load what the folder holds.
+            This version of onnxruntime or transformers cannot load the folder's networks.
         ConfigError
-            onnxruntime is not installed, or has no such device.
+            onnxruntime is not installed, or does not have the device.
         """
         runtime = require("onnxruntime", onnx_files.EXTRA)
         on = _onnx_device(device, runtime.get_available_providers())
         providers = [("CUDAExecutionProvider", {"device_id": on.index or 0})] if on.type == "cuda" else []
         providers.append("CPUExecutionProvider")
         options = runtime.SessionOptions()
-        options.log_severity_level = 4  # what is wrong is raised as well
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are left to what prepares
+        options.log_severity_level = 4  # errors are raised anyway
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # leaves cores to the preparation of samples
 
         def session(file: Path) -> Any:
             return runtime.InferenceSession(str(file), options, providers=providers)
@@ -130,13 +132,13 @@ class OnnxEngine:
             preparations = {name: load_preparation(record["encoders"][name], path) for name, path in folders.items()}
             heads = session(folder / onnx_files.HEADS)
             _check_onnx(encoders, heads, record)
-        except Exception as error:  # onnxruntime has an exception of its own for each kind of failure
+        except Exception as error:  # onnxruntime has many exceptions of its own
             raise RunError(f"{folder}: cannot be loaded by this version: {one_line(error)}") from None
-        return cls(encoders, heads, preparations, on)
+        return cls(encoders, heads=heads, preparations=preparations, device=on)
 
     @property
     def tokens(self) -> dict[str, ReadTokens]:
-        """None: what reads tokens is not written as ONNX."""
+        """None: heads that read tokens are not exported to ONNX."""
         return {}
 
     def encode(self, name: str, inputs: dict[str, torch.Tensor]) -> Encoded:
@@ -147,12 +149,12 @@ class OnnxEngine:
         """Logits of embeddings `(B, D)` float32 and presence `(B,)` bool by encoder."""
         arrays = [*embeddings.values(), *(present[name] for name in embeddings)]
         inputs = dict(zip(onnx_files.head_inputs(list(embeddings)), arrays, strict=True))
-        logits, known, *opinions = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
-        return HeadOutputs(logits, known, dict(zip(embeddings, opinions, strict=True)))
+        logits, known, *unimodal = self.heads.run(onnx_files.head_outputs(list(embeddings)), inputs)
+        return HeadOutputs(logits, known, dict(zip(embeddings, unimodal, strict=True)))
 
 
 def _check_onnx(encoders: dict[str, Any], heads: Any, record: dict[str, Any]) -> None:
-    """Raise ValueError where the networks are not those of the record."""
+    """Raise ValueError if the networks do not match the record."""
     found = {name: encoder.get_outputs()[0].shape[1] for name, encoder in encoders.items()}
     _check_widths({name: one["width"] for name, one in record["encoders"].items()}, found)
     inputs = {one.name for one in heads.get_inputs()}
@@ -163,8 +165,8 @@ def _check_onnx(encoders: dict[str, Any], heads: Any, record: dict[str, Any]) ->
         raise ValueError(f"{counted(len(record['classes']), 'class', 'classes')}, its heads have {n_classes}")
 
 
-def _check_widths(said: dict[str, int | None], found: dict[str, int]) -> None:
-    for name, width in said.items():
+def _check_widths(recorded: dict[str, int | None], found: dict[str, int]) -> None:
+    for name, width in recorded.items():
         if width != found[name]:
             raise ValueError(f"encoder {name!r} has embeddings of {found[name]} numbers, not {width}")
 

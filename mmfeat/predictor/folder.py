@@ -1,8 +1,8 @@
-"""The folder of an exported model: what lies in it, and whether all of it is there as it was written.
+"""The folder of an exported model: its files, and the check that they are complete and unchanged.
 
-DIR/mmfeat.json            format, classes, thresholds, encoders, heads, the run's figures; digests of all other files
+DIR/mmfeat.json            format, classes, thresholds, encoders, heads, the run's metrics; digests of all other files
 README.md                  the model card
-heads.safetensors          heads and linear outputs (heads.onnx)
+heads.safetensors          heads and linear probes (heads.onnx)
 encoders/NAME/             weights.safetensors (model.onnx); a text encoder's tokenizer and configuration
 """
 
@@ -27,7 +27,7 @@ RUNTIMES = ("torch", "onnx")
 
 
 def _choices(setting: str) -> Choice:
-    """What a setting of a text encoder may be."""
+    """The choices of a setting of a text encoder."""
     return Choice(TextEncoderConfig.__dataclass_fields__[setting].metadata["choices"])
 
 
@@ -66,24 +66,24 @@ _RECORD: dict[str, Shape] = {
 
 
 def encoder_folder(folder: Path, name: str) -> Path:
-    """Where an encoder's files lie."""
+    """The folder of an encoder's files."""
     return folder / "encoders" / name
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """The record of a whole and unchanged folder. The model card may have been edited.
+    """The record of a complete and unchanged folder; only the model card may have been edited.
 
     Raises
     ------
     RunError
-        It is no exported model, incomplete, changed, or of a newer format.
+        The folder is not an exported model, or is incomplete, changed, or of a newer format.
     """
     file = folder / RECORD
     if not file.is_file():
         what = f"no {RECORD} there" if folder.is_dir() else "no such folder"
-        raise RunError(f"{folder}: no exported model ({what}). Make one: mmfeat export RUN {folder.name or 'DIR'}")
+        raise RunError(f"{folder}: not an exported model ({what}). Make one: mmfeat export RUN {folder.name or 'DIR'}")
     try:
-        record = read_record(file, FORMAT, _RECORD, _AGAIN)
+        record = read_record(file, FORMAT, shape=_RECORD, remedy=_AGAIN)
         if record["runtime"] not in RUNTIMES:
             raise ValueError(f"{file}: runtime {record['runtime'][:40]!r}. This mmfeat runs: {', '.join(RUNTIMES)}")
         if why := _disagreement(record):
@@ -102,14 +102,14 @@ def read_folder(folder: Path) -> dict[str, Any]:
 
 
 def _disagreement(record: dict[str, Any]) -> str:
-    """What of the record's values does not fit the others; empty where all do."""
+    """How the record contradicts itself; empty if it is consistent."""
     n, threshold = len(record["classes"]), record["predict"]["threshold"]
     if not n or len(set(record["classes"])) < n:
-        return "classes are none, or one is there twice"
+        return "classes are empty, or one occurs twice"
     if isinstance(threshold, list) and len(threshold) != n:
         return f"predict.threshold has {len(threshold)} values for {n} classes"
     if not record["encoders"]:
-        return "encoders are none"
+        return "encoders are empty"
     if not record["separator"]:
         return "separator is empty"
     for name, one in record["encoders"].items():
@@ -125,17 +125,17 @@ def size_mb(folder: Path) -> float:
 
 
 def publish(staged: Path, destination: Path) -> None:
-    """Make a filled folder appear under its name.
+    """Publish a filled folder under its final name.
 
     Raises
     ------
     RunError
-        Something else has appeared there.
+        The destination exists.
     """
     mode = (staged / RECORD).stat().st_mode
     for path in staged.rglob("*"):
         if path.is_file():
-            path.chmod(mode)  # safetensors leaves its files to their owner alone
+            path.chmod(mode)  # safetensors makes files that only their owner can read
             flush_file(path)
     try:
         os.rename(staged, destination)

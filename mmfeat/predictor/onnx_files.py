@@ -1,4 +1,4 @@
-"""Networks as ONNX files: encoders from bytes or tokens to embeddings, heads from embeddings to logits."""
+"""Exports networks as ONNX files: encoders from bytes or tokens to embeddings, heads from embeddings to logits."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 HEADS = "heads.onnx"
 NETWORK = "model.onnx"
 INPUTS = {"image": ("pixels",), "text": ("input_ids", "attention_mask")}
-_WEIGHT = 1024  # elements; fewer are biases, and constants of the graph that float16 may not hold
+_WEIGHT = 1024  # smaller tensors stay float32: biases, and constants that float16 may not represent
 
 
 def head_inputs(names: Sequence[str]) -> list[str]:
-    """Inputs of heads.onnx for encoders of these names, in order: embeddings `(B, D)`, then presence `(B,)`."""
+    """Input names of heads.onnx for some encoders, in order: embeddings `(B, D)`, then presence `(B,)`."""
     return [f"embeddings.{name}" for name in names] + [f"present.{name}" for name in names]
 
 
 def head_outputs(names: Sequence[str]) -> list[str]:
-    """Outputs of heads.onnx: logits `(B, K)`, known `(B,)`, and each encoder's opinion `(B, K)`."""
+    """Output names of heads.onnx: logits `(B, K)`, known `(B,)`, and each encoder's unimodal logits `(B, K)`."""
     return ["logits", "known"] + [f"opinion.{name}" for name in names]
 
 
 class EncoderGraph(nn.Module):
-    """An encoder on tensors in the order of its modality's `INPUTS`, always in float32."""
+    """An encoder as a module of positional tensors, in the order of its modality's `INPUTS`; always in float32."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class EncoderGraph(nn.Module):
 
 
 class HeadsGraph(nn.Module):
-    """A composition on tensors in the order of :func:`head_inputs`."""
+    """A composition as a module of positional tensors, in the order of :func:`head_inputs`."""
 
     def __init__(self, composition: Composition, names: Sequence[str]) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class HeadsGraph(nn.Module):
         self.eval()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """What :func:`head_outputs` names, in its order."""
+        """The outputs, in the order of :func:`head_outputs`."""
         n = len(self.names)
         inputs = dict(zip(self.names, tensors[:n], strict=True))
         present = dict(zip(self.names, tensors[n:], strict=True))
         logits, known = self.composition(inputs, present)
-        # copies, since one tensor cannot have the names of two outputs, or of an input and an output
+        # copies: a tensor cannot have the names of two outputs, or of an input and an output
         return (
             logits,
             known.clone(),
@@ -73,13 +73,13 @@ class HeadsGraph(nn.Module):
         )
 
 
-def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> dict[str, Any]:
-    """Write network, preprocessing and tokenizer; the encoder's record as JSON values is returned.
+def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, *, dtype: str) -> dict[str, Any]:
+    """Write network, preprocessing and tokenizer; returns the encoder's record as JSON values.
 
     Raises
     ------
     EncoderError
-        The network cannot be written as ONNX, or the dtype cannot hold a weight.
+        The network cannot be written as ONNX, or a weight is too large for the dtype.
     """
     record = save_preparation(encoder, folder)
     batch = torch.export.Dim("batch")
@@ -92,49 +92,58 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, dtype: str) -> 
         axes = {0: batch, 1: torch.export.Dim("length", min=1, max=encoder.preparation.most)}
     names = INPUTS[encoder.modality]
     try:
-        _write(
+        _export_graph(
             EncoderGraph(encoder),
             [example[n] for n in names],
             [axes] * len(names),
-            names,
-            ["embeddings"],
-            folder / NETWORK,
-            dtype,
+            inputs=names,
+            outputs=["embeddings"],
+            file=folder / NETWORK,
+            dtype=dtype,
         )
     except MmfeatError:
         raise
-    except Exception as error:  # the exporter raises whatever it likes for a network that it cannot follow
+    except Exception as error:  # the exporter raises various errors for networks that it cannot trace
         raise EncoderError(
             f"encoder.{name}: {encoder.architecture} cannot be written as ONNX: {one_line(_cause(error))}. Use: --format torch"
         ) from None
     return {**record, "precision": "float32", "pooling": encoder.pooling, "key": encoder.spec().key}
 
 
-def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path, dtype: str) -> None:
-    """Write heads, linear outputs and the tree that joins them, for encoders of the given D.
+def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path, *, dtype: str) -> None:
+    """Write heads, linear probes and the tree that combines them, for encoders of the given widths D.
 
     Raises
     ------
     RunError
-        They cannot be written as ONNX.
+        The heads cannot be written as ONNX.
     EncoderError
-        The dtype cannot hold a weight.
+        A weight is too large for the dtype.
     """
     example = [torch.zeros(2, width) for width in widths.values()] + [torch.ones(2, dtype=torch.bool) for _ in widths]
     axes = [{0: torch.export.Dim("batch")}] * len(example)
     try:
         graph = HeadsGraph(composition, list(widths))
-        _write(graph, example, axes, head_inputs(list(widths)), head_outputs(list(widths)), file, dtype)
+        _export_graph(
+            graph,
+            example,
+            axes,
+            inputs=head_inputs(list(widths)),
+            outputs=head_outputs(list(widths)),
+            file=file,
+            dtype=dtype,
+        )
     except MmfeatError:
         raise
     except Exception as error:
         raise RunError(f"the heads cannot be written as ONNX: {one_line(_cause(error))}. Use: --format torch") from None
 
 
-def _write(
+def _export_graph(
     graph: nn.Module,
     example: list[Tensor],
     axes: list[Any],
+    *,
     inputs: Sequence[str],
     outputs: Sequence[str],
     file: Path,
@@ -160,14 +169,14 @@ def _write(
 
 
 def _strip(graph: Any) -> None:
-    """Remove where in whose Python files each node comes from."""
+    """Remove the Python source locations of nodes."""
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
 
 
 def keep_as_float16(onnx: Any, graph: Any) -> None:
-    """Halve the file: weights are kept as float16 and cast back, which the runtime does once, when it loads the graph."""
+    """Halve the file: weights are stored as float16; the runtime casts them back once, when it loads the graph."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _WEIGHT:
@@ -186,7 +195,7 @@ def keep_as_float16(onnx: Any, graph: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells its progress and its worries; what matters is whether the result agrees, which is checked."""
+    """Suppress the exporter's output; whether its result agrees is checked separately."""
     before = logging.root.manager.disable
     with (
         contextlib.redirect_stdout(io.StringIO()),
@@ -202,7 +211,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong first: the exporter wraps it in pages of advice."""
+    """The original error, without the exporter's wrapping."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""What a predictor says of items: labels, probabilities, and what each encoder says alone."""
+"""Predictions: labels, probabilities, and the unimodal prediction of each encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmfeat.metrics.decision_rule import DecisionRule
 
 
 class HeadOutputs(NamedTuple):
-    """What heads make of B items.
+    """Outputs of the heads for B items.
 
     Attributes
     ----------
@@ -21,63 +21,68 @@ class HeadOutputs(NamedTuple):
         `(B, K)` float32.
     known : np.ndarray
         `(B,)` bool: the item has one of the modalities.
-    opinions : dict of str to np.ndarray
-        Encoder to its logits alone, `(B, K)` float32, whether an item has the modality or not.
+    unimodal : dict of str to np.ndarray
+        Unimodal logits of each encoder, `(B, K)` float32, also for items without the modality.
     """
 
     logits: np.ndarray
     known: np.ndarray
-    opinions: dict[str, np.ndarray]
+    unimodal: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Of one item.
+    """The prediction of one item.
 
     Attributes
     ----------
     labels : list of str
-        Those that passed the threshold, in the order of the classes.
+        The predicted labels, in class order.
     probabilities : dict of str to float
-        Of every class, in the same order.
-    opinions : dict of str to dict of str to float
-        Encoder to the probabilities that it gives alone; an encoder whose modality the item lacks is left out.
+        The probability of every class, in class order.
+    unimodal : dict of str to dict of str to float
+        Unimodal probabilities by encoder; encoders whose modality is missing are left out.
     error : str
-        Why the image could not be read; empty where it could, or there was none.
+        Why the image could not be read; empty if it could, or without an image.
     """
 
     labels: list[str]
     probabilities: dict[str, float]
-    opinions: dict[str, dict[str, float]]
+    unimodal: dict[str, dict[str, float]]
     error: str = ""
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """The `k` most probable classes, the most probable first."""
+        """The `k` most probable classes with their probabilities, most probable first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:k]
 
+    @property
+    def opinions(self) -> dict[str, dict[str, float]]:
+        """The name of `unimodal` in version 0.1."""
+        return self.unimodal
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions(Sequence[Prediction]):
-    """Of N items, in their order; an index gives one :class:`Prediction`.
+    """The predictions of N items, in order; an index gives one :class:`Prediction`.
 
     Attributes
     ----------
     probs : np.ndarray
         `(N, K)` float32.
-    decided : np.ndarray
-        `(N, K)` int8 of 0 and 1.
-    opinions : dict of str to np.ndarray
-        Encoder to probabilities `(N, K)` float32; NaN where an item lacks the modality.
+    predicted : np.ndarray
+        `(N, K)` int8, the predicted labels (0 or 1).
+    unimodal : dict of str to np.ndarray
+        Unimodal probabilities `(N, K)` float32 by encoder; NaN for items without the modality.
     known : np.ndarray
-        `(N,)` bool: False where neither image nor caption could be read.
+        `(N,)` bool: False if neither image nor caption could be read.
     errors : dict of int to str
-        Row to the reason why its image could not be read.
+        For rows whose image could not be read, the reason.
     """
 
     classes: tuple[str, ...]
     probs: np.ndarray
-    decided: np.ndarray
-    opinions: dict[str, np.ndarray]
+    predicted: np.ndarray
+    unimodal: dict[str, np.ndarray]
     known: np.ndarray
     errors: dict[int, str]
 
@@ -87,30 +92,40 @@ class Predictions(Sequence[Prediction]):
         classes: Sequence[str],
         outputs: HeadOutputs,
         present: dict[str, np.ndarray],
+        *,
         decision: DecisionRule,
         errors: dict[int, str] | None = None,
     ) -> Predictions:
-        """From logits to labels; what an encoder says alone is as its logits have it, not calibrated."""
-        opinions = {
+        """Apply a decision rule to logits; unimodal probabilities are not calibrated."""
+        unimodal = {
             name: np.where(present[name][:, None], sigmoid(logits), np.nan).astype(np.float32)
-            for name, logits in outputs.opinions.items()
+            for name, logits in outputs.unimodal.items()
         }
         probs = decision.probs(outputs.logits)
-        return cls(tuple(classes), probs, decision.labels(probs), opinions, outputs.known, errors or {})
+        return cls(
+            classes=tuple(classes),
+            probs=probs,
+            predicted=decision.labels(probs),
+            unimodal=unimodal,
+            known=outputs.known,
+            errors=errors or {},
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], errors: dict[int, str]) -> Predictions:
-        """Those of one part after another (one at least); `errors` are by the rows of all."""
-        opinions = {name: np.concatenate([part.opinions[name] for part in parts]) for name in parts[0].opinions}
-        probs, decided, known = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("probs", "decided", "known")
+        """Concatenate predictions (at least one); `errors` has row numbers of the result."""
+        unimodal = {name: np.concatenate([part.unimodal[name] for part in parts]) for name in parts[0].unimodal}
+        probs, predicted, known = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("probs", "predicted", "known")
         )
-        return cls(parts[0].classes, probs, decided, opinions, known, errors)
+        return cls(
+            classes=parts[0].classes, probs=probs, predicted=predicted, unimodal=unimodal, known=known, errors=errors
+        )
 
     @property
     def labels(self) -> list[list[str]]:
-        """The names of each row's labels, in the order of the classes."""
-        return label_names(self.decided, self.classes)
+        """The names of each row's predicted labels, in class order."""
+        return label_names(self.predicted, self.classes)
 
     def __len__(self) -> int:
         return len(self.probs)
@@ -123,11 +138,13 @@ class Predictions(Sequence[Prediction]):
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(len(self)))]
         row = range(len(self))[row]
-        opinions = {
-            name: self._named(probs[row]) for name, probs in self.opinions.items() if probs[row, 0] == probs[row, 0]
+        unimodal = {
+            name: self._named(probs[row]) for name, probs in self.unimodal.items() if probs[row, 0] == probs[row, 0]
         }
-        (labels,) = label_names(self.decided[row : row + 1], self.classes)
-        return Prediction(labels, self._named(self.probs[row]), opinions, self.errors.get(row, ""))
+        (labels,) = label_names(self.predicted[row : row + 1], self.classes)
+        return Prediction(
+            labels=labels, probabilities=self._named(self.probs[row]), unimodal=unimodal, error=self.errors.get(row, "")
+        )
 
     def _named(self, probs: np.ndarray) -> dict[str, float]:
         return dict(zip(self.classes, probs.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Predictor: labels and probabilities of images and captions by an exported model, without the project that made it."""
+"""Predictor: predicts labels of images and captions with an exported model, without its project."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 class Predictor:
-    """A model in memory; any number of threads may call `predict` at once.
+    """A loaded model; several threads may call `predict` at the same time.
 
     Parameters
     ----------
     engine : TorchEngine or OnnxEngine
-        What runs the networks.
+        Runs the networks.
     record : dict
-        What the folder's mmfeat.json holds.
+        The content of the folder's mmfeat.json.
 
     Attributes
     ----------
     classes : tuple of str
         The K class names.
     modalities : dict of str to str
-        Encoder to `image` or `text`.
+        The modality of each encoder: `image` or `text`.
     decision : DecisionRule
-        The temperature, the threshold or thresholds, and the rule for empty rows that the run was exported with.
+        The exported decision rule: temperature, threshold or thresholds, and the rule for empty rows.
     """
 
     def __init__(self, engine: Any, record: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "auto") -> Predictor:
-        """Load what `mmfeat export` wrote.
+        """Load a folder that `mmfeat export` wrote.
 
         Parameters
         ----------
@@ -73,9 +73,9 @@ class Predictor:
         Raises
         ------
         RunError
-            The folder is incomplete, changed, of a newer format, or cannot be built by this version.
+            The folder is incomplete, changed or of a newer format, or this version cannot build its networks.
         ConfigError
-            There is no such device, or onnxruntime is needed and not installed.
+            The device does not exist, or onnxruntime is needed and not installed.
         """
         folder = Path(folder).expanduser().absolute()
         record = read_folder(folder)
@@ -91,29 +91,30 @@ class Predictor:
         threshold: float | np.ndarray | None = None,
         on_error: str = "raise",
     ) -> Predictions | Prediction:
-        """Labels, probabilities and each encoder's own opinion of one item or of many.
+        """Predict labels, probabilities and unimodal probabilities of one or several items.
 
         Parameters
         ----------
         images, captions
-            One or a list of each: an image is a path, a file's bytes, a PIL image or an array `(H, W, 3)` or `(H, W)` of
-            uint8 (RGB, RGBA or grey: of any other mode give the PIL image); a caption is a str. None, and a blank caption, are a modality that is missing.
+            One item or a list. An image is a path, a file's bytes, a PIL image, or an array `(H, W, 3)`, `(H, W, 4)` or
+            `(H, W)` of uint8 (RGB, RGBA or grey; pass other modes as PIL images). A caption is a str. None and a blank
+            caption are a missing modality.
         batch_size : int, optional
             Items encoded at a time.
         threshold : float or (K,) array, optional
-            A label needs a probability above it; the model's own, when None.
+            Labels with a higher probability are predicted (default: the model's own thresholds).
         on_error : str
-            Where an image cannot be read: `raise`, or `record` the reason and go by the caption.
+            If an image cannot be read: `raise`, or `record` the reason and predict from the caption.
 
         Returns
         -------
         Prediction or Predictions
-            One :class:`Prediction` for one item, else :class:`Predictions` in the order of the items.
+            :class:`Prediction` for one item, :class:`Predictions` for a list, in the order of the items.
 
         Raises
         ------
         DataError
-            Not as many captions as images, something that is neither, or an image that cannot be read.
+            The numbers of captions and images differ, a value has a wrong type, or an image cannot be read.
         """
         if on_error not in ("raise", "record"):
             raise DataError(f"on_error = {on_error!r}. Use one of: raise, record")
@@ -125,20 +126,22 @@ class Predictor:
         embeddings, present, errors = {}, {}, {}
         for name, modality in self.modalities.items():
             samples = images if modality == "image" else captions
-            self._encode(name, samples, batch_size, embeddings, present, errors)
+            self._encode(name, samples, batch_size, embeddings=embeddings, present=present, errors=errors)
         if errors and on_error == "raise":
             row, reason = min(errors.items())
-            raise DataError(f"image {row}{_named(images[row])}: {reason}. To go by the captions: on_error='record'")
-        found = self.decided(embeddings, present, threshold, errors)
+            raise DataError(
+                f"image {row}{_named(images[row])}: {reason}. To predict from the captions: on_error='record'"
+            )
+        found = self.predict_embeddings(embeddings, present, threshold, errors=errors)
         return found[0] if single else found
 
     def prepare(self, image: ImageLike | None = None, caption: str | None = None) -> dict[str, Any]:
-        """All of one item's work before the networks, which any thread may do: what `predict_prepared` takes.
+        """Prepare one item for `predict_prepared`: all work before the networks; thread-safe.
 
         Raises
         ------
         DataError
-            It is no such item, or its image cannot be read.
+            The item has a wrong type, or its image cannot be read.
         """
         images, captions, _ = _as_lists([image], [caption])
         self._check(images, captions)
@@ -151,45 +154,49 @@ class Predictor:
     def predict_prepared(
         self, items: Sequence[dict[str, Any]], thresholds: Sequence[float | None] | None = None
     ) -> Predictions:
-        """Predict what `prepare` made, by each item's threshold or, where that is None, the model's own."""
+        """Predict prepared items, with each item's threshold or, if it is None, the model's own."""
         own = np.broadcast_to(self.decision.threshold, len(self.classes))
         rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
         embeddings, present = {}, {}
         for name, modality in self.modalities.items():
             samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
             groups = _groups(modality, samples, self._full_batch(modality))
-            batches = (Batch(rows, collate([samples[row] for row in rows]), {}, {}) for rows in groups)
-            self._embed(name, len(items), batches, embeddings, present, {})
-        return self.decided(embeddings, present, np.stack(rules))
+            batches = (Batch(rows, collate([samples[row] for row in rows]), {}, unread={}) for rows in groups)
+            self._embed(name, len(items), batches, embeddings=embeddings, present=present, errors={})
+        return self.predict_embeddings(embeddings, present, np.stack(rules))
 
-    def decided(
+    def predict_embeddings(
         self,
         embeddings: dict[str, np.ndarray],
         present: dict[str, np.ndarray],
         threshold: float | np.ndarray | None = None,
+        *,
         errors: dict[int, str] | None = None,
     ) -> Predictions:
-        """From embeddings `(N, D)` float32 and presence `(N,)` bool by encoder to predictions.
+        """Predict from embeddings `(N, D)` float32 and presence `(N,)` bool by encoder.
 
-        Tokens `(N, T, d)` of encoders whose tokens the model reads, and which are there, stand under `NAME/tokens`.
+        If the model reads an encoder's tokens, the keys `NAME/tokens` hold tokens `(N, T, d)` and their presence.
         """
         decision = self.decision if threshold is None else dataclasses.replace(self.decision, threshold=threshold)
-        return Predictions.of(self.classes, self.engine.compose(embeddings, present), present, decision, errors)
+        return Predictions.of(
+            self.classes, self.engine.compose(embeddings, present), present, decision=decision, errors=errors
+        )
 
     def _encode(
         self,
         name: str,
         samples: Sequence[Any],
         batch_size: int | None,
+        *,
         embeddings: dict[str, np.ndarray],
         present: dict[str, np.ndarray],
         errors: dict[int, str],
     ) -> None:
-        """Samples are prepared in threads while others are encoded; as :meth:`_embed`."""
+        """Encode samples with one encoder; samples are prepared in threads meanwhile. Output as in :meth:`_embed`."""
         modality, collate = self.modalities[name], self.engine.preparations[name].collate
         groups = _groups(modality, samples, batch_size or self._batch_size(modality, len(samples)))
         batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
-        self._embed(name, len(samples), batches, embeddings, present, errors)
+        self._embed(name, len(samples), batches, embeddings=embeddings, present=present, errors=errors)
 
     def _prepared(self, name: str, sample: Any) -> Any:
         read = _read_image if self.modalities[name] == "image" else str
@@ -200,11 +207,12 @@ class Predictor:
         name: str,
         n: int,
         batches: Iterable[Batch],
+        *,
         embeddings: dict[str, np.ndarray],
         present: dict[str, np.ndarray],
         errors: dict[int, str],
     ) -> None:
-        """Add what :meth:`decided` takes of one encoder, zeros where not present, and the errors."""
+        """Add one encoder's embeddings (zeros for missing rows), presence and errors to the dicts."""
         shapes = {name: (n, self.record["encoders"][name]["width"])}
         if read := self.engine.tokens.get(name):
             shapes[tokens_of(name)] = (n, *read.shape)
@@ -222,21 +230,21 @@ class Predictor:
                     present[tokens_of(name)][batch.rows] = there
 
     def rounded(self, embeddings: np.ndarray) -> np.ndarray:
-        """Embeddings as a feature store keeps them, which heads were fitted on: rounded to its dtype, as float32."""
+        """Embeddings rounded to the feature store's dtype, as heads were fitted on them; float32."""
         if self.record["embeddings"] == "float16":
             return embeddings.clip(-_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16).astype(np.float32)
         return embeddings
 
     @property
     def batch_size(self) -> int:
-        """Items that are best predicted together."""
+        """A good number of items to predict together."""
         modalities = set(self.modalities.values())
         return self._full_batch("image" if "image" in modalities else "text")
 
     def _batch_size(self, modality: str, n: int) -> int:
         if self.engine.device.type != "cpu":
             return self._full_batch(modality)
-        # few items: batches small enough that some are prepared while others are encoded
+        # for few items, smaller batches: some are prepared while others are encoded
         return min(self._full_batch(modality), max(4, n // 8))
 
     def _full_batch(self, modality: str) -> int:
@@ -257,15 +265,15 @@ class Predictor:
 
 
 def _groups(modality: str, samples: Sequence[Any], size: int) -> list[np.ndarray]:
-    """Rows of the samples that are there, cut into batches."""
+    """Rows of the present samples, in batches."""
     rows = np.array([i for i, sample in enumerate(samples) if sample is not None], dtype=np.int64)
-    if modality == "text" and len(rows):  # captions of like length share a batch, which saves padding
+    if modality == "text" and len(rows):  # captions of similar length share a batch: less padding
         rows = rows[np.argsort([len(samples[row]) for row in rows], kind="stable")]
     return groups_of(rows, size)
 
 
 def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:
-    """Both as lists of one length, blank captions as None, and whether one item was given rather than a list."""
+    """Both as lists of equal length, blank captions as None, and whether a single item was given."""
     if isinstance(images, np.ndarray) and (images.ndim == 4 or images.dtype.kind in "OU"):  # of images, of paths
         images = list(images)
     single = (images is None or isinstance(images, ImageLike)) and (captions is None or isinstance(captions, str))
@@ -275,7 +283,7 @@ def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:
     images, captions = ([None] * n if given is None else given for given in (images, captions))
     if len(images) != len(captions):
         found = f"{counted(len(images), 'image')} and {counted(len(captions), 'caption')}"
-        raise DataError(f"{found}: give as many of both, None where one is missing")
+        raise DataError(f"{found}: give equally many, with None for a missing one")
     for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
         if not (caption is None or isinstance(caption, str)):
             raise DataError(f"caption {row} is a {type(caption).__name__}, not a str or None")
@@ -286,7 +294,7 @@ def _as_lists(images: Any, captions: Any) -> tuple[list[Any], list[Any], bool]:
 
 
 def _listed(given: Any, one: Any, what: str) -> list[Any] | None:
-    """A list of what was given, one or many; None where nothing was."""
+    """The given item or items as a list; None without any."""
     if given is None or isinstance(given, one):
         return None if given is None else [given]
     try:
@@ -296,7 +304,7 @@ def _listed(given: Any, one: Any, what: str) -> list[Any] | None:
 
 
 def _read_image(image: ImageLike) -> bytes | Image.Image:
-    """What a preparation takes: a file's bytes, or a PIL image."""
+    """An image as a file's bytes or a PIL image, as preparations take it."""
     if isinstance(image, np.ndarray):
         plain = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         if image.dtype != np.uint8 or not plain or not image.size:
@@ -308,7 +316,7 @@ def _read_image(image: ImageLike) -> bytes | Image.Image:
         return image
     try:
         status = Path(image).stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
             raise UnreadSample("not a plain file")
         check_size(status.st_size)
         return Path(image).read_bytes()
@@ -317,13 +325,13 @@ def _read_image(image: ImageLike) -> bytes | Image.Image:
 
 
 def _loaded(image: Image.Image) -> Image.Image:
-    """An image whose pixels are in memory: one that Pillow opened reads them at first use, which no two threads may do."""
+    """An image with its pixels in memory. Pillow loads pixels at first use, which is not thread-safe."""
     try:
         with _LOADING:
             return loaded(image)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise various errors
         raise UndecodableSample(error) from None
 
 

@@ -1,4 +1,4 @@
-"""Writing an exported model's folder: encoders, heads, record and model card."""
+"""Writes the folder of an exported model: encoders, heads, record and model card."""
 
 from __future__ import annotations
 
@@ -21,33 +21,36 @@ def write_model(
     folder: Path,
     encoders: dict[str, Encoder],
     composition: Composition,
+    *,
     record: dict[str, Any],
     dtype: str,
     runtime: str = "torch",
 ) -> float:
-    """Fill an empty folder; gives its size in MB.
+    """Fill an empty folder; returns its size in MB.
 
     Parameters
     ----------
     encoders : dict of str to Encoder
         In eval mode on the CPU.
     record : dict
-        What mmfeat.json is to hold besides encoders and heads; `about` has a few words on each encoder.
+        The content of mmfeat.json without encoders and heads; `about` describes each encoder.
     dtype : str
-        Of the weights: `float32` or `float16`.
+        Type of the weights: `float32` or `float16`.
     runtime : str
-        What is to run it: `torch` or `onnx`.
+        `torch` or `onnx`.
 
     Raises
     ------
     EncoderError
-        The dtype cannot hold a weight, or a network cannot be written for the runtime.
+        A weight is too large for the dtype, or a network cannot be written for the runtime.
     """
     about = record.pop("about")
     folders = {name: encoder_folder(folder, name) for name in encoders}
     if runtime == "onnx":
-        written = {name: save_encoder_onnx(name, one, folders[name], dtype) for name, one in encoders.items()}
-        save_heads_onnx(composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype)
+        written = {name: save_encoder_onnx(name, one, folders[name], dtype=dtype) for name, one in encoders.items()}
+        save_heads_onnx(
+            composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype=dtype
+        )
     else:
         written = {name: save_encoder(one, folders[name], dtype) for name, one in encoders.items()}
         save_tensors(composition.state_dict(), folder / HEADS, dtype)

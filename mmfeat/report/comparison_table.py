@@ -1,9 +1,10 @@
-"""A comparison of models as a table for a terminal, as CSV and as Markdown: the paper's Table 5 and Tables 14 to 17."""
+"""A comparison of models as tables for a terminal, as CSV, as Markdown and as a plot; what differs by kind is a `Layout`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,229 +12,223 @@ from mmfeat.common.csv_text import csv_text
 from mmfeat.common.text import shown
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.outputs import Outputs
-from mmfeat.report.plots import plot_comparison
-from mmfeat.report.text_tables import left_out, metric_title, table
-from mmfeat.runs.comparison import Compared
+from mmfeat.report.text_tables import table
+from mmfeat.runs.comparison import ScoredModel
 
 PLOT = "comparison.png"
-_COMMONEST = "most frequent"  # its loss means nothing
+CLASSES_SHOWN = 40  # in a terminal
 
 
-def comparison_table(title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], metric: str) -> str:
-    """All models on the same rows, which `title` names; what is known of the difference to the best stands last."""
-    head, rows = _cells(title, lines, baselines, metric)
-    return table(head, [[shown(row[0]), *row[1:]] for row in rows])
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a table of models.
 
-
-def about_comparison(lines: Sequence[Compared], n_seeds: int, metric: str) -> str:
-    """What to know of the figures."""
-    several = n_seeds > 1
-    what = f"the mean of {n_seeds} seeds' logits, " if several else ""
-    seed = " One seed: mean over seeds, ± their standard deviation." if several else ""
-    return "\n".join(
-        filter(
-            None,
-            [
-                f"samples-F1: {what}± half the 95 % bootstrap interval.{seed} No figure is of rows that were trained on, "
-                "unless a line says so.",
-                "Sets right: rows whose whole label set is; per class: accuracy of single labels. The best is that in "
-                f"{metric_title(metric)}; a line that says nothing of chance is behind it there by more than chance.",
-                "Seconds to train and µs to predict a row from cached embeddings: one seed's heads. MB: with the encoders, "
-                "and the heads of all seeds alone.",
-                "These rows also chose the epochs, and the best is the best of many on them: a figure to publish is of test "
-                "rows ([split] test): mmfeat evaluate --split test.",
-                left_out(lines[0].figures.scores.n_classes_left_out),
-            ],
-        )
-    )
-
-
-def _cells(
-    title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], metric: str
-) -> tuple[list[str], list[list[str]]]:
-    several, micro = any(line.spread is not None for line in lines), metric == "micro-f1"
-    head = [title, "samples-F1", *(["one seed"] if several else []), *(["micro-F1"] if micro else [])]
-    head += ["macro-F1", "mAP", "loss", "sets right"]
-    head += ["per class", "train s", "µs a row", "MB", "heads MB"]
-    rows = []
-    for line in baselines:
-        loss = "" if line.label == _COMMONEST else f"{line.loss:.4f}"
-        figures = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", *([""] if several else [])]
-        figures += [f"{line.micro_f1:.3f}"] if micro else []
-        figures += [f"{line.macro_f1:.3f}", f"{line.map:.3f}", loss, "", "", number(line.seconds, 1), "", "", ""]
-        rows.append([line.label, *figures, line.note])
-    for line in lines:
-        scores, spread = line.figures.scores, line.spread
-        one = f"{line.seeds.mean():.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
-        figures = [f"{scores.samples_f1:.3f} ± {line.figures.half_width:.3f}", *([one] if several else [])]
-        figures += [f"{scores.micro_f1:.3f}"] if micro else []
-        figures += [f"{scores.macro_f1:.3f}", f"{scores.map:.3f}", f"{scores.loss:.4f}"]
-        figures += [f"{scores.label_set_accuracy:.3f}", f"{scores.accuracy_per_class:.3f}"]
-        figures += [number(line.part.seconds, 1), number(line.part.microseconds, 2)]
-        figures += [number(line.size_mb, 1), number(line.part.head_mb, 2)]
-        rows.append([line.label, *figures, "; ".join(filter(None, [line.verdict, line.note]))])
-    return head, rows
-
-
-def number(value: float | None, digits: int) -> str:
-    """A figure; blank where it is not known."""
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def write_comparison(
-    outputs: Outputs,
-    folder: Path,
-    title: str,
-    lines: Sequence[Compared],
-    baselines: Sequence[MetricRow],
-    classes: Sequence[str],
-    metric: str,
-) -> tuple[list[Path], bool]:
-    """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, where they are not there or say something else.
-
-    Raises
-    ------
-    OutputError
-        One of them was changed since it was written.
-
-    Returns
-    -------
-    tuple
-        The four files, and whether anything was written.
+    Attributes
+    ----------
+    cell : callable
+        From a scored model to its text.
+    baseline : callable, optional
+        From a baseline's metrics to its text; empty when None.
     """
-    texts = {
-        "models.csv": models_csv(lines, baselines),
-        "classes.csv": classes_csv(lines, classes),
-        "comparison.md": markdown(title, lines, baselines, classes, metric),
-    }
-    return write_files(outputs, folder, texts, lambda plot: plot_comparison(plot, title, lines, baselines))
+
+    title: str
+    cell: Callable[[ScoredModel], str]
+    baseline: Callable[[MetricRow], str] | None = None
 
 
-def write_files(
-    outputs: Outputs, folder: Path, texts: dict[str, str], draw: Callable[[Path], None]
-) -> tuple[list[Path], bool]:
-    """Write texts that are not there or say something else, and then, or where it is not there, draw `comparison.png`."""
-    changed = [name for name, text in texts.items() if _says_else(folder / name, text)]
-    plot = folder / PLOT
-    for file in [*(folder / name for name in changed), plot] if changed else []:  # all or nothing
-        outputs.check(file, own=True, earlier=True)
-    for name, text in texts.items():
-        outputs.write(folder / name, text, own=True, earlier=True)
-    written = bool(changed) or not plot.is_file()
-    if written:
-        with outputs.replacing(plot, own=True, earlier=True) as temporary:
-            draw(temporary)
-    return [*(folder / name for name in texts), plot], written
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What differs between a comparison of heads and one of encoders.
+
+    Attributes
+    ----------
+    heading, picture : str
+        `Heads`, and what the plot shows.
+    columns, further : sequence of Column
+        Of the main table, and of a second one.
+    csv_columns : sequence of str
+        Of `models.csv`.
+    csv_row, csv_baseline : callable
+        From a model or a baseline to its values by column. Without the latter, baselines are not in the file.
+    class_columns : sequence of (str, str)
+        Columns of `classes.csv` for each model: a title with `{label}`, and the array of `Scores` that it shows.
+    notes, conclusions : sequence of str
+        How to read the table, and what it shows.
+    groups : bool
+        Whether models are listed below the name of their group.
+    draw : callable
+        Writes the plot to a path.
+    """
+
+    heading: str
+    picture: str
+    columns: Sequence[Column]
+    csv_columns: Sequence[str]
+    csv_row: Callable[[ScoredModel], dict[str, Any]]
+    draw: Callable[[Path], None]
+    csv_baseline: Callable[[MetricRow], dict[str, Any]] | None = None
+    class_columns: Sequence[tuple[str, str]] = (("{label}", "class_f1"),)
+    further: Sequence[Column] = ()
+    notes: Sequence[str] = ()
+    conclusions: Sequence[str] = ()
+    groups: bool = False
 
 
-def _says_else(file: Path, text: str) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class ComparisonTable:
+    """Scored models on the same rows, ready to be shown or written.
+
+    Attributes
+    ----------
+    title : str
+        Names the rows, as `2,000 val rows`.
+    """
+
+    title: str
+    models: Sequence[ScoredModel]
+    baselines: Sequence[MetricRow]
+    classes: Sequence[str]
+    layout: Layout = field(repr=False)
+
+    def __str__(self) -> str:
+        return _aligned(*self._models())
+
+    @property
+    def notes(self) -> str:
+        """How to read the table."""
+        return "\n".join(self.layout.notes)
+
+    @property
+    def further(self) -> str:
+        """The table of further metrics."""
+        return _aligned(*self._further())
+
+    @property
+    def by_class(self) -> str:
+        """F1 of each class by each model; of very many classes, those in which the first model is weakest."""
+        head, rows = self._by_class()
+        if len(rows) <= CLASSES_SHOWN:
+            return _aligned(head, rows)
+        weakest = [k for k, *_ in self.models[0].metrics.scores.weakest(CLASSES_SHOWN)]
+        text = _aligned(head, [rows[k] for k in weakest])
+        return f"{text}\nThe weakest {len(weakest)} of {len(rows):,} classes. All are in classes.csv."
+
+    def _models(self) -> tuple[list[str], list[list[str]]]:
+        columns = self.layout.columns
+        rows = [[b.label, *(c.baseline(b) if c.baseline else "" for c in columns), b.note] for b in self.baselines]
+        groups = list(dict.fromkeys(model.group for model in self.models))
+        heads = self.layout.groups and len(groups) > 1
+        for group in groups if self.layout.groups else [None]:
+            if heads:
+                rows.append([f"{group}:", *[""] * (len(columns) + 1)])
+            for model in self.models:
+                if group is None or model.group == group:
+                    rows.append([model.label, *(c.cell(model) for c in columns), _note(model)])
+        return [self.title, *(c.title for c in columns)], rows
+
+    def _further(self) -> tuple[list[str], list[list[str]]]:
+        columns = self.layout.further
+        rows = [[model.label, *(c.cell(model) for c in columns)] for model in self.models]
+        return ["further metrics", *(c.title for c in columns)], rows
+
+    def _by_class(self) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [name, f"{n:,}", *(f"{model.metrics.scores.class_f1[k]:.3f}" if n else "" for model in self.models)]
+            for k, (name, n) in enumerate(self._positives())
+        ]
+        return ["F1 by class", "rows", *(model.label for model in self.models)], rows
+
+    def _positives(self) -> Iterable[tuple[str, int]]:
+        return zip(self.classes, self.models[0].metrics.scores.n_positives, strict=True)
+
+    def models_csv(self) -> str:
+        """One row for each model; an unknown value is blank.
+
+        `*_low` and `*_high` are 95 % bootstrap intervals over rows. `difference` and its interval are to the best, in the
+        project's metric. `seed_f1` and `seed_deviation` are samples-F1 of single seeds.
+        """
+        layout = self.layout
+        rows = [layout.csv_baseline(b) for b in self.baselines] if layout.csv_baseline else []
+        rows += [layout.csv_row(model) | {"note": _note(model)} for model in self.models]
+        columns = [*layout.csv_columns, "note"]
+        return csv_text(columns, (_rounded(row.get(name) for name in columns) for row in rows), quoted=True)
+
+    def classes_csv(self) -> str:
+        """The scores of each class by each model, and the class's positives; F1 is blank for a class without any."""
+        pairs = [(model, *column) for model in self.models for column in self.layout.class_columns]
+        head = ["class", "n_positives", *(title.format(label=model.label) for model, title, _ in pairs)]
+        rows = []
+        for k, (name, n) in enumerate(self._positives()):
+            cells = [
+                None if array == "class_f1" and not n else float(getattr(model.metrics.scores, array)[k])
+                for model, _, array in pairs
+            ]
+            rows.append(_rounded([name, int(n), *cells]))
+        return csv_text(head, rows, quoted=True)
+
+    def markdown(self) -> str:
+        """A page with all tables, and the plot beside it, `comparison.png`."""
+        layout = self.layout
+        head, rows = self._models()
+        lines = [f"# {layout.heading} compared on {self.title}", "", f"![{layout.picture}]({PLOT})", ""]
+        lines += [*_markdown_table([*head, "against the best"], rows), ""]
+        if layout.conclusions:
+            lines += [*(f"- {_escaped(line, 1000)}" for line in layout.conclusions), ""]
+        lines += [self.notes, ""]
+        if layout.further:
+            lines += ["## Further metrics", "", *_markdown_table(*self._further()), ""]
+        return "\n".join([*lines, "## F1 by class", "", *_markdown_table(*self._by_class()), ""])
+
+    def write(self, outputs: Outputs, folder: Path) -> tuple[list[Path], bool]:
+        """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, unless they are there and the same.
+
+        Raises
+        ------
+        OutputError
+            One of them was changed since it was written.
+
+        Returns
+        -------
+        tuple
+            The four files, and whether anything was written.
+        """
+        texts = {"models.csv": self.models_csv(), "classes.csv": self.classes_csv(), "comparison.md": self.markdown()}
+        changed = [name for name, text in texts.items() if _differs(folder / name, text)]
+        plot = folder / PLOT
+        for file in [*(folder / name for name in changed), plot] if changed else []:  # all or nothing
+            outputs.check(file, own=True, earlier=True)
+        for name, text in texts.items():
+            outputs.write(folder / name, text, own=True, earlier=True)
+        written = bool(changed) or not plot.is_file()
+        if written:
+            with outputs.replacing(plot, own=True, earlier=True) as temporary:
+                self.layout.draw(temporary)
+        return [*(folder / name for name in texts), plot], written
+
+
+def _note(model: ScoredModel) -> str:
+    return "; ".join(filter(None, [model.verdict, model.note]))
+
+
+def _differs(file: Path, text: str) -> bool:
     return not file.is_file() or file.read_bytes() != text.encode()
 
 
-def models_csv(lines: Sequence[Compared], baselines: Sequence[MetricRow]) -> str:
-    """One row for each model; a figure that is not known is blank.
-
-    Columns `f1_low` to `f1_high` are the 95 % bootstrap interval of samples-F1, `difference` and its interval are from
-    the best model on the same rows in the project's metric, `seed_f1` and `seed_deviation` are of single seeds.
-    """
-    rows: list[dict[str, Any]] = []
-    for line in baselines:
-        half = line.spread
-        figures = {"samples_f1": line.samples_f1, "f1_low": line.samples_f1 - half, "f1_high": line.samples_f1 + half}
-        figures |= {
-            "micro_f1": line.micro_f1,
-            "macro_f1": line.macro_f1,
-            "map": line.map,
-            "train_seconds": line.seconds,
-        }
-        figures["loss"] = None if line.label == _COMMONEST else line.loss
-        rows.append({"model": line.label, "group": "baseline", **figures, "note": line.note})
-    for line in lines:
-        scores, part = line.figures.scores, line.part
-        difference, low, high = line.difference or (0.0, 0.0, 0.0)
-        rows.append(
-            {
-                "model": line.label,
-                "group": "paper" if line.paper else "further",
-                "samples_f1": scores.samples_f1,
-                "f1_low": line.figures.low,
-                "f1_high": line.figures.high,
-                "seed_f1": float(line.seeds.mean()),
-                "seed_deviation": line.spread,
-                "micro_f1": scores.micro_f1,
-                "macro_f1": scores.macro_f1,
-                "map": scores.map,
-                "loss": scores.loss,
-                "label_set_accuracy": scores.label_set_accuracy,
-                "accuracy_per_class": scores.accuracy_per_class,
-                "train_seconds": part.seconds,
-                "microseconds_a_row": part.microseconds,
-                "model_mb": line.size_mb,
-                "heads_mb": part.head_mb,
-                "difference": difference,
-                "difference_low": low,
-                "difference_high": high,
-                "note": "; ".join(filter(None, [line.verdict, line.note])),
-            }
-        )
-    columns = list(rows[-1])
-    return csv_text(columns, (rounded(row.get(name) for name in columns) for row in rows), quoted=True)
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Any text may be a row's first cell or a title."""
+    return table([shown(cell, 30) for cell in head], [[shown(row[0]), *row[1:]] for row in rows])
 
 
-def classes_csv(lines: Sequence[Compared], classes: Sequence[str]) -> str:
-    """F1 of each class by each model, beside the class's positives; blank where it has none."""
-    n_positives = lines[0].figures.scores.n_positives
-    return csv_text(
-        ["class", "n_positives", *(line.label for line in lines)],
-        (
-            rounded([name, int(n), *(float(line.figures.scores.class_f1[k]) if n else None for line in lines)])
-            for k, (name, n) in enumerate(zip(classes, n_positives, strict=True))
-        ),
-        quoted=True,
-    )
-
-
-def rounded(row: Iterable[Any]) -> list[Any]:
-    """Cells of a CSV file, with six digits behind the point."""
+def _rounded(row: Iterable[Any]) -> list[Any]:
     return [round(cell, 6) if isinstance(cell, float) else cell for cell in row]
 
 
-def markdown(
-    title: str, lines: Sequence[Compared], baselines: Sequence[MetricRow], classes: Sequence[str], metric: str
-) -> str:
-    """A page with both tables and the plot beside it, `comparison.png`."""
-    head, rows = _cells(title, lines, baselines, metric)
-    n_seeds = max(len(line.seeds) for line in lines)
-    n_positives = lines[0].figures.scores.n_positives
-    by_class = [
-        [name, f"{n:,}", *(f"{line.figures.scores.class_f1[k]:.3f}" if n else "" for line in lines)]
-        for k, (name, n) in enumerate(zip(classes, n_positives, strict=True))
-    ]
-    return "\n".join(
-        [
-            f"# Heads compared on {title}",
-            "",
-            "![samples-F1 of each model](comparison.png)",
-            "",
-            *markdown_table([*head, "beside the best"], rows),
-            "",
-            about_comparison(lines, n_seeds, metric),
-            "",
-            "## F1 by class",
-            "",
-            *markdown_table(["class", "rows", *(line.label for line in lines)], by_class),
-            "",
-        ]
-    )
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table; any text may be in its cells."""
-    cells = [[escaped(cell) for cell in row] for row in [head, *rows]]
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[_escaped(cell) for cell in row] for row in [head, *rows]]
     rule = ["---", *["---:"] * (len(head) - 1)]
     return [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
 
 
-def escaped(text: str, limit: int = 60) -> str:
-    """Any text as one cell or line, shortened as by `shown`: what Markdown would read as a mark is escaped."""
+def _escaped(text: str, limit: int = 60) -> str:
+    """Any text as one cell or line, shortened as by `shown`: characters that Markdown would interpret are escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", shown(text, limit))

@@ -101,7 +101,7 @@ def _names(columns: list[str]) -> str:
 def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[str]:
     """How labels were told from cells, where it might be another way."""
     separator, classes = config.data.separator, manifest.classes
-    if source.yes_no is not None:
+    if source.indicators is not None:
         known = (manifest.labels[has_label(manifest.labels)] >= 0).mean()
         blank = (
             f"unknown, since noes are given: {known:.0%} of the labelled rows' labels are known"

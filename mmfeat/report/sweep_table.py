@@ -9,54 +9,44 @@ from mmfeat.common.csv_text import csv_text
 from mmfeat.common.progress import clock
 from mmfeat.common.text import shown
 from mmfeat.report.text_tables import metric_title, table
-from mmfeat.runs.sweep_effects import METRIC_NAMES, Effect, SweptCell, lowest_loss
+from mmfeat.runs.sweep import METRIC_NAMES, Effect, SweptCell, lowest_loss
 
-_ALWAYS = ("macro_f1", "map")  # beside the project's metric
+_ERROR = 160  # characters of an error
 
 
-def sweep_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
-    """A line for each cell; `title` names the rows that the figures are of."""
+def sweep_table(title: str, cells: Sequence[SweptCell], metric: str, *, in_sample: bool = False) -> str:
+    """A line for each cell; `title` names the rows.
+
+    Parameters
+    ----------
+    in_sample : bool
+        Whether lines are numbered, and have metrics on training rows: a sweep of fine-tunings.
+    """
     keys, chosen = _keys(cells), metric.replace("-", "_")
-    others = [figure for figure in _ALWAYS if figure != chosen]
-    head = [title, *keys, *(metric_title(figure) for figure in (chosen, *others)), "epoch", "seconds"]
-    rows = []
-    for cell in cells:
-        line = [cell.head, *(_value(cell.values.get(key, "-")) for key in keys)]
-        if cell.error:
-            rows.append([*line, *["-"] * (len(others) + 3), shown(cell.error, 120)])
-            continue
-        line.append(f"{cell.mean(chosen):.3f} ± {cell.deviation(metric):.3f}")
-        line += [f"{cell.mean(figure):.3f}" for figure in others]
-        rows.append([*line, f"{cell.mean('best_epoch'):.0f}", f"{cell.mean('seconds'):.1f}"])
-    return table(head, rows)
-
-
-def finetune_table(title: str, cells: Sequence[SweptCell], metric: str) -> str:
-    """A line for each cell of fine-tunings, numbered; the figures of training rows are in-sample, and say so."""
-    keys, chosen, lowest = _keys(cells), metric.replace("-", "_"), lowest_loss(cells)
-    others = [figure for figure in ("samples_f1", "macro_f1", "loss") if figure != chosen]
-    head = [title, *keys, "time", *(metric_title(figure) for figure in (chosen, *others))]
-    head += [f"in-sample {metric_title(figure)}" for figure in ("samples_f1", "loss")] + ["epoch"]
+    others = ("samples_f1", "macro_f1", "loss") if in_sample else ("macro_f1", "map")
+    names = [chosen, *(name for name in others if name != chosen)]
+    trained = ("samples_f1", "loss") if in_sample else ()
+    lowest = lowest_loss(cells) if in_sample else None
+    head = [title, *keys, *map(metric_title, names), *(f"in-sample {metric_title(name)}" for name in trained)]
+    head += ["epoch", "time" if in_sample else "seconds"]
     rows = []
     for number, cell in enumerate(cells, 1):
-        line = [str(number), *(_value(cell.values.get(key, "-")) for key in keys)]
+        row = [str(number) if in_sample else cell.name, *(_value(cell.values.get(key, "-")) for key in keys)]
         if cell.error:
-            rows.append([*line, *["-"] * (len(head) - len(line)), shown(cell.error, 160)])
+            rows.append([*row, *["-"] * (len(head) - len(row)), shown(cell.error, _ERROR)])
             continue
-        spread = f" ± {_metric(chosen, cell.deviation(metric))}" if len(cell.heads) > 1 else ""
-        line += [clock(cell.mean("seconds")), f"{_metric(chosen, cell.mean(chosen))}{spread}"]
-        line += [_metric(figure, cell.mean(figure)) for figure in others]
-        line += [_metric(figure, cell.mean(f"train_{figure}")) for figure in ("samples_f1", "loss")]
-        rows.append([*line, f"{cell.mean('best_epoch'):.0f}", "lowest loss" if cell is lowest else ""])
+        several = not in_sample or len(cell.fits) > 1
+        spread = f" ± {_metric(chosen, cell.deviation(metric))}" if several else ""
+        row += [_metric(name, cell.mean(name)) + (spread if name == chosen else "") for name in names]
+        row += [_metric(name, cell.mean(f"train_{name}")) for name in trained]
+        seconds = cell.mean("seconds")
+        row += [f"{cell.mean('best_epoch'):.0f}", clock(seconds) if in_sample else f"{seconds:.1f}"]
+        rows.append([*row, "lowest loss" if cell is lowest else ""])
     return table(head, rows)
-
-
-def _metric(name: str, value: float) -> str:
-    return f"{value:.{4 if name == 'loss' else 3}f}"
 
 
 def effects_table(effects: Sequence[Effect], metric: str) -> str:
-    """A line for each setting: its share of the variance, and the mean of the figure by value."""
+    """A line for each setting: its share of the variance, and the mean of the metric by value."""
     rows = [
         [effect.key, f"{effect.share:.0%}", ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)]
         for effect in effects
@@ -64,27 +54,31 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
     return table(["setting", "explains", f"mean {metric_title(metric)} by value"], rows, left=3)
 
 
-def sweep_csv(cells: Sequence[SweptCell], metric: str, first: str = "head", more: Sequence[str] = ()) -> str:
-    """CSV text: every cell, its figures on average over seeds and the metric's deviation.
+def sweep_csv(cells: Sequence[SweptCell], metric: str, *, title: str = "head", numbers: Sequence[str] = ()) -> str:
+    """CSV text: every cell, its metrics on average over seeds, and the deviation of the project's metric.
 
     Parameters
     ----------
-    first : str
-        What is swept.
-    more : sequence of str
-        Further numbers of its fits.
+    title : str
+        The first column: what is swept.
+    numbers : sequence of str
+        Further numbers of the fits.
     """
     keys, rows = _keys(cells), []
-    last = ("best_epoch", "seconds", *more)
-    header = [first, *keys, *METRIC_NAMES, f"deviation_of_{metric}", *last, "n_seeds", "error"]
+    last = ("best_epoch", "seconds", *numbers)
+    header = [title, *keys, *METRIC_NAMES, f"deviation_of_{metric}", *last, "n_seeds", "error"]
     for cell in cells:
         figures = [""] * (len(METRIC_NAMES) + 1 + len(last))
         if not cell.error:
             names = (*METRIC_NAMES, None, *last)
             figures = [f"{cell.mean(n) if n else cell.deviation(metric):.6f}" for n in names]
         values = [_value(cell.values.get(key, "")) for key in keys]
-        rows.append([cell.head, *values, *figures, len(cell.heads), cell.error])
+        rows.append([cell.name, *values, *figures, len(cell.fits), cell.error])
     return csv_text(header, rows)
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{value:.{4 if name == 'loss' else 3}f}"
 
 
 def _keys(cells: Sequence[SweptCell]) -> list[str]:

@@ -30,6 +30,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> 
     return "\n".join(lines)
 
 
+MOST_FREQUENT = "most frequent"  # the baseline's row
 _FIGURES = {"samples-f1": "samples-F1", "macro-f1": "macro-F1", "map": "mAP"}  # shown in every table
 _OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project chooses by it
 

@@ -1,7 +1,7 @@
-"""What predicts, as one network on embeddings: heads, encoders' linear outputs, and ensembles of their logits.
+"""A run as one network on embeddings: heads, linear probes of encoders, and ensembles of their logits.
 
-A run is a tree: a head on some encoders, or an ensemble of encoders' outputs and other runs. Each head and each output is
-one part, however many branches hold it.
+A run is a tree: a head on some encoders, or an ensemble of linear probes and other runs. Each head and each probe is one
+part, even if several branches hold it.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ _ENSEMBLE: Shape = {
 
 @dataclass(frozen=True)
 class ReadTokens:
-    """Tokens as `tokens = number` in mmfeat.toml asks for them, and their T and d."""
+    """`tokens` of mmfeat.toml, and the T and d of these tokens."""
 
     number: int
     shape: tuple[int, int]
 
 
 class HeadPart(nn.Module):
-    """The heads of a run's seeds and folds; what predicts is the mean of their logits.
+    """The heads of a run's seeds and folds. The mean of their logits predicts.
 
     Parameters
     ----------
     head : str
         A head's name.
     config : dict
-        Its settings as run.json keeps them.
+        Its settings, as in run.json.
     widths : dict of str to int
         D by encoder, in the order of the run's inputs.
     tokens : dict of str to ReadTokens, optional
         The stored tokens that it reads, by encoder.
     columns : sequence of int, optional
-        `(K,)`: which of the heads' outputs each logit is; they are the same, when None.
+        `(K,)`: the output of the heads that each logit comes from; the same order when None.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class HeadPart(nn.Module):
         head: str,
         config: dict[str, Any],
         widths: dict[str, int],
+        *,
         n_classes: int,
         n_seeds: int,
         tokens: dict[str, ReadTokens] | None = None,
@@ -80,13 +81,13 @@ class HeadPart(nn.Module):
     ) -> None:
         super().__init__()
         at = None if columns is None else torch.as_tensor(np.asarray(columns, dtype=np.int64))
-        self.register_buffer("columns", at, persistent=False)  # it is described, not a weight
+        self.register_buffer("columns", at, persistent=False)  # part of the description, not a weight
         self.head, self.config, self.widths, self.tokens = head, config, dict(widths), dict(tokens or {})
         built, shapes = head_settings(head, config), {name: read.shape for name, read in self.tokens.items()}
         self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, shapes) for _ in range(n_seeds))
 
     def describe(self) -> dict[str, Any]:
-        """What builds it again, as JSON values."""
+        """The description that builds it again, as JSON values."""
         tokens = {name: {"number": read.number, "shape": list(read.shape)} for name, read in self.tokens.items()}
         return {
             "kind": "head",
@@ -106,7 +107,7 @@ class HeadPart(nn.Module):
 
 
 class ProbePart(nn.Module):
-    """An encoder's own linear output; a row without the modality has the training rows' log odds."""
+    """The linear probe of an encoder. A row without the modality has the log odds of the training rows."""
 
     def __init__(self, encoder: str, width: int, n_classes: int) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class ProbePart(nn.Module):
         self.register_buffer("prior", torch.zeros(n_classes))
 
     def describe(self) -> dict[str, Any]:
-        """What builds it again, as JSON values."""
+        """The description that builds it again, as JSON values."""
         return {"kind": "output", "encoder": self.encoder, "width": self.widths[self.encoder]}
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -133,9 +134,9 @@ class Composition(nn.Module):
     Parameters
     ----------
     parts : dict of str to HeadPart or ProbePart
-        Some of them may be no branch of the tree: they are asked by name.
+        Parts outside the tree are found by name.
     tree : str or dict
-        A part's name, or an ensemble of trees: what :func:`mmfeat.runs.ensembles.combined` makes of their logits.
+        A part's name, or an ensemble of trees, which :func:`mmfeat.runs.ensembles.combined` defines.
     """
 
     def __init__(self, parts: dict[str, Part], tree: Tree, n_classes: int) -> None:
@@ -146,7 +147,7 @@ class Composition(nn.Module):
 
     @property
     def widths(self) -> dict[str, int]:
-        """D by encoder, of all encoders that a part reads."""
+        """D of all encoders that a part reads."""
         return {name: width for part in self.parts.values() for name, width in part.widths.items()}
 
     @property
@@ -159,19 +160,19 @@ class Composition(nn.Module):
         return self.parts[_module_name(name)]
 
     def describe(self) -> dict[str, Any]:
-        """What :func:`build_composition` makes it from again, as JSON values."""
+        """The description for :func:`build_composition`, as JSON values."""
         parts = {name.removeprefix(_PREFIX): part.describe() for name, part in self.parts.items()}
         return {"n_classes": self.n_classes, "parts": parts, "tree": self.tree}
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits `(B, K)` of embeddings `(B, D)` and presence `(B,)` by encoder, and which rows it knows, `(B,)` bool.
+        """Logits `(B, K)` from embeddings `(B, D)` and presence `(B,)` by encoder, and which rows are known, `(B,)` bool.
 
-        Tokens `(B, T, d)` and which of them are there `(B, T)` stand under `NAME/tokens`, for the encoders in `tokens`.
+        Tokens `(B, T, d)` and their presence `(B, T)` have the name `NAME/tokens`, for the encoders in `tokens`.
         """
         return self._joined(self.tree, inputs, present, {})
 
     def unimodal_prediction(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """Logits `(B, K)` from one encoder alone: by its own output, or else by the whole with all others absent."""
+        """Logits `(B, K)` from one encoder alone: by its linear probe, or else by the whole with all others missing."""
         own = dict(self.parts.items()).get(_module_name(name))
         if isinstance(own, ProbePart):
             return own(inputs, present)[0]
@@ -208,14 +209,14 @@ def _module_name(part: str) -> str:
 
 
 def build_composition(description: dict[str, Any]) -> Composition:
-    """A composition with fresh weights from what :meth:`Composition.describe` gave.
+    """A composition with fresh weights, from the result of :meth:`Composition.describe`.
 
     Raises
     ------
     ValueError, RunError
-        It describes none.
+        The description is wrong.
     Exception
-        Of any kind: settings of a head that cannot be built.
+        Of any kind, if the settings of a head cannot be built.
     """
     if why := misfit(description, DESCRIPTION) or _tree_misfit(description):
         raise ValueError(why)
@@ -226,13 +227,19 @@ def build_composition(description: dict[str, Any]) -> Composition:
         else:
             tokens = {n: ReadTokens(read["number"], tuple(read["shape"])) for n, read in part.get("tokens", {}).items()}
             parts[name] = HeadPart(
-                part["head"], part["config"], part["widths"], n_classes, part["seeds"], tokens, part.get("columns")
+                part["head"],
+                part["config"],
+                part["widths"],
+                n_classes=n_classes,
+                n_seeds=part["seeds"],
+                tokens=tokens,
+                columns=part.get("columns"),
             )
     return Composition(parts, description["tree"], n_classes)
 
 
 def _tree_misfit(description: dict[str, Any]) -> str:
-    """What of a description's tree and columns does not fit its parts and classes; empty where all does."""
+    """Say what of a description's tree and columns does not fit its parts and classes; empty if all fits."""
     n, parts = description["n_classes"], description["parts"]
     for name, part in parts.items():
         columns = part.get("columns")
@@ -241,7 +248,7 @@ def _tree_misfit(description: dict[str, Any]) -> str:
 
     def below(tree: Tree) -> str:
         if isinstance(tree, str):
-            return "" if tree in parts else f"tree names {tree!r}, which is no part"
+            return "" if tree in parts else f"tree names {tree!r}, which is not a part"
         if why := misfit(tree, _ENSEMBLE, "tree"):
             return why
         by_class = [tree["prior"], tree.get("bias"), *tree["weights"]]
@@ -259,11 +266,19 @@ def empty_head_part(record: dict[str, Any], n_seeds: int, columns: Sequence[int]
     encoders = {name: record["encoders"][name] for name in record["inputs"]}
     widths = {name: encoder["width"] for name, encoder in encoders.items()}
     tokens = {n: ReadTokens(e["tokens"], tuple(e["token_shape"])) for n, e in encoders.items() if e.get("tokens")}
-    return HeadPart(record["head"], record["head_config"], widths, len(record["classes"]), n_seeds, tokens, columns)
+    return HeadPart(
+        record["head"],
+        record["head_config"],
+        widths,
+        n_classes=len(record["classes"]),
+        n_seeds=n_seeds,
+        tokens=tokens,
+        columns=columns,
+    )
 
 
 def n_folds(record: dict[str, Any]) -> int:
-    """How many heads a run has of each seed."""
+    """Number of heads of a run for each seed."""
     return max(1, record.get("folds", 0))
 
 

@@ -1,7 +1,8 @@
-"""Weights of ensembles: fitted on rows that no member was trained on, and cross-fitted, so that figures are out of sample."""
+"""Weights of ensembles: fitted on rows that no member was trained on, and cross-fitted for metrics out of sample."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,17 +16,17 @@ from mmfeat.runs.ensembles import combined
 
 FITTED = METHODS[1:]
 FOLDS = 5
-STRENGTH = 10.0  # of the pull towards what is fallen back on: about as strong as some tens of rows
+STRENGTH = 10.0  # of the pull towards the fallback weights: about that of some tens of rows
 STEPS = 20  # members that a greedy selection adds
 
-_SALT = 0x656E73656D626C65  # sets these folds apart from everything else that is drawn by ids
+_SALT = 0x656E73656D626C65  # separates these folds from everything else that is drawn by ids
 
-Score = Callable[[np.ndarray, np.ndarray], float]  # labels and logits `(n, K)` to a figure, higher is better
+Score = Callable[[np.ndarray, np.ndarray], float]  # from labels and logits `(n, K)`; higher is better
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What `combined` takes.
+    """Weights and intercepts for `combined`.
 
     Attributes
     ----------
@@ -43,7 +44,7 @@ class Weights:
         return combined(rows.logits, rows.known, self.weights, rows.prior, self.bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Rows to fit on.
 
@@ -52,9 +53,9 @@ class Rows:
     logits : np.ndarray
         `(M, N, K)` float32, by member.
     known : np.ndarray
-        `(M, N)` bool: whether the member says anything of the row.
+        `(M, N)` bool: whether the member knows the row.
     labels : np.ndarray
-        `(N, K)` int8; -1 is not known, and is no evidence.
+        `(N, K)` int8; unknown labels (-1) do not count.
     numbers : np.ndarray
         `(N,)` uint64, of the rows' ids.
     prior : np.ndarray
@@ -68,16 +69,19 @@ class Rows:
     prior: np.ndarray
 
     def take(self, rows: np.ndarray) -> Rows:
-        """Some of them: a mask or row numbers."""
-        return Rows(self.logits[:, rows], self.known[:, rows], self.labels[rows], self.numbers[rows], self.prior)
+        """The rows of a mask, or with these numbers."""
+        labels, numbers = self.labels[rows], self.numbers[rows]
+        return dataclasses.replace(
+            self, logits=self.logits[:, rows], known=self.known[:, rows], labels=labels, numbers=numbers
+        )
 
     def of(self, members: np.ndarray) -> Rows:
-        """The same of some members."""
-        return Rows(self.logits[members], self.known[members], self.labels, self.numbers, self.prior)
+        """The same rows with some of the members."""
+        return dataclasses.replace(self, logits=self.logits[members], known=self.known[members])
 
 
 def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> Weights:
-    """Fit an ensemble's weights; without rows all members weigh the same.
+    """Fit an ensemble's weights. Without rows, all members have the same weight.
 
     Parameters
     ----------
@@ -106,8 +110,8 @@ def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGT
 
 
 def cross_fit(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> tuple[Weights, np.ndarray]:
-    """Weights fitted on all rows, and logits `(N, K)` of each row by weights fitted on the other folds alone."""
-    fold = folds_of(rows.numbers)
+    """Weights fitted on all rows; and out-of-fold logits `(N, K)`, by weights fitted on the other folds only."""
+    fold = weight_folds(rows.numbers)
     logits = np.empty(rows.logits.shape[1:], np.float32)
     for one in np.unique(fold):
         held = fold == one
@@ -119,8 +123,8 @@ def cross_fit(method: str, rows: Rows, score: Score, strength: float = STRENGTH)
     return fit_weights(method, rows, score, strength), logits
 
 
-def folds_of(numbers: np.ndarray) -> np.ndarray:
-    """The fold of each row, `(N,)`, by its id alone: no other row has a part in it."""
+def weight_folds(numbers: np.ndarray) -> np.ndarray:
+    """The fold of each row, `(N,)`; it depends on the row's id only."""
     return (mix(numbers, _SALT) % np.uint64(FOLDS)).astype(int)
 
 
@@ -169,7 +173,7 @@ def _descend(
 def _cross_entropy(
     w: np.ndarray, b: float, z: np.ndarray, there: np.ndarray, y: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Sum over rows, and its slope in `(w, b)`, of what `combined` gives: absent members are the mean of those present."""
+    """Sum over rows, and its slope in `(w, b)`, for the logits of `combined`: missing members are the mean of those present."""
     shares = there * np.maximum(w, 1e-9)  # (n, M)
     total = shares.sum(1)
     mean = (shares * z).sum(1) / total  # (n,)
@@ -182,7 +186,7 @@ def _cross_entropy(
 
 
 def _greedy(rows: Rows, score: Score) -> np.ndarray:
-    """How often each member was added, as shares `(M,)`: the best prefix of `STEPS` additions, the shortest of equals."""
+    """How often each member was added, as shares `(M,)`: the best prefix of `STEPS` additions, the shortest if several are equal."""
     n_members = len(rows.logits)
     counts, best, best_value = np.zeros(n_members), np.full(n_members, 1 / n_members), -np.inf
     if not (rows.labels >= 0).any():
@@ -192,13 +196,13 @@ def _greedy(rows: Rows, score: Score) -> np.ndarray:
     said = np.where(rows.known[:, :, None], rows.logits, 0)
 
     def value(m: int) -> float:
-        """The score with one more."""
+        """The score with member `m` added."""
         n = n_known + there[m]
         return score(rows.labels, np.where(n > 0, (total + said[m]) / np.maximum(n, 1), rows.prior))
 
     for step in range(1, STEPS + 1):
         values = [value(m) for m in range(n_members)]
-        added = int(np.argmax(values))  # the first of equals
+        added = int(np.argmax(values))  # the first if several are equal
         total, n_known = total + said[added], n_known + there[added]
         counts[added] += 1
         if values[added] > best_value:

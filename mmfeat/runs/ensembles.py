@@ -1,4 +1,4 @@
-"""Ensembles: one formula for all, logits weighted by member and class; the paper's FM1, FM2 and FM3 among them."""
+"""Ensembles: logits weighted by member and class, in one formula; the paper's FM1, FM2 and FM3 are special cases."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ RECIPE_TEXTS = {
     "fm2": "mean of FM1's logits and the concat head's (P11)",
     "fm3": "mean of the cross-attention head's logits and the two encoders' (P13)",
 }
-RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the run that a recipe takes in beside the encoders
+RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the head that a recipe joins with the encoders
 
 Weight = float | Sequence[float]  # a member's: one for all classes, or one for each
 
-_TINY = (
-    1e-9  # what a weight of zero counts where no other member knows the row; beside any other it is lost in rounding
-)
+_TINY = 1e-9  # in place of a weight of zero: it counts if no other member knows the row, and is rounded away otherwise
 
 
 def shares_and_scale(weights: Sequence[Weight]) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as members' shares of a mean, and what that mean is multiplied with.
+    """Weights as members' shares of a mean, and the factor of that mean.
 
     Parameters
     ----------
@@ -45,23 +43,23 @@ def combined(
     prior: np.ndarray,
     bias: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """The logits of an ensemble: `b_k + sum_m w_mk z_mk`, with the weights of absent members given to those present.
+    """The logits of an ensemble: `b_k + sum_m w_mk z_mk`; the weights of missing members go to those present.
 
-    An absent member counts as the weighted mean of those that know the row; where these have weights of zero alone, as
-    their plain mean. :class:`mmfeat.runs.composition.Composition` does the same in torch.
+    A missing member counts as the weighted mean of the members that know the row, or as their plain mean if all their
+    weights are zero. :class:`mmfeat.runs.composition.Composition` does the same in torch.
 
     Parameters
     ----------
     logits : sequence of (N, K) float32
         One for each member.
     present : sequence of (N,) bool
-        Whether the member says anything of the row.
+        Whether the member knows the row: it has one of the member's modalities.
     weights : sequence of float or of (K,)
         Not negative; they add up to 1 for a mean.
     prior : np.ndarray
         `(K,)` logits of a row that no member knows.
     bias : (K,), optional
-        None is zero.
+        Zero when None.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""Runs: a folder with one trained head, ensemble or self-training and its figures, made whole or not at all.
+"""Runs: a folder with one trained head, ensemble or self-training and its metrics, written whole or not at all.
 
-runs/NAME/run.json           settings, keys, figures, versions; digests of the other two files, and its own
+runs/NAME/run.json           settings, keys, metrics, versions; digests of the other two files, and its own
 head.safetensors   the heads of all seeds and folds (absent for an ensemble)
-logits.h5          ids, what they were computed from, logits, the row's part in training; and what was learned from
+logits.h5          ids, row keys, logits, the role of each row in training; and the lineage
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ _LOGITS = "logits.h5"
 _NAME = re.compile(r"[A-Za-z][\w.-]*-\d+")
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
-OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # logits that are not those of the run as it is shipped
+OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # rows whose kept logits are not those of the exported run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunLogits:
-    """What logits.h5 holds, row by row.
+    """The content of logits.h5, row by row.
 
     Attributes
     ----------
     ids : np.ndarray
         `(N,)` object.
     input_keys : np.ndarray
-        `(N, 32 M)` uint8: the row keys that the logits were computed from, of each of the M modalities.
+        `(N, 32 M)` uint8: the row keys of the M modalities that the logits were computed from.
     known : np.ndarray
-        `(N,)` bool: whether the row had one of them.
+        `(N,)` bool: whether the row had one of the modalities.
     logits : np.ndarray
-        `(N, K)` float32, the mean over the seeds. Where an ensemble's weights were fitted on the row, by weights that were
-        fitted on other rows; where heads were trained in folds, by those that are blind to the row.
+        `(N, K)` float32, the mean over the seeds. They are out of sample: of rows that an ensemble's weights were fitted on,
+        by weights fitted on other rows; of rows in folds, by the heads that held the row out.
     roles : np.ndarray
-        `(N,)` uint8: the row's part in training, numbered as in `ROLES`.
+        `(N,)` uint8: the role of the row in training, numbered as in `ROLES`.
     fold : np.ndarray or None
-        `(N,)` int16: the fold whose heads are blind to the row, -1 for one that no head was trained on; None without folds.
+        `(N,)` int16: the fold that held the row out, -1 if no head was trained on the row; None without folds.
     """
 
     ids: np.ndarray
@@ -76,9 +76,9 @@ class Run:
     Attributes
     ----------
     record : dict
-        Its run.json, by class in the order of `classes`.
+        Its run.json; values by class are in the order of `classes`.
     columns : np.ndarray or None
-        `(K,)`: where the outputs of head.safetensors and logits.h5 have each of `classes`; None where the order is theirs.
+        `(K,)`: the position of each of `classes` in head.safetensors and logits.h5; None if the order is the same.
     """
 
     folder: Path
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def sealed(self) -> bool:
-        """Whether its record holds the digests of its files: a run made before seals does not."""
+        """Whether its record holds the digests of its files. Runs made before seals have none."""
         return FILES in self.record
 
     @property
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def baseline_keys(self) -> list[str]:
-        """Keys of encoders that only a baseline beside it reads."""
+        """Keys of encoders that only its baselines read."""
         return [one["encoder"] for one in self.record.get("baselines", {}).values() if "encoder" in one]
 
     @property
@@ -116,21 +116,21 @@ class Run:
         return tuple(self.record["classes"])
 
     def in_order_of(self, classes: Sequence[str]) -> Run:
-        """The same run with all that it says by class in the order of `classes`; as it is, where these are not its own."""
+        """The same run with its values by class in the order of `classes`; unchanged if it has other classes."""
         at = class_positions(self.classes, classes)
         if at is None or tuple(classes) == self.classes:
             return self
-        record = in_order(self.record, at) | {"classes": list(classes)}  # as they are spelled there
+        record = in_order(self.record, at) | {"classes": list(classes)}  # as they are spelled in the argument
         return Run(self.folder, record, at if self.columns is None else self.columns[at])
 
     @property
     def size_mb(self) -> float | None:
-        """Megabytes of the whole model: its encoders and its head or heads (P21); None with an encoder of unknown size."""
+        """Megabytes of the whole model, encoders and heads (P21); None with an encoder of unknown size."""
         sizes = [e["size_mb"] for e in self.encoders.values()]
         return None if None in sizes else sum(sizes) + self.record["head_mb"]
 
     def state(self) -> dict[str, Any]:
-        """The tensors of head.safetensors, `seed<i>.<name>` each; in folds those of a seed come one after another.
+        """The tensors of head.safetensors, named `seed<i>.<name>`; with folds, the heads of one seed are consecutive.
 
         Raises
         ------
@@ -142,11 +142,11 @@ class Run:
         self._check(_HEAD)
         try:
             return load_file(self.folder / _HEAD)
-        except Exception as error:  # safetensors has an exception of its own for each kind of damage
+        except Exception as error:  # safetensors has its own exceptions for damage
             raise RunError(_unreadable(self.folder / _HEAD, error)) from None
 
     def damage(self) -> str:
-        """What is wrong with the run's files; empty where all are as they were written or, without a seal, can be opened."""
+        """Say what is wrong with the run's files; empty if they are as written or, without a seal, can be opened."""
         if self.sealed:
             name, why = damaged_file(self.folder, self.record[FILES])
             return _unreadable(self.folder / name, why) if name else ""
@@ -174,7 +174,9 @@ class Run:
             The file is missing or damaged.
         """
         fold = ["fold"] if self.record.get("folds") else []
-        found = RunLogits(*self._read("ids", "input_key", "known", "logits", "role", *fold))
+        names = ["ids", "input_key", "known", "logits", "role", *fold]
+        fields = ("ids", "input_keys", "known", "logits", "roles", "fold")
+        found = RunLogits(**dict(zip(fields, self._read(*names), strict=False)))
         if not self.sealed and (why := _misshapen(found, len(self.classes))):
             raise RunError(_unreadable(self.folder / _LOGITS, why))
         return (
@@ -184,7 +186,7 @@ class Run:
         )
 
     def learned(self) -> Lineage:
-        """The rows that it and all it is made of were trained on, and those that chose; its logits are not read.
+        """The rows that it and its members were trained on, and the selection rows. Its logits are not read.
 
         Raises
         ------
@@ -194,21 +196,21 @@ class Run:
         folded = ["folded"] if self.record.get("folded") else []
         found = self._read("trained", "chosen", *folded)
         if any(numbers.ndim != 1 or numbers.dtype != np.uint64 for numbers in found):
-            raise RunError(_unreadable(self.folder / _LOGITS, "its rows are no numbers of ids"))
+            raise RunError(_unreadable(self.folder / _LOGITS, "its lineage is not an array of id numbers"))
         return Lineage(*found)
 
     def _read(self, *names: str) -> list[np.ndarray]:
-        """Data sets of logits.h5, texts as str."""
+        """Datasets of logits.h5, texts as str."""
         self._check(_LOGITS)
         try:
             with open_hdf5(self.folder / _LOGITS) as file:
                 found = [dataset(file, name) for name in names]
                 return [one.asstr()[:] if h5py.check_string_dtype(one.dtype) else one[:] for one in found]
-        except Exception as error:  # without a seal it may hold anything
+        except Exception as error:  # a file without a seal may hold anything
             raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
 
     def _check(self, name: str) -> None:
-        """Raise RunError where a file is not what it was when the run was made."""
+        """Raise RunError if a file differs from when the run was made."""
         if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
             raise RunError(_unreadable(self.folder / name, why))
 
@@ -219,7 +221,7 @@ def _unreadable(file: Path, why: Exception | str) -> str:
 
 
 def _misshapen(found: RunLogits, n_classes: int) -> str:
-    """What of the arrays of logits.h5 is not of the shape or type that it must be."""
+    """The first array of logits.h5 with a wrong shape or type, in words; empty if there is none."""
     n = len(found.ids)
     wanted = {
         "input_keys": ((n, found.input_keys.size // max(n, 1)), "u"),
@@ -236,7 +238,13 @@ def _misshapen(found: RunLogits, n_classes: int) -> str:
 
 
 def save_run(
-    parent: Path, stem: str, record: dict[str, Any], logits: RunLogits, learned: Lineage, state: dict[str, Any] | None
+    parent: Path,
+    stem: str,
+    record: dict[str, Any],
+    *,
+    logits: RunLogits,
+    learned: Lineage,
+    state: dict[str, Any] | None = None,
 ) -> Run:
     """Write `parent/STEM-<next number>`, whole or not at all.
 
@@ -244,10 +252,10 @@ def save_run(
     ----------
     learned : Lineage
         Of the head and its encoders, or of all members of an ensemble.
-    state : dict of torch.Tensor or None
-        None for an ensemble.
+    state : dict of torch.Tensor, optional
+        The heads; None for an ensemble.
     """
-    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.folded) else {})}
+    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.out_of_fold) else {})}
     with staging_folder(parent) as staged:
         if state is not None:
             from safetensors.torch import save_file
@@ -263,21 +271,21 @@ def save_run(
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
             if logits.fold is not None:
                 file.create_dataset("fold", data=logits.fold.astype(np.int16))
-            if len(learned.folded):
-                file.create_dataset("folded", data=learned.folded)
-            file.create_dataset("trained", data=learned.trained)
-            file.create_dataset("chosen", data=learned.chosen)
+            if len(learned.out_of_fold):
+                file.create_dataset("folded", data=learned.out_of_fold)
+            file.create_dataset("trained", data=learned.training)
+            file.create_dataset("chosen", data=learned.selection)
         record = seal_folder(staged, RECORD, record)
         return Run(publish_folder(staged, parent, stem), record)
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run's record.
+    """Open a run.
 
     Raises
     ------
     RunError
-        There is none, it is damaged, or a newer mmfeat wrote it.
+        There is no such run, it is damaged, or a newer mmfeat wrote it.
     """
     file = folder / RECORD
     try:
@@ -292,12 +300,12 @@ def read_run(folder: Path) -> Run:
 
 
 def all_runs(parent: Path) -> list[Run]:
-    """Every run of a project whose record can be read, oldest first."""
+    """All runs of a project whose records can be read, oldest first."""
     return sorted(_read_all(parent)[0], key=lambda run: str(run.record["created"]))
 
 
 def damaged_runs(parent: Path) -> dict[str, str]:
-    """Run name to what is wrong with its record, for those that cannot be read."""
+    """Runs whose records cannot be read: name to what is wrong."""
     return _read_all(parent)[1]
 
 
@@ -313,7 +321,7 @@ def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
 
 
 def already_made(parent: Path, fingerprint: str) -> Run | None:
-    """The newest whole run that was made from exactly this: settings, keys, rows and labels."""
+    """The newest undamaged run that was made from exactly these settings, keys, rows and labels; None without one."""
     for run in reversed(all_runs(parent)):
         if run.record["fingerprint"] == fingerprint and not run.damage():
             return run

@@ -1,4 +1,4 @@
-"""What run.json must hold: the shapes of its values, whether they fit each other, and their order by class."""
+"""The content of run.json: shapes of its values, their consistency, and their order by class."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _BY_KIND: dict[str, dict[str, Shape]] = {
     "ensemble": {"prior": [float], "?bias": [float]},
 }
 
-_BY_CLASS = {  # what run.json has a value of for each class, wherever it stands
+_BY_CLASS = {  # names in run.json, at any depth, that have a value for each class
     "classes",
     "prior",
     "bias",
@@ -92,15 +92,15 @@ _BY_CLASS = {  # what run.json has a value of for each class, wherever it stands
 
 
 def run_misfit(record: dict[str, Any]) -> str:
-    """What is wrong with the values of a run.json; empty where nothing is."""
+    """Say what is wrong with the values of a run.json; empty if nothing is."""
     return misfit(record, RUN) or misfit(record, _BY_KIND[record["kind"]]) or _disagreement(record)
 
 
 def _disagreement(record: dict[str, Any]) -> str:
-    """What does not fit the number of classes, or names an encoder that is not there."""
+    """Values that do not fit the number of classes, or name an encoder that is not listed; empty if there are none."""
     n, by_class = len(record["classes"]), {}
     if n == 0 or len(set(record["classes"])) < n:
-        return "classes are none, or one is there twice"
+        return "there are no classes, or a class is listed twice"
     for number, member in enumerate(record["members"]):
         by_class[f"members.{number}.weight"] = member["weight"]
     by_class |= {name: record[name] for name in ("prior", "bias") if name in record}
@@ -109,14 +109,14 @@ def _disagreement(record: dict[str, Any]) -> str:
         if isinstance(value, list) and len(value) != n:
             return f"{name} has {len(value)} values for {n} classes"
     if record["kind"] == "ensemble":
-        return "" if record["members"] else "members are none"
+        return "" if record["members"] else "there are no members"
     if not record["inputs"] or not record["seeds"] or not set(record["inputs"]) <= set(record["encoders"]):
-        return "inputs or seeds are none, or an input is no encoder"
+        return "there are no inputs or no seeds, or an input is not an encoder"
     return ""
 
 
 def in_order(record: Any, at: np.ndarray) -> Any:
-    """A record's JSON values with all that it has by class in another order: first that of number `at[0]`, and so on."""
+    """The JSON values of a record with its values by class in another order: first the class `at[0]`, and so on."""
 
     def ordered(name: str, value: Any) -> Any:
         by_class = name in _BY_CLASS and isinstance(value, list) and len(value) == len(at)

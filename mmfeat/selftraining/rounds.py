@@ -21,7 +21,7 @@ from mmfeat.config.schema import LinearConfig, MlpConfig, PredictConfig, Selftra
 from mmfeat.heads.head import log_odds
 from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits, usual_batch
 from mmfeat.metrics import paired_bootstrap
-from mmfeat.metrics.decision_rule import crossfitted
+from mmfeat.metrics.decision_rule import crossfit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
@@ -47,7 +47,7 @@ class Round:
         Rows of which any label is another than in the round before.
     agreement, truth : float or None
         micro-F1 of the pseudo-labels against those of the round before, and against the truth where that is known.
-    figures : Metrics
+    metrics : Metrics
         Of the MLP on val.
     difference : tuple of float or None
         To the best round before, in the metric, higher is better: the mean and its 95 % interval.
@@ -62,7 +62,7 @@ class Round:
     changed: int | None
     agreement: float | None
     truth: float | None
-    figures: Metrics
+    metrics: Metrics
     difference: tuple[float, float, float] | None
     accepted: bool
     refitted: bool = False
@@ -151,7 +151,9 @@ def self_train(
     kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
 
     def judged(logits: np.ndarray) -> tuple[Metrics, Any]:
-        decision = crossfitted(rule, metric, val_labels, logits, data.numbers[data.val])
+        decision = crossfit_decision_rule(
+            rule, metric, labels=val_labels, logits=logits, numbers=data.numbers[data.val]
+        )
         return metrics_of(val_labels, logits, decision), outcome_of(logits, decision)
 
     best, best_targets, before, ended = 0, None, None, "max_iter"

@@ -1,1 +1,1 @@
-"""An exported model behind HTTP: what is asked, what is answered, and many requests as one batch."""
+"""An HTTP server for an exported model: requests, answers, limits, and batches of concurrent requests."""

@@ -1,4 +1,4 @@
-"""The web application: POST /predict, GET /health, and what describes them."""
+"""The web application: POST /predict, GET /health, and their documentation."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _HELP = """\
 
   curl -F image=@photo.jpg -F caption='two dogs on a beach' {url}predict
 
-GET /health says what is served, /docs and /openapi.json describe the requests.
+GET /health describes the server and its model; /docs and /openapi.json describe the requests.
 """
 _REFUSALS = {
     400: "Malformed JSON or form.",
-    403: "Asked by a page of another origin.",
+    403: "Sent by a page of another origin.",
     408: "The body did not arrive in time.",
     413: "Body, image or caption too large.",
     415: "Neither JSON nor a form.",
     421: "The Host header names another server.",
-    422: "A field is wrong, the image cannot be decoded, or the model does not read it.",
-    503: "Too many requests under way; try again.",
+    422: "A field is invalid, the image cannot be decoded, or the model does not read it.",
+    503: "Too many requests in progress; try again.",
 }
 
 
@@ -51,20 +51,20 @@ class Service:
     Attributes
     ----------
     waiting : int
-        Requests under way.
+        Number of requests in progress.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
         self.waiting = 0
         self.answered = 0
-        self._gatherer = Gatherer(self._prepare, self._run, predictor.batch_size)
+        self._gatherer = Gatherer(self._prepare, self._run, max_batch=predictor.batch_size)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Be one of those under way; 503 where there are too many."""
+        """Count a request as in progress; 503 if there are too many."""
         if self.waiting >= self.limits.waiting:
-            raise _busy("too many requests are under way")
+            raise _busy("too many requests are in progress")
         self.waiting += 1
         try:
             yield
@@ -77,14 +77,14 @@ class Service:
         Parameters
         ----------
         gone : awaitable
-            Ends when nobody waits for the answer any more; what has not been computed by then is not.
+            Ends when the client is gone; the answer is then not computed.
 
         Raises
         ------
         HTTPException
-            The item is refused, or the model fails on it.
+            The item is refused, or the model fails.
         ClientDisconnect
-            Nobody waits.
+            The client is gone.
         """
         try:
             prediction = await _unless(gone, asyncio.wrap_future(self._gatherer.submit(asked)))
@@ -94,7 +94,7 @@ class Service:
         except DataError as error:
             raise HTTPException(422, shown(one_line(error), 200)) from None
         except MemoryError:
-            raise _busy("no memory for it now") from None
+            raise _busy("not enough memory now") from None
         except Exception as error:
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error("The model failed on an item: %s\n%s", shown(one_line(error), 200), frames)
@@ -103,7 +103,7 @@ class Service:
         return answer
 
     def health(self) -> Health:
-        """What is served; there is only one state: ready."""
+        """The state of the server: it is always ready."""
         record = self.predictor.record
         return Health(
             status="ready",
@@ -117,7 +117,7 @@ class Service:
         )
 
     def close(self) -> None:
-        """Answer what is under way and end the threads."""
+        """Answer the requests in progress, then end the threads."""
         self._gatherer.close()
 
     def _prepare(self, asked: Asked) -> tuple[dict[str, Any], float | None]:
@@ -129,7 +129,7 @@ class Service:
 
 
 def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
-    """The application around a service; the service is closed with it. It answers to `callers`, else to this machine."""
+    """The application of a service, which is closed with it. It answers to `callers` (default: this machine)."""
     callers = callers or Callers()
 
     @asynccontextmanager
@@ -152,7 +152,7 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Health:
-        """What is served, once it is ready."""
+        """The served model, once the server is ready."""
         return service.health()
 
     @app.post(
@@ -162,7 +162,7 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
         openapi_extra={"requestBody": _request_body()},
     )
     async def predict(request: Request) -> JSONResponse:
-        """Labels, probabilities and each encoder's opinion of an image, a caption, or both."""
+        """Labels, probabilities and unimodal probabilities of an image, a caption, or both."""
         body = Body(request, service.limits)
         try:
             with service.place():
@@ -170,27 +170,27 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
                     return JSONResponse(await service.predict(asked, body.gone()))
         except HTTPException as refusal:
             if not body.finished:
-                if refusal.status_code != 408 and "expect" not in request.headers:  # nothing comes
+                if refusal.status_code != 408 and "expect" not in request.headers:  # no body follows
                     await body.drain()
                 refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
             raise
         except ClientDisconnect:
-            raise HTTPException(400, "the client has gone") from None  # nobody reads it
-        except OSError as error:  # no file handle, or no room, for an upload
-            logger.error("A request could not be taken in: %s", shown(one_line(error), 200))
-            raise _busy("no room for it now") from None
+            raise HTTPException(400, "the client has gone") from None  # the client is gone
+        except OSError as error:  # no file handle or disk space for an upload
+            logger.error("A request could not be received: %s", shown(one_line(error), 200))
+            raise _busy("no space for the upload now") from None
 
     if callers.origins:
         allowed = [ANY] if ANY in callers.origins else list(callers.origins)
         app.add_middleware(
             CORSMiddleware, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["Content-Type"]
         )
-    app.add_middleware(CheckedCallers, callers=callers)  # the outermost
+    app.add_middleware(CheckedCallers, callers=callers)  # the outermost layer
     return app
 
 
 async def _unless(gone: Awaitable[None], answer: asyncio.Future[Any]) -> Any:
-    """An answer, unless its client goes before it is there."""
+    """An answer, unless the client disconnects first."""
     watching = asyncio.ensure_future(gone)
     try:
         await asyncio.wait({answer, watching}, return_when=asyncio.FIRST_COMPLETED)

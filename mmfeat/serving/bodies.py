@@ -1,6 +1,6 @@
-"""From a request to what it asks: bodies read up to a limit, forms and JSON told apart, images opened by their header.
+"""Reads requests: bodies up to a limit, forms or JSON, images opened by their header.
 
-A refusal is an HTTPException whose detail is one line.
+A refused request is an HTTPException with a detail of one line.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from mmfeat.encoders.image_decoding import open_image
 from mmfeat.serving.limits import Limits
 from mmfeat.serving.schemas import PredictForm, PredictJson
 
-# Decoders that are tried on strangers' bytes; some others of Pillow's start programs.
+# Decoders for untrusted bytes; some others of Pillow start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 DRAIN_SECONDS = 5.0
 MAX_RATIO = 100
-_TAIL = 1024  # bytes in which a form's last line must stand
+_TAIL = 1024  # last bytes of a form, which must contain its final boundary
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
 class Asked(NamedTuple):
-    """One item, and how it is to be answered. The image is bytes, an open file, or base64 text."""
+    """A requested item with its options. The image is bytes, an open file, or base64 text."""
 
     image: bytes | BinaryIO | str | None
     caption: str | None
@@ -43,7 +43,7 @@ class Asked(NamedTuple):
 
 
 class Body:
-    """A request's body on its way in; more than the limit is refused, whatever the headers say."""
+    """The incoming body of a request; more than the limit is refused, whatever its headers declare."""
 
     def __init__(self, request: Request, limits: Limits) -> None:
         self._receive: Callable[[], Awaitable[MutableMapping[str, Any]]] = request.receive
@@ -54,7 +54,7 @@ class Body:
         self.tail = b""
 
     async def receive(self) -> MutableMapping[str, Any]:
-        """The next message, as ASGI means it."""
+        """The next ASGI message."""
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._next()
@@ -66,7 +66,7 @@ class Body:
         return message
 
     async def drain(self) -> None:
-        """Throw away what still comes, for some seconds: a client that is still sending reads no answer."""
+        """Discard the rest for some seconds: a client that is still sending does not read the answer."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 while not self.finished:
@@ -75,7 +75,7 @@ class Body:
             pass
 
     async def gone(self) -> None:
-        """End when the client has closed its connection. Only where nothing else reads the body any more."""
+        """Wait until the client has closed its connection. Only valid when nothing else reads the body."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -87,13 +87,13 @@ class Body:
 
 
 def too_large(limits: Limits) -> HTTPException:
-    """A body over the limit."""
+    """The refusal of a body over the limit."""
     return HTTPException(413, f"the body is larger than {limits.megabytes:g} MB")
 
 
 @asynccontextmanager
 async def reading(request: Request, body: Body, limits: Limits) -> AsyncIterator[Asked]:
-    """What a request asks; its open file lives as long as the context.
+    """The requested item; its open file is closed with the context.
 
     Raises
     ------
@@ -101,7 +101,7 @@ async def reading(request: Request, body: Body, limits: Limits) -> AsyncIterator
         400, 408, 413, 415 or 422.
     """
     if request.query_params:
-        raise HTTPException(422, "nothing is read from the query: send top_k and threshold in the body")
+        raise HTTPException(422, "the query string is not read: send top_k and threshold in the body")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "send the body without a content-encoding")
     declared = request.headers.get("content-length", "0")
@@ -126,17 +126,17 @@ async def reading(request: Request, body: Body, limits: Limits) -> AsyncIterator
 async def _parsed(request: Request, limits: Limits) -> FormData:
     try:
         return await request.form(max_files=1, max_fields=8, max_part_size=limits.body)
-    except FormParserError:  # newer versions of starlette refuse it themselves
+    except FormParserError:  # newer versions of starlette raise an HTTPException themselves
         raise HTTPException(400, "malformed form") from None
 
 
 def opened(asked: Asked, limits: Limits) -> Image.Image | None:
-    """The image that is asked about, of which only the header has been read. For threads: base64 takes its time.
+    """Open the image of a request; only its header is read. Call it in a thread: base64 is slow.
 
     Raises
     ------
     HTTPException
-        413: too many pixels. 422: no image.
+        413: too many pixels. 422: not an image.
     """
     if asked.image is None:
         return None
@@ -146,11 +146,11 @@ def opened(asked: Asked, limits: Limits) -> Image.Image | None:
         raise
     except Image.DecompressionBombError:
         raise _too_many_pixels(limits) from None
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise various errors
         raise HTTPException(422, f"image: {shown(one_line(error), 200)}") from None
     if image.width * image.height > limits.pixels:
         raise _too_many_pixels(limits)
-    if max(image.size) > MAX_RATIO * min(image.size):  # scaled to the encoder's size it would be enormous
+    if max(image.size) > MAX_RATIO * min(image.size):  # resized for the encoder, it would be enormous
         raise HTTPException(413, f"one side of the image is more than {MAX_RATIO} times the other")
     return image
 
@@ -175,7 +175,9 @@ def _from_json(body: bytes, limits: Limits) -> Asked:
         found = PredictJson.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise _invalid(error) from None
-    return _checked(Asked(found.image or None, found.caption, found.top_k, found.threshold), limits)
+    return _checked(
+        Asked(image=found.image or None, caption=found.caption, top_k=found.top_k, threshold=found.threshold), limits
+    )
 
 
 def _from_form(form: FormData, limits: Limits) -> Asked:
@@ -184,7 +186,7 @@ def _from_form(form: FormData, limits: Limits) -> Asked:
         if name in values:
             raise HTTPException(422, f"{shown(name)}: given twice")
         if value == "":
-            continue  # as browsers send what was left out
+            continue  # browsers send empty fields like this
         if isinstance(value, UploadFile) != (name == "image"):
             wanted = "send a file, with a filename" if name == "image" else "send text, not a file"
             raise HTTPException(422, f"{shown(name)}: {wanted}")
@@ -194,8 +196,13 @@ def _from_form(form: FormData, limits: Limits) -> Asked:
         found = PredictForm.model_validate(values)
     except ValidationError as error:
         raise _invalid(error) from None
-    chosen = upload is not None and (upload.size or upload.filename)  # a browser sends a file without a name for none
-    return _checked(Asked(upload.file if chosen else None, found.caption, found.top_k, found.threshold), limits)
+    chosen = upload is not None and (upload.size or upload.filename)  # browsers send a nameless empty file for no file
+    return _checked(
+        Asked(
+            image=upload.file if chosen else None, caption=found.caption, top_k=found.top_k, threshold=found.threshold
+        ),
+        limits,
+    )
 
 
 def _checked(asked: Asked, limits: Limits) -> Asked:

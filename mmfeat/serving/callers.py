@@ -1,4 +1,4 @@
-"""Who may ask: the names a server answers to (against DNS rebinding), and the pages of other origins that may post to it."""
+"""Checks of callers: host names of the server (against DNS rebinding), and origins of pages that may post to it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Callers:
-    """The names and origins that are accepted.
+    """The accepted host names and origins.
 
     Parameters
     ----------
     bound : str
-        The address that the server listens on, as it was typed.
+        The address that the server listens on, as given by the user.
     hosts : sequence of str
-        Further names that a Host header may have, without a port; `*`: any.
+        Further accepted names in the Host header, without a port; `*`: any.
     origins : sequence of str
-        Further origins of pages, `https://example.org` or `http://localhost:3000`; `*`: any.
+        Further accepted origins of pages, such as `https://example.org` or `http://localhost:3000`; `*`: any.
 
     Raises
     ------
     ConfigError
-        One of them is no name, or no origin.
+        A host is not a name, or an origin is invalid.
     """
 
     def __init__(self, bound: str = "127.0.0.1", hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
@@ -61,7 +61,7 @@ class Callers:
         self.origins = tuple(origin.rstrip("/").lower() for origin in origins)
 
     def answers_to(self, host: str) -> bool:
-        """Whether a Host header names this server. An address cannot be rebound as a name can."""
+        """Whether a Host header names this server. Addresses are accepted: only names can be rebound."""
         name, _ = _split(host)
         if name in self.hosts or ANY in self.hosts:
             return True
@@ -72,7 +72,7 @@ class Callers:
         return address.is_loopback or self.everywhere
 
     def refusal(self, method: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
-        """Status and reason where a request is refused; browsers always send what is looked at here."""
+        """Status and reason if a request is refused, otherwise None. Browsers always send these headers."""
         given = {
             name: value.decode("latin-1") for name, value in headers if name in (b"host", b"origin", b"sec-fetch-site")
         }
@@ -96,25 +96,25 @@ class Callers:
 
 
 class CheckedCallers:
-    """An ASGI application behind the check; what is refused reaches nothing of it."""
+    """ASGI middleware that checks callers; refused requests do not reach the application."""
 
     def __init__(self, app: Any, callers: Callers) -> None:
         self.app, self.callers = app, callers
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """As ASGI means it."""
+        """Handle an ASGI connection."""
         refused = self.callers.refusal(scope["method"], scope["headers"]) if scope["type"] == "http" else None
         if refused is None:
             await self.app(scope, receive, send)
             return
-        if not any(name == b"expect" for name, _ in scope["headers"]):  # nothing comes
+        if not any(name == b"expect" for name, _ in scope["headers"]):  # no body follows
             await _drain(receive)
         answer = JSONResponse({"detail": refused[1]}, refused[0], headers={"Connection": "close"})
         await answer(scope, receive, send)
 
 
 async def _drain(receive: Receive) -> None:
-    """Throw away a body, for some seconds: a client that is still sending reads no answer."""
+    """Discard a body for some seconds: a client that is still sending does not read the answer."""
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
             while (await receive()).get("more_body", False):
@@ -124,12 +124,12 @@ async def _drain(receive: Receive) -> None:
 
 
 def _name(host: str) -> str:
-    """A host as it is compared: without brackets and last dot, in small letters."""
+    """The normal form of a host: lower case, without brackets and trailing dot."""
     return host.strip("[]").rstrip(".").lower()
 
 
 def _split(host: str) -> tuple[str, int | None]:
-    """Name and port of `name`, `name:port`, `[::1]:port` or `::1`; the port is None where it is that of the scheme."""
+    """Name and port of `name`, `name:port`, `[::1]:port` or `::1`; the port is None for the scheme's default."""
     name, colon, port = host.rpartition(":")
     if not colon or "]" in port or (":" in name and not name.endswith("]")):
         name, port = host, ""
@@ -140,7 +140,7 @@ def _split(host: str) -> tuple[str, int | None]:
 
 
 def _authority(origin: str) -> tuple[str, int | None] | None:
-    """Name and port of an origin; None of `null`, and of what is none."""
+    """Name and port of an origin; None for `null` and invalid origins."""
     try:
         parts = urlsplit(origin)
         known = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc

@@ -1,4 +1,4 @@
-"""Many requests as one batch: prepared in threads as they come, run together, each answered for itself."""
+"""Gathers concurrent requests into batches: prepared in threads, run together, answered individually."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from typing import Any
 from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import yield_to_others
 
-MAX_WAIT = 0.01  # seconds that a batch waits for others that are being prepared
+MAX_WAIT = 0.01  # seconds that a batch waits for items that are being prepared
 
 
 class Gatherer:
-    """Any thread may `submit`; one thread of its own calls `run`.
+    """Any thread may `submit` items; a thread of this object calls `run` on batches of them.
 
     Parameters
     ----------
     prepare : callable
-        From what was submitted to an item; called in several threads.
+        From a submitted object to an item; called in several threads.
     run : callable
-        From a list of items to as many answers. Where it fails, each of its items is tried alone.
+        From a list of items to as many answers. If it fails, its items are run one by one.
     max_batch : int
-        Items that are run together.
+        Most items in a batch.
     """
 
     def __init__(
         self,
         prepare: Callable[[Any], Any],
         run: Callable[[list[Any]], Sequence[Any]],
+        *,
         max_batch: int,
         max_wait: float = MAX_WAIT,
     ) -> None:
@@ -47,7 +48,7 @@ class Gatherer:
         self._thread.start()
 
     def submit(self, asked: Any) -> Future:
-        """The answer to come; an error of the item's own is its exception. One that is cancelled before it runs is left out."""
+        """The future answer, or the item's error as its exception. Answers that are cancelled in time are not computed."""
         answer: Future = Future()
         with self._changed:
             self._preparing += 1
@@ -59,7 +60,7 @@ class Gatherer:
         return answer
 
     def close(self) -> None:
-        """Answer what was submitted, then end the threads."""
+        """Answer all submitted items, then end the threads."""
         self._pool.shutdown(wait=True)
         with self._changed:
             self._closing = True
@@ -72,11 +73,11 @@ class Gatherer:
             return
         try:
             item = self._prepare(asked)
-        except BaseException as error:  # whoever waits for the answer is told
+        except BaseException as error:  # the error is the answer
             self._one_less()
             if answer.set_running_or_notify_cancel():
                 _fail(answer, error)
-            del answer  # or this frame, which the error knows, would keep both
+            del answer  # otherwise this frame, which the error references, keeps both alive
             return
         self._one_less((item, answer))
 
@@ -91,7 +92,7 @@ class Gatherer:
             self._answer(batch)
 
     def _gather(self) -> list[tuple[Any, Future]]:
-        """What is ready and still wanted, up to a batch; nothing when all is done. One that is alone does not wait."""
+        """Up to a batch of prepared items that are still wanted; empty at the end. A single item does not wait."""
         batch: list[tuple[Any, Future]] = []
         with self._changed:
             while not batch and self._changed.wait_for(lambda: self._ready or self._closing) and self._ready:
@@ -115,7 +116,7 @@ class Gatherer:
             if len(batch) == 1:
                 _fail(batch.pop()[1], error)
                 return
-            for one in batch:  # so that one item's failure is no other's
+            for one in batch:  # so that an item's failure does not affect the others
                 self._answer([one])
             return
         for (_, future), answer in zip(batch, answers, strict=True):
@@ -123,6 +124,6 @@ class Gatherer:
 
 
 def _fail(answer: Future, error: BaseException) -> None:
-    """Give an error as the answer, without what the frames that it came through hold: a whole image, it may be."""
+    """Set an error as the answer, without references to its frames, which may hold whole images."""
     traceback.clear_frames(error.__traceback__)
     answer.set_exception(error)

@@ -1,4 +1,4 @@
-"""What a server takes at most."""
+"""The limits of a server."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one request, and of all together.
+    """Limits of single requests, and of all requests together.
 
     Attributes
     ----------
     megabytes : float
-        Of a request's body (10^6 bytes), whatever its encoding.
+        Size of a request's body in 10^6 bytes, in any encoding.
     megapixels : float
-        Of an image, by its header.
+        Size of an image, by its header.
     caption : int
-        Characters.
+        Characters of a caption.
     waiting : int
-        Requests under way at a time; the next are told to come again.
+        Requests in progress at a time; further ones are refused and may try again.
     seconds : float
-        That a body may take to arrive.
+        Time for a body to arrive.
     head_seconds : float
-        That a request's first line and headers may take.
+        Time for a request's first line and headers to arrive.
     """
 
     megabytes: float = 16.0
@@ -34,10 +34,10 @@ class Limits:
 
     @property
     def body(self) -> int:
-        """Bytes of a body."""
+        """Largest body in bytes."""
         return int(self.megabytes * 1e6)
 
     @property
     def pixels(self) -> int:
-        """Pixels of an image."""
+        """Largest image in pixels."""
         return int(self.megapixels * 1e6)

@@ -1,4 +1,4 @@
-"""What is asked and answered, as JSON and as a form; the OpenAPI description is made of these."""
+"""Schemas of requests and answers, as JSON and as forms; the OpenAPI description is generated from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from mmfeat.predictor import Prediction
 class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    caption: Annotated[str | None, Field(description="Words that go with the image; a blank one is none.")] = None
-    top_k: Annotated[int | None, Field(ge=1, description="Give the K most probable classes as `top` too.")] = None
+    caption: Annotated[str | None, Field(description="Text of the image; blank text is no caption.")] = None
+    top_k: Annotated[int | None, Field(ge=1, description="Also return the K most probable classes as `top`.")] = None
     threshold: Annotated[
         float | None,
-        Field(ge=0, le=1, allow_inf_nan=False, description="A label needs a probability above it; the model's own."),
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Labels with a higher probability are predicted. Default: the model's own.",
+        ),
     ] = None
 
 
@@ -43,15 +48,15 @@ class Ranked(BaseModel):
 
 
 class Answer(BaseModel):
-    """Labels, probabilities and each encoder's opinion, in the order of the classes."""
+    """Labels, probabilities and unimodal probabilities, in class order."""
 
     labels: list[str]
     probabilities: dict[str, float]
     opinions: Annotated[
         dict[str, dict[str, float]],
-        Field(description="By encoder: its probabilities alone, where it had its modality."),
+        Field(description="Unimodal probabilities by encoder, for encoders whose modality was given."),
     ]
-    top: Annotated[list[Ranked] | None, Field(description="Where `top_k` was given: the most probable first.")] = None
+    top: Annotated[list[Ranked] | None, Field(description="With `top_k`: the most probable classes first.")] = None
 
 
 class Problem(BaseModel):
@@ -61,16 +66,16 @@ class Problem(BaseModel):
 
 
 class Health(BaseModel):
-    """What is served."""
+    """The served model and the server's state."""
 
     status: str
     model: str
     classes: list[str]
-    encoders: Annotated[dict[str, str], Field(description="Name to modality: image or text.")]
+    encoders: Annotated[dict[str, str], Field(description="Modality of each encoder: image or text.")]
     device: str
-    format: Annotated[int, Field(description="Of the exported folder.")]
+    format: Annotated[int, Field(description="Format of the exported folder.")]
     runtime: str
-    waiting: Annotated[int, Field(description="Requests under way.")]
+    waiting: Annotated[int, Field(description="Requests in progress.")]
 
 
 def answer_of(prediction: Prediction, top_k: int | None) -> dict:
@@ -79,14 +84,14 @@ def answer_of(prediction: Prediction, top_k: int | None) -> dict:
     Raises
     ------
     ValueError
-        A probability is no number.
+        A probability is not finite.
     """
     if not all(map(math.isfinite, prediction.probabilities.values())):
         raise ValueError("the model gives no finite probabilities")
     answer = {
         "labels": prediction.labels,
         "probabilities": prediction.probabilities,
-        "opinions": prediction.opinions,
+        "opinions": prediction.unimodal,
     }
     if top_k is not None:
         answer["top"] = [{"label": name, "probability": value} for name, value in prediction.top(top_k)]

@@ -1,4 +1,4 @@
-"""The feature store: keys, parts, commits, and what is missing or stale and why. Imports neither torch nor timm."""
+"""The feature store: keys, segments, commits, and which rows are missing or stale and why. Imports neither torch nor timm."""
 
 from mmfeat.store.feature_store import FeatureStore
 from mmfeat.store.features import EncoderFeatures

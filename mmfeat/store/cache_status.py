@@ -1,4 +1,4 @@
-"""What is cached for each encoder, and why the rest is not: how many rows are cached, missing, stale and unreadable, and why."""
+"""The cache status of each encoder: how many rows are cached, missing, stale and unreadable, and why."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from mmfeat.store.feature_store import FeatureStore
 from mmfeat.store.features import EncoderFeatures
 from mmfeat.store.keys import EncoderSpec, explain
 
-_SHOWN = 3  # reasons of unreadable rows
+_SHOWN = 3  # reasons of unreadable rows in a message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderStatus:
-    """Counts of a manifest's rows for one encoder; cached, missing, stale, unreadable and absent add up to all of them.
+    """Counts of a manifest's rows for one encoder; cached, missing, stale, unreadable and absent add up to all rows.
 
     Attributes
     ----------
     cached : int
         Rows with an embedding.
     stale : int
-        Rows whose features are there in an older form: of the sample, or of the encoder. `why` says what has changed.
+        Rows with features of an earlier version of the sample or of the encoder; `why` tells what changed.
     missing : int
-        Rows that are there in no form.
+        Rows without any features.
     unreadable : int
-        Rows recorded as undecodable.
+        Rows recorded as unreadable (the decoder failed).
     absent : int
-        Rows without the modality: a blank caption, an image that is not there.
+        Rows without the modality: a blank caption, a missing image.
     lacks_logits, lacks_tokens : int
-        Cached rows that have no logits of the output in use, or none of the tokens asked for.
+        Cached rows without logits of the current output, or without the requested tokens.
     why : str
-        Reasons, joined by semicolons.
+        The reasons, joined by semicolons.
     flat : tuple of int
-        Cached rows whose image is of one colour, or nearly so.
+        Cached rows whose image has a single colour, or nearly so.
     """
 
     name: str
@@ -60,10 +60,10 @@ def encoder_status(
     store: FeatureStore,
     name: str,
     model: str,
+    *,
     spec: EncoderSpec,
     keys: np.ndarray,
     present: np.ndarray,
-    *,
     output_key: str | None = None,
     tokens: int = 0,
     seen: tuple[np.ndarray, np.ndarray] | None = None,
@@ -74,42 +74,39 @@ def encoder_status(
     Parameters
     ----------
     seen : tuple of np.ndarray, optional
-        What the keys were before, `(N, 32)` uint8, and for which rows that is known, `(N,)` bool.
+        Earlier row keys `(N, 32)` uint8, and for which rows they are known, `(N,)` bool.
     again : np.ndarray, optional
-        Rows that are encoded again, whatever the store has of them, `(N,)` bool.
+        Rows that are encoded again in any case, `(N,)` bool.
 
     Raises
     ------
     StoreError
-        The store cannot be read, or a newer mmfeat wrote the encoder's files.
+        The store cannot be read, or the encoder's files were written by a newer mmfeat.
     """
     features = store.encoder(spec)
     before = features.lookup(keys)
     redone = present & ~before.missing & (False if again is None else again)
     found = before.only(~redone)
     lacking = present & found.missing & ~redone
-    changed = _changed_content(features, keys, lacking, seen)
-    stale, why = stale_rows(store, spec, keys, lacking & ~changed)
-    reasons = [why] if why else []
-    if changed.any():
-        what = "image" if spec.modality == "image" else "caption"
-        reasons.append(f"{counted(int(changed.sum()), what)} changed")
-    if n := int((redone & before.good).sum()):
-        reasons.append(f"{counted(n, 'image')} decoded otherwise now")
-    if n := int((redone & before.error).sum()):
-        reasons.append(f"{counted(n, 'unreadable image')} to be tried again")
+    changed = _changed_content(features, keys, lacking, seen=seen)
+    stale, why = stale_rows(store, spec, keys, lacking=lacking & ~changed)
     cached = found.good & present
-    lacks_tokens = 0
-    if tokens:
-        lacks_tokens = int((cached & features.lookup_tokens(tokens, keys).missing).sum())
-        reasons += [f"{counted(lacks_tokens, 'row')} without tokens"] if lacks_tokens else []
-    lacks_logits = _lacking_logits(features, found.part[cached], output_key)
-    reasons += [f"{counted(lacks_logits, 'row')} without logits"] if lacks_logits else []
+    lacks_tokens = int((cached & features.lookup_tokens(tokens, keys).missing).sum()) if tokens else 0
+    lacks_logits = _lacking_logits(features, found.segment[cached], output_key)
     errors = Counter(reason for row, reason in features.errors_of(keys).items() if present[row] and not redone[row])
+    counts = (
+        (int(changed.sum()), "image" if spec.modality == "image" else "caption", "changed"),
+        (int((redone & before.good).sum()), "image", "decoded differently now"),
+        (int((redone & before.error).sum()), "unreadable image", "to be tried again"),
+        (lacks_tokens, "row", "without tokens"),
+        (lacks_logits, "row", "without logits"),
+    )
+    reasons = [why] if why else []
+    reasons += [f"{counted(n, noun)} {what}" for n, noun, what in counts if n]
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
-        name,
-        model,
+        name=name,
+        model=model,
         cached=int(cached.sum()),
         missing=int((lacking & ~stale & ~changed).sum()),
         stale=int((stale | changed | redone).sum()),
@@ -123,27 +120,27 @@ def encoder_status(
 
 
 def _changed_content(
-    features: EncoderFeatures, keys: np.ndarray, lacking: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None
+    features: EncoderFeatures, keys: np.ndarray, lacking: np.ndarray, *, seen: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
-    """Which of the lacking rows this encoder has as they were before, `(N,)` bool."""
+    """The lacking rows whose earlier content this encoder has cached, `(N,)` bool."""
     if seen is None or not lacking.any():
         return np.zeros(len(lacking), dtype=bool)
     before, known = seen
     return lacking & known & (before != keys).any(1) & features.lookup(before).good
 
 
-def _lacking_logits(features: EncoderFeatures, part: np.ndarray, output_key: str | None) -> int:
-    """How many of the rows in these parts, `(n,)`, have no logits of an output."""
+def _lacking_logits(features: EncoderFeatures, segment: np.ndarray, output_key: str | None) -> int:
+    """How many rows in these segments, `(n,)`, have no logits of an output."""
     if output_key is None:
         return 0
     files = features.logits_files(output_key)
-    numbers, counts = np.unique(part, return_counts=True)
+    numbers, counts = np.unique(segment, return_counts=True)
     return int(sum(n for number, n in zip(numbers, counts, strict=True) if files[number] is None))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredEncoder:
-    """What lies in a store of one encoder.
+    """The stored features of one encoder.
 
     Attributes
     ----------
@@ -152,15 +149,15 @@ class StoredEncoder:
     rows : int
         Rows with an embedding or a recorded error.
     created, written : str
-        When the folder was made, and when its newest part was committed.
+        When the folder was made, and when its newest segment was committed.
     outputs, tokens : int
-        How many outputs have logits, and how many kinds of tokens there are.
+        Number of outputs with logits, and of kinds of tokens.
     """
 
     name: str
     spec: EncoderSpec
     rows: int
-    parts: int
+    segments: int
     outputs: int
     tokens: int
     n_bytes: int
@@ -169,7 +166,7 @@ class StoredEncoder:
 
 
 def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
-    """Every encoder of a store, the newest first.
+    """All encoders of a store, newest first.
 
     Raises
     ------
@@ -181,37 +178,39 @@ def stored_encoders(store: FeatureStore) -> list[StoredEncoder]:
         features.refresh()
         kinds = {commit.kind for commit in features.commits}
         tokens = sum(kind.startswith("tokens-") for kind in kinds)
-        parts = features.series[EMBEDDINGS].current_files
+        segments = features.series[EMBEDDINGS].current_files
         times = [path.stat().st_mtime for path in commit_paths(features.folder)]
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(times))) if times else ""
         listed.append(
             StoredEncoder(
-                features.folder.name,
-                features.spec,
-                features.n_rows,
-                len(parts),
-                len(kinds) - tokens - (EMBEDDINGS in kinds),
-                tokens,
-                sum(commit.size for commit in features.commits),
-                read_record(features.folder).created[:16].replace("T", " "),
-                written,
+                name=features.folder.name,
+                spec=features.spec,
+                rows=features.n_rows,
+                segments=len(segments),
+                outputs=len(kinds) - tokens - (EMBEDDINGS in kinds),
+                tokens=tokens,
+                n_bytes=sum(commit.size for commit in features.commits),
+                created=read_record(features.folder).created[:16].replace("T", " "),
+                written=written,
             )
         )
     return listed
 
 
-def stale_rows(store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, lacking: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which of the lacking rows other forms of an encoder have, and what has changed since the newest of those.
+def stale_rows(
+    store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, *, lacking: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """The lacking rows that other versions of an encoder have, and what changed since the newest of them.
 
     Parameters
     ----------
     keys, lacking : np.ndarray
-        Row keys `(N, 32)` uint8, and the rows in question, `(N,)` bool.
+        Row keys `(N, 32)` uint8, and the lacking rows, `(N,)` bool.
 
     Returns
     -------
     tuple of np.ndarray and str
-        `(N,)` bool, and the reason; empty where no row is stale.
+        `(N,)` bool, and the reason; empty if no row is stale.
     """
     stale, why = np.zeros(len(keys), dtype=bool), ""
     for other in store.encoders() if lacking.any() else ():
@@ -219,7 +218,7 @@ def stale_rows(store: FeatureStore, spec: EncoderSpec, keys: np.ndarray, lacking
         if same and other.spec.key != spec.key:
             try:
                 found = lacking & ~other.lookup(keys).missing
-            except StoreError:  # a newer mmfeat wrote it: it says nothing about this encoder
+            except StoreError:  # written by a newer mmfeat: irrelevant for this encoder
                 continue
             why = why or (explain(other.spec, spec) if found.any() else "")
             stale |= found

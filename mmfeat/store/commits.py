@@ -1,4 +1,4 @@
-"""Commits: which files of an encoder's folder count, of which kind each is, and how they are named."""
+"""Commits: the record that makes a file of an encoder's folder count, and the names of files of each kind."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from mmfeat.common.seals import read_sealed, write_sealed
 
 FORMAT = 1
 EMBEDDINGS = "embeddings"
-FOLDER_NAME = re.compile(r"-[0-9a-f]{12}$")  # of an encoder
+FOLDER_NAME = re.compile(r"-[0-9a-f]{12}$")  # of an encoder's folder
 _FILE = re.compile(
     r"(?:(?P<tokens>tokens-\d+)/)?part-[0-9a-f]{16}\.h5|logits-(?P<output>[0-9a-f]{12})/part-[0-9a-f]{16}-[0-9a-f]{8}\.h5"
 )
 
 
 class Layout(NamedTuple):
-    """What the files of a kind hold beside `row_key`."""
+    """The contents of files of one kind, beside `row_key`."""
 
-    encoding: str  # their encoding-type
-    values: str  # the large data set
+    encoding: str  # the attribute `encoding-type`
+    values: str  # name of the large data set
     dtypes: tuple[str, ...]
     n_axes: int
 
 
-PART = Layout("mmfeat-part", EMBEDDINGS, ("<f2", "<f4"), 2)
-TOKENS = Layout("mmfeat-tokens", "tokens", ("<f2", "<f4"), 3)
-LOGITS = Layout("mmfeat-logits", "logits", ("<f4",), 2)
+SEGMENT = Layout(encoding="mmfeat-part", values=EMBEDDINGS, dtypes=("<f2", "<f4"), n_axes=2)
+TOKENS = Layout(encoding="mmfeat-tokens", values="tokens", dtypes=("<f2", "<f4"), n_axes=3)
+LOGITS = Layout(encoding="mmfeat-logits", values="logits", dtypes=("<f4",), n_axes=2)
 
 
 def layout_of(kind: str) -> Layout:
-    """The layout of a commit's kind: `embeddings`, `tokens-<number>`, or an output key."""
-    return PART if kind == EMBEDDINGS else TOKENS if kind.startswith("tokens-") else LOGITS
+    """The layout of a kind: `embeddings`, `tokens-<number>`, or an output key."""
+    return SEGMENT if kind == EMBEDDINGS else TOKENS if kind.startswith("tokens-") else LOGITS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
-    """A file that counts, as its JSON in commits/ says.
+    """A committed file, as its JSON record in commits/ describes it.
 
     Attributes
     ----------
     file : str
-        Path below the encoder's folder.
+        Path relative to the encoder's folder.
     kind : str
         `embeddings`, `tokens-<number>`, or the output key of a file of logits.
     size : int
-        Bytes.
+        Size in bytes.
     sha256 : str
-        Of the whole file.
+        Digest of the whole file.
     """
 
     file: str
@@ -68,37 +68,37 @@ class Commit:
 
     @property
     def name(self) -> str:
-        """Name of the commit's own file."""
+        """Name of the commit's file."""
         return self.file.replace("/", "-") + ".json"
 
 
 def tokens_kind(number: int) -> str:
-    """The kind of the tokens that `tokens = number` asks for."""
+    """The kind of the tokens of the setting `tokens = number`."""
     return f"tokens-{number}"
 
 
 def new_segment_name(kind: str = EMBEDDINGS) -> str:
-    """The name of a part, which no other writer chooses."""
+    """A unique name for a segment."""
     return f"{'' if kind == EMBEDDINGS else f'{kind}/'}part-{secrets.token_hex(8)}.h5"
 
 
-def new_logits_name(output_key: str, part: str) -> str:
-    """A name for the logits of a part, which no other writer chooses."""
-    return f"{logits_prefix(output_key, part)}{secrets.token_hex(4)}.h5"
+def new_logits_name(output_key: str, segment: str) -> str:
+    """A unique name for the logits of a segment."""
+    return f"{logits_prefix(output_key, segment)}{secrets.token_hex(4)}.h5"
 
 
-def logits_prefix(output_key: str, part: str) -> str:
-    """How the names of all files with a part's logits begin."""
-    return f"logits-{output_key[:12]}/{part.removesuffix('.h5')}-"
+def logits_prefix(output_key: str, segment: str) -> str:
+    """The common prefix of the names of a segment's logits."""
+    return f"logits-{output_key[:12]}/{segment.removesuffix('.h5')}-"
 
 
 def commit_paths(folder: Path) -> list[Path]:
-    """The commits of an encoder's folder, sorted; not those that a process is just writing.
+    """The commits of an encoder's folder, sorted, without those that are being written.
 
     Raises
     ------
     OSError
-        The folder cannot be read; one that is not there has no commits.
+        The folder cannot be read; a missing folder has no commits.
     """
     try:
         names = os.listdir(folder / "commits")
@@ -108,7 +108,7 @@ def commit_paths(folder: Path) -> list[Path]:
 
 
 def write_commit(folder: Path, commit: Commit) -> None:
-    """Make a written file count.
+    """Commit a written file.
 
     Raises
     ------
@@ -124,11 +124,11 @@ def read_commit(path: Path) -> Commit:
     Raises
     ------
     FileNotFoundError
-        It has been removed.
+        The commit has been removed.
     ValueError
-        It is damaged.
+        The commit is damaged.
     StoreError
-        A newer mmfeat wrote it.
+        It was written by a newer mmfeat.
     """
     try:
         values = read_sealed(path)
@@ -143,27 +143,27 @@ def read_commit(path: Path) -> Commit:
         raise ValueError(f"damaged ({type(error).__name__})") from None
     counts = (commit.rows, commit.errors, commit.size)
     if not right_kind or commit.name != path.name or not all(isinstance(n, int) for n in counts):
-        raise ValueError("damaged: it is not the commit of its name")
+        raise ValueError("damaged: it does not match its name")
     return commit
 
 
 def refuse_newer(path: Path, version: int) -> None:
-    """Raise StoreError where a newer mmfeat wrote a file."""
+    """Raise StoreError for a file written by a newer mmfeat."""
     if version > FORMAT:
         raise StoreError(f"{path}: has format {version}, this mmfeat reads up to {FORMAT}. Update mmfeat")
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove files and folders in their order, commits before what they speak of; what is gone already is no matter.
+    """Remove files and folders in order, commits before their files; missing ones are skipped.
 
     Raises
     ------
     UnwritableStore
-        The system refuses.
+        The system refuses to remove a file.
     """
     for path in paths:
         try:
-            if path.is_dir():  # renamed first: no reader sees half an encoder
+            if path.is_dir():  # renamed first, so that no reader sees half an encoder
                 shutil.rmtree(path.rename(path.with_name(temporary_name())))
             else:
                 path.unlink()
@@ -174,15 +174,15 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 class UnwritableStore(StoreError):
-    """The store's folder cannot be written: no leave, or a full disk."""
+    """The store's folder cannot be written: no permission, or a full disk."""
 
 
 def unwritable(path: Path, error: Exception) -> UnwritableStore:
-    """What the system refused, as one line."""
+    """The error for a refused write, as one line."""
     what = getattr(error, "strerror", None) or " ".join(str(error).split())
     return UnwritableStore(f"{path}: cannot be written: {what}. Nothing half-written counts")
 
 
 def now() -> str:
-    """The time, as the store records it."""
+    """The current time in the format of the store's records."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

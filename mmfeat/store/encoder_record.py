@@ -1,4 +1,4 @@
-"""encoder.json: what an encoder's folder says about itself."""
+"""encoder.json: the record of the encoder in its folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ RECORD = "encoder.json"
 
 
 @dataclass(frozen=True)
-class Record:
-    """An encoder, the width of its embeddings, and when its folder was made."""
+class EncoderRecord:
+    """The specification of an encoder, the width of its embeddings, and when its folder was made."""
 
     spec: EncoderSpec
     width: int
@@ -23,7 +23,7 @@ class Record:
 
 
 def encoder_folders(store: Path) -> list[Path]:
-    """The folders of encoders in a store, whatever state they are in."""
+    """All folders of encoders in a store, in any state."""
     try:
         return [path for path in sorted(store.iterdir()) if FOLDER_NAME.search(path.name) and path.is_dir()]
     except FileNotFoundError:
@@ -32,22 +32,23 @@ def encoder_folders(store: Path) -> list[Path]:
         raise StoreError(f"{store}: cannot be read: {error.strerror or error}") from None
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path) -> EncoderRecord:
     """Read encoder.json.
 
     Raises
     ------
     FileNotFoundError
-        There is none.
+        The record does not exist.
     StoreError
-        It is damaged, of another encoder than its folder, or a newer mmfeat wrote it.
+        It is damaged, belongs to another encoder, or was written by a newer mmfeat.
     """
     file = folder / RECORD
     remedy = "Remove this file (the features stay) and run: mmfeat extract, or for imported ones mmfeat store import"
     try:
         values = read_sealed(file)
         refuse_newer(file, values["format"])
-        record = Record(EncoderSpec.from_dict(values["spec"]), int(values["width"]), str(values["created"]))
+        spec, width, created = EncoderSpec.from_dict(values["spec"]), int(values["width"]), str(values["created"])
+        record = EncoderRecord(spec, width, created)
         key = values["encoder_key"]
     except FileNotFoundError:
         raise
@@ -56,17 +57,17 @@ def read_record(folder: Path) -> Record:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{file}: damaged ({type(error).__name__}). {remedy}") from None
     if key != record.spec.key or not folder.name.endswith(f"-{key[:12]}"):
-        raise StoreError(f"{file}: damaged: its key is not that of its content. {remedy}")
+        raise StoreError(f"{file}: damaged: its key does not match its content. {remedy}")
     return record
 
 
 def write_record(folder: Path, spec: EncoderSpec, width: int) -> None:
-    """Write encoder.json, or make sure that the one that is there agrees.
+    """Write encoder.json, or check that the existing one agrees.
 
     Raises
     ------
     StoreError
-        It gives another width.
+        The existing record has another width.
     OSError
         The folder cannot be written.
     """
@@ -77,4 +78,4 @@ def write_record(folder: Path, spec: EncoderSpec, width: int) -> None:
         write_sealed(folder / RECORD, {**values, "spec": spec.as_dict()})
         return
     if found != width:
-        raise StoreError(f"{folder / RECORD}: says width {found}, the encoder gives {width}. Remove that folder")
+        raise StoreError(f"{folder / RECORD}: has width {found}, and the encoder gives {width}. Remove that folder")

@@ -1,4 +1,4 @@
-"""The feature store: a folder with a folder for each encoder."""
+"""FeatureStore: a folder with one folder for each encoder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class FeatureStore:
     Parameters
     ----------
     path : Path
-        The folder; made when something is written.
+        The folder; it is made at the first write.
     dtype : str
-        Of embeddings that are written: `float16` or `float32`.
+        Type of written embeddings: `float16` or `float32`.
     """
 
     def __init__(self, path: Path | str, dtype: str = "float16") -> None:
@@ -32,12 +32,12 @@ class FeatureStore:
         self._problems: list[str] = []
 
     def encoder(self, spec: EncoderSpec) -> EncoderFeatures:
-        """The features of an encoder, which may be none yet.
+        """The features of an encoder; they may be empty.
 
         Raises
         ------
         StoreError
-            Its encoder.json is damaged, of another encoder, or a newer mmfeat wrote it.
+            Its encoder.json is damaged, belongs to another encoder, or was written by a newer mmfeat.
         """
         key = spec.key
         if key not in self._opened:
@@ -45,18 +45,18 @@ class FeatureStore:
         return self._opened[key]
 
     def find(self, key: str) -> EncoderFeatures | None:
-        """The features filed under an encoder key, or under one that begins with these 12 digits or more, if there are any.
+        """The features of an encoder key, or of a key that begins with these 12 or more digits; None without any.
 
         Raises
         ------
         StoreError
-            They are there, but their encoder.json is damaged or a newer mmfeat wrote it.
+            They exist, and their encoder.json is damaged or was written by a newer mmfeat.
         """
         specs = [read_record(folder).spec for folder in self._folders() if folder.name.endswith(f"-{key[:12]}")]
         return next((self.encoder(spec) for spec in specs if spec.key.startswith(key)), None)
 
     def encoders(self) -> list[EncoderFeatures]:
-        """Every encoder that the store has features of, the newest first; one that cannot be read is in `problems`."""
+        """The encoders with features in the store, newest first; unreadable ones are listed in `problems`."""
         found, self._problems = [], []
         for folder in self._folders():
             try:
@@ -68,7 +68,7 @@ class FeatureStore:
 
     @property
     def problems(self) -> list[str]:
-        """What was found damaged and therefore not read, a line each."""
+        """Damaged files that are not read, one line each."""
         return self._problems + [problem for features in self._opened.values() for problem in features.problems]
 
     @property
@@ -79,7 +79,7 @@ class FeatureStore:
             for name in names:
                 try:
                     total += os.lstat(os.path.join(folder, name)).st_size
-                except OSError:  # another process has just renamed or removed it
+                except OSError:  # another process has just renamed or removed the file
                     continue
         return total
 
@@ -88,6 +88,6 @@ class FeatureStore:
 
 
 def folder_name(spec: EncoderSpec) -> str:
-    """`<architecture>-<first 12 of its key>`, of an architecture's last component what a file system takes."""
+    """`<architecture>-<first 12 digits of the key>`; of the architecture's last component, characters that file systems allow."""
     name = re.split(r"[/\\]", spec.architecture.rstrip("/\\"))[-1]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name).strip('.')[:64] or 'encoder'}-{spec.key[:12]}"

@@ -1,4 +1,4 @@
-"""FeatureTable: the rows of a manifest with their cached features, aligned; the only door through the wall."""
+"""FeatureTable: a manifest's rows aligned with their cached features; the read API of the store for heads and metrics."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from mmfeat.common.labels import rows_of
 from mmfeat.common.text import counted, shown
 from mmfeat.store import EncoderSpec, FeatureStore, MappedRows
 from mmfeat.store.cache_status import stale_rows
+from mmfeat.store.features import EncoderFeatures
 
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = 65536  # rows that are brought to a device, or digested, at a time
+_BLOCK = 65536  # rows moved to a device, or digested, at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureTable:
-    """Features of N samples for a list of encoders; nothing is read before it is asked for.
+    """Features of N samples for several encoders; values are read on access.
 
     Attributes
     ----------
     ids : np.ndarray
         `(N,)` object.
     embeddings : dict of str to MappedRows or np.ndarray
-        `(N, D)` by encoder; rows that are not present read as zeros.
+        `(N, D)` by encoder; missing rows read as zeros.
     logits : dict of str to MappedRows or np.ndarray
-        `(N, K)` by encoder, for those that have an output for `classes`, in any order, whose logits are in the store.
+        `(N, K)` by encoder, for encoders whose output has the same `classes` (in any order) and is in the store.
     tokens : dict of str to MappedRows or np.ndarray
-        `(N, T, d)` by encoder, for those whose tokens were asked for.
+        `(N, T, d)` by encoder, for encoders whose tokens were requested.
     token_lengths : dict of str to np.ndarray
-        `(N,)` by the same encoders: how many of its T tokens a row has.
+        `(N,)` by the same encoders: number of tokens of each row, up to T.
     present : dict of str to np.ndarray
-        `(N,)` bool by encoder: the sample has the modality, could be decoded and is in the store.
+        `(N,)` bool by encoder: the sample has the modality, is readable and is in the store.
     row_keys : dict of str to np.ndarray
         `(N, 32)` uint8 by encoder.
     labels : np.ndarray
@@ -48,12 +49,12 @@ class FeatureTable:
     split : np.ndarray
         `(N,)` of `train`, `val`, `test`.
     classes : tuple of str
-        The K names: what the columns of labels and logits are of.
+        The K names of the columns of labels and logits.
 
     Raises
     ------
     ValueError
-        Something has not N rows.
+        An array does not have N rows.
     """
 
     ids: np.ndarray
@@ -89,7 +90,7 @@ class FeatureTable:
         return rows_of(self.labels, self.split, which)
 
     def take(self, rows: np.ndarray | slice) -> FeatureTable:
-        """Some of the rows, in the given order, still unread."""
+        """The table of some rows, in the given order; nothing is read."""
         return dataclasses.replace(
             self,
             ids=self.ids[rows],
@@ -104,50 +105,50 @@ class FeatureTable:
         )
 
     def batches(self, size: int) -> Iterator[FeatureTable]:
-        """The table in pieces of up to `size` rows, in order."""
+        """Tables of up to `size` consecutive rows."""
         for start in range(0, self.n_samples, size):
             yield self.take(slice(start, start + size))
 
     def to(
         self, device: torch.device | str, names: Sequence[str] | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Bring embeddings to a device, and the tokens that the table has of the same encoders.
+        """Move embeddings to a device, and the tokens of the same encoders if the table has them.
 
         Returns
         -------
         tuple of dict
-            Embeddings `(N, D)` float32 by encoder, zeros where not present, and presence `(N,)` bool by encoder. Tokens
-            `(N, T, d)` stand under `NAME/tokens`, in the store's own type, and which of them are there, `(N, T)`, too.
+            Embeddings `(N, D)` float32 by encoder, zeros for missing rows, and presence `(N,)` bool by encoder. The keys
+            `NAME/tokens` hold tokens `(N, T, d)` in the store's dtype, and their presence `(N, T)` bool.
 
         Raises
         ------
         StoreError
-            A value is not finite; the message says of which encoder and which rows.
+            A value is not finite; the message names the encoder and the rows.
         """
         import torch
 
         inputs, present = {}, {}
         for name in self.embeddings if names is None else names:
             present[name] = torch.from_numpy(np.array(self.present[name])).to(device)
-            inputs[name] = _moved(self.embeddings[name], present[name], device, torch.float32)
-            _check_finite(f"embeddings of encoder {name!r}", name, inputs[name], self.ids)
+            inputs[name] = _moved(self.embeddings[name], present[name], device, dtype=torch.float32)
+            _check_finite(f"embeddings of encoder {name!r}", name, inputs[name], ids=self.ids)
             if name in self.tokens:
                 tokens, lengths = self.tokens[name], self.token_lengths[name].astype(np.int64)
                 there = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None]).to(device)
                 present[f"{name}/tokens"] = there & present[name][:, None]
                 kind = torch.float16 if tokens.dtype == np.float16 else torch.float32
-                inputs[f"{name}/tokens"] = _moved(tokens, present[name], device, kind)
-                _check_finite(f"tokens of encoder {name!r}", name, inputs[f"{name}/tokens"], self.ids)
+                inputs[f"{name}/tokens"] = _moved(tokens, present[name], device, dtype=kind)
+                _check_finite(f"tokens of encoder {name!r}", name, inputs[f"{name}/tokens"], ids=self.ids)
         return inputs, present
 
     def digest(self, rows: np.ndarray, names: Sequence[str]) -> str:
-        """SHA-256 over rows' ids, row keys for some encoders, and labels; the rows' order does not matter."""
+        """SHA-256 of the rows' ids, row keys of some encoders, and labels; independent of the rows' order."""
         columns = [np.where(self.present[n][rows, None], self.row_keys[n][rows], 0) for n in sorted(names)]
         return rows_digest(self.ids[rows], *columns, self.labels[rows])
 
 
-def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Rows on a device, zeros where they are not there; moved in the store's own type, since float16 is half the bytes."""
+def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, *, dtype: torch.dtype) -> torch.Tensor:
+    """Rows on a device, zeros for missing rows. They are moved in the store's dtype: float16 has half the bytes."""
     import torch
 
     values = torch.empty(rows.shape, dtype=dtype, device=device)
@@ -161,7 +162,7 @@ def _moved(rows: MappedRows | np.ndarray, there: torch.Tensor, device: Any, dtyp
 
 
 def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
-    """SHA-256 over rows' ids and bytes, whatever the rows' order.
+    """SHA-256 of the rows' ids and bytes, independent of the rows' order.
 
     Parameters
     ----------
@@ -179,18 +180,18 @@ def rows_digest(ids: np.ndarray, *columns: np.ndarray) -> str:
     return digest_bytes(b"".join(sorted(lines)))
 
 
-def _check_finite(what: str, name: str, values: torch.Tensor, ids: np.ndarray) -> None:
+def _check_finite(what: str, name: str, values: torch.Tensor, *, ids: np.ndarray) -> None:
     import torch
 
     sums = values.flatten(1).sum(1, dtype=torch.float32)
-    doubtful = torch.nonzero(~torch.isfinite(sums)).flatten()  # a sum of large numbers may overflow as well
+    doubtful = torch.nonzero(~torch.isfinite(sums)).flatten()  # a sum of large numbers may overflow too
     bad = doubtful[~torch.isfinite(values[doubtful]).flatten(1).all(1)]
     if len(bad):
         rows = ", ".join(repr(shown(str(ids[row]), 40)) for row in bad[:3].tolist())
         more = ", ..." if len(bad) > 3 else ""
         raise StoreError(
             f"{what} are not finite for {len(bad):,} of {counted(len(ids), 'row')} ({rows}{more}). "
-            f"To see which files: mmfeat store verify; encode anew with another precision under [encoder.{name}]"
+            f"To see which files: mmfeat store verify; encode again with another precision under [encoder.{name}]"
         )
 
 
@@ -212,18 +213,18 @@ def open_table(
     tokens: dict[str, int] | None = None,
     widths: dict[str, int] | None = None,
 ) -> FeatureTable:
-    """Align the store's features with a manifest's rows.
+    """The FeatureTable of a manifest's rows.
 
     Parameters
     ----------
     encoders : dict of str to (EncoderSpec, output key or None)
-        What to open.
+        The encoders by name.
     need : np.ndarray, optional
-        Row numbers whose embeddings must be there; all, when None. Others that are not there read as not present.
+        Rows whose embeddings must be in the store (default: all). Other rows without embeddings count as missing.
     tokens : dict of str to int, optional
-        Encoders whose tokens are read as well, and which of them.
+        Encoders whose tokens are read too, with the setting `tokens`.
     widths : dict of str to int, optional
-        D of encoders whose embeddings may be in no row.
+        D by encoder, for encoders that may have no embeddings at all.
 
     Raises
     ------
@@ -241,25 +242,29 @@ def open_table(
         lacking = np.zeros(len(ids), dtype=bool)
         lacking[need] = (present[name] & found.missing)[need]
         if lacking.any():
-            damaged = f"damaged files: {len(features.problems)}, see mmfeat status" if features.problems else ""
-            why = stale_rows(store, spec, row_keys[name], lacking)[1] or damaged
-            raise MissingFeatures(
-                f"{store.path.name}: no embeddings of {name!r} for {lacking.sum():,} of {counted(len(need), 'row')}"
-                f"{f' ({why})' if why else ''}. Run: {spec.remedy}"
-            )
+            why = stale_rows(store, spec, row_keys[name], lacking=lacking)[1]
+            raise _no_embeddings(features, name, lacking, n_needed=len(need), why=why)
         embeddings = features.embeddings(found)
         tables["embeddings"][name] = embeddings.with_width(widths[name]) if widths else embeddings
         tables["present"][name] = found.good
         tables["row_keys"][name] = row_keys[name]
-        logits = features.logits(output_key, found, need, classes) if output_key else None
+        logits = features.logits(output_key, found, need, classes=classes) if output_key else None
         if logits is not None:
             tables["logits"][name] = logits
         if number := (tokens or {}).get(name):
             held = features.lookup_tokens(number, row_keys[name]).only(found.good)
-            without = int((found.good & held.missing)[need].sum())
-            if without:
-                raise MissingFeatures(
-                    f"{store.path.name}: no tokens of {name!r} for {without:,} of {counted(len(need), 'row')}. Run: mmfeat extract"
-                )
+            if n := int((found.good & held.missing)[need].sum()):
+                missing = f"{n:,} of {counted(len(need), 'row')}"
+                raise MissingFeatures(f"{store.path.name}: no tokens of {name!r} for {missing}. Run: mmfeat extract")
             tables["tokens"][name], tables["token_lengths"][name] = features.tokens(number, held)
     return FeatureTable(ids=ids, labels=labels, split=split, classes=classes, **tables)
+
+
+def _no_embeddings(
+    features: EncoderFeatures, name: str, lacking: np.ndarray, *, n_needed: int, why: str
+) -> MissingFeatures:
+    if not why and features.problems:
+        why = f"damaged files: {len(features.problems)}, see mmfeat status"
+    missing = f"{lacking.sum():,} of {counted(n_needed, 'row')}{f' ({why})' if why else ''}"
+    store = features.folder.parent.name
+    return MissingFeatures(f"{store}: no embeddings of {name!r} for {missing}. Run: {features.spec.remedy}")

@@ -1,98 +1,49 @@
-"""The features of one encoder: what is there, reading and adding.
-
-Only what is committed counts, and what is damaged is not read: its rows are missing again, and `problems` says so.
-"""
+"""EncoderFeatures: lookup, reading and writing of the features of one encoder."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmfeat.common.errors import StoreError
-from mmfeat.common.files import remove_leftovers
 from mmfeat.common.labels import class_positions
-from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store import commits as naming
-from mmfeat.store.commits import EMBEDDINGS, Commit
-from mmfeat.store.encoder_record import RECORD, read_record, write_record
-from mmfeat.store.keys import EncoderSpec
+from mmfeat.store.commits import EMBEDDINGS
+from mmfeat.store.encoder_folder import EncoderFolder
 from mmfeat.store.rows import Found, MappedRows, check_keys
-from mmfeat.store.segments import StoredFile, open_file, write_file
+from mmfeat.store.segments import write_file
 from mmfeat.store.series import SegmentSeries
 from mmfeat.store.storable import storable
-from mmfeat.store.uncommitted import remove_uncommitted
-
-_TICK = 2_000_000_000  # ns: the coarsest time that file systems keep
-_ATTEMPTS = 20  # to read the folder while other processes merge parts
 
 
-class EncoderFeatures:
-    """The features of one encoder.
-
-    Parameters
-    ----------
-    folder : Path
-        Its folder in the store; made when something is written.
-    dtype : str
-        Of embeddings that are written: `float16` or `float32`.
-
-    Attributes
-    ----------
-    problems : list of str
-        What was found damaged and therefore not read, a line each.
-
-    Raises
-    ------
-    StoreError
-        The folder's encoder.json is damaged, or of another encoder.
-    """
-
-    def __init__(self, folder: Path, spec: EncoderSpec, dtype: str) -> None:
-        self.folder = folder
-        self.spec = spec
-        self.dtype = dtype
-        self.problems: list[str] = []
-        self.commits: list[Commit] = []
-        self.series = {EMBEDDINGS: SegmentSeries(EMBEDDINGS)}  # tokens beside them, for those who ask
-        self._read_at: int | None = None  # the commit folder's time when its commits were read
-        self._vanished = False  # a file was removed between reading its commit and opening it
-        self._swept = False
-        self._width: int | None = None
-        with contextlib.suppress(FileNotFoundError):
-            record = read_record(folder)
-            self._width = record.width
-            if record.spec.key != spec.key:
-                raise StoreError(f"{folder}: is of another encoder, key {record.spec.key[:16]}… Move that folder away")
+class EncoderFeatures(EncoderFolder):
+    """The features of one encoder; parameters, attributes and errors are those of :class:`EncoderFolder`."""
 
     @property
     def n_rows(self) -> int:
-        """Distinct rows that are there, those with an error among them."""
+        """Number of distinct rows, including rows with an error."""
         self.refresh()
         return len(self.series[EMBEDDINGS].index.keys)
 
     def lookup(self, keys: np.ndarray) -> Found:
-        """Where the rows of `(N, 32)` uint8 row keys are."""
+        """Find the rows of row keys `(N, 32)` uint8."""
         self.refresh()
         return self.series[EMBEDDINGS].index.find(keys)
 
     def errors_of(self, keys: np.ndarray) -> dict[int, str]:
-        """Row number to the recorded reason, for rows whose sample could not be decoded."""
+        """Reasons by row number, for rows whose sample could not be decoded."""
         found, files = self.lookup(keys), self.series[EMBEDDINGS].files
-        return {int(r): files[found.part[r]].errors[int(found.row[r])] for r in np.flatnonzero(found.error)}
+        return {int(r): files[found.segment[r]].errors[int(found.row[r])] for r in np.flatnonzero(found.error)}
 
     def decoders(self, found: Found) -> np.ndarray:
-        """Version of the rules by which the images of found rows were decoded, `(N,)` int64; 0 where a row is not there."""
+        """Version of the decoder of each found row's image, `(N,)` int64; 0 for missing rows."""
         versions = np.array([*(file.decoder for file in self.series[EMBEDDINGS].files), 0], dtype=np.int64)
-        return versions[found.part]
+        return versions[found.segment]
 
     def untried(self, keys: np.ndarray, record: dict[str, Any]) -> np.ndarray:
-        """Rows that are recorded as undecodable, `(N,)` bool, but not by the decoder and settings of `record`."""
+        """Rows recorded as unreadable by another decoder or other settings than those of `record`, `(N,)` bool."""
         untried = self.lookup(keys).error.copy()
         if untried.any():
             tried = {
@@ -106,20 +57,20 @@ class EncoderFeatures:
         return untried
 
     def flat(self, found: Found) -> np.ndarray:
-        """Which of the found rows are images of one colour, or nearly so, `(N,)` bool."""
-        flat = np.zeros(len(found.part), dtype=bool)
+        """Found rows whose image has a single colour, or nearly so, `(N,)` bool."""
+        flat = np.zeros(len(found.segment), dtype=bool)
         for number, file in enumerate(self.series[EMBEDDINGS].files):
             if file.is_flat.any():
-                here = np.flatnonzero((found.part == number) & ~found.error)
+                here = np.flatnonzero((found.segment == number) & ~found.error)
                 flat[here] = file.is_flat[found.row[here]]
         return flat
 
     def embeddings(self, found: Found) -> MappedRows:
-        """Embeddings `(N, D)` of found rows, mapped."""
+        """Mapped embeddings `(N, D)` of found rows."""
         return self.series[EMBEDDINGS].mapped(found)
 
     def lookup_tokens(self, number: int, keys: np.ndarray) -> Found:
-        """Where the tokens of `(N, 32)` uint8 row keys are, of those that `tokens = number` asks for."""
+        """Find the tokens (of the setting `tokens = number`) of row keys `(N, 32)` uint8."""
         kind = naming.tokens_kind(number)
         if kind not in self.series:
             self.series[kind] = SegmentSeries(kind)
@@ -128,63 +79,64 @@ class EncoderFeatures:
         return self.series[kind].index.find(keys)
 
     def tokens(self, number: int, found: Found) -> tuple[MappedRows, np.ndarray]:
-        """Tokens `(N, T, d)` of found rows, mapped, and how many of the T each row has, `(N,)` uint16."""
+        """Mapped tokens `(N, T, d)` of found rows, and the number of tokens of each row, `(N,)` uint16."""
         series = self.series[naming.tokens_kind(number)]
         return series.mapped(found), series.lengths(found)
 
     def logits(
-        self, output_key: str, found: Found, need: np.ndarray | None = None, classes: Sequence[str] | None = None
+        self, output_key: str, found: Found, need: np.ndarray | None = None, *, classes: Sequence[str] | None = None
     ) -> MappedRows | None:
-        """Logits `(N, K)` of found rows, mapped.
+        """Mapped logits `(N, K)` of found rows.
 
         Parameters
         ----------
         need : np.ndarray, optional
-            Rows whose logits must be there; all that have an embedding, when None.
+            Rows that must have logits (default: all rows with an embedding).
         classes : sequence of str, optional
-            The K names in the order that the columns shall have; that of the output, when None.
+            The K names in the wanted order of columns (default: the output's order).
 
         Returns
         -------
         MappedRows or None
-            None where one of the needed rows lacks its logits, or they are of other classes.
+            None if a needed row lacks logits, or if the logits have other classes.
         """
         files = self.logits_files(output_key)
         good = found.good if need is None else found.good[need]
-        numbers = np.unique((found.part if need is None else found.part[need])[good])
+        numbers = np.unique((found.segment if need is None else found.segment[need])[good])
         if not len(numbers) or any(files[number] is None for number in numbers):
             return None
-        own = files[numbers[0]].classes  # the output key says them: all files have the same
+        own = files[numbers[0]].classes  # part of the output key, so all files have the same classes
         columns = class_positions(own, own if classes is None else classes)
-        return None if columns is None else MappedRows([f.values if f else None for f in files], found, columns)
+        return None if columns is None else MappedRows([f.values if f else None for f in files], found, columns=columns)
 
     def append(
         self,
         keys: np.ndarray,
         embeddings: np.ndarray,
         errors: Sequence[str],
+        *,
         meta: dict[str, Any],
         flat: np.ndarray | None = None,
     ) -> None:
-        """Write rows as one part and commit it.
+        """Write rows as one segment and commit it.
 
         Parameters
         ----------
         keys : np.ndarray
             `(n, 32)` uint8.
         embeddings : np.ndarray
-            `(n, D)` float; what it holds for a row with an error does not matter.
+            `(n, D)` float; values of rows with an error are ignored.
         errors : sequence of str
-            Why a sample could not be decoded; empty where it could.
+            Why a sample could not be decoded; empty if it could.
         meta : dict
-            Recorded with the part: host, device, versions.
+            Recorded with the segment: host, device, versions.
         flat : np.ndarray, optional
-            `(n,)` bool: images of one colour, or nearly so.
+            `(n,)` bool: images with a single colour, or nearly so.
 
         Raises
         ------
         UnstorableRow
-            A value is not finite, or the store's dtype cannot hold it.
+            A value is not finite, or is too large for the store's dtype.
         StoreError
             The folder cannot be written.
         """
@@ -192,28 +144,32 @@ class EncoderFeatures:
             raise ValueError(f"keys {keys.shape}, embeddings {embeddings.shape} and {len(errors)} errors do not fit")
         if not len(keys):
             return
-        stored = storable(keys, embeddings, self.dtype, self.spec.architecture, np.array([bool(e) for e in errors]))
-        self._prepare(stored.shape[1])
+        stored = storable(
+            keys, embeddings, self.dtype, architecture=self.spec.architecture, bad=np.array([bool(e) for e in errors])
+        )
+        self.prepare(stored.shape[1])
         arrays = {"row_key": keys, "embeddings": stored}
         if flat is not None and flat.any():
             arrays["flat"] = np.asarray(flat, dtype=bool)
         attributes = {**meta, "encoder_key": self.spec.key}
-        write_file(self.folder, naming.new_segment_name(), EMBEDDINGS, arrays, errors, attributes)
+        write_file(
+            self.folder, naming.new_segment_name(), EMBEDDINGS, arrays=arrays, errors=errors, attributes=attributes
+        )
         self.forget()
 
     def append_tokens(
-        self, number: int, keys: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, meta: dict[str, Any]
+        self, number: int, keys: np.ndarray, tokens: np.ndarray, *, lengths: np.ndarray, meta: dict[str, Any]
     ) -> None:
-        """Write tokens of rows as one part and commit it; their embeddings are written apart.
+        """Write tokens of rows as one segment and commit it; embeddings are written separately.
 
         Parameters
         ----------
         keys : np.ndarray
             `(n, 32)` uint8.
         tokens : np.ndarray
-            `(n, T, d)` float; what lies beyond a row's length does not matter.
+            `(n, T, d)` float; values beyond a row's length are ignored.
         lengths : np.ndarray
-            `(n,)`: how many of the T tokens a row has.
+            `(n,)`: number of tokens of each row.
 
         Raises
         ------
@@ -226,163 +182,69 @@ class EncoderFeatures:
             return
         beyond = np.arange(tokens.shape[1]) >= np.asarray(lengths)[:, None]  # (n, T)
         flat = np.where(beyond[:, :, None], 0, tokens).reshape(len(tokens), -1)
-        stored = storable(keys, flat, self.dtype, self.spec.architecture).reshape(tokens.shape)
-        self._prepare(self._width)
+        stored = storable(keys, flat, self.dtype, architecture=self.spec.architecture).reshape(tokens.shape)
+        self.prepare(self._width)
         kind = naming.tokens_kind(number)
         arrays = {"row_key": keys, "tokens": stored, "lengths": np.asarray(lengths, "<u2")}
-        write_file(self.folder, naming.new_segment_name(kind), kind, arrays, (), {**meta, "encoder_key": self.spec.key})
+        write_file(
+            self.folder,
+            naming.new_segment_name(kind),
+            kind,
+            arrays=arrays,
+            errors=(),
+            attributes={**meta, "encoder_key": self.spec.key},
+        )
         self.forget()
 
     def complete_logits(
         self, output_key: str, classes: Sequence[str], logits_of: Callable[[np.ndarray], np.ndarray]
     ) -> int:
-        """Compute the logits that stored embeddings lack, always from the stored embeddings.
+        """Compute missing logits from the stored embeddings.
 
         Parameters
         ----------
         logits_of : callable
-            `(n, D)` float32 embeddings to `(n, K)` logits.
+            From embeddings `(n, D)` float32 to logits `(n, K)`.
 
         Returns
         -------
         int
-            Rows that got logits.
+            Number of rows that got logits.
 
         Raises
         ------
         StoreError
-            Logits are not finite or not one for each class, or the folder cannot be written.
+            Logits are not finite or have a wrong shape, or the folder cannot be written.
         """
         n_rows = 0
         attributes = {"encoder_key": self.spec.key, "output_key": output_key, "classes": list(classes)}
         files = self.logits_files(output_key)
         for number in self.series[EMBEDDINGS].current:
-            part, file = self.series[EMBEDDINGS].files[number], files[number]
+            segment, file = self.series[EMBEDDINGS].files[number], files[number]
             if file is not None:
                 continue
-            logits, shape = logits_of(part.values[:].astype(np.float32)), (len(part.row_key), len(classes))
+            logits, shape = logits_of(segment.values[:].astype(np.float32)), (len(segment.row_key), len(classes))
             if logits.shape != shape:
-                raise StoreError(f"{self.folder / part.name}: its logits have shape {logits.shape}, not {shape}")
-            logits = np.where(part.is_error[:, None], 0, logits).astype("<f4")
+                raise StoreError(f"{self.folder / segment.name}: its logits have shape {logits.shape}, not {shape}")
+            logits = np.where(segment.is_error[:, None], 0, logits).astype("<f4")
             if not np.isfinite(logits).all():
-                raise StoreError(f"{self.folder / part.name}: its logits are not finite. Run: mmfeat finetune")
-            self._prepare(self._width)
-            name = naming.new_logits_name(output_key, part.name)
-            write_file(self.folder, name, output_key, {"row_key": part.row_key, "logits": logits}, (), attributes)
-            n_rows += len(part.row_key) - len(part.errors)
+                raise StoreError(f"{self.folder / segment.name}: its logits are not finite. Run: mmfeat finetune")
+            self.prepare(self._width)
+            name = naming.new_logits_name(output_key, segment.name)
+            write_file(
+                self.folder,
+                name,
+                output_key,
+                arrays={"row_key": segment.row_key, "logits": logits},
+                errors=(),
+                attributes=attributes,
+            )
+            n_rows += len(segment.row_key) - len(segment.errors)
             self.forget()
         return n_rows
 
     def lacking_logits(self, output_key: str) -> int:
-        """How many rows `complete_logits` would give logits to."""
+        """Number of rows for which `complete_logits` would compute logits."""
         files, series = self.logits_files(output_key), self.series[EMBEDDINGS]
-        parts = [series.files[number] for number in series.current if files[number] is None]
-        return sum(len(part.row_key) - len(part.errors) for part in parts)
-
-    def _prepare(self, width: int) -> None:
-        """Make the folder and its encoder.json, and remove what a killed writer left."""
-        try:
-            write_record(self.folder, self.spec, width)
-            self._width = width
-            self.sweep()
-        except OSError as error:
-            raise naming.unwritable(self.folder, error) from None
-
-    def sweep(self) -> None:
-        """Remove what killed writers left; once for each handle."""
-        if not self._swept:
-            remove_leftovers(self.folder)
-            remove_uncommitted(self.folder)
-            self._swept = True
-
-    def forget(self) -> None:
-        """Read the commits anew at the next look, whatever the clock says."""
-        self._read_at = None
-
-    def refresh(self) -> None:
-        """Open what has been committed since the last look, by this process or any other."""
-        for _ in range(_ATTEMPTS):
-            if not self._read_commits():
-                return
-            verified = VerifiedFiles(self.folder)
-            for series in self.series.values():
-                series.update(self.commits, functools.partial(self.open, verified))
-            verified.save()
-            if not self._vanished:
-                break
-            self.forget()  # merged away meanwhile: the merged part's commit is there by now
-        parts = self.series[EMBEDDINGS].current_files
-        if parts:
-            self._width = parts[0].values.shape[1]
-        if parts and not (self.folder / RECORD).exists():  # it was removed: put it back where that is possible
-            with contextlib.suppress(StoreError):
-                self._prepare(self._width)
-
-    def _read_commits(self) -> bool:
-        """Read the commits where the folder has changed since; whether there is anything to do about it."""
-        folder = self.folder / "commits"
-        try:
-            changed_at = folder.stat().st_mtime_ns
-            if changed_at == self._read_at:
-                return False
-            paths = naming.commit_paths(self.folder)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from None
-        self._vanished = False
-        self.commits = [commit for path in paths if (commit := self._commit(path)) is not None]
-        # Where the folder changed just now, another commit may leave its time as it is, by a coarse clock.
-        self._read_at = changed_at if time.time_ns() - changed_at > _TICK else None
-        return True
-
-    def _commit(self, path: Path) -> Commit | None:
-        try:
-            return naming.read_commit(path)
-        except FileNotFoundError:
-            self._vanished = True
-        except ValueError as error:
-            self._problem(path, str(error))
-        return None
-
-    def open(self, verified: VerifiedFiles, commit: Commit) -> StoredFile | None:
-        """Verify and open a committed file; None, and a line in `problems`, if it cannot be trusted."""
-        expected = {"encoder_key": self.spec.key}
-        if naming.layout_of(commit.kind) is naming.LOGITS:
-            expected["output_key"] = commit.kind
-        path = self.folder / commit.file
-        try:
-            file = open_file(path, commit, verified.check(commit), expected)
-            if commit.kind == EMBEDDINGS and file.values.shape[1] != (self._width or file.values.shape[1]):
-                raise ValueError(f"its embeddings have {file.values.shape[1]} columns, not {self._width}")
-            file.values.open()
-        except (ValueError, StoreError) as error:
-            if not (self.folder / "commits" / commit.name).exists():
-                self._vanished = True
-                return None
-            if isinstance(error, StoreError):
-                raise
-            self._problem(path, str(error))
-            return None
-        if commit.kind == EMBEDDINGS:
-            self._width = file.values.shape[1]
-        return file
-
-    def _problem(self, path: Path, what: str) -> None:
-        shown = str(path) if str(path).isprintable() else repr(str(path))
-        line = f"{shown}: {what}. It is not read; what only it holds is made again by: {self.spec.remedy}"
-        if line not in self.problems:
-            self.problems.append(line)
-
-    def logits_files(self, output_key: str) -> list[StoredFile | None]:
-        """For each file of embeddings the file of its logits, if there is one that has the same rows."""
-        self.refresh()
-        verified = VerifiedFiles(self.folder)
-        files: list[StoredFile | None] = []
-        for part in self.series[EMBEDDINGS].files:
-            prefix = naming.logits_prefix(output_key, part.name)
-            commits = [c for c in self.commits if c.file.startswith(prefix) and c.kind == output_key]
-            opened = (self.open(verified, commit) for commit in commits)
-            files.append(next((file for file in opened if file and np.array_equal(file.row_key, part.row_key)), None))
-        verified.save()
-        return files
+        segments = [series.files[number] for number in series.current if files[number] is None]
+        return sum(len(segment.row_key) - len(segment.errors) for segment in segments)

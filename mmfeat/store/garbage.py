@@ -1,8 +1,8 @@
-"""What can be removed from a store: what no project refers to, and what does not count.
+"""Garbage in a store: features that no project refers to, and files that are not committed.
 
-Projects note in the store what they refer to (see references). A file without a commit may be one that a process is about
-to commit, so it is only garbage when that process is gone (see uncommitted). What somebody has begun to refer to since it
-was found stays: a folder is renamed first, and put back where a reference has appeared.
+Projects record in the store what they refer to (see `references`). A file without a commit may be about to be committed, so
+it is garbage only when its process is gone (see `uncommitted`). Garbage that a project has begun to refer to meanwhile stays:
+a folder is renamed first, and renamed back if a reference has appeared.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from mmfeat.store.references import References, all_references
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """Something to remove.
+    """A folder or files to remove.
 
     Attributes
     ----------
     paths : tuple of Path
-        A folder, or files, commits first.
+        A folder, or files with commits first.
     n_bytes : int
-        What removing it frees.
+        Bytes that removal frees.
     why : str
-        Why nobody needs it.
+        Why it is not needed.
     folder : str
-        The encoder's folder where a reference would keep it; empty for files that do not count.
+        The encoder's folder, if a reference would keep it; empty for files that are not committed.
     kind : str
-        Of what goes with the embeddings: an output key, `tokens-<number>`; empty for all of the encoder.
+        An output key or `tokens-<number>`; empty for the whole encoder.
     """
 
     name: str
@@ -59,36 +59,40 @@ class Garbage:
 
 
 def find_garbage(store: Path, references: Sequence[References]) -> list[Garbage]:
-    """What none of the projects refers to, and what does not count; nothing is removed.
+    """Find features that no project refers to, and files that are not committed; nothing is removed.
 
     Raises
     ------
     StoreError
-        The store cannot be read, or holds files of a newer mmfeat.
+        The store cannot be read, or has files of a newer mmfeat.
     """
     found = []
     for folder in encoder_folders(store):
         kinds = _wanted(folder.name, references)
         if kinds is None:
             why = "no project refers to this encoder"
-            found.append(Garbage(folder.name, (folder,), _size(folder.rglob("*")), why, folder.name))
+            found.append(
+                Garbage(
+                    name=folder.name, paths=(folder,), n_bytes=_size(folder.rglob("*")), why=why, folder=folder.name
+                )
+            )
         else:
             found += _inside(folder, kinds)
     return found
 
 
 def remove_garbage(store: Path, garbage: Sequence[Garbage], own: References) -> int:
-    """Remove it, but for what a project has noted since it was found; returns the bytes that were freed.
+    """Remove garbage that no project refers to by now; returns the freed bytes.
 
     Parameters
     ----------
     own : References
-        What the project refers to whose command this is, noted or not.
+        References of the project that runs this command, recorded or not.
 
     Raises
     ------
     StoreError
-        The store cannot be written, or what some project refers to is unknown.
+        The store cannot be written, or the references of a project are unknown.
     """
     freed = 0
     for one in garbage:
@@ -106,16 +110,16 @@ def remove_garbage(store: Path, garbage: Sequence[Garbage], own: References) -> 
 
 
 def _wanted(folder: str, references: Sequence[References]) -> set[str] | None:
-    """The kinds of an encoder that projects refer to; None where none refers to it at all."""
+    """The kinds of an encoder that projects refer to; None if no project refers to the encoder."""
     found = [kinds for one in references for key, kinds in one.encoders.items() if folder.endswith(f"-{key[:12]}")]
     return set().union(*found) if found else None
 
 
 def _remove_folder(store: Path, folder: Path, own: References) -> bool:
-    """Remove an encoder's folder unless somebody refers to it by now; whether it is gone.
+    """Remove an encoder's folder unless a project refers to it by now; returns whether it was removed.
 
-    Who writes into the store notes that first and looks at the folder after: so of two at once the one sees the reference,
-    or the other sees no folder and makes it again.
+    A writer records its reference before it looks at the folder. If both run at once, either this process sees the
+    reference, or the writer sees no folder and makes it again.
     """
     aside = folder.with_name(temporary_name())
     try:
@@ -140,7 +144,7 @@ def _remove_folder(store: Path, folder: Path, own: References) -> bool:
 
 
 def _put_back(aside: Path, folder: Path) -> None:
-    """Give a folder its name again; where another has been begun meanwhile, the files join those, commits last."""
+    """Rename a folder back; if a new one exists meanwhile, move the files into it, commits last."""
     try:
         try:
             aside.rename(folder)
@@ -157,7 +161,7 @@ def _put_back(aside: Path, folder: Path) -> None:
 
 
 def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
-    """Garbage of an encoder that is wanted: outputs and tokens that are not, and files that do not count."""
+    """Garbage within a needed encoder: outputs and tokens without references, and files that are not committed."""
     unwanted: dict[str, list[Path]] = {}
     lost, named = [], set()
     commits = {}
@@ -171,29 +175,38 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
     verified = VerifiedFiles(folder)
     damaged = {commit.file for commit in commits.values() if not _is_right(verified, commit)}
     verified.save()
-    parts = {commit.file for commit in commits.values() if commit.kind == EMBEDDINGS} - damaged
+    segments = {commit.file for commit in commits.values() if commit.kind == EMBEDDINGS} - damaged
     for path, commit in commits.items():
         file = folder / commit.file
         named.add(file)
         alone = layout_of(commit.kind) is LOGITS and not any(
-            commit.file.startswith(logits_prefix(commit.kind, part)) for part in parts
+            commit.file.startswith(logits_prefix(commit.kind, segment)) for segment in segments
         )
         if commit.kind != EMBEDDINGS and commit.kind not in kinds:
             unwanted.setdefault(commit.kind, []).extend((path, file))
         elif commit.file in damaged or (
             alone and not is_being_written(file, by_others=True)
-        ):  # or a merge is under way
+        ):  # otherwise a merge is running
             lost.extend((path, file))
     found = []
     for kind, paths in unwanted.items():
         what = "these tokens" if kind.startswith("tokens-") else "this output"
         name = f"{folder.name}/{kind if kind.startswith('tokens-') else f'logits-{kind[:12]}'}"
         why = f"no encoder, checkpoint or run refers to {what}"
-        found.append(Garbage(name, tuple(paths), _size(paths), why, folder.name, kind))
+        found.append(
+            Garbage(name=name, paths=tuple(paths), n_bytes=_size(paths), why=why, folder=folder.name, kind=kind)
+        )
     lost += [path for path in uncommitted_files(folder) if path not in named]
     if lost:
         name = f"{folder.name}: {counted(len(lost), 'file')}"
-        found.append(Garbage(name, tuple(lost), _size(lost), "they do not count: damaged, replaced or never committed"))
+        found.append(
+            Garbage(
+                name=name,
+                paths=tuple(lost),
+                n_bytes=_size(lost),
+                why="damaged, replaced or never committed",
+            )
+        )
     return found
 
 

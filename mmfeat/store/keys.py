@@ -1,9 +1,8 @@
-"""Keys: what a cached feature is filed under, and in words why two of them differ.
+"""Keys under which features are stored, and explanations of why two keys differ.
 
-encoder key   digest of all that an embedding depends on but the sample itself
-output key    digest of a linear output's tensors and its class list
-row key       digest of the sample's own bytes, or of its id where embeddings were imported: (N, 32) uint8 wherever rows
-              are handled
+encoder key   digest of everything that an embedding depends on, except the sample
+output key    digest of the tensors of a linear probe and its class list
+row key       digest of the sample's bytes, or of its id for imported embeddings; rows are arrays (N, 32) uint8
 """
 
 from __future__ import annotations
@@ -23,26 +22,25 @@ KEY_VERSION = 1
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Everything that an embedding depends on besides the sample, as plain JSON values.
+    """Everything that an embedding depends on, except the sample, as JSON values.
 
     Attributes
     ----------
     modality : str
-        `image`, `text`, or `other`: embeddings that were made elsewhere and imported.
+        `image`, `text`, or `other` (imported embeddings).
     weights : str
-        Digest of the tensors that the embedding reads, from :func:`tensors_digest`; of all ids and values, where they
-        were imported.
+        Digest of the tensors that the embedding depends on (see :func:`tensors_digest`), or of all imported ids and values.
     preprocessing : dict
         Size, crop, interpolation, mean, std; or tokenizer and max length.
     pooling : str
-        How the network's output becomes one vector, test-time augmentation included.
+        Pooling of the network's output to one vector, including test-time augmentation.
     numerics : dict
         Precision of the forward pass.
 
     Raises
     ------
     TypeError, ValueError
-        A value is of another type, or is nothing that JSON can hold.
+        A value has a wrong type, or cannot be represented in JSON.
     """
 
     modality: str
@@ -54,7 +52,7 @@ class EncoderSpec:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            # As they come back from encoder.json (a tuple as a list), so that equal specs compare equal.
+            # As read back from encoder.json (tuples become lists), so that equal specs compare equal.
             value = json.loads(json.dumps(getattr(self, f.name), allow_nan=False))
             wanted = str if f.type == "str" else dict
             if not isinstance(value, wanted):
@@ -68,21 +66,21 @@ class EncoderSpec:
 
     @property
     def remedy(self) -> str:
-        """The command that brings back what is missing."""
+        """The command that restores missing features."""
         return f"mmfeat store import {self.architecture} FILE" if self.modality == OTHER else "mmfeat extract"
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The specification as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderSpec:
-        """From what `as_dict` gave."""
+        """Read the values of `as_dict`."""
         return cls(**values)
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:
-    """SHA-256 of named tensors, which are read one at a time.
+    """SHA-256 of named tensors; they are read one at a time.
 
     Parameters
     ----------
@@ -94,31 +92,31 @@ def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], Any]]) -> st
 
 
 def output_key(tensors: str, classes: Sequence[str]) -> str:
-    """What the logits of a linear output are filed under: digest of its tensors' digest and its class list."""
+    """The output key of a linear probe: digest of its tensors' digest and its class list."""
     return digest_json({"key_version": KEY_VERSION, "tensors": tensors, "classes": list(classes)})
 
 
 def explain(old: EncoderSpec, new: EncoderSpec) -> str:
-    """Why features of `old` are not of `new`, as in `preprocessing changed: size 224 -> 320`; empty where they are."""
+    """Why features of `old` are not valid for `new`, e.g. `preprocessing changed: size 224 -> 320`; empty if they are."""
     reasons = ["weights changed"] if old.weights != new.weights else []
-    for part in ("preprocessing", "numerics"):
-        before, after = getattr(old, part), getattr(new, part)
+    for field in ("preprocessing", "numerics"):
+        before, after = getattr(old, field), getattr(new, field)
         changed = [
             f"{_short(name)} {_short(before.get(name, 'none'))} -> {_short(after.get(name, 'none'))}"
             for name in sorted({*before, *after})
             if name not in before or name not in after or before[name] != after[name]
         ]
         if changed:
-            reasons.append(f"{part} changed: {', '.join(changed)}")
-    for part in ("modality", "architecture", "pooling"):
-        before, after = getattr(old, part), getattr(new, part)
+            reasons.append(f"{field} changed: {', '.join(changed)}")
+    for field in ("modality", "architecture", "pooling"):
+        before, after = getattr(old, field), getattr(new, field)
         if before != after:
-            reasons.append(f"{part} changed: {_short(before)} -> {_short(after)}")
+            reasons.append(f"{field} changed: {_short(before)} -> {_short(after)}")
     return "; ".join(reasons)
 
 
 def _short(value: Any) -> str:
-    """A value of a spec for a message: on one line, digests and long values cut."""
+    """A value of a specification on one line, with long values shortened."""
     text = str(value)
     text = text if text.isprintable() else repr(text)
     if len(text) == 64:

@@ -1,4 +1,4 @@
-"""A large array inside a verified file: mapped into memory, never read as anything but what was verified."""
+"""MappedArray: a large array in a verified file, mapped into memory and checked for changes at every access."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import numpy as np
 from mmfeat.common.errors import StoreError
 from mmfeat.common.remembered import Stamp, stamp_of
 
-MAPS_OPEN = 200  # each map holds two file descriptors, of which a process often has 1024
-_LARGE = 1 << 20  # bytes from which on a plain read beats the page faults of a map
+MAPS_OPEN = 200  # each map uses two file descriptors; a process often has 1024
+_LARGE = 1 << 20  # bytes from which a plain read is faster than a map's page faults
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MappedArray:
-    """A large array of a verified file: `(n, ...)`, read only where it is indexed.
+    """A large array `(n, ...)` of a verified file; only indexed rows are read.
 
-    The file stays open once it is mapped, so that it can still be read after another process has merged it into a larger
-    one. Every access makes sure that it has not been written to since it was verified.
+    A mapped file stays open, so that it can still be read after another process has merged it into a larger one. Every access
+    checks that the file has not been written to since it was verified.
 
     Attributes
     ----------
     stamp : tuple of int
-        Of the file when it was verified.
+        Stamp of the file when it was verified.
     """
 
     path: Path
@@ -41,11 +41,11 @@ class MappedArray:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Some of the rows: a slice is a view of the map, an array of numbers a copy."""
+        """Some rows: a view of the map for a slice, a copy for an array of numbers."""
         return self._open().values[rows]
 
     def open(self) -> None:
-        """Map the file now, so that it outlives its removal."""
+        """Map the file now, so that it stays readable after its removal."""
         self._open()
 
     def read_into(self, start: int, stop: int, out: np.ndarray) -> None:
@@ -77,7 +77,7 @@ class MappedArray:
 
 
 class _OpenFile:
-    """A file's descriptor and its mapped array; closed when nobody asks for it any more."""
+    """A file's descriptor and its mapped array; closed when no longer used."""
 
     def __init__(self, array: MappedArray) -> None:
         self.descriptor = os.open(array.path, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""Many small parts become few, and rows that are there twice are kept once.
+"""Merges small segments into larger ones, and removes duplicate rows.
 
-A part is merged as soon as the smaller ones together are as large as it, so that the number of parts grows with the
-logarithm of the number of rows, and a row is copied as seldom. The merged part is committed before anything is removed;
-a process that has the old ones open reads on in them.
+A segment is merged as soon as the smaller ones together are as large as it. The number of segments, and of copies of a row,
+therefore grows with the logarithm of the number of rows. The merged segment is committed before the old ones are removed; a
+process that has the old ones open can still read them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from mmfeat.store.segments import StoredFile, attributes_of, origins_of, write_m
 if TYPE_CHECKING:
     from mmfeat.store.features import EncoderFeatures
 
-_SPARE = 1.1  # free space wanted, as a multiple of what is written
+_SPARE = 1.1  # required free space, as a multiple of the written bytes
 
 
 def merge_segments(features: EncoderFeatures) -> int:
-    """Merge an encoder's small parts, of embeddings and of tokens; returns how many files that saved.
+    """Merge an encoder's small segments of embeddings and tokens; returns the number of saved files.
 
-    Nothing is lost where the disk is full: the parts stay as they are.
+    If the disk is full, the segments stay as they are.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def merge_segments(features: EncoderFeatures) -> int:
         outputs = _outputs(features)
         for kind, groups in _groups(features, outputs):
             for group in groups:
-                _merge_group(features, kind, group, outputs)
+                _merge_group(features, kind, group, outputs=outputs)
         features.forget()
         _load_all(features)
         _remove_copies(features)
@@ -50,9 +50,9 @@ def merge_segments(features: EncoderFeatures) -> int:
 
 
 def merge_plan(sizes: Sequence[int]) -> list[int]:
-    """Which of some parts to merge, as numbers in the list: the largest that the smaller ones together match, and those.
+    """Segments to merge, as indices: the largest one that the smaller ones together match in size, and all smaller ones.
 
-    Afterwards every part is larger than all smaller ones together.
+    Afterwards every segment is larger than all smaller ones together.
     """
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     below = sum(sizes)
@@ -64,7 +64,7 @@ def merge_plan(sizes: Sequence[int]) -> list[int]:
 
 
 def _load_all(features: EncoderFeatures) -> list[str]:
-    """Look at every kind of part that is there; returns the names of the files that count."""
+    """Load every kind of segment; returns the names of the committed files."""
     features.refresh()
     numbers = {int(commit.kind.rpartition("-")[2]) for commit in features.commits if commit.kind.startswith("tokens-")}
     for number in numbers:
@@ -73,7 +73,7 @@ def _load_all(features: EncoderFeatures) -> list[str]:
 
 
 def _groups(features: EncoderFeatures, outputs: dict[str, dict[str, StoredFile]]) -> list[tuple[str, list[Any]]]:
-    """For each kind its files in groups that may become one: of one dtype and decoder, with logits of the same outputs."""
+    """For each kind, groups of mergeable files: same dtype and decoder, with logits of the same outputs."""
     found = []
     for kind, series in features.series.items():
         groups: dict[Any, list[StoredFile]] = {}
@@ -86,56 +86,63 @@ def _groups(features: EncoderFeatures, outputs: dict[str, dict[str, StoredFile]]
 
 
 def _outputs(features: EncoderFeatures) -> dict[str, dict[str, StoredFile]]:
-    """Part to its files of logits by output key."""
+    """Files of logits of each segment, by output key."""
     keys = {commit.kind for commit in features.commits if naming.layout_of(commit.kind) is LOGITS}
-    parts, found = features.series[EMBEDDINGS].files, {}
+    segments, found = features.series[EMBEDDINGS].files, {}
     for key in keys:
-        for part, file in zip(parts, features.logits_files(key), strict=True):
+        for segment, file in zip(segments, features.logits_files(key), strict=True):
             if file is not None:
-                found.setdefault(part.name, {})[key] = file
+                found.setdefault(segment.name, {})[key] = file
     return found
 
 
 def _merge_group(
-    features: EncoderFeatures, kind: str, group: list[StoredFile], outputs: dict[str, dict[str, StoredFile]]
+    features: EncoderFeatures, kind: str, group: list[StoredFile], *, outputs: dict[str, dict[str, StoredFile]]
 ) -> None:
-    """Merge a group's small parts and their logits, where there is room for it."""
-    chosen = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
-    size = sum(file.values.stamp[0] for file in chosen)
-    if not chosen or shutil.disk_usage(features.folder).free < size * _SPARE:
+    """Merge a group's small segments and their logits, if there is enough free space."""
+    to_merge = [group[i] for i in merge_plan([len(file.row_key) * file.values.row_bytes for file in group])]
+    size = sum(file.values.stamp[0] for file in to_merge)
+    if not to_merge or shutil.disk_usage(features.folder).free < size * _SPARE:
         return
-    rows = _distinct(chosen)
+    rows = _distinct(to_merge)
     name = naming.new_segment_name(kind)
     attributes = {"encoder_key": features.spec.key}
-    for output in outputs.get(chosen[0].name, ()) if kind == EMBEDDINGS else ():  # first, so that no reader lacks them
-        files = [outputs[file.name][output] for file in chosen]
+    # logits first, so that readers always find them
+    for output in outputs.get(to_merge[0].name, ()) if kind == EMBEDDINGS else ():
+        files = [outputs[file.name][output] for file in to_merge]
         classes = attributes_of(features.folder / files[0].name)["classes"]
         write_merged(
             features.folder,
             naming.new_logits_name(output, name),
             output,
-            list(zip(files, rows, strict=True)),
-            {**attributes, "output_key": output, "classes": classes},
+            sources=list(zip(files, rows, strict=True)),
+            attributes={**attributes, "output_key": output, "classes": classes},
         )
-    if chosen[0].decoding:
-        attributes |= {"decoder": chosen[0].decoder, "decoding": chosen[0].decoding}
-    origins = _joined([origin for file in chosen for origin in origins_of(features.folder / file.name)])
-    write_merged(features.folder, name, kind, list(zip(chosen, rows, strict=True)), {**attributes, "origins": origins})
+    if to_merge[0].decoding:
+        attributes |= {"decoder": to_merge[0].decoder, "decoding": to_merge[0].decoding}
+    origins = _joined([origin for file in to_merge for origin in origins_of(features.folder / file.name)])
+    write_merged(
+        features.folder,
+        name,
+        kind,
+        sources=list(zip(to_merge, rows, strict=True)),
+        attributes={**attributes, "origins": origins},
+    )
 
 
 def _distinct(files: list[StoredFile]) -> list[np.ndarray]:
-    """For each file the rows that the merged one takes from it: of copies the first good one, else the first."""
+    """For each file, the rows that go into the merged one: of copies, the first without an error, otherwise the first."""
     keys = np.concatenate([file.row_key for file in files])
     bad = np.concatenate([file.is_error for file in files])
     order = np.lexsort((np.arange(len(keys)), bad, keys.view("S32").ravel()))
     kept = np.ones(len(keys), dtype=bool)
     kept[order[1:]] = (keys[order[1:]] != keys[order[:-1]]).any(1)
     ends = np.cumsum([len(file.row_key) for file in files])
-    return [np.flatnonzero(part) for part in np.split(kept, ends[:-1])]
+    return [np.flatnonzero(rows) for rows in np.split(kept, ends[:-1])]
 
 
 def _joined(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Origins that differ only in time as one, with the latest time and all their rows."""
+    """Joins origins that differ only in time, with the latest time and the sum of rows."""
     joined: dict[str, dict[str, Any]] = {}
     for origin in origins:
         place = json.dumps([origin.get(name) for name in ("host", "device", "versions")], sort_keys=True)
@@ -146,10 +153,10 @@ def _joined(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _remove_copies(features: EncoderFeatures) -> None:
-    """Remove every part all of whose rows stand in parts before it.
+    """Remove every segment whose rows are all in segments before it.
 
-    The order of the parts is the same for every process, and the first part that holds a row is never removed for want of
-    that row: so any number of processes may do this at once.
+    All processes use the same order of segments, and the first segment with a row is never removed because of that row, so
+    several processes can do this at once.
     """
     if not any(series.index.n_copies for series in features.series.values()):
         return
@@ -167,7 +174,7 @@ def _precedence(file: StoredFile) -> tuple[int, int, str]:
 
 
 def _held_before(files: list[StoredFile]) -> list[bool]:
-    """For each file whether the files before it hold all its rows, those with an embedding as such."""
+    """For each file, whether the files before it have all its rows (rows with an embedding: with an embedding)."""
     if len(files) < 2:
         return [False] * len(files)
     keys = np.concatenate([file.row_key for file in files])
@@ -179,11 +186,12 @@ def _held_before(files: list[StoredFile]) -> list[bool]:
     np.minimum.at(first_good, key[~bad], rank[~bad])
     np.minimum.at(first_any, key, rank)
     held = np.where(bad, first_any[key], first_good[key]) < rank
-    return [bool(part.all()) for part in np.split(held, np.cumsum([len(file.row_key) for file in files])[:-1])]
+
+    return [bool(rows.all()) for rows in np.split(held, np.cumsum([len(file.row_key) for file in files])[:-1])]
 
 
 def _remove(features: EncoderFeatures, file: StoredFile) -> None:
-    """Remove a part and its logits, commits first, so that nothing half-removed counts."""
+    """Remove a segment and its logits, commits first, so that no partly removed file counts."""
     names = [file.name]
     if "/" not in file.name:
         prefix = naming.logits_prefix("", file.name).partition("/")[2]

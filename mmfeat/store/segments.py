@@ -1,8 +1,8 @@
-"""One file of the store: written whole, checked by its commit, mapped for reading.
+"""Segments: single files of the store, written atomically, verified by their commits, mapped for reading.
 
-A part holds `row_key`, `embeddings` and `errors`, and of images `flat`; a part of tokens `row_key`, `tokens` and `lengths`; a file of logits
-`row_key` and `logits`. Data sets are contiguous and uncompressed, so that a reader maps them. HDF5 keeps no checksum of
-such data: the one in the commit stands for it.
+A segment of embeddings has `row_key`, `embeddings`, `errors` and, for images, `flat`; a segment of tokens has `row_key`,
+`tokens` and `lengths`; a file of logits has `row_key` and `logits`. Data sets are contiguous and uncompressed, so that readers
+can map them. HDF5 has no checksums for such data; the commit records one.
 """
 
 from __future__ import annotations
@@ -39,16 +39,22 @@ _BLOCK = 1 << 24  # bytes copied at a time
 
 
 def write_file(
-    folder: Path, file: str, kind: str, arrays: dict[str, np.ndarray], errors: Sequence[str], attributes: dict[str, Any]
+    folder: Path,
+    file: str,
+    kind: str,
+    *,
+    arrays: dict[str, np.ndarray],
+    errors: Sequence[str],
+    attributes: dict[str, Any],
 ) -> None:
     """Write one HDF5 file under a temporary name, flush and rename it, then commit it.
 
     Parameters
     ----------
     arrays : dict of np.ndarray
-        `row_key` and what else the kind has, of equal length, little-endian.
+        `row_key` and the kind's other arrays, of equal length, little-endian.
     errors : sequence of str
-        One for each row of a part, empty where the row is good; none at all for tokens and logits.
+        One for each row of embeddings, empty for rows without an error; empty sequence for tokens and logits.
     attributes : dict
         Recorded with the file: encoder key, output key, host, device, versions.
 
@@ -58,16 +64,18 @@ def write_file(
         The folder cannot be written.
     """
     n_errors = sum(map(bool, errors))
-    # Made in memory: whatever a disk can refuse is then refused by a plain write, and no HDF5 file lock is taken.
+    # Made in memory: disk errors then occur in a plain write, and HDF5 takes no file lock.
     image = io.BytesIO()
     with h5py.File(image, "w") as h5:
-        _write_head(h5, kind, n_errors, attributes)
+        _write_head(h5, kind, n_errors, attributes=attributes)
         for name, array in arrays.items():
             h5.create_dataset(name, data=np.ascontiguousarray(array))
         if kind == EMBEDDINGS:
             _write_errors(h5, errors)
     data = image.getbuffer()
-    commit = Commit(file, kind, len(arrays["row_key"]), n_errors, len(data), digest_bytes(data))
+    commit = Commit(
+        file=file, kind=kind, rows=len(arrays["row_key"]), errors=n_errors, size=len(data), sha256=digest_bytes(data)
+    )
     try:
         write_atomic(folder / file, data)
         _commit(folder, commit)
@@ -76,21 +84,21 @@ def write_file(
 
 
 def write_merged(
-    folder: Path, file: str, kind: str, sources: Sequence[tuple[StoredFile, np.ndarray]], attributes: dict[str, Any]
+    folder: Path, file: str, kind: str, *, sources: Sequence[tuple[StoredFile, np.ndarray]], attributes: dict[str, Any]
 ) -> None:
-    """Write rows of several files of one kind and dtype as one, a block at a time, then commit it.
+    """Write rows of several files of one kind and dtype into one file, in blocks, then commit it.
 
     Parameters
     ----------
     sources : sequence of (StoredFile, (m,) int array)
-        The files and which of their rows, ascending, are taken.
+        The files, and the ascending rows to take from each.
     attributes : dict
         As for `write_file`.
 
     Raises
     ------
     StoreError
-        The folder cannot be written, or a source has changed meanwhile.
+        The folder cannot be written, or a source has changed.
     """
     layout, n_rows = layout_of(kind), sum(len(rows) for _, rows in sources)
     errors = (
@@ -101,7 +109,7 @@ def write_merged(
     try:
         with atomic_path(folder / file) as temporary:
             with writing_hdf5(temporary) as h5:
-                _write_head(h5, kind, n_errors, attributes)
+                _write_head(h5, kind, n_errors, attributes=attributes)
                 h5.create_dataset("row_key", data=np.concatenate([source.row_key[rows] for source, rows in sources]))
                 if kind == EMBEDDINGS:
                     _write_errors(h5, errors)
@@ -117,14 +125,14 @@ def write_merged(
                         values[at : at + len(block)] = block
                         at += len(block)
             size, digest = temporary.stat().st_size, digest_file(temporary)
-        commit = Commit(file, kind, n_rows, n_errors, size, digest)
+        commit = Commit(file=file, kind=kind, rows=n_rows, errors=n_errors, size=size, sha256=digest)
         _commit(folder, commit)
-    except (OSError, RuntimeError) as error:  # what HDF5 raises depends on where the disk refused
+    except (OSError, RuntimeError) as error:  # HDF5 raises different errors for a full disk
         raise unwritable(folder / file, error) from None
 
 
 def _commit(folder: Path, commit: Commit) -> None:
-    """Make a written file count, or remove it where that is refused."""
+    """Commit a written file, or remove it if that fails."""
     try:
         write_commit(folder, commit)
     except OSError:
@@ -133,7 +141,7 @@ def _commit(folder: Path, commit: Commit) -> None:
         raise
 
 
-def _write_head(h5: h5py.File, kind: str, n_errors: int, attributes: dict[str, Any]) -> None:
+def _write_head(h5: h5py.File, kind: str, n_errors: int, *, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         h5.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
     h5.attrs["encoding-type"] = layout_of(kind).encoding
@@ -148,14 +156,14 @@ def _write_errors(h5: h5py.File, errors: Sequence[str]) -> None:
 
 
 def _storable(reason: str) -> str:
-    """A reason as HDF5 can hold it: UTF-8 without NUL, on one short line; never empty unless it was."""
+    """A reason that HDF5 can store: UTF-8 without NUL, one short line, not empty unless it was empty."""
     text = " ".join(reason.replace("\0", " ").split())[:500].encode("utf-8", "replace").decode("utf-8")
     return text or ("unknown" if reason else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A committed file opened for reading: row keys, errors and lengths in memory, the large array mapped.
+    """A committed file, opened for reading: row keys, errors and lengths in memory, the large array mapped.
 
     Attributes
     ----------
@@ -164,17 +172,17 @@ class StoredFile:
     values : MappedArray
         `(n, D)` embeddings, `(n, T, d)` tokens or `(n, K)` logits.
     errors : dict of int to str
-        Row to the reason why its sample could not be decoded.
+        For unreadable rows, the reason.
     lengths : np.ndarray or None
-        `(n,)` uint16, only of tokens: how many of the T there are.
+        `(n,)` uint16, for tokens: the number of tokens of each row.
     classes : tuple of str
-        Only of logits: the names of the K classes, in the columns' order.
+        For logits: the names of the K columns.
     flat : np.ndarray or None
-        `(n,)` bool, where it was noted: the image is of one colour, or nearly so.
+        `(n,)` bool, if recorded: the image has a single colour, or nearly so.
     decoder : int
-        Version of the rules that made pixels of the images' bytes; 1 where none was noted.
+        Version of the image decoder; 1 if not recorded.
     decoding : str
-        Settings that decide which images are decoded.
+        Settings that affect which images can be decoded.
     """
 
     name: str
@@ -200,20 +208,20 @@ class StoredFile:
         return mask
 
 
-def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]) -> StoredFile:
+def open_file(path: Path, commit: Commit, stamp: Stamp, *, expected: dict[str, str]) -> StoredFile:
     """Open a verified file.
 
     Parameters
     ----------
     expected : dict of str to str
-        Attributes that the file must have, such as its encoder key.
+        Required attributes, such as the encoder key.
 
     Raises
     ------
     ValueError
-        It is not what its commit says: of another encoder, of another shape.
+        The file does not match its commit: another encoder, another shape.
     StoreError
-        A newer mmfeat wrote it.
+        The file was written by a newer mmfeat.
     """
     layout = layout_of(commit.kind)
     try:
@@ -221,7 +229,7 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
             refuse_newer(path, int(h5.attrs["encoding-version"]))
             for name, value in {"encoding-type": layout.encoding, **expected}.items():
                 if h5.attrs.get(name) != value:
-                    raise ValueError(f"it is of another {name.replace('_', ' ')}")
+                    raise ValueError(f"it has another {name.replace('_', ' ')}")
             n_errors = int(h5.attrs["n_errors"])
             keys, data = dataset(h5, "row_key")[:], dataset(h5, layout.values)
             reasons = dataset(h5, "errors").asstr()[:] if n_errors else []
@@ -234,21 +242,31 @@ def open_file(path: Path, commit: Commit, stamp: Stamp, expected: dict[str, str]
         raise ValueError(f"it cannot be read as HDF5 ({type(error).__name__})") from None
     errors = {row: reason for row, reason in enumerate(reasons) if reason}
     if (shape[:1], keys.shape) != ((commit.rows,), (commit.rows, 32)) or not n_errors == commit.errors == len(errors):
-        raise ValueError("its rows are not those of its commit")
+        raise ValueError("its rows do not match its commit")
     if offset is None or len(shape) != layout.n_axes or keys.dtype != np.uint8 or dtype.str not in layout.dtypes:
         raise ValueError(f"its {layout.values} are not a contiguous table of numbers")
     if lengths is not None and (lengths.shape != keys.shape[:1] or (lengths > shape[1]).any()):
-        raise ValueError("its lengths are not those of its tokens")
+        raise ValueError("its lengths do not match its tokens")
     if layout is LOGITS and len(classes) != shape[1]:
-        raise ValueError("its classes are not those of its logits")
+        raise ValueError("its classes do not match its logits")
     if flat is not None and (flat.shape, flat.dtype) != (keys.shape[:1], bool):
-        raise ValueError("its flat images are not those of its rows")
-    values = MappedArray(path, stamp, offset, shape, dtype)
-    return StoredFile(commit.file, keys, values, errors, lengths, classes, flat, decoder, decoding)
+        raise ValueError("its flat images do not match its rows")
+    values = MappedArray(path=path, stamp=stamp, offset=offset, shape=shape, dtype=dtype)
+    return StoredFile(
+        name=commit.file,
+        row_key=keys,
+        values=values,
+        errors=errors,
+        lengths=lengths,
+        classes=classes,
+        flat=flat,
+        decoder=decoder,
+        decoding=decoding,
+    )
 
 
 def attributes_of(path: Path) -> dict[str, Any]:
-    """A file's attributes, read back from JSON where they are; versions, classes and origins are."""
+    """A file's attributes; versions, classes and origins are decoded from JSON."""
     with open_hdf5(path) as h5:
         return _attributes(h5)
 
@@ -258,7 +276,7 @@ def _attributes(h5: h5py.File) -> dict[str, Any]:
 
 
 def origins_of(path: Path) -> list[dict[str, Any]]:
-    """Where and when the rows of a part were computed: host, device, versions, created, rows; an entry for each origin."""
+    """Where and when the rows of a segment were computed: host, device, versions, created, rows; one entry per origin."""
     with open_hdf5(path) as h5:
         attributes, n_rows = _attributes(h5), int(dataset(h5, "row_key").shape[0])
     if "origins" in attributes:

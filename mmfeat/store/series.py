@@ -1,4 +1,4 @@
-"""The parts of one kind in an encoder's folder: its embeddings, or one size of tokens."""
+"""The segments of one kind in an encoder's folder: its embeddings, or its tokens of one setting."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mmfeat.store.segments import StoredFile
 
 
 class SegmentSeries:
-    """Which files there are, and in which of them a row is.
+    """The files of one kind, with an index of their rows.
 
     Attributes
     ----------
     kind : str
-        As commits name it.
+        The kind's name in commits.
     files : list of StoredFile
-        Every file ever opened; it only grows, so that a `Found` stays right.
+        Every file ever opened; the list only grows, so that a `Found` stays valid.
     current : list of int
-        Numbers of those that count now.
+        Indices of the files that count now.
     """
 
     def __init__(self, kind: str) -> None:
@@ -31,7 +31,7 @@ class SegmentSeries:
         self.index = RowIndex([], [], [])
 
     def update(self, commits: Sequence[Commit], open_file: Callable[[Commit], StoredFile | None]) -> None:
-        """Bring the files up to date with the commits; `open_file` gives None for one that cannot be trusted."""
+        """Update the files to the commits; `open_file` returns None for a damaged file."""
         numbers = {file.name: number for number, file in enumerate(self.files)}
         current = []
         for commit in commits:
@@ -46,7 +46,9 @@ class SegmentSeries:
             current.append(numbers[commit.file])
         if current != self.current:
             self.current = current
-            newest = sorted(current, key=lambda number: -self.files[number].decoder)  # of copies the first counts
+            newest = sorted(
+                current, key=lambda number: -self.files[number].decoder
+            )  # of several copies, the first counts
             files = [self.files[number] for number in newest]
             self.index = RowIndex([file.row_key for file in files], [file.is_error for file in files], newest)
 
@@ -56,13 +58,13 @@ class SegmentSeries:
         return [self.files[number] for number in self.current]
 
     def mapped(self, found: Found) -> MappedRows:
-        """The large array's rows."""
+        """The found rows of the large array."""
         return MappedRows([file.values for file in self.files], found)
 
     def lengths(self, found: Found) -> np.ndarray:
-        """How many tokens each row has, `(N,)` uint16; 0 where there is none."""
-        lengths = np.zeros(len(found.part), np.uint16)
-        for number in np.unique(found.part[found.good]):
-            here = found.part == number
+        """The number of tokens of each row, `(N,)` uint16; 0 for missing rows."""
+        lengths = np.zeros(len(found.segment), np.uint16)
+        for number in np.unique(found.segment[found.good]):
+            here = found.segment == number
             lengths[here] = self.files[number].lengths[found.row[here]]
         return lengths

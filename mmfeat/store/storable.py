@@ -1,4 +1,4 @@
-"""From what an encoder gave to what the store can hold; a value that it cannot is an error that names the row."""
+"""Converts an encoder's output to the store's dtype; values that do not fit are an error that names the row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmfeat.common.text import counted
 
 
 class UnstorableRow(StoreError):
-    """A value is not finite or does not fit the store's dtype; `row` is the first such row of those being written."""
+    """A value is not finite or does not fit into the store's dtype; `row` is the first such row."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
@@ -17,21 +17,21 @@ class UnstorableRow(StoreError):
 
 
 def storable(
-    keys: np.ndarray, values: np.ndarray, dtype: str, architecture: str, bad: np.ndarray | None = None
+    keys: np.ndarray, values: np.ndarray, dtype: str, *, architecture: str, bad: np.ndarray | None = None
 ) -> np.ndarray:
     """Values `(n, D)` in the store's dtype, little-endian; zeros for rows with an error.
 
     Parameters
     ----------
     keys : np.ndarray
-        `(n, 32)` uint8, to name a row by.
+        `(n, 32)` uint8, for messages.
     bad : np.ndarray, optional
-        `(n,)` bool: rows with an error, whose values do not matter.
+        `(n,)` bool: rows with an error, whose values are ignored.
 
     Raises
     ------
     UnstorableRow
-        A value is not finite, or the dtype cannot hold it.
+        A value is not finite, or too large for the dtype.
     """
     bad = np.zeros(len(keys), dtype=bool) if bad is None else bad
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""A FeatureTable as a file that other tools read: HDF5, npy, Parquet, safetensors; in blocks, whole or not at all."""
+"""Exports of a FeatureTable for other tools: HDF5, npy, Parquet and safetensors, written in blocks and atomically."""
 
 from __future__ import annotations
 
@@ -15,57 +15,58 @@ from mmfeat.common.hdf5_writing import writing_hdf5
 from mmfeat.store.feature_table import FeatureTable
 
 _BLOCK = 16384  # rows read at a time
-MADE_FROM = "made_from"  # what a file says it was made from: an attribute, metadata, or a file of the npy folder
+MADE_FROM = "made_from"  # digest of the inputs: an attribute, metadata, or a file of the npy folder
 
 
 def export_table(
-    table: FeatureTable, destination: Path, form: str, advance: Callable[[int], None], made_from: str = ""
+    table: FeatureTable, destination: Path, form: str, *, advance: Callable[[int], None], made_from: str = ""
 ) -> bool:
-    """Write a table's aligned arrays.
+    """Write a table's aligned arrays to a file.
 
-    For each encoder NAME: `embeddings.NAME` `(N, D)`, `present.NAME` `(N,)` bool and, where there are any, `logits.NAME`
-    `(N, K)`, `tokens.NAME` `(N, T, d)` and `token_lengths.NAME` `(N,)`; beside them `labels` `(N, K)` int8, ids, splits
-    and classes. Rows that are not present are zeros.
+    For each encoder NAME: `embeddings.NAME` `(N, D)`, `present.NAME` `(N,)` bool and, if the table has them, `logits.NAME`
+    `(N, K)`, `tokens.NAME` `(N, T, d)` and `token_lengths.NAME` `(N,)`; in addition `labels` `(N, K)` int8, ids, splits
+    and classes. Missing rows are zeros.
 
     Parameters
     ----------
     form : str
-        `h5` (one file; the arrays in groups), `npy` (a folder, one file for each array), `parquet` (one file, a list column for each array,
-        float32) or `safetensors` (one file; ids, splits and classes as JSON in its metadata).
+        `h5` (one file; arrays in groups), `npy` (a folder with a file for each array), `parquet` (one file with a list
+        column for each array, float32) or `safetensors` (one file; ids, splits and classes as JSON in its metadata).
     advance : callable
-        Told how many rows of one array have been written.
+        Called with the number of rows of an array that were written.
     made_from : str
-        Digest of all that the table is made from: a destination that says the same stays as it is. Empty: none does.
+        Digest of the table's inputs. A destination with the same digest is left unchanged; empty: no destination is.
 
     Returns
     -------
     bool
-        False where the destination was there already, made from the same.
+        False if the destination exists already, made from the same inputs.
 
     Raises
     ------
     DataError
-        The destination is there already and was made from something else, or no such format.
+        The destination exists and was made from other inputs, or the format is unknown.
     StoreError
-        It cannot be written.
+        The destination cannot be written.
     """
     if form not in _WRITERS:
         raise DataError(f"no format {form[:40]!r}. Use one of: {', '.join(_WRITERS)}")
     if destination.exists():
-        if _holds(destination, form, table, made_from):
+        if _is_same_export(destination, form, table, made_from=made_from):
             return False
-        raise DataError(f"{destination}: is there already, and is not this export. Name another file, or remove it")
+        raise DataError(f"{destination}: exists already, and is not this export. Name another file, or remove it")
     try:
-        _WRITERS[form](table, destination, advance, made_from)
+        _WRITERS[form](table, destination, advance, made_from=made_from)
         return True
     except OSError as error:
-        if destination.is_dir() and _holds(destination, form, table, made_from):  # another process was quicker
+        # another process may have written the folder meanwhile
+        if destination.is_dir() and _is_same_export(destination, form, table, made_from=made_from):
             return False
         raise StoreError(f"{destination}: cannot be written: {error.strerror or error}") from None
 
 
 def arrays_of(table: FeatureTable) -> dict[str, Any]:
-    """Name to array or mapped rows, N rows each."""
+    """All arrays (or mapped rows) of a table by name, with N rows each."""
     found: dict[str, Any] = {"labels": table.labels}
     for name in table.embeddings:
         for kind in ("embeddings", "present", "logits", "tokens", "token_lengths"):
@@ -86,7 +87,7 @@ def _texts(table: FeatureTable) -> dict[str, list[str]]:
     return {"ids": [str(i) for i in table.ids], "split": [str(s) for s in table.split], "classes": list(table.classes)}
 
 
-def _write_h5(table: FeatureTable, destination: Path, advance: Callable[[int], None], made_from: str) -> None:
+def _write_h5(table: FeatureTable, destination: Path, advance: Callable[[int], None], *, made_from: str) -> None:
     import h5py
 
     with atomic_path(destination) as temporary, writing_hdf5(temporary) as h5:
@@ -99,12 +100,12 @@ def _write_h5(table: FeatureTable, destination: Path, advance: Callable[[int], N
                 written[rows] = block
 
 
-def _write_npy(table: FeatureTable, destination: Path, advance: Callable[[int], None], made_from: str) -> None:
+def _write_npy(table: FeatureTable, destination: Path, advance: Callable[[int], None], *, made_from: str) -> None:
     with staging_folder(destination.absolute().parent, sweep=False) as staged:
         for name, texts in {**_texts(table), MADE_FROM: made_from}.items():
             write_json(staged / f"{name}.json", texts)
         for name, values in arrays_of(table).items():
-            with (staged / f"{name}.npy").open("wb") as file:  # not mapped: a full disk would end the process
+            with (staged / f"{name}.npy").open("wb") as file:  # not a memory map: a full disk would kill the process
                 head = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
                 np.lib.format.write_array_header_1_0(file, {**head, "shape": tuple(values.shape)})
                 for _, block in _blocks(values, advance):
@@ -114,7 +115,7 @@ def _write_npy(table: FeatureTable, destination: Path, advance: Callable[[int], 
         staged.rename(destination)
 
 
-def _write_parquet(table: FeatureTable, destination: Path, advance: Callable[[int], None], made_from: str) -> None:
+def _write_parquet(table: FeatureTable, destination: Path, advance: Callable[[int], None], *, made_from: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -144,11 +145,13 @@ def _write_parquet(table: FeatureTable, destination: Path, advance: Callable[[in
             advance((rows.stop - rows.start) * len(arrays))
 
 
-def _write_safetensors(table: FeatureTable, destination: Path, advance: Callable[[int], None], made_from: str) -> None:
+def _write_safetensors(
+    table: FeatureTable, destination: Path, advance: Callable[[int], None], *, made_from: str
+) -> None:
     from safetensors.numpy import save_file
 
     arrays = {}
-    for name, values in arrays_of(table).items():  # the format's own writer takes whole arrays
+    for name, values in arrays_of(table).items():  # the writer of the format takes whole arrays
         arrays[name] = np.ascontiguousarray(values[:])
         advance(len(values))
     with atomic_path(destination) as temporary:
@@ -160,14 +163,14 @@ _WRITERS = {"h5": _write_h5, "npy": _write_npy, "parquet": _write_parquet, "safe
 FORMATS = tuple(_WRITERS)
 
 
-def _holds(destination: Path, form: str, table: FeatureTable, made_from: str) -> bool:
-    """Whether a file says that it was made from the same, and has all arrays in their shapes."""
+def _is_same_export(destination: Path, form: str, table: FeatureTable, *, made_from: str) -> bool:
+    """Whether a file was made from the same inputs and has all arrays in their shapes."""
     try:
-        said, shapes = _READERS[form](destination)
-    except Exception:  # each library has errors of its own for what is damaged, or is something else
+        recorded, shapes = _READERS[form](destination)
+    except Exception:  # each library raises its own errors for damaged or other files
         return False
     wanted = {name: tuple(values.shape) for name, values in arrays_of(table).items()}
-    return bool(made_from) and said == made_from and wanted.items() <= shapes.items()
+    return bool(made_from) and recorded == made_from and wanted.items() <= shapes.items()
 
 
 _Shapes = tuple[str, dict[str, tuple[int, ...]]]
@@ -181,8 +184,8 @@ def _read_h5(destination: Path) -> _Shapes:
 
 
 def _read_npy(destination: Path) -> _Shapes:
-    said = json.loads((destination / f"{MADE_FROM}.json").read_text(encoding="utf-8"))
-    return said, {file.stem: np.load(file, "r", allow_pickle=False).shape for file in destination.glob("*.npy")}
+    recorded = json.loads((destination / f"{MADE_FROM}.json").read_text(encoding="utf-8"))
+    return recorded, {file.stem: np.load(file, "r", allow_pickle=False).shape for file in destination.glob("*.npy")}
 
 
 def _read_parquet(destination: Path) -> _Shapes:

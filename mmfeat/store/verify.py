@@ -1,4 +1,4 @@
-"""Full verification: every committed file is read and compared with its checksum, whatever is remembered."""
+"""Full verification: reads every committed file and compares it with its checksum, without using remembered results."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mmfeat.store.segments import open_file
 
 @dataclass
 class Verified:
-    """What verification found.
+    """The result of a verification.
 
     Attributes
     ----------
     n_files, n_rows, n_bytes : int
-        Committed files that are right, the rows of embeddings in them, and their bytes.
+        Number of valid committed files, of rows of embeddings in them, and of their bytes.
     problems : list of str
-        A line for each file that is not.
+        One line for each invalid file.
     uncommitted : list of Path
-        Files that no commit names; they do not count.
+        Files without a commit; they do not count.
     """
 
     n_files: int = 0
@@ -39,7 +39,7 @@ class Verified:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes that the commits of an encoder's folder speak of: what there is to verify."""
+    """Total bytes of the committed files of an encoder's folder."""
     total = 0
     for path in commit_paths(folder):
         try:
@@ -50,7 +50,7 @@ def size_of(folder: Path) -> int:
 
 
 def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
-    """Verify an encoder's folder; `advance` is told the bytes of each file that has been read."""
+    """Verify an encoder's folder; `advance` is called with the bytes of each file that was read."""
     result = Verified()
     try:
         record = read_record(folder)
@@ -66,15 +66,15 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
         named.add(f"commits/{path.name}")
         try:
             commits.append(read_commit(path))
-        except FileNotFoundError:  # merged or removed meanwhile
+        except FileNotFoundError:  # the file was merged or removed meanwhile
             continue
         except (ValueError, StoreError) as error:
             result.problems.append(f"{path}: {error}")
-    parts: dict[str, np.ndarray] = {}
+    segments: dict[str, np.ndarray] = {}
     for commit in sorted(commits, key=lambda commit: commit.kind != EMBEDDINGS):
         named.add(commit.file)
         try:
-            rows = _verify(folder, commit, memory, key, width, parts)
+            rows = _verify(folder, commit, memory, key=key, width=width, segments=segments)
             result.n_files += 1
             result.n_bytes += commit.size
             result.n_rows += rows if commit.kind == EMBEDDINGS else 0
@@ -96,24 +96,25 @@ def _verify(
     folder: Path,
     commit: Commit,
     memory: VerifiedFiles,
+    *,
     key: str | None,
     width: int | None,
-    parts: dict[str, np.ndarray],
+    segments: dict[str, np.ndarray],
 ) -> int:
-    """Read one file in full; returns its rows. Raises ValueError with what is wrong."""
+    """Read one file completely; returns the number of its rows. Raises ValueError for an invalid file."""
     memory.forget(commit)
     stamp = memory.check(commit)
     expected = {"encoder_key": key} if key else {}
     expected |= {"output_key": commit.kind} if layout_of(commit.kind) is LOGITS else {}
-    file = open_file(folder / commit.file, commit, stamp, expected)
+    file = open_file(folder / commit.file, commit, stamp, expected=expected)
     if commit.kind == EMBEDDINGS:
         if width is not None and file.values.shape[1] != width:
             raise ValueError(f"its embeddings have {file.values.shape[1]} columns, not {width}")
-        parts[commit.file] = file.row_key
+        segments[commit.file] = file.row_key
     elif layout_of(commit.kind) is LOGITS:
-        part = commit.file.rpartition("/")[2][:21] + ".h5"
-        if part in parts and not np.array_equal(parts[part], file.row_key):
-            raise ValueError(f"its rows are not those of {part}")
+        segment = commit.file.rpartition("/")[2][:21] + ".h5"
+        if segment in segments and not np.array_equal(segments[segment], file.row_key):
+            raise ValueError(f"its rows do not match {segment}")
     if stamp_of((folder / commit.file).stat()) != stamp:
         raise ValueError("it was changed while it was read")
     return commit.rows

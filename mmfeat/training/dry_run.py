@@ -1,6 +1,6 @@
-"""`--dry-run` of extract and finetune: what would be done, about how long and how many MB; nothing is written.
+"""`--dry-run` of extract and finetune: what would be done, in about how many seconds and MB. Nothing is written.
 
-Nothing here imports torch unless there is something to measure. Give it a project that was opened with `dry=True`.
+torch is imported only if there is something to measure. The project must be opened with `dry=True`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from mmfeat.store.cache_status import encoder_status
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, out_of_use
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedExtraction:
-    """What `mmfeat extract` would do for one encoder; cached, missing, unreadable and absent are rows of the manifest.
+    """What `mmfeat extract` would do for one encoder.
 
     Attributes
     ----------
+    cached, missing, unreadable, absent : int
+        Rows of the manifest; `absent` are those without the modality.
     to_encode : int
-        Distinct samples of the missing rows, or of those that lack their tokens.
+        Distinct samples of rows without an embedding, or without tokens.
     to_logits : int
         Rows that would get logits.
     seconds, mb : float
-        About how long that takes, and what it adds to the store.
+        Estimates of the time, and of what is added to the store.
     imported : bool
-        There is nothing that could be encoded.
+        Whether the embeddings are imported, so that nothing can be encoded.
     """
 
     name: str
@@ -60,7 +62,7 @@ class PlannedExtraction:
 def plan_extract(
     project: Project, names: list[str] | None = None, options: ExtractionOptions | None = None
 ) -> list[PlannedExtraction]:
-    """What an extraction with the same arguments would do.
+    """Say what an extraction with the same arguments would do.
 
     Raises
     ------
@@ -80,7 +82,14 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     keys, table = project.keys_of(identity), project.config.encoder[name]
     again = rows_to_decode_again(project, identity)
     now = encoder_status(
-        project.store, name, identity.model, identity.spec, keys.keys, keys.present, tokens=table.tokens, again=again
+        project.store,
+        name,
+        identity.model,
+        spec=identity.spec,
+        keys=keys.keys,
+        present=keys.present,
+        tokens=table.tokens,
+        again=again,
     )
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
@@ -92,21 +101,21 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     n_bytes = measured.n_bytes + logits_bytes(to_logits, project.manifest.labels.shape[1])
     refused = len(keys.refused)
     return PlannedExtraction(
-        name,
-        now.cached,
-        now.missing + now.stale,
-        now.unreadable + refused,
-        now.absent - refused,
-        len(todo),
-        to_logits,
-        measured.seconds,
-        n_bytes / 1e6,
-        table.modality == OTHER,
+        name=name,
+        cached=now.cached,
+        missing=now.missing + now.stale,
+        unreadable=now.unreadable + refused,
+        absent=now.absent - refused,
+        to_encode=len(todo),
+        to_logits=to_logits,
+        seconds=measured.seconds,
+        mb=n_bytes / 1e6,
+        imported=table.modality == OTHER,
     )
 
 
 def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
-    """How long the rows would take, read and prepared, and how many bytes they are, from a few batches of them."""
+    """Estimate the time to read, prepare and encode rows, and the bytes that they add, from a few batches of them."""
     if not len(todo):
         return Estimate(0.0, 0)
     name, modality, captions = identity.name, identity.spec.modality, project.manifest.captions
@@ -123,22 +132,22 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedFinetuning:
     """What `mmfeat finetune` would do for one encoder.
 
     Attributes
     ----------
     made : str
-        The checkpoint that was made from the same before; empty where there is none.
+        The checkpoint that was made from the same before; empty if there is none.
     what : str
         In words.
     nothing : bool
         Whether there is nothing to do.
     seconds : float
-        About how long it takes.
+        Estimate of the time.
     checkpoint_mb, store_mb : float
-        What it adds to checkpoints/ and to the store.
+        Added to checkpoints/ and to the store.
     """
 
     name: str
@@ -152,7 +161,7 @@ class PlannedFinetuning:
 
 
 def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[PlannedFinetuning]:
-    """What a fine-tuning with the same arguments would do; raises as :func:`mmfeat.workflows.finetune.finetune`."""
+    """Say what a fine-tuning with the same arguments would do; raises as `finetune_encoders`."""
     names = names or list(project.config.encoder)
     check_fit_plans(project, names, freeze)
     plans = [fit_plan(project, name, freeze) for name in names]
@@ -160,7 +169,7 @@ def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool
 
 
 def _plan_made(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuning | None:
-    """What is left to do where the checkpoint is there; None where it is not."""
+    """What is left to do if the checkpoint is there; None if it is not."""
     if plan.made is None:
         return None
     name, model, what, mb = plan.name, _model(project, plan), "made before", 0.0
@@ -176,11 +185,20 @@ def _plan_made(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuni
     measured = measure_encoding(project, identity, todo) if len(todo) else Estimate(0.0, 0)
     what += f"; {counted(len(todo), 'row')} to encode" if len(todo) else ""
     nothing = not copied and not len(todo)
-    return PlannedFinetuning(name, model, plan.made.name, what, nothing, measured.seconds, mb, measured.n_bytes / 1e6)
+    return PlannedFinetuning(
+        name=name,
+        model=model,
+        made=plan.made.name,
+        what=what,
+        nothing=nothing,
+        seconds=measured.seconds,
+        checkpoint_mb=mb,
+        store_mb=measured.n_bytes / 1e6,
+    )
 
 
 def _plan_fit(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuning:
-    """What a fit would take."""
+    """The cost of a fit."""
     if plan.pretrained is None:
         return _plan_words(project, plan)
     if not freeze:
@@ -188,23 +206,34 @@ def _plan_fit(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetunin
     todo = _lacking(project, plan.pretrained, ("train", "val"))
     measured = measure_encoding(project, plan.pretrained, todo)
     n_rows = sum(len(project.manifest.rows(which)) for which in ("train", "val"))
-    what = f"frozen; {counted(n_rows, 'labelled row')}, {len(todo):,} to encode; then its output, in seconds"
+    what = f"frozen; {counted(n_rows, 'labelled row')}, {len(todo):,} to encode; then its linear probe, in seconds"
     mb = _output_bytes(project, plan.pretrained.width) / 1e6
-    name, model = plan.name, plan.pretrained.model
-    return PlannedFinetuning(name, model, "", what, False, measured.seconds, mb, measured.n_bytes / 1e6)
+    return _planned(project, plan, what, seconds=measured.seconds, mb=mb, n_bytes=measured.n_bytes)
+
+
+def _planned(
+    project: Project, plan: FitPlan, what: str, *, seconds: float, mb: float, n_bytes: float
+) -> PlannedFinetuning:
+    return PlannedFinetuning(
+        name=plan.name,
+        model=_model(project, plan),
+        made="",
+        what=what,
+        seconds=seconds,
+        checkpoint_mb=mb,
+        store_mb=n_bytes / 1e6,
+    )
 
 
 def _plan_words(project: Project, plan: FitPlan) -> PlannedFinetuning:
-    """What counting words would take: it is done, and thrown away."""
+    """The cost of an encoder that counts words. The counting itself is done, and thrown away."""
     encoder = fitted_words(project, plan.name)
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
     measured = measure_encoding(project, identity, todo, encoder)
     what = f"{counted(encoder.width, 'term')} of the training captions, {counted(len(todo), 'row')} to encode; then its output, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
-    return PlannedFinetuning(
-        plan.name, _model(project, plan), "", what, False, measured.seconds, mb, measured.n_bytes / 1e6
-    )
+    return _planned(project, plan, what, seconds=measured.seconds, mb=mb, n_bytes=measured.n_bytes)
 
 
 def _model(project: Project, plan: FitPlan) -> str:
@@ -212,7 +241,7 @@ def _model(project: Project, plan: FitPlan) -> str:
 
 
 def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
-    """What an end-to-end fine-tuning would take, from a few of its own batches, forward and backward."""
+    """The cost of an end-to-end fine-tuning, from a few of its own batches, forward and backward."""
     from mmfeat.common.devices import torch_device
     from mmfeat.encoders.finetuning.fit_encoder import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
@@ -246,11 +275,11 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     what = f"{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{again}"
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
     mb = (weights + _output_bytes(project, plan.pretrained.width)) / 1e6
-    return PlannedFinetuning(name, plan.pretrained.model, "", what, False, seconds, mb, n_bytes / 1e6)
+    return _planned(project, plan, what, seconds=seconds, mb=mb, n_bytes=n_bytes)
 
 
 def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np.ndarray:
-    """Rows of some splits that an encoder would have to encode, one for each distinct sample."""
+    """Rows of some splits that are to be encoded, one for each distinct sample."""
     keys, asked = project.keys_of(identity), np.zeros(project.manifest.n_samples, dtype=bool)
     asked[np.concatenate([project.manifest.rows(w) for w in which])] = True
     tokens = project.config.encoder[identity.name].tokens

@@ -1,4 +1,4 @@
-"""One encoder of a comparison: its fits, frozen or fine-tuned, their logits on val, and what they cost."""
+"""The fits of one encoder of a comparison, frozen or fine-tuned: their logits on val, and what they cost."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import fill_unknown, probe_logits, training_prior
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
-from mmfeat.runs.comparison import Part
-from mmfeat.runs.encoder_comparison import EncoderRecord
+from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits
 from mmfeat.training.dry_run import measure_encoding
 from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
-MEASURED_ON = 256  # encoded samples from which on an extraction's own rate is taken
+MEASURED_ON = 256  # from this many encoded samples on, the rate is that of the extraction
 
 
 class EncoderFits:
@@ -33,13 +32,13 @@ class EncoderFits:
     Parameters
     ----------
     folder : Path
-        Where the checkpoints go, in a folder for each seed.
+        For the checkpoints, in a folder for each seed.
     freeze : bool
-        Whether only outputs are fitted, on cached features.
+        Whether only linear probes are fitted, on cached features.
     """
 
     def __init__(
-        self, project: Project, folder: Path, proposal: ProposedEncoder, seeds: list[int], freeze: bool
+        self, project: Project, folder: Path, proposal: ProposedEncoder, *, seeds: list[int], freeze: bool
     ) -> None:
         self.project, self.folder, self.proposal, self.seeds, self.freeze = project, folder, proposal, seeds, freeze
         self.name, manifest = proposal.name, project.manifest
@@ -47,24 +46,24 @@ class EncoderFits:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that the first fit is made from."""
+        """Digest of all that the first seed's fit is made from."""
         return fit_plan(self._overlay(0), self.name, self.freeze).fingerprint
 
     def checkpoint(self) -> Checkpoint | None:
-        """That of the first seed, where it is there."""
+        """The checkpoint of the first seed; None if it is not there."""
         return fit_plan(self._overlay(0), self.name, self.freeze).made
 
-    def make(self) -> tuple[EncoderRecord, Part]:
-        """Fit what is not there yet; raises as :func:`mmfeat.workflows.finetune.finetune`."""
+    def make(self) -> tuple[ComparedEncoder, ModelLogits]:
+        """Fit each seed, unless its checkpoint is there; raises as `finetune_encoders`."""
         return self._frozen() if self.freeze else self._tuned()
 
     def _overlay(self, i: int) -> Project:
-        """The project with this encoder alone, whose checkpoints lie in the folder of one seed."""
+        """The project with this encoder alone, and its checkpoints in the folder of one seed."""
         config = dataclasses.replace(self.project.config, encoder={self.name: self.proposal.table}, seed=self.seeds[i])
         return self.project.derived(config=config, folder=self.folder / f"seed-{i}")
 
-    def _frozen(self) -> tuple[EncoderRecord, Part]:
-        """Encode what is missing, fit the output once for each seed; the first fit is that of `mmfeat finetune --freeze`."""
+    def _frozen(self) -> tuple[ComparedEncoder, ModelLogits]:
+        """Encode missing samples and fit one linear probe for each seed; the first is that of `mmfeat finetune --freeze`."""
         project, name = self._overlay(0), self.name
         config = project.config
         start, extraction = fit_plan(project, name, True).pretrained, None
@@ -83,9 +82,10 @@ class EncoderFits:
             every += [
                 fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)
             ]
-        return self._record(project, identity, [result], extraction), self._part(every, known, result)
+        record = self._record(project, identity, results=[result], extraction=extraction)
+        return record, _model_logits(every, known, result)
 
-    def _tuned(self) -> tuple[EncoderRecord, Part]:
+    def _tuned(self) -> tuple[ComparedEncoder, ModelLogits]:
         """Fine-tune once for each seed."""
         name, every, results, first = self.name, [], [], None
         for i in range(len(self.seeds)):
@@ -95,54 +95,53 @@ class EncoderFits:
             logits, known = _val_logits(project, identity)
             every.append(logits)
             first = first or (project, identity)
-        return self._record(*first, results, None), self._part(every, known, results[0])
-
-    def _part(self, every: list[np.ndarray], known: np.ndarray, result: FinetunedEncoder) -> Part:
-        output = result.checkpoint.output()
-        return Part(np.stack(every), known, None, 0.0, (output.weight.nbytes + output.bias.nbytes) / 1e6)
+        record = self._record(*first, results=results, extraction=None)
+        return record, _model_logits(every, known, results[0])
 
     def _record(
-        self, project: Project, identity: Identity, results: list[FinetunedEncoder], extraction: Extraction | None
-    ) -> EncoderRecord:
+        self, project: Project, identity: Identity, *, results: list[FinetunedEncoder], extraction: Extraction | None
+    ) -> ComparedEncoder:
         proposal = self.proposal
         rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
         rate, measured_on = _rate(project, identity, rows, extraction)
         checkpoint = results[0].checkpoint
-        return EncoderRecord(
-            proposal.typed,
-            proposal.label,
-            proposal.name,
-            identity.spec.modality,
-            proposal.table.model,
-            identity.width,
-            identity.size_mb,
-            identity.spec.key,
-            _n_distinct(project, identity, rows),
-            rate,
-            measured_on,
-            float(np.mean([result.checkpoint.record["seconds"] for result in results])),
-            checkpoint.record["best_epoch"],
-            checkpoint.frozen,
-            provenance(torch_device(project.config.device))["device"],
+        return ComparedEncoder(
+            typed=proposal.typed,
+            label=proposal.label,
+            name=proposal.name,
+            modality=identity.spec.modality,
+            model=proposal.table.model,
+            width=identity.width,
+            size_mb=identity.size_mb,
+            encoder_key=identity.spec.key,
+            n_labelled=len(distinct_rows(project.row_keys(identity.spec.modality).keys, rows)),
+            rate=rate,
+            measured=measured_on,
+            fit_seconds=float(np.mean([result.checkpoint.record["seconds"] for result in results])),
+            best_epoch=checkpoint.record["best_epoch"],
+            frozen=checkpoint.frozen,
+            device=provenance(torch_device(project.config.device))["device"],
         )
 
 
+def _model_logits(every: list[np.ndarray], known: np.ndarray, result: FinetunedEncoder) -> ModelLogits:
+    probe = result.checkpoint.output()
+    mb = (probe.weight.nbytes + probe.bias.nbytes) / 1e6
+    return ModelLogits(logits=np.stack(every), known=known, seconds=None, microseconds=0.0, head_mb=mb)
+
+
 def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `(n, K)` of the val rows by an encoder's output, and which rows it knows."""
+    """Logits `(n, K)` of the val rows by an encoder's linear probe, and which rows have the modality."""
     val, name = project.manifest.rows("val"), identity.name
     table = project.table_of({name: (identity.spec, None)}, val)
     found = probe_logits(project, table, name, output=project.output(identity), rows=val)
     return found.logits, found.known
 
 
-def _n_distinct(project: Project, identity: Identity, rows: np.ndarray) -> int:
-    return len(distinct_rows(project.row_keys(identity.spec.modality).keys, rows))
-
-
 def _rate(
     project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
 ) -> tuple[float | None, str]:
-    """Samples a second: those of the extraction, or where almost nothing was encoded, of a few batches."""
+    """Samples per second: of the extraction, or of a few batches if it encoded almost nothing."""
     if identity.spec.modality == OTHER or not len(rows):
         return None, ""
     if extraction and extraction.encoded >= MEASURED_ON:

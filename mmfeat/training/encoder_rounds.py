@@ -1,8 +1,8 @@
-"""Encoder rounds of self-training: encoders learn from pseudo-labels too, all rows are encoded by them, rounds go on.
+"""Encoder rounds of self-training: encoders are fine-tuned on pseudo-labels too, and the rounds continue on their features.
 
 Each fine-tuning starts from the pretrained encoder, as `mmfeat finetune` does, on labelled and pseudo-labelled rows. Its
-checkpoints lie beside the kept rounds until the self-training is done; those of the best round then become the latest of
-the project, and say what they came after, so that the same self-training begins where it began before.
+checkpoints are kept beside the rounds until the self-training is done. Those of the best round then become the latest of the
+project. They record the checkpoints before them, so that the same self-training, typed again, starts from the same encoders.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.dry_run import measure_encoding, plan_finetune
 from mmfeat.training.encoder_training import finetune_encoders
 
-CAME_AFTER = "selftrained"  # in a checkpoint's record: the checkpoint that was in use before
+CAME_AFTER = "selftrained"  # in a checkpoint's record: the checkpoint that was in use before it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderCost:
-    """What encoder rounds take.
+    """The cost of encoder rounds.
 
     Attributes
     ----------
     times : int
-        How many there are at most.
+        Fine-tunings of each encoder, at most.
     seconds : float
-        About how long each takes, on this device.
+        Of one round, about, on this device.
     mb : float
-        What each adds to checkpoints/ and to the store.
+        Added by one round to checkpoints/ and to the store.
     """
 
     names: list[str]
@@ -55,7 +55,7 @@ class EncoderCost:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The inputs of a head by the encoders of a round."""
+    """The inputs of a head, encoded by the encoders of a round."""
 
     identities: dict[str, Identity]
     table: FeatureTable
@@ -66,12 +66,12 @@ class Encoded:
 
 
 def tunable(project: Project) -> list[str]:
-    """The fusion inputs that encoder rounds fine-tune: those that are fine-tuned. What was kept frozen stays frozen.
+    """The fusion inputs that encoder rounds fine-tune: those that are fine-tuned already. Frozen encoders stay frozen.
 
     Raises
     ------
     ConfigError
-        There is none; or mmfeat.toml names a checkpoint, so that a new one would not be in use.
+        There is none; or mmfeat.toml names a checkpoint, so that a newer one would not be used.
     """
     config = project.config
     names = [name for name in config.fuse.inputs if _is_fine_tuned(project, name)]
@@ -110,24 +110,31 @@ def as_before(project: Project) -> Project:
 
 
 class EncoderRounds:
-    """Fine-tunes and encodes before every so many rounds; called by :func:`mmfeat.selftraining.rounds.self_train`.
+    """Fine-tunes and encodes before some rounds; called by :func:`mmfeat.selftraining.rounds.self_train`.
 
     Parameters
     ----------
     project : Project
-        With the encoders that self-training begins with.
+        With the encoders that self-training starts from.
     folder : Path
-        Where the checkpoints go, in a folder for each round.
+        For the checkpoints, in a folder for each round.
     start : Encoded
-        By the encoders that it begins with.
+        Encoded by these.
     names : list of str
         The encoders that are fine-tuned.
     rows, free : np.ndarray
-        Rows of the manifest that are read, and which of them (positions in `rows`) get pseudo-labels.
+        Rows of the manifest that are read, and the positions in `rows` of those that get pseudo-labels.
     """
 
     def __init__(
-        self, project: Project, folder: Path, start: Encoded, names: list[str], rows: np.ndarray, free: np.ndarray
+        self,
+        project: Project,
+        folder: Path,
+        start: Encoded,
+        *,
+        names: list[str],
+        rows: np.ndarray,
+        free: np.ndarray,
     ) -> None:
         self.project, self.folder, self.names, self.rows, self.free = project, folder, names, rows, free
         self.every = project.config.selftrain.encoder_every
@@ -135,7 +142,7 @@ class EncoderRounds:
 
     @property
     def times(self) -> int:
-        """How many fine-tunings there are at most."""
+        """Number of fine-tunings, at most."""
         return (self.project.config.selftrain.rounds - 1) // self.every
 
     def cost(self) -> EncoderCost:
@@ -149,10 +156,11 @@ class EncoderRounds:
             todo = distinct_rows(keys.keys, np.flatnonzero(keys.present))
             measured = measure_encoding(overlay, identity, todo)
             seconds, mb = seconds + measured.seconds, mb + measured.n_bytes / 1e6
-        return EncoderCost(self.names, self.times, len(overlay.manifest.rows("train")), seconds, mb)
+        n_rows = len(overlay.manifest.rows("train"))
+        return EncoderCost(names=self.names, times=self.times, n_rows=n_rows, seconds=seconds, mb=mb)
 
     def __call__(self, number: int, targets: Targets) -> FitData | None:
-        """Arrays by encoders that learned from the targets, where it is time for new ones before a round."""
+        """Arrays encoded by newly fine-tuned encoders; None if this round keeps those of the round before."""
         if number == 1 or (number - 1) % self.every:
             return None
         overlay = self._overlay(number, targets.labels)
@@ -173,7 +181,7 @@ class EncoderRounds:
         return self.made[self._last(number)]
 
     def settle(self, host: Project, number: int) -> dict[str, Identity]:
-        """Make the encoders of a round those in use in the project."""
+        """Put the encoders of a round in use in the project."""
         at = self._last(number)
         for name, identity in self.made[at].identities.items():
             if host.identity(name).spec.key == identity.spec.key:
@@ -183,7 +191,7 @@ class EncoderRounds:
             more = {CAME_AFTER: before} if at else {}
             copied = copy_checkpoint(read_checkpoint(folder / identity.checkpoint), name, host.checkpoints, more)
             came_after = f"; before it was {before}" if at else ""
-            say(f"{name}: {host.checkpoints.name}/{copied.name} is in use from now on{came_after}")
+            say(f"{name}: {host.checkpoints.name}/{copied.name} is now in use{came_after}")
         return {name: host.identity(name) for name in self.made[at].identities}
 
     def _last(self, number: int) -> int:
@@ -193,13 +201,13 @@ class EncoderRounds:
         return self.folder / f"encoders-{number}"
 
     def _overlay(self, number: int, labels: np.ndarray) -> Project:
-        """The project with pseudo-labels for labels, and a folder of its own for checkpoints."""
+        """The project with pseudo-labels as labels, and a folder of its own for checkpoints."""
         project = self.project
         manifest, all_labels = project.manifest, project.manifest.labels.astype(np.float32)
         all_labels[self.rows[self.free]] = labels
         tables = {name: dataclasses.replace(project.config.encoder[name], checkpoint="latest") for name in self.names}
         return project.derived(
-            config=dataclasses.replace(project.config, encoder=tables),
             folder=self._folder(number),
+            config=dataclasses.replace(project.config, encoder=tables),
             manifest=dataclasses.replace(manifest, labels=all_labels),
         )

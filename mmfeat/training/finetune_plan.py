@@ -1,4 +1,4 @@
-"""What an encoder's fine-tuning is made from, and whether it has been made before; nothing here imports torch."""
+"""Everything that an encoder's fine-tuning depends on, and whether it was made before; imports no torch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mmfeat.project.staleness import of_other_names
 from mmfeat.store.feature_table import rows_digest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """One encoder's fine-tuning, or the fit of its output alone, before it is done.
+    """A planned fine-tuning of one encoder, or a planned fit of its linear probe.
 
     Attributes
     ----------
     pretrained : Identity or None
-        The encoder that it starts from, pretrained or fine-tuned; None of one that is fitted from nothing, on captions.
+        The encoder that it starts from, pretrained or fine-tuned; None if it is fitted from scratch, on captions.
     settings : dict
         As the checkpoint records them.
     fingerprint : str
-        Digest of all that the checkpoint is made from.
+        Digest of everything that the checkpoint is made from.
     made : Checkpoint or None
-        The checkpoint, where it was made before from the same.
+        The checkpoint that was made from the same before.
     """
 
     name: str
@@ -40,20 +40,20 @@ class FitPlan:
     made: Checkpoint | None
 
     def tuned_before(self, project: Project) -> Checkpoint | None:
-        """The fine-tuned checkpoint that an output alone is fitted on; None where it is fitted on the pretrained encoder."""
+        """The fine-tuned checkpoint that a probe is fitted on; None if it is fitted on the pretrained encoder."""
         checkpoint = project.checkpoint(self.pretrained) if self.pretrained and self.pretrained.checkpoint else None
         return checkpoint if checkpoint and not checkpoint.frozen else None
 
 
 def check_fit_plans(project: Project, names: list[str], freeze: bool) -> None:
-    """Refuse, before any work, what cannot be fitted.
+    """Refuse, before any work, encoders that cannot be fitted.
 
     Raises
     ------
     DataError
         No labelled row to train on, or none that has the modality.
     ConfigError
-        No such encoder, or one that has no network to fine-tune.
+        There is no such encoder, or it has no network to fine-tune.
     EncoderError
         An encoder cannot be built.
     """
@@ -78,7 +78,7 @@ def check_fit_plans(project: Project, names: list[str], freeze: bool) -> None:
 
 
 def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
-    """What would be made of an encoder, and whether it was made before."""
+    """Plan the fit of an encoder, and find the checkpoint if it was made before."""
     table = project.config.encoder[name]
     pretrained = None if table.model == TFIDF else _begun_from(project, name, freeze)
     if pretrained is None:
@@ -98,13 +98,13 @@ def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
         (c for c in found if c.record["fingerprint"] == fingerprint and c.complete and not c.record.get("stopped")),
         None,
     )
-    return FitPlan(name, pretrained, settings, fingerprint, made)
+    return FitPlan(name=name, pretrained=pretrained, settings=settings, fingerprint=fingerprint, made=made)
 
 
 def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
-    """The encoder as pretrained; for an output alone the fine-tuned one in use, where its own output is of other classes.
+    """The pretrained encoder. For a probe: the fine-tuned encoder in use, if its own probe has other classes.
 
-    What such an encoder has learned still serves. `refitted` says in a checkpoint's record that it has come from this.
+    Its features are still good. `refitted` in a checkpoint's record names the checkpoint that it came from.
     """
     if freeze and project.encoder_table(name).modality != OTHER:
         identity = project.identity(name)
@@ -115,7 +115,7 @@ def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
 
 
 def _read_besides(project: Project, name: str) -> dict[str, Any]:
-    """What a fine-tuning depends on beyond its own settings."""
+    """The settings and files outside `[finetune]` that a fine-tuning depends on."""
     besides, config = {}, project.config
     if config.finetune_of(name).head_first:
         besides["linear"] = dataclasses.asdict(config.fuse.linear)
@@ -125,7 +125,7 @@ def _read_besides(project: Project, name: str) -> dict[str, Any]:
 
 
 def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
-    """Whether another checkpoint has come after this one, so that `checkpoint = "latest"` means another."""
+    """Whether there is a newer checkpoint than this one, which `checkpoint = "latest"` means."""
     latest = project.config.encoder[name].checkpoint == "latest"
     return latest and project.identity(name).checkpoint != made.name
 
@@ -137,12 +137,12 @@ def use_remedy(name: str, checkpoint: str) -> str:
 
 
 def from_nothing(project: Project, name: str) -> bool:
-    """Whether an encoder is fitted as a whole in seconds, on captions, so that there is nothing to keep frozen."""
+    """Whether an encoder is fitted as a whole in seconds, on captions: there is nothing to freeze."""
     return project.encoder_table(name).model == TFIDF
 
 
 def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
-    """Digest of all that a checkpoint is made from."""
+    """Digest of everything that a checkpoint is made from."""
     manifest, config = project.manifest, project.config
     keys = project.row_keys(config.encoder[name].modality).keys
     rows = {w: manifest.rows(w) for w in ("train", "val")}

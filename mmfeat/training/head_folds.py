@@ -1,7 +1,8 @@
-"""`mmfeat fuse --folds`: which fold each labelled row is in, and figures of all of them by heads that never saw them."""
+"""`mmfeat fuse --folds`: the fold of each labelled row, heads that hold it out, and out-of-fold metrics."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,9 @@ from mmfeat.data.splits import make_folds
 from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.heads.training.fold_heads import fit_folds
 from mmfeat.inference.fitted_rules import crossfitted_rule
-from mmfeat.inference.logits import folds_of, recorded_table
+from mmfeat.inference.logits import held_out_folds, recorded_table
 from mmfeat.inference.run_heads import seeds_logits
-from mmfeat.metrics.metric_rows import MetricRow, metrics_of
+from mmfeat.metrics.metric_rows import MetricRow, Metrics, metrics_of
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import lineage_of_encoder
 from mmfeat.runs.run import ROLES, Run
@@ -30,7 +31,7 @@ from mmfeat.training.head_runs import TrainedHeads, seeds_of
 
 
 class Folds:
-    """The folds of a project's labelled train and val rows: the same for every run of it, whatever the rows' order.
+    """The folds of a project's labelled train and val rows: the same for all its runs, whatever the order of the rows.
 
     Raises
     ------
@@ -51,7 +52,7 @@ class Folds:
         self.k, self.seed = project.config.fuse.folds, project.config.file_seed
 
     def made_from(self) -> dict[str, Any]:
-        """What a run's fingerprint says of its folds, as JSON values."""
+        """The part of a run's fingerprint about its folds, as JSON values."""
         ids, numbers = self.project.manifest.ids, self.groups.numbers
         first = np.full(len(self.groups), np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(first, numbers, id_numbers(ids))
@@ -67,20 +68,21 @@ class Folds:
             There are more folds than groups of rows.
         """
         manifest, groups = self.project.manifest, self.groups
-        some = Groups(groups.numbers[rows], groups.pictures[rows], groups.names[rows])
-        return make_folds(manifest.ids[rows], manifest.labels[rows], some, self.k, self.seed % MAX_SEED)
+        some = Groups(numbers=groups.numbers[rows], pictures=groups.pictures[rows], names=groups.names[rows])
+        seed = self.seed % MAX_SEED
+        return make_folds(manifest.ids[rows], manifest.labels[rows], some, k=self.k, seed=seed)
 
     def train(self, head: str, data: FitData, settings: Any, rows: np.ndarray) -> TrainedHeads:
         """Heads of all seeds and folds; `data` holds the labelled rows `rows` of the manifest, in that order.
 
-        Epochs are chosen by rows that no encoder was fine-tuned on, where there are such rows in each fold.
+        Epochs are selected on rows that no encoder was fine-tuned on, if each fold has such rows.
         """
         project = self.project
         config, ids, seeds = project.config, project.manifest.ids[rows], seeds_of(project)
-        data = FitData(data.inputs, data.present, data.labels, data.numbers, data.train, data.val, self.of_rows(rows))
+        data = dataclasses.replace(data, fold=self.of_rows(rows), weights=None)
         judges = ~_of_encoders(project, list(config.fuse.inputs)).among(ids)[0]
-        passes = settings.epochs * len(seeds)
-        with progress(f"{head}: {counted(len(seeds), 'seed')} x {self.k} folds", passes, "epochs") as bar:
+        n_epochs = settings.epochs * len(seeds) * self.k
+        with progress(f"{head}: {counted(len(seeds), 'seed')} x {self.k} folds", n_epochs, "epochs") as bar:
             found = fit_folds(
                 head,
                 data,
@@ -89,29 +91,31 @@ class Folds:
                 metric=config.metric,
                 rule=config.predict,
                 judges=judges,
-                on_epoch=lambda _, note: bar.advance(1, note),
+                bar=bar,
             )
         roles = np.full(len(rows), ROLES["out-of-fold"], np.uint8)
         mean, val = found.logits.mean(0), found.logits[:, data.val]
-        return TrainedHeads(found.fits, mean, val, roles, Lineage.of([], [], ids), data.fold)
+        return TrainedHeads(
+            fits=found.fits, mean=mean, val=val, roles=roles, learned=Lineage.of([], [], ids), fold=data.fold
+        )
 
 
 def _of_encoders(project: Project, names: list[str]) -> Lineage:
-    """What the encoders whose embeddings a head reads have learned from."""
+    """The rows that the encoders of a head were trained on."""
     learned = Lineage.of([], [])
     for name in names:
         learned |= lineage_of_encoder(project, project.identity(name), False)
     return learned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """Figures of all labelled rows, out of fold.
+    """Metrics on all labelled rows, out of fold.
 
     Attributes
     ----------
     lines : list of MetricRow
-        One seed, and what predicts; empty where rows are in-sample all the same.
+        One seed, and the mean, which predicts; empty if encoders were trained on some of the rows.
     n_rows : int
         Labelled train and val rows.
     n_in_sample : int
@@ -124,22 +128,20 @@ class Labelled:
 
 
 def labelled_metrics(project: Project, run: Run) -> Labelled:
-    """A run in folds on all labelled train and val rows, each by the heads that are blind to it."""
+    """A run in folds on all labelled train and val rows, each by the heads that held it out."""
     manifest, record = project.manifest, run.record
     rows = np.sort(np.concatenate([manifest.rows("train"), manifest.rows("val")]))
     trained = int(run.learned().among(manifest.ids[rows])[0].sum())
     if trained:
-        return Labelled([], len(rows), trained)
+        return Labelled(lines=[], n_rows=len(rows), n_in_sample=trained)
     table = recorded_table(project, run, rows).take(rows)
-    each = seeds_logits(run, table, torch_device(project.config.device), folds_of(project, run, rows))
+    each = seeds_logits(run, table, torch_device(project.config.device), held_out_folds(project, run, rows))
 
-    def figures(logits: np.ndarray) -> Any:
+    def metrics(logits: np.ndarray) -> Metrics:
         return metrics_of(manifest.labels[rows], logits, crossfitted_rule(project, rows, logits))
 
-    mean = MetricRow.of(
-        f"{record['head']}, mean", figures(each.mean(0)), record["seconds"], "by heads blind to the row"
-    )
-    seeds = [figures(one).as_dict() for one in each] if len(each) > 1 else []
+    mean = MetricRow.of(f"{record['head']}, mean", metrics(each.mean(0)), record["seconds"], note="out of fold")
+    seeds = [metrics(one).as_dict() for one in each] if len(each) > 1 else []
     seconds = record["seconds"] / len(each)
     one = [MetricRow.over_seeds(f"{record['head']}, one seed", seeds, seconds)] if seeds else []
-    return Labelled([*one, mean], len(rows), 0)
+    return Labelled(lines=[*one, mean], n_rows=len(rows), n_in_sample=0)

@@ -1,4 +1,4 @@
-"""From trained heads to a run: what fuse and selftrain save."""
+"""From trained heads to a run: shared by fuse and selftrain."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mmfeat.runs.run import ROLES, Run, RunLogits, save_run
 from mmfeat.store.feature_table import FeatureTable
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedHeads:
-    """Heads and what they make of the rows that they were trained and judged on.
+    """Heads, and their logits of the rows that they were trained and selected on.
 
     Attributes
     ----------
     fits : list of FittedHead
-        Seed by seed, and fold by fold.
+        By seed, then by fold.
     mean : np.ndarray
-        `(n, K)` float32: logits, the mean over the seeds.
+        `(n, K)` float32: the mean of the seeds' logits.
     val : np.ndarray
         `(S, n_val, K)` float32: logits of the val rows by seed.
     roles : np.ndarray
@@ -38,7 +38,7 @@ class TrainedHeads:
     learned : Lineage
         Of the heads alone, without their encoders.
     fold : np.ndarray or None
-        `(n,)`, where each head is blind to one fold; -1 for a row of none.
+        `(n,)`: the fold that holds each row out, -1 for a row in none; None without folds.
     """
 
     fits: list[FittedHead]
@@ -50,16 +50,16 @@ class TrainedHeads:
 
     @property
     def n_folds(self) -> int:
-        """How many there are; 0 without."""
+        """Number of folds; 0 without."""
         return 0 if self.fold is None else int(self.fold.max()) + 1
 
     @classmethod
     def on_train(cls, fits: list[FittedHead], data: FitData, ids: np.ndarray) -> TrainedHeads:
-        """A head for each seed, trained on the data's train rows; their ids are `(n,)`."""
+        """A head for each seed, trained on the train rows of `data`, whose ids are `(n,)`."""
         roles = np.zeros(len(ids), np.uint8)
         roles[data.train], roles[data.val] = ROLES["train"], ROLES["val"]
         mean, val = mean_logits([fit.head for fit in fits], data, data.val)
-        return cls(fits, mean, val, roles, Lineage.of(ids[data.train], ids[data.val]))
+        return cls(fits=fits, mean=mean, val=val, roles=roles, learned=Lineage.of(ids[data.train], ids[data.val]))
 
 
 def seeds_of(project: Project) -> list[int]:
@@ -68,7 +68,7 @@ def seeds_of(project: Project) -> list[int]:
 
 
 def tokens_read(project: Project, head: str, settings: Any, table: FeatureTable) -> dict[str, int]:
-    """Which of the table's tokens a head reads: encoder to what `tokens` is in mmfeat.toml."""
+    """The tokens of the table that a head reads: encoder name to `tokens` of mmfeat.toml."""
     names = head_class(head).token_names(settings, list(table.embeddings))
     return {name: project.config.encoder[name].tokens for name in names if name in table.tokens}
 
@@ -77,6 +77,7 @@ def save_head_run(
     project: Project,
     stem: str,
     head: str,
+    *,
     settings: Any,
     identities: dict[str, Identity],
     table: FeatureTable,
@@ -86,13 +87,16 @@ def save_head_run(
     fingerprint: str,
     more: dict[str, Any],
 ) -> Run:
-    """Save the heads of all seeds and folds as one run; what predicts is the mean of their logits.
+    """Save the heads of all seeds and folds as one run, which predicts with the mean of their logits.
 
-    `data` holds the rows `rows` of the manifest, in that order.
+    Parameters
+    ----------
+    data : FitData
+        The rows `rows` of the manifest, in that order.
+    more : dict
+        Further JSON values for `run.json`.
     """
-    fits, val = trained.fits, data.val
-    seeds = [metrics_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
-    mean = metrics_on_val(project, trained.mean[val]).as_dict() if len(val) else None
+    fits = trained.fits
     state = {f"seed{i}.{key}": t for i, fit in enumerate(fits) for key, t in fit.head.state_dict().items()}
     head_mb = sum(fit.head.size_mb() for fit in fits)
     read = {n: (k, table.tokens[n].shape[1:]) for n, k in tokens_read(project, head, settings, table).items()}
@@ -105,23 +109,40 @@ def save_head_run(
         "encoders": encoders,
         "members": [],
         "seeds": seeds_of(project),
-        "folds": trained.n_folds,
-        "best_epochs": [fit.best_epoch for fit in fits],
-        "history": [fit.history for fit in fits],
-        "seconds": sum(fit.seconds for fit in fits),
-        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
-        "heads": {fingerprint: head_mb},  # what an ensemble counts once, however many of its members hold it
+        **_fit_record(project, trained, data.val),
+        "heads": {fingerprint: head_mb},  # counted once in an ensemble, however many of its members hold it
         "head_mb": head_mb,
-        "figures": {"val": mean, "val_seeds": seeds},
-        "decision": rule_record(project, trained.mean[val]),
         "fingerprint": fingerprint,
         **common_record(project),
         **more,
     }
     known = np.any([data.present[name].cpu().numpy() for name in identities], axis=0)
     inputs = input_keys(project, encoders.values(), rows)
-    kept = RunLogits(table.ids[rows], inputs, known, trained.mean, trained.roles, trained.fold)
+    kept = RunLogits(
+        ids=table.ids[rows],
+        input_keys=inputs,
+        known=known,
+        logits=trained.mean,
+        roles=trained.roles,
+        fold=trained.fold,
+    )
     learned = trained.learned
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
-    return save_run(project.runs, stem, record, kept, learned, state)
+    return save_run(project.runs, stem, record, logits=kept, learned=learned, state=state)
+
+
+def _fit_record(project: Project, trained: TrainedHeads, val: np.ndarray) -> dict[str, Any]:
+    """The part of run.json about the fits and their metrics."""
+    fits = trained.fits
+    seeds = [metrics_on_val(project, one).as_dict() for one in trained.val] if len(val) else []
+    mean = metrics_on_val(project, trained.mean[val]).as_dict() if len(val) else None
+    return {
+        "folds": trained.n_folds,
+        "best_epochs": [fit.best_epoch for fit in fits],
+        "history": [fit.history for fit in fits],
+        "seconds": sum(fit.seconds for fit in fits),
+        "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
+        "figures": {"val": mean, "val_seeds": seeds},
+        "decision": rule_record(project, trained.mean[val]),
+    }

@@ -1,4 +1,4 @@
-"""Training a head in a project: its inputs, its seeds, and what identifies it."""
+"""Training a head in a project: its inputs, its settings, its seeds and its fingerprint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, fit_heads
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
-from mmfeat.inference.logits import folds_of, recorded_table, run_logits
+from mmfeat.inference.logits import held_out_folds, recorded_table, run_logits
 from mmfeat.inference.run_heads import seeds_logits
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
@@ -34,23 +34,24 @@ from mmfeat.training.head_runs import seeds_of, tokens_read
 def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
     """The same head once for each of the project's seeds."""
     config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
-    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs, "epochs") as bar:
-        return fit_heads(
-            head,
-            data,
-            members,
-            metric=config.metric,
-            rule=config.predict,
-            on_epoch=lambda _, note: bar.advance(1, note),
-        )
+    with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs * len(members), "epochs") as bar:
+        return fit_heads(head, data, members, metric=config.metric, rule=config.predict, bar=bar)
 
 
 def head_inputs(
     project: Project, unlabelled: bool = False, heads: Sequence[str] = ()
 ) -> tuple[dict[str, Identity], FeatureTable, np.ndarray]:
-    """The project's fusion inputs: identities, their table, and the rows that are read of it.
+    """The project's fusion inputs: identities, their table, and the rows that a head reads.
 
-    The table has the stored tokens that one of `heads` reads.
+    Parameters
+    ----------
+    heads : sequence of str
+        The table has the stored tokens that one of these reads.
+
+    Raises
+    ------
+    DataError
+        There is no labelled row to train on.
     """
     manifest = project.manifest
     if not len(manifest.rows("train")):
@@ -69,7 +70,7 @@ def head_inputs(
 def resolved_config(
     project: Project, head: str, identities: dict[str, Identity], table: FeatureTable | None = None
 ) -> Any:
-    """The head's settings with what depends on the inputs filled in.
+    """The settings of a head; those that depend on the inputs are filled in.
 
     Raises
     ------
@@ -89,19 +90,20 @@ def head_fingerprint(
     project: Project,
     kind: str,
     head: str,
+    *,
     settings: Any,
     identities: dict[str, Identity],
     table: FeatureTable,
     **more: Any,
 ) -> str:
-    """Digest of all that a head is made from: equal digests mean the same run."""
+    """Digest of everything that a head is made from. Equal digests mean the same run."""
     parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
     tokens = tokens_read(project, head, settings, table)
     return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
 
 
 def heads_made_from(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict[str, Any]:
-    """What all heads on the same inputs are made from, as JSON values: rows, labels, encoders, what epochs are chosen by."""
+    """What all heads on the same inputs are made from, as JSON values: rows, labels, encoders, the metric of epochs."""
     return {
         "rows": {which: table.digest(table.rows(which), list(identities)) for which in ("train", "val")},
         "encoders": {name: identity.spec.key for name, identity in identities.items()},
@@ -112,36 +114,36 @@ def heads_made_from(project: Project, identities: dict[str, Identity], table: Fe
 
 
 def head_lines(project: Project, run: Run) -> list[MetricRow]:
-    """A single seed on average, and the mean of all seeds' logits, which is what predicts."""
+    """Metrics on val of one seed on average, and of the mean of all seeds' logits, which predicts."""
     record, n = run.record, len(run.record["seeds"])
     val = project.manifest.rows("val")
     if not len(val):
         return []
     note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
-    mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note)
+    mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note=note)
     seconds = sum(record["seed_seconds"]) / n
     one = MetricRow.over_seeds(f"{record['head']}, one seed", _seeds_metrics(project, run), seconds) if n > 1 else None
     return list(filter(None, [one, mean]))
 
 
 def _seeds_metrics(project: Project, run: Run) -> list[dict[str, Any]]:
-    """Figures of each seed on val: those of run.json, but by the decisions of today."""
+    """Metrics of each seed on val: those of run.json, if its decision rule is the current one."""
     config, record = project.config, run.record
     if same_rule(record, config.predict):
         return record["figures"]["val_seeds"]
     val = project.manifest.rows("val")
     table = recorded_table(project, run, val).take(val)
-    each = seeds_logits(run, table, torch_device(config.device), folds_of(project, run, val))
+    each = seeds_logits(run, table, torch_device(config.device), held_out_folds(project, run, val))
     return [metrics_on_val(project, one).as_dict() for one in each]
 
 
 def val_metrics(project: Project, run: Run) -> Metrics:
-    """A run's figures on the val rows of today."""
+    """The metrics of a run on the current val rows."""
     return metrics_on_val(project, run_logits(project, run, project.manifest.rows("val")).logits)
 
 
 def describe(run: Run) -> str:
-    """What the head is made of, in a few words."""
+    """The head in a few words."""
     record = run.record
     chosen, folds = record["best_epochs"], record.get("folds")
     epochs = f"{min(chosen)} to {max(chosen)}" if folds else ", ".join(map(str, chosen))

@@ -1,4 +1,4 @@
-"""`--use`: a checkpoint that a comparison or a sweep has made becomes the project's own."""
+"""`--use`: put a checkpoint of a comparison or a sweep in use in the project."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mmfeat.training.finetune_plan import out_of_use, use_remedy
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """What was done.
+    """What `--use` has done.
 
     Attributes
     ----------
     made : str
         In a few words.
     lines : list of str
-        What the user has to write into mmfeat.toml, with a line before it; empty where the checkpoint is in use.
+        Text with the lines that mmfeat.toml still needs; empty if the checkpoint is in use.
     """
 
     made: str
@@ -28,20 +28,20 @@ class Promotion:
 
     @property
     def in_use(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the checkpoint is in use without further changes."""
         return not self.lines
 
 
 def promote_checkpoint(project: Project, proposal: ProposedEncoder, checkpoint: Checkpoint) -> Promotion:
-    """Make a checkpoint the latest of its encoder, or say what to write where mmfeat.toml has another model."""
+    """Make a checkpoint the latest of its encoder; if mmfeat.toml has another model, return the lines that it needs."""
     name = proposal.name
     if not proposal.own:
         path = checkpoint.folder.relative_to(project.root).as_posix()
         where = f"in place of [encoder.{name}]" if name in project.config.encoder else "as a further table"
         lines = [*proposal.lines(), f"checkpoint = {toml_value(path)}"]
         return Promotion(
-            f"mmfeat.toml has another model under [encoder.{name}]",
-            [f"Write into mmfeat.toml {where}:", "", *lines, ""],
+            made=f"mmfeat.toml has another model under [encoder.{name}]",
+            lines=[f"Write into mmfeat.toml {where}:", "", *lines, ""],
         )
     fingerprint = checkpoint.record["fingerprint"]
     found = (
@@ -54,5 +54,5 @@ def promote_checkpoint(project: Project, proposal: ProposedEncoder, checkpoint: 
         made = copy_checkpoint(made or checkpoint, name, project.checkpoints)
         said = f"Made checkpoints/{made.name}"
     if project.config.encoder[name].checkpoint == "latest":
-        return Promotion(said, [])
-    return Promotion(said, [f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])
+        return Promotion(made=said, lines=[])
+    return Promotion(made=said, lines=[f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])

@@ -1,4 +1,4 @@
-"""From what is typed for `mmfeat compare encoders` to encoders: one of mmfeat.toml, or a model with or without a file of weights."""
+"""Words of `mmfeat compare encoders` as encoders: one of mmfeat.toml, or a model with or without a file of weights."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mmfeat.project.project import Project
 _PATH = (".", "~", "/")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ProposedEncoder:
-    """One encoder that is compared.
+    """An encoder to compare.
 
     Attributes
     ----------
     typed : str
-        What it was asked for by.
+        As the user typed it.
     name : str
-        The encoder of mmfeat.toml that it is, or whose place and fine-tuning settings it takes.
+        The encoder of mmfeat.toml that it is, or that it would replace; the fine-tuning settings are those of that name.
     table : EncoderConfig
-        What it is.
+        Its table for mmfeat.toml.
     own : bool
-        Whether that is the very table of mmfeat.toml.
+        Whether it is that table of mmfeat.toml.
     """
 
     typed: str
@@ -46,7 +46,7 @@ class ProposedEncoder:
 
     @property
     def label(self) -> str:
-        """How tables call it."""
+        """Its name in tables."""
         model = Path(self.table.model).name
         if self.own:
             return f"{model[:12] if self.table.modality == OTHER else model} ({self.name})"
@@ -59,14 +59,14 @@ class ProposedEncoder:
         return re.sub(r"[^\w.=-]+", "-", self.name if self.own else self.label).strip(".-") or "encoder"
 
     def answers(self, text: str) -> bool:
-        """Whether it is called so."""
+        """Whether a text names it."""
         model = self.table.model
         return text in (self.typed, self.label, self.folder, model, Path(model).name) or (
             self.own and text == self.name
         )
 
     def lines(self) -> list[str]:
-        """Its table as mmfeat.toml has it, without what has its default."""
+        """Its table in mmfeat.toml, without defaults."""
         default, head = type(self.table)(), f"[encoder.{self.name}]"
         lines = [head] if self.name in MODALITIES else [head, f'modality = "{self.table.modality}"']
         for field in dataclasses.fields(self.table):
@@ -80,19 +80,19 @@ class ProposedEncoder:
 
 
 def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> ProposedEncoder:
-    """The encoder that is meant by `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
+    """The encoder that a word means: `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
 
-    Paths start at the current folder.
+    Relative paths start at the current folder.
 
     Parameters
     ----------
     known : dict of str to str
-        Modality by what was typed before, so that nobody has to be asked for it.
+        Modality by words that were typed before.
 
     Raises
     ------
     ConfigError
-        It is neither an encoder nor a model, or its file of weights is not there.
+        It is neither an encoder nor a model, or its file of weights does not exist.
     """
     encoders = project.config.encoder
     if typed in encoders:
@@ -117,27 +117,28 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
         (name for name, table in encoders.items() if table.modality == modality and table.model != TFIDF), modality
     )
     if model == TFIDF and modality == "text":
-        return ProposedEncoder(typed, name, TfidfEncoderConfig(), False)
+        return ProposedEncoder(typed=typed, name=name, table=TfidfEncoderConfig(), own=False)
     cls = ImageEncoderConfig if modality == "image" else TextEncoderConfig
-    return ProposedEncoder(typed, name, cls(model=model, pretrained=pretrained or "auto", modality=modality), False)
+    table = cls(model=model, pretrained=pretrained or "auto", modality=modality)
+    return ProposedEncoder(typed=typed, name=name, table=table, own=False)
 
 
 def _own(typed: str, name: str, table: EncoderConfig) -> ProposedEncoder:
-    return ProposedEncoder(typed, name, dataclasses.replace(table, checkpoint="latest"), True)
+    return ProposedEncoder(typed=typed, name=name, table=dataclasses.replace(table, checkpoint="latest"), own=True)
 
 
 def _absolute(path: str) -> str:
-    """As it was typed where it means the same from everywhere."""
+    """As typed, if it means the same from every folder."""
     return path if path.startswith(("~", "/")) else str(Path(path).absolute())
 
 
 def _same(project: Project, a: str, b: str) -> bool:
-    """Whether two values of mmfeat.toml name the same: a model, or a path."""
+    """Whether two values of mmfeat.toml name the same model or path."""
     return a == b or (a.startswith(_PATH) and b.startswith(_PATH) and project.config.path(a) == project.config.path(b))
 
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:
-    """What a model that is no path takes: those of timm and torchvision take images."""
+    """The modality of a model that is not a path: those of timm and torchvision take images."""
     if model == TFIDF:
         return "text"
     from mmfeat.encoders.families.text_names import nearest_text_models

@@ -25,7 +25,7 @@ from mmfeat.common.seals import read_record, seal_folder, write_sealed
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
 from mmfeat.data.corrections import FILE as CORRECTIONS
-from mmfeat.data.corrections import with_answers
+from mmfeat.data.corrections import add_answers
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
@@ -89,10 +89,10 @@ def apply_review(project: Project, file: Path | str, overwrite: bool = False) ->
 def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     root, before = project.root, project.manifest
     separator, corrections = project.config.data.separator, root / CORRECTIONS
-    answers = read_answers(file, before.ids, before.classes, separator)
+    answers = read_answers(file, before.ids, before.classes, separator=separator)
     if not answers.given:
         raise DataError(f"{file}: no row is filled in. Fill in its column labels, then: mmfeat review --apply {file}")
-    data = with_answers(corrections, answers.given, before.columns, separator)
+    data = add_answers(corrections, answers.given, before.columns, separator=separator)
     _forget_unbegun(root)
     states = _states(project)
     if fresh := data != bytes_of(corrections):

@@ -2,87 +2,65 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mmfeat.common.errors import ConfigError, MmfeatError, RunError
-from mmfeat.common.files import digest_json
-from mmfeat.common.progress import say
-from mmfeat.common.randomness import id_numbers
+from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.text import counted, shown
+from mmfeat.config.schema import MODALITIES, OTHER
 from mmfeat.inference.fitted_rules import crossfitted_rule, metrics_on_val, required_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
-from mmfeat.project.provenance import common_record
-from mmfeat.report.encoder_comparison_table import write_encoder_comparison
-from mmfeat.report.outputs import Outputs
-from mmfeat.runs.comparison import Part, comparison_folder, kept_part, save_part
-from mmfeat.runs.encoder_comparison import (
-    EncoderLine,
-    EncoderRecord,
-    bests,
-    encoder_lines,
-    read_encoder_record,
-    write_encoder_record,
-)
-from mmfeat.store.feature_table import rows_digest
+from mmfeat.report.comparison_layouts import encoder_layout
+from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.runs.comparison import Scoring, best_of_groups, score_groups
+from mmfeat.training.comparison_result import ComparisonResult, write_comparison
+from mmfeat.training.encoder_comparison import EncoderComparison
 from mmfeat.training.encoder_fits import EncoderFits
 from mmfeat.training.promotion import Promotion, promote_checkpoint
-from mmfeat.training.proposed_encoders import ProposedEncoder, proposed_encoder
+from mmfeat.training.proposed_encoders import ProposedEncoder
 
-RECORD, PART = "encoder.json", "logits.safetensors"
+WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # beside samples-F1
 
 
-@dataclass(frozen=True)
-class EncodersResult:
-    """Encoders on the same val rows, and the files that hold the same.
+@dataclass(frozen=True, kw_only=True)
+class EncodersResult(ComparisonResult):
+    """Encoders on the same val rows; `models` are in groups by modality, in each the best first.
 
     Attributes
     ----------
-    lines : list of EncoderLine
-        By modality, in each the best first.
-    baseline : MetricRow
-        The commonest label.
-    failed : dict of str to str
-        What could not be compared, and why.
-    proposals : dict of str to Proposal
+    proposals : dict of str to ProposedEncoder
         By label.
-    made : bool
-        False where everything was there already.
+    frozen : bool
+        Whether only linear probes were fitted.
     """
 
-    lines: list[EncoderLine]
-    baseline: MetricRow
-    failed: dict[str, str]
     proposals: dict[str, ProposedEncoder]
-    made: bool
-    folder: Path
-    files: list[Path]
-    n_train: int
-    n_val: int
-    n_seeds: int
     frozen: bool
 
 
 def compare_encoders(
-    project: Project, typed: list[str], freeze: bool = False, n_seeds: int = 1, overwrite: bool = False
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    freeze: bool = False,
+    seeds: int = 1,
+    overwrite: bool = False,
 ) -> EncodersResult:
-    """Train encoders on the project's split, or only their outputs on cached features, and score them on its val rows.
+    """Train encoders on the project's split, or only linear probes on cached features, and score them on its val rows.
 
-    Checkpoints, what is remembered of encoders, and runs of the project stay as they are: what is made lies in
-    `comparisons/`, and embeddings in the store. What is there already is not made again and is shown also where it is not
-    named.
+    The project's checkpoints, digests and runs do not change: the comparison is written to `comparisons/`, and embeddings
+    to the store. Encoders that were compared before are not trained again; they are also shown if they are not named.
 
     Parameters
     ----------
-    typed : list of str
-        As :func:`mmfeat.training.proposed_encoders.proposed_encoder` takes them; all encoders of mmfeat.toml, when empty.
-    n_seeds : int
-        Fits of each encoder. Figures are of the first; the others say how far a figure moves by itself.
+    names : sequence of str, optional
+        As :func:`mmfeat.training.proposed_encoders.proposed_encoder` takes them; all encoders of mmfeat.toml when empty or None.
+    freeze : bool
+        Whether the encoders stay as they are, and only linear probes are fitted.
+    seeds : int
+        Fits of each encoder. Metrics are those of the first seed; the others show their spread.
     overwrite : bool
         Whether tables and plots that were changed since they were written may be replaced.
 
@@ -93,134 +71,60 @@ def compare_encoders(
     RunError
         None of those that were named can be compared; the message says why.
     """
-    manifest, config = project.manifest, project.config
+    manifest, metric = project.manifest, project.config.metric
     val = required_val(project, "rows to compare on")
-    work, failed = _Comparison(project, freeze, n_seeds), {}
-    proposals: dict[str, tuple[ProposedEncoder, bool]] = {}
-    for text in typed or list(config.encoder):
-        with _said(failed, text):
-            proposal = proposed_encoder(project, text, work.modalities)
-            same = proposals.get(proposal.folder)
-            if same and same[0].table != proposal.table:
-                raise ConfigError(
-                    f"would be called {proposal.label}, as {same[0].typed} is. Compare one after the other"
-                )
-            proposals[proposal.folder] = (proposal, True)
-    for text in work.modalities:
-        with contextlib.suppress(MmfeatError):  # one that is out of reach today is not shown
-            proposal = proposed_encoder(project, text, work.modalities)
-            proposals.setdefault(proposal.folder, (proposal, False))
-    found, compared = [], {proposal.label for proposal, named in proposals.values() if named}
-    for proposal, named in proposals.values():
-        with _said(failed if named else {}, proposal.label):
-            one = work.one(proposal, make=named)
-            found += [one] if one else []
-    if not any(record.label in compared for record, _ in found):
-        raise RunError("; ".join(f"{shown(label)}: {why}" for label, why in failed.items()))
-    lines = encoder_lines(
-        found, manifest.labels[val], work.numbers, lambda logits: crossfitted_rule(project, val, logits), config.metric
+    work = EncoderComparison(project, freeze=freeze, n_seeds=seeds)
+    candidates = work.candidates(list(names or ()) or list(project.config.encoder))
+    scoring = Scoring(
+        labels=manifest.labels[val],
+        numbers=work.folder.numbers,
+        metric=metric,
+        rule_of=lambda logits: crossfitted_rule(project, val, logits),
+        mean_of_seeds=False,
+        intervals=WITH_INTERVALS,
     )
-    baseline = MetricRow.of(
-        "commonest label",
-        metrics_on_val(project, most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))),
-    )
-    title = f"{counted(len(val), 'val row')}"
-    outputs = Outputs(config, overwrite=overwrite)
-    files, written = write_encoder_comparison(
-        outputs, work.folder, title, lines, baseline, manifest.classes, config.metric
-    )
-    return EncodersResult(
-        lines,
-        baseline,
-        failed,
-        {p.label: p for p, _ in proposals.values()},
-        work.made or written,
+    models, title = score_groups(candidates, scoring, (*MODALITIES, OTHER)), counted(len(val), "val row")
+    most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+    fields = write_comparison(
+        project,
         work.folder,
-        files,
-        len(manifest.rows("train")),
-        len(val),
-        n_seeds,
-        freeze,
+        models,
+        title=title,
+        baselines=[MetricRow.of(MOST_FREQUENT, metrics_on_val(project, most_frequent))],
+        layout=encoder_layout(title, models, metric),
+        failed=work.failed,
+        overwrite=overwrite,
     )
+    return EncodersResult(**fields, proposals=work.proposals, frozen=freeze)
 
 
 def use_encoders(project: Project, result: EncodersResult, which: str) -> list[Promotion]:
-    """Put compared encoders in use: those that a name is of, or with `best` the best of each modality.
+    """Put compared encoders in use: the one with this name, or with `best` the best of each modality.
 
     Raises
     ------
     ConfigError
-        No encoder of the table is called so.
+        No encoder of the table, or more than one, has this name.
+    RunError
+        The checkpoint is gone.
     """
-    chosen = list(bests(result.lines).values())
+    chosen = list(best_of_groups(result.models).values())
     if which != "best":
-        chosen = [line for line in result.lines if result.proposals[line.record.label].answers(which)]
+        chosen = [model for model in result.models if result.proposals[model.label].answers(which)]
     if not chosen:
-        known = ", ".join(shown(line.record.label) for line in result.lines)
+        known = ", ".join(shown(model.label) for model in result.models)
         raise ConfigError(f"--use {shown(which)}: no encoder of the table. Use best, or one of: {known}")
     if len(chosen) > 1 and which != "best":
         raise ConfigError(
-            f"--use {shown(which)}: is {' and '.join(shown(line.record.label) for line in chosen)}. Name one"
+            f"--use {shown(which)}: names {' and '.join(shown(model.label) for model in chosen)}. Name one"
         )
     used = []
-    for line in chosen:
-        proposal = result.proposals[line.record.label]
+    for model in chosen:
+        proposal = result.proposals[model.label]
         folder = result.folder / proposal.folder
-        checkpoint = EncoderFits(project, folder, proposal, [project.config.seed], result.frozen).checkpoint()
+        fits = EncoderFits(project, folder, proposal, seeds=[project.config.seed], freeze=result.frozen)
+        checkpoint = fits.checkpoint()
         if checkpoint is None:
             raise RunError(f"{folder}: its checkpoint is gone. Remove the folder and type the command again")
         used.append(promote_checkpoint(project, proposal, checkpoint))
     return used
-
-
-@contextlib.contextmanager
-def _said(failed: dict[str, str], label: str) -> Iterator[None]:
-    """What cannot be compared does not stop the others."""
-    try:
-        yield
-    except MmfeatError as error:
-        failed[label] = str(error).removeprefix(f"{label}: ")
-
-
-class _Comparison:
-    """One folder under comparisons/, and the encoders in it."""
-
-    def __init__(self, project: Project, freeze: bool, n_seeds: int) -> None:
-        self.project, self.freeze, self.made = project, freeze, False
-        self.seeds = [project.config.seed + i for i in range(n_seeds)]
-        manifest = project.manifest
-        self.numbers = id_numbers(manifest.ids[manifest.rows("val")])
-        common = {
-            "rows": {
-                w: rows_digest(manifest.ids[r], manifest.labels[r])
-                for w in ("train", "val")
-                for r in [manifest.rows(w)]
-            },
-            "classes": list(manifest.classes),
-            "metric": project.config.metric,
-            "seeds": self.seeds,
-            "frozen": freeze,
-        }
-        record = {"kind": "encoders", **common, **common_record(project)}
-        self.folder = comparison_folder(project.root / "comparisons", "encoders", digest_json(common), record)
-        kept = [read_encoder_record(file) for file in sorted(self.folder.glob(f"*/{RECORD}"))]
-        self.modalities = {record.typed: record.modality for record in kept if record}
-
-    def one(self, proposal: ProposedEncoder, make: bool) -> tuple[EncoderRecord, Part] | None:
-        """An encoder's record and logits; None where they are not there and shall not be made."""
-        folder = self.folder / proposal.folder
-        fits = EncoderFits(self.project, folder, proposal, self.seeds, self.freeze)
-        fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
-        record, part = read_encoder_record(folder / RECORD), kept_part(folder / PART, self.numbers, fingerprint)
-        if record and part:
-            return record, part
-        if not make:
-            return None
-        say(f"{proposal.label}: {counted(len(self.seeds), 'seed')}, {'frozen' if self.freeze else 'fine-tuned'}")
-        record, part = fits.make()
-        write_encoder_record(folder / RECORD, record)
-        save_part(folder / PART, part, self.numbers, fingerprint)
-        for i in range(1, len(self.seeds)):  # their logits are kept; what can be used is the first
-            shutil.rmtree(folder / f"seed-{i}", ignore_errors=True)
-        self.made = True
-        return record, part

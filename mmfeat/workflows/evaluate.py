@@ -46,7 +46,7 @@ class EvaluateResult:
 
     split: str
     n_rows: int
-    figures: dict[str, Metrics]
+    metrics: dict[str, Metrics]
     differences: dict[str, dict[str, tuple[float, float, float]]]
     trained: dict[str, list[str]]
     n_chosen: dict[str, int]
@@ -102,7 +102,7 @@ def evaluate(
             outcomes[name] = outcome_of(logits, decision)
         learned = lineage_of(project, name)
         on, by = learned.among(manifest.ids[rows])
-        n_folded[name] = int(learned.out_of_fold(manifest.ids[rows]).sum())
+        n_folded[name] = int(learned.is_out_of_fold(manifest.ids[rows]).sum())
         trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
     for name in names:
         outputs.write(paths[name], class_table(figures[name], manifest.classes), own=True, earlier=True)

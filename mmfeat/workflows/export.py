@@ -170,7 +170,7 @@ def _written(
     """Fill a folder beside the destination, compare it, and give it its name."""
     name = composed.name
     with staging_folder(destination.parent, sweep=False) as staged:
-        size = write_model(staged, encoders, composed.composition, record, dtype, runtime)
+        size = write_model(staged, encoders, composed.composition, record=record, dtype=dtype, runtime=runtime)
         predictor = Predictor.load(staged, project.config.device)
         rows, *samples = _samples(project, predictor)
         found = predictor.predict(*samples, on_error="record") if rows else None

@@ -72,7 +72,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     settings = resolved_config(project, head, identities, table)
     folds = Folds(project) if config.fuse.folds else None
     more = folds.made_from() if folds else {}
-    fingerprint = head_fingerprint(project, "head", head, settings, identities, table, **more)
+    fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
     run = already_made(project.runs, fingerprint)
     made = run is None
     lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
@@ -87,7 +87,17 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
                 trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
             more = {"baselines": kept}
             return save_head_run(
-                project, head, head, settings, identities, table, trained, data, rows, fingerprint, more
+                project,
+                head,
+                head,
+                settings=settings,
+                identities=identities,
+                table=table,
+                trained=trained,
+                data=data,
+                rows=rows,
+                fingerprint=fingerprint,
+                more=more,
             )
 
         run = train()

@@ -209,7 +209,7 @@ class NewPredictions:
             form,
             self.rows.ids,
             found.probs,
-            found.decided,
+            found.predicted,
             found.classes,
             top_k=top_k,
             errors=found.errors,
@@ -303,7 +303,7 @@ def predict_new(
     if not model and project is None:
         raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
     number = _threshold(threshold) if model else None
-    kind = kind_of_samples(whats, caption, captions, images, columns)
+    kind = kind_of_samples(whats, caption, captions, images=images, columns=columns)
     inputs = [*whats, *images, *([captions] if captions else []), *([model] if model else [])]
     outputs = Outputs(project.config if project else None, inputs, overwrite)
     if out is not None:

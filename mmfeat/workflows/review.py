@@ -13,8 +13,8 @@ from mmfeat.common.files import bytes_of
 from mmfeat.common.labels import decide, has_label, label_names, sigmoid
 from mmfeat.common.randomness import id_numbers
 from mmfeat.data.corrections import FILE as CORRECTIONS
-from mmfeat.data.corrections import corrected_ids, with_answers
-from mmfeat.data.review_table import FILE, begun, is_review, nothing_mark, read_answers, review_bytes
+from mmfeat.data.corrections import add_answers, corrected_ids
+from mmfeat.data.review_table import FILE, is_review, n_answered, nothing_mark, read_answers, review_bytes
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.inference.fitted_rules import rule_for_rows
 from mmfeat.inference.logits import recorded_table, run_logits, unimodal_predictions
@@ -162,7 +162,7 @@ def _keep_answers(project: Project, file: Path) -> None:
         return
     elsewhere = "or write another file: --out FILE (or replace it: --overwrite)"
     try:
-        n, manifest = begun(file), project.manifest
+        n, manifest = n_answered(file), project.manifest
     except DataError as error:
         raise DataError(f"{error}. It is not overwritten. Remove it, {elsewhere}") from None
     if not n:
@@ -172,8 +172,8 @@ def _keep_answers(project: Project, file: Path) -> None:
     separator, kept = project.config.data.separator, project.root / CORRECTIONS
     remedy = f"is not overwritten. Run: mmfeat review --apply {file}, {elsewhere}"
     try:
-        given = read_answers(file, manifest.ids, manifest.classes, separator).given
-        applied = with_answers(kept, given, manifest.columns, separator) == bytes_of(kept)
+        given = read_answers(file, manifest.ids, manifest.classes, separator=separator).given
+        applied = add_answers(kept, given, manifest.columns, separator=separator) == bytes_of(kept)
     except DataError as error:
         raise DataError(f"{error}. {file} {remedy}") from None
     if not applied:

@@ -23,7 +23,7 @@ from mmfeat.project.project import Project
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
 from mmfeat.runs.run import ROLES, Run, already_made
-from mmfeat.selftraining.rounds import LINEAR, MLP, SelfTraining, self_train, with_targets
+from mmfeat.selftraining.rounds import LINEAR, MLP, Round, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.training.finetune_plan import fit_plan
@@ -107,7 +107,7 @@ def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = 
         before, now = val_metrics(project, supervised), val_metrics(project, run)
         rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
         seconds, note = supervised.record["seconds"], "without pseudo-labels"
-        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note), *lines]
+        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note=note), *lines]
     n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
     return SelftrainResult(
         run,
@@ -167,18 +167,18 @@ def _planned(project: Project) -> _Plan:
         begun,
         "selftrain",
         head,
-        settings,
-        identities,
-        table,
+        settings=settings,
+        identities=identities,
+        table=table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
         models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
-    supervised = head_fingerprint(begun, "head", head, settings, identities, table)
+    supervised = head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table)
     start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]
-    encoders = EncoderRounds(begun, folder, start, names, rows, free) if names else None
+    encoders = EncoderRounds(begun, folder, start, names=names, rows=rows, free=free) if names else None
     return _Plan(start, rows, free, settings, fingerprint, supervised, folder, encoders)
 
 
@@ -197,7 +197,7 @@ def _make(project: Project, plan: _Plan) -> Run:
             rule=config.predict,
             refit=encoders,
             memory=kept_in(plan.folder),
-            on_round=lambda one: bar.advance(1, f"{config.metric} {one.figures.scores.value(config.metric):.4f}"),
+            on_round=lambda one: bar.advance(1, f"{config.metric} {one.metrics.scores.value(config.metric):.4f}"),
         )
     if encoders and (used := encoders.of(trained.best)) is not plan.start:
         data = used.data(config, plan.rows)
@@ -211,14 +211,14 @@ def _make(project: Project, plan: _Plan) -> Run:
         project,
         "selftrain",
         config.fuse.head,
-        plan.settings,
-        identities,
-        used.table,
-        found,
-        data,
-        plan.rows,
-        plan.fingerprint,
-        _record(trained, config.selftrain.policy, time.perf_counter() - start),
+        settings=plan.settings,
+        identities=identities,
+        table=used.table,
+        trained=found,
+        data=data,
+        rows=plan.rows,
+        fingerprint=plan.fingerprint,
+        more=_record(trained, config.selftrain.policy, time.perf_counter() - start),
     )
     return run
 
@@ -233,10 +233,15 @@ def _complete(project: Project, plan: _Plan, run: Run, made: bool) -> None:
         kept.rmdir()
 
 
+def _round_record(one: Round) -> dict[str, Any]:
+    names = {"metrics": "figures"}  # as run.json names them
+    return {names.get(k, k): v.as_dict() if k == "metrics" else v for k, v in vars(one).items()}
+
+
 def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:
     return {
         "policy": policy,
-        "rounds": [{**vars(r), "figures": r.figures.as_dict()} for r in trained.rounds],
+        "rounds": [_round_record(r) for r in trained.rounds],
         "best_round": trained.best,
         "ended": trained.ended,
         "transductive": trained.best > 0,

@@ -208,7 +208,7 @@ def export_features(
     table = table if split == "all" else table.take(rows)
     made_from = _made_from(project, table, names, form)
     with progress("writing", table.n_samples * len(arrays_of(table)), "rows") as bar:
-        made = export_table(table, Path(destination).expanduser(), form, bar.advance, made_from)
+        made = export_table(table, Path(destination).expanduser(), form, advance=bar.advance, made_from=made_from)
     return FeaturesResult(table, made)
 
 

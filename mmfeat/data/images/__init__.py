@@ -1,1 +1,1 @@
-"""Images by name: in folders and archives, their bytes and their copies."""
+"""Images of a project: found by name in folders and archives, their bytes, their copies."""

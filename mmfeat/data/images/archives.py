@@ -1,4 +1,4 @@
-"""Images straight out of archives: zip and uncompressed tar files, each member read by its place in the file."""
+"""Archives of images: reads single members of zip and uncompressed tar files by their position in the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmfeat.common.errors import DataError
 
 ARCHIVES = (".zip", ".tar")
 NO_RANDOM_ACCESS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
-MAX_BYTES = 512 * 2**20  # of one image file; more is no image but a bomb
+MAX_BYTES = 512 * 2**20  # of one image file; anything larger is treated as a decompression bomb
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -30,7 +30,7 @@ _DAMAGE = (
     LookupError,
     NotImplementedError,
 )
-_ENCODINGS = ("cp1252", "cp850", "cp949", "cp932", "gbk")  # of names that are not in UTF-8
+_ENCODINGS = ("cp1252", "cp850", "cp949", "cp932", "gbk")  # tried for names that are not UTF-8
 _INFLATE = {zipfile.ZIP_DEFLATED: lambda: zlib.decompressobj(-15), zipfile.ZIP_BZIP2: bz2.BZ2Decompressor}
 _LOCAL = struct.Struct("<4s22xHH")  # a zip member's header: signature, length of name, length of extra field
 
@@ -39,19 +39,19 @@ Facts = tuple[int, int, int]
 
 
 def facts(status: os.stat_result) -> Facts:
-    """Size, time in nanoseconds and inode: what changes when a file does."""
+    """Size, time in nanoseconds and inode: they change when a file changes."""
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 class Archive:
-    """One archive as it was when it was listed; opened anew for each read, so that many archives and threads may be used.
+    """One archive as it was when listed. It is reopened for each read, so that many archives and threads can be used.
 
     Attributes
     ----------
     facts : tuple of int
         The file's facts before it was listed.
     others : dict of str to list of str
-        Name to other names that its bytes may mean, for members whose names' encoding nothing tells; filled by `members`.
+        Other possible names of members whose names have an unknown encoding; filled by `members`.
     """
 
     kind = ""
@@ -65,12 +65,12 @@ class Archive:
             raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
     def members(self) -> Iterator[tuple[str, Place]]:
-        """Name and place of each plain file inside, in order; links, devices and folders are none.
+        """Name and place of each regular file in the archive, in order; links, devices and folders are skipped.
 
         Raises
         ------
         DataError
-            The archive is damaged or cut short, or a member would leave its folder.
+            The archive is damaged or truncated, or a member's path leaves the archive's folder.
         """
         try:
             with open(self.file, "rb") as handle:
@@ -84,7 +84,7 @@ class Archive:
         Raises
         ------
         OSError, DataError
-            They cannot be read, are damaged, or are more than an image has.
+            The member cannot be read, is damaged, or is larger than any image.
         """
         handle = os.open(self.file, os.O_RDONLY)
         try:
@@ -129,7 +129,7 @@ class ZipArchive(Archive):
                     )
 
     def _name(self, info: zipfile.ZipInfo) -> str:
-        """A member's name: in UTF-8 where its bytes are, whatever the flag says; else as zip files have them, in cp437."""
+        """A member's name: decoded as UTF-8 if that is valid, whatever the flag says; otherwise as cp437, the zip default."""
         name = _inside(self.file, info.filename)
         if info.filename.isascii() or info.flag_bits & 0x800:
             return name
@@ -147,14 +147,14 @@ class ZipArchive(Archive):
         if encrypted:
             raise ValueError("it is encrypted")
         if method != zipfile.ZIP_STORED and method not in _INFLATE:
-            raise ValueError(f"its compression (method {method}) is not read. Make the archive anew with deflate")
+            raise ValueError(f"its compression (method {method}) is not supported. Make the archive again with deflate")
         check_size(max(size, packed))
         signature, name_length, extra_length = _LOCAL.unpack(_exactly(handle, _LOCAL.size, offset))
         if signature != b"PK\3\4":
             raise ValueError("no member begins where the archive says")
         data = _exactly(handle, packed, offset + _LOCAL.size + name_length + extra_length)
         if method in _INFLATE:
-            data = _INFLATE[method]().decompress(data, size + 1)  # never more than was declared, whatever it holds
+            data = _INFLATE[method]().decompress(data, size + 1)  # no more than declared
         if len(data) != size or zlib.crc32(data) != checksum:
             raise ValueError("its size or checksum is not that of the archive's list")
         return data
@@ -169,18 +169,18 @@ class TarArchive(Archive):
         with tarfile.open(fileobj=handle, mode="r:") as archive:
             before = -1
             while (info := archive.next()) is not None:
-                archive.members.clear()  # it would keep a kilobyte for each
+                archive.members.clear()  # frees a kilobyte per member
                 if info.size < 0 or info.offset <= before:
                     raise ValueError(f"damaged at byte {info.offset}")
                 before = info.offset
                 name = _inside(self.file, info.name)
                 if info.issparse():
-                    raise ValueError(f"member {name!r} is sparse. Make the archive anew without --sparse")
+                    raise ValueError(f"member {name!r} is sparse. Make the archive again without --sparse")
                 if info.isreg():
                     if found := undecoded(name):
                         self.others[name] = found
                     yield name, (info.offset_data, info.size)
-            # Without this check a cut between two members, or damage, would only look like an archive with fewer.
+            # Without this check, an archive cut between two members would look like one with fewer members.
             handle.seek(archive.offset)
             if handle.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise ValueError(f"cut short or damaged at byte {archive.offset}")
@@ -192,12 +192,12 @@ class TarArchive(Archive):
 
 
 def open_archive(file: str) -> Archive:
-    """A zip or tar file, by its suffix."""
+    """Open a zip or tar file, by its suffix."""
     return (ZipArchive if file.lower().endswith(".zip") else TarArchive)(file)
 
 
 def meanings(name: bytes) -> list[str]:
-    """Paths that a name's bytes may mean: the one of UTF-8 where they are that, else one for each common encoding."""
+    """Possible paths for the bytes of a name: one if they are UTF-8, otherwise one for each common encoding."""
     with contextlib.suppress(UnicodeDecodeError):
         return [name.decode()]
     found = []
@@ -208,26 +208,26 @@ def meanings(name: bytes) -> list[str]:
 
 
 def undecoded(path: str) -> list[str]:
-    """Paths that a file's or a member's name may mean whose bytes are not UTF-8; none where they are."""
+    """Possible paths for a name whose bytes are not UTF-8; empty for UTF-8."""
     if path.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in path):
         return []
     return meanings(path.encode("utf-8", "surrogateescape"))
 
 
 def check_size(size: int) -> None:
-    """Refuse what is larger than an image is.
+    """Refuse files that are larger than any image.
 
     Raises
     ------
     ValueError
-        More than `MAX_BYTES`.
+        The size is above `MAX_BYTES`.
     """
     if size > MAX_BYTES:
         raise ValueError(f"{size / 2**20:,.0f} MiB, and an image has at most {MAX_BYTES / 2**20:,.0f}")
 
 
 def clean_name(name: str) -> str | None:
-    """A relative path with `/` between its parts, where some tools write a backslash; None where it leaves its folder."""
+    """A relative path with `/` between its parts (some tools write backslashes); None if it leaves its folder."""
     name = name.replace("\\", "/")
     if name.startswith("/") or name[1:3] == ":/":
         return None
@@ -242,12 +242,12 @@ def clean_name(name: str) -> str | None:
 def _inside(file: str, name: str) -> str:
     path = clean_name(name)
     if path is None:
-        raise DataError(f"{file}: member {name[:80]!r} leaves the archive's folder. Make the archive anew without it")
+        raise DataError(f"{file}: member {name[:80]!r} leaves the archive's folder. Make the archive again without it")
     return path
 
 
 def _exactly(handle: int, size: int, offset: int) -> bytes:
-    """Bytes from an offset on; reads at one handle do not disturb each other."""
+    """Exactly `size` bytes from an offset; concurrent reads of one handle do not interfere."""
     data = os.pread(handle, size, offset)
     while len(data) < size:
         more = os.pread(handle, size - len(data), offset + len(data))

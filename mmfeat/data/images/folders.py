@@ -1,4 +1,4 @@
-"""The files of a folder and of all below it, linked folders too; a folder that cannot be listed is told, not taken for empty."""
+"""Recursive listing of a folder, through links too; folders that cannot be listed are reported, not taken for empty."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 @dataclass
 class Listing:
-    """What a folder holds.
+    """The files below a folder.
 
     Attributes
     ----------
     files : dict of str to str
-        Path inside the folder, with `/` between its parts, to the place on the disk. A file that links lead to as well has one
-        place under all its paths.
+        Place on the disk of each path inside the folder (with `/` between its parts). A file that is reached through links
+        too has several paths and one place.
     linked : set of str
-        Those paths that go through a link to a folder.
+        The paths that go through a link to a folder.
     unlisted : dict of str to str
-        Folders that cannot be listed, each with the reason.
+        Folders that cannot be listed, with the reason.
     """
 
     files: dict[str, str] = field(default_factory=dict)
@@ -29,29 +29,29 @@ class Listing:
 
 
 def list_folder(folder: Path | str) -> Listing:
-    """List a folder and all below it.
+    """List a folder recursively.
 
-    Each link to a folder is followed once, after the folders themselves; one that leads back to a folder above it is not.
+    Each link to a folder is followed once, after the folders themselves. Links to a folder above them are not followed.
     """
     listing = Listing()
-    places: dict[str, str] = {}  # of a real folder: the path under which it was listed first
-    links = list(_walk(str(folder), "", listing, places))
+    places: dict[str, str] = {}  # real folder to the path under which it was listed first
+    links = list(_walk(str(folder), "", listing, places=places))
     real = set(listing.files)
-    for at, inside in links:  # it grows
+    for at, inside in links:  # the list grows
         target = os.path.realpath(at)
         above = os.path.realpath(os.path.dirname(at))
         if above == target or above.startswith(os.path.join(target, "")):
             continue
-        if target in places:  # all of it is known: its files have further paths
+        if target in places:  # already listed: its files get further paths
             _walk_again(places[target], inside, listing)
         else:
-            links += _walk(at, inside, listing, places)
+            links += _walk(at, inside, listing, places=places)
     listing.linked = listing.files.keys() - real
     return listing
 
 
-def _walk(top: str, inside: str, listing: Listing, places: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Add the files below a folder that is listed for the first time; the linked folders there, with their paths inside."""
+def _walk(top: str, inside: str, listing: Listing, *, places: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Add the files below a folder that was not listed before; yields the links to folders in it, with their paths."""
     stack = [(top, inside)]
     while stack:
         folder, path = stack.pop()
@@ -71,7 +71,7 @@ def _walk(top: str, inside: str, listing: Listing, places: dict[str, str]) -> It
 
 
 def _walk_again(top: str, inside: str, listing: Listing) -> None:
-    """Add the files below a folder that was listed before, under further paths; links there were followed then."""
+    """Add further paths for the files below a folder that was listed before; its links were followed then."""
     stack = [(top, inside)]
     while stack:
         folder, path = stack.pop()
@@ -84,7 +84,7 @@ def _walk_again(top: str, inside: str, listing: Listing) -> None:
 
 
 def _entries(folder: str, listing: Listing) -> list[tuple[str, bool, bool]]:
-    """Name, whether it is a folder, and whether a link, of all that a folder holds, by name."""
+    """The sorted entries of a folder: name, whether it is a folder, whether it is a link."""
     try:
         with os.scandir(folder) as found:
             return sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in found)
@@ -96,5 +96,5 @@ def _entries(folder: str, listing: Listing) -> list[tuple[str, bool, bool]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # the link points to itself
         return False

@@ -1,7 +1,7 @@
-"""Image files as bytes: their image data, apart from the metadata around it. Nothing is decoded.
+"""Image files as bytes: separates image data from metadata, without decoding.
 
-JPEG, PNG and WebP are lists of named parts, and the name says what a part is for. So two files can be compared by
-their image data alone, and metadata that stops a decoder can be left out.
+JPEG, PNG and WebP files are lists of named parts. Two files can therefore be compared by their image data alone, and metadata
+that makes a decoder fail can be left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 PIXEL_DIGEST = 16  # bytes
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")  # all that a decoder's pixels depend on
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")  # the chunks that pixels depend on
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA = 0x20 | 0x08 | 0x04  # VP8X's flags: ICC profile, EXIF, XMP
 _APP0, _APP1, _APP14, _APP15, _COM, _SOS, _EOI = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE, 0xDA, 0xD9
@@ -26,11 +26,11 @@ _EXIF = b"Exif\0\0"
 
 
 def pixel_digest(data: bytes) -> bytes | None:
-    """A digest of a file's image data: 16 bytes; None where that is the whole file, or the file is damaged.
+    """Digest (16 bytes) of a file's image data; None for formats without separate metadata and for damaged files.
 
-    Copies of an image that differ only in metadata, its orientation among them, have the same digest. JPEG counts from its
-    first table to its end marker, without APPn and COM segments, but with Adobe's APP14, which says how colours are stored.
-    PNG counts IHDR, PLTE, tRNS and IDAT; WebP its VP8, VP8L, ALPH, ANIM and ANMF.
+    Copies of an image that differ only in metadata (including orientation) have the same digest. It covers, for JPEG, all
+    segments from the first table to the end marker except APPn and COM, but including Adobe's APP14, which defines the
+    colour transform; for PNG, IHDR, PLTE, tRNS and IDAT; for WebP, VP8, VP8L, ALPH, ANIM and ANMF.
     """
     digest = hashlib.blake2b(digest_size=PIXEL_DIGEST)
     try:
@@ -51,9 +51,9 @@ def pixel_digest(data: bytes) -> bytes | None:
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """The same image without any metadata but its orientation; None for other formats, and where the file is damaged.
+    """The same image without metadata except its orientation; None for other formats and damaged files.
 
-    What decodes to the same pixels, whatever is wrong with the metadata.
+    It decodes to the same pixels, whatever is wrong with the metadata.
     """
     try:
         if data[:2] == b"\xff\xd8":
@@ -68,8 +68,8 @@ def without_metadata(data: bytes) -> bytes | None:
 
 
 def deep(data: bytes) -> bool:
-    """Whether an image may hold more than 8 bits a channel, as its header says: PNG of 16 bits, and formats that mmfeat
-    does not look into. False for JPEG, WebP, GIF, BMP and other PNG.
+    """Whether an image may have more than 8 bits per channel: 16-bit PNG, and formats that mmfeat does not parse.
+    False for JPEG, WebP, GIF, BMP and other PNG.
     """
     if data[:8] == _PNG:
         return data[24:25] == b"\x10"
@@ -77,18 +77,18 @@ def deep(data: bytes) -> bool:
 
 
 def ended_jpeg(data: bytes) -> bytes | None:
-    """A JPEG that was cut short, with the end marker that it lacks; None where it is none, or is not cut within its pixels."""
+    """A truncated JPEG, completed by an end marker; None for other files, and for a JPEG that is not cut within its pixels."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
         any(code == _SOS for code, *_ in _jpeg_segments(data))
-    except ValueError:  # it ends before its pixels begin
+    except ValueError:  # the file ends before its pixels
         return None
     return data + b"\xff\xd9"
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end (marker included) of each segment up to the first SOS, which ends with the data."""
+    """Marker, start and end (including the marker) of each segment up to the first SOS, whose end is the file's end."""
     at, last = 2, len(data) - 4
     while at <= last:
         if data[at] != 0xFF:
@@ -109,7 +109,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _is_metadata(code: int, payload: bytes) -> bool:
-    """Whether a JPEG's segment says nothing about its pixels."""
+    """Whether a JPEG segment does not affect the pixels."""
     if code == _APP14:
         return not payload.startswith(b"Adobe") or len(payload) < 12
     return _APP0 <= code <= _APP15 or code == _COM
@@ -119,7 +119,7 @@ def _feed_jpeg(digest: hashlib.blake2b, data: bytes) -> None:
     view, begin = memoryview(data), 2
     for code, start, end in _jpeg_segments(data):
         if code == _SOS:
-            last = _JPEG_END.search(data, start)  # what follows the end marker is no part of the image
+            last = _JPEG_END.search(data, start)  # data after the end marker are not part of the image
             digest.update(view[begin : last.end() if last else end])
         elif code >= _APP0 and _is_metadata(code, data[start + 4 : min(end, start + 32)]):
             digest.update(view[begin:start])
@@ -134,7 +134,7 @@ def _bare_jpeg(data: bytes) -> bytes:
             exif += payload[len(_EXIF) :]
         elif code == _APP1:
             xmp += payload
-        jfif = code == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14  # says how colours are stored
+        jfif = code == _APP0 and payload.startswith(b"JFIF\0") and len(payload) >= 14  # defines the colour transform
         if jfif or not _is_metadata(code, payload):
             parts.append(data[start:end])
     tag = _EXIF + _exif_of(_orientation(exif, xmp))
@@ -143,7 +143,7 @@ def _bare_jpeg(data: bytes) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end (length and checksum included) of each chunk up to IEND, or to where the file ends."""
+    """Name, start and end (including length and checksum) of each chunk up to IEND or the end of the file."""
     at = len(_PNG)
     while at + 12 <= len(data):
         size, name = struct.unpack_from(">I4s", data, at)
@@ -159,7 +159,7 @@ def _feed_png(digest: hashlib.blake2b, data: bytes) -> None:
     view, before = memoryview(data), b""
     for name, start, end in _png_chunks(data):
         if name in _PNG_PIXELS:
-            if name != before:  # how the data are cut into chunks is the writer's choice
+            if name != before:  # the division of data into chunks is arbitrary
                 digest.update(name)
             digest.update(view[start + 8 : end - 4])
             before = name
@@ -183,7 +183,7 @@ def _bare_png(data: bytes) -> bytes:
 
 
 def _raw_profile(payload: bytes, packed: bool) -> bytes:
-    """The EXIF data of ImageMagick's text chunk; empty where they cannot be read."""
+    """The EXIF data of ImageMagick's text chunk; empty if they cannot be read."""
     text = payload.partition(b"\0")[2]
     try:
         if packed:
@@ -215,7 +215,7 @@ def _bare_webp(data: bytes) -> bytes:
             xmp = bytes(payload)
         elif name == b"VP8X" or name in _WEBP_PIXELS:
             kept.append((name, bytes(payload)))
-    if kept and kept[0][0] == b"VP8X":  # only this form of the file may have an orientation
+    if kept and kept[0][0] == b"VP8X":  # only this form can have an orientation
         flags = kept[0][1][:1]
         if len(flags):
             kept[0] = (b"VP8X", bytes([flags[0] & ~_WEBP_METADATA | 0x08]) + kept[0][1][1:])
@@ -226,7 +226,7 @@ def _bare_webp(data: bytes) -> bytes:
 
 
 def _orientation(exif: bytes, xmp: bytes) -> int:
-    """From 1 to 8: what EXIF says, else XMP, else 1."""
+    """Orientation from 1 to 8: from EXIF, otherwise from XMP, otherwise 1."""
     found = _exif_orientation(exif)
     if not found and (match := _XMP_ORIENTATION.search(xmp)):
         found = int(match[1])
@@ -234,7 +234,7 @@ def _orientation(exif: bytes, xmp: bytes) -> int:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """The orientation tag of the first directory, whatever stands around it; 0 where there is none."""
+    """The orientation tag of the first directory; 0 without one."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
         return 0
@@ -253,5 +253,5 @@ def _exif_orientation(exif: bytes) -> int:
 
 
 def _exif_of(orientation: int) -> bytes:
-    """EXIF data that say nothing else."""
+    """EXIF data with only an orientation."""
     return struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)

@@ -1,10 +1,10 @@
-"""Whether bytes are an image, told by how they begin."""
+"""Recognises image files by their first bytes."""
 
 from __future__ import annotations
 
 import re
 
-HEAD = 32  # bytes that tell it
+HEAD = 32  # bytes needed
 _BEGINNINGS = re.compile(
     rb"\xff\xd8\xff"  # JPEG
     rb"|\x89PNG\r\n\x1a\n"
@@ -22,12 +22,12 @@ _HEIF = re.compile(rb"....ftyp(?:hei[cfmsx]|hev[cx]|mif1|msf1)", re.DOTALL)
 
 
 def begins_as_image(head: bytes) -> bool:
-    """Whether a file that begins with these bytes, `HEAD` of them, is an image of a kind whose beginning tells it."""
+    """Whether the first `HEAD` bytes of a file are those of an image format."""
     return _BEGINNINGS.match(head) is not None
 
 
 def lacking_decoder(head: bytes) -> str:
-    """What to install for a file that begins like this, where Pillow has no decoder for it; else an empty text."""
+    """What to install for a file whose format Pillow cannot decode; empty if it can."""
     from PIL import Image, features
 
     if _HEIF.match(head) and "HEIF" not in Image.OPEN:
@@ -38,7 +38,7 @@ def lacking_decoder(head: bytes) -> str:
 
 
 def decodes_heif_now(head: bytes) -> bool:
-    """Let Pillow decode HEIC images from now on, if the file is one and pillow-heif is installed; whether that is so."""
+    """Register pillow-heif if the file is a HEIC image and pillow-heif is installed; returns whether it did."""
     from PIL import Image
 
     if not _HEIF.match(head) or "HEIF" in Image.OPEN:

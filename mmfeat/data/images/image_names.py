@@ -1,4 +1,4 @@
-"""Images by the names that tables give them: whole, with more or fewer folders before them, or without extension."""
+"""Finds images by the names in tables: with their whole path, with more or fewer folders, or without extension."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (*COMMON_SUFFIXES, *FURTHER_SUFFIXES)
 
 
 class Location(NamedTuple):
-    """One image: a file, or a member of an archive with its place there."""
+    """The location of one image: a file, or a member of an archive and its place there."""
 
     file: str
     member: str | None = None
@@ -28,7 +28,7 @@ class Location(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The whole path, as if an archive were a folder of its name."""
+        """The whole path; an archive counts as a folder of its name."""
         return self.file if self.member is None else f"{_without(self.file, ARCHIVES)}/{self.member}"
 
     def __str__(self) -> str:
@@ -36,19 +36,20 @@ class Location(NamedTuple):
 
 
 _Held = Location | list[Location]
+_Match = tuple[_Held | None, bool]  # where the image is, and whether only the end of its name fits
 
 
 class ImageNames:
     """Locations by name.
 
-    An image has the path inside the folder or archive that was named. A table's name is compared with all of it; else with
+    An image's path is relative to its folder or archive. A name in a table is compared with the whole path first; then with
     its end (`1.jpg` for `cats/1.jpg`) and with the end of its place on the disk (`photos/1.jpg` for `1.jpg` in `photos`);
-    else the end of the name with all of it (`old/photos/1.jpg` for `1.jpg`). Where nothing fits, the same is tried without
-    the images' extensions. What fits best counts, and several that fit equally are an error for who asks.
+    then the end of the name with the whole path (`old/photos/1.jpg` for `1.jpg`). If nothing matches, the same is tried
+    without extensions. The best match counts; several equally good matches are an error.
 
-    Names that fit equally well as they are spelled go before those that only look the same (see
-    :func:`mmfeat.common.spelling.normal_name`), are written with percent signs (`a%20b.jpg`), or may be meant by the bytes of a name
-    whose encoding nothing tells.
+    Among equal matches, exact spellings go before names that only look the same (see
+    :func:`mmfeat.common.spelling.normal_name`), are percent-encoded (`a%20b.jpg`), or are possible readings of a name with an
+    unknown encoding.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class ImageNames:
         return len(self._paths.whole)
 
     def add(self, path: str, location: Location, others: Iterable[str] = ()) -> None:
-        """Add an image; `others` are paths that may be meant by the bytes of its path."""
+        """Add an image; `others` are other possible readings of its path's bytes."""
         self._paths.add(path, location)
         self._others += [(other, location) for other in others]
 
@@ -71,17 +72,17 @@ class ImageNames:
         return sorted(self._paths.whole)
 
     def exact(self, name: str) -> Location | None:
-        """The image whose whole path a name is, to the letter."""
+        """The image whose whole path equals a name."""
         held = self._paths.whole.get(name)
         return held if isinstance(held, Location) else None
 
     def find(self, name: str) -> Location | None:
-        """The image that a name means, or None; safe in threads.
+        """The image that a name refers to, or None; thread-safe.
 
         Raises
         ------
         DataError
-            Several images fit, or this image fits another name as well and its folder tells neither.
+            Several images match, or the image matches another name too and neither name includes its folder.
         """
         held = self._paths.whole.get(name)
         if isinstance(held, Location):  # most names
@@ -94,16 +95,16 @@ class ImageNames:
         if found is None or loose:
             if self._alike is None:
                 self._alike = self._index(looks_like) if self._any_other_look() else self._paths
-            found, loose = _better(found, loose, *self._alike.match(looks))
+            found, loose = _better((found, loose), self._alike.match(looks))
         if found is None:
             if self._stems is None:
                 stems = self._index(_stem, others=False)
                 self._stems = stems, self._index(lambda p: looks_like(_stem(p))) if self._any_other_look() else stems
-            found, loose = _better(*self._stems[0].match(path), *self._stems[1].match(looks))
+            found, loose = _better(self._stems[0].match(path), self._stems[1].match(looks))
         if isinstance(found, list):
             places = " and ".join(map(str, found[:2]))
             remedy = "Leave one of them out" if "/" in path else "Name it with its folder"
-            raise DataError(f"image {shown(repr(name))} is there {len(found)} times: {places}. {remedy}")
+            raise DataError(f"image {shown(repr(name))} exists {len(found)} times: {places}. {remedy}")
         if found and loose and (other := self._loose.setdefault(found, looks)) != looks:
             raise DataError(
                 f"images {shown(repr(other))} and {shown(repr(path))} both fit {found}, whose folder is in neither name. "
@@ -112,7 +113,7 @@ class ImageNames:
         return found
 
     def _any_other_look(self) -> bool:
-        """Whether any path is spelled otherwise than it is compared."""
+        """Whether the normal form of any path differs from the path."""
         return bool(self._others) or any(looks_like(path) != path for path in self._paths.whole)
 
     def _index(self, key: Callable[[str], str], others: bool = True) -> _Index:
@@ -127,7 +128,7 @@ class ImageNames:
 
 
 class _Index:
-    """Locations by whole paths and by their ends; `key` is what is compared of a path."""
+    """Locations by whole paths and by their ends; `key` maps a path to the text that is compared."""
 
     def __init__(self, key: Callable[[str], str]) -> None:
         self._key = key
@@ -141,7 +142,7 @@ class _Index:
             _hold(self._ends, end, location)
 
     def match(self, name: str) -> tuple[_Held | None, bool]:
-        """What fits best, and whether only the end of the name does."""
+        """The best match, and whether only the end of the name matches."""
         found = self.whole.get(name)
         if found is not None:
             return found, False
@@ -160,30 +161,31 @@ class _Index:
 
 
 def looks_like(path: str) -> str:
-    """A path in the form in which paths that look the same are equal, percent signs decoded."""
+    """A path with percent encoding decoded, in the normal form that is equal for paths that look the same."""
     if "%" in path:
         with contextlib.suppress(UnicodeDecodeError):
             path = unquote(path, errors="strict")
     return normal_name(path)
 
 
-def _better(a: _Held | None, a_loose: bool, b: _Held | None, b_loose: bool) -> tuple[_Held | None, bool]:
-    """Of two things that fit the first, unless only the end of the name fits it and the other fits better."""
-    return (b, b_loose) if b is not None and (a is None or (a_loose and not b_loose)) else (a, a_loose)
+def _better(first: _Match, second: _Match) -> _Match:
+    """The first of two matches, unless it is loose (only the end of the name fits) and the second is not."""
+    replaced = first[0] is None or (first[1] and not second[1])
+    return second if second[0] is not None and replaced else first
 
 
 def _hold(index: dict[str, _Held], key: str, location: Location) -> None:
-    """One place, or a list of all: only an error for who asks for it."""
+    """Add a location to an index; several locations of one key become a list, an error only when the key is looked up."""
     held = index.setdefault(key, location)
     if isinstance(held, list):
         if location not in held:
             index[key] = [*held, location]
-    elif held != location:  # as it does where one folder that is named lies in another
+    elif held != location:  # equal if one named folder lies in another
         index[key] = [held, location]
 
 
 def _ends(path: str) -> Iterator[str]:
-    """The path without its first folder, its first two, and so on."""
+    """The path without its first folder, without its first two, and so on."""
     at = path.find("/")
     while at >= 0:
         path = path[at + 1 :]

@@ -1,4 +1,4 @@
-"""Where images are: folders, zip and tar files, read in place."""
+"""The sources of a project's images: folders, zip and tar files, read in place."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class UnlistedFolder(DataError):
 
 
 class ImageSources:
-    """Images by name, wherever they lie.
+    """Images by name, in folders and archives.
 
-    A name matches as :class:`ImageNames` says. Archives and folders are listed when the first name is asked for.
+    :class:`ImageNames` defines how a name matches. Archives and folders are listed when the first name is looked up.
 
     Parameters
     ----------
     patterns : iterable of Path or str
         Folders, zip and tar files; `*` and `?` are expanded.
     setting : str
-        What the patterns come from, for messages.
+        The setting that holds the patterns, for messages.
 
     Raises
     ------
     DataError
-        A pattern matches nothing, or something else.
+        A pattern matches nothing, or a file of another kind.
     """
 
     def __init__(self, patterns: Iterable[Path | str], setting: str = "images under [data] in mmfeat.toml") -> None:
@@ -61,22 +61,22 @@ class ImageSources:
         self._listed = False
         self._archives: dict[str, Archive] = {}
         self._names = ImageNames()
-        self._further = ImageNames()  # less common kinds, and what links to folders lead to
-        self._plain: dict[str, Location] = {}  # members of archives that no suffix calls images
+        self._further = ImageNames()  # less common formats, and files behind links to folders
+        self._plain: dict[str, Location] = {}  # members without an image's suffix
         self._by_content: dict[str, Location] = {}
         self._unlisted: dict[str, str] = {}
-        self._empty: dict[Path, list[Location]] = {}  # those without an image by its name, and what they hold
+        self._empty: dict[Path, list[Location]] = {}  # places without an image's suffix, and their files
 
     @classmethod
     def of_file(cls, file: Path) -> ImageSources:
-        """One image, by its file's name; nothing around it is looked at."""
+        """One image, by its file's name; its folder is not listed."""
         sources = cls([])
         sources._names.add(file.name, Location(str(file)))
         sources._listed = True
         return sources
 
     def add_files(self, files: Sequence[Path]) -> None:
-        """Add single images, by their files' names; by their whole paths where several are called the same."""
+        """Add single images by their files' names, or by their whole paths if names repeat."""
         if not self._listed:
             self._list()
         names = [file.name for file in files]
@@ -84,15 +84,15 @@ class ImageSources:
             self._names.add(file.name if names.count(file.name) == 1 else file.as_posix(), Location(str(file)))
 
     def locate(self, name: str) -> Location | None:
-        """Where an image is; None where it is nowhere, or its name would leave the folders. Safe in threads.
+        """The location of an image; None if it does not exist or its name leaves the folders. Thread-safe.
 
-        A file that no suffix calls an image is one where a name is its whole path, and it begins as images do.
+        A file without an image's suffix is found by its whole path if its first bytes are those of an image.
 
         Raises
         ------
         DataError
-            Several images have this name; an archive is damaged, or one of its members would leave its folder; or it is
-            not there and a folder cannot be listed.
+            Several images have this name; an archive is damaged or a member leaves its folder; or the image is not found
+            and a folder cannot be listed.
         """
         if not self._listed:
             self._list()
@@ -104,13 +104,13 @@ class ImageSources:
             if found is None and self._unlisted:
                 folder, reason = next(iter(self._unlisted.items()))
                 raise UnlistedFolder(
-                    f"{folder}: cannot be listed ({reason}), and image {shown(repr(name))} is nowhere else. "
+                    f"{folder}: cannot be listed ({reason}), and image {shown(repr(name))} is not elsewhere. "
                     f"Allow the folder to be read, or name other places: --images PATH"
                 )
         return found
 
     def holds(self, name: str) -> bool:
-        """Whether an image, or several, have this name, as far as folders can be listed."""
+        """Whether any image has this name, in folders that can be listed."""
         try:
             return self.locate(name) is not None
         except UnlistedFolder:
@@ -119,27 +119,27 @@ class ImageSources:
             return True
 
     def names(self) -> list[str]:
-        """The paths of all images inside their folders and archives, sorted."""
+        """The sorted paths of all images, relative to their folders and archives."""
         self.locate("")
         return sorted([*self._names.paths(), *self._further.paths()])
 
     def empty(self) -> list[Path]:
-        """Folders and archives without any image, by its name or by its content."""
+        """Folders and archives without images, by name or by content."""
         self.locate("")
         return [place for place, files in self._empty.items() if not any(self._is_image(file) for file in files)]
 
     def read(self, location: Location) -> bytes:
-        """An image's bytes; safe in threads.
+        """An image's bytes; thread-safe.
 
         Raises
         ------
         OSError, DataError
-            They cannot be read, or are more than an image has.
+            The file cannot be read, or is larger than any image.
         """
         if location.member is not None:
             return self._archives[location.file].read(location.member, location.place)
         status = os.stat(location.file)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
             raise DataError(f"{location.file}: not a plain file")
         try:
             check_size(status.st_size)
@@ -148,11 +148,11 @@ class ImageSources:
         return Path(location.file).read_bytes()
 
     def stamps(self, locations: Iterable[Location | None]) -> Iterator[tuple[int, ...] | None]:
-        """Size, time and inode of each image's file, and its place in an archive: as long as they stay, so do its bytes.
+        """Size, time and inode of each image's file, and its place in an archive: while they stay the same, so do its bytes.
 
-        None where that is not so: there is no file, an archive is not the one that was listed, or the file changed so
-        shortly before now (or, by a clock that was set back, after now) that a further change might leave its time as it
-        is. To trust bytes that were read, compare the stamps from before and after.
+        None if they do not guarantee that: there is no file, the archive has changed since it was listed, or the file
+        changed so recently (or in the future, if a clock was set back) that another change might not change its time. To
+        trust bytes that were read, compare the stamps from before and after.
         """
         archives: dict[str, Facts | None] = {}
         for location in locations:
@@ -167,9 +167,9 @@ class ImageSources:
                 yield None if outer is None else (*outer, *location.place)
 
     def state(self) -> list[tuple[str, Facts]] | None:
-        """Path and stamp of each archive: as long as they stay, every name has the same bytes.
+        """Path and stamp of each archive: while they stay the same, so do the bytes of every name.
 
-        None where that cannot be told without looking at single files: there are folders, or an archive has no stamp.
+        None if single files would have to be checked: there are folders, or an archive has no stamp.
         """
         files = [str(path) for path in self.containers]
         stamps = [None if path.is_dir() else self._archive_stamp(str(path)) for path in self.containers]
@@ -192,7 +192,7 @@ class ImageSources:
             self._listed = True
 
     def _add_folder(self, folder: Path) -> list[Location] | None:
-        """Add a folder's images; where there is none, all its files."""
+        """Add a folder's images; returns all its files if it has no images."""
         listing, any_image = list_folder(folder), False
         if reason := listing.unlisted.get(str(folder)):
             raise DataError(f"{folder}: cannot be listed ({reason}). Allow the folder to be read, or name another")
@@ -205,9 +205,9 @@ class ImageSources:
         return None if any_image else list(map(Location, listing.files.values()))
 
     def _add_archive(self, file: str) -> list[Location] | None:
-        """Add an archive's images; where there is none, all its files.
+        """Add an archive's images; returns all its files if it has no images.
 
-        Of members with one name the last counts, as it does for who unpacks.
+        Of members with the same name, the last one counts, as when unpacking.
         """
         archive = self._archives[file] = open_archive(file)
         any_image = False
@@ -223,7 +223,7 @@ class ImageSources:
         return None if any_image else [found for found in self._plain.values() if found.file == file]
 
     def _told_by_content(self, name: str) -> Location | None:
-        """The file or the member whose whole path a name is, where it begins as images do."""
+        """The file or member whose whole path equals a name, if its first bytes are those of an image."""
         for path in spellings(clean_name(name) or ""):
             files = [Location(os.path.join(folder, path)) for folder in self.containers if folder.is_dir()]
             found = [self._plain[path]] if path in self._plain else []
@@ -233,11 +233,11 @@ class ImageSources:
         return None
 
     def _is_image(self, location: Location) -> bool:
-        """Whether a file or a member begins as images do."""
+        """Whether the first bytes of a file or member are those of an image."""
         try:
             if location.member is not None:
                 return begins_as_image(self.read(location)[:HEAD])
-            if not os.path.isfile(location.file):  # a pipe would never end
+            if not os.path.isfile(location.file):  # reading a pipe would never end
                 return False
             with open(location.file, "rb") as file:
                 return begins_as_image(file.read(HEAD))
@@ -246,12 +246,12 @@ class ImageSources:
 
 
 def image_sources(config: Config) -> ImageSources:
-    """The images that `[data]` names or, where it names none, those beside the source.
+    """The images named under `[data]` or, if none are named, those beside the source.
 
     Raises
     ------
     DataError
-        What is named is not there, or there is no source to look beside.
+        A named place does not exist, or there is no source.
     """
     if not config.data.images:
         return ImageSources(_beside(config.path(config.data.source)))
@@ -262,14 +262,14 @@ def image_sources(config: Config) -> ImageSources:
 
 
 def _beside(source: Path) -> list[Path]:
-    """Zip and tar files, or else a folder of images, in a source's folder."""
+    """Zip and tar files in a source's folder or, without them, its folder of images."""
     if not source.exists() and not is_pattern(source):
         raise DataError(
-            f"{source}: the source is not there, so that no images can be found beside it. "
+            f"{source}: the source does not exist, so no images can be found beside it. "
             f"Bring it back, or name it as source under [data] in mmfeat.toml"
         )
     folder = source_folder(source)
-    folder = folder.parent if folder.name == "annotations" else folder  # as COCO's files lie
+    folder = folder.parent if folder.name == "annotations" else folder  # COCO's layout
     archives = sorted(path for suffix in ARCHIVES for path in folder.glob(f"*{suffix}"))
     archives = [path for path in archives if not path.name.startswith("annotations")]
     folders = [folder / name for name in ("images", "data", "train") if (folder / name).is_dir()]
@@ -277,7 +277,7 @@ def _beside(source: Path) -> list[Path]:
 
 
 def image_files_beside(source: Path) -> bool:
-    """Whether archives or image files lie beside a source, or in a folder there; nothing deeper is looked at."""
+    """Whether archives or image files are beside a source or in a folder there; deeper folders are not searched."""
     for place in _beside(source):
         if not place.is_dir() or _has_images(place):
             return True
@@ -304,12 +304,12 @@ def _has_images(folder: Path) -> bool:
 
 
 def images_beside(table: Path) -> ImageSources:
-    """The images that lie beside a table: in zip and tar files, or else in a folder.
+    """The images beside a table: in zip and tar files or, without them, in a folder.
 
     Raises
     ------
     DataError
-        The table is not there.
+        The table does not exist.
     """
     return ImageSources(_beside(table))
 
@@ -325,7 +325,7 @@ def _expand(patterns: Iterable[Path | str], setting: str) -> list[Path]:
             if path.name.lower().endswith(NO_RANDOM_ACCESS):
                 raise DataError(
                     f"images: {path} is compressed as a whole, so single images cannot be read from it. "
-                    f"Unpack it, or make it anew as .tar"
+                    f"Unpack it, or make it again as .tar"
                 )
             if not path.is_dir() and path.suffix.lower() not in ARCHIVES:
                 raise DataError(f"images: {path} is neither a folder nor a zip or tar file")
@@ -334,7 +334,7 @@ def _expand(patterns: Iterable[Path | str], setting: str) -> list[Path]:
 
 
 def _settled(file: str) -> Facts | None:
-    """A file's facts, or None where they might stay although the file changes, or there is no file."""
+    """A file's facts; None if there is no file, or if a change might leave them the same."""
     now = time.time_ns()
     try:
         found = facts(os.stat(file))

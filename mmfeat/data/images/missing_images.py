@@ -1,4 +1,4 @@
-"""What to say of images that are named and not there: names that look alike, addresses of the web, what is there."""
+"""Explains images that do not exist: similar names, web addresses, and what was found instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.text import counted, quoted, shown
 from mmfeat.data.images.archives import ARCHIVES
 from mmfeat.data.images.image_names import IMAGE_SUFFIXES
-from mmfeat.data.tables.table import SUFFIXES
+from mmfeat.data.tables.table_forms import SUFFIXES
 
 if TYPE_CHECKING:
     from mmfeat.data.images.image_sources import ImageSources
@@ -22,16 +22,16 @@ _ADDRESS = re.compile(r"(?:https?|ftp|s3|gs|hf|file)://|data:", re.IGNORECASE)
 _TEXTS = (".json", ".toml", ".txt", ".md", ".log", ".py")
 _NO_IMAGES = (*SUFFIXES, *_TEXTS, *ARCHIVES)
 NO_IMAGE = "no such image"
-_TRIED = 10  # names that others are looked for
-_SAMPLE = 1000  # names that each is compared with letter by letter
+_TRIED = 10  # missing names for which similar names are searched
+_SAMPLE = 1000  # names that each is compared with letter by letter, at most
 _SHOWN = 3
 
 
 def look_alikes(missing: Iterable[str], there: Sequence[str]) -> dict[str, str]:
-    """For the first of the names that are missing, those that are there and look alike.
+    """Similar existing names for the first missing names.
 
-    Letters and digits of both are the same but for case, accents and extension; else they are spelled alike and have the same
-    numbers.
+    Letters and digits are equal except for case, accents and extension; otherwise the spelling is close and the numbers are
+    equal.
     """
     plain: dict[str, str] = {}
     for path in there:
@@ -48,13 +48,13 @@ def look_alikes(missing: Iterable[str], there: Sequence[str]) -> dict[str, str]:
 
 
 def about_look_alikes(found: dict[str, str]) -> str:
-    """`'IMG 1.jpg' is not there; 'IMG_1.jpg' is`, of a few; empty where there are none."""
+    """`'IMG 1.jpg' is not there; 'IMG_1.jpg' is`, for a few names; empty without any."""
     named = [f"{_distinct(name, like)} is not there; {_distinct(like, name)} is" for name, like in found.items()]
     return "; ".join(named[:_SHOWN]) + (" ..." if len(named) > _SHOWN else "")
 
 
 def explained(reasons: dict[int, str], names: Sequence[str], there: Sequence[str]) -> dict[int, str]:
-    """Reasons why rows have no image, with what their names' look says where that is only that there is none."""
+    """Reasons why rows have no image, completed by similar names and web addresses."""
     missing = {row: names[row] for row, reason in reasons.items() if reason == NO_IMAGE}
     alike = look_alikes(missing.values(), there) if missing else {}
     for row, name in missing.items():
@@ -66,7 +66,7 @@ def explained(reasons: dict[int, str], names: Sequence[str], there: Sequence[str
 
 
 def about_addresses(missing: Sequence[str]) -> str:
-    """What to say of rows whose image is an address of the web, or stands in the cell itself; empty where there are none."""
+    """A sentence about rows whose image is a URL or is contained in the cell; empty without such rows."""
     named = [name for name in missing if _ADDRESS.match(name)]
     if not named:
         return ""
@@ -84,7 +84,7 @@ def about_addresses(missing: Sequence[str]) -> str:
 
 
 def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
-    """The error of names none of which is there: it says what was looked for, where, and what is there."""
+    """The error if no named image exists: what was searched, where, and what was found there."""
     wanted, there = [name for name in names if name], sources.names()
     about = about_addresses(wanted) or about_look_alikes(look_alikes(wanted, there))
     where = ", ".join(map(str, sources.containers[:3])) + (" ..." if len(sources.containers) > 3 else "")
@@ -101,7 +101,7 @@ def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
 
 
 def other_files(sources: ImageSources) -> list[str]:
-    """Names of some files in the folders of images, nothing deeper, that no suffix calls images, tables or settings."""
+    """Names of some files in the folders of images (not deeper) that are not images, tables or settings by suffix."""
     found: list[str] = []
     for folder in sources.containers:
         try:
@@ -113,7 +113,7 @@ def other_files(sources: ImageSources) -> list[str]:
 
 
 def _distinct(name: str, other: str) -> str:
-    """A name in quotes, in plain letters where it would be shown like the other."""
+    """A name in quotes, escaped if it would look like the other."""
     same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
     return ascii(name) if same else quoted(name)
 
@@ -123,7 +123,7 @@ def _base(path: str) -> str:
 
 
 def _plain(path: str) -> str:
-    """Letters and digits of a file's name without its extension; numbers without zeros before them."""
+    """Letters and digits of a file's name without its extension; numbers without leading zeros."""
     stem = re.sub(r"\.\w{1,5}$", "", _base(path))
     text = "".join(c if c.isalnum() else " " for c in unicodedata.normalize("NFKD", stem).casefold() if c.isprintable())
     text = re.sub(r"(?<!\d)0+(?=\d)", "", text)

@@ -1,1 +1,1 @@
-"""Readers of every table that users bring: CSV, TSV, Parquet, JSON Lines, Excel and COCO."""
+"""Readers of sources and tables: CSV, TSV, Parquet, JSON Lines, Excel, COCO and Kaggle tasks."""

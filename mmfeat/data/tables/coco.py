@@ -1,4 +1,4 @@
-"""COCO's JSON files as a table: a row for each image, with the names of its categories and its captions."""
+"""COCO's JSON files as tables: one row for each image, with its categories and captions."""
 
 from __future__ import annotations
 
@@ -11,33 +11,52 @@ from typing import Any
 from mmfeat.common.errors import DataError, one_line
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.text import counted, shown
-from mmfeat.data.tables.table import ObjectTable, json_of, kind_of, plain_text
+from mmfeat.data.tables.columns import as_list
+from mmfeat.data.tables.json_lines import json_of
+from mmfeat.data.tables.source_kinds import Columns, OpenedSource
+from mmfeat.data.tables.table import ObjectTable, kind_of, plain_text
 
 PREFIX, CAPTIONS = "instances_", "captions_"
 CATEGORIES = "categories"  # the column of an image's categories
 
 
 class CocoTable(ObjectTable):
-    """Images with their fields as columns, and `caption` and `categories` beside them.
+    """A table of images: their fields, `caption` and `categories` are the columns.
 
     Attributes
     ----------
     classes : tuple of str
-        The categories, in their order.
+        The categories, in order.
     remarks : list of str
-        What was noticed, a line each.
+        Remarks for people, one line each.
     """
 
     classes: tuple[str, ...] = ()
     remarks: list[str] = []
 
     def where(self, row: int) -> str:
-        """The number of an image."""
+        """The image's number, for messages."""
         return f" image {row + 1}"
 
 
+def open_coco(path: Path, columns: Columns) -> OpenedSource | None:
+    """Open COCO's files; None for a path of another kind. The column `labels` selects categories."""
+    files = coco_files(path)
+    if not files:
+        return None
+    wanted = columns.get("labels", "")
+    tables = read_coco(files, as_list(wanted))
+    return OpenedSource(
+        kind=f"COCO: {' and '.join(file.name for file in files[:3])}{' ...' if len(files) > 3 else ''}",
+        tables=list(tables),
+        columns={**columns, "labels": CATEGORIES},
+        labels=wanted,
+        classes=tables[0].classes,
+    )
+
+
 def coco_files(path: Path) -> list[Path]:
-    """The files of instances that a folder holds, itself or in `annotations`; a `.json` file alone; else none."""
+    """The files of instances in a folder or in its `annotations`, or a single `.json` file; otherwise none."""
     if path.is_dir():
         found = sorted(path.glob(f"{PREFIX}*.json")) or sorted((path / "annotations").glob(f"{PREFIX}*.json"))
         return [file for file in found if file.is_file()]
@@ -45,33 +64,33 @@ def coco_files(path: Path) -> list[Path]:
 
 
 def read_coco(files: Sequence[Path], categories: Sequence[str] = ()) -> list[CocoTable]:
-    """Read files of instances, and files of captions beside them.
+    """Read files of instances, and the files of captions beside them.
 
-    An image without annotations has no category; those of a file that has no annotations at all are unlabelled.
+    An image without annotations has no category. All images of a file without any annotation are unlabelled.
 
     Parameters
     ----------
     categories : sequence of str
-        Names or ids of those that count; all, when empty.
+        Names or ids of the categories to use; all if empty.
 
     Raises
     ------
     DataError
-        A file is no COCO file, refers to what is not there, or a category is unknown or cannot be told from another.
+        A file is not a COCO file or has an invalid reference, or a category is unknown or ambiguous.
     """
     data = [_read(file, ("images",)) for file in files]
     known = _all_categories(files, data)
-    names = _chosen(files, known, categories)
+    names = _selected(files, known, categories)
     tables = []
     for file, content in zip(files, data, strict=True):
         captions = file.with_name(CAPTIONS + file.name.removeprefix(PREFIX))
-        tables.append(_table(file, content, known, names, captions if captions.is_file() else None))
-        content.clear()  # large files need not be in memory together with all tables
+        tables.append(_table(file, content, known, names=names, captions_file=captions if captions.is_file() else None))
+        content.clear()  # frees a large file before the next table is built
     return tables
 
 
 def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """A file's object, whose values under these keys are lists of objects."""
+    """The JSON object in a file; the values of these keys are lists of objects."""
     try:
         content = json_of(file.read_bytes())
     except OSError as error:
@@ -85,12 +104,12 @@ def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
         if value is None:
             raise DataError(f"{file}: no {key!r} in it, as COCO's files have. Rows of a table go into a .jsonl file")
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise DataError(f"{file}: {key!r} is no list of objects, as in COCO's files")
+            raise DataError(f"{file}: {key!r} is not a list of objects, as in COCO's files")
     return content
 
 
 def _all_categories(files: Sequence[Path], data: list[dict[str, Any]]) -> dict[Any, str]:
-    """Id to name over all files, in their order."""
+    """Names of all categories by id, over all files, in order."""
     names: dict[Any, str] = {}
     for file, content in zip(files, data, strict=True):
         for at, category in enumerate(content.get("categories", [])):
@@ -107,9 +126,9 @@ def _all_categories(files: Sequence[Path], data: list[dict[str, Any]]) -> dict[A
     return names
 
 
-def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str]) -> dict[Any, str]:
-    """Those of the categories that are wanted, by name or by id, in the order that they are wanted in."""
-    chosen: dict[Any, str] = {}
+def _selected(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str]) -> dict[Any, str]:
+    """The wanted categories, given by name or id, in the given order."""
+    selected: dict[Any, str] = {}
     for text in wanted:
         found = [key for key, name in names.items() if name == normal_name(text)] or [
             key for key in names if str(key) == text
@@ -122,19 +141,21 @@ def _chosen(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str])
             raise DataError(
                 f"{files[0]}: no category {_quoted(text)}.{hint} There are: {known}{more}. Use: --labels NAME"
             )
-        if found[0] in chosen:
-            raise DataError(f"{files[0]}: category {_quoted(text)} is named twice among the labels. Leave one out")
-        chosen |= {key: names[key] for key in found}
-    chosen = chosen or names
-    name, times = Counter(chosen.values()).most_common(1)[0]
+        if found[0] in selected:
+            raise DataError(f"{files[0]}: category {_quoted(text)} is selected twice. Leave one out")
+        selected |= {key: names[key] for key in found}
+    selected = selected or names
+    name, times = Counter(selected.values()).most_common(1)[0]
     if times > 1:
-        ids = " and ".join(str(key) for key in chosen if chosen[key] == name)
-        raise DataError(f"{files[0]}: categories {ids} are all called {_quoted(name)}. Choose by id: --labels ID")
-    return chosen
+        ids = " and ".join(str(key) for key in selected if selected[key] == name)
+        raise DataError(
+            f"{files[0]}: categories {ids} are all called {_quoted(name)}. Select one by its id: --labels ID"
+        )
+    return selected
 
 
 def _table(
-    file: Path, content: dict[str, Any], known: dict[Any, str], names: dict[Any, str], captions_file: Path | None
+    file: Path, content: dict[str, Any], known: dict[Any, str], *, names: dict[Any, str], captions_file: Path | None
 ) -> CocoTable:
     rows: dict[Any, dict[str, Any]] = {}
     columns = [CATEGORIES, "caption"] if captions_file else [CATEGORIES]
@@ -146,7 +167,7 @@ def _table(
             raise DataError(f"{file} image {at + 1}: repeats the id {found!r}. Every image needs its own")
         rows[found] = image | dict.fromkeys(columns)
     if "annotations" in content:
-        _add_categories(file, content["annotations"], rows, known, names)
+        _add_categories(file, content["annotations"], rows, known=known, names=names)
     others = _add_captions(captions_file, rows) if captions_file else 0
     table = CocoTable(file, list(rows.values()))
     table.classes = tuple(names.values())
@@ -160,10 +181,11 @@ def _add_categories(
     file: Path,
     annotations: list[dict[str, Any]],
     rows: dict[Any, dict[str, Any]],
+    *,
     known: dict[Any, str],
     names: dict[Any, str],
 ) -> None:
-    """Put the names of its categories, in their order, into each image's row; an empty list where it has none."""
+    """Set each image's categories, in order; an empty list for an image without any."""
     found: dict[Any, set[Any]] = {image: set() for image in rows}
     at = -1
     try:
@@ -174,17 +196,19 @@ def _add_categories(
                 raise DataError(f"{file} annotation {at + 1}: there is no category {_quoted(category)}")
     except KeyError as error:
         what = error.args[0]
-        said = f"has no {what!r}" if what in ("image_id", "category_id") else f"there is no image {_quoted(what)}"
-        raise DataError(f"{file} annotation {at + 1}: {said}") from None
+        problem = f"has no {what!r}" if what in ("image_id", "category_id") else f"there is no image {_quoted(what)}"
+        raise DataError(f"{file} annotation {at + 1}: {problem}") from None
     except TypeError:
-        raise DataError(f"{file} annotation {at + 1}: its image_id or category_id is neither number nor text") from None
+        raise DataError(
+            f"{file} annotation {at + 1}: its image_id or category_id is neither a number nor text"
+        ) from None
     order = {key: number for number, key in enumerate(names)}
     for image, keys in found.items():
         rows[image][CATEGORIES] = [names[key] for key in sorted(keys & order.keys(), key=order.__getitem__)]
 
 
 def _add_captions(file: Path, rows: dict[Any, dict[str, Any]]) -> int:
-    """Put captions, several of one image in lines, into the images' rows; the number of those of other images."""
+    """Set each image's captions, one per line; returns the number of captions of unknown images."""
     others = 0
     for at, annotation in enumerate(_read(file, ("annotations",))["annotations"]):
         image, caption = annotation.get("image_id"), annotation.get("caption")

@@ -1,4 +1,4 @@
-"""Which column of a table serves as what: as the user names it, or by common names."""
+"""Finds the column of each role (id, image, caption, labels, group): named by the user, or by common names."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from mmfeat.common.errors import DataError
 from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.common.text import shown
-from mmfeat.data.tables.label_cells import first_odd_cell
+from mmfeat.data.tables.label_cells import first_invalid_cell
 from mmfeat.data.tables.table import Table
 
-Columns = dict[
-    str, str | list[str]
-]  # the name of a role's column, a list where it has several, empty where it has none
+Columns = dict[str, str | list[str]]  # a role's column; a list for several columns, empty without one
 
 ROLES = ("id", "image", "caption", "labels", "group")
-SEVERAL = ("caption", "labels")  # roles that several columns may serve
-IN_LABELLED = ("labels", "group")  # roles whose columns a table of unlabelled rows may lack
+SEVERAL = ("caption", "labels")  # roles that may have several columns
+IN_LABELLED = ("labels", "group")  # roles that a table of unlabelled rows may lack
 COMMON_NAMES = {
     "id": ("id", "imageid", "image_id", "sample_id", "key"),
     "image": (
@@ -34,27 +32,27 @@ COMMON_NAMES = {
     ),
     "caption": ("caption", "title", "text", "description", "captions"),
     "labels": ("labels", "label", "tags", "classes", "categories", "category"),
-    "group": (),  # never guessed: it decides the split
+    "group": (),  # never guessed, since it determines the split
 }
 
 
 def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_labels: bool = True) -> Columns:
-    """Which column serves as what.
+    """Find the column of each role.
 
-    Where no column of labels is named or found, two or more columns of 0, 1 and blank cells are the labels.
+    Without a named or common column of labels, two or more columns of 0, 1 and blank cells are the labels.
 
     Parameters
     ----------
     given : mapping of str to str or sequence of str
-        Columns that the user names.
+        Columns named by the user.
     need_labels : bool
-        Whether rows without labels are an error.
+        Whether a table without labels is an error.
 
     Raises
     ------
     DataError
-        A named column is not there or named twice; two columns cannot be told apart; or neither image nor caption, or no
-        labels, can be found.
+        A named column does not exist or is named twice; a role is ambiguous; or there is neither an image nor a caption, or
+        no labels.
     """
     found: Columns = {}
     header = Spellings(table.header, f"{table.file}: column ")
@@ -77,19 +75,19 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
     if not found["image"] and not found["caption"]:
         raise _neither(table)
     if not found["labels"] and need_labels:
-        found["labels"] = _yes_no_columns(table, {name for role in found for name in as_list(found[role])})
+        found["labels"] = _label_columns(table, {name for role in found for name in as_list(found[role])})
     if not found["id"] and not _is_nameless(table, str(found["image"])):
         found["id"] = found["image"]
     return found
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:
-    """The columns of a role, however many."""
+    """The columns of a role as a list."""
     return ([columns] if columns else []) if isinstance(columns, str) else list(columns)
 
 
 def images_inside(table: Table, found: Columns) -> str:
-    """The column that holds images themselves: the one whose names serve as image, or one that is called like it."""
+    """The column with embedded images: the one whose names are the images, or one with the name of the image column."""
     named = [name for name, names in table.pictures.items() if names and names == found["image"]]
     called = [name for name in table.pictures if name.strip().lower() in COMMON_NAMES["image"]]
     return next(iter([*named, *called]), "")
@@ -101,9 +99,9 @@ def listed(header: Sequence[str]) -> str:
 
 
 def _common(table: Table, role: str) -> str:
-    """The column with the commonest of a role's names."""
+    """The column with the most usual name of a role."""
     named = [[name for name in table.header if normal_name(name).lower() == common] for common in COMMON_NAMES[role]]
-    if role == "labels":  # what is learned is not to be guessed
+    if role == "labels":  # labels are not guessed
         named = [[name for names in named for name in names]]
     for names in named:
         if len(names) > 1:
@@ -117,7 +115,7 @@ def _common(table: Table, role: str) -> str:
 
 
 def unused(table: Table, found: Columns) -> str:
-    """What to say of columns that serve as nothing; empty where there are none."""
+    """A line that lists unused columns; empty without any."""
     used = {name for role in found for name in as_list(found[role])}
     used |= {table.inside[name] for name in used if name in table.inside}
     rest = [name for name in table.header if name not in used and name not in table.inside]
@@ -126,18 +124,18 @@ def unused(table: Table, found: Columns) -> str:
     return f"  not used  {listed(rest)}{f'; joined captions: {join}' if texts else ''}" if rest else ""
 
 
-def _yes_no_columns(table: Table, used: set[str]) -> list[str]:
-    """Columns of 0, 1 and blank cells that serve nothing else, in their order: two or more."""
+def _label_columns(table: Table, used: set[str]) -> list[str]:
+    """The unused columns of 0, 1 and blank cells, in order; at least two."""
     found, odd = [], ""
     for name in table.plain:
         if name in used:
             continue
-        row, filled = first_odd_cell(table.column(name))
+        row, filled = first_invalid_cell(table.column(name))
         if row is None and filled:
             found.append(name)
-        elif row and not odd:  # its first cell would do, so that it may have been meant
+        elif row and not odd:  # its first cell is valid, so the column may be meant
             cell = shown(repr(table.column(name)[row]), 30)
-            odd = f" {_quoted(name)} is no column of 0 and 1: it holds {cell} ({table.place(row)})."
+            odd = f" {_quoted(name)} is not a column of 0 and 1: it holds {cell} ({table.place(row)})."
     if len(found) > 1:
         return found
     raise DataError(
@@ -167,7 +165,7 @@ def _neither(table: Table) -> DataError:
 
 
 def _image_column(table: Table, name: str, is_given: bool) -> str:
-    """The column of the images' names: where one holds images, that of their names, or another where they have none."""
+    """The column of image names; for a column of embedded images, the column of their names or another one."""
     if name not in table.pictures:
         return name
     inside = table.pictures[name]
@@ -180,7 +178,7 @@ def _image_column(table: Table, name: str, is_given: bool) -> str:
 
 
 def _is_nameless(table: Table, image: str) -> bool:
-    """Whether names of images inside a table are missing, so that they cannot be ids."""
+    """Whether some embedded images lack names, so that names cannot be ids."""
     return image in table.inside and not all(text.strip() for text in table.texts(image))
 
 

@@ -1,11 +1,10 @@
-"""Records of a CSV or TSV file, also of one whose last column holds unescaped quotes, commas and line breaks.
+"""Reads CSV and TSV files, including files whose last column has unescaped quotes, commas and line breaks.
 
-Cells are separated by commas, semicolons, tabs or bars; which, is decided here for every file. Some published tables
-quote their captions without escaping the quotes inside. There a record is told by how it begins: a line that starts with
-the name of an image, or with an id like that of the first record, followed by the cells before the last, begins a new one;
-any other line goes on with the one before. What stands between the outer quotes of the last
-cell is the caption, to the letter. No record is ever dropped: one that cannot be read, or a line that could as well
-begin a record as go on with one, is an error with its line.
+The delimiter (comma, semicolon, tab or bar) is detected for each file. Some published tables quote captions without escaping
+the quotes inside. Their records are recognised by how they begin: a line that starts with the name of an image, or with an id
+like that of the first record, followed by all cells but the last, begins a new record; any other line continues the record
+before. The text between the outer quotes of the last cell is the caption, to the letter. No record is ever dropped: an
+unreadable record, or a line that could either begin or continue a record, is an error with its line.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from mmfeat.data.tables.text_files import DAMAGE, TextFile, read_text, refuse_da
 csv.field_size_limit(2**31 - 1)
 
 DELIMITERS = (",", ";", "\t", "|")
-TABBED = (".tsv", ".tab")  # files whose only column is read as one of tabs
-_HEAD = 2**20  # letters in which a header ends
+TABBED = (".tsv", ".tab")  # files with a single column are read as tab-separated
+_HEAD = 2**20  # characters that contain the header
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row's cells, the line it begins at (the header's is 1), and a note where it had to be recovered.
+    """One row's cells, its first line (the header is line 1), and a note if it was recovered.
 
-    A byte that is not UTF-8 stands in a cell as a lone surrogate, until :func:`repaired` has seen it.
+    Bytes that are not UTF-8 are lone surrogates until :func:`repaired` replaces them.
     """
 
     line: int
@@ -41,18 +40,18 @@ class Record:
     damaged: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Delimited:
-    """A file of delimited cells and the form it was found in.
+    """A file of delimited cells, with its delimiter and encoding.
 
     Attributes
     ----------
     records : list of Record
         Without the header.
     delimiter : str
-        What stands between cells.
+        The separator of cells.
     file : TextFile
-        The whole text, its encoding and its byte order mark.
+        The whole text, its encoding and whether it has a byte-order mark.
     """
 
     header: list[str]
@@ -62,17 +61,17 @@ class Delimited:
 
 
 def read_records(file: Path, recover: bool = False) -> tuple[list[str], list[Record]]:
-    """The header's names and all records of a file of delimited cells, as :func:`read_delimited` finds them."""
+    """The header and the records of a file of delimited cells, see :func:`read_delimited`."""
     found = read_delimited(file, recover)
     return found.header, found.records
 
 
 def read_delimited(file: Path, recover: bool = False) -> Delimited:
-    """Read a CSV or TSV file in whatever form it was saved; :func:`repaired` sees to bytes that are not UTF-8.
+    """Read a CSV or TSV file; :func:`repaired` then handles bytes that are not UTF-8.
 
-    Every file of delimited cells that mmfeat reads is read here, so that encoding, compression, delimiter and quotes are
-    decided once. Quotes mean between tabs what they mean between commas, unless the file cannot be read like this: then
-    they are letters like others.
+    mmfeat reads every file of delimited cells with this function, so that encoding, compression, delimiter and quotes are
+    treated the same everywhere. Quotes also count in tab-separated files, unless the file is invalid then: in that case they
+    are ordinary characters.
 
     Parameters
     ----------
@@ -85,17 +84,17 @@ def read_delimited(file: Path, recover: bool = False) -> Delimited:
         The file cannot be read, is empty, has a header that is not UTF-8, or a malformed record.
     """
     found = read_text(file)
-    refuse_damage(file, 1, found.text.partition("\n")[0])  # another encoding shows here, before it parses as nonsense
+    refuse_damage(file, 1, found.text.partition("\n")[0])  # detects another encoding before parsing
     if not found.text.strip():
         raise DataError(f"{file}: empty. A table has a header and at least one row")
     delimiter = delimiter_of(found.text, usual_delimiter(file))
     try:
         try:
-            header, records = _strict(found.text, delimiter)
+            header, records = _read_strictly(found.text, delimiter)
         except (csv.Error, _Uneven):
             if delimiter != "\t":
                 raise
-            header, records = _strict(found.text, delimiter, csv.QUOTE_NONE)
+            header, records = _read_strictly(found.text, delimiter, csv.QUOTE_NONE)
     except (csv.Error, _Uneven) as error:
         if not recover or delimiter != ",":
             kind = "TSV" if delimiter == "\t" else "CSV"
@@ -109,22 +108,22 @@ def read_delimited(file: Path, recover: bool = False) -> Delimited:
         raise DataError(f"{file}: has a header and no row")
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
-        raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} stands there twice")
-    return Delimited(header, records, delimiter, found)
+        raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} is there twice")
+    return Delimited(header=header, records=records, delimiter=delimiter, file=found)
 
 
 def usual_delimiter(file: Path) -> str:
-    """What stands between cells by a file's name: a tab in `.tsv` and `.tab`, also where gzip packed them, else a comma."""
+    """The delimiter by a file's name: a tab for `.tsv` and `.tab` (also with `.gz`), otherwise a comma."""
     suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
     own = suffixes[0] if len(suffixes) > 1 and suffixes[1] == ".gz" else (suffixes or [""])[-1]
     return "\t" if own in TABBED else ","
 
 
 def delimiter_of(text: str, usual: str = ",") -> str:
-    """What stands between the cells of a text: what separates the header's.
+    """The delimiter of a text, detected in its header.
 
-    Where several do, those by which all records have as many cells as the header come first; then `usual`; then the one
-    that gives most cells. Where none does there is one column.
+    Of several candidates, those that give every record as many cells as the header come first, then `usual`, then the one
+    with most cells. Without a candidate there is a single column.
     """
     widths = {mark: _header_width(text[:_HEAD], mark) for mark in DELIMITERS}
     several = [mark for mark in DELIMITERS if widths[mark] > 1]
@@ -142,19 +141,19 @@ def _header_width(text: str, delimiter: str) -> int:
 
 def _is_even(text: str, delimiter: str) -> bool:
     try:
-        _strict(text, delimiter)
+        _read_strictly(text, delimiter)
     except (csv.Error, _Uneven):
         return False
     return True
 
 
 def repaired(file: Path, records: list[Record], columns: Collection[int] = ()) -> Iterator[Record]:
-    """Records whose text is UTF-8: in the columns that may be damaged, bytes that are not become U+FFFD.
+    """Records in UTF-8: in the columns that may be damaged, invalid bytes become U+FFFD.
 
     Raises
     ------
     DataError
-        A byte of another column is not UTF-8.
+        Another column has a byte that is not UTF-8.
     """
     for record in records:
         if any(map(DAMAGE.search, record.cells)):
@@ -171,13 +170,13 @@ class _Uneven(Exception):
     """A record has more or fewer cells than the header."""
 
 
-def _strict(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tuple[list[str], list[Record]]:
+def _read_strictly(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tuple[list[str], list[Record]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, quoting=quoting)
     records, begin = [], 1
     try:
         for cells in reader:
-            if cells:  # a blank line is no record
-                records.append(Record(begin, cells))
+            if cells:  # blank lines are skipped
+                records.append(Record(line=begin, cells=cells))
             begin = reader.line_num + 1
     except csv.Error as error:
         raise csv.Error(f"line {begin}: {error}") from None
@@ -189,7 +188,7 @@ def _strict(text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> tupl
 
 
 def _recover(file: Path, text: str) -> tuple[list[str], list[Record]]:
-    """Read records by how they begin; the last column may hold anything."""
+    """Read records that are recognised by how they begin; the last column may contain anything."""
     lines = text.split("\n")
     try:
         header = [name.strip() for name in next(csv.reader([lines[0].removesuffix("\r")], strict=True))]
@@ -201,13 +200,13 @@ def _recover(file: Path, text: str) -> tuple[list[str], list[Record]]:
         raise DataError(f"{file}:2: not valid CSV, and no id begins this record: {first[:40]!r}")
     whole = re.compile(_beginning(r'[^,"\n]+', len(header)))
     records = []
-    for line, raw in _grouped(file, lines, begins, whole):
-        records.append(_read_record(file, line, raw, len(header), begins))
+    for line, raw in _join_lines(file, lines, begins, whole=whole):
+        records.append(_read_record(file, line, raw, n_columns=len(header), begins=begins))
     return header, records
 
 
 def _identity(sample: str) -> str:
-    """A pattern of ids: names of images, spaces and all; and words, where the first record's id is no image's name."""
+    """A pattern of ids: names of images (with spaces), and words if the first record's id is not the name of an image."""
     own = re.search(r"\.[A-Za-z]\w{1,4}$", sample)
     suffixes = "|".join(re.escape(suffix) for suffix in {*IMAGE_SUFFIXES, *([own[0].lower()] if own else [])})
     image = rf'(?i:[^,"\n]+(?:{suffixes})|"[^"\n]+(?:{suffixes})")'
@@ -215,15 +214,15 @@ def _identity(sample: str) -> str:
 
 
 def _beginning(identity: str, n_columns: int) -> str:
-    """A pattern of how records begin: an id, then the plain cells before the last."""
-    # the cells between id and the last column: without quotes, or quoted and without quotes inside
+    """A pattern of the beginning of a record: an id, then all plain cells but the last."""
+    # cells between id and last column: without quotes, or quoted without quotes inside
     return rf"(?:{identity})," + r'(?:[^",\n]*|"[^"\n]*"),' * (n_columns - 2)
 
 
-def _grouped(
-    file: Path, lines: list[str], begins: re.Pattern[str], whole: re.Pattern[str]
+def _join_lines(
+    file: Path, lines: list[str], begins: re.Pattern[str], *, whole: re.Pattern[str]
 ) -> Iterator[tuple[int, str]]:
-    """Lines joined to records, each with the number of its first line."""
+    """Join lines to records; yields the number of the first line and the text of each."""
     start, held = 0, []
     for number, line in enumerate(lines[1:], 2):
         if begins.match(line):
@@ -233,7 +232,7 @@ def _grouped(
         elif held:
             if _reads_as_record(line, whole) and _closed("\n".join(held), begins):
                 raise DataError(
-                    f"{file}:{number}: not valid CSV, and this line may begin a record or go on with the caption of "
+                    f"{file}:{number}: not valid CSV, and this line may begin a record or continue the caption of "
                     f"line {start}: {line[:40]!r}. Quote the caption as CSV does, or begin the line with an id like the others"
                 )
             held.append(line)
@@ -242,25 +241,25 @@ def _grouped(
 
 
 def _reads_as_record(line: str, whole: re.Pattern[str]) -> bool:
-    """Whether a line has all cells of a record, whatever its id: the last without quotes, or between two."""
+    """Whether a line has all cells of a record (with any id): the last cell has no quotes, or two outer ones."""
     found = whole.match(line)
     last = line[found.end() :].rstrip("\r") if found else '"'
     return '"' not in last or (len(last) > 1 and last[0] == last[-1] == '"')
 
 
 def _closed(raw: str, begins: re.Pattern[str]) -> bool:
-    """Whether a record may end here: its last cell has no opening quote, or a closing one too."""
+    """Whether a record may end here: its last cell has no opening quote, or also a closing one."""
     last = raw[begins.match(raw).end() :].rstrip("\r")
     return not last.startswith('"') or (len(last) > 1 and last.endswith('"'))
 
 
-def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pattern[str]) -> Record:
+def _read_record(file: Path, line: int, raw: str, *, n_columns: int, begins: re.Pattern[str]) -> Record:
     raw = raw.rstrip("\r\n")
     try:
         rows = list(csv.reader(io.StringIO(raw, newline=""), strict=True))
         if len(rows) == 1 and len(rows[0]) == n_columns:
             note = "a caption with line breaks" if "\n" in raw else ""
-            return Record(line, rows[0], note)
+            return Record(line=line, cells=rows[0], note=note)
     except csv.Error:
         pass
     match = begins.match(raw)
@@ -274,4 +273,6 @@ def _read_record(file: Path, line: int, raw: str, n_columns: int, begins: re.Pat
         if len(last) < 2 or not last.endswith('"'):
             raise DataError(f"{file}:{line}: a quote is opened and not closed: {last[:40]!r}. Close it, or remove it")
         last = last[1:-1]
-    return Record(line, [*cells, last], "recovered a caption with unescaped quotes, commas or line breaks")
+    return Record(
+        line=line, cells=[*cells, last], note="recovered a caption with unescaped quotes, commas or line breaks"
+    )

@@ -1,4 +1,4 @@
-"""What Hugging Face datasets write beside a table: the class names of its labels."""
+"""Class names in the metadata that Hugging Face datasets write into Parquet files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_LISTS = ("Sequence", "List", "LargeList")  # features that hold several values of another
+_LISTS = ("Sequence", "List", "LargeList")  # features that are lists of another feature
 
 
 def features_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """The features that a Parquet schema's metadata describe, by column; none where they say nothing."""
+    """The features in the metadata of a Parquet schema, by column; empty without metadata."""
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, RecursionError, KeyError, TypeError):
@@ -19,12 +19,12 @@ def features_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
 
 
 def class_names(features: dict[str, Any], steps: Sequence[str]) -> tuple[str, ...]:
-    """The names of a column's labels; none where it holds something else.
+    """The class names of a column of labels; empty for other columns.
 
     Parameters
     ----------
     steps : sequence of str
-        The column, and what lies in it: `("objects", "category")`.
+        The column and the fields within it: `("objects", "category")`.
     """
     feature: Any = features
     for at, step in enumerate(steps):
@@ -38,7 +38,7 @@ def class_names(features: dict[str, Any], steps: Sequence[str]) -> tuple[str, ..
 
 
 def _element(feature: Any) -> Any:
-    """What a list holds, or the feature itself."""
+    """The element of a list feature, or the feature itself."""
     while True:
         if isinstance(feature, list) and len(feature) == 1:
             feature = feature[0]

@@ -1,4 +1,4 @@
-"""From cells to labels: names in one column, or columns of 1, 0 and blank."""
+"""Labels from cells: names in one column, or one column of 1, 0 and blank cells for each class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.common.text import shown
 from mmfeat.data.tables.table import Table, is_blank, kind_of, plain_text
 
-MARKS = (",", "|", ";")  # what else than a space may stand between labels
+MARKS = (",", "|", ";")  # other usual separators of labels
 _YES_NO = {
     None: -1,
     "": -1,
@@ -29,11 +29,11 @@ _YES_NO = {
     "false": 0,
     "true": 1,
 }
-_ODD = 2  # what is neither yes, nor no, nor blank
+_ODD = 2  # a cell that is neither 1, nor 0, nor blank
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def _yes_no(cell: Any) -> int:
+def _label_of_cell(cell: Any) -> int:
     """1, 0, -1 for a blank cell, 2 for anything else."""
     try:
         found = _YES_NO.get(cell)
@@ -44,19 +44,19 @@ def _yes_no(cell: Any) -> int:
     return (-1 if is_blank(cell) else _ODD) if found is None else found
 
 
-def first_odd_cell(cells: list[Any]) -> tuple[int | None, bool]:
-    """The row of the first cell that is neither 1, nor 0, nor blank; and whether any before it is filled."""
+def first_invalid_cell(cells: list[Any]) -> tuple[int | None, bool]:
+    """The row of the first cell that is neither 1, nor 0, nor blank, and whether a cell before it is filled."""
     filled = False
     for row, cell in enumerate(cells):
-        value = _yes_no(cell)
+        value = _label_of_cell(cell)
         if value == _ODD:
             return row, filled
         filled = filled or value >= 0
     return None, filled
 
 
-def yes_no_labels(table: Table, names: Sequence[str]) -> np.ndarray:
-    """Labels `(N, K)` int8 of columns of 1, 0 and blank: 1, 0 and -1; a column that is not there is -1 throughout.
+def indicator_labels(table: Table, names: Sequence[str]) -> np.ndarray:
+    """Labels `(N, K)` int8 of columns of 1, 0 and blank cells: 1, 0 and -1; a missing column is -1 in every row.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def yes_no_labels(table: Table, names: Sequence[str]) -> np.ndarray:
         if own is None:
             continue
         cells = table.column(own)
-        labels[:, k] = np.fromiter(map(_yes_no, cells), np.int8, len(cells))
+        labels[:, k] = np.fromiter(map(_label_of_cell, cells), np.int8, len(cells))
         odd = np.flatnonzero(labels[:, k] == _ODD)
         if len(odd):
             raise DataError(
@@ -80,45 +80,46 @@ def yes_no_labels(table: Table, names: Sequence[str]) -> np.ndarray:
     return labels
 
 
-def with_absent(labels: np.ndarray, absent: str) -> tuple[np.ndarray, str]:
-    """Labels of 1, 0 and -1 columns with what a blank cell means: `(N, K)` int8, and `negative` or `unknown`.
+def apply_absent(labels: np.ndarray, absent: str) -> tuple[np.ndarray, str]:
+    """Apply the meaning of blank cells (-1): returns labels `(N, K)` int8, and `negative` or `unknown`.
 
     Parameters
     ----------
     absent : str
-        `negative`: no, unless the whole row is blank; `unknown`; `auto`: unknown where any no is given, else no.
+        `negative`: blank cells are negatives, unless the whole row is blank; `unknown`; `auto`: unknown if the table has any
+        explicit negative, otherwise negative.
 
     Raises
     ------
     DataError
-        Unknown, and no no is given: there would be nothing to tell a class's rows from.
+        `absent` is `unknown` and there are no explicit negatives, so nothing could be learned.
     """
-    noes = bool((labels == 0).any())
-    absent = ("unknown" if noes else "negative") if absent == "auto" else absent
+    has_negatives = bool((labels == 0).any())
+    absent = ("unknown" if has_negatives else "negative") if absent == "auto" else absent
     if absent == "unknown":
-        if not noes:
-            raise _no_noes("the label columns hold no 0")
+        if not has_negatives:
+            raise _no_negatives("the label columns hold no 0")
         return labels, absent
     labelled = (labels >= 0).any(1)
     return np.where(labelled[:, None] & (labels < 0), 0, labels).astype(np.int8), absent
 
 
-def names_absent(absent: str) -> str:
-    """What a label that is not named in a row means: no.
+def absent_of_names(absent: str) -> str:
+    """The meaning of a label that a row does not name: `negative`.
 
     Raises
     ------
     DataError
-        It is asked to be unknown: names give no noes.
+        `absent` is `unknown`: label names have no explicit negatives.
     """
     if absent == "unknown":
-        raise _no_noes("label names give none")
+        raise _no_negatives("label names give none")
     return "negative"
 
 
-def _no_noes(why: str) -> DataError:
+def _no_negatives(why: str) -> DataError:
     return DataError(
-        f'absent = "unknown": the noes must be given, as in columns of 0, 1 and blank, and {why}. '
+        f'absent = "unknown" requires explicit negatives, as in columns of 0, 1 and blank, and {why}. '
         f'Use: absent = "negative" under [data] (--absent negative)'
     )
 
@@ -130,11 +131,11 @@ class NamedLabels:
     Attributes
     ----------
     rows : list of (list of str) or None
-        The names in each row; None for a blank cell.
+        The names in each row; None for a blank cell (unlabelled).
     hints : list of str
-        What looks odd, for people, a line each.
+        Suspicious cells, for people, one line each.
     split : bool
-        Whether any of them were split from texts, so that the separator matters.
+        Whether any cell was split, so that the separator matters.
     """
 
     rows: list[list[str] | None]
@@ -142,18 +143,18 @@ class NamedLabels:
     split: bool
 
 
-def named_labels(table: Table, name: str, separator: str, closed: bool) -> NamedLabels:
-    """Names of one column: texts that are split, lists as they are, whole numbers.
+def named_labels(table: Table, name: str, separator: str, *, closed: bool) -> NamedLabels:
+    """Read the label names in one column: texts are split; lists and integers are taken as they are.
 
     Parameters
     ----------
     closed : bool
-        Whether a class list tells right names from wrong ones, so that nothing has to be guessed.
+        Whether there is a class list; then nothing about separators has to be guessed.
 
     Raises
     ------
     DataError
-        The column holds fractions or what is no name, or its texts are separated in several ways.
+        The column has fractions or values that are not names, or its cells use different separators.
     """
     cells = table.column(name)
     rows: list[list[str] | None] = []
@@ -164,17 +165,17 @@ def named_labels(table: Table, name: str, separator: str, closed: bool) -> Named
             rows.append(None)
         else:
             parts = cell if isinstance(cell, list) else [cell]
-            names = [_name(table, name, row, part) for part in parts]
+            names = [_name(table, name, row, part=part) for part in parts]
             rows.append(list(dict.fromkeys(n for n in names if n)))
-    if _all_numbers(table, name, cells):  # 2.0 is how some programs write 2 beside blank cells
+    if _all_numbers(table, name, cells):  # some programs write 2 as 2.0 if there are blank cells
         rows = [None if names is None else [str(int(float(n))) for n in names] for names in rows]
-    hints = [] if closed else _separator_hints(table, name, separator, cells)
+    hints = [] if closed else _separator_hints(table, name, separator, cells=cells)
     return NamedLabels(rows, hints, any(isinstance(cell, str) for cell in cells))
 
 
-def _name(table: Table, name: str, row: int, part: Any) -> str:
+def _name(table: Table, name: str, row: int, *, part: Any) -> str:
     if isinstance(part, float) and not math.isnan(part) and not part.is_integer():
-        raise _fraction(table, name, row, part)
+        raise _fraction(table, name, row, value=part)
     text = plain_text(part)
     if text is None:
         raise DataError(
@@ -184,12 +185,12 @@ def _name(table: Table, name: str, row: int, part: Any) -> str:
 
 
 def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:
-    """Whether all texts of a column are whole numbers, some of them written with a point.
+    """Whether all texts of a column are integers, some of them written like 2.0.
 
     Raises
     ------
     DataError
-        They are numbers and one has a fraction: that is no column of labels.
+        All are numbers and one has a fraction: not a column of labels.
     """
     first, pointed = None, False
     for row, cell in enumerate(cells):
@@ -201,24 +202,24 @@ def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:
         if first is None and not cell.strip().lstrip("+-").isdigit() and not float(cell).is_integer():
             first = row
     if first is not None:
-        raise _fraction(table, name, first, cells[first])
+        raise _fraction(table, name, first, value=cells[first])
     return pointed
 
 
-def _fraction(table: Table, name: str, row: int, value: Any) -> DataError:
+def _fraction(table: Table, name: str, row: int, *, value: Any) -> DataError:
     return DataError(
         f"{table.file}{table.where(row)}: column {_quoted(name)} holds {_quoted(value)}, and labels are names, not measures. "
         f"Use: --labels COLUMN"
     )
 
 
-def _separator_hints(table: Table, name: str, separator: str, cells: list[Any]) -> list[str]:
-    """What to say of cells where another separator seems to stand between labels.
+def _separator_hints(table: Table, name: str, separator: str, *, cells: list[Any]) -> list[str]:
+    """Hints about cells that seem to use another separator.
 
     Raises
     ------
     DataError
-        Several do, and the one in use in none, or it is a space, which may stand behind any.
+        Several other separators occur, and the one in use does not, or it is a space, which may follow any separator.
     """
     first: dict[str, int] = {}
     used = False
@@ -237,7 +238,7 @@ def _separator_hints(table: Table, name: str, separator: str, cells: list[Any]) 
             f"or name every label in a class list: --classes FILE"
         )
     return [
-        f"  labels are split {split}, and {mark!r} stands in {example}. If it separates labels: --separator {mark!r}"
+        f"  labels are split {split}, and {mark!r} is in {example}. If it separates labels: --separator {mark!r}"
         for mark, example in zip(first, examples, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""Parquet tables: only the columns that are asked for are read, also those that lie in others, like `image.path`."""
+"""Parquet tables: only requested columns are read, including nested ones such as `image.path`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ERRORS = (OSError, ValueError, pa.ArrowException)
 
 @dataclass(frozen=True)
 class _Column:
-    """A column, or what lies in one: names from the top, the leaves it is stored as, its type within all lists."""
+    """A column or a field within one: its names from the top, its stored leaves, its type inside all lists."""
 
     steps: tuple[str, ...]
     leaves: range
@@ -35,9 +35,9 @@ class _Column:
 class ParquetTable(Table):
     """A Parquet file.
 
-    A column of structs, or of lists of structs, is followed by a column for each of their fields: `image`, `image.bytes`,
-    `image.path`. Labels that Hugging Face datasets store as numbers are read as the names that the file gives them. The
-    images that a column holds are never read, but their names are.
+    A column of structs, or of lists of structs, is followed by a column for each field: `image`, `image.bytes`,
+    `image.path`. Labels that Hugging Face datasets store as numbers are read as their names. Embedded images are never
+    read, but their names are.
     """
 
     def __init__(self, file: Path) -> None:
@@ -60,12 +60,12 @@ class ParquetTable(Table):
         self._cells: dict[str, list[Any]] = {}
 
     def column(self, name: str) -> list[Any]:
-        """Values as Python has them, and class names as lists of texts; read once.
+        """Python values; class labels as lists of names. Read once, then remembered.
 
         Raises
         ------
         DataError
-            The column holds structs or bytes, which are not read, or cannot be read.
+            The column cannot be read, or has structs or bytes.
         """
         if name not in self._cells:
             column = self._columns[name]
@@ -95,7 +95,7 @@ class ParquetTable(Table):
             raise DataError(f"{self.file}: not a Parquet file that can be read: {one_line(error)}") from None
 
     def _names_of(self, column: _Column) -> str:
-        """The column of the names of the images in another; an empty text where they have none."""
+        """The column with the names of a column's embedded images; empty without one."""
         name = f"{column.name}.path"
         return name if name in self._columns and pa.types.is_struct(column.kind) else ""
 
@@ -108,7 +108,7 @@ class ParquetTable(Table):
         )
 
     def _as_names(self, name: str, cells: list[Any]) -> list[list[str] | None]:
-        """Numbers as names; -1 stands for no label, as Hugging Face writes it."""
+        """Class numbers as names; -1 is no label in Hugging Face's format."""
         classes, named = self._classes[name], []
         for row, cell in enumerate(cells):
             numbers = [n for n in _flat(cell) if n is not None and n != -1]
@@ -124,7 +124,7 @@ class ParquetTable(Table):
 
 
 def _columns(schema: pa.Schema) -> Iterator[_Column]:
-    """All columns, and after each what lies in it, with the numbers of the leaves that they are stored as."""
+    """All columns, each followed by the fields within it, with the numbers of their stored leaves."""
     start = 0
     for field in schema:
         yield from _inside((field.name,), field.type, start)
@@ -141,7 +141,7 @@ def _inside(steps: tuple[str, ...], kind: pa.DataType, start: int) -> Iterator[_
 
 
 def _element(kind: pa.DataType) -> pa.DataType:
-    """What lists hold, within any others."""
+    """The type of the innermost elements of lists."""
     while _is_list(kind):
         kind = kind.value_type
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
@@ -162,7 +162,7 @@ def _n_leaves(kind: pa.DataType) -> int:
 
 
 def _header(columns: Sequence[_Column], own: Sequence[str]) -> list[str]:
-    """All names in their order; one that lies in another gives way to a column that is called like it."""
+    """All names, in order; a nested name is dropped if a top-level column has the same name."""
     names = [c.name for c in columns if len(c.steps) == 1 or c.name not in own]
     return names if len(own) != len(set(own)) else list(dict.fromkeys(names))
 
@@ -180,7 +180,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _within(value: Any, steps: tuple[str, ...]) -> Any:
-    """What lies in a value, in all elements where it is a list."""
+    """The nested values within a value; for a list, of each element."""
     if isinstance(value, list):
         return [_within(one, steps) for one in value]
     return _within(value.get(steps[0]), steps[1:]) if steps and isinstance(value, dict) else value

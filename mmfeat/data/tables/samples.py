@@ -1,4 +1,4 @@
-"""Rows of tables, one table after another, made samples: ids, images, captions, labels, groups."""
+"""Turns the rows of tables into samples: ids, images, captions, labels and groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmfeat.common.spelling import look_the_same, normal_name
 from mmfeat.common.text import counted, shown
 from mmfeat.data.tables.coco import CocoTable
 from mmfeat.data.tables.columns import Columns, as_list, find_columns, images_inside
-from mmfeat.data.tables.label_cells import named_labels, names_absent, with_absent, yes_no_labels
+from mmfeat.data.tables.label_cells import absent_of_names, apply_absent, indicator_labels, named_labels
 from mmfeat.data.tables.table import Table
 
 _SHOWN = 3  # ids in a message
@@ -23,38 +23,38 @@ _SHOWN = 3  # ids in a message
 
 @dataclass
 class Source:
-    """Samples as a source gives them; :meth:`encoded` gives their labels.
+    """The samples of a source; :meth:`encoded` gives their labels.
 
     Attributes
     ----------
     labels : list of (list of str) or None
-        Label names of each row, None for an unlabelled one; empty where `yes_no` has the labels.
-    yes_no : np.ndarray or None
+        Label names of each row, None for an unlabelled row; empty if `indicators` has the labels.
+    indicators : np.ndarray or None
         `(N, K)` int8 of label columns, in the order of `columns["labels"]`: 1, 0, -1.
     absent : str
-        What a label that is not given is: `negative` or `unknown`.
+        How unlisted labels are treated: `negative` or `unknown`.
     groups : list of str
-        The group of each row; empty where it has none.
+        The group of each row; empty without one.
     classes : tuple of str
-        The class list where there is one; else COCO's categories or the label columns, in their order; else all names,
-        sorted, by number where all are whole numbers.
+        The class list; without one, COCO's categories or the label columns, in order; otherwise all names, sorted (by
+        number if all are integers).
     columns : dict of str to str or list of str
-        `id`, `image`, `caption`, `labels`, `group` to the column that serves as it, or several; empty where none does.
-        Without a column of ids they are made from the captions.
+        The column, or columns, of each role (`id`, `image`, `caption`, `labels`, `group`); empty without one. Without a
+        column of ids, ids are made from captions.
     settings : dict of str to str or list of str
-        The same as `[data]` has to say it to be read again.
+        The same, as settings under `[data]` that read the source again.
     kind : str
-        What was found, for people.
+        Description of the source, for people.
     notes : list of str
-        What was recovered or noticed, a line each.
+        Recovered cells and remarks, one line each.
     hints : list of str
-        What people should look at, a line each.
+        Hints for people, one line each.
     splits_cells : bool
-        Whether names of labels were split from cells, so that the separator matters.
+        Whether cells were split into labels, so that the separator matters.
     n_recovered, n_damaged : int
-        Records that are not valid CSV; captions with bytes that are not UTF-8.
+        Number of records that were not valid CSV, and of captions with bytes that are not UTF-8.
     images_inside : str
-        A column that holds images themselves, which are not read; empty where there is none.
+        A column with embedded images, which are not read; empty without one.
     """
 
     kind: str
@@ -65,7 +65,7 @@ class Source:
     labels: list[list[str] | None] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
-    yes_no: np.ndarray | None = None
+    indicators: np.ndarray | None = None
     absent: str = "negative"
     settings: Columns = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -76,47 +76,49 @@ class Source:
     images_inside: str = ""
 
     def encoded(self, classes: Sequence[str]) -> np.ndarray:
-        """The labels as `(N, K)` int8: 1 yes, 0 no, -1 not known; an unlabelled row is -1 throughout.
+        """The labels as `(N, K)` int8: 1 positive, 0 negative, -1 unknown; an unlabelled row is all -1.
 
         Raises
         ------
         KeyError
             A label is not among the classes.
         """
-        if self.yes_no is None:
+        if self.indicators is None:
             return encode(self.labels, classes)
         at = {name: k for k, name in enumerate(classes)}
-        unlabelled = ~(self.yes_no >= 0).any(1)
-        labels = np.full((len(self.yes_no), len(classes)), -1 if self.absent == "unknown" else 0, np.int8)
-        labels[:, [at[normal_name(name)] for name in self.columns["labels"]]] = self.yes_no
+        unlabelled = ~(self.indicators >= 0).any(1)
+        labels = np.full((len(self.indicators), len(classes)), -1 if self.absent == "unknown" else 0, np.int8)
+        labels[:, [at[normal_name(name)] for name in self.columns["labels"]]] = self.indicators
         labels[unlabelled] = -1
         return labels
 
 
 class Reading:
-    """Rows of one table after another, added to a source.
+    """Adds the rows of tables to a source.
 
     Parameters
     ----------
     given : mapping of str to str or sequence of str
-        Columns that the user names, by role.
+        Columns named by the user, by role.
     closed : bool
         Whether there is a class list.
     """
 
-    def __init__(self, source: Source, given: Mapping[str, str | Sequence[str]], separator: str, closed: bool) -> None:
+    def __init__(
+        self, source: Source, given: Mapping[str, str | Sequence[str]], separator: str, *, closed: bool
+    ) -> None:
         self.source, self._given, self._separator, self._closed = source, given, separator, closed
         self._seen: dict[str, str] = {}
         self._repeats: Counter[str] = Counter()
         self._yes_no: list[np.ndarray] = []
 
     def add(self, table: Table, with_labels: bool = True) -> None:
-        """Add one table's rows; without labels they are all unlabelled.
+        """Add a table's rows; without `with_labels` they are all unlabelled.
 
         Raises
         ------
         DataError
-            A column is missing, an id is blank or repeated, or a cell cannot be what it should be.
+            A column is missing, an id is blank or repeated, or a cell is invalid.
         """
         source = self.source
         found = find_columns(table, self._given, need_labels=with_labels and not source.ids)
@@ -133,9 +135,9 @@ class Reading:
         source.groups += [normal_name(name) for name in self._cells(table, found["group"])]
         labels = source.columns["labels"]
         if not isinstance(labels, str):
-            self._yes_no.append(yes_no_labels(table, labels))
+            self._yes_no.append(indicator_labels(table, labels))
         elif found["labels"]:
-            named = named_labels(table, str(found["labels"]), self._separator, self._closed)
+            named = named_labels(table, str(found["labels"]), self._separator, closed=self._closed)
             source.labels += named.rows
             source.hints += named.hints
             source.splits_cells = source.splits_cells or named.split
@@ -143,7 +145,7 @@ class Reading:
             source.labels += [None] * table.n_rows
 
     def finish(self, absent: str) -> None:
-        """Say what a label is that is not given, and which ids look alike."""
+        """Apply the treatment of unlisted labels, and note ids that look alike."""
         alike = [] if all(map(str.isascii, self.source.ids)) else look_the_same(self.source.ids)
         if alike:
             a, b = map(ascii, alike[0])
@@ -152,9 +154,9 @@ class Reading:
                 f"{shown(a)} and {shown(b)} are different rows"
             )
         if self._yes_no:
-            self.source.yes_no, self.source.absent = with_absent(np.concatenate(self._yes_no), absent)
+            self.source.indicators, self.source.absent = apply_absent(np.concatenate(self._yes_no), absent)
         else:
-            self.source.absent = names_absent(absent)
+            self.source.absent = absent_of_names(absent)
 
     def _note(self, table: Table, damaged: list[int]) -> None:
         source = self.source
@@ -166,7 +168,7 @@ class Reading:
         source.n_damaged += len(damaged)
 
     def _ids(self, table: Table, column: str, captions: list[str]) -> list[str]:
-        """The ids of a table; without a column of them they are made from the captions."""
+        """The ids of a table; without a column of ids, they are made from captions."""
         if not column:
             return [self._caption_id(caption) for caption in captions]
         ids, repeated = [cell.strip() for cell in table.texts(column)], []
@@ -185,13 +187,13 @@ class Reading:
         return ids
 
     def _caption_id(self, caption: str) -> str:
-        """An id for a row that has none: not its place, which any new row may change, but a digest of its caption."""
+        """An id for a row without one: a digest of its caption, since row numbers change when rows are added."""
         digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self._repeats[digest] += 1
         return digest if self._repeats[digest] == 1 else f"{digest}-{self._repeats[digest]}"
 
     def _image_names(self, table: Table, column: str) -> list[str]:
-        """The images' names; of several in one cell the first."""
+        """The images' names; the first one if a cell has several."""
         if not column or not any(isinstance(cell, list) for cell in table.column(column)):
             return [name.strip() for name in self._cells(table, column)]
         names = [text.strip().split("\n") for text in table.texts(column)]
@@ -206,13 +208,13 @@ class Reading:
 
 
 def _repair(table: Table, found: Columns) -> list[int]:
-    """Make a table's text UTF-8: rows whose captions had to be changed; elsewhere it is an error."""
+    """Make a table's text valid UTF-8; returns the rows whose captions were changed. Elsewhere, invalid bytes are an error."""
     used = [name for role in found for name in as_list(found[role])]
     return table.repair([name for name in as_list(found["caption"]) if used.count(name) == 1])
 
 
 def _captions(table: Table, columns: list[str]) -> list[str]:
-    """The captions: of several columns those that are not blank, in lines."""
+    """The captions; several columns are joined by line breaks, without blank cells."""
     if len(columns) == 1:
         return table.texts(columns[0])
     if not columns:

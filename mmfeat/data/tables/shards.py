@@ -1,4 +1,4 @@
-"""Tables in several files: a folder of Parquet files, or a pattern; with what their names say of shards and splits."""
+"""Tables in several files: a folder of Parquet files, or a pattern; checks the shards and splits in their names."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from pathlib import Path
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.text import counted, shown
-from mmfeat.data.tables.table import Table, read_table
+from mmfeat.data.tables.table import Table
+from mmfeat.data.tables.table_forms import read_table
 
-OURS = ("manifest.parquet", "predictions.parquet")  # files of a project, which are no table of samples
-_DEPTHS = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # as Hugging Face lays out a data set
+OURS = ("manifest.parquet", "predictions.parquet")  # files of a project, which are not tables of samples
+_DEPTHS = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # the layout of Hugging Face data sets
 _SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?P<rest>\.\w[\w.]*)")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|dev|test)(?![a-z])")
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path is a pattern rather than the name of something that is there."""
+    """Whether a path is a pattern, and not the name of an existing file or folder."""
     return glob.has_magic(str(path)) and not path.exists()
 
 
 def matching(pattern: Path) -> list[Path]:
-    """The files that a pattern matches, by name.
+    """The files that match a pattern, sorted by name.
 
     Raises
     ------
     DataError
-        There are none.
+        No file matches.
     """
     found = [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True)) if Path(name).is_file()]
     if not found:
-        raise DataError(f"{pattern}: no file is called like that. Give a table, a folder, or another pattern")
+        raise DataError(f"{pattern}: no file matches. Give a table, a folder, or another pattern")
     return found
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder, or else of those in it; not those that mmfeat writes, nor hidden ones."""
+    """The Parquet files in a folder or, without any, in its subfolders; skips hidden files and those that mmfeat writes."""
     for depth in _DEPTHS if not (folder / "mmfeat.toml").exists() else _DEPTHS[:1]:
         found = [file for file in sorted(folder.glob(depth)) if file.is_file() and file.name not in OURS]
         found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
@@ -48,14 +49,14 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def source_folder(source: Path) -> Path:
-    """The folder of a source that may be a pattern; the source itself where it is a folder."""
+    """The folder of a source (which may be a pattern); the source itself if it is a folder."""
     if is_pattern(source):
         return matching(source)[0].parent
     return source if source.is_dir() else source.parent
 
 
 def about_files(files: Sequence[Path]) -> list[str]:
-    """What people should know of a table's files, a line each: several read as one, some missing, splits in their names."""
+    """Hints about a table's files, one line each: missing shards, splits in their names."""
     lines = [*_missing(files)]
     splits = Counter(found[-1] for file in files if (found := _splits_of(file)))
     if len(splits) > 1:
@@ -65,12 +66,12 @@ def about_files(files: Sequence[Path]) -> list[str]:
 
 
 def read_together(files: Sequence[Path]) -> list[Table]:
-    """Files that are one table, those with most columns first: a split without labels lacks theirs.
+    """Read files as one table; files with most columns come first, since splits without labels have fewer.
 
     Raises
     ------
     DataError
-        One of them cannot be read, or two have different columns.
+        A file cannot be read, or two files have different columns.
     """
     tables = sorted(map(read_table, files), key=lambda table: -len(table.header))
     first = tables[0]
@@ -86,12 +87,12 @@ def read_together(files: Sequence[Path]) -> list[Table]:
 
 
 def _splits_of(file: Path) -> list[str]:
-    """The splits that a file's name names, or else its folder's."""
+    """The splits in a file's name or, without any, in its folder's name."""
     return _SPLIT.findall(file.name.lower()) or _SPLIT.findall(file.parent.name.lower())
 
 
 def _missing(files: Sequence[Path]) -> list[str]:
-    """A line for each series of shards of which some are not among the files."""
+    """A line for each series of shards with missing files."""
     there: dict[tuple[str, ...], set[int]] = {}
     for file in files:
         if found := _SHARD.fullmatch(file.name):

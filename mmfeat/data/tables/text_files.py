@@ -1,10 +1,10 @@
-"""Text files as people save them: compression and encoding are told by the content, never by the name.
+"""Reads text files: compression and encoding are detected by content, never by name.
 
-The rule for text that is neither UTF-8 nor marked as UTF-16 depends on the file's bytes alone. Western letters of one byte
-stand singly in words of ASCII letters (as in "café"); text of other encodings does not look like that. So the file is read as
-cp1252 where bytes that are not UTF-8 but fit into cp1252 text are at least ten times as many as everything that speaks
-against it: characters of valid UTF-8, bytes that no cp1252 text has, and runs of high bytes. A file in which only a few bytes
-are not UTF-8 stays UTF-8, and these bytes are left to the caller. Anything else is an error.
+For text that is neither UTF-8 nor UTF-16 with a byte-order mark, only the file's bytes count. In cp1252 text, accented letters
+occur singly within words of ASCII letters (as in "café"); other encodings do not look like that. A file is read as cp1252 if
+bytes that are not UTF-8 but fit into cp1252 text are at least ten times as many as all evidence against it: valid UTF-8
+characters, bytes that do not occur in cp1252 text, and runs of high bytes. A file with only a few bytes that are not UTF-8
+stays UTF-8, and the caller handles these bytes. Anything else is an error.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.text import shown
 
 UTF8, CP1252 = "UTF-8", "cp1252"
-DAMAGE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes that are not UTF-8
+DAMAGE = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape decodes them
 _GZIP = b"\x1f\x8b"
-_MARKS = (  # the longer ones first: UTF-32's begins like UTF-16's
+_MARKS = (  # longer ones first: the mark of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_MOST = 2**32  # bytes of an unpacked file: a small one may hold any number
-_FEW = 16  # bytes that are not UTF-8 in a file that is otherwise
-_WEIGHT = 10  # how many times what speaks for cp1252 exceeds what speaks against it
+_MOST = 2**32  # largest unpacked file in bytes: guards against bombs
+_FEW = 16  # most invalid bytes in a file that counts as UTF-8
+_WEIGHT = 10  # least ratio of evidence for cp1252 to evidence against it
 _FOREIGN = re.compile(
-    rb"[\x81\x8d\x8f\x90\x9d\xff]"  # no characters of cp1252, and a filler
+    rb"[\x81\x8d\x8f\x90\x9d\xff]"  # not characters of cp1252, and a filler
     rb"|[\x80-\xff]{4,}|[\xc0-\xff]{3,}"  # words of another alphabet
-    rb"|(?<=[A-Za-z])[\xa1-\xa9\xab\xac\xae-\xb6\xb8\xb9\xbb-\xbf](?=[A-Za-z])"  # signs where letters stand
+    rb"|(?<=[A-Za-z])[\xa1-\xa9\xab\xac\xae-\xb6\xb8\xb9\xbb-\xbf](?=[A-Za-z])"  # symbols within words
 )
 
 
@@ -45,11 +45,11 @@ class TextFile:
     Attributes
     ----------
     text : str
-        Without a byte order mark; a lone surrogate for each byte that is not UTF-8.
+        The text without a byte-order mark; a lone surrogate for each byte that is not UTF-8.
     encoding : str
         `UTF-8`, `UTF-16`, `UTF-32` or `cp1252`.
     marked : bool
-        Whether it begins with a byte order mark.
+        Whether the file begins with a byte-order mark.
     """
 
     text: str
@@ -57,7 +57,7 @@ class TextFile:
     marked: bool = False
 
     def about(self, file: Path) -> list[str]:
-        """What people should know about the encoding: a line where it was guessed, with a word to judge it by."""
+        """A line about a guessed encoding, with an example word to check it; empty if it was not guessed."""
         if self.encoding != CP1252:
             return []
         found = re.search(r"\w*[^\W\x00-\x7f]\w*|\S*[^\x00-\x7f]\S*", self.text)
@@ -66,18 +66,18 @@ class TextFile:
 
 
 def read_text(file: Path) -> TextFile:
-    """Read a text file, packed by gzip or not, in UTF-8, UTF-16, UTF-32 or cp1252.
+    """Read a text file in UTF-8, UTF-16, UTF-32 or cp1252, with or without gzip.
 
     Raises
     ------
     DataError
-        The file cannot be read or unpacked, or its encoding cannot be told.
+        The file cannot be read or unpacked, or its encoding is not recognised.
     """
     return decoded(file, read_unpacked(file))
 
 
 def read_unpacked(file: Path, limit: int = -1) -> bytes:
-    """The bytes of a file, unpacked where gzip packed it; the first `limit` of them, or all.
+    """The first `limit` bytes of a file (default: all), unpacked if it is compressed with gzip.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def read_unpacked(file: Path, limit: int = -1) -> bytes:
 
 
 def decoded(file: Path, data: bytes) -> TextFile:
-    """Text of bytes; see :func:`read_text`."""
+    """Decode bytes; see :func:`read_text`."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return TextFile(_strictly(file, data, encoding), encoding, True)
@@ -127,20 +127,20 @@ def decoded(file: Path, data: bytes) -> TextFile:
 
 
 def refuse_damage(file: Path, line: int, text: str) -> None:
-    """Nothing, or a DataError that names the first byte that is not UTF-8."""
+    """Raise a DataError for the first byte that is not UTF-8, if there is one."""
     found = DAMAGE.search(text)
     if found:
         raise DataError(f"{file}:{line}: not UTF-8 (byte 0x{ord(found[0]) - 0xDC00:02x}). Save the table as UTF-8")
 
 
 def _counts(text: str) -> tuple[int, int]:
-    """How many bytes are not UTF-8, and how many characters beyond ASCII are."""
+    """Number of bytes that are not UTF-8, and of non-ASCII characters that are."""
     n_bad = len(DAMAGE.findall(text))
     return n_bad, len(re.findall("[^\x00-\x7f]", text)) - n_bad
 
 
 def _unmarked_utf16(data: bytes) -> str | None:
-    """UTF-16 without a mark: the first four characters are ASCII."""
+    """Decode UTF-16 without a byte-order mark, recognised by four ASCII characters at the start; None otherwise."""
     head = data[:8]
     if len(head) == 8 and len(data) % 2 == 0:
         if not any(head[1::2]) and all(head[::2]):

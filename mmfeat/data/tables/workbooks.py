@@ -1,4 +1,4 @@
-"""Excel workbooks (.xlsx): the first sheet as a table of texts, by openpyxl where it is installed."""
+"""Excel workbooks (.xlsx): reads the first sheet as a table of texts, with openpyxl if it is installed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SAVE = "Save the sheet as CSV (UTF-8)"
 
 
 def read_workbook(file: Path) -> tuple[list[str], list[Record], list[str]]:
-    """The header, the rows and what there is to say of the first sheet; a formula's value is the one saved with it.
+    """The header, the rows and hints of the first sheet; of a formula, the saved value is read.
 
     Raises
     ------
     DataError
-        openpyxl is not installed, or the workbook cannot be read or is no table.
+        openpyxl is not installed, or the workbook cannot be read or is not a table.
     """
     try:
         openpyxl = require("openpyxl", "xlsx")
@@ -43,9 +43,15 @@ def read_workbook(file: Path) -> tuple[list[str], list[Record], list[str]]:
             book.close()
     except DataError:
         raise
-    except Exception as error:  # openpyxl, zipfile and the XML reader have their own kinds
+    except Exception as error:  # openpyxl, zipfile and the XML reader raise errors of their own
         raise DataError(f"{file}: a workbook that cannot be read: {one_line(error)}. {_SAVE}") from None
-    hints = [f"  sheet {shown(repr(name))} is read, and {counted(more, 'further sheet')} not"] if more else []
+    hints = (
+        [
+            f"  sheet {shown(repr(name))} is read, and {counted(more, 'further sheet')} {'is' if more == 1 else 'are'} ignored"
+        ]
+        if more
+        else []
+    )
     return *_records(file, rows), hints
 
 
@@ -62,7 +68,7 @@ def _records(file: Path, rows: list[tuple[Any, ...]]) -> tuple[list[str], list[R
             f"{file}:{top}: column {header.index('') + 1} has no name. Name it in the first row of the sheet"
         )
     padded = ((line, [*cells[:width], *[""] * (width - len(cells))]) for line, cells in filled[1:])
-    return header, [Record(line, cells) for line, cells in padded]
+    return header, [Record(line=line, cells=cells) for line, cells in padded]
 
 
 def _text(cell: Any) -> str:

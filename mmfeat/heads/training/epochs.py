@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmfeat.common.progress import Progress
 from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads.head import Head
@@ -66,9 +67,10 @@ def fit_stack(
     arrays: Arrays,
     planned: PlannedStack,
     batch_size: int,
+    *,
     metric: str,
     rule: PredictConfig,
-    on_epoch: Callable[[int, str], None] | None = None,
+    bar: Progress | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[FittedHead]:
     """Train the heads of a stack to their best epochs; in the order of `planned.places`.
@@ -81,7 +83,7 @@ def fit_stack(
         From the figures of all heads `(M,)`, in the order of places, to those that choose their epochs; none stops before
         all do, then.
     """
-    start, config = time.perf_counter(), planned.config
+    start, config, spent = time.perf_counter(), planned.config, 0
     stack = Stack(heads, arrays, planned.streams, planned.variants, config)
     kept = {(s, v): _Kept() for s in range(len(planned.streams)) for v in range(len(planned.variants))}
     rows, columns = np.arange(len(planned.streams)), np.arange(len(planned.variants))  # those that go on
@@ -105,13 +107,16 @@ def fit_stack(
                 if not one.stopped:  # where one that has stopped goes on, it is for the others' sake
                     one.judge(metric, epoch, chosen[s, v], config.patience, lambda i=i, j=j: stack.state(i, j))
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])
-        if on_epoch is not None:
-            on_epoch(int(going.sum()), f"epoch {epoch}, {going.sum()} of {counted(len(kept), 'head')} not stopped")
+        if bar is not None:
+            spent += int(going.sum())
+            bar.advance(int(going.sum()), f"epoch {epoch}, {going.sum()} of {counted(len(kept), 'head')} not stopped")
         if not going.any():
             break
         if choose_by is None and not (going.any(0).all() and going.any(1).all()):
             stack.keep(np.flatnonzero(going.any(1)), np.flatnonzero(going.any(0)))
             rows, columns = rows[going.any(1)], columns[going.any(0)]
+    if bar is not None:
+        bar.advance(config.epochs * len(planned.places) - spent)
     seconds = (time.perf_counter() - start) / len(planned.places)
     return [_fitted(heads[s], kept[s, v], seconds) for _, s, v in planned.places]
 
@@ -123,7 +128,7 @@ def _value(arrays: Arrays, val: np.ndarray, logits: np.ndarray, metric: str, rul
     if not np.isfinite(logits).all():
         return float("nan")
     labels = arrays.labels[torch.as_tensor(val)].cpu().numpy()
-    return float(metric_values(metric, labels, logits[None], rule)[0])
+    return float(metric_values(metric, labels, logits[None], rule=rule)[0])
 
 
 def _record(one: _Kept, epoch: int, loss: float, logits: np.ndarray, metric: str, value: float | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmfeat.common.errors import RunError
+from mmfeat.common.progress import Progress
 from mmfeat.common.randomness import id_numbers, torch_seed
 from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
@@ -134,7 +135,7 @@ def fit_heads(
     *,
     metric: str = "samples-f1",
     rule: PredictConfig | None = None,
-    on_epoch: Callable[[int, str], None] | None = None,
+    bar: Progress | None = None,
 ) -> list[FittedHead]:
     """Train many heads of one name, those of one shape in one vectorised pass; in the members' order.
 
@@ -142,8 +143,8 @@ def fit_heads(
 
     Parameters
     ----------
-    on_epoch : callable, optional
-        Told after each epoch of a pass how many of its heads go on, and the same in words.
+    bar : Progress, optional
+        Advanced by one for each epoch of each head, also for epochs that a head is spared because it has stopped.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def fit_heads(
         As :func:`fit_head`, for the first head that fails.
     """
     fitted: list[FittedHead | None] = [None] * len(members)
-    for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, on_epoch=on_epoch):
+    for at, fits in fit_stacks(name, data, members, metric=metric, rule=rule, bar=bar):
         for i, fit in zip(at, fits, strict=True):
             if fit.error:
                 raise RunError(diverged(name, members[i].config, fit.error))
@@ -166,7 +167,7 @@ def fit_stacks(
     *,
     metric: str = "samples-f1",
     rule: PredictConfig | None = None,
-    on_epoch: Callable[[int, str], None] | None = None,
+    bar: Progress | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[list[int], list[FittedHead]]]:
     """:func:`fit_heads`, one pass after another: the members' numbers and their heads, as soon as they are there.
@@ -199,7 +200,10 @@ def fit_stacks(
         for head in heads:
             head.load_state_dict(standardised, strict=False)
         try:
-            yield stack.members, fit_stack(heads, arrays, stack, size, metric, rule, on_epoch, choose_by)
+            yield (
+                stack.members,
+                fit_stack(heads, arrays, stack, size, metric=metric, rule=rule, bar=bar, choose_by=choose_by),
+            )
         except (RuntimeError, MemoryError) as error:
             if _out_of_memory(error):
                 raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None

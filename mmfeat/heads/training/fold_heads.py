@@ -8,13 +8,14 @@ what takes time, each visits the rows of the other folds alone, which is a k-th 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mmfeat.common.errors import RunError
+from mmfeat.common.progress import Progress
 from mmfeat.common.randomness import mix
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads.training.epochs import FittedHead
@@ -52,7 +53,7 @@ def fit_folds(
     metric: str = "samples-f1",
     rule: PredictConfig | None = None,
     judges: np.ndarray | None = None,
-    on_epoch: Callable[[int, str], None] | None = None,
+    bar: Progress | None = None,
 ) -> FoldFit:
     """Train, for each seed, one head for each fold of the data on all other folds.
 
@@ -73,9 +74,7 @@ def fit_folds(
     judging = _judging(data, rows, folds, judges)
     members = _members(name, data, config, seeds, rows, folds, judging)
     fits: list[FittedHead | None] = [None] * len(members)
-    for at, fitted in fit_stacks(
-        name, data, members, metric=metric, rule=rule, on_epoch=on_epoch, choose_by=_mean_of_others
-    ):
+    for at, fitted in fit_stacks(name, data, members, metric=metric, rule=rule, bar=bar, choose_by=_mean_of_others):
         for i, fit in zip(at, fitted, strict=True):
             if fit.error:
                 raise RunError(diverged(name, config, fit.error))

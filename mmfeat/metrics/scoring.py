@@ -1,4 +1,4 @@
-"""Figures of multi-label predictions (paper, section 4.1 and appendix; P15), as scikit-learn defines them."""
+"""Metrics of multi-label predictions (paper, section 4.1 and appendix; P15), as scikit-learn defines them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import numpy as np
 from mmfeat.common.errors import MmfeatError
 from mmfeat.common.text import counted
 
-_BLOCK = 2**22  # cells worked on at a time in float64, so that memory stays bounded
+_BLOCK = 2**22  # cells converted to float64 at a time: bounds memory
 _FIELDS = {"samples-f1": "samples_f1", "micro-f1": "micro_f1", "macro-f1": "macro_f1", "map": "map", "loss": "loss"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scores:
-    """Figures over rows; labels that are not known are left out of all of them.
+    """Metrics over rows; unknown labels are left out of all of them.
 
     Attributes
     ----------
     samples_f1 : float
-        Mean over rows of the F1 of the label set; a row that is empty and predicted empty counts 1.
+        Mean over rows of the F1 of the label set; a row without labels that is predicted without labels counts 1.
     micro_f1, macro_f1 : float
-        F1 of all decisions together; mean over the classes that have a positive among the rows.
+        F1 of all cells together; mean of the F1 of the classes that have a positive among the rows.
     map : float
-        Mean over the same classes of average precision.
+        Mean over the same classes of the average precision.
     accuracy_per_class, label_set_accuracy : float
-        Mean over classes of the share of right decisions; share of rows with every decision right.
+        Label accuracy (1 - Hamming loss, averaged over classes); subset accuracy: the share of rows with every label right.
     loss : float
-        Binary cross-entropy of the logits.
+        Binary cross-entropy of the logits, per known label.
     class_f1, class_precision, class_recall, class_ap, class_accuracy : np.ndarray
         `(K,)` float64; `class_ap` is NaN for a class without a positive.
     n_positives : np.ndarray
@@ -55,11 +55,11 @@ class Scores:
     n_classes_left_out: int
 
     def value(self, metric: str) -> float:
-        """One figure by its name in mmfeat.toml: samples-f1, micro-f1, macro-f1, map, loss."""
+        """One metric by its name in mmfeat.toml: samples-f1, micro-f1, macro-f1, map, loss."""
         return getattr(self, _FIELDS[metric])
 
     def weakest(self, n: int) -> list[tuple[int, float, int]]:
-        """The `n` classes of lowest F1 among those with a positive: (class, F1, positives)."""
+        """The `n` classes of lowest F1 among those with a positive: (class, F1, number of positives)."""
         kept = np.flatnonzero(self.n_positives > 0)
         order = kept[np.argsort(self.class_f1[kept], kind="stable")][:n]
         return [(int(k), float(self.class_f1[k]), int(self.n_positives[k])) for k in order]
@@ -80,25 +80,26 @@ def better(metric: str, a: float, b: float) -> bool:
     return a < b if metric == "loss" else a > b
 
 
-def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Scores:
-    """Score decisions and logits against labels.
+def scores(labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray) -> Scores:
+    """Metrics of predicted labels and logits.
 
     Parameters
     ----------
     labels : np.ndarray
         `(N, K)` int8; rows without any known label are left out.
-    decided : np.ndarray
-        `(N, K)` of 0 and 1.
+    predicted : np.ndarray
+        `(N, K)` predicted labels, 0 or 1.
     logits : np.ndarray
-        `(N, K)` float; only their order within a class and their loss count.
+        `(N, K)` float; used for average precision and the loss.
 
     Raises
     ------
     MmfeatError
         Shapes differ, there is no labelled row, or logits of a labelled row are not finite.
     """
-    if not labels.shape == decided.shape == logits.shape:
-        raise MmfeatError(f"labels {labels.shape}, decisions {decided.shape} and logits {logits.shape} differ in shape")
+    if not labels.shape == predicted.shape == logits.shape:
+        shapes = f"labels {labels.shape}, predicted labels {predicted.shape} and logits {logits.shape}"
+        raise MmfeatError(f"{shapes} differ in shape")
     rows = (labels >= 0).any(1)
     if not rows.any():
         raise MmfeatError("there is no labelled row to score")
@@ -106,83 +107,83 @@ def scores(labels: np.ndarray, decided: np.ndarray, logits: np.ndarray) -> Score
     if len(bad):
         raise MmfeatError(f"logits of {len(bad)} of {counted(len(logits), 'row')} not finite (first: row {bad[0]})")
     if not rows.all():
-        labels, decided, logits = labels[rows], decided[rows], logits[rows]
-    counts = _Counts(labels.shape[1])
-    row_f1, whole, step = np.empty(len(labels)), 0, max(1, _BLOCK // labels.shape[1])
+        labels, predicted, logits = labels[rows], predicted[rows], logits[rows]
+    counts = _ClassCounts(labels.shape[1])
+    row_f1, n_exact, step = np.empty(len(labels)), 0, max(1, _BLOCK // labels.shape[1])
     for start in range(0, len(labels), step):
         block = slice(start, start + step)
-        known, yes, said = labels[block] >= 0, labels[block] == 1, decided[block] == 1
-        row_f1[block] = _rows_f1(yes, said & known)
-        whole += int(((said == yes) | ~known).all(1).sum())
-        counts.add(known, yes, said)
-    n_yes, n_said, n_hit, n_known = counts.yes, counts.said, counts.hit, counts.known
+        known, positive, is_predicted = labels[block] >= 0, labels[block] == 1, predicted[block] == 1
+        row_f1[block] = _rows_f1(positive, is_predicted & known)
+        n_exact += int(((is_predicted == positive) | ~known).all(1).sum())
+        counts.add(known, positive, is_predicted)
+    n_positive, n_predicted, n_hit, n_known = counts.positive, counts.predicted, counts.hit, counts.known
     accuracy = np.where(n_known > 0, counts.right / np.maximum(n_known, 1), np.nan)
-    class_f1 = _ratio(2 * n_hit, n_yes + n_said)
+    class_f1 = _ratio(2 * n_hit, n_positive + n_predicted)
     class_ap = _average_precisions(labels, logits)
-    kept = n_yes > 0
+    kept = n_positive > 0
     return Scores(
         samples_f1=float(row_f1.mean()),
-        micro_f1=float(_ratio(2 * n_hit.sum(), n_yes.sum() + n_said.sum())),
+        micro_f1=float(_ratio(2 * n_hit.sum(), n_positive.sum() + n_predicted.sum())),
         macro_f1=float(class_f1[kept].mean()) if kept.any() else 0.0,
         map=float(class_ap[kept].mean()) if kept.any() else 0.0,
         accuracy_per_class=float(np.nanmean(accuracy)),
-        label_set_accuracy=whole / len(labels),
+        label_set_accuracy=n_exact / len(labels),
         loss=float(row_losses(labels, logits).sum() / n_known.sum()),
         class_f1=class_f1,
-        class_precision=_ratio(n_hit, n_said),
-        class_recall=_ratio(n_hit, n_yes),
+        class_precision=_ratio(n_hit, n_predicted),
+        class_recall=_ratio(n_hit, n_positive),
         class_ap=class_ap,
         class_accuracy=accuracy,
-        n_positives=n_yes,
+        n_positives=n_positive,
         n_samples=len(labels),
         n_classes_left_out=int((~kept).sum()),
     )
 
 
-def samples_f1_rows(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """F1 of each row's label set, `(n,)` float64, for the rows with a known label; both sets empty counts 1.
+def samples_f1_rows(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """F1 of each row's label set, `(n,)` float64, for the rows with a known label; it is 1 if both sets are empty.
 
     Raises
     ------
     MmfeatError
         Shapes differ.
     """
-    if labels.shape != decided.shape:
-        raise MmfeatError(f"labels {labels.shape} and decisions {decided.shape} differ in shape")
+    if labels.shape != predicted.shape:
+        raise MmfeatError(f"labels {labels.shape} and predicted labels {predicted.shape} differ in shape")
     rows = (labels >= 0).any(1)
-    labels, decided = labels[rows], decided[rows]
-    return _rows_f1(labels == 1, (decided == 1) & (labels >= 0))
+    labels, predicted = labels[rows], predicted[rows]
+    return _rows_f1(labels == 1, (predicted == 1) & (labels >= 0))
 
 
-def _rows_f1(yes: np.ndarray, said: np.ndarray) -> np.ndarray:
-    total = yes.sum(1) + said.sum(1)
-    return np.where(total > 0, 2 * (yes & said).sum(1) / np.maximum(total, 1), 1.0)
+def _rows_f1(positive: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    total = positive.sum(1) + predicted.sum(1)
+    return np.where(total > 0, 2 * (positive & predicted).sum(1) / np.maximum(total, 1), 1.0)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(a / np.maximum(b, 1), dtype=np.float64)
 
 
-class _Counts:
-    """Of each class `(K,)` int64: labels known, yes, decided yes, both, and decided right."""
+class _ClassCounts:
+    """Counts of each class `(K,)` int64: known labels, positives, predicted positives, hits (both), right predictions."""
 
     def __init__(self, n_classes: int) -> None:
-        self.known, self.yes, self.said, self.hit, self.right = np.zeros((5, n_classes), np.int64)
+        self.known, self.positive, self.predicted, self.hit, self.right = np.zeros((5, n_classes), np.int64)
 
-    def add(self, known: np.ndarray, yes: np.ndarray, said: np.ndarray) -> None:
-        """Count some rows more."""
+    def add(self, known: np.ndarray, positive: np.ndarray, predicted: np.ndarray) -> None:
+        """Add the counts of a block of rows."""
         for total, cells in (
             (self.known, known),
-            (self.yes, yes),
-            (self.said, said & known),
-            (self.hit, said & yes),
-            (self.right, (said == yes) & known),
+            (self.positive, positive),
+            (self.predicted, predicted & known),
+            (self.hit, predicted & positive),
+            (self.right, (predicted == positive) & known),
         ):
             total += cells.sum(0)
 
 
 def _average_precisions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Of each class, `(K,)` float64; classes are taken a few at a time, so that a row's cells are read together."""
+    """Average precision of each class, `(K,)` float64; a few classes at a time, since a row's cells lie together."""
     found, step = [], max(1, _BLOCK // len(labels))
     for start in range(0, labels.shape[1], step):
         some = slice(start, start + step)
@@ -193,17 +194,17 @@ def _average_precisions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def _average_precision(positives: np.ndarray, logits: np.ndarray) -> float:
-    """Mean over the positives of the precision at their logit; equal logits are one threshold, as in scikit-learn."""
+    """Mean over positives of the precision at their logit; equal logits share a threshold, as in scikit-learn."""
     if not len(positives):
         return float("nan")
     positives, ordered = np.sort(positives), np.sort(logits)
     hits = len(positives) - np.searchsorted(positives, positives)
-    said = len(ordered) - np.searchsorted(ordered, positives)
-    return float((hits / said).mean())
+    predicted = len(ordered) - np.searchsorted(ordered, positives)
+    return float((hits / predicted).mean())
 
 
 def row_losses(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Binary cross-entropy of each row's known labels, summed, `(N,)` float64."""
+    """Summed binary cross-entropy of each row's known labels, `(N,)` float64."""
     found, step = np.empty(len(labels)), max(1, _BLOCK // max(1, labels.shape[1]))
     for start in range(0, len(labels), step):
         block = slice(start, start + step)

@@ -1,0 +1,184 @@
+"""Sweeps: the fits that they keep, the mean of each cell over its seeds, and how much each setting explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.files import digest_json
+from mmfeat.common.json_shapes import Number, Shape, misfit
+from mmfeat.common.progress import say
+from mmfeat.common.seals import read_record, write_sealed
+from mmfeat.metrics import better
+
+FORMAT = 1
+METRIC_NAMES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
+FIT: dict[str, Shape] = {
+    "figures": dict.fromkeys(METRIC_NAMES, (float, None)),
+    "best_epoch": Number(int, low=0),
+    "seconds": float,
+}
+_FAILED: Shape = {"error": str}
+_REMEDY = "Its fits are made again"
+
+Fit = dict[str, Any]  # `figures`, `best_epoch`, `seconds` and further numbers, or `error`
+
+
+class KeptFits:
+    """The fits that all sweeps of a kind have kept, by fingerprint; a file that cannot be read keeps nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        `sweeps/fuse` or `sweeps/finetune` of a project.
+    shape : dict, optional
+        What a fit must hold, as :func:`mmfeat.common.json_shapes.misfit` takes it.
+    """
+
+    def __init__(self, folder: Path, shape: dict[str, Shape] | None = None) -> None:
+        self.folder, self._shape = folder, shape or FIT
+        self._fits: dict[str, Fit] = {}
+        for file in sorted(folder.glob("*.json")):
+            try:
+                self._fits |= self._read(file)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                say(str(error))
+
+    def __contains__(self, fingerprint: str) -> bool:
+        return fingerprint in self._fits
+
+    def __getitem__(self, fingerprint: str) -> Fit:
+        return self._fits[fingerprint]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fits)
+
+    def _read(self, file: Path) -> dict[str, Fit]:
+        fit = (_FAILED, self._shape)
+        record = read_record(file, FORMAT, {"?heads": {str: fit}, "?fingerprint": str}, _REMEDY)
+        if "heads" in record:
+            return record["heads"]
+        if why := misfit(record, {"fingerprint": str}) or misfit(record, fit):
+            raise ValueError(f"{file}: damaged: {why}. {_REMEDY}")
+        return {record["fingerprint"]: record}
+
+    def keep_pass(self, fits: dict[str, Fit]) -> None:
+        """Keep the fits of one pass in a file."""
+        name = digest_json(sorted(fits))[:16]
+        write_sealed(self.folder / f"{name}.json", {"format": FORMAT, "heads": fits})
+        self._fits |= fits
+
+    def keep(self, fingerprint: str, fit: Fit) -> None:
+        """Keep one fit in a file of its own."""
+        record = {"format": FORMAT, "fingerprint": fingerprint, **fit}
+        write_sealed(self.folder / f"{fingerprint[:16]}.json", record)
+        self._fits[fingerprint] = record
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptCell:
+    """A cell of a sweep with its fits.
+
+    Attributes
+    ----------
+    name : str
+        The head, or the encoder.
+    values : dict of str to Any
+        Key to value, for the keys that are swept; `head` is one of them if there are several heads.
+    fits : list of dict
+        By seed: `figures`, `best_epoch`, `seconds` and further numbers, or `error`.
+    """
+
+    name: str
+    values: dict[str, Any]
+    fits: list[Fit]
+
+    @property
+    def error(self) -> str:
+        """Why one of its fits failed; empty if none did."""
+        return next((fit["error"] for fit in self.fits if fit.get("error")), "")
+
+    def scores(self, metric: str) -> list[float]:
+        """A metric of each seed."""
+        return [_number(fit["figures"][metric.replace("-", "_")]) for fit in self.fits if not fit.get("error")]
+
+    def mean(self, name: str) -> float:
+        """A metric, `best_epoch` or another number on average over seeds; NaN if every fit failed."""
+        whole = [fit for fit in self.fits if not fit.get("error")]
+        found = [_number(fit["figures"][name] if name in METRIC_NAMES else fit[name]) for fit in whole]
+        return float(np.mean(found)) if found else math.nan
+
+    def deviation(self, metric: str) -> float:
+        """Standard deviation of a metric over seeds."""
+        found = self.scores(metric)
+        return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+
+
+def _number(value: float | None) -> float:
+    """JSON has None for a metric that no class with a positive gives."""
+    return math.nan if value is None else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """How much one setting explains by itself.
+
+    Attributes
+    ----------
+    means : list of (value, float)
+        The mean of the metric over all fits with a value, best first.
+    share : float
+        Of the variance over the fits that have the setting.
+    """
+
+    key: str
+    means: list[tuple[Any, float]]
+    share: float
+
+
+def best_first(cells: Sequence[SweptCell], metric: str) -> list[SweptCell]:
+    """By the mean over seeds; cells with a failed fit, or without the metric, come last."""
+    sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
+
+    def key(cell: SweptCell) -> tuple[bool, float]:
+        mean = math.nan if cell.error else cell.mean(metric.replace("-", "_"))
+        return (True, 0.0) if math.isnan(mean) else (False, sign * mean)
+
+    return sorted(cells, key=key)
+
+
+def lowest_loss(cells: Sequence[SweptCell]) -> SweptCell | None:
+    """The cell to use if logits are to be averaged (paper, section 4.3; P17); None if every cell failed."""
+    found = [cell for cell in cells if not cell.error and math.isfinite(cell.mean("loss"))]
+    return min(found, key=lambda cell: cell.mean("loss"), default=None)
+
+
+def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:
+    """For each key with several values, the share of the variance that lies between their means; the largest first.
+
+    Cells with a failed fit are left out. The fits of all seeds count. The rest of the variance is between seeds and in
+    combinations of settings.
+    """
+    sign, found = (-1.0 if better(metric, 1.0, 0.0) else 1.0), []
+    whole = [cell for cell in cells if not cell.error and np.isfinite(cell.scores(metric)).all()]
+    for key in dict.fromkeys(key for cell in whole for key in cell.values):
+        by_value: dict[Any, list[float]] = {}
+        for cell in whole:
+            if key in cell.values:
+                by_value.setdefault(cell.values[key], []).extend(cell.scores(metric))
+        if len(by_value) < 2:
+            continue
+        every = np.concatenate(list(by_value.values()))
+        between = sum(len(scores) * (np.mean(scores) - every.mean()) ** 2 for scores in by_value.values())
+        total = float(((every - every.mean()) ** 2).sum())
+        means = [(value, float(np.mean(scores))) for value, scores in by_value.items()]
+        share = float(between) / total if total else 0.0
+        found.append(Effect(key=key, means=sorted(means, key=lambda m: sign * m[1]), share=share))
+    return sorted(found, key=lambda effect: -effect.share)

@@ -1,0 +1,73 @@
+"""What `mmfeat compare heads` and `mmfeat compare encoders` share: from scored models to files and a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfeat.metrics.metric_rows import MetricRow
+from mmfeat.project.project import Project
+from mmfeat.report.comparison_table import ComparisonTable, Layout
+from mmfeat.report.outputs import Outputs
+from mmfeat.runs.comparison import ScoredModel
+from mmfeat.runs.comparison_files import ComparisonFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonResult:
+    """Models on the same val rows, and the files that hold the same.
+
+    Attributes
+    ----------
+    models : list of ScoredModel
+        In the order of the table.
+    baselines : list of MetricRow
+        Predictions that need no model that is compared.
+    failed : dict of str to str
+        What could not be compared, and why.
+    made : bool
+        False if everything was there already.
+    files : list of Path
+        `models.csv`, `classes.csv`, `comparison.md`, `comparison.png`.
+    """
+
+    models: list[ScoredModel]
+    baselines: list[MetricRow]
+    table: ComparisonTable
+    failed: dict[str, str]
+    made: bool
+    folder: Path
+    files: list[Path]
+    n_train: int
+    n_val: int
+    n_seeds: int
+
+
+def write_comparison(
+    project: Project,
+    folder: ComparisonFolder,
+    models: list[ScoredModel],
+    *,
+    title: str,
+    baselines: list[MetricRow],
+    layout: Layout,
+    failed: dict[str, str],
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write the tables of a comparison, and return the fields of its :class:`ComparisonResult`."""
+    manifest = project.manifest
+    table = ComparisonTable(title=title, models=models, baselines=baselines, classes=manifest.classes, layout=layout)
+    files, written = table.write(Outputs(project.config, overwrite=overwrite), folder.path)
+    return {
+        "models": models,
+        "baselines": baselines,
+        "table": table,
+        "failed": failed,
+        "made": folder.made or written,
+        "folder": folder.path,
+        "files": files,
+        "n_train": len(manifest.rows("train")),
+        "n_val": len(manifest.rows("val")),
+        "n_seeds": max(len(model.seeds) for model in models),
+    }

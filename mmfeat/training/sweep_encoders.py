@@ -1,0 +1,154 @@
+"""The fits of `mmfeat sweep finetune`: each is a fine-tuning in a folder of its own; few checkpoints are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmfeat.common.errors import EncoderError
+from mmfeat.common.progress import clock, say
+from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted
+from mmfeat.encoders.checkpoint import Checkpoint
+from mmfeat.inference.fitted_rules import shipped_rule
+from mmfeat.metrics import scores
+from mmfeat.project.encoding import encode_missing
+from mmfeat.report.text_tables import metric_title
+from mmfeat.runs.sweep import FIT, METRIC_NAMES, Fit, KeptFits, SweptCell, best_first, lowest_loss
+from mmfeat.store import FeatureStore
+from mmfeat.training.encoder_training import finetune_encoders
+from mmfeat.training.finetune_plan import fit_plan
+from mmfeat.training.grid import Cell, Grid
+from mmfeat.training.sweep_run import PlannedFit, Trainer
+
+IN_SAMPLE = 2000  # training rows at most for a fit's own in-sample metrics
+TRAINED = ("train_samples_f1", "train_loss")
+
+
+class EncoderTrainer(Trainer):
+    """Fine-tunes the cells of a grid, one fit after another.
+
+    Of the weights only those of the best cell and of the lowest loss are kept, of their first seeds.
+    """
+
+    def __init__(self, grid: Grid, n_seeds: int) -> None:
+        self.grid = grid
+        seeds = [grid.project.config.seed + i for i in range(n_seeds)]
+        self._fits = [[EncoderFit(grid, cell, seed) for seed in seeds] for cell in grid.cells]
+        self.planned = [
+            PlannedFit(cell=number, seed=seed, fingerprint=fit.fingerprint)
+            for number, fits in enumerate(self._fits)
+            for seed, fit in zip(seeds, fits, strict=True)
+        ]
+        shape = FIT | dict.fromkeys(TRAINED, (float, None))
+        self.kept = KeptFits(grid.project.root / "sweeps" / "finetune", shape)
+
+    @property
+    def kept_mb(self) -> float:
+        """Size of the checkpoints that are kept."""
+        folders = [fit.folder for fits in self._fits for fit in fits]
+        return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()) / 1e6
+
+    def train(self, missing: Sequence[PlannedFit]) -> None:
+        """Fine-tune cell by cell; an interrupted fit continues from its own state."""
+        wanted, done = {one.fingerprint for one in missing}, []
+        for number, fits in enumerate(self._fits):
+            todo = [fit for fit in fits if fit.fingerprint in wanted]
+            for fit in todo:
+                self.kept.keep(fit.fingerprint, fit.train())
+            done.append(self.swept(number))
+            for fit in fits[1:]:
+                fit.forget()
+            if todo:
+                cell = self.grid.cells[number]
+                result = _in_words(done[-1], self.grid.project.config.metric)
+                say(f"cell {number + 1} of {len(self._fits)}, {_values(cell)}: {result}")
+            self._forget_weights(done)
+
+    def _forget_weights(self, done: list[SweptCell]) -> None:
+        """Remove the weights of all cells so far but the best and the one with the lowest loss."""
+        wanted = [best_first(done, self.grid.project.config.metric)[0], lowest_loss(done)]
+        firsts = [fits[0] for fits in self._fits[: len(done)]]
+        kept = {fit.folder for fit, cell in zip(firsts, done, strict=True) if any(cell is one for one in wanted)}
+        for fit in firsts:
+            if fit.folder not in kept:
+                fit.forget()
+
+
+class EncoderFit:
+    """The fine-tuning of one cell by one seed; by the project's own seed if none is given."""
+
+    def __init__(self, grid: Grid, cell: Cell, seed: int | None = None) -> None:
+        project, self.name = grid.project, cell.name
+        table = dataclasses.replace(project.config.encoder[self.name], checkpoint="latest")
+        seed = project.config.seed if seed is None else seed
+        config = dataclasses.replace(cell.project.config, encoder={self.name: table}, seed=seed)
+        sweeps = project.root / "sweeps" / "finetune"
+        self.fingerprint = fit_plan(project.derived(config=config, folder=sweeps), self.name, freeze=False).fingerprint
+        self.folder: Path = sweeps / self.fingerprint[:16]
+        memory = sweeps / ".mmfeat"  # of the one encoder, for all cells
+        self.project = project.derived(config=config, folder=self.folder, memory=memory)
+
+    def train(self) -> Fit:
+        """Fine-tune, or continue an interrupted fit; returns its metrics, or why it failed, as JSON values."""
+        try:
+            result = finetune_encoders(self.project, [self.name])[0]
+        except EncoderError as error:
+            self.forget()
+            return {"error": str(error).partition(". ")[0]}  # its remedy is for a project's own fit
+        metrics, record = result.metrics.as_dict(), result.checkpoint.record
+        return {
+            "settings": record["settings"],
+            "figures": {key: metrics[key] for key in METRIC_NAMES},
+            "best_epoch": record["best_epoch"],
+            "seconds": record["seconds"],
+            "history": record["history"],
+            **self._in_sample(),
+        }
+
+    def _in_sample(self) -> dict[str, float]:
+        """Metrics on rows that it was trained on, by the weights of its best epoch; their embeddings are not kept."""
+        project, name = self.project, self.name
+        manifest, identity = project.manifest, project.identity(name)
+        train = manifest.rows("train")
+        train = train[project.row_keys(identity.spec.modality).present[train]]
+        rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
+        rule = shipped_rule(project, name)
+        store = FeatureStore(self.folder / "scratch", project.store.dtype)
+        scratch = project.derived(store=store)
+        try:
+            encode_missing(scratch, identity, rows)
+            table = scratch.table_of({name: (identity.spec, None)}, rows)
+            rows = rows[table.present[name][rows]]
+            embeddings = np.asarray(table.embeddings[name][rows])
+        finally:
+            shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+        logits = project.output(identity).in_order_of(manifest.classes).logits(embeddings)
+        found = scores(manifest.labels[rows], rule.labels(rule.probs(logits)), rule.calibrated(logits))
+        return {"train_samples_f1": found.samples_f1, "train_loss": found.loss, "n_train_scored": len(rows)}
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint, if its weights are kept."""
+        return fit_plan(self.project, self.name, freeze=False).made
+
+    def forget(self) -> None:
+        """Remove its weights."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _values(cell: Cell) -> str:
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in cell.values.items()
+    )
+
+
+def _in_words(cell: SweptCell, metric: str) -> str:
+    if cell.error:
+        return cell.error
+    value = cell.mean(metric.replace("-", "_"))
+    seeds = f" over {counted(len(cell.fits), 'seed')}" if len(cell.fits) > 1 else ""
+    return f"{metric_title(metric)} {value:.3f}{seeds}, val loss {cell.mean('loss'):.4f}, {clock(cell.mean('seconds'))}"
