@@ -251,7 +251,7 @@ class DigestMemory:
 
 
 def _digests_of(found: Rows) -> Digests:
-    return Digests(np.concatenate([found.columns["digest"], found.columns["facts"]], axis=1))
+    return Digests(rows=np.concatenate([found.columns["digest"], found.columns["facts"]], axis=1))
 
 
 def _state(images: np.ndarray, sources: ImageSources) -> bytes | None:

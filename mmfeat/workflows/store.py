@@ -162,7 +162,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
             forget_references(store, one)
             others.remove(one)
     remove_leftovers(store)  # completes a removal that was stopped midway
-    settled = settle_references(store, own) if store.is_dir() else Settled([], [])
+    settled = settle_references(store, own) if store.is_dir() else Settled(waiting=[], stale=[])
     garbage = find_garbage(store, [own, *others])
     if not garbage:
         settled.drop()
