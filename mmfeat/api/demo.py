@@ -18,8 +18,8 @@ from mmfeat.common.progress import clock, say
 from mmfeat.config.reader import config_of
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.demo_data import make_demo
-from mmfeat.inference.decisions import shipped_decision
-from mmfeat.inference.logits import source
+from mmfeat.inference.fitted_rules import shipped_rule
+from mmfeat.inference.logits import logits_of
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.project.encoding import extract
 from mmfeat.project.initialisation import init
@@ -140,8 +140,8 @@ def _run_commands(folder: Path) -> list[MetricRow]:
     truth = hidden_truth(folder / "data" / "truth.csv", project.manifest.ids[rows], project.manifest.classes)
     lines = []
     for label, name, seconds in named:
-        logits = source(project, name, rows).logits
-        lines.append(MetricRow.of(label, metrics_of(truth, logits, shipped_decision(project, name)), seconds))
+        logits = logits_of(project, name, rows).logits
+        lines.append(MetricRow.of(label, metrics_of(truth, logits, shipped_rule(project, name)), seconds))
     return lines
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.errors import DataError, RunError
 from mmfeat.common.randomness import id_numbers
-from mmfeat.inference.decisions import decision_for, how_decided
-from mmfeat.inference.logits import source
+from mmfeat.inference.fitted_rules import about_fit, rule_for_rows
+from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics import paired_bootstrap
@@ -95,8 +95,8 @@ def evaluate(
         outputs.check(path, own=True, earlier=True)
     labels, figures, outcomes, trained, n_chosen, n_folded = manifest.labels[rows], {}, {}, {}, {}, {}
     for name in names:
-        logits = source(project, name, rows).logits
-        decision = decision_for(project, name, rows)
+        logits = logits_of(project, name, rows).logits
+        decision = rule_for_rows(project, name, rows)
         figures[name] = metrics_of(labels, logits, decision)
         if len(names) > 1:
             outcomes[name] = outcome_of(logits, decision)
@@ -117,7 +117,7 @@ def evaluate(
         n_folded,
         list(paths.values()),
         manifest.classes,
-        how_decided(project),
+        about_fit(project),
         after_evaluate(project, split),
     )
 

@@ -18,10 +18,9 @@ from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.common.urls import refuse_url
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.kinds import kind_of, modality_kind
-from mmfeat.encoders.resolve import build_encoder
-from mmfeat.inference.decisions import how_decided, shipped_decision
-from mmfeat.inference.logits import source
-from mmfeat.inference.networks import Composed, about, compose
+from mmfeat.inference.fitted_rules import about_fit, shipped_rule
+from mmfeat.inference.logits import logits_of
+from mmfeat.inference.networks import Composed, compose, model_record
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
@@ -108,13 +107,13 @@ def export(
             f"{name}: its head reads tokens of {', '.join(composed.composition.tokens)}, which is written for torch alone. "
             f"Use: --format torch, or a head with tokens = 'chunked'"
         )
-    decision = shipped_decision(project, name)
+    decision = shipped_rule(project, name)
     record = {
         "classes": list(project.manifest.classes),
-        "predict": {**decision.as_dict(), "fitted": how_decided(project)},
+        "predict": {**decision.as_dict(), "fitted": about_fit(project)},
         "separator": project.config.data.separator,
         "embeddings": project.config.store.dtype,
-        "run": about(project, composed),
+        "run": model_record(project, composed),
         "about": {
             n: {"model": identity.model, "finetuned": _finetuned(project, composed, n)}
             for n, identity in composed.identities.items()
@@ -126,7 +125,7 @@ def export(
             return _as_it_is(destination, composed)
         raise DataError(f"{destination}: is there already, made from something else. {_OTHER}")
     record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
-    encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
+    encoders = {n: project.built(identity) for n, identity in composed.identities.items()}
     try:
         remove_leftovers(destination.parent, below=False)
         return _written(project, composed, destination, encoders, record, dtype, runtime)
@@ -229,7 +228,7 @@ def _cached(project: Project, name: str, rows: list[int], decision: DecisionRule
     if not rows:
         return None, "no row could be read"
     try:
-        return decision.probs(source(project, name, np.array(rows), shipped=True).logits), ""
+        return decision.probs(logits_of(project, name, np.array(rows), shipped=True).logits), ""
     except MissingFeatures as error:
         return None, str(error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmfeat.inference.decisions import metrics_on_val
+from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project

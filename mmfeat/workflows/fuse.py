@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmfeat.common.devices import torch_device
-from mmfeat.common.machine import return_freed_memory
+from mmfeat.common.freed_memory import return_freed_memory
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.next_commands import after_fuse
@@ -66,7 +66,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     RunError
         The head does not take these inputs.
     """
-    project = project.with_settings({"fuse.head": head})
+    project = project.derived(settings={"fuse.head": head})
     config, head = project.config, project.config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)

@@ -12,9 +12,9 @@ from mmfeat.common.urls import refuse_url
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_samples
 from mmfeat.data.tables.table_forms import is_table, table_stem
-from mmfeat.inference.decisions import decision_for, how_decided, shipped_decision
-from mmfeat.inference.logits import run_source
-from mmfeat.inference.new_pictures import picture_rows
+from mmfeat.inference.fitted_rules import about_fit, rule_for_rows, shipped_rule
+from mmfeat.inference.logits import run_logits
+from mmfeat.inference.new_images import image_rows
 from mmfeat.inference.new_rows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -102,8 +102,8 @@ def predict(
     if out is not None:  # before any work; the others may say the same as what is there
         outputs.check(out)
     run, chosen = _run(project, run_name)
-    shipped, found = shipped_decision(project, run.name), run_source(project, run, rows)
-    decision = decision_for(project, run.name, rows, shipped)
+    shipped, found = shipped_rule(project, run.name), run_logits(project, run, rows)
+    decision = rule_for_rows(project, run.name, rows, shipped)
     probs = decision.probs(found.logits)
     decided = decision.labels(probs)
     written = {
@@ -129,7 +129,7 @@ def predict(
         decision.n_empty(probs),
         int((~found.known).sum()),
         shipped,
-        how_decided(project),
+        about_fit(project),
     )
 
 
@@ -313,12 +313,12 @@ def predict_new(
     if kind == TABLE:
         rows = table_rows(whats[0], images, columns, usual)
     elif kind == PICTURES:
-        rows = picture_rows(whats, captions, columns)
+        rows = image_rows(whats, captions, columns)
     else:
         rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
         return _by_model(predictor, rows, number, outputs)
-    return _by_run(project.with_settings({"predict.threshold": threshold, "device": device}), run, rows, outputs)
+    return _by_run(project.derived(settings={"predict.threshold": threshold, "device": device}), run, rows, outputs)
 
 
 def _threshold(value: float | str | None) -> float | None:
@@ -348,7 +348,7 @@ def _by_run(project: Project, run: str | None, rows: NewRows, outputs: Outputs) 
     chosen_run, chosen = _run(project, run)
     name = chosen_run.name
     check_samples(rows, name, {e["modality"] for e in chosen_run.encoders.values()})
-    decision = shipped_decision(project, name)
+    decision = shipped_rule(project, name)
     found = predict_in_project(project, name, rows, decision)
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
-    return NewPredictions(name, chosen, rows, found, decision, how_decided(project), named, outputs)
+    return NewPredictions(name, chosen, rows, found, decision, about_fit(project), named, outputs)

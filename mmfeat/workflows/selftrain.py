@@ -15,7 +15,7 @@ import numpy as np
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.progress import progress, say
-from mmfeat.inference.decisions import needed_val
+from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import to_predict
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import MetricRow
@@ -161,7 +161,7 @@ def _planned(project: Project) -> _Plan:
         raise DataError(
             "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
         )
-    needed_val(project, "row to stop by")
+    required_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
     fingerprint = head_fingerprint(
         begun,
