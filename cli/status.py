@@ -102,7 +102,7 @@ def _echo_store(project: Project) -> None:
     rows = []
     for line in lines:
         one = line.stored
-        counts = (one.rows, one.parts, one.outputs, one.tokens)
+        counts = (one.rows, one.segments, one.outputs, one.tokens)
         used = ", ".join(shown(name, 60) for name in line.used_by) or "nobody: mmfeat store gc removes it"
         rows.append(
             [one.name, *(f"{n:,}" for n in counts), f"{one.n_bytes / 1e6:,.1f}", one.created, one.written, used]

@@ -64,7 +64,7 @@ def _with_other_pixels(
     known = {} if rows is None else _by_key(rows)
     unknown = [row for row in suspect.tolist() if keys[row].tobytes() not in known]
     if unknown and look:
-        for row, other in zip(unknown, _compared(unknown, project.samples.reader("image"), decoding), strict=True):
+        for row, other in zip(unknown, _compared(unknown, project.samples.image_reader(), decoding), strict=True):
             if other is not None:
                 known[keys[row].tobytes()] = other
         kept = np.frombuffer(b"".join(key + bytes([other]) for key, other in known.items()), np.uint8).reshape(-1, 33)

@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
-import mmfeat.project.project_samples as module
+import mmfeat.encoders.families.image_kind as module
 from mmfeat.common.errors import ConfigError
 from mmfeat.config.schema import TfidfEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
@@ -108,7 +108,7 @@ def test_new_samples_leave_no_trace(project):
     before = sorted(path.name for path in project.memory.iterdir())
     some = {name: getattr(project.manifest, name)[:3] for name in ("ids", "images", "captions", "labels", "split")}
     manifest = dataclasses.replace(project.manifest, **some, groups=None)
-    new = project.derived(samples=ProjectSamples(manifest, project.sources, memory=None))
+    new = project.derived(samples=ProjectSamples(project.config, manifest, project.sources, memory=None))
     assert new.manifest.n_samples == 3
     np.testing.assert_array_equal(new.row_keys("image").keys, project.row_keys("image").keys[:3])
     assert new.kept_keys("text").present.shape == (3,)
