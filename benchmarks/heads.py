@@ -285,7 +285,7 @@ def fit_head_seconds(name: str, data: FitData) -> float:
 
 def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
     """One cross-attention head, and three, on a million rows of a mapped float16 file; memory beyond what was held before."""
-    from mmfeat.inference.logits import table_logits
+    from mmfeat.inference.run_heads import table_logits
     from mmfeat.store.feature_table import FeatureTable
 
     config = settings("crossattn", epochs=1)
@@ -316,7 +316,9 @@ def part_predict(data: FitData, n: int = 1_000_000) -> dict[str, Any]:
         flops = n * batch_flops("crossattn", data, config, backward=False) / BATCH
         for some in (heads[:1], heads):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            seconds, _ = timed(lambda some=some: table_logits(some, table, list(embeddings), torch.device("cpu")))
+            seconds, _ = timed(
+                lambda some=some: table_logits(some, table, list(embeddings), device=torch.device("cpu"))
+            )
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             found[f"{len(some)} seeds: seconds"] = seconds
             found[f"{len(some)} seeds: share of peak"] = len(some) * flops / seconds / peak_flops()

@@ -37,7 +37,7 @@ from mmfeat.common.labels import decide, label_names, sigmoid
 from mmfeat.config.schema import PredictConfig, SelftrainConfig
 from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads, heads_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.logits import source
+from mmfeat.inference.logits import logits_of
 from mmfeat.metrics import scores
 from mmfeat.project.project import Project
 from mmfeat.selftraining import rounds
@@ -298,7 +298,7 @@ def truth(args: argparse.Namespace) -> None:
     labels = hidden_truth(project.root / args.truth, manifest.ids[rows], manifest.classes)
     print("| run | rows | samples-F1 | macro-F1 | mAP |\n|---|---|---|---|---|")
     for name in args.run:
-        logits = source(project, name, rows).logits
+        logits = logits_of(project, name, rows).logits
         found = scores(labels, decide(sigmoid(logits)), logits)
         print(f"| {name} | {len(rows):,} | {' | '.join(f'{100 * getattr(found, f):.1f}' for f in METRIC_NAMES)} |")
 

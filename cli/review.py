@@ -32,26 +32,28 @@ MODES = Modes(
     "review",
     cls=Command,
     modes=(MODES,),
-    short_help="The rows most worth a person's look; and back what a person says.",
+    short_help="Select rows to check by hand, and apply the labels that were filled in.",
 )
 @click.argument("run", required=False)
-@click.option("--n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="So many rows.")
+@click.option("--n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="Number of rows.")
 @click.option(
     "--split",
     default="unlabelled",
     type=click.Choice(["unlabelled", "train", "val"]),
-    help="unlabelled; or labelled rows whose labels the model contradicts.",
+    help="unlabelled; or train, val: labelled rows whose labels the model contradicts.",
 )
-@click.option("--out", default="", metavar="FILE", help="Where to. [default: review.csv in the project's folder]")
-@click.option("--apply", "filled", default="", metavar="FILE", help="Take over what was filled in.")
-@click.option("--undo", is_flag=True, help="Take the last --apply back.")
+@click.option(
+    "--out", default="", metavar="FILE", help="The file to write. [default: review.csv in the project's folder]"
+)
+@click.option("--apply", "filled", default="", metavar="FILE", help="Apply the labels that were filled in.")
+@click.option("--undo", is_flag=True, help="Undo the last --apply.")
 @setting_options(*DECISION, top=("metric", "device"))
 @overwrite_option
 @click.pass_context
 def review_command(context: click.Context, run: str | None, **options: Any) -> None:
-    """Write a table of the rows most worth a person's look, by RUN (the best on val, when none is named).
+    """Write a table of the rows that are most worth labelling, by RUN (the best on val, when none is named).
 
-    Fill in its column labels, and --apply it: the labels go to corrections.csv and, at once, into the manifest.
+    Fill in the column labels and --apply the file: the labels go to corrections.csv and into the manifest.
     """
     project = open_project(context, options, decision_reads(bool(run)))
     if options["filled"] or options["undo"]:
@@ -66,18 +68,18 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     result = review(project, run, options["n"], options["split"], options["out"] or None, options["overwrite"])
     click.echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
-        click.echo(f"{counted(result.n_reviewed, 'row')} left out: corrections.csv has them")
+        click.echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")
     if result.n_unknown:
-        click.echo(f"{counted(result.n_unknown, 'row')} left out: the run reads nothing of them")
-    for name in result.silent:
-        click.echo(f"encoder {name} has no opinion of its own here (see: mmfeat status)")
+        click.echo(f"{counted(result.n_unknown, 'row')} left out: they have no input of the run")
+    for name in result.without_prediction:
+        click.echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
     if result.in_sample:
-        learned = "labels: what it learned by heart it does not contradict. A run that has not: mmfeat fuse --folds 5"
-        pseudo = "pseudo-labels: it is surer of them than it should be. A run that has not: mmfeat fuse"
+        learned = "labels, which it may have memorised. For out-of-fold predictions: mmfeat fuse --folds 5"
+        pseudo = "pseudo-labels, so it is over-confident there. For a run without them: mmfeat fuse"
         click.echo(f"{result.in_sample}, trained on their {pseudo if result.split == 'unlabelled' else learned}")
     name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
     click.echo(
-        f"Fill in the column labels ({result.nothing} for none of the classes); rows left blank stay as they are."
+        f"Fill in the column labels ({result.nothing} where no class applies). Rows that you leave blank stay as they are."
     )
     made = "Made" if result.made else "Already made:"
     echo_next(

@@ -25,13 +25,11 @@ FLAT_SHOWN = 10  # ids of flat images
 
 
 @click.command(
-    "status", cls=Command, modes=(MODES,), short_help="What is cached, missing, stale or unreadable, and why."
+    "status", cls=Command, modes=(MODES,), short_help="Count cached, missing, stale and unreadable rows, and say why."
 )
-@click.option("--config", "show_config", is_flag=True, help="Every setting with its value and where it came from.")
-@click.option(
-    "--store", "show_store", is_flag=True, help="What lies in the store, its size and age, and who refers to it."
-)
-@click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
+@click.option("--config", "show_config", is_flag=True, help="Show every setting with its value and origin.")
+@click.option("--store", "show_store", is_flag=True, help="Show the contents of the store with size, age and users.")
+@click.option("--rehash", is_flag=True, help="Read every image again, also where size, time and inode are unchanged.")
 @setting_options()
 @click.pass_context
 def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
@@ -92,7 +90,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
 
 
 def _echo_store(project: Project) -> None:
-    """What lies in the store, its size and age, and who refers to it."""
+    """The contents of the store with size, age and users."""
     from mmfeat.common.text import shown
     from mmfeat.report.text_tables import table
     from mmfeat.workflows.status import store_status
@@ -104,7 +102,7 @@ def _echo_store(project: Project) -> None:
     rows = []
     for line in lines:
         one = line.stored
-        counts = (one.rows, one.parts, one.outputs, one.tokens)
+        counts = (one.rows, one.segments, one.outputs, one.tokens)
         used = ", ".join(shown(name, 60) for name in line.used_by) or "nobody: mmfeat store gc removes it"
         rows.append(
             [one.name, *(f"{n:,}" for n in counts), f"{one.n_bytes / 1e6:,.1f}", one.created, one.written, used]

@@ -11,15 +11,15 @@ from mmfeat.common.text import counted
 SHOWN = 10
 
 
-@click.group("store", short_help="Verify, tidy up or export the feature store; import embeddings.")
+@click.group("store", short_help="Verify, clean up or export the feature store; import embeddings.")
 def store_command() -> None:
-    """Verify, tidy up or export the feature store of the project, or import embeddings that were made elsewhere."""
+    """Verify, clean up or export the feature store of the project, or import embeddings of another program."""
 
 
 @store_command.command("verify", cls=Command)
 @click.pass_context
 def verify_command(context: click.Context) -> None:
-    """Read every file of the store and compare it with its checksum; exit 1 where one is damaged."""
+    """Read every file of the store and compare it with its checksum; exit 1 if one is damaged."""
     from mmfeat.common.errors import StoreError
     from mmfeat.common.progress import clock
     from mmfeat.common.text import shown
@@ -40,7 +40,7 @@ def verify_command(context: click.Context) -> None:
         click.echo(f"... and {len(result.problems) - SHOWN:,} more")
     uncommitted = sum(len(one.uncommitted) for one in result.found.values())
     if uncommitted:
-        click.echo(f"{counted(uncommitted, 'file')} without a commit, which nothing reads; to remove: mmfeat store gc")
+        click.echo(f"{counted(uncommitted, 'file')} without a commit, which are not read; to remove: mmfeat store gc")
     if result.problems:
         raise StoreError(
             f"{counted(len(result.problems), 'damaged file')} in {project.config.store.path}/; they are not read. "
@@ -52,10 +52,10 @@ def verify_command(context: click.Context) -> None:
 
 @store_command.command("gc", cls=Command)
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-@click.option("--forget", multiple=True, metavar="DIR", help="A project that is gone and needs its features no more.")
+@click.option("--forget", multiple=True, metavar="DIR", help="A project that no longer needs its features.")
 @click.pass_context
 def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> None:
-    """Remove what no encoder, checkpoint or run refers to, of this project or of any other that uses the store."""
+    """Remove features that no encoder, checkpoint or run refers to, in this project or any other that uses the store."""
     from mmfeat.common.text import shown
     from mmfeat.report.text_tables import table
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
@@ -63,7 +63,7 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     project = open_project(context, {})
     result = find_unreferenced(project, forget)
     for other in result.others:
-        gone = f"; it is gone. If it needs them no more: --forget {shown(other.project, 200)}" if other.gone else ""
+        gone = f"; it is gone. If it no longer needs them: --forget {shown(other.project, 200)}" if other.gone else ""
         click.echo(
             f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')} it refers to{gone}"
         )
@@ -121,12 +121,12 @@ def export_command(
     metavar="FILE",
     help="The ids in the order of the rows: .csv (a column id, or one column), .txt, .npy, .json.",
 )
-@click.option("--array", default="", metavar="NAME", help="Which data set, column or tensor of FILE. [default: found]")
+@click.option("--array", default="", metavar="NAME", help="The data set, column or tensor of FILE. [default: detected]")
 @click.pass_context
 def import_command(context: click.Context, name: str, file: str, ids: str | None, array: str) -> None:
-    """Make embeddings that were made elsewhere an encoder, NAME: FILE is .npy, .parquet, .h5 or .safetensors.
+    """Import embeddings of another program as the encoder NAME: FILE is .npy, .parquet, .h5 or .safetensors.
 
-    Rows are matched with the manifest by id. The table that is printed goes into mmfeat.toml.
+    Rows are matched with the manifest by id. Paste the table that is printed into mmfeat.toml.
     """
     from mmfeat.workflows.store_import import import_embeddings
 
@@ -139,10 +139,10 @@ def import_command(context: click.Context, name: str, file: str, ids: str | None
         f"{name}: {embeddings}; {made.n_matched:,} of {counted(made.n_manifest, 'row')} of the manifest with one{rest}"
     )
     if made.n_left_out:
-        click.echo(f"{name}: {counted(made.n_left_out, 'row')} of the file that have none by its own account left out")
+        click.echo(f"{name}: {counted(made.n_left_out, 'row')} left out that the file marks as missing")
     if made.n_zeros:
         click.echo(
-            f"{name}: {counted(made.n_zeros, 'embedding')} of nothing but zeros. If they stand for missing ones, leave them out"
+            f"{name}: {counted(made.n_zeros, 'embedding')} of zeros only. If these rows are missing, leave them out"
         )
     if not made.in_use:
         click.echo(f"\n{made.table}\n")

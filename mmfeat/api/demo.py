@@ -20,8 +20,8 @@ from mmfeat.common.text import counted
 from mmfeat.config.reader import config_of
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.demo_data import make_demo
-from mmfeat.inference.decisions import shipped_decision
-from mmfeat.inference.logits import source
+from mmfeat.inference.fitted_rules import shipped_rule
+from mmfeat.inference.logits import logits_of
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
 from mmfeat.report.result import Record, TableResult, metric_records
 
@@ -144,7 +144,7 @@ def _demo(folder: Path, seed: int) -> DemoResult:
     truth = hidden_truth(folder / "data" / "truth.csv", project.manifest.ids[rows], project.manifest.classes)
     lines = []
     for label, name, seconds in models:
-        metrics = metrics_of(truth, source(project, name, rows).logits, shipped_decision(project, name))
+        metrics = metrics_of(truth, logits_of(project, name, rows).logits, shipped_rule(project, name))
         lines.append(MetricRow.of(label, metrics, seconds))
     return DemoResult(folder=folder, lines=lines, n_rows=len(rows), seconds=time.perf_counter() - start)
 

@@ -1,4 +1,4 @@
-"""CSV that mmfeat writes for people: one writer, and one rule for cells that a spreadsheet might take as a formula.
+"""CSV files for people, with one rule for cells that a spreadsheet might take as a formula.
 
 A text that begins with `=`, `+`, `-`, `@`, a tab or a line break (also behind blanks or apostrophes) gets an apostrophe
 before it; :func:`unharmed` takes it off again. Numbers stay as they are, also those that are given as texts. A Kaggle
@@ -21,12 +21,12 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
 
 def harmless(text: str) -> str:
-    """A cell that no spreadsheet takes as a formula: one that might be one begins with an apostrophe."""
+    """A cell that no spreadsheet takes as a formula: texts that look like one get an apostrophe in front."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.match(text) else text
 
 
 def unharmed(cell: str) -> str:
-    """The text that :func:`harmless` made a cell of."""
+    """The text of a cell that :func:`harmless` made."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
@@ -40,7 +40,7 @@ def csv_text(
     guarded : bool
         Whether texts that a spreadsheet might take as formulas are made harmless.
     quoted : bool
-        Whether all texts stand in quotes.
+        Whether all texts are quoted.
     """
     lines = _Lines()
     writer = csv.writer(lines, lineterminator=_BREAK, quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL)

@@ -1,4 +1,4 @@
-"""Work that only one process at a time may do in a folder; another one is told, and nothing waits."""
+"""Work that only one process at a time may do in a folder; a second one gets an error and does not wait."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def alone_in(folder: Path, command: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MmfeatError(
-                f"{folder}: another {command} is under way. Type the command again when it has ended"
+                f"{folder}: another {command} is running. Type the command again when it has finished"
             ) from None
         except OSError:
             pass

@@ -1,4 +1,4 @@
-"""Packages that only some commands need, and what to type where one is not installed."""
+"""Optional packages: an error that says what to install."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def require(module: str, extra: str) -> ModuleType:
     Raises
     ------
     ConfigError
-        It cannot be imported; the message is what to type.
+        It cannot be imported; the message gives the command to install it.
     """
     try:
         return importlib.import_module(module)

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmfeat.common.unwritable import UnwritableFile, naming
 
-TEMPORARY = ".tmp-"  # how every unfinished file and folder of ours begins
+TEMPORARY = ".tmp-"  # prefix of every unfinished file and folder
 DAY = 86400.0
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # this machine, in names of temporary files
 
@@ -40,7 +40,7 @@ def digest_file(path: Path) -> str:
 
 
 def bytes_of(path: Path) -> bytes | None:
-    """A file's content; None where there is none. It is opened once: another process may remove or replace it."""
+    """A file's content; None where it does not exist. It is opened once: another process may remove or replace it."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -53,12 +53,12 @@ def temporary_beside(path: Path) -> Path:
 
 
 def temporary_name() -> str:
-    """A fresh name that says which process of which machine it belongs to."""
+    """A fresh name that contains the machine and the process that it belongs to."""
     return f"{TEMPORARY}{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename inside `folder` outlive a power cut, where the system can."""
+    """Make a rename inside `folder` durable, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -68,19 +68,19 @@ def flush_folder(folder: Path) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """Bring a closed file's bytes to the disk."""
+    """Write a closed file's bytes to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` when the block ends well, and is removed otherwise.
+    """Yield a temporary path to write to; it becomes `path` when the block succeeds, and is removed otherwise.
 
     Raises
     ------
     UnwritableFile
-        The system refuses, whoever was writing.
+        The system refuses a write, by any library.
     """
     temporary = temporary_beside(path)
     with naming(path, temporary, path.parent):
@@ -105,15 +105,6 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value atomically, for people to read as well."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_memory(path: Path) -> dict[str, Any]:
-    """Read a JSON object that is only a shortcut: absent or damaged, it remembers nothing."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}
 
 
 def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
@@ -148,19 +139,19 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
 
 @contextlib.contextmanager
 def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
-    """Give a fresh temporary folder in `parent`; whatever is left of it when the block ends is removed.
+    """Yield a fresh temporary folder in `parent`; what is left of it when the block ends is removed.
 
-    What killed processes left in `parent` goes as well.
+    Leftovers of killed processes in `parent` are removed as well.
 
     Parameters
     ----------
     sweep : bool
-        Whether also what they left anywhere below it.
+        Whether leftovers anywhere below it are removed too.
 
     Raises
     ------
     UnwritableFile
-        The system refuses, whoever was writing into it.
+        The system refuses a write, by any library.
     """
     staged = parent / temporary_name()
     with naming(parent, staged):
@@ -174,15 +165,15 @@ def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, below: bool = True, name: str = "") -> None:
-    """Remove temporary files and folders in a folder, or also `below` it, that nobody can be writing any more.
+    """Remove temporary files and folders in a folder, or also `below` it, that no process can be writing any more.
 
-    Those of this machine go when their process is gone; those of another machine (the folder may be shared) when they
-    are a day old.
+    Those of this machine are removed when their process is gone; those of another machine (the folder may be shared)
+    when they are a day old.
 
     Parameters
     ----------
     name : str
-        Only those that were to become the file of this name.
+        Only those of the file with this name.
     """
     wanted = f"{TEMPORARY}*-{glob.escape(name)}" if name else f"{TEMPORARY}*"
     for path in (folder.rglob if below else folder.glob)(wanted):
@@ -194,7 +185,7 @@ def remove_leftovers(folder: Path, below: bool = True, name: str = "") -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine is there, by its number."""
+    """Whether a process of this machine is running, by its number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

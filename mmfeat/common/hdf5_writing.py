@@ -1,4 +1,4 @@
-"""HDF5 files on a disk that may refuse: HDF5 itself can end the process where a write fails, so it is never told."""
+"""Writing HDF5 on a disk that may be full: HDF5 may end the process when a write fails, so failures are hidden from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import h5py
 
 @contextlib.contextmanager
 def writing_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Give a fresh HDF5 file to write.
+    """Yield a fresh HDF5 file to write.
 
     Raises
     ------
     OSError
-        The system has refused a write; what lies at `path` is of no use then.
+        The system has refused a write; the file at `path` is then unusable.
     """
     with path.open("w+b", buffering=0) as raw:
         disk = _Disk(raw)

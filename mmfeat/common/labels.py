@@ -1,4 +1,4 @@
-"""Labels as arrays `(N, K)` int8: 1 yes, 0 no, -1 not known; and how probabilities become labels."""
+"""Labels as arrays `(N, K)` int8: 1 positive, 0 negative, -1 unknown; and labels from probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.common.spelling import normal_name
 
 _BLOCK = 1 << 24  # labels looked at together
-EMPTY = ("most-probable", "none")  # what a row gets where no class passes
+EMPTY = ("most-probable", "none")  # labels of a row without a class above the threshold
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -33,7 +33,8 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
     threshold : float, (K,), (N, 1) or (N, K) array
         A label needs a probability above it, compared in the type of `probs`.
     empty : str
-        Where no class passes: `most-probable` gives that one (the first of equals), `none` leaves the row empty.
+        For a row without a class above the threshold: `most-probable` gives its top class (the first of equals), `none`
+        no label.
 
     Returns
     -------
@@ -47,52 +48,52 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
     """
     if empty not in EMPTY:
         raise MmfeatError(f"empty = {str(empty)[:60]!r}: use one of: {', '.join(EMPTY)}")
-    decided = (probs > np.asarray(threshold, dtype=probs.dtype)).astype(np.int8)
+    labels = (probs > np.asarray(threshold, dtype=probs.dtype)).astype(np.int8)
     if empty == "most-probable" and probs.shape[1]:
-        rows = np.flatnonzero(~decided.any(1))
-        decided[rows, probs[rows].argmax(1)] = 1
-    return decided
+        rows = np.flatnonzero(~labels.any(1))
+        labels[rows, probs[rows].argmax(1)] = 1
+    return labels
 
 
-def label_names(decided: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+def label_names(labels: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     """The names of each row's labels, in the order of the classes."""
-    rows, columns = np.nonzero(decided == 1)
+    rows, columns = np.nonzero(labels == 1)
     names = np.asarray(classes, dtype=object)[columns].tolist()
-    ends = np.searchsorted(rows, np.arange(len(decided)), side="right").tolist()
+    ends = np.searchsorted(rows, np.arange(len(labels)), side="right").tolist()
     return [names[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def label_cells(
-    decided: np.ndarray, classes: Sequence[str], columns: str | Sequence[str], separator: str
+    labels: np.ndarray, classes: Sequence[str], columns: str | Sequence[str], separator: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of decided labels `(N, K)` as a source has them: a column of names, or columns of 0 and 1.
+    """Header and cells of predicted labels `(N, K)` in the form of a source: a column of names, or columns of 0 and 1.
 
-    There is a column for each class, whatever the source has: first the source's columns as they are named there and in
-    their order, without those that are no class, then the classes that have no column there.
+    There is a column for each class: first those of the source, with its names and in its order, then the classes
+    without a column there.
     """
     if isinstance(columns, str):
-        return [columns or "labels"], [[separator.join(names)] for names in label_names(decided, classes)]
+        return [columns or "labels"], [[separator.join(names)] for names in label_names(labels, classes)]
     own = {normal_name(name): name for name in columns}
     header = [own.get(normal_name(name), name) for name in classes]
     at = {name: k for k, name in enumerate(header)}
     there = set(columns)
     header = [name for name in columns if name in at] + [name for name in header if name not in there]
-    return header, decided[:, [at[name] for name in header]].astype(str).tolist()
+    return header, labels[:, [at[name] for name in header]].astype(str).tolist()
 
 
 def split_labels(cell: str, separator: str) -> list[str]:
-    """Names in one cell in their normal form, each once, in order; a blank cell has none."""
+    """The names in one cell in their normal form, each once, in order."""
     names = map(normal_name, cell.split() if separator == " " else cell.split(separator))
     return list(dict.fromkeys(name for name in names if name))
 
 
 def fitting_separator(classes: Sequence[str]) -> str:
-    """What may stand between labels of one cell, since no class has it in its name: a space, if that can be."""
+    """A separator of the labels in one cell that occurs in no class name: a space, if possible."""
     return next((mark for mark in (" ", ",", "|", ";") if not any(mark in name for name in classes)), "\t")
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Classes in the order that they have where no list gives one: by number where all are whole numbers, else by name."""
+    """Classes in the default order: by number where all are whole numbers, else by name."""
     ordered = sorted(set(names), key=lambda name: (name.casefold(), name))
     return sorted(ordered, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in ordered) else ordered
 
@@ -130,7 +131,7 @@ def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np
 
 
 def has_label(labels: np.ndarray) -> np.ndarray:
-    """Which rows of `(N, K)` labels have a known one, `(N,)` bool."""
+    """Which rows of `(N, K)` labels have at least one known label, `(N,)` bool."""
     return labels.max(axis=1, initial=-1) >= 0
 
 

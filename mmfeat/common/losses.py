@@ -1,4 +1,4 @@
-"""Losses over labels that may be known only in part."""
+"""Losses over labels of which some are unknown."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
     is at most T, it grows as classes get rarer, from 1 for a class that holds every positive. Two ends are not defined in
     the paper. One positive gives log(1) = 0 and a division by zero, so n_i and T count as at least 2: the weight stays
     finite, and no class that has a positive weighs more. A class without a positive has no logarithm and nothing to
-    learn but 'no': its weight is 1, the least there is.
+    learn but negatives: its weight is 1, the minimum.
 
     Parameters
     ----------
     labels : np.ndarray
-        `(N, K)` int8, or soft targets; -1 does not count.
+        `(N, K)` int8, or soft targets; -1 is ignored.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
 
 
 def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce") -> Tensor:
-    """Mean loss over the labels that are known, weighted by class.
+    """Mean loss over the known labels, weighted by class.
 
     The weights are divided out, so a weighted and an unweighted loss are on one scale. Half-precision logits are raised to
     float32, in which large sums are finite.
@@ -43,7 +43,7 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, k
     logits : Tensor
         `(..., K)`.
     labels : Tensor
-        `(..., K)`: 0, 1 or a probability between; -1 is not known and counts for nothing.
+        `(..., K)`: 0, 1 or a probability between; -1 is unknown and ignored.
     weights : Tensor, optional
         `(K,)`, one for each class, or `(..., K)`, one for each label.
     kind : str
@@ -61,7 +61,7 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, k
 def summed_loss(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce", smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The sum that :func:`masked_loss` is the mean of, and the weight that it is over, so that a batch may come in pieces.
+    """Sum of the weighted losses and sum of the weights, so that a batch can be processed in pieces; see :func:`masked_loss`.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def summed_loss(
 
 
 def known_weights(labels: Tensor, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """How much each label counts in a loss, `(..., K)`: its class's weight, 0 where it is not known."""
+    """Weight of each label in a loss, `(..., K)`: that of its class, 0 where it is unknown."""
     known = labels >= 0
     return known.to(dtype) if weights is None else known * weights.to(dtype)
 
@@ -88,7 +88,7 @@ def _bce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _focal(logits: Tensor, target: Tensor) -> Tensor:
-    """What is already right counts less (Lin et al., 2017): binary cross-entropy times (1 - p)^2 of the truth."""
+    """Labels that are predicted well count less (Lin et al., 2017): binary cross-entropy times (1 - p)^2 of the true label."""
     probs = torch.sigmoid(logits)
     yes = (1 - probs) ** FOCAL_GAMMA * functional.logsigmoid(logits)
     no = probs**FOCAL_GAMMA * functional.logsigmoid(-logits)
@@ -96,7 +96,7 @@ def _focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _asymmetric(logits: Tensor, target: Tensor) -> Tensor:
-    """Easy noes count less, and those below a margin nothing at all (Ridnik et al., 2021)."""
+    """Easy negatives count less, and those below a margin nothing (Ridnik et al., 2021)."""
     probs = (torch.sigmoid(logits) - ASYMMETRIC_MARGIN).clamp(min=0)
     yes = functional.logsigmoid(logits)
     no = probs**ASYMMETRIC_GAMMA * torch.log1p(-probs)

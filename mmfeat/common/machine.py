@@ -1,9 +1,8 @@
-"""What this process may use of the machine: cores, and memory for prepared batches."""
+"""The cores and the memory for prepared batches that this process may use."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
 from pathlib import Path
@@ -28,15 +27,6 @@ def prepared_bytes() -> int:
     with contextlib.suppress(ValueError):
         return max(1, int(os.environ.get(_PREPARED_MB, ""))) * 10**6
     return 512 * 10**6
-
-
-def return_freed_memory() -> None:
-    """Give memory that is free inside this process back to the system, where its C library can (glibc).
-
-    Arrays of some megabytes that come and go leave gaps between longer-lived ones, which would count until the end.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or another system
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _affinity() -> int:

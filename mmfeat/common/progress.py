@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar with rate and time left, plain lines where it is not a terminal."""
+"""Progress of long work on stderr: a bar with rate and time left on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def progress(description: str, total: int, unit: str = "rows") -> Iterator[NoPro
 
 
 def _speed(rate: float) -> str:
-    """Units a second as people say them; where one takes longer than a second, the time that it takes."""
+    """Units per second; the time per unit where one takes longer than a second."""
     return f"{rate:,.0f}/s" if rate >= 1 or not rate else f"{clock(1 / rate)} each"
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people say them: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
+    """Seconds for people: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -130,6 +130,6 @@ def clock(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """One line to stderr, for what is worth knowing before or during long work."""
+    """Print a line to stderr: a note before or during long work."""
     if not _QUIET.get():
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of (seed, epoch, id): the same after an interruption or in another row order."""
+"""Random numbers as a function of (seed, epoch, id), so that interruptions and the order of rows do not change them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mix(numbers: np.ndarray, *salts: int) -> np.ndarray:
 
 
 def epoch_order(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits the rows, `(N,)` int64, whatever order they came in."""
+    """The order in which an epoch visits the rows, `(N,)` int64; it depends on their numbers alone."""
     return np.argsort(mix(numbers, seed, epoch), kind="stable")
 
 

@@ -1,4 +1,4 @@
-"""The learning rate's course over a fit, the same for encoders and heads."""
+"""The learning rate schedule of encoders and heads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 def schedule(step: int, total: int, warm_up: float, constant: bool = False) -> float:
     """Share of the learning rate at a step of `total`: a linear rise over a share `warm_up`, then half a cosine to 0.
 
-    With `constant` it stays where it is after the rise; without a `warm_up` it then begins with all of it.
+    With `constant` it stays at its maximum after the rise; without a `warm_up` it starts there.
     """
     warm = max(0 if constant else 1, round(total * warm_up))
     if step < warm:

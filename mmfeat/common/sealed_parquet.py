@@ -1,4 +1,4 @@
-"""Parquet files of mmfeat's own: written whole and sealed, opened once, checked when they are read."""
+"""Sealed Parquet files: written atomically, opened once, checked when they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mmfeat.common.files import atomic_path
 from mmfeat.common.seals import METADATA, check_seal, seal_file
 
-_DAMAGE = (pa.ArrowException, OSError, MemoryError, RuntimeError)  # a file without a seal may hold anything
+_DAMAGE = (pa.ArrowException, OSError, MemoryError, RuntimeError)  # a file without a seal may contain anything
 
 
 def write_parquet(path: Path, table: pa.Table, metadata: dict[str, str], **options: Any) -> None:
@@ -42,7 +42,7 @@ def read_parquet(path: Path) -> pa.Table:
     OSError
         It is not there, or cannot be read.
     ValueError
-        A bit of it has changed since it was written, or it is no Parquet file.
+        A bit of it has changed since it was written, or it is not a Parquet file.
     """
     file = open_parquet(path)
     try:
@@ -71,4 +71,4 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def _no_parquet(error: Exception) -> ValueError:
-    return ValueError(" ".join(str(error).split())[:200] or "it is no Parquet file")
+    return ValueError(" ".join(str(error).split())[:200] or "it is not a Parquet file")

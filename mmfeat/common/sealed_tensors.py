@@ -1,4 +1,4 @@
-"""Named arrays in one safetensors file with a seal: what is kept of a model, so that it is not computed again."""
+"""Named arrays in one sealed safetensors file: results of a model that are not computed again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def write_arrays(file: Path, arrays: dict[str, np.ndarray], metadata: dict[str, 
     """
     from safetensors.numpy import save_file
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # it writes memory as it lies
+    arrays = {
+        name: np.ascontiguousarray(array) for name, array in arrays.items()
+    }  # save_file writes memory as it is laid out
     with atomic_path(file) as temporary:
         save_file(arrays, temporary, {**metadata, **METADATA})
         seal_file(temporary)

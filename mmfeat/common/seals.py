@@ -67,22 +67,22 @@ def read_values(path: Path) -> tuple[dict[str, Any], bool]:
     OSError
         It is not there, or cannot be read.
     ValueError
-        It is no JSON object, or a value of it has changed since it was sealed.
+        It is not a JSON object, or a value of it has changed since it was sealed.
     """
     return _parsed(path.read_bytes().decode("utf-8"))
 
 
 def read_record(file: Path, newest: int, shape: dict[str, Shape], remedy: str) -> dict[str, Any]:
-    """Read a JSON object that says its `format`: one with a seal, or one that was made before seals.
+    """Read a JSON object with a `format`: one with a seal, or one that was made before seals.
 
     Parameters
     ----------
     newest : int
         The newest format that is understood.
     shape : dict
-        What must be in it beside `format`, as :func:`mmfeat.common.json_shapes.misfit` takes it.
+        Its required keys beside `format`, as :func:`mmfeat.common.json_shapes.misfit` takes it.
     remedy : str
-        What to do about a damaged one.
+        What the error tells the user to do.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def read_record(file: Path, newest: int, shape: dict[str, Shape], remedy: str) -
             raise ValueError("its seal is gone")
         version = record.get("format")
         if type(version) is not int:
-            raise ValueError("it says no format")
+            raise ValueError("it has no format")
         if version <= newest and (why := misfit(record, {**shape, f"?{FILES}": _FILES_SHAPE})):
             raise ValueError(why)
     except FileNotFoundError:
@@ -209,7 +209,7 @@ def _parsed(text: str) -> tuple[dict[str, Any], bool]:
     """A JSON object without its seal, and whether it has one. Raises ValueError where the seal does not fit."""
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if _SEAL not in values:
         return values, False
     if values.pop(_SEAL) != digest_json(values):

@@ -1,4 +1,4 @@
-"""Names that look the same are the same name: the form in which names are compared, and lookup by it."""
+"""Names that look the same are the same name: a normal form to compare names by, and lookup by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 
 def normal_name(name: str) -> str:
-    """A name as it is compared: NFC, without invisible characters, plain spaces for others, no space at the ends.
+    """The form in which a name is compared: NFC, without invisible characters, with plain spaces, without spaces at the ends.
 
     Invisible are the byte order mark, the zero-width space, the word joiner, the soft hyphen and the marks of direction.
     """
@@ -23,7 +23,7 @@ def normal_name(name: str) -> str:
 
 
 def spellings(name: str) -> list[str]:
-    """A name as it is, and as other programs may have written it: composed (NFC) and decomposed (NFD)."""
+    """A name as given, and as other programs may have written it: composed (NFC) and decomposed (NFD)."""
     if name.isascii():
         return [name]
     normal = normal_name(name)
@@ -74,7 +74,7 @@ def look_the_same(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def spelled_as(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Names, each that only looks like one of those that are wanted spelled as that one.
+    """Names in the spelling of the wanted names that look the same.
 
     Raises
     ------

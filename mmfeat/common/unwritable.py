@@ -1,4 +1,4 @@
-"""What a disk refuses, whoever was writing, as one error that names the file and says what to do."""
+"""One error for every write that the system refuses: it names the file and says what to do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmfeat.common.errors import MmfeatError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS = _FULL | _CLOSED | {errno.EIO, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ESTALE}
-_TOLD = re.compile(r"(?:os error|errno[ =:]*) ?(\d+)", re.IGNORECASE)  # as safetensors, HDF5 and Arrow say it
-_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # as numpy says it
+_TOLD = re.compile(r"(?:os error|errno[ =:]*) ?(\d+)", re.IGNORECASE)  # in messages of safetensors, HDF5 and Arrow
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # in messages of numpy
 
 
 class UnwritableFile(MmfeatError, OSError):

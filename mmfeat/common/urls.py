@@ -1,4 +1,4 @@
-"""URLs where a path is expected: mmfeat fetches nothing, and says so in one line."""
+"""URLs given as paths: mmfeat downloads nothing, so they are refused with a message."""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ this machine first sees the file in its present size, time and inode, and not ag
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,8 @@ from typing import Any, Protocol
 
 from platformdirs import user_cache_path
 
-from mmfeat.common.files import TEMPORARY, digest_bytes, digest_file, read_memory, write_json
-
-Stamp = tuple[int, int, int]  # size, mtime in ns, inode
-_TICK = 50_000_000  # ns: a file may be written twice within one tick of the clock that gives its time
+from mmfeat.common.files import TEMPORARY, digest_bytes, digest_file
+from mmfeat.common.remembered import Remembered, Stamp, is_settled, stamp_of
 
 
 class Digested(Protocol):
@@ -38,11 +34,6 @@ class FileDigest:
     sha256: str
 
 
-def stamp_of(stat: os.stat_result) -> Stamp:
-    """What tells whether a file may have changed."""
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
 class VerifiedFiles:
     """Checksums of a folder's files, each computed once for as long as the file stays as it is.
 
@@ -55,9 +46,7 @@ class VerifiedFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         name = digest_bytes(str(folder.resolve()).encode("utf-8", "surrogateescape"))[:24]
-        self.file = user_cache_path("mmfeat") / "verified" / f"{name}.json"
-        self.known = read_memory(self.file)
-        self.changed = False
+        self.memory = Remembered(user_cache_path("mmfeat") / "verified" / f"{name}.json")
 
     def check(self, wanted: Digested) -> Stamp:
         """Make sure that a file is what its commit or its record says.
@@ -65,14 +54,14 @@ class VerifiedFiles:
         Raises
         ------
         ValueError
-            With what is wrong with it.
+            The message says what is wrong with it.
         """
         path = self.folder / wanted.file
         try:
             stamp = stamp_of(path.stat())
             if stamp[0] != wanted.size:
                 raise ValueError(f"it has {stamp[0]:,} bytes, it was written with {wanted.size:,}")
-            if self.known.get(wanted.file) == [*stamp, wanted.sha256]:
+            if self.memory.recall(wanted.file, stamp) == wanted.sha256:
                 return stamp
             digest = digest_file(path)
         except FileNotFoundError:
@@ -81,24 +70,18 @@ class VerifiedFiles:
             raise ValueError(f"it cannot be read: {error.strerror or error}") from None
         if digest != wanted.sha256:
             raise ValueError("its checksum is not what it was when it was written")
-        if time.time_ns() - stamp[1] > _TICK:
-            self.known[wanted.file] = [*stamp, wanted.sha256]
-            self.changed = True
+        if is_settled(stamp):
+            self.memory.remember(wanted.file, wanted.sha256, stamp)
         return stamp
 
     def forget(self, wanted: Digested) -> None:
         """Check this file again, whatever is remembered of it."""
-        if self.known.pop(wanted.file, None) is not None:
-            self.changed = True
+        self.memory.forget(wanted.file)
 
     def save(self) -> None:
-        """Remember what was checked; a folder that cannot be written only costs the time again."""
-        if self.changed and not self.folder.name.startswith(TEMPORARY):  # a staged folder gets another name
-            try:
-                write_json(self.file, self.known)
-                self.changed = False
-            except OSError:
-                pass
+        """Remember what was checked."""
+        if not self.folder.name.startswith(TEMPORARY):  # a staged folder gets another name
+            self.memory.save()
 
 
 def damaged_file(folder: Path, files: dict[str, dict[str, Any]], names: Iterable[str] | None = None) -> tuple[str, str]:

@@ -130,8 +130,7 @@ def _labels(table: pq.ParquetFile, k: int) -> np.ndarray:
     labels = np.empty((table.metadata.num_rows, k), np.int8)
     start = 0
     for group in range(table.num_row_groups):
-        values = table.read_row_group(group, ["labels"])["labels"].combine_chunks().flatten()
-        block = values.to_numpy(zero_copy_only=False).reshape(-1, k)
+        block = _values(table.read_row_group(group, ["labels"])["labels"].combine_chunks(), k)
         if block.size and (block.min() < -1 or block.max() > 1):
             raise ValueError("it has labels other than 1, 0 and -1")
         labels[start : start + len(block)] = block
@@ -139,6 +138,20 @@ def _labels(table: pq.ParquetFile, k: int) -> np.ndarray:
     if start != len(labels):
         raise ValueError(f"labels of {start} of {len(labels)} rows")
     return labels
+
+
+def _values(lists: pa.Array, k: int) -> np.ndarray:
+    """The values of lists of k as `(M, k)` int8; the array's own methods for it would import pyarrow.compute."""
+    values = lists.values
+    if (
+        lists.null_count
+        or values.null_count
+        or values.type != pa.int8()
+        or len(values) != len(lists) * k
+        or lists.offset
+    ):
+        raise ValueError("it has labels that are no lists of so many numbers")
+    return np.frombuffer(values.buffers()[1], np.int8)[values.offset :][: len(values)].reshape(-1, k)
 
 
 def _valid(text: str) -> str:

@@ -9,20 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.machine import usable_cores
 from mmfeat.common.progress import progress
-from mmfeat.common.remembered import if_possible
-from mmfeat.common.sealed_parquet import read_parquet, write_parquet
+from mmfeat.common.remembered_rows import RememberedRows, Rows
 from mmfeat.data.images.image_bytes import PIXEL_DIGEST, deep, pixel_digest
 from mmfeat.data.images.image_names import Location
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.images.missing_images import NO_IMAGE
 
-_FORMAT = b"4"  # 4: names that look the same, images told by their content, linked folders
-_BEFORE = b"3"  # its digests by place are still valid; which file a name refers to may differ
+_FORMAT = "4"  # 4: names that look the same, images told by their content, linked folders
+_BEFORE = "3"  # its digests by place are as good; what a name meant may be another now
 _BLOCK = 512
 _PLACE = 16  # bytes
 _FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of
@@ -216,21 +214,23 @@ class DigestMemory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        widths = {"place": _PLACE, "digest": 32, "facts": _FACTS}  # mmfeat 0.1.0 remembered no facts
+        self._rows = RememberedRows(path, (_FORMAT, _BEFORE), widths)
 
     def recall_all(self, state: bytes, n: int) -> Digests | None:
-        """Digests of all rows if names and archives are in the remembered state; otherwise None."""
-        found = self._read()
-        return found[2] if found and found[0] == state and len(found[1]) == n else None
+        """Digests of all rows where names and archives are in the state that was remembered."""
+        found = self._rows.read()
+        same = found is not None and found.format == _FORMAT and found.state == state.hex()
+        return _digests_of(found) if same and len(found.columns["place"]) == n else None
 
     def recall(self, places: list[bytes | None]) -> Digests:
         """Digests of places; zeros if a place is None or not remembered."""
         digests = Digests.empty(len(places))
-        found = self._read()
-        if found:
-            at = {place: row for row, place in enumerate(found[1].view(f"V{_PLACE}").ravel().tolist())}
+        found = self._rows.read()
+        if found is not None:
+            at = {place: row for row, place in enumerate(found.columns["place"].view(f"V{_PLACE}").ravel().tolist())}
             known = np.fromiter((at.get(place, -1) for place in places), np.int64, len(places))
-            digests.rows[known >= 0] = found[2].rows[known[known >= 0]]
+            digests.rows[known >= 0] = _digests_of(found).rows[known[known >= 0]]
         return digests
 
     def remember(self, places: list[bytes | None], digests: Digests, state: bytes = b"") -> None:
@@ -241,47 +241,17 @@ class DigestMemory:
         state : bytes
             The state for :meth:`recall_all`; empty if the same state may give other digests later.
         """
-        data = b"".join(place or bytes(_PLACE) for place in places)
-        facts = np.ascontiguousarray(digests.facts)
-        columns = {"place": (_PLACE, data), "digest": (32, digests.keys), "facts": (_FACTS, facts)}
-        table = pa.table(
-            {
-                name: pa.Array.from_buffers(pa.binary(width), len(places), [None, pa.py_buffer(values)])
-                for name, (width, values) in columns.items()
-            }
-        )
-        metadata = {"format": _FORMAT.decode(), "state": state.hex()}
-        with if_possible():
-            write_parquet(self.path, table, metadata, compression="none", use_dictionary=False)
+        data = np.frombuffer(b"".join(place or bytes(_PLACE) for place in places), np.uint8).reshape(-1, _PLACE)
+        columns = {"place": data, "digest": digests.keys, "facts": digests.facts}
+        self._rows.write(columns, state=state.hex())
 
     def forget(self) -> None:
-        """Empty the memory, so that all files are read again."""
-        with if_possible():
-            self.path.unlink(missing_ok=True)
-
-    def _read(self) -> tuple[bytes, np.ndarray, Digests] | None:
-        """State, places `(M, 16)` uint8, and digests."""
-        try:
-            table = read_parquet(self.path)
-            metadata = table.schema.metadata or {}
-            if metadata.get(b"format") not in (_FORMAT, _BEFORE):
-                return None
-            state = bytes.fromhex(metadata[b"state"].decode()) if metadata[b"format"] == _FORMAT else b""
-            digests = Digests.empty(len(table))
-            digests.rows[:, :32] = _matrix(table["digest"], 32)
-            if "facts" in table.column_names:  # mmfeat 0.1.0 stored none
-                digests.rows[:, 32:] = _matrix(table["facts"], _FACTS)
-            return state, _matrix(table["place"], _PLACE), digests
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
-            return None
+        """Remember nothing, so that everything is read again."""
+        self._rows.forget()
 
 
-def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """A column of `width` bytes per row as `(M, width)` uint8."""
-    values = column.cast(pa.binary(width)).combine_chunks()
-    if values.null_count:
-        raise ValueError("a place without a value")
-    return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, width)[values.offset :][: len(values)]
+def _digests_of(found: Rows) -> Digests:
+    return Digests(rows=np.concatenate([found.columns["digest"], found.columns["facts"]], axis=1))
 
 
 def _state(images: np.ndarray, sources: ImageSources) -> bytes | None:

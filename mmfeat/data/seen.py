@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from mmfeat.common.remembered import if_possible
-from mmfeat.common.sealed_parquet import read_parquet, write_parquet
+from mmfeat.common.remembered_rows import RememberedRows
 
-_FORMAT = b"1"  # files with only `id` and `digest` are read too: they hold one encoder's rows
+_FORMAT = "1"  # files with `id` and `digest` alone are read: they hold what one encoder had
 
 
 def _none() -> np.ndarray:
@@ -61,8 +59,7 @@ def note_seen(path: Path, ids: np.ndarray, keys: np.ndarray, *, present: np.ndar
     before[rows[changed]] = last[rows[changed]]
     last[rows[changed]] = keys[changed]
     last[len(seen.last) :] = keys[new]
-    with if_possible():
-        _write(path, [*seen.ids, *ids[new].tolist()], last, before=before)
+    _rows_of(path).write({"digest": last, "before": before}, names=[*seen.ids, *ids[new].tolist()])
 
 
 def load_seen(path: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,30 +83,10 @@ def _some(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, found.any(1)
 
 
+def _rows_of(path: Path) -> RememberedRows:
+    return RememberedRows(path, (_FORMAT,), {"digest": 32, "before": 32}, names="id")
+
+
 def _read(path: Path) -> _Seen:
-    try:
-        table = read_parquet(path)
-        if (table.schema.metadata or {}).get(b"format") != _FORMAT:
-            return _Seen()
-        ids, last = table["id"].to_pylist(), _matrix(table["digest"])
-        before = _matrix(table["before"]) if "before" in table.column_names else np.zeros_like(last)
-        return _Seen(ids, last, before) if len(ids) == len(last) == len(before) else _Seen()
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
-        return _Seen()
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    values = column.cast(pa.binary(32)).combine_chunks()
-    return np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, 32)[values.offset :][: len(values)]
-
-
-def _write(path: Path, ids: list[str], last: np.ndarray, *, before: np.ndarray) -> None:
-    columns = {"digest": last, "before": before}
-    arrays = {
-        name: pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(32), len(ids), [None, pa.py_buffer(np.ascontiguousarray(keys))]
-        )
-        for name, keys in columns.items()
-    }
-    table = pa.table({"id": pa.array(ids, pa.string()), **arrays})
-    write_parquet(path, table, {"format": _FORMAT.decode()}, compression="none", use_dictionary=False)
+    found = _rows_of(path).read()
+    return _Seen(found.names, found.columns["digest"].copy(), found.columns["before"].copy()) if found else _Seen()

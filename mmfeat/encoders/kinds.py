@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mmfeat.data.images.image_sources import ImageSources
     from mmfeat.data.manifest import Manifest
     from mmfeat.data.row_keys import DigestMemory, RowKeys
+    from mmfeat.encoders.built_encoders import BuiltEncoders
     from mmfeat.encoders.checkpoint import Checkpoint
     from mmfeat.encoders.description import Description
     from mmfeat.encoders.encoder import Encoder
@@ -84,6 +85,8 @@ class EncoderHost(Protocol):
     @property
     def memory(self) -> Path:
         """A folder for what is only remembered."""
+
+    built_encoders: BuiltEncoders
 
 
 class EncoderKind:
@@ -211,7 +214,14 @@ class EncoderKind:
         from mmfeat.encoders.resolve import identify
 
         memory = host.memory / ("pretrained.json" if pretrained_only else "encoders.json")
-        return identify(host.config, name, host.checkpoints, memory, pretrained_only=pretrained_only)
+        return identify(
+            host.config,
+            name,
+            host.checkpoints,
+            memory,
+            pretrained_only=pretrained_only,
+            built=host.built_encoders,
+        )
 
     def describe(self, table: Any, folder: Path) -> Description:
         """What `mmfeat encoders` lists of a table; relative paths start at `folder`."""

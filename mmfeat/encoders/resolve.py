@@ -7,20 +7,23 @@ and inode of every file that was read, so that commands which need only the keys
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmfeat import __version__
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.files import digest_json
-from mmfeat.common.remembered import recall, remember
+from mmfeat.common.package_versions import package_version
+from mmfeat.common.remembered import Remembered, stamps_of
 from mmfeat.config.encoder_tables import EncoderTable
 from mmfeat.config.schema import Config
 from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of, read_checkpoint
 from mmfeat.encoders.kinds import EncoderKind, kind_of
 from mmfeat.store.keys import KEY_VERSION, EncoderSpec
+
+if TYPE_CHECKING:
+    from mmfeat.encoders.built_encoders import BuiltEncoders
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Identity:
 
 
 def build_encoder(
-    config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
+    config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False, pretrained: Any = None
 ) -> tuple[Any, Checkpoint | None]:
     """Build the encoder of `[encoder.NAME]`, with the tensors of its checkpoint if one is in use.
 
@@ -57,6 +60,8 @@ def build_encoder(
     ----------
     pretrained_only : bool
         Ignore checkpoints, as fine-tuning does.
+    pretrained : Encoder, optional
+        The encoder without a checkpoint, if it is built already; a checkpoint's tensors are loaded into it.
 
     Returns
     -------
@@ -67,7 +72,7 @@ def build_encoder(
     kind = kind_of(table)
     if kind.settings.fitted:
         return _restored(kind, config, name, checkpoints)
-    encoder = kind.build(config, name)
+    encoder = kind.build(config, name) if pretrained is None else pretrained
     if pretrained_only:
         return encoder, None
     checkpoint = _choose(config, name, checkpoints, encoder)
@@ -80,7 +85,15 @@ def build_encoder(
     return encoder.eval(), checkpoint
 
 
-def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pretrained_only: bool = False) -> Identity:
+def identify(
+    config: Config,
+    name: str,
+    checkpoints: Path,
+    memory: Path,
+    *,
+    pretrained_only: bool = False,
+    built: BuiltEncoders | None = None,
+) -> Identity:
     """The keys of an encoder; from memory if no file that they depend on has changed.
 
     Parameters
@@ -89,16 +102,18 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
         The file of what is remembered; another one for each value of `pretrained_only`.
     pretrained_only : bool
         Ignore checkpoints, as fine-tuning does.
+    built : BuiltEncoders, optional
+        Builds the encoder where that is needed, or has it already.
     """
+    from mmfeat.encoders.built_encoders import BuiltEncoders
+
     table = config.encoder[name]
     given = "none" if pretrained_only else table.checkpoint
-    remembered = recall(memory).get(name, {})
-    if remembered and remembered.get("fingerprint") == _fingerprint(
-        config, name, checkpoints, given=given, watched=remembered.get("watched", [])
-    ):
-        found = remembered["identity"]
+    remembered, made_from = Remembered(memory), _fingerprint(config, name, checkpoints, given=given)
+    if found := remembered.recall(name, made_from):
         return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
-    encoder, checkpoint = build_encoder(config, name, checkpoints, pretrained_only=pretrained_only)
+    built = BuiltEncoders() if built is None else built
+    encoder, checkpoint = built.build(config, name, checkpoints, pretrained_only=pretrained_only)
     identity = Identity(
         name=name,
         model=Path(table.model).name,
@@ -108,13 +123,9 @@ def identify(config: Config, name: str, checkpoints: Path, memory: Path, *, pret
         checkpoint=checkpoint.name if checkpoint else None,
         output_key=checkpoint.output().key if checkpoint else None,
     )
-    watched = [str(path) for path in _sources(config, table, encoder)]
-    entry = {
-        "fingerprint": _fingerprint(config, name, checkpoints, given=given, watched=watched),
-        "watched": watched,
-        "identity": {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()},
-    }
-    remember(memory, {**recall(memory), name: entry})
+    value = {**dataclasses.asdict(identity), "spec": identity.spec.as_dict()}
+    remembered.remember(name, value, made_from, files=stamps_of(_sources(config, table, encoder)))
+    remembered.save()
     return identity
 
 
@@ -171,8 +182,8 @@ def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
     return sources + encoder.own_files()
 
 
-def _fingerprint(config: Config, name: str, checkpoints: Path, *, given: str, watched: list[str]) -> str:
-    """Digest of everything that a remembered identity depends on; `given` is the checkpoint setting."""
+def _fingerprint(config: Config, name: str, checkpoints: Path, *, given: str) -> str:
+    """Digest of what a remembered identity depends on, but for the files of its weights; `given` is the checkpoint setting."""
     table = config.encoder[name]
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
         given, [config.path(given)]
@@ -182,20 +193,8 @@ def _fingerprint(config: Config, name: str, checkpoints: Path, *, given: str, wa
             "table": dataclasses.asdict(table),
             "root": str(config.root),
             "seed": config.file_seed,
-            "files": [_stamps(Path(path)) for path in [*watched, *folders]],
-            "versions": [importlib.metadata.version(package) for package in kind_of(table).packages],
+            "checkpoints": stamps_of(folders),
+            "versions": [package_version(package) for package in kind_of(table).packages],
             "mmfeat": [__version__, KEY_VERSION],  # another version may prepare samples differently
         }
     )
-
-
-def _stamps(path: Path) -> list[list[Any]]:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stamps = []
-    for file in files:
-        try:
-            stat = file.stat()
-        except OSError:
-            continue
-        stamps.append([str(file), stat.st_size, stat.st_mtime_ns if file.is_file() else 0, stat.st_ino])
-    return stamps

@@ -1,24 +1,29 @@
-"""The cheap baselines beside every figure: the commonest label, TF-IDF, each encoder alone, kNN on all of them."""
+"""Cheap baselines beside every metric: most frequent, TF-IDF, each encoder alone, kNN on all encoders.
+
+A baseline that is fitted is remembered by its inputs, rows, labels and settings, so that a second head on the same inputs
+does not fit it again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import EncoderError, MissingFeatures, RunError, StoreError
+from mmfeat.common.files import digest_json
 from mmfeat.common.lineage import NO_LINEAGE
 from mmfeat.common.progress import say
+from mmfeat.common.remembered import Remembered
 from mmfeat.common.text import counted
 from mmfeat.config.encoder_tables import TfidfEncoderConfig
 from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, drawn, knn_logits
 from mmfeat.heads.training.fit_heads import fit_data, fit_head, head_logits
-from mmfeat.inference.decisions import metrics_on_val
-from mmfeat.inference.logits import encoder_source
+from mmfeat.inference.fitted_rules import metrics_on_val
+from mmfeat.inference.logits import encoder_logits
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import encode_missing
@@ -30,131 +35,201 @@ from mmfeat.store.feature_table import FeatureTable, rows_digest
 
 _WORDS = "TF-IDF"
 MOST_ROWS = 50_000  # training rows of a baseline; of more, so many are drawn by their ids, and its line says so
+_KEPT = 200  # baselines that a project remembers
 Kept = dict[str, dict[str, Any]]
 
 
-def baselines(project: Project, names: list[str], kept: Kept, alone: bool = True) -> tuple[list[MetricRow], Kept]:
-    """The commonest label; words; each encoder alone, by its own output, else by a quick linear head; kNN on all of them.
+def baselines(project: Project, names: list[str], kept: Kept, *, alone: bool = True) -> tuple[list[MetricRow], Kept]:
+    """Most frequent; each encoder alone, by its linear probe or a quick linear head; TF-IDF; kNN on all encoders.
 
-    Words are a linear head on TF-IDF, wherever there are captions and none of the encoders is one already.
+    TF-IDF is a linear head on the captions' terms, where there are captions and none of the encoders is TF-IDF already.
 
     Parameters
     ----------
     kept : dict
-        Figures by line, as a run keeps them: what was made with the settings of today is not made again.
+        Metrics by line, as a run keeps them: those made with the same settings are not made again.
     alone : bool
         Whether each encoder alone has a line.
 
     Returns
     -------
     tuple
-        The lines (none without val rows), and the figures of those that took work, for a run to keep.
+        The lines (none without val rows), and the metrics of those that were fitted, for a run to keep.
 
     Raises
     ------
     MissingFeatures
         Embeddings of labelled rows are not in the store.
     """
-    manifest, config = project.manifest, project.config
+    manifest = project.manifest
     val = manifest.rows("val")
     if not len(val):
         return [], {}
     always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
     lines = [MetricRow.of(MOST_FREQUENT, metrics_on_val(project, always))]
-    made: Kept = {}
-
-    def add(label: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
-        settings = {**settings, "predict": dataclasses.asdict(config.predict)}
-        same = kept.get(label, {}).get("settings") == settings
-        made[label] = kept[label] if same else {"settings": settings, **make()}
-        one = made[label]
-        lines.append(MetricRow.recorded(label, one["val"], one["seconds"], note=one.get("note", "")))
-
+    fitted = _FittedBaselines(project, kept)
     for name in names if alone else ():
         try:
-            logits = encoder_source(project, project.identity(name), val).logits
+            logits = encoder_logits(project, project.identity(name), val).logits
             lines.append(MetricRow.of(name, metrics_on_val(project, logits), note=in_sample(project, name, val)))
-        except (RunError, MissingFeatures):  # no output, one of other classes, or its logits are not computed yet
-            add(f"{name}, linear head", _linear_settings(project), lambda name=name: _linear(project, name))
-    if _has_words(project) and not any(isinstance(config.encoder[name], TfidfEncoderConfig) for name in names):
-        settings = {
-            **_linear_settings(project),
-            **dataclasses.asdict(TfidfEncoderConfig()),
-            "captions": _digest(project),
-        }
+        except (RunError, MissingFeatures):  # no probe, one for other classes, or its logits are not computed yet
+            lines.append(fitted.line(_LinearHead(project, name)))
+    if _has_words(project) and not any(isinstance(project.config.encoder[name], TfidfEncoderConfig) for name in names):
         try:
-            add(f"{_WORDS}, linear head", settings, lambda: _words(project))
-        except (EncoderError, StoreError) as error:  # no word occurs twice; a store that only can be read
+            lines.append(fitted.line(_Words(project)))
+        except (EncoderError, StoreError) as error:  # no word occurs twice; a store that is read-only
             say(f"no baseline of {_WORDS}: {error}")
-    add(
-        "kNN, training-free",
-        {"neighbours": NEIGHBOURS, "beta": BETA, **_sample_settings(project)},
-        lambda: _knn(project, names),
-    )
-    return lines, made
+    lines.append(fitted.line(_Neighbours(project, names)))
+    fitted.memory.save()
+    return lines, fitted.made
 
 
-def _linear_settings(project: Project) -> dict[str, Any]:
-    return {"linear": dataclasses.asdict(project.config.fuse.linear), **_sample_settings(project)}
+class _Baseline:
+    """A baseline that is fitted.
+
+    Attributes
+    ----------
+    label : str
+        Of its line.
+    inputs : list of str
+        The encoders whose embeddings it reads.
+    """
+
+    label: str
+
+    def __init__(self, project: Project, inputs: list[str]) -> None:
+        self.project, self.inputs = project, inputs
+
+    def settings(self) -> dict[str, Any]:
+        """What it is fitted with, as a run's record keeps it."""
+        manifest = self.project.manifest
+        return {"training_rows": MOST_ROWS} if len(manifest.rows("train")) > MOST_ROWS else {}
+
+    def made_from(self) -> dict[str, Any]:
+        """Everything else that it depends on."""
+        project, manifest = self.project, self.project.manifest
+        labelled = _labelled(project)
+        table = project.table(self.inputs, labelled) if self.inputs else None
+        digests = {}
+        for which in ("train", "val"):
+            rows = manifest.rows(which)
+            digests[which] = (
+                table.digest(rows, self.inputs) if table else rows_digest(manifest.ids[rows], manifest.labels[rows])
+            )
+        identities = {name: project.identity(name) for name in self.inputs}
+        return {
+            "label": self.label,
+            "rows": digests,
+            "encoders": {name: [one.spec.key, one.checkpoint] for name, one in identities.items()},
+            "classes": list(manifest.classes),
+            "metric": project.config.metric,
+            "seed": project.config.seed,
+        }
+
+    def fit(self) -> dict[str, Any]:
+        """Its metrics on val, the seconds that it took, and a note."""
+        raise NotImplementedError
 
 
-def _sample_settings(project: Project) -> dict[str, Any]:
-    return {"training_rows": MOST_ROWS} if len(project.manifest.rows("train")) > MOST_ROWS else {}
+class _FittedBaselines:
+    """Lines of fitted baselines: those of a run's record, those that are remembered, and new ones."""
+
+    def __init__(self, project: Project, kept: Kept) -> None:
+        self.kept, self.predict = kept, dataclasses.asdict(project.config.predict)
+        self.made: Kept = {}
+        self.memory = Remembered(project.memory / "baselines.json", most=_KEPT)
+
+    def line(self, baseline: _Baseline) -> MetricRow:
+        """The line of a baseline, fitted where it is not known yet."""
+        label, settings = baseline.label, {**baseline.settings(), "predict": self.predict}
+        found = self.kept.get(label)
+        if found is None or found.get("settings") != settings:
+            made_from = {"settings": settings, **baseline.made_from()}
+            name = digest_json(made_from)
+            found = self.memory.recall(name, made_from)
+            if found is None:
+                found = {"settings": settings, **baseline.fit()}
+                self.memory.remember(name, found, made_from)
+        self.made[label] = found
+        return MetricRow.recorded(label, found["val"], found["seconds"], note=found.get("note", ""))
 
 
-def _linear(project: Project, name: str) -> dict[str, Any]:
-    """The quick linear head on one encoder."""
-    rows = _affordable_rows(project)
-    return _fitted(project, project.table([name], rows), name, rows)
+class _LinearHead(_Baseline):
+    """A quick linear head on one encoder."""
+
+    def __init__(self, project: Project, name: str) -> None:
+        super().__init__(project, [name])
+        self.name, self.label = name, f"{name}, linear head"
+
+    def settings(self) -> dict[str, Any]:
+        return {"linear": dataclasses.asdict(self.project.config.fuse.linear), **super().settings()}
+
+    def fit(self) -> dict[str, Any]:
+        rows = _affordable_rows(self.project)
+        return self.fit_on(self.project.table([self.name], rows), rows)
+
+    def fit_on(self, table: FeatureTable, rows: np.ndarray) -> dict[str, Any]:
+        """The head on the embeddings of some rows."""
+        project, config = self.project, self.project.config
+        data = fit_data(table, [self.name], torch_device(config.device), rows)
+        fitted = fit_head(
+            "linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed
+        )
+        metrics = metrics_on_val(project, head_logits(fitted.head, data, data.val))
+        return {"val": metrics.as_dict(), "seconds": fitted.seconds, "note": _of_rows(project, len(data.train))}
 
 
-def _fitted(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> dict[str, Any]:
-    config = project.config
-    data = fit_data(table, [name], torch_device(config.device), rows)
-    fitted = fit_head("linear", data, config.fuse.linear, metric=config.metric, rule=config.predict, seed=config.seed)
-    figures = metrics_on_val(project, head_logits(fitted.head, data, data.val))
-    return {"val": figures.as_dict(), "seconds": fitted.seconds, "note": _part(project, len(data.train))}
+class _Words(_LinearHead):
+    """A linear head on TF-IDF, fitted on the captions of train rows; its features go through the store as all others."""
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(project, _WORDS)
+        self.inputs = []  # its encoder is fitted: the captions are among the settings
+
+    def settings(self) -> dict[str, Any]:
+        rows = _labelled(self.project)
+        captions = rows_digest(self.project.manifest.ids[rows], self.project.row_keys("text").keys[rows])
+        return {**super().settings(), **dataclasses.asdict(TfidfEncoderConfig()), "captions": captions}
+
+    def fit(self) -> dict[str, Any]:
+        worded = with_words(self.project, _WORDS)
+        encoder = fitted_words(worded, _WORDS)
+        identity, rows = identity_of(_WORDS, encoder), _affordable_rows(worded)
+        encode_missing(worded, identity, rows, encoder=encoder)
+        table = worded.table_of({_WORDS: (identity.spec, None)}, rows)
+        return {**self.fit_on(table, rows), "encoder": identity.spec.key}
 
 
-def _part(project: Project, n_train: int) -> str:
-    """Of how many training rows a baseline is, where that is not all of them."""
+class _Neighbours(_Baseline):
+    """kNN on the embeddings of all encoders together; of very many training rows, a part."""
+
+    label = "kNN, training-free"
+
+    def settings(self) -> dict[str, Any]:
+        return {"neighbours": NEIGHBOURS, "beta": BETA, **super().settings()}
+
+    def fit(self) -> dict[str, Any]:
+        start, project, names = time.perf_counter(), self.project, self.inputs
+        manifest, config = project.manifest, project.config
+        train, val = manifest.rows("train"), manifest.rows("val")
+        table = project.table(names, _labelled(project))
+        some = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), sum(table.widths.values()))
+        logits = knn_logits(table, names, some, val, device=torch_device(config.device))
+        metrics = metrics_on_val(project, logits)
+        learned = NO_LINEAGE
+        for name in names:
+            learned |= lineage_of_encoder(project, project.identity(name), False)
+        note = ", ".join(filter(None, [_of_rows(project, len(some)), in_sample_of(project, learned, val)]))
+        return {"val": metrics.as_dict(), "seconds": time.perf_counter() - start, "note": note}
+
+
+def _of_rows(project: Project, n_train: int) -> str:
+    """On how many training rows a baseline is fitted, where that is not all of them."""
     return f"of {counted(n_train, 'training row')}" if n_train < len(project.manifest.rows("train")) else ""
 
 
 def _has_words(project: Project) -> bool:
     return bool(project.row_keys("text").present[project.manifest.rows("train")].any())
-
-
-def _digest(project: Project) -> str:
-    """Of the captions: a run of images alone is the same run when they change."""
-    rows = _labelled(project)
-    return rows_digest(project.manifest.ids[rows], project.row_keys("text").keys[rows])
-
-
-def _words(project: Project) -> dict[str, Any]:
-    """A linear head on TF-IDF, fitted on the captions of train rows; its features go through the store like any other's."""
-    project = with_words(project, _WORDS)
-    encoder = fitted_words(project, _WORDS)
-    identity, rows = identity_of(_WORDS, encoder), _affordable_rows(project)
-    encode_missing(project, identity, rows, encoder=encoder)
-    table = project.table_of({_WORDS: (identity.spec, None)}, rows)
-    return {**_fitted(project, table, _WORDS, rows), "encoder": identity.spec.key}
-
-
-def _knn(project: Project, names: list[str]) -> dict[str, Any]:
-    """Likeness of all encoders' embeddings together; of very many training rows a part."""
-    start = time.perf_counter()
-    manifest, config = project.manifest, project.config
-    train, val = manifest.rows("train"), manifest.rows("val")
-    table = project.table(names, _labelled(project))
-    some = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), sum(table.widths.values()))
-    logits = knn_logits(table, names, some, val, device=torch_device(config.device))
-    figures = metrics_on_val(project, logits)
-    learned = NO_LINEAGE
-    for name in names:
-        learned |= lineage_of_encoder(project, project.identity(name), False)
-    note = ", ".join(filter(None, [_part(project, len(some)), in_sample_of(project, learned, val)]))
-    return {"val": figures.as_dict(), "seconds": time.perf_counter() - start, "note": note}
 
 
 def _labelled(project: Project) -> np.ndarray:

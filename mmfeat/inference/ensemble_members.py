@@ -1,4 +1,4 @@
-"""What an ensemble is made of: members by a recipe, by name or all there are, and the rows that none was trained on."""
+"""The members of an ensemble: by recipe, by name or all there are; and the labelled rows that none was trained on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mmfeat.runs.run import Run, all_runs
 
 
 def recipe_members(project: Project, recipe: str) -> list[str]:
-    """The members of FM1, FM2 or FM3. FM2 has the member `fm1`, so that both its halves count equally in every row.
+    """The members of FM1, FM2 or FM3. FM2 has `fm1`, the run of that recipe, as one member: half the weight in every row.
 
     Raises
     ------
@@ -48,11 +48,11 @@ def _recipe_run(project: Project, recipe: str) -> str:
         fits = run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs
         if fits and is_current(project, run):
             return run.name
-    raise RunError(f"{recipe} takes in a {head} head and there is no current one. Run: mmfeat fuse --head {head}")
+    raise RunError(f"{recipe} takes in a {head} head, and there is no current one. Run: mmfeat fuse --head {head}")
 
 
 def all_candidates(project: Project) -> list[str]:
-    """Encoders with an output of today's classes, and current runs that are not ensembles: their members are there.
+    """Encoders with a linear probe for the manifest's classes, and current runs that are not ensembles.
 
     Raises
     ------
@@ -67,12 +67,12 @@ def all_candidates(project: Project) -> list[str]:
             names.append(name)
     runs = [r.name for r in all_runs(project.runs_folder) if r.kind != "ensemble" and state_of(project, r) == "current"]
     if not names + runs:
-        raise RunError("no current run and no encoder with an output to choose from. Run: mmfeat fuse")
+        raise RunError("no current run and no encoder with a linear probe to choose from. Run: mmfeat fuse")
     return sorted(names) + sorted(runs)
 
 
 def refuse_fitted(project: Project, names: list[str]) -> None:
-    """Refuse to fit weights on members whose own weights are fitted: they saw every row's labels at second hand.
+    """Refuse to fit weights on members whose own weights are fitted: those depend on the labels of every row.
 
     Raises
     ------
@@ -111,15 +111,15 @@ def rows_to_fit_on(project: Project, names: list[str]) -> np.ndarray:
         seen |= lineage_of(project, name).among(manifest.ids[rows])[0]
     if seen.all():
         raise DataError(
-            "no labelled row that all members are out of sample on, so that no weights can be fitted. Set [split] val in "
+            "no labelled row is out of sample for all members, so no weights can be fitted. Set [split] val in "
             "mmfeat.toml and run: mmfeat init; or use --method mean"
         )
     return np.sort(rows[~seen])
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What an ensemble is made of, as run.json keeps it: its members, and all encoders and heads within them."""
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """The members of an ensemble and all encoders and heads within them, as run.json keeps them."""
 
     members: list[dict[str, Any]]
     encoders: dict[str, dict]
@@ -131,15 +131,17 @@ class Parts:
         return [member["weight"] for member in self.members]
 
 
-def parts_of(project: Project, names: list[str], weights: Weights) -> Parts:
-    """Look up the members; an encoder or a head that several of them hold is one.
+def members_of(project: Project, names: list[str], weights: Weights) -> Members:
+    """Look up the members. An encoder or a head that several of them contain is listed once.
 
     Raises
     ------
     RunError
         A member does not exist, or is stale.
     """
-    parts = Parts([], {}, {})
+    members: list[dict[str, Any]] = []
+    encoders: dict[str, dict] = {}
+    heads: dict[str, float] = {}
     for name, weight in zip(names, weights.weights.tolist(), strict=True):
         if name in project.config.encoder:
             found, fingerprint = {name: encoder_record(project.identity(name), True)}, None
@@ -148,9 +150,9 @@ def parts_of(project: Project, names: list[str], weights: Weights) -> Parts:
             if why := run.damage() or stale_because(project, run):
                 raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
             found, fingerprint = run.encoders, run.record["fingerprint"]
-            parts.heads.update(run.record["heads"])
+            heads.update(run.record["heads"])
         for encoder, record in found.items():
-            if encoder not in parts.encoders or record["output_key"]:  # its output is used, so its key counts
-                parts.encoders[encoder] = record
-        parts.members.append({"name": name, "weight": weight, "fingerprint": fingerprint})
-    return parts
+            if encoder not in encoders or record["output_key"]:  # its output is used, so its key counts
+                encoders[encoder] = record
+        members.append({"name": name, "weight": weight, "fingerprint": fingerprint})
+    return Members(members=members, encoders=encoders, heads=heads)

@@ -1,44 +1,42 @@
-"""From a name (an encoder, a run) to logits of the manifest's rows: what ensembles, tables and predictions share."""
+"""From the name of an encoder or a run to logits of the manifest's rows. torch is imported only to compute some."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import MissingFeatures, RunError
+from mmfeat.common.files import digest_bytes
+from mmfeat.common.labels import has_label
 from mmfeat.common.randomness import id_numbers
+from mmfeat.common.remembered import Remembered
 from mmfeat.common.text import shown
 from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.resolve import Identity
-from mmfeat.heads.head import Head, log_odds
-from mmfeat.heads.training.fit_heads import FitData, heads_logits
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import input_keys
 from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
-from mmfeat.runs.composition import head_part, n_folds
 from mmfeat.runs.ensembles import Weight, combined
 from mmfeat.runs.run import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.store.keys import EncoderSpec
 
-_NUMBERS = 2**22  # of embeddings and tokens that are in memory at a time: about what a processor's cache holds
 
-
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, kw_only=True)
+class RowLogits:
     """Logits of the rows that were asked for, in their order.
 
     Attributes
     ----------
+    name : str
+        Of the encoder or run.
     logits : np.ndarray
-        `(n, K)` float32; for a row that is not `known` the training rows' log odds, or what a head makes of nothing.
+        `(n, K)` float32. A row that is not `known` has the log odds of the training rows, or what a head gives where all its
+        inputs are missing.
     known : np.ndarray
         `(n,)` bool: the row has the modality, or one of them, and it could be read.
     """
@@ -48,34 +46,45 @@ class Source:
     known: np.ndarray
 
 
-def source(project: Project, name: str, rows: np.ndarray, shipped: bool = False) -> Source:
-    """Logits by an encoder's or a run's name; `shipped` as in :func:`run_source`."""
+def logits_of(project: Project, name: str, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
+    """Logits of rows by the name of an encoder or a run; `shipped` as in :func:`run_logits`."""
     if name in project.config.encoder:
-        return encoder_source(project, project.identity(name), rows)
-    return run_source(project, find_run(project, name), rows, shipped)
+        return encoder_logits(project, project.identity(name), rows)
+    return run_logits(project, find_run(project, name), rows, shipped=shipped)
 
 
-def encoder_source(project: Project, identity: Identity, rows: np.ndarray) -> Source:
-    """Logits of rows by an encoder's own output; raises as :func:`output_table`."""
-    return _output_source(project, output_table(project, identity, rows), identity.name, rows)
+def encoder_logits(project: Project, identity: Identity, rows: np.ndarray) -> RowLogits:
+    """Logits of rows by an encoder's linear probe, from the store; raises as :func:`probe_table`."""
+    return _stored_logits(project, probe_table(project, identity, rows), identity.name, rows)
 
 
-def output_table(project: Project, identity: Identity, rows: np.ndarray) -> FeatureTable:
-    """The features of an encoder that gives logits of today's classes, with those of some rows; nothing is read yet.
+def probe_table(project: Project, identity: Identity, rows: np.ndarray) -> FeatureTable:
+    """The features of an encoder whose linear probe has the manifest's classes; nothing is read yet.
 
     Raises
     ------
     RunError
-        The encoder has no output, or one for other classes.
+        The encoder has no linear probe, or one for other classes.
     MissingFeatures
-        Its features or logits are not in the store.
+        Features or logits of the rows are not in the store.
     """
     remedy = f"Run: mmfeat finetune {identity.name} --freeze"
     if identity.output_key is None:
         raise RunError(f"encoder {identity.name!r} gives no logits yet. {remedy}")
     if of_other_classes(project, identity):
-        raise RunError(f"the output of encoder {identity.name!r} is of other classes than the manifest. {remedy}")
+        raise RunError(
+            f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}"
+        )
     return _with_logits(project.table([identity.name], rows), identity.name, rows)
+
+
+def probe_logits(
+    project: Project, table: FeatureTable, name: str, *, output: LinearProbe, rows: np.ndarray
+) -> RowLogits:
+    """Logits of rows by a linear probe whose logits are not in the store, computed from the cached embeddings."""
+    known = table.present[name][rows]
+    logits = output.in_order_of(project.manifest.classes).logits(np.asarray(table.embeddings[name][rows]))
+    return RowLogits(name=name, logits=fill_unknown(logits, known, training_prior(project)), known=known)
 
 
 def _with_logits(table: FeatureTable, name: str, rows: np.ndarray) -> FeatureTable:
@@ -84,39 +93,43 @@ def _with_logits(table: FeatureTable, name: str, rows: np.ndarray) -> FeatureTab
     return table
 
 
-def _output_source(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> Source:
+def _stored_logits(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> RowLogits:
     known, prior = table.present[name][rows], training_prior(project)
     if not known.any():  # nothing that the store could have logits of
-        return Source(name, np.tile(prior, (len(rows), 1)), known)
-    return Source(name, fill_unknown(np.asarray(table.logits[name][rows]), known, prior), known)
-
-
-def computed_source(project: Project, table: FeatureTable, name: str, output: LinearProbe, rows: np.ndarray) -> Source:
-    """Logits of rows by an output that the store has none of: computed from the cached embeddings."""
-    known = table.present[name][rows]
-    logits = output.in_order_of(project.manifest.classes).logits(np.asarray(table.embeddings[name][rows]))
-    return Source(name, fill_unknown(logits, known, training_prior(project)), known)
+        return RowLogits(name=name, logits=np.tile(prior, (len(rows), 1)), known=known)
+    logits = fill_unknown(np.asarray(table.logits[name][rows]), known, prior)
+    return RowLogits(name=name, logits=logits, known=known)
 
 
 def training_prior(project: Project) -> np.ndarray:
-    """Log odds of each class among the training rows, `(K,)` float32: what is said of a row that nothing is known of."""
-    manifest = project.manifest
-    return log_odds(torch.as_tensor(manifest.labels[manifest.rows("train")])).numpy()
+    """Log odds of each class among the training rows, `(K,)` float32: the logits of a row of which nothing is known."""
+    labels = project.manifest.labels[project.manifest.rows("train")]
+    memory, made_from = Remembered(project.memory / "prior.json", most=20), [str(labels.dtype), list(labels.shape)]
+    name = digest_bytes(np.ascontiguousarray(labels).tobytes())
+    if (kept := memory.recall(name, made_from)) is None:
+        import torch
+
+        from mmfeat.heads.head import log_odds
+
+        kept = log_odds(torch.as_tensor(labels)).tolist()
+        memory.remember(name, kept, made_from)
+        memory.save()
+    return np.array(kept, dtype=np.float32)
 
 
 def fill_unknown(logits: np.ndarray, known: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Logits `(n, K)` with the prior `(K,)` where a row is not known."""
+    """Logits `(n, K)` with the prior `(K,)` in the rows that are not known."""
     return np.where(known[:, None], logits, prior).astype(np.float32)
 
 
-def run_source(project: Project, run: Run, rows: np.ndarray, shipped: bool = False) -> Source:
+def run_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
     """Logits of rows by a run: computed from cached features, or read from its logits.h5 where those are gone.
 
     Parameters
     ----------
     shipped : bool
-        What the run as it is exported makes of all rows. Otherwise rows that its weights were fitted on, or its heads were
-        trained on in folds, have logits that are out of sample.
+        Logits as the exported run gives them for all rows. Otherwise rows that its weights were fitted on, or its heads
+        were trained on in folds, have logits that are out of sample.
 
     Raises
     ------
@@ -131,22 +144,33 @@ def run_source(project: Project, run: Run, rows: np.ndarray, shipped: bool = Fal
         raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
     try:
         if run.kind == "ensemble":
-            return _ensemble_source(project, run, rows, shipped)
-        return _head_source(project, run, rows, shipped)
+            return _ensemble_logits(project, run, rows, shipped=shipped)
+        return _head_logits(project, run, rows, shipped=shipped)
     except MissingFeatures:
-        recorded = _recorded_source(project, run, rows, shipped)
-        if recorded is not None:
-            return recorded
+        kept = kept_logits(project, run, rows, shipped=shipped)
+        if kept is not None:
+            return kept
         why = stale_because(project, run)
-        if not why:  # of the encoders of today: what is missing can be extracted, as the error says
+        if not why:  # its encoders are current: what is missing can be extracted, as the error says
             raise
     raise MissingFeatures(
         f"{run.name}: the features that it was made from are gone, and {why}. Make the run again: {again(project, run)}"
     )
 
 
-def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str] | None = None) -> FeatureTable:
-    """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml says today."""
+def kept_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = False) -> RowLogits | None:
+    """The logits of rows that a run has kept; None where it lacks one, or an image or caption has changed since."""
+    kept = run.logits()
+    at = _kept_at(project, kept, rows)
+    if not (at >= 0).all() or not _kept_same(project, run, kept, rows=rows, at=at).all():
+        return None
+    if shipped and np.isin(kept.roles[at], OUT_OF_SAMPLE).any():
+        return None
+    return RowLogits(name=run.name, logits=kept.logits[at], known=kept.known[at])
+
+
+def recorded_table(project: Project, run: Run, need: np.ndarray, *, names: list[str] | None = None) -> FeatureTable:
+    """The features that a run was made from, by its own recorded keys, whatever mmfeat.toml names now."""
     encoders, tokens = {}, {}
     for name in names or list(run.encoders):
         recorded = run.encoders.get(name)
@@ -161,9 +185,9 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, names: list[str
                 f"Run: {modality_table(recorded['modality']).remedy(name)}"
             )
         encoders[name] = (spec, recorded["output_key"])
-        if run.kind != "ensemble":  # which reads its members' outputs alone
+        if run.kind != "ensemble":  # which reads its members' logits alone
             tokens[name] = recorded.get("tokens", 0)
-    return project.table_of(encoders, need, tokens, {name: run.encoders[name]["width"] for name in encoders})
+    return project.table_of(encoders, need, tokens, widths={name: run.encoders[name]["width"] for name in encoders})
 
 
 def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
@@ -177,78 +201,87 @@ def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
     return spec if spec.key == key else None
 
 
-def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[str, Source]:
-    """What each encoder of a run says of rows by an output of its own; those that have none, or lack features, are left out.
+def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[str, RowLogits]:
+    """Logits of rows by the linear probe of each encoder of a run; encoders without a probe or features are left out.
 
-    The output is that which the run reads, else the encoder's of today, where that gives the same embeddings still.
+    The probe is the one that the run reads, else the one in use, where it is on the same embeddings.
     """
     found = {}
     for name, recorded in run.encoders.items():
         with contextlib.suppress(MissingFeatures, RunError):
             if recorded["output_key"] is not None:
-                table = _with_logits(recorded_table(project, run, rows, [name]), name, rows)
-                found[name] = _output_source(project, table, name, rows)
+                table = _with_logits(recorded_table(project, run, rows, names=[name]), name, rows)
+                found[name] = _stored_logits(project, table, name, rows)
             elif name in project.config.encoder:
                 identity = project.identity(name)
                 if identity.spec.key == recorded["key"]:
-                    found[name] = encoder_source(project, identity, rows)
+                    found[name] = encoder_logits(project, identity, rows)
     return found
 
 
-def _head_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:
+def _head_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool) -> RowLogits:
+    from mmfeat.common.devices import torch_device
+    from mmfeat.inference.run_heads import seeds_logits
+
     table = recorded_table(project, run, rows).take(rows)
     fold = None if shipped else held_out_folds(project, run, rows)
     logits = seeds_logits(run, table, torch_device(project.config.device), fold).mean(0)
-    return Source(run.name, logits, np.any([table.present[name] for name in run.encoders], axis=0))
+    known = np.any([table.present[name] for name in run.encoders], axis=0)
+    return RowLogits(name=run.name, logits=logits, known=known)
 
 
-def _ensemble_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source:
-    parts = []
-    for member in run.record["members"]:
-        name = member["name"]
-        if member["fingerprint"] is None:
-            table = _with_logits(recorded_table(project, run, rows, [name]), name, rows)
-            parts.append(_output_source(project, table, name, rows))
+def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool) -> RowLogits:
+    members = []
+    for recorded in run.record["members"]:
+        name = recorded["name"]
+        if recorded["fingerprint"] is None:
+            table = _with_logits(recorded_table(project, run, rows, names=[name]), name, rows)
+            members.append(_stored_logits(project, table, name, rows))
         else:
-            part = find_run(project, name)
-            if part.record["fingerprint"] != member["fingerprint"]:
+            member = find_run(project, name)
+            if member.record["fingerprint"] != recorded["fingerprint"]:
                 raise RunError(
-                    f"{run.name}: its member {name} has been made anew since. Make it again: {again(project, run)}"
+                    f"{run.name}: its member {name} was made again since. Make it again: {again(project, run)}"
                 )
-            parts.append(run_source(project, part, rows, shipped))
+            members.append(run_logits(project, member, rows, shipped=shipped))
     weights, prior = [m["weight"] for m in run.record["members"]], np.array(run.record["prior"])
-    found = joined(run.name, parts, weights, prior, run.record.get("bias"))
-    return found if shipped or "fitted" not in run.record else _cross_fitted(project, run, rows, found)
+    found = weighted_logits(run.name, members, weights, prior=prior, bias=run.record.get("bias"))
+    return found if shipped or "fitted" not in run.record else _cross_fitted(project, run, found, rows=rows)
 
 
-def joined(
-    name: str, parts: list[Source], weights: Sequence[Weight], prior: np.ndarray, bias: Sequence[float] | None = None
-) -> Source:
-    """Several sources as an ensemble of them; see :func:`mmfeat.runs.ensembles.combined`."""
-    logits = combined([p.logits for p in parts], [p.known for p in parts], weights, prior, bias)
-    return Source(name, logits, np.any([p.known for p in parts], axis=0))
+def weighted_logits(
+    name: str,
+    members: list[RowLogits],
+    weights: Sequence[Weight],
+    *,
+    prior: np.ndarray,
+    bias: Sequence[float] | None = None,
+) -> RowLogits:
+    """Logits of an ensemble by those of its members; see :func:`mmfeat.runs.ensembles.combined`."""
+    logits = combined([m.logits for m in members], [m.known for m in members], weights, prior, bias)
+    return RowLogits(name=name, logits=logits, known=np.any([m.known for m in members], axis=0))
 
 
-def _cross_fitted(project: Project, run: Run, rows: np.ndarray, found: Source) -> Source:
+def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndarray) -> RowLogits:
     """The same with kept logits, of weights fitted on the other folds, for labelled rows that the weights were fitted on."""
-    at = np.flatnonzero((project.manifest.labels[rows] >= 0).any(1))
+    at = np.flatnonzero(has_label(project.manifest.labels[rows]))
     kept = run.logits()
     position = _kept_at(project, kept, rows[at])
     fitted = (position >= 0) & (kept.roles[position] == ROLES["fitted"])
     at, position = at[fitted], position[fitted]
-    same = _kept_same(project, run, kept, rows[at], position)
+    same = _kept_same(project, run, kept, rows=rows[at], at=position)
     if not same.all():
         raise RunError(
             f"{run.name}: its weights were fitted on {(~same).sum():,} of these rows before their images or captions changed, "
-            f"so that no figure would be out of sample. Make it again: {again(project, run)}"
+            f"so that no metric would be out of sample. Make it again: {again(project, run)}"
         )
     logits, known = found.logits.copy(), found.known.copy()
     logits[at], known[at] = kept.logits[position], kept.known[position]
-    return Source(found.name, logits, known)
+    return RowLogits(name=found.name, logits=logits, known=known)
 
 
 def held_out_folds(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
-    """The fold whose heads are blind to each row, -1 for rows that no head was trained on; None for a run without folds."""
+    """The fold of each row, whose heads were not trained on it; -1 for rows of none. None for a run without folds."""
     if not run.record.get("folds"):
         return None
     kept = run.logits()
@@ -256,58 +289,8 @@ def held_out_folds(project: Project, run: Run, rows: np.ndarray) -> np.ndarray |
     return np.where(at >= 0, kept.fold[at], -1)
 
 
-def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.ndarray | None = None) -> np.ndarray:
-    """Logits `(S, n, K)` of a table's rows by each seed's head, or heads; by class in the run's order.
-
-    Parameters
-    ----------
-    fold : np.ndarray, optional
-        `(n,)`, as :func:`held_out_folds` gives it: rows of a fold have the logits of the heads that are blind to it, and all
-        others, as all do when None, the mean of all folds' heads.
-    """
-    heads = list(head_part(run.record, run.state()).to(device).seeds)
-    found = table_logits(heads, table, list(run.encoders), device, n_folds(run.record), fold)
-    return found if run.columns is None else found.take(run.columns, axis=-1)
-
-
-def table_logits(
-    heads: Sequence[Head],
-    table: FeatureTable,
-    names: list[str],
-    device: torch.device,
-    folds: int = 1,
-    fold: np.ndarray | None = None,
-) -> np.ndarray:
-    """Logits `(S, n, K)` by S x folds heads on some encoders, in this order; a block of rows is in memory at a time."""
-    n_seeds, nothing = len(heads) // folds, np.zeros(0, dtype=int)
-    logits = np.zeros((n_seeds, table.n_samples, heads[0].n_classes), np.float32)
-    fold = np.full(table.n_samples, -1) if fold is None else fold
-    size = max(1, _NUMBERS // sum(math.prod(x.shape[1:]) for x in (*table.embeddings.values(), *table.tokens.values())))
-    for start, part in zip(range(0, table.n_samples, size), table.batches(size), strict=True):
-        inputs, present = part.to(device, names)
-        data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
-        own = fold[start : start + size]
-        for number in np.unique(own):
-            its = np.flatnonzero(own == number)
-            blind = heads if number < 0 else heads[number::folds]
-            found = heads_logits(blind, data, None if len(its) == len(own) else its)
-            logits[:, start + its] = found.reshape(n_seeds, -1, *found.shape[1:]).mean(1)
-    return logits
-
-
-def _recorded_source(project: Project, run: Run, rows: np.ndarray, shipped: bool) -> Source | None:
-    """What the run kept of the rows; None where it lacks one, or a picture or caption has changed since."""
-    kept = run.logits()
-    at = _kept_at(project, kept, rows)
-    if not (at >= 0).all() or not _kept_same(project, run, kept, rows, at).all():
-        return None
-    if shipped and np.isin(kept.roles[at], OUT_OF_SAMPLE).any():
-        return None
-    return Source(run.name, kept.logits[at], kept.known[at])
-
-
 def _kept_at(project: Project, kept: RunLogits, rows: np.ndarray) -> np.ndarray:
-    """Where a run's logits.h5 has the rows, `(n,)`; -1 where it has not."""
+    """Where a run's logits.h5 has the rows, `(n,)`; -1 where it does not."""
     if not len(kept.ids):
         return np.full(len(rows), -1)
     numbers, kept_numbers = id_numbers(project.manifest.ids[rows]), id_numbers(kept.ids)
@@ -316,6 +299,6 @@ def _kept_at(project: Project, kept: RunLogits, rows: np.ndarray) -> np.ndarray:
     return np.where(kept_numbers[at] == numbers, at, -1)
 
 
-def _kept_same(project: Project, run: Run, kept: RunLogits, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Whether the rows' pictures and captions are those that the run's logits were computed from, `(n,)` bool."""
+def _kept_same(project: Project, run: Run, kept: RunLogits, *, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Whether the images and captions of rows are those that the run's logits were computed from, `(n,)` bool."""
     return (kept.input_keys[at] == input_keys(project, run.encoders.values(), rows)).all(1)

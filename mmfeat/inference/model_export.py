@@ -19,10 +19,9 @@ from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.kinds import kind_of, modality_kind
-from mmfeat.encoders.resolve import build_encoder
-from mmfeat.inference.decisions import how_decided, shipped_decision
-from mmfeat.inference.logits import source
-from mmfeat.inference.networks import Composed, about, compose
+from mmfeat.inference.fitted_rules import about_fit, shipped_rule
+from mmfeat.inference.logits import logits_of
+from mmfeat.inference.networks import Composed, compose, model_record
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor, onnx_files
 from mmfeat.predictor.engines import TorchEngine
@@ -129,7 +128,7 @@ def export_model(
             return _unchanged(destination, composed)
         raise DataError(f"{destination}: exists and was made from something else. {_OTHER}")
     record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
-    encoders = {n: build_encoder(project.config, n, project.checkpoints)[0] for n in composed.identities}
+    encoders = {n: project.built(identity) for n, identity in composed.identities.items()}
     try:
         remove_leftovers(destination.parent, below=False)
         return _write(project, composed, destination, encoders=encoders, record=record, form=form)
@@ -157,10 +156,10 @@ def _record(project: Project, composed: Composed) -> dict[str, Any]:
     """What mmfeat.json says of a model, as JSON values."""
     return {
         "classes": list(project.manifest.classes),
-        "predict": {**shipped_decision(project, composed.name).as_dict(), "fitted": how_decided(project)},
+        "predict": {**shipped_rule(project, composed.name).as_dict(), "fitted": about_fit(project)},
         "separator": project.config.data.separator,
         "embeddings": project.config.store.dtype,
-        "run": about(project, composed),
+        "run": model_record(project, composed),
         "about": {
             n: {"model": identity.model, "finetuned": _finetuned(project, composed, n)}
             for n, identity in composed.identities.items()
@@ -272,7 +271,7 @@ def _cached(project: Project, name: str, rows: list[int], *, decision: DecisionR
     if not rows:
         return None, "no row could be read"
     try:
-        return decision.probs(source(project, name, np.array(rows), shipped=True).logits), ""
+        return decision.probs(logits_of(project, name, np.array(rows), shipped=True).logits), ""
     except MissingFeatures as error:
         return None, str(error)
 

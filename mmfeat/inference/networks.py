@@ -1,4 +1,4 @@
-"""From a run's or an encoder's name to the network that predicts: what exports and predictions of new rows share."""
+"""A run or an encoder as one network on embeddings: for exports and for predictions of new rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.labels import class_positions
 from mmfeat.encoders.resolve import Identity
-from mmfeat.inference.decisions import metrics_on_val, same_rule
-from mmfeat.inference.logits import source, training_prior
+from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
+from mmfeat.inference.logits import logits_of, training_prior
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
 from mmfeat.runs.composition import Composition, Part, ProbePart, Tree, head_part
@@ -22,14 +22,14 @@ from mmfeat.runs.run_record import in_order
 
 @dataclass(frozen=True)
 class Composed:
-    """A network on embeddings, and whose.
+    """A network on embeddings, and the run or encoder that it is of.
 
     Attributes
     ----------
     run : Run or None
-        None for an encoder's own output.
+        None for an encoder's linear probe.
     identities : dict of str to Identity
-        The encoders that it reads, as they are today.
+        The encoders that it reads, as they are now.
     """
 
     name: str
@@ -39,32 +39,32 @@ class Composed:
 
 
 def compose(project: Project, name: str) -> Composed:
-    """The network of a run of today's encoders and classes, or of an encoder's own output.
+    """The network of a current run, or of an encoder's linear probe.
 
     Raises
     ------
     RunError
-        There is no such run, it is damaged or stale, or the encoder has no output.
+        There is no such run, it is damaged or stale, or the encoder has no linear probe.
     """
     parts: dict[str, Part] = {}
     run = None
     if name in project.config.encoder:
         identities = {name: project.identity(name)}
-        parts[name], tree = _output(project, name), name
+        parts[name], tree = _probe(project, name), name
     else:
         run = find_run(project, name)
         if why := run.damage() or stale_because(project, run):
             raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
         identities = {encoder: project.identity(encoder) for encoder in run.encoders}
         tree = _add(project, run, parts)
-    for encoder, identity in identities.items():  # what each encoder says alone
+    for encoder, identity in identities.items():  # for unimodal predictions
         if encoder not in parts and identity.output_key is not None and not of_other_classes(project, identity):
-            parts[encoder] = _output(project, encoder)
+            parts[encoder] = _probe(project, encoder)
     return Composed(name, run, Composition(parts, tree, len(project.manifest.classes)), identities)
 
 
 def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
-    """Add a run's heads and outputs to `parts`; gives its branch of the tree."""
+    """Add the heads and linear probes of a run to `parts`; returns its branch of the tree."""
     if run.kind != "ensemble":
         if run.name not in parts:
             parts[run.name] = head_part(run.record, run.state(), run.columns)
@@ -74,7 +74,7 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
         if member["fingerprint"] is not None:
             members.append(_add(project, find_run(project, member["name"]), parts))
         else:
-            parts[member["name"]] = parts.get(member["name"]) or _output(project, member["name"])
+            parts[member["name"]] = parts.get(member["name"]) or _probe(project, member["name"])
             members.append(member["name"])
     weights, bias = [m["weight"] for m in run.record["members"]], run.record.get("bias")
     tree = {"members": members, "weights": weights, "prior": run.record["prior"]}
@@ -82,12 +82,12 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
 
 
 @torch.no_grad()
-def _output(project: Project, name: str) -> ProbePart:
-    """An encoder's linear output, in the order of the manifest's classes."""
+def _probe(project: Project, name: str) -> ProbePart:
+    """An encoder's linear probe, in the order of the manifest's classes."""
     identity = project.identity(name)
     output = project.output(identity)
     if output is None or of_other_classes(project, identity):
-        why = "gives no logits yet" if output is None else "has an output of other classes than the manifest"
+        why = "gives no logits yet" if output is None else "has a linear probe for other classes than the manifest"
         raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
     output = output.in_order_of(project.manifest.classes)
     part = ProbePart(name, identity.width, len(output.classes))
@@ -98,16 +98,16 @@ def _output(project: Project, name: str) -> ProbePart:
 
 
 def _current_metrics(project: Project, name: str) -> dict[str, Any] | None:
-    """Figures on val by the decisions of today, where there are such rows and features of them."""
+    """Metrics on val by the current decision rule; None without such rows or their features."""
     val = project.manifest.rows("val")
     try:
-        return metrics_on_val(project, source(project, name, val).logits).as_dict() if len(val) else None
+        return metrics_on_val(project, logits_of(project, name, val).logits).as_dict() if len(val) else None
     except MissingFeatures:
         return None
 
 
-def about(project: Project, composed: Composed) -> dict[str, Any]:
-    """What is worth knowing of a model away from its project: data, split, figures, rows learned from; JSON values."""
+def model_record(project: Project, composed: Composed) -> dict[str, Any]:
+    """What an exported model keeps of its project, as JSON values: data, split, metrics, number of training rows."""
     run, config = composed.run, project.config
     if run is None:
         checkpoint = project.checkpoint(composed.identities[composed.name])
@@ -118,7 +118,7 @@ def about(project: Project, composed: Composed) -> dict[str, Any]:
     else:
         record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]
         kind, split, seeds = run.kind, run.record["config"]["split"], run.record["figures"]["val_seeds"]
-    if run is None or not same_rule(run.record, config.predict):  # figures of what is written, not of what was
+    if run is None or not same_rule(run.record, config.predict):  # metrics of the rule that is exported
         figures, seeds = _current_metrics(project, composed.name) or figures, []
     return {
         "name": composed.name,

@@ -1,4 +1,4 @@
-"""Predictions of samples that no project knows: through a project's store, or by an exported model without one."""
+"""Predictions of new samples: through a project's store, or by an exported model without a project."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.progress import progress, say
 from mmfeat.data.images.image_sources import ImageSources, images_beside
 from mmfeat.data.images.missing_images import NO_IMAGE, explained, nothing_found
+from mmfeat.data.manifest import Manifest
 from mmfeat.data.tables.readers import about_images_inside, read_rows
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.inference.networks import compose
-from mmfeat.inference.new_samples import NewSamples
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import head_outputs
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
+from mmfeat.project.project_samples import ProjectSamples
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
 _BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
@@ -34,7 +35,7 @@ class NewRows:
     Attributes
     ----------
     images, captions : list of str
-        Names and texts; empty where there is none.
+        Names and texts; empty where a row has none.
     sources : ImageSources
         Where the images are.
     """
@@ -45,9 +46,22 @@ class NewRows:
     sources: ImageSources
     columns: dict[str, str] = field(default_factory=dict)
 
+    def samples(self, project: Project, images: list[str]) -> ProjectSamples:
+        """Unlabelled samples with the classes of a project; `images` are the names that are looked up."""
+        n, classes = len(self.ids), project.manifest.classes
+        manifest = Manifest(
+            ids=np.array(self.ids, dtype=object),
+            images=np.array(images, dtype=object),
+            captions=np.array(self.captions, dtype=object),
+            labels=np.full((n, len(classes)), -1, np.int8),
+            split=np.full(n, "train", dtype=object),
+            classes=classes,
+        )
+        return ProjectSamples(project.config, manifest, self.sources, memory=None)
+
 
 def predict_in_project(project: Project, run: str, rows: NewRows, decision: DecisionRule) -> Predictions:
-    """Predict by a run of today's encoders; what the store lacks is encoded into it.
+    """Predict by a current run; samples that the store lacks are encoded into it.
 
     Raises
     ------
@@ -56,20 +70,20 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
     """
     composed = compose(project, run)
     images, errors = _located(rows)
-    guests = NewSamples(project, rows.ids, images, rows.captions, rows.sources)
+    new = project.derived(samples=rows.samples(project, images))
     everything = np.arange(len(rows.ids))
     for identity in composed.identities.values():
-        extraction = encode_missing(guests, identity, everything)
+        extraction = encode_missing(new, identity, everything)
         if not modality_kind(identity.spec.modality).settings.made_elsewhere:
-            keys = guests.keys_of(identity)
-            recorded = guests.store.encoder(identity.spec).errors_of(keys.keys)
+            keys = new.keys_of(identity)
+            recorded = new.store.encoder(identity.spec).errors_of(keys.keys)
             errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
             errors |= {**keys.reasons, **extraction.unread}
-    nothing = np.zeros(0, np.int64)  # a row that could not be encoded reads as not present
+    nothing = np.zeros(0, np.int64)  # a row that could not be encoded is not present
     encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
     tokens = {name: read.number for name, read in composed.composition.tokens.items()}
     widths = {n: identity.width for n, identity in composed.identities.items()}
-    table = guests.table_of(encoders, nothing, tokens, widths)
+    table = new.table_of(encoders, nothing, tokens, widths=widths)
     device = torch_device(project.config.device)
     composition = composed.composition.to(device)
     parts = [
@@ -82,7 +96,7 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
 
 
 def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:
-    """Predict by an exported model, in blocks; nothing is kept."""
+    """Predict by an exported model, in blocks; no embedding is stored."""
     modalities = set(predictor.modalities.values())
     found: list[Predictions] = []
     names, errors = _located(rows)
@@ -99,7 +113,7 @@ def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | No
 
 
 def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
-    """Names of images, without those that several images have; row to what is wrong with these.
+    """Names of images, empty where several images have the name; and row to the error.
 
     Raises
     ------
@@ -117,7 +131,7 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
 
 
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
-    """The bytes of each row's image; None where it has none, or it cannot be read: then `errors` says why."""
+    """The bytes of each row's image; None where it has none, or it cannot be read: the reason goes to `errors`."""
     for row in block:
         location = rows.sources.locate(names[row]) if names[row] else None
         data = None
@@ -148,14 +162,14 @@ def one_row(image: str, caption: str) -> NewRows:
 
 
 def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
-    """The rows of a table; images in the named places, or else beside it.
+    """The rows of a table; its images are in `images`, or beside it.
 
     Parameters
     ----------
     columns : dict of str to str
-        Columns by role that must be there; the others are found.
+        Columns by role, which must exist; the others are detected.
     usual : dict of str to str
-        What a project calls them: taken where the table has such columns.
+        Columns of the project, used where the table has them.
 
     Raises
     ------
@@ -181,7 +195,7 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
 
 
 def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
-    """Refuse samples of which the model reads nothing.
+    """Refuse samples that have no input of the model.
 
     Raises
     ------

@@ -1,17 +1,21 @@
-"""What to type next: a command that works as things are, not one that would only say what is missing."""
+"""The command to type next: one that works in the project's present state."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmfeat.common.errors import MmfeatError
-from mmfeat.heads import head_for, takes
-from mmfeat.inference.logits import output_table
-from mmfeat.inference.run_ranking import RankedRun
+from mmfeat.config.schema import HEAD, HEAD_ALONE
+from mmfeat.inference.logits import probe_table
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import state_of
 from mmfeat.runs.ensembles import RECIPE_HEADS
 from mmfeat.runs.run import Run, all_runs
+
+if TYPE_CHECKING:
+    from mmfeat.inference.run_ranking import RankedRun
 
 
 def after_fuse(project: Project, run: Run) -> str:
@@ -23,14 +27,14 @@ def after_fuse(project: Project, run: Run) -> str:
     rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
     try:
         for name in run.encoders:
-            output_table(project, project.identity(name), rows)
+            probe_table(project, project.identity(name), rows)
     except MmfeatError:
         return "mmfeat runs"
     return f"mmfeat ensemble {recipe}" if len(rows) else "mmfeat runs"
 
 
 def after_runs(project: Project, ranked: list[RankedRun]) -> str:
-    """Compare the best two; without val rows predict; without a run make one."""
+    """Compare the best two; without val rows predict; without a run train a head."""
     current = [line for line in ranked if line.run is not None and line.state == "current"]
     scored = [line.name for line in current if line.metrics is not None]
     if scored:
@@ -43,7 +47,9 @@ def after_runs(project: Project, ranked: list[RankedRun]) -> str:
 
 
 def after_evaluate(project: Project, split: str) -> str:
-    """Learn from the unlabelled rows where there are some; predict them after a test."""
+    """Self-training where there are unlabelled rows to learn from; after a test, predictions."""
+    from mmfeat.heads import takes  # imports torch
+
     manifest, config = project.manifest, project.config
     rows = np.concatenate([manifest.rows(which) for which in ("train", "val", "unlabelled")])
     learnable = (manifest.split[manifest.rows("unlabelled")] == "train").any() and len(manifest.rows("val"))
@@ -54,11 +60,11 @@ def after_evaluate(project: Project, split: str) -> str:
 
 def to_fuse(project: Project) -> str:
     """`mmfeat fuse` with a head that takes the project's encoders."""
-    return f"mmfeat fuse --head {head_for(len(project.config.fuse.inputs))}"
+    return f"mmfeat fuse --head {HEAD if len(project.config.fuse.inputs) > 1 else HEAD_ALONE}"
 
 
 def to_predict(project: Project) -> str:
-    """`mmfeat predict`, where there are rows to predict and a run to do it; empty where there are not."""
+    """`mmfeat predict`, where there are rows to predict and a run to predict them; empty where there are not."""
     rows = project.manifest.rows("unlabelled")
     if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs_folder)):
         return ""
@@ -66,7 +72,7 @@ def to_predict(project: Project) -> str:
 
 
 def _cached(project: Project, rows: np.ndarray) -> bool:
-    """Whether the embeddings of the fusion's inputs are there for some rows."""
+    """Whether the store has the embeddings of some rows by the fusion's encoders."""
     try:
         project.table(list(project.config.fuse.inputs), rows)
     except MmfeatError:

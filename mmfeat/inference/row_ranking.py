@@ -1,9 +1,9 @@
-"""Which rows are most worth a person's look: what an answer would settle, in bits, and no two rows alike.
+"""Which rows are most worth labelling, in bits, with no two rows alike.
 
-A row is worth what its answer settles: how uncertain the fused model is of each class (Lewis and Gale, 1994), and how
-far the encoders' own opinions are apart (the Jensen-Shannon divergence of a committee: McCallum and Nigam, 1998). Rows
-are then taken one after another, each the less the more it is like one that was taken before (Settles and Craven,
-2008), so that a picture that lies there twice is asked for once.
+The worth of a row is the uncertainty of the fused model of each class (Lewis and Gale, 1994) plus the disagreement of the
+unimodal predictions (the Jensen-Shannon divergence of a committee: McCallum and Nigam, 1998). Rows are then selected one
+after another; each counts less the nearer it is to one that was selected before (Settles and Craven, 2008), so that an
+image that is there twice is selected once.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import heapq
 
 import numpy as np
 
-NEAR = 0.05  # of the usual squared distance between two rows: what is nearer asks the same thing again
+NEAR = 0.05  # of the usual squared distance between two rows: nearer rows are duplicates
 _TINY = 1e-7
 
 
 def uncertainty(probs: np.ndarray, threshold: float | np.ndarray = 0.5) -> np.ndarray:
-    """Bits that each class of a row is open by: 1 at its decision threshold, 0 far from it.
+    """Uncertainty of each class of a row, in bits: 1 at the decision threshold, 0 far from it.
 
     Parameters
     ----------
     probs : np.ndarray
         `(n, K)` in [0, 1].
     threshold : float, (K,), (n, 1) or (n, K) array
-        Between no and yes. Distances from it are those of the log odds.
+        Between negative and positive. Distances from it are measured in log odds.
 
     Returns
     -------
@@ -35,15 +35,15 @@ def uncertainty(probs: np.ndarray, threshold: float | np.ndarray = 0.5) -> np.nd
     return entropy(1 / (1 + np.exp(_log_odds(at) - _log_odds(probs))))
 
 
-def disagreement(opinions: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Bits by which encoders are of different opinion of each class: 0 where they agree, 1 where one is sure of each answer.
+def disagreement(unimodal: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Disagreement of encoders about each class, in bits: 0 where they agree, 1 where they are certain of opposite labels.
 
     Parameters
     ----------
-    opinions : np.ndarray
+    unimodal : np.ndarray
         `(M, n, K)` probabilities by each encoder alone; M may be 0.
     known : np.ndarray
-        `(M, n)` bool: whether the row has what the encoder reads. One opinion alone disagrees with none.
+        `(M, n)` bool: whether the row has the encoder's modality. A single encoder disagrees with none.
 
     Returns
     -------
@@ -51,66 +51,66 @@ def disagreement(opinions: np.ndarray, known: np.ndarray) -> np.ndarray:
         `(n, K)` float64 in [0, 1].
     """
     weights = known[:, :, None] / np.maximum(known.sum(0), 1)[:, None]  # (M, n, 1), of sum 1 where anything is known
-    each = np.where(known[:, :, None], opinions, 0.0).astype(np.float64)
+    each = np.where(known[:, :, None], unimodal, 0.0).astype(np.float64)
     return np.maximum(entropy((weights * each).sum(0)) - (weights * entropy(each)).sum(0), 0)
 
 
-def contradiction(probs: np.ndarray, decided: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How much a model contradicts the labels that rows were given: its probability that a label is wrong.
+def contradiction(probs: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How much a model contradicts the labels of rows: its probability that a label is wrong.
 
     Parameters
     ----------
-    probs, decided : np.ndarray
-        `(n, K)`, and the labels that they became: 0 and 1.
+    probs, predicted : np.ndarray
+        `(n, K)`, and the predicted labels: 0 and 1.
     labels : np.ndarray
-        `(n, K)` int8 of 1, 0 and -1. Of what is not known nothing is contradicted.
+        `(n, K)` int8 of 1, 0 and -1. An unknown label is not contradicted.
 
     Returns
     -------
     np.ndarray
-        `(n, K)` float64 in [0, 1], 0 where the model decides as the label says.
+        `(n, K)` float64 in [0, 1], 0 where the predicted label is the given one.
     """
-    other = (labels >= 0) & (decided != labels)
+    other = (labels >= 0) & (predicted != labels)
     return np.where(other, np.maximum(np.abs(probs.astype(np.float64) - labels), _TINY), 0)
 
 
 def shortlist(worth: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
-    """The n rows of highest worth `(N,)`, the highest first; those of none are left out.
+    """The n rows of highest worth `(N,)`, the highest first; rows of no worth are left out.
 
     Parameters
     ----------
     numbers : np.ndarray
-        `(N,)`, one for each id: they decide between equals, so that the rows' order does not matter.
+        `(N,)`, one for each id: equals are ordered by them, so that the order of the rows does not matter.
     """
     order = np.lexsort((numbers, -worth))[:n]
     return order[worth[order] > 0]
 
 
 def spread(worth: np.ndarray, points: np.ndarray, n: int) -> np.ndarray:
-    """Up to n rows, one after another: the row of highest worth, less as it is near to one that was taken.
+    """Up to n rows, one after another: each time the row of highest worth, reduced where a selected row is near.
 
-    The first m of n are those that were taken if m had been asked for. Fewer are given where all others are like them.
+    The first m of n are the selection for m. There are fewer where all other rows are duplicates.
 
     Parameters
     ----------
     worth : np.ndarray
-        `(P,)` of a shortlist, in an order that decides between equals.
+        `(P,)` of a shortlist; of equals the first is selected.
     points : np.ndarray
-        `(P, D)` float32: where the rows lie. Squared distances count, as a share of the usual one between two of them.
+        `(P, D)` float32. Squared distances count, relative to the usual one between two rows.
 
     Returns
     -------
     np.ndarray
-        Row numbers in the shortlist, in the order in which they were taken.
+        Positions in the shortlist, in the order of selection.
     """
     points = points - points.mean(0) if len(points) else points  # digits: distances stay as they are
     squares = np.einsum("pd,pd->p", points, points)
     usual = max(2 * float(squares.mean()) if len(squares) else 0.0, 1e-12)
-    there = np.zeros((min(n, len(points)), points.shape[1]), points.dtype)  # the rows that were taken
+    there = np.zeros((min(n, len(points)), points.shape[1]), points.dtype)  # the selected rows
     there_squares, taken = np.zeros(len(there), points.dtype), []
     heap = [(-w, row, 1.0, 0) for row, w in enumerate(worth.tolist()) if w > 0]
     heapq.heapify(heap)
-    while heap and len(taken) < n:  # a row is only worth less, the more are taken: looked at again when it comes first
+    while heap and len(taken) < n:  # worth only falls as rows are selected: compared again when first
         _, row, novelty, compared = heapq.heappop(heap)
         m = len(taken)
         if compared == m:
@@ -125,7 +125,7 @@ def spread(worth: np.ndarray, points: np.ndarray, n: int) -> np.ndarray:
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:
-    """Bits of a yes or no of some probability, in [0, 1]."""
+    """Entropy of a binary label with some probability, in bits: [0, 1]."""
     p = np.clip(probs.astype(np.float64), 0, 1)
     q = 1 - p
     return -(p * np.log2(np.maximum(p, 1e-300)) + q * np.log2(np.maximum(q, 1e-300)))

@@ -1,4 +1,4 @@
-"""`mmfeat runs`: every run and encoder on the current val rows, best first."""
+"""Runs and encoders on the current val rows, best first: what `mmfeat runs` lists, and which run is the best."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ import numpy as np
 
 from mmfeat.common.errors import MmfeatError, RunError
 from mmfeat.encoders.resolve import Identity
-from mmfeat.heads import head_for
-from mmfeat.inference.decisions import metrics_on_val
-from mmfeat.inference.logits import encoder_source, run_source
+from mmfeat.inference.fitted_rules import metrics_on_val
+from mmfeat.inference.logits import encoder_logits, kept_logits, run_logits
+from mmfeat.inference.next_commands import to_fuse
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import TRAINED_ON_VAL, lineage_of_encoder, state_of, trained_on_val
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankedRun:
     """A line of `mmfeat runs`.
 
     Attributes
     ----------
+    made_from : str
+        Encoders or members; the model of an encoder.
     metrics : Metrics or None
-        On the val rows of today; None where there are none, or they cannot be had: then `state` says why.
+        Metrics on the current val rows. None where there are none or they cannot be computed: then `state` says why.
+    size_mb : float or None
+        Of the whole model, encoders included.
     state : str
         `current`, `stale: ...`, `damaged: ...`, or why it is not ranked.
     run : Run or None
-        None for an encoder's own output, and where run.json cannot be read.
+        None for an encoder, and where run.json cannot be read.
+    transductive : bool
+        Whether it was trained on rows that are unlabelled here, without their labels.
     """
 
     name: str
@@ -44,7 +50,7 @@ class RankedRun:
 
 
 def ranked_runs(project: Project) -> list[RankedRun]:
-    """Runs and encoders with an output, best on val first (newest first without val rows); those without figures last."""
+    """Runs, and encoders with a linear probe: best on val first, without val rows newest first; without metrics last."""
     val = project.manifest.rows("val")
     runs = all_runs(project.runs_folder)
     lines = [_ranked_run(project, run, val) for run in (runs if len(val) else reversed(runs))]
@@ -53,24 +59,25 @@ def ranked_runs(project: Project) -> list[RankedRun]:
         if identity.output_key is not None:
             lines.append(_ranked_encoder(project, identity, val))
     for name, reason in damaged_runs(project.runs_folder).items():
-        lines.append(RankedRun(name, "-", None, None, f"damaged: {reason}", None))
-    return sorted(lines, key=_rank(project.config.metric))
+        state = f"damaged: {reason}"
+        lines.append(RankedRun(name=name, made_from="-", metrics=None, size_mb=None, state=state, run=None))
+    return sorted(lines, key=_Rank(project.config.metric))
 
 
 def best_run(project: Project) -> Run:
-    """The best current run on val, or the newest without val rows; an encoder's own output is not a run.
+    """The best current run on val, or the newest without val rows; encoders do not count.
 
     Raises
     ------
     RunError
-        There is none; the message says what is wrong with those there are.
+        There is none; the message gives the state of the first runs.
     """
     lines = [line for line in ranked_runs(project) if line.run is not None or line.state.startswith("damaged")]
     for line in lines:
         if line.state == "current":
             return line.run
     if not lines:
-        raise RunError(f"no run yet. Run: mmfeat fuse --head {head_for(len(project.config.fuse.inputs))}")
+        raise RunError(f"no run yet. Run: {to_fuse(project)}")
     reasons = "; ".join(f"{line.name} ({line.state})" for line in lines[:_NAMED])
     more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
     stale = any(line.state.startswith("stale") for line in lines)
@@ -79,40 +86,61 @@ def best_run(project: Project) -> Run:
     )
 
 
-def _rank(metric: str):
-    sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
+class _Rank:
+    """The order of lines by a metric."""
 
-    def key(line: RankedRun) -> tuple[bool, bool, float]:
-        value = 0.0 if line.metrics is None else sign * line.metrics.scores.value(metric)
+    def __init__(self, metric: str) -> None:
+        self.metric, self.sign = metric, -1.0 if better(metric, 1.0, 0.0) else 1.0
+
+    def __call__(self, line: RankedRun) -> tuple[bool, bool, float]:
+        value = 0.0 if line.metrics is None else self.sign * line.metrics.scores.value(self.metric)
         return line.metrics is None, line.state != "current", value
-
-    return key
 
 
 def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
-    figures, state = None, state_of(project, run)
+    metrics, state = None, state_of(project, run)
     if len(val) and state.startswith(("current", "stale")):
         try:
             if state != "current" and trained_on_val(project, run.learned()):
-                state += ", trained on rows that are val today"
+                state += f", {TRAINED_ON_VAL}"
             else:
-                figures = metrics_on_val(project, run_source(project, run, val).logits)
+                metrics = metrics_on_val(project, _val_logits(project, run, val, current=state == "current"))
         except MmfeatError as error:
-            state = f"{state}; no figures: {error}" if state != "current" else f"no figures: {error}"
-    parts = [m["name"] for m in run.record["members"]] or list(run.encoders)
+            state = f"{state}; no metrics: {error}" if state != "current" else f"no metrics: {error}"
+    members = [m["name"] for m in run.record["members"]] or list(run.encoders)
     return RankedRun(
-        run.name, "+".join(parts), figures, run.size_mb, state, run, bool(run.record.get("transductive", False))
+        name=run.name,
+        made_from="+".join(members),
+        metrics=metrics,
+        size_mb=run.size_mb,
+        state=state,
+        run=run,
+        transductive=bool(run.record.get("transductive", False)),
     )
 
 
+def _val_logits(project: Project, run: Run, val: np.ndarray, *, current: bool) -> np.ndarray:
+    """A run's logits of val rows: those that it kept, where it is current and the rows' samples are the same."""
+    run = run.in_order_of(project.manifest.classes)
+    kept = kept_logits(project, run, val) if current else None
+    return (run_logits(project, run, val) if kept is None else kept).logits
+
+
 def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> RankedRun:
-    figures, state = None, "current"
+    metrics, state = None, "current"
     try:
-        source = encoder_source(project, identity, val)
+        found = encoder_logits(project, identity, val)
         if trained_on_val(project, lineage_of_encoder(project, identity, True)):
-            state = "not ranked: trained on rows that are val today"
+            state = f"not ranked: {TRAINED_ON_VAL}"
         elif len(val):
-            figures = metrics_on_val(project, source.logits)
+            metrics = metrics_on_val(project, found.logits)
     except MmfeatError as error:
         state = str(error)
-    return RankedRun(identity.name, identity.model, figures, identity.size_mb, state, None)
+    return RankedRun(
+        name=identity.name,
+        made_from=identity.model,
+        metrics=metrics,
+        size_mb=identity.size_mb,
+        state=state,
+        run=None,
+    )

@@ -1,4 +1,4 @@
-"""From a source to the manifest: corrections, what belongs together, splits; and what there is to say of them."""
+"""From a source to the manifest: corrections, rows that belong together, splits; and lines that report them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.data.splits import make_splits
 from mmfeat.data.tables.readers import Source
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.report.data_summary import about_corrections
-
-MANIFEST = "manifest.parquet"
 
 
 def build_manifest(
@@ -31,7 +30,7 @@ def build_manifest(
     Parameters
     ----------
     before : Manifest, optional
-        The one that is there: its labelled rows keep their split.
+        The present manifest: its labelled rows keep their split.
 
     Raises
     ------
@@ -40,7 +39,7 @@ def build_manifest(
     """
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
     if not found.classes:
-        raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to learn")
+        raise DataError(f"{config.root / FILE}: leaves no row with a label, so there is nothing to train on")
     if not has_label(found.labels).any():
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
     known = None
@@ -61,7 +60,7 @@ def build_manifest(
 def _split(
     config: Config, ids: list[str], labels: np.ndarray, groups: Groups, known: list[str] | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Deal what has no split yet, and val from train where there is none; test only from rows that are new."""
+    """Give a split to rows without one, and make val from train where there is none; only new rows become test."""
     shares, notes = dataclasses.asdict(config.split), []
     split = make_splits(ids, labels, groups, shares=shares, seed=config.seed, known=known)
     if known is None or not any(known):
@@ -73,12 +72,12 @@ def _split(
         moved = int((split[np.array(known, dtype=object) == "train"] == "val").sum())
         if moved:
             notes.append(
-                f"  {counted(moved, 'row')} that stood in train {'is' if moved == 1 else 'are'} val from now on. "
-                f"What was trained before has learned from them. Run it again, first: mmfeat finetune"
+                f"  {counted(moved, 'row')} moved from train to val. "
+                f"Checkpoints and runs were trained on {'it' if moved == 1 else 'them'}. Train again, first: mmfeat finetune"
             )
     if shares["test"] and not len(rows_of(labels, split, "test")):
         notes.append(
-            f"  No row is test, although [split] test = {shares['test']:g}: what was train or val never becomes test. To split "
-            f"anew remove {MANIFEST} (runs made before are then not ranked) and run: mmfeat init"
+            f"  No row is test, although [split] test = {shares['test']:g}: train and val rows never become test. To split again, "
+            f"remove {MANIFEST} (earlier runs are then not ranked) and run: mmfeat init"
         )
     return split, notes

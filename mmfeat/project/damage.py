@@ -1,4 +1,4 @@
-"""Which runs and checkpoints of a project are damaged, and what in it was made before seals."""
+"""Which runs and checkpoints of a project are damaged or have no seal."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from mmfeat.common.errors import EncoderError
 from mmfeat.common.seals import is_sealed_file
 from mmfeat.common.text import counted
 from mmfeat.encoders.checkpoint import RECORD, read_checkpoint
-from mmfeat.project.build_manifest import MANIFEST
 from mmfeat.project.project import Project
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.runs.run import all_runs, damaged_runs
 
 
-@dataclass(frozen=True)
-class Seals:
-    """What the seals of a project say.
+@dataclass(frozen=True, kw_only=True)
+class ProjectSeals:
+    """What the seals of a project show.
 
     Attributes
     ----------
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        What was made before seals, in one line; empty where all is sealed.
+        One line about what was made before seals; empty where everything is sealed.
     n_runs : int
         Runs whose record can be read.
     """
@@ -33,8 +33,8 @@ class Seals:
     n_runs: int
 
 
-def project_seals(project: Project) -> Seals:
-    """Check the files of all runs and checkpoints; those that this machine has checked before are not read again."""
+def project_seals(project: Project) -> ProjectSeals:
+    """Check the files of all runs and checkpoints; files that this machine has checked before are not read again."""
     runs, checkpoints = all_runs(project.runs_folder), []
     damaged = list(damaged_runs(project.runs_folder).values())
     damaged += [why for run in runs if (why := run.damage())]
@@ -48,17 +48,23 @@ def project_seals(project: Project) -> Seals:
             continue
         if why := checkpoints[-1].damage():
             damaged.append(why)
-    manifest = project.root / MANIFEST
-    old = [
-        counted(sum(not run.sealed for run in runs), "run"),
-        counted(sum(not checkpoint.sealed for checkpoint in checkpoints), "checkpoint"),
-        "the manifest" if manifest.is_file() and not is_sealed_file(manifest) else "0",
+    unsealed = [
+        counted(n, what)
+        for n, what in (
+            (sum(not run.sealed for run in runs), "run"),
+            (sum(not checkpoint.sealed for checkpoint in checkpoints), "checkpoint"),
+        )
+        if n
     ]
-    old = [one for one in old if not one.startswith("0")]
-    if not old:
-        return Seals(damaged, "", len(runs))
-    named = " and ".join([", ".join(old[:-1]), old[-1]] if len(old) > 1 else old)
-    were = "was" if old == ["the manifest"] or (len(old) == 1 and old[0].startswith("1 ")) else "were"
-    return Seals(
-        damaged, f"{named} {were} made before seals: unsealed, a changed bit in them may go unnoticed", len(runs)
-    )
+    manifest = project.root / MANIFEST
+    if manifest.is_file() and not is_sealed_file(manifest):
+        unsealed.append("the manifest")
+    return ProjectSeals(damaged=damaged, unsealed=_about_unsealed(unsealed), n_runs=len(runs))
+
+
+def _about_unsealed(what: list[str]) -> str:
+    if not what:
+        return ""
+    named = " and ".join([", ".join(what[:-1]), what[-1]] if len(what) > 1 else what)
+    were = "was" if len(what) == 1 and (what[0] == "the manifest" or what[0].startswith("1 ")) else "were"
+    return f"{named} {were} made before seals: unsealed, a changed bit in them may go unnoticed"

@@ -1,20 +1,18 @@
-"""Encoding inside a project: what is missing in the store, and logits for every stored embedding."""
+"""Encoding in a project: samples that the store lacks, and logits for every stored embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmfeat.common.errors import DataError, StoreError
-from mmfeat.common.json_shapes import Number
-from mmfeat.common.remembered import recall, remember
+from mmfeat.common.remembered import Remembered
 from mmfeat.common.text import counted
 from mmfeat.encoders.kinds import modality_kind
-from mmfeat.encoders.resolve import Identity, build_encoder
+from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
@@ -27,16 +25,16 @@ TUNED_ON = 64  # samples
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ExtractResult(TableResult):
-    """What an extraction did, encoder by encoder.
+    """The result of an extraction.
 
     Attributes
     ----------
     n_rows : int
-        Rows of the manifest; for each encoder they are all accounted for.
+        Rows of the manifest; all are accounted for, for each encoder.
     logits : dict of str to int
-        Rows whose logits were computed now.
+        By encoder: rows whose logits were computed.
     reasons : dict of str to dict
-        By encoder, id to the reason why its sample could not be encoded.
+        By encoder: id to the reason why its sample could not be encoded.
     """
 
     encoders: list[Extraction]
@@ -70,18 +68,18 @@ class ExtractResult(TableResult):
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How an extraction goes about it; nothing here changes an embedding.
+    """Options of an extraction; none changes an embedding.
 
     Attributes
     ----------
     shard : (k, n) or None
         Only the k-th of n parts of the rows, counted from 1.
     stop_on_error : bool
-        End at the first sample that cannot be read or decoded.
+        Stop at the first sample that cannot be read or decoded.
     tune : bool
-        Measure first what is fastest on this device, and remember it.
+        First measure the fastest batch size and settings on this device, and remember them.
     rehash : bool
-        Read every image again, whatever is remembered of it.
+        Read every image again.
     """
 
     shard: tuple[int, int] | None = None
@@ -94,9 +92,10 @@ def extract(
     project: Project,
     names: list[str] | None = None,
     rows: np.ndarray | None = None,
+    *,
     options: ExtractionOptions | None = None,
 ) -> ExtractResult:
-    """Bring the embeddings and logits of encoders into the store.
+    """Encode the samples that the store lacks, and compute logits for every stored embedding.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def extract(
     StoreError
         The store cannot be read or written.
     DataError
-        A sample cannot be read or decoded, and `stop_on_error` is asked for.
+        A sample cannot be read or decoded, and `stop_on_error` is set.
     """
     options = options or ExtractionOptions()
     if options.rehash:
@@ -120,7 +119,7 @@ def extract(
     results, identities, logits, reasons = [], {}, {}, {}
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
-        results.append(encode_missing(project, identity, rows, options))
+        results.append(encode_missing(project, identity, rows, options=options))
         logits[name] = complete_logits(project, identity)
         reasons[name] = _reasons(project, identity, results[-1])
         merge_segments(project.store.encoder(identity.spec))
@@ -139,10 +138,11 @@ def encode_missing(
     project: Project,
     identity: Identity,
     rows: np.ndarray | None = None,
+    *,
     options: ExtractionOptions | None = None,
     encoder: Any = None,
 ) -> Extraction:
-    """Encode one encoder's missing rows; `encoder` is it, where it has been built already."""
+    """Encode the missing rows of one encoder, given as `encoder` where it is built already."""
     options = options or ExtractionOptions()
     name, kind = identity.name, modality_kind(identity.spec.modality)
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
@@ -172,7 +172,7 @@ def encode_missing(
             present=present,
             read=read,
             name=name,
-            length=kind.lengths(project),
+            length=kind.lengths(project.samples),
             tokens=table.tokens,
             again=rows_to_decode_again(project, identity),
             shard=options.shard,
@@ -180,7 +180,7 @@ def encode_missing(
         )
     except UnstorableRow as error:
         raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
-    result.unread |= refused  # they are there and have no key, so that it saw them as absent
+    result.unread |= refused  # they exist without a key, so they were counted as absent
     result.unreadable += len(refused)
     result.absent -= len(refused)
     return result
@@ -189,26 +189,22 @@ def encode_missing(
 def open_session(
     project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, encoder: Any = None
 ) -> Session:
-    """The encoder on its device, with the batch size that was measured, or else a usual one."""
+    """The encoder on its device, with the batch size and settings that were measured, or else the usual ones."""
     from mmfeat.common.devices import provenance, torch_device
 
-    name, kind = identity.name, modality_kind(identity.spec.modality)
+    kind = modality_kind(identity.spec.modality)
     device = torch_device(project.config.device)
-    bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
-    if encoder is None:
-        encoder, _ = build_encoder(project.config, name, project.checkpoints, pretrained_only=bare)
+    encoder = project.built(identity) if encoder is None else encoder
     encoder = encoder.to(device).eval()
     meta = provenance(device) | kind.recorded(project.config)
-    remembered = project.memory / "tuning.json"
-    place = f"{identity.spec.key} on {meta['device']}"
-    known, tuned = _read_tuning(remembered), ""
+    memory, place = Remembered(project.memory / "tuning.json"), f"{identity.spec.key} on {meta['device']}"
+    settings, tuned = encoder.speed_settings(), ""
     if options.tune:
-        known[place], tuned = _tune(project, identity, encoder, device, read)
-        remember(remembered, known)
+        measured, tuned = _tune(project, identity, encoder, device, read)
+        memory.remember(place, measured, settings)
+        memory.save()
     usual = {"batch_size": kind.usual_batch_size(device.type), "settings": {}}
-    found = known.get(place, usual)
-    if found["settings"] not in ({}, *encoder.speed_settings()):  # of another version
-        found = usual
+    found = memory.recall(place, settings) or usual
     encoder.set_speed(**found["settings"])
     return Session(encoder, device, found["batch_size"], meta, tuned)
 
@@ -216,7 +212,7 @@ def open_session(
 def _tune(
     project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any]
 ) -> tuple[dict[str, Any], str]:
-    """Measure what is fastest on some of the samples that are to be encoded; what to remember, and in words."""
+    """Measure the fastest settings on some of the samples to encode; returns what to remember, and the same in words."""
     from mmfeat.common.progress import say
     from mmfeat.extraction.tuning import tune
 
@@ -228,7 +224,7 @@ def _tune(
     for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
         try:
             prepared.append(encoder.prepare(read(int(row))))
-        except Exception:  # an odd sample says nothing about speed; the extraction will say what is wrong with it
+        except Exception:  # the extraction reports what is wrong with it
             continue
     if not prepared:
         raise DataError(f"encoder {identity.name!r}: no sample that can be read to measure on. Run without --tune")
@@ -241,13 +237,8 @@ def _tune(
     return {"batch_size": found.batch_size, "settings": found.settings}, text
 
 
-def _read_tuning(path: Path) -> dict[str, Any]:
-    """What was measured before, by encoder key and device."""
-    return recall(path, {str: {"batch_size": Number(int, low=1), "settings": {str: bool}}})
-
-
 def complete_logits(project: Project, identity: Identity) -> int:
-    """Compute the logits that stored embeddings lack; returns how many rows got them."""
+    """Compute the logits that stored embeddings lack; returns the number of rows."""
     output = project.output(identity)
     if output is None:
         return 0

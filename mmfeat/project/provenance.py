@@ -1,4 +1,4 @@
-"""What a run keeps of its encoders, its rows, the settings and the program."""
+"""What a run records: its encoders, the samples of its rows, the settings, and the versions of the program."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mmfeat.project.project import Project
 def encoder_record(
     identity: Identity, uses_logits: bool, tokens: tuple[int, tuple[int, int]] | None = None
 ) -> dict[str, Any]:
-    """What a run keeps of an encoder.
+    """What a run records of an encoder.
 
     Parameters
     ----------
     tokens : tuple, optional
-        Where a head reads its tokens: what `tokens` is in mmfeat.toml, and their T and d.
+        For an encoder whose tokens a head reads: `tokens` of mmfeat.toml, and their T and d.
     """
     read = {"tokens": tokens[0], "token_shape": list(tokens[1])} if tokens else {}
     return {
@@ -41,13 +41,13 @@ def encoder_record(
 
 
 def input_keys(project: Project, encoders: Iterable[dict[str, Any]], rows: np.ndarray) -> np.ndarray:
-    """The row keys that recorded encoders read, `(n, 32 M)` uint8 for their M modalities; zeros where there is none."""
+    """The row keys of the samples that encoders read, `(n, 32 M)` uint8 for their M modalities; zeros for a missing one."""
     keys = [project.kept_keys(modality) for modality in sorted({e["modality"] for e in encoders})]
     return np.concatenate([np.where(k.present[rows, None], k.keys[rows], 0) for k in keys], axis=1)
 
 
 def common_record(project: Project) -> dict[str, Any]:
-    """What every run keeps: when, with which settings and versions."""
+    """What every run records: time, settings, versions, classes."""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09d}Z",
         "config": project.config.values(),
@@ -60,7 +60,7 @@ def common_record(project: Project) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Mmfeat's own revision where it runs from a checkout, with `+changes` where files differ from it."""
+    """The revision of mmfeat where it runs from a git checkout, with `+changes` where files differ from it."""
     folder = Path(mmfeat.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

@@ -1,26 +1,23 @@
-"""Stored features of images that an older decoder, or other settings, made pixels of: which of them are encoded again.
+"""Which images are encoded again because they were decoded by an older decoder, or under other settings.
 
-A part of the store records its decoder and the settings that decide which images are refused; a part of mmfeat 0.1.0
-records none and counts as decoder 1. Two kinds of rows are encoded again, and no others:
+A segment of the store records its decoder, and the settings by which images are refused. A segment of mmfeat 0.1.0 records
+none and counts as decoder 1. Two kinds of rows are encoded again, and no others:
 
-- what was recorded as undecodable, once for each decoder and settings;
-- what decoder 1 encoded and has other pixels now. Only images of more than 8 bits a channel may have. Which these are is
-  seen in the first bytes when a file's key is made, and remembered with it; each of them is decoded both ways once, and
-  what that showed is remembered by row key.
+- rows that were recorded as undecodable: once for each decoder and settings;
+- rows that decoder 1 encoded and whose pixels differ now. Only images of more than 8 bits a channel may differ. These are
+  recognised by their first bytes when a file's key is computed, which is remembered with the key. Each of them is decoded
+  both ways once, and the result is remembered by row key.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from mmfeat.common.files import write_atomic
 from mmfeat.common.progress import progress
+from mmfeat.common.remembered_rows import RememberedRows, Rows
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.decoding import DECODER, Decoding
 from mmfeat.encoders.kinds import modality_kind
@@ -31,12 +28,12 @@ _BLOCK = 64
 
 
 def rows_to_decode_again(project: Project, identity: Identity, look: bool = True) -> np.ndarray:
-    """Rows that the store has and that are to be encoded again, `(N,)` bool.
+    """Which rows of the store are to be encoded again, `(N,)` bool.
 
     Parameters
     ----------
     look : bool
-        Read images where it is not remembered whether their pixels are others; else such rows count as they are.
+        Read images of which it is not remembered whether their pixels differ; otherwise such rows count as unchanged.
 
     Raises
     ------
@@ -50,7 +47,7 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
     untried = row_keys.present & features.untried(row_keys.keys, decoding.record)
     old = row_keys.present & found.good & (features.decoders(found) < DECODER)
     if look and (old & row_keys.lacks_facts).any():
-        row_keys = project.image_facts()
+        row_keys = project.samples.image_facts()
     suspect = np.flatnonzero(old & row_keys.deep)
     return untried | _with_other_pixels(project, row_keys.keys, suspect, decoding, look)
 
@@ -58,25 +55,26 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
 def _with_other_pixels(
     project: Project, keys: np.ndarray, suspect: np.ndarray, decoding: Decoding, look: bool
 ) -> np.ndarray:
-    """Which of the rows `suspect` have other pixels than decoder 1 made of them, `(N,)` bool."""
+    """Which of the rows `suspect` have other pixels than with decoder 1, `(N,)` bool."""
     differ = np.zeros(len(keys), dtype=bool)
     if not len(suspect):
         return differ
-    file = project.memory / f"pixels-{DECODER}.npy"
-    known = _read(file)
+    memory = RememberedRows(project.memory / f"pixels-{DECODER}.parquet", ("1",), {"key": 32, "differs": 1})
+    rows = memory.read()
+    known = {} if rows is None else _by_key(rows)
     unknown = [row for row in suspect.tolist() if keys[row].tobytes() not in known]
     if unknown and look:
-        for row, other in zip(unknown, _compared(unknown, project.image_reader(), decoding), strict=True):
+        for row, other in zip(unknown, _compared(unknown, project.samples.image_reader(), decoding), strict=True):
             if other is not None:
                 known[keys[row].tobytes()] = other
-        rows = np.frombuffer(b"".join(key + bytes([other]) for key, other in known.items()), np.uint8)
-        _write(file, rows.reshape(-1, 33))
+        kept = np.frombuffer(b"".join(key + bytes([other]) for key, other in known.items()), np.uint8).reshape(-1, 33)
+        memory.write({"key": kept[:, :32], "differs": kept[:, 32:]})
     differ[suspect] = [known.get(keys[row].tobytes(), False) for row in suspect.tolist()]
     return differ
 
 
 def _compared(rows: list[int], read: Callable[[int], bytes], decoding: Decoding) -> list[bool | None]:
-    """Whether each row has other pixels; None where its file cannot be read."""
+    """Whether the pixels of each row differ; None where its file cannot be read."""
     from mmfeat.encoders.decoder_0_1 import has_other_pixels
 
     def compare(row: int) -> bool | None:
@@ -86,7 +84,7 @@ def _compared(rows: list[int], read: Callable[[int], bytes], decoding: Decoding)
             return None
 
     found: list[bool | None] = []
-    with progress("comparing pixels with those of before", len(rows), "images") as bar, ThreadPoolExecutor() as pool:
+    with progress("comparing pixels with the older decoder", len(rows), "images") as bar, ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             found += pool.map(compare, block)
@@ -94,19 +92,7 @@ def _compared(rows: list[int], read: Callable[[int], bytes], decoding: Decoding)
     return found
 
 
-def _read(file: Path) -> dict[bytes, bool]:
-    """Row key to whether its pixels are others; empty where nothing is remembered, or the file is damaged."""
-    try:
-        rows = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return {}
-    if rows.dtype != np.uint8 or rows.shape[1:] != (33,):
-        return {}
-    return {row[:32].tobytes(): bool(row[32]) for row in rows}
-
-
-def _write(file: Path, rows: np.ndarray) -> None:
-    data = io.BytesIO()
-    np.save(data, rows, allow_pickle=False)
-    with contextlib.suppress(OSError):  # only a shortcut
-        write_atomic(file, data.getvalue())
+def _by_key(rows: Rows) -> dict[bytes, bool]:
+    """Row key to whether its pixels differ."""
+    differs = rows.columns["differs"].astype(bool).ravel().tolist()
+    return dict(zip((key.tobytes() for key in rows.columns["key"]), differs, strict=True))

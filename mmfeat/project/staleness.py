@@ -1,4 +1,4 @@
-"""How a run stands today: whether it is of the encoders and classes of now, and which rows it has learned from."""
+"""Whether a run is current or stale, and which rows it was trained on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.runs.run import Run, all_runs, read_run
 
+TRAINED_ON_VAL = "trained on rows that are val now"
+
 
 def find_run(project: Project, name: str) -> Run:
-    """A run by its name; by class it is in the manifest's order, where it is of the same classes.
+    """A run by its name, with its classes in the manifest's order where they are the same.
 
     Raises
     ------
     RunError
-        No such run; the message names those there are.
+        No such run; the message names the runs of the project.
     """
     if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
         known = [run.name for run in all_runs(project.runs_folder)] or ["none yet: mmfeat fuse makes one"]
@@ -30,7 +32,7 @@ def find_run(project: Project, name: str) -> Run:
 
 
 def stale_because(project: Project, run: Run) -> str:
-    """Why a run is not one of today's encoders, outputs and classes; empty where it is, and so are all its members."""
+    """Why a run, or a member of it, is stale: an encoder, a linear probe or the classes have changed. Empty where it is not."""
     if of_other_names(project, run.classes):
         return "classes have changed"
     for name, recorded in run.encoders.items():
@@ -40,12 +42,12 @@ def stale_because(project: Project, run: Run) -> str:
         if identity.spec.key != recorded["key"]:
             return f"encoder {name} has changed"
         if (number := recorded.get("tokens")) and number != project.config.encoder[name].tokens:
-            return f"encoder {name} keeps other tokens: tokens = {number} -> {project.config.encoder[name].tokens}"
+            return f"encoder {name} stores other tokens: tokens = {number} -> {project.config.encoder[name].tokens}"
         if recorded["output_key"] is not None:
             if recorded["output_key"] != identity.output_key:
-                return f"the output of encoder {name} has changed"
+                return f"the linear probe of encoder {name} has changed"
             if of_other_classes(project, identity):
-                return f"the output of encoder {name} is of other classes"
+                return f"the linear probe of encoder {name} is for other classes"
     for member in run.record["members"]:
         if member["fingerprint"] is not None and (why := _member_because(project, member)):
             return why
@@ -55,42 +57,42 @@ def stale_because(project: Project, run: Run) -> str:
 def _member_because(project: Project, member: dict) -> str:
     name = member["name"]
     try:
-        part = find_run(project, name)
+        found = find_run(project, name)
     except RunError as error:
         return f"its member {name}: {error}"
-    if part.record["fingerprint"] != member["fingerprint"]:
-        return f"its member {name} has been made anew"
-    why = part.damage() or stale_because(project, part)
+    if found.record["fingerprint"] != member["fingerprint"]:
+        return f"its member {name} was made again"
+    why = found.damage() or stale_because(project, found)
     return f"its member {name}: {why}" if why else ""
 
 
 def is_current(project: Project, run: Run) -> bool:
-    """Whether a run is whole and was made from the encoders as they are now, for the classes of today."""
+    """Whether a run is undamaged and not stale."""
     return not (run.damage() or stale_because(project, run))
 
 
 def state_of(project: Project, run: Run) -> str:
-    """`current`; or why a run cannot be the best: `damaged: ...`, `stale: ...`, `not ranked: ...`."""
+    """`current`; or why a run is not ranked: `damaged: ...`, `stale: ...`, `not ranked: ...`."""
     if damage := run.damage():
         return f"damaged: {damage}"
     if why := stale_because(project, run):
         return f"stale: {why}"
-    return "not ranked: trained on rows that are val today" if trained_on_val(project, run.learned()) else "current"
+    return f"not ranked: {TRAINED_ON_VAL}" if trained_on_val(project, run.learned()) else "current"
 
 
 def of_other_names(project: Project, classes: tuple[str, ...]) -> bool:
-    """Whether classes are not those of the manifest; their order does not matter, since all is mapped by name."""
+    """Whether classes are not those of the manifest, in any order."""
     return class_positions(classes, project.manifest.classes) is None
 
 
 def of_other_classes(project: Project, identity: Identity) -> bool:
-    """Whether an encoder's own output gives logits of other classes than those of today."""
+    """Whether the linear probe of an encoder is for other classes than the manifest's."""
     checkpoint = project.checkpoint(identity)
     return checkpoint is not None and of_other_names(project, checkpoint.classes)
 
 
 def lineage_of_encoder(project: Project, identity: Identity, uses_logits: bool) -> Lineage:
-    """The rows that an encoder learned from; its embeddings are innocent where they have seen no label, its logits are not."""
+    """The rows that an encoder was trained on. Embeddings of a frozen encoder carry no label information; its logits do."""
     checkpoint = project.checkpoint(identity)
     if checkpoint is None or (checkpoint.label_free and not uses_logits):
         return NO_LINEAGE
@@ -98,14 +100,14 @@ def lineage_of_encoder(project: Project, identity: Identity, uses_logits: bool) 
 
 
 def lineage_of(project: Project, name: str) -> Lineage:
-    """The rows that an encoder's own output, or a run with all that it is made of, learned from."""
+    """The rows that an encoder with its linear probe, or a run with its encoders and members, was trained on."""
     if name in project.config.encoder:
         return lineage_of_encoder(project, project.identity(name), True)
     return find_run(project, name).learned()
 
 
 def trained_on_val(project: Project, learned: Lineage) -> bool:
-    """Whether something was trained on a row that is val today."""
+    """Whether a model with this lineage was trained on a row that is val now."""
     manifest = project.manifest
     return bool(learned.among(manifest.ids[manifest.rows("val")])[0].any())
 
@@ -116,13 +118,13 @@ def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
 
 
 def in_sample_of(project: Project, learned: Lineage, rows: np.ndarray) -> str:
-    """The same of what something learned from."""
+    """The same for a lineage."""
     n = int(learned.among(project.manifest.ids[rows])[0].sum())
     return f"in-sample for {n:,} of {counted(len(rows), 'row')}" if n else ""
 
 
 def again(project: Project, run: Run) -> str:
-    """The command that makes a run anew."""
+    """The command that makes a run again."""
     record = run.record
     if run.kind == "ensemble":
         if fitted := record.get("fitted"):

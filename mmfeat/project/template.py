@@ -11,9 +11,9 @@ from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.tables.readers import Source
 
 TEMPLATE = """\
-# Paths start at this file. A line left out has its default. See it all with: mmfeat status --config
+# Paths are relative to this file. A line left out has its default. To see all settings: mmfeat status --config
 schema = 1
-metric = "samples-f1"              # what is chosen for: samples-f1, micro-f1, macro-f1, map, loss
+metric = "samples-f1"              # selects epochs, rounds and runs: samples-f1, micro-f1, macro-f1, map, loss
 seed   = {seed}
 device = "auto"                    # auto, cpu, cuda, cuda:1
 
@@ -25,37 +25,37 @@ image     = {image}
 caption   = {caption:<22} # several are joined: ["title", "description"]
 labels    = {labels:<22} # a column of names; of 0/1/blank: ["beach", "dog"]; of COCO: categories
 separator = {separator:<22} # between the labels of one cell
-absent    = {absent:<22} # a label that is not given is: negative; unknown (then noes must be given, as in 0/1/blank columns)
+absent    = {absent:<22} # unlisted labels are: negative; unknown (requires explicit negatives, as in 0/1/blank columns)
 {classes:<34} # the class list: its column label
-{group:<34} # rows of one group stay in one split
+{group:<34} # rows of one group get the same split
 
-[split]                            # shares of the labelled rows; a row that has a split keeps it
-val  = {val}                         # chooses: epochs, rounds, best run
-test = {test}                         # read by nothing but: mmfeat evaluate --split test
+[split]                            # shares of the labelled rows; rows keep their split
+val  = {val}                         # selects epochs, rounds and the best run
+test = {test}                         # read only by: mmfeat evaluate --split test
 
-# A change under [encoder.NAME] encodes that encoder's rows again and no others.
-# A further encoder is a further table, with modality = "image" or "text"; for embeddings made elsewhere: mmfeat store import.
+# A change under [encoder.NAME] encodes the rows of that encoder again, and no others.
+# Add an encoder by a further table, with modality = "image" or "text"; embeddings of other programs: mmfeat store import.
 {encoders}[store]
 path  = "features"                 # may be shared by several projects
 dtype = "float16"                  # float16, float32
 
 [finetune]
-recipe = "best"                    # best: what our benchmarks measured; paper: the paper's settings
-{finetune:<34} # over the recipe: epochs, lr, batch_size, optimizer, loss ...; of every encoder its own
+recipe = "best"                    # best: by our benchmarks; paper: the settings of the paper
+{finetune:<34} # in place of the recipe's: epochs, lr, batch_size, optimizer, loss ...; for each encoder
 
 [fuse]
 head   = "{head}"               # mmfeat fuse --help lists them
-inputs = {inputs}         # names of encoders
+inputs = {inputs}         # encoders
 seeds  = 3
-{head_table:<34} # what only this head has: lr, dropout, epochs ...
+{head_table:<34} # settings of this head: lr, dropout, epochs ...
 
 [selftrain]
 rounds = 5
-policy = "soft"                    # how unlabelled rows are taught: soft, class-aware, confident; all: the paper's way
+policy = "soft"                    # pseudo-labels: soft, class-aware, confident; all: as in the paper
 
 [predict]
-threshold = 0.5                    # a number; tuned; tuned-per-class (both fitted on val, out of sample)
-empty     = {empty:<22} # where nothing passes: most-probable, none
+threshold = 0.5                    # a number; tuned; tuned-per-class (fitted on val, cross-fitted)
+empty     = {empty:<22} # labels of a row without a class above the threshold: most-probable, none
 """
 
 ENCODERS = {
@@ -76,7 +76,7 @@ model      = "google/bert_uncased_L-2_H-128_A-2"   # any transformers name, or a
 pretrained = "auto"
 checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/text-1
 max_length = 64
-pooling    = "auto"                # auto: as the model says; cls, mean, max
+pooling    = "auto"                # auto: as in the model's configuration; cls, mean, max
 precision  = "float32"
 tokens     = 0                     # 32: keep the states of the first 32 tokens
 

@@ -1,11 +1,10 @@
-"""A TF-IDF encoder of a project: fitted on the captions of training rows, by itself or as a baseline.
+"""A TF-IDF encoder of a project, fitted on the captions of training rows: an encoder of its own, or a baseline.
 
 Nothing here imports torch unless there is something to fit.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ def fitted_words(project: Project, name: str) -> Encoder:
     kind = kind_of(table)
     rows, source = project.manifest.rows("train"), project.source_of(kind.modality, name)
     rows = rows[project.row_keys(kind.modality, source).present[rows]]
-    read = kind.reader(project, source)
+    read = kind.reader(project.samples, source)
     try:
         return kind.fit(table, [read(row) for row in rows.tolist()])
     except EncoderError as error:
@@ -53,7 +52,5 @@ def identity_of(name: str, encoder: Encoder) -> Identity:
 
 def with_words(project: Project, name: str) -> Project:
     """The same project with one more encoder, a TF-IDF of default settings."""
-    other = copy.copy(project)
     encoders = {**project.config.encoder, name: TfidfEncoderConfig()}
-    other.config = dataclasses.replace(project.config, encoder=encoders)
-    return other
+    return project.derived(config=dataclasses.replace(project.config, encoder=encoders))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.common.errors import StoreError
-from mmfeat.common.verified import Stamp, stamp_of
+from mmfeat.common.remembered import Stamp, stamp_of
 
 MAPS_OPEN = 200  # each map uses two file descriptors; a process often has 1024
 _LARGE = 1 << 20  # bytes from which a plain read is faster than a map's page faults

@@ -10,7 +10,8 @@ import numpy as np
 
 from mmfeat.common.errors import StoreError
 from mmfeat.common.files import TEMPORARY
-from mmfeat.common.verified import VerifiedFiles, stamp_of
+from mmfeat.common.remembered import stamp_of
+from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, commit_paths, layout_of, read_commit
 from mmfeat.store.encoder_record import RECORD, read_record
 from mmfeat.store.segments import open_file

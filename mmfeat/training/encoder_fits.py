@@ -14,9 +14,8 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, distinct_rows
 from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.logits import computed_source, fill_unknown, training_prior
+from mmfeat.inference.logits import fill_unknown, probe_logits, training_prior
 from mmfeat.project.encoding import encode_missing
-from mmfeat.project.overlay import Overlay
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits
 from mmfeat.training.dry_run import measure_encoding
@@ -58,10 +57,10 @@ class EncoderFits:
         """Fit each seed, unless its checkpoint is there; raises as `finetune_encoders`."""
         return self._frozen() if self.freeze else self._tuned()
 
-    def _overlay(self, i: int) -> Overlay:
+    def _overlay(self, i: int) -> Project:
         """The project with this encoder alone, and its checkpoints in the folder of one seed."""
         config = dataclasses.replace(self.project.config, encoder={self.name: self.proposal.table}, seed=self.seeds[i])
-        return Overlay(self.project, self.folder / f"seed-{i}", config)
+        return self.project.derived(config=config, folder=self.folder / f"seed-{i}")
 
     def _frozen(self) -> tuple[ComparedEncoder, ModelLogits]:
         """Encode missing samples and fit one linear probe for each seed; the first is that of `mmfeat finetune --freeze`."""
@@ -100,7 +99,7 @@ class EncoderFits:
         return record, _model_logits(every, known, results[0])
 
     def _record(
-        self, project: Overlay, identity: Identity, *, results: list[FinetunedEncoder], extraction: Extraction | None
+        self, project: Project, identity: Identity, *, results: list[FinetunedEncoder], extraction: Extraction | None
     ) -> ComparedEncoder:
         proposal = self.proposal
         rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
@@ -135,7 +134,7 @@ def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.nd
     """Logits `(n, K)` of the val rows by an encoder's linear probe, and which rows have the modality."""
     val, name = project.manifest.rows("val"), identity.name
     table = project.table_of({name: (identity.spec, None)}, val)
-    found = computed_source(project, table, name, project.output(identity), val)
+    found = probe_logits(project, table, name, output=project.output(identity), rows=val)
     return found.logits, found.known
 
 

@@ -23,7 +23,6 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows
 from mmfeat.heads.training.fit_heads import FitData, fit_data
 from mmfeat.project.encoding import extract
-from mmfeat.project.overlay import Overlay
 from mmfeat.project.project import Project
 from mmfeat.selftraining.policies import Targets
 from mmfeat.store.feature_table import FeatureTable
@@ -105,8 +104,8 @@ def as_before(project: Project) -> Project:
             tables[name] = dataclasses.replace(project.config.encoder[name], checkpoint=given)
     if not tables:
         return project
-    return Overlay(
-        project, project.root, dataclasses.replace(project.config, encoder={**project.config.encoder, **tables})
+    return project.derived(
+        config=dataclasses.replace(project.config, encoder={**project.config.encoder, **tables}), folder=project.root
     )
 
 
@@ -201,15 +200,14 @@ class EncoderRounds:
     def _folder(self, number: int) -> Path:
         return self.folder / f"encoders-{number}"
 
-    def _overlay(self, number: int, labels: np.ndarray) -> Overlay:
+    def _overlay(self, number: int, labels: np.ndarray) -> Project:
         """The project with pseudo-labels as labels, and a folder of its own for checkpoints."""
         project = self.project
         manifest, all_labels = project.manifest, project.manifest.labels.astype(np.float32)
         all_labels[self.rows[self.free]] = labels
         tables = {name: dataclasses.replace(project.config.encoder[name], checkpoint="latest") for name in self.names}
-        return Overlay(
-            project,
-            self._folder(number),
-            dataclasses.replace(project.config, encoder=tables),
+        return project.derived(
+            folder=self._folder(number),
+            config=dataclasses.replace(project.config, encoder=tables),
             manifest=dataclasses.replace(manifest, labels=all_labels),
         )

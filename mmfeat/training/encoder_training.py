@@ -30,8 +30,8 @@ from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity, build_encoder
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import fit_data, fit_head
-from mmfeat.inference.decisions import metrics_on_val
-from mmfeat.inference.logits import computed_source, encoder_source
+from mmfeat.inference.fitted_rules import metrics_on_val
+from mmfeat.inference.logits import encoder_logits, probe_logits
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
@@ -161,7 +161,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
         output = made.output()
     metrics = None
     if len(val := table.rows("val")):
-        metrics = metrics_on_val(project, computed_source(project, table, name, output, val).logits)
+        metrics = metrics_on_val(project, probe_logits(project, table, name, output=output, rows=val).logits)
     learned = Lineage.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
     more, tensors = {}, None
     if encoder is not None:
@@ -323,7 +323,7 @@ def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metr
     complete_logits(project, identity)
     if not project.table([name], val).present[name][val].any():  # no row to score
         return None
-    return metrics_on_val(project, encoder_source(project, identity, val).logits)
+    return metrics_on_val(project, encoder_logits(project, identity, val).logits)
 
 
 def samples_of(project: Project, name: str, encoder: Any) -> Samples:
@@ -332,7 +332,7 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     kind, source = kind_of(config.encoder[name]), project.source_of(config.encoder[name].modality, name)
     present = project.row_keys(kind.modality, source).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
-    load, size = kind.training_loader(kind.reader(project, source), encoder, config, name)
+    load, size = kind.training_loader(kind.reader(project.samples, source), encoder, config, name)
     return Samples(load, manifest.labels, id_numbers(manifest.ids), train, val, manifest.classes, size)
 
 

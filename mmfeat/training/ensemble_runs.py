@@ -9,9 +9,9 @@ import numpy as np
 from mmfeat.common.files import digest_json
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.randomness import id_numbers
-from mmfeat.inference.decisions import decision_record, metrics_on_val
-from mmfeat.inference.ensemble_members import Parts, parts_of
-from mmfeat.inference.logits import Source, joined, training_prior
+from mmfeat.inference.ensemble_members import Members, members_of
+from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
+from mmfeat.inference.logits import RowLogits, training_prior, weighted_logits
 from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, input_keys
@@ -26,7 +26,7 @@ def fit_ensemble(
     method: str,
     names: list[str],
     *,
-    sources: list[Source],
+    sources: list[RowLogits],
     rows: np.ndarray,
     fit: np.ndarray,
     fingerprint: str,
@@ -45,9 +45,9 @@ def fit_ensemble(
     weights, out_of_fold = cross_fit(method, data.take(is_fit), score_by(config.metric, config.predict))
     chosen = np.flatnonzero(weights.weights > 0) if method == "greedy" else np.arange(len(names))
     weights = Weights(weights.weights[chosen], weights.bias)
-    parts = parts_of(project, [names[m] for m in chosen], weights)
+    parts = members_of(project, [names[m] for m in chosen], weights)
     bias = None if weights.bias is None else weights.bias.tolist()
-    shipped = joined("ensemble", [sources[m] for m in chosen], parts.weights, prior, bias)
+    shipped = weighted_logits("ensemble", [sources[m] for m in chosen], parts.weights, prior=prior, bias=bias)
     shipped.logits[is_fit] = out_of_fold
     roles = np.full(len(rows), ROLES["none"], np.uint8)
     roles[: len(val)] = ROLES["val"]
@@ -69,7 +69,7 @@ def fit_ensemble(
     return save_ensemble(project, "ensemble", parts, kept=kept, fingerprint=fingerprint, more=more, learned=lineage)
 
 
-def ensemble_fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_by: dict[str, Any]) -> str:
+def ensemble_fingerprint(project: Project, parts: Members, rows: np.ndarray, made_by: dict[str, Any]) -> str:
     """Digest of everything that an ensemble is made from."""
     manifest = project.manifest
     inputs = input_keys(project, parts.encoders.values(), rows)
@@ -85,7 +85,9 @@ def ensemble_fingerprint(project: Project, parts: Parts, rows: np.ndarray, made_
     )
 
 
-def ensemble_logits(project: Project, parts: Parts, rows: np.ndarray, *, found: Source, roles: np.ndarray) -> RunLogits:
+def ensemble_logits(
+    project: Project, parts: Members, rows: np.ndarray, *, found: RowLogits, roles: np.ndarray
+) -> RunLogits:
     """The logits of an ensemble's rows, as its run keeps them."""
     inputs = input_keys(project, parts.encoders.values(), rows)
     ids = project.manifest.ids[rows]
@@ -95,7 +97,7 @@ def ensemble_logits(project: Project, parts: Parts, rows: np.ndarray, *, found: 
 def save_ensemble(
     project: Project,
     stem: str,
-    parts: Parts,
+    parts: Members,
     *,
     kept: RunLogits,
     fingerprint: str,
@@ -115,7 +117,7 @@ def save_ensemble(
         "head_mb": sum(parts.heads.values()),
         "seconds": 0.0,
         "figures": {"val": metrics, "val_seeds": []},
-        "decision": decision_record(project, kept.logits[: len(val)]),
+        "decision": rule_record(project, kept.logits[: len(val)]),
         "fingerprint": fingerprint,
         "transductive": any(
             find_run(project, member["name"]).record.get("transductive", False)

@@ -19,7 +19,7 @@ from mmfeat.common.text import counted
 from mmfeat.heads import HEADS, head_config, takes
 from mmfeat.heads.training.fit_heads import FitData, fit_data, head_logits, heads_logits
 from mmfeat.inference.baselines import baselines
-from mmfeat.inference.logits import encoder_source, training_prior
+from mmfeat.inference.logits import encoder_logits, training_prior
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record
@@ -119,7 +119,7 @@ class HeadComparison:
         """An encoder alone: its linear probe, else a linear head on it."""
         identity = self.identities[name]
         try:
-            source = encoder_source(self.project, identity, self.val)
+            source = encoder_logits(self.project, identity, self.val)
         except (RunError, MissingFeatures):  # no probe, one of other classes, or its logits are not computed yet
             settings = head_config("linear", self.project.config.fuse)
             fingerprint = self._fingerprint("linear", settings, [name])

@@ -19,8 +19,9 @@ from mmfeat.data.groups import Groups, groups_of
 from mmfeat.data.splits import make_folds
 from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.heads.training.fold_heads import fit_folds
-from mmfeat.inference.decisions import decision_on
-from mmfeat.inference.logits import held_out_folds, recorded_table, seeds_logits
+from mmfeat.inference.fitted_rules import crossfitted_rule
+from mmfeat.inference.logits import held_out_folds, recorded_table
+from mmfeat.inference.run_heads import seeds_logits
 from mmfeat.metrics.metric_rows import MetricRow, Metrics, metrics_of
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import lineage_of_encoder
@@ -137,7 +138,7 @@ def labelled_metrics(project: Project, run: Run) -> Labelled:
     each = seeds_logits(run, table, torch_device(project.config.device), held_out_folds(project, run, rows))
 
     def metrics(logits: np.ndarray) -> Metrics:
-        return metrics_of(manifest.labels[rows], logits, decision_on(project, rows, logits))
+        return metrics_of(manifest.labels[rows], logits, crossfitted_rule(project, rows, logits))
 
     mean = MetricRow.of(f"{record['head']}, mean", metrics(each.mean(0)), record["seconds"], note="out of fold")
     seeds = [metrics(one).as_dict() for one in each] if len(each) > 1 else []

@@ -13,7 +13,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, mean_logits
-from mmfeat.inference.decisions import decision_record, metrics_on_val
+from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record, input_keys
 from mmfeat.project.staleness import lineage_of_encoder
@@ -144,5 +144,5 @@ def _fit_record(project: Project, trained: TrainedHeads, val: np.ndarray) -> dic
         "seconds": sum(fit.seconds for fit in fits),
         "seed_seconds": np.reshape([fit.seconds for fit in fits], (len(trained.val), -1)).sum(1).tolist(),
         "figures": {"val": mean, "val_seeds": seeds},
-        "decision": decision_record(project, trained.mean[val]),
+        "decision": rule_record(project, trained.mean[val]),
     }

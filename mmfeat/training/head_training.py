@@ -19,8 +19,9 @@ from mmfeat.heads import build_head, head_class, head_config
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, fit_heads
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.decisions import metrics_on_val, same_rule
-from mmfeat.inference.logits import held_out_folds, recorded_table, run_source, seeds_logits
+from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
+from mmfeat.inference.logits import held_out_folds, recorded_table, run_logits
+from mmfeat.inference.run_heads import seeds_logits
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
@@ -138,7 +139,7 @@ def _seeds_metrics(project: Project, run: Run) -> list[dict[str, Any]]:
 
 def val_metrics(project: Project, run: Run) -> Metrics:
     """The metrics of a run on the current val rows."""
-    return metrics_on_val(project, run_source(project, run, project.manifest.rows("val")).logits)
+    return metrics_on_val(project, run_logits(project, run, project.manifest.rows("val")).logits)
 
 
 def describe(run: Run) -> str:

@@ -14,10 +14,9 @@ from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.encoders.checkpoint import Checkpoint
-from mmfeat.inference.decisions import shipped_decision
+from mmfeat.inference.fitted_rules import shipped_rule
 from mmfeat.metrics import scores
 from mmfeat.project.encoding import encode_missing
-from mmfeat.project.overlay import Overlay
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep import FIT, METRIC_NAMES, Fit, KeptFits, SweptCell, best_first, lowest_loss
 from mmfeat.store import FeatureStore
@@ -89,10 +88,10 @@ class EncoderFit:
         seed = project.config.seed if seed is None else seed
         config = dataclasses.replace(cell.project.config, encoder={self.name: table}, seed=seed)
         sweeps = project.root / "sweeps" / "finetune"
-        self.fingerprint = fit_plan(Overlay(project, sweeps, config), self.name, freeze=False).fingerprint
+        self.fingerprint = fit_plan(project.derived(config=config, folder=sweeps), self.name, freeze=False).fingerprint
         self.folder: Path = sweeps / self.fingerprint[:16]
         memory = sweeps / ".mmfeat"  # of the one encoder, for all cells
-        self.project = Overlay(project, self.folder, config, memory=memory)
+        self.project = project.derived(config=config, folder=self.folder, memory=memory)
 
     def train(self) -> Fit:
         """Fine-tune, or continue an interrupted fit; returns its metrics, or why it failed, as JSON values."""
@@ -118,9 +117,9 @@ class EncoderFit:
         train = manifest.rows("train")
         train = train[project.row_keys(identity.spec.modality).present[train]]
         rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
-        rule = shipped_decision(project, name)
+        rule = shipped_rule(project, name)
         store = FeatureStore(self.folder / "scratch", project.store.dtype)
-        scratch = Overlay(project.host, self.folder, project.config, memory=project.memory, store=store)
+        scratch = project.derived(store=store)
         try:
             encode_missing(scratch, identity, rows)
             table = scratch.table_of({name: (identity.spec, None)}, rows)

@@ -11,7 +11,7 @@ from mmfeat.common.progress import progress
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks, head_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.decisions import metrics_on_val
+from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.runs.sweep import METRIC_NAMES, Fit, KeptFits
 from mmfeat.training.grid import Grid
 from mmfeat.training.head_runs import seeds_of, tokens_read

@@ -1,10 +1,10 @@
-"""`mmfeat review --apply` and `--undo`: what a person filled in, kept in corrections.csv and taken over at once.
+"""`mmfeat review --apply` and `--undo`: labels that a person filled in go to corrections.csv and into the manifest.
 
 reviews/applied-<n>/record.json     what was applied, and the digests of the project's files before and after
 corrections.csv, manifest.parquet, init.log     as they were before, where they were
 <the table>                         as it was filled in
 
-What was taken back is called `undone-<n>`. Killed midway, `--apply` typed again completes what was begun.
+A review that was undone is renamed to `undone-<n>`. If `--apply` is killed midway, type it again to complete it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.exclusive import alone_in
 from mmfeat.common.files import bytes_of, digest_bytes, publish_folder, staging_folder, write_atomic
 from mmfeat.common.json_shapes import Number, Shape
+from mmfeat.common.labels import has_label
 from mmfeat.common.seals import read_record, seal_folder, write_sealed
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
@@ -28,10 +29,11 @@ from mmfeat.data.corrections import add_answers
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
-from mmfeat.project.build_manifest import MANIFEST
 from mmfeat.project.changes import follows
-from mmfeat.project.initialisation import LOG, init
+from mmfeat.project.initialisation import init
+from mmfeat.project.manifest_files import LOG
 from mmfeat.project.project import Project
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.project.staleness import state_of
 from mmfeat.report.data_summary import about_answers, about_changes
 from mmfeat.report.result import Result
@@ -50,14 +52,14 @@ _SHAPE: dict[str, Shape] = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AppliedReview(Result):
-    """What became of a project.
+    """What applying or undoing a review changed.
 
     Attributes
     ----------
     changed : bool
-        Whether anything is other than before.
+        Whether anything changed.
     lines : list of str
-        What changed and what follows, for people.
+        What changed and what to do about it, for people.
     made : str
         The same in one sentence.
     after : str
@@ -74,14 +76,14 @@ class AppliedReview(Result):
 
 
 def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
-    """Keep what a person filled in in corrections.csv, and bring the manifest up to date as `mmfeat init` does.
+    """Write the labels of a review to corrections.csv, and bring the manifest up to date as `mmfeat init` does.
 
-    Everything is checked before anything is changed, and where the manifest cannot be made all is as it was.
+    Everything is checked before anything is changed. Where the manifest cannot be made, all files stay as they were.
 
     Raises
     ------
     DataError
-        A row or a class is unknown, or what `mmfeat init` raises.
+        A row or a class is unknown, or the errors of `mmfeat init`.
     """
     refuse_url(file)
     with alone_in(project.root, "mmfeat review"):
@@ -110,22 +112,26 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     _remember_after(root)
     if not fresh and made.unchanged:
         made_line = f"Nothing to do: {CORRECTIONS} has all {counted(len(answers.given), 'answer')} of {file.name}."
-        return AppliedReview(changed=False, lines=[], made=made_line, after="mmfeat review")
-    now = Project(root)
+        return AppliedReview(False, [], made_line, "mmfeat review")
+    now = project.reopened()
     change = difference(before, now.manifest)
-    lines = about_answers(answers, before, now.manifest, change=change)
+    lines = about_answers(answers, before, now.manifest, change)
     lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
-    anew, after = follows(now.config, change)
-    lines += [*anew, *_about_runs(now, before, change, states)]
+    necessary, after = follows(now.config, change)
+    lines += [*necessary, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
-    made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (back: mmfeat review --undo)."
-    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
+    return AppliedReview(
+        True,
+        lines,
+        f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo).",
+        after,
+    )
 
 
 def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
-    """Take back the last review that was applied: corrections.csv and the manifest are as they were, to the byte.
+    """Undo the last review that was applied: corrections.csv and the manifest are as they were, to the byte.
 
-    Where the manifest has been made anew since, it is made anew without the answers.
+    Where the manifest has changed since, it is made again without the labels of the review.
 
     Raises
     ------
@@ -139,13 +145,13 @@ def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
 def _undo(project: Project, overwrite: bool) -> AppliedReview:
     root, folder = project.root, _last(project.root)
     if folder is None:
-        raise DataError(f"{root / FOLDER}: no review was applied that could be taken back")
+        raise DataError(f"{root / FOLDER}: no review was applied that could be undone")
     record = _record(folder)
     now = _digests(root)
     if now[CORRECTIONS] not in (record["before"][CORRECTIONS], record["after"][CORRECTIONS]):
         raise DataError(
-            f"{root / CORRECTIONS}: has been changed since {record['file']} was applied, which taking it back would undo too. "
-            f"Take out the lines yourself, then run: mmfeat init"
+            f"{root / CORRECTIONS}: has been changed since {record['file']} was applied, and these changes would be lost. "
+            f"Remove the lines yourself, then run: mmfeat init"
         )
     same = all(now[name] in (record["before"][name], record["after"].get(name)) for name in KEPT)
     before, states = project.manifest, _states(project)
@@ -153,15 +159,14 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     if not same:
         init(root, overwrite=overwrite)
     publish_folder(folder, folder.parent, "undone")
-    fresh = Project(root)
+    fresh = project.reopened()
     change = difference(before, fresh.manifest)
-    anew, after = follows(fresh.config, change)
-    lines = [*anew, *_about_runs(fresh, before, change, states)]
+    necessary, after = follows(fresh.config, change)
+    lines = [*necessary, *_about_runs(fresh, before, change, states)]
     if not same:
-        lines.insert(0, f"  {MANIFEST} had changed since, so that it was made anew without them")
+        lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without them")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
-    made_line = f"Took back {what}: {CORRECTIONS} and {MANIFEST} are as before."
-    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
+    return AppliedReview(True, lines, f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before.", after)
 
 
 def _last(root: Path) -> Path | None:
@@ -217,7 +222,7 @@ def _put_back(folder: Path, names: tuple[str, ...]) -> None:
         if _digest(content) != before[name]:
             what = "is gone" if content is None else "is not as it was kept"
             raise DataError(
-                f"{folder / name}: {what}, so that nothing can be taken back. Take the answers out of {CORRECTIONS} yourself, "
+                f"{folder / name}: {what}, so nothing can be undone. Remove the labels from {CORRECTIONS} yourself, "
                 f"then run: mmfeat init"
             )
     for name, content in kept.items():
@@ -241,15 +246,15 @@ def _states(project: Project) -> dict[str, str]:
 
 
 def _about_runs(project: Project, before: Manifest, change: Difference, states: dict[str, str]) -> list[str]:
-    """Which runs have learned from labels that are others now, and which cannot be the best any more, or can again."""
+    """Which runs were trained on labels that have changed, and whose state has changed."""
     lines, runs = [], all_runs(project.runs_folder)
     ids = before.ids.tolist()
-    labelled = (before.labels >= 0).any(1)
+    labelled = has_label(before.labels)
     given = {sample for sample, known in zip(ids, labelled, strict=True) if known}
     other = np.array([sample for sample in change.labels if sample in given], dtype=object)
     taught = [run.name for run in runs if len(other) and not run.damage() and run.learned().among(other)[0].any()]
     if taught:
-        lines.append(f"  Learned from labels that are others now: {', '.join(taught)}")
+        lines.append(f"  Trained on labels that have changed: {', '.join(taught)}")
     for run in runs:
         now = state_of(project, run)
         if now != states.get(run.name):

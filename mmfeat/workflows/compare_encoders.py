@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.text import counted, shown
 from mmfeat.config.encoder_tables import MODALITY_TABLES
-from mmfeat.inference.decisions import decision_on, metrics_on_val, needed_val
+from mmfeat.inference.fitted_rules import crossfitted_rule, metrics_on_val, required_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
@@ -72,14 +72,14 @@ def compare_encoders(
         None of those that were named can be compared; the message says why.
     """
     manifest, metric = project.manifest, project.config.metric
-    val = needed_val(project, "rows to compare on")
+    val = required_val(project, "rows to compare on")
     work = EncoderComparison(project, freeze=freeze, n_seeds=seeds)
     candidates = work.candidates(list(names or ()) or list(project.config.encoder))
     scoring = Scoring(
         labels=manifest.labels[val],
         numbers=work.folder.numbers,
         metric=metric,
-        rule_of=lambda logits: decision_on(project, val, logits),
+        rule_of=lambda logits: crossfitted_rule(project, val, logits),
         mean_of_seeds=False,
         intervals=WITH_INTERVALS,
     )

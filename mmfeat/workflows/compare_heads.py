@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmfeat.common.text import counted
 from mmfeat.heads import HEADS, head_for
-from mmfeat.inference.decisions import decision_on, needed_val
+from mmfeat.inference.fitted_rules import crossfitted_rule, required_val
 from mmfeat.project.project import Project
 from mmfeat.report.comparison_layouts import head_layout
 from mmfeat.runs.comparison import ScoredModel, Scoring, score_models
@@ -50,14 +50,14 @@ def compare_heads(project: Project, names: Sequence[str] | None = None, *, overw
         Embeddings of labelled rows are not in the store.
     """
     heads = heads_to_train(project, names)
-    val = needed_val(project, "rows to compare on")
+    val = required_val(project, "rows to compare on")
     work, metric = HeadComparison(project), project.config.metric
     candidates, failed = work.candidates(heads)
     scoring = Scoring(
         labels=project.manifest.labels[val],
         numbers=work.folder.numbers,
         metric=metric,
-        rule_of=lambda logits: decision_on(project, val, logits),
+        rule_of=lambda logits: crossfitted_rule(project, val, logits),
     )
     models, baselines, title = score_models(candidates, scoring), work.baselines(), counted(len(val), "val row")
     fields = write_comparison(

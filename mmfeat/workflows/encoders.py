@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from platformdirs import user_cache_path
 
 from mmfeat import __version__
 from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.files import digest_json
-from mmfeat.common.remembered import recall, remember
+from mmfeat.common.package_versions import package_version
+from mmfeat.common.remembered import Remembered, stamps_of
 from mmfeat.common.text import counted
 from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
 from mmfeat.config.schema import FILE_NAME
@@ -39,6 +38,7 @@ PAPER = {
     "text": ("google/bert_uncased_L-2_H-128_A-2", "albert-base-v2"),
 }
 SHOWN = 24  # models of a pattern
+_REMEMBERED = 1000  # descriptions
 LONGEST = 512  # tokens, where no table says how many are read
 
 
@@ -112,46 +112,34 @@ def models(pattern: str) -> Encoders:
 
 
 class _Descriptions:
-    """Descriptions of encoders, remembered for all projects of a user: computing them loads timm and transformers."""
+    """Descriptions of encoders, remembered for all projects of a user: to make them, timm and transformers are loaded."""
 
     def __init__(self) -> None:
-        self.file = user_cache_path("mmfeat") / "encoders.json"
         places = [os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME")]
-        versions = [importlib.metadata.version(package) for package in ("timm", "torchvision", "transformers")]
-        self.made_by = digest_json([__version__, versions, places])
-        memory = recall(self.file)
-        self.known: dict[str, Any] = memory["figures"] if memory.get("made_by") == self.made_by else {}
-        self.changed = False
+        versions = [package_version(package) for package in ("timm", "torchvision", "transformers")]
+        self.made_by = [__version__, versions, places]
+        self.memory = Remembered(user_cache_path("mmfeat") / "encoders.json", most=_REMEMBERED)
 
     def __enter__(self) -> _Descriptions:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.changed:
-            remember(self.file, {"made_by": self.made_by, "figures": self.known})
+        self.memory.save()
 
     def of(self, table: EncoderTable, folder: Path) -> Description:
         """An encoder's description; relative paths of its table start at `folder`."""
         kind = kind_of(table)
         if not table.network:
             return kind.describe(table, folder)
-        key = digest_json([dataclasses.asdict(table), str(folder), _stamp(folder / Path(table.model).expanduser())])
-        with contextlib.suppress(TypeError, KeyError, ValueError):
-            known = self.known[key]
+        made_from = [dataclasses.asdict(table), str(folder), self.made_by]
+        name = digest_json(made_from)
+        if known := self.memory.recall(name, made_from):
             return Description(**{**known, "places": tuple(known["places"])})
         found = kind.describe(table, folder)
         if found.parameters is not None:
-            self.known[key], self.changed = dataclasses.asdict(found), True
+            files = stamps_of([folder / Path(table.model).expanduser() / "config.json"])  # of a folder's model
+            self.memory.remember(name, dataclasses.asdict(found), made_from, files=files)
         return found
-
-
-def _stamp(folder: Path) -> list[int]:
-    """Size and time of a model folder's config.json, which change with the model. Empty for a name."""
-    try:
-        stat = (folder / "config.json").stat()
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Description]:
@@ -162,7 +150,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
     for name, table in project.config.encoder.items():
         try:
             found[name] = descriptions.of(table, project.root)
-        except EncoderError as error:  # shown in its row
+        except EncoderError as error:  # said in its line: the others are still of use
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
         if table.made_elsewhere:
             with contextlib.suppress(MmfeatError):
@@ -171,7 +159,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
 
 
 def _known(descriptions: _Descriptions, model: str, modality: str) -> Description:
-    """A model with default settings. Its note says why if it cannot be used as an encoder."""
+    """A model as it is without further settings; one that is of no use as an encoder says why."""
     cls = encoder_table_class(modality, {"model": model})
     longest = {"max_length": LONGEST} if "max_length" in cls.__dataclass_fields__ else {}
     table = cls(model=model, **longest)

@@ -10,15 +10,15 @@ import numpy as np
 
 from mmfeat.common.errors import ConfigError, DataError, RunError
 from mmfeat.config.schema import RECIPES
-from mmfeat.inference.decisions import metrics_on_val
 from mmfeat.inference.ensemble_members import (
     all_candidates,
-    parts_of,
+    members_of,
     recipe_members,
     refuse_fitted,
     rows_to_fit_on,
 )
-from mmfeat.inference.logits import Source, joined, run_source, source, training_prior
+from mmfeat.inference.fitted_rules import metrics_on_val
+from mmfeat.inference.logits import RowLogits, logits_of, run_logits, training_prior, weighted_logits
 from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
@@ -130,10 +130,10 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
             "manifest.parquet: neither val nor unlabelled rows. Set [split] val in mmfeat.toml and run: mmfeat init"
         )
     weights = Weights(np.full(len(names), 1 / len(names)))
-    parts = parts_of(project, names, weights)
-    sources = [source(project, name, rows) for name in names]
+    parts = members_of(project, names, weights)
+    sources = [logits_of(project, name, rows) for name in names]
     prior = training_prior(project)
-    mean = joined(stem, sources, parts.weights, prior)
+    mean = weighted_logits(stem, sources, parts.weights, prior=prior)
     fingerprint = ensemble_fingerprint(project, parts, rows, {"members": parts.members})
     run = already_made(project.runs_folder, fingerprint)
     made = run is None
@@ -168,9 +168,9 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
     refuse_fitted(project, names)
     val, fit = manifest.rows("val"), rows_to_fit_on(project, names)
     rows = np.concatenate([val, manifest.rows("unlabelled"), np.setdiff1d(fit, val)])
-    sources = [source(project, name, rows) for name in names]
+    sources = [logits_of(project, name, rows) for name in names]
     prior = training_prior(project)
-    candidates = parts_of(project, names, Weights(np.zeros(len(names))))
+    candidates = members_of(project, names, Weights(np.zeros(len(names))))
     made_by = {
         "method": method,
         "strength": STRENGTH,
@@ -188,8 +188,8 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
             project, method, names, sources=sources, rows=rows, fit=fit, fingerprint=fingerprint, given=given
         )
     shown = [m["name"] for m in run.record["members"]]
-    mean = joined(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior)
-    of_fit = [run_source(project, run, val)] if len(val) else []
+    mean = weighted_logits(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior=prior)
+    of_fit = [run_logits(project, run, val)] if len(val) else []
     lines, metrics = _lines(project, shown, [*(sources[names.index(name)] for name in shown), mean, *of_fit])
     gain = paired_difference(metrics[-1].rows_f1, metrics[-2].rows_f1) if metrics else None
     text = METHOD_TEXTS[method].format(metric=config.metric)
@@ -204,7 +204,7 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
     )
 
 
-def _lines(project: Project, names: list[str], sources: list[Source]) -> tuple[list[MetricRow], list[Metrics]]:
+def _lines(project: Project, names: list[str], sources: list[RowLogits]) -> tuple[list[MetricRow], list[Metrics]]:
     """Metrics on val of all sources: the members `names`, and those after them."""
     manifest = project.manifest
     val = manifest.rows("val")

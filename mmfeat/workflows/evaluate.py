@@ -13,8 +13,8 @@ from mmfeat.common.errors import DataError, RunError
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
-from mmfeat.inference.decisions import decision_for, how_decided
-from mmfeat.inference.logits import source
+from mmfeat.inference.fitted_rules import about_fit, rule_for_rows
+from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics import Outcome, paired_bootstrap
@@ -142,15 +142,15 @@ def evaluate(
         n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
         files=list(paths.values()),
         classes=manifest.classes,
-        fitted=how_decided(project),
+        fitted=about_fit(project),
         after=after_evaluate(project, split),
     )
 
 
 def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
     manifest = project.manifest
-    logits = source(project, name, rows).logits
-    decision = decision_for(project, name, rows)
+    logits = logits_of(project, name, rows).logits
+    decision = rule_for_rows(project, name, rows)
     lineage = lineage_of(project, name)
     trained, chosen = lineage.among(manifest.ids[rows])
     return _Evaluated(

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.progress import clock
-from mmfeat.inference.decisions import metrics_on_val
+from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project

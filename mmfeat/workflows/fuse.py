@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.devices import torch_device
-from mmfeat.common.machine import return_freed_memory
+from mmfeat.common.freed_memory import return_freed_memory
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
@@ -81,7 +81,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     RunError
         The head does not take these inputs.
     """
-    project = project.with_settings({"fuse.head": head})
+    project = project.derived(settings={"fuse.head": head})
     head = project.config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)

@@ -16,9 +16,9 @@ from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_samples
-from mmfeat.inference.decisions import decision_for, how_decided, shipped_decision
-from mmfeat.inference.logits import run_source
-from mmfeat.inference.new_pictures import picture_rows
+from mmfeat.inference.fitted_rules import about_fit, rule_for_rows, shipped_rule
+from mmfeat.inference.logits import run_logits
+from mmfeat.inference.new_images import image_rows
 from mmfeat.inference.new_rows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -116,8 +116,8 @@ def predict(
     if out is not None:  # before any work
         outputs.check(out)
     used, chosen = _run(project, run)
-    shipped, found = shipped_decision(project, used.name), run_source(project, used, rows)
-    decision = decision_for(project, used.name, rows, shipped)
+    shipped, found = shipped_rule(project, used.name), run_logits(project, used, rows)
+    decision = rule_for_rows(project, used.name, rows, shipped)
     probs = decision.probs(found.logits)
     predicted = decision.labels(probs)
     ids, classes = manifest.ids[rows], manifest.classes
@@ -136,7 +136,7 @@ def predict(
         n_empty=decision.n_empty(probs),
         n_unknown=int((~found.known).sum()),
         decision=shipped,
-        fitted=how_decided(project),
+        fitted=about_fit(project),
     )
 
 
@@ -298,14 +298,14 @@ def predict_new(
     if kind == TABLE:
         rows = table_rows(whats[0], tuple(images), columns, usual)
     elif kind == PICTURES:
-        rows = picture_rows(whats, captions, columns)
+        rows = image_rows(whats, captions, columns)
     else:
         rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
         result = _by_model(predictor, rows, threshold=number, outputs=outputs)
     else:
         assert project is not None  # _check_by
-        overridden = project.with_settings({"predict.threshold": threshold, "device": device})
+        overridden = project.derived(settings={"predict.threshold": threshold, "device": device})
         result = _by_run(overridden, run, rows, outputs=outputs)
     if out is None:
         return result
@@ -351,10 +351,10 @@ def _by_run(project: Project, run: str | None, rows: NewRows, *, outputs: Output
     used, chosen = _run(project, run)
     name = used.name
     check_samples(rows, name, {e["modality"] for e in used.encoders.values()})
-    decision = shipped_decision(project, name)
+    decision = shipped_rule(project, name)
     found = predict_in_project(project, name, rows, decision)
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
-    how = how_decided(project)
+    how = about_fit(project)
     return _new_predictions(
         found, rows, outputs, model=name, decision=decision, fitted=how, columns=named, chosen=chosen
     )

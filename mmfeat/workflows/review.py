@@ -1,4 +1,4 @@
-"""`mmfeat review`: a table of the rows most worth a person's look, for a person to fill in."""
+"""`mmfeat review`: a table of the rows whose labels are most worth checking, for a person to fill in."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from mmfeat.common.errors import DataError, MissingFeatures
 from mmfeat.common.files import bytes_of
-from mmfeat.common.labels import decide, label_names, sigmoid
+from mmfeat.common.labels import decide, has_label, label_names, sigmoid
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import add_answers, corrected_ids
 from mmfeat.data.review_table import FILE, is_review, n_answered, nothing_mark, read_answers, review_bytes
 from mmfeat.heads.knn import unit_embeddings
-from mmfeat.inference.decisions import decision_for
-from mmfeat.inference.logits import recorded_table, run_source, unimodal_predictions
+from mmfeat.inference.fitted_rules import rule_for_rows
+from mmfeat.inference.logits import recorded_table, run_logits, unimodal_predictions
 from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -41,21 +41,19 @@ class ReviewResult(TableResult):
     Attributes
     ----------
     made : bool
-        False where the file said exactly this already.
+        False where the file had exactly this content already.
     chosen : str
         How the run was chosen; empty where it was named.
     n_rows, n_candidates : int
-        Rows in the file, and those that they were chosen from.
+        Rows in the file, and rows that they were selected from.
     n_reviewed, n_unknown : int
-        Rows left out: those that corrections.csv has, and those of which the run reads nothing.
-    silent : list of str
-        Encoders of the run that have no opinion of their own.
+        Rows left out: those in corrections.csv, and those that have no input of the run.
+    without_prediction : list of str
+        Encoders of the run without unimodal predictions.
     in_sample : str
-        How many of the rows the run has learned from; empty where it is none.
+        How many of the rows the run was trained on; empty without any.
     nothing : str
-        What to fill in for none of the classes.
-    columns : dict of str to list of str
-        The table that was written, by column.
+        What to fill in where no class applies.
     """
 
     file: Path
@@ -67,7 +65,7 @@ class ReviewResult(TableResult):
     n_candidates: int
     n_reviewed: int
     n_unknown: int
-    silent: list[str]
+    without_prediction: list[str]
     in_sample: str
     nothing: str
     columns: dict[str, list[str]]
@@ -82,25 +80,25 @@ class ReviewResult(TableResult):
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Rows of the manifest `(n,)`, and what the run and its encoders say of them."""
+    """Rows of the manifest `(n,)`, with the predictions of the run and of its encoders."""
 
     rows: np.ndarray
     probs: np.ndarray  # (n, K)
-    decided: np.ndarray  # (n, K)
+    predicted: np.ndarray  # (n, K)
     threshold: np.ndarray  # (n, K)
-    opinions: dict[str, np.ndarray]  # (n, K) each
+    unimodal: dict[str, np.ndarray]  # (n, K) each
     known: dict[str, np.ndarray]  # (n,) each
 
     def take(self, at: np.ndarray) -> _Candidates:
         """Some of them, in this order."""
-        opinions, known = ({name: x[at] for name, x in by.items()} for by in (self.opinions, self.known))
-        return _Candidates(self.rows[at], self.probs[at], self.decided[at], self.threshold[at], opinions, known)
+        unimodal, known = ({name: x[at] for name, x in by.items()} for by in (self.unimodal, self.known))
+        return _Candidates(self.rows[at], self.probs[at], self.predicted[at], self.threshold[at], unimodal, known)
 
     def differing(self) -> np.ndarray:
         """Bits by which the encoders disagree, `(n, K)`."""
-        if not self.opinions:
+        if not self.unimodal:
             return np.zeros(self.probs.shape)
-        return disagreement(np.stack(list(self.opinions.values())), np.stack(list(self.known.values())))
+        return disagreement(np.stack(list(self.unimodal.values())), np.stack(list(self.known.values())))
 
 
 def review(
@@ -111,10 +109,10 @@ def review(
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> ReviewResult:
-    """Write a table of the rows most worth a person's look: the model is uncertain, its encoders disagree, no two are alike.
+    """Write a table of the rows that are most worth labelling: the model is uncertain, its encoders disagree, no two are alike.
 
-    Of labelled rows those whose labels the model contradicts. Everything comes from cached features; rows that
-    corrections.csv has are not asked for again.
+    Of labelled rows, those whose labels the model contradicts. Everything is computed from cached features. Rows in
+    corrections.csv are left out.
 
     Parameters
     ----------
@@ -123,14 +121,14 @@ def review(
     split : str
         `unlabelled`; or `train` or `val`, to find labels that are wrong.
     out : Path, optional
-        Where to; review.csv in the project's folder, when None.
+        The file to write; review.csv in the project's folder, when None.
     overwrite : bool
-        Whether a file may be replaced that has answers which are nowhere else, or is no review.
+        Whether to replace a file with labels that are not applied yet, or one that is no review.
 
     Raises
     ------
     DataError
-        There are no such rows, or the file has answers that are nowhere else.
+        There are no such rows, or the file has labels that are not applied yet.
     OutputError
         The file is an input or a file of the project.
     """
@@ -163,7 +161,7 @@ def review(
         n_candidates=len(found.rows),
         n_reviewed=len(rows) - len(fresh),
         n_unknown=len(fresh) - len(found.rows),
-        silent=[name for name in run.encoders if name not in found.opinions],
+        without_prediction=[name for name in run.encoders if name not in found.unimodal],
         in_sample=in_sample(project, run.name, found.rows),
         nothing=nothing_mark(manifest.classes),
         columns=columns,
@@ -171,7 +169,7 @@ def review(
 
 
 def _keep_answers(project: Project, file: Path) -> None:
-    """Refuse to overwrite what a person has filled in and nobody has applied, or any file that is no review."""
+    """Refuse to overwrite labels that a person has filled in and not applied, or any file that is no review."""
     if not file.exists():
         return
     elsewhere = "or write another file: --out FILE (or replace it: --overwrite)"
@@ -195,14 +193,14 @@ def _keep_answers(project: Project, file: Path) -> None:
 
 
 def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
-    """What is said of the rows of which anything is known, in an order of their ids' own."""
+    """The rows that the run has an input of, with predictions, in an order that depends on their ids alone."""
     rows = rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
     if len(rows):
-        source = run_source(project, run, rows)
+        source = run_logits(project, run, rows)
         logits, rows = source.logits[source.known], rows[source.known]
     else:
         logits = np.zeros((0, len(project.manifest.classes)), np.float32)
-    decision: DecisionRule = decision_for(project, run.name, rows)
+    decision: DecisionRule = rule_for_rows(project, run.name, rows)
     probs = decision.probs(logits)
     sources = unimodal_predictions(project, run, rows) if len(rows) else {}
     return _Candidates(
@@ -216,17 +214,17 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
 
 
 def _most_worth(project: Project, run: Run, found: _Candidates, n: int, split: str) -> np.ndarray:
-    """Which of the candidates to ask for, the first to ask first."""
+    """Positions of the candidates that are worth most, best first."""
     if split == "unlabelled":
         worth = (uncertainty(found.probs, found.threshold) + found.differing()).sum(1)
     else:
-        worth = contradiction(found.probs, found.decided, project.manifest.labels[found.rows]).sum(1)
+        worth = contradiction(found.probs, found.predicted, project.manifest.labels[found.rows]).sum(1)
     listed = shortlist(worth, id_numbers(project.manifest.ids[found.rows]), max(_FEWEST, _LIST * n))
     return listed[spread(worth[listed], _points(project, run, found.take(listed)), n)]
 
 
 def _points(project: Project, run: Run, listed: _Candidates) -> np.ndarray:
-    """Where rows lie, to tell which are alike: their embeddings; what the run says of them, where it kept no more."""
+    """Points to tell which rows are alike by: embeddings; the run's probabilities where there are none."""
     try:
         table = recorded_table(project, run, listed.rows)
     except MissingFeatures:
@@ -235,20 +233,20 @@ def _points(project: Project, run: Run, listed: _Candidates) -> np.ndarray:
 
 
 def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[str]]:
-    """The review's columns, a text for each row."""
+    """The columns of the table, a text for each row."""
     manifest, separator = project.manifest, project.config.data.separator
     classes, labels = manifest.classes, manifest.labels[best.rows]
     given, none = label_names(labels, classes), nothing_mark(classes)
-    labelled = (labels >= 0).any(1)
+    labelled = has_label(labels)
     columns = {
         "id": manifest.ids[best.rows].tolist(),
         "image": _places(project, best.rows),
         "caption": manifest.captions[best.rows].tolist(),
         "given": [separator.join(names) or none if known else "" for names, known in zip(given, labelled, strict=True)],
-        "model": [separator.join(names) or none for names in label_names(best.decided, classes)],
-        "probabilities": _prediction(best.probs, best.decided, classes, np.ones(len(best.rows), bool)),
+        "model": [separator.join(names) or none for names in label_names(best.predicted, classes)],
+        "probabilities": _prediction(best.probs, best.predicted, classes, np.ones(len(best.rows), bool)),
     }
-    for name, probs in best.opinions.items():
+    for name, probs in best.unimodal.items():
         columns[f"opinion_{name}"] = _prediction(probs, decide(probs), classes, best.known[name])
     reasons = _why_open(best, classes) if split == "unlabelled" else _why_wrong(best, labels, classes)
     columns["why"] = ["; ".join(why) for why in reasons]
@@ -256,7 +254,7 @@ def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[
 
 
 def _places(project: Project, rows: np.ndarray) -> list[str]:
-    """Where the images lie, to look at them; as the source names them where they lie nowhere now."""
+    """Paths of the images; the names in the source where the images are not there."""
     names = project.manifest.images[rows].tolist()
     try:
         found = [project.sources.locate(name) if name else None for name in names]
@@ -266,7 +264,7 @@ def _places(project: Project, rows: np.ndarray) -> list[str]:
 
 
 def _prediction(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], known: np.ndarray) -> list[str]:
-    """Labels and what might be some, the most probable first; empty where an encoder has nothing to read."""
+    """Predicted and likely labels, the most probable first; empty where the input is missing."""
     shown = (decided == 1) | (probs >= _LIKELY)
     order = np.argsort(-probs, axis=1, kind="stable")
     return [
@@ -278,7 +276,7 @@ def _prediction(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], 
 
 
 def _why_open(best: _Candidates, classes: Sequence[str]) -> Iterator[list[str]]:
-    """What speaks most for asking a row, in words."""
+    """The classes that make a row worth labelling, in words."""
     near, apart = uncertainty(best.probs, best.threshold), best.differing()
     for row in range(len(best.rows)):
         bits = np.concatenate([near[row], apart[row]])
@@ -293,15 +291,15 @@ def _why_open(best: _Candidates, classes: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _sides(best: _Candidates, row: int, k: int) -> str:
-    """The encoders that are furthest apart on a class."""
-    said = {name: probs[row, k] for name, probs in best.opinions.items() if best.known[name][row]}
-    most, least = max(said, key=said.__getitem__), min(said, key=said.__getitem__)
-    return f"{most} says {said[most]:.2f}, {least} {said[least]:.2f}"
+    """The two encoders whose probabilities of a class differ most."""
+    found = {name: probs[row, k] for name, probs in best.unimodal.items() if best.known[name][row]}
+    most, least = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
+    return f"{most} says {found[most]:.2f}, {least} {found[least]:.2f}"
 
 
 def _why_wrong(best: _Candidates, labels: np.ndarray, classes: Sequence[str]) -> Iterator[list[str]]:
     """The labels that the model contradicts most, in words."""
-    wrong = contradiction(best.probs, best.decided, labels)
+    wrong = contradiction(best.probs, best.predicted, labels)
     for row in range(len(best.rows)):
         top = [k for k in np.argsort(-wrong[row], kind="stable")[:_REASONS].tolist() if wrong[row, k] > 0]
         yield [

@@ -15,7 +15,7 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.progress import clock, progress, say
 from mmfeat.common.text import counted
-from mmfeat.inference.decisions import needed_val
+from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import to_predict
 from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics import better
@@ -155,7 +155,7 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
         raise DataError(
             "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
         )
-    needed_val(project, "row to stop by")
+    required_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
     fingerprint = head_fingerprint(
         begun,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from mmfeat.common.errors import ConfigError, one_line
 from mmfeat.common.extras import require
+from mmfeat.common.freed_memory import return_memory_when_freed
 from mmfeat.common.progress import say
 from mmfeat.common.text import shown
-from mmfeat.serving.allocator import give_back_freed_memory
 from mmfeat.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def serve(
     callers = Callers(host, allow_hosts, allow_origins)
     listener = bound(host, port)
     try:
-        give_back_freed_memory()
+        return_memory_when_freed()
         from mmfeat.predictor import Predictor
 
         predictor = Predictor.load(folder, device)

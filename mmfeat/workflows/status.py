@@ -1,4 +1,4 @@
-"""`mmfeat status`: what is in the store for each encoder, and why the rest is not."""
+"""`mmfeat status`: how many rows the store has for each encoder, and why others are missing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class StatusResult(TableResult):
     failures : dict of str to str
         Encoder to the reason why it cannot be built.
     flat : list of str
-        Ids of images of one colour, or nearly so, that an encoder has encoded.
+        Ids of encoded images of one colour, or nearly so.
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        What was made before seals, in one line; empty where all is sealed.
+        One line about what was made before seals; empty where everything is sealed.
     stored : list of StoreLine
         What lies in the store. Empty unless it was asked for.
     """
@@ -71,13 +71,13 @@ class StatusResult(TableResult):
 
     @property
     def remedy(self) -> str:
-        """What to do about the first encoder that cannot be built, where there is one."""
+        """The command for the first encoder that cannot be built."""
         command = next(iter(self.failures.values())).rpartition("Run: ")
         return command[2] if command[1] else "edit mmfeat.toml, then: mmfeat status"
 
 
 def status(project: Project, rehash: bool = False) -> StatusResult:
-    """Look at every encoder's rows; encodes nothing, and reads only images that changed or, with `rehash`, all."""
+    """Count the rows of every encoder. Nothing is encoded; only changed images are read, or all with `rehash`."""
     if rehash:
         project.rehash()
     found, failures, checkpoints = [], {}, {}
@@ -97,7 +97,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
             present=keys.present,
             output_key=identity.output_key,
             tokens=table.tokens,
-            seen=load_before(project.seen(table.modality), project.manifest.ids),
+            seen=load_before(project.samples.seen(table.modality), project.manifest.ids),
             again=rows_to_decode_again(project, identity, look=False),
         )
         refused = len(keys.refused)
@@ -106,6 +106,7 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused, why=why))
         checkpoints[name] = identity.checkpoint
     seals = project_seals(project)
+    flat = sorted({row for one in found for row in one.flat})
     return StatusResult(
         encoders=found,
         failures=failures,
@@ -114,13 +115,13 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         n_runs=seals.n_runs,
         n_rows=project.manifest.n_samples,
         has_outputs=bool(checkpoints) and all(checkpoints.values()),
-        flat=[str(project.manifest.ids[row]) for row in sorted({row for one in found for row in one.flat})],
+        flat=[str(project.manifest.ids[row]) for row in flat],
         damaged=seals.damaged,
         unsealed=seals.unsealed,
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreLine:
     """One encoder of the store, and which encoders and other projects refer to it.
 
@@ -135,7 +136,7 @@ class StoreLine:
 
 
 def store_status(project: Project) -> list[StoreLine]:
-    """What lies in the store, its size and age, and who refers to it.
+    """The encoders of the store with their size, age and users.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def store_status(project: Project) -> list[StoreLine]:
     for name in project.config.encoder:
         try:
             named.setdefault(project.identity(name).spec.key, []).append(f"encoder {name}")
-        except MmfeatError:  # said in the table above
+        except MmfeatError:  # reported by `status`
             continue
     for run in all_runs(project.runs_folder):
         for encoder in run.encoders.values():
@@ -156,4 +157,7 @@ def store_status(project: Project) -> list[StoreLine]:
     for other in all_references(project.store.path):
         for key in other.encoders if other.project != str(project.root) else ():
             named.setdefault(key, []).append(other.project)
-    return [StoreLine(one, list(dict.fromkeys(named.get(one.spec.key, [])))) for one in stored_encoders(project.store)]
+    return [
+        StoreLine(stored=one, used_by=list(dict.fromkeys(named.get(one.spec.key, []))))
+        for one in stored_encoders(project.store)
+    ]

@@ -1,4 +1,4 @@
-"""`mmfeat store`: verify what is there, remove what nobody refers to, export aligned arrays."""
+"""`mmfeat store`: verify its files, remove what nothing refers to, export aligned arrays."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from mmfeat.store.references import (
 from mmfeat.store.table_exports import arrays_of, export_table
 from mmfeat.store.verify import Verified, size_of, verify_encoder
 
-# Checkpoints of comparisons and sweeps: what a project refers to as long as it keeps these folders.
+# Checkpoints of comparisons and sweeps: a project refers to their features as long as it keeps these folders.
 ELSEWHERE = ("comparisons/*/*/*/checkpoints/*/checkpoint.json", "sweeps/*/*/checkpoints/*/checkpoint.json")
-INTERRUPTED = f"runs/{RESUME}/*/encoders-*/checkpoints/*/checkpoint.json"  # what a self-training will go on with
+INTERRUPTED = f"runs/{RESUME}/*/encoders-*/checkpoints/*/checkpoint.json"  # of a self-training that can be resumed
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class VerifyResult(TableResult):
-    """What verification found, by folder of the store, and how long it took."""
+    """The result of a verification by folder of the store, and the seconds that it took."""
 
     found: dict[str, Verified]
     seconds: float
@@ -70,7 +70,7 @@ class VerifyResult(TableResult):
 def verify_store(project: Project) -> VerifyResult:
     """Read every file of the project's store and compare it with its checksum.
 
-    What is damaged is not read any more: its rows are missing, and `mmfeat extract` encodes them again.
+    Damaged files are no longer read: their rows are missing, and `mmfeat extract` encodes them again.
 
     Raises
     ------
@@ -95,16 +95,16 @@ def verify_store(project: Project) -> VerifyResult:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GarbageResult(TableResult):
-    """What can be removed, and for whose sake other things stay.
+    """What can be removed, and the references that keep the rest.
 
     Attributes
     ----------
     others : list of References
         Other projects that use the store.
     own : References
-        What the project itself refers to.
+        References of the project itself.
     settled : Settled
-        Imports that wait for their table, and notes that go with the garbage.
+        Imports that mmfeat.toml does not name yet, and notes that go with the garbage.
     """
 
     garbage: list[Garbage]
@@ -114,7 +114,7 @@ class GarbageResult(TableResult):
 
     @property
     def n_bytes(self) -> int:
-        """What removing it all frees."""
+        """Bytes that removing all of it frees."""
         return sum(one.n_bytes for one in self.garbage)
 
     def _about(self) -> str:
@@ -132,14 +132,16 @@ def references_of(project: Project) -> References:
     Raises
     ------
     EncoderError, RunError
-        One of them cannot be read, so that what it refers to is unknown.
+        One of them cannot be read, so its references are unknown.
     """
     references = new_references(project.root)
     for name in project.config.encoder:
         try:
             identity = project.identity(name)
         except EncoderError as error:
-            raise StoreError(f"what encoder {name!r} refers to is unknown, so nothing is removed: {error}") from None
+            raise StoreError(
+                f"the references of encoder {name!r} are unknown, so nothing is removed: {error}"
+            ) from None
         references.add(identity.spec.key, identity.output_key, project.tokens_kind(name))
     folders = [f for f in project.checkpoints.glob("*-[0-9]*") if f.is_dir() and not f.name.startswith(".")]
     for folder in sorted([*folders, *(file.parent for where in ELSEWHERE for file in project.root.glob(where))]):
@@ -150,7 +152,7 @@ def references_of(project: Project) -> References:
         number = checkpoint.record["table"].get("tokens")
         references.add(checkpoint.encoder_key, checkpoint.output().key, tokens_kind(number) if number else None)
     for reason in damaged_runs(project.runs_folder).values():
-        raise RunError(f"what a run refers to is unknown, so nothing is removed: {reason}")
+        raise RunError(f"the references of a run are unknown, so nothing is removed: {reason}")
     for run in all_runs(project.runs_folder):
         for encoder in run.encoders.values():
             number = encoder.get("tokens")
@@ -161,17 +163,17 @@ def references_of(project: Project) -> References:
 
 
 def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> GarbageResult:
-    """What no project refers to; nothing of the store is removed but what killed processes have left.
+    """Find what no project refers to. Only leftovers of killed processes are removed.
 
     Parameters
     ----------
     forget : tuple of str
-        Folders of other projects whose references do not count any more.
+        Folders of other projects whose references no longer count.
 
     Raises
     ------
     StoreError
-        What some project refers to is unknown.
+        The references of a project are unknown.
     ConfigError
         A folder to forget is not that of a project that uses the store.
     """
@@ -185,7 +187,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
         for one in named:
             forget_references(store, one)
             others.remove(one)
-    remove_leftovers(store)  # a removal that was stopped midway is completed
+    remove_leftovers(store)  # completes a removal that was stopped midway
     settled = settle_references(store, own) if store.is_dir() else Settled(waiting=[], stale=[])
     garbage = find_garbage(store, [own, *others])
     if not garbage:
@@ -207,7 +209,7 @@ def remove_unreferenced(project: Project, result: GarbageResult) -> int:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FeaturesResult(TableResult):
-    """The table of an export, and whether it was written now: False where the destination was made from the same."""
+    """The table of an export, and whether it was written: False where the destination was already made from the same."""
 
     table: FeatureTable
     made: bool
@@ -230,7 +232,7 @@ def export_features(
     MissingFeatures
         Features of some of these rows are not in the store.
     DataError
-        The destination is there already and was made from something else, or there are no such rows.
+        The destination exists and was made from something else, or there are no such rows.
     """
     refuse_url(destination)
     rows = project.manifest.rows(split)
@@ -244,7 +246,7 @@ def export_features(
 
 
 def _made_from(project: Project, table: FeatureTable, names: list[str], form: str) -> str:
-    """Digest of all that an export is made from, in its order: encoders' and outputs' keys, rows' keys and labels."""
+    """Digest of everything that an export is made from, in order: keys of encoders, probes and rows, and labels."""
     identities = {name: project.identity(name) for name in names}
     encoders = [
         [name, one.spec.key, one.output_key, project.tokens_kind(name), str(table.embeddings[name].dtype)]

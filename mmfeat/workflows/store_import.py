@@ -1,4 +1,4 @@
-"""`mmfeat store import`: embeddings that were made elsewhere become an encoder of the project."""
+"""`mmfeat store import`: embeddings that another program computed become an encoder of the project."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class ImportResult(Result):
     Attributes
     ----------
     key : str
-        What `imported` in mmfeat.toml says.
+        The value of `imported` in mmfeat.toml.
     folder : str
         In the store.
     n_rows, width : int
-        Embeddings imported, and how many numbers each has.
+        Embeddings imported, and numbers in each.
     n_written : int
-        Those that the store did not have yet.
+        Embeddings that were new to the store.
     n_left_out : int
-        Rows of the file that say of themselves that they have no embedding.
+        Rows that the file marks as missing.
     n_zeros : int
         Embeddings whose numbers are all zero.
     n_matched, n_manifest : int
@@ -67,7 +67,7 @@ class ImportResult(Result):
 
     @property
     def table(self) -> str:
-        """What to paste into mmfeat.toml."""
+        """The table to paste into mmfeat.toml."""
         return f'[encoder.{self.name}]\nmodality = "{OtherEncoderConfig.modality}"\nimported = "{self.key}"'
 
     def _about(self) -> str:
@@ -80,23 +80,23 @@ class ImportResult(Result):
 def import_embeddings(
     project: Project, name: str, file: Path | str, ids_file: Path | str | None = None, array: str = ""
 ) -> ImportResult:
-    """Bring a file's embeddings into the project's store, filed under the digests of their ids.
+    """Import the embeddings of a file into the project's store, under the digests of their ids.
 
-    The whole file is examined before anything is written. Typed again it does nothing; interrupted, it goes on.
+    The whole file is checked before anything is written. Importing it again does nothing; an interrupted import is resumed.
 
     Parameters
     ----------
     ids_file : Path, optional
-        The ids, one for each row, in their order; the file's own, when None.
+        The ids, one for each row in order; the ids in the file, when None.
     array : str
-        Which data set, column or tensor holds the embeddings; empty: found.
+        The data set, column or tensor with the embeddings; detected where empty.
 
     Raises
     ------
     ConfigError
-        The name cannot be an encoder's, or is another encoder's.
+        The name is not valid, or is in use by another encoder.
     DataError
-        The files cannot be used as they are; rows are named.
+        The files cannot be used; the message names rows.
     StoreError
         The store cannot be written.
     """
@@ -108,9 +108,7 @@ def import_embeddings(
     keep = source.present()
     keep = np.ones(len(ids), dtype=bool) if keep is None else keep
     if len(keep) != len(ids) or not keep.any():
-        raise DataError(
-            f"{path}: says of {int(keep.sum()):,} of {counted(len(ids), 'row')} that they have an embedding"
-        )
+        raise DataError(f"{path}: marks {int(keep.sum()):,} of {counted(len(ids), 'row')} as having an embedding")
     n_matched = _matched(project, path, ids, keys, keep)
     width, dtype = source.shape[1], project.store.dtype
     try:
@@ -145,13 +143,13 @@ def _check_name(project: Project, name: str) -> None:
         raise ConfigError(f"{shown(name)}: {wrong}. Choose another name")
     table = project.config.encoder.get(name)
     if table is not None and not table.made_elsewhere:
-        raise ConfigError(f"{name}: is the project's {table.modality} encoder. Choose another name")
+        raise ConfigError(f"{name} is the project's {table.modality} encoder. Choose another name")
 
 
 def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[str], np.ndarray]:
-    """The ids of a file's rows and their digests `(N, 32)`; as many as embeddings, each once.
+    """The ids of a file's rows and their digests `(N, 32)`; one id for each embedding, none twice.
 
-    An id that only looks like one of the manifest's is spelled as that.
+    An id that looks the same as one of the manifest is spelled like it.
     """
     n_rows = source.shape[0]
     ids = source.ids() if file is None else read_ids(file, n_rows)
@@ -180,7 +178,7 @@ def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[s
 
 
 def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, keep: np.ndarray) -> int:
-    """How many rows of the manifest have one of the embeddings; none at all is a mistake."""
+    """How many rows of the manifest have one of the embeddings; none is an error."""
     rows = id_keys(project.manifest.ids)
     n_matched = int(np.isin(rows.view("V32").ravel(), keys[keep].view("V32").ravel()).sum())
     if not n_matched:
@@ -193,7 +191,7 @@ def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, kee
 
 
 def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarray, keep: np.ndarray) -> int:
-    """Write what the store lacks; how many rows that were."""
+    """Write the embeddings that the store lacks; returns their number."""
     features = project.store.encoder(found.spec)
     project.refer(found.spec.key, imported=found.spec.architecture)
     features.sweep()

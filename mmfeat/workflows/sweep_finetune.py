@@ -8,7 +8,7 @@ from pathlib import Path
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.exclusive import alone_in
 from mmfeat.common.text import shown
-from mmfeat.inference.decisions import needed_val
+from mmfeat.inference.fitted_rules import required_val
 from mmfeat.training.finetune_plan import check_fit_plans
 from mmfeat.training.grid import encoder_grid
 from mmfeat.training.promotion import Promotion, promote_checkpoint
@@ -47,7 +47,7 @@ def sweep_finetune(
     """
     grid = encoder_grid(folder, name, overrides)
     project = grid.project
-    needed_val(project, "rows to compare settings on")
+    required_val(project, "rows to compare settings on")
     check_fit_plans(project, [name], freeze=False)
     outputs, file = sweep_outputs(project, f"finetune-{name}", overwrite=overwrite)
     with alone_in(project.root / "sweeps" / "finetune", "mmfeat sweep finetune"):

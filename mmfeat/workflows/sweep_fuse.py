@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from mmfeat.inference.decisions import needed_val
+from mmfeat.inference.fitted_rules import required_val
 from mmfeat.training.grid import head_grid
 from mmfeat.training.sweep_heads import HeadTrainer
 from mmfeat.training.sweep_run import SweepResult, run_sweep, sweep_outputs
@@ -39,7 +39,7 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool
         A head does not take the inputs, or memory runs out.
     """
     grid = head_grid(folder, overrides)
-    needed_val(grid.project, "rows to compare settings on")
+    required_val(grid.project, "rows to compare settings on")
     trainer = HeadTrainer(grid)
     outputs, file = sweep_outputs(grid.project, "fuse", overwrite=overwrite)
     result = run_sweep(trainer, outputs=outputs, file=file)

@@ -24,7 +24,7 @@ def test_the_second_is_told_and_a_process_that_ended_holds_nothing(tmp_path):
                 with alone_in(folder, "mmfeat sweep"):
                     pass
             except MmfeatError as error:
-                code = 0 if "another mmfeat sweep is under way" in str(error) else 2
+                code = 0 if "another mmfeat sweep is running" in str(error) else 2
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -55,7 +55,7 @@ def test_a_review_that_another_process_takes_back_meanwhile_removes_no_manifest(
 
     before = (root / "manifest.parquet").read_bytes()
     monkeypatch.setattr(answers, "_states", meanwhile)
-    with pytest.raises(DataError, match="nothing can be taken back"):
+    with pytest.raises(DataError, match="nothing can be undone"):
         undo_review(applied)
     assert (root / "manifest.parquet").read_bytes() == before
     assert (root / "corrections.csv").is_file()
@@ -63,6 +63,6 @@ def test_a_review_that_another_process_takes_back_meanwhile_removes_no_manifest(
 
 def test_two_reviews_at_once_are_one_after_the_other(applied):
     shutil.copy(applied.root / "corrections.csv", applied.root / "copy.csv")
-    with alone_in(applied.root, "mmfeat review"), pytest.raises(MmfeatError, match="under way"):
+    with alone_in(applied.root, "mmfeat review"), pytest.raises(MmfeatError, match="is running"):
         undo_review(applied)
     assert (applied.root / "copy.csv").read_bytes() == (applied.root / "corrections.csv").read_bytes()

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from mmfeat.common import machine
+from mmfeat.common import freed_memory, machine
 from mmfeat.encoders import batches
 
 
@@ -98,6 +98,6 @@ def test_torch_takes_no_more_threads_than_there_are_cores(monkeypatch):
 
 
 def test_freed_memory_is_returned_and_another_c_library_is_no_error(monkeypatch):
-    machine.return_freed_memory()
+    freed_memory.return_freed_memory()
     monkeypatch.setattr("ctypes.CDLL", lambda *_: object())
-    machine.return_freed_memory()
+    freed_memory.return_freed_memory()

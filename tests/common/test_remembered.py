@@ -12,7 +12,7 @@ import pytest
 from helpers.older_projects import older_project
 
 from mmfeat.common import verified
-from mmfeat.inference.logits import source
+from mmfeat.inference.logits import logits_of
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
 from mmfeat.workflows.compare_heads import compare_heads
@@ -38,7 +38,7 @@ def answers(root: Path) -> list:
     lines = [(one.name, one.cached, one.missing, one.stale) for one in found.encoders]
     runs = [(one.name, one.state, one.metrics.scores.samples_f1) for one in ranked_runs(Project(root))]
     rows = np.arange(5)
-    logits = [source(Project(root), name, rows).logits.tolist() for name in ("fm3-1", "crossattn-1", "image")]
+    logits = [logits_of(Project(root), name, rows).logits.tolist() for name in ("fm3-1", "crossattn-1", "image")]
     figures = evaluate(Project(root), ["crossattn-1", "fm3-1"]).metrics
     scores = {name: one.as_dict() for name, one in figures.items()}
     return [found.failures, found.damaged, lines, runs, logits, scores]

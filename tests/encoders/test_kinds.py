@@ -98,7 +98,7 @@ def installed(folder: Path, entry_points: dict[str, dict[str, str]] | None = Non
 @pytest.fixture(scope="module")
 def session(tmp_path_factory, small_source):
     """A project of images, captions and recordings, after all commands; what they printed."""
-    from conftest import TINY
+    from helpers.projects import TINY
 
     from mmfeat.project.initialisation import init
 

@@ -13,8 +13,8 @@ from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import PredictConfig
-from mmfeat.inference.decisions import decision_for, shipped_decision
-from mmfeat.inference.logits import source
+from mmfeat.inference.fitted_rules import rule_for_rows, shipped_rule
+from mmfeat.inference.logits import logits_of
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import metrics_of
@@ -73,11 +73,11 @@ def test_rows_of_val_are_decided_by_the_other_folds_and_others_by_all_of_val(tra
     project = Project(trained, TUNED)
     rows = project.manifest.rows("all")
     val = np.isin(rows, project.manifest.rows("val"))
-    shipped, found = shipped_decision(project, "fm3-1"), decision_for(project, "fm3-1", rows)
+    shipped, found = shipped_rule(project, "fm3-1"), rule_for_rows(project, "fm3-1", rows)
     assert found.threshold.shape == (len(rows), len(project.manifest.classes))
     assert (found.threshold[~val] == shipped.threshold).all()
     assert (found.temperature[~val] == shipped.temperature).all()
-    logits = source(project, "fm3-1", rows[val]).logits
+    logits = logits_of(project, "fm3-1", rows[val]).logits
     numbers = id_numbers(project.manifest.ids[rows[val]])
     cross = crossfit_decision_rule(
         project.config.predict, "samples-f1", labels=project.manifest.labels[rows[val]], logits=logits, numbers=numbers

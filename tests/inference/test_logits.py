@@ -10,7 +10,7 @@ import pytest
 from helpers.edits import edited, line_of, moved, save, typed, with_blank_captions
 
 from mmfeat.common.errors import DataError, MmfeatError, RunError, StoreError
-from mmfeat.inference.logits import run_source, source, training_prior
+from mmfeat.inference.logits import logits_of, run_logits, training_prior
 from mmfeat.inference.next_commands import after_evaluate, after_fuse, after_runs, to_predict
 from mmfeat.inference.run_ranking import best_run, ranked_runs
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -38,11 +38,11 @@ def test_an_output_of_other_classes_is_refused_everywhere(extracted):
     project = save(extracted, classes=(*extracted.manifest.classes[:-1], "renamed"))
     assert not project.table(["image"]).logits  # its columns would be of no class of the table
     for ask in (
-        lambda: source(project, "image", project.manifest.rows("val")),
+        lambda: logits_of(project, "image", project.manifest.rows("val")),
         lambda: ensemble(project, ["fm1"]),
         lambda: evaluate(project, ["text"]),
     ):
-        with pytest.raises(RunError, match=r"of other classes.*Run: mmfeat finetune (image|text) --freeze"):
+        with pytest.raises(RunError, match=r"for other classes.*Run: mmfeat finetune (image|text) --freeze"):
             ask()
     assert not is_current(project, run)
     line = line_of(project, "image")
@@ -73,8 +73,8 @@ def test_ensembles_and_encoders_trained_on_rows_that_are_val_today_are_not_ranke
     for name in (inner, outer, "image", "text"):
         line = line_of(project, name)
         assert line.metrics is None, name
-        assert line.state == "not ranked: trained on rows that are val today"
-    with pytest.raises(RunError, match=r"fm1-1 \(not ranked: trained on rows that are val today\)"):
+        assert line.state == "not ranked: trained on rows that are val now"
+    with pytest.raises(RunError, match=r"fm1-1 \(not ranked: trained on rows that are val now\)"):
         best_run(project)
     run = fuse(project).run  # frozen encoders: their embeddings have seen no label
     assert line_of(project, run.name).state == "current"
@@ -133,7 +133,7 @@ def test_nothing_was_trained_on_test_rows_that_were_test_before(extracted):
 
 def test_a_row_without_the_modality_gets_the_training_rows_log_odds(extracted):
     project, rows = with_blank_captions(extracted)
-    found = source(project, "text", rows)
+    found = logits_of(project, "text", rows)
     assert not found.known.any()
     assert np.allclose(found.logits, training_prior(project))
     results = finetune(project, ["text"], freeze=True).encoders
@@ -160,7 +160,7 @@ def test_a_nested_ensemble_is_stale_with_its_member_and_counts_a_head_once(extra
     project = edited(extracted, "[fuse.linear]\nepochs = 3", "[fuse.linear]\nlr = 0.01\nepochs = 3")
     finetune(project, freeze=True)
     project = Project(project.root)
-    assert "output of encoder image has changed" in state_of(project, both)
+    assert "linear probe of encoder image has changed" in state_of(project, both)
     shutil.rmtree(extracted.runs_folder / fm3.name)
     extract(project)
     one = ensemble(project, [crossattn.name]).run
@@ -174,8 +174,8 @@ def test_fm2_is_half_fm1_and_half_the_head_on_every_row(extracted):
     head = fuse(project, "concat").run
     run = ensemble(project, ["fm2"]).run
     assert [m["name"] for m in run.record["members"]] == ["fm1-1", head.name]
-    image, concat = source(project, "image", rows).logits, source(project, head.name, rows).logits
-    assert np.allclose(run_source(project, run, rows).logits, (image + concat) / 2, atol=1e-5)
+    image, concat = logits_of(project, "image", rows).logits, logits_of(project, head.name, rows).logits
+    assert np.allclose(run_logits(project, run, rows).logits, (image + concat) / 2, atol=1e-5)
 
 
 # the rule that chooses epochs
@@ -235,13 +235,13 @@ def test_kept_logits_know_which_rows_had_nothing(extracted):
     name = ensemble(Project(project.root, {"fuse.inputs": "text,image"}), ["text"]).run.name
     shutil.rmtree(project.root / "features")
     project = Project(project.root)
-    found = source(project, name, project.manifest.rows("val"))
+    found = logits_of(project, name, project.manifest.rows("val"))
     assert (~found.known).sum() == 3
 
 
 def test_kept_logits_of_an_encoder_that_is_no_longer_in_the_project(extracted):
     name = fuse(Project(extracted.root, {"fuse.inputs": "image", "fuse.head": "linear"})).run.name
-    before = source(extracted, name, extracted.manifest.rows("val"))
+    before = logits_of(extracted, name, extracted.manifest.rows("val"))
     toml = (extracted.root / "mmfeat.toml").read_text()
     start, end = toml.index("[encoder.image]"), toml.index("[encoder.text]")
     toml = toml[:start] + toml[start:end].replace("[encoder.image]", '[encoder.photo]\nmodality = "image"') + toml[end:]
@@ -249,7 +249,7 @@ def test_kept_logits_of_an_encoder_that_is_no_longer_in_the_project(extracted):
     (extracted.root / "mmfeat.toml").write_text(toml)
     shutil.rmtree(extracted.root / "features")
     project = Project(extracted.root)
-    after = source(project, name, project.manifest.rows("val"))
+    after = logits_of(project, name, project.manifest.rows("val"))
     assert np.allclose(before.logits, after.logits, atol=1e-5)
     with pytest.raises(
         MmfeatError, match=r"gone, and encoder image is not in.*: mmfeat fuse --head linear --inputs image"
@@ -415,9 +415,9 @@ def test_baselines_are_not_made_again(project, monkeypatch):
 def test_logits_are_only_of_the_rows_asked_for(extracted):
     run = ensemble(extracted, ["fm1"]).run
     rows = extracted.manifest.rows("val")[::-1]
-    found = source(extracted, run.name, rows)
+    found = logits_of(extracted, run.name, rows)
     assert found.logits.shape == (len(rows), len(extracted.manifest.classes))
-    everything = source(extracted, run.name, extracted.manifest.rows("all"))
+    everything = logits_of(extracted, run.name, extracted.manifest.rows("all"))
     assert np.allclose(found.logits, everything.logits[rows], atol=1e-5)
     figures = metrics_of(extracted.manifest.labels[rows], found.logits, DecisionRule())
     assert figures.scores.samples_f1 == pytest.approx(line_of(extracted, run.name).metrics.scores.samples_f1)

@@ -13,7 +13,7 @@ from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError, OutputError
 from mmfeat.data.sample_kinds import PICTURE, PICTURES, TABLE, kind_of_sample
-from mmfeat.inference.new_pictures import picture_rows
+from mmfeat.inference.new_images import image_rows
 from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.fuse import fuse
@@ -53,24 +53,24 @@ def test_what_is_typed_is_told_apart(photos, monkeypatch):
 
 
 def test_folders_archives_and_patterns_hold_the_same_pictures(photos):
-    assert picture_rows([str(photos)]).ids == IDS
+    assert image_rows([str(photos)]).ids == IDS
     with zipfile.ZipFile(photos.parent / "all.zip", "w") as archive:
         for name in IDS:
             archive.write(photos / name, name)
-    assert picture_rows([str(photos.parent / "all.zip")]).ids == IDS
-    assert picture_rows([str(photos / "*.png")]).ids == IDS[:5]
-    assert picture_rows([str(photos / "0.png"), str(photos / "deep")]).ids == ["0.png", "er/5.png"]
+    assert image_rows([str(photos.parent / "all.zip")]).ids == IDS
+    assert image_rows([str(photos / "*.png")]).ids == IDS[:5]
+    assert image_rows([str(photos / "0.png"), str(photos / "deep")]).ids == ["0.png", "er/5.png"]
     with pytest.raises(DataError, match="no such picture, folder or archive"):
-        picture_rows([str(photos / "*.gif")])
+        image_rows([str(photos / "*.gif")])
     (photos.parent / "empty").mkdir()
     with pytest.raises(DataError, match="no image there"):
-        picture_rows([str(photos.parent / "empty")])
+        image_rows([str(photos.parent / "empty")])
 
 
 def test_captions_are_found_by_the_pictures_names(photos):
     table = photos.parent / "c.csv"
     table.write_text("image,caption\n0,a dog\nphotos/1.png,a cat\n5.png,a bird\nelse.png,x\n", encoding="utf-8")
-    rows = picture_rows([str(photos)], str(table))
+    rows = image_rows([str(photos)], str(table))
     assert dict(zip(rows.ids, rows.captions, strict=True)) == dict.fromkeys(IDS, "") | {
         "0.png": "a dog",
         "1.png": "a cat",
@@ -78,9 +78,9 @@ def test_captions_are_found_by_the_pictures_names(photos):
     }
     table.write_text("image,Q\nelse.png,x\n", encoding="utf-8")
     with pytest.raises(DataError, match="no caption in it"):
-        picture_rows([str(photos)], str(table))
+        image_rows([str(photos)], str(table))
     with pytest.raises(DataError, match=r"none of 1 row names one of 6 pictures.*'0.png'.*'else.png'"):
-        picture_rows([str(photos)], str(table), {"caption": "Q"})
+        image_rows([str(photos)], str(table), {"caption": "Q"})
 
 
 def test_a_folder_by_the_command(photos, own, exported):

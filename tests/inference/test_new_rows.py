@@ -77,14 +77,14 @@ def test_features_go_into_the_store_and_the_project_stays_as_it_is(table, own):
 
 def test_rows_of_the_project_itself_are_predicted_as_they_are(trained, small_source, own):
     from mmfeat.common.labels import sigmoid
-    from mmfeat.inference.logits import source
+    from mmfeat.inference.logits import logits_of
 
     found = predict_new(
         str(small_source / "test.csv"), images=(str(small_source / "images.zip"),), project=own, run="fm3-1"
     )
     rows = own.manifest.rows("unlabelled")
     assert found.rows.ids == own.manifest.ids[rows].tolist()
-    assert np.abs(found.predictions.probs - sigmoid(source(own, "fm3-1", rows).logits)).max() < 1e-5
+    assert np.abs(found.predictions.probs - sigmoid(logits_of(own, "fm3-1", rows).logits)).max() < 1e-5
 
 
 def test_a_name_that_two_images_have_is_a_bad_row(table, exported, own, tmp_path):

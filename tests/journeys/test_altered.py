@@ -17,8 +17,8 @@ from helpers.older_projects import older_project, tried
 from mmfeat.common.files import write_json
 from mmfeat.common.seals import read_sealed, write_sealed
 from mmfeat.encoders.checkpoint import read_checkpoint
-from mmfeat.inference.logits import source
-from mmfeat.inference.networks import about, compose
+from mmfeat.inference.logits import logits_of
+from mmfeat.inference.networks import compose, model_record
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictor
@@ -115,9 +115,9 @@ def use(project: Project, name: str) -> None:
     assert isinstance(run.size_mb, float | int | None)
     assert isinstance(again(project, run), str)
     assert run.baseline_keys is not None
-    source(project, name, np.arange(3))
-    source(project, name, np.arange(3), shipped=True)
-    about(project, compose(project, name))
+    logits_of(project, name, np.arange(3))
+    logits_of(project, name, np.arange(3), shipped=True)
+    model_record(project, compose(project, name))
 
 
 def check_run(root: Path, name: str, sample: int | None, seed: int = 0) -> None:

@@ -11,7 +11,7 @@ from helpers.edits import edited, save
 
 from mmfeat.common.errors import MmfeatError, RunError, StoreError
 from mmfeat.data.images.image_sources import ImageSources
-from mmfeat.inference.logits import run_source, source
+from mmfeat.inference.logits import logits_of, run_logits
 from mmfeat.inference.run_ranking import best_run, ranked_runs
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
@@ -165,7 +165,7 @@ def test_an_ensemble_of_one_is_the_identity(extracted):
     run = fuse(extracted).run
     one = ensemble(extracted, [run.name]).run
     rows = np.arange(extracted.manifest.n_samples)
-    a, b = (run_source(extracted, r, rows).logits for r in (run, one))
+    a, b = (run_logits(extracted, r, rows).logits for r in (run, one))
     assert np.array_equal(a, b)
 
 
@@ -175,7 +175,7 @@ def test_fm1_is_the_mean_of_both_logits(extracted):
     table = extracted.table(["image", "text"])
     both = table.present["image"] & table.present["text"]
     mean = (table.logits["image"][:] + table.logits["text"][:]) / 2
-    got = run_source(extracted, run, rows).logits
+    got = run_logits(extracted, run, rows).logits
     assert np.allclose(got[both], mean[both], atol=1e-5)
     alone = table.present["image"] & ~table.present["text"]
     assert np.allclose(got[alone], table.logits["image"][:][alone], atol=1e-5)
@@ -186,7 +186,7 @@ def test_a_run_predicts_what_it_kept(extracted):
     kept = run.logits()
     at = {str(i): n for n, i in enumerate(extracted.manifest.ids)}
     rows = np.array([at[str(i)] for i in kept.ids])
-    computed = run_source(extracted, run, rows).logits
+    computed = run_logits(extracted, run, rows).logits
     assert np.allclose(kept.logits, computed, atol=1e-5)
 
 
@@ -309,7 +309,7 @@ def test_nothing_but_evaluate_reads_the_labels_of_test_rows(with_test):
         names = [fuse(project).run.name, selftrain(project).run.name, ensemble(project, ["image", "text"]).run.name]
         scored = [(line.name, line.state, line.metrics.scores.samples_f1) for line in ranked_runs(project)]
         everything = np.arange(len(m.ids))
-        found.append((names, scored, [source(project, n, everything).logits for n in ("image", "text", *names)]))
+        found.append((names, scored, [logits_of(project, n, everything).logits for n in ("image", "text", *names)]))
     assert found[0][:2] == found[1][:2]
     for a, b in zip(found[0][2], found[1][2], strict=True):
         assert np.array_equal(a, b)
@@ -351,10 +351,10 @@ def test_two_runs_made_at_once_get_two_names(extracted, tmp_path):
 def test_sources_share_one_namespace(extracted):
     rows = extracted.manifest.rows("val")
     run = fuse(extracted).run
-    assert source(extracted, "text", rows).name == "text"
-    assert source(extracted, run.name, rows).name == run.name
+    assert logits_of(extracted, "text", rows).name == "text"
+    assert logits_of(extracted, run.name, rows).name == run.name
     with pytest.raises(RunError, match="no run 'texxt'"):
-        source(extracted, "texxt", rows)
+        logits_of(extracted, "texxt", rows)
     assert [r.name for r in all_runs(extracted.runs_folder)] == [run.name]
 
 

@@ -13,8 +13,8 @@ from mmfeat import Predictor
 from mmfeat.common.errors import MissingFeatures
 from mmfeat.common.labels import class_positions
 from mmfeat.inference import logits as scoring
-from mmfeat.inference.decisions import decision_for, shipped_decision
-from mmfeat.inference.logits import source
+from mmfeat.inference.fitted_rules import rule_for_rows, shipped_rule
+from mmfeat.inference.logits import logits_of
 from mmfeat.inference.networks import compose
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.encoding import extract
@@ -85,8 +85,8 @@ def test_logits_and_decisions_are_those_of_before(projects, name):
     found = []
     for project in projects:
         rows = project.manifest.rows("all")
-        as_shipped, decision = source(project, name, rows, shipped=True), decision_for(project, name, rows)
-        logits = source(project, name, rows).logits
+        as_shipped, decision = logits_of(project, name, rows, shipped=True), rule_for_rows(project, name, rows)
+        logits = logits_of(project, name, rows).logits
         decided = decision.labels(decision.probs(logits))
         found.append([by_name(project, x) for x in (logits, as_shipped.logits, decided, decision.threshold)])
     for before, after in zip(*found, strict=True):
@@ -110,7 +110,7 @@ def test_what_is_composed_of_it_predicts_as_before(projects, name):
         again = build_composition(json.loads(json.dumps(network.describe())))  # as an exported folder does
         again.load_state_dict(network.state_dict())
         assert torch.equal(again(*inputs)[0], outputs[0])
-        wanted = source(project, name, project.manifest.rows("val"), shipped=True).logits
+        wanted = logits_of(project, name, project.manifest.rows("val"), shipped=True).logits
         np.testing.assert_allclose(outputs[0].numpy(), wanted, atol=1e-4)
     for before, after in zip(*found, strict=True):
         np.testing.assert_allclose(after, before, atol=1e-5)
@@ -161,7 +161,7 @@ def test_what_was_kept_is_read_by_name_where_the_features_are_gone(projects, mon
     monkeypatch.setattr(scoring, "_head_source", gone)
     monkeypatch.setattr(scoring, "_ensemble_source", gone)
     for name in (*HEADS, *ENSEMBLES):
-        one, other = (by_name(p, source(p, name, p.manifest.rows("val")).logits) for p in projects)
+        one, other = (by_name(p, logits_of(p, name, p.manifest.rows("val")).logits) for p in projects)
         np.testing.assert_array_equal(one, other)
 
 
@@ -184,10 +184,10 @@ def test_new_ensembles_and_comparisons_join_old_and_new_by_name(projects):
     assert new.columns is None
     made = ensemble(after, ["image", "crossattn-1", new.name]).run
     rows = after.manifest.rows("val")
-    parts = [source(after, name, rows).logits for name in ("image", "crossattn-1", new.name)]
-    np.testing.assert_allclose(source(after, made.name, rows).logits, np.mean(parts, 0), atol=1e-5)
+    parts = [logits_of(after, name, rows).logits for name in ("image", "crossattn-1", new.name)]
+    np.testing.assert_allclose(logits_of(after, made.name, rows).logits, np.mean(parts, 0), atol=1e-5)
     np.testing.assert_allclose(
-        by_name(after, parts[1]), by_name(before, source(before, "crossattn-1", rows).logits), atol=1e-5
+        by_name(after, parts[1]), by_name(before, logits_of(before, "crossattn-1", rows).logits), atol=1e-5
     )
     lines = {one.name: one.metrics.rows_f1 for one in compare_heads(after, ["concat"]).models}
     wanted = {one.name: one.metrics.rows_f1 for one in compare_heads(before, ["concat"]).models}
@@ -209,7 +209,7 @@ def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
     assert made.difference < 1e-3
     predictor = Predictor.load(made.folder)
     assert predictor.classes == after.manifest.classes
-    np.testing.assert_allclose(predictor.decision.threshold, shipped_decision(after, name).threshold)
+    np.testing.assert_allclose(predictor.decision.threshold, shipped_rule(after, name).threshold)
     record, f1 = predictor.record["run"], evaluate(after, [name]).metrics[name].scores.class_f1
     np.testing.assert_allclose(record["figures"]["class_f1"], f1, atol=1e-6)
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from helpers.older_projects import VERSIONS, older_project
 from mmfeat.cli import group
 
-from mmfeat.inference.logits import source
+from mmfeat.inference.logits import logits_of
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.workflows.predict import predict
@@ -113,7 +113,7 @@ def test_runs_ranks_all_of_them_as_current(folder):
 def test_every_run_and_encoder_gives_the_probabilities_of_then(kept, name):
     expected = np.array(json.loads((kept / "expected.json").read_text())[name])
     rows = Project(kept).manifest.rows("unlabelled")
-    logits = source(Project(kept), name, rows).logits
+    logits = logits_of(Project(kept), name, rows).logits
     assert 1 / (1 + np.exp(-logits)) == pytest.approx(expected, abs=2e-4)
 
 

@@ -10,7 +10,7 @@ import pytest
 from mmfeat import Predictor
 from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.labels import sigmoid
-from mmfeat.inference.logits import source
+from mmfeat.inference.logits import logits_of
 from mmfeat.inference.networks import compose
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
@@ -63,7 +63,7 @@ def test_its_logits_are_those_that_it_recorded(with_tokens):
     run = fuse(Project(with_tokens, SETTINGS), "labelquery").run
     kept = run.logits()
     at = [list(kept.ids).index(i) for i in project.manifest.ids[val]]
-    assert np.allclose(source(project, "labelquery-1", val).logits, kept.logits[at], atol=1e-5)
+    assert np.allclose(logits_of(project, "labelquery-1", val).logits, kept.logits[at], atol=1e-5)
 
 
 def test_an_exported_model_makes_the_tokens_itself(with_tokens, small_source, tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_an_exported_model_makes_the_tokens_itself(with_tokens, small_source, tm
     assert result.n_checked > 0
     assert result.difference < 1e-4
     rows = project.manifest.rows("unlabelled")
-    wanted = sigmoid(source(project, "labelquery-1", rows).logits)
+    wanted = sigmoid(logits_of(project, "labelquery-1", rows).logits)
     images = (str(small_source / "images.zip"),)
     inside = predict_new(str(small_source / "test.csv"), images=images, project=project, run="labelquery-1")
     outside = predict_new(str(small_source / "test.csv"), images=images, model=str(tmp_path / "model"))
@@ -106,10 +106,10 @@ def test_other_tokens_make_a_run_stale_and_the_store_keeps_what_it_reads(own):
     path.write_text(path.read_text(encoding="utf-8").replace("tokens = 6", "tokens = 0"), encoding="utf-8")
     project = Project(own.root)
     run = fuse(own, "labelquery").run
-    assert state_of(project, run) == "stale: encoder text keeps other tokens: tokens = 6 -> 0"
+    assert state_of(project, run) == "stale: encoder text stores other tokens: tokens = 6 -> 0"
     assert "tokens-6" in references_of(project).encoders[run.encoders["text"]["key"]]
-    assert np.isfinite(source(project, run.name, project.manifest.rows("unlabelled")).logits).all()
-    with pytest.raises(RunError, match="keeps other tokens"):
+    assert np.isfinite(logits_of(project, run.name, project.manifest.rows("unlabelled")).logits).all()
+    with pytest.raises(RunError, match="stores other tokens"):
         compose(project, run.name)
 
 
@@ -117,9 +117,9 @@ def test_tokens_that_are_gone_are_said(own):
     for folder in own.root.glob("features/*/tokens-6"):
         shutil.rmtree(folder)
     val, rest = own.manifest.rows("val"), own.manifest.rows("unlabelled")
-    assert np.isfinite(source(own, "labelquery-1", val).logits).all()  # as the run recorded them
+    assert np.isfinite(logits_of(own, "labelquery-1", val).logits).all()  # as the run recorded them
     with pytest.raises(MissingFeatures, match=r"no tokens of 'text' for .* Run: mmfeat extract"):
-        source(own, "labelquery-1", rest)
+        logits_of(own, "labelquery-1", rest)
     with pytest.raises(MissingFeatures, match="no tokens of 'text'"):
         fuse(Project(own.root, {**SETTINGS, "seed": 5}), "labelquery")
 

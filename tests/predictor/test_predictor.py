@@ -14,7 +14,7 @@ from PIL import Image
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, RunError
 from mmfeat.common.labels import sigmoid
-from mmfeat.inference.logits import source
+from mmfeat.inference.logits import logits_of
 from mmfeat.project.project import Project
 
 
@@ -34,12 +34,12 @@ def samples(trained) -> tuple[list[bytes], list[str]]:
 def test_it_equals_the_cached_path_to_rounding(predictor, samples, trained):
     project = Project(trained)
     rows = np.arange(project.manifest.n_samples)
-    cached = source(project, "fm3-1", rows)
+    cached = logits_of(project, "fm3-1", rows)
     found = predictor.predict(*samples)
     assert np.abs(found.probs - sigmoid(cached.logits)).max() < 1e-4
     assert np.array_equal(found.known, cached.known)
     for name in ("image", "text"):
-        own = source(project, name, rows)
+        own = logits_of(project, name, rows)
         assert np.abs(found.unimodal[name] - sigmoid(own.logits))[own.known].max() < 1e-4
         assert np.isnan(found.unimodal[name][~own.known]).all()
 

@@ -51,7 +51,7 @@ def test_val_may_be_dealt_later_from_train(tmp_path):
     after = split_of(tmp_path)
     assert [i for i in before if before[i] == "test"] == [i for i in after if after[i] == "test"]
     assert list(after.values()).count("val") == 6
-    assert "6 rows that stood in train are val from now on" in made.summary
+    assert "6 rows moved from train to val" in made.summary
     again = init(tmp_path)
     assert again.unchanged
     assert "from now on" not in again.summary
@@ -340,7 +340,7 @@ def test_captions_alone_will_do_where_there_is_no_image_file_at_all(tmp_path):
     for file in (tmp_path / "images").iterdir():
         file.unlink()
     made = init(tmp_path, str(path))
-    assert "so that only captions are used" in made.summary
+    assert "only captions are used" in made.summary
     assert list(load_config(tmp_path / FILE_NAME).encoder) == ["text"]
     assert init(tmp_path).unchanged
     path.write_text("image,labels\n0.png,x\n1.png,x\n")

@@ -16,8 +16,8 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.files import HOST, TEMPORARY
 from mmfeat.config.reader import load_config
 from mmfeat.config.schema import FILE_NAME
+from mmfeat.project import initialisation as module
 from mmfeat.project.initialisation import init
-from mmfeat.workflows import init as module
 
 
 def grouped(folder: Path, rows: list[tuple[str, str, str]]) -> Path:

@@ -168,7 +168,7 @@ def test_nothing_is_read_twice_and_memory_may_be_lost(old, decoded, monkeypatch)
     decoded.clear()
     extract(Project(old))
     assert not decoded
-    (old / ".mmfeat" / "pixels-2.npy").write_bytes(b"damaged")
+    (old / ".mmfeat" / "pixels-2.parquet").write_bytes(b"damaged")
     extract(Project(old))
     assert not decoded
 

@@ -20,7 +20,7 @@ from mmfeat.common.lineage import Lineage
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import PredictConfig
 from mmfeat.inference import ensemble_members as members_module
-from mmfeat.inference.logits import run_source, source, training_prior
+from mmfeat.inference.logits import logits_of, run_logits, training_prior
 from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again, is_current
@@ -236,20 +236,20 @@ def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(
     result = ensemble(fused, names, method=method)
     run, val = result.run, manifest.rows("val")
     rows = Rows(
-        logits=np.stack([source(fused, name, val).logits for name in names]),
-        known=np.stack([source(fused, name, val).known for name in names]),
+        logits=np.stack([logits_of(fused, name, val).logits for name in names]),
+        known=np.stack([logits_of(fused, name, val).known for name in names]),
         labels=manifest.labels[val],
         numbers=id_numbers(manifest.ids[val]),
         prior=training_prior(fused),
     )
     weights, out_of_fold = cross_fit(method, rows, score_by(fused.config.metric, fused.config.predict))
-    assert np.allclose(run_source(fused, run, val[::-1]).logits, out_of_fold[::-1], atol=1e-5)
-    shipped = run_source(fused, run, val, shipped=True).logits
+    assert np.allclose(run_logits(fused, run, val[::-1]).logits, out_of_fold[::-1], atol=1e-5)
+    shipped = run_logits(fused, run, val, shipped=True).logits
     chosen = weights.weights > 0 if method == "greedy" else np.ones(3, bool)
     assert np.allclose(shipped, Weights(weights.weights[chosen], weights.bias).of(rows.of(chosen)), atol=1e-5)
     assert np.allclose(run.record["members"][0]["weight"], weights.weights[chosen][0])
     others = np.concatenate([manifest.rows("train"), manifest.rows("unlabelled")])
-    assert np.array_equal(run_source(fused, run, others).logits, run_source(fused, run, others, shipped=True).logits)
+    assert np.array_equal(run_logits(fused, run, others).logits, run_logits(fused, run, others, shipped=True).logits)
     figures = run.record["figures"]["val"]
     assert figures["loss"] == pytest.approx(line_of(fused, run.name).metrics.scores.loss)
     assert result.lines[-1].loss == pytest.approx(figures["loss"])
@@ -287,7 +287,7 @@ def test_rows_without_a_member_are_known_by_the_others(extracted):
     project, blank = with_blank_captions(extracted)
     for method in ("weighted", "per-class", "stacked"):
         run = ensemble(project, ["image", "text"], method=method).run
-        found, image = run_source(project, run, blank, shipped=True), source(project, "image", blank)
+        found, image = run_logits(project, run, blank, shipped=True), logits_of(project, "image", blank)
         scale = np.sum([m["weight"] for m in run.record["members"]], axis=0)
         assert found.known.all()
         assert np.allclose(found.logits, image.logits * scale + np.array(run.record.get("bias", 0)), atol=1e-4)
@@ -301,9 +301,9 @@ def test_a_row_that_changed_after_the_fit_has_no_figure_until_it_is_made_again(e
     with pytest.raises(
         RunError, match=r"fitted on 1 of these rows.*again: mmfeat ensemble --method weighted image text"
     ):
-        run_source(project, run, val)
-    assert line_of(project, run.name).state.startswith("no figures: ")
-    run_source(project, run, project.manifest.rows("train"))
+        run_logits(project, run, val)
+    assert line_of(project, run.name).state.startswith("no metrics: ")
+    run_logits(project, run, project.manifest.rows("train"))
     second = ensemble(project, ["image", "text"], method="weighted")
     assert second.made
     assert line_of(project, second.run.name).state == "current"
@@ -325,16 +325,16 @@ def test_train_rows_take_part_where_all_members_are_out_of_fold(extracted, monke
     result = ensemble(extracted, ["image", "text"], method="stacked")
     train = extracted.manifest.rows("train")
     assert (result.fitted["n_val"], result.fitted["n_train"]) == (15, len(train))
-    out_of_fold = run_source(extracted, result.run, train).logits
-    assert not np.allclose(out_of_fold, run_source(extracted, result.run, train, shipped=True).logits)
+    out_of_fold = run_logits(extracted, result.run, train).logits
+    assert not np.allclose(out_of_fold, run_logits(extracted, result.run, train, shipped=True).logits)
 
 
 def test_rows_that_became_test_are_scored_by_weights_that_never_saw_them(extracted):
     run = ensemble(extracted, ["image", "text"], method="stacked").run
     val = extracted.manifest.rows("val")
-    before = run_source(extracted, run, val[:4]).logits
+    before = run_logits(extracted, run, val[:4]).logits
     project = moved(extracted, "val", "test", 4)
-    assert np.array_equal(run_source(project, run, project.manifest.rows("test")).logits, before)
+    assert np.array_equal(run_logits(project, run, project.manifest.rows("test")).logits, before)
     assert evaluate(project, [run.name], split="test").n_selected[run.name] == 4
 
 
@@ -342,7 +342,7 @@ def test_other_classes_are_refused(extracted):
     run = ensemble(extracted, ["image", "text"], method="per-class").run
     project = save(extracted, classes=("renamed", *extracted.manifest.classes[1:]))
     with pytest.raises(RunError, match="made for other classes"):
-        run_source(project, run, project.manifest.rows("val"))
+        run_logits(project, run, project.manifest.rows("val"))
     assert not is_current(project, run)
 
 

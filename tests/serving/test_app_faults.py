@@ -22,7 +22,7 @@ from helpers.server import FORM, JSON, as_json, ask, form, serving
 
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError
-from mmfeat.serving.allocator import give_back_freed_memory
+from mmfeat.common.freed_memory import return_memory_when_freed
 from mmfeat.serving.callers import Callers
 from mmfeat.serving.connections import most_connections
 from mmfeat.serving.gathering import Gatherer
@@ -349,8 +349,8 @@ def test_tensors_that_were_read_do_not_lie_in_the_file(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_freed_memory_goes_back_to_the_system():
     script = (
-        "import sys; from mmfeat.serving.allocator import give_back_freed_memory\n"
-        "if sys.argv[1] == 'yes': print(give_back_freed_memory())\n"
+        "import sys; from mmfeat.common.freed_memory import return_memory_when_freed\n"
+        "if sys.argv[1] == 'yes': print(return_memory_when_freed())\n"
         "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p; c.free.argtypes = [ctypes.c_void_p]\n"
         "c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]\n"
@@ -371,4 +371,4 @@ def test_freed_memory_goes_back_to_the_system():
 
 def test_another_c_library_is_no_error(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda *_: object())
-    assert give_back_freed_memory() is False
+    assert return_memory_when_freed() is False

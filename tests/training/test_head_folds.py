@@ -14,8 +14,8 @@ from mmfeat.cli import group
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.lineage import Lineage
 from mmfeat.inference.ensemble_members import rows_to_fit_on
-from mmfeat.inference.logits import held_out_folds, run_source
-from mmfeat.inference.networks import about, compose
+from mmfeat.inference.logits import held_out_folds, run_logits
+from mmfeat.inference.networks import compose, model_record
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again
@@ -48,7 +48,7 @@ def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     rows = labelled(project)
     fold = held_out_folds(project, result.run, rows)
     assert np.array_equal(fold, Folds(project).of_rows(rows))
-    found = run_source(project, result.run, rows).logits
+    found = run_logits(project, result.run, rows).logits
     kept = result.run.logits()
     at = {i: n for n, i in enumerate(kept.ids)}
     order = [at[i] for i in project.manifest.ids[rows]]
@@ -59,7 +59,7 @@ def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     each = np.stack([head(*table.to("cpu")).detach().numpy() for head in part.seeds]).reshape(2, 3, len(rows), -1)
     own = each[:, fold, np.arange(len(rows))].mean(0)
     np.testing.assert_allclose(found, own, atol=1e-5)
-    shipped = run_source(project, result.run, rows, shipped=True).logits
+    shipped = run_logits(project, result.run, rows, shipped=True).logits
     np.testing.assert_allclose(shipped, each.mean((0, 1)), atol=1e-5)
     others = project.manifest.rows("unlabelled")
     assert (held_out_folds(project, result.run, others) == -1).all()
@@ -74,7 +74,7 @@ def test_no_figure_of_a_run_in_folds_is_in_sample(folded):
     assert [line.state for line in ranked_runs(project) if line.name == result.run.name] == ["current"]
     evaluated = evaluate(project, [result.run.name], split="train")
     assert evaluated.n_out_of_fold[result.run.name] == evaluated.n_rows == len(project.manifest.rows("train"))
-    assert about(project, compose(project, result.run.name))["n_trained"] == len(ids)
+    assert model_record(project, compose(project, result.run.name))["n_trained"] == len(ids)
     assert result.labelled.n_rows == len(ids)
     assert not result.labelled.n_in_sample
     assert [line.label for line in result.labelled.lines] == ["concat, one seed", "concat, mean"]

@@ -37,7 +37,7 @@ def model(exported, tmp_path):
 
 
 def test_the_same_export_does_nothing_and_builds_nothing(trained, model, monkeypatch):
-    monkeypatch.setattr(exporting, "build_encoder", None)
+    monkeypatch.setattr(Project, "built", None)
     (model / "README.md").write_text("licence: mine\n")
     before = state_of(model)
     result = export(Project(trained), "fm3-1", model)

@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
     assert Project(project.root).identity("text").checkpoint == tuned.checkpoint.name
     done = run_cli("evaluate", "text", cwd=project.root, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "is of other classes than the manifest. Run: mmfeat finetune text --freeze" in done.stderr
+    assert "is for other classes than the manifest. Run: mmfeat finetune text --freeze" in done.stderr
     (refitted,) = finetune(fewer, ["text"], freeze=True).encoders
     assert "as fine-tuned in text-1" in refitted.note
     assert ", 0 encoded" in refitted.note

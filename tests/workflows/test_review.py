@@ -290,9 +290,9 @@ def test_applied_is_what_init_makes_of_the_same_corrections(tmp_path, there):
     again = apply_review(Project(a), file)
     assert not again.changed
     assert again.made.startswith("Nothing to do")
-    assert undo_review(Project(a)).made.startswith("Took back 32 answers")
+    assert undo_review(Project(a)).made.startswith("Undid 32 answers")
     assert state(a) == before
-    with pytest.raises(DataError, match=r"no review was applied that could be taken back"):
+    with pytest.raises(DataError, match=r"no review was applied that could be undone"):
         undo_review(Project(a))
 
 
@@ -472,7 +472,7 @@ def test_the_command_line(reviewed):
     file = str(reviewed / "review.csv")
     found = typed(reviewed, "crossattn-1", "--n", "3")
     assert f"Made {file} (3 of 20 unlabelled rows). Next: mmfeat review --apply {file}" in found.output
-    assert f"{NO_LABELS[0]} for none of the classes" in found.output
+    assert f"{NO_LABELS[0]} where no class applies" in found.output
     assert "no row is filled in" in str(typed(reviewed, "--apply", file).exception)
     _, *rows = cells((reviewed / "review.csv").read_bytes())
     fill(Path(file), {unharmed(rows[0][0]): "-"})
@@ -481,6 +481,6 @@ def test_the_command_line(reviewed):
         "Applied 1 answer of review.csv: corrections.csv and manifest.parquet"
     )
     assert "Nothing to do" in typed(reviewed, "--apply", file).output
-    assert "Took back 1 answer of review.csv" in typed(reviewed, "--undo").output
+    assert "Undid 1 answer of review.csv" in typed(reviewed, "--undo").output
     for two in (["--apply", file, "--undo"], ["crossattn-1", "--undo"], ["--apply", file, "--out", "x.csv"]):
         assert typed(reviewed, *two).exit_code == 2

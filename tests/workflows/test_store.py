@@ -285,7 +285,7 @@ def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, tmp_path
     tuned = Project(project.root).table(["image"]).embeddings["image"][:].astype(np.float32)
     np.testing.assert_allclose(rows, tuned, atol=2e-3)
     remembered = recall(project.memory / "tuning.json")
-    assert len(remembered) == 2
+    assert len(remembered["values"]) == 2
 
 
 def test_right_of_the_wall_the_images_may_be_gone_altogether(extracted):

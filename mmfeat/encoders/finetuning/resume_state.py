@@ -13,8 +13,8 @@ from torch import Tensor
 from mmfeat.common.errors import one_line
 from mmfeat.common.files import atomic_path
 from mmfeat.common.progress import say
+from mmfeat.common.remembered import stamp_of
 from mmfeat.common.seals import METADATA, check_sealed_file, seal_file
-from mmfeat.common.verified import stamp_of
 
 
 @dataclass

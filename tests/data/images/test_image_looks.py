@@ -218,12 +218,12 @@ def test_a_memory_of_before_does_not_hide_what_is_found_now(tmp_path, monkeypatc
     archive = zipped(tmp_path / "p.zip", NFD.encode())
     os.utime(archive, (1, 1))
     names = np.array([NFC], dtype=object)
-    memory = DigestMemory(tmp_path / "digests.parquet")
+    file = tmp_path / "digests.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr("mmfeat.data.row_keys._FORMAT", b"3")
+        patch.setattr("mmfeat.data.row_keys._FORMAT", "3")
         patch.setattr(ImageSources, "locate", lambda self, name: None)
-        assert not image_keys(names, ImageSources([archive]), memory).present.any()
-    assert image_keys(names, ImageSources([archive]), memory).present.all()
+        assert not image_keys(names, ImageSources([archive]), DigestMemory(file)).present.any()
+    assert image_keys(names, ImageSources([archive]), DigestMemory(file)).present.all()
 
 
 def test_what_looks_alike():

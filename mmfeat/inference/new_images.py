@@ -1,4 +1,4 @@
-"""Pictures to predict without a table: folders, zip and tar files, single files and patterns; their captions by name."""
+"""Images to predict without a table: folders, zip and tar files, single files and patterns; their captions by name."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mmfeat.data.tables.readers import read_rows
 from mmfeat.inference.new_rows import NewRows
 
 
-def picture_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str] | None = None) -> NewRows:
-    """A row for each picture in folders, archives, files and patterns: its id is its name there.
+def image_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str] | None = None) -> NewRows:
+    """A row for each image in folders, archives, files and patterns: its id is its name there.
 
     Parameters
     ----------
     captions : str
-        A table with the captions, whose ids or image names name the pictures; none, where empty.
+        A table of captions, whose ids or image names are those of the images; none, where empty.
     columns : dict of str to str
         Columns of that table by role.
 
     Raises
     ------
     DataError
-        There is no picture, or two have one name; the captions cannot be read, or name none of the pictures.
+        There is no image, or two have one name; the captions cannot be read, or match none of the images.
     """
     places, files = _found(whats)
     sources = ImageSources(places, "what is to be predicted")
@@ -59,7 +59,7 @@ def _found(whats: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
 
 def _captions(file: str, columns: dict[str, str], sources: ImageSources) -> dict[str, str]:
-    """Place of a picture to its caption."""
+    """Place of an image to its caption."""
     table = read_rows(Path(file).expanduser(), columns, {})
     if not any(caption.strip() for caption in table.captions):
         raise DataError(f"{file}: no caption in it. Name the column: --column caption=NAME")

@@ -1,0 +1,129 @@
+"""Decision rules of a project, as `[predict]` asks for them: cross-fitted for val rows, fitted on all of val for others."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.labels import class_order, class_positions
+from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted
+from mmfeat.config.schema import PredictConfig
+from mmfeat.inference.logits import logits_of
+from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
+from mmfeat.metrics.metric_rows import Metrics, metrics_of
+from mmfeat.project.project import Project
+
+
+def crossfitted_rule(project: Project, rows: np.ndarray, logits: np.ndarray) -> DecisionRule:
+    """The rule for labelled rows by their own logits `(n, K)`; where it is tuned, each row's is fitted on the other folds."""
+    numbers = id_numbers(project.manifest.ids[rows]) if project.config.predict.fits else np.zeros(0, np.uint64)
+    return _fitted(project, rows, logits, numbers)
+
+
+def _fitted(project: Project, rows: np.ndarray, logits: np.ndarray, numbers: np.ndarray | None = None) -> DecisionRule:
+    """A rule fitted on labels and logits, by folds of the rows' `numbers` where they are given.
+
+    Thresholds of classes are fitted in an order of the classes' names, so that the manifest's order does not matter.
+    """
+    config, classes = project.config, project.manifest.classes
+    labels, at = project.manifest.labels[rows], None
+    if config.predict.per_class:
+        at = class_positions(classes, class_order(classes))
+        labels, logits = labels[:, at], logits[:, at]
+    if numbers is None:
+        rule = fit_decision_rule(config.predict, config.metric, labels=labels, logits=logits)
+    else:
+        rule = crossfit_decision_rule(config.predict, config.metric, labels=labels, logits=logits, numbers=numbers)
+    return rule if at is None else rule.in_order_of(np.argsort(at))
+
+
+def metrics_on_val(project: Project, logits: np.ndarray) -> Metrics:
+    """Metrics of logits `(n_val, K)` of the manifest's val rows; a tuned rule is cross-fitted."""
+    rows = project.manifest.rows("val")
+    return metrics_of(project.manifest.labels[rows], logits, crossfitted_rule(project, rows, logits))
+
+
+def required_val(project: Project, what: str) -> np.ndarray:
+    """The val rows, for a command that needs them as `what`: `rows to compare on`.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    rows = project.manifest.rows("val")
+    if not len(rows):
+        raise DataError(f"manifest.parquet: no val {what}. Set [split] val in mmfeat.toml and run: mmfeat init")
+    return rows
+
+
+def shipped_rule(project: Project, name: str) -> DecisionRule:
+    """The rule of a run or an encoder for rows that are not val: fitted on all of val where it is tuned.
+
+    Raises
+    ------
+    ConfigError
+        It is tuned, and there is no val row.
+    MissingFeatures, RunError
+        There are no logits of the val rows.
+    """
+    rows, config = project.manifest.rows("val"), project.config
+    if not config.predict.fits:
+        no_labels, no_logits = project.manifest.labels[:0], np.zeros((0, 0), np.float32)
+        return fit_decision_rule(config.predict, config.metric, labels=no_labels, logits=no_logits)
+    _check_val(project)
+    return _fitted(project, rows, logits_of(project, name, rows).logits)
+
+
+def rule_for_rows(project: Project, name: str, rows: np.ndarray, shipped: DecisionRule | None = None) -> DecisionRule:
+    """The rule of a run or an encoder for some rows, in their order; raises as :func:`shipped_rule`.
+
+    Parameters
+    ----------
+    shipped : DecisionRule, optional
+        The result of `shipped_rule`, where it is known.
+    """
+    shipped = shipped_rule(project, name) if shipped is None else shipped
+    val = project.manifest.rows("val")
+    at = np.full(project.manifest.n_samples, -1)
+    at[val] = np.arange(len(val))
+    if not project.config.predict.fits or not (at[rows] >= 0).any():
+        return shipped
+    own = crossfitted_rule(project, val, logits_of(project, name, val).logits)
+    return shipped.with_rows(own, at[rows], len(rows))
+
+
+def rule_record(project: Project, logits: np.ndarray) -> dict[str, Any] | None:
+    """The rule that a run ships, by the logits `(n_val, K)` of its val rows, as run.json keeps it; None without val rows."""
+    config, rows = project.config, project.manifest.rows("val")
+    if config.predict.fits and not len(rows):
+        return None
+    return {**_fitted(project, rows, logits).as_dict(), "fitted": about_fit(project)}
+
+
+def same_rule(record: dict[str, Any], rule: PredictConfig) -> bool:
+    """Whether the metrics in a run's record were made with the settings `rule`."""
+    return dataclasses.asdict(PredictConfig()) | record["config"]["predict"] == dataclasses.asdict(rule)
+
+
+def about_fit(project: Project) -> str:
+    """What the rule is fitted on: `fitted on 2,000 val rows for samples-f1`; empty where it is not fitted."""
+    if not project.config.predict.fits:
+        return ""
+    purpose = f" for {project.config.metric}" if project.config.predict.tuned else ""
+    return f"fitted on {counted(len(project.manifest.rows('val')), 'val row')}{purpose}"
+
+
+def _check_val(project: Project) -> None:
+    if len(project.manifest.rows("val")):
+        return
+    rule = project.config.predict
+    key, fixed = ("threshold", "0.5") if rule.tuned else ("calibration", "none")
+    raise ConfigError(
+        f"predict.{key} = {getattr(rule, key)} is fitted on val rows, and there are none. "
+        f"Use: --{key} {fixed}, or set [split] val in mmfeat.toml and run: mmfeat init"
+    )
