@@ -133,7 +133,7 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     toml = filled_template(folder, config, data, images.sources) if is_new else None
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = files.write(manifest, notes, change=change, toml=toml, outputs=outputs)
-    text = "\n".join([summary(manifest, data, row_keys, images.sources, config), *lines, *necessary])
+    text = "\n".join([summary(manifest, data, row_keys, images=images.sources, config=config), *lines, *necessary])
     return InitResult(
         manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=images.warnings
     )
