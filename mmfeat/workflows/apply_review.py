@@ -112,7 +112,7 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     _remember_after(root)
     if not fresh and made.unchanged:
         made_line = f"Nothing to do: {CORRECTIONS} has all {counted(len(answers.given), 'answer')} of {file.name}."
-        return AppliedReview(False, [], made_line, "mmfeat review")
+        return AppliedReview(changed=False, lines=[], made=made_line, after="mmfeat review")
     now = project.reopened()
     change = difference(before, now.manifest)
     lines = about_answers(answers, before, now.manifest, change=change)
@@ -121,10 +121,10 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     lines += [*necessary, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
     return AppliedReview(
-        True,
-        lines,
-        f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo).",
-        after,
+        changed=True,
+        lines=lines,
+        made=f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo).",
+        after=after,
     )
 
 
@@ -166,7 +166,9 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     if not same:
         lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without them")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
-    return AppliedReview(True, lines, f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before.", after)
+    return AppliedReview(
+        changed=True, lines=lines, made=f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before.", after=after
+    )
 
 
 def _last(root: Path) -> Path | None:
