@@ -136,7 +136,7 @@ def main() -> None:
     load = os.getloadavg()[0]  # of others: the machine may be shared
     with tempfile.TemporaryDirectory() as folder:
         for runtime, dtype in FORMS:
-            one = export(project, arguments.run, Path(folder) / f"{runtime}-{dtype}", dtype, runtime)
+            one = export(project, arguments.run, Path(folder) / f"{runtime}-{dtype}", dtype=dtype, format=runtime)
             sizes[f"{runtime}, {dtype}"] = one.size_mb
             differences[f"{runtime}, {dtype}"] = one.difference
         for runtime in ("torch", "onnx"):

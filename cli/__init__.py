@@ -1,4 +1,4 @@
-"""The command line: one file for each command, no logic. Results go to stdout, progress and messages to stderr."""
+"""The command line: one file for each command, without logic. Results go to stdout, progress and messages to stderr."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ COMMANDS = (
 
 
 class _InOrder(click.Group):
-    """Lists the commands in the order in which they are used, not by the alphabet."""
+    """Lists the commands in the order of their use."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `--project`, once and not empty."""
@@ -72,15 +72,15 @@ class _InOrder(click.Group):
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
-    "--project", "folder", default=".", metavar="DIR", help="The project's folder. [default: the current one]"
+    "--project", "folder", default=".", metavar="DIR", help="The project's folder. [default: the current folder]"
 )
 @click.version_option(__version__, prog_name="mmfeat")
 @click.pass_context
 def group(context: click.Context, folder: str) -> None:
-    """Tags for pictures that come with words.
+    """Multi-label classification of images with captions.
 
-    mmfeat looks at every image and caption once, keeps what it saw in a feature store, and trains everything after
-    that in seconds. To see it work: mmfeat demo. With your own data: mmfeat init SOURCE.
+    mmfeat encodes each image and caption once and keeps the features in a store. Heads train on cached features in
+    seconds. To see it work: mmfeat demo. With your own data: mmfeat init SOURCE.
     """
     context.obj = folder
 
@@ -90,10 +90,10 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; a mistake is one line on stderr and exit 1, a usage error exit 2, an interruption 130."""
+    """Run the command line. A mistake is one line on stderr and exit 1; a usage error exit 2; an interruption exit 130."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of libraries, for their developers; users get our own messages
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to those that decode
+        warnings.simplefilter("ignore")  # those of libraries are for developers; users get mmfeat's messages
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to decoding
     try:
         group.main(standalone_mode=False)
         sys.stdout.flush()
@@ -115,14 +115,14 @@ def main() -> None:
             raise
         _stop(f"Error: out of memory{_detail(error)}. Use fewer rows or smaller batches, or a machine with more", 1)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing more can be said
+        sys.stderr.close()  # the reader of the output has ended
         sys.exit(1)
     except OSError as error:
         _stop(f"Error: {_file_of(error)}: {error.strerror or ' '.join(str(error).split())}", 1)
 
 
 def _file_of(error: OSError) -> str:
-    """The file that an error is about; where it does not say, the last one that was being read or written."""
+    """The file of an error. If it has none: the last file that was read or written."""
     if error.filename is not None:
         return shown(str(error.filename), LONGEST)
     found, trace = "standard output", error.__traceback__

@@ -10,18 +10,17 @@ from mmfeat.common.text import counted
 
 
 @click.command(
-    "demo", cls=Command, in_project=False, short_help="See all of it happen, without data or GPU, in a few minutes."
+    "demo", cls=Command, in_project=False, short_help="Run every command on a small made data set, without a GPU."
 )
-@click.option("--folder", default="mmfeat-demo", metavar="DIR", help="Where to put it. [default: mmfeat-demo]")
-@click.option("--seed", default=0, type=int, metavar="N", help="Of the made data set and of all that follows.")
+@click.option("--folder", default="mmfeat-demo", metavar="DIR", help="The folder to make. [default: mmfeat-demo]")
+@click.option("--seed", default=0, type=int, metavar="N", help="Seed of the data set and of everything after it.")
 def demo_command(folder: str, seed: int) -> None:
-    """Make a small data set of pictures and captions, run every command on it, and compare on the hidden truth."""
+    """Make a small data set of pictures and captions, run every command on it, and compare on hidden labels."""
     from mmfeat.api.demo import demo
     from mmfeat.common.progress import clock
     from mmfeat.report.text_tables import about_metrics, metric_table
 
     result = demo(folder, seed)
     click.echo(metric_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
-    hidden = "the truth of these rows was hidden from every command"
-    click.echo(about_metrics(result.lines[0].n_left_out, hidden))
+    click.echo(about_metrics(result.lines[0].n_left_out, "the labels of these rows were hidden from every command"))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.options import DECISION, echo_next, echo_one_class, open_project, overwrite_option, setting_options
@@ -10,13 +10,16 @@ from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
 
+if TYPE_CHECKING:
+    from mmfeat.workflows.evaluate import EvaluateResult
+
 WEAKEST = 3
 
 
-@click.command("evaluate", cls=Command, short_help="All figures of one or more runs, class by class.")
+@click.command("evaluate", cls=Command, short_help="All metrics of one or more runs, also class by class.")
 @click.argument("names", nargs=-1, metavar="[RUN]...")
 @click.option(
-    "--split", default="val", type=click.Choice(["val", "test", "train", "train+val"]), help="Which labelled rows."
+    "--split", default="val", type=click.Choice(["val", "test", "train", "train+val"]), help="The labelled rows to use."
 )
 @setting_options(*DECISION, top=("metric", "device"))
 @overwrite_option
@@ -24,48 +27,66 @@ WEAKEST = 3
 def evaluate_command(
     context: click.Context, names: tuple[str, ...], split: str, overwrite: bool, **options: Any
 ) -> None:
-    """Score runs and encoders (the best run, when none is named) on the same rows."""
+    """Score runs and encoders on the same rows. Without RUN: the best run."""
     from mmfeat.report.evaluation_table import evaluation_table
-    from mmfeat.report.text_tables import left_out, shown
+    from mmfeat.report.text_tables import left_out
     from mmfeat.workflows.evaluate import evaluate
 
     project = open_project(context, options, ("predict", "metric", "device"))
-    result, metric = evaluate(project, list(names) or None, split, overwrite), project.config.metric
+    result, metric = evaluate(project, names, split=split, overwrite=overwrite), project.config.metric
     echo_one_class(project)
     click.echo(
-        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric)
+        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric=metric)
     )
-    if result.decided:
-        click.echo(f"Labels by thresholds and temperature {result.decided}; val rows by those of other val rows.")
-    first, figures = next(iter(result.metrics.items()))
-    weakest = figures.scores.weakest(WEAKEST)
-    click.echo(
-        f"Weakest classes of {first}: "
-        + ", ".join(f"{shown(repr(result.classes[k]))} F1 {f1:.3f} ({counted(n, 'row')})" for k, f1, n in weakest)
-    )
-    click.echo(left_out(figures.scores.n_classes_left_out) or "Every class has a positive among these rows.")
-    for name, ids in result.trained.items():
-        if ids:
-            first = ", ".join(shown(i, 30) for i in ids[:WEAKEST]) + (", ..." if len(ids) > WEAKEST else "")
-            click.echo(
-                f"{name}: in-sample for {len(ids):,} of {counted(result.n_rows, 'row')}, it was trained on them ({first})."
-            )
+    if result.fitted:
+        click.echo(f"Labels by thresholds and temperature {result.fitted}; val rows by those of other val rows.")
+    _echo_weakest(result)
+    first = next(iter(result.metrics.values()))
+    click.echo(left_out(first.scores.n_classes_left_out) or "Every class has a positive among these rows.")
+    _echo_in_sample(result)
     if split == "val":
         tested = len(project.manifest.rows("test"))
-        publish = "mmfeat evaluate --split test" if tested else "set [split] test before you start"
-        click.echo(
-            f"These rows also chose epochs and runs; for a figure to publish {'type: ' if tested else ''}{publish}."
-        )
+        publish = "run: mmfeat evaluate --split test" if tested else "set [split] test before you start"
+        click.echo(f"Epochs and runs were selected on these rows. For a figure to publish, {publish}.")
     else:
-        for name, n in result.n_chosen.items():
-            if n:
-                click.echo(f"{name}: {n:,} of {counted(result.n_rows, 'row')} chose its epochs or rounds.")
-        for name, n in result.n_folded.items():
-            if n:
-                click.echo(
-                    f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that never saw them."
-                )
-        if not any((*map(len, result.trained.values()), *result.n_chosen.values(), *result.n_folded.values())):
-            click.echo("Nothing was trained on these rows or chosen by them.")
+        _echo_selected(result)
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
     echo_next(f"Made {files} ({counted(len(result.classes), 'class', 'classes')}).", result.after)
+
+
+def _echo_weakest(result: EvaluateResult) -> None:
+    """The classes with the lowest F1 of the first run."""
+    from mmfeat.common.text import shown
+
+    name, metrics = next(iter(result.metrics.items()))
+    weakest = ", ".join(
+        f"{shown(repr(result.classes[k]))} F1 {f1:.3f} ({counted(n, 'row')})"
+        for k, f1, n in metrics.scores.weakest(WEAKEST)
+    )
+    click.echo(f"Weakest classes of {name}: {weakest}")
+
+
+def _echo_in_sample(result: EvaluateResult) -> None:
+    """The rows that a run was trained on."""
+    from mmfeat.common.text import shown
+
+    for name, ids in result.trained.items():
+        if ids:
+            some = ", ".join(shown(i, 30) for i in ids[:WEAKEST]) + (", ..." if len(ids) > WEAKEST else "")
+            click.echo(
+                f"{name}: in-sample for {len(ids):,} of {counted(result.n_rows, 'row')}, it was trained on them ({some})."
+            )
+
+
+def _echo_selected(result: EvaluateResult) -> None:
+    """The rows that selected epochs or rounds, and those that are out of fold."""
+    for name, n in result.n_selected.items():
+        if n:
+            click.echo(f"{name}: {n:,} of {counted(result.n_rows, 'row')} selected its epochs or rounds.")
+    for name, n in result.n_out_of_fold.items():
+        if n:
+            click.echo(
+                f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that never saw them."
+            )
+    if not any((*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())):
+        click.echo("Nothing was trained or selected on these rows.")

@@ -13,7 +13,7 @@ from mmfeat.common.text import counted
 if TYPE_CHECKING:
     from mmfeat.extraction import Extraction
     from mmfeat.project.project import Project
-    from mmfeat.workflows.extract import ExtractionOptions
+    from mmfeat.workflows.extract import ExtractDryRun, ExtractResult
 
 SHOWN_REASONS = 5
 MODES = Modes(
@@ -25,16 +25,16 @@ MODES = Modes(
 
 @click.command("extract", cls=Command, modes=(MODES,), short_help="Encode what the feature store lacks, and only that.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
-@click.option("--shard", type=Shard(), metavar="K/N", help="Only the K-th of N parts of the rows, as 3/16.")
+@click.option("--shard", type=Shard(), metavar="K/N", help="Only the K-th of N parts of the rows, such as 3/16.")
 @click.option(
     "--on-error",
     default="record",
     type=click.Choice(["record", "stop"]),
-    help="A sample that cannot be read: record the reason and go on, or stop. [default: record]",
+    help="For a sample that cannot be read: record the reason and go on, or stop. [default: record]",
 )
-@click.option("--tune", is_flag=True, help="Measure first what is fastest on this device, and remember it.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
-@click.option("--rehash", is_flag=True, help="Read every image again instead of trusting size, time and inode.")
+@click.option("--tune", is_flag=True, help="First measure what is fastest on this device, and remember it.")
+@click.option("--dry-run", is_flag=True, help="Write nothing. Say what would be done, about how long and how many MB.")
+@click.option("--rehash", is_flag=True, help="Read every image again instead of trusting its size, time and inode.")
 @setting_options(top=("device",), sets=False)
 @click.pass_context
 def extract_command(
@@ -47,29 +47,34 @@ def extract_command(
     rehash: bool,
     **options: Any,
 ) -> None:
-    """Encode each image and caption once, into the feature store: embeddings, and logits where there is a checkpoint.
+    """Encode each image and caption once, and keep the embeddings in the feature store.
 
-    Any number of extractions may run at once on one store. To split the work of one, as a cluster's job array:
-    mmfeat extract --shard 3/16.
+    Encoders with a checkpoint also give logits. Without ENCODER: all encoders. Any number of extractions may run at once
+    on one store. To split the work, as in a cluster's job array: mmfeat extract --shard 3/16.
     """
+    from mmfeat.workflows.extract import extract, plan_extract
+
+    project = open_project(context, options, ("device",), dry_run)
+    if dry_run:
+        _echo_plan(project, plan_extract(project, names, shard=shard, rehash=rehash))
+        return
+    result = extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash)
+    _echo_result(project, result, sharded=bool(shard))
+
+
+def _echo_result(project: Project, result: ExtractResult, sharded: bool) -> None:
+    """What was done, encoder by encoder."""
     from mmfeat.common.text import shown
     from mmfeat.inference.next_commands import to_fuse
     from mmfeat.report.text_tables import table
-    from mmfeat.workflows.extract import ExtractionOptions, extract
 
-    project = open_project(context, options, ("device",), dry_run)
-    how = ExtractionOptions(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
-    if dry_run:
-        _echo_plan(project, list(names) or None, how)
-        return
-    result = extract(project, list(names) or None, options=how)
     echo_problems(result.problems)
-    counts = ("cached", "encoded", "repeated", "unreadable", *(["left"] if shard else []), "absent")
+    counts = ("cached", "encoded", "repeated", "unreadable", *(["left"] if sharded else []), "absent")
     rows = [
         [one.name, *(f"{getattr(one, count):,}" for count in counts), _speed(one, result.logits[one.name])]
         for one in result.encoders
     ]
-    click.echo(table(("encoder", *counts), rows))
+    click.echo(table(("encoder", *counts[:-1], "missing modality"), rows))
     for one in result.encoders:
         if one.tuned:
             click.echo(f"{one.name}: {one.tuned}")
@@ -80,18 +85,18 @@ def extract_command(
             click.echo(f"{one.name}: ... and {len(reasons) - SHOWN_REASONS:,} more")
         if one.advice:
             click.echo(f"{one.name}: {one.advice}")
-    seconds = sum(one.seconds for one in result.encoders)
     path = project.config.store.path
     if any(one.encoded or one.tokens for one in result.encoders) or any(result.logits.values()):
-        made = f"{path}/ holds {counted(result.n_rows, 'row')} of {counted(len(result.encoders), 'encoder')} ({result.size_mb:,.1f} MB)."
+        of = f"{counted(result.n_rows, 'row')} of {counted(len(result.encoders), 'encoder')}"
+        made = f"{path}/ holds {of} ({result.size_mb:,.1f} MB)."
     else:
-        made = f"{path}/ is up to date ({seconds:.1f} s)."
+        made = f"{path}/ is up to date ({sum(one.seconds for one in result.encoders):.1f} s)."
     left = any(one.left for one in result.encoders)
     echo_next(made, "the other shards" if left else to_fuse(project))
 
 
 def _speed(one: Extraction, n_logits: int) -> str:
-    """How fast rows were encoded and where the time went."""
+    """How fast rows were encoded, and what took the time."""
     text = "imported, nothing to encode" if one.imported else "nothing to encode"
     if one.encoded or one.tokens:
         total = sum(one.shares.values()) or 1.0
@@ -102,28 +107,25 @@ def _speed(one: Extraction, n_logits: int) -> str:
     return text + (f"; logits of {n_logits:,}" if n_logits else "")
 
 
-def _echo_plan(project: Project, names: list[str] | None, how: ExtractionOptions) -> None:
+def _echo_plan(project: Project, result: ExtractDryRun) -> None:
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
     from mmfeat.inference.next_commands import to_fuse
     from mmfeat.report.text_tables import table
-    from mmfeat.workflows.extract import plan_extract
 
-    plans = plan_extract(project, names, how)
     echo_problems(project.store.problems)
     counts = ("cached", "missing", "unreadable", "absent", "to_encode")
     rows = []
-    for plan in plans:
+    for plan in result.encoders:
         work = [clock(plan.seconds) if plan.to_encode else "-", f"{plan.mb:,.1f}"]
         note = "imported, nothing to encode" if plan.imported else "" if plan.to_encode else "nothing to encode"
         note += f"{'; ' if note else ''}logits of {plan.to_logits:,}" if plan.to_logits else ""
         rows.append([plan.name, *(f"{getattr(plan, count):,}" for count in counts), *work, note])
-    click.echo(table(("encoder", *counts[:-1], "to encode", "about", "MB"), rows))
+    head = ("encoder", "cached", "missing", "unreadable", "missing modality", "to encode", "about", "MB")
+    click.echo(table(head, rows))
     path = project.config.store.path
-    if all(plan.nothing for plan in plans):
+    if result.nothing:
         echo_next(f"{path}/ is up to date: there is nothing to do.", to_fuse(project))
         return
-    seconds, mb = sum(plan.seconds for plan in plans), sum(plan.mb for plan in plans)
-    echo_next(
-        f"Nothing was written. It would take about {clock(seconds)} and add {mb:,.1f} MB to {path}/.", typed_again()
-    )
+    about = f"about {clock(result.seconds)} and add {result.mb:,.1f} MB to {path}/"
+    echo_next(f"Nothing was written. It would take {about}.", typed_again())

@@ -2,98 +2,90 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import TOP, echo_next, open_project, setting_options, typed_again
+from mmfeat.cli.options import echo_next, open_project, setting_options, typed_again
 from mmfeat.cli.strict import Command
 
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
     from mmfeat.project.project import Project
+    from mmfeat.workflows.finetune import FinetuneDryRun, FinetuneResult
 
 
 @click.command("finetune", cls=Command, short_help="Fine-tune the encoders, each on its own modality.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
-    "--freeze", is_flag=True, help="Keep the pretrained encoder; fit only its linear output, on cached features."
+    "--freeze", is_flag=True, help="Keep the pretrained encoder. Fit only its linear probe, on cached features."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done, about how long and how many MB.")
+@click.option("--dry-run", is_flag=True, help="Write nothing. Say what would be done, about how long and how many MB.")
 @setting_options(
-    ("finetune.recipe", "Where settings begin: as our benchmarks measured, or as the paper's."),
-    ("finetune.synonyms", "A file of words that may replace one another: a group a line, commas between."),
+    ("finetune.recipe", "The default settings: as measured in our benchmarks, or as in the paper."),
+    ("finetune.synonyms", "A file of words that may replace one another: one group a line, separated by commas."),
 )
 @click.pass_context
 def finetune_command(
     context: click.Context, names: tuple[str, ...], freeze: bool, dry_run: bool, **options: Any
 ) -> None:
-    """Fine-tune the encoders (all, when none is named), each with a linear output on its own modality.
+    """Fine-tune encoders, each with a linear output on its own modality. Without ENCODER: all encoders.
 
-    Settings stand under [finetune.NAME] in mmfeat.toml; for one command: --set finetune.image.epochs=5.
+    Settings are under [finetune.NAME] in mmfeat.toml. To override one for this command: --set finetune.image.epochs=5.
     """
-    reads = functools.partial(_reads, names, freeze)
+
+    def reads(config: Config) -> tuple[str, ...]:
+        from mmfeat.config.read_keys import finetune_keys
+
+        return finetune_keys(config, names, freeze)
+
+    project = open_project(context, options, reads, dry_run)
+    from mmfeat.workflows.finetune import finetune, plan_finetune
+
     if dry_run:
-        _echo_plan(open_project(context, options, reads, dry_run), list(names) or None, freeze)
-        return
+        _echo_plan(project, plan_finetune(project, names, freeze=freeze))
+    else:
+        _echo_result(project, finetune(project, names, freeze=freeze))
+
+
+def _echo_result(project: Project, result: FinetuneResult) -> None:
+    """The checkpoints, and their metrics on val."""
     from mmfeat.common.text import counted, shown
-    from mmfeat.metrics.metric_rows import MetricRow
-    from mmfeat.report.text_tables import MOST_FREQUENT, about_metrics, metric_table, table
-    from mmfeat.workflows.finetune import finetune
+    from mmfeat.report.text_tables import about_metrics, metric_table, table
 
-    project = open_project(context, options, reads)
-    results, baseline = finetune(project, list(names) or None, freeze)
-    rows = [[result.name, shown(result.model), f"{result.width}-d", result.note] for result in results]
+    rows = [[one.name, shown(one.model), f"{one.width}-d", one.note] for one in result.encoders]
     click.echo(table(("encoder", "model", "width"), rows, left=2))
-    lines = [MetricRow.of(r.name, r.metrics) for r in results if r.metrics]
-    if baseline and lines:
-        title = counted(len(project.manifest.rows("val")), "val row")
-        click.echo(metric_table(title, [MetricRow.of(MOST_FREQUENT, baseline), *lines]))
-        click.echo(about_metrics(lines[0].n_left_out, "these rows also chose the epochs"))
-    for result in results:
-        if result.remedy:
-            click.echo(f"checkpoints/{result.checkpoint.name} is not in use. {result.remedy}")
-    names_of = " and ".join(f"checkpoints/{r.checkpoint.name}" for r in results)
-    made = "Made" if any(r.made for r in results) else "Already made:"
-    echo_next(f"{made} {names_of}.", "mmfeat extract")
+    if lines := result.lines:
+        click.echo(metric_table(counted(len(project.manifest.rows("val")), "val row"), lines))
+        click.echo(about_metrics(lines[0].n_left_out, "epochs were selected on these rows"))
+    for one in result.encoders:
+        if one.remedy:
+            click.echo(f"checkpoints/{one.checkpoint.name} is not in use. {one.remedy}")
+    names = " and ".join(f"checkpoints/{one.checkpoint.name}" for one in result.encoders)
+    echo_next(f"{'Made' if result.made else 'Already made:'} {names}.", "mmfeat extract")
 
 
-def _echo_plan(project: Project, names: list[str] | None, freeze: bool) -> None:
+def _echo_plan(project: Project, result: FinetuneDryRun) -> None:
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
     from mmfeat.common.text import shown
     from mmfeat.report.text_tables import table
-    from mmfeat.workflows.finetune import plan_finetune
 
-    plans = plan_finetune(project, names, freeze)
+    plans = result.encoders
     rows = [
         [
-            p.name,
-            shown(p.model),
-            clock(p.seconds) if p.seconds else "-",
-            f"{p.checkpoint_mb:,.1f}",
-            f"{p.store_mb:,.1f}",
-            p.what,
+            plan.name,
+            shown(plan.model),
+            clock(plan.seconds) if plan.seconds else "-",
+            f"{plan.checkpoint_mb:,.1f}",
+            f"{plan.store_mb:,.1f}",
+            plan.what,
         ]
-        for p in plans
+        for plan in plans
     ]
-    path = project.config.store.path
     click.echo(table(("encoder", "model", "about", "checkpoint MB", "store MB"), rows, left=2))
-    if all(plan.nothing for plan in plans):
+    if result.nothing:
         echo_next(f"Already made: {' and '.join(f'checkpoints/{plan.made}' for plan in plans)}.", "mmfeat extract")
         return
-    seconds, checkpoints = sum(plan.seconds for plan in plans), sum(plan.checkpoint_mb for plan in plans)
-    added = f"{checkpoints:,.1f} MB to checkpoints/ and {sum(plan.store_mb for plan in plans):,.1f} MB to {path}/"
-    echo_next(f"Nothing was written. It would take about {clock(seconds)} and add {added}.", typed_again())
-
-
-def _reads(names: tuple[str, ...], freeze: bool, config: Config) -> tuple[str, ...]:
-    """What of mmfeat.toml makes the checkpoints: of frozen encoders, and of words, only the linear head's settings."""
-    named = [name for name in names or config.encoder if name in config.encoder]
-    tuned = [] if freeze else [name for name in named if not config.encoder[name].fitted]
-    keys = [f"finetune.{name}" for name in tuned]
-    keys += ["finetune.recipe"] if tuned else []
-    keys += dict.fromkeys(key for name in tuned for key in config.encoder[name].augmentation_keys)
-    if len(tuned) < len(named) or any(config.finetune_of(name).head_first for name in tuned):
-        keys.append("fuse.linear")
-    return (*keys, "predict", *TOP)
+    checkpoints, store = (sum(getattr(plan, name) for plan in plans) for name in ("checkpoint_mb", "store_mb"))
+    added = f"{checkpoints:,.1f} MB to checkpoints/ and {store:,.1f} MB to {project.config.store.path}/"
+    echo_next(f"Nothing was written. It would take about {clock(result.seconds)} and add {added}.", typed_again())

@@ -1,4 +1,4 @@
-"""What several commands share: options that override mmfeat.toml, and opening the project."""
+"""Shared by several commands: options that override mmfeat.toml, and opening the project."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from mmfeat.cli.strict import refuse_unread
 
 from mmfeat.common.text import counted
+from mmfeat.config.read_keys import TOP
 
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
@@ -33,24 +34,21 @@ class Shard(click.ParamType):
 
 
 _TOP = {
-    "metric": "What is chosen for.",
-    "seed": "Fixes everything random.",
-    "device": "Where to compute.",
+    "metric": "The metric to select by.",
+    "seed": "Seed of everything random.",
+    "device": "The device to compute on.",
 }
-TOP = tuple(_TOP)
-
-
 DECISION = (
-    ("predict.threshold", "A label needs a probability above it."),
-    ("predict.empty", "Labels of a row where nothing passes."),
-    ("predict.calibration", "Of the probabilities."),
+    ("predict.threshold", "A label is predicted if its probability is above this."),
+    ("predict.empty", "Labels of a row without a class above the threshold."),
+    ("predict.calibration", "Calibration of the probabilities."),
 )
 
 
 def setting_options(*stage: tuple[str, str], top: tuple[str, ...] = TOP, sets: bool = True) -> Callable:
-    """Options for keys of mmfeat.toml: the given (dotted key, help), those of `top` at the top of the file, and --set.
+    """Options for keys of mmfeat.toml: those of `stage` (dotted key, help), those of `top`, and --set.
 
-    The choices of a key are those of its setting.
+    The help text lists the values that a key may have.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -60,7 +58,7 @@ def setting_options(*stage: tuple[str, str], top: tuple[str, ...] = TOP, sets: b
                 "sets",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Any key that is read here, as fuse.crossattn.dropout=0.2.",
+                help="Any key of mmfeat.toml that this command reads, such as fuse.crossattn.dropout=0.2. Repeatable.",
             )(command)
         for key, text in reversed([*stage, *((name, _TOP[name]) for name in top)]):
             name = key.rpartition(".")[2].replace("_", "-")
@@ -73,7 +71,7 @@ def setting_options(*stage: tuple[str, str], top: tuple[str, ...] = TOP, sets: b
 
 
 def choices_text(key: str) -> str:
-    """The values that a key of mmfeat.toml may have, where they can be listed: `one of: mean, greedy`."""
+    """The values that a key of mmfeat.toml may have, if they can be listed: `one of: mean, greedy`."""
     from mmfeat.config.schema import DEVICES, Config, FinetuneConfig, HeadConfig
 
     if key == "device":
@@ -99,13 +97,13 @@ Reads = Callable[["Config"], Collection[str]]
 def open_project(
     context: click.Context, options: dict[str, Any], reads: Collection[str] | Reads = (), dry: bool = False
 ) -> Project:
-    """The project of `--project` with the options' values over its file's; takes the options out of `options`.
+    """The project of `--project`, with the options' values over those of its file. Takes the options out of `options`.
 
     Parameters
     ----------
     reads : collection of str, or callable
-        Dotted keys and tables of mmfeat.toml that the command reads, or what gives them for the project's configuration:
-        an option for another key is a usage error.
+        Dotted keys and tables of mmfeat.toml that the command reads, or a function that gives them for a configuration.
+        An option for another key is a usage error.
     """
     from mmfeat.project.project import Project
 
@@ -116,25 +114,21 @@ def open_project(
 
 
 def project_runs(folder: str) -> list[str]:
-    """The names of the runs of the project at or above a folder; none where there is no project."""
+    """Names of the runs of the project at or above a folder. None without a project."""
     start = Path(folder).resolve()
     root = next((place for place in (start, *start.parents) if (place / "mmfeat.toml").is_file()), None)
     return [path.name for path in (root / "runs").glob("[!.]*")] if root is not None else []
 
 
-def deciding(named: bool, *more: str) -> Reads:
-    """What is read to decide rows: the metric only where a run is chosen by it, or something is fitted for it.
+def decision_reads(named: bool) -> Reads:
+    """The keys that a command reads to decide labels; see :func:`mmfeat.config.read_keys.decision_keys`."""
+    from mmfeat.config.read_keys import decision_keys
 
-    Parameters
-    ----------
-    named : bool
-        Whether the run is named.
-    """
-    return lambda config: ("predict", "device", *more, *(("metric",) if config.predict.fits or not named else ()))
+    return lambda config: decision_keys(config, named)
 
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Dotted key to what was typed for it; takes the options out of `options`."""
+    """Dotted key to the text that was typed for it. Takes the options out of `options`."""
     from mmfeat.common.errors import ConfigError
 
     overrides: dict[str, Any] = {}
@@ -154,12 +148,12 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace files that mmfeat has not made, or that were changed since."
+    "--overwrite", is_flag=True, help="Replace files that mmfeat did not write or that were changed since."
 )
 
 
 def echo_problems(problems: list[str], shown: int = 3) -> None:
-    """What was found damaged in the store, on stderr: the first few and how many more."""
+    """The first few damaged files of the store, and how many more there are, on stderr."""
     for problem in problems[:shown]:
         click.echo(f"Note: {problem}", err=True)
     if len(problems) > shown:
@@ -167,7 +161,7 @@ def echo_problems(problems: list[str], shown: int = 3) -> None:
 
 
 def echo_one_class(project: Project) -> None:
-    """A line on stderr where every row is positive by rule: one class, and rows without a label are given it."""
+    """A warning on stderr if there is one class and rows without a label are given it."""
     from mmfeat.report.data_summary import warn_of_one_class
 
     if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
@@ -175,7 +169,7 @@ def echo_one_class(project: Project) -> None:
 
 
 def echo_next(made: str, command: str) -> None:
-    """The last line of every command: what was made, and what to type next."""
+    """The last line of every command: what was made, and the command to type next."""
     click.echo(f"{made} Next: {command}")
 
 

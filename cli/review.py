@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, deciding, echo_next, open_project, overwrite_option, setting_options
+from mmfeat.cli.options import DECISION, decision_reads, echo_next, open_project, overwrite_option, setting_options
 from mmfeat.cli.strict import Command, Modes
 
 from mmfeat.common.text import counted
@@ -55,7 +55,7 @@ def review_command(context: click.Context, run: str | None, **options: Any) -> N
 
     Fill in the column labels and --apply the file: the labels go to corrections.csv and into the manifest.
     """
-    project = open_project(context, options, deciding(bool(run)))
+    project = open_project(context, options, decision_reads(bool(run)))
     if options["filled"] or options["undo"]:
         _echo_applied(project, options["filled"], options["overwrite"])
     else:

@@ -6,41 +6,50 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.fuse import KEYS
-from mmfeat.cli.options import TOP, echo_next, open_project, setting_options
+from mmfeat.cli.options import echo_next, open_project, setting_options
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
+from mmfeat.config.read_keys import selftrain_keys
 
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
     from mmfeat.training.encoder_rounds import EncoderCost
+    from mmfeat.workflows.selftrain import SelftrainResult
 
 
-@click.command("selftrain", cls=Command, short_help="Learn from the unlabelled rows too.")
+@click.command("selftrain", cls=Command, short_help="Train on the unlabelled rows too.")
 @setting_options(
-    ("selftrain.rounds", "At most so many rounds."),
+    ("selftrain.rounds", "The most rounds."),
     (
         "selftrain.encoder_every",
-        "Fine-tune the encoders on pseudo-labels too, after every N rounds; what it costs is asked first.",
+        "Fine-tune the encoders on pseudo-labels too, after every N rounds. The cost is shown before the work begins.",
     ),
-    ("selftrain.policy", "How unlabelled rows are taught; all is the paper's way."),
+    ("selftrain.policy", "How unlabelled rows get pseudo-labels. all: as in the paper."),
     *KEYS,
 )
 @click.option("--yes", is_flag=True, help="Fine-tune encoders without asking.")
 @click.pass_context
 def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None:
-    """Give the unlabelled rows pseudo-labels, learn from them, again while val rises; on cached features."""
+    """Give the unlabelled rows pseudo-labels and train on them, in rounds, while the metric on val rises."""
+    from mmfeat.workflows.selftrain import plan_selftrain, selftrain
+
+    project = open_project(context, options, selftrain_keys)
+    if yes and not project.config.selftrain.encoder_every:
+        raise click.UsageError("--yes accepts the cost of encoder rounds: it needs --encoder-every", context)
+    plan = plan_selftrain(project)
+    if (cost := plan.cost()) is not None:
+        _confirm(cost, yes)
+    _echo_result(selftrain(project, plan), project.config)
+
+
+def _echo_result(result: SelftrainResult, config: Config) -> None:
+    """The rounds, and the metrics of the head."""
     from mmfeat.report.round_table import rounds_table
     from mmfeat.report.text_tables import about_metrics, metric_table
-    from mmfeat.workflows.selftrain import selftrain
 
-    project = open_project(context, options, _reads)
-    if yes and not project.config.selftrain.encoder_every:
-        raise click.UsageError("--yes answers what encoder rounds cost: it needs --encoder-every", context)
-    result = selftrain(project, lambda cost: _confirm(cost, yes))
-    config = project.config
-    every = config.selftrain.encoder_every
-    source = f"encoders anew after every {counted(every, 'round')}" if every else "cached features only"
+    every, n_val = config.selftrain.encoder_every, counted(result.n_val, "val row")
+    source = f"encoders fine-tuned after every {counted(every, 'round')}" if every else "cached features only"
     partly = f" ({result.n_partly:,} in part)" if result.n_partly else ""
     click.echo(
         f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled{partly} + "
@@ -48,20 +57,19 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
     )
     click.echo(rounds_table(result.rounds, config.metric))
     click.echo(
-        f"Rounds: figures of one small MLP on {counted(result.n_val, 'val row')}; {config.metric} against the best round "
-        "before, with its 95 % interval."
+        f"Rounds: metrics of one small MLP on {n_val}; difference in {config.metric} from the best round before, with its "
+        "95 % interval."
     )
-    click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, config.metric))
-    chose = "these rows also chose epochs and rounds"
-    click.echo(about_metrics(result.lines[0].n_left_out, chose, seeds=True))
-    origin = f"from round {result.best}" if result.best else "from the supervised round: no round helped"
+    click.echo(metric_table(n_val, result.lines, config.metric))
+    click.echo(about_metrics(result.lines[0].n_left_out, "epochs and rounds were selected on these rows", seeds=True))
+    origin = f"from round {result.best}" if result.best else "from the supervised round: no round was better"
     last = len(result.rounds) - 1
     if result.supervised is None:
         click.echo(
             f"No supervised run of these settings to compare with: mmfeat fuse --head {config.fuse.head} makes it."
         )
     elif not result.rises:
-        origin += f" (no rise over {result.supervised})"
+        origin += f" (no better than {result.supervised})"
     made = "Made" if result.made else "Already made:"
     echo_next(
         f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", result.after
@@ -69,29 +77,15 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
 
 
 def _confirm(cost: EncoderCost, yes: bool) -> None:
-    """Say what encoder rounds cost, and ask unless that was answered already."""
+    """Show what encoder rounds cost, and ask unless `--yes` was typed."""
     from mmfeat.common.errors import MmfeatError
-    from mmfeat.common.progress import clock
+    from mmfeat.workflows.selftrain import about_cost
 
-    click.echo(
-        f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on {counted(cost.n_rows, 'row')} and encodes all "
-        f"rows anew: about {clock(cost.seconds)} each, {clock(cost.times * cost.seconds)} in all, and {cost.mb:,.1f} MB each.",
-        err=True,
-    )
+    click.echo(about_cost(cost), err=True)
     try:
         go_on = yes or click.confirm("Go on?", err=True)
-    except click.Abort:  # nobody is there to answer
+    except click.Abort:  # no terminal
         click.echo(err=True)
         go_on = False
     if not go_on:
         raise MmfeatError("nothing was done. Without asking: --yes; without encoder rounds: --encoder-every 0")
-
-
-def _reads(config: Config) -> tuple[str, ...]:
-    """What of mmfeat.toml makes the run; settings of encoders where these learn too."""
-    chosen = config.selftrain
-    keys = ["selftrain.rounds", "selftrain.encoder_every", "selftrain.policy"]
-    keys += ["selftrain.yes", "selftrain.no"] if chosen.policy == "confident" else []
-    keys += ["fuse.head", "fuse.inputs", "fuse.seeds", f"fuse.{config.fuse.head}"]
-    keys += ["finetune", "fuse.linear"] if chosen.encoder_every else []
-    return (*keys, "predict", *TOP)

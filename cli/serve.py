@@ -15,35 +15,46 @@ from mmfeat.serving.limits import Limits
     cls=Command,
     in_project=False,
     free=("host", "allow_hosts", "allow_origins"),
-    short_help="Answer requests with an exported model.",
+    short_help="Answer HTTP requests with an exported model.",
 )
 @click.argument("folder", metavar="DIR")
 @click.option(
-    "--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0: all of this machine. [default: 127.0.0.1]"
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    help="The address to listen on. 0.0.0.0: all addresses of this machine. [default: 127.0.0.1]",
 )
-@click.option("--port", default=8000, type=click.IntRange(0, 65535), metavar="N", help="0: a free one. [default: 8000]")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="The port to listen on. 0: a free one. [default: 8000]",
+)
 @click.option(
     "--allow-host",
     "allow_hosts",
     multiple=True,
     metavar="NAME",
-    help="A further name in the Host header, or *; may be repeated.",
+    help="A further name to accept in the Host header, or *. Repeatable.",
 )
 @click.option(
     "--allow-origin",
     "allow_origins",
     multiple=True,
     metavar="ORIGIN",
-    help="Pages that may ask, http://localhost:3000 or *; may be repeated.",
+    help="An origin whose pages may send requests, such as http://localhost:3000, or *. Repeatable.",
 )
-@click.option("--device", default="auto", metavar="VALUE", help=f"Where to compute. One of: {', '.join(DEVICES)}.")
+@click.option(
+    "--device", default="auto", metavar="VALUE", help=f"The device to compute on. One of: {', '.join(DEVICES)}."
+)
 @click.option(
     "--max-mb",
     default=Limits.megabytes,
     type=click.FloatRange(min=0, min_open=True),
     show_default=True,
     metavar="MB",
-    help="Of a request's body.",
+    help="Largest size of a request's body.",
 )
 @click.option(
     "--max-megapixels",
@@ -51,7 +62,7 @@ from mmfeat.serving.limits import Limits
     type=click.FloatRange(min=0, min_open=True),
     show_default=True,
     metavar="N",
-    help="Of an image.",
+    help="Largest size of an image.",
 )
 @click.option(
     "--max-waiting",
@@ -59,9 +70,9 @@ from mmfeat.serving.limits import Limits
     type=click.IntRange(min=1),
     show_default=True,
     metavar="N",
-    help="Requests under way; the next are told to come again.",
+    help="The most requests at a time. Further ones are told to try again.",
 )
-@click.option("--verbose", is_flag=True, help="One line on stderr for each request.")
+@click.option("--verbose", is_flag=True, help="Log each request on stderr.")
 def serve_command(
     folder: str,
     host: str,
@@ -74,13 +85,22 @@ def serve_command(
     max_waiting: int,
     verbose: bool,
 ) -> None:
-    """Answer POST /predict by the model in DIR, which mmfeat export made, until Ctrl-C.
+    """Answer POST /predict with the model in DIR, which mmfeat export made. Ctrl-C ends it.
 
-    Needs: pip install 'mmfeat[serve]'.
+    Requires: pip install 'mmfeat[serve]'.
     """
     from mmfeat.common.text import counted, shown
     from mmfeat.workflows.serve import serve
 
     limits = Limits(megabytes=max_mb, megapixels=max_megapixels, waiting=max_waiting)
-    answered = serve(folder, host, port, device, limits, verbose, allow_hosts=allow_hosts, allow_origins=allow_origins)
+    answered = serve(
+        folder,
+        host=host,
+        port=port,
+        device=device,
+        limits=limits,
+        verbose=verbose,
+        allow_hosts=allow_hosts,
+        allow_origins=allow_origins,
+    )
     echo_next(f"Ended after {counted(answered, 'answer')}.", f"mmfeat serve {shown(folder, 200)}")

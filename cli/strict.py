@@ -1,4 +1,4 @@
-"""Commands that ignore nothing that was typed: an option acts, or it is a usage error."""
+"""Commands that ignore nothing: an option has an effect, or it is a usage error."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PROJECT = "folder"  # the parameter of `mmfeat --project`
 
 @dataclass(frozen=True)
 class Modes:
-    """In which ways a command works, and which of its options act in which.
+    """The modes of a command, and the options that have an effect in each.
 
     Attributes
     ----------
     of : callable
-        What was typed, by parameter, to the name of the mode. Raises UsageError where it is none.
+        From the parameters that were typed to the name of the mode. Raises UsageError if they fit no mode.
     texts : dict of str to str
-        Name to what a message says: `--split does not go with a table`.
+        Name of a mode to its words in a message: `--split does not go with a table`.
     acts : dict of str to tuple of str
-        Parameter to the modes in which it acts; one that is not named acts in all. `folder` is `mmfeat --project`.
+        Parameter to the modes in which it has an effect. Others have one in all modes. `folder` is `mmfeat --project`.
     """
 
     of: Callable[[click.Context], str]
@@ -33,14 +33,14 @@ class Modes:
 
 
 class Command(click.Command):
-    """A command that refuses what it would ignore: options without effect, given twice or empty, and URLs for paths.
+    """A command that refuses options without effect, options given twice or empty, and URLs in place of paths.
 
     Parameters
     ----------
     modes : tuple of Modes
-        Of each, what was typed must fit the mode.
+        The parameters must fit a mode of each.
     in_project : bool
-        Whether the command looks for a project, so that `mmfeat --project` means something.
+        Whether the command uses a project, and therefore `mmfeat --project`.
     free : collection of str
         Parameters that may be any text, also an empty one or a URL.
     """
@@ -57,7 +57,7 @@ class Command(click.Command):
         self.modes, self.in_project, self.free = modes, in_project, frozenset(free)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words of the command line, and refuse those that would have no effect."""
+        """Read the command line, and refuse words without effect."""
         words = list(args)
         rest = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:
@@ -93,7 +93,7 @@ class Command(click.Command):
 
 
 def refuse_repeated(ctx: click.Context, words: list[str]) -> None:
-    """Refuse an option that is given twice, where only the last would act."""
+    """Refuse an option that is given twice: only the last would have an effect."""
     _, _, order = ctx.command.make_parser(ctx).parse_args(args=list(words))
     seen = set()
     for parameter in order:
@@ -104,7 +104,7 @@ def refuse_repeated(ctx: click.Context, words: list[str]) -> None:
 
 
 def typed(ctx: click.Context, name: str) -> bool:
-    """Whether a parameter was typed, whatever its value."""
+    """Whether a parameter was typed, with any value."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
@@ -113,18 +113,11 @@ def _project_typed(ctx: click.Context) -> bool:
 
 
 def refuse_unread(ctx: click.Context, keys: Collection[str], reads: Collection[str]) -> None:
-    """Refuse options and `--set` for keys of mmfeat.toml that a command does not read as things are.
+    """Refuse options and `--set` for keys of mmfeat.toml that a command does not read; see :func:`about_unread`."""
+    from mmfeat.config.read_keys import about_unread
 
-    Parameters
-    ----------
-    keys : collection of str
-        Dotted keys that were typed.
-    reads : collection of str
-        Dotted keys that are read, or tables of them.
-    """
-    for key in keys:
-        if not any(key == one or key.startswith(f"{one}.") for one in reads):
-            raise click.UsageError(f"{key} has no effect here: of mmfeat.toml this reads {', '.join(reads)}", ctx)
+    if message := about_unread(keys, reads):
+        raise click.UsageError(message, ctx)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`mmfeat demo`: every command on a small made data set, compared on labels that none of them has seen."""
+"""`mmfeat demo`: every command on a small made data set, compared on labels that were hidden from all of them."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
+from mmfeat.api.verbs import Project, init
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.files import TEMPORARY, staging_folder, write_atomic
 from mmfeat.common.labels import encode
-from mmfeat.common.progress import clock, say
+from mmfeat.common.progress import clock, quiet, say
+from mmfeat.common.text import counted
 from mmfeat.config.reader import config_of
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.demo_data import make_demo
 from mmfeat.inference.fitted_rules import shipped_rule
 from mmfeat.inference.logits import logits_of
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
-from mmfeat.project.encoding import extract
-from mmfeat.project.initialisation import init
-from mmfeat.project.project import Project
-from mmfeat.workflows.ensemble import ensemble
-from mmfeat.workflows.evaluate import evaluate
-from mmfeat.workflows.finetune import finetune
-from mmfeat.workflows.fuse import fuse
-from mmfeat.workflows.predict import predict
-from mmfeat.workflows.selftrain import selftrain
+from mmfeat.report.result import Record, TableResult, metric_records
 
+if TYPE_CHECKING:
+    from mmfeat.workflows.finetune import FinetuneResult
+
+R = TypeVar("R")
 SETTINGS = """\
-# The demo's project: what each key means stands in docs/configuration.md
+# The demo's project. docs/configuration.md explains each key.
 schema = 1
-metric = "map"        # on few val rows the least noisy of the figures
+metric = "map"        # the least noisy metric on few val rows
 seed   = {seed}
 
 [data]
@@ -54,7 +52,7 @@ model      = "./data/text-encoder"
 pretrained = "random"
 
 [finetune]
-recipe = "paper"                   # the other one is for pretrained weights; here they are random
+recipe = "paper"                   # the other recipe is for pretrained weights; these are random
 
 [finetune.image]
 epochs = {image_epochs}
@@ -80,79 +78,107 @@ token_width = 32
 IMAGE_MODEL, SIZE, IMAGE_EPOCHS = "test_efficientnet", 64, 24
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """The comparison on the hidden truth, and where everything lies."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DemoResult(TableResult):
+    """Metrics of every step on the hidden labels.
+
+    Attributes
+    ----------
+    folder : Path
+        The demo's project.
+    lines : list of MetricRow
+        A row for each model.
+    n_rows : int
+        Rows with hidden labels.
+    seconds : float
+        How long the demo took.
+    """
 
     folder: Path
     lines: list[MetricRow]
     n_rows: int
     seconds: float
 
+    def _about(self) -> str:
+        return f"Made {self.folder} in {clock(self.seconds)}: metrics on {counted(self.n_rows, 'unlabelled row')}"
 
-def demo(folder: Path | str = "mmfeat-demo", seed: int = 0) -> DemoResult:
-    """Make the data and run the commands in `folder`; typed again, what is there already is not made again.
+    def _table(self) -> list[Record]:
+        return metric_records(self.lines)
+
+
+def demo(folder: Path | str = "mmfeat-demo", seed: int = 0, *, progress: bool = True) -> DemoResult:
+    """Make the data set and run the commands in `folder`. What exists already is not made again.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the data set and of everything after it.
+    progress : bool
+        Whether to show progress and notes on stderr.
 
     Raises
     ------
     ConfigError
-        The folder is there and is something else.
+        The folder exists and holds something else.
     """
+    with quiet(not progress):
+        return _demo(Path(folder).resolve(), seed)
+
+
+def _demo(folder: Path, seed: int) -> DemoResult:
     start = time.perf_counter()
-    folder = Path(folder).resolve()
-    config_of({"seed": seed}, folder)  # a seed that is none is said before anything is written
+    config_of({"seed": seed}, folder)  # checks the seed before anything is written
     settings = SETTINGS.format(seed=seed, image_model=IMAGE_MODEL, size=SIZE, image_epochs=IMAGE_EPOCHS)
     file = folder / FILE_NAME
     ours = file.is_file() and file.read_text(encoding="utf-8") == settings
     if not ours and folder.exists() and any(not path.name.startswith(TEMPORARY) for path in folder.iterdir()):
-        raise ConfigError(f"{folder}: there is something else in this folder. Use: mmfeat demo --folder NEW")
+        raise ConfigError(f"{folder}: this folder holds something else. Use: mmfeat demo --folder NEW")
     write_atomic(file, settings)
     if not (folder / "data").is_dir():
         say("making pictures and captions")
         with staging_folder(folder) as staged:
             make_demo(staged, seed)
             staged.rename(folder / "data")
-    lines = _run_commands(folder)
-    return DemoResult(folder, lines, len(Project(folder).manifest.rows("unlabelled")), time.perf_counter() - start)
-
-
-def _run_commands(folder: Path) -> list[MetricRow]:
-    _step("mmfeat init", lambda: init(folder))
-    tuned, _ = _step("mmfeat finetune", lambda: finetune(Project(folder)))
-    _step("mmfeat extract", lambda: extract(Project(folder)))
-    concat = _step("mmfeat fuse --head concat", lambda: fuse(Project(folder), "concat"))
-    crossattn = _step("mmfeat fuse --head crossattn", lambda: fuse(Project(folder)))
-    fm1 = _step("mmfeat ensemble fm1", lambda: ensemble(Project(folder), ["fm1"]))
-    rounds = _step("mmfeat selftrain --rounds 5", lambda: selftrain(Project(folder, {"selftrain.rounds": 5})))
-    _step("mmfeat predict", lambda: predict(Project(folder)))
-    _step("mmfeat evaluate", lambda: evaluate(Project(folder)))
-    image, text = (one.checkpoint.record["seconds"] for one in tuned)
-    named = (
-        ("image only", "image", image),
-        ("text only", "text", text),
-        ("mean of both logits", fm1.run.name, 0.0),
-        ("concat", concat.run.name, concat.run.record["seconds"]),
-        ("cross-attention", crossattn.run.name, crossattn.run.record["seconds"]),
-        ("after self-training (transductive)", rounds.run.name, rounds.run.record["seconds"]),
-    )
-    project = Project(folder)
+    project, models = _run_commands(folder)
     rows = project.manifest.rows("unlabelled")
     truth = hidden_truth(folder / "data" / "truth.csv", project.manifest.ids[rows], project.manifest.classes)
     lines = []
-    for label, name, seconds in named:
-        logits = logits_of(project, name, rows).logits
-        lines.append(MetricRow.of(label, metrics_of(truth, logits, shipped_rule(project, name)), seconds))
-    return lines
+    for label, name, seconds in models:
+        metrics = metrics_of(truth, logits_of(project, name, rows).logits, shipped_rule(project, name))
+        lines.append(MetricRow.of(label, metrics, seconds))
+    return DemoResult(folder=folder, lines=lines, n_rows=len(rows), seconds=time.perf_counter() - start)
+
+
+def _run_commands(folder: Path) -> tuple[Project, list[tuple[str, str, float]]]:
+    """Run the commands. Returns the project, and label, name and seconds of each model to compare."""
+    project = _step("mmfeat init", lambda: init(folder))
+    tuned = _step("mmfeat finetune", project.finetune)
+    _step("mmfeat extract", project.extract)
+    concat = _step("mmfeat fuse --head concat", lambda: project.fuse(head="concat")).run
+    crossattn = _step("mmfeat fuse --head crossattn", project.fuse).run
+    fm1 = _step("mmfeat ensemble fm1", lambda: project.ensemble("fm1")).run
+    selftrained = _step("mmfeat selftrain --rounds 5", lambda: project.selftrain(rounds=5)).run
+    _step("mmfeat predict", project.predict)
+    _step("mmfeat evaluate", project.evaluate)
+    image, text = (one.checkpoint.record["seconds"] for one in cast("FinetuneResult", tuned).encoders)
+    return project, [
+        ("image only", "image", image),
+        ("text only", "text", text),
+        ("mean of both logits", fm1.name, 0.0),
+        ("concat", concat.name, concat.record["seconds"]),
+        ("cross-attention", crossattn.name, crossattn.record["seconds"]),
+        ("after self-training (transductive)", selftrained.name, selftrained.record["seconds"]),
+    ]
 
 
 def hidden_truth(path: Path, ids: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Labels `(n, K)` int8 of rows whose labels the project was not given."""
+    """Labels `(n, K)` int8 of rows whose labels the project does not have."""
     with path.open(encoding="utf-8", newline="") as file:
         labels = {row["ImageID"]: row["Labels"].split() for row in csv.DictReader(file)}
     return encode([labels[str(i)] for i in ids], classes)
 
 
-def _step(command: str, run: Callable[[], Any]) -> Any:
+def _step(command: str, run: Callable[[], R]) -> R:
     """Run one command and say how long it took."""
     say(f"$ {command}")
     start = time.perf_counter()

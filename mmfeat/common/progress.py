@@ -6,9 +6,33 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Inside the block `progress` and `say` show nothing; with `on` False the block changes nothing."""
+    token = _QUIET.set(_QUIET.get() or on)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Do nothing."""
 
 
 class Progress(Protocol):
@@ -43,7 +67,7 @@ class PlainProgress:
 class BarProgress:
     """A bar of rich."""
 
-    def __init__(self, bar: object, task: object) -> None:
+    def __init__(self, bar: RichProgress, task: TaskID) -> None:
         self.bar, self.task = bar, task
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -52,8 +76,11 @@ class BarProgress:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "rows") -> Iterator[PlainProgress | BarProgress]:
+def progress(description: str, total: int, unit: str = "rows") -> Iterator[NoProgress | PlainProgress | BarProgress]:
     """Show how far a loop of `total` units has come; call `advance(n)` on what this yields."""
+    if _QUIET.get():
+        yield NoProgress()
+        return
     if not sys.stderr.isatty():
         yield PlainProgress(description, total, unit)
         return
@@ -104,4 +131,5 @@ def clock(seconds: float) -> str:
 
 def say(text: str) -> None:
     """Print a line to stderr: a note before or during long work."""
-    print(text, file=sys.stderr, flush=True)
+    if not _QUIET.get():
+        print(text, file=sys.stderr, flush=True)

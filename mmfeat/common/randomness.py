@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def id_numbers(ids: Sequence[str]) -> np.ndarray:
+def id_numbers(ids: Sequence[object]) -> np.ndarray:
     """One 64-bit number for each id, `(N,)` uint64: the first bytes of its BLAKE2b digest."""
     digests = b"".join(hashlib.blake2b(str(i).encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in ids)
     return np.frombuffer(digests, dtype="<u8").copy()

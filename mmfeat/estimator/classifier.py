@@ -220,7 +220,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         """Mean logits, computed in float64 so that a row's logits do not depend on the other rows."""
         check_is_fitted(self, "heads_")
         x, present = self._joined(X, fitting=False)
-        device, total = self._device(), 0.0
+        device = self._device()
+        total: Any = 0.0
         inputs, there = self._tensors(x, present, dtype=torch.float64, device=device)
         nothing = np.zeros(0, dtype=int)
         data = FitData(

@@ -44,7 +44,7 @@ def recipe_members(project: Project, recipe: str) -> list[str]:
 def _recipe_run(project: Project, recipe: str) -> str:
     """The newest current run of the head that a recipe takes in."""
     head, inputs = RECIPE_HEADS[recipe], set(project.config.fuse.inputs)
-    for run in reversed(all_runs(project.runs)):
+    for run in reversed(all_runs(project.runs_folder)):
         fits = run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs
         if fits and is_current(project, run):
             return run.name
@@ -65,7 +65,7 @@ def all_candidates(project: Project) -> list[str]:
         usable = identity.output_key is not None and not of_other_classes(project, identity)
         if usable and not trained_on_val(project, lineage_of_encoder(project, identity, True)):
             names.append(name)
-    runs = [r.name for r in all_runs(project.runs) if r.kind != "ensemble" and state_of(project, r) == "current"]
+    runs = [r.name for r in all_runs(project.runs_folder) if r.kind != "ensemble" and state_of(project, r) == "current"]
     if not names + runs:
         raise RunError("no current run and no encoder with a linear probe to choose from. Run: mmfeat fuse")
     return sorted(names) + sorted(runs)

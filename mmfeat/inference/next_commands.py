@@ -66,7 +66,7 @@ def to_fuse(project: Project) -> str:
 def to_predict(project: Project) -> str:
     """`mmfeat predict`, where there are rows to predict and a run to predict them; empty where there are not."""
     rows = project.manifest.rows("unlabelled")
-    if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs)):
+    if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs_folder)):
         return ""
     return "mmfeat predict" if _cached(project, rows) else "mmfeat extract"
 

@@ -52,13 +52,13 @@ class RankedRun:
 def ranked_runs(project: Project) -> list[RankedRun]:
     """Runs, and encoders with a linear probe: best on val first, without val rows newest first; without metrics last."""
     val = project.manifest.rows("val")
-    runs = all_runs(project.runs)
+    runs = all_runs(project.runs_folder)
     lines = [_ranked_run(project, run, val) for run in (runs if len(val) else reversed(runs))]
     for name in project.config.encoder:
         identity = project.identity(name)
         if identity.output_key is not None:
             lines.append(_ranked_encoder(project, identity, val))
-    for name, reason in damaged_runs(project.runs).items():
+    for name, reason in damaged_runs(project.runs_folder).items():
         state = f"damaged: {reason}"
         lines.append(RankedRun(name=name, made_from="-", metrics=None, size_mb=None, state=state, run=None))
     return sorted(lines, key=_Rank(project.config.metric))

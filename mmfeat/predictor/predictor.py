@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,9 @@ class Predictor:
         images, captions, single = _as_lists(images, captions)
         samples = {"image": images, "text": captions, **(others or {})}
         self._check(samples)
-        embeddings, present, errors = {}, {}, {}
+        embeddings: dict[str, np.ndarray] = {}
+        present: dict[str, np.ndarray] = {}
+        errors: dict[int, str] = {}
         for name, modality in self.modalities.items():
             before = set(errors)
             own = samples.get(modality, [None] * len(images))
@@ -162,7 +164,8 @@ class Predictor:
         """Predict prepared items, with each item's threshold or, if it is None, the model's own."""
         own = np.broadcast_to(self.decision.threshold, len(self.classes))
         rules = [own if one is None else np.full_like(own, one, float) for one in thresholds or [None] * len(items)]
-        embeddings, present = {}, {}
+        embeddings: dict[str, np.ndarray] = {}
+        present: dict[str, np.ndarray] = {}
         for name in self.modalities:
             samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
             groups = _groups(self.kinds[name], samples, self._full_batch(name))
@@ -254,12 +257,12 @@ class Predictor:
         return self.kinds[name].usual_batch_size(self.engine.device.type)
 
     def _check_threshold(self, threshold: Any) -> None:
-        values = None if threshold is None or isinstance(threshold, str) else np.asarray(threshold)
-        plain = values is not None and values.dtype.kind in "iuf" and values.shape in ((), (len(self.classes),))
-        if threshold is not None and not (plain and ((values >= 0) & (values <= 1)).all()):
+        values = np.asarray(np.nan if threshold is None or isinstance(threshold, str) else threshold)
+        plain = values.dtype.kind in "iuf" and values.shape in ((), (len(self.classes),))
+        if threshold is not None and not (plain and bool(((values >= 0) & (values <= 1)).all())):
             raise DataError(f"threshold = {shown(threshold)}: give a number from 0 to 1, or one for each class")
 
-    def _check(self, samples: dict[str, Sequence[Any]]) -> None:
+    def _check(self, samples: Mapping[str, Sequence[Any]]) -> None:
         """Refuse samples of a modality that no encoder reads, and lists of another length than the images'."""
         n, known = len(samples["image"]), ", ".join(self.modalities)
         for modality, given in samples.items():

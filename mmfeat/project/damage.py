@@ -35,8 +35,8 @@ class ProjectSeals:
 
 def project_seals(project: Project) -> ProjectSeals:
     """Check the files of all runs and checkpoints; files that this machine has checked before are not read again."""
-    runs, checkpoints = all_runs(project.runs), []
-    damaged = list(damaged_runs(project.runs).values())
+    runs, checkpoints = all_runs(project.runs_folder), []
+    damaged = list(damaged_runs(project.runs_folder).values())
     damaged += [why for run in runs if (why := run.damage())]
     for file in sorted(project.checkpoints.glob(f"*/{RECORD}")) + sorted(project.checkpoints.glob(f"*/*/{RECORD}")):
         if not re.fullmatch(r"[^.].*-\d+", file.relative_to(project.checkpoints).parts[0]):

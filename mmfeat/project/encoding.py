@@ -10,19 +10,21 @@ import numpy as np
 
 from mmfeat.common.errors import DataError, StoreError
 from mmfeat.common.remembered import Remembered
+from mmfeat.common.text import counted
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.report.result import Record, TableResult
 from mmfeat.store import UnstorableRow
 from mmfeat.store.merge import merge_segments
 
 TUNED_ON = 64  # samples
 
 
-@dataclass(frozen=True)
-class ExtractResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExtractResult(TableResult):
     """The result of an extraction.
 
     Attributes
@@ -42,6 +44,26 @@ class ExtractResult:
     problems: list[str]
     n_rows: int
     size_mb: float
+
+    def _about(self) -> str:
+        rows = f"{counted(self.n_rows, 'row')} of {counted(len(self.encoders), 'encoder')}"
+        return f"The store holds {rows} ({self.size_mb:,.1f} MB)"
+
+    def _table(self) -> list[Record]:
+        sharded = any(one.left for one in self.encoders)
+        return [
+            {
+                "encoder": one.name,
+                "cached": one.cached,
+                "encoded": one.encoded,
+                "repeated": one.repeated,
+                "unreadable": one.unreadable,
+                **({"left": one.left} if sharded else {}),
+                "missing modality": one.absent,
+                "seconds": one.seconds,
+            }
+            for one in self.encoders
+        ]
 
 
 @dataclass(frozen=True)
@@ -102,13 +124,13 @@ def extract(
         reasons[name] = _reasons(project, identity, results[-1])
         merge_segments(project.store.encoder(identity.spec))
     return ExtractResult(
-        results,
-        identities,
-        logits,
-        reasons,
-        project.store.problems,
-        project.manifest.n_samples,
-        project.store.size_bytes / 1e6,
+        encoders=results,
+        identities=identities,
+        logits=logits,
+        reasons=reasons,
+        problems=project.store.problems,
+        n_rows=project.manifest.n_samples,
+        size_mb=project.store.size_bytes / 1e6,
     )
 
 

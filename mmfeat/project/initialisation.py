@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, read_classes, read_source
 from mmfeat.project.build_manifest import build_manifest
 from mmfeat.project.changes import follows
+from mmfeat.project.init_result import InitResult
 from mmfeat.project.manifest_files import ManifestFiles
 from mmfeat.project.source_images import copy_notes, find_images, image_notes, missing_look_alikes
 from mmfeat.project.template import filled_template
@@ -33,33 +33,6 @@ from mmfeat.report.outputs import Outputs
 
 COLUMNS = tuple(f"data.{role}" for role in ROLES)
 PATHS = ("data.source", "data.images", "data.classes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitResult:
-    """What was found and written.
-
-    Attributes
-    ----------
-    warnings : list of str
-        What must not be missed, a line each.
-    written, removed : list of str
-        Names of files that are new or changed, and of files that are not needed any more.
-    after : str
-        The command to type next.
-    """
-
-    manifest: Manifest
-    summary: str
-    written: list[str]
-    removed: list[str]
-    after: str
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether nothing was written."""
-        return not self.written and not self.removed
 
 
 def init(
@@ -160,7 +133,7 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     toml = filled_template(folder, config, data, images.sources) if is_new else None
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = files.write(manifest, notes, change=change, toml=toml, outputs=outputs)
-    text = "\n".join([summary(manifest, data, row_keys, images.sources, config), *lines, *necessary])
+    text = "\n".join([summary(manifest, data, row_keys, images=images.sources, config=config), *lines, *necessary])
     return InitResult(
         manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=images.warnings
     )

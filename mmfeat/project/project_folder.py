@@ -74,7 +74,7 @@ class ProjectFolder:
         return self.folder / "checkpoints"
 
     @property
-    def runs(self) -> Path:
+    def runs_folder(self) -> Path:
         """The folder of runs."""
         return self.root / "runs"
 

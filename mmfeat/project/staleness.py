@@ -25,10 +25,10 @@ def find_run(project: Project, name: str) -> Run:
     RunError
         No such run; the message names the runs of the project.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or not (project.runs / name).is_dir():
-        known = [run.name for run in all_runs(project.runs)] or ["none yet: mmfeat fuse makes one"]
+    if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
+        known = [run.name for run in all_runs(project.runs_folder)] or ["none yet: mmfeat fuse makes one"]
         raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
-    return read_run(project.runs / name).in_order_of(project.manifest.classes)
+    return read_run(project.runs_folder / name).in_order_of(project.manifest.classes)
 
 
 def stale_because(project: Project, run: Run) -> str:

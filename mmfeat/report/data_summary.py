@@ -1,4 +1,4 @@
-"""What `mmfeat init` says of a data set, and `mmfeat review --apply` of answers."""
+"""The summary of a data set by `mmfeat init`, and of applied labels by `mmfeat review --apply`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mmfeat.data.tables.columns import as_list
 from mmfeat.data.tables.readers import Source
 
 
-def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: ImageSources, config: Config) -> str:
-    """Rows, classes, labels a row, captions, images, split: a few lines."""
+def summary(manifest: Manifest, source: Source, row_keys: RowKeys, *, images: ImageSources, config: Config) -> str:
+    """Rows, classes, labels a row, captions, images and split, in a few lines."""
     labelled = has_label(manifest.labels)
     positive_rows, columns = positive_cells(manifest.labels)
     counts = np.bincount(columns, minlength=len(manifest.classes))
     most, least = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
     mean = len(positive_rows) / labelled.sum()
     lines = [_kind(source, images)]
-    nothing = int((~manifest.labels.any(1)).sum())  # every label is 0: known, and negative
-    rows = f"{labelled.sum():,} labelled{f' ({nothing:,} with nothing)' if nothing else ''}, {(~labelled).sum():,} unlabelled"
+    nothing = int((~manifest.labels.any(1)).sum())  # every label is an explicit negative
+    rows = f"{labelled.sum():,} labelled{f' ({nothing:,} without a positive)' if nothing else ''}, {(~labelled).sum():,} unlabelled"
     lines.append(_line("rows", manifest.n_samples, rows))
     names = manifest.classes
     span = f"from {counted(counts[most], 'row')} ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
@@ -65,17 +65,17 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, images: Image
 
 
 def _distinct(digests: np.ndarray) -> int:
-    """How many different rows an array `(N, bytes)` uint8 has."""
+    """Number of distinct rows of an array `(N, bytes)` uint8."""
     return len(np.unique(np.ascontiguousarray(digests).view(f"V{digests.shape[1]}")))
 
 
 def about_copies(pairs: list[tuple[int, int]]) -> list[str]:
-    """Rows of two splits whose images differ in nothing but metadata, if there are any."""
+    """A warning about rows of two splits whose images differ only in metadata. Empty if there are none."""
     if not pairs:
         return []
     return [
-        f"  {counted(len(pairs), 'image')} in two splits except for metadata (listed in init.log). Rows keep their split, so that "
-        f"figures on val or test may be too good"
+        f"  {counted(len(pairs), 'image')} in two splits except for metadata (listed in init.log). Rows keep their split, so "
+        f"metrics on val or test may be too high"
     ]
 
 
@@ -99,29 +99,29 @@ def _names(columns: list[str]) -> str:
 
 
 def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[str]:
-    """How labels were told from cells, where it might be another way."""
+    """How labels were read from cells, if there is another way to read them."""
     separator, classes = config.data.separator, manifest.classes
     if source.indicators is not None:
         known = (manifest.labels[has_label(manifest.labels)] >= 0).mean()
         blank = (
-            f"unknown, since noes are given: {known:.0%} of the labelled rows' labels are known"
+            f"unknown, since there are explicit negatives: {known:.0%} of the labelled rows' labels are known"
             if source.absent == "unknown"
-            else "no; a row that is blank throughout is unlabelled"
+            else "negative; a row of blanks is unlabelled"
         )
-        return [f"  labels    of columns of 0, 1 and blank; blank is {blank}"]
+        return [f"  labels    from columns of 0, 1 and blank; blank is {blank}"]
     if source.splits_cells:
         several = any(labels and len(labels) > 1 for labels in source.labels)
         if separator != " ":
             return [f"  labels    are separated by {separator!r}"]
         if several and any(not name.lstrip("-").isdecimal() for name in classes):
-            return ["  labels    are separated by spaces; where they have spaces in them: --separator ',' or another"]
+            return ["  labels    are separated by spaces; if they contain spaces: --separator ',' or another"]
         if not several and set(classes) <= {"0", "1", "0.0", "1.0", "true", "false", "True", "False"}:
             name = toml_value(str(source.columns["labels"]))
             return [
-                f"  labels    are the names {' and '.join(map(repr, classes))}; if they mean no and yes: labels = [{name}]"
+                f"  labels    are the names {' and '.join(map(repr, classes))}; if they mean negative and positive: labels = [{name}]"
             ]
     elif any(separator in name for name in classes):
-        return [f"  labels    have {separator!r} in their names; for predictions set another separator under [data]"]
+        return [f"  labels    contain {separator!r}; for predictions set another separator under [data]"]
     return []
 
 
@@ -130,7 +130,7 @@ def _line(name: str, count: int, text: str) -> str:
 
 
 def about_one_class(config: Config, n_classes: int) -> list[str]:
-    """What the rule for empty rows makes of a single class; empty where there are several."""
+    """The effect of the rule for empty rows on a single class. Empty if there are several."""
     if n_classes != 1:
         return []
     if config.predict.empty == "none":
@@ -138,32 +138,32 @@ def about_one_class(config: Config, n_classes: int) -> list[str]:
             '  One class: a row whose probability does not pass the threshold gets no label (empty = "none" under [predict])'
         ]
     return [
-        '  One class and empty = "most-probable": every row is predicted positive, and every F1 is the same whatever is '
-        'learned. Set empty = "none" under [predict] in mmfeat.toml, and run again'
+        '  One class and empty = "most-probable": every row is predicted positive, and F1 is the same for every '
+        'model. Set empty = "none" under [predict] in mmfeat.toml, and run again'
     ]
 
 
 def warn_of_one_class(config: Config, n_classes: int) -> str:
-    """The warning of :func:`about_one_class`; empty where the rule for empty rows is no mistake."""
+    """The warning of :func:`about_one_class`. Empty if the rule for empty rows is right."""
     lines = about_one_class(config, n_classes) if config.predict.empty != "none" else []
     return lines[0].strip() if lines else ""
 
 
 def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
-    """How many rows a person corrected; and classes that came or went with that, for each might be a slip of the pen."""
+    """How many rows a person corrected, and the classes that appeared or vanished with that, which may be typing errors."""
     if not found.n_rows:
         return []
-    lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them other than in the source")]
+    lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them differ from the source")]
     for name in found.new:
         near = difflib.get_close_matches(name, classes, 1)
         nearest = f" (nearest: {quoted(near[0])})" if near else ""
-        lines.append(f"  class {quoted(name)} is in no row of the source, only in corrections.csv{nearest}")
+        lines.append(f"  class {quoted(name)} is only in corrections.csv, in no row of the source{nearest}")
     lines += [f"  class {quoted(name)} is gone: corrections.csv leaves no row of it" for name in found.gone]
     return lines
 
 
 def about_changes(change: Difference) -> list[str]:
-    """The difference to the manifest of before in numbers, each with a few ids; empty where there is none."""
+    """The difference from the previous manifest in numbers, with a few ids each. Empty if there is none."""
     parts = (
         ("new", "row", "rows", change.new),
         ("gone", "row", "rows", change.gone),
@@ -178,16 +178,16 @@ def about_changes(change: Difference) -> list[str]:
         for how, one, many, names in parts
         if names
     ]
-    lines += ["  The classes have another order"] if change.reordered else []
-    return ["Since the manifest of before (all of it in init.log):", *lines] if lines else []
+    lines += ["  The order of the classes has changed"] if change.reordered else []
+    return ["Since the previous manifest (all of it in init.log):", *lines] if lines else []
 
 
 def _few(names: Sequence[str], n: int = 3) -> str:
     return ", ".join(map(quoted, names[:n])) + (" ..." if len(names) > n else "")
 
 
-def about_answers(answers: Answers, before: Manifest, after: Manifest, change: Difference) -> list[str]:
-    """What a person's answers did: rows that were unlabelled and where they stand now, other labels, the same labels."""
+def about_answers(answers: Answers, before: Manifest, after: Manifest, *, change: Difference) -> list[str]:
+    """The effect of a person's labels: newly labelled rows and their splits, changed labels, unchanged labels."""
     labelled = dict(zip(before.ids.tolist(), has_label(before.labels).tolist(), strict=True))
     split = dict(zip(after.ids.tolist(), after.split.tolist(), strict=True))
     new = [sample for sample in answers.given if not labelled[sample]]
@@ -195,9 +195,9 @@ def about_answers(answers: Answers, before: Manifest, after: Manifest, change: D
     counts = Counter(split[sample] for sample in new if sample in split)
     where = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "val", "test") if counts[name])
     parts = (
-        ("labelled", len(new), f"were not; now {where}: {_few(new)}"),
+        ("labelled", len(new), f"were unlabelled, are now {where}: {_few(new)}"),
         ("changed", len(other), f"had other labels: {_few(other)}"),
-        ("same", len(answers.given) - len(new) - len(other), "were labelled like this before"),
+        ("same", len(answers.given) - len(new) - len(other), "had the same labels before"),
         ("blank", answers.n_blank, "not filled in"),
     )
     lines = [_line(name, n, text) for name, n, text in parts if n]

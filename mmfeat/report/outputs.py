@@ -1,8 +1,8 @@
-"""Files that a command writes for its user: never over an input or the project, nor over what mmfeat has not made.
+"""Files that a command writes for its user: never over an input or a project's file, nor over a file of another origin.
 
-Of each file that is written its digest is kept: in `.mmfeat/outputs/` of the project that it lies in, or that wrote it; without
-a project beside it, in `.NAME.mmfeat.json`. A file with one of its kept digests is mmfeat's own and may be replaced. Anything
-else needs `overwrite`. Inputs of the command and files of a project are never replaced.
+The digest of each written file is kept in `.mmfeat/outputs/` of the project that contains or wrote it. Without a project it is
+kept in `.NAME.mmfeat.json` beside the file. A file with a kept digest was written by mmfeat and may be replaced. Any other
+file needs `overwrite`. Inputs of the command and files of a project are never replaced.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mmfeat.config.reader import load_config
 from mmfeat.config.schema import FILE_NAME, Config
 from mmfeat.report.protected_paths import guards_of_inputs, guards_of_project
 
-FORMAT, KEPT = 1, 50  # digests of one file: what it was before may come back, as by `mmfeat review --undo`
+FORMAT, KEPT = 1, 50  # digests of one file: an earlier version may come back, for instance by `mmfeat review --undo`
 RECORDS = Path(".mmfeat") / "outputs"
 
 
 @dataclass(frozen=True)
 class _Records:
-    """Where the digests of one file are kept; the first is written."""
+    """The places where digests of one file are kept. New ones go to the first."""
 
     places: list[Path]
 
@@ -38,7 +38,7 @@ class _Records:
         return [one for made in found if isinstance(made, list) for one in made if isinstance(one, str)]
 
     def add(self, path: Path, digest: str) -> None:
-        """Keep one more; a folder that cannot be written keeps nothing, and the file needs `overwrite` the next time."""
+        """Keep one more digest. In a folder that is not writable it is lost, and the file needs `overwrite` the next time."""
         made = list(dict.fromkeys([digest, *self.digests()]))[:KEPT]
         remember(self.places[0], {"format": FORMAT, "file": shown(path.name, 200), "made": made})
 
@@ -49,11 +49,11 @@ class Outputs:
     Parameters
     ----------
     config : Config, optional
-        Of the project that the command works in.
+        Configuration of the project that the command works in.
     inputs : iterable of Path
         Files and folders that it reads.
     overwrite : bool
-        Whether files that mmfeat has not made, or that were changed since, may be replaced.
+        Whether to replace files that mmfeat did not write or that were changed since.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class Outputs:
         self._guards += guards_of_project(config.root, config) if config is not None else []
 
     def check(self, path: Path | str, *, own: bool = False, earlier: bool = False, known: bool = False) -> Path:
-        """Where a file is to be written, links followed; to be asked before any work.
+        """The path to write to, with links resolved. Call this before any work.
 
         Parameters
         ----------
         own : bool
-            Whether the place is mmfeat's own, inside `runs/` for instance, so that it need not be kept from it.
+            Whether the path is a place for mmfeat's own files, such as `runs/`.
         earlier : bool
-            Whether a file of which nothing was kept counts as made by an earlier version.
+            Whether a file without kept digests counts as written by an earlier version of mmfeat.
         known : bool
-            Whether the command has found out for itself that the file may be replaced.
+            Whether the command itself has checked that the file may be replaced.
 
         Raises
         ------
         OutputError
-            It is an input, a file of a project, not a plain file, or is there and was not made by mmfeat.
+            It is an input, a file of a project, not a plain file, or exists and was not written by mmfeat.
         """
         refuse_url(path)
         given = Path(path).expanduser()
@@ -93,29 +93,27 @@ class Outputs:
             raise OutputError(f"{given}: is {what}, which is never written over. Name another file")
         if not there or is_made or known or self.overwrite or (earlier and not digests):
             return target
-        what = (
-            "has been changed since mmfeat wrote it" if digests else "is there already, and is not known to be mmfeat's"
-        )
+        what = "has been changed since mmfeat wrote it" if digests else "exists, and was not written by mmfeat"
         raise OutputError(f"{given}: {what}. Move it away or, to replace it, add: --overwrite")
 
     @contextlib.contextmanager
     def replacing(self, path: Path | str, **where: bool) -> Iterator[Path]:
-        """Give a temporary path to write to, which becomes `path` when the block ends well; raises as :meth:`check`."""
+        """Yield a temporary path that becomes `path` at the end of the block. Raises as :meth:`check`."""
         target = self.check(path, **where)
         records = self._records(target)
         with atomic_path(target) as temporary:
             yield temporary
             if target.is_file() and not records.digests():
-                records.add(target, digest_file(target))  # killed before the new one is there, this one is known
+                records.add(target, digest_file(target))  # if the process is killed now, the old file is still known
             records.add(target, digest_file(temporary))
 
     def write(self, path: Path | str, data: bytes | str, **where: bool) -> bool:
-        """Write a file, whole or not at all; raises as :meth:`check`.
+        """Write a file, whole or not at all. Raises as :meth:`check`.
 
         Returns
         -------
         bool
-            False where the file said exactly this already.
+            False if the file had exactly this content.
         """
         data = data.encode("utf-8") if isinstance(data, str) else data
         target = Path(path).expanduser().resolve()
@@ -128,7 +126,7 @@ class Outputs:
         return True
 
     def write_all(self, files: Mapping[Path, bytes]) -> None:
-        """Write several files, or none of them where one must not be replaced; raises as :meth:`check`."""
+        """Write several files, or none if one of them must not be replaced. Raises as :meth:`check`."""
         for path, data in files.items():
             same = path.is_file() and path.read_bytes() == data and not self._guarded(path.resolve(), True)
             if not same:
@@ -137,11 +135,11 @@ class Outputs:
             self.write(path, data)
 
     def made(self, path: Path) -> bool:
-        """Whether a file is one that mmfeat has written and nobody has changed."""
+        """Whether mmfeat wrote a file and nobody has changed it since."""
         return path.is_file() and digest_file(path) in self._records(path.resolve()).digests()
 
     def may_replace(self, path: Path, **where: bool) -> bool:
-        """Whether :meth:`check` has nothing against it."""
+        """Whether :meth:`check` passes."""
         try:
             self.check(path, **where)
         except OutputError:
@@ -149,13 +147,13 @@ class Outputs:
         return True
 
     def _guarded(self, target: Path, is_made: bool) -> str:
-        """What a path must be kept as; empty where it may be written."""
+        """What a path is that must not be written. Empty if it may be."""
         guards = list(self._guards)
         root = _project_above(target)
         if root is not None and root != self.root:
             try:
                 config = load_config(root / FILE_NAME)
-            except MmfeatError:  # its files are known by their names
+            except MmfeatError:  # its usual files are guarded
                 config = None
             guards += guards_of_project(root, config)
         return next((guard.what for guard in guards if guard.covers(target, is_made)), "")
@@ -170,5 +168,5 @@ class Outputs:
 
 
 def _project_above(path: Path) -> Path | None:
-    """The project's folder that a path lies in."""
+    """The folder of the project that contains a path."""
     return next((folder for folder in path.parents if (folder / FILE_NAME).is_file()), None)

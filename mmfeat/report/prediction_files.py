@@ -1,21 +1,62 @@
-"""Predictions as files: CSV, JSON lines, Parquet; and one item's as a table."""
+"""Predictions as files (CSV, JSON lines, Parquet), and one sample's as a table."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from mmfeat.common.csv_text import csv_text
+from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import label_cells, label_names
 from mmfeat.common.text import shown
+from mmfeat.data.tables.table_forms import is_table, table_stem
 from mmfeat.report.text_tables import table
 
 FORMATS = ("csv", "jsonl", "parquet")
 _OTHERS = 3  # classes shown of one item beside its labels
+
+
+def format_of(out: Path | str, format: str | None) -> str:
+    """The format of a file of predictions: as asked, else by its suffix, else csv.
+
+    Raises
+    ------
+    ConfigError
+        They disagree.
+    """
+    suffix = Path(out).suffix.lower()[1:]
+    suffix = suffix if suffix in FORMATS else ""
+    if format and suffix and format != suffix:
+        raise ConfigError(f"--format {format} and --out {out}: two formats. Leave one of them out")
+    return format or suffix or "csv"
+
+
+def default_out(samples: Sequence[str], format: str) -> str:
+    """The default file for predictions of a table or of pictures, in the current folder."""
+    path = Path(samples[0]).expanduser()
+    if len(samples) == 1 and is_table(path):
+        return f"{table_stem(path.name)}-predictions.{format}"
+    one = len(samples) == 1 and path.exists()
+    stem = (path.resolve().name if path.is_dir() else path.stem) if one else "pictures"
+    return f"{stem or 'pictures'}-predictions.{format}"
+
+
+def check_form(form: str, top_k: int | None) -> None:
+    """Check the format of a file of predictions, and how many classes it gives.
+
+    Raises
+    ------
+    DataError
+        There is no such format, or the number is negative.
+    """
+    if form not in FORMATS:
+        raise DataError(f"no format {form[:40]!r}. Use one of: {', '.join(FORMATS)}")
+    if top_k is not None and top_k < 0:
+        raise DataError(f"--top-k {top_k}: use a number from 1, or leave it out")
 
 
 def top_labels(probs: np.ndarray, classes: Sequence[str], k: int) -> list[list[str]]:
@@ -28,9 +69,9 @@ def prediction_bytes(
     form: str,
     ids: Sequence[str],
     probs: np.ndarray,
-    decided: np.ndarray,
-    classes: Sequence[str],
     *,
+    predicted: np.ndarray,
+    classes: Sequence[str],
     id_column: str = "id",
     label_column: str | Sequence[str] = "labels",
     separator: str = " ",
@@ -44,47 +85,48 @@ def prediction_bytes(
     Parameters
     ----------
     form : str
-        `csv`: id and labels, a column of 0 and 1 for each class where `label_column` is a list; where `top_k` is asked for
-        always names, and the probabilities. `jsonl`: id, labels, probabilities by class,
-        and the error of a row that has one. `parquet`: the same as columns, a probability as `p_<class>`.
-    probs, decided : np.ndarray
+        `csv`: id and labels, or a column of 0 and 1 for each class if `label_column` is a list; with `top_k` always names,
+        and their probabilities. `jsonl`: id, labels, probabilities by class, and the error of a row that has one.
+        `parquet`: the same as columns, each probability as `p_<class>`.
+    probs, predicted : np.ndarray
         `(N, K)` float32, and int8 of 0 and 1.
     top_k : int
-        Give the k most probable classes, in their order, instead of those that passed; 0 for these.
+        Give the k most probable classes instead of those above the threshold. 0 for the latter.
     errors : dict of int to str, optional
-        Row to the reason why a part of it could not be read.
+        Row to the reason why its image could not be read.
     guarded : bool
-        Whether cells of CSV that a spreadsheet might take as formulas are made harmless, see :mod:`mmfeat.common.csv_text`.
+        Whether CSV cells that a spreadsheet might run as formulas are quoted, see :mod:`mmfeat.common.csv_text`.
     """
-    names = top_labels(probs, classes, top_k) if top_k else label_names(decided, classes)
+    names = top_labels(probs, classes, top_k) if top_k else label_names(predicted, classes)
     errors = errors or {}
     if form == "parquet":
-        return _parquet(ids, names, probs, classes, errors, run)
+        return _parquet(ids, names, probs, classes=classes, errors=errors, run=run)
     if form == "jsonl":
-        return "".join(_json_lines(ids, names, probs, classes, errors)).encode()
+        return "".join(_json_lines(ids, names, probs, classes=classes, errors=errors)).encode()
     if top_k:
-        header, cells = _most_probable(names, probs, classes, label_column, separator)
+        header, cells = _most_probable(names, probs, classes, separator)
+        header = [label_column if isinstance(label_column, str) else "labels", *header]
     else:
-        header, cells = label_cells(decided, classes, label_column, separator)
+        header, cells = label_cells(predicted, classes, label_column, separator)
     rows = ([sample, *row] for sample, row in zip(ids, cells, strict=True))
     return csv_text([id_column, *header], rows, guarded=guarded).encode()
 
 
 def _most_probable(
-    names: list[list[str]], probs: np.ndarray, classes: Sequence[str], label_column: str | Sequence[str], separator: str
+    names: list[list[str]], probs: np.ndarray, classes: Sequence[str], separator: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of names, and of their probabilities."""
+    """Cells of names and of their probabilities, and the header of the latter."""
     at = {name: k for k, name in enumerate(classes)}
     cells = [
         [separator.join(labels), separator.join(f"{probs[row, at[name]]:.4f}" for name in labels)]
         for row, labels in enumerate(names)
     ]
-    return [label_column if isinstance(label_column, str) else "labels", "probabilities"], cells
+    return ["probabilities"], cells
 
 
 def _json_lines(
-    ids: Sequence[str], names: list[list[str]], probs: np.ndarray, classes: Sequence[str], errors: dict[int, str]
-) -> Any:
+    ids: Sequence[str], names: list[list[str]], probs: np.ndarray, *, classes: Sequence[str], errors: dict[int, str]
+) -> Iterator[str]:
     for row, (sample, labels) in enumerate(zip(ids, names, strict=True)):
         values = {name: round(float(p), 6) for name, p in zip(classes, probs[row], strict=True)}
         line = {"id": str(sample), "labels": labels, "probabilities": values}
@@ -97,6 +139,7 @@ def _parquet(
     ids: Sequence[str],
     names: list[list[str]],
     probs: np.ndarray,
+    *,
     classes: Sequence[str],
     errors: dict[int, str],
     run: str,
@@ -117,27 +160,27 @@ def _parquet(
 
 
 def one_item(
-    probs: np.ndarray, decided: np.ndarray, opinions: dict[str, np.ndarray], classes: Sequence[str], top_k: int
+    probs: np.ndarray, predicted: np.ndarray, *, unimodal: dict[str, np.ndarray], classes: Sequence[str], top_k: int
 ) -> str:
-    """One item's most probable classes, what each encoder says of them alone, and which are its labels.
+    """One sample's most probable classes, with each encoder's unimodal prediction, and which are its labels.
 
     Parameters
     ----------
-    probs, decided : np.ndarray
+    probs, predicted : np.ndarray
         `(K,)`.
-    opinions : dict of str to np.ndarray
-        Encoder to probabilities `(K,)`; NaN where the item lacks the modality.
+    unimodal : dict of str to np.ndarray
+        Encoder to probabilities `(K,)`. NaN if the sample lacks the modality.
     """
-    n = min(top_k or int(decided.sum()) + _OTHERS, len(classes))
+    n = min(top_k or int(predicted.sum()) + _OTHERS, len(classes))
     order = np.argsort(-probs, kind="stable")[:n]
-    asked = {name: values for name, values in opinions.items() if not np.isnan(values).any()}
+    present = {name: values for name, values in unimodal.items() if not np.isnan(values).any()}
     rows = [
         [
             shown(classes[k]),
             f"{probs[k]:.3f}",
-            *(f"{values[k]:.3f}" for values in asked.values()),
-            "label" * int(decided[k]),
+            *(f"{values[k]:.3f}" for values in present.values()),
+            "label" * int(predicted[k]),
         ]
         for k in order.tolist()
     ]
-    return table(("class", "probability", *(f"{name} alone" for name in asked)), rows)
+    return table(("class", "probability", *(f"{name} alone" for name in present)), rows)

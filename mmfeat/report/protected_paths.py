@@ -1,4 +1,4 @@
-"""What no output may replace: the inputs of a command, and the files of a project."""
+"""Files that no output may replace: the inputs of a command, and the files of a project."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _TABLES = ("train.csv", "test.csv")  # of a source that is the project's own fol
 
 @dataclass(frozen=True)
 class Guard:
-    """A file, or a folder with all that is in it.
+    """A file, or a folder with everything in it.
 
     Attributes
     ----------
     what : str
-        What it is, for messages.
+        Its description in messages.
     suffixes : tuple of str
-        Of the files in a folder that count; empty: all.
+        Suffixes of the files in a folder that are guarded. Empty: all.
     names : tuple of str
-        Names of files in a folder that count besides.
+        Names of further files in a folder that are guarded.
     unless_made : bool
-        Whether files in the folder that mmfeat wrote there for its user may be replaced.
+        Whether files in the folder that mmfeat wrote may be replaced.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Guard:
     unless_made: bool = False
 
     def covers(self, target: Path, is_made: bool) -> bool:
-        """Whether a path, links followed, is this file or a file that lies in this folder: also by another name or link."""
+        """Whether a resolved path is this file or a file in this folder, also by another name or a hard link."""
         if self.path.is_dir():
             return not (is_made and self.unless_made) and target.exists() and self._holds(target)
         same_name = target.name.casefold() == self.path.name.casefold()
@@ -63,14 +63,14 @@ class Guard:
 
 
 def guards_of_inputs(inputs: Iterable[Path | str]) -> list[Guard]:
-    """Of the files that a command reads, and of the images in the folders that it reads."""
+    """Guards of the files that a command reads, and of the images in the folders that it reads."""
     places = [Path(place).expanduser() for text in inputs if str(text) for place in _expanded(str(text))]
     what = "an input of this command"
     return [Guard(place.resolve(), what, IMAGE_SUFFIXES if _has_images(place) else ()) for place in places]
 
 
 def guards_of_project(root: Path, config: Config | None) -> list[Guard]:
-    """Of a project's own files, and of what its mmfeat.toml names; without a config of the first alone."""
+    """Guards of a project's own files and, with its configuration, of the files that mmfeat.toml names."""
     guards = [Guard(root / name, f"{name} of the project {root}") for name in FILES]
     guards += [Guard(root / name, f"a file in {name}/ of the project {root}") for name in FOLDERS]
     store = config.path(config.store.path) if config is not None else root / "features"
@@ -100,7 +100,7 @@ def _of_source(config: Config) -> list[Guard]:
     pictures = Guard(folder, what, _PICTURES, unless_made=True)
     if not source.is_dir():
         return [Guard(source, what), pictures]
-    if config.root.resolve().is_relative_to(source.resolve()):  # the project's own files lie in it as well
+    if config.root.resolve().is_relative_to(source.resolve()):  # it contains the project's own files too
         return [Guard(folder, what, (*_PICTURES, ".json"), _TABLES, unless_made=True)]
     return [Guard(source, what, unless_made=True)]
 

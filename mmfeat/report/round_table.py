@@ -1,4 +1,4 @@
-"""The rounds of a self-training beside its run: a table for each round and class, and a plot."""
+"""The rounds of a self-training as a table for the terminal, and as files in its run's folder."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mmfeat.report.plots import plot_rounds
 from mmfeat.report.text_tables import metric_cells, metric_header, table
 
 _COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
-_FIGURES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
+_METRICS = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 
 FILES = ("rounds.csv", "rounds.png")
 
 
 def write_rounds(
-    folder: Path, name: str, rounds: Sequence[dict[str, Any]], classes: Sequence[str], metric: str
+    folder: Path, name: str, rounds: Sequence[dict[str, Any]], *, classes: Sequence[str], metric: str
 ) -> None:
-    """Write `rounds.csv` (a line for each round; rows taught as yes by class last) and `rounds.png`."""
-    header = [*_COLUMNS, "difference", "low", "high", *_FIGURES, *(f"yes_{c}" for c in classes)]
+    """Write `rounds.csv` (a row for each round; the last columns count pseudo-positives by class) and `rounds.png`."""
+    header = [*_COLUMNS, "difference", "low", "high", *_METRICS, *(f"yes_{c}" for c in classes)]
     rows = []
     for one in rounds:
         difference = one["difference"] or ("", "", "")
-        rows.append([*(one[c] for c in _COLUMNS), *difference, *(one["figures"][f] for f in _FIGURES), *one["n_yes"]])
+        rows.append([*(one[c] for c in _COLUMNS), *difference, *(one["figures"][f] for f in _METRICS), *one["n_yes"]])
     write_atomic(folder / FILES[0], csv_text(header, rows))
-    plot_rounds(folder / FILES[1], f"{name}, chosen by {metric}", rounds)
+    plot_rounds(folder / FILES[1], f"{name}, selected by {metric}", rounds)
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:
-    """A line for each round: its pseudo-labels, figures of its head on val, and whether it stands."""
+    """A row for each round: its pseudo-labels, metrics of its MLP on val, and whether it was accepted."""
     rows = []
     for one in rounds:
         first = one["number"] == 0
@@ -41,15 +41,15 @@ def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:
         cells += ["-" if one.get("agreement") is None else f"{one['agreement']:.3f}"]
         figures = metric_cells(MetricRow.recorded("", one["figures"]), metric)
         rows.append([one["number"], *cells, *figures, verdict(one)])
-    head = ("round", "rows", "yes", "changed", "agreement", *metric_header(metric))
+    head = ("round", "rows", "positives", "changed", "agreement", *metric_header(metric))
     return table(head, rows)
 
 
 def verdict(one: dict[str, Any]) -> str:
-    """What became of a round, and by how much val moved against the best before it."""
+    """Whether a round was accepted, and by how much the metric on val differs from the best round before it."""
     if one["number"] == 0:
         return "supervised"
     mean, low, high = one["difference"]
     moved = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-    anew = ", encoders anew" if one.get("refitted") else ""
-    return f"{'accepted' if one['accepted'] else 'reverted'}: {moved}{anew}"
+    tuned = ", encoders fine-tuned" if one.get("refitted") else ""
+    return f"{'accepted' if one['accepted'] else 'reverted'}: {moved}{tuned}"

@@ -1,4 +1,4 @@
-"""Plain tables for a terminal or a file; whatever came from outside is shown with its control characters escaped."""
+"""Plain tables for a terminal or a file. Control characters of outside text are escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
-    """Align columns: the first `left` to the left, the others to the right; trailing text may follow as a last cell."""
+    """Align columns: the first `left` to the left, the others to the right. A row may end with a text beyond the head."""
     cells = [[str(cell) for cell in row] for row in [head, *rows]]
     n = max(map(len, cells))
     cells = [row + [""] * (n - len(row)) for row in cells]
@@ -31,18 +31,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> 
 
 
 MOST_FREQUENT = "most frequent"  # the baseline's row
-_FIGURES = {"samples-f1": "samples-F1", "macro-f1": "macro-F1", "map": "mAP"}  # shown in every table
-_OTHERS = {"micro-f1": "micro-F1", "loss": "loss"}  # shown where the project chooses by it
+_METRICS = {"samples-f1": "samples F1", "macro-f1": "macro F1", "map": "mAP"}  # in every table
+_OTHERS = {"micro-f1": "micro F1", "loss": "loss"}  # in a table if it is the project's metric
 
 
 def metric_title(metric: str) -> str:
-    """A metric of mmfeat.toml, or the field of `Scores`, as tables call it: `samples-F1`."""
-    return (_FIGURES | _OTHERS)[metric.replace("_", "-")]
+    """The column title of a metric of mmfeat.toml or of a field of `Scores`, such as `samples F1`."""
+    return (_METRICS | _OTHERS)[metric.replace("_", "-")]
 
 
 def metric_header(metric: str = "") -> list[str]:
-    """Titles of the columns of figures: the three that every table has, and the project's metric where it is another."""
-    return [*_FIGURES.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]
+    """Titles of the metric columns: three in every table, and the project's metric if it is another one."""
+    return [*_METRICS.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]
 
 
 def metric_cells(line: MetricRow, metric: str = "") -> list[str]:
@@ -52,7 +52,7 @@ def metric_cells(line: MetricRow, metric: str = "") -> list[str]:
 
 
 def metric_table(title: str, lines: Sequence[MetricRow], metric: str = "") -> str:
-    """Figures of several models on the same rows; `title` names those rows."""
+    """Metrics of several models on the same rows, which `title` names."""
     timed = any(line.seconds is not None for line in lines)
     head = [title, *metric_header(metric), *(["seconds"] if timed else [])]
     rows = []
@@ -65,7 +65,7 @@ def metric_table(title: str, lines: Sequence[MetricRow], metric: str = "") -> st
 
 
 def about_decision(decision: DecisionRule, fitted: str = "") -> str:
-    """Threshold and temperature in a few words, and what they were fitted on, if they were."""
+    """Threshold and temperature in a few words, and the rows that they were fitted on, if any."""
     threshold = decision.threshold
     if isinstance(threshold, np.ndarray):
         text = f"thresholds by class from {threshold.min():.3f} to {threshold.max():.3f}"
@@ -77,34 +77,34 @@ def about_decision(decision: DecisionRule, fitted: str = "") -> str:
 
 
 def about_metrics(n_left_out: int, rows: str, seeds: bool = False) -> str:
-    """What to know of the figures above it: what ± is, what the rows were used for, which classes are not counted.
+    """The text below a table of metrics: the meaning of ±, the use of the rows, the classes that are left out.
 
     Parameters
     ----------
     n_left_out : int
         Classes without a positive among the rows.
     rows : str
-        A clause about the rows, as `these rows also chose the epochs`.
+        A clause about the rows, such as `epochs were selected on these rows`.
     seeds : bool
-        Whether the table has lines over seeds.
+        Whether the table has a row over seeds.
     """
     spread = "± is half the 95 % bootstrap interval" + (" (one seed: deviation over seeds)" if seeds else "")
     return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(n_left_out)]))
 
 
 def left_out(n: int) -> str:
-    """A sentence about the classes that macro figures leave out; empty where there are none."""
+    """A sentence about the classes that macro averages leave out. Empty if there are none."""
     what = f"{counted(n, 'class', 'classes')} without a positive among these rows"
-    return f"{what} {'is' if n == 1 else 'are'} left out of macro-F1 and mAP." if n else ""
+    return f"{what} {'is' if n == 1 else 'are'} left out of macro F1 and mAP." if n else ""
 
 
-def chance(low: float, high: float) -> str:
-    """Whether a difference with this interval is more than chance."""
-    return "no more than chance" if low <= 0 <= high else "more than chance"
+def significance(low: float, high: float) -> str:
+    """Whether a difference with this 95 % interval is significant: `not significant` if the interval includes 0."""
+    return "not significant" if low <= 0 <= high else "significant"
 
 
 def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None, classes: Sequence[str]) -> str:
-    """The weights of an ensemble's members as run.json has them; of those for each class the lowest and the highest."""
+    """The weights of an ensemble's members, as in run.json; for weights per class their mean, lowest and highest."""
     lines = [(m["name"], m["weight"]) for m in members] + ([("intercept", bias)] if bias is not None else [])
     if all(isinstance(weight, int | float) for _, weight in lines):
         return table(["member", "weight"], [[shown(name), f"{weight:.2f}"] for name, weight in lines])
@@ -117,12 +117,14 @@ def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None
 
 
 def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -> str:
-    """On which rows an ensemble's weights were fitted, and whether that is more than their mean, as run.json has it.
+    """The rows that an ensemble's weights were fitted on, and the gain over the plain mean.
 
     Parameters
     ----------
+    fitted : dict
+        `fitted` of run.json.
     gain : (float, float, float) or None
-        Samples-F1 over the mean's, and its 95 % interval.
+        Gain in samples F1, and its 95 % interval.
     """
     counts = [f"{fitted[key]:,} {which}" for which, key in (("val", "n_val"), ("train", "n_train")) if fitted[key]]
     by = "least loss" if fitted["metric"] == "loss" else f"best {fitted['metric']}"
@@ -131,6 +133,6 @@ def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -
         return f"{text}."
     difference, low, high = gain
     return (
-        f"{text}; the ensemble's figures are cross-fitted in {fitted['folds']} folds.\n"
-        f"samples-F1, ensemble minus mean: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {chance(low, high)}"
+        f"{text}; the ensemble's metrics are cross-fitted in {fitted['folds']} folds.\n"
+        f"samples F1, ensemble minus mean: {difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]: {significance(low, high)}"
     )

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmfeat.common.text import counted
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.report.comparison_table import ComparisonTable, Layout
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult, metric_records
 from mmfeat.runs.comparison import ScoredModel
 from mmfeat.runs.comparison_files import ComparisonFolder
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparisonResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ComparisonResult(TableResult):
     """Models on the same val rows, and the files that hold the same.
 
     Attributes
@@ -42,6 +44,14 @@ class ComparisonResult:
     n_train: int
     n_val: int
     n_seeds: int
+
+    def _about(self) -> str:
+        made = "Made" if self.made else "Already made:"
+        return f"{made} {self.folder.name}: models on {counted(self.n_val, 'val row')}"
+
+    def _table(self) -> list[Record]:
+        rows = [MetricRow.of(model.label, model.metrics, note=model.note) for model in self.models]
+        return metric_records([*self.baselines, *rows])
 
 
 def write_comparison(

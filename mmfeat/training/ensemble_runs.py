@@ -129,4 +129,4 @@ def save_ensemble(
     }
     for member in parts.members:
         learned |= lineage_of(project, member["name"])
-    return save_run(project.runs, stem, record, logits=kept, learned=learned)
+    return save_run(project.runs_folder, stem, record, logits=kept, learned=learned)

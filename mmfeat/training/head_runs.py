@@ -129,7 +129,7 @@ def save_head_run(
     learned = trained.learned
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
-    return save_run(project.runs, stem, record, logits=kept, learned=learned, state=state)
+    return save_run(project.runs_folder, stem, record, logits=kept, learned=learned, state=state)
 
 
 def _fit_record(project: Project, trained: TrainedHeads, val: np.ndarray) -> dict[str, Any]:

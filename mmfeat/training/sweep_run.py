@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmfeat.common.text import counted
 from mmfeat.project.project import Project
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult, cell_records
 from mmfeat.report.sweep_table import sweep_csv
 from mmfeat.runs.sweep import Effect, KeptFits, SweptCell, best_first, main_effects
 from mmfeat.training.grid import Cell, Grid
@@ -58,8 +60,8 @@ class Trainer(ABC):
         return SweptCell(name=cell.name, values=values, fits=fits)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SweepResult(TableResult):
     """The metrics of a grid on val.
 
     Attributes
@@ -94,6 +96,13 @@ class SweepResult:
     def notes(self) -> list[str]:
         """Keys that some head does not have, a line each."""
         return self.grid.notes
+
+    def _about(self) -> str:
+        fits = f"{counted(self.n_fits, 'fit')}, {self.n_trained:,} made now"
+        return f"sweeps/{self.file.name}: {fits}, on {counted(self.n_val, 'val row')}, best {self.metric} first"
+
+    def _table(self) -> list[Record]:
+        return cell_records(self.cells)
 
 
 def sweep_outputs(project: Project, name: str, *, overwrite: bool) -> tuple[Outputs, Path]:

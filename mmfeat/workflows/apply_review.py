@@ -36,6 +36,7 @@ from mmfeat.project.project import Project
 from mmfeat.project.project_folder import MANIFEST
 from mmfeat.project.staleness import state_of
 from mmfeat.report.data_summary import about_answers, about_changes
+from mmfeat.report.result import Result
 from mmfeat.runs.run import all_runs
 
 FOLDER, RECORD, FORMAT = "reviews", "record.json", 1
@@ -49,8 +50,8 @@ _SHAPE: dict[str, Shape] = {
 }
 
 
-@dataclass(frozen=True)
-class AppliedReview:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AppliedReview(Result):
     """What applying or undoing a review changed.
 
     Attributes
@@ -69,6 +70,9 @@ class AppliedReview:
     lines: list[str]
     made: str
     after: str
+
+    def _about(self) -> str:
+        return "\n".join([self.made, *self.lines])
 
 
 def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
@@ -108,20 +112,16 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     _remember_after(root)
     if not fresh and made.unchanged:
         made_line = f"Nothing to do: {CORRECTIONS} has all {counted(len(answers.given), 'answer')} of {file.name}."
-        return AppliedReview(False, [], made_line, "mmfeat review")
+        return AppliedReview(changed=False, lines=[], made=made_line, after="mmfeat review")
     now = project.reopened()
     change = difference(before, now.manifest)
-    lines = about_answers(answers, before, now.manifest, change)
+    lines = about_answers(answers, before, now.manifest, change=change)
     lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
     necessary, after = follows(now.config, change)
     lines += [*necessary, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
-    return AppliedReview(
-        True,
-        lines,
-        f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo).",
-        after,
-    )
+    made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo)."
+    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
 
 
 def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
@@ -162,7 +162,8 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     if not same:
         lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without them")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
-    return AppliedReview(True, lines, f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before.", after)
+    made_line = f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before."
+    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
 
 
 def _last(root: Path) -> Path | None:
@@ -238,12 +239,12 @@ def _digests(folder: Path) -> dict[str, str | None]:
 
 
 def _states(project: Project) -> dict[str, str]:
-    return {run.name: state_of(project, run) for run in all_runs(project.runs)}
+    return {run.name: state_of(project, run) for run in all_runs(project.runs_folder)}
 
 
 def _about_runs(project: Project, before: Manifest, change: Difference, states: dict[str, str]) -> list[str]:
     """Which runs were trained on labels that have changed, and whose state has changed."""
-    lines, runs = [], all_runs(project.runs)
+    lines, runs = [], all_runs(project.runs_folder)
     ids = before.ids.tolist()
     labelled = has_label(before.labels)
     given = {sample for sample, known in zip(ids, labelled, strict=True) if known}

@@ -24,7 +24,7 @@ from mmfeat.training.proposed_encoders import ProposedEncoder
 WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # beside samples-F1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EncodersResult(ComparisonResult):
     """Encoders on the same val rows; `models` are in groups by modality, in each the best first.
 

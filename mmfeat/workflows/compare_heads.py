@@ -16,7 +16,7 @@ from mmfeat.training.comparison_result import ComparisonResult, write_comparison
 from mmfeat.training.head_comparison import HeadComparison, heads_to_train
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CompareResult(ComparisonResult):
     """Heads, encoders and their means on the same val rows.
 

@@ -1,4 +1,4 @@
-"""`mmfeat encoders`: the project's encoders and the paper's in figures, and which models there are."""
+"""`mmfeat encoders`: size, width and input of the project's encoders, of the paper's, and of models by name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.files import digest_json
 from mmfeat.common.package_versions import package_version
 from mmfeat.common.remembered import Remembered, stamps_of
+from mmfeat.common.text import counted
 from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.encoders.description import Description
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.project.project import Project
+from mmfeat.report.result import Record, TableResult
 
-# The encoders of the paper, by the names people use.
+# The encoders of the paper, by their usual names.
 PAPER = {
     "image": (
         "mobilenetv3_large_100",
@@ -40,23 +42,43 @@ _REMEMBERED = 1000  # descriptions
 LONGEST = 512  # tokens, where no table says how many are read
 
 
-@dataclass(frozen=True)
-class Encoders:
-    """What is listed.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Encoders(TableResult):
+    """A list of encoders.
 
     Attributes
     ----------
     project : dict of str to Description
-        By the encoder's name; empty outside a project, and where a pattern is asked for.
+        The project's encoders by name. Empty outside a project, and for a pattern.
     models : list of Description
-        The paper's, or those that match.
+        Those of the paper, or those that match the pattern.
     n_more : int
-        Further models that match.
+        Number of further models that match.
     """
 
     project: dict[str, Description]
     models: list[Description]
     n_more: int = 0
+
+    def _about(self) -> str:
+        more = f", and {self.n_more:,} more match" if self.n_more else ""
+        return f"{counted(len(self.project) + len(self.models), 'encoder')}{more}"
+
+    def _table(self) -> list[Record]:
+        named = [*self.project.items(), *(("", model) for model in self.models)]
+        return [
+            {
+                "encoder": name,
+                "model": one.model,
+                "M parameters": None if one.parameters is None else one.parameters / 1e6,
+                "MB": one.size_mb,
+                "width": one.width,
+                "input": one.takes,
+                "from": one.source,
+                "weights": one.weights,
+            }
+            for name, one in named
+        ]
 
 
 def encoders(folder: Path | str = ".") -> Encoders:
@@ -69,7 +91,8 @@ def encoders(folder: Path | str = ".") -> Encoders:
     """
     with _Descriptions() as descriptions:
         ours = _of_project(Path(folder).resolve(), descriptions)
-        return Encoders(ours, [_known(descriptions, name, kind) for kind, names in PAPER.items() for name in names])
+        paper = [_known(descriptions, name, kind) for kind, names in PAPER.items() for name in names]
+        return Encoders(project=ours, models=paper)
 
 
 def models(pattern: str) -> Encoders:
@@ -78,17 +101,18 @@ def models(pattern: str) -> Encoders:
     Raises
     ------
     EncoderError
-        There is none; the nearest are said.
+        There is none. The message names the nearest.
     """
     from mmfeat.encoders.catalogue import matching
 
     found = matching(pattern)
     with _Descriptions() as descriptions:
-        return Encoders({}, [_known(descriptions, *one) for one in found[:SHOWN]], max(0, len(found) - SHOWN))
+        models = [_known(descriptions, *one) for one in found[:SHOWN]]
+        return Encoders(project={}, models=models, n_more=max(0, len(found) - SHOWN))
 
 
 class _Descriptions:
-    """Descriptions of encoders, remembered for all projects of a user: to make them, timm and transformers are loaded."""
+    """Descriptions of encoders, remembered for all projects of a user: computing them loads timm and transformers."""
 
     def __init__(self) -> None:
         places = [os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME")]
@@ -126,7 +150,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
     for name, table in project.config.encoder.items():
         try:
             found[name] = descriptions.of(table, project.root)
-        except EncoderError as error:  # said in its line: the others are still of use
+        except EncoderError as error:  # shown in its row
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
         if table.made_elsewhere:
             with contextlib.suppress(MmfeatError):
@@ -135,7 +159,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
 
 
 def _known(descriptions: _Descriptions, model: str, modality: str) -> Description:
-    """A model as it is without further settings; one that is of no use as an encoder says why."""
+    """A model with default settings. Its note says why if it cannot be used as an encoder."""
     cls = encoder_table_class(modality, {"model": model})
     longest = {"max_length": LONGEST} if "max_length" in cls.__dataclass_fields__ else {}
     table = cls(model=model, **longest)

@@ -19,13 +19,15 @@ from mmfeat.inference.ensemble_members import (
 )
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import RowLogits, logits_of, run_logits, training_prior, weighted_logits
+from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
+from mmfeat.report.result import Record, metric_records
 from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Weights
 from mmfeat.runs.ensembles import RECIPE_TEXTS
-from mmfeat.runs.run import ROLES, Run, already_made
+from mmfeat.runs.run import ROLES, already_made
 from mmfeat.training.ensemble_runs import ensemble_fingerprint, ensemble_logits, fit_ensemble, save_ensemble
 
 METHOD_TEXTS = {
@@ -37,8 +39,8 @@ METHOD_TEXTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnsembleResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EnsembleResult(RunResult):
     """An ensemble, and its metrics on val beside those of its members.
 
     Attributes
@@ -53,9 +55,7 @@ class EnsembleResult:
         Gain in samples-F1 over the mean of all candidates on val, and its 95 % interval; None if nothing is fitted.
     """
 
-    run: Run
     lines: list[MetricRow]
-    made: bool
     description: str
     n_val: int
     left_out: list[str]
@@ -65,6 +65,12 @@ class EnsembleResult:
     def fitted(self) -> dict[str, Any] | None:
         """The record of the fit in run.json; None if nothing is fitted."""
         return self.run.record.get("fitted")
+
+    def _about(self) -> str:
+        return f"{super()._about()}: {self.description}"
+
+    def _table(self) -> list[Record]:
+        return metric_records(self.lines)
 
 
 def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean") -> EnsembleResult:
@@ -129,7 +135,7 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
     prior = training_prior(project)
     mean = weighted_logits(stem, sources, parts.weights, prior=prior)
     fingerprint = ensemble_fingerprint(project, parts, rows, {"members": parts.members})
-    run = already_made(project.runs, fingerprint)
+    run = already_made(project.runs_folder, fingerprint)
     made = run is None
     if run is None:
         roles = np.full(len(rows), ROLES["none"], np.uint8)
@@ -175,7 +181,7 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
     if method == "greedy":
         made_by |= {"metric": config.metric, "steps": STEPS}
     fingerprint = ensemble_fingerprint(project, candidates, rows, {"members": candidates.members, **made_by})
-    run = already_made(project.runs, fingerprint)
+    run = already_made(project.runs_folder, fingerprint)
     made = run is None
     if run is None:
         run = fit_ensemble(

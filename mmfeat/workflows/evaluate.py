@@ -1,7 +1,8 @@
-"""`mmfeat evaluate`: every figure of some runs on the same rows, a table for each class, and whether two differ."""
+"""`mmfeat evaluate`: all metrics of runs on the same rows, a table by class, and whether differences are significant."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,37 +10,43 @@ import numpy as np
 
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import about_fit, rule_for_rows
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
-from mmfeat.metrics import paired_bootstrap
+from mmfeat.metrics import Outcome, paired_bootstrap
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import lineage_of
+from mmfeat.report.evaluation_table import METRIC_TITLES
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
-    """Figures by name, on the same rows.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EvaluateResult(TableResult):
+    """Metrics by name, on the same rows.
 
     Attributes
     ----------
+    metrics : dict of str to Metrics
+        By run or encoder.
     differences : dict of str to dict of str to (float, float, float)
-        By each further name: the first minus it in every figure, by the figure's name in Scores, with the 95 %
-        interval of the difference (paired bootstrap).
-    decided : str
-        What was fitted and on what, where thresholds or temperature are tuned.
+        For each name after the first: the first minus it in each metric, with the 95 % interval of the difference
+        (paired bootstrap). Metrics are named as in `Scores`.
     trained : dict of str to list of str
-        By name, the ids of the rows that it was trained on.
-    n_chosen : dict of str to int
-        By name, how many of the rows chose its epochs or rounds.
-    n_folded : dict of str to int
-        By name, how many of the rows it was trained on in folds: their figures are of heads that never saw them.
+        For each name, the ids of rows that it was trained on.
+    n_selected : dict of str to int
+        For each name, how many of the rows selected its epochs or rounds.
+    n_out_of_fold : dict of str to int
+        For each name, how many of the rows are out of fold: it was trained on them, and heads that were not score them.
     files : list of Path
-        One table of classes for each name.
+        One table by class for each name.
+    fitted : str
+        How thresholds and temperature were fitted. Empty if they were not.
     after : str
         The command to type next.
     """
@@ -49,39 +56,67 @@ class EvaluateResult:
     metrics: dict[str, Metrics]
     differences: dict[str, dict[str, tuple[float, float, float]]]
     trained: dict[str, list[str]]
-    n_chosen: dict[str, int]
-    n_folded: dict[str, int]
+    n_selected: dict[str, int]
+    n_out_of_fold: dict[str, int]
     files: list[Path]
     classes: tuple[str, ...]
-    decided: str
+    fitted: str
     after: str
 
+    def _about(self) -> str:
+        text = f"Metrics on {counted(self.n_rows, f'{self.split} row')}"
+        in_sample = [f"{name} ({len(ids):,} rows)" for name, ids in self.trained.items() if ids]
+        return f"{text}. In-sample: {', '.join(in_sample)}" if in_sample else text
 
+    def _table(self) -> list[Record]:
+        return [
+            {
+                "run": name,
+                **{title: getattr(one.scores, key) for key, title in METRIC_TITLES.items()},
+                "±": one.half_width,
+                "ECE": one.ece,
+            }
+            for name, one in self.metrics.items()
+        ]
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """One run or encoder on the rows."""
+
+    metrics: Metrics
+    outcome: Outcome
+    trained: list[str]
+    n_selected: int
+    n_out_of_fold: int
+
+
+@former_arguments(2, "split", "overwrite")
 def evaluate(
-    project: Project, names: list[str] | None = None, split: str = "val", overwrite: bool = False
+    project: Project, names: Sequence[str] | None = None, *, split: str = "val", overwrite: bool = False
 ) -> EvaluateResult:
     """Score encoders and runs on labelled rows.
 
     Parameters
     ----------
-    names : list of str, optional
-        Runs or encoders; the best run, when None.
+    names : sequence of str, optional
+        Runs or encoders. The best run when None.
     split : str
-        `val`, `test`, `train`, or `train+val`: all rows that heads in folds have logits of.
+        `val`, `test`, `train`, or `train+val`: all rows of which heads trained in folds have out-of-fold logits.
     overwrite : bool
-        Whether tables of classes that were changed since they were written may be replaced.
+        Whether to replace tables by class that were changed since they were written.
 
     Raises
     ------
     DataError
         The split has no labelled rows.
     RunError
-        A name is given twice, or there is no such run.
+        A name occurs twice, or there is no such run.
     OutputError
-        A table of classes was changed since it was written.
+        A table by class was changed since it was written.
     """
     manifest = project.manifest
-    names = names or [best_run(project).name]
+    names = list(names) if names else [best_run(project).name]
     rows = manifest.rows(split)
     if not len(rows):
         raise DataError(
@@ -89,51 +124,56 @@ def evaluate(
         )
     if len(set(names)) != len(names):
         raise RunError(f"each name once, found: {', '.join(names)}")
-    rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # an order of their own, for the draws
+    rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # the bootstrap's draws depend on the order
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work
         outputs.check(path, own=True, earlier=True)
-    labels, figures, outcomes, trained, n_chosen, n_folded = manifest.labels[rows], {}, {}, {}, {}, {}
-    for name in names:
-        logits = logits_of(project, name, rows).logits
-        decision = rule_for_rows(project, name, rows)
-        figures[name] = metrics_of(labels, logits, decision)
-        if len(names) > 1:
-            outcomes[name] = outcome_of(logits, decision)
-        learned = lineage_of(project, name)
-        on, by = learned.among(manifest.ids[rows])
-        n_folded[name] = int(learned.is_out_of_fold(manifest.ids[rows]).sum())
-        trained[name], n_chosen[name] = manifest.ids[np.sort(rows[on])].tolist(), int(by.sum())
-    for name in names:
-        outputs.write(paths[name], class_table(figures[name], manifest.classes), own=True, earlier=True)
-    differences = {name: paired_bootstrap(labels, outcomes[names[0]], outcomes[name]) for name in names[1:]}
+    found = {name: _evaluated(project, name, rows) for name in names}
+    for name, one in found.items():
+        outputs.write(paths[name], class_table(one.metrics, manifest.classes), own=True, earlier=True)
+    labels, first = manifest.labels[rows], found[names[0]].outcome
     return EvaluateResult(
-        split,
-        len(rows),
-        figures,
-        differences,
-        trained,
-        n_chosen,
-        n_folded,
-        list(paths.values()),
-        manifest.classes,
-        about_fit(project),
-        after_evaluate(project, split),
+        split=split,
+        n_rows=len(rows),
+        metrics={name: one.metrics for name, one in found.items()},
+        differences={name: paired_bootstrap(labels, first, found[name].outcome) for name in names[1:]},
+        trained={name: one.trained for name, one in found.items()},
+        n_selected={name: one.n_selected for name, one in found.items()},
+        n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
+        files=list(paths.values()),
+        classes=manifest.classes,
+        fitted=about_fit(project),
+        after=after_evaluate(project, split),
+    )
+
+
+def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
+    manifest = project.manifest
+    logits = logits_of(project, name, rows).logits
+    decision = rule_for_rows(project, name, rows)
+    lineage = lineage_of(project, name)
+    trained, chosen = lineage.among(manifest.ids[rows])
+    return _Evaluated(
+        metrics_of(manifest.labels[rows], logits, decision),
+        outcome_of(logits, decision),
+        trained=manifest.ids[np.sort(rows[trained])].tolist(),
+        n_selected=int(chosen.sum()),
+        n_out_of_fold=int(lineage.is_out_of_fold(manifest.ids[rows]).sum()),
     )
 
 
 def _file(project: Project, name: str, split: str) -> Path:
-    """Where a run's table of classes is."""
+    """Path of a run's table by class."""
     of_encoder = name in project.config.encoder
-    return project.runs / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
+    return project.runs_folder / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
 
 
-def class_table(figures: Metrics, classes: tuple[str, ...]) -> str:
+def class_table(metrics: Metrics, classes: tuple[str, ...]) -> str:
     """CSV text: for each class its positives, F1, precision, recall, average precision and accuracy.
 
-    Figures of a class without a positive among the rows are blank.
+    Metrics of a class without a positive among the rows are blank.
     """
-    scores = figures.scores
+    scores = metrics.scores
     names = ("f1", "precision", "recall", "ap", "accuracy")
     rows = []
     columns = [getattr(scores, f"class_{name}") for name in names]

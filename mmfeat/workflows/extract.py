@@ -1,6 +1,121 @@
-"""`mmfeat extract`: encode what is missing in the store, and only that; give logits to every stored embedding."""
+"""`mmfeat extract`: encode the samples that the store lacks, and give logits to every stored embedding."""
 
-from mmfeat.project.encoding import ExtractionOptions, ExtractResult, extract
-from mmfeat.training.dry_run import PlannedExtraction, plan_extract
+from __future__ import annotations
 
-__all__ = ["ExtractResult", "ExtractionOptions", "PlannedExtraction", "extract", "plan_extract"]
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmfeat.common.progress import clock
+from mmfeat.project.encoding import ExtractionOptions, ExtractResult
+from mmfeat.project.encoding import extract as extract_features
+from mmfeat.project.project import Project
+from mmfeat.report.result import Record, TableResult
+from mmfeat.training.dry_run import PlannedExtraction
+from mmfeat.training.dry_run import plan_extract as plan_extraction
+
+__all__ = ["ExtractDryRun", "ExtractResult", "PlannedExtraction", "extract", "plan_extract"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExtractDryRun(TableResult):
+    """What an extraction would do. Nothing was written.
+
+    Attributes
+    ----------
+    encoders : list of PlannedExtraction
+        One for each encoder.
+    """
+
+    encoders: list[PlannedExtraction]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return all(plan.nothing for plan in self.encoders)
+
+    @property
+    def seconds(self) -> float:
+        """About how long it would take."""
+        return sum(plan.seconds for plan in self.encoders)
+
+    @property
+    def mb(self) -> float:
+        """About how many megabytes it would add to the store."""
+        return sum(plan.mb for plan in self.encoders)
+
+    def _about(self) -> str:
+        if self.nothing:
+            return "Nothing to do: the store is up to date"
+        return f"Nothing was written. An extraction would take about {clock(self.seconds)} and add {self.mb:,.1f} MB"
+
+    def _table(self) -> list[Record]:
+        return [
+            {
+                "encoder": plan.name,
+                "cached": plan.cached,
+                "missing": plan.missing,
+                "unreadable": plan.unreadable,
+                "missing modality": plan.absent,
+                "to encode": plan.to_encode,
+                "seconds": plan.seconds,
+                "MB": plan.mb,
+            }
+            for plan in self.encoders
+        ]
+
+
+def extract(
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    shard: tuple[int, int] | None = None,
+    on_error: str = "record",
+    tune: bool = False,
+    rehash: bool = False,
+) -> ExtractResult:
+    """Bring the embeddings and logits of encoders into the store.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        Encoders. All of the project when None.
+    shard : (int, int), optional
+        `(k, n)`: encode only the k-th of n parts of the rows, counted from 1.
+    on_error : str
+        For a sample that cannot be read: `record` the reason and go on, or `stop`.
+    tune : bool
+        Measure first what is fastest on this device, and remember it.
+    rehash : bool
+        Read every image again instead of trusting its size, time and inode.
+
+    Raises
+    ------
+    EncoderError
+        An encoder cannot be built.
+    StoreError
+        The store cannot be read or written.
+    DataError
+        A sample cannot be read and `on_error` is `stop`.
+    """
+    options = ExtractionOptions(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
+    return extract_features(project, list(names) if names else None, options=options)
+
+
+def plan_extract(
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    shard: tuple[int, int] | None = None,
+    rehash: bool = False,
+) -> ExtractDryRun:
+    """Say what an extraction with the same arguments would do. Open the project with `dry=True`.
+
+    Raises
+    ------
+    EncoderError
+        An encoder cannot be built.
+    StoreError
+        The store cannot be read.
+    """
+    options = ExtractionOptions(shard=shard, rehash=rehash)
+    return ExtractDryRun(encoders=plan_extraction(project, list(names) if names else None, options))

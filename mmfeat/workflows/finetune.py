@@ -1,45 +1,139 @@
-"""`mmfeat finetune`: each encoder alone on its modality, or (frozen) only its linear output on cached features."""
+"""`mmfeat finetune`: fit each encoder on its own modality, or (frozen) only its linear probe on cached features."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmfeat.common.former_arguments import former_arguments
+from mmfeat.common.progress import clock
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.metrics import most_frequent_baseline
-from mmfeat.metrics.metric_rows import Metrics
+from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
-from mmfeat.training.dry_run import PlannedFinetuning, plan_finetune
+from mmfeat.report.result import Record, TableResult, metric_records
+from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.training.dry_run import PlannedFinetuning
+from mmfeat.training.dry_run import plan_finetune as plan_finetuning
 from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 
-__all__ = ["FinetunedEncoder", "PlannedFinetuning", "finetune", "plan_finetune"]
+__all__ = ["FinetuneDryRun", "FinetuneResult", "FinetunedEncoder", "PlannedFinetuning", "finetune", "plan_finetune"]
 
 
-def finetune(
-    project: Project, names: list[str] | None = None, freeze: bool = False
-) -> tuple[list[FinetunedEncoder], Metrics | None]:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FinetuneResult(TableResult):
+    """Checkpoints and their metrics on val.
+
+    Attributes
+    ----------
+    encoders : list of FinetunedEncoder
+        One for each encoder, with its checkpoint.
+    baseline : Metrics or None
+        Metrics of the most-frequent baseline on the same val rows. None without val rows.
+    """
+
+    encoders: list[FinetunedEncoder]
+    baseline: Metrics | None
+
+    @property
+    def lines(self) -> list[MetricRow]:
+        """The baseline and each encoder on val. Empty without val rows."""
+        lines = [MetricRow.of(one.name, one.metrics) for one in self.encoders if one.metrics]
+        return [MetricRow.of(MOST_FREQUENT, self.baseline), *lines] if self.baseline and lines else []
+
+    @property
+    def made(self) -> bool:
+        """False if all checkpoints existed."""
+        return any(one.made for one in self.encoders)
+
+    def __iter__(self) -> Iterator[Any]:
+        """`results, baseline = finetune(...)`, as in version 0.1."""
+        warnings.warn(
+            "finetune() returns a FinetuneResult: use .encoders and .baseline. The tuple ends with version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return iter((self.encoders, self.baseline))
+
+    def _about(self) -> str:
+        names = " and ".join(f"checkpoints/{one.checkpoint.name}" for one in self.encoders)
+        return f"{'Made' if self.made else 'Already made:'} {names}"
+
+    def _table(self) -> list[Record]:
+        return metric_records(self.lines, "encoder")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FinetuneDryRun(TableResult):
+    """What a fine-tuning would do. Nothing was written.
+
+    Attributes
+    ----------
+    encoders : list of PlannedFinetuning
+        One for each encoder.
+    """
+
+    encoders: list[PlannedFinetuning]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return all(plan.nothing for plan in self.encoders)
+
+    @property
+    def seconds(self) -> float:
+        """About how long it would take."""
+        return sum(plan.seconds for plan in self.encoders)
+
+    def _about(self) -> str:
+        if self.nothing:
+            return "Nothing to do: all checkpoints exist"
+        return f"Nothing was written. A fine-tuning would take about {clock(self.seconds)}"
+
+    def _table(self) -> list[Record]:
+        return [
+            {
+                "encoder": plan.name,
+                "model": plan.model,
+                "seconds": plan.seconds,
+                "checkpoint MB": plan.checkpoint_mb,
+                "store MB": plan.store_mb,
+                "note": plan.what,
+            }
+            for plan in self.encoders
+        ]
+
+
+@former_arguments(2, "freeze")
+def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bool = False) -> FinetuneResult:
     """Fit encoders on their own modality, one after another.
 
     Parameters
     ----------
-    names : list of str, optional
-        Encoders; all of the project, when None.
+    names : sequence of str, optional
+        Encoders. All of the project when None.
     freeze : bool
-        Keep the pretrained encoder and fit only its linear output, on cached features. One that counts words is fitted
-        on the captions of training rows either way.
-
-    Returns
-    -------
-    tuple
-        One result for each encoder, and the commonest label's figures on the same val rows.
+        Keep the pretrained encoder and fit only its linear probe, on cached features. A TF-IDF encoder is fitted on the
+        captions of training rows either way.
 
     Raises
     ------
     DataError
         There is no labelled row to train on.
     EncoderError
-        An encoder cannot be built or trained on this device, or its loss became no number.
+        An encoder cannot be built or trained on this device, or its loss is not finite.
     """
-    results, manifest = finetune_encoders(project, names, freeze), project.manifest
-    val = manifest.rows("val")
-    if not len(val):
-        return results, None
-    baseline = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
-    return results, metrics_on_val(project, baseline)
+    results, manifest = finetune_encoders(project, list(names) if names else None, freeze), project.manifest
+    val, baseline = manifest.rows("val"), None
+    if len(val):
+        always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+        baseline = metrics_on_val(project, always)
+    return FinetuneResult(encoders=results, baseline=baseline)
+
+
+@former_arguments(2, "freeze")
+def plan_finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bool = False) -> FinetuneDryRun:
+    """Say what :func:`finetune` with the same arguments would do. Open the project with `dry=True`."""
+    return FinetuneDryRun(encoders=plan_finetuning(project, list(names) if names else None, freeze))

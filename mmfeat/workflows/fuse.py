@@ -1,17 +1,25 @@
-"""`mmfeat fuse`: train a head on cached arrays, over several seeds, beside its cheap baselines."""
+"""`mmfeat fuse`: train a head on cached features, over several seeds, beside cheap baselines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.freed_memory import return_freed_memory
+from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.next_commands import after_fuse
+from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
+from mmfeat.report.result import Record, metric_records
 from mmfeat.runs.run import Run, already_made
+from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_folds import Folds, Labelled, labelled_metrics
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
 from mmfeat.training.head_training import (
@@ -24,36 +32,43 @@ from mmfeat.training.head_training import (
 )
 
 
-@dataclass(frozen=True)
-class FuseResult:
-    """A run and the table that goes with it.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FuseResult(RunResult):
+    """A run with one head.
 
     Attributes
     ----------
     lines : list of MetricRow
-        On val; baselines first, the last is what predicts. Empty without val rows.
+        Metrics on val, baselines first. The last row is what predicts. Empty without val rows.
     labelled : Labelled or None
-        On all labelled rows, where heads were trained in folds.
-    made : bool
-        False where exactly this run was there already.
+        Out-of-fold metrics on all labelled rows. None without folds.
+    description : str
+        The head in a few words.
     after : str
         The command to type next.
     """
 
-    run: Run
-    lines: list[MetricRow]
+    lines: Sequence[MetricRow]
     labelled: Labelled | None
-    made: bool
     description: str
     n_train: int
     n_val: int
     after: str
 
+    def _about(self) -> str:
+        return f"{super()._about()}: {self.description}"
+
+    def _table(self) -> list[Record]:
+        return metric_records(self.lines)
+
 
 def fuse(project: Project, head: str | None = None) -> FuseResult:
     """Train the project's head, or the named one, on cached embeddings.
 
-    The run records the settings that it was made with: `fuse.head` is the head that was named.
+    Parameters
+    ----------
+    head : str, optional
+        In place of `fuse.head` of mmfeat.toml. The run records it.
 
     Raises
     ------
@@ -67,42 +82,61 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
         The head does not take these inputs.
     """
     project = project.derived(settings={"fuse.head": head})
-    config, head = project.config, project.config.fuse.head
+    head = project.config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)
-    folds = Folds(project) if config.fuse.folds else None
+    folds = Folds(project) if project.config.fuse.folds else None
     more = folds.made_from() if folds else {}
     fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
-    run = already_made(project.runs, fingerprint)
+    run = already_made(project.runs_folder, fingerprint)
     made = run is None
-    lines, kept = baselines(project, list(identities), {} if made else run.record.get("baselines", {}))
+    lines, kept = baselines(project, list(identities), {} if run is None else run.record.get("baselines", {}))
     return_freed_memory()
-    if made:  # in a function of its own: what training held is free before the run is scored
-
-        def train() -> Run:
-            data = fit_data(table, list(identities), torch_device(config.device), rows)
-            if folds:
-                trained = folds.train(head, data, settings, rows)
-            else:
-                trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, table.ids[rows])
-            more = {"baselines": kept}
-            return save_head_run(
-                project,
-                head,
-                head,
-                settings=settings,
-                identities=identities,
-                table=table,
-                trained=trained,
-                data=data,
-                rows=rows,
-                fingerprint=fingerprint,
-                more=more,
-            )
-
-        run = train()
+    if run is None:
+        inputs = _Inputs(head, settings, identities, table, rows)
+        run = _train(project, inputs, folds, fingerprint=fingerprint, more={"baselines": kept})
         return_freed_memory()
-    lines += head_lines(project, run)
-    n_train, n_val = len(table.rows("train")), len(table.rows("val"))
-    labelled = labelled_metrics(project, run) if folds else None
-    return FuseResult(run, lines, labelled, made, describe(run), n_train, n_val, after_fuse(project, run))
+    return FuseResult(
+        run=run,
+        lines=[*lines, *head_lines(project, run)],
+        labelled=labelled_metrics(project, run) if folds else None,
+        made=made,
+        description=describe(run),
+        n_train=len(table.rows("train")),
+        n_val=len(table.rows("val")),
+        after=after_fuse(project, run),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What a head is trained on; `rows` are the rows of the manifest that are read."""
+
+    head: str
+    settings: Any
+    identities: dict[str, Identity]
+    table: FeatureTable
+    rows: np.ndarray
+
+
+def _train(project: Project, inputs: _Inputs, folds: Folds | None, *, fingerprint: str, more: dict[str, Any]) -> Run:
+    """Train the head and save the run. Training's memory is free when this returns."""
+    head, settings, rows = inputs.head, inputs.settings, inputs.rows
+    data = fit_data(inputs.table, list(inputs.identities), torch_device(project.config.device), rows)
+    if folds:
+        trained = folds.train(head, data, settings, rows)
+    else:
+        trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, inputs.table.ids[rows])
+    return save_head_run(
+        project,
+        head,
+        head,
+        settings=settings,
+        identities=inputs.identities,
+        table=inputs.table,
+        trained=trained,
+        data=data,
+        rows=rows,
+        fingerprint=fingerprint,
+        more=more,
+    )

@@ -1,4 +1,4 @@
-"""`mmfeat predict`: labels of a project's rows in the source's own names, and of samples that no project knows."""
+"""`mmfeat predict`: labels of a project's rows in the source's own names, and of samples outside of any project."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.former_arguments import former_arguments
+from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_samples
-from mmfeat.data.tables.table_forms import is_table, table_stem
 from mmfeat.inference.fitted_rules import about_fit, rule_for_rows, shipped_rule
 from mmfeat.inference.logits import run_logits
 from mmfeat.inference.new_images import image_rows
@@ -22,28 +26,29 @@ from mmfeat.predictor import Predictions, Predictor
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import find_run
 from mmfeat.report.outputs import Outputs
-from mmfeat.report.prediction_files import FORMATS, prediction_bytes
+from mmfeat.report.prediction_files import check_form, format_of, prediction_bytes
+from mmfeat.report.prediction_result import PredictionTable
 from mmfeat.runs.run import Run
 
 ROLES = ("id", "image", "caption")
 
 
-@dataclass(frozen=True)
-class PredictResult:
-    """What was written.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class PredictResult(PredictionTable):
+    """Predictions of rows of a project, and the files that hold them.
 
     Attributes
     ----------
-    n_empty : int
-        Rows where nothing passed the threshold.
-    n_unknown : int
-        Rows without any feature: neither picture nor caption could be read.
     chosen : str
-        How the run was chosen; empty where it was named.
+        How the run was selected. Empty if it was named.
+    n_empty : int
+        Rows without a class above the threshold.
+    n_unknown : int
+        Rows without any feature: neither image nor caption could be read.
     decision : DecisionRule
-        What decided rows that are not val.
-    decided : str
-        What of it was fitted, and on what; empty where nothing was.
+        The decision rule for rows that are not val.
+    fitted : str
+        How its thresholds and temperature were fitted. Empty if they were not.
     """
 
     run: str
@@ -53,95 +58,101 @@ class PredictResult:
     n_empty: int
     n_unknown: int
     decision: DecisionRule
-    decided: str
+    fitted: str
+
+    def _about(self) -> str:
+        files = " and ".join(file.name for file in self.files)
+        return f"Made {files}: {counted(self.n_rows, 'row')} by {self.run}"
 
 
+@former_arguments(2, "split", "format", "top_k", "out", "overwrite", run_name="run", form="format")
 def predict(
     project: Project,
-    run_name: str | None = None,
+    run: str | None = None,
+    *,
     split: str = "unlabelled",
-    form: str = "csv",
-    top_k: int = 0,
+    format: str | None = None,
+    top_k: int | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> PredictResult:
-    """Predict the labels of rows by a run, the best on val when none is named.
+    """Predict the labels of rows of a project.
 
     Writes `submission.csv` (columns as in the source) for the unlabelled rows of a Kaggle task, else
-    `predictions.csv` (or `.jsonl`); and `predictions.parquet` with the probability of each class. Of other rows than the
-    unlabelled ones the names have their split in them, as `predictions-val.csv`. With `out` that file alone.
+    `predictions.csv` (or `.jsonl`), and `predictions.parquet` with the probability of each class. For another split the
+    names contain it, such as `predictions-val.csv`. With `out` only that file is written.
 
     Parameters
     ----------
-    out : Path, optional
-        Where the predictions go.
+    run : str, optional
+        The best run on val when None.
+    split : str
+        `unlabelled`, `val`, `test`, `train` or `all`.
+    format : str, optional
+        `csv`, `jsonl` or `parquet`. By the suffix of `out` when None, else csv.
+    top_k : int, optional
+        Give the k most probable classes instead of those above the threshold.
     overwrite : bool
-        Whether files that mmfeat has not made, or that were changed since, may be replaced.
+        Whether to replace files that mmfeat did not write or that were changed since.
 
     Raises
     ------
     DataError
         There are no such rows.
     ConfigError
-        Thresholds or temperature are tuned, and there is no val row.
+        Thresholds or temperature have to be fitted, and there is no val row; or format and suffix disagree.
     OutputError
         A file must not be replaced.
     """
-    _check_form(form, top_k)
+    format = format_of(out or "", format)
+    check_form(format, top_k)
     manifest = project.manifest
     rows = manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
-    kaggle = (
-        (project.config.path(project.config.data.source) / "train.csv").is_file()
-        and split == "unlabelled"
-        and form == "csv"
-    )
+    kaggle = split == "unlabelled" and format == "csv" and _is_kaggle(project)
     outputs = Outputs(project.config, overwrite=overwrite)
-    files = _files(project, split, form, kaggle) if out is None else {Path(out).expanduser(): form}
-    if out is not None:  # before any work; the others may say the same as what is there
+    files = _files(project, split, format, kaggle=kaggle) if out is None else {Path(out).expanduser(): format}
+    if out is not None:  # before any work
         outputs.check(out)
-    run, chosen = _run(project, run_name)
-    shipped, found = shipped_rule(project, run.name), run_logits(project, run, rows)
-    decision = rule_for_rows(project, run.name, rows, shipped)
+    used, chosen = _run(project, run)
+    shipped, found = shipped_rule(project, used.name), run_logits(project, used, rows)
+    decision = rule_for_rows(project, used.name, rows, shipped)
     probs = decision.probs(found.logits)
-    decided = decision.labels(probs)
-    written = {
-        file: prediction_bytes(
-            kind,
-            manifest.ids[rows],
-            probs,
-            decided,
-            manifest.classes,
-            top_k=top_k,
-            run=run.name,
-            guarded=not kaggle,
-            **_columns(project),
-        )
-        for file, kind in files.items()
-    }
-    outputs.write_all(written)
+    predicted = decision.labels(probs)
+    ids, classes = manifest.ids[rows], manifest.classes
+    named = _columns(project) | {"predicted": predicted, "classes": classes}
+    named |= {"top_k": top_k or 0, "run": used.name, "guarded": not kaggle}
+    outputs.write_all({file: prediction_bytes(kind, ids, probs, **named) for file, kind in files.items()})
     return PredictResult(
-        run.name,
-        chosen,
-        list(files),
-        len(rows),
-        decision.n_empty(probs),
-        int((~found.known).sum()),
-        shipped,
-        about_fit(project),
+        ids=ids,
+        probs=probs,
+        predicted=predicted,
+        classes=classes,
+        run=used.name,
+        chosen=chosen,
+        files=list(files),
+        n_rows=len(rows),
+        n_empty=decision.n_empty(probs),
+        n_unknown=int((~found.known).sum()),
+        decision=shipped,
+        fitted=about_fit(project),
     )
 
 
-def _files(project: Project, split: str, form: str, kaggle: bool) -> dict[Path, str]:
-    """Where predictions go by default, and in which format."""
+def _is_kaggle(project: Project) -> bool:
+    return (project.config.path(project.config.data.source) / "train.csv").is_file()
+
+
+def _files(project: Project, split: str, form: str, *, kaggle: bool) -> dict[Path, str]:
+    """The default files, and the format of each."""
     stem = "predictions" if split == "unlabelled" else f"predictions-{split}"
     files = {project.root / ("submission.csv" if kaggle else f"{stem}.{form}"): form}
     return files if form == "parquet" else {**files, project.root / f"{stem}.parquet": "parquet"}
 
 
-def _columns(project: Project) -> dict[str, str | list[str]]:
-    """What the source calls ids and labels, and what stands between labels."""
+def _columns(project: Project) -> dict[str, Any]:
+    """The source's columns of ids and labels, and its separator of labels."""
     columns = project.manifest.columns
     return {
         "id_column": columns["id"] or "id",
@@ -151,30 +162,29 @@ def _columns(project: Project) -> dict[str, str | list[str]]:
 
 
 def _run(project: Project, name: str | None) -> tuple[Run, str]:
-    """A run, and how it was chosen."""
+    """A run, and how it was selected."""
     if name:
         return find_run(project, name), ""
-    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: no val row to choose by"
+    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
     return best_run(project), chosen
 
 
-def _check_form(form: str, top_k: int) -> None:
-    if form not in FORMATS:
-        raise DataError(f"no format {form[:40]!r}. Use one of: {', '.join(FORMATS)}")
-    if top_k < 0:
-        raise DataError(f"--top-k {top_k}: use a number from 1, or leave it out")
-
-
-@dataclass(frozen=True)
-class NewPredictions:
-    """Predictions of samples that no project knows.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class NewPredictions(PredictionTable):
+    """Predictions of samples outside of any project.
 
     Attributes
     ----------
     model : str
-        The run, or the exported model's name.
+        The run's or the exported model's name.
     chosen : str
-        How the run was chosen; empty where it was named, or a model was given.
+        How the run was selected. Empty if it was named, and for an exported model.
+    rows : NewRows
+        The samples.
+    predictions : Predictions
+        Probabilities and labels, also of each encoder alone.
+    file : Path or None
+        The file that was written.
     """
 
     model: str
@@ -182,9 +192,10 @@ class NewPredictions:
     rows: NewRows
     predictions: Predictions
     decision: DecisionRule
-    decided: str
+    fitted: str
     columns: dict[str, str]
     outputs: Outputs
+    file: Path | None = None
 
     @property
     def errors(self) -> dict[str, str]:
@@ -193,55 +204,28 @@ class NewPredictions:
 
     @property
     def n_empty(self) -> int:
-        """Rows where nothing passed the threshold."""
+        """Rows without a class above the threshold."""
         return self.decision.n_empty(self.predictions.probs)
 
-    def write(self, path: Path, form: str = "csv", top_k: int = 0) -> None:
-        """Write them as :func:`mmfeat.report.prediction_files.prediction_bytes` makes them.
+    @former_arguments(2, "format", "top_k", form="format")
+    def write(self, path: Path | str, *, format: str = "csv", top_k: int | None = None) -> None:
+        """Write the predictions to a file; see :func:`mmfeat.report.prediction_files.prediction_bytes`.
 
         Raises
         ------
         OutputError
-            There is a file that must not be replaced.
+            The file must not be replaced.
         """
         found = self.predictions
-        data = prediction_bytes(
-            form,
-            self.rows.ids,
-            found.probs,
-            found.predicted,
-            found.classes,
-            top_k=top_k,
-            errors=found.errors,
-            run=self.model,
-            **self.columns,
-        )
+        named: dict[str, Any] = {**self.columns, "predicted": found.predicted, "classes": found.classes}
+        named |= {"top_k": top_k or 0, "errors": found.errors, "run": self.model}
+        data = prediction_bytes(format, self.rows.ids, found.probs, **named)
         self.outputs.write(path, data)
 
-
-def format_of(out: str, form: str | None) -> str:
-    """The format of a file of predictions: as asked, or by its suffix; csv where neither says it.
-
-    Raises
-    ------
-    ConfigError
-        They disagree.
-    """
-    suffix = Path(out).suffix.lower()[1:]
-    suffix = suffix if suffix in FORMATS else ""
-    if form and suffix and form != suffix:
-        raise ConfigError(f"--format {form} and --out {out}: two formats. Leave one of them out")
-    return form or suffix or "csv"
-
-
-def default_out(whats: Sequence[str], form: str) -> str:
-    """Where predictions of a table or of pictures go by default: a file in the current folder."""
-    path = Path(whats[0]).expanduser()
-    if len(whats) == 1 and is_table(path):
-        return f"{table_stem(path.name)}-predictions.{form}"
-    one = len(whats) == 1 and path.exists()
-    stem = (path.resolve().name if path.is_dir() else path.stem) if one else "pictures"
-    return f"{stem or 'pictures'}-predictions.{form}"
+    def _about(self) -> str:
+        made = f"Made {self.file}: " if self.file else ""
+        text = f"{made}{counted(len(self.rows.ids), 'row')} by {self.model}"
+        return f"{text}; {counted(len(self.errors), 'image')} could not be read" if self.errors else text
 
 
 def predict_new(
@@ -249,13 +233,15 @@ def predict_new(
     *,
     caption: str = "",
     captions: str = "",
-    images: tuple[str, ...] = (),
+    images: Sequence[str] = (),
     columns: dict[str, str] | None = None,
     project: Project | None = None,
     run: str | None = None,
     model: str = "",
     threshold: float | str | None = None,
     device: str | None = None,
+    format: str | None = None,
+    top_k: int | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> NewPredictions:
@@ -267,62 +253,78 @@ def predict_new(
         A table; a picture; a folder, an archive or a pattern of pictures, or several of these; empty for a caption alone.
     captions : str
         A table with the captions of several pictures.
-    images : tuple of str
-        Where the table's images are.
+    images : sequence of str
+        Folders, archives or patterns of the table's images.
     columns : dict of str to str
         Columns of the table, or of that of the captions, by role: `id`, `image`, `caption`.
     project, run : Project, str
-        By a run of a project (the best on val, when None), through its store;
+        Predict by a run of a project (the best on val when None), through the project's store;
     model : str
         or by an exported model, without a store.
     threshold, device : float or str, str
-        In place of those of the project, or of the exported model.
-    out, overwrite : Path, bool
-        The file that is to be written, so that it is known before any work whether it may be; and whether files that mmfeat
-        has not made may be replaced.
+        In place of those of the project or of the exported model.
+    format, top_k : str, int, optional
+        Of the file, as in :func:`predict`.
+    out : Path, optional
+        The file to write. None is written without it.
+    overwrite : bool
+        Whether to replace files that mmfeat did not write or that were changed since.
 
     Raises
     ------
     DataError
-        The table, or what stands there instead of one, cannot be read.
+        The table, or what is given in its place, cannot be read.
     ConfigError
         Arguments contradict one another, or a value is wrong.
     RunError
         The run or the exported model cannot be used.
     OutputError
-        There is a file that must not be replaced.
+        The file must not be replaced.
     """
     whats = [what] * bool(what) if isinstance(what, str) else list(what)
     refuse_url(*whats, captions, *images, model)
     columns = columns or {}
-    for role in columns:
-        if role not in ROLES:
-            raise ConfigError(f"--column {role}=...: no role {role!r}. Use one of: {', '.join(ROLES)}")
-    if model and (project is not None or run):
-        raise ConfigError("--model is a model of its own, so that a project or a run has no part in it")
-    if not model and project is None:
-        raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
+    _check_by(project, run, model=model, columns=columns)
+    form = format_of(out or "", format)
+    check_form(form, top_k)
     number = _threshold(threshold) if model else None
-    kind = kind_of_samples(whats, caption, captions, images=images, columns=columns)
+    kind = kind_of_samples(whats, caption, captions, images=tuple(images), columns=columns)
     inputs = [*whats, *images, *([captions] if captions else []), *([model] if model else [])]
     outputs = Outputs(project.config if project else None, inputs, overwrite)
-    if out is not None:
+    if out is not None:  # before any work
         outputs.check(out)
     predictor = Predictor.load(model, device or "auto") if model else None
     usual = dict(project.manifest.columns) if project is not None else {}
     if kind == TABLE:
-        rows = table_rows(whats[0], images, columns, usual)
+        rows = table_rows(whats[0], tuple(images), columns, usual)
     elif kind == PICTURES:
         rows = image_rows(whats, captions, columns)
     else:
         rows = one_row(whats[0] if whats else "", caption)
     if predictor is not None:
-        return _by_model(predictor, rows, number, outputs)
-    return _by_run(project.derived(settings={"predict.threshold": threshold, "device": device}), run, rows, outputs)
+        result = _by_model(predictor, rows, threshold=number, outputs=outputs)
+    else:
+        assert project is not None  # _check_by
+        overridden = project.derived(settings={"predict.threshold": threshold, "device": device})
+        result = _by_run(overridden, run, rows, outputs=outputs)
+    if out is None:
+        return result
+    result.write(out, format=form, top_k=top_k)
+    return dataclasses.replace(result, file=Path(out).expanduser())
+
+
+def _check_by(project: Project | None, run: str | None, *, model: str, columns: dict[str, str]) -> None:
+    for role in columns:
+        if role not in ROLES:
+            raise ConfigError(f"--column {role}=...: no role {role!r}. Use one of: {', '.join(ROLES)}")
+    if model and (project is not None or run):
+        raise ConfigError("--model is used without a project or a run. Leave one of them out")
+    if not model and project is None:
+        raise ConfigError(f"no {FILE_NAME} here, so a model must be named. Use: --model DIR (mmfeat export makes one)")
 
 
 def _threshold(value: float | str | None) -> float | None:
-    """What an exported model can decide by: a number."""
+    """The threshold of an exported model, which is a number."""
     if value is None:
         return None
     try:
@@ -334,21 +336,41 @@ def _threshold(value: float | str | None) -> float | None:
     return number
 
 
-def _by_model(predictor: Predictor, rows: NewRows, threshold: float | None, outputs: Outputs) -> NewPredictions:
+def _by_model(predictor: Predictor, rows: NewRows, *, threshold: float | None, outputs: Outputs) -> NewPredictions:
     record, decision = predictor.record, predictor.decision
-    check_samples(rows, record["run"]["name"], set(predictor.modalities.values()))
+    name = record["run"]["name"]
+    check_samples(rows, name, set(predictor.modalities.values()))
     found = predict_by_folder(predictor, rows, threshold)
     named = {"id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": record["separator"]}
     decision = decision if threshold is None else dataclasses.replace(decision, threshold=threshold)
     fitted = record["predict"].get("fitted", "") if threshold is None else ""
-    return NewPredictions(record["run"]["name"], "", rows, found, decision, fitted, named, outputs)
+    return _new_predictions(found, rows, outputs, model=name, decision=decision, fitted=fitted, columns=named)
 
 
-def _by_run(project: Project, run: str | None, rows: NewRows, outputs: Outputs) -> NewPredictions:
-    chosen_run, chosen = _run(project, run)
-    name = chosen_run.name
-    check_samples(rows, name, {e["modality"] for e in chosen_run.encoders.values()})
+def _by_run(project: Project, run: str | None, rows: NewRows, *, outputs: Outputs) -> NewPredictions:
+    used, chosen = _run(project, run)
+    name = used.name
+    check_samples(rows, name, {e["modality"] for e in used.encoders.values()})
     decision = shipped_rule(project, name)
     found = predict_in_project(project, name, rows, decision)
     named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
-    return NewPredictions(name, chosen, rows, found, decision, about_fit(project), named, outputs)
+    how = about_fit(project)
+    return _new_predictions(
+        found, rows, outputs, model=name, decision=decision, fitted=how, columns=named, chosen=chosen
+    )
+
+
+def _new_predictions(
+    found: Predictions, rows: NewRows, outputs: Outputs, *, chosen: str = "", **more: Any
+) -> NewPredictions:
+    return NewPredictions(
+        ids=np.array(rows.ids, dtype=object),
+        probs=found.probs,
+        predicted=found.predicted,
+        classes=found.classes,
+        chosen=chosen,
+        rows=rows,
+        predictions=found,
+        outputs=outputs,
+        **more,
+    )

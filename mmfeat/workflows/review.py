@@ -12,6 +12,7 @@ from mmfeat.common.errors import DataError, MissingFeatures
 from mmfeat.common.files import bytes_of
 from mmfeat.common.labels import decide, has_label, label_names, sigmoid
 from mmfeat.common.randomness import id_numbers
+from mmfeat.common.text import counted
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import add_answers, corrected_ids
 from mmfeat.data.review_table import FILE, is_review, n_answered, nothing_mark, read_answers, review_bytes
@@ -24,6 +25,7 @@ from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import find_run, in_sample
 from mmfeat.report.outputs import Outputs
+from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import Run
 
 SPLITS = ("unlabelled", "train", "val")
@@ -32,8 +34,8 @@ _REASONS, _OPEN, _SHARE = 3, 0.5, 0.1  # reasons given, bits that make one, of t
 _LIKELY = 0.2  # probability from which a class is shown though it is no label
 
 
-@dataclass(frozen=True)
-class ReviewResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ReviewResult(TableResult):
     """What was written.
 
     Attributes
@@ -52,6 +54,8 @@ class ReviewResult:
         How many of the rows the run was trained on; empty without any.
     nothing : str
         What to fill in where no class applies.
+    columns : dict of str to list of str
+        The table that was written, by column.
     """
 
     file: Path
@@ -66,6 +70,14 @@ class ReviewResult:
     without_prediction: list[str]
     in_sample: str
     nothing: str
+    columns: dict[str, list[str]]
+
+    def _about(self) -> str:
+        rows = f"{self.n_rows:,} of {counted(self.n_candidates, f'{self.split} row')}"
+        return f"{'Made' if self.made else 'Already made:'} {self.file} ({rows}) by {self.run}"
+
+    def _table(self) -> list[Record]:
+        return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -138,21 +150,23 @@ def review(
     if not len(best.rows):
         what = "that is not in corrections.csv" if split == "unlabelled" else "whose labels the model contradicts"
         raise DataError(f"no {split} row is left {what}. Use: --split {'train' if split != 'train' else 'val'}")
-    data = review_bytes(_columns(project, best, split))
+    columns = _columns(project, best, split)
+    data = review_bytes(columns)
     made = outputs.write(file, data, known=True)
     return ReviewResult(
-        file,
-        made,
-        run.name,
-        "" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
-        split,
-        len(best.rows),
-        len(found.rows),
-        len(rows) - len(fresh),
-        len(fresh) - len(found.rows),
-        [name for name in run.encoders if name not in found.unimodal],
-        in_sample(project, run.name, found.rows),
-        nothing_mark(manifest.classes),
+        file=file,
+        made=made,
+        run=run.name,
+        chosen="" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
+        split=split,
+        n_rows=len(best.rows),
+        n_candidates=len(found.rows),
+        n_reviewed=len(rows) - len(fresh),
+        n_unknown=len(fresh) - len(found.rows),
+        without_prediction=[name for name in run.encoders if name not in found.unimodal],
+        in_sample=in_sample(project, run.name, found.rows),
+        nothing=nothing_mark(manifest.classes),
+        columns=columns,
     )
 
 

@@ -1,4 +1,4 @@
-"""`mmfeat selftrain`: rounds of pseudo-labels on cached arrays, then the head once more on what the best round learned from."""
+"""`mmfeat selftrain`: rounds of pseudo-labels on cached features, then the head on the labels of the best round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.errors import DataError
-from mmfeat.common.progress import progress, say
+from mmfeat.common.progress import clock, progress, say
+from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import to_predict
+from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
+from mmfeat.report.result import Record, metric_records
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
 from mmfeat.runs.run import ROLES, Run, already_made
@@ -37,108 +39,71 @@ from mmfeat.training.head_training import (
     val_metrics,
 )
 
-PROCEDURE = 3  # of rounds and of what is recorded of them; a run of another is made anew
+PROCEDURE = 3  # version of the rounds and their record; a run of another version is made again
 
 
-@dataclass(frozen=True)
-class SelftrainResult:
-    """A run with its rounds.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SelftrainResult(RunResult):
+    """A run and its rounds.
 
     Attributes
     ----------
     rounds : list of dict
-        Each :class:`mmfeat.selftraining.rounds.Round` as run.json has it.
+        Each :class:`mmfeat.selftraining.rounds.Round` as in run.json.
+    best : int
+        Number of the round whose labels the head was trained on.
     lines : list of MetricRow
-        The head on val; before it the same head without pseudo-labels, where `fuse` has made it.
+        Metrics of the head on val. The first row is the same head without pseudo-labels, if `fuse` has made it.
     supervised : str or None
-        That run's name.
+        Name of that run.
     rises : bool or None
         Whether the head is better on val than that run.
-    n_partly : int
-        Of the `n_train` labelled rows, those that lack some of their labels.
+    n_train, n_partly, n_unlabelled, n_val : int
+        Labelled rows; those of them that lack some labels; unlabelled rows; val rows.
     after : str
         The command to type next.
     """
 
-    run: Run
-    rounds: list[dict]
+    rounds: list[dict[str, Any]]
     best: int
     lines: list[MetricRow]
     supervised: str | None
     rises: bool | None
-    made: bool
     n_train: int
     n_partly: int
     n_unlabelled: int
     n_val: int
     after: str
 
+    def _about(self) -> str:
+        origin = f"from round {self.best}" if self.best else "from the supervised round"
+        rows = f"{self.n_train:,} labelled + {counted(self.n_unlabelled, 'unlabelled row')}"
+        return f"{super()._about()} {origin} of {len(self.rounds) - 1}: {rows}"
 
-def selftrain(project: Project, confirm: Callable[[EncoderCost], None] | None = None) -> SelftrainResult:
-    """Run the project's self-training.
-
-    Parameters
-    ----------
-    confirm : callable, optional
-        Told what encoder rounds would cost before any work, where there are some; raises to go no further.
-
-    Raises
-    ------
-    ConfigError
-        Encoder rounds are asked for, and no encoder is fine-tuned, or its checkpoint is named in mmfeat.toml.
-    DataError
-        There are no unlabelled rows to learn from, or no val rows to stop by.
-    MissingFeatures
-        Embeddings are not in the store.
-    """
-    config, manifest = project.config, project.manifest
-    if config.fuse.folds:
-        say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
-    plan = _planned(project)
-    run = already_made(project.runs, plan.fingerprint)
-    made = run is None
-    if run is None:
-        if confirm is not None and plan.encoders is not None and plan.encoders.times:
-            confirm(plan.encoders.cost())
-        run = _make(project, plan)
-    _complete(project, plan, run, made)
-    supervised, rises, lines = already_made(project.runs, plan.supervised), None, head_lines(project, run)
-    if supervised is not None:
-        before, now = val_metrics(project, supervised), val_metrics(project, run)
-        rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
-        seconds, note = supervised.record["seconds"], "without pseudo-labels"
-        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note=note), *lines]
-    n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
-    return SelftrainResult(
-        run,
-        run.record["rounds"],
-        run.record["best_round"],
-        lines,
-        supervised.name if supervised else None,
-        rises,
-        made,
-        len(manifest.rows("train")),
-        n_partly,
-        len(plan.free) - n_partly,
-        len(manifest.rows("val")),
-        to_predict(project) or "mmfeat runs",
-    )
+    def _table(self) -> list[Record]:
+        return metric_records(self.lines)
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """What a self-training starts with.
+class SelftrainPlan:
+    """The inputs of a self-training. Nothing is trained yet.
 
     Attributes
     ----------
+    start : Encoded
+        The features that it begins with.
     rows, free : np.ndarray
         Rows of the manifest that are read, and which of them (positions in `rows`) may get pseudo-labels.
+    settings : HeadConfig
+        Settings of the head.
     fingerprint, supervised : str
-        Digests of all that its run is made from, and the run of the same head without pseudo-labels.
+        Digests of everything that its run is made from, and of the same head without pseudo-labels.
     folder : Path
-        Where it is kept what an interrupted one has done.
+        Where an interrupted self-training keeps its rounds.
     encoders : EncoderRounds or None
-        None where they stay as they are.
+        None if the encoders stay as they are.
+    run : Run or None
+        The run that was made from exactly this before.
     """
 
     start: Encoded
@@ -149,10 +114,39 @@ class _Plan:
     supervised: str
     folder: Path
     encoders: EncoderRounds | None
+    run: Run | None
+
+    def cost(self) -> EncoderCost | None:
+        """Measure what the encoder rounds would take. None if there are none to do."""
+        if self.run is not None or self.encoders is None or not self.encoders.times:
+            return None
+        return self.encoders.cost()
 
 
-def _planned(project: Project) -> _Plan:
+def about_cost(cost: EncoderCost) -> str:
+    """What encoder rounds would take, in a sentence."""
+    return (
+        f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on "
+        f"{counted(cost.n_rows, 'row')} and encodes all rows again: about {clock(cost.seconds)} each, "
+        f"{clock(cost.times * cost.seconds)} in all, and {cost.mb:,.1f} MB each."
+    )
+
+
+def plan_selftrain(project: Project) -> SelftrainPlan:
+    """Check the project's self-training and say what it would begin with.
+
+    Raises
+    ------
+    ConfigError
+        Encoder rounds are asked for, and no encoder is fine-tuned, or mmfeat.toml names its checkpoint.
+    DataError
+        There are no unlabelled rows to learn from, or no val rows to stop by.
+    MissingFeatures
+        Embeddings are not in the store.
+    """
     config, manifest, head = project.config, project.manifest, project.config.fuse.head
+    if config.fuse.folds:
+        say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
     names = tunable(project) if config.selftrain.encoder_every else []
     begun = as_before(project) if names else project
     identities, table, rows = head_inputs(begun, unlabelled=True, heads=[head])
@@ -176,14 +170,58 @@ def _planned(project: Project) -> _Plan:
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
-    supervised = head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table)
-    start, folder = Encoded(identities, table), project.runs / RESUME / fingerprint[:16]
-    encoders = EncoderRounds(begun, folder, start, names=names, rows=rows, free=free) if names else None
-    return _Plan(start, rows, free, settings, fingerprint, supervised, folder, encoders)
+    start, folder = Encoded(identities, table), project.runs_folder / RESUME / fingerprint[:16]
+    return SelftrainPlan(
+        start=start,
+        rows=rows,
+        free=free,
+        settings=settings,
+        fingerprint=fingerprint,
+        supervised=head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table),
+        folder=folder,
+        encoders=EncoderRounds(begun, folder, start, names=names, rows=rows, free=free) if names else None,
+        run=already_made(project.runs_folder, fingerprint),
+    )
 
 
-def _make(project: Project, plan: _Plan) -> Run:
-    """Rounds, then the head once more, over all seeds, on what the best of them learned from."""
+def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainResult:
+    """Run the project's self-training.
+
+    Parameters
+    ----------
+    plan : SelftrainPlan, optional
+        What :func:`plan_selftrain` gave for the same project. Made here when None; the errors are the same.
+    """
+    config, manifest = project.config, project.manifest
+    plan = plan or plan_selftrain(project)
+    made = plan.run is None
+    run = plan.run or _make(project, plan)
+    _complete(project, plan, run, made=made)
+    supervised, rises, lines = already_made(project.runs_folder, plan.supervised), None, head_lines(project, run)
+    if supervised is not None:
+        before, now = val_metrics(project, supervised), val_metrics(project, run)
+        rises = better(config.metric, now.scores.value(config.metric), before.scores.value(config.metric))
+        seconds, note = supervised.record["seconds"], "without pseudo-labels"
+        lines = [MetricRow.of(f"{supervised.name}, mean", before, seconds, note=note), *lines]
+    n_partly = int((manifest.labels[plan.rows[plan.free]] >= 0).any(1).sum())
+    return SelftrainResult(
+        run=run,
+        rounds=run.record["rounds"],
+        best=run.record["best_round"],
+        lines=lines,
+        supervised=supervised.name if supervised else None,
+        rises=rises,
+        made=made,
+        n_train=len(manifest.rows("train")),
+        n_partly=n_partly,
+        n_unlabelled=len(plan.free) - n_partly,
+        n_val=len(manifest.rows("val")),
+        after=to_predict(project) or "mmfeat runs",
+    )
+
+
+def _make(project: Project, plan: SelftrainPlan) -> Run:
+    """The rounds, then the head over all seeds on the labels of the best round."""
     config, manifest, start = project.config, project.manifest, time.perf_counter()
     encoders, used = plan.encoders, plan.start
     data = used.data(config, plan.rows)
@@ -207,7 +245,7 @@ def _make(project: Project, plan: _Plan) -> Run:
     labelled = (manifest.labels[plan.rows] >= 0).any(1)
     found.roles[data.train[~labelled[data.train]]] = ROLES["pseudo-labelled"]
     identities = encoders.settle(project, trained.best) if encoders else used.identities
-    run = save_head_run(
+    return save_head_run(
         project,
         "selftrain",
         config.fuse.head,
@@ -220,16 +258,15 @@ def _make(project: Project, plan: _Plan) -> Run:
         fingerprint=plan.fingerprint,
         more=_record(trained, config.selftrain.policy, time.perf_counter() - start),
     )
-    return run
 
 
-def _complete(project: Project, plan: _Plan, run: Run, made: bool) -> None:
-    """What follows a run, also one whose making was stopped right after it was there."""
+def _complete(project: Project, plan: SelftrainPlan, run: Run, *, made: bool) -> None:
+    """Write the rounds' files and remove the kept state, also after an interruption right behind the run itself."""
     if not all((run.folder / name).is_file() for name in ROUNDS):
-        write_rounds(run.folder, run.name, run.record["rounds"], run.classes, project.config.metric)
-    kept = project.runs / RESUME
+        write_rounds(run.folder, run.name, run.record["rounds"], classes=run.classes, metric=project.config.metric)
+    kept = project.runs_folder / RESUME
     shutil.rmtree(kept if made else plan.folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # that of other settings stays
+    with contextlib.suppress(OSError):  # the state of other settings stays
         kept.rmdir()
 
 

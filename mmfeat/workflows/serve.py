@@ -1,4 +1,4 @@
-"""`mmfeat serve`: an exported model behind HTTP, until it is told to end."""
+"""`mmfeat serve`: answer HTTP requests with an exported model until a signal ends it."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
     from mmfeat.serving.callers import Callers
 
 BACKLOG = 2048  # connections that wait to be accepted
-GRACE_SECONDS = 60  # for the answers under way, when it ends
+GRACE_SECONDS = 60  # for open requests when the server ends
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
 
 
 def serve(
     folder: Path | str,
+    *,
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "auto",
     limits: Limits | None = None,
     verbose: bool = False,
-    *,
     allow_hosts: Sequence[str] = (),
     allow_origins: Sequence[str] = (),
 ) -> int:
-    """Answer requests until SIGINT or SIGTERM; those under way are answered first. Gives how many were.
+    """Answer requests until SIGINT or SIGTERM, then finish the open ones. Returns the number of answers.
 
     Parameters
     ----------
     allow_hosts : sequence of str
-        Names that a Host header may have besides the loopback ones and `host`; `*`: any.
+        Names to accept in the Host header besides the loopback names and `host`. `*`: any.
     allow_origins : sequence of str
-        Origins of pages that may ask besides its own; `*`: any.
+        Origins whose pages may send requests besides the server's own. `*`: any.
 
     Raises
     ------
     ConfigError
-        The extra is not installed, no such device, no such name or origin, or the address cannot be had.
+        The extra is not installed, the address cannot be used, or there is no such device, name or origin.
     RunError
-        The folder is no exported model that can be run.
+        The folder is not an exported model that this version can run.
     """
     for module in _NEEDED:
         require(module, "serve")
@@ -83,16 +83,16 @@ def serve(
 def make_server(
     predictor: Predictor, limits: Limits, verbose: bool = False, *, callers: Callers | None = None
 ) -> tuple[uvicorn.Server, Service]:
-    """A server that is not running yet, and its service."""
+    """A server that does not run yet, and its service."""
     import uvicorn
 
     from mmfeat.serving.app import Service, build_app
     from mmfeat.serving.connections import in_one_line, most_connections, protocol_of
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)  # on stderr
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is its sender's matter
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is the client's mistake
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # so is a request that is none
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # so is a malformed request
     logging.getLogger("asyncio").addFilter(in_one_line)
     service = Service(predictor, limits)
     most = most_connections()
@@ -111,12 +111,12 @@ def make_server(
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address; it refuses connections until it listens.
+    """A socket at an address. It refuses connections until it listens.
 
     Raises
     ------
     ConfigError
-        There is no such address, or it is taken.
+        There is no such address, or it is in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -141,7 +141,7 @@ def _url(listener: socket.socket) -> str:
 
 @contextmanager
 def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """The server raises the signal that ended it once more, when all is answered: here that is no interruption."""
+    """End the server on SIGINT and SIGTERM. uvicorn would raise the signal once more after the last answer."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

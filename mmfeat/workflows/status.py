@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mmfeat.common.errors import EncoderError, MmfeatError
+from mmfeat.common.text import counted
 from mmfeat.data.seen import load_before
 from mmfeat.project.damage import project_seals
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs
 from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
 from mmfeat.store.references import all_references
@@ -16,8 +18,8 @@ from mmfeat.store.references import all_references
 _NAMED = 2  # reasons that are given
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatusResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StatusResult(TableResult):
     """The state of a project.
 
     Attributes
@@ -32,6 +34,8 @@ class StatusResult:
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
         One line about what was made before seals; empty where everything is sealed.
+    stored : list of StoreLine
+        What lies in the store. Empty unless it was asked for.
     """
 
     encoders: list[EncoderStatus]
@@ -44,6 +48,26 @@ class StatusResult:
     flat: list[str]
     damaged: list[str]
     unsealed: str
+    stored: list[StoreLine] = field(default_factory=list)
+
+    def _about(self) -> str:
+        text = f"{counted(self.n_rows, 'row')}, {counted(self.n_runs, 'run')}"
+        return "\n".join([text, *self.failures.values(), *self.damaged])
+
+    def _table(self) -> list[Record]:
+        return [
+            {
+                "encoder": one.name,
+                "model": one.model,
+                "cached": one.cached,
+                "missing": one.missing,
+                "stale": one.stale,
+                "unreadable": one.unreadable,
+                "missing modality": one.absent,
+                "why": one.why,
+            }
+            for one in self.encoders
+        ]
 
     @property
     def remedy(self) -> str:
@@ -125,7 +149,7 @@ def store_status(project: Project) -> list[StoreLine]:
             named.setdefault(project.identity(name).spec.key, []).append(f"encoder {name}")
         except MmfeatError:  # reported by `status`
             continue
-    for run in all_runs(project.runs):
+    for run in all_runs(project.runs_folder):
         for encoder in run.encoders.values():
             named.setdefault(encoder["key"], []).append(run.name)
         for key in run.baseline_keys:

@@ -11,9 +11,11 @@ import numpy as np
 from mmfeat.common.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.common.files import digest_bytes, digest_json, remove_leftovers
 from mmfeat.common.progress import progress
+from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
 from mmfeat.encoders.checkpoint import read_checkpoint
 from mmfeat.project.project import Project
+from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs, damaged_runs
 from mmfeat.selftraining.saved_rounds import RESUME
 from mmfeat.store.commits import tokens_kind
@@ -36,8 +38,8 @@ ELSEWHERE = ("comparisons/*/*/*/checkpoints/*/checkpoint.json", "sweeps/*/*/chec
 INTERRUPTED = f"runs/{RESUME}/*/encoders-*/checkpoints/*/checkpoint.json"  # of a self-training that can be resumed
 
 
-@dataclass(frozen=True)
-class VerifyResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class VerifyResult(TableResult):
     """The result of a verification by folder of the store, and the seconds that it took."""
 
     found: dict[str, Verified]
@@ -47,6 +49,22 @@ class VerifyResult:
     def problems(self) -> list[str]:
         """Every problem, a line each."""
         return [problem for one in self.found.values() for problem in one.problems]
+
+    def _about(self) -> str:
+        n_files = sum(one.n_files for one in self.found.values())
+        return f"{counted(n_files, 'file')} read, {len(self.problems) or 'none'} damaged"
+
+    def _table(self) -> list[Record]:
+        return [
+            {
+                "encoder": name,
+                "files": one.n_files,
+                "rows": one.n_rows,
+                "MB": one.n_bytes / 1e6,
+                "damaged": len(one.problems),
+            }
+            for name, one in self.found.items()
+        ]
 
 
 def verify_store(project: Project) -> VerifyResult:
@@ -72,11 +90,11 @@ def verify_store(project: Project) -> VerifyResult:
 
         for folder in folders:
             found[folder.name] = verify_encoder(folder, advance)
-    return VerifyResult(found, time.perf_counter() - start)
+    return VerifyResult(found=found, seconds=time.perf_counter() - start)
 
 
-@dataclass(frozen=True)
-class GarbageResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GarbageResult(TableResult):
     """What can be removed, and the references that keep the rest.
 
     Attributes
@@ -98,6 +116,14 @@ class GarbageResult:
     def n_bytes(self) -> int:
         """Bytes that removing all of it frees."""
         return sum(one.n_bytes for one in self.garbage)
+
+    def _about(self) -> str:
+        if not self.garbage:
+            return "There is nothing to remove"
+        return f"{counted(len(self.garbage), 'item')} that nothing refers to, {self.n_bytes / 1e6:,.1f} MB"
+
+    def _table(self) -> list[Record]:
+        return [{"what": one.name, "MB": one.n_bytes / 1e6, "why": one.why} for one in self.garbage]
 
 
 def references_of(project: Project) -> References:
@@ -125,9 +151,9 @@ def references_of(project: Project) -> References:
         checkpoint = read_checkpoint(file.parent)
         number = checkpoint.record["table"].get("tokens")
         references.add(checkpoint.encoder_key, checkpoint.output().key, tokens_kind(number) if number else None)
-    for reason in damaged_runs(project.runs).values():
+    for reason in damaged_runs(project.runs_folder).values():
         raise RunError(f"the references of a run are unknown, so nothing is removed: {reason}")
-    for run in all_runs(project.runs):
+    for run in all_runs(project.runs_folder):
         for encoder in run.encoders.values():
             number = encoder.get("tokens")
             references.add(encoder["key"], encoder["output_key"], tokens_kind(number) if number else None)
@@ -166,7 +192,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
     garbage = find_garbage(store, [own, *others])
     if not garbage:
         settled.drop()
-    return GarbageResult(garbage, others, own, settled)
+    return GarbageResult(garbage=garbage, others=others, own=own, settled=settled)
 
 
 def remove_unreferenced(project: Project, result: GarbageResult) -> int:
@@ -181,12 +207,19 @@ def remove_unreferenced(project: Project, result: GarbageResult) -> int:
     return remove_garbage(project.store.path, result.garbage, result.own)
 
 
-@dataclass(frozen=True)
-class FeaturesResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FeaturesResult(TableResult):
     """The table of an export, and whether it was written: False where the destination was already made from the same."""
 
     table: FeatureTable
     made: bool
+
+    def _about(self) -> str:
+        return f"{'Exported' if self.made else 'Already exported'} {counted(self.table.n_samples, 'row')}"
+
+    def _table(self) -> list[Record]:
+        arrays = arrays_of(self.table).items()
+        return [{"array": name, "shape": list(values.shape), "type": str(values.dtype)} for name, values in arrays]
 
 
 def export_features(
@@ -209,7 +242,7 @@ def export_features(
     made_from = _made_from(project, table, names, form)
     with progress("writing", table.n_samples * len(arrays_of(table)), "rows") as bar:
         made = export_table(table, Path(destination).expanduser(), form, advance=bar.advance, made_from=made_from)
-    return FeaturesResult(table, made)
+    return FeaturesResult(table=table, made=made)
 
 
 def _made_from(project: Project, table: FeatureTable, names: list[str], form: str) -> str:

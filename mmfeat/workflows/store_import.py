@@ -21,13 +21,14 @@ from mmfeat.data.id_lists import read_ids
 from mmfeat.data.row_keys import id_keys
 from mmfeat.extraction.imported_embeddings import Imported, examine, lacking, write_import
 from mmfeat.project.project import Project
+from mmfeat.report.result import Result
 from mmfeat.store.merge import merge_segments
 
 KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImportResult(Result):
     """What was imported, and the rows of the manifest that have one of the embeddings now.
 
     Attributes
@@ -68,6 +69,12 @@ class ImportResult:
     def table(self) -> str:
         """The table to paste into mmfeat.toml."""
         return f'[encoder.{self.name}]\nmodality = "{OtherEncoderConfig.modality}"\nimported = "{self.key}"'
+
+    def _about(self) -> str:
+        made = "Imported" if self.n_written else "Already imported:"
+        rows = f"{self.n_matched:,} of {counted(self.n_manifest, 'row')} of the manifest have one"
+        text = f"{made} {counted(self.n_rows, 'embedding')} of {counted(self.width, 'number')} as {self.name}; {rows}"
+        return text if self.in_use else f"{text}\nPaste into mmfeat.toml:\n{self.table}"
 
 
 def import_embeddings(

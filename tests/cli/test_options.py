@@ -183,7 +183,7 @@ COMMANDS = {
     ),
     "selftrain": Spec(
         [],
-        ["selftrain.selftrain"],
+        ["selftrain.plan_selftrain"],
         {
             "--rounds": Opt("1"),
             "--encoder-every": Opt("1"),
@@ -290,7 +290,7 @@ COMMANDS = {
     ),
     "runs": Spec(
         [],
-        ["runs.ranked_runs"],
+        ["runs.runs"],
         {**DECISION, **SCORED, "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=mlp": []})},
     ),
     "export": Spec(
@@ -475,7 +475,7 @@ def test_a_run_is_refused_where_none_is_read(folder, monkeypatch):
         assert "[RUN] does not go with" in done[1]
     done = called(monkeypatch, COMMANDS["predict"].reached, ["predict", *REVIEWED, *TABLE, *MODEL])
     assert done[0] == 2
-    assert "no part in it" in done[1]
+    assert "--model is used without a run" in done[1]
 
 
 def test_one_key_given_twice_is_refused(folder, monkeypatch):
@@ -520,10 +520,10 @@ def test_encoder_rounds_are_asked_for_without_yes(folder, monkeypatch):
 
     cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
 
-    def selftrain(project, confirm):
-        confirm(cost)
+    def selftrain(project, plan):
         raise Reached([])
 
+    monkeypatch.setattr("mmfeat.workflows.selftrain.plan_selftrain", lambda _: SimpleNamespace(cost=lambda: cost))
     monkeypatch.setattr("mmfeat.workflows.selftrain.selftrain", selftrain)
     words = ["selftrain", "--encoder-every", "1"]
     assert isinstance(CliRunner().invoke(group, words, input="n\n").exception, MmfeatError)
@@ -540,12 +540,9 @@ def test_gc_asks_without_yes(folder, monkeypatch):
 
 
 def test_top_k_acts_on_new_rows_too(folder, monkeypatch):
-    asked = []
-    result = SimpleNamespace(write=lambda path, form, top_k: asked.append(top_k) or (_ for _ in ()).throw(Reached([])))
-    monkeypatch.setattr("mmfeat.workflows.predict.predict_new", lambda *_, **__: result)
-    for more in ([], ["--top-k", "2"]):
-        CliRunner().invoke(group, ["predict", "new.csv", *more])
-    assert asked == [0, 2]
+    for more, asked in ([], None), (["--top-k", "2"], 2):
+        reached = called(monkeypatch, ["predict.predict_new"], ["predict", "new.csv", *more])
+        assert reached[1]["top_k"] == asked
     rows = called(monkeypatch, ["predict.predict"], ["predict", "--top-k", "2"])
     assert rows != called(monkeypatch, ["predict.predict"], ["predict"])
 

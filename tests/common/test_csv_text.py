@@ -65,8 +65,9 @@ def figures():
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_predictions(label_column, top_k):
     ids, probs = ["=1", "b"], np.array([[0.9, 0.1, 0.2], [0.1, 0.2, 0.9]], np.float32)
-    given = {"label_column": label_column, "top_k": top_k}
-    args = ("csv", ids, probs, (probs > 0.5).astype(np.int8), CLASSES)
+    predicted = (probs > 0.5).astype(np.int8)
+    given = {"label_column": label_column, "top_k": top_k, "predicted": predicted, "classes": CLASSES}
+    args = ("csv", ids, probs)
     assert is_guarded(prediction_bytes(*args, **given))
     assert [unharmed(row[0]) for row in rows_of(prediction_bytes(*args, **given))[1:]] == ids
     letter = rows_of(prediction_bytes(*args, **given, guarded=False))  # as a submission has to be
@@ -97,7 +98,7 @@ def test_rounds_and_sweeps(tmp_path, monkeypatch):
     from mmfeat.runs.sweep import SweptCell
 
     monkeypatch.setattr(rounds, "plot_rounds", lambda *_: None)
-    rounds.write_rounds(tmp_path, "r", [], [f"{name}" for name in CLASSES], "map")
+    rounds.write_rounds(tmp_path, "r", [], classes=[f"{name}" for name in CLASSES], metric="map")
     assert is_guarded((tmp_path / "rounds.csv").read_bytes())
     cell = SweptCell(name="linear", values={"synonyms": "=x.txt"}, fits=[{"error": "-x: diverged"}])
     assert is_guarded(sweep_csv([cell], "map"))

@@ -143,7 +143,7 @@ def _part(folder: Path) -> None:
 
 def _predictions(folder: Path, form: str) -> None:
     decided = (VALUES > 0).astype(np.int8)
-    data = prediction_bytes(form, IDS.tolist(), VALUES, decided, CLASSES)
+    data = prediction_bytes(form, IDS.tolist(), VALUES, predicted=decided, classes=CLASSES)
     write_atomic(folder / f"predictions.{form}", data)
 
 

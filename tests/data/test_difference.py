@@ -47,7 +47,7 @@ def test_rows_what_they_say_and_classes():
         "labels of 'a': 'cat', now nothing",
     ]
     text = about_changes(found)
-    assert text[0] == "Since the manifest of before (all of it in init.log):"
+    assert text[0] == "Since the previous manifest (all of it in init.log):"
     assert "  new            2   rows: 'd', 'e'" in text
     assert "  gone           1   class: 'cat'" in text
 

@@ -342,7 +342,7 @@ def test_fine_tuning_resumed_is_the_undisturbed_one(project, monkeypatch):
     from mmfeat.workflows.finetune import finetune
 
     def digests():
-        (result,), _ = finetune(Project(project.root), ["text"])
+        (result,) = finetune(Project(project.root), ["text"]).encoders
         return (result.checkpoint.folder / "encoder.safetensors").read_bytes(), result.checkpoint.output().key
 
     straight = digests()

@@ -95,9 +95,9 @@ def test_an_exported_model_decides_as_predict_does(trained, tmp_path, runtime):
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
     project = Project(folder, TUNED)
-    result = predict(project, "fm3-1", form="jsonl")
+    result = predict(project, "fm3-1", format="jsonl")
     lines = [json.loads(line) for line in result.files[0].read_text(encoding="utf-8").splitlines()]
-    export(project, "fm3-1", tmp_path / "model", runtime=runtime)
+    export(project, "fm3-1", tmp_path / "model", format=runtime)
     predictor = Predictor.load(tmp_path / "model")
     assert np.array_equal(predictor.decision.threshold, result.decision.threshold)
     assert predictor.decision.temperature == result.decision.temperature != 1
@@ -153,7 +153,7 @@ def test_two_runs_are_compared_under_every_figure(trained, tmp_path):
     shutil.copytree(trained, folder)
     done = run_cli("evaluate", "fm3-1", "text", "image", "--threshold", "tuned", "--metric", "macro-f1", cwd=folder)
     assert done.stdout.count("difference from ") == 2
-    assert done.stdout.count("chance") == done.stdout.count("macro-F1: ") == 2
+    assert done.stdout.count("significant") == done.stdout.count("macro F1: ") == 2
     assert "fitted on" in done.stdout
     done = run_cli("predict", "fm3-1", "--threshold", "tuned", cwd=folder)
     assert "for samples-f1" in done.stdout

@@ -95,7 +95,7 @@ def test_a_head_on_an_encoder_that_was_fine_tuned_on_val_rows_of_today_is_not_ra
 def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extracted):
     name = fuse(extracted).run.name
     project = moved(extracted, "train", "test", 4)
-    result = evaluate(project, [name, "text"], "test")
+    result = evaluate(project, [name, "text"], split="test")
     ids = project.manifest.ids[project.manifest.rows("test")].tolist()
     assert result.trained == {name: ids, "text": ids}
     text = typed(project, "evaluate", name, "--split", "test")
@@ -104,7 +104,7 @@ def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extr
     assert "Nothing was trained" not in text
     project = moved(extracted, "val", "test", 6)
     text = typed(project, "evaluate", name, "--split", "test")
-    assert f"{name}: 6 of 6 rows chose its epochs or rounds" in text
+    assert f"{name}: 6 of 6 rows selected its epochs or rounds" in text
     assert "Nothing was trained" not in text
     text = typed(project, "evaluate", name, "--split", "train")
     assert f"{name}: in-sample for 45 of 45 rows" in text
@@ -125,7 +125,7 @@ def test_nothing_was_trained_on_test_rows_that_were_test_before(extracted):
     extract(Project(project.root))
     name = fuse(Project(project.root)).run.name
     text = typed(project, "evaluate", name, "--split", "test")
-    assert "Nothing was trained on these rows or chosen by them." in text
+    assert "Nothing was trained or selected on these rows." in text
 
 
 # rows without a modality
@@ -136,13 +136,13 @@ def test_a_row_without_the_modality_gets_the_training_rows_log_odds(extracted):
     found = logits_of(project, "text", rows)
     assert not found.known.any()
     assert np.allclose(found.logits, training_prior(project))
-    results, _ = finetune(project, ["text"], freeze=True)
+    results = finetune(project, ["text"], freeze=True).encoders
     extract(Project(project.root))
     project = Project(project.root)
     assert evaluate(project, ["text"]).metrics["text"].scores.loss == pytest.approx(
         results[0].metrics.scores.loss, rel=1e-6
     )
-    again, _ = finetune(project, ["text"], freeze=True)
+    again = finetune(project, ["text"], freeze=True).encoders
     assert not again[0].made
     assert again[0].metrics.scores.loss == pytest.approx(results[0].metrics.scores.loss, rel=1e-6)
 
@@ -161,7 +161,7 @@ def test_a_nested_ensemble_is_stale_with_its_member_and_counts_a_head_once(extra
     finetune(project, freeze=True)
     project = Project(project.root)
     assert "linear probe of encoder image has changed" in state_of(project, both)
-    shutil.rmtree(extracted.runs / fm3.name)
+    shutil.rmtree(extracted.runs_folder / fm3.name)
     extract(project)
     one = ensemble(project, [crossattn.name]).run
     assert is_current(project, one)
@@ -182,10 +182,10 @@ def test_fm2_is_half_fm1_and_half_the_head_on_every_row(extracted):
 
 
 def test_a_checkpoint_is_made_anew_for_another_rule(extracted):
-    again, _ = finetune(extracted, ["text"], freeze=True)
+    again = finetune(extracted, ["text"], freeze=True).encoders
     assert not again[0].made
     project = Project(extracted.root, {"predict.threshold": 0.3})
-    results, _ = finetune(project, ["text"], freeze=True)
+    results = finetune(project, ["text"], freeze=True).encoders
     assert results[0].made
     history = results[0].checkpoint.record["history"]
     best = results[0].checkpoint.record["best_epoch"]
@@ -195,7 +195,7 @@ def test_a_checkpoint_is_made_anew_for_another_rule(extracted):
 def test_fine_tuning_chooses_by_the_projects_rule(project):
     for threshold in (0.0, 1.0):
         rule = Project(project.root, {"predict.threshold": threshold, "predict.empty": "none"})
-        results, _ = finetune(rule, ["text"])
+        results = finetune(rule, ["text"]).encoders
         history = results[0].checkpoint.record["history"]
         assert history[0]["val_samples_f1"] > 0 if threshold == 0 else history[0]["val_samples_f1"] == 0
 
@@ -216,7 +216,7 @@ def test_selftraining_shows_the_supervised_head_and_says_where_nothing_rises(ext
     before, now = (line_of(extracted, r.name).metrics.scores.samples_f1 for r in (run, result.run))
     assert result.rises == (now > before)
     last = typed(extracted, "selftrain").splitlines()[-1]
-    assert (f"no rise over {run.name}" in last) == (now <= before)
+    assert (f"no better than {run.name}" in last) == (now <= before)
 
 
 def test_without_rounds_the_head_is_the_supervised_one_and_nothing_rises(extracted):
@@ -224,7 +224,7 @@ def test_without_rounds_the_head_is_the_supervised_one_and_nothing_rises(extract
     result = selftrain(Project(extracted.root, {"selftrain.rounds": 0}))
     assert result.rises is False
     assert result.lines[0].samples_f1 == result.lines[-1].samples_f1
-    assert f"no rise over {run.name}" in typed(extracted, "selftrain", "--rounds", "0").splitlines()[-1]
+    assert f"no better than {run.name}" in typed(extracted, "selftrain", "--rounds", "0").splitlines()[-1]
 
 
 # logits that a run kept
@@ -353,8 +353,8 @@ def test_evaluate_keeps_a_table_for_each_split_and_takes_each_name_once(extracte
     name = fuse(extracted).run.name
     with pytest.raises(RunError, match=f"each name once, found: {name}, {name}"):
         evaluate(extracted, [name, name])
-    files = [evaluate(extracted, [name, "text"], split).files for split in ("val", "train")]
-    assert [[str(file.relative_to(extracted.runs)) for file in both] for both in files] == [
+    files = [evaluate(extracted, [name, "text"], split=split).files for split in ("val", "train")]
+    assert [[str(file.relative_to(extracted.runs_folder)) for file in both] for both in files] == [
         [f"{name}/evaluation-{split}.csv", f"evaluation-text-{split}.csv"] for split in ("val", "train")
     ]
 
@@ -375,20 +375,20 @@ def test_every_table_says_what_its_rows_are_and_which_classes_are_left_out(extra
     for command in (["finetune", "--freeze"], ["fuse"], ["ensemble", "fm1"], ["selftrain"], ["runs"]):
         text = typed(project, *command)
         assert "15 val rows" in text, command
-        assert "these rows also chose" in text, command
+        assert "selected on these rows" in text, command
         assert wanted in text, command
 
 
 def test_the_metric_that_ranks_is_shown(extracted):
     name = fuse(extracted).run.name
-    for metric, title in (("loss", "loss"), ("micro-f1", "micro-F1")):
+    for metric, title in (("loss", "loss"), ("micro-f1", "micro F1")):
         head, first, *_ = typed(extracted, "runs", "--metric", metric).splitlines()
         assert title in head
         assert "-" not in first.split()[-3]
     loss = line_of(extracted, name).metrics.scores.loss
     line = next(one for one in typed(extracted, "runs", "--metric", "loss").splitlines() if one.startswith(name))
     assert f"{loss:.3f}" in line
-    assert "micro-F1" not in typed(extracted, "runs")
+    assert "micro F1" not in typed(extracted, "runs")
     rounds = typed(extracted, "selftrain", "--metric", "loss").splitlines()
     assert "loss" in next(line for line in rounds if line.startswith("round "))
 
@@ -432,4 +432,4 @@ def test_a_fit_that_diverges_is_one_line_that_names_the_setting(extracted):
         )
         with pytest.raises(RunError, match=r"crossattn: .*Lower fuse.crossattn.lr \(1e\+"):
             fuse(project)
-    assert not list(extracted.runs.glob("*"))
+    assert not list(extracted.runs_folder.glob("*"))

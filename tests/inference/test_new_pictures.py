@@ -142,9 +142,9 @@ def test_arguments_are_stronger_than_the_projects_settings(own):
 def test_out_is_where_predictions_of_rows_go(own):
     predict(own, "crossattn-1")
     parquet = (own.root / "predictions.parquet").read_bytes()
-    made = predict(own, "crossattn-1", "val", out=own.root / "val.csv").files
+    made = predict(own, "crossattn-1", split="val", out=own.root / "val.csv").files
     assert made == [own.root / "val.csv"]
-    assert predict(own, "crossattn-1", "val").files == [
+    assert predict(own, "crossattn-1", split="val").files == [
         own.root / "predictions-val.csv",
         own.root / "predictions-val.parquet",
     ]
@@ -198,7 +198,7 @@ def test_an_init_log_of_a_persons_own_stays(small_source, tmp_path):
     other.mkdir()
     (other / "t.csv").write_bytes(b"id,caption,labels\na,x\xff,p\nb,y,q\n")
     (other / "init.log").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"init.log: is there already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"init.log: exists.*--overwrite"):
         init(other, str(other / "t.csv"), val=0.0)
     assert not (other / "mmfeat.toml").exists()
     init(other, str(other / "t.csv"), val=0.0, overwrite=True)

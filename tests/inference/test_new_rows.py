@@ -93,7 +93,7 @@ def test_a_name_that_two_images_have_is_a_bad_row(table, exported, own, tmp_path
     shutil.copytree(photos, photos / "copy")
     for where in ({"model": str(exported)}, {"project": own, "run": "fm3-1"}):
         found = predict_new(str(table), images=(str(photos),), **where)
-        assert "there 2 times" in found.errors[name]
+        assert "exists 2 times" in found.errors[name]
         assert len(found.predictions) == 8
 
 
@@ -102,7 +102,7 @@ def test_a_name_that_two_images_have_is_a_bad_row(table, exported, own, tmp_path
 def test_every_format_says_the_same(table, exported, tmp_path, form, top_k):
     found = predicted(table, model=str(exported))
     path = tmp_path / f"p.{form}"
-    found.write(path, form, top_k)
+    found.write(path, format=form, top_k=top_k)
     if form == "csv":
         rows = list(csv.DictReader(path.open(encoding="utf-8")))
         labels = [row["labels"].split() for row in rows]
@@ -176,7 +176,7 @@ def test_the_command_writes_a_file_or_shows_one_item(table, exported, trained, t
     [
         (["a.csv", "b.csv", "--model", "m"], 2, "one run, and one table or picture"),
         (["--model", "m"], 2, "what to predict?"),
-        (["crossattn-1", "a.csv", "--model", "m"], 2, "a model of its own"),
+        (["crossattn-1", "a.csv", "--model", "m"], 2, "--model is used without a run"),
         (["a.csv", "--column", "caption", "--model", "m"], 1, "write ROLE=NAME"),
         (["a.csv", "--model", "nowhere"], 1, "no such folder"),
         (["a.csv", "--threshold", "2", "--model", "m"], 1, "from 0 to 1"),

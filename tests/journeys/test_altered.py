@@ -111,7 +111,7 @@ def test_every_altered_record_of_an_export_is_one_line_or_changes_nothing(made, 
 
 def use(project: Project, name: str) -> None:
     """Whatever reads a run's record."""
-    run = read_run(project.runs / name).in_order_of(project.manifest.classes[::-1])
+    run = read_run(project.runs_folder / name).in_order_of(project.manifest.classes[::-1])
     assert isinstance(run.size_mb, float | int | None)
     assert isinstance(again(project, run), str)
     assert run.baseline_keys is not None

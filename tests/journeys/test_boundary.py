@@ -74,7 +74,7 @@ def test_new_labels_and_classes_encode_nothing(extracted, unreadable):
     m = extracted.manifest
     labels = np.concatenate([m.labels, m.labels[:, :1]], axis=1)
     project = save(extracted, labels=labels, classes=(*m.classes, "new"))
-    results, _ = finetune(project, freeze=True)
+    results = finetune(project, freeze=True).encoders
     assert all("0 encoded" in one.note for one in results)
     result = extract(Project(project.root))
     assert all(one.encoded == 0 for one in result.encoders)
@@ -253,7 +253,7 @@ def test_a_selftraining_reads_no_pixels_and_writes_its_rounds(extracted, monkeyp
     assert len(lines) == 1 + len(run.record["rounds"])
     assert lines[0].endswith(",".join(f"yes_{name}" for name in run.classes))
     assert (run.folder / "rounds.png").is_file()
-    assert not (extracted.runs / ".resume-selftrain").exists()
+    assert not (extracted.runs_folder / ".resume-selftrain").exists()
     assert run.record["ended"] in ("reverted", "no_change", "max_iter")
 
 
@@ -313,7 +313,7 @@ def test_nothing_but_evaluate_reads_the_labels_of_test_rows(with_test):
     assert found[0][:2] == found[1][:2]
     for a, b in zip(found[0][2], found[1][2], strict=True):
         assert np.array_equal(a, b)
-    figures = [evaluate(Project(root), ["image"], "test").metrics["image"] for root in (with_test.root, other)]
+    figures = [evaluate(Project(root), ["image"], split="test").metrics["image"] for root in (with_test.root, other)]
     assert figures[0].scores.samples_f1 != figures[1].scores.samples_f1
 
 
@@ -355,7 +355,7 @@ def test_sources_share_one_namespace(extracted):
     assert logits_of(extracted, run.name, rows).name == run.name
     with pytest.raises(RunError, match="no run 'texxt'"):
         logits_of(extracted, "texxt", rows)
-    assert [r.name for r in all_runs(extracted.runs)] == [run.name]
+    assert [r.name for r in all_runs(extracted.runs_folder)] == [run.name]
 
 
 def test_images_that_are_gone_keep_their_features_on_the_right_and_it_is_said(project, tmp_path, capsys):

@@ -47,7 +47,7 @@ def reordered(folder) -> Project:
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("[data]", '[data]\nclasses = "classes.csv"', 1), encoding="utf-8")
     made = init(folder)
-    assert "classes have another order" in made.summary
+    assert "order of the classes has changed" in made.summary
     assert "Train again" not in made.summary
     assert made.after == "mmfeat status"
     assert Project(folder).manifest.classes == tuple(other)
@@ -204,7 +204,7 @@ def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
         for module in ("onnx", "onnxruntime", "onnxscript"):
             pytest.importorskip(module)
     _, after = projects
-    made = export(after, name, tmp_path / "model", runtime=runtime)
+    made = export(after, name, tmp_path / "model", format=runtime)
     assert made.n_checked
     assert made.difference < 1e-3
     predictor = Predictor.load(made.folder)
@@ -217,7 +217,7 @@ def test_an_export_is_of_the_order_of_today(projects, tmp_path, name, runtime):
 def test_predictions_name_the_same_labels(projects):
     rows = []
     for project in projects:
-        files = predict(project, "ensemble-3", form="jsonl", split="all").files
+        files = predict(project, "ensemble-3", format="jsonl", split="all").files
         lines = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
         rows.append([(line["id"], sorted(line["labels"]), sorted(line["probabilities"].items())) for line in lines])
     assert [row[:2] for row in rows[0]] == [row[:2] for row in rows[1]]

@@ -16,11 +16,11 @@ GONE = temporary_name().split("-")[1]
 
 
 def test_a_fine_tuning_stopped_before_its_curve_and_after_its_checkpoint(project):
-    made = finetune(project, ["text"])[0][0]
+    made = finetune(project, ["text"]).encoders[0]
     folder, kept = made.checkpoint.folder, resume_file_of(project, "text")
     (folder / "learning-curve.png").unlink()
     keep_state(kept, {"model": {"weight": torch.zeros(2)}}, {"fingerprint": made.checkpoint.record["fingerprint"]})
-    again = finetune(Project(project.root), ["text"])[0][0]
+    again = finetune(Project(project.root), ["text"]).encoders[0]
     assert not again.made
     assert (folder / "learning-curve.png").is_file()
     assert not kept.exists()
@@ -34,7 +34,7 @@ def test_a_self_training_stopped_before_its_rounds_were_written(extracted, short
     run = selftrain(project).run
     table = (run.folder / "rounds.csv").read_bytes()
     (run.folder / "rounds.csv").unlink()
-    folder = project.runs / RESUME / run.record["fingerprint"][:16]
+    folder = project.runs_folder / RESUME / run.record["fingerprint"][:16]
     (folder.parent / "other").mkdir(parents=True)
     folder.mkdir()
     (folder / "round-0.npz").write_bytes(b"")
@@ -42,7 +42,7 @@ def test_a_self_training_stopped_before_its_rounds_were_written(extracted, short
     assert not again.made
     assert (run.folder / "rounds.csv").read_bytes() == table
     assert (run.folder / "rounds.png").is_file()
-    assert [path.name for path in (project.runs / RESUME).iterdir()] == ["other"]
+    assert [path.name for path in (project.runs_folder / RESUME).iterdir()] == ["other"]
 
 
 def test_a_removal_from_the_store_stopped_midway_is_completed(extracted):

@@ -83,7 +83,7 @@ def test_an_exported_model_makes_the_tokens_itself(with_tokens, small_source, tm
     with pytest.raises(
         RunError, match=r"reads tokens of image, text, which is written for torch alone\. Use: --format"
     ):
-        export(project, "labelquery-1", tmp_path / "onnx", runtime="onnx")
+        export(project, "labelquery-1", tmp_path / "onnx", format="onnx")
 
 
 def test_other_heads_do_not_load_tokens(own, monkeypatch):

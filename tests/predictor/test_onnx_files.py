@@ -33,7 +33,7 @@ WORDS = ["two dogs", "a red bench", None, "one", "a bench " * 60, "", "cat"]
 
 @pytest.fixture(scope="module")
 def result(trained, tmp_path_factory):
-    return export(Project(trained), "fm3-1", tmp_path_factory.mktemp("onnx") / "model", runtime="onnx")
+    return export(Project(trained), "fm3-1", tmp_path_factory.mktemp("onnx") / "model", format="onnx")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_without_the_extra_it_is_said_what_to_install(result, trained, tmp_path,
     with pytest.raises(ConfigError, match=r"pip install 'mmfeat\[onnx\]'"):
         Predictor.load(result.folder)
     with pytest.raises(ConfigError, match=r"pip install 'mmfeat\[onnx\]'"):
-        export(Project(trained), "fm3-1", tmp_path / "model", runtime="onnx")
+        export(Project(trained), "fm3-1", tmp_path / "model", format="onnx")
     assert not (tmp_path / "model").exists()
 
 

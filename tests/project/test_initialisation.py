@@ -246,8 +246,11 @@ def test_label_columns_are_found_said_and_written(tmp_path):
     (tmp_path / "t.csv").write_text("id,title,description,beach,dog\na,x,y,1,\nb,x,,0,1\nc,z,,,\nd,z,,0,0\n")
     made = init(tmp_path, str(tmp_path / "t.csv"), caption_column=("title", "description"), val=0)
     assert "caption = 'title' + 'description', labels = 'beach' + 'dog'" in made.summary
-    assert "3 labelled (1 with nothing), 1 unlabelled" in made.summary
-    assert "blank is unknown, since noes are given: 83% of the labelled rows' labels are known" in made.summary
+    assert "3 labelled (1 without a positive), 1 unlabelled" in made.summary
+    assert (
+        "blank is unknown, since there are explicit negatives: 83% of the labelled rows' labels are known"
+        in made.summary
+    )
     data = written(tmp_path)
     assert (data["labels"], data["absent"]) == (["beach", "dog"], "unknown")
     assert data["caption"] == ["title", "description"]
@@ -301,7 +304,7 @@ def test_a_group_is_written(tmp_path):
         (("a b,c", "c"), {"separator": ","}, "are separated by ','"),
         (("1 2", "2"), {}, None),
         (("a", "b"), {}, None),
-        (("0", "1"), {}, 'if they mean no and yes: labels = ["labels"]'),
+        (("0", "1"), {}, 'if they mean negative and positive: labels = ["labels"]'),
     ],
 )
 def test_how_labels_were_split_is_said_where_it_matters(tmp_path, cells, options, says):

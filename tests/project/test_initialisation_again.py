@@ -86,7 +86,7 @@ def test_corrections_outlive_every_init_and_are_counted(tmp_path):
     split = split_of(tmp_path)
     (tmp_path / "corrections.csv").write_text("id,labels\nr0,dog\nr1,dog\nr2,\n")
     made = init(tmp_path)
-    assert "by hand        3   in corrections.csv, 2 of them other than in the source" in made.summary
+    assert "by hand        3   in corrections.csv, 2 of them differ from the source" in made.summary
     assert "changed        2   rows' labels: 'r0', 'r2'" in made.summary
     assert made.manifest.labels[:3].tolist() == [[0, 1], [0, 1], [0, 0]]
     assert split_of(tmp_path) == split
@@ -106,7 +106,7 @@ def test_a_class_that_only_corrections_have_is_said_with_the_nearest(tmp_path):
     (tmp_path / "corrections.csv").write_text("id,labels\nr0,dgo\n")
     made = init(tmp_path, str(table(tmp_path)))
     assert made.manifest.classes == ("cat", "dgo", "dog")
-    assert "class 'dgo' is in no row of the source, only in corrections.csv (nearest: 'dog')" in made.summary
+    assert "class 'dgo' is only in corrections.csv, in no row of the source (nearest: 'dog')" in made.summary
     (tmp_path / "c.csv").write_text("label\ncat\ndog\n")
     (tmp_path / FILE_NAME).unlink()
     with pytest.raises(

@@ -88,7 +88,7 @@ def test_samples_are_read_once_for_all_that_share_them(project, monkeypatch):
     assert len(read) == 1
     assert others[0].checkpoints == project.root / "elsewhere" / "a" / "checkpoints"
     assert others[0].memory == project.root / "elsewhere" / "a" / ".mmfeat"
-    assert (others[0].runs, others[0].store) == (project.runs, project.store)
+    assert (others[0].runs_folder, others[0].store) == (project.runs_folder, project.store)
     assert list(others[0].config.encoder) == ["words"]
 
 

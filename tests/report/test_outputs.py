@@ -104,7 +104,7 @@ def test_what_mmfeat_made_is_replaced_and_what_a_person_changed_is_not(folder, t
         return (outputs(folder, overwrite) if project else Outputs(None, (), overwrite)).write(file, data)
 
     file.write_text("a person's", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"o.csv: is there already, and is not known to be mmfeat's\. .*--overwrite"):
+    with pytest.raises(OutputError, match=r"o.csv: exists, and was not written by mmfeat\. .*--overwrite"):
         write("1")
     assert file.read_text(encoding="utf-8") == "a person's"
     assert write("1", overwrite=True)

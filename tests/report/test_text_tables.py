@@ -23,8 +23,8 @@ def test_columns_are_aligned_and_trailing_text_follows():
 def test_figures_say_what_their_rows_are_and_what_is_left_out():
     assert about_metrics(0, "hidden rows") == "± is half the 95 % bootstrap interval; hidden rows."
     assert about_metrics(1, "x").endswith(
-        "1 class without a positive among these rows is left out of macro-F1 and mAP."
+        "1 class without a positive among these rows is left out of macro F1 and mAP."
     )
     assert about_metrics(2, "x", seeds=True).endswith(
-        "2 classes without a positive among these rows are left out of macro-F1 and mAP."
+        "2 classes without a positive among these rows are left out of macro F1 and mAP."
     )

@@ -335,7 +335,7 @@ def test_rows_that_became_test_are_scored_by_weights_that_never_saw_them(extract
     before = run_logits(extracted, run, val[:4]).logits
     project = moved(extracted, "val", "test", 4)
     assert np.array_equal(run_logits(project, run, project.manifest.rows("test")).logits, before)
-    assert evaluate(project, [run.name], "test").n_chosen[run.name] == 4
+    assert evaluate(project, [run.name], split="test").n_selected[run.name] == 4
 
 
 def test_other_classes_are_refused(extracted):
@@ -366,7 +366,7 @@ def test_what_cannot_be_fitted_is_said(extracted):
 def test_the_command_says_what_was_fitted(extracted):
     text = typed(extracted, "ensemble", "--method", "stacked", "image", "text")
     assert "intercept" in text
-    assert "Weights of least loss on 15 val rows; the ensemble's figures are cross-fitted in 5 folds." in text
+    assert "Weights of least loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
     assert text.splitlines()[-1] == "Made runs/ensemble-1. Next: mmfeat runs"
     done = run_cli("--project", str(extracted.root), "ensemble", cwd=extracted.root, check=False)
     assert (done.returncode, "no members" in done.stderr) == (1, True)

@@ -211,12 +211,12 @@ def test_the_checkpoints_of_an_interrupted_self_training_are_referred_to(extract
     finetune(larger, ["image"], freeze=True)
     extract(Project(larger.root), ["image"])
     (checkpoint,) = [p for p in larger.checkpoints.glob("image-*") if p.name == "image-2"]
-    folder = larger.runs / ".resume-selftrain" / "0123456789abcdef" / "encoders-2" / "checkpoints"
+    folder = larger.runs_folder / ".resume-selftrain" / "0123456789abcdef" / "encoders-2" / "checkpoints"
     folder.mkdir(parents=True)
     checkpoint.rename(folder / "image-1")
     project = edited(larger, "size = 64\ntokens = 2", "size = 32")
     assert find_unreferenced(project).garbage == []
-    shutil.rmtree(larger.runs / ".resume-selftrain")
+    shutil.rmtree(larger.runs_folder / ".resume-selftrain")
     (one,) = find_unreferenced(Project(project.root)).garbage
     assert one.name.startswith("test_efficientnet-")
 

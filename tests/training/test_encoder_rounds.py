@@ -21,7 +21,7 @@ from mmfeat.workflows import extract as extraction
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict
-from mmfeat.workflows.selftrain import selftrain
+from mmfeat.workflows.selftrain import plan_selftrain, selftrain
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 EVERY = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
@@ -76,7 +76,7 @@ def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monk
     assert ensemble(now, [run.name, "text"]).run.record["transductive"]
     assert not ensemble(now, ["image", "text"]).run.record["transductive"]
     predict(now)
-    assert not (often.runs / ".resume-selftrain").exists()
+    assert not (often.runs_folder / ".resume-selftrain").exists()
 
 
 def test_typed_again_it_is_already_made_and_without_encoder_rounds_it_goes_on_from_the_encoders_of_now(often):
@@ -123,7 +123,7 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
     monkeypatch.setattr(extraction, "encode_missing", interrupted)
     with pytest.raises(KeyboardInterrupt):
         selftrain(often)
-    kept = sorted(path.name for path in (often.runs / ".resume-selftrain").glob("*/encoders-2/checkpoints/*"))
+    kept = sorted(path.name for path in (often.runs_folder / ".resume-selftrain").glob("*/encoders-2/checkpoints/*"))
     assert set(kept) >= {"image-1", "text-1"}
     fits = []
     monkeypatch.setattr(extraction, "encode_missing", original)
@@ -131,7 +131,7 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
     resumed = selftrain(Project(often.root, EVERY)).run
     assert [result.made for result in fits[0][0]] == [False, False]
     kept_logits = resumed.logits().logits
-    for folder in (often.runs, often.checkpoints):
+    for folder in (often.runs_folder, often.checkpoints):
         shutil.rmtree(folder)
     shutil.copytree(before, often.checkpoints)
     whole = selftrain(Project(often.root, EVERY)).run
@@ -140,20 +140,13 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
 
 
 def test_the_cost_is_told_first_and_no_is_no(often):
-    class Refused(Exception):
-        pass
-
-    def confirm(cost):
-        assert cost.names == ["image", "text"]
-        assert cost.times == 2
-        assert cost.n_rows == len(often.manifest.rows("train")) + len(often.manifest.rows("unlabelled"))
-        assert cost.seconds > 0
-        assert cost.mb > 0
-        raise Refused
-
-    with pytest.raises(Refused):
-        selftrain(often, confirm)
-    assert not list(often.runs.glob("selftrain-*"))
+    cost = plan_selftrain(often).cost()
+    assert cost.names == ["image", "text"]
+    assert cost.times == 2
+    assert cost.n_rows == len(often.manifest.rows("train")) + len(often.manifest.rows("unlabelled"))
+    assert cost.seconds > 0
+    assert cost.mb > 0
+    assert not list(often.runs_folder.glob("selftrain-*"))
 
 
 def test_on_the_command_line_it_asks_and_goes_on_with_yes(tuned):
@@ -161,10 +154,10 @@ def test_on_the_command_line_it_asks_and_goes_on_with_yes(tuned):
     asked = run_cli(*arguments, cwd=tuned.root, check=False)
     assert asked.returncode == 1
     assert "Encoder rounds: up to 1, each fine-tunes image and text on" in asked.stderr
-    assert not list(tuned.runs.glob("selftrain-*"))
+    assert not list(tuned.runs_folder.glob("selftrain-*"))
     done = run_cli(*arguments, "--yes", cwd=tuned.root)
-    assert "encoders anew after every 1 round" in done.stdout
-    record = json.loads((tuned.runs / "selftrain-1" / "run.json").read_text(encoding="utf-8"))
+    assert "encoders fine-tuned after every 1 round" in done.stdout
+    record = json.loads((tuned.runs_folder / "selftrain-1" / "run.json").read_text(encoding="utf-8"))
     assert len(record["rounds"]) >= 2
 
 

@@ -72,8 +72,8 @@ def test_no_figure_of_a_run_in_folds_is_in_sample(folded):
     assert learned.is_out_of_fold(ids).all()
     assert not np.any(learned.among(ids))
     assert [line.state for line in ranked_runs(project) if line.name == result.run.name] == ["current"]
-    evaluated = evaluate(project, [result.run.name], "train")
-    assert evaluated.n_folded[result.run.name] == evaluated.n_rows == len(project.manifest.rows("train"))
+    evaluated = evaluate(project, [result.run.name], split="train")
+    assert evaluated.n_out_of_fold[result.run.name] == evaluated.n_rows == len(project.manifest.rows("train"))
     assert model_record(project, compose(project, result.run.name))["n_trained"] == len(ids)
     assert result.labelled.n_rows == len(ids)
     assert not result.labelled.n_in_sample

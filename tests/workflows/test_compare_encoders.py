@@ -101,7 +101,7 @@ def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, t
     assert one.models[0].metrics.as_dict() == model.metrics.as_dict()
     used = use_encoders(Project(folder), one, "best")
     assert [u.lines for u in used] == [[]]
-    own = finetune(Project(folder), ["text"])[0][0]
+    own = finetune(Project(folder), ["text"]).encoders[0]
     assert not own.made  # the settings and the split are the same, so there is nothing left to do
     assert own.checkpoint.name == "text-2"
     assert own.metrics.scores.samples_f1 == pytest.approx(model.metrics.scores.samples_f1)
@@ -169,7 +169,7 @@ def test_an_own_encoder_becomes_the_latest_once(folder):
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Made checkpoints/image-1"]
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already there: checkpoints/image-1"]
     assert Project(folder).identity("image").checkpoint == "image-1"
-    assert not finetune(Project(folder), ["image"], freeze=True)[0][0].made
+    assert not finetune(Project(folder), ["image"], freeze=True).encoders[0].made
     with pytest.raises(ConfigError, match="--use rose: no encoder of the table"):
         use_encoders(Project(folder), result, "rose")
 

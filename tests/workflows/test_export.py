@@ -9,9 +9,9 @@ from helpers.command_line import run_cli
 
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, EncoderError, RunError
+from mmfeat.inference import model_export as exporting
 from mmfeat.predictor.card import limit_text
 from mmfeat.project.project import Project
-from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
 
 
@@ -34,7 +34,7 @@ def test_an_ensemble_has_each_encoder_once(exported):
 
 
 def test_half_the_size_is_near(trained, tmp_path, exported):
-    half = export(Project(trained), "fm3-1", tmp_path / "half", "float16")
+    half = export(Project(trained), "fm3-1", tmp_path / "half", dtype="float16")
     whole = sum(p.stat().st_size for p in exported.rglob("*.safetensors"))
     assert sum(p.stat().st_size for p in half.folder.rglob("*.safetensors")) < 0.55 * whole
     assert half.difference < 0.02
@@ -51,7 +51,7 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
 
 def test_a_destination_that_is_there_is_left_alone(trained, tmp_path):
     (tmp_path / "model").mkdir()
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists"):
         export(Project(trained), "fm3-1", tmp_path / "model")
     assert not list((tmp_path / "model").iterdir())
 
@@ -113,7 +113,7 @@ def test_the_command_says_what_it_made(trained, tmp_path):
     assert again.stdout.startswith(f"Already made from the same: {tmp_path / 'model'} (")
     other = run_cli("--project", str(trained), "export", "fm3-1", "model", cwd=tmp_path, check=False)
     assert other.returncode == 1
-    assert "is there already, made from something else" in other.stderr
+    assert "exists and was made from something else" in other.stderr
 
 
 def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_is_one_line(trained, tmp_path, monkeypatch):
 
     for error in (OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left")):
 
-        def full(*_, error=error):
+        def full(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr(exporting, "write_model", full)

@@ -13,10 +13,10 @@ from helpers.command_line import COMMAND, run_cli
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.seals import read_sealed, write_sealed
+from mmfeat.inference import model_export as exporting
 from mmfeat.predictor.folder import read_folder
 from mmfeat.project.project import Project
 from mmfeat.store.table_exports import FORMATS
-from mmfeat.workflows import export as exporting
 from mmfeat.workflows.export import export
 from mmfeat.workflows.store import export_features
 
@@ -57,7 +57,7 @@ def test_the_same_export_does_nothing_and_builds_nothing(trained, model, monkeyp
 )
 def test_another_export_is_refused(trained, model, run, more, overrides):
     before = state_of(model)
-    with pytest.raises(DataError, match="is there already, made from something else") as error:
+    with pytest.raises(DataError, match="exists and was made from something else") as error:
         export(Project(trained, overrides), run, model, **more)
     assert "\n" not in str(error.value)
     assert state_of(model) == before
@@ -84,7 +84,7 @@ def test_what_is_not_a_whole_export_of_the_same_is_refused(trained, model, damag
             model.mkdir()
             (model / "mine.txt").write_text("mine")
     before = state_of(model)
-    with pytest.raises(DataError, match="is there already") as error:
+    with pytest.raises(DataError, match="exists") as error:
         export(Project(trained), "fm3-1", model)
     assert "\n" not in str(error.value)
     assert state_of(model) == before
@@ -128,11 +128,11 @@ def test_other_features_rows_or_formats_are_refused(trained, kept, form):
     before = state_of(kept / f"out.{form}")
     other = next(one for one in FORMATS if one != form)
     for arguments in ((form, ["text"]), (form, ["text", "image"]), (form, None, "val"), (other,)):
-        with pytest.raises(DataError, match="is there already"):
+        with pytest.raises(DataError, match="exists"):
             export_features(Project(trained), kept / f"out.{form}", *arguments)
     changed = Project(trained)
     changed.manifest.labels[0, 0] ^= 1
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists"):
         export_features(changed, kept / f"out.{form}", form)
     assert state_of(kept / f"out.{form}") == before
 
@@ -143,17 +143,17 @@ def test_a_file_that_is_cut_short_or_of_the_first_version_is_not_taken_for_whole
     (shutil.copytree if form == "npy" else shutil.copy)(kept / target.name, target)
     victim = target / "embeddings.image.npy" if form == "npy" else target
     victim.write_bytes(victim.read_bytes()[:-100])
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists"):
         export_features(Project(trained), target, form)
     if form == "npy":
         victim.unlink()
-        with pytest.raises(DataError, match="is there already"):
+        with pytest.raises(DataError, match="exists"):
             export_features(Project(trained), target, form)
     if form == "h5":
         shutil.copy(kept / target.name, target)
         with h5py.File(target, "r+") as h5:
             del h5.attrs["made_from"]
-        with pytest.raises(DataError, match="is there already"):
+        with pytest.raises(DataError, match="exists"):
             export_features(Project(trained), target, form)
 
 
@@ -162,7 +162,7 @@ def test_anything_else_is_left_alone(trained, tmp_path):
         target = tmp_path / make
         target.mkdir() if form == "npy" else target.write_text("mine")
         before = state_of(target)
-        with pytest.raises(DataError, match="is there already"):
+        with pytest.raises(DataError, match="exists"):
             export_features(Project(trained), target, form)
         assert state_of(target) == before
 

@@ -53,18 +53,18 @@ def refuse(monkeypatch, project: Project, rows: np.ndarray) -> None:
 
 
 def test_what_was_made_before_is_in_use_again(project):
-    (first,), _ = finetune(project, ["text"], freeze=True)
-    (second,), _ = finetune(Project(project.root), ["text"])
-    (third,), _ = finetune(Project(project.root), ["text"], freeze=True)
+    (first,) = finetune(project, ["text"], freeze=True).encoders
+    (second,) = finetune(Project(project.root), ["text"]).encoders
+    (third,) = finetune(Project(project.root), ["text"], freeze=True).encoders
     assert [one.checkpoint.name for one in (first, second, third)] == ["text-1", "text-2", "text-3"]
     assert Project(project.root).identity("text").checkpoint == "text-3"
     assert third.checkpoint.frozen
     assert third.checkpoint.output().key == first.checkpoint.output().key
     assert not third.made
     assert third.metrics.as_dict() == first.metrics.as_dict()
-    (again,), _ = finetune(Project(project.root), ["text"], freeze=True)
+    (again,) = finetune(Project(project.root), ["text"], freeze=True).encoders
     assert again.checkpoint.name == "text-3"
-    (tuned,), _ = finetune(Project(project.root), ["text"])
+    (tuned,) = finetune(Project(project.root), ["text"]).encoders
     assert (tuned.checkpoint.name, tuned.made) == ("text-4", False)
     assert Project(project.root).identity("text").checkpoint == "text-4"
 
@@ -84,7 +84,8 @@ def test_a_checkpoint_that_the_file_does_not_take_is_said(project, named):
 def test_without_val_rows_the_last_epoch_counts(project, freeze):
     split = project.manifest.split.copy()
     split[:] = "train"
-    (result,), baseline = finetune(save(project, split=split), ["text"], freeze)
+    found = finetune(save(project, split=split), ["text"], freeze=freeze)
+    (result,), baseline = found.encoders, found.baseline
     assert (result.metrics, baseline) == (None, None)
     history = result.checkpoint.record["history"]
     assert result.checkpoint.record["best_epoch"] == len(history) == (3 if freeze else 2)
@@ -92,7 +93,7 @@ def test_without_val_rows_the_last_epoch_counts(project, freeze):
 
 def test_val_rows_that_cannot_be_encoded_are_as_none(project, monkeypatch):
     refuse(monkeypatch, project, project.manifest.rows("val"))
-    (result,), _ = finetune(project, ["image"])
+    (result,) = finetune(project, ["image"]).encoders
     assert result.metrics is None
     assert result.checkpoint.record["best_epoch"] == 2
 
@@ -101,7 +102,7 @@ def test_val_rows_that_cannot_be_encoded_are_as_none(project, monkeypatch):
 def test_no_row_to_train_on_that_can_be_encoded_is_one_line(project, monkeypatch, freeze):
     refuse(monkeypatch, project, project.manifest.rows("train"))
     with pytest.raises((DataError, EncoderError), match=r"encoder.image: no labelled row to train on can be"):
-        finetune(project, ["image"], freeze)
+        finetune(project, ["image"], freeze=freeze)
 
 
 def test_an_encoder_whose_modality_no_row_has_is_refused_before_any_work(project):
@@ -122,7 +123,7 @@ def test_float16_is_not_trained_on_a_cpu(project):
     assert not project.checkpoints.exists()
     assert training_precision("auto", "bfloat16", torch.device("cpu")) == "bfloat16"
     assert training_precision("float16", "float32", torch.device("cuda")) == "float16"
-    (result,), _ = finetune(project, ["text"], freeze=True)  # encoding in float16 is another matter
+    (result,) = finetune(project, ["text"], freeze=True).encoders  # encoding in float16 is another matter
     assert result.metrics is not None
 
 
@@ -143,7 +144,7 @@ def test_float16_scales_its_loss_and_resumes_with_its_scale(project, monkeypatch
     monkeypatch.setattr(encoders.EncoderFit, "_keep", watched)
 
     def tensors() -> bytes:
-        (result,), _ = finetune(Project(project.root), ["text"])
+        (result,) = finetune(Project(project.root), ["text"]).encoders
         assert np.isfinite([epoch["train_loss"] for epoch in result.checkpoint.record["history"]]).all()
         return (result.checkpoint.folder / "encoder.safetensors").read_bytes()
 
@@ -157,7 +158,7 @@ def test_float16_scales_its_loss_and_resumes_with_its_scale(project, monkeypatch
 
 
 def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
-    (tuned,), _ = finetune(project, ["text"])
+    (tuned,) = finetune(project, ["text"]).encoders
     extract(project)
     keep = list(project.manifest.classes)[:-1]
     m = project.manifest
@@ -166,7 +167,7 @@ def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
     done = run_cli("evaluate", "text", cwd=project.root, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "is for other classes than the manifest. Run: mmfeat finetune text --freeze" in done.stderr
-    (refitted,), _ = finetune(fewer, ["text"], freeze=True)
+    (refitted,) = finetune(fewer, ["text"], freeze=True).encoders
     assert "as fine-tuned in text-1" in refitted.note
     assert ", 0 encoded" in refitted.note
     assert refitted.checkpoint.encoder_key == tuned.checkpoint.encoder_key
@@ -174,7 +175,7 @@ def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
     again = Project(project.root)
     assert again.identity("text").checkpoint == "text-2"
     assert again.identity("text").spec.key == tuned.checkpoint.encoder_key
-    ((same,), _) = finetune(again, ["text"], freeze=True)
+    (same,) = finetune(again, ["text"], freeze=True).encoders
     assert (same.checkpoint.name, same.made) == ("text-2", False)
 
 
@@ -182,7 +183,7 @@ def test_a_class_without_a_positive_is_said_and_learned_as_no(project, capsys):
     labels = project.manifest.labels.copy()
     train = project.manifest.rows("train")
     labels[train, 0] = np.minimum(labels[train, 0], 0)
-    (result,), _ = finetune(save(project, labels=labels), ["text"])
+    (result,) = finetune(save(project, labels=labels), ["text"]).encoders
     assert np.isfinite([record["train_loss"] for record in result.checkpoint.record["history"]]).all()
     name = project.manifest.classes[0]
     assert f"1 class has no positive among the rows to train on: {name!r}" in capsys.readouterr().err

@@ -454,7 +454,7 @@ def test_answers_are_not_overwritten_and_corrected_rows_not_asked_again(reviewed
         review(project, "crossattn-1", 5)
     assert file.read_bytes() == filled
     applied = apply_review(project, file)
-    assert "labelled       1   were not; now" in applied.lines[0]
+    assert "labelled       1   were unlabelled, are now" in applied.lines[0]
     found = review(Project(reviewed), "crossattn-1", 80, out=reviewed / "more.csv")
     asked_again = [unharmed(row[0]) for row in cells(found.file.read_bytes())[1:]]
     assert first not in asked_again

@@ -311,9 +311,9 @@ def test_everything_right_of_the_wall_takes_it(extracted, tmp_path):
     project = in_use(extracted, made.table)
     with pytest.raises(ConfigError, match="mmfeat finetune image text, and: mmfeat finetune clip --freeze"):
         finetune(project, ["clip"])
-    (result,), _ = finetune(project, ["clip"], freeze=True)
+    (result,) = finetune(project, ["clip"], freeze=True).encoders
     assert (result.made, result.checkpoint.name, result.width) == (True, "clip-1", WIDTH)
-    assert not finetune(Project(project.root), ["clip"], freeze=True)[0][0].made
+    assert not finetune(Project(project.root), ["clip"], freeze=True).encoders[0].made
     project = Project(project.root)
     extraction = extract(project, ["clip"])
     assert extraction.encoders[0].imported

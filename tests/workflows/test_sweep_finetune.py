@@ -108,7 +108,7 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
     settings = tomllib.loads("\n".join(lines))["finetune"]["text"]
     assert settings == result.cells[0].values
     own = {f"finetune.text.{key}": value for key, value in settings.items()}
-    made = finetune(Project(folder, own), ["text"])[0][0]
+    made = finetune(Project(folder, own), ["text"]).encoders[0]
     assert (made.made, made.checkpoint.name) == (False, "text-2")
     figures = result.cells[0].fits[0]["figures"]
     assert made.metrics.scores.samples_f1 == pytest.approx(figures["samples_f1"])
@@ -209,7 +209,7 @@ def test_tables_have_every_cell():
     assert lowest_loss(cells[2:]) is None
     lines = sweep_table("9 val rows", cells, "samples-f1", in_sample=True).splitlines()
     assert "0.850 ± 0.071" in lines[1]
-    assert "in-sample samples-F1" in lines[0]
+    assert "in-sample samples F1" in lines[0]
     assert [line.endswith("lowest loss") for line in lines[1:]] == [False, True, False]
     rows = list(csv.DictReader(io.StringIO(sweep_csv(cells, "samples-f1", title="encoder", numbers=TRAINED))))
     assert [row["encoder"] for row in rows] == ["text"] * 3

@@ -142,7 +142,7 @@ def test_before_it_is_fitted_it_says_what_to_type(worded):
 
 
 def test_from_the_captions_to_a_model_of_its_own(worded, tmp_path):
-    (one,), _ = finetune(worded, ["words"])
+    (one,) = finetune(worded, ["words"]).encoders
     assert (one.checkpoint.name, one.made) == ("words-1", True)
     project = Project(worded.root)
     extract(project, ["words"])
@@ -162,10 +162,10 @@ def test_from_the_captions_to_a_model_of_its_own(worded, tmp_path):
 
 
 def test_typed_again_it_is_done_and_freeze_means_the_same(worded, monkeypatch):
-    (first,), _ = finetune(worded, ["words"])
+    (first,) = finetune(worded, ["words"]).encoders
     monkeypatch.setattr(TfidfEncoder, "fit", None)
     for freeze in (True, False):
-        (again,), _ = finetune(Project(worded.root), ["words"], freeze=freeze)
+        (again,) = finetune(Project(worded.root), ["words"], freeze=freeze).encoders
         assert (again.checkpoint.name, again.made) == ("words-1", False)
         assert again.metrics.as_dict() == first.metrics.as_dict()
     (plan,) = plan_finetune(Project(worded.root, dry=True), ["words"])
@@ -187,7 +187,7 @@ def test_a_checkpoint_is_what_it_is(worded):
     before = Project(worded.root).identity("words").spec.key
     project = changed(Project(worded.root), "train", "other words")
     assert project.identity("words").spec.key == before
-    (again,), _ = finetune(project, ["words"])
+    (again,) = finetune(project, ["words"]).encoders
     assert again.checkpoint.name == "words-2"
     assert Project(worded.root).identity("words").spec.key != before
 
@@ -206,7 +206,7 @@ def test_other_settings_are_another_encoder(worded):
     path.write_text(path.read_text(encoding="utf-8") + "width = 3\n", encoding="utf-8")
     with pytest.raises(EncoderError, match="no vocabulary of these settings yet"):
         Project(worded.root).identity("words")
-    (one,), _ = finetune(Project(worded.root), ["words"])
+    (one,) = finetune(Project(worded.root), ["words"]).encoders
     assert (one.checkpoint.name, one.width) == ("words-2", 3)
 
 

@@ -235,6 +235,6 @@ def test_a_project_of_it_trains_and_is_exported(project_folder, tmp_path, runtim
     file.write_text(text, encoding="utf-8")
     finetune(Project(project_folder), ["image"], freeze=runtime == "onnx")
     extract(Project(project_folder), ["image"])
-    result = export(Project(project_folder), "image", tmp_path / "model", runtime=runtime)
+    result = export(Project(project_folder), "image", tmp_path / "model", format=runtime)
     assert result.n_checked > 0
     assert result.difference < 1e-3

@@ -193,7 +193,7 @@ def test_stopped_within_an_epoch_it_ends_with_the_same_bytes(project, monkeypatc
     settings = {"ema": 0.9, "epochs": 3, "batch_size": 8, "randaugment": 5, "crop": 0.5, "start_size": 24}
 
     def tensors() -> bytes:
-        (result,), _ = finetune(with_options(project, "image", **settings), ["image"])
+        (result,) = finetune(with_options(project, "image", **settings), ["image"]).encoders
         return (result.checkpoint.folder / "encoder.safetensors").read_bytes()
 
     straight = tensors()
@@ -216,8 +216,8 @@ def test_stopped_within_an_epoch_it_ends_with_the_same_bytes(project, monkeypatc
 
 
 def test_it_begins_with_the_output_of_the_frozen_encoder(project):
-    (frozen,), _ = finetune(project, ["text"], freeze=True)
-    (tuned,), _ = finetune(with_options(project, "text", head_first="true", lr=0), ["text"])
+    (frozen,) = finetune(project, ["text"], freeze=True).encoders
+    (tuned,) = finetune(with_options(project, "text", head_first="true", lr=0), ["text"]).encoders
     assert tuned.checkpoint.record["history"][0]["epoch"] == 0
     assert "no epoch was better than the frozen encoder" in tuned.note
     assert tuned.checkpoint.record["best_epoch"] == 0
@@ -240,7 +240,7 @@ def test_a_loss_that_is_no_number_keeps_the_best_epoch_before(project, monkeypat
         finetune(project, ["text"])
     assert Project(project.root).identity("text").checkpoint == "text-1"
     monkeypatch.setattr(EncoderFit, "_step", step)
-    (result,), _ = finetune(Project(project.root), ["text"])  # what was stopped is not what was asked for
+    (result,) = finetune(Project(project.root), ["text"]).encoders  # what was stopped is not what was asked for
     assert (result.checkpoint.name, result.made) == ("text-2", True)
 
 
@@ -270,7 +270,7 @@ def test_the_last_epoch_is_a_checkpoint_of_its_own(project, monkeypatch):
 
     monkeypatch.setattr(EncoderFit, "_judge", first_is_best)
     project = Project(project.root, {"metric": "loss", "finetune.text.lr": "0.01"})
-    (result,), _ = finetune(project, ["text"])
+    (result,) = finetune(project, ["text"]).encoders
     assert result.checkpoint.record["best_epoch"] == 1
     path = project.root / "mmfeat.toml"
     text = path.read_text().replace("[encoder.text]", '[encoder.text]\ncheckpoint = "checkpoints/text-1/last"')
@@ -287,7 +287,7 @@ def test_a_learning_curve_and_tensorboard_files_lie_beside_it(project):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (result,), _ = finetune(project, ["text"])
+    (result,) = finetune(project, ["text"]).encoders
     with Image.open(result.checkpoint.folder / "learning-curve.png") as image:
         assert image.width > 500
     (folder,) = (project.checkpoints / "tensorboard").iterdir()
@@ -298,10 +298,10 @@ def test_a_learning_curve_and_tensorboard_files_lie_beside_it(project):
 
 
 def test_the_users_synonyms_are_read_and_change_the_plan(project, tmp_path):
-    first = finetune(project, ["text"])[0][0].checkpoint
+    first = finetune(project, ["text"]).encoders[0].checkpoint
     (project.root / "mine.csv").write_text("red, crimson\n", encoding="utf-8")
     mine = Project(project.root, {"finetune.synonyms": "mine.csv"})
-    second = finetune(mine, ["text"])[0][0].checkpoint
+    second = finetune(mine, ["text"]).encoders[0].checkpoint
     assert (first.name, second.name) == ("text-1", "text-2")
     (project.root / "mine.csv").write_text("red\n", encoding="utf-8")
     done = run_cli("finetune", "text", "--synonyms", "mine.csv", cwd=project.root, check=False)
@@ -312,7 +312,7 @@ def test_the_users_synonyms_are_read_and_change_the_plan(project, tmp_path):
 
 def test_it_stops_when_val_no_longer_rises(project):
     options = {"metric": "loss", "finetune.text.lr": "0", "finetune.text.epochs": "9", "finetune.text.patience": "2"}
-    (result,), _ = finetune(Project(project.root, options), ["text"])
+    (result,) = finetune(Project(project.root, options), ["text"]).encoders
     assert [r["epoch"] for r in result.checkpoint.record["history"]] == [1, 2, 3]  # the first is best, then two in vain
 
 
@@ -326,7 +326,7 @@ def test_the_optimizer_is_the_one_that_is_asked_for(project):
 @pytest.mark.parametrize("name", ["image", "text"])
 def test_val_rows_are_scored_as_extraction_sees_them(project, name):
     """However wild the augmentation: the figures while training are those of the stored features."""
-    (result,), _ = finetune(with_options(project, name, crop=0.1, randaugment=9, start_size=16), [name])
+    (result,) = finetune(with_options(project, name, crop=0.1, randaugment=9, start_size=16), [name]).encoders
     (best,) = [r for r in result.checkpoint.record["history"] if r["epoch"] == result.checkpoint.record["best_epoch"]]
     assert best["val_loss"] == pytest.approx(result.metrics.scores.loss, abs=1e-3)  # the store keeps float16
     assert best["val_map"] == pytest.approx(result.metrics.scores.map, abs=0.02)

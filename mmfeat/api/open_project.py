@@ -1,0 +1,164 @@
+"""A project for Python: each command works on the folder as it is at that moment."""
+
+from __future__ import annotations
+
+import functools
+import html
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.progress import quiet
+from mmfeat.common.text import counted
+from mmfeat.config.read_keys import check_read
+from mmfeat.config.schema import FILE_NAME, Config
+from mmfeat.project.project import Project as ProjectSnapshot
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="OpenProject")
+
+Reads = Collection[str] | Callable[[Config], Collection[str]]
+Settings = dict[str, Any]
+
+
+def verb(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method a command: it shows progress only if the project does, and its changes are seen afterwards."""
+
+    @functools.wraps(method)
+    def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        with quiet(not self.progress):
+            result = method(self, *args, **kwargs)
+        self._renew()
+        return result
+
+    return run
+
+
+class OpenProject(ProjectSnapshot):
+    """A folder with mmfeat.toml. Attributes such as `manifest` and `config` are read when they are first used.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of mmfeat.toml, or any folder below it.
+    overrides : dict, optional
+        Dotted key to value, such as `{"device": "cpu"}`. Overrides mmfeat.toml in every command.
+    dry : bool
+        Whether nothing may be written.
+    progress : bool
+        Whether commands show progress and notes on stderr.
+
+    Raises
+    ------
+    ConfigError
+        There is no mmfeat.toml at or above the folder, or it has a mistake.
+    """
+
+    def __init__(
+        self, folder: Path | str = ".", overrides: Settings | None = None, dry: bool = False, *, progress: bool = True
+    ) -> None:
+        super().__init__(folder, overrides, dry)
+        self.overrides: Settings = dict(overrides or {})
+        self.progress = progress
+
+    def with_settings(self, settings: Settings) -> Any:
+        """The same project with other values for some keys of mmfeat.toml, in every command.
+
+        Parameters
+        ----------
+        settings : dict of str to Any
+            Dotted key to value. A value of None leaves the key as it is.
+
+        Raises
+        ------
+        ConfigError
+            A key is unknown, or a value is wrong.
+        """
+        overrides = self.overrides | {key: value for key, value in settings.items() if value is not None}
+        return type(self)(self.root, overrides, self.dry, progress=self.progress)
+
+    def _snapshot(
+        self, settings: Settings | None, options: Settings, reads: Reads | None = None, *, dry: bool = False
+    ) -> ProjectSnapshot:
+        """The folder as it is now, for one command.
+
+        Parameters
+        ----------
+        settings : dict, optional
+            The command's argument `settings`.
+        options : dict of str to Any
+            Dotted key to the value of the command's own argument. None leaves the key as it is.
+        reads : collection of str, or callable, optional
+            Keys that the command reads. An override of another key is an error.
+        """
+        overrides = joined_settings(settings, options)
+        project = ProjectSnapshot(self.root, self.overrides | overrides, dry or self.dry)
+        if reads is not None:
+            check_read(overrides, reads(project.config) if callable(reads) else reads)
+        return project
+
+    def _renew(self) -> None:
+        """Forget what was read of the folder, so that it is read again."""
+        root, overrides, dry, progress = self.root, self.overrides, self.dry, self.progress
+        self.__dict__.clear()
+        type(self).__init__(self, root, overrides, dry, progress=progress)
+
+    def _about(self) -> list[str]:
+        lines = [f"Project {self.root}"]
+        try:
+            manifest = self.manifest
+        except DataError as error:
+            return [*lines, str(error)]
+        parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test", "unlabelled")]
+        rows = f"{counted(manifest.n_samples, 'row')} ({', '.join(part for part in parts if part[0] != '0')})"
+        lines.append(f"{rows}, {counted(len(manifest.classes), 'class', 'classes')}")
+        return [*lines, "; ".join(f"encoder {name}: {table.model}" for name, table in self.config.encoder.items())]
+
+    def __repr__(self) -> str:
+        """The folder, its rows, classes and encoders."""
+        return "\n".join(self._about())
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return "<p>" + "<br>".join(html.escape(line) for line in self._about()) + "</p>"
+
+
+def joined_settings(settings: Settings | None, options: Settings) -> Settings:
+    """The overrides of one call: `settings`, and the options that are not None.
+
+    Raises
+    ------
+    ConfigError
+        A key is in both.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in settings or {}:
+        if key in given:
+            raise ConfigError(f"{key} is given twice: as an argument and in settings. Leave one of them out")
+        if not key or not all(key.split(".")):
+            raise ConfigError(
+                f"settings: {key!r} is not a key of {FILE_NAME}. Write one such as fuse.crossattn.dropout"
+            )
+    return given | (settings or {})
+
+
+def texts(value: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    """One text or several as a tuple."""
+    if value is None or value == "":
+        return ()
+    return (str(value),) if isinstance(value, str | Path) else tuple(map(str, value))
+
+
+def as_typed(settings: Settings) -> dict[str, str]:
+    """Values of a sweep as they are typed on the command line: several of a key are separated by commas."""
+    return {key: _typed(value) for key, value in settings.items()}
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    return ",".join(_typed(one) for one in value)

@@ -1,0 +1,169 @@
+"""The commands that use runs, as methods of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmfeat.api.open_project import OpenProject, Settings, texts, verb
+from mmfeat.api.store_verbs import decision_options
+from mmfeat.common.errors import ConfigError
+from mmfeat.config.read_keys import decision_keys
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.evaluate import EvaluateResult
+    from mmfeat.workflows.export import ExportResult
+    from mmfeat.workflows.predict import NewPredictions, PredictResult
+    from mmfeat.workflows.runs import RunsResult
+
+Paths = str | Path | Sequence[str | Path]
+
+
+class RunVerbs(OpenProject):
+    """Commands that use runs."""
+
+    @verb
+    def predict(
+        self,
+        *what: str | Path,
+        caption: str = "",
+        captions: str | Path = "",
+        images: Paths = (),
+        column: dict[str, str] | None = None,
+        split: str | None = None,
+        top_k: int | None = None,
+        format: str | None = None,
+        out: str | Path | None = None,
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> PredictResult | NewPredictions:
+        """Predict labels of the project's rows, of a new table, or of pictures.
+
+        Rows of the project are written to submission.csv or predictions.csv. Predictions of new samples are written only
+        if `out` is given.
+
+        Parameters
+        ----------
+        what : str
+            A run's name (the best run on val if there is none), and a table or pictures. Without these: rows of the project.
+        caption : str
+            One caption, with one picture or alone.
+        captions, images, column
+            Captions of several pictures (a table); images of a table; columns by role, such as `{"caption": "Title"}`.
+        split : str, optional
+            Rows of the project: `unlabelled` (when None), `val`, `test`, `train` or `all`.
+        top_k : int, optional
+            Give the k most probable classes in the file.
+        format, out : str, Path, optional
+            `csv`, `jsonl` or `parquet`, and the file.
+        """
+        from mmfeat.data.sample_kinds import kind_of_sample
+        from mmfeat.workflows.predict import predict, predict_new
+
+        names = [path.name for path in self.runs_folder.glob("[!.]*")]
+        samples = [str(one) for one in what if kind_of_sample(str(one), names)]
+        run = next((str(one) for one in what if str(one) not in samples), None)
+        if len(what) - len(samples) > 1:
+            raise ConfigError("give one run, and one table or pictures: p.predict('fm1-1', 'new.csv')")
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
+        new = samples or caption or captions or texts(images) or column
+        if not new:
+            more: dict[str, Any] = {"top_k": top_k, "out": out, "overwrite": overwrite}
+            return predict(project, run, split=split or "unlabelled", format=format, **more)
+        if split is not None:
+            raise ConfigError("split names rows of the project. Leave it out, or the new samples")
+        return predict_new(
+            samples,
+            caption=caption,
+            captions=str(captions),
+            images=texts(images),
+            columns=column,
+            project=project,
+            run=run,
+            format=format,
+            top_k=top_k,
+            out=out,
+            overwrite=overwrite,
+        )
+
+    @verb
+    def evaluate(
+        self,
+        *names: str,
+        split: str = "val",
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> EvaluateResult:
+        """Score runs and encoders on the same rows.
+
+        Parameters
+        ----------
+        names : str
+            Runs and encoders. The best run when empty.
+        split : str
+            `val`, `test`, `train` or `train+val`.
+        """
+        from mmfeat.workflows.evaluate import evaluate
+
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        project = self._snapshot(settings, options, ("predict", "metric", "device"))
+        return evaluate(project, names, split=split, overwrite=overwrite)
+
+    @verb
+    def runs(
+        self,
+        *,
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        settings: Settings | None = None,
+    ) -> RunsResult:
+        """List runs and encoders on the current val rows, best first."""
+        from mmfeat.workflows.runs import runs
+
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        return runs(self._snapshot(settings, options, ("predict", "metric", "device")))
+
+    @verb
+    def export(
+        self,
+        run: str,
+        destination: str | Path,
+        *,
+        dtype: str = "float32",
+        format: str = "torch",
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        settings: Settings | None = None,
+    ) -> ExportResult:
+        """Write a run, or an encoder with a linear probe, as one folder that needs no project.
+
+        Parameters
+        ----------
+        dtype : str
+            Type of the stored weights: `float32` or `float16`.
+        format : str
+            What executes the model: `torch` or `onnx`.
+        """
+        from mmfeat.workflows.export import export
+
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        project = self._snapshot(settings, options, lambda config: decision_keys(config, True))
+        return export(project, run, destination, dtype=dtype, format=format)

@@ -1,0 +1,200 @@
+"""The commands about the store and about a person's review, as methods of a project."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmfeat.api.open_project import OpenProject, Settings, joined_settings, texts, verb
+from mmfeat.common.errors import ConfigError
+from mmfeat.config.read_keys import TOP, decision_keys
+
+if TYPE_CHECKING:
+    from mmfeat.report.settings_table import SettingsResult
+    from mmfeat.workflows.apply_review import AppliedReview
+    from mmfeat.workflows.encoders import Encoders
+    from mmfeat.workflows.review import ReviewResult
+    from mmfeat.workflows.status import StatusResult
+    from mmfeat.workflows.store import FeaturesResult, GarbageResult, VerifyResult
+    from mmfeat.workflows.store_import import ImportResult
+
+
+class StoreVerbs(OpenProject):
+    """Commands about encoders, the store and reviews."""
+
+    @verb
+    def status(
+        self,
+        *,
+        config: bool = False,
+        store: bool = False,
+        rehash: bool = False,
+        metric: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        settings: Settings | None = None,
+    ) -> StatusResult | SettingsResult:
+        """Count for each encoder the rows that are cached, missing, stale and unreadable.
+
+        Parameters
+        ----------
+        config : bool
+            Return every setting with its value and origin instead.
+        store : bool
+            Also list what lies in the store (`.stored`).
+        rehash : bool
+            Read every image again instead of trusting its size, time and inode.
+        """
+        from mmfeat.report.settings_table import SettingsResult
+        from mmfeat.workflows.status import status, store_status
+
+        options = {"metric": metric, "seed": seed, "device": device}
+        if not config and joined_settings(settings, options):
+            raise ConfigError("status counts features whatever the settings are. To see settings: status(config=True)")
+        project = self._snapshot(settings, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
+        if config:
+            return SettingsResult.of(project.config)
+        result = status(project, rehash)
+        return dataclasses.replace(result, stored=store_status(project)) if store else result
+
+    @verb
+    def encoders(self, pattern: str | None = None) -> Encoders:
+        """List encoders with parameters, size, width and input.
+
+        Parameters
+        ----------
+        pattern : str, optional
+            A part of a model's name, or a pattern with `*`. The project's and the paper's encoders when None.
+        """
+        from mmfeat.workflows.encoders import encoders, models
+
+        return encoders(self.root) if pattern is None else models(pattern)
+
+    @verb
+    def store_verify(self) -> VerifyResult:
+        """Compare every file of the store with its checksum."""
+        from mmfeat.workflows.store import verify_store
+
+        return verify_store(self._snapshot(None, {}))
+
+    @verb
+    def store_gc(self, *, yes: bool = False, forget: Sequence[str | Path] = ()) -> GarbageResult:
+        """Find the features that no project refers to.
+
+        Parameters
+        ----------
+        yes : bool
+            Remove them. Otherwise they are only listed.
+        forget : sequence of Path
+            Folders of deleted projects that need their features no more.
+        """
+        from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
+
+        project = self._snapshot(None, {})
+        result = find_unreferenced(project, texts(forget))
+        if yes and result.garbage:
+            remove_unreferenced(project, result)
+        return result
+
+    @verb
+    def store_export(
+        self, destination: str | Path, *names: str, format: str | None = None, split: str = "all"
+    ) -> FeaturesResult:
+        """Write embeddings, logits and tokens, aligned with ids, labels and splits.
+
+        Parameters
+        ----------
+        destination : Path
+            A file; a folder with format npy.
+        names : str
+            Encoders. All when empty.
+        format : str, optional
+            `h5`, `npy`, `parquet` or `safetensors`. By the destination's suffix when None, else npy.
+        split : str
+            `all`, `train`, `val`, `test` or `unlabelled`.
+        """
+        from mmfeat.workflows.store import export_features
+
+        suffix = Path(destination).suffix[1:]
+        by_suffix = {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}
+        form = format or by_suffix.get(suffix, "npy")
+        return export_features(self._snapshot(None, {}), str(destination), form, list(names) or None, split)
+
+    @verb
+    def store_import(
+        self, name: str, file: str | Path, *, ids: str | Path | None = None, array: str = ""
+    ) -> ImportResult:
+        """Make embeddings of another tool an encoder of the project.
+
+        Parameters
+        ----------
+        name : str
+            The encoder's name.
+        file : Path
+            .npy, .parquet, .h5 or .safetensors.
+        ids : Path, optional
+            The ids in the order of the rows: .csv, .txt, .npy or .json. Those in the file when None.
+        array : str
+            The data set, column or tensor with the embeddings. Found by itself when empty.
+        """
+        from mmfeat.workflows.store_import import import_embeddings
+
+        return import_embeddings(self._snapshot(None, {}), name, str(file), None if ids is None else str(ids), array)
+
+    @verb
+    def review(
+        self,
+        run: str | None = None,
+        *,
+        n: int = 50,
+        split: str = "unlabelled",
+        out: str | Path | None = None,
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> ReviewResult:
+        """Write a table of the rows that are most worth a person's look.
+
+        Parameters
+        ----------
+        run : str, optional
+            The best run on val when None.
+        n : int
+            Number of rows.
+        split : str
+            `unlabelled`; or `train` or `val`: labelled rows whose labels the model contradicts.
+        out : Path, optional
+            The file to write. review.csv in the project when None.
+        """
+        from mmfeat.workflows.review import review
+
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
+        return review(project, run, n, split, None if out is None else str(out), overwrite)
+
+    @verb
+    def apply_review(self, file: str | Path, *, overwrite: bool = False) -> AppliedReview:
+        """Take over the labels of a review that a person has filled in."""
+        from mmfeat.workflows.apply_review import apply_review
+
+        return apply_review(self._snapshot(None, {}), str(file), overwrite)
+
+    @verb
+    def undo_review(self, *, overwrite: bool = False) -> AppliedReview:
+        """Take the last applied review back."""
+        from mmfeat.workflows.apply_review import undo_review
+
+        return undo_review(self._snapshot(None, {}), overwrite)
+
+
+def decision_options(
+    threshold: float | str | None, empty: str | None, calibration: str | None, **more: object
+) -> Settings:
+    """The arguments of a command that decides labels, by key of mmfeat.toml."""
+    return {"predict.threshold": threshold, "predict.empty": empty, "predict.calibration": calibration, **more}

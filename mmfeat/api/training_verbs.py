@@ -1,0 +1,208 @@
+"""The commands that encode and train, as methods of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmfeat.api.open_project import OpenProject, Settings, verb
+from mmfeat.common.errors import ConfigError, MmfeatError
+from mmfeat.config.read_keys import finetune_keys, fuse_keys, selftrain_keys
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.ensemble import EnsembleResult
+    from mmfeat.workflows.extract import ExtractDryRun, ExtractResult
+    from mmfeat.workflows.finetune import FinetuneDryRun, FinetuneResult
+    from mmfeat.workflows.fuse import FuseResult
+    from mmfeat.workflows.selftrain import SelftrainResult
+
+Names = str | Sequence[str]
+
+
+class TrainingVerbs(OpenProject):
+    """Commands that encode and train."""
+
+    @verb
+    def finetune(
+        self,
+        *names: str,
+        freeze: bool = False,
+        dry_run: bool = False,
+        recipe: str | None = None,
+        synonyms: str | Path | None = None,
+        metric: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        settings: Settings | None = None,
+    ) -> FinetuneResult | FinetuneDryRun:
+        """Fine-tune encoders, each with a linear output on its own modality.
+
+        Parameters
+        ----------
+        names : str
+            Encoders. All when empty.
+        freeze : bool
+            Keep the pretrained encoder and fit only its linear probe, on cached features.
+        dry_run : bool
+            Write nothing. Return what would be done, about how long and how many megabytes.
+        recipe, synonyms : str, Path
+            `finetune.recipe` and `finetune.synonyms` of mmfeat.toml.
+        """
+        from mmfeat.workflows.finetune import finetune, plan_finetune
+
+        options = {
+            "finetune.recipe": recipe,
+            "finetune.synonyms": None if synonyms is None else str(synonyms),
+            "metric": metric,
+            "seed": seed,
+            "device": device,
+        }
+        project = self._snapshot(settings, options, lambda config: finetune_keys(config, names, freeze), dry=dry_run)
+        return (plan_finetune if dry_run else finetune)(project, names, freeze=freeze)
+
+    @verb
+    def extract(
+        self,
+        *names: str,
+        shard: tuple[int, int] | None = None,
+        on_error: str = "record",
+        tune: bool = False,
+        dry_run: bool = False,
+        rehash: bool = False,
+        device: str | None = None,
+    ) -> ExtractResult | ExtractDryRun:
+        """Encode what the store lacks, and only that.
+
+        Parameters
+        ----------
+        names : str
+            Encoders. All when empty.
+        shard : (int, int), optional
+            `(k, n)`: only the k-th of n parts of the rows, counted from 1.
+        on_error : str
+            For a sample that cannot be read: `record` the reason and go on, or `stop`.
+        tune : bool
+            First measure what is fastest on this device, and remember it.
+        dry_run : bool
+            Write nothing. Return what would be done, about how long and how many megabytes.
+        rehash : bool
+            Read every image again instead of trusting its size, time and inode.
+        """
+        from mmfeat.workflows.extract import extract, plan_extract
+
+        if on_error not in ("record", "stop"):
+            raise ConfigError(f"on_error = {on_error!r}. Use one of: record, stop")
+        project = self._snapshot(None, {"device": device}, dry=dry_run)
+        if dry_run:
+            return plan_extract(project, names, shard=shard, rehash=rehash)
+        return extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash)
+
+    @verb
+    def fuse(
+        self,
+        *,
+        head: str | None = None,
+        inputs: Names | None = None,
+        seeds: int | None = None,
+        folds: int | None = None,
+        metric: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        settings: Settings | None = None,
+    ) -> FuseResult:
+        """Train a head on the cached embeddings of one or more encoders.
+
+        Parameters
+        ----------
+        head : str, optional
+            `crossattn`, `concat` or another head of docs/heads.md.
+        inputs : sequence of str, optional
+            Encoders.
+        seeds : int, optional
+            Number of seeds. The mean of their logits predicts.
+        folds : int, optional
+            5: each head is trained without a fifth of the labelled rows, which it then scores. 0: off.
+        """
+        from mmfeat.workflows.fuse import fuse
+
+        options = {"fuse.head": head, "fuse.inputs": inputs, "fuse.seeds": seeds, "fuse.folds": folds}
+        more = {"metric": metric, "seed": seed, "device": device}
+        return fuse(self._snapshot(settings, options | more, fuse_keys))
+
+    @verb
+    def ensemble(
+        self,
+        *members: str,
+        method: str = "mean",
+        metric: str | None = None,
+        device: str | None = None,
+        settings: Settings | None = None,
+    ) -> EnsembleResult:
+        """Join the logits of encoders and runs.
+
+        Parameters
+        ----------
+        members : str
+            A recipe (`fm1`, `fm2` or `fm3`), or names of encoders and runs. May be empty with `greedy`.
+        method : str
+            `mean`; or `weighted`, `per-class`, `stacked` or `greedy`, which are fitted and cross-fitted on val.
+        """
+        from mmfeat.config.schema import RECIPES
+        from mmfeat.workflows.ensemble import ensemble
+
+        recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
+        project = self._snapshot(
+            settings, {"metric": metric, "device": device}, (*recipe, "predict", "metric", "device")
+        )
+        return ensemble(project, list(members), method)
+
+    @verb
+    def selftrain(
+        self,
+        *,
+        rounds: int | None = None,
+        encoder_every: int | None = None,
+        policy: str | None = None,
+        head: str | None = None,
+        inputs: Names | None = None,
+        seeds: int | None = None,
+        metric: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        yes: bool = False,
+        settings: Settings | None = None,
+    ) -> SelftrainResult:
+        """Give the unlabelled rows pseudo-labels and train on them, in rounds, while the metric on val rises.
+
+        Parameters
+        ----------
+        rounds : int, optional
+            The most rounds.
+        encoder_every : int, optional
+            Fine-tune the encoders on pseudo-labels too, after every so many rounds. Needs `yes=True`.
+        policy : str, optional
+            How unlabelled rows get pseudo-labels: `soft`, `confident` or another policy of docs/commands.md.
+        head, inputs, seeds
+            As in :meth:`fuse`.
+        yes : bool
+            Accept the cost of fine-tuning encoders. The error without it names the cost.
+        """
+        from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
+
+        options = {
+            "selftrain.rounds": rounds,
+            "selftrain.encoder_every": encoder_every,
+            "selftrain.policy": policy,
+            "fuse.head": head,
+            "fuse.inputs": inputs,
+            "fuse.seeds": seeds,
+            "metric": metric,
+            "seed": seed,
+            "device": device,
+        }
+        project = self._snapshot(settings, options, selftrain_keys)
+        plan = plan_selftrain(project)
+        if not yes and (cost := plan.cost()) is not None:
+            raise MmfeatError(f"{about_cost(cost)} Nothing was done. To go on: yes=True")
+        return selftrain(project, plan)

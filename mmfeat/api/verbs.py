@@ -1,0 +1,162 @@
+"""A project whose methods are the commands, and how to make one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmfeat.api.open_project import texts, verb
+from mmfeat.api.run_verbs import RunVerbs
+from mmfeat.api.store_verbs import StoreVerbs
+from mmfeat.api.study_verbs import StudyVerbs
+from mmfeat.api.training_verbs import TrainingVerbs
+from mmfeat.common.errors import MmfeatError
+from mmfeat.common.progress import quiet, say
+
+if TYPE_CHECKING:
+    from mmfeat.workflows.init import InitResult
+
+Names = str | Sequence[str]
+Paths = str | Path | Sequence[str | Path]
+
+
+class Project(TrainingVerbs, RunVerbs, StudyVerbs, StoreVerbs):
+    """A folder with mmfeat.toml, whose methods are the commands.
+
+    Each method works on the folder as it is at that moment and returns a result with a readable text form. Arguments are
+    named as the command's options; `--set KEY=VALUE` is `settings={"KEY": VALUE}`.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of mmfeat.toml, or any folder below it. :func:`mmfeat.init` makes one.
+    overrides : dict, optional
+        Dotted key to value, such as `{"device": "cpu"}`. Overrides mmfeat.toml in every command.
+    dry : bool
+        Whether nothing may be written.
+    progress : bool
+        Whether commands show progress and notes on stderr.
+
+    Raises
+    ------
+    ConfigError
+        There is no mmfeat.toml at or above the folder, or it has a mistake.
+
+    Examples
+    --------
+    >>> import mmfeat as mf
+    >>> p = mf.init("tags", "photos.csv")  # doctest: +SKIP
+    >>> p.finetune(freeze=True)  # doctest: +SKIP
+    >>> p.extract()  # doctest: +SKIP
+    >>> run = p.fuse(head="crossattn")  # doctest: +SKIP
+    >>> run.export("model")  # doctest: +SKIP
+    """
+
+    @verb
+    def init(self, source: str | Path | None = None, **options: Any) -> InitResult:
+        """Bring the manifest up to date with its source. Arguments as in :func:`mmfeat.init`."""
+        return _init(self.root, source, options)
+
+
+def init(
+    folder: str | Path = ".",
+    source: str | Path | None = None,
+    *,
+    images: Paths = (),
+    id: str = "",
+    image: str = "",
+    caption: Names = (),
+    labels: Names = (),
+    absent: str = "",
+    group: str = "",
+    separator: str | None = None,
+    classes: str | Path = "",
+    val: float | None = None,
+    test: float | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Project:
+    """Make a folder a project, or bring its manifest up to date with its source.
+
+    Parameters
+    ----------
+    folder : Path
+        The project's folder. It is made if it does not exist.
+    source : Path, optional
+        A folder with train.csv and test.csv, COCO's files, a table, or a folder of Parquet files. As in mmfeat.toml when None.
+    images : Path or sequence of Path
+        Folders, zip or tar files of images, or patterns with `*`.
+    id, image, caption, labels, group : str
+        Columns. There may be several of captions and of labels.
+    absent : str
+        How unlisted labels are treated: `negative`, or `unknown` (requires explicit negatives).
+    separator : str, optional
+        Separator of the labels in one cell.
+    classes : Path
+        A CSV table with the class list in a column named label.
+    val, test : float, optional
+        Shares of the labelled rows that epochs and runs are selected on, and that only `evaluate(split="test")` reads.
+    seed : int, optional
+        Seed of the split and of everything random.
+    overwrite : bool
+        Whether to replace an init.log that was changed since it was written.
+    progress : bool
+        Whether commands show progress and notes on stderr.
+
+    Raises
+    ------
+    DataError
+        The source or the images cannot be used.
+    ConfigError
+        mmfeat.toml has a mistake, or contradicts the arguments.
+    """
+    options = {
+        "images": images,
+        "id": id,
+        "image": image,
+        "caption": caption,
+        "labels": labels,
+        "absent": absent,
+        "group": group,
+        "separator": separator,
+        "classes": classes,
+        "val": val,
+        "test": test,
+        "seed": seed,
+        "overwrite": overwrite,
+    }
+    folder = Path(folder).expanduser().resolve()
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with quiet(not progress):
+            result = _init(folder, source, options)
+            for warning in result.warnings:
+                say(f"Warning: {warning}")
+    except MmfeatError:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    return Project(folder, progress=progress)
+
+
+_COLUMNS = ("id", "image", "caption", "labels", "group")
+_SEVERAL = ("images", "caption", "labels")
+
+
+def _init(folder: Path, source: str | Path | None, options: dict[str, Any]) -> InitResult:
+    """Run `mmfeat init`. The options are named as on the command line."""
+    from mmfeat.workflows.init import init as init_folder
+
+    named: dict[str, Any] = {
+        f"{name}_column" if name in _COLUMNS else name: texts(value) if name in _SEVERAL else value
+        for name, value in options.items()
+        if value is not None
+    }
+    if "classes" in named:
+        named["classes"] = str(named["classes"])
+    return init_folder(folder, None if source is None else str(source), **named)

@@ -1,0 +1,47 @@
+"""What a command returns that makes a run: the run, its table, and how to export it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfeat.inference.model_export import ExportResult, export_model
+from mmfeat.project.project import Project
+from mmfeat.report.result import TableResult
+from mmfeat.runs.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunResult(TableResult):
+    """A run, made now or before.
+
+    Attributes
+    ----------
+    made : bool
+        False if the run existed and was made from the same rows, features and settings.
+    """
+
+    run: Run
+    made: bool
+
+    def export(
+        self,
+        destination: Path | str,
+        *,
+        dtype: str = "float32",
+        format: str = "torch",
+        settings: dict[str, Any] | None = None,
+    ) -> ExportResult:
+        """Write the run as one folder that needs no project; see :func:`mmfeat.inference.model_export.export_model`.
+
+        Parameters
+        ----------
+        settings : dict of str to Any, optional
+            Keys of mmfeat.toml to override, such as `{"predict.threshold": 0.4}`.
+        """
+        project = Project(self.run.folder.parent.parent, settings)
+        return export_model(project, self.run.name, destination, dtype=dtype, format=format)
+
+    def _about(self) -> str:
+        return f"{'Made' if self.made else 'Already made:'} runs/{self.run.name}"
