@@ -111,7 +111,9 @@ class ComparisonTable:
             return _aligned(head, rows)
         weakest = [k for k, *_ in self.models[0].metrics.scores.weakest(CLASSES_SHOWN)]
         text = _aligned(head, [rows[k] for k in weakest])
-        return f"{text}\nThe weakest {len(weakest)} of {len(rows):,} classes. All are in classes.csv."
+        return (
+            f"{text}\nThe weakest {len(weakest)} of {counted(len(rows), 'class', 'classes')}. All are in classes.csv."
+        )
 
     def _models(self) -> tuple[list[str], list[list[str]]]:
         columns = self.layout.columns
