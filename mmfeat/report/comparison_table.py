@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.common.csv_text import csv_text
-from mmfeat.common.text import shown
+from mmfeat.common.text import counted, shown
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.text_tables import table
