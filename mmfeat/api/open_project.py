@@ -6,7 +6,7 @@ import functools
 import html
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.progress import quiet
@@ -60,10 +60,13 @@ class OpenProject(ProjectSnapshot):
         self, folder: Path | str = ".", overrides: Settings | None = None, dry: bool = False, *, progress: bool = True
     ) -> None:
         super().__init__(folder, overrides, dry)
-        self.overrides: Settings = dict(overrides or {})
         self.progress = progress
 
-    def with_settings(self, settings: Settings) -> Any:
+    def reopened(self) -> Self:
+        """The same project with the files of its folder as they are now."""
+        return type(self)(self.root, self.overrides, self.dry, progress=self.progress)
+
+    def with_settings(self, settings: Settings) -> Self:
         """The same project with other values for some keys of mmfeat.toml, in every command.
 
         Parameters
