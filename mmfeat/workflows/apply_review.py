@@ -115,7 +115,7 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
         return AppliedReview(changed=False, lines=[], made=made_line, after="mmfeat review")
     now = project.reopened()
     change = difference(before, now.manifest)
-    lines = about_answers(answers, before, now.manifest, change)
+    lines = about_answers(answers, before, now.manifest, change=change)
     lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
     necessary, after = follows(now.config, change)
     lines += [*necessary, *_about_runs(now, before, change, states)]
