@@ -222,4 +222,4 @@ def test_the_folders_of_the_tests_are_those_of_the_packages():
     packages = {path.parent.relative_to(ROOT / "mmfeat").as_posix() for path in (ROOT / "mmfeat").rglob("__init__.py")}
     tests = ROOT / "tests"
     folders = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("*.py")}
-    assert folders - packages == {"cli", "journeys", "helpers", "fixtures"}
+    assert folders - packages == {"cli", "journeys", "helpers", "fixtures", "plugin_package"}

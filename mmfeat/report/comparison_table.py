@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.common.csv_text import csv_text
-from mmfeat.common.text import shown
+from mmfeat.common.text import counted, shown
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.text_tables import table
@@ -111,7 +111,9 @@ class ComparisonTable:
             return _aligned(head, rows)
         weakest = [k for k, *_ in self.models[0].metrics.scores.weakest(CLASSES_SHOWN)]
         text = _aligned(head, [rows[k] for k in weakest])
-        return f"{text}\nThe weakest {len(weakest)} of {len(rows):,} classes. All are in classes.csv."
+        return (
+            f"{text}\nThe weakest {len(weakest)} of {counted(len(rows), 'class', 'classes')}. All are in classes.csv."
+        )
 
     def _models(self) -> tuple[list[str], list[list[str]]]:
         columns = self.layout.columns

@@ -120,12 +120,8 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     necessary, after = follows(now.config, change)
     lines += [*necessary, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
-    return AppliedReview(
-        changed=True,
-        lines=lines,
-        made=f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo).",
-        after=after,
-    )
+    made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo)."
+    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
 
 
 def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
@@ -166,9 +162,8 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     if not same:
         lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without them")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
-    return AppliedReview(
-        changed=True, lines=lines, made=f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before.", after=after
-    )
+    made_line = f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before."
+    return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
 
 
 def _last(root: Path) -> Path | None:

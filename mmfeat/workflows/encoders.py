@@ -112,7 +112,7 @@ def models(pattern: str) -> Encoders:
 
 
 class _Descriptions:
-    """Descriptions of encoders, remembered for all projects of a user: to make them, timm and transformers are loaded."""
+    """Descriptions of encoders, remembered for all projects of a user: computing them loads timm and transformers."""
 
     def __init__(self) -> None:
         places = [os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME")]
@@ -150,7 +150,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
     for name, table in project.config.encoder.items():
         try:
             found[name] = descriptions.of(table, project.root)
-        except EncoderError as error:  # said in its line: the others are still of use
+        except EncoderError as error:  # shown in its row
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
         if table.made_elsewhere:
             with contextlib.suppress(MmfeatError):
@@ -159,7 +159,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
 
 
 def _known(descriptions: _Descriptions, model: str, modality: str) -> Description:
-    """A model as it is without further settings; one that is of no use as an encoder says why."""
+    """A model with default settings. Its note says why if it cannot be used as an encoder."""
     cls = encoder_table_class(modality, {"model": model})
     longest = {"max_length": LONGEST} if "max_length" in cls.__dataclass_fields__ else {}
     table = cls(model=model, **longest)

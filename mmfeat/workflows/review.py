@@ -54,6 +54,8 @@ class ReviewResult(TableResult):
         How many of the rows the run was trained on; empty without any.
     nothing : str
         What to fill in where no class applies.
+    columns : dict of str to list of str
+        The table that was written, by column.
     """
 
     file: Path

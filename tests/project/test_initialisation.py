@@ -210,7 +210,7 @@ def test_a_source_that_is_gone_is_said_and_its_folder_is_not_searched(tmp_path, 
     file = tmp_path / "project" / FILE_NAME
     file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("images ")))
     (tmp_path / "t.csv").unlink()
-    with pytest.raises(DataError, match=r"t.csv: the source is not there"):
+    with pytest.raises(DataError, match=r"t.csv: the source does not exist"):
         image_sources(load_config(file))
 
 

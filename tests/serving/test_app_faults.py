@@ -134,7 +134,7 @@ def test_an_allowed_page_may_read_the_answer_and_ask_beforehand(predictor):
     callers = Callers("127.0.0.1", (), ["http://localhost:3000"])
     with pytest.MonkeyPatch.context() as patch:
         made = serve.make_server
-        patch.setattr("test_serve.make_server", lambda p, limits: made(p, limits, callers=callers))
+        patch.setattr("helpers.server.make_server", lambda p, limits: made(p, limits, callers=callers))
         with serving(predictor, Limits()) as (port, _):
             page = {"Origin": "http://localhost:3000"}
             status, _, headers = ask(port, BODY, {**JSON, **page})

@@ -17,6 +17,7 @@ from mmfeat.project.staleness import is_current
 from mmfeat.selftraining import rounds
 from mmfeat.training import encoder_rounds
 from mmfeat.training.encoder_rounds import CAME_AFTER, as_before
+from mmfeat.training.encoder_training import finetune_encoders
 from mmfeat.workflows import extract as extraction
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.finetune import finetune
@@ -51,9 +52,9 @@ def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monk
 
     def recorded(overlay, names):
         taught.append(overlay.manifest)
-        return finetune(overlay, names)
+        return finetune_encoders(overlay, names)
 
-    monkeypatch.setattr(encoder_rounds, "finetune", recorded)
+    monkeypatch.setattr(encoder_rounds, "finetune_encoders", recorded)
     manifest, before = often.manifest, {name: often.identity(name) for name in ("image", "text")}
     run = selftrain(often).run
     assert [one["refitted"] for one in run.record["rounds"]] == [False, False, True, True][: len(run.record["rounds"])]
@@ -127,9 +128,11 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
     assert set(kept) >= {"image-1", "text-1"}
     fits = []
     monkeypatch.setattr(extraction, "encode_missing", original)
-    monkeypatch.setattr(encoder_rounds, "finetune", lambda *args: fits.append(finetune(*args)) or fits[-1])
+    monkeypatch.setattr(
+        encoder_rounds, "finetune_encoders", lambda *args: fits.append(finetune_encoders(*args)) or fits[-1]
+    )
     resumed = selftrain(Project(often.root, EVERY)).run
-    assert [result.made for result in fits[0][0]] == [False, False]
+    assert [result.made for result in fits[0]] == [False, False]
     kept_logits = resumed.logits().logits
     for folder in (often.runs_folder, often.checkpoints):
         shutil.rmtree(folder)

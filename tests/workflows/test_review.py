@@ -207,7 +207,7 @@ def test_classes_may_have_any_name(tmp_path):
         ("r0,,dog\nr0,,cat", ":3: repeats the id 'r0' of line 2"),
         ("r9,,\n,,", None),
         ("r0,dog", ":2: 2 cells under a header of 3"),
-        ("r0,,\x1b[31m", r"'\x1b[31m' is none"),
+        ("r0,,\x1b[31m", r"'\x1b[31m' is not among"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_place(tmp_path, rows, says):
@@ -312,7 +312,7 @@ def test_a_mistake_applies_nothing(tmp_path):
     folder = made(tmp_path / "a")
     before = state(folder)
     for said, says in (
-        ({"u0": "cat", "u1": "dgo"}, "csv:3: row 'u1': 'dgo' is none"),
+        ({"u0": "cat", "u1": "dgo"}, "csv:3: row 'u1': 'dgo' is not among the 2 classes"),
         ({"u0": ""}, "no row is filled in"),
     ):
         with pytest.raises(DataError, match=says):

@@ -182,7 +182,7 @@ def test_exports_are_aligned_with_the_table(extracted, tmp_path, form):
         np.testing.assert_array_equal(got[name].astype(np.float32), values)
     np.testing.assert_array_equal(labels, extracted.manifest.labels)
     np.testing.assert_array_equal(got_tokens.astype(np.float32), tokens)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         export_features(extracted, destination, form, ["text"])
 
 
@@ -201,7 +201,7 @@ def test_export_and_status_through_the_entry_point(extracted):
     assert again.stdout.splitlines()[-1].startswith("Already made from the same: out.h5 (80 rows). Next: ")
     other = run_cli("store", "export", "out.h5", "text", cwd=extracted.root, check=False)
     assert other.returncode == 1
-    assert "is there already" in other.stderr
+    assert "exists already" in other.stderr
     text = run_cli("status", "--store", cwd=extracted.root).stdout
     assert "encoder image" in text
     assert re.search(r"test_efficientnet-[0-9a-f]{12} +80 ", text)

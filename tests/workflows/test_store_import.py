@@ -257,11 +257,11 @@ def test_an_interrupted_import_counts_for_nothing_and_goes_on(project, tmp_path,
     files = written(tmp_path, ids, values)
     append, calls = imports.EncoderFeatures.append, []
 
-    def killed(self, *arguments):
+    def killed(self, *arguments, **more):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        append(self, *arguments)
+        append(self, *arguments, **more)
 
     monkeypatch.setattr(imports.EncoderFeatures, "append", killed)
     with pytest.raises(KeyboardInterrupt):

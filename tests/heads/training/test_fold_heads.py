@@ -78,7 +78,9 @@ def test_a_seed_in_company_is_the_seed_alone():
 def test_a_fold_that_is_left_out_teaches_what_nothing_known_teaches(fold):
     data, config = dealt(), dataclasses.replace(CONFIGS["linear"], epochs=2, weights="paper")
     rows = np.flatnonzero(data.fold >= 0)
-    members = folds_module._members("linear", data, config, [0], rows, np.arange(3), [rows[:5]] * 3)
+    members = folds_module._members(
+        "linear", data, config, seeds=[0], rows=rows, folds=np.arange(3), judging=[rows[:5]] * 3
+    )
     blind = dataclasses.replace(data, labels=data.labels.clone(), fold=None)
     blind.labels[torch.from_numpy(data.fold == fold)] = -1
     ((_, left_out),) = list(fit_stacks("linear", data, members, choose_by=lambda values: np.arange(3.0)))
