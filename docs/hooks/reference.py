@@ -75,7 +75,7 @@ def settings_table(table: str, rows: str) -> str:
 
 def settings_of(table: str) -> tuple[list[str], dict[str, tuple[list[str], str]]]:
     """The columns of defaults of a table of mmfeat.toml, and by key its defaults and accepted values."""
-    from mmfeat.config import schema
+    from mmfeat.config import encoder_tables, schema
     from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, recipe_settings
 
     if table == "finetune.NAME":
@@ -99,7 +99,7 @@ def settings_of(table: str) -> tuple[list[str], dict[str, tuple[list[str], str]]
         "encoder.other": "OtherEncoderConfig",
     }
     if table in encoders:
-        place = getattr(schema, encoders[table])()
+        place = getattr(encoder_tables, encoders[table])()
     else:
         place = getattr(schema.Config(), table) if table else schema.Config()
     return ["default"], {
@@ -168,11 +168,21 @@ def public_names() -> str:
         value = getattr(mmfeat, name)
         if callable(value):
             lines.append(f"::: {value.__module__}.{value.__qualname__}")
-            lines += (
-                ["    options:", "      inherited_members: true"] if name == "Project" else []
-            )  # of several classes
+            if name == "Project":
+                lines += ["    options:", "      inherited_members: true", f"      members: {verbs(value)}"]
             lines.append("")
     return "\n".join(lines)
+
+
+def verbs(project: type) -> list[str]:
+    """The methods of a project that are commands, and the data that they use."""
+    names = [name for name in dir(project) if not name.startswith("_")]
+    commands = [
+        name
+        for name in names
+        if callable(getattr(project, name)) and getattr(project, name).__module__.startswith("mmfeat.api.")
+    ]
+    return ["config", "manifest", "store", *commands]
 
 
 def cell(text: str) -> str:

@@ -22,7 +22,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
 }
-LINK = re.compile(r"(!?)\[([^\]\n]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -44,6 +44,6 @@ def site_link(match: re.Match[str], source: str, here: str) -> str:
     image, label, target, fragment = match[1], match[2], match[3], match[4] or ""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     inside = path.removeprefix("docs/") if path.startswith("docs/") else {"README.md": "index.md", **OUTSIDE}.get(path)
-    if inside is None:
+    if inside is None or inside.startswith("notebooks/"):
         return label
     return f"{image}[{label}]({posixpath.relpath(inside, posixpath.dirname(here) or '.')}{fragment})"
