@@ -65,7 +65,9 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         for s in result.encoders
     ]
     if rows:
-        click.echo(table(("encoder", "model", "cached", "missing", "stale", "unreadable", "missing modality"), rows, left=2))
+        click.echo(
+            table(("encoder", "model", "cached", "missing", "stale", "unreadable", "missing modality"), rows, left=2)
+        )
     for name, checkpoint in result.checkpoints.items():
         bare = project.config.encoder[name].bare
         click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else f"{bare}, no checkpoint: no logits"))
