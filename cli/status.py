@@ -109,6 +109,6 @@ def _echo_store(project: Project) -> None:
         rows.append(
             [one.name, *(f"{n:,}" for n in counts), f"{one.n_bytes / 1e6:,.1f}", one.created, one.written, used]
         )
-    head = ("in the store", "rows", "parts", "outputs", "tokens", "MB", "made (UTC)", "written (UTC)")
+    head = ("in the store", "rows", "segments", "outputs", "tokens", "MB", "made (UTC)", "written (UTC)")
     click.echo(table(head, rows))
     click.echo(f"{project.config.store.path}/ has {project.store.size_bytes / 1e6:,.1f} MB in all.")
