@@ -199,7 +199,7 @@ class Checkpoint:
             name, why = damaged_file(self.folder, self.record[FILES])
             return f"{self.folder / name}: damaged: {why}. {_REMEDY}" if name else ""
         gone = [name for name in self._names() if not (self.folder / name).is_file()]
-        return f"{self.folder / gone[0]}: it is not there. {_REMEDY}" if gone else ""
+        return f"{self.folder / gone[0]}: missing. {_REMEDY}" if gone else ""
 
     def _names(self) -> tuple[str, ...]:
         """Names of its files beside the record."""

@@ -67,4 +67,4 @@ def _about_unsealed(what: list[str]) -> str:
         return ""
     named = " and ".join([", ".join(what[:-1]), what[-1]] if len(what) > 1 else what)
     were = "was" if len(what) == 1 and (what[0] == "the manifest" or what[0].startswith("1 ")) else "were"
-    return f"{named} {were} made before seals: unsealed, a changed bit in them may go unnoticed"
+    return f"{named} {were} written by an older mmfeat without seals, so a changed bit in them may go unnoticed"

@@ -291,7 +291,7 @@ def read_run(folder: Path) -> Run:
     try:
         record = read_record(file, FORMAT, {"kind": str}, _REMEDY)
     except FileNotFoundError:
-        raise RunError(f"{folder.name}: no such run ({file} is not there). Run: mmfeat runs") from None
+        raise RunError(f"{folder.name}: no such run (no file {file}). Run: mmfeat runs") from None
     except ValueError as error:
         raise RunError(str(error)) from None
     if why := run_misfit(record):

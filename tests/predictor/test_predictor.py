@@ -176,7 +176,7 @@ def test_a_folder_that_is_incomplete_or_changed_is_refused(exported, tmp_path, n
     with pytest.raises(RunError, match=f"{name} has changed"):
         Predictor.load(folder)
     (folder / name).unlink()
-    with pytest.raises(RunError, match=f"incomplete: {name} is not there"):
+    with pytest.raises(RunError, match=f"incomplete: {name} is missing"):
         Predictor.load(folder)
 
 
