@@ -112,7 +112,7 @@ def test_an_encoder_whose_modality_no_row_has_is_refused_before_any_work(project
         finetune(project)
     assert not project.checkpoints.exists()
     images = np.full(project.manifest.n_samples, "", dtype=object)
-    with pytest.raises(DataError, match=r"encoder.image: no labelled row .* an image that is there"):
+    with pytest.raises(DataError, match=r"encoder.image: no labelled row .* a readable image"):
         finetune(save(project, images=images), ["image"])
 
 

@@ -269,7 +269,7 @@ def test_an_interrupted_import_counts_for_nothing_and_goes_on(project, tmp_path,
     monkeypatch.setattr(imports.EncoderFeatures, "append", append)
     (folder,) = project.store.path.glob("clip-*")
     half = in_use(project, f'[encoder.clip]\nmodality = "other"\nimported = "{folder.name[-12:]}"')
-    with pytest.raises(EncoderError, match="incomplete, 32 of 80 embeddings there"):
+    with pytest.raises(EncoderError, match="incomplete: the store has 32 of 80 embeddings"):
         half.identity("clip")
     assert "store import clip FILE" in status(half).failures["clip"]
     assert import_embeddings(half, "clip", *files).n_written == len(ids) - 32

@@ -133,7 +133,7 @@ def test_before_it_is_fitted_it_says_what_to_type(worded):
     done = run_cli("extract", "words", cwd=worded.root, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Error: encoder.words: tfidf has no vocabulary of these settings yet. Run: mmfeat finetune words"
+        "Error: encoder.words: tfidf has no vocabulary with these settings yet. Run: mmfeat finetune words"
     ]
     assert status(worded).remedy == "mmfeat finetune words"
     (plan,) = plan_finetune(Project(worded.root, dry=True), ["words"])
@@ -204,7 +204,7 @@ def test_other_settings_are_another_encoder(worded):
     finetune(worded, ["words"])
     path = worded.root / "mmfeat.toml"
     path.write_text(path.read_text(encoding="utf-8") + "width = 3\n", encoding="utf-8")
-    with pytest.raises(EncoderError, match="no vocabulary of these settings yet"):
+    with pytest.raises(EncoderError, match="no vocabulary with these settings yet"):
         Project(worded.root).identity("words")
     (one,) = finetune(Project(worded.root), ["words"]).encoders
     assert (one.checkpoint.name, one.width) == ("words-2", 3)
@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_is_said(worded, terms):
     record = {**json.loads(file.read_text()), "terms": terms}
     unsealed = {key: value for key, value in record.items() if key not in ("seal", "files")}
     file.write_text(json.dumps(unsealed), encoding="utf-8")
-    with pytest.raises(EncoderError, match=r"words-1.*damaged: (its weights are not those of its terms|terms is None)"):
+    with pytest.raises(EncoderError, match=r"words-1.*damaged: (its weights do not match its terms|terms is None)"):
         Project(worded.root).identity("words")
 
 
