@@ -151,7 +151,7 @@ class TorchvisionEncoder(ImageEncoder):
 
 
 def _weights(model: str) -> Any:
-    """torchvision's entry of a model's weights (URL, transforms, settings); the default weights for a name without a tag."""
+    """The entry of a model's weights in torchvision (URL, transforms, settings); the default weights for a name without a tag."""
     base, _, tag = model.removeprefix(PREFIX).partition(".")
     found = models.get_model_weights(base)
     return found[tag] if tag in found.__members__ else found.DEFAULT
