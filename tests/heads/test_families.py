@@ -131,7 +131,7 @@ def test_what_tokens_are_made_of_is_said(name, how):
     wanted = {"chunked": "3 tokens of 16", "projected": "8 tokens of 16", "stored": "4 tokens of 10"}[how]
     assert f"{wanted} from image" in head.describe()
     if how == "stored":
-        with pytest.raises(RunError, match=f"fuse.{name}.tokens = 'stored', and encoder 'image' keeps none"):
+        with pytest.raises(RunError, match=f"fuse.{name}.tokens = 'stored', but encoder 'image' stores none"):
             build_head(name, WIDTHS, 3, config)
 
 
@@ -232,7 +232,7 @@ def test_other_widths_than_the_head_was_made_for_are_named(key):
     head = build_head("labelquery", WIDTHS, 3, CONFIGS["labelquery"], SHAPES)
     inputs, present = rows(4)
     inputs[key] = inputs[key][..., :-1]
-    with pytest.raises(RunError, match=rf"^'{key}' has a width of .* the head was made for"):
+    with pytest.raises(RunError, match=rf"^'{key}' has a width of .* the head was trained on"):
         head(inputs, present)
 
 
