@@ -263,7 +263,7 @@ def test_tensors_are_found_behind_any_prefix_and_classifiers_beside_them_are_lef
         ),
         (
             {"a": torch.ones(2, 3), "b": torch.ones(1, 2), "c": torch.ones(5, 1), "d": torch.ones(5)},
-            r"2 missing .*; 4 unexpected .*shapes are its own, in its order: save them under its names",
+            r"2 missing .*; 4 unexpected .*shapes match in order: save them under the model's names",
         ),
         ({"b": torch.ones(1, 2), "a": torch.ones(2, 3)}, r"2 missing .*; 2 unexpected \(b, a\)$"),
     ],

@@ -148,7 +148,7 @@ def test_the_texts_of_clip_are_pooled_as_the_table_says_and_never_silently(folde
         build(folder)
     encoder = build(folder, pooling="mean")
     assert embeddings(encoder, [WORDS, "a dog"]).shape == (2, 16)
-    with pytest.raises(EncoderError, match='write: modality = "text"'):
+    with pytest.raises(EncoderError, match='set: modality = "text"'):
         build_image_encoder("image", ImageEncoderConfig(model=str(folder)), folder, 0)
 
 
