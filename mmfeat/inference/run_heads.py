@@ -47,7 +47,14 @@ def table_logits(
     size = max(1, _NUMBERS // sum(math.prod(x.shape[1:]) for x in (*table.embeddings.values(), *table.tokens.values())))
     for start, part in zip(range(0, table.n_samples, size), table.batches(size), strict=True):
         inputs, present = part.to(device, names)
-        data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
+        data = FitData(
+            inputs=inputs,
+            present=present,
+            labels=torch.as_tensor(part.labels, device=device),
+            numbers=nothing,
+            train=nothing,
+            val=nothing,
+        )
         own = fold[start : start + size]
         for number in np.unique(own):
             its = np.flatnonzero(own == number)

@@ -42,7 +42,7 @@ class Weights:
 
     def of(self, rows: Rows) -> np.ndarray:
         """The ensemble's logits `(N, K)`."""
-        return combined(rows.logits, rows.known, self.weights, rows.prior, self.bias)
+        return combined(rows.logits, rows.known, self.weights, rows.prior, bias=self.bias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def weight_folds(numbers: np.ndarray) -> np.ndarray:
 
 
 def _descend(
-    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, free: bool = False
+    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, *, free: bool = False
 ) -> tuple[np.ndarray, float]:
     """Weights `(M,)` and intercept of least cross-entropy over some classes, with a quadratic pull towards `start`.
 
@@ -200,7 +200,7 @@ def _descend(
         away = w - start
         loss, slope = strength / 2 * (away @ away + b * b), np.append(strength * away, strength * b)
         for z, there, y in cells:
-            part = _cross_entropy(w, b, z, there, y)
+            part = _cross_entropy(w, b, z, there=there, y=y)
             loss, slope = loss + part[0], slope + part[1]
         return loss / n_cells, slope / n_cells
 
@@ -220,7 +220,7 @@ def _descend(
 
 
 def _cross_entropy(
-    w: np.ndarray, b: float, z: np.ndarray, there: np.ndarray, y: np.ndarray
+    w: np.ndarray, b: float, z: np.ndarray, *, there: np.ndarray, y: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Sum over rows, and its slope in `(w, b)`, for the logits of `combined`: missing members are the mean of those present."""
     shares = there * np.maximum(w, 1e-9)  # (n, M)

@@ -120,7 +120,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
         return Estimate(0.0, 0)
     name = identity.name
     read = project.reader(name)
-    session = open_session(project, identity, read, ExtractionOptions(), encoder)
+    session = open_session(project, identity, read, ExtractionOptions(), encoder=encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
     return estimate(
         session,

@@ -171,7 +171,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
     checkpoint = made or save_checkpoint(
         project.checkpoints,
         name,
-        {**checkpoint_record(project, plan, pretrained.spec, fitted, metrics), **more},
+        {**checkpoint_record(project, plan, pretrained.spec, fitted=fitted, metrics=metrics), **more},
         output=output,
         tensors=tensors,
         learned=learned,
@@ -260,7 +260,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
             logs=_logs(project, plan),
             before=functools.partial(_announce, project, name),
         )
-    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples, fitted)
+    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples=samples, fitted=fitted)
     resume_file.unlink(missing_ok=True)
     if fitted.stopped:
         raise EncoderError(
@@ -333,7 +333,15 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     present = project.row_keys(kind.modality, source).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
     load, size = kind.training_loader(kind.reader(project.samples, source), encoder, config, name)
-    return Samples(load, manifest.labels, id_numbers(manifest.ids), train, val, manifest.classes, size)
+    return Samples(
+        load=load,
+        labels=manifest.labels,
+        numbers=id_numbers(manifest.ids),
+        train=train,
+        val=val,
+        classes=manifest.classes,
+        size=size,
+    )
 
 
 def resume_file_of(project: Project, name: str) -> Path:

@@ -223,7 +223,7 @@ class FeaturesResult(TableResult):
 
 
 def export_features(
-    project: Project, destination: Path | str, form: str, names: list[str] | None = None, split: str = "all"
+    project: Project, destination: Path | str, form: str, names: list[str] | None = None, *, split: str = "all"
 ) -> FeaturesResult:
     """Write aligned arrays of the project's rows as one file (npy: a folder).
 

@@ -243,7 +243,7 @@ def _built(device: torch.device | str, name: str, data: FitData, *, config: Any,
     """A fresh head; its weights are a function of the seed, whatever the device."""
     with torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(torch_seed(seed, 0))
-        head = build_head(name, data.widths, data.labels.shape[1], config, data.tokens)
+        head = build_head(name, data.widths, data.labels.shape[1], config, tokens=data.tokens)
     return head if device == "meta" else head.to(device)
 
 
