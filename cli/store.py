@@ -100,11 +100,10 @@ def export_command(
     from mmfeat.common.text import counted, shown
     from mmfeat.report.text_tables import table
     from mmfeat.store.table_exports import arrays_of
-    from mmfeat.workflows.store import export_features
+    from mmfeat.workflows.store import export_features, form_of_export
 
     project = open_project(context, {})
-    suffix = destination.rpartition(".")[2]
-    form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
+    form = form_of_export(destination, form)
     result = export_features(project, destination, form, list(names) or None, split=split)
     arrays = arrays_of(result.table).items()
     rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]

@@ -115,13 +115,10 @@ class StoreVerbs(OpenProject):
         split : str
             `all`, `train`, `val`, `test` or `unlabelled`.
         """
-        from mmfeat.workflows.store import export_features
+        from mmfeat.workflows.store import export_features, form_of_export
 
-        suffix = Path(destination).suffix[1:]
-        by_suffix = {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}
-        form = format or by_suffix.get(suffix, "npy")
-        project, encoders = self._snapshot(None, {}), list(names) or None
-        return export_features(project, str(destination), form, encoders, split=split)
+        project, form = self._snapshot(None, {}), form_of_export(destination, format)
+        return export_features(project, str(destination), form, list(names) or None, split=split)
 
     @verb
     def store_import(

@@ -200,7 +200,7 @@ def _descend(
         away = w - start
         loss, slope = strength / 2 * (away @ away + b * b), np.append(strength * away, strength * b)
         for z, there, y in cells:
-            part = _cross_entropy(w, b, z, there=there, y=y)
+            part = _cross_entropy(w, b, z, there, y)
             loss, slope = loss + part[0], slope + part[1]
         return loss / n_cells, slope / n_cells
 
@@ -220,7 +220,7 @@ def _descend(
 
 
 def _cross_entropy(
-    w: np.ndarray, b: float, z: np.ndarray, *, there: np.ndarray, y: np.ndarray
+    w: np.ndarray, b: float, z: np.ndarray, there: np.ndarray, y: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Sum over rows, and its slope in `(w, b)`, for the logits of `combined`: missing members are the mean of those present."""
     shares = there * np.maximum(w, 1e-9)  # (n, M)

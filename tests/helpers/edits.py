@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from click.testing import CliRunner
 from mmfeat.cli import group
@@ -18,6 +20,15 @@ def edited(project: Project, old: str, new: str, count: int = 1) -> Project:
     assert old in text
     path.write_text(text.replace(old, new, count), encoding="utf-8")
     return Project(project.root)
+
+
+def contents(folder: Path, *without: str) -> dict[str, bytes]:
+    """All files below a folder but those in folders of these names."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {*without} & set(path.parts)
+    }
 
 
 def save(project: Project, **changes) -> Project:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.interruption import DyingRename, Killed
 from helpers.tables import split_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,30 +351,18 @@ def test_corrections_that_changed_since_are_not_lost(tmp_path):
     assert state(folder) == before
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing of ours goes on."""
-
-
 @pytest.mark.parametrize("fails", range(9))
 def test_killed_midway_it_is_completed_and_taken_back(tmp_path, monkeypatch, fails):
     """Killed before the renaming of its first, second ... file or folder."""
     folder, whole = made(tmp_path / "a"), made(tmp_path / "b")
-    before, file, calls = state(folder), fill(tmp_path / "f.csv", SAID), []
+    before, file = state(folder), fill(tmp_path / "f.csv", SAID)
     apply_review(Project(whole), file)
-
-    def killed(a, b, real=os.rename):
-        calls.append(b)
-        if len(calls) > fails:
-            raise Killed
-        real(a, b)
-
+    killed = DyingRename(os.rename, fails)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(os, "rename", killed)
-        try:
+        with contextlib.suppress(Killed):
             apply_review(Project(folder), file)
-        except Killed:
-            calls.append("killed")
     apply_review(Project(folder), file)
     for name in ("manifest.parquet", "corrections.csv", "init.log"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.edits import contents
 from mmfeat.cli import group
 
 from mmfeat.common.errors import ConfigError, DataError, EncoderError
@@ -29,15 +30,6 @@ from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 GRID = {"finetune.lr": "1e-4,5e-3", "finetune.text.epochs": "1,1", "finetune.batch_size": "16"}
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a project but its sweeps and its store."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not {"sweeps", "features", "outputs"} & set(path.parts)
-    }
-
-
 def kept(folder: Path) -> list[Path]:
     """The checkpoints that a sweep has kept."""
     return sorted((folder / "sweeps").glob("finetune/*/checkpoints/*/checkpoint.json"))
@@ -48,7 +40,7 @@ def swept(trained, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
     """A project with a small sweep over two seeds, and its files before that."""
     folder = tmp_path_factory.mktemp("swept") / "project"
     shutil.copytree(trained, folder)
-    before = files(folder)
+    before = contents(folder, "sweeps", "features", "outputs")
     sweep_finetune(folder, "text", GRID, seeds=2)
     return folder, before
 
@@ -62,13 +54,13 @@ def folder(swept, tmp_path) -> Path:
 
 def test_nothing_else_changes_and_typed_again_nothing_is_trained(swept, monkeypatch):
     folder, before = swept
-    assert files(folder) == before
+    assert contents(folder, "sweeps", "features", "outputs") == before
     table = (folder / "sweeps" / "finetune-text.csv").read_bytes()
     monkeypatch.setattr(module, "finetune_encoders", None)
     again = sweep_finetune(folder, "text", GRID, seeds=2)
     assert (again.n_fits, again.n_trained, len(again.cells)) == (4, 0, 2)
     assert (folder / "sweeps" / "finetune-text.csv").read_bytes() == table
-    assert files(folder) == before
+    assert contents(folder, "sweeps", "features", "outputs") == before
     values = [cell.mean("samples_f1") for cell in again.cells]
     assert values == sorted(values, reverse=True)
     assert 1 <= len(kept(folder)) <= 2
