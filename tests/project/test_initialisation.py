@@ -263,7 +263,7 @@ def test_label_columns_are_found_said_and_written(tmp_path):
 
 def test_absent_is_resolved_by_what_is_found_or_asked_for(tmp_path):
     (tmp_path / "t.csv").write_text("id,caption,beach,dog\na,x,1,\nb,x,,1\n")
-    assert "blank is no" in init(tmp_path, str(tmp_path / "t.csv"), val=0).summary
+    assert "blank is negative" in init(tmp_path, str(tmp_path / "t.csv"), val=0).summary
     assert written(tmp_path)["absent"] == "negative"
     (tmp_path / FILE_NAME).unlink()
     with pytest.raises(DataError, match=r"requires explicit negatives"):
@@ -300,7 +300,7 @@ def test_a_group_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "options", "says"),
     [
-        (("a b", "c"), {}, "are separated by spaces; where they have spaces in them: --separator"),
+        (("a b", "c"), {}, "are separated by spaces; if they contain spaces: --separator"),
         (("a b,c", "c"), {"separator": ","}, "are separated by ','"),
         (("1 2", "2"), {}, None),
         (("a", "b"), {}, None),
