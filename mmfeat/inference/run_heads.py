@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from mmfeat.heads.head import Head
-from mmfeat.heads.training.fit_heads import FitData, heads_logits
+from mmfeat.heads.training.fit_heads import FitData
+from mmfeat.heads.training.head_logits import heads_logits
 from mmfeat.runs.composition import head_part, n_folds
 from mmfeat.runs.run import Run
 from mmfeat.store.feature_table import FeatureTable

@@ -15,7 +15,8 @@ from mmfeat.config.schema import HEADS as NAMES
 from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import HEADS, build_head, head_config, head_for, takes
 from mmfeat.heads.noise import QUIET, Noise, Widths
-from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_head
+from mmfeat.heads.training.head_logits import head_logits
 
 SHAPES = {"image": (4, 10), "text": (6, 12)}
 TOKEN_READERS = [
