@@ -12,10 +12,8 @@ from scipy.optimize import minimize
 
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.randomness import mix
-from mmfeat.config.schema import METHODS
 from mmfeat.runs.ensembles import combined
 
-FITTED = METHODS[1:]
 FOLDS = 5
 STRENGTH = 10.0  # of the pull towards the fallback weights: about that of some tens of rows
 STEPS = 20  # members that a greedy selection adds

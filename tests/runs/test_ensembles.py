@@ -18,14 +18,14 @@ from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, DataError, RunError
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.randomness import id_numbers
-from mmfeat.config.schema import PredictConfig
+from mmfeat.config.schema import METHODS, PredictConfig
 from mmfeat.inference import ensemble_members as members_module
 from mmfeat.inference.logits import logits_of, run_logits, training_prior
 from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import again, is_current
 from mmfeat.runs.composition import Composition, build_composition
-from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, weight_folds
+from mmfeat.runs.ensemble_weights import Rows, Weights, cross_fit, fit_weights, weight_folds
 from mmfeat.runs.ensembles import combined
 from mmfeat.runs.run import ROLES
 from mmfeat.workflows.ensemble import ensemble
@@ -34,6 +34,8 @@ from mmfeat.workflows.export import export
 from mmfeat.workflows.fuse import fuse
 
 SCORE = score_by("samples-f1", PredictConfig())
+
+FITTED = METHODS[1:]
 
 
 def some_rows(n: int = 200, n_members: int = 3, seed: int = 0, absent: float = 0.2, good: tuple[int, ...] = ()) -> Rows:
