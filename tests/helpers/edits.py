@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from mmfeat.cli import group
 
 from mmfeat.data.manifest import Manifest
@@ -41,11 +41,16 @@ def save(project: Project, **changes) -> Project:
     return Project(project.root)
 
 
-def typed(project: Project, *arguments: str) -> str:
-    """A command's output, in this process."""
-    done = CliRunner().invoke(group, ["--project", str(project.root), *arguments], catch_exceptions=False)
+def invoked(folder: Path, *arguments: str) -> Result:
+    """A command of a project that succeeds, in this process."""
+    done = CliRunner().invoke(group, ["--project", str(folder), *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.output
+    return done
+
+
+def typed(project: Project, *arguments: str) -> str:
+    """What it prints."""
+    return invoked(project.root, *arguments).output
 
 
 def line_of(project: Project, name: str):

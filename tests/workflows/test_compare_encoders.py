@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.edits import contents
+from helpers.edits import contents, invoked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmfeat.cli import group
@@ -318,12 +318,11 @@ def test_intervals_of_one_model_are_those_of_its_rows():
 
 
 def test_the_command(folder):
-    command = ["--project", str(folder), "compare", "encoders", "image", "text", "--freeze", "--seeds", "2"]
-    done = CliRunner().invoke(group, command, catch_exceptions=False)
-    assert done.exit_code == 0
+    command = ["compare", "encoders", "image", "text", "--freeze", "--seeds", "2"]
+    done = invoked(folder, *command)
     assert "Best of image: " in done.output
     assert re.search(r"(Made|Already made:) comparisons/encoders-1: models.csv.*Next: mmfeat .*--use best", done.output)
-    used = CliRunner().invoke(group, [*command, "--use", "text"], catch_exceptions=False)
+    used = invoked(folder, *command, "--use", "text")
     assert "Already there: checkpoints/text-1. Next: mmfeat extract" in used.output
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from helpers.edits import contents
-from mmfeat.cli import group
+from helpers.edits import contents, invoked
 
 from mmfeat.common.errors import ConfigError, DataError, EncoderError
 from mmfeat.encoders.checkpoint import read_checkpoint
@@ -210,11 +208,10 @@ def test_tables_have_every_cell():
 
 
 def test_the_command(folder):
-    command = ["--project", str(folder), "sweep", "finetune", "text", "--lr", "1e-4,5e-3", "--epochs", "1"]
+    command = ["sweep", "finetune", "text", "--lr", "1e-4,5e-3", "--epochs", "1"]
     command += ["--batch-size", "16", "--seeds", "2"]
-    done = CliRunner().invoke(group, command, catch_exceptions=False)
-    assert done.exit_code == 0
+    done = invoked(folder, *command)
     assert "Already made: sweeps/finetune-text.csv (4 fits, 0 trained now" in done.output
     assert "lowest loss" in done.output
-    used = CliRunner().invoke(group, [*command, "--use", "best"], catch_exceptions=False)
+    used = invoked(folder, *command, "--use", "best")
     assert "Made checkpoints/text-2. Next: mmfeat extract" in used.output
