@@ -26,6 +26,7 @@ NEVER_ONE = (  # a constant, a text about several only, or one that no user sees
     "{len(rows)} rows",
     "{len(asked.caption):,} characters",
     "{MOST_NUMBERS:,} numbers",
+    "{IN_SAMPLE:,} training rows",
 )
 
 

@@ -61,7 +61,8 @@ class VerifiedFiles:
             stamp = stamp_of(path.stat())
             if stamp[0] != wanted.size:
                 raise ValueError(f"it has {stamp[0]:,} bytes, it was written with {wanted.size:,}")
-            if self.memory.recall(wanted.file, stamp) == wanted.sha256:
+            remembered = self.memory.recall(wanted.file, stamp)
+            if remembered is not None and remembered == wanted.sha256:
                 return stamp
             digest = digest_file(path)
         except FileNotFoundError:

@@ -58,7 +58,7 @@ class NewRows:
             split=np.full(n, "train", dtype=object),
             classes=classes,
         )
-        return ProjectSamples(project.config, manifest, self.sources, memory=None)
+        return ProjectSamples(project.config, manifest, sources=self.sources, memory=None)
 
 
 def predict_in_project(project: Project, run: str, rows: NewRows, decision: DecisionRule) -> Predictions:

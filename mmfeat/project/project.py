@@ -17,7 +17,7 @@ from mmfeat.common.spelling import spellings
 from mmfeat.common.text import counted, shown
 from mmfeat.config.reader import with_settings
 from mmfeat.config.schema import Config
-from mmfeat.data.images.image_sources import ImageSources, image_sources
+from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import RowKeys, id_keys
 from mmfeat.encoders.families.imported_kind import incomplete
@@ -96,8 +96,7 @@ class Project(ProjectEncoders):
     @functools.cached_property
     def samples(self) -> ProjectSamples:
         """The samples of the manifest."""
-        sources = image_sources(self.config) if self.manifest.images.any() else ImageSources([])
-        return ProjectSamples(self.config, self.manifest, sources, memory=self.memory)
+        return ProjectSamples(self.config, self.manifest, memory=self.memory)
 
     @property
     def sources(self) -> ImageSources:

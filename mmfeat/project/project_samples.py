@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmfeat.common.files import digest_bytes
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
-from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.images.image_sources import ImageSources, image_sources
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.seen import load_seen, note_seen
@@ -29,18 +30,27 @@ class ProjectSamples:
         Relative paths of an encoder kind's own samples start at its `root`.
     manifest : Manifest
         Its labels and split are not read.
-    sources : ImageSources
-        Where the images are.
+    sources : ImageSources, optional
+        Where the images are; by default those of `config`, opened when an image is read.
     memory : Path, optional
         The folder in which digests are remembered. None for new samples, of which nothing is remembered.
     """
 
-    def __init__(self, config: Config, manifest: Manifest, sources: ImageSources, *, memory: Path | None) -> None:
-        self.config, self.manifest, self.sources, self.memory = config, manifest, sources, memory
+    def __init__(
+        self, config: Config, manifest: Manifest, *, sources: ImageSources | None = None, memory: Path | None
+    ) -> None:
+        self.config, self.manifest, self.memory = config, manifest, memory
+        if sources is not None:
+            self.sources = sources
         self._keys: dict[tuple[str, str], RowKeys] = {}
         self._kept_keys: dict[str, RowKeys] = {}
         self._facts: RowKeys | None = None
         self._told: set[str] = set()
+
+    @functools.cached_property
+    def sources(self) -> ImageSources:
+        """Where the images are; nowhere, where no row names one."""
+        return image_sources(self.config) if self.manifest.images.any() else ImageSources([])
 
     @property
     def are_new(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmfeat.common.extras import require
-from mmfeat.common.text import shown
+from mmfeat.common.text import counted, shown
 from mmfeat.report.text_tables import table
 
 if TYPE_CHECKING:
@@ -121,4 +121,4 @@ def _cell(value: Any) -> str:
 
 
 def _more(records: list[Record]) -> str:
-    return f"\n... and {len(records) - SHOWN_ROWS:,} more rows" if len(records) > SHOWN_ROWS else ""
+    return f"\n... and {counted(len(records) - SHOWN_ROWS, 'more row')}" if len(records) > SHOWN_ROWS else ""

@@ -65,7 +65,7 @@ class EvaluateResult(TableResult):
 
     def _about(self) -> str:
         text = f"Metrics on {counted(self.n_rows, f'{self.split} row')}"
-        in_sample = [f"{name} ({len(ids):,} rows)" for name, ids in self.trained.items() if ids]
+        in_sample = [f"{name} ({counted(len(ids), 'row')})" for name, ids in self.trained.items() if ids]
         return f"{text}. In-sample: {', '.join(in_sample)}" if in_sample else text
 
     def _table(self) -> list[Record]:

@@ -365,8 +365,8 @@ def test_a_damaged_memory_is_an_empty_one(tmp_path, damage):
     names = np.array(["1.jpg"], dtype=object)
     memory = DigestMemory(tmp_path / "memory.parquet")
     expected = image_keys(names, ImageSources([folder]), memory).keys
-    data = memory.path.read_bytes()
-    memory.path.write_bytes(data[: len(data) // 2] if damage is None else damage)
+    data = memory._rows.file.read_bytes()
+    memory._rows.file.write_bytes(data[: len(data) // 2] if damage is None else damage)
     assert np.array_equal(image_keys(names, ImageSources([folder]), memory).keys, expected)
 
 

@@ -149,7 +149,7 @@ def test_runs_and_checkpoints_of_decomposed_class_names_stay_those_of_their_clas
     table.write_text(table.read_text().replace("id,caption,a,b,c", f"id,caption,z,b,{odd}"), encoding="utf-8")
     (folder / "mmfeat.toml").write_text(TOML.replace('"a", "b", "c"', f'"z", "b", "{odd}"'), encoding="utf-8")
     with monkeypatch.context() as patch:
-        for module in ("labels", "data.samples", "data.readers"):
+        for module in ("common.labels", "data.tables.samples", "data.tables.readers"):
             patch.setattr(f"mmfeat.{module}.normal_name", str.strip)
         init(folder)
         finetune(Project(folder), freeze=True)

@@ -155,11 +155,11 @@ def test_what_a_run_says_by_class_is_in_the_order_of_today(projects):
 
 
 def test_what_was_kept_is_read_by_name_where_the_features_are_gone(projects, monkeypatch):
-    def gone(*_):
+    def gone(*_, **__):
         raise MissingFeatures("gone")
 
-    monkeypatch.setattr(scoring, "_head_source", gone)
-    monkeypatch.setattr(scoring, "_ensemble_source", gone)
+    monkeypatch.setattr(scoring, "_head_logits", gone)
+    monkeypatch.setattr(scoring, "_ensemble_logits", gone)
     for name in (*HEADS, *ENSEMBLES):
         one, other = (by_name(p, logits_of(p, name, p.manifest.rows("val")).logits) for p in projects)
         np.testing.assert_array_equal(one, other)

@@ -64,7 +64,7 @@ def test_a_new_project_of_two_classes_is_as_before(tmp_path):
     )
     said = init(tmp_path / "p", str(tmp_path / "t.csv")).summary
     assert "One class" not in said
-    assert 'empty     = "most-probable"        # where' in (tmp_path / "p" / FILE_NAME).read_text()
+    assert 'empty     = "most-probable"        # labels of a row' in (tmp_path / "p" / FILE_NAME).read_text()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_new_samples_leave_no_trace(project):
     before = sorted(path.name for path in project.memory.iterdir())
     some = {name: getattr(project.manifest, name)[:3] for name in ("ids", "images", "captions", "labels", "split")}
     manifest = dataclasses.replace(project.manifest, **some, groups=None)
-    new = project.derived(samples=ProjectSamples(project.config, manifest, project.sources, memory=None))
+    new = project.derived(samples=ProjectSamples(project.config, manifest, sources=project.sources, memory=None))
     assert new.manifest.n_samples == 3
     np.testing.assert_array_equal(new.row_keys("image").keys, project.row_keys("image").keys[:3])
     assert new.kept_keys("text").present.shape == (3,)
@@ -116,5 +116,5 @@ def test_new_samples_leave_no_trace(project):
     assert sorted(path.name for path in project.memory.iterdir() if "seen" not in path.name) == [
         name for name in before if "seen" not in name
     ]
-    nowhere = ProjectSamples(manifest, ImageSources([]), memory=None)
+    nowhere = ProjectSamples(project.config, manifest, sources=ImageSources([]), memory=None)
     assert not project.derived(samples=nowhere).kept_keys("image").present.any()

@@ -174,6 +174,8 @@ def test_what_cannot_be_done_is_an_error_before_anything_is_measured(project, tm
 
 @pytest.mark.parametrize("command", ["plan_extract(project)", "plan_finetune(project, freeze=True)"])
 def test_with_nothing_to_do_no_torch_is_imported(extracted, command):
+    for name in extracted.config.encoder:
+        extracted.pretrained(name)  # `finetune` remembered it in the project that this is a copy of
     code = (
         "import sys\nfrom mmfeat.project.project import Project\n"
         "from mmfeat.training.dry_run import plan_extract, plan_finetune\n"

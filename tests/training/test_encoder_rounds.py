@@ -11,6 +11,7 @@ from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.inference.run_ranking import best_run
+from mmfeat.project import encoding as extraction
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import is_current
@@ -18,7 +19,6 @@ from mmfeat.selftraining import rounds
 from mmfeat.training import encoder_rounds
 from mmfeat.training.encoder_rounds import CAME_AFTER, as_before
 from mmfeat.training.encoder_training import finetune_encoders
-from mmfeat.workflows import extract as extraction
 from mmfeat.workflows.ensemble import ensemble
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict

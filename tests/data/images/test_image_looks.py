@@ -282,7 +282,7 @@ def test_captions_alone_are_a_warning_at_the_end(tmp_path):
     done = run_cli("init", "t.csv", cwd=tmp_path)
     assert done.stderr.splitlines()[-1].startswith("Warning: no image file in")
     assert "'1.cr2', '2.cr2'" in done.stderr
-    assert "images of 2 rows are not" in done.stderr
+    assert "only captions are used, without the images of 2 rows" in done.stderr
     table(tmp_path / "u.csv", ["https://e.org/1.jpg"] * 2, ["one", "two"])
     (tmp_path / "p").mkdir()
     done = run_cli("init", "../u.csv", cwd=tmp_path / "p")
