@@ -65,7 +65,8 @@ def review_command(context: click.Context, run: str | None, **options: Any) -> N
 def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
     from mmfeat.workflows.review import review
 
-    result = review(project, run, options["n"], options["split"], options["out"] or None, options["overwrite"])
+    names = ("n", "split", "overwrite")
+    result = review(project, run, out=options["out"] or None, **{name: options[name] for name in names})
     click.echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
         click.echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")

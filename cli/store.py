@@ -100,12 +100,11 @@ def export_command(
     from mmfeat.common.text import counted, shown
     from mmfeat.report.text_tables import table
     from mmfeat.store.table_exports import arrays_of
-    from mmfeat.workflows.store import export_features
+    from mmfeat.workflows.store import export_features, form_of_export
 
     project = open_project(context, {})
-    suffix = destination.rpartition(".")[2]
-    form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
-    result = export_features(project, destination, form, list(names) or None, split)
+    form = form_of_export(destination, form)
+    result = export_features(project, destination, form, list(names) or None, split=split)
     arrays = arrays_of(result.table).items()
     rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
     click.echo(table(("array", "shape", "type"), rows))
@@ -131,7 +130,7 @@ def import_command(context: click.Context, name: str, file: str, ids: str | None
     from mmfeat.workflows.store_import import import_embeddings
 
     project = open_project(context, {})
-    made = import_embeddings(project, name, file, ids, array)
+    made = import_embeddings(project, name, file, ids, array=array)
     embeddings = f"{counted(made.n_rows, 'embedding')} of {counted(made.width, 'number')} ({made.dtype})"
     without = made.n_manifest - made.n_matched
     rest = f"; {counted(without, 'row')} without one" if without else ""

@@ -115,12 +115,10 @@ class StoreVerbs(OpenProject):
         split : str
             `all`, `train`, `val`, `test` or `unlabelled`.
         """
-        from mmfeat.workflows.store import export_features
+        from mmfeat.workflows.store import export_features, form_of_export
 
-        suffix = Path(destination).suffix[1:]
-        by_suffix = {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}
-        form = format or by_suffix.get(suffix, "npy")
-        return export_features(self._snapshot(None, {}), str(destination), form, list(names) or None, split)
+        project, form = self._snapshot(None, {}), form_of_export(destination, format)
+        return export_features(project, str(destination), form, list(names) or None, split=split)
 
     @verb
     def store_import(
@@ -141,7 +139,8 @@ class StoreVerbs(OpenProject):
         """
         from mmfeat.workflows.store_import import import_embeddings
 
-        return import_embeddings(self._snapshot(None, {}), name, str(file), None if ids is None else str(ids), array)
+        ids = None if ids is None else str(ids)
+        return import_embeddings(self._snapshot(None, {}), name, str(file), ids, array=array)
 
     @verb
     def review(
@@ -176,7 +175,7 @@ class StoreVerbs(OpenProject):
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
-        return review(project, run, n, split, None if out is None else str(out), overwrite)
+        return review(project, run, n=n, split=split, out=out, overwrite=overwrite)
 
     @verb
     def apply_review(self, file: str | Path, *, overwrite: bool = False) -> AppliedReview:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,35 +113,28 @@ def init(
     ConfigError
         mmfeat.toml has a mistake, or contradicts the arguments.
     """
-    options = {
-        "images": images,
-        "id": id,
-        "image": image,
-        "caption": caption,
-        "labels": labels,
-        "absent": absent,
-        "group": group,
-        "separator": separator,
-        "classes": classes,
-        "val": val,
-        "test": test,
-        "seed": seed,
-        "overwrite": overwrite,
-    }
+    columns = {"id": id, "image": image, "caption": caption, "labels": labels, "group": group}
+    reading = {"images": images, "absent": absent, "separator": separator, "classes": classes}
+    shares = {"val": val, "test": test, "seed": seed, "overwrite": overwrite}
+    with quiet(not progress), _made(folder) as root:
+        for warning in _init(root, source, columns | reading | shares).warnings:
+            say(f"Warning: {warning}")
+    return Project(root, progress=progress)
+
+
+@contextlib.contextmanager
+def _made(folder: str | Path) -> Iterator[Path]:
+    """Make a folder; remove it again if it is new and an error leaves it empty."""
     folder = Path(folder).expanduser().resolve()
-    made = not folder.exists()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(not progress):
-            result = _init(folder, source, options)
-            for warning in result.warnings:
-                say(f"Warning: {warning}")
+        yield folder
     except MmfeatError:
-        if made:
+        if is_new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-    return Project(folder, progress=progress)
 
 
 _COLUMNS = ("id", "image", "caption", "labels", "group")

@@ -59,7 +59,7 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, k
 
 
 def summed_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce", smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce", *, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Sum of the weighted losses and sum of the weights, so that a batch can be processed in pieces; see :func:`masked_loss`.
 

@@ -31,11 +31,6 @@ def epoch_order(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(mix(numbers, seed, epoch), kind="stable")
 
 
-def coin(numbers: np.ndarray, *salts: int) -> np.ndarray:
-    """A pseudo-random fair coin flip for each number, `(N,)` bool."""
-    return (mix(numbers, *salts) >> np.uint64(63)).astype(bool)
-
-
 def torch_seed(seed: int, epoch: int) -> int:
     """A seed for torch's generator at the start of an epoch."""
     return int(mix(np.array([seed], dtype=np.uint64), epoch)[0] >> np.uint64(1))

@@ -110,25 +110,25 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
     """
     where = _Where("", set(settings), tuple(config.encoder))
     for dotted, value in settings.items():
-        config = _with_value(config, dotted.split("."), value, dotted, where)
+        config = _with_value(config, dotted.split("."), value, dotted=dotted, where=where)
     config = dataclasses.replace(config, origins={**config.origins, **dict.fromkeys(settings, "option")})
     _check(config, where)
     return config
 
 
-def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _Where) -> Any:
+def _with_value(table: Any, names: list[str], value: Any, *, dotted: str, where: _Where) -> Any:
     """A table of settings with another value for the key `names`."""
     name, *below = names
     fields = _fields(type(table))
     if isinstance(table, FuseConfig) and name not in fields and name in HEADS and below:
-        settings = _with_value(table.settings_of(name), below, value, dotted, where)
+        settings = _with_value(table.settings_of(name), below, value, dotted=dotted, where=where)
         return dataclasses.replace(table, others={**table.others, name: settings})
     if name not in fields:
         raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
     if below:
-        value = _with_value(getattr(table, name), below, value, dotted, where)
+        value = _with_value(getattr(table, name), below, value, dotted=dotted, where=where)
     else:
-        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted, where)
+        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted=dotted, where=where)
     return dataclasses.replace(table, **{name: value})
 
 
@@ -216,7 +216,7 @@ def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], st
             continue
         if name not in fields:
             raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
-        values[name] = _read_value(hints[name], fields[name], value, dotted, where)
+        values[name] = _read_value(hints[name], fields[name], value, dotted=dotted, where=where)
     return cls(**values)
 
 
@@ -225,7 +225,7 @@ def _fields(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
 
 
-def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where: _Where) -> Any:
+def _read_value(hint: Any, f: dataclasses.Field, value: Any, *, dotted: str, where: _Where) -> Any:
     if dotted in ("encoder", "finetune"):
         if not isinstance(value, dict):
             raise ConfigError(f"{where(dotted)}: '{dotted}' is a table: write [{dotted}.NAME]")

@@ -82,7 +82,7 @@ def head_for(n_inputs: int) -> str:
 
 
 def build_head(
-    name: str, widths: dict[str, int], n_classes: int, config: Any, tokens: dict[str, Sequence[int]] | None = None
+    name: str, widths: dict[str, int], n_classes: int, config: Any, *, tokens: dict[str, Sequence[int]] | None = None
 ) -> Head:
     """Build a head by name, with initial weights from torch's random state.
 

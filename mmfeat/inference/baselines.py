@@ -21,7 +21,8 @@ from mmfeat.common.remembered import Remembered
 from mmfeat.common.text import counted
 from mmfeat.config.encoder_tables import TfidfEncoderConfig
 from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, drawn, knn_logits
-from mmfeat.heads.training.fit_heads import fit_data, fit_head, head_logits
+from mmfeat.heads.training.fit_heads import fit_data, fit_head
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import encoder_logits
 from mmfeat.metrics import most_frequent_baseline

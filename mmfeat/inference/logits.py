@@ -258,7 +258,7 @@ def weighted_logits(
     bias: Sequence[float] | None = None,
 ) -> RowLogits:
     """Logits of an ensemble by those of its members; see :func:`mmfeat.runs.ensembles.combined`."""
-    logits = combined([m.logits for m in members], [m.known for m in members], weights, prior, bias)
+    logits = combined([m.logits for m in members], [m.known for m in members], weights, prior, bias=bias)
     return RowLogits(name=name, logits=logits, known=np.any([m.known for m in members], axis=0))
 
 

@@ -41,7 +41,8 @@ def image_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str]
     texts = _captions(captions, columns or {}, sources) if captions else {}
     located = {name: str(sources.locate(name)) for name in names}  # an error where two have one name
     ids = [name.encode("utf-8", "replace").decode("utf-8") for name in names]
-    return NewRows(ids, names, [texts.get(located[name], "") for name in names], sources, {"id": "id"})
+    given = [texts.get(located[name], "") for name in names]
+    return NewRows(ids=ids, images=names, captions=given, sources=sources, columns={"id": "id"})
 
 
 def _found(whats: Sequence[str]) -> tuple[list[Path], list[Path]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ _BLOCK = 512  # rows whose images are in memory at a time, without a project
 _BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewRows:
     """Samples to predict.
 
@@ -154,11 +155,11 @@ def one_row(image: str, caption: str) -> NewRows:
         There is no such picture.
     """
     if not image:
-        return NewRows(["caption"], [""], [caption], ImageSources([]))
+        return NewRows(ids=["caption"], images=[""], captions=[caption], sources=ImageSources([]))
     path = Path(image).expanduser()
     if not path.is_file():
         raise DataError(f"{path}: no such image")
-    return NewRows([path.name], [path.name], [caption], ImageSources.of_file(path))
+    return NewRows(ids=[path.name], images=[path.name], captions=[caption], sources=ImageSources.of_file(path))
 
 
 def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
@@ -182,16 +183,17 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
         say(line.strip())
     if source.images_inside and not images:
         say(about_images_inside(source).strip())
+    texts: dict[str, Any] = {"ids": source.ids, "captions": source.captions, "columns": source.columns}
     if not any(source.images):
-        return NewRows(source.ids, source.images, source.captions, ImageSources([]), source.columns)
+        return NewRows(**texts, images=source.images, sources=ImageSources([]))
     places = [Path(place).expanduser() for place in images]
     sources = ImageSources(places, "--images") if places else images_beside(path)
     named = [name for name in source.images if name]
     if places and not any(sources.holds(name) for name in named):
         raise nothing_found(named, sources)
     if source.images_inside and not any(sources.holds(name) for name in named):
-        return NewRows(source.ids, [""] * len(source.ids), source.captions, ImageSources([]), source.columns)
-    return NewRows(source.ids, source.images, source.captions, sources, source.columns)
+        return NewRows(**texts, images=[""] * len(source.ids), sources=ImageSources([]))
+    return NewRows(**texts, images=source.images, sources=sources)
 
 
 def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:

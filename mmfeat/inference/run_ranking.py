@@ -14,7 +14,7 @@ from mmfeat.inference.next_commands import to_fuse
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import TRAINED_ON_VAL, lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import TRAINED_ON_VAL, find_run, lineage_of_encoder, state_of, trained_on_val
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
@@ -84,6 +84,14 @@ def best_run(project: Project) -> Run:
     raise RunError(
         f"no run that can be chosen: {reasons}{more}. Run: {'mmfeat extract, then: ' if stale else ''}mmfeat fuse"
     )
+
+
+def selected_run(project: Project, name: str | None) -> tuple[Run, str]:
+    """A run, and how it was selected."""
+    if name:
+        return find_run(project, name), ""
+    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
+    return best_run(project), chosen
 
 
 class _Rank:

@@ -48,7 +48,7 @@ def build_manifest(
         rows = same_rows(before.ids, np.array(data.ids, dtype=object))
         known = [str(before.split[row]) if row >= 0 and labelled[row] else "" for row in rows.tolist()]
     groups, known = groups_with_copies(row_keys, data.groups, known)
-    split, notes = _split(config, data.ids, found.labels, groups, known)
+    split, notes = _split(config, data.ids, found.labels, groups=groups, known=known)
     texts = {name: np.array(getattr(data, name), dtype=object) for name in ("ids", "images", "captions")}
     named = np.array(data.groups, dtype=object) if data.columns.get("group") else None
     manifest = Manifest(
@@ -58,7 +58,7 @@ def build_manifest(
 
 
 def _split(
-    config: Config, ids: list[str], labels: np.ndarray, groups: Groups, known: list[str] | None
+    config: Config, ids: list[str], labels: np.ndarray, *, groups: Groups, known: list[str] | None
 ) -> tuple[np.ndarray, list[str]]:
     """Give a split to rows without one, and make val from train where there is none; only new rows become test."""
     shares, notes = dataclasses.asdict(config.split), []

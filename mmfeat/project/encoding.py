@@ -167,7 +167,7 @@ def encode_missing(
     try:
         result = extract_encoder(
             features,
-            lambda: open_session(project, identity, read, options, encoder),
+            lambda: open_session(project, identity, read, options, encoder=encoder),
             row_keys.keys,
             present=present,
             read=read,
@@ -187,7 +187,7 @@ def encode_missing(
 
 
 def open_session(
-    project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, encoder: Any = None
+    project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, *, encoder: Any = None
 ) -> Session:
     """The encoder on its device, with the batch size and settings that were measured, or else the usual ones."""
     from mmfeat.common.devices import provenance, torch_device
@@ -200,17 +200,17 @@ def open_session(
     memory, place = Remembered(project.memory / "tuning.json"), f"{identity.spec.key} on {meta['device']}"
     settings, tuned = encoder.speed_settings(), ""
     if options.tune:
-        measured, tuned = _tune(project, identity, encoder, device, read)
+        measured, tuned = _tune(project, identity, encoder, device=device, read=read)
         memory.remember(place, measured, settings)
         memory.save()
     usual = {"batch_size": kind.usual_batch_size(device.type), "settings": {}}
     found = memory.recall(place, settings) or usual
     encoder.set_speed(**found["settings"])
-    return Session(encoder, device, found["batch_size"], meta, tuned)
+    return Session(encoder, device, found["batch_size"], meta, tuned=tuned)
 
 
 def _tune(
-    project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any]
+    project: Project, identity: Identity, encoder: Any, *, device: Any, read: Callable[[int], Any]
 ) -> tuple[dict[str, Any], str]:
     """Measure the fastest settings on some of the samples to encode; returns what to remember, and the same in words."""
     from mmfeat.common.progress import say

@@ -49,11 +49,11 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
     if look and (old & row_keys.lacks_facts).any():
         row_keys = project.samples.image_facts()
     suspect = np.flatnonzero(old & row_keys.deep)
-    return untried | _with_other_pixels(project, row_keys.keys, suspect, decoding, look)
+    return untried | _with_other_pixels(project, row_keys.keys, suspect, decoding=decoding, look=look)
 
 
 def _with_other_pixels(
-    project: Project, keys: np.ndarray, suspect: np.ndarray, decoding: Decoding, look: bool
+    project: Project, keys: np.ndarray, suspect: np.ndarray, *, decoding: Decoding, look: bool
 ) -> np.ndarray:
     """Which of the rows `suspect` have other pixels than with decoder 1, `(N,)` bool."""
     differ = np.zeros(len(keys), dtype=bool)

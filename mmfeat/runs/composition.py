@@ -84,7 +84,7 @@ class HeadPart(nn.Module):
         self.register_buffer("columns", at, persistent=False)  # part of the description, not a weight
         self.head, self.config, self.widths, self.tokens = head, config, dict(widths), dict(tokens or {})
         built, shapes = head_settings(head, config), {name: read.shape for name, read in self.tokens.items()}
-        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, shapes) for _ in range(n_seeds))
+        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, tokens=shapes) for _ in range(n_seeds))
 
     def describe(self) -> dict[str, Any]:
         """The description that builds it again, as JSON values."""

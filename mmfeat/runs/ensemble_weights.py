@@ -12,10 +12,8 @@ from scipy.optimize import minimize
 
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.randomness import mix
-from mmfeat.config.schema import METHODS
 from mmfeat.runs.ensembles import combined
 
-FITTED = METHODS[1:]
 FOLDS = 5
 STRENGTH = 10.0  # of the regularisation towards default weights; comparable to some tens of rows
 STEPS = 20  # additions of a greedy selection
@@ -42,7 +40,7 @@ class Weights:
 
     def of(self, rows: Rows) -> np.ndarray:
         """The ensemble's logits `(N, K)`."""
-        return combined(rows.logits, rows.known, self.weights, rows.prior, self.bias)
+        return combined(rows.logits, rows.known, self.weights, rows.prior, bias=self.bias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +179,7 @@ def weight_folds(numbers: np.ndarray) -> np.ndarray:
 
 
 def _descend(
-    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, free: bool = False
+    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, *, free: bool = False
 ) -> tuple[np.ndarray, float]:
     """Weights `(M,)` and intercept that minimise the cross-entropy of some classes, with a ridge penalty around `start`.
 

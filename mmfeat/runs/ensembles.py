@@ -41,6 +41,7 @@ def combined(
     present: Sequence[np.ndarray],
     weights: Sequence[Weight],
     prior: np.ndarray,
+    *,
     bias: Sequence[float] | None = None,
 ) -> np.ndarray:
     """The logits of an ensemble: `b_k + sum_m w_mk z_mk`, where present members take over the weights of missing ones.

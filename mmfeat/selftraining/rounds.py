@@ -20,7 +20,8 @@ import torch
 from mmfeat.common.labels import sigmoid
 from mmfeat.config.schema import LinearConfig, MlpConfig, PredictConfig, SelftrainConfig
 from mmfeat.heads.head import log_odds
-from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits, usual_batch
+from mmfeat.heads.training.fit_heads import FitData, fit_head, usual_batch
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.metrics import paired_bootstrap
 from mmfeat.metrics.decision_rule import crossfit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of

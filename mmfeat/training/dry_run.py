@@ -16,12 +16,36 @@ from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows, in_shard, missing_rows
 from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
+from mmfeat.project.cached_rows import cached_rows
 from mmfeat.project.encoding import ExtractionOptions, open_session
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
-from mmfeat.store.cache_status import encoder_status
+from mmfeat.report.result import TableResult
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, out_of_use
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DryRun(TableResult):
+    """What a command would do. Nothing was written.
+
+    Attributes
+    ----------
+    encoders : list of PlannedExtraction or PlannedFinetuning
+        One for each encoder.
+    """
+
+    encoders: list[Any]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return all(plan.nothing for plan in self.encoders)
+
+    @property
+    def seconds(self) -> float:
+        """About how long it would take."""
+        return sum(plan.seconds for plan in self.encoders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +105,7 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     identity = project.identity(name)
     keys, table = project.keys_of(identity), project.config.encoder[name]
     again = rows_to_decode_again(project, identity)
-    now = encoder_status(
-        project.store,
-        name,
-        identity.model,
-        spec=identity.spec,
-        keys=keys.keys,
-        present=keys.present,
-        tokens=table.tokens,
-        again=again,
-    )
+    now = cached_rows(project, identity, again=again)
     ours = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
     todo, lacks = missing_rows(features, keys.keys, ours, tokens=table.tokens, again=again)
@@ -99,13 +114,12 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     if identity.output_key is not None:
         to_logits = features.lacking_logits(identity.output_key) + int(lacks[todo].sum())
     n_bytes = measured.n_bytes + logits_bytes(to_logits, project.manifest.labels.shape[1])
-    refused = len(keys.refused)
     return PlannedExtraction(
         name=name,
         cached=now.cached,
         missing=now.missing + now.stale,
-        unreadable=now.unreadable + refused,
-        absent=now.absent - refused,
+        unreadable=now.unreadable,
+        absent=now.absent,
         to_encode=len(todo),
         to_logits=to_logits,
         seconds=measured.seconds,
@@ -120,7 +134,7 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
         return Estimate(0.0, 0)
     name = identity.name
     read = project.reader(name)
-    session = open_session(project, identity, read, ExtractionOptions(), encoder)
+    session = open_session(project, identity, read, ExtractionOptions(), encoder=encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
     return estimate(
         session,
@@ -244,10 +258,9 @@ def _model(project: Project, plan: FitPlan) -> str:
 
 def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """The cost of an end-to-end fine-tuning, from a few of its own batches, forward and backward."""
-    from mmfeat.common.devices import torch_device
     from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
-    from mmfeat.training.encoder_training import named, resume_file_of, samples_of
+    from mmfeat.training.encoder_training import fit_arguments, named, samples_of
 
     config, name = project.config, plan.name
     settings = config.finetune_of(name)
@@ -255,17 +268,7 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     samples = samples_of(project, name, encoder)
     say(f"{name}: measuring on a few of {counted(len(samples.train), 'row')}")
     with named(name):
-        fit = EncoderFit(
-            encoder,
-            samples,
-            settings,
-            metric=config.metric,
-            rule=config.predict,
-            seed=config.seed,
-            device=torch_device(config.device),
-            resume_file=resume_file_of(project, name),
-            fingerprint=plan.fingerprint,
-        )
+        fit = EncoderFit(encoder, samples, settings, **fit_arguments(project, plan))
         done = fit.resume()
         seconds = fit.estimate()
     n_val = len(distinct_rows(project.keys_of(plan.pretrained).keys, samples.val))

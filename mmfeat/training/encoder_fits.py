@@ -12,7 +12,8 @@ from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, distinct_rows
-from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
+from mmfeat.heads.training.fit_heads import fit_data, fit_heads
+from mmfeat.heads.training.head_logits import heads_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import fill_unknown, probe_logits, training_prior
 from mmfeat.project.encoding import encode_missing

@@ -171,7 +171,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
     checkpoint = made or save_checkpoint(
         project.checkpoints,
         name,
-        {**checkpoint_record(project, plan, pretrained.spec, fitted, metrics), **more},
+        {**checkpoint_record(project, plan, pretrained.spec, fitted=fitted, metrics=metrics), **more},
         output=output,
         tensors=tensors,
         learned=learned,
@@ -226,7 +226,6 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
     """Fine-tune one encoder end to end, and save it with its linear probe."""
     config = project.config
     settings, plan = config.finetune_of(name), fit_plan(project, name, freeze=False)
-    device = torch_device(config.device)
     made = _again(project, plan)
     if made is not None:
         _complete(project, plan, made)
@@ -242,26 +241,19 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
         )
     start = _frozen_output(project, plan.pretrained) if settings.head_first else None
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
-    resume_file = resume_file_of(project, name)
-
     samples = samples_of(project, name, encoder)
     with named(name):
         fitted = fit_encoder(
             encoder,
             samples,
             settings,
-            metric=config.metric,
-            rule=config.predict,
-            seed=config.seed,
-            device=device,
-            resume_file=resume_file,
-            fingerprint=plan.fingerprint,
+            **fit_arguments(project, plan),
             start=start,
             logs=_logs(project, plan),
             before=functools.partial(_announce, project, name),
         )
-    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples, fitted)
-    resume_file.unlink(missing_ok=True)
+    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples=samples, fitted=fitted)
+    resume_file_of(project, name).unlink(missing_ok=True)
     if fitted.stopped:
         raise EncoderError(
             f"encoder.{name}: {fitted.stopped}. checkpoints/{checkpoint.name} holds epoch {fitted.best_epoch}, the best "
@@ -333,7 +325,28 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     present = project.row_keys(kind.modality, source).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
     load, size = kind.training_loader(kind.reader(project.samples, source), encoder, config, name)
-    return Samples(load, manifest.labels, id_numbers(manifest.ids), train, val, manifest.classes, size)
+    return Samples(
+        load=load,
+        labels=manifest.labels,
+        numbers=id_numbers(manifest.ids),
+        train=train,
+        val=val,
+        classes=manifest.classes,
+        size=size,
+    )
+
+
+def fit_arguments(project: Project, plan: FitPlan) -> dict[str, Any]:
+    """The arguments of a fit that follow from a project's settings, by their names."""
+    config = project.config
+    return {
+        "metric": config.metric,
+        "rule": config.predict,
+        "seed": config.seed,
+        "device": torch_device(config.device),
+        "resume_file": resume_file_of(project, plan.name),
+        "fingerprint": plan.fingerprint,
+    }
 
 
 def resume_file_of(project: Project, name: str) -> Path:

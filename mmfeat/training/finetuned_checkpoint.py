@@ -20,12 +20,12 @@ CURVE = "learning-curve.png"
 
 
 def save_finetuned(
-    project: Project, plan: FitPlan, encoder: Any, samples: Samples, fitted: FittedEncoder
+    project: Project, plan: FitPlan, encoder: Any, *, samples: Samples, fitted: FittedEncoder
 ) -> Checkpoint:
     """Write the checkpoint of the best epoch, which holds that of the last epoch, and the learning curve."""
     ids = project.manifest.ids
     learned = Lineage.of(ids[samples.train], ids[samples.val])
-    record = checkpoint_record(project, plan, encoder.spec(), fitted)
+    record = checkpoint_record(project, plan, encoder.spec(), fitted=fitted)
     if fitted.stopped:
         record["stopped"] = fitted.stopped
     last = None
@@ -58,6 +58,7 @@ def checkpoint_record(
     project: Project,
     plan: FitPlan,
     spec: Any,
+    *,
     fitted: FittedHead | FittedEncoder,
     metrics: Metrics | None = None,
 ) -> dict[str, Any]:

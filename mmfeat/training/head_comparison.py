@@ -17,7 +17,8 @@ from mmfeat.common.remembered import recall
 from mmfeat.common.seals import write_sealed
 from mmfeat.common.text import counted
 from mmfeat.heads import HEADS, head_config, takes
-from mmfeat.heads.training.fit_heads import FitData, fit_data, head_logits, heads_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_data
+from mmfeat.heads.training.head_logits import head_logits, heads_logits
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.logits import encoder_logits, training_prior
 from mmfeat.metrics.metric_rows import MetricRow

@@ -12,7 +12,8 @@ from mmfeat.common.lineage import Lineage
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.training.epochs import FittedHead
-from mmfeat.heads.training.fit_heads import FitData, mean_logits
+from mmfeat.heads.training.fit_heads import FitData
+from mmfeat.heads.training.head_logits import mean_logits
 from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record, input_keys

@@ -82,7 +82,7 @@ def resolved_config(
     widths = {name: identity.width for name, identity in identities.items()}
     shapes = {name: tokens.shape[1:] for name, tokens in table.tokens.items()} if table else {}
     with torch.device("meta"):  # refused before any work
-        build_head(head, widths, 1, settings, shapes)
+        build_head(head, widths, 1, settings, tokens=shapes)
     return settings
 
 

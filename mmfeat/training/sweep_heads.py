@@ -9,7 +9,8 @@ from mmfeat.common.devices import torch_device
 from mmfeat.common.files import digest_json, remove_leftovers
 from mmfeat.common.progress import progress
 from mmfeat.heads.training.epochs import FittedHead
-from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks, head_logits
+from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.runs.sweep import METRIC_NAMES, Fit, KeptFits

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.errors import ConfigError, DataError, RunError
-from mmfeat.config.schema import RECIPES
+from mmfeat.config.schema import METHODS, RECIPES
 from mmfeat.inference.ensemble_members import (
     all_candidates,
     members_of,
@@ -25,7 +25,7 @@ from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
 from mmfeat.report.result import Record, metric_records
-from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Weights
+from mmfeat.runs.ensemble_weights import FOLDS, STEPS, STRENGTH, Weights
 from mmfeat.runs.ensembles import RECIPE_TEXTS
 from mmfeat.runs.run import ROLES, already_made
 from mmfeat.training.ensemble_runs import ensemble_fingerprint, ensemble_logits, fit_ensemble, save_ensemble

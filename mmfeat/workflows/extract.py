@@ -9,15 +9,15 @@ from mmfeat.common.progress import clock
 from mmfeat.project.encoding import ExtractionOptions, ExtractResult
 from mmfeat.project.encoding import extract as extract_features
 from mmfeat.project.project import Project
-from mmfeat.report.result import Record, TableResult
-from mmfeat.training.dry_run import PlannedExtraction
+from mmfeat.report.result import Record
+from mmfeat.training.dry_run import DryRun, PlannedExtraction
 from mmfeat.training.dry_run import plan_extract as plan_extraction
 
 __all__ = ["ExtractDryRun", "ExtractResult", "PlannedExtraction", "extract", "plan_extract"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ExtractDryRun(TableResult):
+class ExtractDryRun(DryRun):
     """What an extraction would do. Nothing was written.
 
     Attributes
@@ -27,16 +27,6 @@ class ExtractDryRun(TableResult):
     """
 
     encoders: list[PlannedExtraction]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether there is nothing to do."""
-        return all(plan.nothing for plan in self.encoders)
-
-    @property
-    def seconds(self) -> float:
-        """About how long it would take."""
-        return sum(plan.seconds for plan in self.encoders)
 
     @property
     def mb(self) -> float:

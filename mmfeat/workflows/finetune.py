@@ -15,7 +15,7 @@ from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult, metric_records
 from mmfeat.report.text_tables import MOST_FREQUENT
-from mmfeat.training.dry_run import PlannedFinetuning
+from mmfeat.training.dry_run import DryRun, PlannedFinetuning
 from mmfeat.training.dry_run import plan_finetune as plan_finetuning
 from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 
@@ -66,7 +66,7 @@ class FinetuneResult(TableResult):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FinetuneDryRun(TableResult):
+class FinetuneDryRun(DryRun):
     """What a fine-tuning would do. Nothing was written.
 
     Attributes
@@ -76,16 +76,6 @@ class FinetuneDryRun(TableResult):
     """
 
     encoders: list[PlannedFinetuning]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether there is nothing to do."""
-        return all(plan.nothing for plan in self.encoders)
-
-    @property
-    def seconds(self) -> float:
-        """About how long it would take."""
-        return sum(plan.seconds for plan in self.encoders)
 
     def _about(self) -> str:
         if self.nothing:

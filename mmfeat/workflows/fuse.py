@@ -93,7 +93,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     lines, kept = baselines(project, list(identities), {} if run is None else run.record.get("baselines", {}))
     return_freed_memory()
     if run is None:
-        inputs = _Inputs(head, settings, identities, table, rows)
+        inputs = _Inputs(head=head, settings=settings, identities=identities, table=table, rows=rows)
         run = _train(project, inputs, folds, fingerprint=fingerprint, more={"baselines": kept})
         return_freed_memory()
     return FuseResult(
@@ -108,7 +108,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Inputs:
     """What a head is trained on; `rows` are the rows of the manifest that are read."""
 

@@ -20,10 +20,10 @@ from mmfeat.heads.knn import unit_embeddings
 from mmfeat.inference.fitted_rules import rule_for_rows
 from mmfeat.inference.logits import recorded_table, run_logits, unimodal_predictions
 from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
-from mmfeat.inference.run_ranking import best_run
+from mmfeat.inference.run_ranking import selected_run
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run, in_sample
+from mmfeat.project.staleness import in_sample
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import Run
@@ -80,7 +80,7 @@ class ReviewResult(TableResult):
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Candidates:
     """Rows of the manifest `(n,)`, with the predictions of the run and of its encoders."""
 
@@ -93,8 +93,14 @@ class _Candidates:
 
     def take(self, at: np.ndarray) -> _Candidates:
         """Some of them, in this order."""
-        unimodal, known = ({name: x[at] for name, x in by.items()} for by in (self.unimodal, self.known))
-        return _Candidates(self.rows[at], self.probs[at], self.predicted[at], self.threshold[at], unimodal, known)
+        return _Candidates(
+            rows=self.rows[at],
+            probs=self.probs[at],
+            predicted=self.predicted[at],
+            threshold=self.threshold[at],
+            unimodal={name: probs[at] for name, probs in self.unimodal.items()},
+            known={name: known[at] for name, known in self.known.items()},
+        )
 
     def differing(self) -> np.ndarray:
         """Bits by which the encoders disagree, `(n, K)`."""
@@ -105,7 +111,8 @@ class _Candidates:
 
 def review(
     project: Project,
-    run_name: str | None = None,
+    run: str | None = None,
+    *,
     n: int = 50,
     split: str = "unlabelled",
     out: Path | str | None = None,
@@ -118,7 +125,7 @@ def review(
 
     Parameters
     ----------
-    run_name : str, optional
+    run : str, optional
         The best on val, when None.
     split : str
         `unlabelled`; or `train` or `val`, to find labels that are wrong.
@@ -134,40 +141,49 @@ def review(
     OutputError
         The file is an input or a file of the project.
     """
-    manifest, file = project.manifest, project.root / FILE if out is None else Path(out).expanduser()
-    rows = manifest.rows(split)
+    manifest, rows = project.manifest, project.manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to review. Use: --split {'train' if split != 'train' else 'val'}")
-    outputs = Outputs(project.config, overwrite=overwrite)
-    outputs.check(file, known=True)
-    if not overwrite and not outputs.made(file):
-        _keep_answers(project, file)
-    run = find_run(project, run_name) if run_name else best_run(project)
-    seen = corrected_ids(project.root / CORRECTIONS, manifest.columns["id"])
-    fresh = rows[[seen.find(sample) is None for sample in manifest.ids[rows].tolist()]]
-    found = _candidates(project, run, fresh)
-    best = found.take(_most_worth(project, run, found, n, split))
+    file = project.root / FILE if out is None else Path(out).expanduser()
+    outputs = _checked_outputs(project, file, overwrite)
+    used, chosen = selected_run(project, run)
+    fresh = _unreviewed(project, rows)
+    found = _candidates(project, used, fresh)
+    best = found.take(_most_worth(project, used, found, n=n, split=split))
     if not len(best.rows):
         what = "that is not in corrections.csv" if split == "unlabelled" else "whose labels the model contradicts"
         raise DataError(f"no {split} row is left {what}. Use: --split {'train' if split != 'train' else 'val'}")
     columns = _columns(project, best, split)
-    data = review_bytes(columns)
-    made = outputs.write(file, data, known=True)
     return ReviewResult(
         file=file,
-        made=made,
-        run=run.name,
-        chosen="" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
+        made=outputs.write(file, review_bytes(columns), known=True),
+        run=used.name,
+        chosen=chosen,
         split=split,
         n_rows=len(best.rows),
         n_candidates=len(found.rows),
         n_reviewed=len(rows) - len(fresh),
         n_unknown=len(fresh) - len(found.rows),
-        without_prediction=[name for name in run.encoders if name not in found.unimodal],
-        in_sample=in_sample(project, run.name, found.rows),
+        without_prediction=[name for name in used.encoders if name not in found.unimodal],
+        in_sample=in_sample(project, used.name, found.rows),
         nothing=nothing_mark(manifest.classes),
         columns=columns,
     )
+
+
+def _checked_outputs(project: Project, file: Path, overwrite: bool) -> Outputs:
+    """Refuse a file that must not be replaced, before any work."""
+    outputs = Outputs(project.config, overwrite=overwrite)
+    outputs.check(file, known=True)
+    if not overwrite and not outputs.made(file):
+        _keep_answers(project, file)
+    return outputs
+
+
+def _unreviewed(project: Project, rows: np.ndarray) -> np.ndarray:
+    """The rows that are not in corrections.csv."""
+    seen = corrected_ids(project.root / CORRECTIONS, project.manifest.columns["id"])
+    return rows[[seen.find(sample) is None for sample in project.manifest.ids[rows].tolist()]]
 
 
 def _keep_answers(project: Project, file: Path) -> None:
@@ -206,16 +222,16 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
     probs = decision.probs(logits)
     sources = unimodal_predictions(project, run, rows) if len(rows) else {}
     return _Candidates(
-        rows,
-        probs,
-        decision.labels(probs),
-        np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
-        {name: sigmoid(source.logits) for name, source in sources.items()},
-        {name: source.known for name, source in sources.items()},
+        rows=rows,
+        probs=probs,
+        predicted=decision.labels(probs),
+        threshold=np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
+        unimodal={name: sigmoid(source.logits) for name, source in sources.items()},
+        known={name: source.known for name, source in sources.items()},
     )
 
 
-def _most_worth(project: Project, run: Run, found: _Candidates, n: int, split: str) -> np.ndarray:
+def _most_worth(project: Project, run: Run, found: _Candidates, *, n: int, split: str) -> np.ndarray:
     """Positions of the candidates that are worth most, best first."""
     if split == "unlabelled":
         worth = (uncertainty(found.probs, found.threshold) + found.differing()).sum(1)

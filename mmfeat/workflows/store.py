@@ -222,8 +222,16 @@ class FeaturesResult(TableResult):
         return [{"array": name, "shape": list(values.shape), "type": str(values.dtype)} for name, values in arrays]
 
 
+_SUFFIXES = {".h5": "h5", ".hdf5": "h5", ".parquet": "parquet", ".safetensors": "safetensors"}
+
+
+def form_of_export(destination: Path | str, form: str | None = None) -> str:
+    """The format of an export: as named, else by the destination's suffix, else npy."""
+    return form or _SUFFIXES.get(Path(destination).suffix, "npy")
+
+
 def export_features(
-    project: Project, destination: Path | str, form: str, names: list[str] | None = None, split: str = "all"
+    project: Project, destination: Path | str, form: str, names: list[str] | None = None, *, split: str = "all"
 ) -> FeaturesResult:
     """Write aligned arrays of the project's rows as one file (npy: a folder).
 

@@ -78,7 +78,7 @@ class ImportResult(Result):
 
 
 def import_embeddings(
-    project: Project, name: str, file: Path | str, ids_file: Path | str | None = None, array: str = ""
+    project: Project, name: str, file: Path | str, ids_file: Path | str | None = None, *, array: str = ""
 ) -> ImportResult:
     """Import the embeddings of a file into the project's store, under the digests of their ids.
 
@@ -109,14 +109,14 @@ def import_embeddings(
     keep = np.ones(len(ids), dtype=bool) if keep is None else keep
     if len(keep) != len(ids) or not keep.any():
         raise DataError(f"{path}: marks {int(keep.sum()):,} of {counted(len(ids), 'row')} as having an embedding")
-    n_matched = _matched(project, path, ids, keys, keep)
+    n_matched = _matched(project, path, ids, keys=keys, keep=keep)
     width, dtype = source.shape[1], project.store.dtype
     try:
         with progress(f"{name}: examining", len(ids)) as bar:
             found = examine(
                 name, source.blocks, ids, keys=keys, keep=keep, width=width, dtype=dtype, advance=bar.advance
             )
-        n_written = _write(project, source, found, keys, keep)
+        n_written = _write(project, source, found, keys=keys, keep=keep)
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -177,7 +177,7 @@ def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[s
     return ids, keys
 
 
-def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, keep: np.ndarray) -> int:
+def _matched(project: Project, path: Path, ids: list[str], *, keys: np.ndarray, keep: np.ndarray) -> int:
     """How many rows of the manifest have one of the embeddings; none is an error."""
     rows = id_keys(project.manifest.ids)
     n_matched = int(np.isin(rows.view("V32").ravel(), keys[keep].view("V32").ravel()).sum())
@@ -190,7 +190,7 @@ def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, kee
     return n_matched
 
 
-def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarray, keep: np.ndarray) -> int:
+def _write(project: Project, source: ArrayFile, found: Imported, *, keys: np.ndarray, keep: np.ndarray) -> int:
     """Write the embeddings that the store lacks; returns their number."""
     features = project.store.encoder(found.spec)
     project.refer(found.spec.key, imported=found.spec.architecture)

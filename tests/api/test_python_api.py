@@ -18,6 +18,7 @@ import click
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.command_line import leaves
 from mmfeat.cli import group
 
 import mmfeat as mf
@@ -38,16 +39,7 @@ def own(trained, tmp_path):
 # -- every command is a method
 
 
-def leaves(command: click.Command, path: tuple[str, ...] = ()) -> dict[str, click.Command]:
-    if not isinstance(command, click.Group):
-        return {"_".join(path): command}
-    found = {}
-    for name, one in command.commands.items():
-        found |= leaves(one, (*path, name))
-    return found
-
-
-COMMANDS = leaves(group)
+COMMANDS = {"_".join(words): command for words, command in leaves(group).items()}
 FUNCTIONS = {"init": mf.init, "demo": mf.demo}  # they need no project
 LEFT_OUT = {
     "serve": None,  # runs until it is ended

@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import click
 import pytest
 from click.testing import CliRunner
+from helpers.command_line import leaves
 from mmfeat.cli import group
 from mmfeat.cli.options import choices_text
 
@@ -335,17 +336,7 @@ class Reached(Exception):
     """A workflow was called: this is what with."""
 
 
-def leaves(command: click.Command, path: tuple[str, ...] = ()) -> dict[str, click.Command]:
-    """Every command that can be typed, by its words."""
-    if not isinstance(command, click.Group):
-        return {" ".join(path): command}
-    found = {}
-    for name, one in command.commands.items():
-        found |= leaves(one, (*path, name))
-    return found
-
-
-LEAVES = leaves(group)
+LEAVES = {" ".join(words): command for words, command in leaves(group).items()}
 CASES = [(name, option) for name, spec in COMMANDS.items() for option in spec.options]
 
 

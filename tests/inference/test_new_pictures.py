@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -32,11 +31,6 @@ def photos(small_source, tmp_path) -> Path:
             place.write_bytes(archive.read(name))
     (folder / "notes.txt").write_text("no picture", encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def own(trained, tmp_path) -> Project:
-    return Project(shutil.copytree(trained, tmp_path / "project"))
 
 
 IDS = ["0.png", "1.png", "2.png", "3.png", "4.png", "deep/er/5.png"]

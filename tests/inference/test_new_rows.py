@@ -35,12 +35,6 @@ def table(small_source, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def own(trained, tmp_path) -> Project:
-    """A project of one's own to write into."""
-    return Project(shutil.copytree(trained, tmp_path / "project"))
-
-
 def predicted(table, **where):
     return predict_new(str(table), images=(str(table.parent / "photos"),), **where)
 

@@ -94,7 +94,7 @@ def test_every_command_goes_by_the_classes_of_the_manifest(project):
     evaluate(project)
     names = {row["class"] for row in csv.DictReader((project.root / "runs/linear-1/evaluation-val.csv").open())}
     assert names == {"a", "b", "d"}
-    text = review(project, "linear-1", 3).file.read_text(encoding="utf-8-sig")
+    text = review(project, "linear-1", n=3).file.read_text(encoding="utf-8-sig")
     assert "c (" not in text
     assert export(project, "linear-1", project.root / "model").folder.is_dir()
 

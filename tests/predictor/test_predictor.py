@@ -19,11 +19,6 @@ from mmfeat.project.project import Project
 
 
 @pytest.fixture(scope="module")
-def predictor(exported) -> Predictor:
-    return Predictor.load(exported)
-
-
-@pytest.fixture(scope="module")
 def samples(trained) -> tuple[list[bytes], list[str]]:
     """Images and captions of the project's rows, in their order."""
     project = Project(trained)

@@ -34,11 +34,6 @@ SMALL = Limits(megabytes=0.2, megapixels=0.1, caption=50, waiting=300, seconds=1
 
 
 @pytest.fixture(scope="module")
-def predictor(exported) -> Predictor:
-    return Predictor.load(exported, "cpu")
-
-
-@pytest.fixture(scope="module")
 def port(predictor) -> int:
     with serving(predictor, SMALL) as (port, _):
         yield port

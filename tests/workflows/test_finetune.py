@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import run_cli
+from helpers.edits import save
 
 from mmfeat.common.errors import DataError, EncoderError
-from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.batches import UndecodableSample
 from mmfeat.encoders.finetuning import gradient_steps
 from mmfeat.encoders.finetuning import validated_epochs as encoders
@@ -21,14 +21,6 @@ from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.training import encoder_training as workflow
 from mmfeat.workflows.finetune import finetune
-
-
-def save(project: Project, **changes) -> Project:
-    m = project.manifest
-    Manifest(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, **changes}).save(
-        project.root / "manifest.parquet"
-    )
-    return Project(project.root)
 
 
 def edit(project: Project, pattern: str, new: str) -> Project:

@@ -225,7 +225,7 @@ def test_files_that_do_not_say_what_is_meant_are_refused(project, tmp_path):
         (tmp_path / "many.npz", None): "Unpack",
     }.items():
         with pytest.raises(DataError, match=word) as error:
-            import_embeddings(project, "clip", *arguments)
+            import_embeddings(project, "clip", *arguments[:2], array="".join(arguments[2:]))
         assert "\n" not in str(error.value)
     ragged = open_array(tmp_path / "ragged.parquet")
     with pytest.raises(DataError, match="row 2 has 1 number, the first has 2"):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.edits import contents
 from hypothesis import given
 from hypothesis import strategies as st
 from mmfeat.cli import group
@@ -30,17 +31,8 @@ def folder(trained, tmp_path):
     return tmp_path / "project"
 
 
-def files(folder) -> dict[str, bytes]:
-    """All files of a project but what is only remembered, its sweeps, and the store's note of who refers to it."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not {".mmfeat", "sweeps", "projects"} & set(path.parts)
-    }
-
-
 def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monkeypatch):
-    before = files(folder)
+    before = contents(folder, ".mmfeat", "sweeps", "projects")
 
     def interrupted(*arguments, **more):
         yield next(fit_stacks(*arguments, **more))
@@ -64,7 +56,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monke
     assert again.cells == result.cells
     assert again.effects == result.effects
     assert sweep_fuse(folder, {**GRID, "fuse.lr": "1e-3,3e-3,1e-2"}).n_trained == (1 + 2) * 2
-    assert files(folder) == before
+    assert contents(folder, ".mmfeat", "sweeps", "projects") == before
     (next((folder / "sweeps" / "fuse").glob("*.json"))).write_text('{"format": 1, "heads": {"x": 3}}')
     assert sweep_fuse(folder, GRID).n_trained > 0  # what is damaged is trained again
 

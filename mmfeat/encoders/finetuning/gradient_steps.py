@@ -109,7 +109,11 @@ class GradientSteps:
                 embeddings = self.encoder(inputs)
             logits = self.output(embeddings.float())
             loss, _ = summed_loss(
-                logits, labels[piece.to(self.device)], self.weights, self.config.loss, self.config.smoothing
+                logits,
+                labels[piece.to(self.device)],
+                self.weights,
+                self.config.loss,
+                smoothing=self.config.smoothing,
             )
             self.scaler.scale(loss / weight).backward()
             whole += loss.detach() / weight

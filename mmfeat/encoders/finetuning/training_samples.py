@@ -18,7 +18,7 @@ from mmfeat.encoders.encoder import Encoder
 _SIZE_STEP = 32  # pixels; networks halve the size five times
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """The samples of a fine-tuning.
 

@@ -18,7 +18,8 @@ from mmfeat.common.progress import Progress
 from mmfeat.common.randomness import mix
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads.training.epochs import FittedHead
-from mmfeat.heads.training.fit_heads import FitData, diverged, fit_stacks, head_logits, n_parameters
+from mmfeat.heads.training.fit_heads import FitData, diverged, fit_stacks, n_parameters
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
 
 JUDGED = 2000  # number of rows of the other folds that a head's epoch is selected on

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.command_line import run_cli
+from helpers.images import saved
 from PIL import Image, PngImagePlugin
 
 from mmfeat.data.images.copies import copies_across_splits, groups_with_copies
@@ -21,12 +22,6 @@ from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.project.initialisation import init
 
 rng = np.random.default_rng(5)
-
-
-def saved(pixels: np.ndarray, kind: str, **options) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind, **options)
-    return data.getvalue()
 
 
 def picture() -> np.ndarray:
