@@ -29,7 +29,7 @@ from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample, in_sample_of, lineage_of_encoder
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of, with_tfidf
 from mmfeat.report.text_tables import MOST_FREQUENT
 from mmfeat.store.feature_table import FeatureTable, rows_digest
 
@@ -192,8 +192,8 @@ class _Words(_LinearHead):
         return {**super().settings(), **dataclasses.asdict(TfidfEncoderConfig()), "captions": captions}
 
     def fit(self) -> dict[str, Any]:
-        worded = with_words(self.project, _WORDS)
-        encoder = fitted_words(worded, _WORDS)
+        worded = with_tfidf(self.project, _WORDS)
+        encoder = fitted_vocabulary(worded, _WORDS)
         identity, rows = identity_of(_WORDS, encoder), _affordable_rows(worded)
         encode_missing(worded, identity, rows, encoder=encoder)
         table = worded.table_of({_WORDS: (identity.spec, None)}, rows)

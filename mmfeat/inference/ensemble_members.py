@@ -11,12 +11,12 @@ from mmfeat.common.errors import DataError, RunError
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import encoder_record
 from mmfeat.project.staleness import (
-    again,
     find_run,
     is_current,
     lineage_of,
     lineage_of_encoder,
-    of_other_classes,
+    probe_has_other_classes,
+    remake_command,
     stale_because,
     state_of,
     trained_on_val,
@@ -62,7 +62,7 @@ def all_candidates(project: Project) -> list[str]:
     names = []
     for name in project.config.encoder:
         identity = project.identity(name)
-        usable = identity.output_key is not None and not of_other_classes(project, identity)
+        usable = identity.output_key is not None and not probe_has_other_classes(project, identity)
         if usable and not trained_on_val(project, lineage_of_encoder(project, identity, True)):
             names.append(name)
     runs = [r.name for r in all_runs(project.runs_folder) if r.kind != "ensemble" and state_of(project, r) == "current"]
@@ -148,7 +148,7 @@ def members_of(project: Project, names: list[str], weights: Weights) -> Members:
         else:
             run = find_run(project, name)
             if why := run.damage() or stale_because(project, run):
-                raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+                raise RunError(f"{name} is stale: {why}. Make it again: {remake_command(project, run)}")
             found, fingerprint = run.encoders, run.record["fingerprint"]
             heads.update(run.record["heads"])
         for encoder, record in found.items():

@@ -19,7 +19,7 @@ from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import input_keys
-from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
+from mmfeat.project.staleness import find_run, probe_has_other_classes, remake_command, stale_because
 from mmfeat.runs.ensembles import Weight, combined
 from mmfeat.runs.run import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.store.feature_table import FeatureTable
@@ -71,7 +71,7 @@ def probe_table(project: Project, identity: Identity, rows: np.ndarray) -> Featu
     remedy = f"Run: mmfeat finetune {identity.name} --freeze"
     if identity.output_key is None:
         raise RunError(f"encoder {identity.name!r} gives no logits yet. {remedy}")
-    if of_other_classes(project, identity):
+    if probe_has_other_classes(project, identity):
         raise RunError(
             f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}"
         )
@@ -141,7 +141,7 @@ def run_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = 
     """
     run = run.in_order_of(project.manifest.classes)
     if run.classes != project.manifest.classes:
-        raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
+        raise RunError(f"{run.name} was made for other classes. Make it again: {remake_command(project, run)}")
     try:
         if run.kind == "ensemble":
             return _ensemble_logits(project, run, rows, shipped=shipped)
@@ -154,7 +154,7 @@ def run_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = 
         if not why:  # its encoders are current: what is missing can be extracted, as the error says
             raise
     raise MissingFeatures(
-        f"{run.name}: the features that it was made from are gone, and {why}. Make the run again: {again(project, run)}"
+        f"{run.name}: the features that it was made from are gone, and {why}. Make the run again: {remake_command(project, run)}"
     )
 
 
@@ -241,7 +241,7 @@ def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: b
             member = find_run(project, name)
             if member.record["fingerprint"] != recorded["fingerprint"]:
                 raise RunError(
-                    f"{run.name}: its member {name} was made again since. Make it again: {again(project, run)}"
+                    f"{run.name}: its member {name} was made again since. Make it again: {remake_command(project, run)}"
                 )
             members.append(run_logits(project, member, rows, shipped=shipped))
     weights, prior = [m["weight"] for m in run.record["members"]], np.array(run.record["prior"])
@@ -273,7 +273,7 @@ def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndar
     if not same.all():
         raise RunError(
             f"{run.name}: its weights were fitted on {(~same).sum():,} of these rows before their images or captions changed, "
-            f"so that no metric would be out of sample. Make it again: {again(project, run)}"
+            f"so that no metric would be out of sample. Make it again: {remake_command(project, run)}"
         )
     logits, known = found.logits.copy(), found.known.copy()
     logits[at], known[at] = kept.logits[position], kept.known[position]

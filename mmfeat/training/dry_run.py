@@ -19,7 +19,7 @@ from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, log
 from mmfeat.project.encoding import ExtractionOptions, open_session
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.cache_status import encoder_status
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, out_of_use
 
@@ -227,7 +227,7 @@ def _planned(
 
 def _plan_words(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """The cost of an encoder that counts words. The counting itself is done, and thrown away."""
-    encoder = fitted_words(project, plan.name)
+    encoder = fitted_vocabulary(project, plan.name)
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
     measured = measure_encoding(project, identity, todo, encoder)

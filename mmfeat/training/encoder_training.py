@@ -35,7 +35,7 @@ from mmfeat.inference.logits import encoder_logits, probe_logits
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, from_nothing, out_of_use, use_remedy
 from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, plot_curve, save_finetuned
@@ -219,7 +219,7 @@ def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) 
 def _words(project: Project, plan: FitPlan) -> Encoder:
     """The encoder of the checkpoint that was made from the same, or a new one."""
     table = project.config.encoder[plan.name]
-    return kind_of(table).restore(plan.made, table) if plan.made else fitted_words(project, plan.name)
+    return kind_of(table).restore(plan.made, table) if plan.made else fitted_vocabulary(project, plan.name)
 
 
 def _tune(project: Project, name: str) -> FinetunedEncoder:

@@ -14,7 +14,7 @@ from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import of_other_names
+from mmfeat.project.staleness import has_other_classes
 from mmfeat.store.feature_table import rows_digest
 
 
@@ -118,7 +118,7 @@ def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
     if freeze and not project.encoder_table(name).made_elsewhere:
         identity = project.identity(name)
         used = project.checkpoint(identity)
-        if used and not used.frozen and (used.record.get("refitted") or of_other_names(project, used.classes)):
+        if used and not used.frozen and (used.record.get("refitted") or has_other_classes(project, used.classes)):
             return identity
     return project.pretrained(name)
 

@@ -29,7 +29,7 @@ from mmfeat.data.corrections import add_answers
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
-from mmfeat.project.changes import follows
+from mmfeat.project.changes import required_work
 from mmfeat.project.initialisation import init
 from mmfeat.project.manifest_files import LOG
 from mmfeat.project.project import Project
@@ -117,7 +117,7 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     change = difference(before, now.manifest)
     lines = about_answers(answers, before, now.manifest, change=change)
     lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
-    necessary, after = follows(now.config, change)
+    necessary, after = required_work(now.config, change)
     lines += [*necessary, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
     made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo)."
@@ -157,7 +157,7 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     publish_folder(folder, folder.parent, "undone")
     fresh = project.reopened()
     change = difference(before, fresh.manifest)
-    necessary, after = follows(fresh.config, change)
+    necessary, after = required_work(fresh.config, change)
     lines = [*necessary, *_about_runs(fresh, before, change, states)]
     if not same:
         lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without them")

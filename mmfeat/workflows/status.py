@@ -33,7 +33,7 @@ class StatusResult(TableResult):
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        One line about what was made before seals; empty where everything is sealed.
+        One line that counts files without a seal, which an earlier version made; empty if there are none.
     stored : list of StoreLine
         What lies in the store. Empty unless it was asked for.
     """

@@ -496,7 +496,7 @@ def test_what_has_no_seal_is_read_and_status_says_so_in_one_line(old_project):
     assert not found.failures
     assert not found.damaged
     assert found.unsealed == (
-        "21 runs, 10 checkpoints and the manifest were made before seals: unsealed, a changed bit in them may go unnoticed"
+        "21 runs, 10 checkpoints and the manifest were made by an earlier version, without a seal: a changed bit in them may go unnoticed"
     )
     assert all(one.missing == one.stale == 0 for one in found.encoders)
 

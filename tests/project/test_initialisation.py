@@ -263,7 +263,7 @@ def test_label_columns_are_found_said_and_written(tmp_path):
 
 def test_absent_is_resolved_by_what_is_found_or_asked_for(tmp_path):
     (tmp_path / "t.csv").write_text("id,caption,beach,dog\na,x,1,\nb,x,,1\n")
-    assert "blank is no" in init(tmp_path, str(tmp_path / "t.csv"), val=0).summary
+    assert "blank is negative" in init(tmp_path, str(tmp_path / "t.csv"), val=0).summary
     assert written(tmp_path)["absent"] == "negative"
     (tmp_path / FILE_NAME).unlink()
     with pytest.raises(DataError, match=r"requires explicit negatives"):
@@ -385,7 +385,7 @@ def test_images_that_nothing_names_are_said(tmp_path):
     pictures(tmp_path / "data", "other.jpg")
     (tmp_path / "data" / "t.csv").write_text("id,caption,labels\n" + rows_of_table(), encoding="utf-8")
     found = init(tmp_path / "p", str(tmp_path / "data" / "t.csv"))
-    assert "no column names them: --image COLUMN" in found.summary
+    assert "no column names them. To use them: --image COLUMN" in found.summary
     assert not found.manifest.images.any()
 
 

@@ -18,7 +18,7 @@ from mmfeat.inference.logits import held_out_folds, run_logits
 from mmfeat.inference.networks import compose, model_record
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again
+from mmfeat.project.staleness import remake_command
 from mmfeat.runs.run import ROLES
 from mmfeat.training import head_folds as folds_module
 from mmfeat.training import head_runs as headruns
@@ -96,7 +96,7 @@ def test_an_ensemble_of_runs_in_folds_may_be_fitted_on_all_labelled_rows(folded)
 def test_the_same_folds_are_the_same_run_and_others_another(folded):
     project, result = folded
     assert not fuse(Project(project.root, FOLDS)).made
-    assert again(project, result.run) == "mmfeat fuse --head concat --folds 3"
+    assert remake_command(project, result.run) == "mmfeat fuse --head concat --folds 3"
     assert fuse(Project(project.root, {**FOLDS, "fuse.folds": 2, "fuse.seeds": 1})).made
     plain = fuse(Project(project.root, {"fuse.head": "concat"}))
     assert plain.run.record["folds"] == 0
