@@ -22,7 +22,7 @@ from mmfeat.runs.run_record import in_order
 
 @dataclass(frozen=True)
 class Composed:
-    """A network on embeddings, and the run or encoder that it is of.
+    """A network on embeddings, and the run or encoder that it computes.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ def _probe(project: Project, name: str) -> ProbePart:
     identity = project.identity(name)
     output = project.output(identity)
     if output is None or probe_has_other_classes(project, identity):
-        why = "gives no logits yet" if output is None else "has a linear probe for other classes than the manifest"
+        why = "has no linear probe yet" if output is None else "has a linear probe for other classes than the manifest"
         raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
     output = output.in_order_of(project.manifest.classes)
     part = ProbePart(name, identity.width, len(output.classes))
@@ -107,7 +107,7 @@ def _current_metrics(project: Project, name: str) -> dict[str, Any] | None:
 
 
 def model_record(project: Project, composed: Composed) -> dict[str, Any]:
-    """What an exported model keeps of its project, as JSON values: data, split, metrics, number of training rows."""
+    """Facts about its project that an exported model records, as JSON values: data, split, metrics, training rows."""
     run, config = composed.run, project.config
     if run is None:
         checkpoint = project.checkpoint(composed.identities[composed.name])

@@ -23,8 +23,8 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
     Parameters
     ----------
     fold : np.ndarray, optional
-        `(n,)`, as :func:`mmfeat.inference.logits.held_out_folds` gives it: rows of a fold have the logits of the heads that were
-        not trained on it; all others, as all do when None, the mean of the heads of all folds.
+        `(n,)`, from :func:`mmfeat.inference.logits.held_out_folds`. A row of a fold gets the logits of the heads that held
+        it out. All other rows, or all rows if None, get the mean over the heads of all folds.
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)
     found = table_logits(heads, table, list(run.encoders), device=device, folds=n_folds(run.record), fold=fold)
@@ -48,10 +48,10 @@ def table_logits(
     for start, part in zip(range(0, table.n_samples, size), table.batches(size), strict=True):
         inputs, present = part.to(device, names)
         data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
-        own = fold[start : start + size]
-        for number in np.unique(own):
-            its = np.flatnonzero(own == number)
-            blind = heads if number < 0 else heads[number::folds]
-            found = heads_logits(blind, data, None if len(its) == len(own) else its)
-            logits[:, start + its] = found.reshape(n_seeds, -1, *found.shape[1:]).mean(1)
+        block_fold = fold[start : start + size]
+        for number in np.unique(block_fold):
+            positions = np.flatnonzero(block_fold == number)
+            held_out = heads if number < 0 else heads[number::folds]
+            found = heads_logits(held_out, data, None if len(positions) == len(block_fold) else positions)
+            logits[:, start + positions] = found.reshape(n_seeds, -1, *found.shape[1:]).mean(1)
     return logits

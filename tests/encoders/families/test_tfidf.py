@@ -247,7 +247,7 @@ def test_without_a_word_the_other_baselines_are_there(extracted, capsys):
     extract(project)
     labels = [line.label for line in fuse(project, "concat").lines]
     assert not [label for label in labels if label.startswith("TF-IDF")]
-    assert "no baseline of TF-IDF: encoder.TF-IDF: no word" in capsys.readouterr().err
+    assert "no TF-IDF baseline: encoder.TF-IDF: no word" in capsys.readouterr().err
 
 
 def test_an_encoder_of_the_kind_is_not_shown_twice(worded):
