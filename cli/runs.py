@@ -40,4 +40,4 @@ def runs_command(context: click.Context, **options: Any) -> None:
         click.echo(about_metrics(left_out, "epochs and rounds were selected on these rows"))
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
-    echo_next(f"{len(result.runs)} {order}; MB is the whole model with its encoders.", result.after)
+    echo_next(f"{len(result.runs)} {order}. MB: the whole model, encoders included.", result.after)

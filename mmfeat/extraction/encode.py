@@ -100,14 +100,14 @@ class Extraction:
 
     @property
     def advice(self) -> str:
-        """What would make it faster; empty if encoding is the bottleneck, as it should be."""
+        """How to make it faster; empty if encoding is the bottleneck, as it should be."""
         total = sum(self.shares.values())
         if not total or self.encoded < 100:
             return ""
         if self.shares["writing"] > _WRITING * total:
-            return "the disk is the limit: put [store] path on a faster one"
+            return "the disk is the bottleneck: put [store] path on a faster one"
         if self.shares["decoding"] > _WAITING * total:
-            return f"decoding is the limit: more CPU cores{self.faster_decoding}"
+            return f"decoding is the bottleneck. Use more CPU cores{self.faster_decoding}"
         return ""
 
 

@@ -51,7 +51,7 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
         [effect.key, f"{effect.share:.0%}", ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)]
         for effect in effects
     ]
-    return table(["setting", "explains", f"mean {metric_title(metric)} by value"], rows, left=3)
+    return table(["setting", "share of variance", f"mean {metric_title(metric)} by value"], rows, left=3)
 
 
 def sweep_csv(cells: Sequence[SweptCell], metric: str, *, title: str = "head", numbers: Sequence[str] = ()) -> str:

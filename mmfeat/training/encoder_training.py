@@ -289,9 +289,11 @@ def _announce(project: Project, name: str, done: int, seconds: float) -> None:
         say(f"{name}: continues after step {done:,}")
     say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
     if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
-        say(f"{name}: its weights are random. To train from scratch, rather: --recipe paper")
+        say(f"{name}: the weights are random. To train from scratch, use: --recipe paper")
     if seconds > LONG_SECONDS and device.type == "cpu":
-        say(f"{name}: this takes long without a GPU. In minutes: mmfeat finetune {name} --freeze")
+        say(
+            f"{name}: this takes long without a GPU. To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
+        )
 
 
 def _frozen_output(project: Project, pretrained: Identity) -> LinearProbe:

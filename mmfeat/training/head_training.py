@@ -114,12 +114,12 @@ def heads_made_from(project: Project, identities: dict[str, Identity], table: Fe
 
 
 def head_lines(project: Project, run: Run) -> list[MetricRow]:
-    """Metrics on val of one seed on average, and of the mean of all seeds' logits, which predicts."""
+    """Metrics on val: the average over single seeds, and the mean of all seeds' logits, which is used for predictions."""
     record, n = run.record, len(run.record["seeds"])
     val = project.manifest.rows("val")
     if not len(val):
         return []
-    note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
+    note = ", ".join(filter(None, ["used for predictions", in_sample(project, run.name, val)]))
     mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note=note)
     seconds = sum(record["seed_seconds"]) / n
     one = MetricRow.over_seeds(f"{record['head']}, one seed", _seeds_metrics(project, run), seconds) if n > 1 else None

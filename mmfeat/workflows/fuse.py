@@ -39,7 +39,7 @@ class FuseResult(RunResult):
     Attributes
     ----------
     lines : list of MetricRow
-        Metrics on val, baselines first. The last row is what predicts. Empty without val rows.
+        Metrics on val, baselines first. The last row is used for predictions. Empty without val rows.
     labelled : Labelled or None
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str

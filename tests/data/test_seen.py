@@ -190,5 +190,5 @@ def test_samples_that_are_not_the_project_s_leave_nothing(trained, tmp_path):
     run_cli("predict", str(tmp_path / "new.csv"), cwd=folder)
     assert {path.name for path in (folder / ".mmfeat").iterdir()} <= before | {"digests.parquet", "outputs"}
     project = Project(folder)
-    assert load_seen(project.seen("text"), project.manifest.ids)[1].sum() == seen
-    assert not load_seen(project.seen("text"), ids_for("q1", "q2"))[1].any()
+    assert load_seen(project.samples.seen("text"), project.manifest.ids)[1].sum() == seen
+    assert not load_seen(project.samples.seen("text"), ids_for("q1", "q2"))[1].any()

@@ -116,5 +116,5 @@ def test_new_samples_leave_no_trace(project):
     assert sorted(path.name for path in project.memory.iterdir() if "seen" not in path.name) == [
         name for name in before if "seen" not in name
     ]
-    nowhere = ProjectSamples(manifest, ImageSources([]), memory=None)
+    nowhere = ProjectSamples(project.config, manifest, ImageSources([]), memory=None)
     assert not project.derived(samples=nowhere).kept_keys("image").present.any()

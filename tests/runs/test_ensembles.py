@@ -366,7 +366,9 @@ def test_what_cannot_be_fitted_is_said(extracted):
 def test_the_command_says_what_was_fitted(extracted):
     text = typed(extracted, "ensemble", "--method", "stacked", "image", "text")
     assert "intercept" in text
-    assert "Weights of least loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
+    assert (
+        "Weights fitted for the lowest loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
+    )
     assert text.splitlines()[-1] == "Made runs/ensemble-1. Next: mmfeat runs"
     done = run_cli("--project", str(extracted.root), "ensemble", cwd=extracted.root, check=False)
     assert (done.returncode, "no members" in done.stderr) == (1, True)

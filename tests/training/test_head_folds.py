@@ -158,7 +158,7 @@ def test_the_command_says_which_rows_its_figures_are_of(folded):
     out = said(project, "evaluate", result.run.name, "--split", "train+val").stdout
     n = len(labelled(project))
     assert re.search(rf"{n} train\+val rows .*\n{result.run.name} +{figure} ", out)
-    assert f"{n} of {n} rows out of fold, scored by heads that never saw them" in out
+    assert f"{n} of {n} rows out of fold, scored by heads that were not trained on them" in out
     toml = project.root / "mmfeat.toml"
     toml.write_text(toml.read_text(encoding="utf-8").replace("[fuse]\n", "[fuse]\nfolds = 3\n"), encoding="utf-8")
     command = ("selftrain", "--head", "linear", "--rounds", "0", "--seeds", "1")

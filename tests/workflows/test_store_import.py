@@ -388,7 +388,7 @@ def test_the_command_prints_what_to_paste(project, tmp_path):
     again = run_cli(*arguments, cwd=project.root)
     assert "Already imported" in again.stdout
     assert "[encoder.clip]" not in again.stdout
-    assert "imported, no checkpoint: no logits" in run_cli("status", cwd=project.root).stdout
+    assert "imported; no checkpoint, so no logits" in run_cli("status", cwd=project.root).stdout
     failed = run_cli("store", "import", "fm2", str(file), cwd=project.root, check=False)
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
 

@@ -182,7 +182,7 @@ def test_the_command_ends_with_what_to_type(folder):
     ]
     done = CliRunner().invoke(group, [*command, "--seeds", "1"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "explains" in done.stdout
+    assert "share of variance" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith(
         "Made sweeps/fuse.csv (4 heads, 4 trained now). Next: mmfeat fuse --head linear --seeds 1 --set"
