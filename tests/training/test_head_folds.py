@@ -132,7 +132,7 @@ def test_identical_pictures_and_groups_are_in_one_fold(folded, monkeypatch):
     assert Folds(grouped).made_from() != Folds(project).made_from()
     columns = {**project.manifest.columns, "group": "g"}
     grouped.__dict__["manifest"] = dataclasses.replace(project.manifest, columns=columns)
-    with pytest.raises(DataError, match=r"before groups were kept in it\. Run: mmfeat init"):
+    with pytest.raises(DataError, match=r"by a version that did not store groups\. Run: mmfeat init"):
         Folds(grouped)
 
 

@@ -122,7 +122,7 @@ def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
         ("crossattn", 8),
         ("crossattn", 16),
     ]
-    assert grid.notes == ["linear has no hidden: it is swept for crossattn alone"]
+    assert grid.notes == ["linear has no hidden: it is swept only for crossattn"]
     own = head_grid(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
     assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]
 
