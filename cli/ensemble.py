@@ -40,7 +40,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     if fitted:
         click.echo(weight_table(record["members"], record.get("bias"), record["classes"]))
     if result.left_out:
-        click.echo(f"left out: {', '.join(result.left_out)}")
+        click.echo(f"not selected: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
         click.echo(about_metrics(result.lines[0].n_left_out, "the epochs of the members were selected on these rows"))

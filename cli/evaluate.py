@@ -82,11 +82,11 @@ def _echo_selected(result: EvaluateResult) -> None:
     """The rows that selected epochs or rounds, and those that are out of fold."""
     for name, n in result.n_selected.items():
         if n:
-            click.echo(f"{name}: {n:,} of {counted(result.n_rows, 'row')} selected its epochs or rounds.")
+            click.echo(f"{name}: epochs or rounds were selected on {n:,} of {counted(result.n_rows, 'row')}.")
     for name, n in result.n_out_of_fold.items():
         if n:
             click.echo(
-                f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that never saw them."
+                f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that were not trained on them."
             )
     if not any((*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())):
         click.echo("Nothing was trained or selected on these rows.")

@@ -74,9 +74,10 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     for name in result.without_prediction:
         click.echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
     if result.in_sample:
-        memorised = "labels, which it may have memorised. For out-of-fold predictions: mmfeat fuse --folds 5"
-        pseudo = "pseudo-labels, so it is over-confident there. For a run without pseudo-labels: mmfeat fuse"
-        click.echo(f"{result.in_sample}, trained on their {pseudo if result.split == 'unlabelled' else memorised}")
+        memorised = "labels and may have memorised them. For out-of-fold predictions: mmfeat fuse --folds 5"
+        pseudo = "pseudo-labels and is over-confident there. For a run without pseudo-labels: mmfeat fuse"
+        why = pseudo if result.split == "unlabelled" else memorised
+        click.echo(f"{result.in_sample}: the run was trained on their {why}")
     name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
     click.echo(
         f"Fill in the column labels ({result.nothing} where no class applies). Rows that you leave blank stay as they are."

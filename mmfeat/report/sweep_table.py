@@ -20,7 +20,7 @@ def sweep_table(title: str, cells: Sequence[SweptCell], metric: str, *, in_sampl
     Parameters
     ----------
     in_sample : bool
-        Whether lines are numbered, and have metrics on training rows: a sweep of fine-tunings.
+        Whether to number the lines and show in-sample metrics, as for a sweep of fine-tunings.
     """
     keys, chosen = _keys(cells), metric.replace("-", "_")
     others = ("samples_f1", "macro_f1", "loss") if in_sample else ("macro_f1", "map")

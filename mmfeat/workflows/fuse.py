@@ -1,4 +1,4 @@
-"""`mmfeat fuse`: train a head on cached features, over several seeds, beside cheap baselines."""
+"""`mmfeat fuse`: train a head on cached features over several seeds, and compare it with cheap baselines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FuseResult(RunResult):
     labelled : Labelled or None
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str
-        The head in a few words.
+        A short description of the head.
     after : str
         The command to type next.
     """
@@ -68,7 +68,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     Parameters
     ----------
     head : str, optional
-        In place of `fuse.head` of mmfeat.toml. The run records it.
+        Overrides `fuse.head` of mmfeat.toml. The run records it.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What a head is trained on; `rows` are the rows of the manifest that are read."""
+    """The inputs of a head; `rows` are the rows of the manifest that are read."""
 
     head: str
     settings: Any

@@ -351,7 +351,7 @@ def test_runs_that_are_stale_are_not_compared(extracted):
 
 def test_evaluate_keeps_a_table_for_each_split_and_takes_each_name_once(extracted):
     name = fuse(extracted).run.name
-    with pytest.raises(RunError, match=f"each name once, found: {name}, {name}"):
+    with pytest.raises(RunError, match=f"a name is given twice: {name}, {name}"):
         evaluate(extracted, [name, name])
     files = [evaluate(extracted, [name, "text"], split=split).files for split in ("val", "train")]
     assert [[str(file.relative_to(extracted.runs_folder)) for file in both] for both in files] == [

@@ -292,7 +292,7 @@ def test_applied_is_what_init_makes_of_the_same_corrections(tmp_path, there):
     assert again.made.startswith("Nothing to do")
     assert undo_review(Project(a)).made.startswith("Undid 32 answers")
     assert state(a) == before
-    with pytest.raises(DataError, match=r"no review was applied that could be undone"):
+    with pytest.raises(DataError, match=r"there is no applied review to undo"):
         undo_review(Project(a))
 
 
