@@ -104,7 +104,7 @@ def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extr
     assert "Nothing was trained" not in text
     project = moved(extracted, "val", "test", 6)
     text = typed(project, "evaluate", name, "--split", "test")
-    assert f"{name}: 6 of 6 rows selected its epochs or rounds" in text
+    assert f"{name}: epochs or rounds were selected on 6 of 6 rows" in text
     assert "Nothing was trained" not in text
     text = typed(project, "evaluate", name, "--split", "train")
     assert f"{name}: in-sample for 45 of 45 rows" in text
