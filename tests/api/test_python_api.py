@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+from helpers import ROOT
 from mmfeat.cli import group
 
 import mmfeat as mf
@@ -26,7 +26,6 @@ from mmfeat.common.progress import progress, quiet, say
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.result import Result, TableResult, metric_records
 
-ROOT = Path(__file__).resolve().parents[1]
 SUBPACKAGES = sorted(one.name for one in pkgutil.iter_modules(mf.__path__))
 
 
