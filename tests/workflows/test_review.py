@@ -322,7 +322,7 @@ def test_a_mistake_applies_nothing(tmp_path):
         apply_review(Project(folder), fill(tmp_path / "f.csv", {"u0": "cat"}))
     (folder / "gone.csv").rename(folder / "t.csv")
     assert state(folder) == before
-    with pytest.raises(DataError, match="no review was applied"):
+    with pytest.raises(DataError, match="no applied review to undo"):
         undo_review(Project(folder))
 
 
@@ -378,7 +378,7 @@ def test_killed_midway_it_is_completed_and_taken_back(tmp_path, monkeypatch, fai
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     undo_review(Project(folder))
     assert state(folder) == before
-    with pytest.raises(DataError, match="no review was applied"):
+    with pytest.raises(DataError, match="no applied review to undo"):
         undo_review(Project(folder))
 
 
