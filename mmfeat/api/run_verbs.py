@@ -57,9 +57,9 @@ class RunVerbs(OpenProject):
         captions, images, column
             Captions of several pictures (a table); images of a table; columns by role, such as `{"caption": "Title"}`.
         split : str, optional
-            Rows of the project: `unlabelled` (when None), `val`, `test`, `train` or `all`.
+            Rows of the project: `unlabelled` (if None), `val`, `test`, `train` or `all`.
         top_k : int, optional
-            Give the k most probable classes in the file.
+            Write the k most probable classes to the file.
         format, out : str, Path, optional
             `csv`, `jsonl` or `parquet`, and the file.
         """
@@ -94,7 +94,7 @@ class RunVerbs(OpenProject):
         Parameters
         ----------
         names : str
-            Runs and encoders. The best run when empty.
+            Runs and encoders; the best run, if empty.
         split : str
             `val`, `test`, `train` or `train+val`.
         """

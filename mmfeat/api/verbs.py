@@ -1,4 +1,4 @@
-"""A project whose methods are the commands, and how to make one."""
+"""`Project`, whose methods are the commands, and `init`, which makes one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Paths = str | Path | Sequence[str | Path]
 class Project(TrainingVerbs, RunVerbs, StudyVerbs, StoreVerbs):
     """A folder with mmfeat.toml, whose methods are the commands.
 
-    Each method works on the folder as it is at that moment and returns a result with a readable text form. Arguments are
-    named as the command's options; `--set KEY=VALUE` is `settings={"KEY": VALUE}`.
+    Each method reads the folder when it is called, and returns a result with a readable text form. Arguments are named like
+    the command's options; `--set KEY=VALUE` is `settings={"KEY": VALUE}`.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def init(
     folder : Path
         The project's folder. It is made if it does not exist.
     source : Path, optional
-        A folder with train.csv and test.csv, COCO's files, a table, or a folder of Parquet files. As in mmfeat.toml when None.
+        A folder with train.csv and test.csv, COCO's files, a table, or a folder of Parquet files; if None, as in mmfeat.toml.
     images : Path or sequence of Path
         Folders, zip or tar files of images, or patterns with `*`.
     id, image, caption, labels, group : str
-        Columns. There may be several of captions and of labels.
+        Columns; several are allowed for captions and labels.
     absent : str
         How unlisted labels are treated: `negative`, or `unknown` (requires explicit negatives).
     separator : str, optional

@@ -105,9 +105,9 @@ class Extraction:
         if not total or self.encoded < 100:
             return ""
         if self.shares["writing"] > _WRITING * total:
-            return "the disk is the limit: put [store] path on a faster one"
+            return "the disk is the bottleneck: put [store] path on a faster one"
         if self.shares["decoding"] > _WAITING * total:
-            return f"decoding is the limit: more CPU cores{self.faster_decoding}"
+            return f"decoding is the bottleneck. Use more CPU cores{self.faster_decoding}"
         return ""
 
 

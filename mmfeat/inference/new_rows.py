@@ -36,9 +36,9 @@ class NewRows:
     Attributes
     ----------
     images, captions : list of str
-        Names and texts; empty where a row has none.
+        Names and texts; an empty text for a row without one.
     sources : ImageSources
-        Where the images are.
+        The folders and archives of the images.
     """
 
     ids: list[str]
@@ -132,7 +132,7 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
 
 
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
-    """The bytes of each row's image; None where it has none, or it cannot be read: the reason goes to `errors`."""
+    """The bytes of each row's image; None without an image, or if it cannot be read: `errors` then has the reason."""
     for row in block:
         location = rows.sources.locate(names[row]) if names[row] else None
         data = None
@@ -147,7 +147,7 @@ def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str])
 
 
 def one_row(image: str, caption: str) -> NewRows:
-    """One picture by its path, one caption, or both; an empty text where there is none.
+    """One picture by its path, one caption, or both; an empty text stands for neither.
 
     Raises
     ------
@@ -163,14 +163,14 @@ def one_row(image: str, caption: str) -> NewRows:
 
 
 def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
-    """The rows of a table; its images are in `images`, or beside it.
+    """The rows of a table; its images are in `images`, or next to the table.
 
     Parameters
     ----------
     columns : dict of str to str
-        Columns by role, which must exist; the others are detected.
+        Columns by role, which must exist; other columns are detected.
     usual : dict of str to str
-        Columns of the project, used where the table has them.
+        Columns of the project, used if the table has them.
 
     Raises
     ------
@@ -202,11 +202,11 @@ def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
     Raises
     ------
     DataError
-        There are none of its `modalities`.
+        No sample has one of its `modalities`.
     """
     kinds = [modality_kind(modality) for modality in sorted(modalities)]
     reads = " and ".join(kind.reads for kind in kinds)
     if not any(kind.any_given(rows.ids, rows.images, rows.captions) for kind in kinds):
-        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
+        raise DataError(f"{model} reads {reads}, but the samples to predict have none")
     if all(kind.settings.by_id for kind in kinds) and len(rows.ids) == 1 and not rows.columns:
-        raise DataError(f"{model} reads {reads} alone, and a picture or a caption has none. Give a table of ids")
+        raise DataError(f"{model} reads only {reads}, which a picture or a caption does not have. Give a table of ids")

@@ -24,8 +24,8 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
     Parameters
     ----------
     fold : np.ndarray, optional
-        `(n,)`, as :func:`mmfeat.inference.logits.held_out_folds` gives it: rows of a fold have the logits of the heads that were
-        not trained on it; all others, as all do when None, the mean of the heads of all folds.
+        `(n,)`, from :func:`mmfeat.inference.logits.held_out_folds`. A row of a fold gets the logits of the heads that held
+        it out. All other rows, or all rows if None, get the mean over the heads of all folds.
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)
     found = table_logits(heads, table, list(run.encoders), device=device, folds=n_folds(run.record), fold=fold)

@@ -1,4 +1,4 @@
-"""From a source to the manifest: corrections, rows that belong together, splits; and lines that report them."""
+"""Build the manifest of a source: apply corrections, group rows, split them, and report it in a few lines."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def build_manifest(
     Parameters
     ----------
     before : Manifest, optional
-        The present manifest: its labelled rows keep their split.
+        The existing manifest. Its labelled rows keep their split.
 
     Raises
     ------
     DataError
-        No row has a label, a correction is wrong, or rows that belong together have two splits.
+        No row has a label, a correction is wrong, or rows of one group have different splits.
     """
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
     if not found.classes:
@@ -60,7 +60,7 @@ def build_manifest(
 def _split(
     config: Config, ids: list[str], labels: np.ndarray, *, groups: Groups, known: list[str] | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Give a split to rows without one, and make val from train where there is none; only new rows become test."""
+    """Assign a split to rows without one. If no row is val, take val rows from train. Only new rows become test."""
     shares, notes = dataclasses.asdict(config.split), []
     split = make_splits(ids, labels, groups, shares=shares, seed=config.seed, known=known)
     if known is None or not any(known):
@@ -73,7 +73,7 @@ def _split(
         if moved:
             notes.append(
                 f"  {counted(moved, 'row')} moved from train to val. "
-                f"Checkpoints and runs were trained on {'it' if moved == 1 else 'them'}. Train again, first: mmfeat finetune"
+                f"Checkpoints and runs were trained on {'it' if moved == 1 else 'them'}. Train again, starting with: mmfeat finetune"
             )
     if shares["test"] and not len(rows_of(labels, split, "test")):
         notes.append(

@@ -1,4 +1,4 @@
-"""Which runs and checkpoints of a project are damaged or have no seal."""
+"""Find the runs and checkpoints of a project that are damaged or have no seal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmfeat.runs.run import all_runs, damaged_runs
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectSeals:
-    """What the seals of a project show.
+    """The result of checking the seals of a project.
 
     Attributes
     ----------
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        One line about what was made before seals; empty where everything is sealed.
+        One line that counts files without a seal, which an earlier version made; empty if there are none.
     n_runs : int
         Runs whose record can be read.
     """

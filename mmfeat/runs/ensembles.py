@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 RECIPE_TEXTS = {
-    "fm1": "mean of the two encoders' logits (P9, eq. 31)",
-    "fm2": "mean of FM1's logits and the concat head's (P11)",
-    "fm3": "mean of the cross-attention head's logits and the two encoders' (P13)",
+    "fm1": "mean of the two encoders' logits (the paper's FM1)",
+    "fm2": "mean of the logits of FM1 and of the concat head (the paper's FM2)",
+    "fm3": "mean of the logits of both encoders and of the cross-attention head (the paper's FM3)",
 }
 RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the head that a recipe combines with the encoders
 

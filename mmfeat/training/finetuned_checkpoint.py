@@ -22,7 +22,7 @@ CURVE = "learning-curve.png"
 def save_finetuned(
     project: Project, plan: FitPlan, encoder: Any, *, samples: Samples, fitted: FittedEncoder
 ) -> Checkpoint:
-    """Write the checkpoint of the best epoch, which holds that of the last epoch, and the learning curve."""
+    """Write the checkpoint of the best epoch, with the weights of the last epoch in it, and the learning curve."""
     ids = project.manifest.ids
     learned = Lineage.of(ids[samples.train], ids[samples.val])
     record = checkpoint_record(project, plan, encoder.spec(), fitted=fitted)
@@ -62,7 +62,7 @@ def checkpoint_record(
     fitted: FittedHead | FittedEncoder,
     metrics: Metrics | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint records, as JSON values."""
+    """The record of a checkpoint, as JSON values."""
     config, name = project.config, plan.name
     table = config.encoder[name]
     return {

@@ -1,4 +1,4 @@
-"""From trained heads to a run: shared by fuse and selftrain."""
+"""Save trained heads as a run; shared by fuse and selftrain."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class TrainedHeads:
     roles : np.ndarray
         `(n,)` uint8, numbered as in `ROLES`.
     learned : Lineage
-        Of the heads alone, without their encoders.
+        Lineage of the heads, without their encoders.
     fold : np.ndarray or None
-        `(n,)`: the fold that holds each row out, -1 for a row in none; None without folds.
+        `(n,)`: the fold that holds each row out, -1 for a row in no fold; None without folds.
     """
 
     fits: list[FittedHead]
@@ -51,7 +51,7 @@ class TrainedHeads:
 
     @property
     def n_folds(self) -> int:
-        """Number of folds; 0 without."""
+        """Number of folds; 0 for heads trained without folds."""
         return 0 if self.fold is None else int(self.fold.max()) + 1
 
     @classmethod

@@ -48,7 +48,7 @@ class HeadTrainer(Trainer):
         self.kept = KeptFits(project.root / "sweeps" / "fuse")
 
     def train(self, missing: Sequence[PlannedFit]) -> None:
-        """Train the missing heads, a pass after another; the heads of a pass are kept when it ends."""
+        """Train the missing heads, one pass after another; the heads of a pass are kept when it ends."""
         if not missing:
             return
         project = self.grid.project
@@ -74,7 +74,7 @@ class HeadTrainer(Trainer):
                 )
 
     def _fit(self, head: str, data: FitData, member: Member, fitted: FittedHead) -> Fit:
-        """What is kept of one head, as JSON values."""
+        """The kept record of one head, as JSON values."""
         made = {"head": head, "settings": dataclasses.asdict(member.config), "seed": member.seed}
         if fitted.error:
             return {**made, "error": diverged(head, member.config, fitted.error)}

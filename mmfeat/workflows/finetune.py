@@ -67,7 +67,7 @@ class FinetuneResult(TableResult):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FinetuneDryRun(DryRun):
-    """What a fine-tuning would do. Nothing was written.
+    """The work that a fine-tuning would do. Nothing was written.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bo
     Parameters
     ----------
     names : sequence of str, optional
-        Encoders. All of the project when None.
+        Encoders; all of the project, if None.
     freeze : bool
         Keep the pretrained encoder and fit only its linear probe, on cached features. A TF-IDF encoder is fitted on the
         captions of training rows either way.
@@ -118,12 +118,12 @@ def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bo
     results, manifest = finetune_encoders(project, list(names) if names else None, freeze), project.manifest
     val, baseline = manifest.rows("val"), None
     if len(val):
-        always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
-        baseline = metrics_on_val(project, always)
+        most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+        baseline = metrics_on_val(project, most_frequent)
     return FinetuneResult(encoders=results, baseline=baseline)
 
 
 @former_arguments(2, "freeze")
 def plan_finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bool = False) -> FinetuneDryRun:
-    """Say what :func:`finetune` with the same arguments would do. Open the project with `dry=True`."""
+    """Plan :func:`finetune` with the same arguments. Open the project with `dry=True`."""
     return FinetuneDryRun(encoders=plan_finetuning(project, list(names) if names else None, freeze))

@@ -1,4 +1,4 @@
-"""`mmfeat fuse`: train a head on cached features, over several seeds, beside cheap baselines."""
+"""`mmfeat fuse`: train a head on cached features over several seeds, and compare it with cheap baselines."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class FuseResult(RunResult):
     Attributes
     ----------
     lines : list of MetricRow
-        Metrics on val, baselines first. The last row is what predicts. Empty without val rows.
+        Metrics on val, baselines first. The last row is used for predictions. Empty without val rows.
     labelled : Labelled or None
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str
-        The head in a few words.
+        A short description of the head.
     after : str
         The command to type next.
     """
@@ -68,7 +68,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     Parameters
     ----------
     head : str, optional
-        In place of `fuse.head` of mmfeat.toml. The run records it.
+        Overrides `fuse.head` of mmfeat.toml. The run records it.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Inputs:
-    """What a head is trained on; `rows` are the rows of the manifest that are read."""
+    """The inputs of a head; `rows` are the rows of the manifest that are read."""
 
     head: str
     settings: Any

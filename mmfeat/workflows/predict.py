@@ -1,4 +1,4 @@
-"""`mmfeat predict`: labels of a project's rows in the source's own names, and of samples outside of any project."""
+"""`mmfeat predict`: labels of a project's rows, with the source's column names, and of samples outside any project."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def predict(
     Parameters
     ----------
     run : str, optional
-        The best run on val when None.
+        The best run on val, if None.
     split : str
         `unlabelled`, `val`, `test`, `train` or `all`.
     format : str, optional
-        `csv`, `jsonl` or `parquet`. By the suffix of `out` when None, else csv.
+        `csv`, `jsonl` or `parquet`; if None, by the suffix of `out`, else csv.
     top_k : int, optional
-        Give the k most probable classes instead of those above the threshold.
+        Write the k most probable classes instead of those above the threshold.
     overwrite : bool
         Whether to replace files that mmfeat did not write or that were changed since.
 
@@ -181,14 +181,14 @@ def predict_new(
     Parameters
     ----------
     project, run : Project, str
-        Predict by a run of a project (the best on val when None), through the project's store;
+        Predict with a run of a project (the best on val, if None), through the project's store.
     model : str
-        or by an exported model, without a store.
+        Predict with an exported model, without a store.
 
     Raises
     ------
     DataError
-        The table, or what is given in its place, cannot be read.
+        The table or the pictures cannot be read.
     ConfigError
         Arguments contradict one another, or a value is wrong.
     RunError
@@ -249,7 +249,7 @@ def _check_by(project: Project | None, run: str | None, *, model: str, columns: 
 
 
 def _threshold(value: float | str | None) -> float | None:
-    """The threshold of an exported model, which is a number."""
+    """The threshold of an exported model: a number, checked."""
     if value is None:
         return None
     try:

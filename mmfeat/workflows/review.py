@@ -29,31 +29,31 @@ from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import Run
 
 SPLITS = ("unlabelled", "train", "val")
-_LIST, _FEWEST = 10, 1000  # rows that are compared with each other, for each that is asked for; and at least
-_REASONS, _OPEN, _SHARE = 3, 0.5, 0.1  # reasons given, bits that make one, of the row's bits that it must be
-_LIKELY = 0.2  # probability from which a class is shown though it is no label
+_LIST, _FEWEST = 10, 1000  # rows compared with one another: this many per requested row, and at least so many
+_REASONS, _OPEN, _SHARE = 3, 0.5, 0.1  # reasons per row; bits that always make one; least bits of a reason
+_LIKELY = 0.2  # probability from which a class is shown although it is not predicted
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ReviewResult(TableResult):
-    """What was written.
+    """The table of a review, and the file that holds it.
 
     Attributes
     ----------
     made : bool
-        False where the file had exactly this content already.
+        False if the file had exactly this content already.
     chosen : str
-        How the run was chosen; empty where it was named.
+        How the run was selected; empty if it was named.
     n_rows, n_candidates : int
         Rows in the file, and rows that they were selected from.
     n_reviewed, n_unknown : int
-        Rows left out: those in corrections.csv, and those that have no input of the run.
+        Rows left out: rows in corrections.csv, and rows that have no input of the run.
     without_prediction : list of str
         Encoders of the run without unimodal predictions.
     in_sample : str
-        How many of the rows the run was trained on; empty without any.
+        How many of the rows the run was trained on; empty if none.
     nothing : str
-        What to fill in where no class applies.
+        The text to fill in if no class applies.
     columns : dict of str to list of str
         The table that was written, by column.
     """
@@ -118,21 +118,21 @@ def review(
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> ReviewResult:
-    """Write a table of the rows that are most worth labelling: the model is uncertain, its encoders disagree, no two are alike.
+    """Write a table of the rows that are most worth labelling: the model is uncertain or its encoders disagree.
 
-    Of labelled rows, those whose labels the model contradicts. Everything is computed from cached features. Rows in
-    corrections.csv are left out.
+    For labelled splits, rows whose labels the model contradicts. Near-duplicates and rows in corrections.csv are left out.
+    Everything is computed from cached features.
 
     Parameters
     ----------
     run : str, optional
-        The best on val, when None.
+        The run; the best on val, if None.
     split : str
         `unlabelled`; or `train` or `val`, to find labels that are wrong.
     out : Path, optional
-        The file to write; review.csv in the project's folder, when None.
+        The file to write; review.csv in the project's folder, if None.
     overwrite : bool
-        Whether to replace a file with labels that are not applied yet, or one that is no review.
+        Whether to replace a file with labels that are not applied yet, or a file that is not a review.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def _unreviewed(project: Project, rows: np.ndarray) -> np.ndarray:
 
 
 def _keep_answers(project: Project, file: Path) -> None:
-    """Refuse to overwrite labels that a person has filled in and not applied, or any file that is no review."""
+    """Refuse to overwrite labels that were filled in and not applied, or any file that is not a review."""
     if not file.exists():
         return
     elsewhere = "or write another file: --out FILE (or replace it: --overwrite)"
@@ -211,7 +211,7 @@ def _keep_answers(project: Project, file: Path) -> None:
 
 
 def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
-    """The rows that the run has an input of, with predictions, in an order that depends on their ids alone."""
+    """Rows with an input of the run, and their predictions, in an order that depends only on the ids."""
     rows = rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
     if len(rows):
         source = run_logits(project, run, rows)
@@ -232,7 +232,7 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
 
 
 def _most_worth(project: Project, run: Run, found: _Candidates, *, n: int, split: str) -> np.ndarray:
-    """Positions of the candidates that are worth most, best first."""
+    """Positions of the candidates of highest worth, best first."""
     if split == "unlabelled":
         worth = (uncertainty(found.probs, found.threshold) + found.differing()).sum(1)
     else:
@@ -242,7 +242,7 @@ def _most_worth(project: Project, run: Run, found: _Candidates, *, n: int, split
 
 
 def _points(project: Project, run: Run, listed: _Candidates) -> np.ndarray:
-    """Points to tell which rows are alike by: embeddings; the run's probabilities where there are none."""
+    """Points whose distances show duplicates: embeddings, or the run's probabilities if embeddings are missing."""
     try:
         table = recorded_table(project, run, listed.rows)
     except MissingFeatures:
@@ -272,7 +272,7 @@ def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[
 
 
 def _places(project: Project, rows: np.ndarray) -> list[str]:
-    """Paths of the images; the names in the source where the images are not there."""
+    """Paths of the images; the name in the source for an image that does not exist."""
     names = project.manifest.images[rows].tolist()
     try:
         found = [project.sources.locate(name) if name else None for name in names]
@@ -282,7 +282,7 @@ def _places(project: Project, rows: np.ndarray) -> list[str]:
 
 
 def _prediction(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], known: np.ndarray) -> list[str]:
-    """Predicted and likely labels, the most probable first; empty where the input is missing."""
+    """Predicted and likely labels, the most probable first; empty if the input is missing."""
     shown = (decided == 1) | (probs >= _LIKELY)
     order = np.argsort(-probs, axis=1, kind="stable")
     return [

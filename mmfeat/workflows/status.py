@@ -24,7 +24,7 @@ class StatusResult(TableResult):
     Attributes
     ----------
     encoders : list of EncoderStatus
-        Rows cached, missing, stale, unreadable and absent of each encoder that can be built.
+        Counts of cached, missing, stale and unreadable rows, and of missing modalities, for each encoder that can be built.
     failures : dict of str to str
         Encoder to the reason why it cannot be built.
     flat : list of str
@@ -32,9 +32,9 @@ class StatusResult(TableResult):
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        One line about what was made before seals; empty where everything is sealed.
+        One line that counts files without a seal, which an earlier version made; empty if there are none.
     stored : list of StoreLine
-        What lies in the store. Empty unless it was asked for.
+        Contents of the store. Empty unless requested.
     """
 
     encoders: list[EncoderStatus]

@@ -129,7 +129,7 @@ def test_selftraining_encoders_needs_a_yes(own, monkeypatch):
     cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
     monkeypatch.setattr(workflow, "plan_selftrain", lambda project: SimpleNamespace(cost=lambda: cost))
     monkeypatch.setattr(workflow, "selftrain", lambda project, plan: "done")
-    with pytest.raises(MmfeatError, match=r"Encoder rounds: up to 1, .* Nothing was done\. To go on: yes=True"):
+    with pytest.raises(MmfeatError, match=r"Encoder rounds: up to 1, .* Nothing was done\. To continue: yes=True"):
         own.selftrain(encoder_every=1)
     assert own.selftrain(encoder_every=1, yes=True) == "done"
 

@@ -416,7 +416,7 @@ def test_every_option_acts_or_is_refused(folder, monkeypatch, name, option):
         assert typed[0] == 2, (more, value, typed)
         assert (
             "no effect" in typed[1]
-            or "does not go with" in typed[1]
+            or "cannot be used with" in typed[1]
             or "needs" in typed[1]
             or "given twice" in typed[1]
             or "what to predict" in typed[1]
@@ -456,14 +456,14 @@ def test_the_projects_folder_acts_or_is_refused(folder, monkeypatch):
     for words in PROJECT_REFUSED:
         done = CliRunner().invoke(group, ["--project", ".", *words])
         assert done.exit_code == 2, words
-        assert "--project does not go with" in done.output
+        assert "--project cannot be used with" in done.output
 
 
 def test_a_run_is_refused_where_none_is_read(folder, monkeypatch):
     for more in (APPLY, UNDO):
         done = called(monkeypatch, COMMANDS["review"].reached, ["review", *REVIEWED, *more])
         assert done[0] == 2
-        assert "[RUN] does not go with" in done[1]
+        assert "[RUN] cannot be used with" in done[1]
     done = called(monkeypatch, COMMANDS["predict"].reached, ["predict", *REVIEWED, *TABLE, *MODEL])
     assert done[0] == 2
     assert "--model is used without a run" in done[1]

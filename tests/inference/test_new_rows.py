@@ -210,7 +210,7 @@ def test_a_sample_of_which_the_model_reads_nothing_is_refused(table, own, tmp_pa
 
     folder = export(own, "text", tmp_path / "text").folder
     picture = next(str(p) for p in (table.parent / "photos").rglob("*.*") if p.name != "broken.png")
-    with pytest.raises(DataError, match="text reads captions, and what is to be predicted has none"):
+    with pytest.raises(DataError, match="text reads captions, but the samples to predict have none"):
         predict_new(picture, model=str(folder))
     assert len(predict_new(picture, caption="a red circle", model=str(folder)).predictions) == 1
 

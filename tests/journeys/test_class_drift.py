@@ -159,7 +159,7 @@ def test_runs_and_checkpoints_of_decomposed_class_names_stay_those_of_their_clas
     assert run.classes == Project(folder).manifest.classes == ("z", "b", odd)
     before = pq.read_table(folder / "predictions.parquet")
     made = init(folder)
-    assert "for the classes before" not in made.summary
+    assert "for the previous classes" not in made.summary
     project = Project(folder)
     assert project.manifest.classes == ("z", "b", "é")
     assert [one.state for one in ranked_runs(project)] == ["current", "current"]

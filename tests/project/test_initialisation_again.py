@@ -260,6 +260,6 @@ def test_a_manifest_that_another_init_wrote_meanwhile_is_not_overwritten(tmp_pat
 
     table(tmp_path, 50)
     monkeypatch.setattr(module, "build_manifest", slow)
-    with pytest.raises(DataError, match=r"another mmfeat init has written it meanwhile. Run again: mmfeat init"):
+    with pytest.raises(DataError, match=r"another mmfeat init wrote it in the meantime. Run again: mmfeat init"):
         init(tmp_path)
     assert len(split_of(tmp_path)) == 60

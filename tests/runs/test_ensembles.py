@@ -23,7 +23,7 @@ from mmfeat.inference import ensemble_members as members_module
 from mmfeat.inference.logits import logits_of, run_logits, training_prior
 from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again, is_current
+from mmfeat.project.staleness import is_current, remake_command
 from mmfeat.runs.composition import Composition, build_composition
 from mmfeat.runs.ensemble_weights import Rows, Weights, cross_fit, fit_weights, weight_folds
 from mmfeat.runs.ensembles import combined
@@ -259,7 +259,7 @@ def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(
     assert is_current(fused, run)
     assert run.learned().among(manifest.ids[val])[1].all()
     assert not ensemble(Project(fused.root), names, method=method).made
-    assert again(fused, run) == f"mmfeat ensemble --method {method} image text concat-1"
+    assert remake_command(fused, run) == f"mmfeat ensemble --method {method} image text concat-1"
 
 
 def test_what_is_exported_is_what_is_shipped(fused, tmp_path):
@@ -281,7 +281,7 @@ def test_greedy_without_members_chooses_among_all_that_are_current(fused):
     candidates = result.fitted["candidates"]
     assert candidates == ["image", "text", "concat-1"]
     assert {m["name"] for m in result.run.record["members"]} | set(result.left_out) == set(candidates)
-    assert again(fused, result.run) == "mmfeat ensemble --method greedy"
+    assert remake_command(fused, result.run) == "mmfeat ensemble --method greedy"
     assert "ensemble minus mean" in typed(fused, "ensemble", "--method", "greedy")
 
 
@@ -368,7 +368,9 @@ def test_what_cannot_be_fitted_is_said(extracted):
 def test_the_command_says_what_was_fitted(extracted):
     text = typed(extracted, "ensemble", "--method", "stacked", "image", "text")
     assert "intercept" in text
-    assert "Weights of least loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
+    assert (
+        "Weights fitted for the lowest loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
+    )
     assert text.splitlines()[-1] == "Made runs/ensemble-1. Next: mmfeat runs"
     done = run_cli("--project", str(extracted.root), "ensemble", cwd=extracted.root, check=False)
     assert (done.returncode, "no members" in done.stderr) == (1, True)

@@ -276,7 +276,7 @@ def test_it_says_where_and_ends_cleanly(exported, number):
         server.send_signal(number)
         out, err = server.communicate(timeout=60)
     assert server.returncode == 0
-    assert out == f"Ended after 1 answer. Next: mmfeat serve {exported}\n"
+    assert out == f"Stopped after 1 answer. Next: mmfeat serve {exported}\n"
     assert "POST /predict HTTP/1.1" in err
     assert "Traceback" not in err
 

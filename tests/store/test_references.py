@@ -160,7 +160,7 @@ def test_an_import_whose_table_is_not_pasted_yet_stays(project, tmp_path):
     ids = ids_of(project)
     made = import_embeddings(project, "clip", *written(tmp_path, ids, values_of(len(ids))))
     done = run_cli("store", "gc", "--yes", cwd=project.root)
-    assert "Kept, though mmfeat.toml does not name it yet: the import clip" in done.stdout
+    assert "Kept, although mmfeat.toml does not name it yet: the import clip" in done.stdout
     assert "nothing to remove" in done.stdout
     aged(project.store.path, 29 * DAY)
     assert find_unreferenced(Project(project.root)).garbage == []

@@ -17,7 +17,7 @@ from mmfeat.inference.logits import held_out_folds, run_logits
 from mmfeat.inference.networks import compose, model_record
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again
+from mmfeat.project.staleness import remake_command
 from mmfeat.runs.run import ROLES
 from mmfeat.training import head_folds as folds_module
 from mmfeat.training import head_runs as headruns
@@ -95,7 +95,7 @@ def test_an_ensemble_of_runs_in_folds_may_be_fitted_on_all_labelled_rows(folded)
 def test_the_same_folds_are_the_same_run_and_others_another(folded):
     project, result = folded
     assert not fuse(Project(project.root, FOLDS)).made
-    assert again(project, result.run) == "mmfeat fuse --head concat --folds 3"
+    assert remake_command(project, result.run) == "mmfeat fuse --head concat --folds 3"
     assert fuse(Project(project.root, {**FOLDS, "fuse.folds": 2, "fuse.seeds": 1})).made
     plain = fuse(Project(project.root, {"fuse.head": "concat"}))
     assert plain.run.record["folds"] == 0
@@ -131,7 +131,7 @@ def test_identical_pictures_and_groups_are_in_one_fold(folded, monkeypatch):
     assert Folds(grouped).made_from() != Folds(project).made_from()
     columns = {**project.manifest.columns, "group": "g"}
     grouped.__dict__["manifest"] = dataclasses.replace(project.manifest, columns=columns)
-    with pytest.raises(DataError, match=r"before groups were kept in it\. Run: mmfeat init"):
+    with pytest.raises(DataError, match=r"by a version that did not store groups\. Run: mmfeat init"):
         Folds(grouped)
 
 
@@ -151,7 +151,7 @@ def test_the_command_says_which_rows_its_figures_are_of(folded):
     out = invoked(project.root, "evaluate", result.run.name, "--split", "train+val").stdout
     n = len(labelled(project))
     assert re.search(rf"{n} train\+val rows .*\n{result.run.name} +{figure} ", out)
-    assert f"{n} of {n} rows out of fold, scored by heads that never saw them" in out
+    assert f"{n} of {n} rows out of fold, scored by heads that were not trained on them" in out
     toml = project.root / "mmfeat.toml"
     toml.write_text(toml.read_text(encoding="utf-8").replace("[fuse]\n", "[fuse]\nfolds = 3\n"), encoding="utf-8")
     command = ("selftrain", "--head", "linear", "--rounds", "0", "--seeds", "1")

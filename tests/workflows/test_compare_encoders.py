@@ -159,7 +159,7 @@ def test_an_own_encoder_becomes_the_latest_once(folder):
     shutil.rmtree(folder / "checkpoints" / "image-1")
     result = compare_encoders(Project(folder), ["image"], freeze=True, seeds=2)
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Made checkpoints/image-1"]
-    assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already there: checkpoints/image-1"]
+    assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already made: checkpoints/image-1"]
     assert Project(folder).identity("image").checkpoint == "image-1"
     assert not finetune(Project(folder), ["image"], freeze=True).encoders[0].made
     with pytest.raises(ConfigError, match="--use rose: no encoder of the table"):
@@ -323,7 +323,7 @@ def test_the_command(folder):
     assert "Best of image: " in done.output
     assert re.search(r"(Made|Already made:) comparisons/encoders-1: models.csv.*Next: mmfeat .*--use best", done.output)
     used = invoked(folder, *command, "--use", "text")
-    assert "Already there: checkpoints/text-1. Next: mmfeat extract" in used.output
+    assert "Already made: checkpoints/text-1. Next: mmfeat extract" in used.output
 
 
 def test_a_record_has_what_its_file_has(tmp_path):

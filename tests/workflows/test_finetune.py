@@ -160,7 +160,7 @@ def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
     assert (done.returncode, done.stdout) == (1, "")
     assert "is for other classes than the manifest. Run: mmfeat finetune text --freeze" in done.stderr
     (refitted,) = finetune(fewer, ["text"], freeze=True).encoders
-    assert "as fine-tuned in text-1" in refitted.note
+    assert "fine-tuned in text-1" in refitted.note
     assert ", 0 encoded" in refitted.note
     assert refitted.checkpoint.encoder_key == tuned.checkpoint.encoder_key
     assert refitted.checkpoint.classes == (*keep, "another")

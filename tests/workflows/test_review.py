@@ -294,7 +294,7 @@ def test_applied_is_what_init_makes_of_the_same_corrections(tmp_path, there):
     assert again.made.startswith("Nothing to do")
     assert undo_review(Project(a)).made.startswith("Undid 32 answers")
     assert state(a) == before
-    with pytest.raises(DataError, match=r"no review was applied that could be undone"):
+    with pytest.raises(DataError, match=r"there is no applied review to undo"):
         undo_review(Project(a))
 
 
@@ -324,7 +324,7 @@ def test_a_mistake_applies_nothing(tmp_path):
         apply_review(Project(folder), fill(tmp_path / "f.csv", {"u0": "cat"}))
     (folder / "gone.csv").rename(folder / "t.csv")
     assert state(folder) == before
-    with pytest.raises(DataError, match="no review was applied"):
+    with pytest.raises(DataError, match="no applied review to undo"):
         undo_review(Project(folder))
 
 
@@ -368,7 +368,7 @@ def test_killed_midway_it_is_completed_and_taken_back(tmp_path, monkeypatch, fai
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     undo_review(Project(folder))
     assert state(folder) == before
-    with pytest.raises(DataError, match="no review was applied"):
+    with pytest.raises(DataError, match="no applied review to undo"):
         undo_review(Project(folder))
 
 

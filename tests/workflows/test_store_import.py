@@ -177,7 +177,10 @@ def _wrong(values, ids, row, value):
         (lambda v, i: _wrong(v, i, (7, 1), 1e6), ["8 (id", "float16 cannot hold", "float32"]),
         (lambda v, i: (v, [i[1], *i[1:]]), ["1 id more than once", "rows 1, 2"]),
         (lambda v, i: (v, ["", *i[1:]]), ["the id of row 1 is blank"]),
-        (lambda v, i: (v, [f"x{one}" for one in i]), ["none of 80 ids", "The first there is", "here 'x"]),
+        (
+            lambda v, i: (v, [f"x{one}" for one in i]),
+            ["none of 80 ids", "The first id in the manifest is", "in the file 'x"],
+        ),
     ],
 )
 def test_each_mistake_is_one_line_and_nothing_is_written(project, tmp_path, change, words):
@@ -388,7 +391,7 @@ def test_the_command_prints_what_to_paste(project, tmp_path):
     again = run_cli(*arguments, cwd=project.root)
     assert "Already imported" in again.stdout
     assert "[encoder.clip]" not in again.stdout
-    assert "imported, no checkpoint: no logits" in run_cli("status", cwd=project.root).stdout
+    assert "imported; no checkpoint, so no logits" in run_cli("status", cwd=project.root).stdout
     failed = run_cli("store", "import", "fm2", str(file), cwd=project.root, check=False)
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
 

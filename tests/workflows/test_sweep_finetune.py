@@ -103,7 +103,7 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
     figures = result.cells[0].fits[0]["figures"]
     assert made.metrics.scores.samples_f1 == pytest.approx(figures["samples_f1"])
     assert made.metrics.scores.loss == pytest.approx(figures["loss"])
-    assert use_cell(result, "1")[0].made == "Already there: checkpoints/text-2"
+    assert use_cell(result, "1")[0].made == "Already made: checkpoints/text-2"
 
 
 def test_in_sample_figures_are_of_rows_that_were_trained_on(folder, monkeypatch):
@@ -161,7 +161,7 @@ def test_only_the_best_and_the_lowest_loss_are_kept(folder, swept):
 def test_what_cannot_be_swept(folder, monkeypatch):
     for overrides, message in (
         ({"finetune.lrs": "1"}, "no key of .finetune.text.*Nearest: lr"),
-        ({"finetune.image.lr": "1"}, "the sweep is of text"),
+        ({"finetune.image.lr": "1"}, "the sweep fine-tunes text"),
         ({"finetune.lr": "1e-3,"}, "a value is empty"),
         ({"finetune.optimizer": "adam,sgdx"}, "Use one of: adam, adamw"),
     ):

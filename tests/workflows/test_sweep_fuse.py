@@ -114,7 +114,7 @@ def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
         ("crossattn", 8),
         ("crossattn", 16),
     ]
-    assert grid.notes == ["linear has no hidden: it is swept for crossattn alone"]
+    assert grid.notes == ["linear has no hidden: it is swept only for crossattn"]
     own = head_grid(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
     assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]
 
@@ -174,7 +174,7 @@ def test_the_command_ends_with_what_to_type(folder):
     ]
     done = CliRunner().invoke(group, [*command, "--seeds", "1"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "explains" in done.stdout
+    assert "share of variance" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith(
         "Made sweeps/fuse.csv (4 heads, 4 trained now). Next: mmfeat fuse --head linear --seeds 1 --set"

@@ -23,7 +23,7 @@ from mmfeat.encoders.portable import load_encoder, load_preparation, save_encode
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import lineage_of_encoder
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of, with_tfidf
 from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.export import export
 from mmfeat.workflows.finetune import finetune
@@ -174,7 +174,7 @@ def test_typed_again_it_is_done_and_freeze_means_the_same(worded, monkeypatch):
 
 def test_it_sees_no_caption_but_those_of_training_rows(project):
     def key(of: Project) -> str:
-        return identity_of("words", fitted_words(with_words(of, "words"), "words")).spec.key
+        return identity_of("words", fitted_vocabulary(with_tfidf(of, "words"), "words")).spec.key
 
     before = key(project)
     assert key(changed(project, "val", "words of val")) == before
@@ -247,7 +247,7 @@ def test_without_a_word_the_other_baselines_are_there(extracted, capsys):
     extract(project)
     labels = [line.label for line in fuse(project, "concat").lines]
     assert not [label for label in labels if label.startswith("TF-IDF")]
-    assert "no baseline of TF-IDF: encoder.TF-IDF: no word" in capsys.readouterr().err
+    assert "no TF-IDF baseline: encoder.TF-IDF: no word" in capsys.readouterr().err
 
 
 def test_an_encoder_of_the_kind_is_not_shown_twice(worded):
