@@ -34,8 +34,9 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import build_head, head_config
 from mmfeat.heads.noise import Noise
-from mmfeat.heads.training.fit_heads import FitData, Member, fit_data, fit_head, fit_heads, head_logits
+from mmfeat.heads.training.fit_heads import FitData, Member, fit_data, fit_head, fit_heads
 from mmfeat.heads.training.fold_heads import JUDGED, fit_folds
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import metrics_of
 

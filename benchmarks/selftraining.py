@@ -35,7 +35,8 @@ from store_io import cpu_name
 from mmfeat.api.demo import hidden_truth
 from mmfeat.common.labels import decide, label_names, sigmoid
 from mmfeat.config.schema import PredictConfig, SelftrainConfig
-from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads, heads_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads
+from mmfeat.heads.training.head_logits import heads_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import logits_of
 from mmfeat.metrics import scores

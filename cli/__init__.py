@@ -100,9 +100,9 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:
-        _stop("Interrupted. What was finished is kept; type the command again to go on.", 130)
+        _stop("Interrupted. Finished work is kept. To continue, type the command again.", 130)
     except KeyboardInterrupt:
-        _stop("Interrupted. What was finished is kept; type the command again to go on.", 130)
+        _stop("Interrupted. Finished work is kept. To continue, type the command again.", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

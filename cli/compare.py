@@ -23,12 +23,13 @@ def compare_command() -> None:
 @compare_command.command("heads", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @setting_options(
-    ("fuse.inputs", "Names of encoders, as image,text."), ("fuse.seeds", "How many seeds; their mean is compared.")
+    ("fuse.inputs", "Names of encoders, such as image,text."),
+    ("fuse.seeds", "Number of seeds. Their mean is compared."),
 )
 @overwrite_option
 @click.pass_context
 def heads_command(context: click.Context, names: tuple[str, ...], overwrite: bool, **options: Any) -> None:
-    """Train all heads that take the project's inputs (or those named) and score them beside encoders and means."""
+    """Train heads and compare them with encoders and means. Without NAME: all heads that take the project's inputs."""
     from mmfeat.workflows.compare_heads import compare_heads
 
     tables = dict.fromkeys((*(f"fuse.{head}" for head in names or HEADS), "fuse.linear"))
@@ -43,7 +44,7 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--freeze", is_flag=True, help="Keep pretrained encoders; fit only linear probes, on cached features.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Fits of each encoder.")
-@click.option("--use", metavar="NAME", help="Put one in use: a name of the table, or best.")
+@click.option("--use", metavar="NAME", help="Use an encoder in the project: a name in the table, or best.")
 @setting_options()
 @overwrite_option
 @click.pass_context
@@ -58,8 +59,8 @@ def encoders_command(
 ) -> None:
     """Train encoders on the same split and compare size, time, metrics and speed.
 
-    NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with weights; image:MODEL and
-    text:MODEL say what a model takes. Without NAME: all encoders of mmfeat.toml.
+    NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with a file of weights.
+    image:MODEL and text:MODEL state the modality. Without NAME: all encoders of mmfeat.toml.
     """
     from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 

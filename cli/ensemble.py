@@ -12,19 +12,19 @@ from mmfeat.common.text import counted
 from mmfeat.config.schema import METHODS, RECIPES
 
 
-@click.command("ensemble", cls=Command, short_help="Join the logits of encoders and runs.")
+@click.command("ensemble", cls=Command, short_help="Combine the logits of encoders and runs.")
 @click.argument("members", nargs=-1, metavar="[RECIPE | MEMBER...]")
 @click.option(
     "--method",
     default=METHODS[0],
     metavar="METHOD",
     show_default=True,
-    help=f"One of: {', '.join(METHODS)}. All but mean are fitted on val. greedy selects members, from all if none is given.",
+    help=f"One of: {', '.join(METHODS)}. All but mean are fitted on val. greedy selects the members: from those named, or from all.",
 )
 @setting_options(top=("metric", "device"))
 @click.pass_context
 def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:
-    """Join logits by their mean, or by weights that are fitted and cross-fitted on val.
+    """Combine logits by their mean, or by weights that are fitted on val and evaluated by cross-fitting.
 
     RECIPE is fm1 (both encoders), fm2 (fm1, which is made if needed, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
@@ -40,7 +40,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     if fitted:
         click.echo(weight_table(record["members"], record.get("bias"), record["classes"]))
     if result.left_out:
-        click.echo(f"left out: {', '.join(result.left_out)}")
+        click.echo(f"not selected: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
         click.echo(about_metrics(result.lines[0].n_left_out, "the epochs of the members were selected on these rows"))

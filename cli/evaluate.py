@@ -39,10 +39,10 @@ def evaluate_command(
         evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric=metric)
     )
     if result.fitted:
-        click.echo(f"Labels by thresholds and temperature {result.fitted}; val rows by those of other val rows.")
+        click.echo(f"Thresholds and temperature {result.fitted}; for each val row they are fitted on other val rows.")
     _echo_weakest(result)
     first = next(iter(result.metrics.values()))
-    click.echo(left_out(first.scores.n_classes_left_out) or "Every class has a positive among these rows.")
+    click.echo(left_out(first.scores.n_classes_left_out) or "Macro F1 and mAP are averages over all classes.")
     _echo_in_sample(result)
     if split == "val":
         tested = len(project.manifest.rows("test"))
@@ -74,7 +74,7 @@ def _echo_in_sample(result: EvaluateResult) -> None:
         if ids:
             some = ", ".join(shown(i, 30) for i in ids[:WEAKEST]) + (", ..." if len(ids) > WEAKEST else "")
             click.echo(
-                f"{name}: in-sample for {len(ids):,} of {counted(result.n_rows, 'row')}, it was trained on them ({some})."
+                f"{name}: in-sample for {len(ids):,} of {counted(result.n_rows, 'row')}, which it was trained on ({some})."
             )
 
 
@@ -82,11 +82,11 @@ def _echo_selected(result: EvaluateResult) -> None:
     """The rows that selected epochs or rounds, and those that are out of fold."""
     for name, n in result.n_selected.items():
         if n:
-            click.echo(f"{name}: {n:,} of {counted(result.n_rows, 'row')} selected its epochs or rounds.")
+            click.echo(f"{name}: epochs or rounds were selected on {n:,} of {counted(result.n_rows, 'row')}.")
     for name, n in result.n_out_of_fold.items():
         if n:
             click.echo(
-                f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that never saw them."
+                f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that were not trained on them."
             )
     if not any((*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())):
         click.echo("Nothing was trained or selected on these rows.")

@@ -30,10 +30,10 @@ MODES = Modes(
     "--on-error",
     default="record",
     type=click.Choice(["record", "stop"]),
-    help="For a sample that cannot be read: record the reason and go on, or stop. [default: record]",
+    help="If a sample cannot be read: record the reason and continue, or stop. [default: record]",
 )
-@click.option("--tune", is_flag=True, help="First measure what is fastest on this device, and remember it.")
-@click.option("--dry-run", is_flag=True, help="Write nothing. Say what would be done, about how long and how many MB.")
+@click.option("--tune", is_flag=True, help="First measure the fastest settings on this device, and remember them.")
+@click.option("--dry-run", is_flag=True, help="Write nothing. Show what would be done, with estimates of time and MB.")
 @click.option("--rehash", is_flag=True, help="Read every image again instead of trusting its size, time and inode.")
 @setting_options(top=("device",), sets=False)
 @click.pass_context
@@ -49,8 +49,8 @@ def extract_command(
 ) -> None:
     """Encode each image and caption once, and keep the embeddings in the feature store.
 
-    Encoders with a checkpoint also give logits. Without ENCODER: all encoders. Any number of extractions may run at once
-    on one store. To split the work, as in a cluster's job array: mmfeat extract --shard 3/16.
+    For encoders with a checkpoint, logits are computed too. Without ENCODER: all encoders. Any number of extractions may
+    run at once on one store. To split the work, for example in a cluster's job array: mmfeat extract --shard 3/16.
     """
     from mmfeat.workflows.extract import extract, plan_extract
 
@@ -96,7 +96,7 @@ def _echo_result(project: Project, result: ExtractResult, sharded: bool) -> None
 
 
 def _speed(one: Extraction, n_logits: int) -> str:
-    """How fast rows were encoded, and what took the time."""
+    """How fast rows were encoded, and shares of the time."""
     text = "imported, nothing to encode" if one.imported else "nothing to encode"
     if one.encoded or one.tokens:
         total = sum(one.shares.values()) or 1.0

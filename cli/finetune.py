@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 @click.option(
     "--freeze", is_flag=True, help="Keep the pretrained encoder. Fit only its linear probe, on cached features."
 )
-@click.option("--dry-run", is_flag=True, help="Write nothing. Say what would be done, about how long and how many MB.")
+@click.option("--dry-run", is_flag=True, help="Write nothing. Show what would be done, with estimates of time and MB.")
 @setting_options(
-    ("finetune.recipe", "The default settings: as measured in our benchmarks, or as in the paper."),
+    ("finetune.recipe", "Default settings: the best in our benchmarks, or those of the paper."),
     ("finetune.synonyms", "A file of words that may replace one another: one group a line, separated by commas."),
 )
 @click.pass_context
 def finetune_command(
     context: click.Context, names: tuple[str, ...], freeze: bool, dry_run: bool, **options: Any
 ) -> None:
-    """Fine-tune encoders, each with a linear output on its own modality. Without ENCODER: all encoders.
+    """Fine-tune encoders, each with a linear classifier on its own modality. Without ENCODER: all encoders.
 
     Settings are under [finetune.NAME] in mmfeat.toml. To override one for this command: --set finetune.image.epochs=5.
     """

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 KEYS = (
     ("fuse.head", "The head to train. concat, crossattn, gated and weighted take two or more encoders."),
     ("fuse.inputs", "Names of encoders, such as image,text."),
-    ("fuse.seeds", "Number of seeds. The mean of their logits predicts."),
+    ("fuse.seeds", "Number of seeds. Predictions use the mean of their logits."),
 )
-FOLDS = ("fuse.folds", "5: each head is trained without a fifth of the labelled rows, which it then scores. 0: off.")
+FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.")
 
 
 @click.command("fuse", cls=Command, short_help="Train a head on cached features, in seconds.")
@@ -52,9 +52,9 @@ def _echo_labelled(result: FuseResult) -> None:
     labelled = result.labelled
     if labelled and labelled.lines:
         click.echo(metric_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
-        click.echo(left_out(labelled.lines[0].n_left_out) or "Every class has a positive among these rows.")
+        click.echo(left_out(labelled.lines[0].n_left_out) or "Macro F1 and mAP are averages over all classes.")
     elif labelled:
         click.echo(
-            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of {counted(labelled.n_rows, 'labelled row')}, which "
-            f"are in-sample even out of fold. The metrics below are those of val."
+            f"Encoders were fine-tuned on {labelled.n_in_sample:,} of {counted(labelled.n_rows, 'labelled row')}, so these "
+            f"rows are in-sample even out of fold. The table shows only val rows."
         )

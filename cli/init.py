@@ -51,13 +51,13 @@ from mmfeat.cli.strict import Command
     "--val",
     type=float,
     metavar="SHARE",
-    help="Share of labelled rows that epochs and runs are selected on. [default: 0.1]",
+    help="Share of labelled rows for val, on which epochs and runs are selected. [default: 0.1]",
 )
 @click.option(
     "--test",
     type=float,
     metavar="SHARE",
-    help="Share of labelled rows that only evaluate --split test reads. [default: 0]",
+    help="Share of labelled rows for test, which only evaluate --split test reads. [default: 0]",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of the split and of everything random. [default: 0]")
 @overwrite_option
@@ -67,7 +67,7 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
 
     SOURCE is one of these: a folder with train.csv and test.csv (a Kaggle task); COCO's instances_*.json or their folder;
     a CSV, TSV, Parquet, JSONL or Excel table; a folder or pattern of Parquet files. Images are in folders, zip or tar
-    files. Options fill in a new mmfeat.toml. If it exists, they must agree with it.
+    files. Options are written into a new mmfeat.toml. If mmfeat.toml exists, they must agree with it.
     """
     from mmfeat.workflows.init import init
 
@@ -77,7 +77,7 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
         echo_next("Nothing has changed: mmfeat.toml and manifest.parquet are up to date.", "mmfeat status")
     else:
         parts = [f"Wrote {', '.join(result.written)}."] if result.written else []
-        parts += [f"Removed {', '.join(result.removed)}, which has nothing left to say."] if result.removed else []
+        parts += [f"Removed {', '.join(result.removed)}, which would be empty."] if result.removed else []
         echo_next(" ".join(parts), result.after)
     for warning in result.warnings:
         click.echo(f"Warning: {warning}", err=True)

@@ -102,7 +102,7 @@ def open_project(
     Parameters
     ----------
     reads : collection of str, or callable
-        Dotted keys and tables of mmfeat.toml that the command reads, or a function that gives them for a configuration.
+        Dotted keys and tables of mmfeat.toml that the command reads, or a function from a configuration to them.
         An option for another key is a usage error.
     """
     from mmfeat.project.project import Project

@@ -27,7 +27,7 @@ TEXTS = {
     "table": "a TABLE",
     "pictures": "several pictures without --captions",
     "captioned": "several pictures",
-    "one": "one picture or caption, which is shown here",
+    "one": "one picture or caption, whose prediction is shown on the terminal",
 }
 
 
@@ -84,7 +84,7 @@ BY = Modes(
 )
 CHOICE = Modes(
     of=lambda ctx: "top" if ctx.params["top_k"] and _kind(ctx) != "one" else "labels",
-    texts={"top": "--top-k, which gives the most probable classes at any threshold", "labels": "labels"},
+    texts={"top": "--top-k, which writes the most probable classes at any threshold", "labels": "labels"},
     acts=dict.fromkeys(("set_predict__threshold", "set_predict__empty"), ("labels",)),
 )
 
@@ -111,16 +111,14 @@ CHOICE = Modes(
     metavar="ROLE=NAME",
     help="A column of TABLE or of --captions, such as caption=Title. Roles are id, image, caption. Repeatable.",
 )
-@click.option(
-    "--model", default="", metavar="DIR", help="Predict by a model that mmfeat export made, without a project."
-)
+@click.option("--model", default="", metavar="DIR", help="Predict with an exported model, without a project.")
 @click.option(
     "--split",
     default="unlabelled",
     type=click.Choice(["unlabelled", "val", "test", "train", "all"]),
     help="The rows of the project.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), metavar="K", help="Give the K most probable classes.")
+@click.option("--top-k", type=click.IntRange(min=1), metavar="K", help="Write the K most probable classes.")
 @click.option(
     "--format",
     type=click.Choice(["csv", "jsonl", "parquet"]),
@@ -133,9 +131,9 @@ CHOICE = Modes(
 def predict_command(context: click.Context, what: tuple[str, ...], **options: Any) -> None:
     """Predict with RUN. Without RUN: the best run on val.
 
-    Without TABLE or PICTURE, the project's unlabelled rows: submission.csv or predictions.csv, and probabilities. With
-    TABLE (new.csv), its rows. Their features go into the project's store. With a folder, an archive or a pattern of
-    pictures, each of them. One PICTURE with one --caption is shown here.
+    Without TABLE or PICTURE: the project's unlabelled rows, to submission.csv or predictions.csv, and probabilities to
+    predictions.parquet. With TABLE (new.csv): its rows; their features are cached in the project's store. With a folder,
+    an archive or a pattern of pictures: each picture. With one picture or --caption: a table on the terminal.
     """
     from mmfeat.report.prediction_files import format_of
 
@@ -198,7 +196,7 @@ def _columns(context: click.Context, texts: tuple[str, ...]) -> dict[str, str]:
     if not all(columns.values()):
         raise ConfigError(f"--column {texts[0]}: write ROLE=NAME, as in caption=Title")
     if len(columns) < len(texts):
-        raise click.UsageError("--column gives one role twice: only one could act", context)
+        raise click.UsageError("--column gives one role twice. Give it once", context)
     return columns
 
 

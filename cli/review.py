@@ -51,9 +51,9 @@ MODES = Modes(
 @overwrite_option
 @click.pass_context
 def review_command(context: click.Context, run: str | None, **options: Any) -> None:
-    """Write a table of the rows that are most worth labelling, by RUN (the best on val, when none is named).
+    """Write a table of the rows that are most worth labelling, ranked by RUN. Without RUN: the best run on val.
 
-    Fill in the column labels and --apply the file: the labels go to corrections.csv and into the manifest.
+    Fill in its column labels, then --apply the file: the labels are added to corrections.csv and to the manifest.
     """
     project = open_project(context, options, decision_reads(bool(run)))
     if options["filled"] or options["undo"]:
@@ -65,7 +65,8 @@ def review_command(context: click.Context, run: str | None, **options: Any) -> N
 def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
     from mmfeat.workflows.review import review
 
-    result = review(project, run, options["n"], options["split"], options["out"] or None, options["overwrite"])
+    names = ("n", "split", "overwrite")
+    result = review(project, run, out=options["out"] or None, **{name: options[name] for name in names})
     click.echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
         click.echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")
@@ -74,9 +75,10 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     for name in result.without_prediction:
         click.echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
     if result.in_sample:
-        learned = "labels, which it may have memorised. For out-of-fold predictions: mmfeat fuse --folds 5"
-        pseudo = "pseudo-labels, so it is over-confident there. For a run without them: mmfeat fuse"
-        click.echo(f"{result.in_sample}, trained on their {pseudo if result.split == 'unlabelled' else learned}")
+        memorised = "labels and may have memorised them. For out-of-fold predictions: mmfeat fuse --folds 5"
+        pseudo = "pseudo-labels and is over-confident there. For a run without pseudo-labels: mmfeat fuse"
+        why = pseudo if result.split == "unlabelled" else memorised
+        click.echo(f"{result.in_sample}: the run was trained on their {why}")
     name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
     click.echo(
         f"Fill in the column labels ({result.nothing} where no class applies). Rows that you leave blank stay as they are."

@@ -17,7 +17,7 @@ from mmfeat.common.text import counted
 def runs_command(context: click.Context, **options: Any) -> None:
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
     from mmfeat.metrics.metric_rows import MetricRow
-    from mmfeat.report.text_tables import about_metrics, metric_cells, metric_header, shown, table
+    from mmfeat.report.text_tables import about_metrics, metric_cells, metric_header, metric_title, shown, table
     from mmfeat.workflows.runs import runs
 
     project = open_project(context, options, ("predict", "metric", "device"))
@@ -38,6 +38,7 @@ def runs_command(context: click.Context, **options: Any) -> None:
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     if any(line.metrics for line in result.runs):
         click.echo(about_metrics(left_out, "epochs and rounds were selected on these rows"))
-    on_val = f"on {counted(result.n_val, 'val row')}, best {metric} first"
+    on_val = f"on {counted(result.n_val, 'val row')}, best {metric_title(metric)} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
-    echo_next(f"{len(result.runs)} {order}; MB is the whole model with its encoders.", result.after)
+    n_runs = counted(len(result.runs), "run or encoder", "runs and encoders")
+    echo_next(f"{n_runs} {order}. MB: the whole model, encoders included.", result.after)

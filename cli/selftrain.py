@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("selftrain", cls=Command, short_help="Train on the unlabelled rows too.")
 @setting_options(
-    ("selftrain.rounds", "The most rounds."),
+    ("selftrain.rounds", "Maximum number of rounds."),
     (
         "selftrain.encoder_every",
         "Fine-tune the encoders on pseudo-labels too, after every N rounds. The cost is shown before the work begins.",
@@ -46,7 +46,7 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
 def _echo_result(result: SelftrainResult, config: Config) -> None:
     """The rounds, and the metrics of the head."""
     from mmfeat.report.round_table import rounds_table
-    from mmfeat.report.text_tables import about_metrics, metric_table
+    from mmfeat.report.text_tables import about_metrics, metric_table, metric_title
 
     every, n_val = config.selftrain.encoder_every, counted(result.n_val, "val row")
     source = f"encoders fine-tuned after every {counted(every, 'round')}" if every else "cached features only"
@@ -57,8 +57,8 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
     )
     click.echo(rounds_table(result.rounds, config.metric))
     click.echo(
-        f"Rounds: metrics of one small MLP on {n_val}; difference in {config.metric} from the best round before, with its "
-        "95 % interval."
+        f"Rounds: metrics of a small MLP on {n_val}; difference in {metric_title(config.metric)} from the best earlier "
+        "round, with its 95 % interval."
     )
     click.echo(metric_table(n_val, result.lines, config.metric))
     click.echo(about_metrics(result.lines[0].n_left_out, "epochs and rounds were selected on these rows", seeds=True))
@@ -66,13 +66,14 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
     last = len(result.rounds) - 1
     if result.supervised is None:
         click.echo(
-            f"No supervised run of these settings to compare with: mmfeat fuse --head {config.fuse.head} makes it."
+            f"No supervised run with these settings to compare with. To make one: mmfeat fuse --head {config.fuse.head}"
         )
     elif not result.rises:
         origin += f" (no better than {result.supervised})"
     made = "Made" if result.made else "Already made:"
     echo_next(
-        f"{made} runs/{result.run.name} {origin}, stopped after {last} of {config.selftrain.rounds}.", result.after
+        f"{made} runs/{result.run.name} {origin}; stopped after round {last} of {config.selftrain.rounds}.",
+        result.after,
     )
 
 
@@ -83,7 +84,7 @@ def _confirm(cost: EncoderCost, yes: bool) -> None:
 
     click.echo(about_cost(cost), err=True)
     try:
-        go_on = yes or click.confirm("Go on?", err=True)
+        go_on = yes or click.confirm("Continue?", err=True)
     except click.Abort:  # no terminal
         click.echo(err=True)
         go_on = False

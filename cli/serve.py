@@ -70,7 +70,7 @@ from mmfeat.serving.limits import Limits
     type=click.IntRange(min=1),
     show_default=True,
     metavar="N",
-    help="The most requests at a time. Further ones are told to try again.",
+    help="Maximum number of requests at a time. Further requests are asked to retry.",
 )
 @click.option("--verbose", is_flag=True, help="Log each request on stderr.")
 def serve_command(
@@ -85,7 +85,7 @@ def serve_command(
     max_waiting: int,
     verbose: bool,
 ) -> None:
-    """Answer POST /predict with the model in DIR, which mmfeat export made. Ctrl-C ends it.
+    """Answer POST /predict with the exported model in DIR. Ctrl-C ends it.
 
     Requires: pip install 'mmfeat[serve]'.
     """
@@ -103,4 +103,4 @@ def serve_command(
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
     )
-    echo_next(f"Ended after {counted(answered, 'answer')}.", f"mmfeat serve {shown(folder, 200)}")
+    echo_next(f"Stopped after {counted(answered, 'answer')}.", f"mmfeat serve {shown(folder, 200)}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MODES = Modes(
     of=lambda ctx: "settings" if ctx.params["show_config"] else "features",
-    texts={"settings": "--config, which shows settings alone", "features": "mmfeat status without --config"},
+    texts={"settings": "--config, which shows only settings", "features": "mmfeat status without --config"},
     acts={
         "show_store": ("features",),
         "rehash": ("features",),
@@ -29,11 +29,11 @@ FLAT_SHOWN = 10  # ids of flat images
 )
 @click.option("--config", "show_config", is_flag=True, help="Show every setting with its value and origin.")
 @click.option("--store", "show_store", is_flag=True, help="Show the contents of the store with size, age and users.")
-@click.option("--rehash", is_flag=True, help="Read every image again, also where size, time and inode are unchanged.")
+@click.option("--rehash", is_flag=True, help="Read every image again instead of trusting its size, time and inode.")
 @setting_options()
 @click.pass_context
 def status_command(context: click.Context, show_config: bool, show_store: bool, rehash: bool, **options: Any) -> None:
-    """Show, for each encoder, how many rows the feature store has, and what to type next."""
+    """Show, for each encoder, how many rows are in the feature store, and which command to type next."""
     from mmfeat.common.text import counted, shown
     from mmfeat.report.text_tables import table
 
@@ -70,7 +70,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         )
     for name, checkpoint in result.checkpoints.items():
         bare = project.config.encoder[name].bare
-        click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else f"{bare}, no checkpoint: no logits"))
+        click.echo(f"{name}: " + (f"checkpoint {checkpoint}" if checkpoint else f"{bare}; no checkpoint, so no logits"))
     for reason in result.failures.values():
         click.echo(reason)
     if result.flat:
@@ -99,16 +99,16 @@ def _echo_store(project: Project) -> None:
 
     lines = store_status(project)
     if not lines:
-        click.echo(f"{project.config.store.path}/ holds nothing yet.")
+        click.echo(f"{project.config.store.path}/ is empty.")
         return
     rows = []
     for line in lines:
         one = line.stored
         counts = (one.rows, one.segments, one.outputs, one.tokens)
-        used = ", ".join(shown(name, 60) for name in line.used_by) or "nobody: mmfeat store gc removes it"
+        used = ", ".join(shown(name, 60) for name in line.used_by) or "nothing; to remove it: mmfeat store gc"
         rows.append(
             [one.name, *(f"{n:,}" for n in counts), f"{one.n_bytes / 1e6:,.1f}", one.created, one.written, used]
         )
-    head = ("in the store", "rows", "segments", "outputs", "tokens", "MB", "made (UTC)", "written (UTC)")
+    head = ("in the store", "rows", "segments", "probes", "tokens", "MB", "created (UTC)", "last write (UTC)")
     click.echo(table(head, rows))
     click.echo(f"{project.config.store.path}/ has {project.store.size_bytes / 1e6:,.1f} MB in all.")

@@ -1,4 +1,4 @@
-"""`mmfeat store`: what can be done with the feature store itself."""
+"""`mmfeat store`: verify, clean up, export and import features."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def verify_command(context: click.Context) -> None:
 @click.option("--forget", multiple=True, metavar="DIR", help="A project that no longer needs its features.")
 @click.pass_context
 def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> None:
-    """Remove features that no encoder, checkpoint or run refers to, in this project or any other that uses the store."""
+    """Remove features that no project uses.
+
+    Features are kept if an encoder, a checkpoint or a run refers to them, in this project or another on the same store.
+    """
     from mmfeat.common.text import shown
     from mmfeat.report.text_tables import table
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
@@ -63,21 +66,21 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     project = open_project(context, {})
     result = find_unreferenced(project, forget)
     for other in result.others:
-        gone = f"; it is gone. If it no longer needs them: --forget {shown(other.project, 200)}" if other.gone else ""
+        gone = f"; its folder is gone. To remove them: --forget {shown(other.project, 200)}" if other.gone else ""
         click.echo(
-            f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')} it refers to{gone}"
+            f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')}{gone}"
         )
     for name in result.settled.waiting:
-        click.echo(f"Kept, though mmfeat.toml does not name it yet: the import {shown(name, 80)}")
+        click.echo(f"Kept, although mmfeat.toml does not name it yet: the import {shown(name, 80)}")
     if not result.garbage:
         echo_next("There is nothing to remove.", "mmfeat status")
         return
     rows = [[shown(one.name, 80), f"{one.n_bytes / 1e6:,.1f}", one.why] for one in result.garbage]
-    click.echo(table(("what", "MB"), rows))
+    click.echo(table(("unused features", "MB"), rows))
     if not yes:
         click.confirm(f"Remove them, {result.n_bytes / 1e6:,.1f} MB?", abort=True, err=True)
     freed = remove_unreferenced(project, result)
-    echo_next(f"Removed {len(result.garbage)}, which frees {freed / 1e6:,.1f} MB.", "mmfeat status --store")
+    echo_next(f"Removed {counted(len(result.garbage), 'item')}, {freed / 1e6:,.1f} MB.", "mmfeat status --store")
 
 
 @store_command.command("export", cls=Command)
@@ -90,22 +93,27 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     help="[default: by the destination's suffix, else npy]",
 )
 @click.option(
-    "--split", default="all", type=click.Choice(["all", "train", "val", "test", "unlabelled"]), help="Which rows."
+    "--split",
+    default="all",
+    type=click.Choice(["all", "train", "val", "test", "unlabelled"]),
+    help="The rows to export.",
 )
 @click.pass_context
 def export_command(
     context: click.Context, destination: str, names: tuple[str, ...], form: str | None, split: str
 ) -> None:
-    """Write embeddings, logits and tokens aligned with ids, labels and splits to DESTINATION (npy: a folder)."""
+    """Write embeddings, logits and tokens as arrays aligned with ids, labels and splits.
+
+    DESTINATION is a file or, for npy, a folder. Without ENCODER: all encoders.
+    """
     from mmfeat.common.text import counted, shown
     from mmfeat.report.text_tables import table
     from mmfeat.store.table_exports import arrays_of
-    from mmfeat.workflows.store import export_features
+    from mmfeat.workflows.store import export_features, form_of_export
 
     project = open_project(context, {})
-    suffix = destination.rpartition(".")[2]
-    form = form or {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}.get(suffix, "npy")
-    result = export_features(project, destination, form, list(names) or None, split)
+    form = form_of_export(destination, form)
+    result = export_features(project, destination, form, list(names) or None, split=split)
     arrays = arrays_of(result.table).items()
     rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
     click.echo(table(("array", "shape", "type"), rows))
@@ -124,19 +132,20 @@ def export_command(
 @click.option("--array", default="", metavar="NAME", help="The data set, column or tensor of FILE. [default: detected]")
 @click.pass_context
 def import_command(context: click.Context, name: str, file: str, ids: str | None, array: str) -> None:
-    """Import embeddings of another program as the encoder NAME: FILE is .npy, .parquet, .h5 or .safetensors.
+    """Import embeddings of another program as the encoder NAME.
 
-    Rows are matched with the manifest by id. Paste the table that is printed into mmfeat.toml.
+    FILE is .npy, .parquet, .h5 or .safetensors. Its rows are matched with the manifest by id. Then paste the printed table
+    into mmfeat.toml.
     """
     from mmfeat.workflows.store_import import import_embeddings
 
     project = open_project(context, {})
-    made = import_embeddings(project, name, file, ids, array)
-    embeddings = f"{counted(made.n_rows, 'embedding')} of {counted(made.width, 'number')} ({made.dtype})"
+    made = import_embeddings(project, name, file, ids, array=array)
+    embeddings = f"{counted(made.n_rows, 'embedding')} of {counted(made.width, 'dimension')} ({made.dtype})"
     without = made.n_manifest - made.n_matched
-    rest = f"; {counted(without, 'row')} without one" if without else ""
+    rest = f", {without:,} without" if without else ""
     click.echo(
-        f"{name}: {embeddings}; {made.n_matched:,} of {counted(made.n_manifest, 'row')} of the manifest with one{rest}"
+        f"{name}: {embeddings}; {made.n_matched:,} of {counted(made.n_manifest, 'row')} of the manifest with an embedding{rest}"
     )
     if made.n_left_out:
         click.echo(f"{name}: {counted(made.n_left_out, 'row')} left out that the file marks as missing")

@@ -1,4 +1,4 @@
-"""Commands that ignore nothing: an option has an effect, or it is a usage error."""
+"""Strict commands: an option that would have no effect is a usage error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Modes:
     of : callable
         From the parameters that were typed to the name of the mode. Raises UsageError if they fit no mode.
     texts : dict of str to str
-        Name of a mode to its words in a message: `--split does not go with a table`.
+        Name of a mode to its words in a message: `--split cannot be used with a table`.
     acts : dict of str to tuple of str
         Parameter to the modes in which it has an effect. Others have one in all modes. `folder` is `mmfeat --project`.
     """
@@ -79,7 +79,7 @@ class Command(click.Command):
 
     def _refuse_idle(self, ctx: click.Context) -> None:
         if not self.in_project and _project_typed(ctx):
-            raise click.UsageError(f"--project does not go with mmfeat {self.name}, which works without one", ctx)
+            raise click.UsageError(f"--project cannot be used with mmfeat {self.name}, which works without one", ctx)
         folder = ctx.find_root().params.get(PROJECT, ".")
         if _project_typed(ctx) and self.name != "init" and not Path(folder).is_dir():  # not one of the folders above it
             raise click.UsageError(f"--project {folder}: no such folder", ctx)
@@ -87,9 +87,9 @@ class Command(click.Command):
             mode = modes.of(ctx)
             for parameter in self.params:
                 if typed(ctx, parameter.name) and mode not in modes.acts.get(parameter.name, (mode,)):
-                    raise click.UsageError(f"{_name(parameter)} does not go with {modes.texts[mode]}", ctx)
+                    raise click.UsageError(f"{_name(parameter)} cannot be used with {modes.texts[mode]}", ctx)
             if _project_typed(ctx) and mode not in modes.acts.get(PROJECT, (mode,)):
-                raise click.UsageError(f"--project does not go with {modes.texts[mode]}", ctx)
+                raise click.UsageError(f"--project cannot be used with {modes.texts[mode]}", ctx)
 
 
 def refuse_repeated(ctx: click.Context, words: list[str]) -> None:
@@ -99,7 +99,7 @@ def refuse_repeated(ctx: click.Context, words: list[str]) -> None:
     for parameter in order:
         if isinstance(parameter, click.Option) and not parameter.multiple and not parameter.is_flag:
             if parameter.name in seen:
-                raise click.UsageError(f"{parameter.opts[0]} is given twice: only one could act", ctx)
+                raise click.UsageError(f"{parameter.opts[0]} is given twice. Give it once", ctx)
             seen.add(parameter.name)
 
 

@@ -23,16 +23,19 @@ def sweep_command() -> None:
 
 @sweep_command.command("fuse", cls=Command)
 @setting_options(
-    ("fuse.head", "Names of heads, as linear,crossattn."),
-    ("fuse.lr", "Learning rates, as 3e-4,1e-3."),
-    ("fuse.dropout", "Dropout rates, as 0.1,0.3."),
-    ("fuse.inputs", "Names of encoders, as image,text."),
-    ("fuse.seeds", "How many seeds of each cell."),
+    ("fuse.head", "Names of heads, such as linear,crossattn."),
+    ("fuse.lr", "Learning rates, such as 3e-4,1e-3."),
+    ("fuse.dropout", "Dropout rates, such as 0.1,0.3."),
+    ("fuse.inputs", "Names of encoders, such as image,text."),
+    ("fuse.seeds", "Number of seeds of each cell."),
 )
 @overwrite_option
 @click.pass_context
 def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> None:
-    """Train a grid of heads on cached features; --set fuse.KEY=A,B and fuse.HEAD.KEY=A,B sweep any other key."""
+    """Train a grid of heads on cached features.
+
+    Other keys are swept by --set fuse.KEY=A,B or --set fuse.HEAD.KEY=A,B.
+    """
     from mmfeat.report.sweep_table import sweep_table
     from mmfeat.workflows.sweep_fuse import sweep_fuse
 
@@ -58,19 +61,22 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
 @sweep_command.command("finetune", cls=Command)
 @click.argument("name", metavar="ENCODER")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Fits of each cell.")
-@click.option("--use", metavar="N", help="Put one cell's checkpoint in use: best, or the number of its line.")
+@click.option("--use", metavar="N", help="Use one cell's checkpoint in the project: best, or the number of its row.")
 @setting_options(
-    ("finetune.lr", "Learning rates, as 1e-4,5e-4."),
-    ("finetune.batch_size", "Batch sizes, as 64,256."),
-    ("finetune.optimizer", "Optimizers, as adam,adamw."),
-    ("finetune.epochs", "Epochs at most."),
+    ("finetune.lr", "Learning rates, such as 1e-4,5e-4."),
+    ("finetune.batch_size", "Batch sizes, such as 64,256."),
+    ("finetune.optimizer", "Optimizers, such as adam,adamw."),
+    ("finetune.epochs", "Maximum numbers of epochs, such as 10,20."),
 )
 @overwrite_option
 @click.pass_context
 def finetune_command(
     context: click.Context, name: str, seeds: int, use: str | None, overwrite: bool, **options: Any
 ) -> None:
-    """Fine-tune one encoder with a grid of settings; --set finetune.KEY=A,B sweeps any other key."""
+    """Fine-tune one encoder with a grid of settings.
+
+    Other keys are swept by --set finetune.KEY=A,B.
+    """
     from mmfeat.report.sweep_table import sweep_table
     from mmfeat.training.sweep_encoders import IN_SAMPLE
     from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
@@ -81,9 +87,9 @@ def finetune_command(
     click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, in_sample=True))
     spread = "± is the standard deviation over seeds. " if seeds > 1 else ""
     click.echo(
-        f"{spread}In-sample: on up to {IN_SAMPLE:,} training rows, by the weights of the best epoch. Far better than on val "
-        "means that it overfits. To average logits, take the lowest loss, not the best F1. Epochs and the best cell were "
-        "selected on these rows: the best of many looks better than it is."
+        f"{spread}In-sample metrics: on up to {IN_SAMPLE:,} training rows, with the weights of the best epoch. If they are "
+        "far better than on val, the encoder overfits. For an ensemble, use the lowest loss, not the best F1. Epochs and "
+        "the best cell were selected on these rows: the best of many looks better than it is."
     )
     _echo_effects(result)
     made = _made(result)
@@ -93,7 +99,7 @@ def finetune_command(
         return
     click.echo(made)
     used, settings = use_cell(result, use)
-    for line in [*used.lines, "To make the same with mmfeat finetune, mmfeat.toml has:", "", *settings, ""]:
+    for line in [*used.lines, "For the same checkpoint by mmfeat finetune, write into mmfeat.toml:", "", *settings, ""]:
         click.echo(line)
     echo_next(f"{used.made}.", "mmfeat extract")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tiny arrays, threads cost several times what they save
@@ -30,6 +31,13 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The folder of a cache that only this test reads and writes."""
+    monkeypatch.setattr("mmfeat.common.verified.user_cache_path", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -92,6 +100,22 @@ def exported(shared, trained) -> Path:
         export(Project(trained), "fm3-1", folder / "model")
 
     return shared.made("exported", make) / "model"
+
+
+@pytest.fixture(scope="session")
+def predictor(exported):
+    """That model, loaded; for tests that only read it."""
+    from mmfeat.predictor import Predictor
+
+    return Predictor.load(exported, "cpu")
+
+
+@pytest.fixture
+def own(trained, tmp_path):
+    """A copy of the trained project, to change."""
+    from mmfeat.project.project import Project
+
+    return Project(shutil.copytree(trained, tmp_path / "project"))
 
 
 @pytest.fixture

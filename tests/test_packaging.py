@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import importlib.util
 import re
 import subprocess
 import sys
 import time
+from abc import ABCMeta
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,30 @@ def test_every_module_says_what_it_is_for(path):
     if text.strip():
         assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400
+
+
+SOURCES = [*MODULES, *sorted((ROOT / "cli").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_functions_fit_a_screen_and_nothing_is_formatted_by_hand(path):
+    text = path.read_text(encoding="utf-8")
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not [node.name for node in functions if node.end_lineno - node.lineno >= 60]
+    assert not re.search(r"#\s*fmt:", text)
+
+
+def test_abstract_methods_are_those_of_abstract_classes():
+    """Elsewhere Python ignores `@abstractmethod`: the class could be made without the method."""
+    wrong = []
+    for module in (
+        f"mmfeat.{p.relative_to(ROOT / 'mmfeat').with_suffix('').as_posix().replace('/', '.')}" for p in MODULES
+    ):
+        found = vars(importlib.import_module(module.removesuffix(".__init__"))).values()
+        for cls in (one for one in found if isinstance(one, type) and one.__module__ == module):
+            marked = [name for name, one in vars(cls).items() if getattr(one, "__isabstractmethod__", False)]
+            wrong += [f"{module}.{cls.__name__}.{name}" for name in marked if not isinstance(cls, ABCMeta)]
+    assert not wrong
 
 
 def test_nothing_is_unpickled():

@@ -1,4 +1,4 @@
-"""`mmfeat demo`: every command on a small made data set, compared on labels that were hidden from all of them."""
+"""`mmfeat demo`: the main commands on a small synthetic data set, compared on labels that were hidden from all of them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class DemoResult(TableResult):
     n_rows : int
         Rows with hidden labels.
     seconds : float
-        How long the demo took.
+        Duration of the demo.
     """
 
     folder: Path
@@ -107,7 +107,7 @@ class DemoResult(TableResult):
 
 
 def demo(folder: Path | str = "mmfeat-demo", seed: int = 0, *, progress: bool = True) -> DemoResult:
-    """Make the data set and run the commands in `folder`. What exists already is not made again.
+    """Make the data set and run the commands in `folder`. Existing results are reused.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def demo(folder: Path | str = "mmfeat-demo", seed: int = 0, *, progress: bool = 
     Raises
     ------
     ConfigError
-        The folder exists and holds something else.
+        The folder exists and was not made by the demo.
     """
     with quiet(not progress):
         return _demo(Path(folder).resolve(), seed)
@@ -132,7 +132,9 @@ def _demo(folder: Path, seed: int) -> DemoResult:
     file = folder / FILE_NAME
     ours = file.is_file() and file.read_text(encoding="utf-8") == settings
     if not ours and folder.exists() and any(not path.name.startswith(TEMPORARY) for path in folder.iterdir()):
-        raise ConfigError(f"{folder}: this folder holds something else. Use: mmfeat demo --folder NEW")
+        raise ConfigError(
+            f"{folder}: exists and was not made by the demo with this seed. Use: mmfeat demo --folder NEW"
+        )
     write_atomic(file, settings)
     if not (folder / "data").is_dir():
         say("making pictures and captions")

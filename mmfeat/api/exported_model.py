@@ -43,9 +43,9 @@ def predict(
     captions, images, column
         Captions of several pictures (a table); images of a table; columns by role, such as `{"caption": "Title"}`.
     threshold : float, optional
-        In place of the model's own.
+        Overrides the model's own threshold.
     out : Path, optional
-        The file to write. None is written without it.
+        The file to write; no file, if None.
     progress : bool
         Whether to show progress and notes on stderr.
 

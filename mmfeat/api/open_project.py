@@ -1,4 +1,4 @@
-"""A project for Python: each command works on the folder as it is at that moment."""
+"""A project for Python: each command reads the folder when it is called."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Settings = dict[str, Any]
 
 
 def verb(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Make a method a command: it shows progress only if the project does, and its changes are seen afterwards."""
+    """Make a method a command: it shows progress only if the project does, and the project is read again afterwards."""
 
     @functools.wraps(method)
     def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,7 +63,7 @@ class OpenProject(ProjectSnapshot):
         self.progress = progress
 
     def reopened(self) -> Self:
-        """The same project with the files of its folder as they are now."""
+        """A new snapshot of the project's folder."""
         return type(self)(self.root, self.overrides, self.dry, progress=self.progress)
 
     def with_settings(self, settings: Settings) -> Self:
@@ -85,7 +85,7 @@ class OpenProject(ProjectSnapshot):
     def _snapshot(
         self, settings: Settings | None, options: Settings, reads: Reads | None = None, *, dry: bool = False
     ) -> ProjectSnapshot:
-        """The folder as it is now, for one command.
+        """A new snapshot of the folder for one command.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class OpenProject(ProjectSnapshot):
         options : dict of str to Any
             Dotted key to the value of the command's own argument. None leaves the key as it is.
         reads : collection of str, or callable, optional
-            Keys that the command reads. An override of another key is an error.
+            Keys that the command reads. Overriding another key is an error.
         """
         overrides = joined_settings(settings, options)
         project = ProjectSnapshot(self.root, self.overrides | overrides, dry or self.dry)
@@ -103,7 +103,7 @@ class OpenProject(ProjectSnapshot):
         return project
 
     def _renew(self) -> None:
-        """Forget what was read of the folder, so that it is read again."""
+        """Forget everything that was read from the folder, so that it is read again."""
         root, overrides, dry, progress = self.root, self.overrides, self.dry, self.progress
         self.__dict__.clear()
         type(self).__init__(self, root, overrides, dry, progress=progress)
@@ -124,7 +124,7 @@ class OpenProject(ProjectSnapshot):
         return "\n".join(self._about())
 
     def _repr_html_(self) -> str:
-        """The same for a notebook."""
+        """The folder, its rows, classes and encoders as HTML for a notebook."""
         return "<p>" + "<br>".join(html.escape(line) for line in self._about()) + "</p>"
 
 
@@ -155,7 +155,7 @@ def texts(value: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
 
 
 def as_typed(settings: Settings) -> dict[str, str]:
-    """Values of a sweep as they are typed on the command line: several of a key are separated by commas."""
+    """Values of a sweep as typed on the command line: several values of a key are separated by commas."""
     return {key: _typed(value) for key, value in settings.items()}
 
 

@@ -57,41 +57,24 @@ class RunVerbs(OpenProject):
         captions, images, column
             Captions of several pictures (a table); images of a table; columns by role, such as `{"caption": "Title"}`.
         split : str, optional
-            Rows of the project: `unlabelled` (when None), `val`, `test`, `train` or `all`.
+            Rows of the project: `unlabelled` (if None), `val`, `test`, `train` or `all`.
         top_k : int, optional
-            Give the k most probable classes in the file.
+            Write the k most probable classes to the file.
         format, out : str, Path, optional
             `csv`, `jsonl` or `parquet`, and the file.
         """
-        from mmfeat.data.sample_kinds import kind_of_sample
         from mmfeat.workflows.predict import predict, predict_new
 
-        names = [path.name for path in self.runs_folder.glob("[!.]*")]
-        samples = [str(one) for one in what if kind_of_sample(str(one), names)]
-        run = next((str(one) for one in what if str(one) not in samples), None)
-        if len(what) - len(samples) > 1:
-            raise ConfigError("give one run, and one table or pictures: p.predict('fm1-1', 'new.csv')")
+        run, samples = _run_and_samples(what, self.runs_folder)
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
-        new = samples or caption or captions or texts(images) or column
-        if not new:
-            more: dict[str, Any] = {"top_k": top_k, "out": out, "overwrite": overwrite}
-            return predict(project, run, split=split or "unlabelled", format=format, **more)
+        files: dict[str, Any] = {"format": format, "top_k": top_k, "out": out, "overwrite": overwrite}
+        given: dict[str, Any] = {"caption": caption, "captions": str(captions), "images": texts(images)}
+        if not (samples or column or any(given.values())):
+            return predict(project, run, split=split or "unlabelled", **files)
         if split is not None:
             raise ConfigError("split names rows of the project. Leave it out, or the new samples")
-        return predict_new(
-            samples,
-            caption=caption,
-            captions=str(captions),
-            images=texts(images),
-            columns=column,
-            project=project,
-            run=run,
-            format=format,
-            top_k=top_k,
-            out=out,
-            overwrite=overwrite,
-        )
+        return predict_new(samples, columns=column, project=project, run=run, **given, **files)
 
     @verb
     def evaluate(
@@ -111,7 +94,7 @@ class RunVerbs(OpenProject):
         Parameters
         ----------
         names : str
-            Runs and encoders. The best run when empty.
+            Runs and encoders; the best run, if empty.
         split : str
             `val`, `test`, `train` or `train+val`.
         """
@@ -167,3 +150,14 @@ class RunVerbs(OpenProject):
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, lambda config: decision_keys(config, True))
         return export(project, run, destination, dtype=dtype, format=format)
+
+
+def _run_and_samples(what: Sequence[str | Path], runs_folder: Path) -> tuple[str | None, list[str]]:
+    """The run among a command's arguments, and its samples: a table or pictures."""
+    from mmfeat.data.sample_kinds import kind_of_sample
+
+    names = [path.name for path in runs_folder.glob("[!.]*")]
+    samples = [str(one) for one in what if kind_of_sample(str(one), names)]
+    if len(what) - len(samples) > 1:
+        raise ConfigError("give one run, and one table or pictures: p.predict('fm1-1', 'new.csv')")
+    return next((str(one) for one in what if str(one) not in samples), None), samples

@@ -1,4 +1,4 @@
-"""The commands about the store and about a person's review, as methods of a project."""
+"""The commands about encoders, the store and reviews, as methods of a project."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StoreVerbs(OpenProject):
         config : bool
             Return every setting with its value and origin instead.
         store : bool
-            Also list what lies in the store (`.stored`).
+            Also list the contents of the store (`.stored`).
         rehash : bool
             Read every image again instead of trusting its size, time and inode.
         """
@@ -52,7 +52,7 @@ class StoreVerbs(OpenProject):
 
         options = {"metric": metric, "seed": seed, "device": device}
         if not config and joined_settings(settings, options):
-            raise ConfigError("status counts features whatever the settings are. To see settings: status(config=True)")
+            raise ConfigError("status does not depend on settings. To see settings: status(config=True)")
         project = self._snapshot(settings, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
         if config:
             return SettingsResult.of(project.config)
@@ -66,7 +66,7 @@ class StoreVerbs(OpenProject):
         Parameters
         ----------
         pattern : str, optional
-            A part of a model's name, or a pattern with `*`. The project's and the paper's encoders when None.
+            A part of a model's name, or a pattern with `*`. If None, the project's and the paper's encoders.
         """
         from mmfeat.workflows.encoders import encoders, models
 
@@ -88,7 +88,7 @@ class StoreVerbs(OpenProject):
         yes : bool
             Remove them. Otherwise they are only listed.
         forget : sequence of Path
-            Folders of deleted projects that need their features no more.
+            Folders of deleted projects whose features are no longer needed.
         """
         from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
@@ -109,24 +109,22 @@ class StoreVerbs(OpenProject):
         destination : Path
             A file; a folder with format npy.
         names : str
-            Encoders. All when empty.
+            Encoders; all, if empty.
         format : str, optional
-            `h5`, `npy`, `parquet` or `safetensors`. By the destination's suffix when None, else npy.
+            `h5`, `npy`, `parquet` or `safetensors`; if None, by the destination's suffix, else npy.
         split : str
             `all`, `train`, `val`, `test` or `unlabelled`.
         """
-        from mmfeat.workflows.store import export_features
+        from mmfeat.workflows.store import export_features, form_of_export
 
-        suffix = Path(destination).suffix[1:]
-        by_suffix = {"h5": "h5", "hdf5": "h5", "parquet": "parquet", "safetensors": "safetensors"}
-        form = format or by_suffix.get(suffix, "npy")
-        return export_features(self._snapshot(None, {}), str(destination), form, list(names) or None, split)
+        project, form = self._snapshot(None, {}), form_of_export(destination, format)
+        return export_features(project, str(destination), form, list(names) or None, split=split)
 
     @verb
     def store_import(
         self, name: str, file: str | Path, *, ids: str | Path | None = None, array: str = ""
     ) -> ImportResult:
-        """Make embeddings of another tool an encoder of the project.
+        """Import embeddings of another program as an encoder of the project.
 
         Parameters
         ----------
@@ -135,13 +133,14 @@ class StoreVerbs(OpenProject):
         file : Path
             .npy, .parquet, .h5 or .safetensors.
         ids : Path, optional
-            The ids in the order of the rows: .csv, .txt, .npy or .json. Those in the file when None.
+            The ids in the order of the rows: .csv, .txt, .npy or .json. If None, the ids in `file`.
         array : str
-            The data set, column or tensor with the embeddings. Found by itself when empty.
+            The data set, column or tensor with the embeddings; detected, if empty.
         """
         from mmfeat.workflows.store_import import import_embeddings
 
-        return import_embeddings(self._snapshot(None, {}), name, str(file), None if ids is None else str(ids), array)
+        ids = None if ids is None else str(ids)
+        return import_embeddings(self._snapshot(None, {}), name, str(file), ids, array=array)
 
     @verb
     def review(
@@ -159,35 +158,35 @@ class StoreVerbs(OpenProject):
         overwrite: bool = False,
         settings: Settings | None = None,
     ) -> ReviewResult:
-        """Write a table of the rows that are most worth a person's look.
+        """Write a table of the rows that are most worth labelling by hand.
 
         Parameters
         ----------
         run : str, optional
-            The best run on val when None.
+            The run; the best on val, if None.
         n : int
             Number of rows.
         split : str
             `unlabelled`; or `train` or `val`: labelled rows whose labels the model contradicts.
         out : Path, optional
-            The file to write. review.csv in the project when None.
+            The file to write; review.csv in the project, if None.
         """
         from mmfeat.workflows.review import review
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
-        return review(project, run, n, split, None if out is None else str(out), overwrite)
+        return review(project, run, n=n, split=split, out=out, overwrite=overwrite)
 
     @verb
     def apply_review(self, file: str | Path, *, overwrite: bool = False) -> AppliedReview:
-        """Take over the labels of a review that a person has filled in."""
+        """Apply the labels that were filled in in a review."""
         from mmfeat.workflows.apply_review import apply_review
 
         return apply_review(self._snapshot(None, {}), str(file), overwrite)
 
     @verb
     def undo_review(self, *, overwrite: bool = False) -> AppliedReview:
-        """Take the last applied review back."""
+        """Undo the last applied review."""
         from mmfeat.workflows.apply_review import undo_review
 
         return undo_review(self._snapshot(None, {}), overwrite)
@@ -196,5 +195,5 @@ class StoreVerbs(OpenProject):
 def decision_options(
     threshold: float | str | None, empty: str | None, calibration: str | None, **more: object
 ) -> Settings:
-    """The arguments of a command that decides labels, by key of mmfeat.toml."""
+    """Arguments about the decision rule, by key of mmfeat.toml."""
     return {"predict.threshold": threshold, "predict.empty": empty, "predict.calibration": calibration, **more}

@@ -32,12 +32,12 @@ class StudyVerbs(OpenProject):
         overwrite: bool = False,
         settings: Settings | None = None,
     ) -> CompareResult:
-        """Train heads and score them beside encoders and means, on the same val rows.
+        """Train heads and compare them with encoders and means, on the same val rows.
 
         Parameters
         ----------
         names : str
-            Heads. All that take the project's inputs when empty.
+            Heads; all that take the project's inputs, if empty.
         inputs : sequence of str, optional
             Encoders.
         seeds : int, optional
@@ -70,13 +70,13 @@ class StudyVerbs(OpenProject):
         Parameters
         ----------
         names : str
-            Encoders of mmfeat.toml, models, or `MODEL=FILE` with weights. All of mmfeat.toml when empty.
+            Encoders of mmfeat.toml, models, or `MODEL=FILE` with weights; all encoders of mmfeat.toml, if empty.
         freeze : bool
             Keep pretrained encoders and fit only their linear probes, on cached features.
         seeds : int
             Fits of each encoder.
         use : str, optional
-            Put an encoder in use: a name of the table, or `best`.
+            Use an encoder in the project: a name in the table, or `best`.
         """
         from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 
@@ -149,7 +149,7 @@ class StudyVerbs(OpenProject):
         seeds : int
             Fits of each cell.
         use : str or int, optional
-            Put one cell's checkpoint in use: `best`, or the number of its row.
+            Use one cell's checkpoint in the project: `best`, or the number of its row.
         lr, batch_size, optimizer, epochs : sequence
             The values to try. Other keys to sweep go into `settings`, such as `{"finetune.clip": [1, 2]}`.
         """

@@ -36,12 +36,12 @@ class TrainingVerbs(OpenProject):
         device: str | None = None,
         settings: Settings | None = None,
     ) -> FinetuneResult | FinetuneDryRun:
-        """Fine-tune encoders, each with a linear output on its own modality.
+        """Fine-tune encoders, each with a linear classifier on its own modality.
 
         Parameters
         ----------
         names : str
-            Encoders. All when empty.
+            Encoders; all, if empty.
         freeze : bool
             Keep the pretrained encoder and fit only its linear probe, on cached features.
         dry_run : bool
@@ -72,18 +72,18 @@ class TrainingVerbs(OpenProject):
         rehash: bool = False,
         device: str | None = None,
     ) -> ExtractResult | ExtractDryRun:
-        """Encode what the store lacks, and only that.
+        """Encode only the samples that the store lacks.
 
         Parameters
         ----------
         names : str
-            Encoders. All when empty.
+            Encoders; all, if empty.
         shard : (int, int), optional
             `(k, n)`: only the k-th of n parts of the rows, counted from 1.
         on_error : str
-            For a sample that cannot be read: `record` the reason and go on, or `stop`.
+            If a sample cannot be read: `record` the reason and continue, or `stop`.
         tune : bool
-            First measure what is fastest on this device, and remember it.
+            First measure the fastest settings on this device, and remember them.
         dry_run : bool
             Write nothing. Return what would be done, about how long and how many megabytes.
         rehash : bool
@@ -120,9 +120,9 @@ class TrainingVerbs(OpenProject):
         inputs : sequence of str, optional
             Encoders.
         seeds : int, optional
-            Number of seeds. The mean of their logits predicts.
+            Number of seeds. Predictions use the mean of their logits.
         folds : int, optional
-            5: each head is trained without a fifth of the labelled rows, which it then scores. 0: off.
+            5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.
         """
         from mmfeat.workflows.fuse import fuse
 
@@ -139,7 +139,7 @@ class TrainingVerbs(OpenProject):
         device: str | None = None,
         settings: Settings | None = None,
     ) -> EnsembleResult:
-        """Join the logits of encoders and runs.
+        """Combine the logits of encoders and runs.
 
         Parameters
         ----------
@@ -178,15 +178,15 @@ class TrainingVerbs(OpenProject):
         Parameters
         ----------
         rounds : int, optional
-            The most rounds.
+            Maximum number of rounds.
         encoder_every : int, optional
-            Fine-tune the encoders on pseudo-labels too, after every so many rounds. Needs `yes=True`.
+            Fine-tune the encoders on pseudo-labels too, each time after this many rounds. Requires `yes=True`.
         policy : str, optional
             How unlabelled rows get pseudo-labels: `soft`, `confident` or another policy of docs/commands.md.
         head, inputs, seeds
             As in :meth:`fuse`.
         yes : bool
-            Accept the cost of fine-tuning encoders. The error without it names the cost.
+            Accept the cost of fine-tuning encoders. Without it, an error reports the cost.
         """
         from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
 
@@ -204,5 +204,5 @@ class TrainingVerbs(OpenProject):
         project = self._snapshot(settings, options, selftrain_keys)
         plan = plan_selftrain(project)
         if not yes and (cost := plan.cost()) is not None:
-            raise MmfeatError(f"{about_cost(cost)} Nothing was done. To go on: yes=True")
+            raise MmfeatError(f"{about_cost(cost)} Nothing was done. To continue: yes=True")
         return selftrain(project, plan)

@@ -1,9 +1,9 @@
-"""A project whose methods are the commands, and how to make one."""
+"""`Project`, whose methods are the commands, and `init`, which makes one."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ Paths = str | Path | Sequence[str | Path]
 class Project(TrainingVerbs, RunVerbs, StudyVerbs, StoreVerbs):
     """A folder with mmfeat.toml, whose methods are the commands.
 
-    Each method works on the folder as it is at that moment and returns a result with a readable text form. Arguments are
-    named as the command's options; `--set KEY=VALUE` is `settings={"KEY": VALUE}`.
+    Each method reads the folder when it is called, and returns a result with a readable text form. Arguments are named like
+    the command's options; `--set KEY=VALUE` is `settings={"KEY": VALUE}`.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def init(
     folder : Path
         The project's folder. It is made if it does not exist.
     source : Path, optional
-        A folder with train.csv and test.csv, COCO's files, a table, or a folder of Parquet files. As in mmfeat.toml when None.
+        A folder with train.csv and test.csv, COCO's files, a table, or a folder of Parquet files; if None, as in mmfeat.toml.
     images : Path or sequence of Path
         Folders, zip or tar files of images, or patterns with `*`.
     id, image, caption, labels, group : str
-        Columns. There may be several of captions and of labels.
+        Columns; several are allowed for captions and labels.
     absent : str
         How unlisted labels are treated: `negative`, or `unknown` (requires explicit negatives).
     separator : str, optional
@@ -113,35 +113,28 @@ def init(
     ConfigError
         mmfeat.toml has a mistake, or contradicts the arguments.
     """
-    options = {
-        "images": images,
-        "id": id,
-        "image": image,
-        "caption": caption,
-        "labels": labels,
-        "absent": absent,
-        "group": group,
-        "separator": separator,
-        "classes": classes,
-        "val": val,
-        "test": test,
-        "seed": seed,
-        "overwrite": overwrite,
-    }
+    columns = {"id": id, "image": image, "caption": caption, "labels": labels, "group": group}
+    reading = {"images": images, "absent": absent, "separator": separator, "classes": classes}
+    shares = {"val": val, "test": test, "seed": seed, "overwrite": overwrite}
+    with quiet(not progress), _made(folder) as root:
+        for warning in _init(root, source, columns | reading | shares).warnings:
+            say(f"Warning: {warning}")
+    return Project(root, progress=progress)
+
+
+@contextlib.contextmanager
+def _made(folder: str | Path) -> Iterator[Path]:
+    """Make a folder; remove it again if it is new and an error leaves it empty."""
     folder = Path(folder).expanduser().resolve()
-    made = not folder.exists()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(not progress):
-            result = _init(folder, source, options)
-            for warning in result.warnings:
-                say(f"Warning: {warning}")
+        yield folder
     except MmfeatError:
-        if made:
+        if is_new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-    return Project(folder, progress=progress)
 
 
 _COLUMNS = ("id", "image", "caption", "labels", "group")

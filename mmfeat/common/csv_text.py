@@ -1,8 +1,8 @@
-"""CSV files for people, with one rule for cells that a spreadsheet might take as a formula.
+"""CSV text, protected against cells that a spreadsheet would run as a formula.
 
-A text that begins with `=`, `+`, `-`, `@`, a tab or a line break (also behind blanks or apostrophes) gets an apostrophe
-before it; :func:`unharmed` takes it off again. Numbers stay as they are, also those that are given as texts. A Kaggle
-submission is written to the letter.
+A text that begins with `=`, `+`, `-`, `@`, a tab or a line break (also after blanks or apostrophes) gets a leading
+apostrophe; :func:`unharmed` removes it. Numbers are unchanged, even if they are passed as text. A Kaggle submission is
+written without this protection.
 """
 
 from __future__ import annotations
@@ -15,32 +15,36 @@ from typing import Any
 
 _FORMULA = re.compile(
     r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]"
-)  # what a spreadsheet may take as one, or hides it
-_BREAK = "\r\n"  # cells with either in them are quoted; lines end with the second alone
+)  # formulas, and the apostrophes that hide them
+_BREAK = "\r\n"  # the writer quotes cells that contain either character; lines then end with \n only
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
 
 def harmless(text: str) -> str:
-    """A cell that no spreadsheet takes as a formula: texts that look like one get an apostrophe in front."""
+    """Escape one cell: a text that looks like a formula gets a leading apostrophe."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.match(text) else text
 
 
 def unharmed(cell: str) -> str:
-    """The text of a cell that :func:`harmless` made."""
+    """Undo :func:`harmless`: the original text of a cell."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
 def csv_text(
     header: Sequence[str], rows: Iterable[Sequence[Any]], *, guarded: bool = True, quoted: bool = False
 ) -> str:
-    """A table as CSV with plain line feeds; None is a blank cell.
+    """Format a table as CSV with plain line feeds; None becomes a blank cell.
 
     Parameters
     ----------
+    header : sequence of str
+        Column names.
+    rows : iterable of sequence
+        The cells of each row.
     guarded : bool
-        Whether texts that a spreadsheet might take as formulas are made harmless.
+        Escape texts that a spreadsheet would run as a formula, see :func:`harmless`.
     quoted : bool
-        Whether all texts are quoted.
+        Quote every text.
     """
     lines = _Lines()
     writer = csv.writer(lines, lineterminator=_BREAK, quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL)
@@ -50,7 +54,7 @@ def csv_text(
 
 
 class _Lines:
-    """What a csv.writer writes to, line by line."""
+    """A file object for csv.writer that collects lines."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -1,4 +1,4 @@
-"""The device that the arithmetic runs on, and what is recorded about it."""
+"""The torch device of a setting, and the device and package versions recorded with results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `device` in mmfeat.toml means; `auto` is a GPU where there is one.
+    """Return the torch device for a `device` setting; `auto` is the first GPU if torch sees one, else the CPU.
 
-    torch takes no more threads than this process has cores: by itself it does not know of a container's share of them.
+    Also limits torch to as many threads as this process has cores, because torch ignores a container's CPU quota.
+
+    Raises
+    ------
+    ConfigError
+        The name is unknown, or torch does not see that GPU.
     """
     import torch
 
@@ -27,7 +32,7 @@ def torch_device(name: str) -> torch.device:
         torch.set_num_threads(usable_cores())
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):  # other kinds of devices are not tried
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):  # other device types are untested
         raise ConfigError(f"device = {name[:60]!r}. Use one of: auto, cpu, cuda, cuda:1")
     device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
@@ -49,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Host, device and versions, as recorded (never keyed) with segments, checkpoints and runs."""
+    """Host, device and package versions. Segments, checkpoints and runs record them; no key depends on them."""
     if device.type == "cuda":
         import torch
 

@@ -1,12 +1,12 @@
-"""What can go wrong, as one tree.
+"""The exceptions of mmfeat, as one tree.
 
     MmfeatError
     |-- ConfigError      mmfeat.toml, an option, a project folder
     |-- DataError        a source table, an archive, the manifest
     |-- EncoderError     a model's name, its weights, a checkpoint
     |-- StoreError       the feature store on disk
-    |   |-- MissingFeatures   rows that a command needs and the store lacks
-    |   `-- UnstorableRow     an embedding that is not finite, or too large (in store/storable.py)
+    |   |-- MissingFeatures   a command needs rows that are not in the store
+    |   `-- UnstorableRow     an embedding is not finite, or too large (in store/storable.py)
     |-- RunError         a head, a run, an ensemble
     `-- OutputError      a file that a command would write
 
@@ -19,15 +19,15 @@ class MmfeatError(Exception):
 
 
 class ConfigError(MmfeatError):
-    """A setting is unknown, of the wrong type or out of range, or there is no project here."""
+    """A setting is unknown, of the wrong type or out of range, or the folder is not a project."""
 
 
 class DataError(MmfeatError):
-    """A source, an archive or the manifest cannot be used as it is."""
+    """A source, an archive or the manifest is invalid."""
 
 
 class EncoderError(MmfeatError):
-    """An encoder cannot be built, loaded or used as asked."""
+    """An encoder cannot be built, loaded or used."""
 
 
 class StoreError(MmfeatError):
@@ -39,11 +39,11 @@ class MissingFeatures(StoreError):
 
 
 class RunError(MmfeatError):
-    """A run cannot be made, found or used."""
+    """A run cannot be trained, found or used."""
 
 
 class OutputError(MmfeatError):
-    """A file must not be replaced, or cannot be written."""
+    """An output file exists and must not be replaced, or cannot be written."""
 
 
 def one_line(error: BaseException) -> str:

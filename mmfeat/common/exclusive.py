@@ -1,4 +1,4 @@
-"""Work that only one process at a time may do in a folder; a second one gets an error and does not wait."""
+"""A lock on a folder for work that only one process may do at a time; a second process fails at once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from mmfeat.common.errors import MmfeatError
 
 @contextlib.contextmanager
 def alone_in(folder: Path, command: str) -> Iterator[None]:
-    """Hold a lock on a folder, which ends with the process; where the disk has no locks there is none.
+    """Hold an exclusive lock on a folder during the block. The system releases it if the process dies.
+
+    On a file system without locks, the block runs unlocked.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if it does not exist.
+    command : str
+        The name of the work, for the error message.
 
     Raises
     ------
     MmfeatError
-        Another process holds it.
+        Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

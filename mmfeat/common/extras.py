@@ -1,4 +1,4 @@
-"""Optional packages: an error that says what to install."""
+"""Imports of optional packages, with an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mmfeat.common.errors import ConfigError, one_line
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a module of one of mmfeat's optional extras.
+    """Import a module that one of mmfeat's optional extras installs.
 
     Raises
     ------
     ConfigError
-        It cannot be imported; the message gives the command to install it.
+        The import fails; the message contains the command that installs the extra.
     """
     try:
         return importlib.import_module(module)

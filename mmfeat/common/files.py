@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, staged folders, digests."""
+"""Atomic writes of files and folders, leftover removal and digests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def digest_file(path: Path) -> str:
 
 
 def bytes_of(path: Path) -> bytes | None:
-    """A file's content; None where it does not exist. It is opened once: another process may remove or replace it."""
+    """A file's content; None if it does not exist.
+
+    The file is opened without checking first whether it exists, because another process may remove it in between.
+    """
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -48,17 +51,17 @@ def bytes_of(path: Path) -> bytes | None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A fresh name in the same folder, so that a rename onto `path` is atomic."""
+    """A new temporary name in the same folder, so that renaming it to `path` is atomic."""
     return path.with_name(f"{temporary_name()}-{path.name}")
 
 
 def temporary_name() -> str:
-    """A fresh name that contains the machine and the process that it belongs to."""
+    """A new name that contains the machine and the process that writes it; see :func:`remove_leftovers`."""
     return f"{TEMPORARY}{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename inside `folder` durable, where the system can."""
+    """Make a rename inside `folder` durable, if the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -75,12 +78,12 @@ def flush_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it becomes `path` when the block succeeds, and is removed otherwise.
+    """Yield a temporary path to write to. It is renamed to `path` if the block succeeds, and removed otherwise.
 
     Raises
     ------
     UnwritableFile
-        The system refuses a write, by any library.
+        The system refuses a write, whichever library makes it.
     """
     temporary = temporary_beside(path)
     with naming(path, temporary, path.parent):
@@ -97,28 +100,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace a file's content by `data`, wholly or not at all."""
+    """Replace a file's content by `data`, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, for people to read as well."""
+    """Write an indented JSON value atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
-    """Rename a filled folder to `parent/stem-1`, or to the number after the highest; two processes at once get two numbers.
+    """Rename a finished folder to `parent/stem-N`, where N follows the highest number in use (1 for the first).
+
+    Two processes that publish at the same time get different numbers.
+
+    Parameters
+    ----------
+    staged : Path
+        The finished folder, inside `parent`.
 
     Returns
     -------
     Path
-        The folder's final path. `staged` must lie in `parent`.
+        The folder's final path.
 
     Raises
     ------
     UnwritableFile
-        The system refuses.
+        The system refuses the rename.
     """
     for file in staged.rglob("*"):
         if file.is_file():
@@ -139,19 +149,19 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
 
 @contextlib.contextmanager
 def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
-    """Yield a fresh temporary folder in `parent`; what is left of it when the block ends is removed.
+    """Yield a new temporary folder in `parent`. It is removed when the block ends, unless the block renamed it.
 
-    Leftovers of killed processes in `parent` are removed as well.
+    Leftovers of killed processes in `parent` are removed first.
 
     Parameters
     ----------
     sweep : bool
-        Whether leftovers anywhere below it are removed too.
+        Also remove leftovers in all subfolders of `parent`.
 
     Raises
     ------
     UnwritableFile
-        The system refuses a write, by any library.
+        The system refuses a write, whichever library makes it.
     """
     staged = parent / temporary_name()
     with naming(parent, staged):
@@ -165,15 +175,17 @@ def staging_folder(parent: Path, sweep: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, below: bool = True, name: str = "") -> None:
-    """Remove temporary files and folders in a folder, or also `below` it, that no process can be writing any more.
+    """Remove temporary files and folders that no process writes any more.
 
-    Those of this machine are removed when their process is gone; those of another machine (the folder may be shared)
-    when they are a day old.
+    A leftover of this machine is removed if its process has ended, one of another machine (the folder may be shared) if
+    it is a day old.
 
     Parameters
     ----------
+    below : bool
+        Also search all subfolders.
     name : str
-        Only those of the file with this name.
+        Remove only the temporary files of the file with this name; empty for all.
     """
     wanted = f"{TEMPORARY}*-{glob.escape(name)}" if name else f"{TEMPORARY}*"
     for path in (folder.rglob if below else folder.glob)(wanted):
@@ -185,7 +197,7 @@ def remove_leftovers(folder: Path, below: bool = True, name: str = "") -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine is running, by its number."""
+    """Whether the process with this id is running on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -12,16 +12,16 @@ R = TypeVar("R")
 
 
 def former_arguments(keep: int, *positional: str, **renamed: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function be called as version 0.1 called it.
+    """Decorator: accept the call signature of version 0.1, with a DeprecationWarning.
 
     Parameters
     ----------
     keep : int
-        How many arguments are still positional.
+        Number of arguments that are still positional.
     positional : str
-        Names of the arguments that followed these by position, in their order.
+        Names of the arguments that version 0.1 also took by position, in their order.
     renamed : str
-        Former name to name.
+        Former argument name to present name.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

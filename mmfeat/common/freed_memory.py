@@ -1,4 +1,4 @@
-"""Memory that this process has freed goes back to the system, where its C library is glibc."""
+"""Returns freed memory to the operating system; works with glibc and does nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ _MEGABYTE = 1 << 20
 
 
 def return_freed_memory() -> None:
-    """Return now what is free, for a command that goes on: arrays that come and go leave gaps between longer-lived ones."""
+    """Return free memory now. Temporary arrays leave gaps between longer-lived ones, which glibc keeps by default."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or another system
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def return_memory_when_freed() -> bool:
-    """Keep glibc from holding freed memory, for a process that serves for days. Returns whether this is glibc.
+    """Make glibc return memory as soon as it is freed, for a server that runs for days.
 
-    By default glibc raises its thresholds with each large block that is freed, and has up to 8 arenas for each core:
-    batches of different sizes, from many threads, then leave gaps that are never returned.
+    By default glibc raises its thresholds after each large block that is freed, and uses up to 8 arenas per core. Batches
+    of different sizes from many threads then leave gaps that are never returned.
+
+    Returns
+    -------
+    bool
+        Whether the C library is glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,9 +1,9 @@
-"""HDF5 files opened for reading: nothing in a file leads out of it, and no plugin is loaded to read it.
+"""Safe reading of HDF5: values come from the opened file only, and no filter plugin is loaded.
 
-HDF5 can keep a data set's values in other files (external storage), put it together from other files (virtual data
-sets), link to objects of other files, and load a shared library for a filter that it does not know. A file from elsewhere
-could so bring the bytes of any file of this machine into the store, or give its fill value where the other file is gone.
-Every reader of HDF5 in mmfeat opens files and data sets here.
+HDF5 can store a data set's values in other files (external storage), compose it from other files (virtual data sets),
+link to objects in other files, and load a shared library for an unknown filter. An untrusted file could therefore copy any
+file of this machine into the store, or silently yield fill values if the other file is missing. All HDF5 reading in
+mmfeat uses this module.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ _BUILT_IN = {
     h5z.FILTER_SCALEOFFSET,
     h5z.FILTER_LZF,
 } | ({h5z.FILTER_SZIP} if "szip" in h5py.filters.decode else set())
-_MOST_LINKS = 16  # soft links that lead to one data set
-_MOST_COMPRESSED = 2000  # deflate reaches 1032: one stored byte stands for no more values' bytes than this
+_MOST_LINKS = 16  # longest chain of soft links to one data set
+_MOST_COMPRESSED = 2000  # highest accepted ratio of declared to stored bytes; deflate reaches at most 1032
 
 
 class RefusedDataset(ValueError):
-    """A data set that is not read; the message says why, and not in which file."""
+    """A data set is refused. The message gives the reason; the caller adds the file's name."""
 
 
 def open_hdf5(path: Path | str) -> h5py.File:
-    """Open a file for reading, without a lock: some shared disks have none.
+    """Open a file for reading, without a lock, because some shared disks do not support locks.
 
     Raises
     ------
     OSError
-        It is not there, or is not HDF5.
+        The file does not exist, or is not HDF5.
     """
     return h5py.File(path, "r", locking=False)
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A data set by its path in the file, `embeddings/text`, checked as by `check_dataset`.
+    """Return a data set by its path in the file (such as `embeddings/text`), checked with :func:`check_dataset`.
 
     Raises
     ------
     KeyError
-        There is no such data set.
+        The file has no such data set.
     RefusedDataset
         A link on its path leads to another file, or the data set itself is refused.
     """
@@ -59,28 +59,28 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Path to each data set that lies in the file itself, unchecked; links to other places are not followed."""
+    """All data sets stored in the file itself, by path, unchecked; links are not followed."""
     found: dict[str, h5py.Dataset] = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     return found
 
 
 def check_dataset(found: h5py.Dataset, name: str) -> None:
-    """Make sure that all values of a data set lie in its file and can be read by what comes with HDF5.
+    """Check that a data set's values are all in its own file, and that HDF5's built-in filters can read them.
 
-    Its shape is not looked at before: of a virtual data set that would open the other files.
+    The layout is checked before the shape: reading the shape of a virtual data set would open the other files.
 
     Raises
     ------
     RefusedDataset
-        It has external storage, is virtual, has a filter that is not built in, or declares values that were never
-        written, or more of them than its bytes can hold.
+        The data set has external storage, is virtual, uses a filter that is not built in, or declares values that were
+        never written or that its stored bytes cannot contain.
     """
     plan = found.id.get_create_plist()
     if plan.get_layout() == h5py.h5d.VIRTUAL:
-        raise RefusedDataset(f"{name!r} is a virtual data set: its values lie in other files. {_COPY}")
+        raise RefusedDataset(f"{name!r} is a virtual data set: its values are in other files. {_COPY}")
     if plan.get_external_count():
-        raise RefusedDataset(f"{name!r} has external storage: its values lie in other files. {_COPY}")
+        raise RefusedDataset(f"{name!r} has external storage: its values are in other files. {_COPY}")
     for number in range(plan.get_nfilters()):
         code, *_, title = plan.get_filter(number)
         if code not in _BUILT_IN:
@@ -93,16 +93,16 @@ def check_dataset(found: h5py.Dataset, name: str) -> None:
         return
     declared, stored = found.id.get_type().get_size() * found.size, found.id.get_storage_size()
     if declared and not stored:
-        raise RefusedDataset(f"{name!r} declares {declared:,} bytes, and nothing was ever written to it")
+        raise RefusedDataset(f"{name!r} declares {declared:,} bytes, but no value was ever written to it")
     if declared > stored * _MOST_COMPRESSED:
-        raise RefusedDataset(f"{name!r} declares {declared:,} bytes, and {stored:,} are there")
+        raise RefusedDataset(f"{name!r} declares {declared:,} bytes, but only {stored:,} are stored")
 
 
 _COPY = "Copy them into one file, with h5py: new.create_dataset(name, data=old[name][:])"
 
 
 def _follow(group: h5py.Group, path: str, name: str, passed: list[str]) -> h5py.HLObject:
-    """The object at a path, one link after another; none is followed before it is known to stay in the file."""
+    """The object at a path. Each link is checked to stay in the file before it is followed."""
     at: h5py.HLObject = group
     for part in path.split("/"):
         if part in ("", "."):
@@ -116,7 +116,7 @@ def _follow(group: h5py.Group, path: str, name: str, passed: list[str]) -> h5py.
         elif kind != h5l.TYPE_SOFT:
             raise RefusedDataset(f"{name!r} is a link to another file. {_COPY}")
         elif len(passed) == _MOST_LINKS:
-            raise RefusedDataset(f"{name!r} is a link to a link, and so on without end")
+            raise RefusedDataset(f"{name!r} is a chain of more than {_MOST_LINKS} links")
         else:
             target = at.id.links.get_val(key).decode("utf-8", "surrogateescape")
             start = group.file["/"] if target.startswith("/") else at

@@ -1,4 +1,4 @@
-"""Writing HDF5 on a disk that may be full: HDF5 may end the process when a write fails, so failures are hidden from it."""
+"""Writing HDF5 on a disk that may be full. HDF5 may abort the process on a failed write, so failures are hidden from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import h5py
 
 @contextlib.contextmanager
 def writing_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Yield a fresh HDF5 file to write.
+    """Yield a new HDF5 file to write to.
 
     Raises
     ------
     OSError
-        The system has refused a write; the file at `path` is then unusable.
+        The system refused a write. The file at `path` is then unusable.
     """
     with path.open("w+b", buffering=0) as raw:
         disk = _Disk(raw)
@@ -31,14 +31,14 @@ def writing_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 class _Disk(io.RawIOBase):
-    """A file that takes every write, and keeps the first error of the one below it."""
+    """A file object whose writes always succeed; it keeps the first error of the real file."""
 
     def __init__(self, raw: io.FileIO) -> None:
         self.raw = raw
         self.refused: OSError | None = None
 
     def write(self, data: memoryview) -> int:
-        """Write all of it, or remember why not; nothing is written after that."""
+        """Write all of the data. After a first error nothing more is written."""
         rest = memoryview(data).cast("B")
         n_bytes = len(rest)
         with self._remembering():
@@ -47,7 +47,7 @@ class _Disk(io.RawIOBase):
         return n_bytes
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read what was written; zeros for what was refused."""
+        """Read back what was written; bytes of refused writes are zeros."""
         view = memoryview(buffer).cast("B")
         n_read = self.raw.readinto(view) or 0
         view[n_read:] = bytes(len(view) - n_read)
@@ -60,11 +60,11 @@ class _Disk(io.RawIOBase):
         return size or 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
+        """Set the position."""
         return self.raw.seek(offset, whence)
 
     def tell(self) -> int:
-        """The place."""
+        """The current position."""
         return self.raw.tell()
 
     @contextlib.contextmanager

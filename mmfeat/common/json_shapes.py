@@ -1,12 +1,13 @@
-"""Shapes of JSON values: whether a record holds what its readers need, so that none of them meets a wrong type.
+"""A small schema language for JSON records: readers check a record once and can then rely on its types.
 
 A shape is one of
 
 - `str`, `bool`, `int`, `float` (any finite number) or `None`;
-- a :class:`Number` within limits, a :class:`Choice` of texts;
-- `[shape]`: a list of such values, :class:`Several`: of so many; `(shape, shape)`: one or the other;
-- `{"key": shape, "?key": shape}`: an object with these keys, one with `?` may be absent; further keys do not matter;
-- `{str: shape}`: an object whose values are all alike;
+- a :class:`Number` within limits, or a :class:`Choice` of texts;
+- `[shape]`: a list of values of one shape; :class:`Several`: such a list of a fixed length;
+- `(shape, shape)`: a value of either shape;
+- `{"key": shape, "?key": shape}`: an object with these keys, where `?` marks an optional key; other keys are ignored;
+- `{str: shape}`: an object with any keys, whose values all have one shape;
 - `ANYTHING`.
 """
 
@@ -34,7 +35,7 @@ class Number:
     kind : type
         `int` or `float`.
     above : float
-        It must be larger than this.
+        The number must be larger than this.
     """
 
     kind: type
@@ -43,7 +44,7 @@ class Number:
     above: float = -math.inf
 
     def __str__(self) -> str:
-        """What it is, in words."""
+        """Name the expected value, for messages."""
         limits = [f"above {self.above:g}"] * math.isfinite(self.above)
         limits += [f"from {self.low:g}"] * math.isfinite(self.low) + [f"to {self.high:g}"] * math.isfinite(self.high)
         return " ".join([_NAMES[self.kind], *limits])
@@ -56,7 +57,7 @@ class Choice:
     values: Collection[str]
 
     def __str__(self) -> str:
-        """What it is, in words."""
+        """Name the expected value, for messages."""
         return f"one of {', '.join(self.values)}"
 
 
@@ -68,12 +69,20 @@ class Several:
     shape: Any
 
     def __str__(self) -> str:
-        """What it is, in words."""
+        """Name the expected value, for messages."""
         return f"a list of {self.n}"
 
 
 def misfit(value: Any, shape: Shape, at: str = "") -> str:
-    """What in a JSON value is not of a shape, as `encoders.image.width is 'x', not a whole number`; empty where all is."""
+    """Describe the first value that does not fit a shape; empty if all fit.
+
+    Example: `encoders.image.width is 'x', not a whole number`.
+
+    Parameters
+    ----------
+    at : str
+        The place of `value` in its record, for the message.
+    """
     if isinstance(shape, tuple):
         found = [misfit(value, one, at) for one in shape]
         return "" if "" in found else max(found, key=len) if isinstance(value, dict | list) else _not(value, shape, at)
@@ -98,7 +107,7 @@ def _keys(value: dict[str, Any], shape: dict[str, Shape], at: str) -> str:
             if why := misfit(value[key], wanted, _below(at, key)):
                 return why
         elif key == name:
-            return f"{_below(at, key)} is not there"
+            return f"{_below(at, key)} is missing"
     return ""
 
 

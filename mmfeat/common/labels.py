@@ -1,4 +1,4 @@
-"""Labels as arrays `(N, K)` int8: 1 positive, 0 negative, -1 unknown; and labels from probabilities."""
+"""Labels as `(N, K)` int8 arrays: 1 positive, 0 negative, -1 unknown; conversion to and from names and probabilities."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from mmfeat.common.errors import MmfeatError
 from mmfeat.common.spelling import normal_name
 
-_BLOCK = 1 << 24  # labels looked at together
+_BLOCK = 1 << 24  # labels read at a time: bounds memory
 EMPTY = ("most-probable", "none")  # labels of a row without a class above the threshold
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits, in the logits' own float type, without overflow.
 
-    Very negative logits stay apart (float32: down to -103), so that a row's most probable class can still be told.
+    Very negative logits keep distinct probabilities (float32: down to -103), so that a row's top class remains defined.
     """
     small = np.exp(-np.abs(logits))  # in (0, 1]
     return np.where(logits >= 0, 1.0, small) / (1.0 + small)
@@ -44,7 +44,7 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
     Raises
     ------
     MmfeatError
-        `empty` is neither of the two.
+        `empty` has another value.
     """
     if empty not in EMPTY:
         raise MmfeatError(f"empty = {str(empty)[:60]!r}: use one of: {', '.join(EMPTY)}")
@@ -56,7 +56,7 @@ def decide(probs: np.ndarray, threshold: float | np.ndarray = 0.5, empty: str = 
 
 
 def label_names(labels: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
-    """The names of each row's labels, in the order of the classes."""
+    """The names of each row's positive labels, in the order of the classes."""
     rows, columns = np.nonzero(labels == 1)
     names = np.asarray(classes, dtype=object)[columns].tolist()
     ends = np.searchsorted(rows, np.arange(len(labels)), side="right").tolist()
@@ -66,42 +66,47 @@ def label_names(labels: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
 def label_cells(
     labels: np.ndarray, classes: Sequence[str], columns: str | Sequence[str], separator: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of predicted labels `(N, K)` in the form of a source: a column of names, or columns of 0 and 1.
+    """Header and cells of predicted labels `(N, K)` in the layout of the source: one column of names, or columns of 0 and 1.
 
-    There is a column for each class: first those of the source, with its names and in its order, then the classes
-    without a column there.
+    With columns of 0 and 1, the source's columns come first, under its names and in its order; classes that the source has
+    no column for follow.
     """
     if isinstance(columns, str):
         return [columns or "labels"], [[separator.join(names)] for names in label_names(labels, classes)]
     own = {normal_name(name): name for name in columns}
     header = [own.get(normal_name(name), name) for name in classes]
     at = {name: k for k, name in enumerate(header)}
-    there = set(columns)
-    header = [name for name in columns if name in at] + [name for name in header if name not in there]
+    in_source = set(columns)
+    header = [name for name in columns if name in at] + [name for name in header if name not in in_source]
     return header, labels[:, [at[name] for name in header]].astype(str).tolist()
 
 
 def split_labels(cell: str, separator: str) -> list[str]:
-    """The names in one cell in their normal form, each once, in order."""
+    """The label names of one cell in normal form, without repeats, in order."""
     names = map(normal_name, cell.split() if separator == " " else cell.split(separator))
     return list(dict.fromkeys(name for name in names if name))
 
 
 def fitting_separator(classes: Sequence[str]) -> str:
-    """A separator of the labels in one cell that occurs in no class name: a space, if possible."""
+    """A label separator that occurs in no class name: a space, if possible."""
     return next((mark for mark in (" ", ",", "|", ";") if not any(mark in name for name in classes)), "\t")
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Classes in the default order: by number where all are whole numbers, else by name."""
+    """Sort classes in the default order: by number if all are whole numbers, otherwise by name."""
     ordered = sorted(set(names), key=lambda name: (name.casefold(), name))
     return sorted(ordered, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in ordered) else ordered
 
 
 def class_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray | None:
-    """Where `have` has each class of `want`, `(K,)`: columns `[:, positions]` are in their order; None where names differ.
+    """The position in `have` of each class of `want`, so that columns `[:, positions]` are in the order of `want`.
 
-    Names that are spelled differently are the same where their normal forms are.
+    Names are compared as spelled, then by :func:`mmfeat.common.spelling.normal_name`.
+
+    Returns
+    -------
+    np.ndarray or None
+        `(K,)` int64; None if the two do not name the same classes.
     """
     if len(have) != len(want):
         return None
@@ -113,12 +118,12 @@ def class_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray | No
 
 
 def encode(labels: Sequence[Sequence[str] | None], classes: Sequence[str]) -> np.ndarray:
-    """Label names to `(N, K)` int8; a row that is None is unlabelled: -1 throughout.
+    """Encode label names as `(N, K)` int8; a row that is None is unlabelled, so all its labels are -1.
 
     Raises
     ------
     KeyError
-        A name is not among the classes.
+        A name is not a class.
     """
     column = {name: k for k, name in enumerate(classes)}
     encoded = np.zeros((len(labels), len(classes)), dtype=np.int8)
@@ -136,9 +141,9 @@ def has_label(labels: np.ndarray) -> np.ndarray:
 
 
 def positive_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the positives of `(N, K)` labels, int64 `(P,)` each, in the order of the rows.
+    """Row and column indices of the positives of `(N, K)` labels, `(P,)` int64 each, in row order.
 
-    The labels are read in blocks, so that nothing of the size of the matrix is made.
+    Labels are read in blocks to avoid a temporary array of the size of the matrix.
     """
     step = max(1, _BLOCK // max(1, labels.shape[1]))
     found = [np.nonzero(labels[start : start + step] == 1) for start in range(0, len(labels), step)]
@@ -148,7 +153,14 @@ def positive_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows_of(labels: np.ndarray, split: np.ndarray, which: str) -> np.ndarray:
-    """Row numbers of `train`, `val`, `test` (rows with a known label; several with `+` between), `unlabelled` or `all`."""
+    """Row numbers of a selection, `(n,)` int64.
+
+    Parameters
+    ----------
+    which : str
+        `all`; `unlabelled` (no known label); or `train`, `val` or `test`, which select rows with a known label. Several
+        splits are joined by `+`.
+    """
     labelled = has_label(labels)
     if which == "all":
         return np.arange(len(labels))

@@ -13,7 +13,7 @@ from mmfeat.common.spelling import spellings
 
 @dataclass(frozen=True, eq=False)
 class Lineage:
-    """Rows by the sorted 64-bit hashes of their ids (8 MB for a million rows).
+    """The rows of a model, as sorted 64-bit hashes of their ids (8 MB for a million rows).
 
     Attributes
     ----------
@@ -49,13 +49,13 @@ class Lineage:
 
 
 def _among(ids: Sequence[str], numbers: np.ndarray) -> np.ndarray:
-    """Whether each id's hash is among the numbers, in its spelling or in another spelling of a source: `(N,)` bool."""
-    found = np.isin(id_numbers(ids), numbers)
-    others = [(row, name) for row, one in enumerate(ids) if not found[row] for name in spellings(str(one))[1:]]
-    if others:
-        rows = np.array([row for row, _ in others])
-        found[rows[np.isin(id_numbers([name for _, name in others]), numbers)]] = True
-    return found
+    """Whether each id's hash is among the numbers, for any Unicode spelling of the id: `(N,)` bool."""
+    is_member = np.isin(id_numbers(ids), numbers)
+    respelled = [(row, name) for row, one in enumerate(ids) if not is_member[row] for name in spellings(str(one))[1:]]
+    if respelled:
+        rows = np.array([row for row, _ in respelled])
+        is_member[rows[np.isin(id_numbers([name for _, name in respelled]), numbers)]] = True
+    return is_member
 
 
 NO_LINEAGE = Lineage(np.zeros(0, np.uint64), np.zeros(0, np.uint64))

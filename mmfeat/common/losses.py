@@ -1,4 +1,4 @@
-"""Losses over labels of which some are unknown."""
+"""Multi-label losses that ignore unknown labels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 def class_weights(labels: np.ndarray) -> np.ndarray:
     """Weights of the classes in the loss (paper, section 3.1.2; P7).
 
-    With n_i positives of class i and T positives in all, w_i is the mean of log(n_i)/log(T) and log(T)/log(n_i). As n_i
-    is at most T, it grows as classes get rarer, from 1 for a class that holds every positive. Two ends are not defined in
-    the paper. One positive gives log(1) = 0 and a division by zero, so n_i and T count as at least 2: the weight stays
-    finite, and no class that has a positive weighs more. A class without a positive has no logarithm and nothing to
-    learn but negatives: its weight is 1, the minimum.
+    With n_i positives of class i and T positives in total, w_i is the mean of log(n_i)/log(T) and log(T)/log(n_i). Since
+    n_i is at most T, the weight grows as a class gets rarer, from 1 for a class with all positives. The paper leaves two
+    cases undefined. With one positive, log(1) = 0 is a divisor: n_i and T therefore count as at least 2, which keeps the
+    weight finite and gives such a class the largest weight. Without a positive the logarithm is undefined, and the class
+    has only negatives to learn: its weight is 1, the minimum.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
 def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce") -> Tensor:
     """Mean loss over the known labels, weighted by class.
 
-    The weights are divided out, so a weighted and an unweighted loss are on one scale. Half-precision logits are raised to
-    float32, in which large sums are finite.
+    The loss is divided by the sum of the weights, so that weighted and unweighted losses have the same scale.
+    Half-precision logits are converted to float32, in which large sums stay finite.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, k
 
 
 def summed_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce", smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, kind: str = "bce", *, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Sum of the weighted losses and sum of the weights, so that a batch can be processed in pieces; see :func:`masked_loss`.
 
@@ -78,7 +78,7 @@ def summed_loss(
 
 
 def known_weights(labels: Tensor, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Weight of each label in a loss, `(..., K)`: that of its class, 0 where it is unknown."""
+    """Weight of each label in a loss, `(..., K)`: the weight of its class; 0 for an unknown label."""
     known = labels >= 0
     return known.to(dtype) if weights is None else known * weights.to(dtype)
 
@@ -88,21 +88,21 @@ def _bce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _focal(logits: Tensor, target: Tensor) -> Tensor:
-    """Labels that are predicted well count less (Lin et al., 2017): binary cross-entropy times (1 - p)^2 of the true label."""
+    """Focal loss (Lin et al., 2017): cross-entropy times (1 - p)^2, where p is the probability of the true label."""
     probs = torch.sigmoid(logits)
-    yes = (1 - probs) ** FOCAL_GAMMA * functional.logsigmoid(logits)
-    no = probs**FOCAL_GAMMA * functional.logsigmoid(-logits)
-    return -(target * yes + (1 - target) * no)
+    positive = (1 - probs) ** FOCAL_GAMMA * functional.logsigmoid(logits)
+    negative = probs**FOCAL_GAMMA * functional.logsigmoid(-logits)
+    return -(target * positive + (1 - target) * negative)
 
 
 def _asymmetric(logits: Tensor, target: Tensor) -> Tensor:
-    """Easy negatives count less, and those below a margin nothing (Ridnik et al., 2021)."""
+    """Asymmetric loss (Ridnik et al., 2021): easy negatives count less; negatives below a margin count 0."""
     probs = (torch.sigmoid(logits) - ASYMMETRIC_MARGIN).clamp(min=0)
-    yes = functional.logsigmoid(logits)
-    no = probs**ASYMMETRIC_GAMMA * torch.log1p(-probs)
-    return -(target * yes + (1 - target) * no)
+    positive = functional.logsigmoid(logits)
+    negative = probs**ASYMMETRIC_GAMMA * torch.log1p(-probs)
+    return -(target * positive + (1 - target) * negative)
 
 
-FOCAL_GAMMA = 2.0  # the paper's
-ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # the paper's, for several labels; of the positives gamma is 0
+FOCAL_GAMMA = 2.0  # as in Lin et al.
+ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # as in Ridnik et al. for multi-label data; gamma of positives is 0
 LOSSES = {"bce": _bce, "focal": _focal, "asymmetric": _asymmetric}

@@ -15,15 +15,15 @@ _PREPARED_MB = "MMFEAT_PREPARED_MB"
 def usable_cores() -> int:
     """Cores that this process may use, at least 1.
 
-    The host's cores (`os.cpu_count`) are not this process's: it may be bound to some (affinity), be given a share of
-    their time (cgroup, as containers are), or be a task of Slurm. The smallest of these counts.
+    `os.cpu_count` counts the host's cores. This process may be bound to some of them (affinity), limited to a share of
+    their time (cgroup, as in containers), or be a Slurm task. The smallest of these limits applies.
     """
     limits = [_affinity(), *_cgroup_quotas(), *_slurm()]
     return max(1, min(limits))
 
 
 def prepared_bytes() -> int:
-    """Bytes of prepared samples that may wait for an encoder: 512 MB, or the environment's MMFEAT_PREPARED_MB."""
+    """Memory limit in bytes for prepared samples that wait for an encoder: MMFEAT_PREPARED_MB megabytes, by default 512."""
     with contextlib.suppress(ValueError):
         return max(1, int(os.environ.get(_PREPARED_MB, ""))) * 10**6
     return 512 * 10**6
@@ -36,7 +36,7 @@ def _affinity() -> int:
 
 
 def _cgroup_quotas(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Cores by the quotas of this process's control group and those above it, rounded up; of version 2, then of 1."""
+    """CPU quotas in cores, rounded up, of this process's control group and its parents (cgroup versions 2 and 1)."""
     paths = [""]
     with contextlib.suppress(OSError):
         for line in own.read_text(encoding="utf-8").splitlines():
@@ -73,10 +73,10 @@ def _quota_of_version_1(folder: Path) -> list[int]:
 
 
 def _slurm() -> list[int]:
-    found = []
+    limits = []
     for name in _SLURM:
         with contextlib.suppress(ValueError):
             cores = int(os.environ.get(name, ""))
             if cores > 0:
-                found.append(cores)
-    return found[:1]  # of a task, where that is known; else of the node
+                limits.append(cores)
+    return limits[:1]  # the task's cores if known, else the node's

@@ -1,8 +1,8 @@
-"""Registries: names and what they stand for, in mmfeat itself and in installed packages that extend it.
+"""Registries of encoder kinds, heads and other extensions, from mmfeat and from installed packages.
 
-A package extends a registry through an entry point of the registry's group (`mmfeat.encoders`, `mmfeat.heads`). The entry
-point names a module, which registers what it brings while it is imported. That code runs because the user installed the
-package: mmfeat imports no code that lies in a project, in a store or in an exported model.
+A package extends a registry through an entry point in the registry's group (`mmfeat.encoders`, `mmfeat.heads`). The entry
+point names a module that registers its extensions when it is imported. This code runs because the user installed the
+package; mmfeat never imports code from a project, a store or an exported model.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _LOADED: set[str] = set()  # groups of entry points
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Names in the order in which they were registered, built-in ones first.
+    """A mapping from names to registered objects, in the order of registration, built-in ones first.
 
-    Installed packages are imported only when they may matter: when a name is not known, or when all names are listed.
+    Installed packages are imported only when needed: on lookup of an unknown name, and when all names are listed.
 
     Parameters
     ----------
     what : str
-        What is registered, for messages: `encoder kind`, `head`.
+        The noun for a registered object in messages: `encoder kind`, `head`.
     group : str
-        The group of entry points that extend it; empty: none do.
+        The group of entry points that extend the registry; empty if no package can.
     like : Mapping, optional
-        Names are listed in the order of this one's.
+        Names are listed in the order of this mapping.
     """
 
     def __init__(self, what: str, group: str = "", like: Mapping[str, Any] | None = None) -> None:
@@ -38,12 +38,12 @@ class Registry(Mapping[str, T], Generic[T]):
         self._known: dict[str, T] = {}
 
     def register(self, name: str, one: T) -> None:
-        """Add a name.
+        """Register an object under a name.
 
         Raises
         ------
         ValueError
-            The name is taken.
+            The name is already registered for another object.
         """
         if self._known.get(name, one) is not one:
             raise ValueError(f"{self.what} {name!r} is already registered")
@@ -51,7 +51,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def known(self) -> dict[str, T]:
-        """What is registered so far; imports no installed package."""
+        """The objects registered so far; imports no installed package."""
         return dict(self._known)
 
     def __getitem__(self, name: str) -> T:
@@ -73,7 +73,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def load_plugins(group: str) -> None:
-    """Import the modules of a group of entry points, once; one that fails is a warning line and is left out."""
+    """Import the modules of a group of entry points, once. A module that fails is skipped with a warning."""
     if not group or group in _LOADED:
         return
     _LOADED.add(group)
@@ -82,7 +82,7 @@ def load_plugins(group: str) -> None:
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         try:
             point.load()
-        except Exception as error:  # whatever a package raises, the rest goes on without it
+        except Exception as error:  # a broken package must not stop mmfeat
             package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
             why = f"{type(error).__name__}: {one_line(error)}"
             say(f"Warning: {point.name!r} ({group}) of {package} cannot be loaded: {why}. Update or uninstall it")

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-PLAIN_SECONDS = (10.0, 60.0)  # between two plain lines: in the first minute, and later
+PLAIN_SECONDS = (10.0, 60.0)  # time between two plain lines: in the first minute, and later
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 @contextmanager
 def quiet(on: bool = True) -> Iterator[None]:
-    """Inside the block `progress` and `say` show nothing; with `on` False the block changes nothing."""
+    """Silence `progress` and `say` inside the block; with `on` False the block has no effect."""
     token = _QUIET.set(_QUIET.get() or on)
     try:
         yield
@@ -29,21 +29,21 @@ def quiet(on: bool = True) -> Iterator[None]:
 
 
 class NoProgress:
-    """Shows nothing."""
+    """A progress counter without output."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Do nothing."""
 
 
 class Progress(Protocol):
-    """What counts the units of a long loop as done."""
+    """Counts the finished units of a long loop."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more units as done; `note` is shown beside the count."""
 
 
 class PlainProgress:
-    """Prints a line now and then; used where stderr is a file or a pipe."""
+    """Prints a line from time to time; used if stderr is a file or a pipe."""
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
@@ -65,7 +65,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A bar of rich."""
+    """A progress bar of rich."""
 
     def __init__(self, bar: RichProgress, task: TaskID) -> None:
         self.bar, self.task = bar, task
@@ -77,7 +77,7 @@ class BarProgress:
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "rows") -> Iterator[NoProgress | PlainProgress | BarProgress]:
-    """Show how far a loop of `total` units has come; call `advance(n)` on what this yields."""
+    """Show the progress of a loop of `total` units; call `advance(n)` on the yielded counter."""
     if _QUIET.get():
         yield NoProgress()
         return
@@ -114,7 +114,7 @@ def progress(description: str, total: int, unit: str = "rows") -> Iterator[NoPro
 
 
 def _speed(rate: float) -> str:
-    """Units per second; the time per unit where one takes longer than a second."""
+    """Units per second, or the time per unit if it exceeds a second."""
     return f"{rate:,.0f}/s" if rate >= 1 or not rate else f"{clock(1 / rate)} each"
 
 
@@ -130,6 +130,6 @@ def clock(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line to stderr: a note before or during long work."""
+    """Print a line to stderr, unless silenced by :func:`quiet`."""
     if not _QUIET.get():
         print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def id_numbers(ids: Sequence[object]) -> np.ndarray:
-    """One 64-bit number for each id, `(N,)` uint64: the first bytes of its BLAKE2b digest."""
+    """Hash each id to 64 bits, `(N,)` uint64: an 8-byte BLAKE2b digest."""
     digests = b"".join(hashlib.blake2b(str(i).encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in ids)
     return np.frombuffer(digests, dtype="<u8").copy()
 
@@ -27,13 +27,8 @@ def mix(numbers: np.ndarray, *salts: int) -> np.ndarray:
 
 
 def epoch_order(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits the rows, `(N,)` int64; it depends on their numbers alone."""
+    """The order in which an epoch visits the rows, `(N,)` int64; it depends only on the ids' numbers, seed and epoch."""
     return np.argsort(mix(numbers, seed, epoch), kind="stable")
-
-
-def coin(numbers: np.ndarray, *salts: int) -> np.ndarray:
-    """A fair coin for each number, `(N,)` bool."""
-    return (mix(numbers, *salts) >> np.uint64(63)).astype(bool)
 
 
 def torch_seed(seed: int, epoch: int) -> int:

@@ -1,4 +1,4 @@
-"""Remembered values with a row for each sample, in one sealed Parquet file; the rule is that of `remembered`."""
+"""Caches with one row per sample, in a sealed Parquet file; the rules are those of :mod:`mmfeat.common.remembered`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from mmfeat.common.sealed_parquet import read_parquet, write_parquet
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """What a file holds.
+    """The content of a cache file of M rows.
 
     Attributes
     ----------
     names : list of str
-        The column of texts; empty where the file has none.
+        The text column; empty if the file has none.
     columns : dict of str to np.ndarray
-        `(M, width)` uint8 by name; zeros for a column that the file lacks.
+        Column name to `(M, width)` uint8; zeros for a column that the file lacks.
     state : str
-        What all rows were computed from, as it was given to `write`.
+        The inputs of all rows, as passed to `write`.
     format : str
+        The file's format.
     """
 
     names: list[str]
@@ -35,24 +36,25 @@ class Rows:
 
 
 class RememberedRows:
-    """Rows of bytes in one file.
+    """A cache file with fixed-width byte columns.
 
     Parameters
     ----------
     file : Path
+        The cache file.
     formats : sequence of str
-        The formats that are read; the first is written.
+        The formats that can be read; the first one is written.
     widths : dict of str to int
-        Bytes a row has in each column.
+        Column name to bytes per row.
     names : str
-        The column of texts, where there is one.
+        The name of the text column; empty for none.
     """
 
     def __init__(self, file: Path, formats: Sequence[str], widths: dict[str, int], *, names: str = "") -> None:
         self.file, self.formats, self.widths, self.names = file, tuple(formats), widths, names
 
     def read(self) -> Rows | None:
-        """What the file holds; None where it is absent, damaged or in another format."""
+        """Read the file; None if it is missing, damaged or in another format."""
         try:
             table = read_parquet(self.file)
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
@@ -68,14 +70,16 @@ class RememberedRows:
         return found
 
     def write(self, columns: dict[str, np.ndarray], *, names: Sequence[str] = (), state: str = "") -> None:
-        """Replace what the file holds, where the folder can be written.
+        """Replace the file's content; does nothing if the folder is not writable.
 
         Parameters
         ----------
         columns : dict of str to np.ndarray
-            `(M, width)` uint8 by name.
+            Column name to `(M, width)` uint8.
+        names : sequence of str
+            The text column.
         state : str
-            What all rows were computed from.
+            The inputs of all rows.
         """
         arrays: dict[str, pa.Array] = {self.names: pa.array(list(names), pa.string())} if self.names else {}
         for name, values in columns.items():
@@ -86,7 +90,7 @@ class RememberedRows:
             write_parquet(self.file, pa.table(arrays), metadata, compression="none", use_dictionary=False)
 
     def forget(self) -> None:
-        """Remove the file, where the folder can be written."""
+        """Remove the file; does nothing if the folder is not writable."""
         with if_possible():
             self.file.unlink(missing_ok=True)
 

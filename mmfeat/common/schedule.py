@@ -6,9 +6,16 @@ import math
 
 
 def schedule(step: int, total: int, warm_up: float, constant: bool = False) -> float:
-    """Share of the learning rate at a step of `total`: a linear rise over a share `warm_up`, then half a cosine to 0.
+    """The factor of the learning rate at a step: a linear warm-up, then half a cosine down to 0.
 
-    With `constant` it stays at its maximum after the rise; without a `warm_up` it starts there.
+    Parameters
+    ----------
+    step, total : int
+        The step, from 0, and the number of all steps.
+    warm_up : float
+        Share of all steps over which the factor rises to 1; 0 for no warm-up.
+    constant : bool
+        Keep the factor at 1 after the warm-up.
     """
     warm = max(0 if constant else 1, round(total * warm_up))
     if step < warm:

@@ -1,4 +1,4 @@
-"""Sealed Parquet files: written atomically, opened once, checked when they are read."""
+"""Sealed Parquet files: written atomically, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _DAMAGE = (pa.ArrowException, OSError, MemoryError, RuntimeError)  # a file with
 
 
 def write_parquet(path: Path, table: pa.Table, metadata: dict[str, str], **options: Any) -> None:
-    """Write a table with its seal, whole or not at all.
+    """Write a table with a seal, atomically.
 
     Parameters
     ----------
     metadata : dict of str to str
-        Of the file, in place of the table's own.
+        The file's metadata, which replaces that of the table.
     options
-        For :func:`pyarrow.parquet.write_table`.
+        Arguments of :func:`pyarrow.parquet.write_table`.
 
     Raises
     ------
@@ -35,14 +35,14 @@ def write_parquet(path: Path, table: pa.Table, metadata: dict[str, str], **optio
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read what `write_parquet` wrote, or a file that was made before seals.
+    """Read a file of `write_parquet`, or an unsealed one of version 0.1.0.
 
     Raises
     ------
     OSError
-        It is not there, or cannot be read.
+        The file does not exist, or cannot be read.
     ValueError
-        A bit of it has changed since it was written, or it is not a Parquet file.
+        The file has changed since it was written, or is not a Parquet file.
     """
     file = open_parquet(path)
     try:
@@ -52,9 +52,9 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open what `write_parquet` wrote, or a file that was made before seals, to read parts of it.
+    """Open a file of `write_parquet`, or an unsealed one of version 0.1.0, to read parts of it.
 
-    The file's bytes are read at once: another process may replace it meanwhile.
+    All bytes are read at once, because another process may replace the file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Named arrays in one sealed safetensors file: results of a model that are not computed again."""
+"""Sealed safetensors files with named arrays, such as cached logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmfeat.common.seals import METADATA, check_seal, seal_file
 
 
 def write_arrays(file: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write arrays and texts about them, whole or not at all.
+    """Write named arrays and the file's metadata, atomically.
 
     Raises
     ------
@@ -21,23 +21,21 @@ def write_arrays(file: Path, arrays: dict[str, np.ndarray], metadata: dict[str, 
     """
     from safetensors.numpy import save_file
 
-    arrays = {
-        name: np.ascontiguousarray(array) for name, array in arrays.items()
-    }  # save_file writes memory as it is laid out
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # save_file ignores strides
     with atomic_path(file) as temporary:
         save_file(arrays, temporary, {**metadata, **METADATA})
         seal_file(temporary)
 
 
 def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read what `write_arrays` wrote, or a file that was made before seals; the file is opened once.
+    """Read the arrays and metadata of a file of `write_arrays`, or of an unsealed one of version 0.1.0.
 
     Raises
     ------
     FileNotFoundError
-        It is not there.
+        The file does not exist.
     ValueError
-        A bit of it has changed since it was written, or it is no safetensors file.
+        The file has changed since it was written, or is not a safetensors file.
     """
     from safetensors.numpy import load
 

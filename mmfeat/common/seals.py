@@ -1,11 +1,11 @@
-"""Seals: files that hold the digest of their own content, so that every change of a bit in them shows.
+"""Seals: a sealed file contains the digest of its own content, so that any changed bit is detected.
 
-- A JSON file of ours holds the digest of its values under `seal`. A record of a folder also holds `files`: size and
-  SHA-256 of the folder's other files (:func:`seal_folder`). They are checked by :mod:`mmfeat.common.verified`.
-- A Parquet or safetensors file of ours holds in its metadata the digest of all its other bytes (:func:`seal_file`).
+- A JSON file contains the digest of its values under `seal`. The record of a folder also contains `files`: size and
+  SHA-256 of the folder's other files (:func:`seal_folder`), which :mod:`mmfeat.common.verified` checks.
+- A Parquet or safetensors file contains in its metadata the digest of all its other bytes (:func:`seal_file`).
 
-What version 0.1.0 wrote has no seal and is read without one. A seal finds damage, not forgery: whoever changes a file on
-purpose can seal it again.
+Files of version 0.1.0 have no seal and are read without one. A seal detects damage, not forgery: anyone can change a file
+and seal it again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 from mmfeat.common.files import digest_file, digest_json, write_atomic
 from mmfeat.common.json_shapes import Shape, misfit
 
-FILES = "files"  # in a sealed record: name to size and sha256; a record without it was made before seals
+FILES = "files"  # in a sealed record: name to size and sha256; records of version 0.1.0 lack it
 _SEAL = "seal"
 _FILES_SHAPE: Shape = {str: {"size": int, "sha256": str}}
-_BEGIN, _END = b"mmfeat-seal:", b":end-of-seal"  # two marks: one flipped bit cannot hide that there is a seal
-_OPEN = b"0" * 64  # what stands between them while the digest is computed
-METADATA = {_SEAL: (_BEGIN + _OPEN + _END).decode()}  # what a file's metadata needs before `seal_file`
+_BEGIN, _END = b"mmfeat-seal:", b":end-of-seal"  # two marks: one flipped bit cannot hide the seal
+_OPEN = b"0" * 64  # placeholder of the digest while it is computed
+METADATA = {_SEAL: (_BEGIN + _OPEN + _END).decode()}  # metadata that a file needs before `seal_file`
 
 
 def write_sealed(path: Path, values: dict[str, Any]) -> None:
@@ -36,70 +36,70 @@ def write_sealed(path: Path, values: dict[str, Any]) -> None:
     OSError
         The folder cannot be written.
     """
-    values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read: keys of str, lists
+    values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read: string keys, no tuples
     write_atomic(path, _text({**values, _SEAL: digest_json(values)}))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what `write_sealed` wrote, without the seal; a space that has changed counts as well.
+    """Read the values of a file of `write_sealed`, without the seal; even a changed space is an error.
 
     Raises
     ------
     OSError
-        It is not there, or cannot be read.
+        The file does not exist, or cannot be read.
     ValueError
-        A byte of it has changed, or it has no seal.
+        A byte has changed, or the file has no seal.
     """
     text = path.read_bytes().decode("utf-8")
     values, sealed = _parsed(text)
     if not sealed:
         raise ValueError("it has no seal")
     if text != _text({**values, _SEAL: digest_json(values)}):
-        raise ValueError("not as it was written")
+        raise ValueError("changed since it was written")
     return values
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read a JSON object that may have a seal: its values without it, and whether it has one.
+    """Read a JSON object with an optional seal: its values without the seal, and whether it has one.
 
     Raises
     ------
     OSError
-        It is not there, or cannot be read.
+        The file does not exist, or cannot be read.
     ValueError
-        It is not a JSON object, or a value of it has changed since it was sealed.
+        The file is not a JSON object, or a value has changed since it was sealed.
     """
     return _parsed(path.read_bytes().decode("utf-8"))
 
 
 def read_record(file: Path, newest: int, shape: dict[str, Shape], remedy: str) -> dict[str, Any]:
-    """Read a JSON object with a `format`: one with a seal, or one that was made before seals.
+    """Read a JSON record with a `format` number, sealed or (of version 0.1.0) unsealed.
 
     Parameters
     ----------
     newest : int
-        The newest format that is understood.
+        The newest supported format.
     shape : dict
-        Its required keys beside `format`, as :func:`mmfeat.common.json_shapes.misfit` takes it.
+        The shape of the record without `format`, see :mod:`mmfeat.common.json_shapes`.
     remedy : str
-        What the error tells the user to do.
+        The end of the error message: the action for the user.
 
     Returns
     -------
     dict
-        Its values without the seal.
+        The record without the seal.
 
     Raises
     ------
     FileNotFoundError
-        There is none.
+        The file does not exist.
     ValueError
-        It cannot be read, is damaged, or of a newer format; one line with the file's name.
+        The file cannot be read, is damaged, or has a newer format. The message is one line that names the file.
     """
     try:
         record, sealed = read_values(file)
         if FILES in record and not sealed:
-            raise ValueError("its seal is gone")
+            raise ValueError("its seal is missing")
         version = record.get("format")
         if type(version) is not int:
             raise ValueError("it has no format")
@@ -116,17 +116,17 @@ def read_record(file: Path, newest: int, shape: dict[str, Shape], remedy: str) -
 
 
 def seal_folder(folder: Path, name: str, values: dict[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
-    """Write the sealed record `folder/name` of the files that lie in a folder now.
+    """Write the sealed record `folder/name`, which contains the digests of the folder's files.
 
     Parameters
     ----------
     names : iterable of str, optional
-        The files that it seals; all in the folder and below it, when None.
+        The files to seal; by default all files in the folder and its subfolders.
 
     Returns
     -------
     dict
-        What was written, without the seal.
+        The record without the seal.
     """
     if names is None:
         names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -136,14 +136,14 @@ def seal_folder(folder: Path, name: str, values: dict[str, Any], names: Iterable
 
 
 def digest_of(path: Path) -> dict[str, Any]:
-    """A file's `size` and `sha256`, as records hold them."""
+    """A file's `size` and `sha256`, in the form of a record."""
     return {"size": path.stat().st_size, "sha256": digest_file(path)}
 
 
 def seal_file(path: Path) -> None:
-    """Complete the seal of a Parquet or safetensors file that was written with `METADATA` among its metadata.
+    """Fill in the seal of a Parquet or safetensors file that was written with `METADATA` among its metadata.
 
-    The digest is of the whole file with zeros in its own place: header and footer count as well as the data.
+    The digest covers the whole file, including header and footer; its own place counts as zeros.
     """
     with path.open("r+b") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -155,12 +155,17 @@ def seal_file(path: Path) -> None:
 
 
 def check_seal(content: bytes | mmap.mmap) -> bool:
-    """Whether a Parquet or safetensors file's content has a seal; one that was made before seals has none.
+    """Check the seal in the content of a Parquet or safetensors file.
+
+    Returns
+    -------
+    bool
+        Whether the file has a seal; files of version 0.1.0 have none.
 
     Raises
     ------
     ValueError
-        A bit of it has changed since it was sealed.
+        A bit has changed since the file was sealed.
     """
     begin, end = _find(content, _BEGIN), _find(content, _END)
     if begin < 0 and end < 0:
@@ -173,26 +178,26 @@ def check_seal(content: bytes | mmap.mmap) -> bool:
             if isinstance(part, memoryview):
                 part.release()
     if end - begin != len(_OPEN) or digest.hexdigest().encode() != content[begin:end]:
-        raise ValueError("changed since it was written: its seal does not fit")
+        raise ValueError("changed since it was written: its seal does not match")
     return True
 
 
 def check_sealed_file(path: Path) -> bool:
-    """The same of a file that is too large to be read as a whole.
+    """Like :func:`check_seal`, for a file that is too large to load into memory.
 
     Raises
     ------
     OSError
-        It is not there, or cannot be read.
+        The file does not exist, or cannot be read.
     ValueError
-        A bit of it has changed since it was sealed.
+        A bit has changed since the file was sealed.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return check_seal(content)
 
 
 def is_sealed_file(path: Path) -> bool:
-    """Whether a Parquet or safetensors file has a seal, right or wrong."""
+    """Whether a Parquet or safetensors file has a seal, valid or not."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _find(content, _BEGIN) >= 0 or _find(content, _END) >= 0
@@ -201,19 +206,19 @@ def is_sealed_file(path: Path) -> bool:
 
 
 def _find(content: bytes | mmap.mmap, mark: bytes) -> int:
-    """Where a mark stands: Parquet has its metadata at the end, safetensors at the beginning."""
+    """The position of a mark; Parquet has its metadata at the end, safetensors at the beginning."""
     return content.rfind(mark) if content[:4] == b"PAR1" else content.find(mark)
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], bool]:
-    """A JSON object without its seal, and whether it has one. Raises ValueError where the seal does not fit."""
+    """A JSON object without its seal, and whether it has one. Raises ValueError if the seal does not match."""
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("it is not a JSON object")
     if _SEAL not in values:
         return values, False
     if values.pop(_SEAL) != digest_json(values):
-        raise ValueError("changed since it was written: its seal does not fit")
+        raise ValueError("changed since it was written: its seal does not match")
     return values, True
 
 

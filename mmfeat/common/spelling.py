@@ -1,4 +1,4 @@
-"""Names that look the same are the same name: a normal form to compare names by, and lookup by it."""
+"""Unicode-insensitive names: names that look the same are equal. Normal form, and lookup by it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 
 def normal_name(name: str) -> str:
-    """The form in which a name is compared: NFC, without invisible characters, with plain spaces, without spaces at the ends.
+    """The normal form of a name, for comparison: NFC, without invisible characters, with plain spaces, stripped.
 
-    Invisible are the byte order mark, the zero-width space, the word joiner, the soft hyphen and the marks of direction.
+    Invisible characters are the byte-order mark, zero-width space, word joiner, soft hyphen and direction marks.
     """
     if not name.isascii():
         name = _SPACES.sub(" ", _INVISIBLE.sub("", unicodedata.normalize("NFC", name)))
@@ -23,7 +23,7 @@ def normal_name(name: str) -> str:
 
 
 def spellings(name: str) -> list[str]:
-    """A name as given, and as other programs may have written it: composed (NFC) and decomposed (NFD)."""
+    """A name as given, and as other programs may write it: normal form (NFC) and decomposed (NFD)."""
     if name.isascii():
         return [name]
     normal = normal_name(name)
@@ -31,12 +31,14 @@ def spellings(name: str) -> list[str]:
 
 
 class Spellings:
-    """Names found as they are spelled or, where none is spelled so, by their normal form.
+    """Lookup of names: by exact spelling first, then by normal form.
 
     Parameters
     ----------
+    names : collection of str
+        The names to search.
     place : str
-        What an error begins with: a file's name, and what the names are.
+        The beginning of an error message: a file's name and the noun of the names, such as `t.csv: column `.
     """
 
     def __init__(self, names: Collection[str], place: str = "") -> None:
@@ -45,12 +47,12 @@ class Spellings:
         self._alike: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str | None:
-        """The name among these that a name means; None where there is none.
+        """The stored name that equals `name`; None if there is none.
 
         Raises
         ------
         DataError
-            None is spelled like it, and several look like it.
+            No stored name has the same spelling, and several have the same normal form.
         """
         if name in self._names:
             return name
@@ -58,12 +60,12 @@ class Spellings:
             self._alike = {}
             for one in self._names:
                 self._alike.setdefault(normal_name(one), []).append(one)
-        found = self._alike.get(normal_name(name), [])
-        if len(found) > 1:
+        alike = self._alike.get(normal_name(name), [])
+        if len(alike) > 1:
             raise DataError(
-                f"{self._place}{name!a} may be {' or '.join(sorted(map(ascii, found))[:3])}, which look the same"
+                f"{self._place}{name!a} may be {' or '.join(sorted(map(ascii, alike))[:3])}, which look the same"
             )
-        return found[0] if found else None
+        return alike[0] if alike else None
 
 
 def look_the_same(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -74,19 +76,19 @@ def look_the_same(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def spelled_as(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Names in the spelling of the wanted names that look the same.
+    """Respell names like the wanted names with the same normal form; other names stay unchanged.
 
     Raises
     ------
     DataError
-        Several look like the same wanted name, or the other way round, and none is spelled like it.
+        Without an exact match, several names fit one wanted name or several wanted names fit one name.
     """
-    there = set(names)
-    lacking = Spellings({name for name in wanted if name not in there})
+    given = set(names)
+    unmatched = Spellings({name for name in wanted if name not in given})
     exact = set(wanted)
-    found = [name if name in exact else lacking.find(name) or name for name in names]
+    respelled = [name if name in exact else unmatched.find(name) or name for name in names]
     first: dict[str, str] = {}
-    for name, to in zip(names, found, strict=True):
+    for name, to in zip(names, respelled, strict=True):
         if name != to and first.setdefault(to, name) != name:
             raise DataError(f"{to!a} may be {first[to]!a} or {name!a}, which look the same")
-    return found
+    return respelled

@@ -1,4 +1,4 @@
-"""One error for every write that the system refuses: it names the file and says what to do."""
+"""One exception for all writes that the system refuses; it names the file and the remedy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from mmfeat.common.errors import MmfeatError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS = _FULL | _CLOSED | {errno.EIO, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ESTALE}
-_TOLD = re.compile(r"(?:os error|errno[ =:]*) ?(\d+)", re.IGNORECASE)  # in messages of safetensors, HDF5 and Arrow
+_ERRNO_IN_TEXT = re.compile(
+    r"(?:os error|errno[ =:]*) ?(\d+)", re.IGNORECASE
+)  # in messages of safetensors, HDF5 and Arrow
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # in messages of numpy
 
 
 class UnwritableFile(MmfeatError, OSError):
-    """A file cannot be written: the disk is full, can only be read, or fails. Also an `OSError`, with its `errno`."""
+    """A file cannot be written: the disk is full, read-only or failing. Also an `OSError`, with its `errno`."""
 
     def __init__(self, number: int, path: Path | str) -> None:
         OSError.__init__(self, number, os.strerror(number), str(path))
@@ -34,11 +36,11 @@ class UnwritableFile(MmfeatError, OSError):
 
 
 def refusal(error: BaseException) -> int | None:
-    """The errno with which the system refused a write; None where an error is something else."""
+    """The errno of a refused write; None for any other error. Libraries may state it only in the message."""
     number = getattr(error, "errno", None)
     text = str(error)
-    if number is None and (told := _TOLD.search(text)):
-        number = int(told[1])
+    if number is None and (stated := _ERRNO_IN_TEXT.search(text)):
+        number = int(stated[1])
     if number is None and _CUT_SHORT.search(text):
         number = errno.ENOSPC
     return number if number in _REFUSALS else None
@@ -46,12 +48,15 @@ def refusal(error: BaseException) -> int | None:
 
 @contextlib.contextmanager
 def naming(path: Path, *parts: Path) -> Iterator[None]:
-    """Raise what the system refuses in the block as an :class:`UnwritableFile` of `path`.
+    """Convert errors of refused writes in the block to an :class:`UnwritableFile` that names `path`.
 
     Parameters
     ----------
+    path : Path
+        The file that the user knows.
     *parts : Path
-        What is written on the way to `path`. An error that names another file, as one that is read, stays as it is.
+        Temporary files and folders that the block writes for `path`. An error that names any other file, such as one that
+        is read, is not converted.
     """
     try:
         yield
@@ -59,7 +64,7 @@ def naming(path: Path, *parts: Path) -> Iterator[None]:
         if not _among(error, parts):
             raise
         raise UnwritableFile(error.errno, path) from None
-    except Exception as error:  # libraries have exceptions of their own
+    except Exception as error:  # each library has its own exceptions
         number = refusal(error)
         if number is None or (getattr(error, "filename", None) and not _among(error, (path, *parts))):
             raise
@@ -67,6 +72,6 @@ def naming(path: Path, *parts: Path) -> Iterator[None]:
 
 
 def _among(error: OSError, parts: tuple[Path, ...]) -> bool:
-    """Whether an error names one of some files, or something below it."""
+    """Whether an error names one of these paths, or a path below one of them."""
     named = {str(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)}
     return any(name == str(part) or name.startswith(f"{part}{os.sep}") for name in named for part in parts)

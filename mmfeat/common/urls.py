@@ -1,4 +1,4 @@
-"""URLs given as paths: mmfeat downloads nothing, so they are refused with a message."""
+"""Detection of URLs in place of paths; mmfeat downloads no data, so they are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DATA = re.compile(r"data:[\w.+\-]*(/[\w.+\-]+)?(;[\w.+\-]+(=[^;,]*)?)*,", re.IG
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL or a data URI rather than a path; also where a slash of `https://` was lost as in a path."""
+    """Whether a text is a URL or a data URI; also if `Path` has removed one slash of `https://`."""
     return bool(_URL.match(text) or _DATA.match(text))
 
 

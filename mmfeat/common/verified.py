@@ -1,7 +1,7 @@
-"""Which files this machine has verified, by size, time and inode: a shortcut, never a part of a key.
+"""Verification of checksums, cached by size, time and inode of each file. The cache is a shortcut and never part of a key.
 
-The files of a store and those that a sealed record names are read by the same rule: a file's SHA-256 is computed when
-this machine first sees the file in its present size, time and inode, and not again while it stays as it is.
+A file's SHA-256 is computed when this machine first reads the file with its present size, time and inode, and not again
+while these stay the same. This holds for a store's files and for all files in a sealed record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmfeat.common.remembered import Remembered, Stamp, is_settled, stamp_of
 
 
 class Digested(Protocol):
-    """What is known of a file in a folder: a store's commit, a record's line."""
+    """An object that states a file's size and digest: a commit of a store, an entry of a record."""
 
     file: str
     size: int
@@ -27,7 +27,7 @@ class Digested(Protocol):
 
 @dataclass(frozen=True)
 class FileDigest:
-    """A file's name in its folder, its size and its SHA-256."""
+    """A file's name in its folder, its size in bytes and its SHA-256."""
 
     file: str
     size: int
@@ -35,12 +35,12 @@ class FileDigest:
 
 
 class VerifiedFiles:
-    """Checksums of a folder's files, each computed once for as long as the file stays as it is.
+    """Verifies the files of a folder; each checksum is computed once while the file is unchanged.
 
     Parameters
     ----------
     folder : Path
-        An encoder's folder in the store, a run, a checkpoint, an export.
+        An encoder's folder in the store, a run, a checkpoint or an export.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,12 +49,12 @@ class VerifiedFiles:
         self.memory = Remembered(user_cache_path("mmfeat") / "verified" / f"{name}.json")
 
     def check(self, wanted: Digested) -> Stamp:
-        """Make sure that a file is what its commit or its record says.
+        """Check that a file has the size and digest of its commit or record; returns its stamp.
 
         Raises
         ------
         ValueError
-            The message says what is wrong with it.
+            The file is missing, unreadable or changed; the message is the reason.
         """
         path = self.folder / wanted.file
         try:
@@ -66,49 +66,49 @@ class VerifiedFiles:
                 return stamp
             digest = digest_file(path)
         except FileNotFoundError:
-            raise ValueError("it is not there") from None
+            raise ValueError("it is missing") from None
         except OSError as error:
             raise ValueError(f"it cannot be read: {error.strerror or error}") from None
         if digest != wanted.sha256:
-            raise ValueError("its checksum is not what it was when it was written")
+            raise ValueError("its checksum has changed since it was written")
         if is_settled(stamp):
             self.memory.remember(wanted.file, wanted.sha256, stamp)
         return stamp
 
     def forget(self, wanted: Digested) -> None:
-        """Check this file again, whatever is remembered of it."""
+        """Forget that a file was verified."""
         self.memory.forget(wanted.file)
 
     def save(self) -> None:
-        """Remember what was checked."""
-        if not self.folder.name.startswith(TEMPORARY):  # a staged folder gets another name
+        """Write the cache of verified files."""
+        if not self.folder.name.startswith(TEMPORARY):  # a staged folder will be renamed
             self.memory.save()
 
 
 def damaged_file(folder: Path, files: dict[str, dict[str, Any]], names: Iterable[str] | None = None) -> tuple[str, str]:
-    """The first of a folder's files that is not what its sealed record says, and why.
+    """Find the first file of a folder that does not match the folder's sealed record.
 
     Parameters
     ----------
     files : dict
-        What the record holds under `files`.
+        The record's `files`: name to size and sha256.
     names : iterable of str, optional
-        The files to check; all, when None. One that the record does not hold is wrong.
+        The files to check, by default all. A file that the record does not list counts as damaged.
 
     Returns
     -------
     tuple of str
-        The file's name in the folder and the reason; two empty strings where all is well.
+        The file's name in the folder and the reason; two empty strings if all files match.
     """
-    memory, found = VerifiedFiles(folder), ("", "")
+    verified, damage = VerifiedFiles(folder), ("", "")
     for name in files if names is None else names:
         if name not in files:
-            found = name, "it is not among the files of its record"
+            damage = name, "its record does not list it"
             break
         try:
-            memory.check(FileDigest(name, files[name]["size"], files[name]["sha256"]))
+            verified.check(FileDigest(name, files[name]["size"], files[name]["sha256"]))
         except ValueError as error:
-            found = name, str(error)
+            damage = name, str(error)
             break
-    memory.save()
-    return found
+    verified.save()
+    return damage

@@ -1,6 +1,6 @@
-"""`[encoder.NAME]`: the settings of each kind of encoder, one dataclass a kind, and the registry of them.
+"""`[encoder.NAME]`: one settings dataclass for each encoder kind, and their registry.
 
-A settings class also states the facts about its kind that need no library. What needs one (samples, networks, files) is
+A settings class also states facts about its kind that need no library. Code that needs one (samples, networks, files) is
 in :mod:`mmfeat.encoders.kinds`.
 """
 
@@ -15,9 +15,9 @@ from mmfeat.common.plugins import Registry, load_plugins
 from mmfeat.common.text import shown_value
 from mmfeat.config.fields import setting
 
-GROUP = "mmfeat.encoders"  # of entry points
+GROUP = "mmfeat.encoders"  # entry point group of packages that add encoder kinds
 TFIDF = "tfidf"  # the model of text encoders whose vocabulary is fitted on the training captions
-MAX_PIXELS = 4096  # of one side of an image
+MAX_PIXELS = 4096  # largest side of an encoder's input image
 
 _PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -30,9 +30,9 @@ class EncoderTable:
     kind : str
         The name of the encoder kind.
     sample : str
-        One sample of the modality, as messages call it.
+        The noun for one sample of the modality, for messages.
     present : str
-        A row's sample where it is there, as messages call it.
+        The noun phrase for a sample that a row has, for messages.
     network : bool
         Whether it is a neural network of known size; False for a vocabulary and for imported embeddings.
     tunable : bool
@@ -42,11 +42,11 @@ class EncoderTable:
     label_free : bool
         Whether fitting it reads no label, so that its embeddings carry none.
     made_elsewhere : bool
-        Whether its embeddings were made elsewhere: rows are known by their ids, and nothing can be encoded.
+        Whether its embeddings are imported: rows are identified by their ids, and mmfeat cannot encode samples.
     by_id : bool
-        Whether a row's sample is found by the row's id, so that a table of samples need not name it.
+        Whether a row's sample is looked up by the row's id, so that a table of samples needs no column for it.
     bare : str
-        What it is without a checkpoint.
+        The adjective for an encoder without a checkpoint, for messages.
     augmentation_keys : tuple of str
         Keys of mmfeat.toml outside its tables that its fine-tuning reads.
     """
@@ -62,7 +62,7 @@ class EncoderTable:
     by_id: ClassVar[bool] = False
     bare: ClassVar[str] = "pretrained"
     augmentation_keys: ClassVar[tuple[str, ...]] = ()
-    # a kind that has such settings makes them fields
+    # defaults for kinds that do not have these settings as fields
     modality: str = ""
     model: str = ""
     pretrained: str = "auto"
@@ -72,16 +72,16 @@ class EncoderTable:
 
     @classmethod
     def takes(cls, modality: str, raw: dict[str, Any]) -> bool:
-        """Whether a table of this modality, with these keys, is one of this kind."""
+        """Whether a table with this modality and these keys belongs to this kind."""
         return modality == cls.modality
 
     def wrong(self, name: str) -> tuple[str, str] | None:
-        """A key whose value cannot be used, and the message; None where all can. `name` is the encoder's."""
+        """The first key with an invalid value, and the message; None if all are valid. `name` is the encoder's name."""
         return None
 
     @property
     def short_model(self) -> str:
-        """The model as tables of results call it."""
+        """The model's name in tables of results."""
         return Path(self.model).name
 
     @property
@@ -91,7 +91,7 @@ class EncoderTable:
 
     @classmethod
     def remedy(cls, name: str) -> str:
-        """The command that brings missing embeddings of an encoder into the store."""
+        """The command that adds an encoder's missing embeddings to the store."""
         return "mmfeat extract"
 
 
@@ -102,7 +102,7 @@ MODALITY_TABLES: Registry[type[EncoderTable]] = Registry("modality", GROUP)  # o
 
 
 def register_encoder_table(cls: Table) -> Table:
-    """Class decorator: make a kind's settings known to the reader of mmfeat.toml."""
+    """Class decorator: register a kind's settings for the reader of mmfeat.toml."""
     ENCODER_TABLES.register(cls.kind, cls)
     if cls.modality not in MODALITY_TABLES.known:
         MODALITY_TABLES.register(cls.modality, cls)
@@ -110,9 +110,9 @@ def register_encoder_table(cls: Table) -> Table:
 
 
 def encoder_table_class(modality: str, raw: dict[str, Any]) -> type[EncoderTable] | None:
-    """The settings class of a table of mmfeat.toml, or of its record in a checkpoint; None if no kind takes it.
+    """The settings class for a table of mmfeat.toml, or for its record in a checkpoint; None if it fits no kind.
 
-    A kind of an installed package for a modality that mmfeat has kinds for is named before the model: `model = "KIND:MODEL"`.
+    If several kinds have one modality, `model = "KIND:MODEL"` selects the kind of an installed package.
     """
     prefix, colon, _ = str(raw.get("model", "")).partition(":")
     if colon and prefix != "torchvision" and prefix in ENCODER_TABLES:
@@ -125,7 +125,7 @@ def encoder_table_class(modality: str, raw: dict[str, Any]) -> type[EncoderTable
 
 
 def modality_table(modality: str) -> type[EncoderTable]:
-    """The facts about a modality: the settings of its first kind, or of no kind in particular where it is unknown."""
+    """The settings class of a modality's first kind; the base class for an unknown modality."""
     return MODALITY_TABLES.get(modality, EncoderTable)
 
 
@@ -136,7 +136,7 @@ class ImageEncoderConfig(EncoderTable):
 
     kind: ClassVar[str] = "image"
     sample: ClassVar[str] = "image"
-    present: ClassVar[str] = "an image that is there"
+    present: ClassVar[str] = "a readable image"
 
     model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
     pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
@@ -224,7 +224,7 @@ class TextEncoderConfig(EncoderTable):
 @register_encoder_table
 @dataclass(frozen=True)
 class OtherEncoderConfig(EncoderTable):
-    """Embeddings that were made elsewhere; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
+    """Imported embeddings; `[encoder.NAME]` with modality other, as `mmfeat store import` prints it."""
 
     kind: ClassVar[str] = "imported"
     sample: ClassVar[str] = "embedding"
@@ -235,13 +235,13 @@ class OtherEncoderConfig(EncoderTable):
     by_id: ClassVar[bool] = True
     bare: ClassVar[str] = "imported"
 
-    imported: str = setting("", filled=True)  # the key of what was imported, or its first digits, 12 or more
+    imported: str = setting("", filled=True)  # the key of the import, or at least its first 12 digits
     checkpoint: str = setting("latest", filled=True)  # latest from finetune --freeze, if any; none; checkpoints/NAME-1
     modality: str = setting("other", choices=("other",))
 
     @property
     def model(self) -> str:
-        """What checkpoints compare: the key of the import."""
+        """The key of the import, which checkpoints record as the model."""
         return self.imported
 
     @property
@@ -250,12 +250,12 @@ class OtherEncoderConfig(EncoderTable):
         return self.imported[:12]
 
     def wrong(self, name: str) -> tuple[str, str] | None:
-        """It names an import by its key."""
+        """The key of the import is 12 to 64 hexadecimal digits."""
         if re.fullmatch(r"[0-9a-f]{12,64}", self.imported):
             return None
         found = shown_value(self.imported) if self.imported else "none"
         return "imported", (
-            f"encoder.{name}.imported is the key of what was imported, 12 to 64 digits (0-9, a-f), found {found}. "
+            f"encoder.{name}.imported is the key of the import, 12 to 64 digits (0-9, a-f), found {found}. "
             f"Run: mmfeat store import {name} FILE, which prints it"
         )
 

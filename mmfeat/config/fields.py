@@ -1,4 +1,4 @@
-"""Fields of the dataclasses that hold settings, with the values that each may take."""
+"""Dataclass fields of settings, with their allowed values."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def setting(
     filled: bool = False,
     encoder: bool = False,
 ) -> Any:
-    """A dataclass field of a setting, with the values that it may take.
+    """A dataclass field of a setting, with its allowed values.
 
     Parameters
     ----------
     choices : collection of str
-        The texts that it may be.
+        The allowed texts.
     low, high : float, optional
-        Limits of a number.
+        Limits of a number, both included.
     filled : bool
-        Whether an empty text is refused.
+        Refuse an empty value.
     encoder : bool
-        Whether it names an encoder, or is empty.
+        The value is the name of an encoder, or empty.
     """
     return field(
         default=default,

@@ -7,29 +7,29 @@ from dataclasses import dataclass
 
 from mmfeat.config.fields import LOSSES, MAX_LR, setting
 
-MAX_RANDAUGMENT = 9  # at 10 timm leaves an image no bits
+MAX_RANDAUGMENT = 9  # at magnitude 10, timm's posterize keeps 0 bits of an image
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
     """How one encoder is fine-tuned; `[finetune.NAME]`. Defaults are those of the recipe for its modality."""
 
-    epochs: int = setting(6, low=1)  # at most
-    patience: int = setting(3, low=1)  # epochs without a better metric on val before it stops
+    epochs: int = setting(6, low=1)  # maximum
+    patience: int = setting(3, low=1)  # epochs without a better metric on val before training stops
     batch_size: int = setting(64, low=1)  # samples of one step
-    accumulate: int = setting(0, low=0)  # pieces that a batch is computed in, to save memory; 0: as is fastest
+    accumulate: int = setting(0, low=0)  # number of pieces of a batch, to save memory; 0: the fastest number
     optimizer: str = setting("adamw", choices=("adam", "adamw"))
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the linear output and the last layer
-    layer_decay: float = setting(0.85, low=0.01, high=1.0)  # factor of the rate from each layer to the one before it
+    layer_decay: float = setting(0.85, low=0.01, high=1.0)  # factor of the rate from each layer to the previous one
     frozen_layers: int = setting(0, low=0)  # number of layers, from the input on, that are not trained
-    weight_decay: float = setting(0.05, low=0.0)  # not of biases and norms
+    weight_decay: float = setting(0.05, low=0.0)  # not applied to biases and norms
     warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
     schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
     clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: no limit
-    # decay of the moving average of the weights, which is what is saved; 0: no average
+    # decay of the moving average of the weights, which is saved instead of the weights; 0: no average
     ema: float = setting(0.995, low=0.0, high=0.99999)
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16", "float16"))  # auto: bfloat16 on a GPU
-    # statistics: frozen, as pretrained; trained, of the batches
+    # statistics of batch norms: frozen (as pretrained) or trained (updated by each batch)
     batch_norm: str = setting("frozen", choices=("frozen", "trained"))
     head_first: bool = True  # start from the linear output fitted on the frozen encoder's cached features
     loss: str = setting("bce", choices=LOSSES)
@@ -42,7 +42,7 @@ class FinetuneConfig:
     start_size: int = setting(0, low=0, high=4096)
 
 
-# Differences from the defaults above. `paper` is its Table 4 (P19): one constant rate for all layers.
+# Differences from the defaults above. `paper` is Table 4 of the paper (P19): one constant rate for all layers.
 _PAPER = {
     "epochs": 10,
     "lr": 5e-4,

@@ -1,4 +1,4 @@
-"""Which keys of mmfeat.toml a command reads, so that an override without effect is refused."""
+"""The keys of mmfeat.toml that each command reads. An option that overrides any other key is an error."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ TOP = ("metric", "seed", "device")
 
 
 def about_unread(keys: Collection[str], reads: Collection[str]) -> str:
-    """The message about the first key that is not read. Empty if all are.
+    """The message about the first overridden key that the command does not read; empty if it reads all.
 
     Parameters
     ----------
     keys : collection of str
-        Dotted keys that are overridden.
+        The overridden dotted keys.
     reads : collection of str
-        Dotted keys, or tables of them, that the command reads.
+        The dotted keys, or whole tables, that the command reads.
     """
     for key in keys:
         if not any(key == one or key.startswith(f"{one}.") for one in reads):
-            return f"{key} has no effect here: of mmfeat.toml this reads {', '.join(reads)}"
+            return f"{key} has no effect here. Of mmfeat.toml this command reads: {', '.join(reads)}"
     return ""
 
 
@@ -39,7 +39,7 @@ def check_read(keys: Collection[str], reads: Collection[str]) -> None:
 
 
 def finetune_keys(config: Config, names: Sequence[str], freeze: bool) -> tuple[str, ...]:
-    """Of `finetune`. Frozen encoders and TF-IDF read only the linear head's settings."""
+    """Keys that `finetune` reads. Frozen encoders and TF-IDF need only the linear head's settings."""
     named = [name for name in names or config.encoder if name in config.encoder]
     tuned = [] if freeze else [name for name in named if not config.encoder[name].fitted]
     keys = [f"finetune.{name}" for name in tuned]
@@ -51,13 +51,13 @@ def finetune_keys(config: Config, names: Sequence[str], freeze: bool) -> tuple[s
 
 
 def fuse_keys(config: Config) -> tuple[str, ...]:
-    """Of `fuse`: the head's own table, and that of the linear head, which is a baseline."""
+    """Keys that `fuse` reads: the head's own table, and that of the linear head, which is a baseline."""
     keys = ("fuse.head", "fuse.inputs", "fuse.seeds", "fuse.folds")
     return (*keys, *dict.fromkeys((f"fuse.{config.fuse.head}", "fuse.linear")), "predict", *TOP)
 
 
 def selftrain_keys(config: Config) -> tuple[str, ...]:
-    """Of `selftrain`; also the encoders' settings with encoder rounds."""
+    """Keys that `selftrain` reads; with `encoder_every` also the encoders' fine-tuning settings."""
     policy = config.selftrain.policy
     keys = ["selftrain.rounds", "selftrain.encoder_every", "selftrain.policy"]
     keys += ["selftrain.yes", "selftrain.no"] if policy == "confident" else []
@@ -67,11 +67,11 @@ def selftrain_keys(config: Config) -> tuple[str, ...]:
 
 
 def decision_keys(config: Config, named: bool) -> tuple[str, ...]:
-    """Of commands that decide labels; the metric only if a run is selected by it or a threshold is fitted for it.
+    """Keys that prediction commands read; the metric only if it selects the run or a threshold is fitted for it.
 
     Parameters
     ----------
     named : bool
-        Whether the run is named.
+        Whether the user names the run.
     """
     return ("predict", "device", *(("metric",) if config.predict.fits or not named else ()))

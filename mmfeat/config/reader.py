@@ -1,4 +1,4 @@
-"""Reading mmfeat.toml: names, types and ranges are checked; every mistake is one line with its place."""
+"""Reads mmfeat.toml and checks names, types and ranges; every error is one line that starts with the line number."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mmfeat.config.schema import (
 
 
 def config_of(raw: dict[str, Any], root: Path) -> Config:
-    """A configuration from nested values without a file, checked like a file's."""
+    """A configuration from nested values instead of a file, with the same checks."""
     keys = _dotted(raw)
     where = _Where("", set(keys), _encoders(raw))
     config = _read(Config, raw, "", where)
@@ -47,20 +47,20 @@ def config_of(raw: dict[str, Any], root: Path) -> Config:
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read mmfeat.toml, apply options over it, check everything.
+    """Read mmfeat.toml, override it by options, and check all settings.
 
     Parameters
     ----------
     path : Path
         The file.
     overrides : dict[str, Any], optional
-        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is read as the key's type. Encoders, data, split and store
-        cannot be overridden: all commands must agree on them.
+        Dotted key (`fuse.crossattn.dropout`) to value; a `str` is converted to the key's type. Encoders, data, split and
+        store cannot be overridden, because all commands must agree on them.
 
     Raises
     ------
     ConfigError
-        With the file's line, the key and the nearest valid one.
+        The file or an override is invalid; the message has the file's line, the key and the nearest valid one.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -78,16 +78,17 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         origins[key] = "option"
     where = _Where(text, set(overrides or ()), _encoders(raw))
     config = _read(Config, raw, "", where)
-    config = _fitted(config, set(origins))
+    config = _with_default_inputs(config, set(origins))
     config = dataclasses.replace(config, root=path.parent.resolve(), origins=origins, file_seed=file_seed)
     _check(config, where)
     return config
 
 
 def with_rule_for(config: Config, n_classes: int) -> Config:
-    """The settings with `predict.empty = "none"` where there is one class and the file does not set it.
+    """The settings with `predict.empty = "none"` if there is a single class and the file does not set this key.
 
-    The top class of one class is that class: every row would be positive, whatever the model.
+    With the default, a row without a class above the threshold gets its top class. With a single class every row would
+    then be positive, whatever the model predicts.
     """
     if n_classes != 1 or "predict.empty" in config.origins:
         return config
@@ -95,7 +96,7 @@ def with_rule_for(config: Config, n_classes: int) -> Config:
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """A configuration with other values for some keys. They count, and are recorded, as options.
+    """A configuration with other values for some keys, which are recorded as options.
 
     Parameters
     ----------
@@ -109,25 +110,25 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
     """
     where = _Where("", set(settings), tuple(config.encoder))
     for dotted, value in settings.items():
-        config = _with_value(config, dotted.split("."), value, dotted, where)
+        config = _with_value(config, dotted.split("."), value, dotted=dotted, where=where)
     config = dataclasses.replace(config, origins={**config.origins, **dict.fromkeys(settings, "option")})
     _check(config, where)
     return config
 
 
-def _with_value(table: Any, names: list[str], value: Any, dotted: str, where: _Where) -> Any:
-    """A table of settings with another value at one place."""
+def _with_value(table: Any, names: list[str], value: Any, *, dotted: str, where: _Where) -> Any:
+    """A table of settings with another value for the key `names`."""
     name, *below = names
     fields = _fields(type(table))
     if isinstance(table, FuseConfig) and name not in fields and name in HEADS and below:
-        settings = _with_value(table.settings_of(name), below, value, dotted, where)
+        settings = _with_value(table.settings_of(name), below, value, dotted=dotted, where=where)
         return dataclasses.replace(table, others={**table.others, name: settings})
     if name not in fields:
         raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
     if below:
-        value = _with_value(getattr(table, name), below, value, dotted, where)
+        value = _with_value(getattr(table, name), below, value, dotted=dotted, where=where)
     else:
-        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted, where)
+        value = _read_value(typing.get_type_hints(type(table))[name], fields[name], value, dotted=dotted, where=where)
     return dataclasses.replace(table, **{name: value})
 
 
@@ -157,7 +158,7 @@ class _Where:
 
 
 def _encoders(raw: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the encoders that have a table, or of the default ones."""
+    """Names of the encoders with a table, or of the default encoders."""
     tables = raw.get("encoder")
     named = tuple(name for name, table in tables.items() if isinstance(table, dict)) if isinstance(tables, dict) else ()
     return named or MODALITIES
@@ -185,7 +186,7 @@ def _override(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 class _Text(str):
-    """A value typed on the command line: read as the type that its key has."""
+    """A value from the command line, to be converted to the key's type."""
 
 
 def _nearest(name: str, valid: list[str]) -> str:
@@ -194,7 +195,7 @@ def _nearest(name: str, valid: list[str]) -> str:
 
 
 def read_settings(cls: type, values: dict[str, Any], place: str) -> Any:
-    """The settings of one stage or head, given in Python and checked like a file's.
+    """The settings of one stage or head from Python values, with the same checks as a file.
 
     Raises
     ------
@@ -215,7 +216,7 @@ def _read(cls: type, raw: dict[str, Any], prefix: str, where: Callable[[str], st
             continue
         if name not in fields:
             raise ConfigError(f"{where(dotted)}: unknown key '{shown(dotted)}'. {_nearest(name, list(fields))}")
-        values[name] = _read_value(hints[name], fields[name], value, dotted, where)
+        values[name] = _read_value(hints[name], fields[name], value, dotted=dotted, where=where)
     return cls(**values)
 
 
@@ -224,7 +225,7 @@ def _fields(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
 
 
-def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where: _Where) -> Any:
+def _read_value(hint: Any, f: dataclasses.Field, value: Any, *, dotted: str, where: _Where) -> Any:
     if dotted in ("encoder", "finetune"):
         if not isinstance(value, dict):
             raise ConfigError(f"{where(dotted)}: '{dotted}' is a table: write [{dotted}.NAME]")
@@ -246,20 +247,18 @@ def _read_value(hint: Any, f: dataclasses.Field, value: Any, dotted: str, where:
             )
         raise ConfigError(f"{where(dotted)}: {dotted} = {found}. Use one of: {', '.join(map(str, choices))}")
     if f.metadata.get("filled") and not value:
-        raise ConfigError(
-            f"{where(dotted)}: {dotted} is empty. Leave it out to have the default: {shown_value(f.default)}"
-        )
+        raise ConfigError(f"{where(dotted)}: {dotted} is empty. Leave it out for the default: {shown_value(f.default)}")
     if isinstance(value, str):
         return value
     if (low is not None and value < low) or (high is not None and value > high):
-        plain = "" if isinstance(high, int) else "g"  # a whole number to its last digit
+        plain = "" if isinstance(high, int) else "g"  # "g" would round a large whole number
         bounds = f"from {low:g}" + (f" to {high:{plain}}" if high is not None else "")
         raise ConfigError(f"{where(dotted)}: {dotted} = {shown_value(value)}. Use a number {bounds}")
     return value
 
 
 def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
-    """Check a value's type; a command line's text is converted first."""
+    """Check a value's type; text of the command line is converted first."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in options:
         if typing.get_origin(kind) is tuple:
@@ -267,7 +266,7 @@ def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
             values = [values] if isinstance(values, str) else values
             if isinstance(values, list | tuple) and all(isinstance(v, str) for v in values):
                 if not all(values):
-                    raise ConfigError(f"{where(dotted)}: {dotted} has an empty text in it. Remove it")
+                    raise ConfigError(f"{where(dotted)}: {dotted} contains an empty text. Remove it")
                 return tuple(str(v) for v in values)
         elif isinstance(value, _Text):
             try:
@@ -279,7 +278,7 @@ def _typed(hint: Any, value: Any, dotted: str, where: _Where) -> Any:
             except (ValueError, KeyError):
                 continue
         elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if abs(value) <= sys.float_info.max:  # no NaN either
+            if abs(value) <= sys.float_info.max:  # false for NaN
                 return float(value)
         elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
@@ -307,7 +306,7 @@ def _read_encoder(name: str, table: Any, where: _Where) -> EncoderTable:
 
 
 def wrong_name(name: str) -> str:
-    """Why an encoder cannot have this name; empty where it can."""
+    """The reason why a name is not allowed for an encoder; empty if it is."""
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
         return f"an encoder's name is letters, digits, - and _, found {shown_value(name)}"
     if name in RECIPES or re.search(r"-\d+$", name):
@@ -318,7 +317,7 @@ def wrong_name(name: str) -> str:
 
 
 def _read_finetune(stage: dict[str, Any], where: _Where) -> FinetuneStage:
-    """The recipe, and the settings of each encoder that the file gives."""
+    """`[finetune]`: the recipe, and the settings of each `[finetune.NAME]`."""
     encoders = {}
     for name, table in stage.items():
         if name in FINETUNE_KEYS:
@@ -336,8 +335,8 @@ def _no_table(dotted: str, group: str, where: _Where) -> str:
     return f"{where(dotted)}: '{shown(dotted)}' is outside an encoder's table. Write it under: {tables}"
 
 
-def _fitted(config: Config, keys: set[str]) -> Config:
-    """Inputs and head that the file leaves out, chosen by its encoders."""
+def _with_default_inputs(config: Config, keys: set[str]) -> Config:
+    """The settings with defaults for inputs and head that suit the file's encoders."""
     fuse, names = config.fuse, tuple(config.encoder)
     if "fuse.inputs" not in keys and not set(fuse.inputs) <= set(names):
         head = fuse.head if "fuse.head" in keys else HEAD if len(names) > 1 else HEAD_ALONE
@@ -346,10 +345,10 @@ def _fitted(config: Config, keys: set[str]) -> Config:
 
 
 def _check(config: Config, where: _Where) -> None:
-    """Checks across settings."""
+    """Check conditions that involve several settings."""
     names = list(config.encoder)
     if not names:
-        raise ConfigError(f"{where('encoder')}: there is no encoder. Write: [encoder.image]")
+        raise ConfigError(f"{where('encoder')}: no encoder is configured. Write: [encoder.image]")
     for name in config.fuse.inputs:
         if name not in names:
             raise ConfigError(f"{where('fuse.inputs')}: fuse.inputs names {shown_value(name)}. {_nearest(name, names)}")

@@ -1,7 +1,7 @@
 """Every setting of mmfeat.toml with its default: one frozen dataclass for each table of the file.
 
-A value comes from an option of the command, else from the file, else from the default here; `Config.origins` tells
-which. :mod:`mmfeat.config.reader` reads and checks the file.
+A value comes from the command's option, otherwise from the file, otherwise from the default here; `Config.origins`
+records the source. :mod:`mmfeat.config.reader` reads and checks the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmfeat.common.plugins import Registry
 from mmfeat.config.encoder_tables import (
     EncoderTable,
     ImageEncoderConfig,
-    OtherEncoderConfig,  # noqa: F401 - all tables of the file are found here
+    OtherEncoderConfig,  # noqa: F401 - re-exported: this module has all tables of the file
     TextEncoderConfig,
     TfidfEncoderConfig,  # noqa: F401
 )
@@ -24,7 +24,7 @@ from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, rec
 
 FILE_NAME = "mmfeat.toml"
 METRICS = ("samples-f1", "micro-f1", "macro-f1", "map", "loss")
-MODALITIES = ("image", "text")  # of the encoders of a project whose mmfeat.toml names none
+MODALITIES = ("image", "text")  # default encoders, if mmfeat.toml has no [encoder.NAME]
 DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # the default head: on several encoders, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what attention heads attend to
@@ -41,7 +41,7 @@ class DataConfig:
 
     source: str = ""  # a folder with train.csv and test.csv, COCO's files, or a CSV, TSV, Parquet or JSONL table
     images: tuple[str, ...] = ()  # folders, zip and tar files; patterns with * are allowed
-    id: str = ""  # columns of the source; empty: found
+    id: str = ""  # columns of the source; empty: found by common names
     image: str = ""
     caption: str | tuple[str, ...] = ""  # several are joined
     labels: str | tuple[str, ...] = ""  # a column of names; a list: columns of 0, 1 and blank. Of COCO: categories
@@ -59,12 +59,12 @@ class SplitConfig:
     """Shares of the labelled rows; `[split]`."""
 
     val: float = setting(0.1, low=0.0, high=0.9)  # epochs, rounds and the best run are selected on it
-    test: float = setting(0.0, low=0.0, high=0.9)  # read by evaluate --split test alone
+    test: float = setting(0.0, low=0.0, high=0.9)  # only evaluate --split test reads it
 
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where features are kept; `[store]`."""
+    """The feature store; `[store]`."""
 
     path: str = setting("features", filled=True)  # may be shared by several projects
     dtype: str = setting("float16", choices=("float16", "float32"))  # of embeddings; logits are always float32
@@ -72,14 +72,14 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class FinetuneStage:
-    """`[finetune]`: a recipe, and settings of single encoders in `[finetune.NAME]` that override it."""
+    """`[finetune]`: a recipe; `[finetune.NAME]` overrides its settings for one encoder."""
 
     recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: by mmfeat's benchmarks; paper: P19
-    synonyms: str = ""  # of captions: a file with a group of words a line, commas between; empty: the list of mmfeat
+    synonyms: str = ""  # for captions: a file with comma-separated synonyms in each line; empty: mmfeat's list
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
 
 
-# Keys that hold for all encoders; each encoder has a table of its own beside them.
+# Keys of [finetune] that apply to all encoders; its subtables are [finetune.NAME].
 FINETUNE_KEYS = tuple(f.name for f in dataclasses.fields(FinetuneStage) if not f.metadata.get("internal"))
 
 
@@ -90,7 +90,7 @@ class HeadConfig:
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)
     weight_decay: float = setting(1e-2, low=0.0)
     dropout: float = setting(0.5, low=0.0, high=0.95)  # of the last layer's inputs
-    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # share of the rows in which a modality is hidden
+    modality_dropout: float = setting(0.0, low=0.0, high=0.95)  # share of rows in which each modality is hidden
     epochs: int = setting(30, low=1)
     patience: int = setting(6, low=1)
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
@@ -110,7 +110,7 @@ class LinearConfig(HeadConfig):
 
 @dataclass(frozen=True)
 class HiddenConfig(HeadConfig):
-    """Further settings of heads with a hidden layer."""
+    """Additional settings of heads with a hidden layer."""
 
     input_dropout: float = setting(0.3, low=0.0, high=0.95)  # of the standardised embeddings
 
@@ -127,12 +127,12 @@ class CrossAttentionConfig(HiddenConfig):
     """The cross-attention head; `[fuse.crossattn]` (P12)."""
 
     token_width: int = setting(128, low=1)  # an image vector becomes ceil(D / token_width) tokens: 1792 = 14 x 128
-    hidden: int = setting(512, low=0)  # width of the layer after joining; 0: linear, as in the paper
+    hidden: int = setting(512, low=0)  # width of the layer after concatenation; 0: none, as in the paper
     query: str = setting("", encoder=True)  # the encoder whose embedding is the query; empty: the text encoder
     # auto: stored tokens where an encoder keeps some, else pieces of the embedding
     tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
-    layers: int = setting(1, low=1, high=12)  # the query of each is the output of the one before
+    layers: int = setting(1, low=1, high=12)  # each layer's query is the output of the previous layer
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ for _name, _settings in {
 
 @dataclass(frozen=True)
 class FuseConfig:
-    """Which head is trained, on what; `[fuse]`."""
+    """The head to train and its inputs; `[fuse]`."""
 
     head: str = setting(HEAD, choices=HEADS)
     inputs: tuple[str, ...] = setting(("image", "text"), filled=True)  # names of encoders
@@ -199,7 +199,7 @@ class FuseConfig:
 
     @property
     def tables(self) -> dict[str, HeadConfig]:
-        """The settings of every built-in head, and of the others that the file has a table of."""
+        """Settings by head: all built-in heads, and heads of installed packages that have a table in the file."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**{name: one for name, one in own.items() if isinstance(one, HeadConfig)}, **self.others}
 
@@ -211,8 +211,8 @@ class SelftrainConfig:
     rounds: int = setting(5, low=0)
     encoder_every: int = setting(0, low=0)  # rounds between two fine-tunings of the encoders on pseudo-labels; 0: none
     policy: str = setting("soft", choices=POLICIES)  # how pseudo-labels are made; all: as in the paper (P14)
-    yes: float = setting(0.8, low=0.5, high=1.0)  # confident: lowest probability of a positive
-    no: float = setting(0.1, low=0.0, high=0.5)  # confident: highest probability of a negative; between: unknown
+    yes: float = setting(0.8, low=0.5, high=1.0)  # policy confident: lowest probability of a positive
+    no: float = setting(0.1, low=0.0, high=0.5)  # policy confident: highest probability of a negative
 
     def of_training(self) -> dict[str, Any]:
         """The settings that a self-training depends on, as JSON values."""
@@ -226,7 +226,7 @@ class PredictConfig:
     """From probabilities to labels; `[predict]`."""
 
     threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
-    # of a row with no class above the threshold (P8)
+    # labels of a row without a class above the threshold (P8)
     empty: str = setting("most-probable", choices=("most-probable", "none"))
     calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
 
@@ -247,11 +247,11 @@ class PredictConfig:
 
     @property
     def untuned(self) -> float:
-        """The threshold while epochs are selected, when none can be fitted out of sample: 0.5 where it is tuned."""
+        """The threshold for selecting epochs: 0.5 if it is tuned, since none can be fitted out of sample by then."""
         return 0.5 if isinstance(self.threshold, str) else self.threshold
 
     def of_training(self) -> dict[str, Any]:
-        """The settings that a fit depends on, as JSON values; thresholds and temperatures are fitted after it."""
+        """The settings that a head's fit depends on, as JSON values; thresholds and temperatures are fitted later."""
         return {"threshold": self.untuned, "empty": self.empty}
 
 
@@ -264,9 +264,9 @@ class Config:
     root : Path
         The folder of the file; relative paths start there.
     origins : dict[str, str]
-        Dotted key to the source of its value, `mmfeat.toml` or `option`; other keys have their default.
+        Dotted key to the source of its value: `mmfeat.toml` or `option`. Keys that are not listed have their default.
     file_seed : int
-        The seed of the file. Random weights of encoders are made from it, since no option changes an encoder.
+        The file's seed, which determines random weights of encoders: no option changes an encoder.
     """
 
     schema: int = setting(1, choices=(1,))
@@ -288,11 +288,11 @@ class Config:
     file_seed: int = field(default=0, metadata={"internal": True})
 
     def path(self, text: str) -> Path:
-        """A path of the file, made absolute: `~` is the home folder, a relative path starts at the file."""
+        """The absolute path for a path in the file: `~` is the home folder, relative paths start at the file's folder."""
         return self.root / Path(text).expanduser()
 
     def finetune_of(self, name: str) -> FinetuneConfig:
-        """The fine-tuning settings of one encoder: those of the recipe for its modality, and the file's own over them."""
+        """The fine-tuning settings of one encoder: the recipe for its modality, overridden by `[finetune.NAME]`."""
         settings = recipe_settings(self.finetune.recipe, self.encoder[name].modality)
         return dataclasses.replace(settings, **self.finetune.encoders.get(name, {}))
 

@@ -93,7 +93,7 @@ class ArrayFile(ABC):
         except (MmfeatError, FileNotFoundError):
             raise
         except MemoryError:
-            raise DataError(f"{self.path}: what it declares does not fit into memory") from None
+            raise DataError(f"{self.path}: the declared size does not fit into memory") from None
         except Exception as error:
             raise DataError(f"{self.path}: cannot be read as {self.kind}: {one_line(error)}") from None
 

@@ -102,7 +102,7 @@ class Manifest:
         except DataError:
             raise
         except FileNotFoundError:
-            raise DataError(f"{path}: is not there. Run: mmfeat init") from None
+            raise DataError(f"{path}: no such file. Run: mmfeat init") from None
         except Exception as error:  # a file without a seal may hold anything
             raise DataError(f"{path}: damaged: {one_line(error)}. Remove it and run: mmfeat init") from None
         return cls(

@@ -19,8 +19,8 @@ from mmfeat.data.images.image_names import Location
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.images.missing_images import NO_IMAGE
 
-_FORMAT = "4"  # 4: names that look the same, images told by their content, linked folders
-_BEFORE = "3"  # its digests by place are as good; what a name meant may be another now
+_FORMAT = "4"  # since 4: names that look the same, image types by content, linked folders
+_BEFORE = "3"  # its digests by place are still valid, but a name may now refer to another place
 _BLOCK = 512
 _PLACE = 16  # bytes
 _FACTS = PIXEL_DIGEST + 1  # bytes: digest of the image data, then one of

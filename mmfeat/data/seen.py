@@ -12,7 +12,7 @@ import numpy as np
 
 from mmfeat.common.remembered_rows import RememberedRows
 
-_FORMAT = "1"  # files with `id` and `digest` alone are read: they hold what one encoder had
+_FORMAT = "1"  # files with only `id` and `digest` are read too: they have the row keys of one encoder
 
 
 def _none() -> np.ndarray:

@@ -1,1 +1,1 @@
-"""From an image or a caption to an embedding: families, weights, checkpoints, fine-tuning."""
+"""Encoders turn images and captions into embeddings: encoder kinds, families of networks, checkpoints, fine-tuning."""

@@ -1,4 +1,4 @@
-"""Batches of samples for an encoder, read and prepared ahead in threads."""
+"""Batches of samples for an encoder, read and prepared in background threads."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ import numpy as np
 from mmfeat.common.errors import one_line
 from mmfeat.common.machine import prepared_bytes, usable_cores
 
-_NICENESS = 10  # of the threads that prepare, on a scale to 19
+_NICENESS = 10  # of the preparing threads; the scale ends at 19, the lowest priority
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of prepared rows and their inputs (None if no row could be prepared), with reasons for the other rows.
+    """A batch of prepared rows, with the reasons why other rows are not in it.
 
     Attributes
     ----------
+    rows : np.ndarray
+        `(B,)` int64 row numbers.
+    inputs : Any
+        The encoder's inputs for these rows; None without rows.
     undecodable : dict[int, str]
-        Row to reason: its bytes were read and cannot be decoded.
+        Row to reason, for samples whose bytes cannot be decoded.
     unread : dict[int, str]
-        Row to reason: its bytes could not be read, or have changed.
+        Row to reason, for samples whose bytes cannot be read or have changed.
     """
 
     rows: np.ndarray
@@ -46,7 +50,7 @@ class Encoded(NamedTuple):
     embeddings : np.ndarray
         `(B, D)` float32.
     tokens : np.ndarray or None
-        `(B, T, d)` float32, if asked for.
+        `(B, T, d)` float32; None unless requested.
     lengths : np.ndarray or None
         `(B,)`: the number of tokens of each sample, at most T.
     """
@@ -57,11 +61,11 @@ class Encoded(NamedTuple):
 
 
 class UnreadSample(Exception):
-    """Raised by a reader when a sample's bytes cannot be read now; it says nothing about the bytes."""
+    """A sample's bytes cannot be read at present. Nothing is recorded about the sample."""
 
 
 class UndecodableSample(Exception):
-    """Raised when a sample cannot be decoded; its message is the reason, and is stored."""
+    """A sample's bytes cannot be decoded. The message is the reason, which the store records."""
 
     def __init__(self, error: Exception) -> None:
         reason = _ADDRESS.sub("", one_line(error)).strip()
@@ -77,18 +81,20 @@ def prepared_batches(
     collate: Callable[[list[Any]], Any],
     workers: int | None = None,
 ) -> Iterator[Batch]:
-    """Prepare groups of rows in threads (decoding and resizing release the interpreter's lock), in their order.
+    """Prepare groups of rows in threads, and yield them in order. Decoding and resizing release Python's global lock.
 
     Parameters
     ----------
     groups : iterable of (n,) int arrays
         The rows of each batch.
     load : callable
-        Row to prepared sample. It raises :class:`UnreadSample` if the bytes cannot be read and :class:`UndecodableSample` if
-        they cannot be decoded; any other exception ends the iteration.
+        Row to prepared sample. It raises :class:`UnreadSample` if the bytes cannot be read, and :class:`UndecodableSample`
+        if they cannot be decoded. Any other exception ends the iteration.
+    collate : callable
+        Prepared samples to the encoder's inputs.
     workers : int, optional
-        Threads; by default as many as this process has cores, at least 2. Fewer batches are prepared ahead if they would
-        take more memory than :func:`mmfeat.common.machine.prepared_bytes`.
+        Number of threads; by default the number of usable cores, at least 2. The number of waiting batches is limited by
+        :func:`mmfeat.common.machine.prepared_bytes`.
     """
     workers, most, largest = workers or max(2, usable_cores()), prepared_bytes(), 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mmfeat-prepare", initializer=yield_to_others)
@@ -113,7 +119,7 @@ def prepared_batches(
 
 
 def n_bytes(inputs: Any) -> int:
-    """Bytes of an encoder's inputs: tensors and arrays, alone or in lists and dicts."""
+    """Size in bytes of tensors and arrays, also within lists and dicts."""
     if isinstance(inputs, dict):
         return sum(map(n_bytes, inputs.values()))
     if isinstance(inputs, (list, tuple)):
@@ -122,8 +128,8 @@ def n_bytes(inputs: Any) -> int:
 
 
 def yield_to_others() -> None:
-    """Lower this thread's priority: if one thread of the encoder waits for a core, all its others wait for that one."""
-    with contextlib.suppress(AttributeError, OSError):  # only Linux has priorities of threads
+    """Lower this thread's priority, because one delayed thread of the encoder's arithmetic delays all of them."""
+    with contextlib.suppress(AttributeError, OSError):  # only Linux has thread priorities
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
@@ -142,5 +148,5 @@ def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[l
 
 
 def groups_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Rows in groups of `size`, in their order."""
+    """Split rows into consecutive groups of `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

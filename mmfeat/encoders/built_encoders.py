@@ -1,4 +1,4 @@
-"""Encoders that a command has built, so that it builds none of them twice."""
+"""A cache of built encoders, so that one command builds each encoder once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from mmfeat.config.schema import Config
     from mmfeat.encoders.checkpoint import Checkpoint
 
-_FEWEST = 2  # encoders that are kept, or as many as the project has: networks may have some hundred megabytes
+_FEWEST = 2  # encoders kept at least; otherwise as many as the project has, since each may need hundreds of megabytes
 
 
 class BuiltEncoders:
-    """The encoders that were built last.
+    """Cache of the most recently built encoders.
 
-    They are shared: encode with them, and build another one to train it.
+    Callers share an encoder, so they must only encode with it. To train an encoder, build another one.
     """
 
     def __init__(self) -> None:
-        # By digest of the settings, and encoder key of the checkpoint whose tensors are loaded.
+        # (digest of the settings, encoder key of the loaded checkpoint) to encoder
         self._kept: dict[tuple[str, str], Any] = {}
 
     def build(
         self, config: Config, name: str, checkpoints: Path, *, pretrained_only: bool = False
     ) -> tuple[Any, Checkpoint | None]:
-        """An encoder and its checkpoint, as :func:`mmfeat.encoders.resolve.build_encoder` gives them."""
+        """An encoder and its checkpoint, as :func:`mmfeat.encoders.resolve.build_encoder` returns them."""
         settings = _digest(config, name)
         pretrained = self._kept.pop((settings, ""), None)  # a checkpoint's tensors may be loaded into it
         encoder, checkpoint = resolve.build_encoder(
@@ -50,17 +50,17 @@ class BuiltEncoders:
         checkpoint = resolve.checkpoint_of(config, identity, checkpoints)
         kept = self._kept.get((_digest(config, identity.name), _loaded(checkpoint)))
         if kept is None:
-            bare = identity.checkpoint is None  # whatever checkpoints there are: `finetune --freeze` encodes without
+            bare = identity.checkpoint is None  # `finetune --freeze` ignores existing checkpoints
             kept, _ = self.build(config, identity.name, checkpoints, pretrained_only=bare)
         return kept.cpu().eval()
 
 
 def _loaded(checkpoint: Checkpoint | None) -> str:
-    """The encoder key of a checkpoint that has tensors of its own; empty for the encoder as it was pretrained."""
+    """The encoder key of a checkpoint with fine-tuned tensors; empty for the pretrained encoder."""
     return checkpoint.encoder_key if checkpoint is not None and not checkpoint.frozen else ""
 
 
 def _digest(config: Config, name: str) -> str:
-    """Digest of all that an encoder without a checkpoint depends on."""
+    """Digest of the settings that determine an encoder without a checkpoint."""
     table = {key: value for key, value in dataclasses.asdict(config.encoder[name]).items() if key != "checkpoint"}
     return digest_json([table, str(config.root), config.file_seed, Decoding.of(config).record])

@@ -1,4 +1,4 @@
-"""Sizes of encoders without their weights: counted on a network on torch's meta device, which has shapes and no values."""
+"""Sizes of encoders, without loading weights: counted on a network on torch's meta device, which stores only shapes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from mmfeat.encoders.weights import hub_folder, read_tensors
 
 
 def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
-    """A model of timm or torchvision.
+    """Describe a model of timm or torchvision.
 
     Raises
     ------
     EncoderError
-        There is no such model, or it cannot be an encoder.
+        The model is unknown, or cannot be an encoder.
     """
     kind, model = image_family("image", table.model, table.pretrained, folder)
     try:
         with torch.device("meta"):
             network, _ = kind.make_network("image", model, own_weights=False)
-    except (NotImplementedError, RuntimeError):  # it reads values while it is built
+    except (NotImplementedError, RuntimeError):  # the model's constructor reads values
         network, _ = kind.make_network("image", model, own_weights=False)
     stated = kind.data_config_of(network, model)["input_size"][1:] if table.size == "auto" else (table.size, table.size)
     places, fetched = _places(table.pretrained, folder, kind.weights_files(model) if kind.has_weights(model) else [])
@@ -59,12 +59,12 @@ def describe_image(table: ImageEncoderConfig, folder: Path) -> Description:
 
 
 def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
-    """A model of transformers, from its configuration on disk or from the list of known models.
+    """Describe a model of transformers, from its configuration on disk or from the list of known models.
 
     Raises
     ------
     EncoderError
-        The folder holds no model, or one of images.
+        The folder contains no model, or a model of images.
     """
     quiet_transformers()
     from transformers import AutoModel
@@ -82,7 +82,7 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
     )
     config = _text_config(source, table)
     if config is None:
-        return dataclasses.replace(found, note="its sizes are known once it is on disk")
+        return dataclasses.replace(found, note="its size is known after the download")
     check_reads_text("text", table.model, config)
     try:
         with torch.device("meta"), no_code("text", table.model, source):
@@ -91,7 +91,7 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
         width = network.config.hidden_size
     except EncoderError:
         raise
-    except Exception as error:  # a configuration of another kind may raise anything
+    except Exception as error:  # an unsupported configuration may raise anything
         raise EncoderError(f"encoder.text: {table.model!r} cannot be built: {one_line(error)}") from None
     positions = min(
         table.max_length, *filter(None, [stated_positions(config), positions_of(network)]), table.max_length
@@ -108,15 +108,15 @@ def describe_text(table: TextEncoderConfig, folder: Path) -> Description:
 
 
 def matching(pattern: str) -> list[tuple[str, str]]:
-    """Name and modality of the known models that a pattern with `*` matches, or that contain a word.
+    """Find known models by a pattern with `*`, or by a part of the name: (name, modality) of each.
 
     Raises
     ------
     EncoderError
-        There is none; the message has the nearest names.
+        No model matches; the message has the nearest names.
     """
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    families, bare = image_families(), {}  # name to the same in lower case, without the family's prefix
+    families, bare = image_families(), {}  # name to its lower-case form without the family's prefix
     for number, family in enumerate(families):
         for name in family.names():
             taken = any(other.knows(name) for other in families[:number])
@@ -155,7 +155,7 @@ def _megabytes(network: torch.nn.Module) -> float:
 
 
 def _places(pretrained: str, folder: Path, own: list[Path], fetched: bool = True) -> tuple[tuple[str, ...], bool]:
-    """Where an encoder's weights are, and whether they are downloaded."""
+    """The places of an encoder's weights, and whether missing weights are downloaded."""
     if pretrained == RANDOM:
         return (RANDOM,), False
     if pretrained != "auto":

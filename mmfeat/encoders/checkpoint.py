@@ -1,6 +1,7 @@
 """Checkpoints: the folders checkpoints/NAME-1 that `mmfeat finetune` writes, as safetensors and JSON.
 
-checkpoint.json holds the digests of the other files and its own. `last/` is a checkpoint in itself.
+checkpoint.json contains the digests of the other files and of itself. The subfolder `last/` is a complete checkpoint of
+the last epoch.
 """
 
 from __future__ import annotations
@@ -73,26 +74,28 @@ class LinearProbe:
         return output_key(tensors_digest(items), self.classes)
 
     def in_order_of(self, classes: Sequence[str]) -> LinearProbe:
-        """The same output with its rows in the order of `classes`; its key differs.
+        """The same probe with its rows in the order of `classes`; its key changes.
 
         Raises
         ------
         ValueError
-            These are not its classes.
+            `classes` are not the probe's classes.
         """
         at = class_positions(self.classes, classes)
         if at is None:
-            raise ValueError(f"an output of {len(self.classes)} classes, not of these {len(classes)}")
+            raise ValueError(
+                f"the linear probe has {len(self.classes)} classes, which are not the given {len(classes)}"
+            )
         return LinearProbe(self.weight[at], self.bias[at], tuple(classes))
 
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
-        """`(N, D)` embeddings to `(N, K)` float32 logits."""
+        """Compute logits `(N, K)` float32 of embeddings `(N, D)`."""
         return embeddings.astype(np.float32, copy=False) @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
 class LastEpoch:
-    """The last epoch of a fine-tuning if it is not the best; it is saved as a checkpoint in `last/`."""
+    """The last epoch of a fine-tuning whose best epoch is another one; saved as a checkpoint in `last/`."""
 
     spec: dict[str, Any]
     epoch: int
@@ -102,7 +105,7 @@ class LastEpoch:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One folder under checkpoints/; `record` is its checkpoint.json."""
+    """A checkpoint folder; `record` is the content of its checkpoint.json."""
 
     folder: Path
     record: dict[str, Any] = field(repr=False)
@@ -114,7 +117,7 @@ class Checkpoint:
 
     @property
     def frozen(self) -> bool:
-        """Whether only the output was fitted, on the pretrained encoder."""
+        """Whether only a linear probe was fitted, on the pretrained encoder."""
         return self.record["frozen"]
 
     @property
@@ -126,16 +129,16 @@ class Checkpoint:
 
     @property
     def encoder_key(self) -> str:
-        """The key of the encoder that the output was fitted on."""
+        """The key of the encoder that the linear probe was fitted on."""
         return EncoderSpec.from_dict(self.record["spec"]).key
 
     @property
     def encoder_file(self) -> Path:
-        """The file of the fine-tuned tensors; only if not `frozen`."""
+        """The file of the fine-tuned tensors; it exists only if not `frozen`."""
         return self.folder / _ENCODER
 
     def output(self) -> LinearProbe:
-        """Load the linear output.
+        """Load the linear probe.
 
         Raises
         ------
@@ -150,9 +153,9 @@ class Checkpoint:
             output = LinearProbe(tensors["weight"], tensors["bias"], self.classes)
             n = len(output.classes)
             if output.weight.ndim != 2 or len(output.weight) != n or output.bias.shape != (n,):
-                raise ValueError("its tensors are not those of its classes")
+                raise ValueError("the shapes of its tensors do not match its classes")
             if not all(a.dtype == np.float32 and np.isfinite(a).all() for a in (output.weight, output.bias)):
-                raise ValueError("its tensors are no finite float32")
+                raise ValueError("its tensors are not finite float32 values")
             return output
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             raise EncoderError(f"{self.folder / _OUTPUT}: damaged: {one_line(error)}. {_REMEDY}") from None
@@ -177,41 +180,41 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names of its output's logits, in their order."""
+        """The class names, in the order of the logits' columns."""
         return tuple(self.record["classes"])
 
     @property
     def sealed(self) -> bool:
-        """Whether its record holds the digests of its files; early checkpoints have none."""
+        """Whether its record contains the digests of its files; checkpoints of version 0.1.0 do not."""
         return FILES in self.record
 
     @property
     def complete(self) -> bool:
-        """Whether all files are there and, if it is sealed, unchanged."""
+        """Whether all files exist and, if it is sealed, are unchanged."""
         names = self._names()
         if self.sealed:
             return not damaged_file(self.folder, self.record[FILES], names)[0]
         return all((self.folder / name).is_file() for name in names)
 
     def damage(self) -> str:
-        """What is wrong with one of its files, in one line; empty if nothing is found."""
+        """Describe the first damaged file in one line; empty if there is none."""
         if self.sealed:
             name, why = damaged_file(self.folder, self.record[FILES])
             return f"{self.folder / name}: damaged: {why}. {_REMEDY}" if name else ""
         gone = [name for name in self._names() if not (self.folder / name).is_file()]
-        return f"{self.folder / gone[0]}: it is not there. {_REMEDY}" if gone else ""
+        return f"{self.folder / gone[0]}: missing. {_REMEDY}" if gone else ""
 
     def _names(self) -> tuple[str, ...]:
-        """Names of its files beside the record."""
+        """Names of its files, without the record."""
         return _OUTPUT, _ROWS, *(() if self.frozen else (_ENCODER,))
 
     def _check(self, name: str) -> None:
-        """Raise ValueError if a file has changed since the checkpoint was made."""
+        """Raise ValueError if a file has changed since the checkpoint was written."""
         if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
             raise ValueError(why)
 
     def learned(self) -> Lineage:
-        """The rows that it was trained on, and the rows that its epoch was selected on.
+        """The training rows, and the rows that the epoch was selected on.
 
         Raises
         ------
@@ -225,12 +228,12 @@ class Checkpoint:
             self._check(_ROWS)
             rows = load_file(file)
             if any(rows[name].ndim != 1 or rows[name].dtype != np.uint64 for name in ("trained", "chosen")):
-                raise ValueError("its rows are no numbers of ids")
+                raise ValueError("its rows are not hashes of ids")
             return Lineage(rows["trained"], rows["chosen"])
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             command = f"mmfeat finetune {self.name.rpartition('-')[0]}" + (" --freeze" if self.frozen else "")
             raise EncoderError(
-                f"{file}: cannot be read: {error}. Which rows it was trained on is not known. Run: {command}"
+                f"{file}: cannot be read: {error}. The rows that it was trained on are unknown. Run: {command}"
             ) from None
 
 
@@ -250,12 +253,14 @@ def save_checkpoint(
     ----------
     record : dict
         Metrics, settings and the encoder's spec as JSON values; format, classes and `frozen` are added.
+    output : LinearProbe
+        The linear probe.
     tensors : dict of torch.Tensor, optional
         The fine-tuned encoder; None if it is frozen.
     learned : Lineage, optional
-        The rows that it was fitted on; without them no metric of it can be trusted.
+        The rows that it was fitted on. Without them, its metrics cannot be trusted.
     last : LastEpoch, optional
-        A second checkpoint, inside the first.
+        The last epoch, to save in `last/`.
     """
     record = {"format": FORMAT, "frozen": tensors is None, "classes": list(output.classes), **record}
     with staging_folder(parent) as staged:
@@ -291,9 +296,16 @@ def _write(
 def copy_checkpoint(
     checkpoint: Checkpoint, name: str, parent: Path | None = None, more: dict[str, Any] | None = None
 ) -> Checkpoint:
-    """Copy a checkpoint under the next number, so that it is the latest, beside it or into `parent`; atomically.
+    """Copy a checkpoint, atomically, under the next number of `name`, so that the copy is the latest.
 
-    `more` is added to its record. The copy is sealed; the digests of a sealed checkpoint stay the same.
+    The copy is sealed; the digests of a sealed checkpoint stay the same.
+
+    Parameters
+    ----------
+    parent : Path, optional
+        The folder of the copy; by default that of the checkpoint.
+    more : dict, optional
+        Values to add to the record.
 
     Raises
     ------
@@ -320,7 +332,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises
     ------
     EncoderError
-        There is none, it is damaged, or it was written by a newer mmfeat.
+        The folder has no checkpoint, or one that is damaged or was written by a newer mmfeat.
     """
     file = folder / RECORD
     try:

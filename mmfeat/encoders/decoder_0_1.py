@@ -1,4 +1,4 @@
-"""The image decoder of mmfeat 0.1.0, to find stored features of images that are decoded differently now."""
+"""The image decoder of mmfeat 0.1.0, which identifies stored features of images that the present decoder changes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mmfeat.encoders.image_decoding import is_deep_colour, is_grey_and_deep, ope
 
 
 def has_other_pixels(data: bytes, decoding: Decoding = USUAL) -> bool:
-    """Whether an image has other pixels now than by decoder 1; False also if it cannot be decoded now.
+    """Whether the present decoder gives an image other pixels than decoder 1; False if it cannot be decoded now.
 
-    Only images of more than 8 bits a channel can; of others only the header is read.
+    Only images of more than 8 bits per channel can differ, so of all others only the header is read.
     """
     try:
         image = open_image(data, decoding=decoding)
@@ -20,7 +20,7 @@ def has_other_pixels(data: bytes, decoding: Decoding = USUAL) -> bool:
         now = upright_rgb(image, decoding)
     except MemoryError:
         raise
-    except Exception:  # decoders raise whatever they like for bytes that are no image
+    except Exception:  # decoders raise arbitrary exceptions for invalid bytes
         return False
     try:
         before = _decoded_before(open_image(data, decoding=decoding))

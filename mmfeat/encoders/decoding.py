@@ -1,4 +1,4 @@
-"""Limits on the images that are decoded, and the decoder's version, as stored with features. Imports no Pillow."""
+"""Limits of image decoding and the decoder's version, which are recorded with features. Does not import Pillow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MAX_MEGAPIXELS = 178.95697  # Pillow's own limit
 
 @dataclass(frozen=True)
 class Decoding:
-    """Limits on the images that are decoded; they never change the pixels of an image that is decoded without them.
+    """Limits that decide which images are decoded. They never change the pixels of a valid image.
 
     Attributes
     ----------
     max_megapixels : float
-        Largest image. A limit above Pillow's own raises Pillow's in the whole process.
+        Largest accepted image. A value above Pillow's own limit raises Pillow's limit in the whole process.
     truncated : str
-        A JPEG whose end is missing: `refuse`, or `accept` with a grey rest.
+        How a JPEG without its end is treated: `refuse`, or `accept`, which fills the missing part with grey.
     """
 
     max_megapixels: float = MAX_MEGAPIXELS

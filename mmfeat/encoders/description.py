@@ -15,15 +15,15 @@ class Description:
     Attributes
     ----------
     parameters : int or None
-        Of the network without its classifier or pooler; None if the model must be downloaded to know it.
+        Number of parameters without classifier or pooler; None if it is unknown before the download.
     size_mb : float or None
         Megabytes (10^6 bytes) of its tensors in float32.
     takes : str
-        The size of its images, or the number of tokens of a text at most.
+        The size of its images, or the highest number of tokens of a text.
     source : str
         The package that builds it.
     places : list of str
-        Files or folders of its weights, once they are on disk; `random` for random weights.
+        Files or folders where its weights are, or will be after the download; `random` for random weights.
     fetched : bool
         Whether the weights are downloaded if they are not on disk.
     """
@@ -52,7 +52,7 @@ class Description:
 
 
 def on_disk(place: Path) -> bool:
-    """Whether there are weights in a file or a folder (of the hub's client, or of transformers)."""
+    """Whether a file exists, or a folder of the hub's cache or of transformers contains weights."""
     if not place.is_dir():
         return place.is_file()
     folders = [place, *place.glob("snapshots/*")]

@@ -1,4 +1,4 @@
-"""The base class of encoders: from samples to embeddings, with a record of everything that an embedding depends on."""
+"""The base class of encoders, which turn samples into embeddings and describe everything that an embedding depends on."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Encoder(nn.Module):
     precision: str
 
     def prepare(self, sample: Any) -> Any:
-        """Prepare one sample to be batched; called in worker threads. Raises `UndecodableSample`."""
+        """Prepare one sample for batching; called in worker threads. Raises `UndecodableSample`."""
         return self.preparation.prepare(sample)
 
     def is_flat(self, prepared: Any) -> bool:
-        """Whether a prepared sample is an image of one colour or nearly so; called in worker threads."""
+        """Whether a prepared sample is an image of nearly one colour; called in worker threads."""
         return False
 
     def collate(self, prepared: list[Any]) -> dict[str, Tensor]:
-        """Join prepared samples into the tensors that `forward` takes."""
+        """Join prepared samples into a batch, the argument of `forward`."""
         return self.preparation.collate(prepared)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
     @property
     def pooling(self) -> str:
-        """How the network's output becomes one vector."""
+        """The pooling that turns the network's output into one vector."""
         raise NotImplementedError
 
     def autocast(self, device: torch.device, precision: str = "") -> contextlib.AbstractContextManager:
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         return torch.autocast(device.type, _PRECISIONS[precision])
 
     def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """A batch in pieces of `size` samples: their positions, `(n,)` int64, and their inputs of `forward`."""
+        """Split a batch into pieces of `size` samples: positions `(n,)` int64 and the inputs of `forward`."""
         for at in torch.arange(len(next(iter(batch.values())))).split(size):
             yield at, {name: tensor[at] for name, tensor in batch.items()}
 
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     @staticmethod
     def out_of_memory(error: BaseException) -> bool:
-        """Whether an error means that a batch was too large for the device; then unused memory of the device is freed."""
+        """Whether an error means that the device is out of memory. If so, the GPU's cached memory is freed."""
         refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         if not (refused or isinstance(error, torch.OutOfMemoryError | MemoryError)):
             return False
@@ -104,14 +104,14 @@ class Encoder(nn.Module):
         return True
 
     def speed_settings(self) -> list[dict[str, Any]]:
-        """Settings for `set_speed` that `mmfeat extract --tune` measures; they change the speed and not the embeddings."""
+        """Settings for `set_speed` that `mmfeat extract --tune` compares. They change the speed, not the embeddings."""
         return [{}]
 
     def set_speed(self, **settings: Any) -> None:
         """Apply one of `speed_settings`."""
 
     def own_files(self) -> list[Path]:
-        """Files and folders of the model's own weights and configuration, whether they are on disk or not."""
+        """Files and folders of the model's own weights and configuration, which need not exist."""
         return []
 
     def spec(self) -> EncoderSpec:

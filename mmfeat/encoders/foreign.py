@@ -1,6 +1,6 @@
-"""Checks on folders of transformers: code that comes with a model, and files outside of its folder.
+"""Safety checks on models of transformers: custom code in the model's folder, and references to files outside of it.
 
-Such code runs only with `trust_remote_code = true` in the encoder's table; mmfeat never asks on the terminal.
+Custom code runs only with `trust_remote_code = true` in the encoder's table; mmfeat never asks on the terminal.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from mmfeat.common.files import digest_file, digest_json
 from mmfeat.common.text import shown
 from mmfeat.encoders.families.sentence_folders import read_json
 
-_OURS = ("eager", "sdpa", "flex_attention")  # attention that needs no code from elsewhere
+_OURS = ("eager", "sdpa", "flex_attention")  # attention implementations of torch and transformers
 _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-_PACKAGE = "transformers_modules."  # where transformers puts the code of models
+_PACKAGE = "transformers_modules."  # package in which transformers imports custom code
 
 
 class NeedsCode(EncoderError):
-    """A model cannot be loaded without running code that comes with it."""
+    """A model cannot be loaded without running its custom code."""
 
 
 def never_ask() -> None:
-    """Make transformers raise instead of asking on the terminal, and load no compiled code from the hub.
+    """Make transformers raise an error instead of asking on the terminal, and disable compiled code from the hub.
 
-    transformers builds a model within a model (`vision_config`) without the flag of the outer one, and would ask there.
+    For a nested model (`vision_config`), transformers ignores the outer model's `trust_remote_code` and would ask.
     """
     os.environ["USE_HUB_KERNELS"] = "NO"  # read when transformers is imported
     from transformers import dynamic_module_utils
@@ -45,7 +45,7 @@ def no_code(name: str, model: str, source: str) -> Iterator[None]:
     Raises
     ------
     NeedsCode
-        The model needs it.
+        The model needs custom code.
     """
     try:
         yield
@@ -56,34 +56,34 @@ def no_code(name: str, model: str, source: str) -> Iterator[None]:
             raise
         found = ", ".join(_code_of(source)) or "auto_map"
         raise NeedsCode(
-            f"encoder.{name}: {model!r} needs code that comes with it ({found}), and such code is not run. If you have read "
+            f"encoder.{name}: {model!r} needs its own code ({found}), which mmfeat does not run by default. If you have read "
             f"it and trust it, set in mmfeat.toml under [encoder.{name}]: trust_remote_code = true"
         ) from None
 
 
 def check_files(name: str, model: str, source: str) -> None:
-    """Refuse a model that points to code or files outside of it, or has weights of unsupported kinds.
+    """Refuse a model that refers to code or files outside its folder, or has unsupported weights.
 
     Raises
     ------
     EncoderError
-        It has an adapter, quantised weights, attention from the hub, or a file outside of its folder.
+        The model has an adapter, quantised weights, attention code from the hub, or a file outside of its folder.
     """
     where = f"encoder.{name}: {model!r}"
     config = read_json(source, "config.json")
     if read_json(source, "adapter_config.json") is not None:
         raise EncoderError(
-            f"{where} holds an adapter (adapter_config.json), which is not read. Merge it into its model with "
-            f"merge_and_unload(), and save that"
+            f"{where} contains an adapter (adapter_config.json), which mmfeat does not read. Merge it into its model with "
+            f"merge_and_unload(), and save the result"
         )
     for key, value in _items(config):
         if key == "quantization_config" and value:
             raise EncoderError(
-                f"{where} has quantised weights (quantization_config), which are not read. Use another model"
+                f"{where} has quantised weights (quantization_config), which mmfeat does not read. Use another model"
             )
         if key in _ATTENTION and isinstance(value, str) and value not in _OURS:
             raise EncoderError(
-                f"{where} asks for {key} = {shown(value)!r} in config.json, which is not run here. Remove that line"
+                f"{where} sets {key} = {shown(value)!r} in config.json, which mmfeat does not run. Remove that line"
             )
     folder = Path(source)
     if folder.is_dir():
@@ -91,7 +91,7 @@ def check_files(name: str, model: str, source: str) -> None:
 
 
 def own_code_digest(network: Any) -> str:
-    """Digest of the code that came with a network; empty if transformers has the network."""
+    """Digest of a network's custom code; empty for a network of transformers itself."""
     module = type(network).__module__
     if not module.startswith(_PACKAGE):
         return ""
@@ -101,7 +101,7 @@ def own_code_digest(network: Any) -> str:
 
 
 def brings_code(*objects: Any) -> bool:
-    """Whether the class of any object came with a model."""
+    """Whether any object is an instance of a class from custom code."""
     return any(type(one).__module__.startswith(_PACKAGE) for one in objects)
 
 

@@ -1,4 +1,4 @@
-"""Images as callers of `Predictor` give them: paths, bytes, PIL images and arrays."""
+"""Images that are passed to `Predictor`: paths, bytes, PIL images and arrays."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 def read_given_image(image: ImageLike) -> bytes | Image.Image:
-    """What an image's preparation takes: a file's bytes, or a PIL image.
+    """Convert an image to the input of `ImagePreparation`: a file's bytes, or a PIL image.
 
     Raises
     ------
     UnreadSample
         The file cannot be read.
     UndecodableSample
-        The array or the PIL image holds no picture.
+        The array has a wrong shape or dtype, or the PIL image cannot be loaded.
     """
     if isinstance(image, np.ndarray):
         plain = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
@@ -49,11 +49,11 @@ def read_given_image(image: ImageLike) -> bytes | Image.Image:
 
 
 def _loaded(image: Image.Image) -> Image.Image:
-    """An image whose pixels are in memory. Pillow reads those of an opened file at first use, which is not safe in threads."""
+    """The image with its pixels in memory. Pillow reads pixels at first use, which is not thread-safe."""
     try:
         with _LOADING:
             return loaded(image)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise arbitrary exceptions
         raise UndecodableSample(error) from None

@@ -1,15 +1,16 @@
-"""Decoding images to upright RGB: 8 bits a channel, transparency over white. All images are decoded here. Safe in threads.
+"""Decodes all images, to upright RGB with 8 bits per channel and transparency over white. Thread-safe.
 
-Broken metadata does not lose an image: if Pillow refuses a file, it is opened again without its metadata.
+A file with broken metadata is still decoded: if Pillow refuses it, it is opened again without its metadata.
 
-A file with more than 8 bits a channel rarely states how many bits are used. Then the largest value of the image decides:
+A file with more than 8 bits per channel rarely states how many bits are used. The largest value of the image then decides:
 
-- floating-point values up to 1 are scaled from 0 to 1;
-- other values have 8 bits, else 12, else 16, else as many as the largest needs; the upper 8 of these are kept.
+- floating-point values of at most 1 are scaled from the range 0 to 1;
+- other values are taken as 8-bit if they fit, otherwise as 12-bit, 16-bit, or as wide as the largest value needs; the upper
+  8 bits are kept.
 
-If the file states a larger value (TIFF's SMaxSampleValue, MaxSampleValue, or a BitsPerSample below 16; formats that Pillow
-scales to 16 bits itself), that counts instead. Values below 0 and NaN are black, infinite ones white. The colours of 16-bit
-RGB follow the rule together, its alpha channel on its own.
+A larger maximum that the file states takes precedence (TIFF's SMaxSampleValue, MaxSampleValue, or a BitsPerSample below 16;
+formats that Pillow scales to 16 bits itself). Values below 0 and NaN become black, infinite values white. For 16-bit RGB,
+the three colours follow the rule together, the alpha channel separately.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mmfeat.data.images.image_kinds import HEAD, decodes_heif_now, lacking_decod
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
 
-# Pillow warns about odd files (broken EXIF, many pixels); here a file is decoded, or recorded with its reason.
+# Pillow warns about odd files (broken EXIF, many pixels). mmfeat decodes such a file, or records the reason why not.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _TURNS = {
@@ -44,7 +45,7 @@ _TURNS = {
 }
 _SCALED_TO_16 = ("PPM", "JPEG2000")  # by Pillow, by the file's header
 _BITS_PER_SAMPLE, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 281, 339, 341
-_OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}  # the names of the two halves of a 16-bit colour
+_OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}  # raw mode to that of the other byte of a 16-bit colour
 
 
 def decode_image(data: bytes, decoding: Decoding = USUAL) -> Image.Image:
@@ -53,18 +54,18 @@ def decode_image(data: bytes, decoding: Decoding = USUAL) -> Image.Image:
     Raises
     ------
     OSError, ValueError, Image.DecompressionBombError
-        The bytes are no complete image, or one with too many pixels.
+        The bytes are not a complete image, or the image has too many pixels.
     """
     return upright_rgb(open_image(data, decoding=decoding), decoding)
 
 
 def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Decoding = USUAL) -> Image.Image:
-    """Open an image and read its header alone; `formats` are Pillow's names of the formats to try.
+    """Open an image and read only its header; `formats` are Pillow's names of the formats to try.
 
     Raises
     ------
     OSError, ValueError, Image.DecompressionBombError
-        The bytes are no image, or one with too many pixels.
+        The bytes are not an image, or the image has too many pixels.
     UnreadSample
         The decoder of its format is not installed.
     """
@@ -82,7 +83,7 @@ def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Deco
         if formats is None and decodes_heif_now(data[:HEAD]):
             return open_image(data, decoding=decoding)
         if formats is None and (lacking := lacking_decoder(data[:HEAD])):
-            raise UnreadSample(lacking) from None  # not about the bytes, so it is not recorded
+            raise UnreadSample(lacking) from None  # not a property of the bytes, so it is not recorded
         known = f"none of {', '.join(formats)}" if formats else "no image that Pillow knows"
         # Pillow's message has a memory address, which differs each time
         raise UnidentifiedImageError(known if data else "an empty file") from None
@@ -108,12 +109,12 @@ def _too_many(pixels: int, decoding: Decoding) -> Image.DecompressionBombError:
 
 
 def upright_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
-    """An image as RGB, upright, 8 bits a channel, transparency over white.
+    """Convert an image to upright RGB with 8 bits per channel and transparency over white.
 
     Raises
     ------
     OSError, ValueError
-        Its pixels cannot be read.
+        The pixels cannot be read.
     """
     image = loaded(image, decoding)
     turn = _TURNS.get(_orientation(image))
@@ -129,14 +130,14 @@ def upright_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
 
 
 def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
-    """The image with its pixels in memory; if Pillow refuses it for its metadata, another object of the same file.
+    """Load an image's pixels; if Pillow refuses its metadata, return a new image without them.
 
-    16-bit colours that use few of their bits are scaled to 8 bits here, since Pillow keeps only the upper 8.
+    16-bit colours that use at most 12 bits are scaled to 8 bits here, because Pillow keeps only the upper 8.
 
     Raises
     ------
     OSError, ValueError
-        Its pixels cannot be read.
+        The pixels cannot be read.
     """
     file = getattr(image, "fp", None)  # Pillow drops or closes it after loading
     data = _bytes_of(file) if is_deep_colour(image) else None
@@ -148,7 +149,7 @@ def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
         for other in _rescued(image.format, _bytes_of(file), decoding):
             return other
         if "truncated" in str(error) and image.format in ("JPEG", "MPO") and decoding.truncated == "refuse":
-            raise OSError(f'{error}. [data] truncated = "accept" takes it') from None
+            raise OSError(f'{error}. To decode it anyway, set: [data] truncated = "accept"') from None
         raise
     return image if data is None else _deep_colours(image, data, decoding)
 
@@ -167,7 +168,7 @@ def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Imag
 
 
 def _bytes_of(file: Any) -> bytes:
-    """All bytes of an open file, without moving its position; empty if it is closed or no file."""
+    """All bytes of an open file, without moving its position; empty if it is closed or not a file."""
     try:
         position = file.tell()
         file.seek(0)
@@ -179,12 +180,12 @@ def _bytes_of(file: Any) -> bytes:
 
 
 def _orientation(image: Image.Image) -> Any:
-    """The orientation in the image's metadata; 1 if they are broken."""
+    """The orientation in the image's metadata; 1 if the metadata are broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
         raise
-    except Exception:  # its readers raise whatever they like
+    except Exception:  # Pillow's metadata readers raise arbitrary exceptions
         return 1
 
 
@@ -194,7 +195,7 @@ def is_grey_and_deep(image: Image.Image) -> bool:
 
 
 def is_deep_colour(image: Image.Image) -> bool:
-    """Whether an image that is not loaded yet has 16-bit colours."""
+    """Whether an image has 16-bit colours; only for an image that is not loaded yet."""
     tiles = getattr(image, "tile", None)
     raw = _raw_mode(tiles[0]) if tiles else ""
     return image.mode in ("RGB", "RGBA") and raw[:4] in ("RGB;", "RGBX", "RGBA") and raw[-4:] in _OTHER_BYTE
@@ -252,7 +253,7 @@ def _bits(top: float) -> int:
 
 
 def _deep_colours(image: Image.Image, data: bytes, decoding: Decoding) -> Image.Image:
-    """16-bit colours, of which Pillow has read the upper bytes; if at most 12 bits are used, both bytes are read."""
+    """An image with 16-bit colours, of which Pillow read the upper bytes. If it uses at most 12 bits, both bytes are read."""
     upper = np.asarray(image)
     channels = [slice(0, 3), slice(3, 4)][: upper.shape[2] - 2]
     if all(upper[..., some].max(initial=0) >= 16 for some in channels):

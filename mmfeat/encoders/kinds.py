@@ -1,11 +1,11 @@
-"""Encoder kinds: what differs between an image network, a text network, TF-IDF, imported embeddings, and kinds to come.
+"""Encoder kinds: the interface that image networks, text networks, TF-IDF and imported embeddings implement.
 
-An `[encoder.NAME]` table is of one kind. Its settings class (:mod:`mmfeat.config.encoder_tables`) states facts; the
-:class:`EncoderKind` here finds samples, builds encoders and writes them into an exported model. A new kind is one module:
-a settings class, an :class:`~mmfeat.encoders.encoder.Encoder` and an `EncoderKind` under `@register_encoder_kind`. A
-package brings that module by an entry point of the group `mmfeat.encoders`; docs/how-to/extend.md has an example.
+Each `[encoder.NAME]` table has one kind. Its settings class (:mod:`mmfeat.config.encoder_tables`) states facts; the
+:class:`EncoderKind` finds samples, builds encoders and writes them into an exported model. A new kind is one module with a
+settings class, an :class:`~mmfeat.encoders.encoder.Encoder` and an `EncoderKind` under `@register_encoder_kind`. A package
+adds such a module through an entry point of the group `mmfeat.encoders`; docs/how-to/extend.md has an example.
 
-Nothing here imports torch: kinds import what they need in their methods.
+This module does not import torch: kinds import libraries inside their methods.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from mmfeat.store import FeatureStore
 
 WEIGHTS = "weights.safetensors"  # an exported encoder's file of weights
-_GPU_BATCHES = 8  # times as many samples in a batch on a GPU
+_GPU_BATCHES = 8  # factor of the batch size on a GPU
 
 
 class SampleHost(Protocol):
-    """What kinds read of a project's samples, or of new samples that are predicted."""
+    """The interface through which kinds read the samples of a project, or new samples to predict."""
 
     @property
     def config(self) -> Config:
-        """The settings; relative paths start at its `root`."""
+        """The settings; relative paths start at `config.root`."""
 
     @property
     def manifest(self) -> Manifest:
@@ -57,18 +57,18 @@ class SampleHost(Protocol):
 
     @property
     def sources(self) -> ImageSources:
-        """Where the images are."""
+        """The folders and archives of images."""
 
     @property
     def digests(self) -> DigestMemory | None:
-        """Remembered digests of images; None: every image is read."""
+        """The cache of image digests; None if every image is to be read."""
 
     def image_reader(self) -> Callable[[int], bytes]:
         """Row to its image's bytes."""
 
 
 class EncoderHost(Protocol):
-    """What kinds read of a project to identify an encoder."""
+    """The interface through which kinds read a project to identify an encoder."""
 
     @property
     def config(self) -> Config:
@@ -84,40 +84,40 @@ class EncoderHost(Protocol):
 
     @property
     def memory(self) -> Path:
-        """A folder for what is only remembered."""
+        """The folder of caches."""
 
     built_encoders: BuiltEncoders
 
 
 class EncoderKind:
-    """One kind of encoder. Kinds of one modality share how its samples are found: derive one from the other.
+    """Base class of encoder kinds. Kinds of one modality find samples in the same way: derive one from the other.
 
     Attributes
     ----------
     settings : type of EncoderTable
         The dataclass of its `[encoder.NAME]` table.
     recognition_order : int
-        Where several kinds recognise a model's name, the lowest number wins.
+        If several kinds recognise a model's name, the lowest number wins.
     remembered : bool
-        Whether a project remembers row keys, so that features of a sample that is gone are still found.
+        Whether a project caches row keys, so that features of a deleted sample are still found.
     decoded : bool
         Whether samples are decoded by mmfeat's image decoder, whose version is recorded with the features.
     by_length : bool
-        Whether samples of like length share a batch, which saves padding.
+        Whether samples of similar length share a batch, which saves padding.
     batch_size : int
-        Samples that are encoded at a time on a CPU: few enough to stay in its caches.
+        Batch size on a CPU, small enough for its caches.
     batch_sizes : tuple of int
-        Those that `mmfeat extract --tune` measures.
+        The sizes that `mmfeat extract --tune` measures.
     reads : str
-        The plural of a sample, for messages.
+        The plural noun for samples, for messages.
     fits : str
-        What a fitted kind fits on the training samples, for messages.
+        The noun for the fitted part of an encoder (such as `vocabulary`), for messages.
     faster_decoding : str
-        What else than more CPU cores would help where reading and preparing samples is the limit.
+        Advice besides more CPU cores if preparing samples limits the speed, as the end of a sentence.
     packages : tuple of str
-        Distributions whose version decides what an encoder is.
+        Distributions whose version may change an encoder.
     record_shape : Shape
-        What its record in an exported model holds beside modality, width, key and precision.
+        The shape of its record in an exported model, without modality, width, key and precision.
     """
 
     settings: ClassVar[type[EncoderTable]]
@@ -135,66 +135,73 @@ class EncoderKind:
 
     @property
     def name(self) -> str:
-        """What records call it."""
+        """The kind's name in records."""
         return self.settings.kind
 
     @property
     def modality(self) -> str:
-        """What its samples are."""
+        """The modality of its samples."""
         return self.settings.modality
 
     # samples
 
     def source(self, table: EncoderTable) -> str:
-        """Where a table's samples lie, if the table says so; encoders of one source share row keys. Not for remembered kinds."""
+        """The place of a table's samples, if the table has one; encoders with the same source share row keys.
+
+        Not for remembered kinds.
+        """
         return ""
 
     def row_keys(self, host: SampleHost, source: str) -> RowKeys:
-        """What each row's features are filed under: a digest of the sample's bytes; rows without a sample are not present."""
+        """The row keys of all rows, which are digests of the samples' bytes. Rows without a sample are not present."""
         raise NotImplementedError(f"{type(self).__name__}.row_keys")
 
     def reader(self, host: SampleHost, source: str) -> Callable[[int], Any]:
-        """Row to the sample that the encoder's `prepare` takes.
+        """A function from a row to its sample, the argument of the encoder's `prepare`.
 
-        It raises :class:`~mmfeat.encoders.batches.UnreadSample` where the sample cannot be read, or has another row key.
+        The function raises :class:`~mmfeat.encoders.batches.UnreadSample` if the sample cannot be read or has another row
+        key.
         """
         raise NotImplementedError(f"{type(self).__name__}.reader")
 
     def length(self, sample: Any) -> int:
-        """By what samples are sorted before they are cut into batches, where `by_length`."""
+        """The length by which samples are sorted before batching, if `by_length`."""
         return len(sample)
 
     def lengths(self, host: SampleHost) -> Callable[[int], int] | None:
-        """Row to the length of its sample; None where rows are encoded in any order."""
+        """A function from a row to the length of its sample; None if the order of rows does not matter."""
         return None
 
     def given(self, sample: Any) -> Any:
-        """From what a caller of `Predictor` gives to what the encoder's `prepare` takes; called in worker threads.
+        """Convert a sample that is passed to `Predictor` to the argument of `prepare`; called in worker threads.
 
-        It raises :class:`~mmfeat.encoders.batches.UndecodableSample` or :class:`~mmfeat.encoders.batches.UnreadSample`.
+        Raises
+        ------
+        UndecodableSample, UnreadSample
+            The sample cannot be decoded, or cannot be read (:mod:`mmfeat.encoders.batches`).
         """
         return sample
 
     def any_given(self, ids: list[str], images: list[str], captions: list[str]) -> bool:
-        """Whether new samples, given by a table or by name, may have any of this modality."""
+        """Whether any new sample, from a table or by name, may have this modality."""
         return True
 
     def usual_batch_size(self, device_type: str) -> int:
-        """Samples that are encoded at a time, where nothing was measured."""
+        """The batch size if none was measured."""
         return self.batch_size * (1 if device_type == "cpu" else _GPU_BATCHES)
 
     def recorded(self, config: Config) -> dict[str, str | int]:
-        """Settings outside the table that are recorded with each segment of features."""
+        """Settings outside of the encoder's table that each segment of features records."""
         return {}
 
     # encoders
 
     def recognises(self, model: str) -> bool:
-        """Whether a model's name, given without a modality, is one of this kind."""
+        """Whether a model's name, given without a modality, belongs to this kind."""
         return False
 
     def build(self, config: Config, name: str) -> Encoder:
-        """The encoder of `[encoder.NAME]` as pretrained, on the CPU.
+        """Build the pretrained encoder of `[encoder.NAME]`, on the CPU.
 
         Raises
         ------
@@ -204,7 +211,7 @@ class EncoderKind:
         raise NotImplementedError(f"{type(self).__name__}.build")
 
     def identify(self, host: EncoderHost, name: str, *, pretrained_only: bool = False) -> Identity:
-        """The keys of an encoder; `pretrained_only` leaves checkpoints aside.
+        """The keys of an encoder; `pretrained_only` ignores checkpoints.
 
         Raises
         ------
@@ -224,7 +231,7 @@ class EncoderKind:
         )
 
     def describe(self, table: Any, folder: Path) -> Description:
-        """What `mmfeat encoders` lists of a table; relative paths start at `folder`."""
+        """The description that `mmfeat encoders` lists for a table; relative paths start at `folder`."""
         from mmfeat.encoders.description import Description
 
         return Description(table.model or self.name, self.modality, source=self.name)
@@ -232,65 +239,65 @@ class EncoderKind:
     # fitting
 
     def fit(self, table: Any, samples: list[Any]) -> Encoder:
-        """The encoder fitted on the samples of the training rows; only where the kind is `fitted`."""
+        """Fit an encoder on the samples of the training rows; only if the kind is `fitted`."""
         raise NotImplementedError(f"{type(self).__name__}.fit")
 
     def restore(self, checkpoint: Checkpoint, table: Any) -> Encoder:
-        """The encoder that was fitted and saved in a checkpoint; only where the kind is `fitted`."""
+        """Load a fitted encoder from its checkpoint; only if the kind is `fitted`."""
         raise NotImplementedError(f"{type(self).__name__}.restore")
 
     def fit_settings(self, table: Any) -> dict[str, Any]:
-        """The settings that a checkpoint must have been made with to be of this table, as JSON values."""
+        """The settings that must equal those of a checkpoint for the table to use it, as JSON values."""
         return {}
 
     def fit_record(self, encoder: Encoder) -> dict[str, Any]:
-        """What a checkpoint's record keeps of a fitted encoder, as JSON values."""
+        """The values of a fitted encoder that its checkpoint records, as JSON values."""
         return {}
 
     def fitted_what(self, encoder: Encoder) -> str:
-        """What was fitted, in a few words."""
+        """A short description of the fitted encoder, such as `512 terms`."""
         return self.name
 
     def untunable(self, name: str) -> str:
-        """Why `mmfeat finetune NAME` without `--freeze` is refused, where the kind is not tunable."""
-        return f"encoder.{name}: {self.name} has no fine-tuning end to end, only an output can be fitted on its embeddings."
+        """The error of `mmfeat finetune NAME` without `--freeze`, if the kind is not tunable."""
+        return f"encoder.{name}: {self.name} cannot be fine-tuned, only a linear probe can be fitted on its embeddings."
 
     def training_loader(
         self, read: Callable[[int], Any], encoder: Encoder, config: Config, name: str
     ) -> tuple[Callable[[int, int | None, int], Any], int]:
-        """What fine-tuning reads: (row, augmentation number or None, pixels or 0) to a prepared sample, and the encoder's size.
+        """The loader of fine-tuning, and the encoder's image size in pixels (0 for other modalities).
 
-        With a number it is a random variant of the sample, as a function of the number. The size is that of images; 0
-        where samples have none.
+        The loader takes a row, an augmentation number or None, and an image size or 0. It returns the prepared sample; a
+        number selects a random variant, deterministically.
         """
         return lambda row, number, size: encoder.prepare(read(row)), 0
 
     def read_besides(self, config: Config) -> dict[str, Any]:
-        """What fine-tuning depends on beside its own settings and the samples, as JSON values."""
+        """Inputs of fine-tuning besides its settings and the samples, as JSON values."""
         return {}
 
     # exported models
 
     def save_preparation(self, encoder: Encoder, folder: Path) -> dict[str, Any]:
-        """Write what :meth:`load_preparation` reads into an exported encoder's folder; returns its record as JSON values."""
+        """Write the files for :meth:`load_preparation` into an exported encoder's folder; returns the record."""
         return {"kind": self.name, "modality": self.modality, "width": encoder.width}
 
     def load_preparation(self, record: dict[str, Any], folder: Path) -> Any:
-        """The preparation of samples that :meth:`save_preparation` wrote."""
+        """Load the preparation of samples that :meth:`save_preparation` wrote."""
         raise NotImplementedError(f"{type(self).__name__}.load_preparation")
 
     def save_network(self, encoder: Encoder, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors that go into :data:`WEIGHTS`, and what the record holds besides."""
+        """The tensors for the file :data:`WEIGHTS`, and additional values of the record."""
         from mmfeat.encoders.weights import read_tensors
 
         return read_tensors(encoder), {}
 
     def load_encoder(self, name: str, record: dict[str, Any], folder: Path) -> Encoder:
-        """The encoder of an exported folder, in eval mode on the CPU, its weights in float32."""
+        """Load the encoder of an exported folder, in eval mode on the CPU, with float32 weights."""
         raise NotImplementedError(f"{type(self).__name__}.load_encoder")
 
     def onnx_example(self, encoder: Encoder) -> tuple[dict[str, Tensor], dict[int, Any]]:
-        """Inputs to trace the network with, by name, and the axes that may have other lengths; a kind without it is for torch alone."""
+        """Example inputs for tracing the network, and its dynamic axes. A kind without it can only be exported for torch."""
         raise NotImplementedError(f"{type(self).__name__}.onnx_example")
 
 
@@ -300,14 +307,14 @@ _KINDS: Registry[EncoderKind] = Registry("encoder kind", GROUP, like=ENCODER_TAB
 
 
 def register_encoder_kind(cls: Kind) -> Kind:
-    """Class decorator: make a kind, and its settings class, known to mmfeat."""
+    """Class decorator: register a kind and its settings class."""
     register_encoder_table(cls.settings)
     _KINDS.register(cls.settings.kind, cls())
     return cls
 
 
 def encoder_kinds() -> dict[str, EncoderKind]:
-    """All kinds by name, those of installed packages too."""
+    """All kinds by name, including those of installed packages."""
     _built_in()
     return dict(_KINDS)
 
@@ -318,14 +325,14 @@ def encoder_kind(name: str) -> EncoderKind:
     Raises
     ------
     EncoderError
-        There is none.
+        The name is unknown.
     """
     _built_in()
     try:
         return _KINDS[name]
     except KeyError:
         raise EncoderError(
-            f"no encoder kind {name!r}. Install the package that has it. Known: {', '.join(_KINDS)}"
+            f"no encoder kind {name!r}. Install the package that provides it. Known: {', '.join(_KINDS)}"
         ) from None
 
 
@@ -335,12 +342,12 @@ def kind_of(table: EncoderTable) -> EncoderKind:
 
 
 def modality_kind(modality: str) -> EncoderKind:
-    """The first kind of a modality, which knows its samples.
+    """The first kind of a modality, which knows how to find its samples.
 
     Raises
     ------
     EncoderError
-        There is none.
+        No kind has this modality.
     """
     if modality not in MODALITY_TABLES:
         raise EncoderError(f"no encoder kind for the modality {modality!r}. Install the package that has it")
@@ -348,12 +355,12 @@ def modality_kind(modality: str) -> EncoderKind:
 
 
 def kind_of_record(record: dict[str, Any]) -> EncoderKind:
-    """The kind of an exported encoder. Records of built-in kinds do not name it: modality and model tell.
+    """The kind of an exported encoder. For built-in kinds it follows from the record's modality and model.
 
     Raises
     ------
     EncoderError
-        There is no such kind.
+        The kind is unknown.
     """
     if "kind" in record:
         return encoder_kind(str(record["kind"]))
@@ -364,5 +371,5 @@ def kind_of_record(record: dict[str, Any]) -> EncoderKind:
 
 
 def _built_in() -> None:
-    """Register the kinds of mmfeat; they import no library before they are used."""
+    """Register mmfeat's own kinds, which import their libraries only on use."""
     from mmfeat.encoders.families import image_kind, imported_kind, text_kind, tfidf_kind  # noqa: F401

@@ -1,4 +1,4 @@
-"""Names of image models: the family that has one, and the nearest names to an unknown one."""
+"""Names of image models: lookup of a model's family, and the nearest names to an unknown one."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mmfeat.encoders.weights import hub_folder
 
 
 def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[type[ImageEncoder], str]:
-    """The family that makes a model, and the model's name there.
+    """Find the family of a model, and the model's name in that family.
 
     Parameters
     ----------
     name : str
-        Of the encoder, for messages.
+        The encoder's name, for messages.
     pretrained : str
-        Of its table.
+        The setting `pretrained` of the encoder's table.
     folder : Path
-        Where relative paths of the table start.
+        The folder that relative paths of the table start from.
 
     Raises
     ------
     EncoderError
-        No family has it; the message has the nearest names.
+        No family has the model; the message has the nearest names.
     """
     families = image_families()
     for family in families:
@@ -50,7 +50,7 @@ def image_family(name: str, model: str, pretrained: str, folder: Path) -> tuple[
 
 
 def image_models() -> list[str]:
-    """All image models: timm's, and those of other families that the families before them lack."""
+    """All image models: those of timm, and those of other families that no earlier family has."""
     found: list[str] = []
     families = image_families()
     for number, family in enumerate(families):
@@ -60,7 +60,7 @@ def image_models() -> list[str]:
 
 
 def is_image_model(model: str) -> bool:
-    """Whether a name, perhaps in the hub's form, is that of an image model."""
+    """Whether a name is that of an image model; `timm/NAME`, as on the hub, counts too."""
     families, bare = image_families(), model.removeprefix("timm/")
     for family in families:
         bare = bare.removeprefix(family.prefix)
@@ -78,17 +78,17 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
 
 
 def _transformers_model(model: str, folder: Path) -> str:
-    """The error about a model of transformers that is given for images; empty if it does not look like one."""
+    """The error about a model of transformers in an image encoder's table; empty if it does not look like one."""
     path = local_folder(model, folder)
     stated = _stated(path or hub_folder(hub_name(model)))
     if stated is None and path:
-        return 'is no name of a model. Weights of a file are: pretrained = "FILE"'
+        return 'is not a model\'s name. To load weights of a file, set: pretrained = "FILE"'
     family = str((stated or {}).get("model_type", ""))
-    text = 'is a text model of transformers. With it write: modality = "text"'
+    text = 'is a text model of transformers. For a text encoder, set: modality = "text"'
     if stated and (family.endswith(TOWERS) or {"text_config", "vision_config"} <= set(stated)):
         return text if family == "clip_text_model" else two_towers(shown(family))
     if stated:
-        images = "is a folder of transformers. For images take a model of timm or torchvision: mmfeat encoders PATTERN"
+        images = "is a folder of transformers. For images use a model of timm or torchvision: mmfeat encoders PATTERN"
         return text if "vocab_size" in stated else images
     if hub_name(model) in TEXT_MODELS:
         return text
@@ -97,8 +97,8 @@ def _transformers_model(model: str, folder: Path) -> str:
     if any(word in model.lower() for word in ("clip", "siglip")):
         return two_towers(shown(model.rpartition("/")[2]))
     return (
-        "is no name of timm or torchvision. For images take one of theirs: mmfeat encoders PATTERN; if it is a text model "
-        'of transformers, write with it: modality = "text"'
+        "is not a model of timm or torchvision. To find one for images: mmfeat encoders PATTERN; if it is a text model "
+        'of transformers, set: modality = "text"'
     )
 
 

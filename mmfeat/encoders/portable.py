@@ -1,6 +1,6 @@
-"""Encoders as folders of their own: weights, preprocessing and tokenizer, with nothing of the project that made them.
+"""Exported encoders: self-contained folders with weights, preprocessing and tokenizer, independent of any project.
 
-What a folder holds is for the encoder's kind to say.
+The encoder's kind determines the files of the folder.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from mmfeat.encoders.kinds import WEIGHTS, encoder_kind, kind_of_record
 
 
 def save_preparation(encoder: Encoder, folder: Path) -> dict[str, Any]:
-    """Write what :func:`load_preparation` reads, and give its record as JSON values.
+    """Write the files for :func:`load_preparation`, and return the record as JSON values.
 
     Raises
     ------
     EncoderError
-        The encoder runs code that came with its model: an exported model runs none.
+        The encoder runs custom code, which an exported model must not do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return encoder_kind(encoder.kind).save_preparation(encoder, folder)
 
 
 def load_preparation(record: dict[str, Any], folder: Path) -> Any:
-    """All that happens to a sample before the network."""
+    """Load the preparation of samples, the processing before the network."""
     return kind_of_record(record).load_preparation(record, folder)
 
 
 def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict[str, Any]:
-    """Write weights, tokenizer and configuration; what :func:`load_encoder` needs besides is returned as JSON values.
+    """Write weights, tokenizer and configuration, and return the record for :func:`load_encoder` as JSON values.
 
     Raises
     ------
     EncoderError
-        The dtype cannot hold a weight.
+        A weight is out of the dtype's range.
     """
     record = save_preparation(encoder, folder)
     record |= {"precision": encoder.precision, "pooling": encoder.pooling, "key": encoder.spec().key}
@@ -49,23 +49,23 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: str = "float32") -> dict
 
 
 def load_encoder(name: str, record: dict[str, Any], folder: Path) -> Encoder:
-    """The encoder that :func:`save_encoder` wrote, in eval mode on the CPU, its weights in float32.
+    """Load the encoder that :func:`save_encoder` wrote, in eval mode on the CPU, with float32 weights.
 
     Raises
     ------
     EncoderError
-        The files are not those of the record, or this version of timm or transformers has no such network.
+        The files do not match the record, or the installed timm or transformers has no such network.
     """
     return kind_of_record(record).load_encoder(name, record, folder)
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: str) -> None:
-    """Write tensors as safetensors, floating ones in the given dtype.
+    """Write tensors as safetensors; floating-point tensors are converted to the dtype.
 
     Raises
     ------
     EncoderError
-        The dtype cannot hold a value.
+        A value is out of the dtype's range.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Processing of samples before a network: images are decoded and cropped, captions are cut into tokens. Safe in threads."""
+"""Processing of samples before the network: images are decoded and cropped, captions are tokenised. Thread-safe."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mmfeat.encoders.decoding import USUAL, Decoding
 from mmfeat.encoders.image_decoding import decode_image, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 
-MAX_RATIO = 1000  # of an image's sides
-FLAT = 1.0  # of 255
-CHARACTERS = 100  # of a caption that are read at first for each kept token: about 25 times what words need
+MAX_RATIO = 1000  # largest ratio of an image's sides
+FLAT = 1.0  # standard deviation, on a scale to 255, below which an image counts as flat
+CHARACTERS = 100  # characters of a caption that are first tokenised for each kept token; words need about 4
 _WORD_END = re.compile(r"\S(?=\s)")
 
 
@@ -33,7 +33,7 @@ class ImagePreparation:
     data_config : dict
         `input_size (3, H, W)`, `interpolation`, `mean`, `std`, `crop_pct`, `crop_mode`.
     decoding : Decoding
-        Limits on the images that are decoded. They are not in the encoder key, since they change no pixel of a decoded image.
+        Limits of decoding. They are not part of the encoder key, because they change no pixel of a decoded image.
     """
 
     def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL) -> None:
@@ -41,7 +41,7 @@ class ImagePreparation:
         from timm.data import create_transform
 
         self.data_config, self.decoding = data_config, decoding
-        # ends with bytes (3, H, W): normalisation is done for a whole batch, on the device
+        # the result is uint8 (3, H, W): the encoder normalises whole batches on the device
         self.transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
 
     def prepare(self, sample: bytes | Image.Image) -> Tensor:
@@ -49,28 +49,28 @@ class ImagePreparation:
         return torch.as_tensor(self.transform(self.decode(sample)))
 
     def decode(self, sample: bytes | Image.Image) -> Image.Image:
-        """One image as RGB, upright.
+        """Decode one image to upright RGB.
 
         Raises
         ------
         UndecodableSample
-            The bytes are no image, or a strip that is too long for its width.
+            The bytes are not an image, or one side is more than 1,000 times as long as the other.
         """
         try:
             decode = decode_image if isinstance(sample, bytes) else upright_rgb
             image = decode(sample, self.decoding)
-            if max(image.size) > MAX_RATIO * min(image.size):  # resized, it would fill the memory
+            if max(image.size) > MAX_RATIO * min(image.size):  # resizing it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
-        except (MemoryError, UnreadSample):  # not about the image
+        except (MemoryError, UnreadSample):  # not caused by the image
             raise
-        except Exception as error:  # decoders raise whatever they like for bytes that are no image
+        except Exception as error:  # decoders raise arbitrary exceptions for invalid bytes
             raise UndecodableSample(error) from None
         return image
 
     @staticmethod
     def is_flat(prepared: Tensor) -> bool:
         """Whether a prepared image `(3, H, W)` has nearly one colour: no channel's standard deviation reaches 1 of 255."""
-        thinned = prepared[:, ::8, ::8]  # decides for nearly all images at a fraction of the time
+        thinned = prepared[:, ::8, ::8]  # enough for nearly all images, in a fraction of the time
         return all(bool((p.float().flatten(1).std(1, unbiased=False) < FLAT).all()) for p in (thinned, prepared))
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
@@ -84,23 +84,23 @@ class ImagePreparation:
 
 
 class TextPreparation:
-    """Cuts captions into tokens; a sample is a caption.
+    """Tokenises captions; a sample is a caption.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        Of transformers.
+        A tokenizer of transformers.
     max_length : int
-        Tokens that are kept of a caption, special ones included, as in the encoder key.
+        Highest number of tokens of a caption, including special tokens; part of the encoder key.
     positions : int, optional
-        Tokens that the network has positions for, if fewer.
+        Highest number of tokens that the network's position embeddings allow, if it is lower.
     embeddings : int, optional
-        Tokens that the network has embeddings for.
+        Size of the network's token embedding table.
 
     Attributes
     ----------
     most : int
-        Tokens that are kept.
+        Number of tokens that are kept of a caption.
     """
 
     examples = ("one caption of some words", "two")  # of different lengths
@@ -111,7 +111,7 @@ class TextPreparation:
         self.tokenizer, self.max_length, self.embeddings = tokenizer, max_length, embeddings
         self.most = min(max_length, positions or max_length)
         self._digest = _tokenizer_digest(tokenizer)
-        self._lock = threading.Lock()  # a tokenizer keeps the padding of a call as its own state
+        self._lock = threading.Lock()  # a call changes the tokenizer's padding state
 
     def prepare(self, sample: str) -> str:
         """The caption; lone surrogates of badly decoded text become question marks."""
@@ -120,9 +120,9 @@ class TextPreparation:
     def collate(self, prepared: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask `(B, L)`, padded to the longest of the batch.
 
-        Of a long caption only the beginning is cut into tokens: :data:`CHARACTERS` for each kept token, up to the end of a
-        word, and more if these give too few tokens. So the tokens are those of the whole caption; they may differ only
-        within a word of more than nine times as many characters.
+        Only the beginning of a long caption is tokenised: :data:`CHARACTERS` characters for each kept token, up to the end
+        of a word, and more if these yield too few tokens. The tokens equal those of the whole caption, except within a
+        single word of more than nine times as many characters.
 
         Raises
         ------
@@ -156,12 +156,12 @@ class TextPreparation:
         if self.embeddings is not None and largest >= self.embeddings:
             word = shown(repr(self.tokenizer.convert_ids_to_tokens(largest)))
             raise EncoderError(
-                f"the tokenizer gives token {largest:,} ({word}), and the network has embeddings for {self.embeddings:,}. Use "
-                f"the tokenizer and the weights of one model"
+                f"the tokenizer returns token {largest:,} ({word}), but the network has only {self.embeddings:,} token "
+                f"embeddings. Use tokenizer and weights of the same model"
             )
 
     def _beginning(self, text: str, characters: int) -> str:
-        """A text up to the first end of a word after some characters; the whole text if its last tokens are kept."""
+        """A text up to the first end of a word after `characters`; the whole text if the tokenizer keeps its end."""
         if len(text) <= characters or self.tokenizer.truncation_side != "right":
             return text
         end = _WORD_END.search(text, characters - 1, 10 * characters)

@@ -1,7 +1,7 @@
-"""From an `[encoder.NAME]` table to the encoder, and to the keys of its features.
+"""Builds the encoder of an `[encoder.NAME]` table, and determines the keys of its features.
 
-Building an encoder imports timm or transformers and reads all weights. `identify` remembers the result with the size, time
-and inode of every file that was read, so that commands which need only the keys do neither.
+Building an encoder imports timm or transformers and reads all weights. `identify` caches the keys with the size, time and
+inode of every file that was read, so that commands that need only the keys do neither.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """An encoder without its weights: names, keys and sizes.
+    """Names, keys and sizes of an encoder, without its weights.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class Identity:
     checkpoint : str or None
         The checkpoint in use, such as `image-1`.
     output_key : str or None
-        The key of its logits; None without a linear output.
+        The key of its logits; None without a linear probe.
     size_mb : float or None
-        None for an imported encoder, whose network is not known.
+        Megabytes (10^6 bytes); None for imported embeddings, whose network is unknown.
     """
 
     name: str
@@ -61,7 +61,7 @@ def build_encoder(
     pretrained_only : bool
         Ignore checkpoints, as fine-tuning does.
     pretrained : Encoder, optional
-        The encoder without a checkpoint, if it is built already; a checkpoint's tensors are loaded into it.
+        The encoder without a checkpoint, if it is already built; a checkpoint's tensors are loaded into it.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def build_encoder(
 
         load_strictly(encoder, checkpoint.tensors(), checkpoint.encoder_file)
     if table.checkpoint not in ("latest", "none") and checkpoint is None:
-        raise EncoderError(f'encoder.{name}: {table.checkpoint} is of another encoder. Set: checkpoint = "latest"')
+        raise EncoderError(f'encoder.{name}: {table.checkpoint} belongs to another encoder. Set: checkpoint = "latest"')
     return encoder.eval(), checkpoint
 
 
@@ -94,16 +94,16 @@ def identify(
     pretrained_only: bool = False,
     built: BuiltEncoders | None = None,
 ) -> Identity:
-    """The keys of an encoder; from memory if no file that they depend on has changed.
+    """The keys of an encoder, from the cache if no file that they depend on has changed.
 
     Parameters
     ----------
     memory : Path
-        The file of what is remembered; another one for each value of `pretrained_only`.
+        The cache file; use a different one for each value of `pretrained_only`.
     pretrained_only : bool
         Ignore checkpoints, as fine-tuning does.
     built : BuiltEncoders, optional
-        Builds the encoder where that is needed, or has it already.
+        The command's cache of built encoders.
     """
     from mmfeat.encoders.built_encoders import BuiltEncoders
 
@@ -138,20 +138,20 @@ def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Chec
 
 
 def _restored(kind: EncoderKind, config: Config, name: str, checkpoints: Path) -> tuple[Any, Checkpoint]:
-    """An encoder that was fitted here, which only its checkpoint holds."""
+    """Load a fitted encoder, which exists only in its checkpoint."""
     table = config.encoder[name]
     checkpoint = _choose(config, name, checkpoints, None)
     if checkpoint is None:
         if table.checkpoint != "latest":
-            raise EncoderError(f'encoder.{name}: {table.checkpoint} is of other settings. Set: checkpoint = "latest"')
+            raise EncoderError(f'encoder.{name}: {table.checkpoint} has other settings. Set: checkpoint = "latest"')
         raise EncoderError(
-            f"encoder.{name}: {kind.name} has no {kind.fits} of these settings yet. Run: mmfeat finetune {name}"
+            f"encoder.{name}: {kind.name} has no {kind.fits} with these settings yet. Run: mmfeat finetune {name}"
         )
     return kind.restore(checkpoint, table), checkpoint
 
 
 def _choose(config: Config, name: str, checkpoints: Path, encoder: Any) -> Checkpoint | None:
-    """The checkpoint in use: of the same model, and of the same embeddings if only the output was fitted."""
+    """The newest checkpoint of the same model; if only a linear probe was fitted, also of the same embeddings."""
     table = config.encoder[name]
     if table.checkpoint == "none":
         return None
@@ -183,7 +183,7 @@ def _sources(config: Config, table: EncoderTable, encoder: Any) -> list[Path]:
 
 
 def _fingerprint(config: Config, name: str, checkpoints: Path, *, given: str) -> str:
-    """Digest of what a remembered identity depends on, but for the files of its weights; `given` is the checkpoint setting."""
+    """Digest of everything that cached keys depend on except weight files; `given` is the checkpoint setting."""
     table = config.encoder[name]
     folders = {"latest": [c.folder for c in checkpoints_of(checkpoints, name)], "none": []}.get(
         given, [config.path(given)]

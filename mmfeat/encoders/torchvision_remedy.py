@@ -1,7 +1,7 @@
-"""Makes torchvision importable when its compiled operators do not fit the installed torch.
+"""Makes torchvision importable if its compiled operators do not fit the installed torch.
 
-With a CPU build of torch and a CUDA build of torchvision, the import fails with `operator torchvision::nms does not exist`,
-and timm and transformers import torchvision. mmfeat uses none of those operators, so declaring their schemas is enough.
+With a CPU build of torch and a CUDA build of torchvision, importing torchvision fails with `operator torchvision::nms does
+not exist`, and timm and transformers import it. mmfeat does not use these operators, so declaring their schemas is enough.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES: list[torch.library.Library] = []  # a declaration ends with its object
+_LIBRARIES: list[torch.library.Library] = []  # a declaration lasts as long as its object
 
 
 def make_torchvision_importable() -> None:

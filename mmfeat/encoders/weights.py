@@ -1,4 +1,4 @@
-"""Weights of encoders: from files without unpickling, and from the hub without long retries when it is out of reach."""
+"""Loads weights of encoders: from files without unpickling, and from the hub without long retries when offline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.store.keys import tensors_digest
 
-HUB_SECONDS = 5.0  # wait for the hub's first answer
+HUB_SECONDS = 5.0  # timeout for the hub's first answer
 
 
 class ModelUnavailable(EncoderError):
@@ -26,7 +26,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     EncoderError
-        The file is missing, of another format, damaged, or holds something other than tensors.
+        The file is missing, damaged or of another format, or does not contain a state dict of tensors.
     """
     if not path.is_file():
         raise EncoderError(f"{path}: no such file of weights. Give a .safetensors or .pth file, auto or random")
@@ -34,7 +34,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load
 
-            return load(path.read_bytes())  # a mapped file that is cut short later would kill the process
+            return load(path.read_bytes())  # truncating a memory-mapped file later would kill the process
         if path.suffix not in (".pth", ".pt", ".bin"):
             raise EncoderError(f"{path}: weights are read from .safetensors, .pth, .pt or .bin files")
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -46,7 +46,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise EncoderError(f"{path}: holds no state dict of tensors")
+        raise EncoderError(f"{path}: contains no state dict of tensors")
     return state
 
 
@@ -81,16 +81,14 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path, unu
     ]
     if found:
         advice = (
-            ", but their shapes are its own, in its order: save them under its names"
-            if _in_order(state, wanted)
-            else ""
+            ", but their shapes match in order: save them under the model's names" if _in_order(state, wanted) else ""
         )
-        raise EncoderError(f"{source}: these weights are not of this model: {'; '.join(found)}{advice}")
+        raise EncoderError(f"{source}: the weights do not fit this model: {'; '.join(found)}{advice}")
     module.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
 
 
 def _prefix(state: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> str:
-    """The common prefix of a file's names, such as `module.`, `backbone.` or `bert.`; mostly empty."""
+    """The common prefix of a file's names, such as `module.`, `backbone.` or `bert.`; usually empty."""
     names = [name for name in wanted if not name.endswith("num_batches_tracked")]
     ends = tuple(f".{name}" for name in names[:1] + names[-1:])
     candidates = {name.removesuffix(end[1:]) for name in state for end in ends if name.endswith(end)}
@@ -99,28 +97,30 @@ def _prefix(state: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -
     best = [prefix for prefix, number in found.items() if number == most]
     if len(best) > 1 and 2 * most > len(names) and "" not in best:
         raise EncoderError(
-            f"{source}: holds several networks of this kind ({', '.join(best)}). Save the one that is meant"
+            f"{source}: contains several networks of this kind ({', '.join(best)}). Save only one of them"
         )
-    return best[0] if 2 * most > len(names) else ""  # with fewer it is another model, whose names are shown as they are
+    return (
+        best[0] if 2 * most > len(names) else ""
+    )  # with fewer matches it is another model, whose full names are shown
 
 
 def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    """Whether tensors have the wanted shapes in the wanted order, with at most a classifier's after them."""
+    """Whether tensors have the wanted shapes in the wanted order; a classifier's two tensors may follow."""
 
     def shapes(tensors: dict[str, Tensor]) -> list[torch.Size]:
         return [t.shape for name, t in tensors.items() if not name.endswith("num_batches_tracked")]
 
-    there, needed = shapes(state), shapes(wanted)
-    return there[: len(needed)] == needed and len(there) - len(needed) in (0, 2)
+    given, needed = shapes(state), shapes(wanted)
+    return given[: len(needed)] == needed and len(given) - len(needed) in (0, 2)
 
 
 def read_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that an embedding depends on: all but counters of training."""
+    """The tensors that an embedding depends on: all except the batch counters of batch norms."""
     return {name: t.detach() for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
 def digest_of(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of named tensors' bytes, whatever device they are on."""
+    """SHA-256 of named tensors' bytes, on any device."""
 
     def items() -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
         for name, tensor in sorted(tensors.items()):
@@ -132,7 +132,7 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 @functools.cache
 def within_reach(url: str) -> bool:
-    """Whether an address answers; asked once, without retries. False with HF_HUB_OFFLINE."""
+    """Whether a URL answers; tried once per process. False with HF_HUB_OFFLINE."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
@@ -152,30 +152,30 @@ def hub_within_reach() -> bool:
 
 
 def hub_folder(model: str) -> Path:
-    """The folder of a model in the cache of the hub's client."""
+    """The folder of a model in the Hugging Face hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / ("models--" + model.replace("/", "--"))
 
 
 def torch_hub_file(url: str) -> Path:
-    """The file of an address in the cache of torch's hub."""
+    """The file of a URL in the cache of torch.hub."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 @contextlib.contextmanager
 def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
-    """Load a model; from the cache on disk if the hub is out of reach.
+    """Load a model in the block; from the cache on disk if the hub does not answer.
 
     Parameters
     ----------
     needed : bool
-        Whether anything comes from the hub; False for a local folder, or random weights of a known architecture.
+        Whether the block reads the hub; False for a local folder, or random weights of a known architecture.
 
     Raises
     ------
     ModelUnavailable
-        It cannot be loaded. If it is not on disk and the hub is out of reach, the message has an alternative.
+        The model cannot be loaded. If it is not on disk and the hub does not answer, the message has an alternative.
     """
     from huggingface_hub import constants
 
@@ -185,7 +185,7 @@ def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
         yield
     except (EncoderError, MemoryError):
         raise
-    except Exception as error:  # a damaged configuration or file of weights may raise anything
+    except Exception as error:  # a damaged configuration or weight file may raise anything
         if needed and constants.HF_HUB_OFFLINE:
             raise ModelUnavailable(
                 f"encoder.{name}: {model!r} is not on disk and the hub is out of reach. "

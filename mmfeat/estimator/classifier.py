@@ -24,7 +24,8 @@ from mmfeat.config.reader import read_settings
 from mmfeat.config.schema import METRICS, FuseConfig, PredictConfig
 from mmfeat.estimator.inputs import column_ranges, encoded, joined
 from mmfeat.heads import HEADS, build_head, head_config
-from mmfeat.heads.training.fit_heads import FitData, fit_heads, head_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_heads
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
 
 _SETTINGS = ("lr", "weight_decay", "dropout", "epochs", "patience", "batch_size", "loss", "weights")

@@ -1,4 +1,4 @@
-"""Extraction: from samples to features in the store."""
+"""Extraction: encodes samples and adds their features to the store."""
 
 from mmfeat.extraction.encode import Extraction, Session, distinct_rows, extract_encoder, in_shard, missing_rows
 

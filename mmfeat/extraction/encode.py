@@ -1,8 +1,8 @@
-"""Encoding the rows that the store lacks.
+"""Encodes the rows that the store lacks.
 
-Samples are read and prepared in threads, encoded in batches, and written in the background as segments. An interruption
-costs at most the current segment; one that is noticed (Ctrl-C) costs nothing. This module does not import torch, so that a
-run with nothing to encode does not either.
+Samples are read and prepared in threads, encoded in batches, and written in the background as segments. A killed process
+loses at most the current segment; Ctrl-C loses nothing. This module does not import torch, so that a command without anything
+to encode does not either.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Extraction:
     tuned : str
         The fastest settings, if they were measured.
     faster_decoding : str
-        What else than more CPU cores would help where decoding is the limit.
+        Advice besides more CPU cores if decoding limits the speed, as the end of a sentence.
     imported : bool
-        The embeddings were made elsewhere, so nothing can be encoded.
+        Whether the embeddings are imported, so that nothing can be encoded.
     shares : dict[str, float]
         Seconds spent waiting for decoded samples, encoding, and waiting for the disk.
     """
@@ -100,14 +100,14 @@ class Extraction:
 
     @property
     def advice(self) -> str:
-        """What would make it faster; empty if encoding is the bottleneck, as it should be."""
+        """Advice on speed; empty if encoding is the bottleneck, as it should be."""
         total = sum(self.shares.values())
         if not total or self.encoded < 100:
             return ""
         if self.shares["writing"] > _WRITING * total:
-            return "the disk is the limit: put [store] path on a faster one"
+            return "the disk is the bottleneck: put [store] path on a faster one"
         if self.shares["decoding"] > _WAITING * total:
-            return f"decoding is the limit: more CPU cores{self.faster_decoding}"
+            return f"decoding is the bottleneck. Use more CPU cores{self.faster_decoding}"
         return ""
 
 
@@ -178,7 +178,7 @@ def extract_encoder(
     read : callable
         Row to sample; raises `UnreadSample` if it cannot be read.
     length : callable, optional
-        Row to the length of its sample: rows of like length share a batch, which saves padding.
+        Row to the length of its sample; rows of similar length share a batch, which saves padding.
     tokens : int
         Tokens to store beside the embeddings, as in mmfeat.toml; 0 for none.
     shard : (k, n), optional
@@ -216,7 +216,7 @@ def extract_encoder(
 
 
 def _count(result: Extraction, found: Found, *, present: np.ndarray, ours: np.ndarray) -> None:
-    """The counts of rows that follow from what the store has after an extraction."""
+    """Set the counts that follow from the store's content after an extraction."""
     lacking = present & found.missing
     result.left = int((lacking & ~ours).sum())
     result.unreadable = int((found.error & present).sum()) + int((lacking & ours).sum())
@@ -224,7 +224,7 @@ def _count(result: Extraction, found: Found, *, present: np.ndarray, ours: np.nd
 
 
 def by_length(rows: np.ndarray, length: Callable[[int], int] | None) -> np.ndarray:
-    """Rows in the order of their samples' lengths; as they are without lengths."""
+    """Rows sorted by the length of their samples; unchanged without lengths."""
     return rows if length is None else rows[np.argsort([length(row) for row in rows], kind="stable")]
 
 
@@ -241,7 +241,7 @@ class _Encoding:
     on_error: Callable[[int, str], None] | None
 
     def run(self, todo: np.ndarray) -> None:
-        """Encode rows; what is encoded is written also when this is interrupted."""
+        """Encode rows. After an interruption, all encoded rows are still written."""
         self.result.tuned, self.result.batch_size = self.session.tuned, self.session.batch_size
         try:
             with progress(f"{self.result.name}: encoding", len(todo)) as bar:
@@ -286,7 +286,7 @@ class _Stopwatch:
 
 
 def _encoded(session: Session, batch: Batch, tokens: int, result: Extraction) -> Iterator[tuple[Batch, Encoded | None]]:
-    """Encode one batch; in halves while it is too large for the device's memory."""
+    """Encode one batch; it is halved as long as it does not fit into the device's memory."""
     if batch.inputs is None:
         yield batch, None
         return

@@ -12,10 +12,10 @@ import numpy as np
 from mmfeat.encoders.batches import groups_of, prepared_batches
 from mmfeat.extraction.encode import Session, by_length
 
-BATCHES = 8  # measured at most, spread over all rows
-SECONDS = 5.0  # after which no further batch is measured
-_ROW_BYTES = 64  # of a row in a segment beside its values: the row key, and room for an error
-_KEY_BYTES = 34  # of a row of tokens or logits: the row key, and a length
+BATCHES = 8  # most batches to measure, spread over all rows
+SECONDS = 5.0  # time after which no further batch is measured
+_ROW_BYTES = 64  # bytes of a row in a segment besides its values: the row key, and an error on average
+_KEY_BYTES = 34  # bytes of a row of tokens or logits besides its values: the row key, and a length
 
 
 @dataclass(frozen=True)

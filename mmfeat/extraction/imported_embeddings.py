@@ -1,7 +1,7 @@
-"""Importing embeddings that were made elsewhere: all rows are checked first, then written as segments.
+"""Imports embeddings of another program: all rows are checked first, then written as segments.
 
-The encoder key is a digest of all ids and values as they are stored. So the same embeddings, in any order of rows, are
-stored once, and an interrupted import goes on with the rows that the store lacks.
+The encoder key is a digest of all ids and stored values. The same embeddings, in any order of rows, are therefore stored
+once, and an interrupted import continues with the rows that the store lacks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mmfeat.common.text import counted, shown
 from mmfeat.config.encoder_tables import OtherEncoderConfig
 from mmfeat.store import EncoderFeatures, EncoderSpec
 
-BLOCK_BYTES = 1 << 24  # that are checked at a time
-PART_BYTES = 1 << 25  # of one segment, as stored
+BLOCK_BYTES = 1 << 24  # checked at a time
+PART_BYTES = 1 << 25  # size of one segment
 _NAMED = 3  # rows in an error message
 
 Blocks = Callable[[int], Iterator[tuple[int, np.ndarray]]]
@@ -139,7 +139,7 @@ def write_import(
     meta: dict[str, Any],
     advance: Callable[[int], None],
 ) -> None:
-    """Write the rows of `missing`, `(N,)` bool, in segments; each counts as soon as it is whole.
+    """Write the rows of `missing`, `(N,)` bool, in segments; a segment is in the store as soon as it is complete.
 
     Raises
     ------
@@ -154,6 +154,8 @@ def write_import(
         if len(rows):
             stored = _stored(values[rows - start], features.dtype)
             if not np.array_equal(row_digests(keys[rows], stored), digests[rows]):
-                raise DataError("changed while it was read. What is stored is what was there before; import it again")
+                raise DataError(
+                    "changed while it was read. The rows stored so far are from before the change; import it again"
+                )
             features.append(keys[rows], stored, [""] * len(rows), meta=meta)
         advance(len(rows))

@@ -1,4 +1,4 @@
-"""Measuring the fastest batch size and settings on a device; none of them changes an embedding."""
+"""Measures the fastest batch size and settings on a device; none of them changes an embedding."""
 
 from __future__ import annotations
 

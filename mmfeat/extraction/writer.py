@@ -1,4 +1,4 @@
-"""Writing encoded rows as segments in the background, while the next ones are encoded."""
+"""Writes encoded rows as segments in the background, while the next rows are encoded."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class SegmentWriter:
 
     @staticmethod
     def _guarded(append: Callable[[], None], rows: np.ndarray) -> None:
-        """Append; an error about a row has the row's number in the manifest."""
+        """Append rows; converts the row number of an error to that of the manifest."""
         try:
             append()
         except UnstorableRow as error:

@@ -1,8 +1,9 @@
-"""Shared by attention heads: an embedding as tokens, and attention that never computes keys and values.
+"""Parts of attention heads: embeddings as tokens, and attention that never computes keys and values.
 
-A score is q . (W_K t) = (W_K^T q) . t, and a sum of values is sum a_i (W_V t_i) = W_V (sum a_i t_i). So the query is
-projected to the tokens' space, instead of every token to the query's. A bias of the keys adds the same number to all scores
-of a query, which the softmax ignores. All of this is exact, for each attention head and for positions added to the tokens.
+A score is q . (W_K t) = (W_K^T q) . t, and a sum of values is sum a_i (W_V t_i) = W_V (sum a_i t_i). The query is therefore
+projected to the tokens' space, instead of each token to the query's space. A bias of the keys would add the same number to
+all scores of a query, which the softmax ignores. This is exact, also with several attention heads and with positions that
+are added to the tokens.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from torch.nn import functional
 from mmfeat.common.errors import RunError
 from mmfeat.heads.head import tokens_of
 
-PROJECTED = 8  # tokens that an embedding is projected to
+PROJECTED = 8  # number of tokens that an embedding is projected to
 _NEVER = -1e9  # the score of a missing token: finite, so that a row without any token has gradients
 
 
-def masked_softmax(scores: Tensor, there: Tensor, dim: int) -> Tensor:
-    """Softmax over the entries where `there` (bool, broadcast to the shape) is true; all others are 0."""
-    return torch.where(there, torch.softmax(torch.where(there, scores, _NEVER), dim), 0.0)
+def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Softmax over the entries where `mask` (bool, broadcast to the shape) is true; all other entries are 0."""
+    return torch.where(mask, torch.softmax(torch.where(mask, scores, _NEVER), dim), 0.0)
 
 
 class Tokens(nn.Module):
-    """One encoder's tokens `(B, n, d)`: stored ones, or made from its embedding.
+    """The tokens `(B, n, d)` of one encoder: stored tokens, or tokens computed from its embedding.
 
     Parameters
     ----------
     width : int
         D of the embedding.
     how : str
-        `chunked` cuts the embedding into pieces of `token_width`, the last one padded with zeros; `projected` makes a few
-        tokens, each by its own linear projection; `auto` and `stored` are chunked if no tokens are stored.
+        `chunked` cuts the embedding into pieces of `token_width` and pads the last piece with zeros; `projected` computes a
+        few tokens by linear projections; `auto` and `stored` mean `chunked` if no tokens are stored.
     stored : tuple of (int, int), optional
-        T and d of the stored tokens that are read.
+        The shape (T, d) of the stored tokens.
     """
 
     def __init__(self, name: str, width: int, token_width: int, *, how: str, stored: tuple[int, int] | None) -> None:
@@ -48,16 +49,16 @@ class Tokens(nn.Module):
             self.project = nn.Linear(width, self.number * self.width)
 
     def forward(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Tokens `(B, n, d)`, and which of them are present, `(B, n)` bool."""
+        """Tokens `(B, n, d)` and their presence `(B, n)` bool."""
         if self.is_stored:
             return x[tokens_of(self.name)], present[tokens_of(self.name)]
-        there = present[self.name].unsqueeze(-1).expand(*present[self.name].shape, self.number)
+        mask = present[self.name].unsqueeze(-1).expand(*present[self.name].shape, self.number)
         if hasattr(self, "project"):
-            return self.project(x[self.name]).unflatten(-1, (self.number, self.width)), there
-        return chunked(x[self.name], self.number, self.width), there
+            return self.project(x[self.name]).unflatten(-1, (self.number, self.width)), mask
+        return chunked(x[self.name], self.number, self.width), mask
 
     def describe(self) -> str:
-        """Their number, their width and their encoder."""
+        """The number and width of the tokens, and their encoder, in a few words."""
         return f"{self.number} tokens of {self.width} from {self.name}{' (stored)' if self.is_stored else ''}"
 
 
@@ -67,7 +68,7 @@ def chunked(embedding: Tensor, number: int, width: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention of queries over tokens of one or more sources; each source has its own keys and values.
+    """Attention of queries over the tokens of several sources; each source has its own key and value projections.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class Attention(nn.Module):
     sources : list of (int, int)
         Number and width of each source's tokens.
     width : int
-        Width of the result; each attention head has an equal part of it.
+        Width of the result, divided equally among the attention heads.
     positions : bool
         Whether a learned vector is added to each token.
     """
@@ -86,7 +87,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise RunError(f"an attention width of {width} has no {heads} heads: give a number that divides it")
+            raise RunError(f"{heads} attention heads do not divide the width {width}. Use a number that does")
         self.heads, self.each = heads, width // heads
         self.to_query = nn.Linear(query_width, width)
         self.to_key = nn.ModuleList(nn.Linear(d, width, bias=False) for _, d in sources)
@@ -97,14 +98,14 @@ class Attention(nn.Module):
         )
 
     def forward(self, query: Tensor, tokens: list[Tensor], there: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend.
+        """Compute the attention of the queries over all tokens.
 
         Parameters
         ----------
         query : Tensor
             `(B, G, query_width)`, or `(G, query_width)` for the same queries in every row.
         tokens, there : list of Tensor
-            `(B, n, d)` and `(B, n)` bool by source.
+            For each source, tokens `(B, n, d)` and their presence `(B, n)` bool.
 
         Returns
         -------
@@ -112,15 +113,15 @@ class Attention(nn.Module):
             The result `(B, G, width)`, the projected queries `(B or none, G, width)`, and the weights
             `(B, n of all sources, heads, G)`, zero for missing tokens.
         """
-        asked = self.to_query(query)  # (..., G, h e)
-        split = asked.unflatten(-1, (self.heads, self.each))  # (..., G, h, e)
+        projected = self.to_query(query)  # (..., G, h e)
+        split = projected.unflatten(-1, (self.heads, self.each))  # (..., G, h, e)
         n_queries = query.shape[-2]
         scores = []
         for i, (source, to_key) in enumerate(zip(tokens, self.to_key, strict=True)):
             key = to_key.weight.unflatten(0, (self.heads, self.each))  # (h, e, d)
             folded = torch.einsum("...ghe,hed->...dhg", split, key).flatten(-2)  # (..., d, h G)
             score = source @ folded  # (B, n, h G)
-            if len(self.positions):  # written so, it is one product for all rows
+            if len(self.positions):  # transposed, so that it is one product for all rows
                 score = score + (folded.mT @ self.positions[i].mT).mT
             scores.append(score)
         mask = torch.cat(there, -1).unsqueeze(-1)  # (B, N, 1)
@@ -135,4 +136,4 @@ class Attention(nn.Module):
             value = to_value.weight.unflatten(0, (self.heads, self.each))  # (h, e, d)
             attended.append(torch.einsum("bhgd,hed->bghe", taken.unflatten(-2, (self.heads, n_queries)), value))
         result = sum(attended[1:], attended[0]).flatten(-2) + self.bias  # (B, G, h e)
-        return result, asked, weights.unflatten(-1, (self.heads, n_queries))
+        return result, projected, weights.unflatten(-1, (self.heads, n_queries))

@@ -1,4 +1,4 @@
-"""The concat head (paper, P10, eq. 29-30): the linear head on two encoders or more."""
+"""The concat head (paper, P10, eq. 29-30): the linear head on two or more encoders."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The cross-attention head (paper, section 3.2.2, eq. 33-37; P12; several heads and layers, P22).
 
-The query comes from the text embedding, key and value from the image embedding (eq. 35 as printed takes the value from
-the text; the paper's words, followed here, take it from the image). Attention over a single key is a constant, so the
-image is several tokens: its stored spatial ones, or pieces of its embedding (1792 = 14 x 128), each with a learned
-position. With more than two encoders, the query attends to the tokens of all the others.
+The query comes from the text embedding, key and value come from the image embedding. (Equation 35 as printed takes the value
+from the text; the paper's text takes it from the image, and so does this head.) Attention over a single key is constant, so
+the image is represented by several tokens: its stored spatial tokens, or pieces of its embedding (1792 = 14 x 128), each with
+a learned position. With more than two encoders, the query attends to the tokens of all other encoders.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mmfeat.heads.mlp import Hidden
 from mmfeat.heads.noise import Noise
 from mmfeat.heads.registry import register_head
 
-QUERY_MODALITY = "text"  # of the paper: the caption asks, the image answers
+QUERY_MODALITY = "text"  # as in the paper
 
 
 @register_head("crossattn")
 class CrossAttentionHead(Head):
-    """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)` joined with all embeddings, then fully connected."""
+    """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)`, concatenated with all embeddings, then fully connected layers."""
 
     minimum = 2
 
@@ -57,14 +57,14 @@ class CrossAttentionHead(Head):
 
     @classmethod
     def token_names(cls, config: CrossAttentionConfig, names: Sequence[str]) -> list[str]:
-        """All but the query's encoder, unless pieces or projections are asked for."""
+        """All encoders except the query's; none if the settings select pieces or projections."""
         if config.tokens not in ("auto", "stored"):
             return []
         return [name for name in names if name != _query(config, list(names))]
 
     @classmethod
     def resolved(cls, config: CrossAttentionConfig, modalities: dict[str, str]) -> CrossAttentionConfig:
-        """With the query's encoder filled in: the first text encoder, else the last encoder."""
+        """The settings with the query's encoder filled in: the first text encoder, otherwise the last encoder."""
         texts = [name for name, modality in modalities.items() if modality == QUERY_MODALITY]
         usual = texts[0] if texts else list(modalities)[-1]
         return dataclasses.replace(config, query=config.query or usual)
@@ -74,12 +74,12 @@ class CrossAttentionHead(Head):
         return f"1 query from {self.query}, {', '.join(source.describe() for source in self.sources)}"
 
     def attention(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The attended tokens with the query as residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
+        """The attention's result with the query as residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
         tokens, there = zip(*(source(x, present) for source in self.sources), strict=True)
         query = x[self.query].unsqueeze(-2)  # (B, 1, D)
         for attention, norm in zip(self.layers, self.norms, strict=True):
-            attended, asked, weights = attention(query, list(tokens), list(there))
-            query = norm(attended + asked)
+            attended, projected, weights = attention(query, list(tokens), list(there))
+            query = norm(attended + projected)
         return query.squeeze(-2), weights.squeeze(-1)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:

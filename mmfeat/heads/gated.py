@@ -1,7 +1,7 @@
 """The gated multimodal unit (Arevalo et al. 2017, Gated Multimodal Units for Information Fusion, arXiv:1702.01992).
 
-For two modalities the paper's gate is z and 1 - z with z a sigmoid; a softmax over the modalities is the same, and it
-takes any number of them. A missing modality has weight 0.
+For two modalities the paper's gates are z and 1 - z, where z is a sigmoid. A softmax over the modalities is equivalent and
+works for any number of modalities. A missing modality has weight 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GatedHead(Head):
         self.output = nn.Linear(config.hidden, n_classes)
 
     def gates(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """The share of each modality in each unit, `(B, M, hidden)`; the shares add up to 1, that of a missing one is 0."""
+        """The share of each modality in each unit, `(B, M, hidden)`, with sum 1; the share of a missing modality is 0."""
         joined = torch.cat([x[name] for name in self.widths], -1)
         scores = self.gate(joined).unflatten(-1, (len(self.widths), self.config.hidden))
         there = torch.stack([present[name] for name in self.widths], -1).unsqueeze(-1)  # (B, M, 1)

@@ -1,4 +1,4 @@
-"""The base class of heads: small models from cached embeddings, and tokens if a head reads them, to logits."""
+"""The base class of heads: small models that compute logits from cached embeddings, and optionally from stored tokens."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mmfeat.common.errors import RunError
 from mmfeat.heads.noise import QUIET, Noise
 
 TOKENS = "/tokens"  # suffix of the input that holds an encoder's stored tokens
-_BLOCK = 4096  # rows that are raised to float64 at a time
-_CELLS = 1 << 24  # labels counted together
+_BLOCK = 4096  # rows converted to float64 at a time
+_CELLS = 1 << 24  # labels counted at a time
 
 
 def tokens_of(name: str) -> str:
-    """The name of the input that holds an encoder's tokens."""
+    """The name of the input with an encoder's tokens."""
     return name + TOKENS
 
 
 def encoder_of(key: str) -> str:
-    """The encoder of an input, be it embeddings or tokens."""
+    """The encoder of an input of embeddings or tokens."""
     return key.removesuffix(TOKENS)
 
 
 class Head(nn.Module):
     """A head on the embeddings of one or more encoders.
 
-    Standardisation (zero mean, unit variance over the training rows) is held in buffers, so that a saved head takes
-    embeddings as they come from the store. A missing modality is all zeros after it.
+    Mean and scale of the standardisation (zero mean and unit variance over the training rows) are buffers, so that a saved
+    head reads unscaled embeddings from the store. A missing modality is all zeros after standardisation.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ class Head(nn.Module):
     config : Any
         The head's settings, one of the dataclasses in :mod:`mmfeat.config.schema`.
     tokens : dict of str to (int, int), optional
-        T and d of the encoders whose tokens are stored; the head reads those that it can use.
+        The shape (T, d) of the stored tokens, by encoder; the head reads those that it can use.
 
     Attributes
     ----------
     minimum : int
-        The fewest encoders that the head takes.
+        The lowest number of encoders.
     token_shapes : dict of str to (int, int)
-        T and d of the encoders whose stored tokens it reads.
+        The shape (T, d) of the stored tokens that it reads, by encoder.
     """
 
     minimum = 1
@@ -69,32 +69,32 @@ class Head(nn.Module):
 
     @classmethod
     def token_names(cls, config: Any, names: Sequence[str]) -> list[str]:
-        """The encoders whose stored tokens it reads."""
+        """The encoders whose stored tokens the head can read."""
         return []
 
     @classmethod
     def resolved(cls, config: Any, modalities: dict[str, str]) -> Any:
-        """The settings with values that depend on the inputs filled in; `modalities` maps encoder to modality."""
+        """The settings, with defaults that depend on the inputs filled in; `modalities` maps encoder to modality."""
         return config
 
     def describe(self) -> str:
-        """Its inputs and parts, in a few words."""
+        """A short description of the inputs and parts."""
         return " + ".join(f"{name} ({width})" for name, width in self.widths.items())
 
     @property
     def reads(self) -> list[str]:
-        """Names of its inputs: encoders, and `NAME/tokens` for stored tokens that it reads."""
+        """Names of its inputs: encoders, and `NAME/tokens` for stored tokens."""
         return [*self.widths, *map(tokens_of, self.token_shapes)]
 
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """Logits of embeddings as they are stored.
+        """Logits of stored (unscaled) embeddings.
 
         Parameters
         ----------
         inputs : dict of str to Tensor
-            Embeddings `(B, D)` by encoder, and tokens `(B, T, d)` under `NAME/tokens`, for all that `reads` names.
+            All inputs in `reads`: embeddings `(B, D)` by encoder, and tokens `(B, T, d)` under `NAME/tokens`.
         present : dict of str to Tensor
-            Which embeddings and tokens are present, `(B,)` and `(B, T)` bool.
+            The presence of embeddings `(B,)` and of tokens `(B, T)`, bool, under the same names.
 
         Returns
         -------
@@ -104,29 +104,30 @@ class Head(nn.Module):
         Raises
         ------
         RunError
-            Embeddings or tokens of another shape than the head was made for.
+            Embeddings or tokens have another shape than in training.
         """
         return self.logits(self.standardise(inputs, present), present, QUIET)
 
     def standardise(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Its standardised inputs, as :meth:`logits` takes them; raises as :meth:`forward`."""
+        """Standardise the inputs for :meth:`logits`; raises the errors of :meth:`forward`."""
         for key in self.reads:
-            made = self.token_shapes[encoder_of(key)] if key.endswith(TOKENS) else (self.widths[key],)
-            if tuple(inputs[key].shape[1:]) != made:
-                found, wanted = (" x ".join(map(str, shape)) for shape in (inputs[key].shape[1:], made))
-                raise RunError(f"{key!r} has a width of {found}, the head was made for {wanted}. Make it again")
+            trained = self.token_shapes[encoder_of(key)] if key.endswith(TOKENS) else (self.widths[key],)
+            if tuple(inputs[key].shape[1:]) != trained:
+                found, wanted = (" x ".join(map(str, shape)) for shape in (inputs[key].shape[1:], trained))
+                raise RunError(f"{key!r} has a width of {found}, the head was trained on {wanted}. Train it again")
         return {key: self.standardised(key, inputs, present) for key in self.reads}
 
     def logits(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
-        """Logits `(B, K)` of standardised inputs; in a fit `noise` drops values and modalities."""
+        """Logits `(B, K)` of standardised inputs; during a fit, `noise` drops values and hides modalities."""
         if len(self.widths) > 1:
             x, present = self._some_hidden(x, present, noise)
         return self.fused(x, present, noise)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
-        """Logits `(B, K)` of standardised inputs; `noise` drops values in a fit, and nothing elsewhere.
+        """Logits `(B, K)` of standardised inputs; during a fit, `noise` drops values.
 
-        It runs under `torch.func.vmap` for many heads at once: no branch on a tensor's values, no change in place.
+        It runs under `torch.func.vmap` for many heads at once, so it must not branch on tensor values or modify tensors in
+        place.
         """
         raise NotImplementedError
 
@@ -134,24 +135,24 @@ class Head(nn.Module):
         self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Hide each modality in a share of the rows (`modality_dropout`), but never all modalities of a row."""
-        there = torch.stack([present[name] for name in self.widths], -1)  # (B, M)
-        kept = noise.kept(there.shape, "modality_dropout")
+        is_present = torch.stack([present[name] for name in self.widths], -1)  # (B, M)
+        kept = noise.kept(is_present.shape, "modality_dropout")
         if "modality_dropout" not in noise.random:
             return x, present
-        shown = there & kept
-        shown = torch.where(shown.any(-1, keepdim=True), shown, there)
-        by_name = {name: shown[..., i] for i, name in enumerate(self.widths)}
-        found = {}
+        visible = is_present & kept
+        visible = torch.where(visible.any(-1, keepdim=True), visible, is_present)
+        by_name = {name: visible[..., i] for i, name in enumerate(self.widths)}
+        masks = {}
         for key in self.reads:
             mask = by_name[encoder_of(key)]
-            found[key] = mask.unsqueeze(-1) & present[key] if key.endswith(TOKENS) else mask
-        return {key: torch.where(found[key].unsqueeze(-1), x[key], 0.0) for key in self.reads}, found
+            masks[key] = mask.unsqueeze(-1) & present[key] if key.endswith(TOKENS) else mask
+        return {key: torch.where(masks[key].unsqueeze(-1), x[key], 0.0) for key in self.reads}, masks
 
     @torch.no_grad()
     def fit_standardisation(
         self, inputs: dict[str, Tensor], present: dict[str, Tensor], rows: Tensor | None = None
     ) -> None:
-        """Fit mean and scale on the training rows `(n,)` (all rows, when None); a constant column keeps scale 1."""
+        """Fit mean and scale on the rows `(n,)` (by default all rows); a constant column keeps scale 1."""
         for key in self.reads:
             moments = _moments(inputs[key], present[key], rows)
             if moments is not None:
@@ -160,7 +161,7 @@ class Head(nn.Module):
                 getattr(self, f"scale_{key}").copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
 
     def standardised(self, key: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """One input, `(B, D)` or `(B, T, d)` float32, standardised; zeros where it is missing."""
+        """Standardise one input, `(B, D)` or `(B, T, d)` float32; missing values become zeros."""
         x = (inputs[key] - getattr(self, f"mean_{key}")) / getattr(self, f"scale_{key}")
         return torch.where(present[key].unsqueeze(-1), x, 0.0)
 
@@ -174,12 +175,12 @@ class Head(nn.Module):
         return sum(t.numel() * t.element_size() for t in self.state_dict().values()) / 1e6
 
 
-def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation `(d,)` over the present values of some rows; None if there are none.
+def _moments(values: Tensor, present: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation `(d,)` over the present values of some rows; None if no value is present.
 
     Parameters
     ----------
-    values, there : Tensor
+    values, present : Tensor
         Embeddings `(N, d)` and `(N,)` bool, or tokens `(N, T, d)` and `(N, T)` bool. They are read in blocks, in float64.
     """
     n = len(values) if rows is None else len(rows)
@@ -187,7 +188,7 @@ def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor
     def blocks() -> Iterator[Tensor]:
         for start in range(0, n, _BLOCK):
             block = slice(start, start + _BLOCK) if rows is None else rows[start : start + _BLOCK]
-            yield values[block][there[block]].double()
+            yield values[block][present[block]].double()
 
     count, total = 0, torch.zeros(values.shape[-1], dtype=torch.float64, device=values.device)
     for block in blocks():
@@ -200,7 +201,7 @@ def _moments(values: Tensor, there: Tensor, rows: Tensor | None) -> tuple[Tensor
 
 
 def log_odds(labels: Tensor) -> Tensor:
-    """Log odds `(K,)` float32 of each class among its known labels or soft targets `(N, K)`, with one positive and one negative added."""
+    """Log odds `(K,)` float32 of each class among known labels or soft targets `(N, K)`, after adding one of each kind."""
     positives, negatives = torch.zeros(2, labels.shape[1], device=labels.device)
     for block in labels.split(max(1, _CELLS // max(1, labels.shape[1]))):
         known = block >= 0

@@ -1,7 +1,7 @@
 """One query per class over the tokens of all inputs.
 
-Liu et al. 2021, Query2Label (arXiv:2107.10834); Ridnik et al. 2021, ML-Decoder (arXiv:2111.12933), which has queries
-without self-attention and, with more classes than queries, a group of classes for each query.
+After Liu et al. 2021, Query2Label (arXiv:2107.10834), and Ridnik et al. 2021, ML-Decoder (arXiv:2111.12933). As in the
+latter, queries have no self-attention, and with more classes than queries each query predicts a group of classes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LabelQueryHead(Head):
 
     @classmethod
     def token_names(cls, config: LabelQueryConfig, names: Sequence[str]) -> list[str]:
-        """All encoders, unless pieces or projections are asked for."""
+        """All encoders; none if the settings select pieces or projections."""
         return list(names) if config.tokens in ("auto", "stored") else []
 
     def describe(self) -> str:
@@ -61,16 +61,16 @@ class LabelQueryHead(Head):
         return f"{counted(len(self.queries), 'query', 'queries')} over {sources}, and the embeddings"
 
     def joined(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> tuple[Tensor, Tensor]:
-        """The tokens and embeddings of all inputs as tokens `(B, N, width)`, and which are present, `(B, N)`."""
-        tokens, there = [], []
+        """The tokens and embeddings of all inputs as tokens `(B, N, width)`, and their presence `(B, N)`."""
+        tokens, masks = [], []
         for name, source, to_width, position, pooled in zip(
             self.widths, self.sources, self.to_width, self.positions, self.pooled, strict=True
         ):
-            own, own_there = source(x, present)
+            own, own_mask = source(x, present)
             tokens += [to_width(own) + position, pooled(x[name]).unsqueeze(-2)]
-            there += [own_there, present[name].unsqueeze(-1)]
+            masks += [own_mask, present[name].unsqueeze(-1)]
         joined = self.token_norm(torch.cat(tokens, -2))
-        return noise(joined, "input_dropout"), torch.cat(there, -1)
+        return noise(joined, "input_dropout"), torch.cat(masks, -1)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""
@@ -101,7 +101,7 @@ class _Decoder(nn.Module):
 
 
 class _GroupLinear(nn.Module):
-    """A linear output for each query, to its class or group of classes."""
+    """A linear output for each query, with the logits of its class or group of classes."""
 
     def __init__(self, n_queries: int, width: int, n_classes: int) -> None:
         super().__init__()

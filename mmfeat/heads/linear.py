@@ -1,4 +1,4 @@
-"""The linear head on one encoder (P4) or on the joined embeddings of several."""
+"""The linear head on one encoder (P4) or on the concatenated embeddings of several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MLP head: one hidden layer on the joined embeddings."""
+"""The MLP head: one hidden layer on the concatenated embeddings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mmfeat.heads.registry import register_head
 class Hidden(nn.Module):
     """`gelu(LayerNorm(W [x_1; x_2; ...] + b))`: the hidden layer of several heads.
 
-    Each part has its own matrix, so that nothing is joined and no gradient of the inputs is computed.
+    Each input has its own matrix, so that inputs are not concatenated and no gradient of them is computed.
     """
 
     def __init__(self, widths: Sequence[int], hidden: int) -> None:
         super().__init__()
         self.parts = nn.ModuleList(nn.Linear(width, hidden, bias=False) for width in widths)
-        for part in self.parts:  # initial weights as of one layer on all parts
+        for part in self.parts:  # the initialisation of a single layer on all inputs
             nn.init.uniform_(part.weight, -1 / math.sqrt(sum(widths)), 1 / math.sqrt(sum(widths)))
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.norm = nn.LayerNorm(hidden)

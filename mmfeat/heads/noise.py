@@ -1,9 +1,9 @@
-"""Dropout that gets its random numbers and rates as arguments, so that the heads of one vectorised fit differ in both.
+"""Dropout with random numbers and rates as arguments, so that the heads of one vectorised fit can differ in both.
 
-torch's own dropout takes one rate and one generator for all heads that are trained at once. Here a head names the rate
-(a setting: `dropout`, `input_dropout`, ...), and the fit supplies that rate and random bytes. So dropout is a function of
-the head's seed, the epoch and the row, whatever else is trained in the same pass. Each value takes one random byte, since
-more would cost more than the arithmetic of a linear head; rates are therefore rounded to 256ths.
+torch's dropout uses one rate and one generator for all heads that are trained together. Here a head names the rate (a
+setting: `dropout`, `input_dropout`, ...), and the fit supplies the rate and random bytes. Dropout thus depends only on the
+head's seed, the epoch and the row, and not on other heads of the same pass. Each value takes one random byte, because more
+would take longer than the arithmetic of a linear head; rates are therefore rounded to multiples of 1/256.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Noise:
     Parameters
     ----------
     rates : dict of str to Tensor
-        A setting's name to the share that is dropped in 256ths, a uint8 scalar.
+        A setting's name to the dropped share in units of 1/256, a uint8 scalar.
     random : dict of str to Tensor
-        The same names to `(B, W)` random uint8: W is the number of values that the head drops from in one row, counted by
+        The same names to `(B, W)` random uint8, where W is the number of values per row that dropout applies to, counted by
         :class:`Widths`. A rate without random numbers drops nothing.
     """
 
@@ -33,14 +33,14 @@ class Noise:
         self._at = dict.fromkeys(random, 0)
 
     def __call__(self, x: Tensor, rate: str) -> Tensor:
-        """`x` `(B, ...)` with a share of its values dropped and the others scaled up accordingly."""
+        """Apply dropout to `x` `(B, ...)`: drop a share of its values and scale up the others."""
         if rate not in self.random:
             return x
         scale = LEVELS / (LEVELS - self.rates[rate].to(x.dtype))
         return x * (self.kept(x.shape, rate) * scale)
 
     def kept(self, shape: torch.Size | tuple[int, ...], rate: str) -> Tensor:
-        """Which values of a shape `(B, ...)` are kept, as bool; all of them if nothing is dropped at this rate."""
+        """A bool mask of the kept values of a shape `(B, ...)`; all true if nothing is dropped at this rate."""
         if rate not in self.random:
             return torch.ones(tuple(shape), dtype=torch.bool)
         start = self._at[rate]
@@ -49,19 +49,19 @@ class Noise:
 
 
 class Widths(Noise):
-    """Drops nothing, and counts in `counted` how many random numbers a head takes for one row, by rate."""
+    """Drops nothing; counts in `counted` the random numbers that a head needs per row, by rate."""
 
     def __init__(self) -> None:
         super().__init__({}, {})
         self.counted: dict[str, int] = {}
 
     def __call__(self, x: Tensor, rate: str) -> Tensor:
-        """`x` as it is."""
+        """Count the values of `x`, and return it unchanged."""
         self.kept(x.shape, rate)
         return x
 
     def kept(self, shape: torch.Size | tuple[int, ...], rate: str) -> Tensor:
-        """All of them."""
+        """Count the values, and keep all of them."""
         self.counted[rate] = self.counted.get(rate, 0) + math.prod(shape[1:])
         return super().kept(shape, rate)
 

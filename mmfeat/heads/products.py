@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class InputLinear(nn.Linear):
-    """`W x + b` on inputs `(B, D)`; the same as :class:`torch.nn.Linear`, and faster if heads share the inputs.
+    """`W x + b` on inputs `(B, D)`; equivalent to :class:`torch.nn.Linear`, and faster if heads share their inputs.
 
-    Under `torch.func.vmap` the heads' weights are `(V, K, D)` and the inputs have no dimension of heads. Written as
-    `(W x^T)^T` it is one product of `(V K, D)` with `(D, B)`; torch's own `x W^T` copies the inputs for every head.
+    Under `torch.func.vmap` the heads' weights are `(V, K, D)`, and the inputs have no dimension for heads. Computed as
+    `(W x^T)^T`, this is one product of `(V K, D)` and `(D, B)`; torch's own `x W^T` copies the inputs for each head.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Heads by name: the registry, and building one from its settings.
+"""The registry of heads, and building a head from its settings.
 
-A package brings a further head by an entry point of the group `mmfeat.heads`: a module with a head class under
+A package adds a head through an entry point of the group `mmfeat.heads` that names a module with a head class under
 `@register_head(NAME, SETTINGS)`. docs/how-to/extend.md has an example.
 """
 
@@ -22,12 +22,12 @@ Family = TypeVar("Family", bound=type[Head])
 
 
 def register_head(name: str, settings: type[HeadConfig] | None = None) -> Callable[[Family], Family]:
-    """Class decorator: make a head known under a name.
+    """Class decorator: register a head under a name.
 
     Parameters
     ----------
     settings : type of HeadConfig, optional
-        The frozen dataclass of its `[fuse.NAME]` table; built-in heads have theirs in `FuseConfig`.
+        The frozen dataclass of its `[fuse.NAME]` table; for built-in heads, `FuseConfig` has it.
     """
 
     def register(cls: Family) -> Family:
@@ -40,12 +40,12 @@ def register_head(name: str, settings: type[HeadConfig] | None = None) -> Callab
 
 
 def head_class(name: str) -> type[Head]:
-    """A family by its name.
+    """A head's class by its name.
 
     Raises
     ------
     RunError
-        No such head.
+        The name is unknown.
     """
     if name not in HEADS:
         raise RunError(f"no head {name!r}. Use one of: {', '.join(HEADS)}")
@@ -58,52 +58,52 @@ def head_config(name: str, fuse: FuseConfig) -> Any:
 
 
 def head_settings(name: str, recorded: dict[str, Any]) -> Any:
-    """The settings of one head as run.json and exported models keep them.
+    """The settings of one head from the record of a run or an exported model.
 
     Raises
     ------
     RunError
-        No such head.
+        The head is unknown.
     ConfigError
-        They are not this head's, or one is out of range.
+        A setting is unknown or out of range.
     """
     head_class(name)
     return read_settings(type(head_config(name, FuseConfig())), recorded, f"settings of {name}")
 
 
 def takes(name: str, n_inputs: int) -> bool:
-    """Whether a head takes so many encoders."""
+    """Whether a head accepts this number of encoders."""
     return n_inputs >= head_class(name).minimum
 
 
 def head_for(n_inputs: int) -> str:
-    """The head to begin with on so many encoders."""
+    """The default head for this number of encoders."""
     return HEAD if takes(HEAD, n_inputs) else HEAD_ALONE
 
 
 def build_head(
-    name: str, widths: dict[str, int], n_classes: int, config: Any, tokens: dict[str, Sequence[int]] | None = None
+    name: str, widths: dict[str, int], n_classes: int, config: Any, *, tokens: dict[str, Sequence[int]] | None = None
 ) -> Head:
-    """A head by name, with fresh weights from torch's random state.
+    """Build a head by name, with initial weights from torch's random state.
 
     Parameters
     ----------
     tokens : dict of str to (int, int), optional
-        T and d of the encoders whose tokens are stored; the head reads those it can.
+        The shape (T, d) of the stored tokens, by encoder; the head reads those that it can use.
 
     Raises
     ------
     RunError
-        No such head, or one that does not take these inputs.
+        The head is unknown, or does not accept these inputs.
     """
     family = head_class(name)
     if not takes(name, len(widths)):
         found, instead = ", ".join(widths), head_for(len(widths))
-        raise RunError(f"{name} needs two encoders or more, found {found}. Use: --head {instead}")
+        raise RunError(f"{name} needs two or more encoders, found {found}. Use: --head {instead}")
     without = [n for n in family.token_names(config, list(widths)) if n not in (tokens or {})]
     if without and getattr(config, "tokens", "") == "stored":
         raise RunError(
-            f"fuse.{name}.tokens = 'stored', and encoder {without[0]!r} keeps none. Write tokens = ... in "
+            f"fuse.{name}.tokens = 'stored', but encoder {without[0]!r} stores none. Write tokens = ... in "
             f"[encoder.{without[0]}] and run: mmfeat extract; or use: auto"
         )
     return family(widths, n_classes, config, tokens)

@@ -1,8 +1,8 @@
 """The head that weights modalities for each sample (P22, dynamic weighting; after Zhang et al. 2023, Provable Dynamic
 Fusion for Low-Quality Multimodal Data, arXiv:2306.02050, with learned instead of derived weights).
 
-Each modality gives its own evidence; its weight depends on all of them. In the fit a modality is hidden in some rows
-(`modality_dropout`), so that each also works alone.
+Each modality contributes its own logits, with a weight that depends on all modalities. During the fit, a modality is hidden
+in some rows (`modality_dropout`), so that each modality also works without the others.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class WeightedHead(Head):
         self.output = nn.Linear(joined, n_classes)
 
     def weights(self, hidden: Tensor, present: dict[str, Tensor]) -> Tensor:
-        """The weight of each modality, `(B, M)` from 0 to 2, from hidden layers `(B, M, hidden)`; 0 for a missing one."""
-        there = torch.stack([present[name] for name in self.widths], -1)
-        return torch.where(there, 2 * torch.sigmoid(self.weigh(hidden.flatten(-2))), 0.0)
+        """Weights `(B, M)` in [0, 2] of the modalities from hidden layers `(B, M, hidden)`; 0 for a missing modality."""
+        mask = torch.stack([present[name] for name in self.widths], -1)
+        return torch.where(mask, 2 * torch.sigmoid(self.weigh(hidden.flatten(-2))), 0.0)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""

@@ -1,7 +1,7 @@
-"""Cheap baselines beside every metric: most frequent, TF-IDF, each encoder alone, kNN on all encoders.
+"""Cheap baselines that every model is compared with: most frequent, TF-IDF, each encoder alone, kNN on all encoders.
 
-A baseline that is fitted is remembered by its inputs, rows, labels and settings, so that a second head on the same inputs
-does not fit it again.
+A fitted baseline is remembered by its inputs, rows, labels and settings, so a second head on the same inputs does not fit
+it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from mmfeat.common.remembered import Remembered
 from mmfeat.common.text import counted
 from mmfeat.config.encoder_tables import TfidfEncoderConfig
 from mmfeat.heads.knn import BETA, NEIGHBOURS, affordable, drawn, knn_logits
-from mmfeat.heads.training.fit_heads import fit_data, fit_head, head_logits
+from mmfeat.heads.training.fit_heads import fit_data, fit_head
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import encoder_logits
 from mmfeat.metrics import most_frequent_baseline
@@ -29,12 +30,12 @@ from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample, in_sample_of, lineage_of_encoder
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of, with_tfidf
 from mmfeat.report.text_tables import MOST_FREQUENT
 from mmfeat.store.feature_table import FeatureTable, rows_digest
 
-_WORDS = "TF-IDF"
-MOST_ROWS = 50_000  # training rows of a baseline; of more, so many are drawn by their ids, and its line says so
+_TFIDF = "TF-IDF"
+MOST_ROWS = 50_000  # training rows of a baseline; if there are more, this many are sampled by id, and its note says so
 _KEPT = 200  # baselines that a project remembers
 Kept = dict[str, dict[str, Any]]
 
@@ -47,9 +48,9 @@ def baselines(project: Project, names: list[str], kept: Kept, *, alone: bool = T
     Parameters
     ----------
     kept : dict
-        Metrics by line, as a run keeps them: those made with the same settings are not made again.
+        Metrics by label, from a run's record. Those with the same settings are reused.
     alone : bool
-        Whether each encoder alone has a line.
+        Whether to include each encoder alone.
 
     Returns
     -------
@@ -65,8 +66,8 @@ def baselines(project: Project, names: list[str], kept: Kept, *, alone: bool = T
     val = manifest.rows("val")
     if not len(val):
         return [], {}
-    always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
-    lines = [MetricRow.of(MOST_FREQUENT, metrics_on_val(project, always))]
+    most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+    lines = [MetricRow.of(MOST_FREQUENT, metrics_on_val(project, most_frequent))]
     fitted = _FittedBaselines(project, kept)
     for name in names if alone else ():
         try:
@@ -74,23 +75,25 @@ def baselines(project: Project, names: list[str], kept: Kept, *, alone: bool = T
             lines.append(MetricRow.of(name, metrics_on_val(project, logits), note=in_sample(project, name, val)))
         except (RunError, MissingFeatures):  # no probe, one for other classes, or its logits are not computed yet
             lines.append(fitted.line(_LinearHead(project, name)))
-    if _has_words(project) and not any(isinstance(project.config.encoder[name], TfidfEncoderConfig) for name in names):
+    if _has_captions(project) and not any(
+        isinstance(project.config.encoder[name], TfidfEncoderConfig) for name in names
+    ):
         try:
-            lines.append(fitted.line(_Words(project)))
+            lines.append(fitted.line(_Tfidf(project)))
         except (EncoderError, StoreError) as error:  # no word occurs twice; a store that is read-only
-            say(f"no baseline of {_WORDS}: {error}")
+            say(f"no {_TFIDF} baseline: {error}")
     lines.append(fitted.line(_Neighbours(project, names)))
     fitted.memory.save()
     return lines, fitted.made
 
 
 class _Baseline:
-    """A baseline that is fitted.
+    """A fitted baseline.
 
     Attributes
     ----------
     label : str
-        Of its line.
+        Its name in the table.
     inputs : list of str
         The encoders whose embeddings it reads.
     """
@@ -101,12 +104,12 @@ class _Baseline:
         self.project, self.inputs = project, inputs
 
     def settings(self) -> dict[str, Any]:
-        """What it is fitted with, as a run's record keeps it."""
+        """The settings of the fit, as a run's record keeps them."""
         manifest = self.project.manifest
         return {"training_rows": MOST_ROWS} if len(manifest.rows("train")) > MOST_ROWS else {}
 
     def made_from(self) -> dict[str, Any]:
-        """Everything else that it depends on."""
+        """Everything else that the fit depends on."""
         project, manifest = self.project, self.project.manifest
         labelled = _labelled(project)
         table = project.table(self.inputs, labelled) if self.inputs else None
@@ -120,19 +123,19 @@ class _Baseline:
         return {
             "label": self.label,
             "rows": digests,
-            "encoders": {name: [one.spec.key, one.checkpoint] for name, one in identities.items()},
+            "encoders": {name: [identity.spec.key, identity.checkpoint] for name, identity in identities.items()},
             "classes": list(manifest.classes),
             "metric": project.config.metric,
             "seed": project.config.seed,
         }
 
     def fit(self) -> dict[str, Any]:
-        """Its metrics on val, the seconds that it took, and a note."""
+        """Metrics on val, the seconds of the fit, and a note."""
         raise NotImplementedError
 
 
 class _FittedBaselines:
-    """Lines of fitted baselines: those of a run's record, those that are remembered, and new ones."""
+    """Rows of fitted baselines, from a run's record, from the project's memory, or fitted now."""
 
     def __init__(self, project: Project, kept: Kept) -> None:
         self.kept, self.predict = kept, dataclasses.asdict(project.config.predict)
@@ -140,18 +143,18 @@ class _FittedBaselines:
         self.memory = Remembered(project.memory / "baselines.json", most=_KEPT)
 
     def line(self, baseline: _Baseline) -> MetricRow:
-        """The line of a baseline, fitted where it is not known yet."""
+        """The metrics of a baseline, which is fitted if they are not known yet."""
         label, settings = baseline.label, {**baseline.settings(), "predict": self.predict}
-        found = self.kept.get(label)
-        if found is None or found.get("settings") != settings:
+        record = self.kept.get(label)
+        if record is None or record.get("settings") != settings:
             made_from = {"settings": settings, **baseline.made_from()}
             name = digest_json(made_from)
-            found = self.memory.recall(name, made_from)
-            if found is None:
-                found = {"settings": settings, **baseline.fit()}
-                self.memory.remember(name, found, made_from)
-        self.made[label] = found
-        return MetricRow.recorded(label, found["val"], found["seconds"], note=found.get("note", ""))
+            record = self.memory.recall(name, made_from)
+            if record is None:
+                record = {"settings": settings, **baseline.fit()}
+                self.memory.remember(name, record, made_from)
+        self.made[label] = record
+        return MetricRow.recorded(label, record["val"], record["seconds"], note=record.get("note", ""))
 
 
 class _LinearHead(_Baseline):
@@ -169,7 +172,7 @@ class _LinearHead(_Baseline):
         return self.fit_on(self.project.table([self.name], rows), rows)
 
     def fit_on(self, table: FeatureTable, rows: np.ndarray) -> dict[str, Any]:
-        """The head on the embeddings of some rows."""
+        """Fit the head on the embeddings of some rows."""
         project, config = self.project, self.project.config
         data = fit_data(table, [self.name], torch_device(config.device), rows)
         fitted = fit_head(
@@ -179,12 +182,12 @@ class _LinearHead(_Baseline):
         return {"val": metrics.as_dict(), "seconds": fitted.seconds, "note": _of_rows(project, len(data.train))}
 
 
-class _Words(_LinearHead):
-    """A linear head on TF-IDF, fitted on the captions of train rows; its features go through the store as all others."""
+class _Tfidf(_LinearHead):
+    """A linear head on TF-IDF, fitted on the captions of train rows. Its features are cached in the store like all others."""
 
     def __init__(self, project: Project) -> None:
-        super().__init__(project, _WORDS)
-        self.inputs = []  # its encoder is fitted: the captions are among the settings
+        super().__init__(project, _TFIDF)
+        self.inputs = []  # its encoder is fitted here, so its settings include the captions
 
     def settings(self) -> dict[str, Any]:
         rows = _labelled(self.project)
@@ -192,16 +195,16 @@ class _Words(_LinearHead):
         return {**super().settings(), **dataclasses.asdict(TfidfEncoderConfig()), "captions": captions}
 
     def fit(self) -> dict[str, Any]:
-        worded = with_words(self.project, _WORDS)
-        encoder = fitted_words(worded, _WORDS)
-        identity, rows = identity_of(_WORDS, encoder), _affordable_rows(worded)
-        encode_missing(worded, identity, rows, encoder=encoder)
-        table = worded.table_of({_WORDS: (identity.spec, None)}, rows)
+        project = with_tfidf(self.project, _TFIDF)
+        encoder = fitted_vocabulary(project, _TFIDF)
+        identity, rows = identity_of(_TFIDF, encoder), _affordable_rows(project)
+        encode_missing(project, identity, rows, encoder=encoder)
+        table = project.table_of({_TFIDF: (identity.spec, None)}, rows)
         return {**self.fit_on(table, rows), "encoder": identity.spec.key}
 
 
 class _Neighbours(_Baseline):
-    """kNN on the embeddings of all encoders together; of very many training rows, a part."""
+    """kNN on the embeddings of all encoders together; very many training rows are sampled."""
 
     label = "kNN, training-free"
 
@@ -213,22 +216,23 @@ class _Neighbours(_Baseline):
         manifest, config = project.manifest, project.config
         train, val = manifest.rows("train"), manifest.rows("val")
         table = project.table(names, _labelled(project))
-        some = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), sum(table.widths.values()))
-        logits = knn_logits(table, names, some, val, device=torch_device(config.device))
+        width = sum(table.widths.values())
+        sampled = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), width)
+        logits = knn_logits(table, names, sampled, val, device=torch_device(config.device))
         metrics = metrics_on_val(project, logits)
         learned = NO_LINEAGE
         for name in names:
             learned |= lineage_of_encoder(project, project.identity(name), False)
-        note = ", ".join(filter(None, [_of_rows(project, len(some)), in_sample_of(project, learned, val)]))
+        note = ", ".join(filter(None, [_of_rows(project, len(sampled)), in_sample_of(project, learned, val)]))
         return {"val": metrics.as_dict(), "seconds": time.perf_counter() - start, "note": note}
 
 
 def _of_rows(project: Project, n_train: int) -> str:
-    """On how many training rows a baseline is fitted, where that is not all of them."""
+    """A note with the number of training rows of a fit; empty if it uses all of them."""
     return f"of {counted(n_train, 'training row')}" if n_train < len(project.manifest.rows("train")) else ""
 
 
-def _has_words(project: Project) -> bool:
+def _has_captions(project: Project) -> bool:
     return bool(project.row_keys("text").present[project.manifest.rows("train")].any())
 
 
@@ -237,6 +241,6 @@ def _labelled(project: Project) -> np.ndarray:
 
 
 def _affordable_rows(project: Project) -> np.ndarray:
-    """The training rows that a fitted baseline can take in, and all val rows."""
+    """The training rows of a fitted baseline, and all val rows."""
     manifest = project.manifest
     return np.concatenate([drawn(manifest.rows("train"), manifest.ids, MOST_ROWS), manifest.rows("val")])

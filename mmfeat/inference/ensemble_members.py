@@ -1,4 +1,4 @@
-"""The members of an ensemble: by recipe, by name or all there are; and the labelled rows that none was trained on."""
+"""The members of an ensemble, by recipe, by name or all of a project; and labelled rows that no member was trained on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mmfeat.common.errors import DataError, RunError
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import encoder_record
 from mmfeat.project.staleness import (
-    again,
     find_run,
     is_current,
     lineage_of,
     lineage_of_encoder,
-    of_other_classes,
+    probe_has_other_classes,
+    remake_command,
     stale_because,
     state_of,
     trained_on_val,
@@ -27,28 +27,28 @@ from mmfeat.runs.run import Run, all_runs
 
 
 def recipe_members(project: Project, recipe: str) -> list[str]:
-    """The members of FM1, FM2 or FM3. FM2 has `fm1`, the run of that recipe, as one member: half the weight in every row.
+    """The members of FM1, FM2 or FM3. FM2 has the run `fm1` as one member, with half the weight in every row.
 
     Raises
     ------
     RunError
-        The project does not join two encoders, or the recipe's head has not been trained yet.
+        `fuse.inputs` is not two encoders, or the recipe's head has not been trained yet.
     """
     encoders = list(project.config.fuse.inputs)
     if len(encoders) != 2:
-        raise RunError(f"{recipe} joins two encoders, found {encoders}. Name the members: mmfeat ensemble A B ...")
+        raise RunError(f"{recipe} needs two encoders, found {encoders}. Name the members: mmfeat ensemble A B ...")
     heads = [_recipe_run(project, recipe)] if recipe in RECIPE_HEADS else []
     return [*(["fm1"] if recipe == "fm2" else encoders), *heads]
 
 
 def _recipe_run(project: Project, recipe: str) -> str:
-    """The newest current run of the head that a recipe takes in."""
+    """The newest current run of the head that is a member of a recipe."""
     head, inputs = RECIPE_HEADS[recipe], set(project.config.fuse.inputs)
     for run in reversed(all_runs(project.runs_folder)):
         fits = run.kind == "head" and run.record["head"] == head and set(run.encoders) == inputs
         if fits and is_current(project, run):
             return run.name
-    raise RunError(f"{recipe} takes in a {head} head, and there is no current one. Run: mmfeat fuse --head {head}")
+    raise RunError(f"{recipe} needs a current {head} run, and there is none. Run: mmfeat fuse --head {head}")
 
 
 def all_candidates(project: Project) -> list[str]:
@@ -57,12 +57,12 @@ def all_candidates(project: Project) -> list[str]:
     Raises
     ------
     RunError
-        There is none.
+        There is no candidate.
     """
     names = []
     for name in project.config.encoder:
         identity = project.identity(name)
-        usable = identity.output_key is not None and not of_other_classes(project, identity)
+        usable = identity.output_key is not None and not probe_has_other_classes(project, identity)
         if usable and not trained_on_val(project, lineage_of_encoder(project, identity, True)):
             names.append(name)
     runs = [r.name for r in all_runs(project.runs_folder) if r.kind != "ensemble" and state_of(project, r) == "current"]
@@ -77,14 +77,14 @@ def refuse_fitted(project: Project, names: list[str]) -> None:
     Raises
     ------
     RunError
-        There is one among the members, or among theirs.
+        A member, or a member of a member, has fitted weights.
     """
     for name in names:
         if name not in project.config.encoder and (inner := _fitted_within(project, find_run(project, name))):
             members = " ".join(m["name"] for m in inner.record["members"])
             whose = "its weights" if inner.name == name else f"the weights of its member {inner.name}"
             raise RunError(
-                f"{name}: {whose} were fitted on the same rows, and no weight can be fitted on top out of sample. "
+                f"{name}: {whose} were fitted on the same rows, so weights on top of them would not be out of sample. "
                 f"Name the members of {inner.name} instead: {members}; or use --method mean"
             )
 
@@ -92,17 +92,17 @@ def refuse_fitted(project: Project, names: list[str]) -> None:
 def _fitted_within(project: Project, run: Run) -> Run | None:
     if "fitted" in run.record:
         return run
-    inner = [find_run(project, m["name"]) for m in run.record["members"] if m["fingerprint"] is not None]
-    return next((found for one in inner if (found := _fitted_within(project, one))), None)
+    members = [find_run(project, m["name"]) for m in run.record["members"] if m["fingerprint"] is not None]
+    return next((fitted for member in members if (fitted := _fitted_within(project, member))), None)
 
 
 def rows_to_fit_on(project: Project, names: list[str]) -> np.ndarray:
-    """Labelled train and val rows that no member was trained on: train rows only where all members are out of fold.
+    """Labelled train and val rows that no member was trained on: train rows only if all members are out of fold.
 
     Raises
     ------
     DataError
-        There is none.
+        There is no such row.
     """
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("val"), manifest.rows("train")])
@@ -148,7 +148,7 @@ def members_of(project: Project, names: list[str], weights: Weights) -> Members:
         else:
             run = find_run(project, name)
             if why := run.damage() or stale_because(project, run):
-                raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+                raise RunError(f"{name} is stale: {why}. Make it again: {remake_command(project, run)}")
             found, fingerprint = run.encoders, run.record["fingerprint"]
             heads.update(run.record["heads"])
         for encoder, record in found.items():

@@ -1,4 +1,4 @@
-"""Decision rules of a project, as `[predict]` asks for them: cross-fitted for val rows, fitted on all of val for others."""
+"""Decision rules of a project under `[predict]`: cross-fitted for val rows, fitted on all of val for other rows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mmfeat.project.project import Project
 
 
 def crossfitted_rule(project: Project, rows: np.ndarray, logits: np.ndarray) -> DecisionRule:
-    """The rule for labelled rows by their own logits `(n, K)`; where it is tuned, each row's is fitted on the other folds."""
+    """The rule for labelled rows, given their logits `(n, K)`. A tuned rule is cross-fitted: each fold by the other folds."""
     numbers = id_numbers(project.manifest.ids[rows]) if project.config.predict.fits else np.zeros(0, np.uint64)
     return _fitted(project, rows, logits, numbers)
 
 
 def _fitted(project: Project, rows: np.ndarray, logits: np.ndarray, numbers: np.ndarray | None = None) -> DecisionRule:
-    """A rule fitted on labels and logits, by folds of the rows' `numbers` where they are given.
+    """A rule fitted on labels and logits; cross-fitted in folds by the rows' `numbers`, if given.
 
-    Thresholds of classes are fitted in an order of the classes' names, so that the manifest's order does not matter.
+    Thresholds per class are fitted in alphabetical order of the classes, so the manifest's order does not matter.
     """
     config, classes = project.config, project.manifest.classes
     labels, at = project.manifest.labels[rows], None
@@ -48,12 +48,12 @@ def metrics_on_val(project: Project, logits: np.ndarray) -> Metrics:
 
 
 def required_val(project: Project, what: str) -> np.ndarray:
-    """The val rows, for a command that needs them as `what`: `rows to compare on`.
+    """The val rows; `what` names their use in the error, such as `rows to compare on`.
 
     Raises
     ------
     DataError
-        There are none.
+        There are no val rows.
     """
     rows = project.manifest.rows("val")
     if not len(rows):
@@ -62,7 +62,7 @@ def required_val(project: Project, what: str) -> np.ndarray:
 
 
 def shipped_rule(project: Project, name: str) -> DecisionRule:
-    """The rule of a run or an encoder for rows that are not val: fitted on all of val where it is tuned.
+    """The rule of a run or an encoder for rows that are not val; a tuned rule is fitted on all of val.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def rule_for_rows(project: Project, name: str, rows: np.ndarray, shipped: Decisi
     Parameters
     ----------
     shipped : DecisionRule, optional
-        The result of `shipped_rule`, where it is known.
+        The result of `shipped_rule`, if it is known.
     """
     shipped = shipped_rule(project, name) if shipped is None else shipped
     val = project.manifest.rows("val")
@@ -98,7 +98,7 @@ def rule_for_rows(project: Project, name: str, rows: np.ndarray, shipped: Decisi
 
 
 def rule_record(project: Project, logits: np.ndarray) -> dict[str, Any] | None:
-    """The rule that a run ships, by the logits `(n_val, K)` of its val rows, as run.json keeps it; None without val rows."""
+    """The rule that a run ships, as in run.json, fitted on the logits `(n_val, K)` of val rows; None if it cannot be fitted."""
     config, rows = project.config, project.manifest.rows("val")
     if config.predict.fits and not len(rows):
         return None
@@ -111,7 +111,7 @@ def same_rule(record: dict[str, Any], rule: PredictConfig) -> bool:
 
 
 def about_fit(project: Project) -> str:
-    """What the rule is fitted on: `fitted on 2,000 val rows for samples-f1`; empty where it is not fitted."""
+    """A clause about the fit, such as `fitted on 2,000 val rows for samples-f1`; empty if the rule is not fitted."""
     if not project.config.predict.fits:
         return ""
     purpose = f" for {project.config.metric}" if project.config.predict.tuned else ""
@@ -124,6 +124,6 @@ def _check_val(project: Project) -> None:
     rule = project.config.predict
     key, fixed = ("threshold", "0.5") if rule.tuned else ("calibration", "none")
     raise ConfigError(
-        f"predict.{key} = {getattr(rule, key)} is fitted on val rows, and there are none. "
+        f"predict.{key} = {getattr(rule, key)} is fitted on val rows, but there are none. "
         f"Use: --{key} {fixed}, or set [split] val in mmfeat.toml and run: mmfeat init"
     )

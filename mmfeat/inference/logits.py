@@ -1,4 +1,4 @@
-"""From the name of an encoder or a run to logits of the manifest's rows. torch is imported only to compute some."""
+"""Logits of the manifest's rows by the name of an encoder or a run. torch is imported only to compute logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import input_keys
-from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
+from mmfeat.project.staleness import find_run, probe_has_other_classes, remake_command, stale_because
 from mmfeat.runs.ensembles import Weight, combined
 from mmfeat.runs.run import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.store.feature_table import FeatureTable
@@ -28,17 +28,17 @@ from mmfeat.store.keys import EncoderSpec
 
 @dataclass(frozen=True, kw_only=True)
 class RowLogits:
-    """Logits of the rows that were asked for, in their order.
+    """Logits of the requested rows, in their order.
 
     Attributes
     ----------
     name : str
-        Of the encoder or run.
+        The encoder or run.
     logits : np.ndarray
-        `(n, K)` float32. A row that is not `known` has the log odds of the training rows, or what a head gives where all its
-        inputs are missing.
+        `(n, K)` float32. A row that is not `known` has the log odds of the training rows, or a head's output for missing
+        inputs.
     known : np.ndarray
-        `(n,)` bool: the row has the modality, or one of them, and it could be read.
+        `(n,)` bool: whether the row has a readable sample of at least one modality.
     """
 
     name: str
@@ -70,8 +70,8 @@ def probe_table(project: Project, identity: Identity, rows: np.ndarray) -> Featu
     """
     remedy = f"Run: mmfeat finetune {identity.name} --freeze"
     if identity.output_key is None:
-        raise RunError(f"encoder {identity.name!r} gives no logits yet. {remedy}")
-    if of_other_classes(project, identity):
+        raise RunError(f"encoder {identity.name!r} has no linear probe yet. {remedy}")
+    if probe_has_other_classes(project, identity):
         raise RunError(
             f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}"
         )
@@ -95,14 +95,14 @@ def _with_logits(table: FeatureTable, name: str, rows: np.ndarray) -> FeatureTab
 
 def _stored_logits(project: Project, table: FeatureTable, name: str, rows: np.ndarray) -> RowLogits:
     known, prior = table.present[name][rows], training_prior(project)
-    if not known.any():  # nothing that the store could have logits of
+    if not known.any():  # the store has no logits of such rows
         return RowLogits(name=name, logits=np.tile(prior, (len(rows), 1)), known=known)
     logits = fill_unknown(np.asarray(table.logits[name][rows]), known, prior)
     return RowLogits(name=name, logits=logits, known=known)
 
 
 def training_prior(project: Project) -> np.ndarray:
-    """Log odds of each class among the training rows, `(K,)` float32: the logits of a row of which nothing is known."""
+    """Log odds of each class among the training rows, `(K,)` float32: the logits of a row without any sample."""
     labels = project.manifest.labels[project.manifest.rows("train")]
     memory, made_from = Remembered(project.memory / "prior.json", most=20), [str(labels.dtype), list(labels.shape)]
     name = digest_bytes(np.ascontiguousarray(labels).tobytes())
@@ -123,25 +123,25 @@ def fill_unknown(logits: np.ndarray, known: np.ndarray, prior: np.ndarray) -> np
 
 
 def run_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
-    """Logits of rows by a run: computed from cached features, or read from its logits.h5 where those are gone.
+    """Logits of rows by a run: computed from cached features, or read from its logits.h5 if the features are gone.
 
     Parameters
     ----------
     shipped : bool
-        Logits as the exported run gives them for all rows. Otherwise rows that its weights were fitted on, or its heads
-        were trained on in folds, have logits that are out of sample.
+        Whether to return the logits of the exported run for all rows. Otherwise rows that its weights were fitted on, or
+        that its heads were trained on in folds, have out-of-sample logits.
 
     Raises
     ------
     MissingFeatures
-        Neither has them.
+        Neither the store nor logits.h5 has them.
     RunError
         The run was made for other classes, a member of an ensemble is gone, or a row that its weights were fitted on has
         changed since.
     """
     run = run.in_order_of(project.manifest.classes)
     if run.classes != project.manifest.classes:
-        raise RunError(f"{run.name} was made for other classes. Make it again: {again(project, run)}")
+        raise RunError(f"{run.name} was made for other classes. Make it again: {remake_command(project, run)}")
     try:
         if run.kind == "ensemble":
             return _ensemble_logits(project, run, rows, shipped=shipped)
@@ -154,12 +154,12 @@ def run_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = 
         if not why:  # its encoders are current: what is missing can be extracted, as the error says
             raise
     raise MissingFeatures(
-        f"{run.name}: the features that it was made from are gone, and {why}. Make the run again: {again(project, run)}"
+        f"{run.name}: the features that it was made from are gone, and {why}. Make the run again: {remake_command(project, run)}"
     )
 
 
 def kept_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool = False) -> RowLogits | None:
-    """The logits of rows that a run has kept; None where it lacks one, or an image or caption has changed since."""
+    """Logits of rows from a run's logits.h5; None if it lacks a row, or an image or caption has changed since."""
     kept = run.logits()
     at = _kept_at(project, kept, rows)
     if not (at >= 0).all() or not _kept_same(project, run, kept, rows=rows, at=at).all():
@@ -185,13 +185,13 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, *, names: list[
                 f"Run: {modality_table(recorded['modality']).remedy(name)}"
             )
         encoders[name] = (spec, recorded["output_key"])
-        if run.kind != "ensemble":  # which reads its members' logits alone
+        if run.kind != "ensemble":  # an ensemble reads only its members' logits
             tokens[name] = recorded.get("tokens", 0)
     return project.table_of(encoders, need, tokens, widths={name: run.encoders[name]["width"] for name in encoders})
 
 
 def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
-    """The spec of a key: of its features or, where no sample was encoded (all captions are blank), of the encoder itself."""
+    """The spec of a key, from its features or, if no sample was encoded (all captions are blank), from the encoder."""
     features = project.store.find(key)
     if features is not None:
         return features.spec
@@ -204,7 +204,7 @@ def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:
 def unimodal_predictions(project: Project, run: Run, rows: np.ndarray) -> dict[str, RowLogits]:
     """Logits of rows by the linear probe of each encoder of a run; encoders without a probe or features are left out.
 
-    The probe is the one that the run reads, else the one in use, where it is on the same embeddings.
+    The probe is the one that the run reads, else the encoder's current probe if it is on the same embeddings.
     """
     found = {}
     for name, recorded in run.encoders.items():
@@ -241,7 +241,7 @@ def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: b
             member = find_run(project, name)
             if member.record["fingerprint"] != recorded["fingerprint"]:
                 raise RunError(
-                    f"{run.name}: its member {name} was made again since. Make it again: {again(project, run)}"
+                    f"{run.name}: its member {name} was made again. Make the ensemble again: {remake_command(project, run)}"
                 )
             members.append(run_logits(project, member, rows, shipped=shipped))
     weights, prior = [m["weight"] for m in run.record["members"]], np.array(run.record["prior"])
@@ -258,12 +258,12 @@ def weighted_logits(
     bias: Sequence[float] | None = None,
 ) -> RowLogits:
     """Logits of an ensemble by those of its members; see :func:`mmfeat.runs.ensembles.combined`."""
-    logits = combined([m.logits for m in members], [m.known for m in members], weights, prior, bias)
+    logits = combined([m.logits for m in members], [m.known for m in members], weights, prior, bias=bias)
     return RowLogits(name=name, logits=logits, known=np.any([m.known for m in members], axis=0))
 
 
 def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndarray) -> RowLogits:
-    """The same with kept logits, of weights fitted on the other folds, for labelled rows that the weights were fitted on."""
+    """Replace the logits of rows that the weights were fitted on by the kept logits, whose weights other folds fitted."""
     at = np.flatnonzero(has_label(project.manifest.labels[rows]))
     kept = run.logits()
     position = _kept_at(project, kept, rows[at])
@@ -273,7 +273,7 @@ def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndar
     if not same.all():
         raise RunError(
             f"{run.name}: its weights were fitted on {(~same).sum():,} of these rows before their images or captions changed, "
-            f"so that no metric would be out of sample. Make it again: {again(project, run)}"
+            f"so their metrics would not be out of sample. Make it again: {remake_command(project, run)}"
         )
     logits, known = found.logits.copy(), found.known.copy()
     logits[at], known[at] = kept.logits[position], kept.known[position]
@@ -281,7 +281,7 @@ def _cross_fitted(project: Project, run: Run, found: RowLogits, *, rows: np.ndar
 
 
 def held_out_folds(project: Project, run: Run, rows: np.ndarray) -> np.ndarray | None:
-    """The fold of each row, whose heads were not trained on it; -1 for rows of none. None for a run without folds."""
+    """The held-out fold of each row; -1 for a row in no fold. None for a run without folds."""
     if not run.record.get("folds"):
         return None
     kept = run.logits()
@@ -290,7 +290,7 @@ def held_out_folds(project: Project, run: Run, rows: np.ndarray) -> np.ndarray |
 
 
 def _kept_at(project: Project, kept: RunLogits, rows: np.ndarray) -> np.ndarray:
-    """Where a run's logits.h5 has the rows, `(n,)`; -1 where it does not."""
+    """Positions of rows in a run's logits.h5, `(n,)`; -1 for a row that it lacks."""
     if not len(kept.ids):
         return np.full(len(rows), -1)
     numbers, kept_numbers = id_numbers(project.manifest.ids[rows]), id_numbers(kept.ids)

@@ -51,9 +51,9 @@ class ExportResult(Result):
     difference : float
         The largest difference of a probability from the cached features' on those rows.
     unchecked : str
-        Why no row could be compared. Empty where some were.
+        Why no row could be compared. Empty if some were.
     n_run : int
-        Rows that torch predicted as well, where another runtime executes the folder.
+        Rows that torch predicted too, if another runtime executes the folder.
     runtime_difference : float
         The largest difference of a probability from torch's on those rows.
     made : bool
@@ -153,7 +153,7 @@ def _check_exportable(composed: Composed, form: _Form) -> None:
 
 
 def _record(project: Project, composed: Composed) -> dict[str, Any]:
-    """What mmfeat.json says of a model, as JSON values."""
+    """The content of mmfeat.json, as JSON values."""
     return {
         "classes": list(project.manifest.classes),
         "predict": {**shipped_rule(project, composed.name).as_dict(), "fitted": about_fit(project)},
@@ -171,7 +171,7 @@ _OTHER = "Name another folder, or remove it"
 
 
 def _existing(destination: Path) -> dict[str, Any]:
-    """The record of an exported model. Anything else is an error."""
+    """The record of an exported model in a folder. Any other folder is an error."""
     try:
         return read_folder(destination)
     except RunError as error:
@@ -259,7 +259,7 @@ def _samples(project: Project, predictor: Predictor) -> tuple[list[int], dict[st
 
 
 def _reader(project: Project, name: str) -> Callable[[int], Any]:
-    """Row to its sample for one encoder. None if it has none."""
+    """A function from a row to its sample for one encoder, or None if the row has no sample."""
     kind = kind_of(project.config.encoder[name])
     present = project.row_keys(kind.modality, project.source_of(kind.modality, name)).present
     read = project.reader(name)
@@ -267,7 +267,7 @@ def _reader(project: Project, name: str) -> Callable[[int], Any]:
 
 
 def _cached(project: Project, name: str, rows: list[int], *, decision: DecisionRule) -> tuple[np.ndarray | None, str]:
-    """Probabilities `(N, K)` from the cached features, or the reason why there are none."""
+    """Probabilities `(N, K)` from the cached features, or the reason why they cannot be computed."""
     if not rows:
         return None, "no row could be read"
     try:

@@ -14,7 +14,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
 from mmfeat.inference.logits import logits_of, training_prior
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again, find_run, of_other_classes, stale_because
+from mmfeat.project.staleness import find_run, probe_has_other_classes, remake_command, stale_because
 from mmfeat.runs.composition import Composition, Part, ProbePart, Tree, head_part
 from mmfeat.runs.run import Run
 from mmfeat.runs.run_record import in_order
@@ -22,7 +22,7 @@ from mmfeat.runs.run_record import in_order
 
 @dataclass(frozen=True)
 class Composed:
-    """A network on embeddings, and the run or encoder that it is of.
+    """A network on embeddings, and the run or encoder that it computes.
 
     Attributes
     ----------
@@ -54,11 +54,11 @@ def compose(project: Project, name: str) -> Composed:
     else:
         run = find_run(project, name)
         if why := run.damage() or stale_because(project, run):
-            raise RunError(f"{name} is stale: {why}. Make it again: {again(project, run)}")
+            raise RunError(f"{name} is stale: {why}. Make it again: {remake_command(project, run)}")
         identities = {encoder: project.identity(encoder) for encoder in run.encoders}
         tree = _add(project, run, parts)
     for encoder, identity in identities.items():  # for unimodal predictions
-        if encoder not in parts and identity.output_key is not None and not of_other_classes(project, identity):
+        if encoder not in parts and identity.output_key is not None and not probe_has_other_classes(project, identity):
             parts[encoder] = _probe(project, encoder)
     return Composed(name, run, Composition(parts, tree, len(project.manifest.classes)), identities)
 
@@ -86,8 +86,8 @@ def _probe(project: Project, name: str) -> ProbePart:
     """An encoder's linear probe, in the order of the manifest's classes."""
     identity = project.identity(name)
     output = project.output(identity)
-    if output is None or of_other_classes(project, identity):
-        why = "gives no logits yet" if output is None else "has a linear probe for other classes than the manifest"
+    if output is None or probe_has_other_classes(project, identity):
+        why = "has no linear probe yet" if output is None else "has a linear probe for other classes than the manifest"
         raise RunError(f"encoder {name!r} {why}. Run: mmfeat finetune {name} --freeze")
     output = output.in_order_of(project.manifest.classes)
     part = ProbePart(name, identity.width, len(output.classes))
@@ -107,7 +107,7 @@ def _current_metrics(project: Project, name: str) -> dict[str, Any] | None:
 
 
 def model_record(project: Project, composed: Composed) -> dict[str, Any]:
-    """What an exported model keeps of its project, as JSON values: data, split, metrics, number of training rows."""
+    """Facts about its project that an exported model records, as JSON values: data, split, metrics, training rows."""
     run, config = composed.run, project.config
     if run is None:
         checkpoint = project.checkpoint(composed.identities[composed.name])

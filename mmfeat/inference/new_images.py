@@ -17,12 +17,12 @@ from mmfeat.inference.new_rows import NewRows
 
 
 def image_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str] | None = None) -> NewRows:
-    """A row for each image in folders, archives, files and patterns: its id is its name there.
+    """A row for each image in folders, archives, files and patterns. The id is the image's name there.
 
     Parameters
     ----------
     captions : str
-        A table of captions, whose ids or image names are those of the images; none, where empty.
+        A table of captions, whose ids or image names are those of the images; empty for no captions.
     columns : dict of str to str
         Columns of that table by role.
 
@@ -37,11 +37,12 @@ def image_rows(whats: Sequence[str], captions: str = "", columns: dict[str, str]
     names = sources.names()
     if not names:
         where = ", ".join(map(str, places or files))
-        raise DataError(f"{where}: no image there (looked for {', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{where}: no image (looked for {', '.join(IMAGE_SUFFIXES)})")
     texts = _captions(captions, columns or {}, sources) if captions else {}
     located = {name: str(sources.locate(name)) for name in names}  # an error where two have one name
     ids = [name.encode("utf-8", "replace").decode("utf-8") for name in names]
-    return NewRows(ids, names, [texts.get(located[name], "") for name in names], sources, {"id": "id"})
+    given = [texts.get(located[name], "") for name in names]
+    return NewRows(ids=ids, images=names, captions=given, sources=sources, columns={"id": "id"})
 
 
 def _found(whats: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -59,19 +60,19 @@ def _found(whats: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
 
 def _captions(file: str, columns: dict[str, str], sources: ImageSources) -> dict[str, str]:
-    """Place of an image to its caption."""
+    """Location of an image to its caption."""
     table = read_rows(Path(file).expanduser(), columns, {})
     if not any(caption.strip() for caption in table.captions):
-        raise DataError(f"{file}: no caption in it. Name the column: --column caption=NAME")
+        raise DataError(f"{file}: no captions. Name the column: --column caption=NAME")
     found = {}
     for sample, image, caption in zip(table.ids, table.images, table.captions, strict=True):
         location = (sources.locate(image) if image else None) or sources.locate(sample)
         if location is not None:
             found[str(location)] = caption
     if not found:
-        there = sources.names()
+        names = sources.names()
         raise DataError(
-            f"{file}: none of {counted(len(table.ids), 'row')} names one of {counted(len(there), 'picture')}: "
-            f"the first there is {shown(repr(there[0]))}, here {shown(repr(table.images[0] or table.ids[0]))}"
+            f"{file}: none of {counted(len(table.ids), 'row')} names one of {counted(len(names), 'picture')}: "
+            f"the first picture is {shown(repr(names[0]))}, the first row {shown(repr(table.images[0] or table.ids[0]))}"
         )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,16 +29,16 @@ _BLOCK = 512  # rows whose images are in memory at a time, without a project
 _BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewRows:
     """Samples to predict.
 
     Attributes
     ----------
     images, captions : list of str
-        Names and texts; empty where a row has none.
+        Names and texts; an empty text for a row without one.
     sources : ImageSources
-        Where the images are.
+        The folders and archives of the images.
     """
 
     ids: list[str]
@@ -131,7 +132,7 @@ def _located(rows: NewRows) -> tuple[list[str], dict[int, str]]:
 
 
 def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str]) -> Iterator[bytes | None]:
-    """The bytes of each row's image; None where it has none, or it cannot be read: the reason goes to `errors`."""
+    """The bytes of each row's image; None without an image, or if it cannot be read: `errors` then has the reason."""
     for row in block:
         location = rows.sources.locate(names[row]) if names[row] else None
         data = None
@@ -146,7 +147,7 @@ def _read(rows: NewRows, names: list[str], block: range, errors: dict[int, str])
 
 
 def one_row(image: str, caption: str) -> NewRows:
-    """One picture by its path, one caption, or both; an empty text where there is none.
+    """One picture by its path, one caption, or both; an empty text stands for neither.
 
     Raises
     ------
@@ -154,22 +155,22 @@ def one_row(image: str, caption: str) -> NewRows:
         There is no such picture.
     """
     if not image:
-        return NewRows(["caption"], [""], [caption], ImageSources([]))
+        return NewRows(ids=["caption"], images=[""], captions=[caption], sources=ImageSources([]))
     path = Path(image).expanduser()
     if not path.is_file():
         raise DataError(f"{path}: no such image")
-    return NewRows([path.name], [path.name], [caption], ImageSources.of_file(path))
+    return NewRows(ids=[path.name], images=[path.name], captions=[caption], sources=ImageSources.of_file(path))
 
 
 def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usual: dict[str, str]) -> NewRows:
-    """The rows of a table; its images are in `images`, or beside it.
+    """The rows of a table; its images are in `images`, or next to the table.
 
     Parameters
     ----------
     columns : dict of str to str
-        Columns by role, which must exist; the others are detected.
+        Columns by role, which must exist; other columns are detected.
     usual : dict of str to str
-        Columns of the project, used where the table has them.
+        Columns of the project, used if the table has them.
 
     Raises
     ------
@@ -182,16 +183,17 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
         say(line.strip())
     if source.images_inside and not images:
         say(about_images_inside(source).strip())
+    texts: dict[str, Any] = {"ids": source.ids, "captions": source.captions, "columns": source.columns}
     if not any(source.images):
-        return NewRows(source.ids, source.images, source.captions, ImageSources([]), source.columns)
+        return NewRows(**texts, images=source.images, sources=ImageSources([]))
     places = [Path(place).expanduser() for place in images]
     sources = ImageSources(places, "--images") if places else images_beside(path)
     named = [name for name in source.images if name]
     if places and not any(sources.holds(name) for name in named):
         raise nothing_found(named, sources)
     if source.images_inside and not any(sources.holds(name) for name in named):
-        return NewRows(source.ids, [""] * len(source.ids), source.captions, ImageSources([]), source.columns)
-    return NewRows(source.ids, source.images, source.captions, sources, source.columns)
+        return NewRows(**texts, images=[""] * len(source.ids), sources=ImageSources([]))
+    return NewRows(**texts, images=source.images, sources=sources)
 
 
 def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
@@ -200,11 +202,11 @@ def check_samples(rows: NewRows, model: str, modalities: set[str]) -> None:
     Raises
     ------
     DataError
-        There are none of its `modalities`.
+        No sample has one of its `modalities`.
     """
     kinds = [modality_kind(modality) for modality in sorted(modalities)]
     reads = " and ".join(kind.reads for kind in kinds)
     if not any(kind.any_given(rows.ids, rows.images, rows.captions) for kind in kinds):
-        raise DataError(f"{model} reads {reads}, and what is to be predicted has none")
+        raise DataError(f"{model} reads {reads}, but the samples to predict have none")
     if all(kind.settings.by_id for kind in kinds) and len(rows.ids) == 1 and not rows.columns:
-        raise DataError(f"{model} reads {reads} alone, and a picture or a caption has none. Give a table of ids")
+        raise DataError(f"{model} reads only {reads}, which a picture or a caption does not have. Give a table of ids")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def after_fuse(project: Project, run: Run) -> str:
-    """The recipe that takes in the run's head, where its other members are there; else the list of runs."""
+    """The ensemble recipe that uses the run's head, if its other members exist; else `mmfeat runs`."""
     config, manifest = project.config, project.manifest
     recipe = {head: name for name, head in RECIPE_HEADS.items()}.get(run.record["head"])
     if recipe is None or len(run.encoders) != 2 or config.origins.get("fuse.inputs") == "option":
@@ -47,7 +47,7 @@ def after_runs(project: Project, ranked: list[RankedRun]) -> str:
 
 
 def after_evaluate(project: Project, split: str) -> str:
-    """Self-training where there are unlabelled rows to learn from; after a test, predictions."""
+    """Self-training if there are unlabelled rows to learn from; predictions after a test."""
     from mmfeat.heads import takes  # imports torch
 
     manifest, config = project.manifest, project.config
@@ -64,7 +64,7 @@ def to_fuse(project: Project) -> str:
 
 
 def to_predict(project: Project) -> str:
-    """`mmfeat predict`, where there are rows to predict and a run to predict them; empty where there are not."""
+    """`mmfeat predict`; empty without unlabelled rows or a current run."""
     rows = project.manifest.rows("unlabelled")
     if not len(rows) or not any(state_of(project, run) == "current" for run in all_runs(project.runs_folder)):
         return ""
@@ -72,7 +72,7 @@ def to_predict(project: Project) -> str:
 
 
 def _cached(project: Project, rows: np.ndarray) -> bool:
-    """Whether the store has the embeddings of some rows by the fusion's encoders."""
+    """Whether the store has the embeddings of rows by all encoders of `fuse.inputs`."""
     try:
         project.table(list(project.config.fuse.inputs), rows)
     except MmfeatError:

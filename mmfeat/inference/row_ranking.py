@@ -1,9 +1,9 @@
-"""Which rows are most worth labelling, in bits, with no two rows alike.
+"""Rank rows by how much is gained by labelling them, in bits, and skip near-duplicates.
 
 The worth of a row is the uncertainty of the fused model of each class (Lewis and Gale, 1994) plus the disagreement of the
 unimodal predictions (the Jensen-Shannon divergence of a committee: McCallum and Nigam, 1998). Rows are then selected one
-after another; each counts less the nearer it is to one that was selected before (Settles and Craven, 2008), so that an
-image that is there twice is selected once.
+after another; a row is worth less the nearer it is to a row selected before (Settles and Craven, 2008), so that of two
+copies of an image one is selected.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ def disagreement(unimodal: np.ndarray, known: np.ndarray) -> np.ndarray:
     unimodal : np.ndarray
         `(M, n, K)` probabilities by each encoder alone; M may be 0.
     known : np.ndarray
-        `(M, n)` bool: whether the row has the encoder's modality. A single encoder disagrees with none.
+        `(M, n)` bool: whether the row has the encoder's modality. With one encoder the disagreement is 0.
 
     Returns
     -------
     np.ndarray
         `(n, K)` float64 in [0, 1].
     """
-    weights = known[:, :, None] / np.maximum(known.sum(0), 1)[:, None]  # (M, n, 1), of sum 1 where anything is known
+    weights = (
+        known[:, :, None] / np.maximum(known.sum(0), 1)[:, None]
+    )  # (M, n, 1); they sum to 1 if any encoder is known
     each = np.where(known[:, :, None], unimodal, 0.0).astype(np.float64)
     return np.maximum(entropy((weights * each).sum(0)) - (weights * entropy(each)).sum(0), 0)
 
@@ -80,21 +82,21 @@ def shortlist(worth: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
     Parameters
     ----------
     numbers : np.ndarray
-        `(N,)`, one for each id: equals are ordered by them, so that the order of the rows does not matter.
+        `(N,)`, one for each id: ties are broken by them, so that the order of the rows does not matter.
     """
     order = np.lexsort((numbers, -worth))[:n]
     return order[worth[order] > 0]
 
 
 def spread(worth: np.ndarray, points: np.ndarray, n: int) -> np.ndarray:
-    """Up to n rows, one after another: each time the row of highest worth, reduced where a selected row is near.
+    """Select up to n rows, each time the row of highest worth; worth is reduced near selected rows.
 
-    The first m of n are the selection for m. There are fewer where all other rows are duplicates.
+    The first m of n are the selection for m. There are fewer than n if all other rows are duplicates.
 
     Parameters
     ----------
     worth : np.ndarray
-        `(P,)` of a shortlist; of equals the first is selected.
+        `(P,)` of a shortlist; of ties the first is selected.
     points : np.ndarray
         `(P, D)` float32. Squared distances count, relative to the usual one between two rows.
 
@@ -103,22 +105,22 @@ def spread(worth: np.ndarray, points: np.ndarray, n: int) -> np.ndarray:
     np.ndarray
         Positions in the shortlist, in the order of selection.
     """
-    points = points - points.mean(0) if len(points) else points  # digits: distances stay as they are
+    points = points - points.mean(0) if len(points) else points  # numerical precision: distances do not change
     squares = np.einsum("pd,pd->p", points, points)
     usual = max(2 * float(squares.mean()) if len(squares) else 0.0, 1e-12)
-    there = np.zeros((min(n, len(points)), points.shape[1]), points.dtype)  # the selected rows
-    there_squares, taken = np.zeros(len(there), points.dtype), []
+    selected = np.zeros((min(n, len(points)), points.shape[1]), points.dtype)
+    selected_squares, taken = np.zeros(len(selected), points.dtype), []
     heap = [(-w, row, 1.0, 0) for row, w in enumerate(worth.tolist()) if w > 0]
     heapq.heapify(heap)
-    while heap and len(taken) < n:  # worth only falls as rows are selected: compared again when first
+    while heap and len(taken) < n:  # worth only decreases, so a row is compared again only when it comes first
         _, row, novelty, compared = heapq.heappop(heap)
         m = len(taken)
         if compared == m:
-            there[m], there_squares[m] = points[row], squares[row]
+            selected[m], selected_squares[m] = points[row], squares[row]
             taken.append(row)
             continue
-        away = there_squares[compared:m] + squares[row] - 2 * (there[compared:m] @ points[row])
-        novelty = min(novelty, float(away.min()) / usual)
+        distances = selected_squares[compared:m] + squares[row] - 2 * (selected[compared:m] @ points[row])
+        novelty = min(novelty, float(distances.min()) / usual)
         if novelty > NEAR:
             heapq.heappush(heap, (-float(worth[row]) * novelty, row, novelty, m))
     return np.array(taken, dtype=np.int64)

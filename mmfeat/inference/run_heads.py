@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from mmfeat.heads.head import Head
-from mmfeat.heads.training.fit_heads import FitData, heads_logits
+from mmfeat.heads.training.fit_heads import FitData
+from mmfeat.heads.training.head_logits import heads_logits
 from mmfeat.runs.composition import head_part, n_folds
 from mmfeat.runs.run import Run
 from mmfeat.store.feature_table import FeatureTable
@@ -23,8 +24,8 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
     Parameters
     ----------
     fold : np.ndarray, optional
-        `(n,)`, as :func:`mmfeat.inference.logits.held_out_folds` gives it: rows of a fold have the logits of the heads that were
-        not trained on it; all others, as all do when None, the mean of the heads of all folds.
+        `(n,)`, from :func:`mmfeat.inference.logits.held_out_folds`. A row of a fold gets the logits of the heads that held
+        it out. All other rows, or all rows if None, get the mean over the heads of all folds.
     """
     heads = list(head_part(run.record, run.state()).to(device).seeds)
     found = table_logits(heads, table, list(run.encoders), device=device, folds=n_folds(run.record), fold=fold)
@@ -47,7 +48,14 @@ def table_logits(
     size = max(1, _NUMBERS // sum(math.prod(x.shape[1:]) for x in (*table.embeddings.values(), *table.tokens.values())))
     for start, part in zip(range(0, table.n_samples, size), table.batches(size), strict=True):
         inputs, present = part.to(device, names)
-        data = FitData(inputs, present, torch.as_tensor(part.labels, device=device), nothing, nothing, nothing)
+        data = FitData(
+            inputs=inputs,
+            present=present,
+            labels=torch.as_tensor(part.labels, device=device),
+            numbers=nothing,
+            train=nothing,
+            val=nothing,
+        )
         own = fold[start : start + size]
         for number in np.unique(own):
             its = np.flatnonzero(own == number)

@@ -14,7 +14,7 @@ from mmfeat.inference.next_commands import to_fuse
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import TRAINED_ON_VAL, lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import TRAINED_ON_VAL, find_run, lineage_of_encoder, state_of, trained_on_val
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
@@ -29,13 +29,13 @@ class RankedRun:
     made_from : str
         Encoders or members; the model of an encoder.
     metrics : Metrics or None
-        Metrics on the current val rows. None where there are none or they cannot be computed: then `state` says why.
+        Metrics on the current val rows. None without val rows or if they cannot be computed: then `state` says why.
     size_mb : float or None
-        Of the whole model, encoders included.
+        Size of the whole model, encoders included.
     state : str
         `current`, `stale: ...`, `damaged: ...`, or why it is not ranked.
     run : Run or None
-        None for an encoder, and where run.json cannot be read.
+        None for an encoder, or if run.json cannot be read.
     transductive : bool
         Whether it was trained on rows that are unlabelled here, without their labels.
     """
@@ -70,7 +70,7 @@ def best_run(project: Project) -> Run:
     Raises
     ------
     RunError
-        There is none; the message gives the state of the first runs.
+        There is no current run; the message gives the state of the first runs.
     """
     lines = [line for line in ranked_runs(project) if line.run is not None or line.state.startswith("damaged")]
     for line in lines:
@@ -81,13 +81,19 @@ def best_run(project: Project) -> Run:
     reasons = "; ".join(f"{line.name} ({line.state})" for line in lines[:_NAMED])
     more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
     stale = any(line.state.startswith("stale") for line in lines)
-    raise RunError(
-        f"no run that can be chosen: {reasons}{more}. Run: {'mmfeat extract, then: ' if stale else ''}mmfeat fuse"
-    )
+    raise RunError(f"no current run: {reasons}{more}. Run: {'mmfeat extract, then: ' if stale else ''}mmfeat fuse")
+
+
+def selected_run(project: Project, name: str | None) -> tuple[Run, str]:
+    """A run, and how it was selected."""
+    if name:
+        return find_run(project, name), ""
+    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
+    return best_run(project), chosen
 
 
 class _Rank:
-    """The order of lines by a metric."""
+    """Sort key by a metric: current runs first, without metrics last."""
 
     def __init__(self, metric: str) -> None:
         self.metric, self.sign = metric, -1.0 if better(metric, 1.0, 0.0) else 1.0
@@ -120,7 +126,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
 
 
 def _val_logits(project: Project, run: Run, val: np.ndarray, *, current: bool) -> np.ndarray:
-    """A run's logits of val rows: those that it kept, where it is current and the rows' samples are the same."""
+    """A run's logits of val rows: from its logits.h5 if it is current and the samples have not changed."""
     run = run.in_order_of(project.manifest.classes)
     kept = kept_logits(project, run, val) if current else None
     return (run_logits(project, run, val) if kept is None else kept).logits

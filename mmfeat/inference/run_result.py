@@ -1,4 +1,4 @@
-"""What a command returns that makes a run: the run, its table, and how to export it."""
+"""The result of a command that makes a run: the run, its table, and a method to export it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmfeat.runs.run import Run
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunResult(TableResult):
-    """A run, made now or before.
+    """A run that was made now or existed already.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Multi-label metrics, their confidence intervals and what is fitted to improve them: thresholds and a temperature; no torch."""
+"""Multi-label metrics, confidence intervals, and the fit of thresholds and a temperature; without torch."""
 
 from mmfeat.metrics.bootstrap import Outcome, bootstrap_mean, bootstrap_metrics, paired_bootstrap, paired_difference
 from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmfeat.common.errors import MmfeatError
+from mmfeat.common.text import counted
 from mmfeat.metrics.scoring import row_losses, samples_f1_rows
 
 RESAMPLES = 1000
@@ -35,7 +36,9 @@ def bootstrap_mean(
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values) or not np.isfinite(values).all():
-        raise MmfeatError(f"{len(values)} rows to resample, of which {np.isfinite(values).sum()} have a finite value")
+        raise MmfeatError(
+            f"the bootstrap needs finite values, found {np.isfinite(values).sum()} among {counted(len(values), 'row')}"
+        )
     rng = np.random.default_rng(seed)
     distinct, counts = np.unique(values, return_counts=True)
     means, block = np.empty(n), max(1, _BLOCK // len(distinct))

@@ -6,7 +6,7 @@ import numpy as np
 
 from mmfeat.metrics.scoring import row_losses
 
-LOWEST, HIGHEST = 0.1, 10.0  # only reached if all rows are predicted right, or none
+LOWEST, HIGHEST = 0.1, 10.0  # temperatures; the limits are reached only if all predictions are right, or none
 BINS = 15
 _BLOCK = 2**22  # cells counted together: bounds memory
 

@@ -10,7 +10,7 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.common.randomness import mix
 
 FOLDS = 5
-_SALT = 0x666F6C64  # gives an order of its own to this use of the ids' hashes
+_SALT = 0x666F6C64  # makes these folds independent of other random draws by id
 
 
 def crossfit_folds(numbers: np.ndarray, folds: int = FOLDS) -> np.ndarray:

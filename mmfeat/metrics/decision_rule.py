@@ -82,7 +82,7 @@ class DecisionRule:
         return int((probs <= np.asarray(self.threshold, probs.dtype)).all(1).sum())
 
     def in_order_of(self, at: np.ndarray) -> DecisionRule:
-        """The same rule for reordered classes: class `at[0]` comes first."""
+        """The same rule for reordered classes: column k of the result is column `at[k]` of this rule."""
         by_class = isinstance(self.threshold, np.ndarray) and self.threshold.shape[-1] == len(at)
         return dataclasses.replace(self, threshold=self.threshold[..., at]) if by_class else self
 

@@ -1,4 +1,4 @@
-"""The metrics of one model on some rows, with their spread: as a run records them, and as a row of a table."""
+"""The metrics of one model with their spread: as recorded in a run, and as a row of a table."""
 
 from __future__ import annotations
 

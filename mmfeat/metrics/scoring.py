@@ -105,7 +105,9 @@ def scores(labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray) -> Sco
         raise MmfeatError("there is no labelled row to score")
     bad = np.flatnonzero(rows & ~np.isfinite(logits).all(1))
     if len(bad):
-        raise MmfeatError(f"logits of {len(bad)} of {counted(len(logits), 'row')} not finite (first: row {bad[0]})")
+        raise MmfeatError(
+            f"{len(bad)} of {counted(len(logits), 'row')} have logits that are not finite (first: row {bad[0]})"
+        )
     if not rows.all():
         labels, predicted, logits = labels[rows], predicted[rows], logits[rows]
     counts = _ClassCounts(labels.shape[1])

@@ -1,4 +1,4 @@
-"""The model card of an exported model, made from the record of its run."""
+"""The model card of an exported model, generated from the record of its run."""
 
 from __future__ import annotations
 

@@ -75,10 +75,10 @@ def read_folder(folder: Path) -> dict[str, Any]:
         raise RunError(str(error)) from None
     files = record[FILES]
     if CARD in files and not (folder / CARD).is_file():
-        raise RunError(f"{folder}: incomplete: {CARD} is not there. {_AGAIN}")
+        raise RunError(f"{folder}: incomplete: {CARD} is missing. {_AGAIN}")
     name, why = damaged_file(folder, files, [name for name in files if name != CARD])
     if name and not (folder / name).is_file():
-        raise RunError(f"{folder}: incomplete: {name} is not there. {_AGAIN}")
+        raise RunError(f"{folder}: incomplete: {name} is missing. {_AGAIN}")
     if name:
         raise RunError(f"{folder}: {name} has changed since the export: {why}. {_AGAIN}")
     return record

@@ -115,10 +115,7 @@ class Predictor:
         DataError
             The numbers of captions and images differ, a value has a wrong type, or an image cannot be read.
         """
-        if on_error not in ("raise", "record"):
-            raise DataError(f"on_error = {on_error!r}. Use one of: raise, record")
-        if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
-            raise DataError(f"batch_size = {batch_size!r}: give a whole number from 1, or None")
+        _check_options(batch_size, on_error)
         self._check_threshold(threshold)
         n_others = {len(samples) for samples in (others or {}).values()}
         if images is None and captions is None and n_others:
@@ -273,6 +270,13 @@ class Predictor:
                 raise DataError(
                     f"{counted(len(given), 'sample')} of {modality!r} for {counted(n, 'item')}. Give as many"
                 )
+
+
+def _check_options(batch_size: int | None, on_error: str) -> None:
+    if on_error not in ("raise", "record"):
+        raise DataError(f"on_error = {on_error!r}. Use one of: raise, record")
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
+        raise DataError(f"batch_size = {batch_size!r}: give a whole number from 1, or None")
 
 
 def _rest(modality: str) -> str:

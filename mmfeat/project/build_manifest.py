@@ -1,4 +1,4 @@
-"""From a source to the manifest: corrections, rows that belong together, splits; and lines that report them."""
+"""Build the manifest of a source: apply corrections, group rows, split them, and report it in a few lines."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def build_manifest(
     Parameters
     ----------
     before : Manifest, optional
-        The present manifest: its labelled rows keep their split.
+        The existing manifest. Its labelled rows keep their split.
 
     Raises
     ------
     DataError
-        No row has a label, a correction is wrong, or rows that belong together have two splits.
+        No row has a label, a correction is wrong, or rows of one group have different splits.
     """
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
     if not found.classes:
@@ -48,7 +48,7 @@ def build_manifest(
         rows = same_rows(before.ids, np.array(data.ids, dtype=object))
         known = [str(before.split[row]) if row >= 0 and labelled[row] else "" for row in rows.tolist()]
     groups, known = groups_with_copies(row_keys, data.groups, known)
-    split, notes = _split(config, data.ids, found.labels, groups, known)
+    split, notes = _split(config, data.ids, found.labels, groups=groups, known=known)
     texts = {name: np.array(getattr(data, name), dtype=object) for name in ("ids", "images", "captions")}
     named = np.array(data.groups, dtype=object) if data.columns.get("group") else None
     manifest = Manifest(
@@ -58,9 +58,9 @@ def build_manifest(
 
 
 def _split(
-    config: Config, ids: list[str], labels: np.ndarray, groups: Groups, known: list[str] | None
+    config: Config, ids: list[str], labels: np.ndarray, *, groups: Groups, known: list[str] | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Give a split to rows without one, and make val from train where there is none; only new rows become test."""
+    """Assign a split to rows without one. If no row is val, take val rows from train. Only new rows become test."""
     shares, notes = dataclasses.asdict(config.split), []
     split = make_splits(ids, labels, groups, shares=shares, seed=config.seed, known=known)
     if known is None or not any(known):
@@ -73,7 +73,7 @@ def _split(
         if moved:
             notes.append(
                 f"  {counted(moved, 'row')} moved from train to val. "
-                f"Checkpoints and runs were trained on {'it' if moved == 1 else 'them'}. Train again, first: mmfeat finetune"
+                f"Checkpoints and runs were trained on {'it' if moved == 1 else 'them'}. Train again, starting with: mmfeat finetune"
             )
     if shares["test"] and not len(rows_of(labels, split, "test")):
         notes.append(

@@ -1,4 +1,4 @@
-"""What a changed manifest makes necessary for checkpoints, runs and features, and the command to type next."""
+"""The work that a changed manifest requires: checkpoints, runs and features to make again, and the next command."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mmfeat.config.schema import Config
 from mmfeat.data.difference import Difference
 
 
-def follows(config: Config, change: Difference | None) -> tuple[list[str], str]:
-    """Lines about what has to be made again, and the first command to type; `mmfeat status` where nothing has.
+def required_work(config: Config, change: Difference | None) -> tuple[list[str], str]:
+    """Lines about the checkpoints, runs and features to make again, and the next command; `mmfeat status` if there are none.
 
     Parameters
     ----------
     change : Difference, optional
-        From the manifest before; None where there was none.
+        The difference from the previous manifest; None for the first manifest.
     """
     root, lines, commands = config.root, [], []
     records = [recall(path, ANYTHING) for path in sorted((root / "checkpoints").glob("*/checkpoint.json"))]
@@ -25,13 +25,13 @@ def follows(config: Config, change: Difference | None) -> tuple[list[str], str]:
     if change.classes and (records or runs):
         frozen = " --freeze" if all(record.get("frozen") for record in records) else ""
         commands.append(f"mmfeat finetune{frozen}" if records else "mmfeat fuse")
-        lines.append(f"  Checkpoints and runs are for the classes before. Train again, first: {commands[0]}")
+        lines.append(f"  Checkpoints and runs are for the previous classes. Train again, starting with: {commands[0]}")
     if change.unencoded and config.path(config.store.path).is_dir():
         rows = counted(change.unencoded, "new or changed row")
-        lines.append(f"  The store may lack features of {rows}. To encode what is missing: mmfeat extract")
+        lines.append(f"  The store may lack features of {rows}. To encode missing samples: mmfeat extract")
         commands.append("mmfeat extract")
     if change.labels and not change.classes and (records or runs):
         rows = counted(len(change.labels), "row")
-        lines.append(f"  Checkpoints and runs were trained on other labels of {rows}. Train again: mmfeat fuse")
+        lines.append(f"  Checkpoints and runs were trained on the previous labels of {rows}. Train again: mmfeat fuse")
         commands.append("mmfeat fuse" if runs else "mmfeat status")
     return lines, (commands or ["mmfeat status"])[0]

@@ -1,4 +1,4 @@
-"""Which runs and checkpoints of a project are damaged or have no seal."""
+"""Find the runs and checkpoints of a project that are damaged or have no seal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmfeat.runs.run import all_runs, damaged_runs
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectSeals:
-    """What the seals of a project show.
+    """The result of checking the seals of a project.
 
     Attributes
     ----------
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        One line about what was made before seals; empty where everything is sealed.
+        One line that counts files without a seal, which an earlier version made; empty if there are none.
     n_runs : int
         Runs whose record can be read.
     """
@@ -67,4 +67,4 @@ def _about_unsealed(what: list[str]) -> str:
         return ""
     named = " and ".join([", ".join(what[:-1]), what[-1]] if len(what) > 1 else what)
     were = "was" if len(what) == 1 and (what[0] == "the manifest" or what[0].startswith("1 ")) else "were"
-    return f"{named} {were} made before seals: unsealed, a changed bit in them may go unnoticed"
+    return f"{named} {were} written by an older mmfeat without seals, so a changed bit in them may go unnoticed"

@@ -1,4 +1,4 @@
-"""Encoding in a project: samples that the store lacks, and logits for every stored embedding."""
+"""Encode the samples of a project that the store lacks, and compute logits for every stored embedding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ExtractResult(TableResult):
     logits : dict of str to int
         By encoder: rows whose logits were computed.
     reasons : dict of str to dict
-        By encoder: id to the reason why its sample could not be encoded.
+        By encoder: id to the reason why the sample could not be encoded.
     """
 
     encoders: list[Extraction]
@@ -50,19 +50,19 @@ class ExtractResult(TableResult):
         return f"The store holds {rows} ({self.size_mb:,.1f} MB)"
 
     def _table(self) -> list[Record]:
-        sharded = any(one.left for one in self.encoders)
+        sharded = any(extraction.left for extraction in self.encoders)
         return [
             {
-                "encoder": one.name,
-                "cached": one.cached,
-                "encoded": one.encoded,
-                "repeated": one.repeated,
-                "unreadable": one.unreadable,
-                **({"left": one.left} if sharded else {}),
-                "missing modality": one.absent,
-                "seconds": one.seconds,
+                "encoder": extraction.name,
+                "cached": extraction.cached,
+                "encoded": extraction.encoded,
+                "repeated": extraction.repeated,
+                "unreadable": extraction.unreadable,
+                **({"left": extraction.left} if sharded else {}),
+                "missing modality": extraction.absent,
+                "seconds": extraction.seconds,
             }
-            for one in self.encoders
+            for extraction in self.encoders
         ]
 
 
@@ -100,7 +100,7 @@ def extract(
     Parameters
     ----------
     names : list of str, optional
-        Encoders; all of the project, when None.
+        Encoders; all of the project, if None.
     rows : np.ndarray, optional
         Only these rows of the manifest.
 
@@ -142,15 +142,15 @@ def encode_missing(
     options: ExtractionOptions | None = None,
     encoder: Any = None,
 ) -> Extraction:
-    """Encode the missing rows of one encoder, given as `encoder` where it is built already."""
+    """Encode the rows that the store lacks for one encoder; `encoder` is the built encoder, if the caller has it."""
     options = options or ExtractionOptions()
     name, kind = identity.name, modality_kind(identity.spec.modality)
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
     present = row_keys.present
     if rows is not None:
-        asked = np.zeros(len(present), dtype=bool)
-        asked[rows] = True
-        present = present & asked
+        requested = np.zeros(len(present), dtype=bool)
+        requested[rows] = True
+        present = present & requested
     ids = project.manifest.ids
     features = project.store.encoder(identity.spec)
     project.register({name: identity})
@@ -158,16 +158,18 @@ def encode_missing(
         return Extraction(name, cached=int(present.sum()), absent=int((~present).sum()), imported=True)
 
     def stop(row: int, reason: str) -> None:
-        raise DataError(f"encoder {name!r}, row {str(ids[row])!r}: {reason}. To record it and go on: --on-error record")
+        raise DataError(
+            f"encoder {name!r}, row {str(ids[row])!r}: {reason}. To record the reason and continue: --on-error record"
+        )
 
     read = project.reader(name)
-    refused = {row: reason for row, reason in row_keys.refused.items() if rows is None or asked[row]}
+    refused = {row: reason for row, reason in row_keys.refused.items() if rows is None or requested[row]}
     if refused and options.stop_on_error:
         stop(*next(iter(refused.items())))
     try:
         result = extract_encoder(
             features,
-            lambda: open_session(project, identity, read, options, encoder),
+            lambda: open_session(project, identity, read, options, encoder=encoder),
             row_keys.keys,
             present=present,
             read=read,
@@ -187,9 +189,9 @@ def encode_missing(
 
 
 def open_session(
-    project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, encoder: Any = None
+    project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, *, encoder: Any = None
 ) -> Session:
-    """The encoder on its device, with the batch size and settings that were measured, or else the usual ones."""
+    """The encoder on its device, with the batch size and settings that `--tune` measured, or the defaults."""
     from mmfeat.common.devices import provenance, torch_device
 
     kind = modality_kind(identity.spec.modality)
@@ -200,19 +202,19 @@ def open_session(
     memory, place = Remembered(project.memory / "tuning.json"), f"{identity.spec.key} on {meta['device']}"
     settings, tuned = encoder.speed_settings(), ""
     if options.tune:
-        measured, tuned = _tune(project, identity, encoder, device, read)
+        measured, tuned = _tune(project, identity, encoder, device=device, read=read)
         memory.remember(place, measured, settings)
         memory.save()
     usual = {"batch_size": kind.usual_batch_size(device.type), "settings": {}}
     found = memory.recall(place, settings) or usual
     encoder.set_speed(**found["settings"])
-    return Session(encoder, device, found["batch_size"], meta, tuned)
+    return Session(encoder, device, found["batch_size"], meta, tuned=tuned)
 
 
 def _tune(
-    project: Project, identity: Identity, encoder: Any, device: Any, read: Callable[[int], Any]
+    project: Project, identity: Identity, encoder: Any, *, device: Any, read: Callable[[int], Any]
 ) -> tuple[dict[str, Any], str]:
-    """Measure the fastest settings on some of the samples to encode; returns what to remember, and the same in words."""
+    """Measure the fastest settings on some of the samples to encode. Returns them, and a line that describes them."""
     from mmfeat.common.progress import say
     from mmfeat.extraction.tuning import tune
 
@@ -224,16 +226,18 @@ def _tune(
     for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
         try:
             prepared.append(encoder.prepare(read(int(row))))
-        except Exception:  # the extraction reports what is wrong with it
+        except Exception:  # the extraction reports the error
             continue
     if not prepared:
-        raise DataError(f"encoder {identity.name!r}: no sample that can be read to measure on. Run without --tune")
-    say(f"{identity.name}: measuring what is fastest on {device}")
+        raise DataError(
+            f"encoder {identity.name!r}: cannot be tuned, because no sample to encode can be read. Run without --tune"
+        )
+    say(f"{identity.name}: measuring the fastest settings on {device}")
     found = tune(encoder, device, prepared, tokens=tokens)
     slowest = min(rate for *_, rate in found.measured)
     fastest = max(rate for *_, rate in found.measured)
     settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
-    text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s, the slowest setting {slowest:,.0f}"
+    text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s (slowest setting: {slowest:,.0f})"
     return {"batch_size": found.batch_size, "settings": found.settings}, text
 
 
@@ -246,7 +250,7 @@ def complete_logits(project: Project, identity: Identity) -> int:
 
 
 def _reasons(project: Project, identity: Identity, result: Extraction) -> dict[str, str]:
-    """Id to the reason why its sample could not be encoded."""
+    """Id to the reason why the sample could not be encoded."""
     ids = project.manifest.ids
     row_keys = project.keys_of(identity)
     recorded = project.store.encoder(identity.spec).errors_of(row_keys.keys)

@@ -1,4 +1,4 @@
-"""What `mmfeat init` returns."""
+"""The result of `mmfeat init`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mmfeat.report.result import Result
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class InitResult(Result):
-    """What was found and written.
+    """The manifest, a summary of the data, and the files that were written.
 
     Attributes
     ----------
     warnings : list of str
-        What must not be missed, a line each.
+        Important warnings, a line each.
     written, removed : list of str
-        Names of the files that are new or different, and of those that have nothing to say any more.
+        Names of new or changed files, and of files that were removed because they would be empty.
     after : str
         The command to type next.
     """
@@ -31,7 +31,7 @@ class InitResult(Result):
 
     @property
     def unchanged(self) -> bool:
-        """Whether everything was there already."""
+        """Whether no file was written or removed."""
         return not self.written and not self.removed
 
     def _about(self) -> str:

@@ -23,7 +23,7 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, read_classes, read_source
 from mmfeat.project.build_manifest import build_manifest
-from mmfeat.project.changes import follows
+from mmfeat.project.changes import required_work
 from mmfeat.project.init_result import InitResult
 from mmfeat.project.manifest_files import ManifestFiles
 from mmfeat.project.source_images import copy_notes, find_images, image_notes, missing_look_alikes
@@ -55,17 +55,17 @@ def init(
 ) -> InitResult:
     """Make a folder a project, or bring its manifest up to date with its source.
 
-    Everything is read and checked before anything is written. Rows of the present manifest keep their split; only where
-    no row is val, and mmfeat.toml asks for some, they are taken from train.
+    Everything is read and checked before anything is written. Rows of the existing manifest keep their split. If no row is
+    val and `[split] val` is not 0, val rows are taken from train.
 
     Parameters
     ----------
     source : str, optional
-        A folder with train.csv and test.csv, COCO's files, or a table; the source of mmfeat.toml, when None.
+        A folder with train.csv and test.csv, COCO's files, or a table; the source of mmfeat.toml, if None.
     caption_column, labels_column : str or tuple of str
         A column or several: captions are joined; labels are columns of 0, 1 and blank, or COCO's categories.
     overwrite : bool
-        Whether to replace an init.log that mmfeat has not made, or that was changed since.
+        Whether to replace an init.log that mmfeat did not write or that was changed since.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def init(
     ConfigError
         mmfeat.toml has a mistake, or differs from the arguments.
     OutputError
-        There is an init.log that must not be replaced.
+        init.log exists and must not be replaced.
     """
     refuse_url(*([source] if source else []), *images, classes)
     folder = Path(folder).resolve()
@@ -101,7 +101,7 @@ def _config(folder: Path, asked: dict[str, Any]) -> Config:
     """The settings of mmfeat.toml, which must agree with the arguments, or those of a new project."""
     if (folder / FILE_NAME).is_file():
         config = load_config(folder / FILE_NAME)
-        _agree(config, asked)
+        _check_agreement(config, asked)
         return config
     if "data.source" not in asked:
         raise ConfigError(f"{folder}: no {FILE_NAME} yet, so the source must be named. Run: mmfeat init SOURCE")
@@ -122,7 +122,7 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     config = with_rule_for(config, len(manifest.classes))
     change = difference(files.before, manifest) if files.before is not None else None
     lines += about_changes(change) if change else []
-    necessary, after = follows(config, change)
+    to_do, after = required_work(config, change)
     lines += [] if is_new else _about_unread(config, manifest)
     pairs = copies_across_splits(row_keys, manifest.split)
     lines += about_copies(pairs)
@@ -133,7 +133,7 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     toml = filled_template(folder, config, data, images.sources) if is_new else None
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = files.write(manifest, notes, change=change, toml=toml, outputs=outputs)
-    text = "\n".join([summary(manifest, data, row_keys, images=images.sources, config=config), *lines, *necessary])
+    text = "\n".join([summary(manifest, data, row_keys, images=images.sources, config=config), *lines, *to_do])
     return InitResult(
         manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=images.warnings
     )
@@ -144,12 +144,12 @@ def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
 
 
 def _one_or_all(columns: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Columns as mmfeat.toml has them: a single one is a text."""
+    """Columns as in mmfeat.toml: one column is a text."""
     return columns[0] if isinstance(columns, tuple) and len(columns) == 1 else columns
 
 
 def _resolved(config: Config, data: Source) -> Config:
-    """The settings of a new file that were not asked for: how unlisted labels are treated, and a separator that no class contains."""
+    """A new project's settings with the defaults that its data decides: `absent`, and a separator that no class contains."""
     separator = config.data.separator
     if not data.splits_cells and "data.separator" not in config.origins:
         separator = fitting_separator(data.classes)
@@ -171,7 +171,7 @@ def _normal(names: str | Sequence[str]) -> str | list[str]:
     return normal_name(names) if isinstance(names, str) else [normal_name(name) for name in names]
 
 
-def _agree(config: Config, asked: dict[str, Any]) -> None:
+def _check_agreement(config: Config, asked: dict[str, Any]) -> None:
     """Refuse arguments that differ from an existing mmfeat.toml."""
     values = dict(config.dotted())
     for key, value in asked.items():
@@ -192,8 +192,8 @@ def _agree(config: Config, asked: dict[str, Any]) -> None:
 
 
 def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
-    """The settings of a project that does not exist yet, checked as those of a file."""
-    # Paths of the command line start at the current folder, those of the file at the project's.
+    """The settings of a new project, checked as if they were read from mmfeat.toml."""
+    # Paths on the command line are relative to the current folder, paths in mmfeat.toml to the project's.
     for key in PATHS:
         if key in asked:
             texts = [asked[key]] if isinstance(asked[key], str) else asked[key]

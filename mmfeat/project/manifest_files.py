@@ -19,12 +19,12 @@ LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 
 
 class ManifestFiles:
-    """The manifest that is in a folder, and what takes its place.
+    """The manifest of a folder, and the files that replace it.
 
     Attributes
     ----------
     before : Manifest or None
-        The manifest as it is when this is made.
+        The manifest in the folder when this object is created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,25 +34,25 @@ class ManifestFiles:
     def write(
         self, manifest: Manifest, notes: list[str], *, change: Difference | None, toml: str | None, outputs: Outputs
     ) -> tuple[list[str], list[str]]:
-        """Write what is new, mmfeat.toml last: with it the folder is a project. Returns the names written and removed.
+        """Write new and changed files, mmfeat.toml last: with it the folder is a project. Returns the names written and removed.
 
-        A process that is killed in between leaves the new log at worst: the manifest is replaced as a whole, or not at all.
+        If the process is killed in between, at worst the new log remains; the manifest is replaced whole or not at all.
 
         Raises
         ------
         DataError
-            Another process has written another manifest meanwhile.
+            Another process wrote a different manifest in the meantime.
         """
         folder = self.folder
         for place in (folder, folder / ".mmfeat"):
             remove_leftovers(place, below=False)
-        there = self.before if self._current_stamp() == self._stamp else self._current()
-        up_to_date = _same(there, manifest)
-        if there is not self.before and not up_to_date and not _same(there, self.before):
+        current = self.before if self._current_stamp() == self._stamp else self._current()
+        up_to_date = _same(current, manifest)
+        if current is not self.before and not up_to_date and not _same(current, self.before):
             raise DataError(
-                f"{folder / MANIFEST}: another mmfeat init has written it meanwhile. Run again: mmfeat init"
+                f"{folder / MANIFEST}: another mmfeat init wrote it in the meantime. Run again: mmfeat init"
             )
-        written, removed = self._write_log(notes, change, outputs, earlier=there is not None)
+        written, removed = self._write_log(notes, change, outputs, earlier=current is not None)
         if not up_to_date:
             manifest.save(folder / MANIFEST)
             written.insert(0, MANIFEST)
@@ -87,7 +87,7 @@ class ManifestFiles:
 
 
 def _changes(change: Difference | None, log: str) -> list[str]:
-    """The end of the log: what is different now or, where nothing is, what the log says of the last change."""
+    """The end of the log: the changes, or those in the previous log if nothing has changed."""
     if change is None:
         return []
     if lines := change.lines():

@@ -33,8 +33,8 @@ from mmfeat.store.keys import EncoderSpec
 class Project(ProjectEncoders):
     """A folder with mmfeat.toml, manifest.parquet, checkpoints/, runs/ and a feature store.
 
-    It is a snapshot: settings, manifest and row keys are read once, so that all that is computed from them fits together.
-    `reopened` gives a new snapshot, `has_changed` tells whether one is due.
+    It is a snapshot: settings, manifest and row keys are read once, so that all results are consistent with one another.
+    `has_changed` tells whether the files have changed since, and `reopened` returns a new snapshot.
     """
 
     def derived(
@@ -48,26 +48,26 @@ class Project(ProjectEncoders):
         memory: Path | None = None,
         store: FeatureStore | None = None,
     ) -> Self:
-        """The same project with something replaced; the project itself stays as it is.
+        """A copy of the project with some parts replaced. The project itself does not change.
 
-        What is not replaced is shared, as are row keys that have been read.
+        The copy shares all other parts with the project, and the row keys that have been read.
 
         Parameters
         ----------
         settings : dict of str to Any
-            Dotted key to value, as options give them; a value of None leaves the key as it is.
+            Dotted key to value, as from a command's options; a value of None leaves the key as it is.
         config : Config
-            All settings, among them the encoders.
+            All settings, including the encoders.
         manifest : Manifest
             The same samples with other labels.
         samples : ProjectSamples
-            Other samples: their manifest is that of the derived project.
+            Other samples. Their manifest becomes that of the derived project.
         folder : Path
-            Where `checkpoints/` and `.mmfeat/` of the derived project lie.
+            The folder of the derived project's `checkpoints/` and `.mmfeat/`.
         memory : Path
-            In place of the folder's own `.mmfeat/`.
+            Replaces the folder's `.mmfeat/`.
         store : FeatureStore
-            Where the features lie.
+            The store of the features.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Project(ProjectEncoders):
         config = self.config if config is None else config
         changed = {key: value for key, value in (settings or {}).items() if value is not None}
         other.config = with_settings(config, changed) if changed else config
-        if folder is not None or manifest is not None:  # read and opened once for all that share them
+        if folder is not None or manifest is not None:  # read and opened once, then shared
             other.samples, other.store = self.samples, self.store
         if other.config.data != self.config.data:
             other.__dict__.pop("samples", None)
@@ -100,42 +100,42 @@ class Project(ProjectEncoders):
 
     @property
     def sources(self) -> ImageSources:
-        """Where the images are; nowhere, where no row names one."""
+        """The folders and archives of the images; empty if no row names an image."""
         return self.samples.sources
 
     def source_of(self, modality: str, name: str = "") -> str:
-        """Where the samples of a modality lie, if an encoder's table says so: that of `name`, else the first of the modality."""
+        """The path of a modality's samples, if an encoder's table names one: encoder `name`, else the modality's first encoder."""
         tables = [self.config.encoder.get(name), *self.config.encoder.values()]
-        table = next((one for one in tables if one is not None and one.modality == modality), None)
+        table = next((t for t in tables if t is not None and t.modality == modality), None)
         return kind_of(table).source(table) if table is not None else ""
 
     def row_keys(self, modality: str, source: str = "") -> RowKeys:
-        """What each row's features are filed under: digests of its image's or caption's bytes, or of its id.
+        """The key of each row's features: a digest of its image's or caption's bytes, or of its id.
 
         Parameters
         ----------
         source : str
-            As :meth:`source_of` gives it; that of the first encoder of the modality, when empty.
+            The result of :meth:`source_of`; if empty, that of the modality's first encoder.
         """
         return self.samples.row_keys(modality, source or self.source_of(modality))
 
     def kept_keys(self, modality: str) -> RowKeys:
-        """The same; an image that is gone has the key that it had when it was last seen."""
+        """The key of each row's features; an image that is gone keeps the key from when it was last read."""
         return self.samples.kept_keys(modality)
 
     def reader(self, name: str) -> Callable[[int], Any]:
-        """Row to the sample that an encoder takes, as the reader of its kind gives it."""
+        """A function from a row to the sample that an encoder takes."""
         kind = kind_of(self.config.encoder[name])
         return kind.reader(self.samples, self.source_of(kind.modality, name))
 
     def rehash(self) -> None:
-        """Forget what is remembered of images and encoders, so that everything is read again."""
+        """Forget the remembered digests of images and encoders, so that everything is read again."""
         self.samples.forget_digests()
         with if_possible():
             (self.memory / "encoders.json").unlink(missing_ok=True)
 
     def keys_of(self, identity: Identity) -> RowKeys:
-        """Row keys of the rows that an encoder takes; of imported embeddings only those that are there are present."""
+        """Row keys for an encoder. With imported embeddings, a row without an embedding is not present."""
         modality = identity.spec.modality
         if modality_kind(modality).settings.made_elsewhere:
             return self._keys_of_ids(identity.spec)
@@ -149,9 +149,9 @@ class Project(ProjectEncoders):
         Parameters
         ----------
         need : np.ndarray, optional
-            Rows whose embeddings must be there; all, when None.
+            Rows whose embeddings must be in the store; all, if None.
         tokens : bool or sequence of str
-            Whether, or of which of the encoders, tokens are read as well, where they keep some.
+            Whether to read tokens too, or for which encoders. Encoders without tokens are skipped.
 
         Raises
         ------
@@ -160,8 +160,8 @@ class Project(ProjectEncoders):
         """
         identities = {name: self.identity(name) for name in names}
         self.register(identities)
-        asked = (names if tokens else ()) if isinstance(tokens, bool) else tokens
-        kept = {name: self.config.encoder[name].tokens for name in asked}
+        with_tokens = (names if tokens else ()) if isinstance(tokens, bool) else tokens
+        kept = {name: self.config.encoder[name].tokens for name in with_tokens}
         widths = {name: identity.width for name, identity in identities.items()}
         return self.table_of({n: (i.spec, i.output_key) for n, i in identities.items()}, need, kept, widths=widths)
 
@@ -173,9 +173,9 @@ class Project(ProjectEncoders):
         *,
         widths: dict[str, int] | None = None,
     ) -> FeatureTable:
-        """The features filed under given specs and output keys, aligned with the manifest.
+        """The features of given specs and output keys, aligned with the manifest.
 
-        `widths` gives the D of encoders that may have features of no row: where every caption is blank, for instance.
+        `widths` is the D of each encoder, needed if no row has features, for instance because every caption is blank.
         """
         manifest = self.manifest
         keys = {name: self._keys_for(name, spec) for name, (spec, _) in encoders.items()}
@@ -194,7 +194,7 @@ class Project(ProjectEncoders):
         )
 
     def _keys_for(self, name: str, spec: EncoderSpec) -> RowKeys:
-        """Row keys to read an encoder's features by: those of images that are gone only where it has encoded them."""
+        """Row keys for reading an encoder's features. An image that is gone is present only if the encoder has encoded it."""
         kind = modality_kind(spec.modality)
         if kind.settings.made_elsewhere:
             return self._imported_keys(spec)
@@ -210,7 +210,7 @@ class Project(ProjectEncoders):
         return dataclasses.replace(kept, present=kept.present & (held | ~gone))
 
     def _keys_of_ids(self, spec: EncoderSpec) -> RowKeys:
-        """Row keys of imported embeddings, of the ids as they are spelled here or as the import spells them."""
+        """Row keys of imported embeddings: digests of the ids, as the manifest or the import spells them."""
         keys, features = self.row_keys(spec.modality).keys, self.store.encoder(spec)
         present, ids = features.lookup(keys).good, self.manifest.ids
         others = [(row, name) for row in np.flatnonzero(~present).tolist() for name in spellings(ids[row])[1:]]
@@ -222,14 +222,14 @@ class Project(ProjectEncoders):
         return RowKeys(keys=keys, present=present)
 
     def _imported_keys(self, spec: EncoderSpec) -> RowKeys:
-        """Row keys to read imported embeddings by; none for any row of the manifest is a mistake, not so for new samples."""
+        """Row keys for reading imported embeddings. Some row of the manifest must have one; new samples need not."""
         keys = self._keys_of_ids(spec)
         if self.samples.are_new:
             return keys
         if lost := incomplete(self.store.encoder(spec)):
             raise MissingFeatures(f"{self.store.path.name}: {spec.architecture!r}: {lost}. Run: {spec.remedy}")
         if not keys.present.any():
-            ids = f"{counted(len(keys.present), 'id')} of the manifest, as {shown(self.manifest.ids[0])!r}"
-            none = f"none was imported for one of {ids}"
+            ids = f"{counted(len(keys.present), 'id')} of the manifest, such as {shown(self.manifest.ids[0])!r}"
+            none = f"no embedding was imported for any of {ids}"
             raise MissingFeatures(f"{self.store.path.name}: {spec.architecture!r}: {none}. Run: {spec.remedy}")
         return keys

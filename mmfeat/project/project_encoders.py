@@ -1,4 +1,4 @@
-"""Encoders of a project: their identities and checkpoints, and what the project refers to in the store."""
+"""Encoders of a project: their identities and checkpoints, and the project's references to the store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProjectEncoders(ProjectFolder):
         return FeatureStore(self.config.path(self.config.store.path), self.config.store.dtype)
 
     def encoder_table(self, name: str) -> EncoderTable:
-        """An encoder's table of mmfeat.toml."""
+        """An encoder's table in mmfeat.toml."""
         if name not in self.config.encoder:
             known = ", ".join(self.config.encoder)
             raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
@@ -43,11 +43,11 @@ class ProjectEncoders(ProjectFolder):
         return kind_of(self.encoder_table(name)).identify(self, name)
 
     def pretrained(self, name: str) -> Identity:
-        """An encoder's names and keys without any checkpoint: what fine-tuning starts from."""
+        """An encoder's names and keys without any checkpoint: the start of fine-tuning."""
         return kind_of(self.encoder_table(name)).identify(self, name, pretrained_only=True)
 
     def built(self, identity: Identity) -> Any:
-        """The encoder of an identity, on the CPU; it is built once and shared, so encode with it and train another."""
+        """The encoder of an identity, on the CPU. It is built once and shared: encode with it, but do not train it."""
         return self.built_encoders.of(self.config, identity, self.checkpoints)
 
     def checkpoint(self, identity: Identity) -> Checkpoint | None:
@@ -60,19 +60,19 @@ class ProjectEncoders(ProjectFolder):
         return checkpoint.output() if checkpoint else None
 
     def tokens_kind(self, name: str) -> str | None:
-        """What an encoder's tokens are filed under; None where it keeps none."""
+        """The kind under which the store keeps an encoder's tokens; None if it keeps none."""
         number = self.config.encoder[name].tokens
         return tokens_kind(number) if number else None
 
     def register(self, identities: dict[str, Identity]) -> None:
-        """Note in the store that this project refers to the features of some encoders, so that nobody removes them."""
+        """Note in the store that this project refers to the features of some encoders, so that `store gc` keeps them."""
         for name, identity in identities.items():
             self.refer(identity.spec.key, identity.output_key, self.tokens_kind(name))
 
     def refer(self, encoder_key: str, *kinds: str | None, imported: str = "") -> None:
-        """Note in the store that this project refers to an encoder's features, and to some kinds of what goes with them.
+        """Note in the store that this project refers to an encoder's features, and to its logits and tokens of some `kinds`.
 
-        An import is noted under its name, since mmfeat.toml does not name it yet.
+        An import is noted under its name, since mmfeat.toml does not list it yet.
         """
         if not self.dry:
             with contextlib.suppress(OSError):  # a store that is read-only: nothing can be removed from it either

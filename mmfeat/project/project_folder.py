@@ -1,4 +1,4 @@
-"""The folder of a project: where mmfeat.toml, checkpoints, runs and what is remembered lie, and what they say."""
+"""The folder of a project: mmfeat.toml, the manifest, checkpoints, runs and remembered digests."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ProjectFolder:
     folder : Path
         The folder of mmfeat.toml, or any folder below it.
     overrides : dict, optional
-        Dotted key to value, stronger than the file: what a command's options give.
+        Dotted key to value, from a command's options. They override mmfeat.toml.
     dry : bool
-        Whether nothing may be written, here or in the store. What is remembered is then a copy, removed with this object.
+        Whether nothing may be written, here or in the store. `.mmfeat/` is then a temporary copy, removed with this object.
 
     Raises
     ------
@@ -38,12 +38,12 @@ class ProjectFolder:
     def __init__(self, folder: Path | str = ".", overrides: dict[str, Any] | None = None, dry: bool = False) -> None:
         self.dry, self.overrides = dry, dict(overrides or {})
         self.root = _root_of(Path(folder).resolve())
-        self.folder = self.root  # of checkpoints and of what is remembered; of a derived project another
+        self.folder = self.root  # of checkpoints and .mmfeat/; a derived project may have another
         self._stamps = self._current_stamps()
         self._loaded = load_config(self.root / FILE_NAME, overrides)
 
     def reopened(self) -> Self:
-        """The same project with the files of its folder as they are now; one that was derived is not derived again."""
+        """A new snapshot of the project's folder. Parts that `derived` replaced are not replaced in it."""
         return type(self)(self.root, self.overrides, self.dry)
 
     def has_changed(self) -> bool:
@@ -52,7 +52,7 @@ class ProjectFolder:
 
     @functools.cached_property
     def config(self) -> Config:
-        """The settings. One that mmfeat.toml leaves out has the default that suits the manifest's classes."""
+        """The settings. `predict.empty` has a default that depends on the number of classes."""
         if "predict.empty" in self._loaded.origins or not (self.root / MANIFEST).is_file():
             return self._loaded
         try:
@@ -80,7 +80,7 @@ class ProjectFolder:
 
     @functools.cached_property
     def memory(self) -> Path:
-        """The folder of what is remembered: safe to delete."""
+        """The folder of remembered digests and measurements, `.mmfeat/`: safe to delete."""
         folder = self.root / ".mmfeat"
         if not self.dry:
             return folder

@@ -22,18 +22,18 @@ from mmfeat.encoders.kinds import modality_kind
 
 
 class ProjectSamples:
-    """The ids, images and captions of a manifest, and what each row's features are filed under.
+    """The ids, images and captions of a manifest, and the row keys of their features.
 
     Parameters
     ----------
     config : Config
-        Relative paths of an encoder kind's own samples start at its `root`.
+        An encoder kind's own samples have paths relative to its `root`.
     manifest : Manifest
         Its labels and split are not read.
     sources : ImageSources, optional
         Where the images are; by default those of `config`, opened when an image is read.
     memory : Path, optional
-        The folder in which digests are remembered. None for new samples, of which nothing is remembered.
+        The folder of remembered digests. None for new samples, whose digests are not remembered.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ProjectSamples:
         self._keys: dict[tuple[str, str], RowKeys] = {}
         self._kept_keys: dict[str, RowKeys] = {}
         self._facts: RowKeys | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @functools.cached_property
     def sources(self) -> ImageSources:
@@ -58,9 +58,9 @@ class ProjectSamples:
         return self.memory is None
 
     def row_keys(self, modality: str, source: str = "") -> RowKeys:
-        """What each row's features are filed under: digests of its image's or caption's bytes, or of its id.
+        """The key of each row's features: a digest of its image's or caption's bytes, or of its id.
 
-        `source` is where an encoder kind finds its own samples; empty for images, captions and ids.
+        `source` is the path of an encoder kind's own samples; empty for images, captions and ids.
         """
         if (modality, source) not in self._keys:
             self._keys[modality, source] = self._read_keys(modality, source)
@@ -69,43 +69,43 @@ class ProjectSamples:
     def _read_keys(self, modality: str, source: str) -> RowKeys:
         kind = modality_kind(modality)
         keys = kind.row_keys(self, source)
-        if kind.remembered and self.memory is not None:  # once samples are gone, their features are found by these keys
+        if kind.remembered and self.memory is not None:  # they find the features of samples that are deleted later
             note_seen(self.seen(modality), self.manifest.ids, keys.keys, present=keys.present)
         return keys
 
     def image_facts(self) -> RowKeys:
-        """Row keys of images with all else that their bytes tell; files of which only the key is known are read again."""
+        """Row keys of images, with further facts from their bytes. Files of which only the key is remembered are read again."""
         if self._facts is None:
             self._facts = image_keys(self.manifest.images, self.sources, self.digests, facts=True)
         return self._facts
 
     def kept_keys(self, modality: str) -> RowKeys:
-        """Row keys to read features by: an image that is gone has the key that it had when it was last seen.
+        """Row keys for reading features: an image that is gone keeps the key from when it was last read.
 
-        Whether there are features of it is a question to the store. The number of such rows is printed once.
+        The store may or may not hold its features. The number of such rows is printed once.
         """
         if modality not in self._kept_keys:
-            self._kept_keys[modality] = self._with_gone(modality)
+            self._kept_keys[modality] = self._keys_with_gone_images(modality)
         return self._kept_keys[modality]
 
-    def _with_gone(self, modality: str) -> RowKeys:
+    def _keys_with_gone_images(self, modality: str) -> RowKeys:
         if not modality_kind(modality).remembered:
             return self.row_keys(modality)
-        now = self._keys_now(modality)
-        gone = np.array(sorted(now.missing), dtype=np.int64)
+        current = self._current_keys(modality)
+        gone = np.array(sorted(current.missing), dtype=np.int64)
         if not len(gone) or self.memory is None:
-            return now
+            return current
         keys, known = load_seen(self.seen(modality), self.manifest.ids[gone])
         gone = gone[known]
         if not len(gone):
-            return now
-        say(f"{counted(len(gone), 'row')} lost the image since the last extract: features as they were then")
-        all_keys, present = now.keys.copy(), now.present.copy()
+            return current
+        say(f"{counted(len(gone), 'row')} lost the image since the last extract: the cached features are used")
+        all_keys, present = current.keys.copy(), current.present.copy()
         all_keys[gone], present[gone] = keys[known], True
-        return RowKeys(keys=all_keys, present=present, missing=now.missing, refused=now.refused)
+        return RowKeys(keys=all_keys, present=present, missing=current.missing, refused=current.refused)
 
-    def _keys_now(self, modality: str) -> RowKeys:
-        """Row keys; without any image where the folder or archive of the images is gone itself."""
+    def _current_keys(self, modality: str) -> RowKeys:
+        """Row keys; all images are missing if their folder or archive is gone."""
         try:
             return self.row_keys(modality)
         except DataError as error:
@@ -117,24 +117,24 @@ class ProjectSamples:
 
     def say_lost(self, model: str, n_rows: int) -> None:
         """Print once how many rows that lost their image have no features by an encoder."""
-        if n_rows and model not in self._told:
-            self._told.add(model)
-            say(f"{counted(n_rows, 'row')} of these, as they were last, have no features by {model}: left out")
+        if n_rows and model not in self._reported:
+            self._reported.add(model)
+            say(f"{counted(n_rows, 'row')} of these left out: no cached features by {model}")
 
     def seen(self, modality: str) -> Path:
-        """The file in which it is remembered what each sample was when it was last seen."""
+        """The file of the row keys that samples had when they were last read."""
         return self.memory / f"seen-{modality}.parquet"
 
     def forget_digests(self) -> None:
-        """Forget what is remembered of images, so that all are read again."""
+        """Forget the remembered digests of images, so that all images are read again."""
         if (digests := self.digests) is not None:
             digests.forget()
         self._keys, self._kept_keys, self._facts = {}, {}, None
 
     def image_reader(self) -> Callable[[int], bytes]:
-        """Row to its image's bytes.
+        """A function from a row to its image's bytes.
 
-        The reader raises `UnreadSample` where the bytes cannot be read, or are no longer those of the row's key.
+        It raises `UnreadSample` if the bytes cannot be read, or no longer match the row's key.
         """
         keys, sources, images = self.row_keys("image").keys, self.sources, self.manifest.images
 

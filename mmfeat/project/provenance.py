@@ -1,4 +1,4 @@
-"""What a run records: its encoders, the samples of its rows, the settings, and the versions of the program."""
+"""The provenance that a run records: its encoders, the samples of its rows, the settings and the versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmfeat.project.project import Project
 def encoder_record(
     identity: Identity, uses_logits: bool, tokens: tuple[int, tuple[int, int]] | None = None
 ) -> dict[str, Any]:
-    """What a run records of an encoder.
+    """The record of an encoder in a run.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def input_keys(project: Project, encoders: Iterable[dict[str, Any]], rows: np.nd
 
 
 def common_record(project: Project) -> dict[str, Any]:
-    """What every run records: time, settings, versions, classes."""
+    """The part of the record that every run has: time, settings, versions, classes."""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09d}Z",
         "config": project.config.values(),
@@ -60,7 +60,7 @@ def common_record(project: Project) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """The revision of mmfeat where it runs from a git checkout, with `+changes` where files differ from it."""
+    """The revision of mmfeat if it runs from a git checkout, with `+changes` if files differ from it."""
     folder = Path(mmfeat.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

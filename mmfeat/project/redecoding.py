@@ -1,7 +1,7 @@
-"""Which images are encoded again because they were decoded by an older decoder, or under other settings.
+"""Find the images to encode again because an older decoder, or the decoder under other settings, read them.
 
-A segment of the store records its decoder, and the settings by which images are refused. A segment of mmfeat 0.1.0 records
-none and counts as decoder 1. Two kinds of rows are encoded again, and no others:
+A segment of the store records its decoder, and the settings that refuse images. A segment of mmfeat 0.1.0 records none
+and counts as decoder 1. Two kinds of rows are encoded again, and no others:
 
 - rows that were recorded as undecodable: once for each decoder and settings;
 - rows that decoder 1 encoded and whose pixels differ now. Only images of more than 8 bits a channel may differ. These are
@@ -28,12 +28,12 @@ _BLOCK = 64
 
 
 def rows_to_decode_again(project: Project, identity: Identity, look: bool = True) -> np.ndarray:
-    """Which rows of the store are to be encoded again, `(N,)` bool.
+    """Rows of the store to encode again, `(N,)` bool.
 
     Parameters
     ----------
     look : bool
-        Read images of which it is not remembered whether their pixels differ; otherwise such rows count as unchanged.
+        Whether to compare the pixels of images that were not compared before; otherwise these count as unchanged.
 
     Raises
     ------
@@ -49,13 +49,13 @@ def rows_to_decode_again(project: Project, identity: Identity, look: bool = True
     if look and (old & row_keys.lacks_facts).any():
         row_keys = project.samples.image_facts()
     suspect = np.flatnonzero(old & row_keys.deep)
-    return untried | _with_other_pixels(project, row_keys.keys, suspect, decoding, look)
+    return untried | _with_other_pixels(project, row_keys.keys, suspect, decoding=decoding, look=look)
 
 
 def _with_other_pixels(
-    project: Project, keys: np.ndarray, suspect: np.ndarray, decoding: Decoding, look: bool
+    project: Project, keys: np.ndarray, suspect: np.ndarray, *, decoding: Decoding, look: bool
 ) -> np.ndarray:
-    """Which of the rows `suspect` have other pixels than with decoder 1, `(N,)` bool."""
+    """The rows of `suspect` whose pixels differ from those of decoder 1, `(N,)` bool."""
     differ = np.zeros(len(keys), dtype=bool)
     if not len(suspect):
         return differ

@@ -1,4 +1,4 @@
-"""The images of a new manifest: where they are, their row keys, and lines about those that are missing or alike."""
+"""The images of a source: their folders and archives, their row keys, and lines about missing and identical ones."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class SourceImages:
     Attributes
     ----------
     sources : ImageSources
-        Where they are; empty where only captions are used.
+        Their folders and archives; empty if only captions are used.
     warnings : list of str
-        What must not be missed, a line each.
+        Important warnings, a line each.
     """
 
     sources: ImageSources
@@ -42,15 +42,15 @@ class SourceImages:
 
 
 def find_images(folder: Path, config: Config, data: Source) -> SourceImages:
-    """Locate and read the images of a source; captions alone are used where there are some and no image can be read.
+    """Locate and read the images of a source. If no image can be read and there are captions, only captions are used.
 
     Raises
     ------
     DataError
-        Images are named, or lie beside the source, and none of them belongs to a row; or there is no caption either.
+        Images are given or found next to the source, but none belongs to a row; or there are no captions either.
     """
     if config.data.images and not data.columns["image"]:
-        raise DataError(f"{config.data.source}: images are given, and no column names them. Use: --image COLUMN")
+        raise DataError(f"{config.data.source}: images are given, but no column names them. Use: --image COLUMN")
     is_new = not (folder / FILE_NAME).is_file()
     sources = None
     if not data.columns["image"] and data.columns["id"] and is_new:
@@ -80,34 +80,36 @@ def find_images(folder: Path, config: Config, data: Source) -> SourceImages:
 
 
 def _captions_alone(sources: ImageSources, n: int) -> str:
-    """A warning where rows name images, none is there, and only captions are used.
+    """The warning that only captions are used because no image that the rows name was found.
 
     Raises
     ------
     DataError
-        An archive that cannot be read lies there.
+        The folder has an archive that cannot be read.
     """
     if packed := unreadable_archives(sources.containers[0]):
         raise DataError(
             f"images: {packed[0]} cannot be read in place. Unpack it, or pack it again as .zip or .tar without compression"
         )
     others = other_files(sources)
-    there = f" (no image by its name: {', '.join(map(quoted, others[:3]))}{' ...' if len(others) > 3 else ''})"
-    there = there if others else ""
+    skipped = f" (no image by its name: {', '.join(map(quoted, others[:3]))}{' ...' if len(others) > 3 else ''})"
+    skipped = skipped if others else ""
     return (
-        f"no image file in {sources.containers[0]}{there}: only captions are used, without the images of "
+        f"no image file in {sources.containers[0]}{skipped}: only captions are used, without the images of "
         f"{counted(n, 'row')}. If there are images, remove {FILE_NAME} and name them: --images PATH"
     )
 
 
 def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
-    """The files beside a source without a column of image names, where they are named like its ids."""
+    """The image files next to a source, if it has no column of image names and its ids name them."""
     source = config.path(config.data.source)
     if not image_files_beside(source):
         return None
     sources = images_beside(source)
     if not any(sources.holds(sample) for sample in data.ids):
-        data.hints.append("  image files lie beside the source, and no column names them: --image COLUMN")
+        data.hints.append(
+            "  there are image files next to the source, but no column names them. To use them: --image COLUMN"
+        )
         return None
     data.images, data.columns["image"] = list(data.ids), data.columns["id"]
     data.settings["image"] = data.columns["id"]
@@ -115,7 +117,7 @@ def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
 
 
 def missing_look_alikes(data: Source, found: SourceImages) -> dict[str, str]:
-    """For the first of the missing images, those that are there with a similar name."""
+    """For the first missing images: existing images with a similar name."""
     if not found.row_keys.missing or not found.sources.containers:
         return {}
     return look_alikes([data.images[row] for row in found.row_keys.missing], found.sources.names())
@@ -126,7 +128,7 @@ def image_notes(manifest: Manifest, row_keys: RowKeys, alike: dict[str, str]) ->
     notes = []
     for row, reason in row_keys.reasons.items():
         like = alike.get(manifest.images[row])
-        notes.append(f"image of {str(manifest.ids[row])!r}: {reason}{f'; {like!a} is there' if like else ''}")
+        notes.append(f"image of {str(manifest.ids[row])!r}: {reason}{f'; {like!a} exists' if like else ''}")
     return notes
 
 

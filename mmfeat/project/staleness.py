@@ -23,17 +23,17 @@ def find_run(project: Project, name: str) -> Run:
     Raises
     ------
     RunError
-        No such run; the message names the runs of the project.
+        There is no such run; the message lists the runs of the project.
     """
     if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
-        known = [run.name for run in all_runs(project.runs_folder)] or ["none yet: mmfeat fuse makes one"]
+        known = [run.name for run in all_runs(project.runs_folder)] or ["none yet. Run: mmfeat fuse"]
         raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
     return read_run(project.runs_folder / name).in_order_of(project.manifest.classes)
 
 
 def stale_because(project: Project, run: Run) -> str:
-    """Why a run, or a member of it, is stale: an encoder, a linear probe or the classes have changed. Empty where it is not."""
-    if of_other_names(project, run.classes):
+    """The reason why a run or a member of it is stale: an encoder, a linear probe or the classes have changed. Empty if none."""
+    if has_other_classes(project, run.classes):
         return "classes have changed"
     for name, recorded in run.encoders.items():
         if name not in project.config.encoder:
@@ -46,7 +46,7 @@ def stale_because(project: Project, run: Run) -> str:
         if recorded["output_key"] is not None:
             if recorded["output_key"] != identity.output_key:
                 return f"the linear probe of encoder {name} has changed"
-            if of_other_classes(project, identity):
+            if probe_has_other_classes(project, identity):
                 return f"the linear probe of encoder {name} is for other classes"
     for member in run.record["members"]:
         if member["fingerprint"] is not None and (why := _member_because(project, member)):
@@ -80,15 +80,15 @@ def state_of(project: Project, run: Run) -> str:
     return f"not ranked: {TRAINED_ON_VAL}" if trained_on_val(project, run.learned()) else "current"
 
 
-def of_other_names(project: Project, classes: tuple[str, ...]) -> bool:
-    """Whether classes are not those of the manifest, in any order."""
+def has_other_classes(project: Project, classes: tuple[str, ...]) -> bool:
+    """Whether classes differ from those of the manifest; their order does not count."""
     return class_positions(classes, project.manifest.classes) is None
 
 
-def of_other_classes(project: Project, identity: Identity) -> bool:
+def probe_has_other_classes(project: Project, identity: Identity) -> bool:
     """Whether the linear probe of an encoder is for other classes than the manifest's."""
     checkpoint = project.checkpoint(identity)
-    return checkpoint is not None and of_other_names(project, checkpoint.classes)
+    return checkpoint is not None and has_other_classes(project, checkpoint.classes)
 
 
 def lineage_of_encoder(project: Project, identity: Identity, uses_logits: bool) -> Lineage:
@@ -113,18 +113,18 @@ def trained_on_val(project: Project, learned: Lineage) -> bool:
 
 
 def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
-    """`in-sample for 5 of 20 rows`, where an encoder or a run was trained on some of the rows."""
+    """`in-sample for 5 of 20 rows`; empty if an encoder or a run was trained on none of the rows."""
     return in_sample_of(project, lineage_of(project, name), rows)
 
 
 def in_sample_of(project: Project, learned: Lineage, rows: np.ndarray) -> str:
-    """The same for a lineage."""
+    """:func:`in_sample` for a lineage."""
     n = int(learned.among(project.manifest.ids[rows])[0].sum())
     return f"in-sample for {n:,} of {counted(len(rows), 'row')}" if n else ""
 
 
-def again(project: Project, run: Run) -> str:
-    """The command that makes a run again."""
+def remake_command(project: Project, run: Run) -> str:
+    """The command that trains or combines a run again."""
     record = run.record
     if run.kind == "ensemble":
         if fitted := record.get("fitted"):

@@ -41,7 +41,7 @@ dtype = "float16"                  # float16, float32
 
 [finetune]
 recipe = "best"                    # best: by our benchmarks; paper: the settings of the paper
-{finetune:<34} # in place of the recipe's: epochs, lr, batch_size, optimizer, loss ...; for each encoder
+{finetune:<34} # overrides the recipe: epochs, lr, batch_size, optimizer, loss ...; a table for each encoder
 
 [fuse]
 head   = "{head}"               # mmfeat fuse --help lists them
@@ -67,7 +67,7 @@ checkpoint = "latest"              # latest from finetune, if any; none; checkpo
 size       = "auto"                # pixels; auto: as pretrained
 precision  = "float32"             # float32, bfloat16, float16: of the forward pass
 flip       = false                 # mean over the image and its mirror image
-tokens     = 0                     # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
+tokens     = 0                     # 3: keep a 3 x 3 grid of spatial tokens with the pooled embedding
 
 """,
     "text": """\
@@ -112,7 +112,7 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
 
 
 def _patterns(containers: list[Path], folder: Path) -> list[str]:
-    """Several archives of one folder and kind as one pattern, where it matches no other."""
+    """Several archives of one folder and kind as one pattern, if it matches no other file."""
     if len(containers) > 1 and len({(c.parent, c.suffix) for c in containers}) == 1:
         names = [c.name for c in containers]
         prefix = "".join(
@@ -125,7 +125,7 @@ def _patterns(containers: list[Path], folder: Path) -> list[str]:
 
 
 def _shortened(path: str, folder: Path) -> str:
-    """A path as the file gives it: from the project's folder where it lies inside, else from home."""
+    """A path for mmfeat.toml: relative to the project's folder if it is inside, else from the home folder."""
     home = str(Path.home())
     if path == str(folder):
         return "."

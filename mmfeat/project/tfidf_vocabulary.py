@@ -1,6 +1,6 @@
-"""A TF-IDF encoder of a project, fitted on the captions of training rows: an encoder of its own, or a baseline.
+"""A TF-IDF encoder of a project, fitted on the captions of training rows: one of the project's encoders, or a baseline.
 
-Nothing here imports torch unless there is something to fit.
+torch is imported only to fit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mmfeat.encoders.encoder import Encoder
 
 
-def fitted_words(project: Project, name: str) -> Encoder:
-    """An encoder fitted on the samples of the training rows, as `[encoder.NAME]` says; it reads no label.
+def fitted_vocabulary(project: Project, name: str) -> Encoder:
+    """The encoder of `[encoder.NAME]`, fitted on the samples of the training rows; it reads no label.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def fitted_words(project: Project, name: str) -> Encoder:
 
 
 def identity_of(name: str, encoder: Encoder) -> Identity:
-    """The keys of a fitted encoder that has no checkpoint yet."""
+    """The identity of a fitted encoder that has no checkpoint yet."""
     return Identity(
         name=name,
         model=encoder.architecture,
@@ -50,7 +50,7 @@ def identity_of(name: str, encoder: Encoder) -> Identity:
     )
 
 
-def with_words(project: Project, name: str) -> Project:
-    """The same project with one more encoder, a TF-IDF of default settings."""
+def with_tfidf(project: Project, name: str) -> Project:
+    """The project with one more encoder: TF-IDF with default settings."""
     encoders = {**project.config.encoder, name: TfidfEncoderConfig()}
     return project.derived(config=dataclasses.replace(project.config, encoder=encoders))

@@ -1,4 +1,4 @@
-"""The columns and notes of a comparison of heads (the paper's Tables 5 and 14 to 17) and of encoders (Tables 1 and 6 to 9)."""
+"""Columns and notes of a comparison of heads (the paper's Tables 5 and 14 to 17) and of encoders (Tables 1 and 6 to 9)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENCODER_CSV = (
 
 
 def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow], metric: str) -> Layout:
-    """How heads are compared; `title` names the rows."""
+    """The layout of a comparison of heads; `title` names the rows."""
     n_seeds = max(len(model.seeds) for model in models)
     columns = [Column(title=metric_title("samples_f1"), cell=_samples_f1, baseline=_baseline_f1)]
     columns += [Column(title="one seed", cell=_one_seed)] if n_seeds > 1 else []
@@ -37,7 +37,7 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
         Column(title="subset accuracy", cell=lambda m: f"{m.metrics.scores.label_set_accuracy:.3f}"),
         Column(title="label accuracy", cell=lambda m: f"{m.metrics.scores.accuracy_per_class:.3f}"),
         Column(title="train s", cell=lambda m: _number(m.kept.seconds, 1), baseline=lambda b: _number(b.seconds, 1)),
-        Column(title="µs a row", cell=lambda m: _number(m.kept.microseconds, 2)),
+        Column(title="µs per row", cell=lambda m: _number(m.kept.microseconds, 2)),
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
         Column(title="heads MB", cell=lambda m: _number(m.kept.head_mb, 2)),
     ]
@@ -54,7 +54,7 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
 
 
 def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> Layout:
-    """How encoders are compared, each with the best of its modality; `title` names the rows."""
+    """The layout of a comparison of encoders, each with the best of its modality; `title` names the rows."""
     n_seeds = len(models[0].seeds)
     columns = [
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
@@ -90,7 +90,7 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> La
 
 def best_lines(models: Sequence[ScoredModel], metric: str) -> list[str]:
     """The best of each modality, and the others whose difference to it is not significant."""
-    found = []
+    lines = []
     for modality, best in best_of_groups(models).items():
         others = [model for model in models if model.group == modality and model is not best]
         close = [shown(model.label) for model in others if model.verdict]
@@ -98,20 +98,21 @@ def best_lines(models: Sequence[ScoredModel], metric: str) -> list[str]:
         text = f"Best of {modality}: {shown(best.label)}, {value}"
         if others:
             text += f"; not significantly different: {', '.join(close) or 'none of the others'}"
-        found.append(f"{text}.")
-    return found
+        lines.append(f"{text}.")
+    return lines
 
 
 def _head_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> list[str]:
     several = n_seeds > 1
-    what = f"the mean of {n_seeds} seeds' logits, " if several else ""
+    of_mean = f"the mean of {n_seeds} seeds' logits, " if several else ""
     seed = " One seed: mean ± standard deviation over seeds." if several else ""
     notes = [
-        f"{metric_title('samples_f1')}: {what}± half the 95 % bootstrap interval.{seed} No model was trained on these rows, unless its line "
-        "says so.",
-        "Subset accuracy: rows whose whole label set is right. Label accuracy: single labels that are right. The best is "
-        f"chosen by {metric_title(metric)}. Not significant: the 95 % interval of the difference to the best includes 0.",
-        "train s and µs a row (from cached embeddings): the heads of one seed. MB: encoders and the heads of all seeds. heads "
+        f"{metric_title('samples_f1')}: {of_mean}± half the 95 % bootstrap interval.{seed} No model was trained on these rows, unless "
+        "marked as in-sample.",
+        "Subset accuracy: share of rows whose label set is exactly right. Label accuracy: share of single labels that are "
+        f"right. The best is chosen by {metric_title(metric)}. Not significant: the 95 % interval of the difference from the "
+        "best includes 0.",
+        "train s, µs per row (from cached embeddings): the heads of one seed. MB: encoders and the heads of all seeds. heads "
         "MB: the heads of all seeds.",
         "Epochs and the best model were selected on these rows. For a figure to publish, set [split] test and run: mmfeat "
         "evaluate --split test.",
@@ -122,7 +123,7 @@ def _head_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> lis
 
 def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> list[str]:
     frozen = models[0].encoder.frozen
-    took = "to encode the labelled rows and fit one linear probe" if frozen else "to fine-tune once"
+    work = "to encode the labelled rows and fit one linear probe" if frozen else "to fine-tune once"
     devices = ", ".join(dict.fromkeys(model.encoder.device for model in models))
     seeds = (
         f" {n_seeds} seeds: {metric_title('samples_f1')} as mean ± standard deviation; all other metrics are of the first seed."
@@ -132,9 +133,9 @@ def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> 
     notes = [
         f"± is half the 95 % bootstrap interval over rows.{seeds} No encoder was trained on these rows, but the epochs and "
         "the best encoder were selected on them: the best looks better than it is.",
-        f"time: {took}, on {shown(devices)}. samples/s: read, prepared and encoded there. MB: in float32, with the linear "
-        f"probe. The best is chosen by {metric_title(metric)}, within its modality. Not significant: the 95 % interval of "
-        "the difference to the best includes 0.",
+        f"time: {work}, on {shown(devices)}. samples/s: read, prepared and encoded there. MB: in float32, with the linear "
+        f"probe. The best of each modality is chosen by {metric_title(metric)}. Not significant: the 95 % interval of the "
+        "difference from the best includes 0.",
         left_out(models[0].metrics.scores.n_classes_left_out),
     ]
     return list(filter(None, notes))
@@ -160,7 +161,7 @@ def _one_seed(model: ScoredModel) -> str:
 
 
 def _shown(metric: str) -> list[str]:
-    """Metrics beside samples-F1 and the loss."""
+    """Metrics shown in addition to samples F1 and the loss."""
     return [*(["micro_f1"] if metric == "micro-f1" else []), "macro_f1", "map"]
 
 
@@ -176,7 +177,7 @@ def _score(name: str, interval: bool = False) -> Column:
 
 
 def _number(value: float | None, digits: int) -> str:
-    """Blank if it is unknown."""
+    """A number as text; blank if unknown."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""A comparison of models as tables for a terminal, as CSV, as Markdown and as a plot; what differs by kind is a `Layout`."""
+"""A comparison of models as tables for a terminal, as CSV, as Markdown and as a plot. A `Layout` describes each kind."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What differs between a comparison of heads and one of encoders.
+    """The parts of a comparison that differ between heads and encoders.
 
     Attributes
     ----------
     heading, picture : str
-        `Heads`, and what the plot shows.
+        Title such as `Heads`, and a description of the plot.
     columns, further : sequence of Column
-        Of the main table, and of a second one.
+        Columns of the main table, and of a second table.
     csv_columns : sequence of str
-        Of `models.csv`.
+        Columns of `models.csv`.
     csv_row, csv_baseline : callable
-        From a model or a baseline to its values by column. Without the latter, baselines are not in the file.
+        From a model or a baseline to its values by column. Without `csv_baseline`, the file has no baselines.
     class_columns : sequence of (str, str)
         Columns of `classes.csv` for each model: a title with `{label}`, and the array of `Scores` that it shows.
     notes, conclusions : sequence of str
-        How to read the table, and what it shows.
+        How to read the table, and its main results.
     groups : bool
-        Whether models are listed below the name of their group.
+        Whether models are listed under the name of their group.
     draw : callable
         Writes the plot to a path.
     """
@@ -81,7 +81,7 @@ class ComparisonTable:
     Attributes
     ----------
     title : str
-        Names the rows, as `2,000 val rows`.
+        Names the rows, such as `2,000 val rows`.
     """
 
     title: str
@@ -105,7 +105,7 @@ class ComparisonTable:
 
     @property
     def by_class(self) -> str:
-        """F1 of each class by each model; of very many classes, those in which the first model is weakest."""
+        """F1 of each class by each model; with very many classes, the weakest of the first model."""
         head, rows = self._by_class()
         if len(rows) <= CLASSES_SHOWN:
             return _aligned(head, rows)
@@ -147,7 +147,7 @@ class ComparisonTable:
         """One row for each model; an unknown value is blank.
 
         `*_low` and `*_high` are 95 % bootstrap intervals over rows. `difference` and its interval are to the best, in the
-        project's metric. `seed_f1` and `seed_deviation` are samples-F1 of single seeds.
+        project's metric. `seed_f1` and `seed_deviation` are the mean and deviation of samples F1 over single seeds.
         """
         layout = self.layout
         rows = [layout.csv_baseline(b) for b in self.baselines] if layout.csv_baseline else []
@@ -156,7 +156,7 @@ class ComparisonTable:
         return csv_text(columns, (_rounded(row.get(name) for name in columns) for row in rows), quoted=True)
 
     def classes_csv(self) -> str:
-        """The scores of each class by each model, and the class's positives; F1 is blank for a class without any."""
+        """Scores of each class by each model, and its number of positives; F1 is blank for a class without a positive."""
         pairs = [(model, *column) for model in self.models for column in self.layout.class_columns]
         head = ["class", "n_positives", *(title.format(label=model.label) for model, title, _ in pairs)]
         rows = []
@@ -169,11 +169,11 @@ class ComparisonTable:
         return csv_text(head, rows, quoted=True)
 
     def markdown(self) -> str:
-        """A page with all tables, and the plot beside it, `comparison.png`."""
+        """A page with all tables and the plot `comparison.png`."""
         layout = self.layout
         head, rows = self._models()
         lines = [f"# {layout.heading} compared on {self.title}", "", f"![{layout.picture}]({PLOT})", ""]
-        lines += [*_markdown_table([*head, "against the best"], rows), ""]
+        lines += [*_markdown_table([*head, "note"], rows), ""]
         if layout.conclusions:
             lines += [*(f"- {_escaped(line, 1000)}" for line in layout.conclusions), ""]
         lines += [self.notes, ""]
@@ -182,7 +182,7 @@ class ComparisonTable:
         return "\n".join([*lines, "## F1 by class", "", *_markdown_table(*self._by_class()), ""])
 
     def write(self, outputs: Outputs, folder: Path) -> tuple[list[Path], bool]:
-        """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, unless they are there and the same.
+        """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, unless they are up to date.
 
         Raises
         ------
@@ -217,7 +217,7 @@ def _differs(file: Path, text: str) -> bool:
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Any text may be a row's first cell or a title."""
+    """A table whose titles and first cells may be any text: they are escaped and shortened."""
     return table([shown(cell, 30) for cell in head], [[shown(row[0]), *row[1:]] for row in rows])
 
 

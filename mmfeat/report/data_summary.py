@@ -34,7 +34,7 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, *, images: Im
     lines.append(_line("rows", manifest.n_samples, rows))
     names = manifest.classes
     span = f"from {counted(counts[most], 'row')} ({shown(repr(names[most]))}) down to {counts[least]:,} ({shown(repr(names[least]))})"
-    lines.append(_line("classes", len(names), f"{span}; {mean:.2f} labels a labelled row"))
+    lines.append(_line("classes", len(names), f"{span}; {mean:.2f} labels per labelled row"))
     lines += [*_about_labels(manifest, source, config), *source.hints]
     if source.columns["caption"]:
         captions = manifest.captions
@@ -53,11 +53,11 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, *, images: Im
         n_files = _distinct(row_keys.keys[present])
         same, copies = int(present.sum()) - n_files, n_files - _distinct(row_keys.pixels[present])
         missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
-        text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {same:,} identical to another"
-        text += f", {copies:,} more except for metadata"
+        text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {counted(same, 'exact copy', 'exact copies')}"
+        text += f", {counted(copies, 'copy', 'copies')} with other metadata"
         lines.append(_line("images", int(present.sum()), text + (f", {counted(blank, 'blank cell')}" if blank else "")))
     if not source.columns["id"]:
-        lines.append("  ids       made from the captions; id under [data] in mmfeat.toml names a column instead")
+        lines.append("  ids       computed from the captions. To use a column, set id under [data] in mmfeat.toml")
     parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
     together = "identical images together" + (", groups too" if config.data.group else "")
     lines.append(f"  split     {', '.join(parts)}: stratified, {together}, seed {config.seed}")
@@ -74,7 +74,7 @@ def about_copies(pairs: list[tuple[int, int]]) -> list[str]:
     if not pairs:
         return []
     return [
-        f"  {counted(len(pairs), 'image')} in two splits except for metadata (listed in init.log). Rows keep their split, so "
+        f"  {counted(len(pairs), 'image')} in two splits, with other metadata (listed in init.log). Rows keep their split, so "
         f"metrics on val or test may be too high"
     ]
 
@@ -99,7 +99,7 @@ def _names(columns: list[str]) -> str:
 
 
 def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[str]:
-    """How labels were read from cells, if there is another way to read them."""
+    """How labels were read from cells, if they could be read in another way."""
     separator, classes = config.data.separator, manifest.classes
     if source.indicators is not None:
         known = (manifest.labels[has_label(manifest.labels)] >= 0).mean()
@@ -150,7 +150,7 @@ def warn_of_one_class(config: Config, n_classes: int) -> str:
 
 
 def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
-    """How many rows a person corrected, and the classes that appeared or vanished with that, which may be typing errors."""
+    """The number of corrected rows, and the classes that appear or vanish with the corrections: they may be typing errors."""
     if not found.n_rows:
         return []
     lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them differ from the source")]
@@ -158,7 +158,7 @@ def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
         near = difflib.get_close_matches(name, classes, 1)
         nearest = f" (nearest: {quoted(near[0])})" if near else ""
         lines.append(f"  class {quoted(name)} is only in corrections.csv, in no row of the source{nearest}")
-    lines += [f"  class {quoted(name)} is gone: corrections.csv leaves no row of it" for name in found.gone]
+    lines += [f"  class {quoted(name)} is gone: after corrections.csv, no row has it" for name in found.gone]
     return lines
 
 
@@ -201,4 +201,4 @@ def about_answers(answers: Answers, before: Manifest, after: Manifest, *, change
         ("blank", answers.n_blank, "not filled in"),
     )
     lines = [_line(name, n, text) for name, n, text in parts if n]
-    return lines + [f"  class {quoted(name)} is gone: no row has it any more" for name in change.gone_classes]
+    return lines + [f"  class {quoted(name)} is gone: no row has it now" for name in change.gone_classes]

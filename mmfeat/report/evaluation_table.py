@@ -20,7 +20,7 @@ Difference = tuple[float, float, float]
 def evaluation_table(
     metrics: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, *, metric: str
 ) -> str:
-    """A row of metrics for each name, then the first's difference from each further one and its significance.
+    """A row of metrics for each model, then the differences of the first model from the others and their significance.
 
     Parameters
     ----------

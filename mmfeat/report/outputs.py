@@ -1,7 +1,7 @@
-"""Files that a command writes for its user: never over an input or a project's file, nor over a file of another origin.
+"""Files that a command writes for its user. It never replaces inputs, a project's own files or files that mmfeat did not write.
 
 The digest of each written file is kept in `.mmfeat/outputs/` of the project that contains or wrote it. Without a project it is
-kept in `.NAME.mmfeat.json` beside the file. A file with a kept digest was written by mmfeat and may be replaced. Any other
+kept in `.NAME.mmfeat.json` next to the file. A file with a kept digest was written by mmfeat and may be replaced. Any other
 file needs `overwrite`. Inputs of the command and files of a project are never replaced.
 """
 
@@ -33,7 +33,7 @@ class _Records:
     places: list[Path]
 
     def digests(self) -> list[str]:
-        """The newest first."""
+        """All kept digests, newest first."""
         found = [recall(place).get("made") for place in self.places]
         return [one for made in found if isinstance(made, list) for one in made if isinstance(one, str)]
 
@@ -85,13 +85,13 @@ class Outputs:
         given = Path(path).expanduser()
         target = given.resolve()
         digests = self._records(target).digests()
-        there = target.exists()
-        if there and not target.is_file():
+        exists = target.exists()
+        if exists and not target.is_file():
             raise OutputError(f"{given}: is {'a folder' if target.is_dir() else 'not a plain file'}. Name a file")
-        is_made = there and bool(digests) and digest_file(target) in digests
+        is_made = exists and bool(digests) and digest_file(target) in digests
         if not own and (what := self._guarded(target, is_made)):
             raise OutputError(f"{given}: is {what}, which is never written over. Name another file")
-        if not there or is_made or known or self.overwrite or (earlier and not digests):
+        if not exists or is_made or known or self.overwrite or (earlier and not digests):
             return target
         what = "has been changed since mmfeat wrote it" if digests else "exists, and was not written by mmfeat"
         raise OutputError(f"{given}: {what}. Move it away or, to replace it, add: --overwrite")
@@ -147,7 +147,7 @@ class Outputs:
         return True
 
     def _guarded(self, target: Path, is_made: bool) -> str:
-        """What a path is that must not be written. Empty if it may be."""
+        """A description of a path that must not be written; empty if it may be written."""
         guards = list(self._guards)
         root = _project_above(target)
         if root is not None and root != self.root:

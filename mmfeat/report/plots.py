@@ -23,9 +23,9 @@ _LOOKS = {
 
 
 def plot_heads(path: Path, title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow]) -> None:
-    """samples-F1 of each model with its interval, one below the other in the order of the table.
+    """Samples F1 of each model with its interval, one below the other in the order of the table.
 
-    A baseline far below all models is given as a number at the left edge, so that the models can be told apart.
+    A baseline far below all models is shown as a number at the left edge, so that the models can be told apart.
     """
     from matplotlib.figure import Figure
 
@@ -64,7 +64,7 @@ def plot_heads(path: Path, title: str, models: Sequence[ScoredModel], baselines:
 
 
 def plot_encoders(path: Path, title: str, models: Sequence[ScoredModel]) -> None:
-    """samples-F1 of each encoder with its interval, against its size and its samples per second; numbers name them."""
+    """Samples F1 of each encoder with its interval, against size and samples per second; numbers refer to the legend."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
@@ -133,7 +133,7 @@ def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> Non
         scored.plot(numbers, values, color=colour, label=label)
         scored.scatter(numbers, values, edgecolors=colour, facecolors=faces, marker=mark, zorder=3)
     pseudo.plot(numbers[1:], [one["n_yes"] for one in rounds[1:]], marker=".")
-    for key, label in (("agreement", "with the round before"), ("truth", "with the truth")):
+    for key, label in (("agreement", "with the previous round"), ("truth", "with the true labels")):
         known = [one["number"] for one in rounds if one[key] is not None]
         if known:
             agreement.plot(
@@ -161,7 +161,7 @@ def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> Non
 
 
 def _quieten(axes: Any, lines: str = "both") -> None:
-    """Faint lines behind, no frame on top and on the right."""
+    """Draw a faint grid, and no frame on the top and right."""
     axes.grid(axis=lines, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

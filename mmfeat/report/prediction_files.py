@@ -17,11 +17,11 @@ from mmfeat.data.tables.table_forms import is_table, table_stem
 from mmfeat.report.text_tables import table
 
 FORMATS = ("csv", "jsonl", "parquet")
-_OTHERS = 3  # classes shown of one item beside its labels
+_OTHERS = 3  # classes shown for one item in addition to its labels
 
 
 def format_of(out: Path | str, format: str | None) -> str:
-    """The format of a file of predictions: as asked, else by its suffix, else csv.
+    """The format of a file of predictions: `format`, else by its suffix, else csv.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def default_out(samples: Sequence[str], format: str) -> str:
 
 
 def check_form(form: str, top_k: int | None) -> None:
-    """Check the format of a file of predictions, and how many classes it gives.
+    """Check the format of a file of predictions, and the number of classes in it.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def prediction_bytes(
     probs, predicted : np.ndarray
         `(N, K)` float32, and int8 of 0 and 1.
     top_k : int
-        Give the k most probable classes instead of those above the threshold. 0 for the latter.
+        Write the k most probable classes; 0 for the classes above the threshold.
     errors : dict of int to str, optional
         Row to the reason why its image could not be read.
     guarded : bool
@@ -115,7 +115,7 @@ def prediction_bytes(
 def _most_probable(
     names: list[list[str]], probs: np.ndarray, classes: Sequence[str], separator: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Cells of names and of their probabilities, and the header of the latter."""
+    """The header of the probabilities, and for each row a cell of names and a cell of their probabilities."""
     at = {name: k for k, name in enumerate(classes)}
     cells = [
         [separator.join(labels), separator.join(f"{probs[row, at[name]]:.4f}" for name in labels)]
@@ -162,7 +162,7 @@ def _parquet(
 def one_item(
     probs: np.ndarray, predicted: np.ndarray, *, unimodal: dict[str, np.ndarray], classes: Sequence[str], top_k: int
 ) -> str:
-    """One sample's most probable classes, with each encoder's unimodal prediction, and which are its labels.
+    """The most probable classes of one sample, with unimodal predictions; predicted labels are marked.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from mmfeat.data.images.image_names import IMAGE_SUFFIXES
 
 FILES = (FILE_NAME, "manifest.parquet", "corrections.csv", "init.log")
 FOLDERS = ("checkpoints", "runs", "comparisons", "sweeps", "reviews", ".mmfeat")
-_TABLES = ("train.csv", "test.csv")  # of a source that is the project's own folder, beside COCO's .json
+_TABLES = ("train.csv", "test.csv")  # of a source that is the project's own folder, in addition to COCO's .json
 
 
 @dataclass(frozen=True)

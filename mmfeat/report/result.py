@@ -1,4 +1,4 @@
-"""What a command returns: a frozen record that a terminal, a notebook and a data frame can show."""
+"""The result of a command: a frozen record that a terminal, a notebook and a data frame can show."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Record = dict[str, Any]
 
 
 class Result:
-    """What a command returns. Its text form is what was made, followed by the main table if there is one.
+    """The result of a command. Its text form is a summary, followed by the main table if there is one.
 
-    A subclass is a dataclass with `frozen=True, kw_only=True, repr=False` and says what to show in `_about` and `_table`.
+    A subclass is a dataclass with `frozen=True, kw_only=True, repr=False` and defines `_about` and `_table`.
     """
 
     def _about(self) -> str:
-        """What was made, in a line or a few."""
+        """A summary in one or a few lines."""
         return type(self).__name__
 
     def _table(self) -> list[Record]:
@@ -46,7 +46,7 @@ class Result:
         return f"{text}\n{table(list(records[0]), rows)}{_more(records)}"
 
     def _repr_html_(self) -> str:
-        """The same for a notebook."""
+        """The result as HTML for a notebook."""
         records, about = self._table(), html.escape(self._about()).replace("\n", "<br>")
         if not records:
             return f"<p>{about}</p>"
@@ -74,7 +74,7 @@ class TableResult(Result):
 
 
 def metric_records(lines: Sequence[MetricRow], first: str = "model") -> list[Record]:
-    """Metric rows as records: the name, the metrics, and seconds and note where a row has them."""
+    """Metric rows as records: the name, the metrics, and seconds and notes if any row has them."""
     timed, noted = any(line.seconds is not None for line in lines), any(line.note for line in lines)
     return [
         {

@@ -1,4 +1,4 @@
-"""The rounds of a self-training as a table for the terminal, and as files in its run's folder."""
+"""The rounds of self-training as a table for the terminal, and as files in the run's folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:
 
 
 def verdict(one: dict[str, Any]) -> str:
-    """Whether a round was accepted, and by how much the metric on val differs from the best round before it."""
+    """Whether a round was accepted, and the difference of the metric on val from the best earlier round."""
     if one["number"] == 0:
         return "supervised"
     mean, low, high = one["difference"]

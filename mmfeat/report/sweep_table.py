@@ -20,7 +20,7 @@ def sweep_table(title: str, cells: Sequence[SweptCell], metric: str, *, in_sampl
     Parameters
     ----------
     in_sample : bool
-        Whether lines are numbered, and have metrics on training rows: a sweep of fine-tunings.
+        Whether to number the lines and show in-sample metrics, as for a sweep of fine-tunings.
     """
     keys, chosen = _keys(cells), metric.replace("-", "_")
     others = ("samples_f1", "macro_f1", "loss") if in_sample else ("macro_f1", "map")
@@ -51,7 +51,7 @@ def effects_table(effects: Sequence[Effect], metric: str) -> str:
         [effect.key, f"{effect.share:.0%}", ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)]
         for effect in effects
     ]
-    return table(["setting", "explains", f"mean {metric_title(metric)} by value"], rows, left=3)
+    return table(["setting", "share of variance", f"mean {metric_title(metric)} by value"], rows, left=3)
 
 
 def sweep_csv(cells: Sequence[SweptCell], metric: str, *, title: str = "head", numbers: Sequence[str] = ()) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
-    """Align columns: the first `left` to the left, the others to the right. A row may end with a text beyond the head."""
+    """Align columns: the first `left` to the left, the others to the right. A row may have one more cell than the head."""
     cells = [[str(cell) for cell in row] for row in [head, *rows]]
     n = max(map(len, cells))
     cells = [row + [""] * (n - len(row)) for row in cells]
@@ -88,7 +88,7 @@ def about_metrics(n_left_out: int, rows: str, seeds: bool = False) -> str:
     seeds : bool
         Whether the table has a row over seeds.
     """
-    spread = "± is half the 95 % bootstrap interval" + (" (one seed: deviation over seeds)" if seeds else "")
+    spread = "± is half the 95 % bootstrap interval" + (" (one seed: standard deviation over seeds)" if seeds else "")
     return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(n_left_out)]))
 
 
@@ -127,8 +127,8 @@ def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -
         Gain in samples F1, and its 95 % interval.
     """
     counts = [f"{fitted[key]:,} {which}" for which, key in (("val", "n_val"), ("train", "n_train")) if fitted[key]]
-    by = "least loss" if fitted["metric"] == "loss" else f"best {fitted['metric']}"
-    text = f"Weights of {by} on {' and '.join(counts)} rows"
+    by = "lowest loss" if fitted["metric"] == "loss" else f"best {fitted['metric']}"
+    text = f"Weights fitted for the {by} on {' and '.join(counts)} rows"
     if gain is None:
         return f"{text}."
     difference, low, high = gain

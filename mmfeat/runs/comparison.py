@@ -1,4 +1,4 @@
-"""Models on the same rows: candidates with their logits become scored models, each with its difference to the best."""
+"""Compares models on the same rows: scores candidates, and computes each one's difference to the best."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Candidate:
     Attributes
     ----------
     name, label : str
-        What it is called by commands, and in tables.
+        Its name in commands, and in tables.
     group : str
         `paper` or `further` for heads; the modality for encoders.
     kept : ModelLogits
-        Its logits on the rows, and what it costs.
+        Its logits on the rows, and its costs.
     encoders_mb : float or None
         Size of its encoders; None with an encoder of unknown size.
     encoder : ComparedEncoder or None
@@ -48,11 +48,12 @@ class ScoredModel(Candidate):
     Attributes
     ----------
     metrics : Metrics
-        Of the logits that predict: the mean over seeds, or the first seed's.
+        Metrics of the predicting logits: the mean over seeds, or the first seed's.
     seeds : np.ndarray
         `(S,)` samples-F1 of each seed alone.
     difference : (float, float, float) or None
-        To the best in the project's metric, with the 95 % interval of a paired bootstrap over rows; None for the best.
+        Difference to the best model in the project's metric, with the 95 % interval of a paired bootstrap over rows; None
+        for the best model.
     outcome : Outcome
         Predictions, in the order of the rows' id numbers.
     intervals : dict of str to (float, float)
@@ -67,7 +68,7 @@ class ScoredModel(Candidate):
 
     @property
     def size_mb(self) -> float | None:
-        """The whole model with its encoders; None with an encoder of unknown size."""
+        """Megabytes of the whole model with its encoders; None with an encoder of unknown size."""
         return None if self.encoders_mb is None else self.encoders_mb + self.kept.head_mb
 
     @property
@@ -77,7 +78,7 @@ class ScoredModel(Candidate):
 
     @property
     def is_best(self) -> bool:
-        """Whether all others are compared with this one."""
+        """Whether this is the best model, with which all others are compared."""
         return self.difference is None
 
     @property
@@ -94,21 +95,21 @@ class ScoredModel(Candidate):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scoring:
-    """The rows that models are compared on, and how.
+    """The rows and the rules of a comparison.
 
     Attributes
     ----------
     labels, numbers : np.ndarray
-        `(n, K)` int8; and `(n,)` uint64 of the rows' ids, in whose order the bootstrap draws rows.
+        `(n, K)` int8 labels; `(n,)` uint64 hashes of the ids, which determine the order of rows in the bootstrap.
     metric : str
-        Selects the best.
+        The metric that selects the best model.
     rule_of : callable
-        From logits `(n, K)` to their decision rule.
+        Logits `(n, K)` to their decision rule.
     mean_of_seeds : bool
-        Whether the mean of all seeds' logits predicts, as for heads on the same embeddings. Otherwise the first seed does:
-        encoders share nothing, and the mean of several would be an ensemble.
+        Whether the mean of all seeds' logits predicts, as for heads on the same embeddings. Otherwise the first seed
+        predicts: the mean over several fine-tuned encoders would be an ensemble.
     intervals : sequence of str
-        Metrics with a 95 % interval, beside samples-F1.
+        Further metrics to compute a 95 % interval for.
     """
 
     labels: np.ndarray
@@ -166,12 +167,12 @@ def best_of_groups(models: Sequence[ScoredModel]) -> dict[str, ScoredModel]:
 
 
 def mean_of_models(models: Sequence[ModelLogits], prior: np.ndarray) -> ModelLogits:
-    """The mean of several models' logits, seed by seed; a model with fewer seeds starts again with its first.
+    """The mean of several models' logits, seed by seed; a model with fewer seeds repeats them.
 
     Parameters
     ----------
     prior : np.ndarray
-        `(K,)` logits of a row that no model knows.
+        `(K,)` logits for rows without any modality that the models read.
     """
     n_seeds, known = max(len(model.logits) for model in models), [model.known for model in models]
     weights = [1 / len(models)] * len(models)

@@ -1,4 +1,4 @@
-"""A comparison on disk: its folder, the logits of each model, and the record of each encoder."""
+"""The files of a comparison: its folder, the logits of each model, and the record of each encoder."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _COSTS = ("seconds", "microseconds", "head_mb")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelLogits:
-    """Logits of one model on the val rows, and what the model costs.
+    """Logits of one model on the val rows, and the model's costs.
 
     Attributes
     ----------
     logits : np.ndarray
-        `(S, n, K)` float32 by seed.
+        `(S, n, K)` float32 for S seeds.
     known : np.ndarray
-        `(n,)` bool: the row has a modality that the model reads.
+        `(n,)` bool: whether the row has a modality that the model reads.
     seconds : float or None
-        To train one seed; None if nothing was trained for the comparison.
+        Seconds to train one seed; None if nothing was trained for the comparison.
     microseconds : float
-        To predict one row with one seed's head from cached embeddings.
+        Microseconds to predict one row with one seed's head from cached embeddings.
     head_mb : float
-        Size of the heads of all seeds, without encoders.
+        Megabytes of the heads of all seeds, without encoders.
     """
 
     logits: np.ndarray
@@ -50,7 +50,7 @@ class ModelLogits:
 
 
 class ComparisonFolder:
-    """The folder `KIND-N` of one comparison: models that were compared before are not made again.
+    """The folder `KIND-N` of one comparison, which caches models that were compared before.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ class ComparisonFolder:
     kind : str
         `heads` or `encoders`.
     common : dict
-        JSON values that all models are made from. A comparison of exactly these is continued; otherwise a new one begins.
+        Inputs that all models share, as JSON values. A comparison with the same inputs is continued; otherwise a new one
+        starts.
     numbers : np.ndarray
         `(n,)` uint64 of the val rows' ids, from :func:`mmfeat.common.randomness.id_numbers`.
     record : dict
@@ -76,20 +77,20 @@ class ComparisonFolder:
         self, parent: Path, kind: str, common: dict[str, Any], *, numbers: np.ndarray, record: dict[str, Any]
     ) -> None:
         self.numbers, self.made = numbers, False
-        self.path = _found_or_made(parent, kind, digest_json(common), {"kind": kind, **common, **record})
+        self.path = _existing_or_new_folder(parent, kind, digest_json(common), {"kind": kind, **common, **record})
 
     def kept(self, name: str, fingerprint: str) -> ModelLogits | None:
-        """The logits in the file `name`; None if there are none, or they were made from something else."""
+        """The cached logits in the file `name`; None if there are none, or they have another fingerprint."""
         return read_logits(self.path / name, self.numbers, fingerprint)
 
     def keep(self, name: str, fingerprint: str, model: ModelLogits) -> ModelLogits:
-        """Write a model's logits, and return them."""
+        """Write a model's logits to the cache, and return them."""
         self.made = True
         write_logits(self.path / name, model, numbers=self.numbers, fingerprint=fingerprint)
         return model
 
 
-def _found_or_made(parent: Path, kind: str, fingerprint: str, record: dict[str, Any]) -> Path:
+def _existing_or_new_folder(parent: Path, kind: str, fingerprint: str, record: dict[str, Any]) -> Path:
     found = [
         (int(match[1]), path)
         for path in (parent.iterdir() if parent.is_dir() else ())
@@ -102,7 +103,7 @@ def _found_or_made(parent: Path, kind: str, fingerprint: str, record: dict[str, 
             )
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:  # damaged, or written by a newer mmfeat: not this one
+        except (OSError, ValueError) as error:  # damaged, or written by a newer mmfeat
             say(str(error))
             continue
         if kept["fingerprint"] == fingerprint:
@@ -113,14 +114,14 @@ def _found_or_made(parent: Path, kind: str, fingerprint: str, record: dict[str, 
 
 
 def write_logits(file: Path, model: ModelLogits, *, numbers: np.ndarray, fingerprint: str) -> None:
-    """Keep one model's logits, whole or not at all; `numbers` as for :class:`ComparisonFolder`."""
+    """Write one model's logits, atomically; `numbers` as for :class:`ComparisonFolder`."""
     about = {name: getattr(model, name) for name in _COSTS} | {"format": FORMAT, "fingerprint": fingerprint}
     arrays = {"logits": model.logits.astype(np.float32), "known": model.known, "ids": numbers}
     write_arrays(file, arrays, {"mmfeat": json.dumps(about)})
 
 
 def read_logits(file: Path, numbers: np.ndarray, fingerprint: str) -> ModelLogits | None:
-    """Logits with this fingerprint, rows in the order of `numbers`; None if there are none."""
+    """Read logits with this fingerprint, with rows in the order of `numbers`; None if there are none."""
     try:
         arrays, metadata = read_arrays(file)
         about = json.loads(metadata["mmfeat"])
@@ -131,11 +132,11 @@ def read_logits(file: Path, numbers: np.ndarray, fingerprint: str) -> ModelLogit
         if logits.ndim != 3 or logits.dtype != np.float32 or known.dtype != bool or ids.dtype != np.uint64:
             raise ValueError("its arrays have other types")
         if not logits.shape[1] == len(known) == len(ids) or not np.isfinite(logits).all():
-            raise ValueError("its arrays do not fit each other")
+            raise ValueError("the shapes of its arrays do not match, or a logit is not finite")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # a damaged file is made again
-        say(f"{file}: damaged: {one_line(error)}. It is made again")
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # a damaged file is computed again
+        say(f"{file}: damaged: {one_line(error)}. It is computed again")
         return None
     order = np.argsort(ids)
     at = order[np.searchsorted(ids, numbers, sorter=order).clip(max=len(ids) - 1)] if len(ids) else order
@@ -146,32 +147,34 @@ def read_logits(file: Path, numbers: np.ndarray, fingerprint: str) -> ModelLogit
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedEncoder:
-    """The record of one encoder of a comparison, as `encoder.json` keeps it.
+    """The record of one encoder in a comparison, the content of `encoder.json`.
 
     Attributes
     ----------
-    typed, label, name, modality, model : str
-        As the user typed it; as tables call it; the encoder of mmfeat.toml that it is, or that it would replace.
+    typed, label : str
+        The text that the user typed, and the encoder's label in tables.
+    name, modality, model : str
+        The encoder of mmfeat.toml that it is or would replace; its modality and model.
     width : int
-        Of its embeddings.
+        D of its embeddings.
     size_mb : float or None
-        None for imported embeddings.
+        Megabytes; None for imported embeddings.
     encoder_key : str
         The key of its features in the store.
     n_labelled : int
-        Distinct samples among the labelled rows.
+        Number of distinct samples among the labelled rows.
     rate : float or None
-        Samples read, prepared and encoded per second; None if none can be encoded.
+        Samples read, prepared and encoded per second; None if samples cannot be encoded.
     measured : str
-        What the rate was measured on.
+        The samples that the rate was measured on.
     fit_seconds : float
-        To train one seed: the whole encoder, or its linear probe alone.
+        Seconds to train one seed: the whole encoder, or only its linear probe.
     best_epoch : int
-        Of the first seed.
+        The best epoch of the first seed.
     frozen : bool
         Whether only a linear probe was fitted.
     device : str
-        Where all this was measured.
+        The device of all measurements.
     """
 
     typed: str
@@ -192,12 +195,12 @@ class ComparedEncoder:
 
     @property
     def encode_seconds(self) -> float | None:
-        """To encode the labelled rows at its rate, if the fit reads their embeddings; None otherwise."""
+        """Seconds to encode the labelled rows, if the fit reads their embeddings; None otherwise."""
         return self.n_labelled / self.rate if self.frozen and self.rate else None
 
     @property
     def seconds(self) -> float:
-        """From nothing to the first metric: encoding, if it is frozen, and the fit."""
+        """Seconds until the first metric: encoding (if the encoder is frozen) and the fit."""
         return (self.encode_seconds or 0.0) + self.fit_seconds
 
 
@@ -217,15 +220,15 @@ _SHAPE: dict[str, Shape] = {
 
 
 def write_compared_encoder(file: Path, record: ComparedEncoder) -> None:
-    """Keep the record of an encoder."""
+    """Write the record of an encoder."""
     write_sealed(file, {"format": FORMAT, **dataclasses.asdict(record)})
 
 
 def read_compared_encoder(file: Path) -> ComparedEncoder | None:
-    """The record of an encoder; None if there is none that can be read."""
+    """Read the record of an encoder; None if it is missing or damaged."""
     names = [field.name for field in dataclasses.fields(ComparedEncoder)]
     try:
-        values = read_record(file, FORMAT, _SHAPE, "It is made again")
+        values = read_record(file, FORMAT, _SHAPE, "It is written again")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

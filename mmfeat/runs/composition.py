@@ -1,7 +1,7 @@
 """A run as one network on embeddings: heads, linear probes of encoders, and ensembles of their logits.
 
 A run is a tree: a head on some encoders, or an ensemble of linear probes and other runs. Each head and each probe is one
-part, even if several branches hold it.
+part, even if several branches use it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ENSEMBLE: Shape = {
 
 @dataclass(frozen=True)
 class ReadTokens:
-    """`tokens` of mmfeat.toml, and the T and d of these tokens."""
+    """The setting `tokens` of an encoder, and the shape (T, d) of the stored tokens."""
 
     number: int
     shape: tuple[int, int]
@@ -65,7 +65,7 @@ class HeadPart(nn.Module):
     tokens : dict of str to ReadTokens, optional
         The stored tokens that it reads, by encoder.
     columns : sequence of int, optional
-        `(K,)`: the output of the heads that each logit comes from; the same order when None.
+        `(K,)`: for each logit, the column of the heads' outputs; by default the same order.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class HeadPart(nn.Module):
         self.register_buffer("columns", at, persistent=False)  # part of the description, not a weight
         self.head, self.config, self.widths, self.tokens = head, config, dict(widths), dict(tokens or {})
         built, shapes = head_settings(head, config), {name: read.shape for name, read in self.tokens.items()}
-        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, shapes) for _ in range(n_seeds))
+        self.seeds = nn.ModuleList(build_head(head, widths, n_classes, built, tokens=shapes) for _ in range(n_seeds))
 
     def describe(self) -> dict[str, Any]:
         """The description that builds it again, as JSON values."""
@@ -107,7 +107,7 @@ class HeadPart(nn.Module):
 
 
 class ProbePart(nn.Module):
-    """The linear probe of an encoder. A row without the modality has the log odds of the training rows."""
+    """The linear probe of an encoder. For a row without the modality, the logits are the log odds of the training rows."""
 
     def __init__(self, encoder: str, width: int, n_classes: int) -> None:
         super().__init__()
@@ -129,12 +129,12 @@ Part = HeadPart | ProbePart
 
 
 class Composition(nn.Module):
-    """Parts and the tree that joins their logits.
+    """Parts, and the tree that combines their logits.
 
     Parameters
     ----------
     parts : dict of str to HeadPart or ProbePart
-        Parts outside the tree are found by name.
+        Parts by name; parts outside of the tree serve :meth:`unimodal_prediction`.
     tree : str or dict
         A part's name, or an ensemble of trees, which :func:`mmfeat.runs.ensembles.combined` defines.
     """
@@ -167,17 +167,17 @@ class Composition(nn.Module):
     def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits `(B, K)` from embeddings `(B, D)` and presence `(B,)` by encoder, and which rows are known, `(B,)` bool.
 
-        Tokens `(B, T, d)` and their presence `(B, T)` have the name `NAME/tokens`, for the encoders in `tokens`.
+        For the encoders in `tokens`, tokens `(B, T, d)` and their presence `(B, T)` are under the name `NAME/tokens`.
         """
         return self._joined(self.tree, inputs, present, {})
 
     def unimodal_prediction(self, name: str, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """Logits `(B, K)` from one encoder alone: by its linear probe, or else by the whole with all others missing."""
+        """Logits `(B, K)` from one encoder: by its linear probe, otherwise by the whole model with all others missing."""
         own = dict(self.parts.items()).get(_module_name(name))
         if isinstance(own, ProbePart):
             return own(inputs, present)[0]
-        alone = {n: there if encoder_of(n) == name else torch.zeros_like(there) for n, there in present.items()}
-        return self(inputs, alone)[0]
+        only = {n: mask if encoder_of(n) == name else torch.zeros_like(mask) for n, mask in present.items()}
+        return self(inputs, only)[0]
 
     def _joined(
         self, tree: Tree, inputs: dict[str, Tensor], present: dict[str, Tensor], done: dict[str, tuple[Tensor, Tensor]]
@@ -187,21 +187,21 @@ class Composition(nn.Module):
                 done[tree] = self.part(tree)(inputs, present)
             return done[tree]
         logits, known = zip(*(self._joined(member, inputs, present, done) for member in tree["members"]), strict=True)
-        there = torch.stack(known)  # (M, B)
+        is_known = torch.stack(known)  # (M, B)
         like = logits[0]
 
         def constant(values: Any) -> Tensor:
             return torch.as_tensor(np.asarray(values, dtype=np.float32), device=like.device)
 
         shares, scale = map(constant, shares_and_scale(tree["weights"]))  # (M, K) or (M, 1)
-        shares = there[:, :, None] * shares[:, None, :]  # (M, B, K) or (M, B, 1)
+        shares = is_known[:, :, None] * shares[:, None, :]  # (M, B, K) or (M, B, 1)
         total = shares.sum(0)
         shares = shares / torch.where(total > 0, total, torch.ones_like(total))
         joined = (torch.stack(logits) * shares).sum(0) * scale + constant(tree.get("bias") or 0.0)  # (B, K)
-        return torch.where(there.any(0)[:, None], joined, constant(tree["prior"])), there.any(0)
+        return torch.where(is_known.any(0)[:, None], joined, constant(tree["prior"])), is_known.any(0)
 
 
-_PREFIX = "part-"  # a module may not be called as one of its container's methods
+_PREFIX = "part-"  # torch forbids a submodule with the name of a method of its container
 
 
 def _module_name(part: str) -> str:
@@ -209,14 +209,14 @@ def _module_name(part: str) -> str:
 
 
 def build_composition(description: dict[str, Any]) -> Composition:
-    """A composition with fresh weights, from the result of :meth:`Composition.describe`.
+    """Build a composition with untrained weights from the result of :meth:`Composition.describe`.
 
     Raises
     ------
     ValueError, RunError
         The description is wrong.
     Exception
-        Of any kind, if the settings of a head cannot be built.
+        Any exception, if a head cannot be built with its recorded settings.
     """
     if why := misfit(description, DESCRIPTION) or _tree_misfit(description):
         raise ValueError(why)
@@ -239,12 +239,12 @@ def build_composition(description: dict[str, Any]) -> Composition:
 
 
 def _tree_misfit(description: dict[str, Any]) -> str:
-    """Say what of a description's tree and columns does not fit its parts and classes; empty if all fits."""
+    """Describe the first mismatch between a description's tree, columns, parts and classes; empty if all match."""
     n, parts = description["n_classes"], description["parts"]
     for name, part in parts.items():
         columns = part.get("columns")
         if columns is not None and sorted(columns) != list(range(n)):
-            return f"parts.{name}.columns are not the numbers of {n} classes"
+            return f"parts.{name}.columns is not a permutation of {n} classes"
 
     def below(tree: Tree) -> str:
         if isinstance(tree, str):
@@ -253,16 +253,16 @@ def _tree_misfit(description: dict[str, Any]) -> str:
             return why
         by_class = [tree["prior"], tree.get("bias"), *tree["weights"]]
         if len(tree["weights"]) != len(tree["members"]) or not tree["members"]:
-            return "tree has not as many weights as members"
+            return "tree has different numbers of weights and members"
         if any(isinstance(values, list) and len(values) != n for values in by_class):
-            return f"tree has weights, a prior or a bias that are not of {n} classes"
+            return f"tree has weights, a prior or a bias for another number of classes than {n}"
         return next(filter(None, map(below, tree["members"])), "")
 
     return below(description["tree"])
 
 
 def empty_head_part(record: dict[str, Any], n_seeds: int, columns: Sequence[int] | None = None) -> HeadPart:
-    """The heads of a run from its run.json, with fresh weights."""
+    """The heads of a run from its run.json, with untrained weights."""
     encoders = {name: record["encoders"][name] for name in record["inputs"]}
     widths = {name: encoder["width"] for name, encoder in encoders.items()}
     tokens = {n: ReadTokens(e["tokens"], tuple(e["token_shape"])) for n, e in encoders.items() if e.get("tokens")}
@@ -278,17 +278,17 @@ def empty_head_part(record: dict[str, Any], n_seeds: int, columns: Sequence[int]
 
 
 def n_folds(record: dict[str, Any]) -> int:
-    """Number of heads of a run for each seed."""
+    """Number of heads per seed of a run: its folds, or 1."""
     return max(1, record.get("folds", 0))
 
 
 def head_part(record: dict[str, Any], state: dict[str, Tensor], columns: Sequence[int] | None = None) -> HeadPart:
-    """The heads of a run from its run.json and head.safetensors; `columns` as of :class:`HeadPart`.
+    """The heads of a run from its run.json and head.safetensors; `columns` as for :class:`HeadPart`.
 
     Raises
     ------
     RunError
-        The tensors are not those of the heads.
+        The tensors do not fit the heads.
     """
     try:
         part = empty_head_part(record, len(record["seeds"]) * n_folds(record), columns)
@@ -297,8 +297,8 @@ def head_part(record: dict[str, Any], state: dict[str, Tensor], columns: Sequenc
             head.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
     except RunError:
         raise
-    except Exception as error:  # settings of another version, or of a record without a seal, fail anywhere
+    except Exception as error:  # settings of another version, or of an unsealed record, may raise anything
         raise RunError(
-            f"its tensors are not those of {record['head']} in this version: {one_line(error)}. Make the run again"
+            f"its tensors do not fit the head {record['head']} of this version: {one_line(error)}. Make the run again"
         ) from None
     return part.eval()

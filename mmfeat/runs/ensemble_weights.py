@@ -1,4 +1,4 @@
-"""Weights of ensembles: fitted on rows that no member was trained on, and cross-fitted for metrics out of sample."""
+"""Fits the weights of ensembles, on rows that no member was trained on; cross-fitted for out-of-sample metrics."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from scipy.optimize import minimize
 
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.randomness import mix
-from mmfeat.config.schema import METHODS
 from mmfeat.runs.ensembles import combined
 
-FITTED = METHODS[1:]
 FOLDS = 5
-STRENGTH = 10.0  # of the pull towards the fallback weights: about that of some tens of rows
-STEPS = 20  # members that a greedy selection adds
+STRENGTH = 10.0  # of the regularisation towards default weights; comparable to some tens of rows
+STEPS = 20  # additions of a greedy selection
 
-_SALT = 0x656E73656D626C65  # separates these folds from everything else that is drawn by ids
+_SALT = 0x656E73656D626C65  # makes these folds independent of other random draws by id
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # from labels and logits `(n, K)`; higher is better
 
@@ -32,7 +30,7 @@ class Weights:
     Attributes
     ----------
     weights : np.ndarray
-        `(M,)`, or `(M, K)` where each class has its own; float64, not negative.
+        `(M,)`, or `(M, K)` with own weights for each class; float64, not negative.
     bias : np.ndarray or None
         `(K,)`; None for a mean.
     """
@@ -42,25 +40,25 @@ class Weights:
 
     def of(self, rows: Rows) -> np.ndarray:
         """The ensemble's logits `(N, K)`."""
-        return combined(rows.logits, rows.known, self.weights, rows.prior, self.bias)
+        return combined(rows.logits, rows.known, self.weights, rows.prior, bias=self.bias)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows to fit on.
+    """The N rows that weights of M members are fitted on.
 
     Attributes
     ----------
     logits : np.ndarray
-        `(M, N, K)` float32, by member.
+        `(M, N, K)` float32.
     known : np.ndarray
-        `(M, N)` bool: whether the member knows the row.
+        `(M, N)` bool: whether the row has one of the member's modalities.
     labels : np.ndarray
-        `(N, K)` int8; unknown labels (-1) do not count.
+        `(N, K)` int8; unknown labels (-1) are ignored.
     numbers : np.ndarray
-        `(N,)` uint64, of the rows' ids.
+        `(N,)` uint64 hashes of the ids.
     prior : np.ndarray
-        `(K,)` logits of a row that no member knows.
+        `(K,)` logits for rows without a modality of any member.
     """
 
     logits: np.ndarray
@@ -70,14 +68,14 @@ class Rows:
     prior: np.ndarray
 
     def take(self, rows: np.ndarray) -> Rows:
-        """The rows of a mask, or with these numbers."""
+        """A selection of rows, by mask or by row numbers."""
         labels, numbers = self.labels[rows], self.numbers[rows]
         return dataclasses.replace(
             self, logits=self.logits[:, rows], known=self.known[:, rows], labels=labels, numbers=numbers
         )
 
     def of(self, members: np.ndarray) -> Rows:
-        """The same rows with some of the members."""
+        """The same rows with a selection of the members."""
         return dataclasses.replace(self, logits=self.logits[members], known=self.known[members])
 
 
@@ -86,14 +84,14 @@ Fit = TypeVar("Fit", bound=Callable[[Rows, Score, float], Weights])
 
 @dataclass(frozen=True)
 class Method:
-    """How an ensemble's weights are fitted.
+    """A method of fitting an ensemble's weights.
 
     Attributes
     ----------
     fit : callable
-        Rows that a member knows, the score and the strength to weights.
+        Takes the rows (each with a modality of some member), the score and the strength; returns weights.
     selects : bool
-        Whether a member of weight 0 is left out, also for rows that no other member knows.
+        Whether members of weight 0 are removed, even for rows that no other member can predict.
     """
 
     fit: Callable[[Rows, Score, float], Weights]
@@ -104,7 +102,7 @@ _METHODS: dict[str, Method] = {}
 
 
 def register_method(name: str, *, selects: bool = False) -> Callable[[Fit], Fit]:
-    """Decorator: make a method known under a name of :data:`mmfeat.config.schema.METHODS`."""
+    """Decorator: register a method under a name of :data:`mmfeat.config.schema.METHODS`."""
 
     def register(fit: Fit) -> Fit:
         _METHODS[name] = Method(fit, selects)
@@ -114,18 +112,21 @@ def register_method(name: str, *, selects: bool = False) -> Callable[[Fit], Fit]
 
 
 def fit_weights(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> Weights:
-    """Fit an ensemble's weights. Without rows, all members have the same weight.
+    """Fit an ensemble's weights. Without rows, all members get the same weight.
 
     Parameters
     ----------
     method : str
-        `weighted`: one weight for each member, of least cross-entropy, adding up to 1.
-        `per-class`: the same for each class, pulled towards the weights of all classes.
-        `stacked`: for each class a logistic regression on the members' logits, its weights not negative (Breiman, 1996),
-        pulled towards the mean. `greedy`: members added one by one for the score (Caruana et al., 2004).
+        - `weighted`: one weight for each member, with sum 1, that minimise the cross-entropy.
+        - `per-class`: the same for each class, regularised towards the common weights.
+        - `stacked`: for each class a logistic regression on the members' logits with non-negative weights (Breiman, 1996),
+          regularised towards the mean.
+        - `greedy`: members are added one by one to maximise the score (Caruana et al., 2004).
     score : callable
-        What `greedy` maximises; the other three minimise the cross-entropy, which is smooth, and convex where all
-        members know every row: one optimum, the same from any start, that moves little with the rows.
+        The score that `greedy` maximises. The other methods minimise the cross-entropy, which is smooth; if all members
+        know every row, it is convex and has a single optimum.
+    strength : float
+        Strength of the regularisation.
     """
     rows = rows.take(np.argsort(rows.numbers, kind="stable"))  # sums do not depend on the manifest's order
     return _METHODS[method].fit(rows.take(rows.known.any(0)), score, strength)
@@ -159,48 +160,48 @@ def _selected(rows: Rows, score: Score, strength: float) -> Weights:
 
 
 def cross_fit(method: str, rows: Rows, score: Score, strength: float = STRENGTH) -> tuple[Weights, np.ndarray]:
-    """Weights fitted on all rows; and out-of-fold logits `(N, K)`, by weights fitted on the other folds only."""
+    """Fit weights on all rows; also returns out-of-fold logits `(N, K)`, by weights fitted on the other folds."""
     fold = weight_folds(rows.numbers)
     logits = np.empty(rows.logits.shape[1:], np.float32)
     for one in np.unique(fold):
-        held = fold == one
-        fitted, asked = fit_weights(method, rows.take(~held), score, strength), rows.take(held)
+        held_out = fold == one
+        fitted, fold_rows = fit_weights(method, rows.take(~held_out), score, strength), rows.take(held_out)
         if _METHODS[method].selects:
-            chosen = fitted.weights > 0
-            fitted, asked = Weights(fitted.weights[chosen]), asked.of(chosen)
-        logits[held] = fitted.of(asked)
+            selected = fitted.weights > 0
+            fitted, fold_rows = Weights(fitted.weights[selected]), fold_rows.of(selected)
+        logits[held_out] = fitted.of(fold_rows)
     return fit_weights(method, rows, score, strength), logits
 
 
 def weight_folds(numbers: np.ndarray) -> np.ndarray:
-    """The fold of each row, `(N,)`; it depends on the row's id only."""
+    """The fold of each row, `(N,)` int; it depends only on the row's id."""
     return (mix(numbers, _SALT) % np.uint64(FOLDS)).astype(int)
 
 
 def _descend(
-    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, free: bool = False
+    rows: Rows, classes: list[int] | range, start: np.ndarray, strength: float, *, free: bool = False
 ) -> tuple[np.ndarray, float]:
-    """Weights `(M,)` and intercept of least cross-entropy over some classes, with a quadratic pull towards `start`.
+    """Weights `(M,)` and intercept that minimise the cross-entropy of some classes, with a ridge penalty around `start`.
 
     Parameters
     ----------
     free : bool
-        The weights need not add up to 1, and there is an intercept.
+        Allow any sum of the weights, and fit an intercept; otherwise the sum is 1 and the intercept 0.
     """
     n_members = len(start)
     cells = []
     for k in classes:
         labelled = rows.labels[:, k] >= 0
-        z, there = rows.logits[:, labelled, k].T, rows.known[:, labelled].T  # (n, M)
-        cells.append((np.where(there, z, 0).astype(np.float64), there, rows.labels[labelled, k] == 1))
+        z, known = rows.logits[:, labelled, k].T, rows.known[:, labelled].T  # (n, M)
+        cells.append((np.where(known, z, 0).astype(np.float64), known, rows.labels[labelled, k] == 1))
     n_cells = max(1, sum(len(y) for *_, y in cells))
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         w, b = x[:n_members], x[n_members]
         away = w - start
         loss, slope = strength / 2 * (away @ away + b * b), np.append(strength * away, strength * b)
-        for z, there, y in cells:
-            part = _cross_entropy(w, b, z, there, y)
+        for z, known, y in cells:
+            part = _cross_entropy(w, b, z, known, y)
             loss, slope = loss + part[0], slope + part[1]
         return loss / n_cells, slope / n_cells
 
@@ -220,39 +221,40 @@ def _descend(
 
 
 def _cross_entropy(
-    w: np.ndarray, b: float, z: np.ndarray, there: np.ndarray, y: np.ndarray
+    w: np.ndarray, b: float, z: np.ndarray, known: np.ndarray, y: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Sum over rows, and its slope in `(w, b)`, for the logits of `combined`: missing members are the mean of those present."""
-    shares = there * np.maximum(w, 1e-9)  # (n, M)
+    """Cross-entropy summed over rows, and its gradient in `(w, b)`, for logits as in `combined`."""
+    shares = known * np.maximum(w, 1e-9)  # (n, M)
     total = shares.sum(1)
     mean = (shares * z).sum(1) / total  # (n,)
     scale = w.sum()
     logits = scale * mean + b
     loss = (np.logaddexp(0, logits) - y * logits).sum()
     error = sigmoid(logits) - y  # (n,)
-    moved = mean[:, None] + scale * there * (z - mean[:, None]) / total[:, None]  # (n, M): z where all are present
-    return loss, np.append(error @ moved, error.sum())
+    # (n, M); equal to z if all members know the row
+    derivative = mean[:, None] + scale * known * (z - mean[:, None]) / total[:, None]
+    return loss, np.append(error @ derivative, error.sum())
 
 
 def _greedy(rows: Rows, score: Score) -> np.ndarray:
-    """How often each member was added, as shares `(M,)`: the best prefix of `STEPS` additions, the shortest if several are equal."""
+    """Greedy forward selection with repetition: each member's share `(M,)` of the best prefix of `STEPS` additions."""
     n_members = len(rows.logits)
     counts, best, best_value = np.zeros(n_members), np.full(n_members, 1 / n_members), -np.inf
     if not (rows.labels >= 0).any():
         return best
     total, n_known = np.zeros(rows.logits.shape[1:], np.float32), np.zeros((len(rows.labels), 1), np.float32)
-    there = rows.known[:, :, None].astype(np.float32)  # (M, N, 1)
-    said = np.where(rows.known[:, :, None], rows.logits, 0)
+    known = rows.known[:, :, None].astype(np.float32)  # (M, N, 1)
+    known_logits = np.where(rows.known[:, :, None], rows.logits, 0)
 
     def value(m: int) -> float:
         """The score with member `m` added."""
-        n = n_known + there[m]
-        return score(rows.labels, np.where(n > 0, (total + said[m]) / np.maximum(n, 1), rows.prior))
+        n = n_known + known[m]
+        return score(rows.labels, np.where(n > 0, (total + known_logits[m]) / np.maximum(n, 1), rows.prior))
 
     for step in range(1, STEPS + 1):
         values = [value(m) for m in range(n_members)]
         added = int(np.argmax(values))  # the first if several are equal
-        total, n_known = total + said[added], n_known + there[added]
+        total, n_known = total + known_logits[added], n_known + known[added]
         counts[added] += 1
         if values[added] > best_value:
             best, best_value = counts / step, values[added]

@@ -1,4 +1,4 @@
-"""Ensembles: logits weighted by member and class, in one formula; the paper's FM1, FM2 and FM3 are special cases."""
+"""Ensembles: one formula for weighted logits, of which the paper's FM1, FM2 and FM3 are special cases."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 RECIPE_TEXTS = {
-    "fm1": "mean of the two encoders' logits (P9, eq. 31)",
-    "fm2": "mean of FM1's logits and the concat head's (P11)",
-    "fm3": "mean of the cross-attention head's logits and the two encoders' (P13)",
+    "fm1": "mean of the two encoders' logits (the paper's FM1)",
+    "fm2": "mean of the logits of FM1 and of the concat head (the paper's FM2)",
+    "fm3": "mean of the logits of both encoders and of the cross-attention head (the paper's FM3)",
 }
-RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the head that a recipe joins with the encoders
+RECIPE_HEADS = {"fm2": "concat", "fm3": "crossattn"}  # the head that a recipe combines with the encoders
 
-Weight = float | Sequence[float]  # a member's: one for all classes, or one for each
+Weight = float | Sequence[float]  # a member's weight: one for all classes, or one per class
 
-_TINY = 1e-9  # in place of a weight of zero: it counts if no other member knows the row, and is rounded away otherwise
+_TINY = 1e-9  # replaces a weight of 0, so that the member still predicts rows that no other member can; else negligible
 
 
 def shares_and_scale(weights: Sequence[Weight]) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as members' shares of a mean, and the factor of that mean.
+    """Split weights into the members' shares of a mean, and the factor of that mean.
 
     Parameters
     ----------
@@ -41,12 +41,13 @@ def combined(
     present: Sequence[np.ndarray],
     weights: Sequence[Weight],
     prior: np.ndarray,
+    *,
     bias: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """The logits of an ensemble: `b_k + sum_m w_mk z_mk`; the weights of missing members go to those present.
+    """The logits of an ensemble: `b_k + sum_m w_mk z_mk`, where present members take over the weights of missing ones.
 
-    A missing member counts as the weighted mean of the members that know the row, or as their plain mean if all their
-    weights are zero. :class:`mmfeat.runs.composition.Composition` does the same in torch.
+    A member is missing for a row without the member's modalities. It is replaced by the weighted mean of the present members,
+    or by their plain mean if all their weights are 0. :class:`mmfeat.runs.composition.Composition` does the same in torch.
 
     Parameters
     ----------
@@ -55,22 +56,22 @@ def combined(
     present : sequence of (N,) bool
         Whether the member knows the row: it has one of the member's modalities.
     weights : sequence of float or of (K,)
-        Not negative; they add up to 1 for a mean.
+        Not negative; their sum is 1 for a mean.
     prior : np.ndarray
-        `(K,)` logits of a row that no member knows.
+        `(K,)` logits for rows without a modality of any member.
     bias : (K,), optional
-        Zero when None.
+        By default 0.
 
     Returns
     -------
     np.ndarray
-        `(N, K)` float32. One member alone is returned as it is.
+        `(N, K)` float32; for a single member, its own logits.
     """
     shares, scale = shares_and_scale(weights)
-    total = sum(there[:, None] * share for there, share in zip(present, shares, strict=True))  # (N, 1) or (N, K)
+    total = sum(mask[:, None] * share for mask, share in zip(present, shares, strict=True))  # (N, 1) or (N, K)
     total = np.where(total > 0, total, np.float32(1))
     mean = np.zeros_like(logits[0], dtype=np.float32)
-    for member, there, share in zip(logits, present, shares, strict=True):
-        mean += np.where(there[:, None], member, 0) * (share / total)
+    for member, mask, share in zip(logits, present, shares, strict=True):
+        mean += np.where(mask[:, None], member, 0) * (share / total)
     mean = mean * scale + np.float32(0 if bias is None else bias)
     return np.where(np.any(present, axis=0)[:, None], mean, prior).astype(np.float32)

@@ -1,8 +1,9 @@
-"""Runs: a folder with one trained head, ensemble or self-training and its metrics, written whole or not at all.
+"""Runs: folders with one trained head, ensemble or self-training and its metrics, written atomically.
 
-runs/NAME/run.json           settings, keys, metrics, versions; digests of the other two files, and its own
-head.safetensors   the heads of all seeds and folds (absent for an ensemble)
-logits.h5          ids, row keys, logits, the role of each row in training; and the lineage
+runs/NAME/
+    run.json           settings, keys, metrics, versions; digests of the other two files, and its own
+    head.safetensors   the heads of all seeds and folds (absent for an ensemble)
+    logits.h5          ids, row keys, logits, the role of each row in training; and the lineage
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LOGITS = "logits.h5"
 _NAME = re.compile(r"[A-Za-z][\w.-]*-\d+")
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
-OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # rows whose kept logits are not those of the exported run
+OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # rows whose stored logits differ from the exported model's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ class RunLogits:
     known : np.ndarray
         `(N,)` bool: whether the row had one of the modalities.
     logits : np.ndarray
-        `(N, K)` float32, the mean over the seeds. They are out of sample: of rows that an ensemble's weights were fitted on,
-        by weights fitted on other rows; of rows in folds, by the heads that held the row out.
+        `(N, K)` float32, the mean over seeds. They are out of sample: for rows that an ensemble's weights were fitted on,
+        they use weights fitted on other rows; for rows in folds, they come from heads that were trained without the row.
     roles : np.ndarray
         `(N,)` uint8: the role of the row in training, numbered as in `ROLES`.
     fold : np.ndarray or None
@@ -92,7 +93,7 @@ class Run:
 
     @property
     def sealed(self) -> bool:
-        """Whether its record holds the digests of its files. Runs made before seals have none."""
+        """Whether its record contains the digests of its files; runs of version 0.1.0 have none."""
         return FILES in self.record
 
     @property
@@ -102,7 +103,7 @@ class Run:
 
     @property
     def baseline_keys(self) -> list[str]:
-        """Keys of encoders that only its baselines read."""
+        """Keys of encoders that only the run's baselines use."""
         return [one["encoder"] for one in self.record.get("baselines", {}).values() if "encoder" in one]
 
     @property
@@ -146,7 +147,7 @@ class Run:
             raise RunError(_unreadable(self.folder / _HEAD, error)) from None
 
     def damage(self) -> str:
-        """Say what is wrong with the run's files; empty if they are as written or, without a seal, can be opened."""
+        """Describe the first damaged file; empty if all are unchanged or, for an unsealed run, can be opened."""
         if self.sealed:
             name, why = damaged_file(self.folder, self.record[FILES])
             return _unreadable(self.folder / name, why) if name else ""
@@ -186,7 +187,7 @@ class Run:
         )
 
     def learned(self) -> Lineage:
-        """The rows that it and its members were trained on, and the selection rows. Its logits are not read.
+        """The training rows of the run and its members, and the selection rows. The logits are not read.
 
         Raises
         ------
@@ -206,11 +207,11 @@ class Run:
             with open_hdf5(self.folder / _LOGITS) as file:
                 found = [dataset(file, name) for name in names]
                 return [one.asstr()[:] if h5py.check_string_dtype(one.dtype) else one[:] for one in found]
-        except Exception as error:  # a file without a seal may hold anything
+        except Exception as error:  # an unsealed file may contain anything
             raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
 
     def _check(self, name: str) -> None:
-        """Raise RunError if a file differs from when the run was made."""
+        """Raise RunError if a file has changed since the run was written."""
         if self.sealed and (why := damaged_file(self.folder, self.record[FILES], [name])[1]):
             raise RunError(_unreadable(self.folder / name, why))
 
@@ -221,7 +222,7 @@ def _unreadable(file: Path, why: Exception | str) -> str:
 
 
 def _misshapen(found: RunLogits, n_classes: int) -> str:
-    """The first array of logits.h5 with a wrong shape or type, in words; empty if there is none."""
+    """Describe the first array of logits.h5 with a wrong shape or type; empty if there is none."""
     n = len(found.ids)
     wanted = {
         "input_keys": ((n, found.input_keys.size // max(n, 1)), "u"),
@@ -246,14 +247,14 @@ def save_run(
     learned: Lineage,
     state: dict[str, Any] | None = None,
 ) -> Run:
-    """Write `parent/STEM-<next number>`, whole or not at all.
+    """Write `parent/STEM-<next number>`, atomically.
 
     Parameters
     ----------
     learned : Lineage
-        Of the head and its encoders, or of all members of an ensemble.
+        The lineage of the head and its encoders, or of all members of an ensemble.
     state : dict of torch.Tensor, optional
-        The heads; None for an ensemble.
+        The tensors of the heads; None for an ensemble.
     """
     record = {"format": FORMAT, **record, **({"folded": True} if len(learned.out_of_fold) else {})}
     with staging_folder(parent) as staged:
@@ -285,13 +286,13 @@ def read_run(folder: Path) -> Run:
     Raises
     ------
     RunError
-        There is no such run, it is damaged, or a newer mmfeat wrote it.
+        The run does not exist, is damaged, or was written by a newer mmfeat.
     """
     file = folder / RECORD
     try:
         record = read_record(file, FORMAT, {"kind": str}, _REMEDY)
     except FileNotFoundError:
-        raise RunError(f"{folder.name}: no such run ({file} is not there). Run: mmfeat runs") from None
+        raise RunError(f"{folder.name}: no such run (no file {file}). Run: mmfeat runs") from None
     except ValueError as error:
         raise RunError(str(error)) from None
     if why := run_misfit(record):
@@ -305,7 +306,7 @@ def all_runs(parent: Path) -> list[Run]:
 
 
 def damaged_runs(parent: Path) -> dict[str, str]:
-    """Runs whose records cannot be read: name to what is wrong."""
+    """Runs whose records cannot be read: name to error message."""
     return _read_all(parent)[1]
 
 
@@ -321,7 +322,7 @@ def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
 
 
 def already_made(parent: Path, fingerprint: str) -> Run | None:
-    """The newest undamaged run that was made from exactly these settings, keys, rows and labels; None without one."""
+    """The newest undamaged run with this fingerprint of settings, keys, rows and labels; None if there is none."""
     for run in reversed(all_runs(parent)):
         if run.record["fingerprint"] == fingerprint and not run.damage():
             return run

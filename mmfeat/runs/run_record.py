@@ -1,4 +1,4 @@
-"""The content of run.json: shapes of its values, their consistency, and their order by class."""
+"""The content of run.json: its shape, consistency checks, and reordering of values by class."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ _BY_CLASS = {  # names in run.json, at any depth, that have a value for each cla
 
 
 def run_misfit(record: dict[str, Any]) -> str:
-    """Say what is wrong with the values of a run.json; empty if nothing is."""
+    """Describe the first invalid value of a run.json; empty if all are valid."""
     return misfit(record, RUN) or misfit(record, _BY_KIND[record["kind"]]) or _disagreement(record)
 
 
 def _disagreement(record: dict[str, Any]) -> str:
-    """Values that do not fit the number of classes, or name an encoder that is not listed; empty if there are none."""
+    """Describe a value that does not match the number of classes or names an unlisted encoder; empty if there is none."""
     n, by_class = len(record["classes"]), {}
     if n == 0 or len(set(record["classes"])) < n:
         return "there are no classes, or a class is listed twice"
@@ -116,7 +116,7 @@ def _disagreement(record: dict[str, Any]) -> str:
 
 
 def in_order(record: Any, at: np.ndarray) -> Any:
-    """The JSON values of a record with its values by class in another order: first the class `at[0]`, and so on."""
+    """A record with its values by class in another order: position k gets the value of class `at[k]`."""
 
     def ordered(name: str, value: Any) -> Any:
         by_class = name in _BY_CLASS and isinstance(value, list) and len(value) == len(at)

@@ -1,4 +1,4 @@
-"""Sweeps: the fits that they keep, the mean of each cell over its seeds, and how much each setting explains."""
+"""Sweeps: cached fits, the mean of each cell over its seeds, and the effect of each setting."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ FIT: dict[str, Shape] = {
     "seconds": float,
 }
 _FAILED: Shape = {"error": str}
-_REMEDY = "Its fits are made again"
+_REMEDY = "Its fits are computed again"
 
 Fit = dict[str, Any]  # `figures`, `best_epoch`, `seconds` and further numbers, or `error`
 
 
 class KeptFits:
-    """The fits that all sweeps of a kind have kept, by fingerprint; a file that cannot be read keeps nothing.
+    """The cached fits of all sweeps of a kind, by fingerprint; unreadable files are ignored.
 
     Parameters
     ----------
     folder : Path
         `sweeps/fuse` or `sweeps/finetune` of a project.
     shape : dict, optional
-        What a fit must hold, as :func:`mmfeat.common.json_shapes.misfit` takes it.
+        The shape of a fit, see :mod:`mmfeat.common.json_shapes`.
     """
 
     def __init__(self, folder: Path, shape: dict[str, Shape] | None = None) -> None:
@@ -70,13 +70,13 @@ class KeptFits:
         return {record["fingerprint"]: record}
 
     def keep_pass(self, fits: dict[str, Fit]) -> None:
-        """Keep the fits of one pass in a file."""
+        """Write the fits of one vectorised pass to one file."""
         name = digest_json(sorted(fits))[:16]
         write_sealed(self.folder / f"{name}.json", {"format": FORMAT, "heads": fits})
         self._fits |= fits
 
     def keep(self, fingerprint: str, fit: Fit) -> None:
-        """Keep one fit in a file of its own."""
+        """Write one fit to its own file."""
         record = {"format": FORMAT, "fingerprint": fingerprint, **fit}
         write_sealed(self.folder / f"{fingerprint[:16]}.json", record)
         self._fits[fingerprint] = record
@@ -91,9 +91,9 @@ class SweptCell:
     name : str
         The head, or the encoder.
     values : dict of str to Any
-        Key to value, for the keys that are swept; `head` is one of them if there are several heads.
+        Swept key to value; includes `head` if there are several heads.
     fits : list of dict
-        By seed: `figures`, `best_epoch`, `seconds` and further numbers, or `error`.
+        One fit per seed: `figures`, `best_epoch`, `seconds` and further numbers, or `error`.
     """
 
     name: str
@@ -110,7 +110,7 @@ class SweptCell:
         return [_number(fit["figures"][metric.replace("-", "_")]) for fit in self.fits if not fit.get("error")]
 
     def mean(self, name: str) -> float:
-        """A metric, `best_epoch` or another number on average over seeds; NaN if every fit failed."""
+        """The mean of a metric, `best_epoch` or another number over seeds; NaN if every fit failed."""
         whole = [fit for fit in self.fits if not fit.get("error")]
         found = [_number(fit["figures"][name] if name in METRIC_NAMES else fit[name]) for fit in whole]
         return float(np.mean(found)) if found else math.nan
@@ -122,20 +122,22 @@ class SweptCell:
 
 
 def _number(value: float | None) -> float:
-    """JSON has None for a metric that no class with a positive gives."""
+    """A metric of a JSON record; None means that it is undefined, as without any positive."""
     return math.nan if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """How much one setting explains by itself.
+    """The main effect of one setting.
 
     Attributes
     ----------
+    key : str
+        The setting.
     means : list of (value, float)
-        The mean of the metric over all fits with a value, best first.
+        For each value, the mean of the metric over all its fits, best first.
     share : float
-        Of the variance over the fits that have the setting.
+        The share of the variance, over all fits with the setting, that the value explains.
     """
 
     key: str
@@ -144,7 +146,7 @@ class Effect:
 
 
 def best_first(cells: Sequence[SweptCell], metric: str) -> list[SweptCell]:
-    """By the mean over seeds; cells with a failed fit, or without the metric, come last."""
+    """Sort cells by their mean over seeds, best first; cells with a failed fit or an undefined metric come last."""
     sign = -1.0 if better(metric, 1.0, 0.0) else 1.0
 
     def key(cell: SweptCell) -> tuple[bool, float]:
@@ -161,9 +163,9 @@ def lowest_loss(cells: Sequence[SweptCell]) -> SweptCell | None:
 
 
 def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:
-    """For each key with several values, the share of the variance that lies between their means; the largest first.
+    """For each key with several values, the share of the variance between their means; the largest share first.
 
-    Cells with a failed fit are left out. The fits of all seeds count. The rest of the variance is between seeds and in
+    Cells with a failed fit are left out; the fits of all seeds count. The remaining variance comes from seeds and from
     combinations of settings.
     """
     sign, found = (-1.0 if better(metric, 1.0, 0.0) else 1.0), []

@@ -1,7 +1,7 @@
 """A teacher in closed form: kernel ridge regression on all embeddings, calibrated on leave-one-out predictions.
 
-From few labels it ranks rows better than heads that are trained by gradient steps, and it needs no val rows: the
-leave-one-out prediction of every labelled row follows from the solution (Rifkin and Lippert, 2007).
+With few labels it ranks rows better than heads that are trained by gradient descent. It needs no val rows, because the
+leave-one-out prediction of each labelled row follows from the solution (Rifkin and Lippert, 2007).
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from mmfeat.common.randomness import mix
 from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.metrics import scores
 
-WIDTH = 0.25  # of exp(-WIDTH d^2); d^2 is 2 for each modality between unrelated rows
-RIDGES = (0.3, 1.0, 3.0)  # the one with the best leave-one-out mAP is used
-MOST_ROWS = 4000  # labelled rows that are used, drawn by their ids if there are more: the cost is cubic in them
+WIDTH = 0.25  # in exp(-WIDTH d^2); between unrelated rows, d^2 is 2 per modality
+RIDGES = (0.3, 1.0, 3.0)  # candidates; the best leave-one-out mAP selects one
+MOST_ROWS = 4000  # highest number of labelled rows, sampled by id if there are more: the cost is cubic
 _BLOCK = 4096
 
 
 def kernel_logits(data: FitData) -> np.ndarray:
-    """Logits `(N, K)` float32 of all rows from the labels of the training rows.
+    """Logits `(N, K)` float32 of all rows, fitted on the labels of the training rows.
 
-    A missing embedding counts as the mean one. Unknown labels are excluded. Labels of val rows are not read.
+    A missing embedding is replaced by the mean. Unknown labels are excluded. Labels of val rows are not read.
     """
     rows = data.train[np.argsort(mix(data.numbers[data.train], MOST_ROWS), kind="stable")[:MOST_ROWS]]
     rows = rows[np.argsort(data.numbers[rows], kind="stable")]
     x = torch.cat([_standardised(data, name) for name in data.widths], 1)
-    there, labels = x[torch.as_tensor(rows, device=x.device)], data.labels[torch.as_tensor(rows, device=x.device)]
+    x_train, labels = x[torch.as_tensor(rows, device=x.device)], data.labels[torch.as_tensor(rows, device=x.device)]
     known = labels >= 0
     mean = torch.where(known, labels, 0).sum(0, dtype=torch.float32) / known.sum(0).clamp(min=1)
     residual = torch.where(known, labels - mean, 0)  # (n, K)
-    kernel, best, best_value = _kernel(there, there), None, -1.0
+    kernel, best, best_value = _kernel(x_train, x_train), None, -1.0
     given = labels.cpu().numpy().astype(np.int8)
     for ridge in RIDGES:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + ridge * torch.eye(len(rows), device=x.device)))
         alpha = inverse @ residual
-        alone = (residual - alpha / inverse.diagonal()[:, None]).cpu().numpy()  # leave-one-out
-        value = scores(given, np.zeros_like(given), alone).map
+        leave_one_out = (residual - alpha / inverse.diagonal()[:, None]).cpu().numpy()
+        value = scores(given, np.zeros_like(given), leave_one_out).map
         if value > best_value:
-            best, best_value = (alpha, alone), value
-    alpha, alone = best
-    answers = torch.cat([_kernel(block, there) @ alpha for block in x.split(_BLOCK)]).cpu().numpy()
-    slope, bias = _calibration(alone.astype(np.float64), given)
-    return (slope * answers + bias).astype(np.float32)
+            best, best_value = (alpha, leave_one_out), value
+    alpha, leave_one_out = best
+    predictions = torch.cat([_kernel(block, x_train) @ alpha for block in x.split(_BLOCK)]).cpu().numpy()
+    slope, bias = _calibration(leave_one_out.astype(np.float64), given)
+    return (slope * predictions + bias).astype(np.float32)
 
 
 def _standardised(data: FitData, name: str) -> Tensor:
-    """Embeddings `(N, D)` standardised over all rows (they carry no labels), scaled to a mean squared length of 1."""
+    """Embeddings `(N, D)` standardised over all rows (this reads no labels) and scaled to a mean squared length of 1."""
     x, present = data.inputs[name], data.present[name]
     if not present.any():
         return torch.zeros_like(x)
@@ -63,19 +63,19 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return torch.exp(-WIDTH * squares.clamp(min=0))
 
 
-def _calibration(answers: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """One slope, and a bias `(K,)` for each class, from predictions to logits; targets are Platt's (1999), never 0 or 1."""
-    known, yes = labels >= 0, labels == 1
-    n_yes, n_no = yes.sum(0), (labels == 0).sum(0)
-    target = np.where(yes, (n_yes + 1) / (n_yes + 2), 1 / (n_no + 2))
-    start = np.log((n_yes + 1) / (n_no + 1))
+def _calibration(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Fit a common slope and biases `(K,)` that turn predictions into logits, with Platt's targets (1999), never 0 or 1."""
+    known, positive = labels >= 0, labels == 1
+    n_positive, n_negative = positive.sum(0), (labels == 0).sum(0)
+    target = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+    start = np.log((n_positive + 1) / (n_negative + 1))
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         slope, bias = np.exp(parameters[0]), parameters[1:]
-        z = slope * answers + bias
+        z = slope * predictions + bias
         cells = np.where(known, np.logaddexp(0, z) - target * z, 0)
-        wrong = np.where(known, 1 / (1 + np.exp(-np.clip(z, -500, 500))) - target, 0)
-        return cells.sum() / known.sum(), np.append((wrong * answers).sum() * slope, wrong.sum(0)) / known.sum()
+        error = np.where(known, 1 / (1 + np.exp(-np.clip(z, -500, 500))) - target, 0)
+        return cells.sum() / known.sum(), np.append((error * predictions).sum() * slope, error.sum(0)) / known.sum()
 
     bounds = [(np.log(0.1), np.log(100.0)), *[(-20.0, 20.0)] * len(start)]
     found = minimize(loss, np.append(np.log(5.0), start), jac=True, method="L-BFGS-B", bounds=bounds).x

@@ -1,9 +1,10 @@
-"""Policies of self-training: from a teacher's probabilities to the targets of unlabelled rows. Pure functions on arrays.
+"""Policies of self-training: functions from a teacher's probabilities to the targets of unlabelled rows.
 
-`all` is the paper's (section 3.1.4): the predicted labels. `confident` takes probabilities outside two thresholds.
-`class-aware` takes as many positives of a class as the labelled rows let expect (CAP: Xie et al., NeurIPS 2023). `soft`
-takes probabilities, shifted half the way to where the expected share of rows passes 1/2: averaged logits are too close to
-0, most of all for rare classes, and hard labels lose the order of the rows.
+- `all` is the paper's policy (section 3.1.4): the predicted labels.
+- `confident` takes only labels whose probability is beyond two thresholds.
+- `class-aware` takes as many positives of a class as the labelled rows suggest (CAP: Xie et al., NeurIPS 2023).
+- `soft` takes probabilities, shifted half of the way to the point where the expected share of rows is above 1/2. Averaged
+  logits are too close to 0, most of all for rare classes, and hard labels lose the ranking of the rows.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from mmfeat.config.schema import PredictConfig, SelftrainConfig
 SURE_YES, SURE_NO = (
     0.75,
     1.5,
-)  # class-aware: times the expected share of positives; ranks up to the first are positive, from the second on negative
-SHIFT, SHARPNESS = 0.5, 2.0  # soft: the share of the shift, and the factor of logits
-FLOOR = 0.05  # lowest weight of a soft target: one at 1/2 still counts a little
+)  # class-aware: multiples of the expected share; rows ranked above the first are positive, below the second negative
+SHIFT, SHARPNESS = 0.5, 2.0  # soft: the fraction of the shift, and the factor of logits
+FLOOR = 0.05  # lowest weight of a soft target, that of a target of 1/2
 
 _TINY = 1e-12
 
@@ -47,10 +48,10 @@ _POLICIES: dict[str, Policy] = {}
 
 
 def register_policy(name: str) -> Callable[[Policy], Policy]:
-    """Decorator: make a policy known under a name of :data:`mmfeat.config.schema.POLICIES`.
+    """Decorator: register a policy under a name of :data:`mmfeat.config.schema.POLICIES`.
 
     A policy takes the settings, the teacher's probabilities `(N, K)`, the expected share of positives `(K,)` and the
-    decision settings, and gives the targets of unlabelled cells.
+    decision settings, and returns targets for all labels; known labels replace them afterwards.
     """
 
     def register(policy: Policy) -> Policy:
@@ -63,18 +64,18 @@ def register_policy(name: str) -> Callable[[Policy], Policy]:
 def targets_of(
     config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, *, labels: np.ndarray, rule: PredictConfig
 ) -> Targets:
-    """Targets of rows by the policy; given labels stay as they are.
+    """Targets of rows by the configured policy; known labels stay unchanged.
 
     Parameters
     ----------
     probs : np.ndarray
-        `(N, K)` in [0, 1], the teacher's.
+        `(N, K)` in [0, 1]: the teacher's probabilities.
     prior : np.ndarray
         `(K,)`: the expected share of positives of each class.
     labels : np.ndarray
-        `(N, K)`: 0, 1, or -1 where the label is unknown.
+        `(N, K)`: 0, 1, or -1 for unknown labels.
     rule : PredictConfig
-        How `all` turns probabilities into labels: at 0.5 where the threshold is tuned, since a tuned one was fitted on val.
+        The decision rule of policy `all`. A tuned threshold counts as 0.5, because it is fitted on val.
     """
     found = _POLICIES[config.policy](config, probs, prior, rule)
     given, weights = labels >= 0, found.weights
@@ -106,13 +107,13 @@ def _soft(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: P
 
 
 def expected_prior(labels: np.ndarray) -> np.ndarray:
-    """The share `(K,)` float64 of positives of each class among its known labels `(N, K)`, with one positive and one negative added."""
+    """The share `(K,)` float64 of positives among each class's known labels `(N, K)`, after adding one of each kind."""
     known = labels >= 0
     return (np.where(known, labels, 0).sum(0, dtype=np.float64) + 1) / (known.sum(0) + 2)
 
 
 def expected_threshold(probs: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """The probability `(K,)` that a share `(K,)` of the rows reaches, by class; 1 without rows."""
+    """For each class, the probability `(K,)` that the given share `(K,)` of the rows exceeds; 1 without rows."""
     if not len(probs):
         return np.ones(probs.shape[1])
     shares = np.clip(1 - share, 0, 1)
@@ -120,13 +121,13 @@ def expected_threshold(probs: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def soft_targets(probs: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Probabilities `(N, K)` float32, sharpened and shifted half the way to the expected share of positives."""
+    """Probabilities `(N, K)` float32, sharpened and shifted towards the expected share of positives."""
     threshold = _log_odds(expected_threshold(probs, prior))
     return sigmoid(SHARPNESS * (_log_odds(probs) - SHIFT * threshold)).astype(np.float32)
 
 
 def _between(probs: np.ndarray, no: np.ndarray, yes: np.ndarray) -> np.ndarray:
-    """1 from `yes` on, 0 up to `no`, and -1 between and where both hold."""
+    """1 for probabilities of at least `yes`, 0 for at most `no`, and -1 if neither or both hold."""
     found = np.full(probs.shape, -1, np.float32)
     found[(probs >= yes) & (probs > no)] = 1
     found[(probs <= no) & (probs < yes)] = 0

@@ -1,8 +1,9 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-A teacher gives unknown labels targets. A linear model of each modality and an MLP on all of them learn from these and from
-the given labels; the mean of their logits is the next teacher. On val each round's MLP is compared with the best so far; the
-first round that is reverted is the last. Val rows are never trained on and given labels never change.
+In each round a teacher sets targets for unknown labels. A linear model of each modality and an MLP on all modalities are
+trained on these targets and on the known labels; the mean of their logits is the next teacher. The MLP is compared on val
+with that of the best round so far. Rounds end after the first one that is reverted. Val rows are never trained on, and known
+labels never change.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from mmfeat.common.labels import sigmoid
 from mmfeat.config.schema import LinearConfig, MlpConfig, PredictConfig, SelftrainConfig
 from mmfeat.heads.head import log_odds
-from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits, usual_batch
+from mmfeat.heads.training.fit_heads import FitData, fit_head, usual_batch
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.metrics import paired_bootstrap
 from mmfeat.metrics.decision_rule import crossfit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
@@ -27,32 +29,34 @@ from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
 from mmfeat.selftraining.policies import Targets, expected_prior, targets_of
 
-LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # heads of the rounds, whatever head the run has
-STEPS, LARGE = 480, 512  # steps of a fit, about, and rows of a batch at most
+LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # heads of the rounds; the run's own head does not matter
+STEPS, LARGE = 480, 512  # approximate number of steps of a fit, and largest batch size
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One round; round 0 learns from given labels alone.
+    """One round; round 0 is trained only on known labels.
 
     Attributes
     ----------
     n_pseudo, n_unknown : int
-        Rows that were trained on without labels of their own, and unknown labels that the policy left unknown.
+        Unlabelled rows that were trained on, and unknown labels that the policy gave no target.
     n_yes : list of int
-        Of each class, rows whose target is above 1/2.
+        For each class, the number of rows with a target above 1/2.
     changed : int or None
-        Rows with any pseudo-label that differs from the round before.
+        Rows with any pseudo-label that differs from the previous round.
     agreement, truth : float or None
-        micro-F1 of the pseudo-labels against those of the round before, and against the true labels where they are known.
+        Micro-F1 of the pseudo-labels against those of the previous round, and against the true labels if they are known.
     metrics : Metrics
-        Of the MLP on val.
+        Metrics of the MLP on val.
     difference : tuple of float or None
-        To the best round before, in the metric, higher is better: the mean and its 95 % interval.
+        Difference to the best previous round in the metric (higher is better): mean and 95 % interval.
+    accepted : bool
+        Whether the round was kept; False if it was reverted.
     refitted : bool
-        Whether the encoders were fine-tuned on its pseudo-labels as well.
+        Whether the encoders were fine-tuned on its pseudo-labels.
     """
 
     number: int
@@ -70,16 +74,20 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTraining:
-    """The rounds and the best of them.
+    """The result of self-training.
 
     Attributes
     ----------
+    rounds : list of Round
+        All rounds, from round 0.
+    best : int
+        The number of the best round.
     targets : Targets or None
-        The targets of the unlabelled rows in it; None for round 0.
+        The targets of the unlabelled rows in the best round; None for round 0.
     logits : np.ndarray
-        `(N, K)` of its MLP, for all rows.
+        `(N, K)` logits of the best round's MLP, for all rows.
     ended : str
-        Why there are no more rounds: `reverted`, `no_change` or `max_iter`, in scikit-learn's terms.
+        Why the rounds ended: `reverted`, `no_change` or `max_iter`, in scikit-learn's terms.
     """
 
     rounds: list[Round]
@@ -89,15 +97,15 @@ class SelfTraining:
     ended: str
 
 
-Logits = tuple[np.ndarray, np.ndarray]  # of all rows, `(N, K)`, by the fused models and by the MLP
-Memory = Callable[[int, Callable[[], Logits]], Logits]  # a round's logits: as they were kept, or made and kept
+Logits = tuple[np.ndarray, np.ndarray]  # `(N, K)` logits of all rows, of the fused models and of the MLP
+Memory = Callable[[int, Callable[[], Logits]], Logits]  # returns a round's saved logits, or computes and saves them
 Refit = Callable[[int, Targets], FitData | None]
 
 
 def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None) -> FitData:
-    """The same arrays with targets of some rows, which are trained on where a target is known.
+    """The data with targets for some rows; rows with any target become training rows.
 
-    Rows of `data.train` may be among them: those that lack some of their labels.
+    The rows may include rows of `data.train` with some unknown labels.
     """
     if targets is None:
         return data
@@ -129,19 +137,20 @@ def self_train(
     Parameters
     ----------
     data : FitData
-        Embeddings of every encoder; its `val` rows decide when to stop.
+        Embeddings of all encoders; metrics on its `val` rows decide when to stop.
     unlabelled : np.ndarray
-        Row numbers that may get pseudo-labels where a label is unknown: unlabelled rows, and rows labelled in part.
+        Numbers of the rows whose unknown labels may get pseudo-labels: unlabelled and partly labelled rows.
     rule : PredictConfig
-        How probabilities become labels (P8) in metrics on val, cross-fitted there where it is tuned.
+        The decision rule (P8) of metrics on val; tuned values are cross-fitted there.
     truth : np.ndarray, optional
-        `(n, K)` labels of the unlabelled rows; pseudo-labels are compared with them, and nothing else reads them.
+        `(n, K)` true labels of the unlabelled rows. They are only compared with the pseudo-labels.
     refit : callable, optional
-        From a round's number and targets to the same arrays by encoders that were fine-tuned on these, or None: as they are.
+        Takes a round's number and targets; returns the data with embeddings of encoders that were fine-tuned on these
+        targets, or None if the encoders stay unchanged.
     memory : callable, optional
-        Keeps each round's logits, so that an interrupted self-training goes on where it stopped.
+        Saves each round's logits, so that an interrupted self-training can be resumed.
     on_round : callable, optional
-        Called with each round when it is done.
+        Called with each finished round.
     """
     rounds = _Rounds(data, unlabelled, config, metric=metric, seed=seed, rule=rule, truth=truth)
     memory, on_round = memory or (lambda number, make: make()), on_round or (lambda one: None)
@@ -162,7 +171,7 @@ def self_train(
 
 
 class _Rounds:
-    """The rounds so far, and the best of them: `best`, its `targets` and `logits`."""
+    """The rounds so far, with the number, `targets` and `logits` of the best round."""
 
     def __init__(
         self,
@@ -187,14 +196,14 @@ class _Rounds:
         self.before: np.ndarray | None = None  # pseudo-labels of the last accepted round
 
     def first(self, memory: Memory) -> Round:
-        """Round 0: given labels alone."""
+        """Run round 0, on known labels only."""
         self.fused, self.logits = memory(0, lambda: _trained(self.data, self.seed))
         metrics, self.outcome = self._judged(self.logits)
         self.history = [Round(number=0, n_yes=[0] * len(self.prior), metrics=metrics)]
         return self.history[0]
 
     def next(self, number: int, refit: Refit | None, memory: Memory) -> Round | None:
-        """One round; None where it would be the same as the last one."""
+        """Run one round; None if it would equal the previous one."""
         targets = self._targets()
         pseudo = np.where(self.free, hard_labels(targets), -1).astype(np.int8)
         changed = None if self.before is None else int((pseudo != self.before).any(1).sum())
@@ -227,7 +236,7 @@ class _Rounds:
         return done
 
     def _targets(self) -> Targets:
-        """Targets of the unlabelled rows by the teacher: the last round's models, with the kernel where there is one."""
+        """Targets of the unlabelled rows by the teacher: the last round's models, averaged with the kernel if there is one."""
         teacher = self.fused[self.unlabelled]
         if self.kernel is not None:
             teacher = (teacher + self.kernel[self.unlabelled]) / 2
@@ -235,7 +244,7 @@ class _Rounds:
         return targets_of(self.config, probs, self.prior, labels=self.given, rule=self.rule)
 
     def _judged(self, logits: np.ndarray) -> tuple[Metrics, Any]:
-        """Metrics on val, and what the bootstrap compares."""
+        """Metrics on val, and the predictions for the paired bootstrap."""
         val = self.data.val
         decision = crossfit_decision_rule(
             self.rule, self.metric, labels=self.val_labels, logits=logits[val], numbers=self.data.numbers[val]
@@ -244,12 +253,12 @@ class _Rounds:
 
 
 def hard_labels(targets: Targets) -> np.ndarray:
-    """Targets as labels `(N, K)` int8: 1 above 1/2, else 0; -1 stays."""
+    """Round targets to labels `(N, K)` int8: 1 above 1/2, otherwise 0; -1 stays."""
     return np.where(targets.labels < 0, -1, targets.labels > 0.5).astype(np.int8)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """micro-F1 between two sets of labels `(N, K)`, over those that both know; 1 where neither has a positive."""
+    """Micro-F1 between two sets of labels `(N, K)`, over labels known in both; 1 if neither has a positive."""
     known = (a >= 0) & (b >= 0)
     a, b = (a == 1) & known, (b == 1) & known
     total = int(a.sum() + b.sum())
@@ -257,9 +266,10 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def is_accepted(difference: tuple[float, float, float], *, first: bool) -> bool:
-    """Whether a round is kept. The first is reverted where val falls by more than its standard error; a later one has to rise.
+    """Whether a round is kept.
 
-    On a few val rows the difference of a first round is mostly noise, and later rounds gain little over it.
+    The first round is reverted if the metric on val falls by more than its standard error; a later round must improve it.
+    With few val rows, the difference of the first round is mostly noise, and later rounds add little.
     """
     mean, low, high = difference
     return mean > 0 or (first and mean >= -(high - low) / STANDARD_ERRORS)
@@ -272,7 +282,7 @@ def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple
 
 
 def _for_rows(config: Any, n_rows: int) -> Any:
-    """A head's settings for a number of rows: a fixed number of epochs, and a larger rate where batches are large."""
+    """A head's settings for a number of rows: epochs for about `STEPS` steps, and a larger learning rate for large batches."""
     size = usual_batch(n_rows, LARGE)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / size))))
     lr = config.lr * (size / usual_batch(n_rows)) ** 0.5
@@ -280,9 +290,9 @@ def _for_rows(config: Any, n_rows: int) -> Any:
 
 
 def _trained(data: FitData, seed: int) -> Logits:
-    """Mean of the logits of a linear model for each encoder and of an MLP on all; the MLP's own.
+    """Train a linear model per encoder and an MLP on all; returns the mean of their logits, and the MLP's logits.
 
-    Their number of epochs is fixed: val rows may be few, and they judge the round.
+    The number of epochs is fixed, because val rows may be few and are needed to evaluate the round.
     """
     logits, present = [], []
     alone = dataclasses.replace(data, val=data.val[:0])

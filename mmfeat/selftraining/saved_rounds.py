@@ -1,4 +1,4 @@
-"""The state of an interrupted self-training: the logits of each round, from which the rest follows."""
+"""The state of an interrupted self-training: the logits of each finished round, which determine everything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESUME = ".resume-selftrain"  # folder under runs/
 
 
 def kept_in(folder: Path) -> Callable[[int, Callable[[], Any]], Any]:
-    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: a sealed file for each round; damaged ones are made again."""
+    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: one sealed file per round. A damaged file is recomputed."""
 
     def memory(number: int, make: Callable[[], Any]) -> Any:
         file, whose = folder / f"round-{number}.safetensors", {"round": f"{number} of {folder.name}"}
@@ -35,16 +35,19 @@ def _kept(file: Path, whose: dict[str, str]) -> tuple[np.ndarray, ...] | None:
     try:
         arrays, about = read_arrays(file)
         if about["round"] != whose["round"]:
-            raise ValueError(f"it is of round {about['round']}")
+            raise ValueError(f"it belongs to round {about['round']}")
         return tuple(arrays[name] for name in _LOGITS)
     except FileNotFoundError:
         return _kept_before_seals(file.with_suffix(".npz"))
     except (OSError, ValueError, KeyError) as error:
-        say(f"{file}: damaged: {error}. The round is made again")
+        say(f"{file}: damaged: {error}. The round is computed again")
         return None
 
 
 def _kept_before_seals(file: Path) -> tuple[np.ndarray, ...] | None:
-    with contextlib.suppress(Exception), np.load(file) as found:  # numpy's and zipfile's own, for each kind of damage
+    with (
+        contextlib.suppress(Exception),
+        np.load(file) as found,
+    ):  # numpy and zipfile raise many exceptions for damaged files
         return tuple(found[name] for name in _LOGITS)
     return None

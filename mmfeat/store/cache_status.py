@@ -102,8 +102,7 @@ def encoder_status(
         (lacks_tokens, "row", "without tokens"),
         (lacks_logits, "row", "without logits"),
     )
-    reasons = [why] if why else []
-    reasons += [f"{counted(n, noun)} {what}" for n, noun, what in counts if n]
+    reasons = [f"{counted(n, noun)} {what}" for n, noun, what in counts if n]
     reasons += [f"{n:,} unreadable: {reason}" for reason, n in errors.most_common(_SHOWN)]
     return EncoderStatus(
         name=name,
@@ -113,7 +112,7 @@ def encoder_status(
         stale=int((stale | changed | redone).sum()),
         unreadable=int((found.error & present).sum()),
         absent=int((~present).sum()),
-        why="; ".join(reasons),
+        why="; ".join(filter(None, [why, *reasons])),
         lacks_logits=lacks_logits,
         lacks_tokens=lacks_tokens,
         flat=tuple(np.flatnonzero(cached & features.flat(found)).tolist()),

@@ -142,7 +142,8 @@ def read_commit(path: Path) -> Commit:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"damaged ({type(error).__name__})") from None
     counts = (commit.rows, commit.errors, commit.size)
-    if not right_kind or commit.name != path.name or not all(isinstance(n, int) for n in counts):
+    typed = all(isinstance(n, int) for n in counts) and isinstance(commit.sha256, str)
+    if not right_kind or commit.name != path.name or not typed:
         raise ValueError("damaged: it does not match its name")
     return commit
 

@@ -27,7 +27,7 @@ _SPARE = 1.1  # required free space, as a multiple of the written bytes
 def merge_segments(features: EncoderFeatures) -> int:
     """Merge an encoder's small segments of embeddings and tokens; returns the number of saved files.
 
-    If the disk is full, the segments stay as they are.
+    If the disk is full, the segments stay unchanged.
 
     Raises
     ------

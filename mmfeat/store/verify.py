@@ -56,7 +56,7 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
         record = read_record(folder)
         key, width = record.spec.key, record.width
     except FileNotFoundError:
-        result.problems.append(f"{folder / RECORD}: it is not there. mmfeat extract (or store import) writes it again")
+        result.problems.append(f"{folder / RECORD}: missing. mmfeat extract (or store import) writes it again")
         key = width = None
     except StoreError as error:
         result.problems.append(str(error))

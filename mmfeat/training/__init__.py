@@ -1,1 +1,1 @@
-"""Training inside a project: what fuse, finetune, compare, sweep and selftrain share."""
+"""Training inside a project, shared by fuse, finetune, compare, sweep and selftrain."""

@@ -1,4 +1,4 @@
-"""What `mmfeat compare heads` and `mmfeat compare encoders` share: from scored models to files and a result."""
+"""The result of `mmfeat compare heads` and `mmfeat compare encoders`, and the files that hold it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mmfeat.runs.comparison_files import ComparisonFolder
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ComparisonResult(TableResult):
-    """Models on the same val rows, and the files that hold the same.
+    """Models scored on the same val rows, and the files of the comparison.
 
     Attributes
     ----------
     models : list of ScoredModel
         In the order of the table.
     baselines : list of MetricRow
-        Predictions that need no model that is compared.
+        Baselines on the same rows.
     failed : dict of str to str
-        What could not be compared, and why.
+        Label of a model that could not be compared to the reason.
     made : bool
-        False if everything was there already.
+        False if all results and files existed already.
     files : list of Path
         `models.csv`, `classes.csv`, `comparison.md`, `comparison.png`.
     """

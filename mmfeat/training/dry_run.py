@@ -1,6 +1,6 @@
-"""`--dry-run` of extract and finetune: what would be done, in about how many seconds and MB. Nothing is written.
+"""`--dry-run` of extract and finetune: plan the work and estimate its seconds and MB. Nothing is written.
 
-torch is imported only if there is something to measure. The project must be opened with `dry=True`.
+torch is imported only to measure. The project must be opened with `dry=True`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,52 @@ from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows, in_shard, missing_rows
 from mmfeat.extraction.estimate import Estimate, embeddings_bytes, estimate, logits_bytes
+from mmfeat.project.cached_rows import cached_rows
 from mmfeat.project.encoding import ExtractionOptions, open_session
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
-from mmfeat.store.cache_status import encoder_status
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
+from mmfeat.report.result import TableResult
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, out_of_use
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DryRun(TableResult):
+    """What a command would do. Nothing was written.
+
+    Attributes
+    ----------
+    encoders : list of PlannedExtraction or PlannedFinetuning
+        One for each encoder.
+    """
+
+    encoders: list[Any]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return all(plan.nothing for plan in self.encoders)
+
+    @property
+    def seconds(self) -> float:
+        """About how long it would take."""
+        return sum(plan.seconds for plan in self.encoders)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedExtraction:
-    """What `mmfeat extract` would do for one encoder.
+    """The work that `mmfeat extract` would do for one encoder.
 
     Attributes
     ----------
     cached, missing, unreadable, absent : int
-        Rows of the manifest; `absent` are those without the modality.
+        Rows of the manifest; `absent` counts rows with a missing modality.
     to_encode : int
         Distinct samples of rows without an embedding, or without tokens.
     to_logits : int
-        Rows that would get logits.
+        Rows whose logits would be computed.
     seconds, mb : float
-        Estimates of the time, and of what is added to the store.
+        Estimates of the time, and of the megabytes added to the store.
     imported : bool
         Whether the embeddings are imported, so that nothing can be encoded.
     """
@@ -62,7 +86,7 @@ class PlannedExtraction:
 def plan_extract(
     project: Project, names: list[str] | None = None, options: ExtractionOptions | None = None
 ) -> list[PlannedExtraction]:
-    """Say what an extraction with the same arguments would do.
+    """Plan an extraction with the same arguments.
 
     Raises
     ------
@@ -81,31 +105,21 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
     identity = project.identity(name)
     keys, table = project.keys_of(identity), project.config.encoder[name]
     again = rows_to_decode_again(project, identity)
-    now = encoder_status(
-        project.store,
-        name,
-        identity.model,
-        spec=identity.spec,
-        keys=keys.keys,
-        present=keys.present,
-        tokens=table.tokens,
-        again=again,
-    )
-    ours = keys.present & in_shard(keys.keys, options.shard)
+    now = cached_rows(project, identity, again=again)
+    in_our_shard = keys.present & in_shard(keys.keys, options.shard)
     features = project.store.encoder(identity.spec)
-    todo, lacks = missing_rows(features, keys.keys, ours, tokens=table.tokens, again=again)
+    todo, lacks = missing_rows(features, keys.keys, in_our_shard, tokens=table.tokens, again=again)
     measured = measure_encoding(project, identity, todo)
     to_logits = 0
     if identity.output_key is not None:
         to_logits = features.lacking_logits(identity.output_key) + int(lacks[todo].sum())
     n_bytes = measured.n_bytes + logits_bytes(to_logits, project.manifest.labels.shape[1])
-    refused = len(keys.refused)
     return PlannedExtraction(
         name=name,
         cached=now.cached,
         missing=now.missing + now.stale,
-        unreadable=now.unreadable + refused,
-        absent=now.absent - refused,
+        unreadable=now.unreadable,
+        absent=now.absent,
         to_encode=len(todo),
         to_logits=to_logits,
         seconds=measured.seconds,
@@ -115,12 +129,12 @@ def _plan_one(project: Project, name: str, options: ExtractionOptions) -> Planne
 
 
 def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, encoder: Any = None) -> Estimate:
-    """Estimate the time to read, prepare and encode rows, and the bytes that they add, from a few batches of them."""
+    """Estimate the time to read, prepare and encode rows, and the bytes that they add, from a few batches."""
     if not len(todo):
         return Estimate(0.0, 0)
     name = identity.name
     read = project.reader(name)
-    session = open_session(project, identity, read, ExtractionOptions(), encoder)
+    session = open_session(project, identity, read, ExtractionOptions(), encoder=encoder)
     say(f"{name}: measuring on a few of {counted(len(todo), 'row')}")
     return estimate(
         session,
@@ -134,20 +148,20 @@ def measure_encoding(project: Project, identity: Identity, todo: np.ndarray, enc
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedFinetuning:
-    """What `mmfeat finetune` would do for one encoder.
+    """The work that `mmfeat finetune` would do for one encoder.
 
     Attributes
     ----------
     made : str
-        The checkpoint that was made from the same before; empty if there is none.
+        The existing checkpoint with the same fingerprint; empty if there is none.
     what : str
-        In words.
+        A description of the work.
     nothing : bool
         Whether there is nothing to do.
     seconds : float
         Estimate of the time.
     checkpoint_mb, store_mb : float
-        Added to checkpoints/ and to the store.
+        Megabytes added to checkpoints/ and to the store.
     """
 
     name: str
@@ -161,7 +175,7 @@ class PlannedFinetuning:
 
 
 def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[PlannedFinetuning]:
-    """Say what a fine-tuning with the same arguments would do; raises as `finetune_encoders`."""
+    """Plan a fine-tuning with the same arguments; raises as `finetune_encoders`."""
     names = names or list(project.config.encoder)
     check_fit_plans(project, names, freeze)
     plans = [fit_plan(project, name, freeze) for name in names]
@@ -169,7 +183,7 @@ def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool
 
 
 def _plan_made(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuning | None:
-    """What is left to do if the checkpoint is there; None if it is not."""
+    """The remaining work if the checkpoint exists; None if it does not."""
     if plan.made is None:
         return None
     name, model, what, mb = plan.name, _model(project, plan), "made before", 0.0
@@ -200,7 +214,7 @@ def _plan_made(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuni
 def _plan_fit(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuning:
     """The cost of a fit."""
     if plan.pretrained is None:
-        return _plan_words(project, plan)
+        return _plan_fitted(project, plan)
     if not freeze:
         return _plan_tuning(project, plan)
     todo = _lacking(project, plan.pretrained, ("train", "val"))
@@ -225,15 +239,15 @@ def _planned(
     )
 
 
-def _plan_words(project: Project, plan: FitPlan) -> PlannedFinetuning:
-    """The cost of an encoder that counts words. The counting itself is done, and thrown away."""
-    encoder = fitted_words(project, plan.name)
+def _plan_fitted(project: Project, plan: FitPlan) -> PlannedFinetuning:
+    """The cost of an encoder such as TF-IDF, which is fitted in seconds. It is fitted here and discarded."""
+    encoder = fitted_vocabulary(project, plan.name)
     identity = identity_of(plan.name, encoder)
     todo = _lacking(project, identity, ("train", "val"))
     measured = measure_encoding(project, identity, todo, encoder)
     kind = kind_of(project.config.encoder[plan.name])
     fitted = f"{kind.fitted_what(encoder)} of the training {kind.reads}"
-    what = f"{fitted}, {counted(len(todo), 'row')} to encode; then its output, in seconds"
+    what = f"{fitted}, {counted(len(todo), 'row')} to encode; then its linear probe, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
     return _planned(project, plan, what, seconds=measured.seconds, mb=mb, n_bytes=measured.n_bytes)
 
@@ -243,11 +257,10 @@ def _model(project: Project, plan: FitPlan) -> str:
 
 
 def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
-    """The cost of an end-to-end fine-tuning, from a few of its own batches, forward and backward."""
-    from mmfeat.common.devices import torch_device
+    """The cost of an end-to-end fine-tuning, measured on a few of its batches, forward and backward."""
     from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
-    from mmfeat.training.encoder_training import named, resume_file_of, samples_of
+    from mmfeat.training.encoder_training import fit_arguments, named, samples_of
 
     config, name = project.config, plan.name
     settings = config.finetune_of(name)
@@ -255,39 +268,29 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     samples = samples_of(project, name, encoder)
     say(f"{name}: measuring on a few of {counted(len(samples.train), 'row')}")
     with named(name):
-        fit = EncoderFit(
-            encoder,
-            samples,
-            settings,
-            metric=config.metric,
-            rule=config.predict,
-            seed=config.seed,
-            device=torch_device(config.device),
-            resume_file=resume_file_of(project, name),
-            fingerprint=plan.fingerprint,
-        )
+        fit = EncoderFit(encoder, samples, settings, **fit_arguments(project, plan))
         done = fit.resume()
         seconds = fit.estimate()
     n_val = len(distinct_rows(project.keys_of(plan.pretrained).keys, samples.val))
-    forward = len(samples.val) / 3  # as EncoderFit counts it, and once more for the store
+    forward = len(samples.val) / 3  # a forward pass counts a third, as in EncoderFit; one more pass fills the store
     seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
     n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)
     n_bytes += logits_bytes(n_val, len(samples.classes))
-    again = f", {done:,} of {settings.epochs * fit.steps:,} steps done" if done else ""
-    what = f"{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{again}"
+    resumed = f", {done:,} of {settings.epochs * fit.steps:,} steps done" if done else ""
+    what = f"{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{resumed}"
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
     mb = (weights + _output_bytes(project, plan.pretrained.width)) / 1e6
     return _planned(project, plan, what, seconds=seconds, mb=mb, n_bytes=n_bytes)
 
 
 def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np.ndarray:
-    """Rows of some splits that are to be encoded, one for each distinct sample."""
-    keys, asked = project.keys_of(identity), np.zeros(project.manifest.n_samples, dtype=bool)
-    asked[np.concatenate([project.manifest.rows(w) for w in which])] = True
+    """Rows of some splits to encode, one for each distinct sample."""
+    keys, in_splits = project.keys_of(identity), np.zeros(project.manifest.n_samples, dtype=bool)
+    in_splits[np.concatenate([project.manifest.rows(w) for w in which])] = True
     tokens = project.config.encoder[identity.name].tokens
     again = rows_to_decode_again(project, identity)
     features = project.store.encoder(identity.spec)
-    return missing_rows(features, keys.keys, keys.present & asked, tokens=tokens, again=again)[0]
+    return missing_rows(features, keys.keys, keys.present & in_splits, tokens=tokens, again=again)[0]
 
 
 def _output_bytes(project: Project, width: int) -> int:

@@ -1,4 +1,4 @@
-"""The encoders of a comparison: which are meant, which are kept, and which are fitted now."""
+"""The encoders of a comparison: resolve the typed names, reuse kept fits, and fit the rest."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class EncoderComparison:
     Attributes
     ----------
     proposals : dict of str to ProposedEncoder
-        By label, of the encoders that were asked for or compared before.
+        By label: the requested encoders, and encoders that were compared before.
     failed : dict of str to str
-        What could not be compared, and why.
+        Label of an encoder that could not be compared to the reason.
     """
 
     def __init__(self, project: Project, *, freeze: bool, n_seeds: int) -> None:
@@ -58,17 +58,17 @@ class EncoderComparison:
         self._modalities = {record.typed: record.modality for record in kept if record}
 
     def candidates(self, typed: list[str]) -> list[Candidate]:
-        """Fit the encoders that were typed, unless they are kept; encoders that were kept before are candidates too.
+        """Fit the typed encoders, unless their fits are kept. Other kept encoders are candidates too.
 
         Raises
         ------
         RunError
-            None of those that were typed can be compared; the message says why.
+            None of the typed encoders can be compared; the message gives the reasons.
         """
-        asked = self._asked(typed)
+        asked = self._requested(typed)
         earlier: dict[str, ProposedEncoder] = {}
         for text in self._modalities:
-            with contextlib.suppress(MmfeatError):  # one that is out of reach now is not shown
+            with contextlib.suppress(MmfeatError):  # an encoder that cannot be resolved now is not shown
                 proposal = proposed_encoder(self.project, text, self._modalities)
                 if proposal.folder not in asked:
                     earlier.setdefault(proposal.folder, proposal)
@@ -86,8 +86,8 @@ class EncoderComparison:
         self.proposals = {proposal.label: proposal for proposal in (*asked.values(), *earlier.values())}
         return found
 
-    def _asked(self, typed: list[str]) -> dict[str, ProposedEncoder]:
-        """What was typed, by folder."""
+    def _requested(self, typed: list[str]) -> dict[str, ProposedEncoder]:
+        """The typed encoders by folder."""
         asked: dict[str, ProposedEncoder] = {}
         for text in typed:
             with self._failing(text):
@@ -95,20 +95,20 @@ class EncoderComparison:
                 same = asked.setdefault(proposal.folder, proposal)
                 if same.table != proposal.table:
                     raise ConfigError(
-                        f"would be called {proposal.label}, as {same.typed} is. Compare one after the other"
+                        f"has the same label as {same.typed}, {proposal.label}. Compare one after the other"
                     )
         return asked
 
     @contextlib.contextmanager
     def _failing(self, label: str) -> Iterator[None]:
-        """What cannot be compared does not stop the others."""
+        """Record an error as a failure of this encoder, and continue with the others."""
         try:
             yield
         except MmfeatError as error:
             self.failed[label] = str(error).removeprefix(f"{label}: ")
 
     def _candidate(self, proposal: ProposedEncoder, fit: bool) -> Candidate | None:
-        """An encoder's record and logits; None if they are not kept and it shall not be fitted."""
+        """An encoder's record and logits; None if they are not kept and `fit` is False."""
         fits, folder, file = self._fits_of(proposal), self.folder.path / proposal.folder, f"{proposal.folder}/{LOGITS}"
         fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
         record, model = read_compared_encoder(folder / RECORD), self.folder.kept(file, fingerprint)

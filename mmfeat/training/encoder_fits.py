@@ -1,4 +1,4 @@
-"""The fits of one encoder of a comparison, frozen or fine-tuned: their logits on val, and what they cost."""
+"""The fits of one encoder of a comparison, frozen or fine-tuned: their logits on val, and their cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, distinct_rows
-from mmfeat.heads.training.fit_heads import fit_data, fit_heads, heads_logits
+from mmfeat.heads.training.fit_heads import fit_data, fit_heads
+from mmfeat.heads.training.head_logits import heads_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.logits import fill_unknown, probe_logits, training_prior
 from mmfeat.project.encoding import encode_missing
@@ -23,7 +24,7 @@ from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
-MEASURED_ON = 256  # from this many encoded samples on, the rate is that of the extraction
+MEASURED_ON = 256  # encoded samples from which the extraction's own rate is used
 
 
 class EncoderFits:
@@ -32,7 +33,7 @@ class EncoderFits:
     Parameters
     ----------
     folder : Path
-        For the checkpoints, in a folder for each seed.
+        Parent of a folder of checkpoints for each seed.
     freeze : bool
         Whether only linear probes are fitted, on cached features.
     """
@@ -46,15 +47,15 @@ class EncoderFits:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that the first seed's fit is made from."""
+        """Digest of everything that the first seed's fit depends on."""
         return fit_plan(self._overlay(0), self.name, self.freeze).fingerprint
 
     def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint of the first seed; None if it is not there."""
+        """The checkpoint of the first seed; None if it does not exist."""
         return fit_plan(self._overlay(0), self.name, self.freeze).made
 
     def make(self) -> tuple[ComparedEncoder, ModelLogits]:
-        """Fit each seed, unless its checkpoint is there; raises as `finetune_encoders`."""
+        """Fit each seed, unless its checkpoint exists; raises as `finetune_encoders`."""
         return self._frozen() if self.freeze else self._tuned()
 
     def _overlay(self, i: int) -> Project:

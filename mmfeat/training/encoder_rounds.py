@@ -1,8 +1,8 @@
 """Encoder rounds of self-training: encoders are fine-tuned on pseudo-labels too, and the rounds continue on their features.
 
 Each fine-tuning starts from the pretrained encoder, as `mmfeat finetune` does, on labelled and pseudo-labelled rows. Its
-checkpoints are kept beside the rounds until the self-training is done. Those of the best round then become the latest of the
-project. They record the checkpoints before them, so that the same self-training, typed again, starts from the same encoders.
+checkpoints are kept with the rounds until self-training is done. Those of the best round then become the latest of the
+project. They record the checkpoints that they replace, so that the same command, typed again, starts from the same encoders.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class EncoderCost:
     times : int
         Fine-tunings of each encoder, at most.
     seconds : float
-        Of one round, about, on this device.
+        Estimate for one round on this device.
     mb : float
-        Added by one round to checkpoints/ and to the store.
+        Megabytes that one round adds to checkpoints/ and to the store.
     """
 
     names: list[str]
@@ -66,18 +66,18 @@ class Encoded:
 
 
 def tunable(project: Project) -> list[str]:
-    """The fusion inputs that encoder rounds fine-tune: those that are fine-tuned already. Frozen encoders stay frozen.
+    """The fine-tuned encoders of `fuse.inputs`, which encoder rounds fine-tune again. Frozen encoders stay frozen.
 
     Raises
     ------
     ConfigError
-        There is none; or mmfeat.toml names a checkpoint, so that a newer one would not be used.
+        No input is fine-tuned; or mmfeat.toml names a checkpoint, so that a newer one would not be used.
     """
     config = project.config
     names = [name for name in config.fuse.inputs if _is_fine_tuned(project, name)]
     if not names:
         raise ConfigError(
-            "selftrain.encoder_every: encoder rounds fine-tune again what is fine-tuned, and no encoder of fuse.inputs is. "
+            "selftrain.encoder_every: encoder rounds need a fine-tuned encoder, and no encoder of fuse.inputs is fine-tuned. "
             f"Run: mmfeat finetune {' '.join(config.fuse.inputs)}, or: --encoder-every 0"
         )
     for name in names:
@@ -95,7 +95,7 @@ def _is_fine_tuned(project: Project, name: str) -> bool:
 
 
 def as_before(project: Project) -> Project:
-    """The project with its encoders as they were before self-training fine-tuned any of them."""
+    """The project with the encoders that were in use before self-training fine-tuned any of them."""
     tables = {}
     for name in project.config.fuse.inputs:
         checkpoint = project.checkpoint(project.identity(name))
@@ -110,20 +110,20 @@ def as_before(project: Project) -> Project:
 
 
 class EncoderRounds:
-    """Fine-tunes and encodes before some rounds; called by :func:`mmfeat.selftraining.rounds.self_train`.
+    """Fine-tunes encoders and encodes all rows before some rounds; called by :func:`mmfeat.selftraining.rounds.self_train`.
 
     Parameters
     ----------
     project : Project
         With the encoders that self-training starts from.
     folder : Path
-        For the checkpoints, in a folder for each round.
+        Parent of a folder of checkpoints for each round.
     start : Encoded
-        Encoded by these.
+        The inputs encoded by these encoders.
     names : list of str
-        The encoders that are fine-tuned.
+        The encoders to fine-tune.
     rows, free : np.ndarray
-        Rows of the manifest that are read, and the positions in `rows` of those that get pseudo-labels.
+        Rows of the manifest that are read, and the positions in `rows` of rows that get pseudo-labels.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class EncoderRounds:
         return EncoderCost(names=self.names, times=self.times, n_rows=n_rows, seconds=seconds, mb=mb)
 
     def __call__(self, number: int, targets: Targets) -> FitData | None:
-        """Arrays encoded by newly fine-tuned encoders; None if this round keeps those of the round before."""
+        """Arrays encoded by newly fine-tuned encoders; None if this round keeps the encoders of the previous round."""
         if number == 1 or (number - 1) % self.every:
             return None
         overlay = self._overlay(number, targets.labels)
@@ -190,8 +190,8 @@ class EncoderRounds:
             folder = self._folder(at) / "checkpoints" if at else host.checkpoints
             more = {CAME_AFTER: before} if at else {}
             copied = copy_checkpoint(read_checkpoint(folder / identity.checkpoint), name, host.checkpoints, more)
-            came_after = f"; before it was {before}" if at else ""
-            say(f"{name}: {host.checkpoints.name}/{copied.name} is now in use{came_after}")
+            replaced = f"; it replaces {before}" if at else ""
+            say(f"{name}: {host.checkpoints.name}/{copied.name} is now in use{replaced}")
         return {name: host.identity(name) for name in self.made[at].identities}
 
     def _last(self, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Fine-tuning the encoders of a project, or fitting only their linear probes on cached features."""
+"""Fine-tune the encoders of a project, or fit only their linear probes on cached features."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from mmfeat.inference.logits import encoder_logits, probe_logits
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.feature_table import FeatureTable
-from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, from_nothing, out_of_use, use_remedy
+from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, is_fitted_whole, out_of_use, use_remedy
 from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, plot_curve, save_finetuned
 
-NO_BETTER = "no epoch was better than the frozen encoder, which stays"
+NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
 LONG_SECONDS = 1800.0  # without a GPU, a longer estimate suggests --freeze
 
 
@@ -51,11 +51,11 @@ class FinetunedEncoder:
     Attributes
     ----------
     made : bool
-        False if the checkpoint was there already.
+        False if the checkpoint existed already.
     metrics : Metrics or None
         None without val rows.
     remedy : str
-        What to write into mmfeat.toml so that the checkpoint is in use; empty if it is.
+        The line for mmfeat.toml that puts the checkpoint in use; empty if it is in use.
     """
 
     name: str
@@ -90,10 +90,10 @@ def finetune_encoders(project: Project, names: list[str] | None = None, freeze: 
                 training_precision(
                     config.finetune_of(name).precision, config.encoder[name].precision, torch_device(config.device)
                 )
-        if not from_nothing(project, name):
+        if not is_fitted_whole(project, name):
             project.identity(name)
     for name in names:
-        fit = _freeze if freeze or from_nothing(project, name) else _tune
+        fit = _freeze if freeze or is_fitted_whole(project, name) else _tune
         results.append(_in_use(project, fit(project, name)))
     return results
 
@@ -119,8 +119,8 @@ def named(name: str) -> Iterator[None]:
         raise EncoderError(f"encoder.{name}: {str(error).replace('NAME', name)}") from None
 
 
-def _again(project: Project, plan: FitPlan) -> Checkpoint | None:
-    """The checkpoint that was made from the same; if it is no longer the latest, it becomes the latest again."""
+def _existing_checkpoint(project: Project, plan: FitPlan) -> Checkpoint | None:
+    """The existing checkpoint with the plan's fingerprint. If it is not the latest, it is copied to become the latest."""
     if plan.made is not None and out_of_use(project, plan.made, plan.name):
         return copy_checkpoint(plan.made, plan.name)
     return plan.made
@@ -138,23 +138,23 @@ def _in_use(project: Project, result: FinetunedEncoder) -> FinetunedEncoder:
 def _freeze(project: Project, name: str) -> FinetunedEncoder:
     """Fit a linear probe on one encoder's cached features, and save it.
 
-    An encoder that counts words is fitted first, and saved with it.
+    An encoder such as TF-IDF is fitted first, and saved with its probe.
     """
     start = time.perf_counter()
     manifest = project.manifest
     plan = fit_plan(project, name, freeze=True)
-    encoder = None if plan.pretrained else _words(project, plan)
+    encoder = None if plan.pretrained else _fitted_encoder(project, plan)
     pretrained = plan.pretrained or identity_of(name, encoder)
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     extraction = encode_missing(project, pretrained, rows, encoder=encoder)
     used = plan.tuned_before(project)
     what = "frozen" if encoder is None else kind_of(project.config.encoder[name]).fitted_what(encoder)
-    what = f"as fine-tuned in {used.name}, its probe fitted to other classes" if used else what
+    what = f"fine-tuned in {used.name}; a new probe for the current classes" if used else what
     note = (
         f"{what}; {counted(len(rows), 'labelled row')}, {extraction.encoded:,} encoded in {clock(extraction.seconds)}"
     )
     table = _labelled_table(project, pretrained)
-    made = _again(project, plan)
+    made = _existing_checkpoint(project, plan)
     if made is None:
         fitted, output = _fitted_output(project, pretrained, table)
     else:
@@ -171,7 +171,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
     checkpoint = made or save_checkpoint(
         project.checkpoints,
         name,
-        {**checkpoint_record(project, plan, pretrained.spec, fitted, metrics), **more},
+        {**checkpoint_record(project, plan, pretrained.spec, fitted=fitted, metrics=metrics), **more},
         output=output,
         tensors=tensors,
         learned=learned,
@@ -194,7 +194,7 @@ def _labelled_table(project: Project, pretrained: Identity) -> FeatureTable:
     Raises
     ------
     DataError
-        None of the rows to train on could be encoded.
+        No row to train on could be encoded.
     """
     name, manifest = pretrained.name, project.manifest
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
@@ -207,7 +207,7 @@ def _labelled_table(project: Project, pretrained: Identity) -> FeatureTable:
 
 
 def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) -> tuple[FittedHead, LinearProbe]:
-    """A linear head on one encoder's cached features, and the same as its linear probe."""
+    """A linear head fitted on one encoder's cached features, and its weights as a linear probe."""
     config = project.config
     rows = np.concatenate([table.rows("train"), table.rows("val")])
     data = fit_data(table, [pretrained.name], torch_device(config.device), rows)
@@ -216,18 +216,17 @@ def _fitted_output(project: Project, pretrained: Identity, table: FeatureTable) 
     return fitted, LinearProbe(weight, bias, project.manifest.classes)
 
 
-def _words(project: Project, plan: FitPlan) -> Encoder:
-    """The encoder of the checkpoint that was made from the same, or a new one."""
+def _fitted_encoder(project: Project, plan: FitPlan) -> Encoder:
+    """The fitted encoder of the plan's checkpoint, or a new one."""
     table = project.config.encoder[plan.name]
-    return kind_of(table).restore(plan.made, table) if plan.made else fitted_words(project, plan.name)
+    return kind_of(table).restore(plan.made, table) if plan.made else fitted_vocabulary(project, plan.name)
 
 
 def _tune(project: Project, name: str) -> FinetunedEncoder:
     """Fine-tune one encoder end to end, and save it with its linear probe."""
     config = project.config
     settings, plan = config.finetune_of(name), fit_plan(project, name, freeze=False)
-    device = torch_device(config.device)
-    made = _again(project, plan)
+    made = _existing_checkpoint(project, plan)
     if made is not None:
         _complete(project, plan, made)
         return FinetunedEncoder(
@@ -242,26 +241,19 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
         )
     start = _frozen_output(project, plan.pretrained) if settings.head_first else None
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
-    resume_file = resume_file_of(project, name)
-
     samples = samples_of(project, name, encoder)
     with named(name):
         fitted = fit_encoder(
             encoder,
             samples,
             settings,
-            metric=config.metric,
-            rule=config.predict,
-            seed=config.seed,
-            device=device,
-            resume_file=resume_file,
-            fingerprint=plan.fingerprint,
+            **fit_arguments(project, plan),
             start=start,
             logs=_logs(project, plan),
             before=functools.partial(_announce, project, name),
         )
-    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples, fitted)
-    resume_file.unlink(missing_ok=True)
+    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples=samples, fitted=fitted)
+    resume_file_of(project, name).unlink(missing_ok=True)
     if fitted.stopped:
         raise EncoderError(
             f"encoder.{name}: {fitted.stopped}. checkpoints/{checkpoint.name} holds epoch {fitted.best_epoch}, the best "
@@ -282,16 +274,18 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
 
 
 def _announce(project: Project, name: str, done: int, seconds: float) -> None:
-    """Say what a fine-tuning will take: `done` steps are done already, the rest takes about `seconds`."""
+    """Print the expected time of a fine-tuning: `done` steps are done already, the rest takes about `seconds`."""
     config, device = project.config, torch_device(project.config.device)
     settings, model = config.finetune_of(name), _model(project, name)
     if done:
         say(f"{name}: continues after step {done:,}")
     say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
     if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
-        say(f"{name}: its weights are random. To train from scratch, rather: --recipe paper")
+        say(f"{name}: the weights are random. To train from scratch, use: --recipe paper")
     if seconds > LONG_SECONDS and device.type == "cpu":
-        say(f"{name}: this takes long without a GPU. In minutes: mmfeat finetune {name} --freeze")
+        say(
+            f"{name}: this takes long without a GPU. To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
+        )
 
 
 def _frozen_output(project: Project, pretrained: Identity) -> LinearProbe:
@@ -302,7 +296,7 @@ def _frozen_output(project: Project, pretrained: Identity) -> LinearProbe:
 
 
 def _complete(project: Project, plan: FitPlan, made: Checkpoint) -> None:
-    """Make what follows a checkpoint, in case that its fine-tuning was killed right after it was written."""
+    """Finish the work after a checkpoint, in case the process was killed right after writing it."""
     if made.record["history"] and not (made.folder / CURVE).is_file():
         plot_curve(made)
     forget_state(resume_file_of(project, plan.name), plan.fingerprint)
@@ -314,7 +308,7 @@ def _logs(project: Project, plan: FitPlan) -> Path:
 
 
 def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metrics | None:
-    """Metrics on val from stored features, which all later commands read."""
+    """Metrics on val from stored features, as later commands compute them."""
     identity = project.identity(name)
     val = project.manifest.rows("val")
     if not len(val) or identity.checkpoint != checkpoint.name:
@@ -333,7 +327,28 @@ def samples_of(project: Project, name: str, encoder: Any) -> Samples:
     present = project.row_keys(kind.modality, source).present
     train, val = (rows[present[rows]] for rows in (manifest.rows("train"), manifest.rows("val")))
     load, size = kind.training_loader(kind.reader(project.samples, source), encoder, config, name)
-    return Samples(load, manifest.labels, id_numbers(manifest.ids), train, val, manifest.classes, size)
+    return Samples(
+        load=load,
+        labels=manifest.labels,
+        numbers=id_numbers(manifest.ids),
+        train=train,
+        val=val,
+        classes=manifest.classes,
+        size=size,
+    )
+
+
+def fit_arguments(project: Project, plan: FitPlan) -> dict[str, Any]:
+    """The arguments of a fit that follow from a project's settings, by their names."""
+    config = project.config
+    return {
+        "metric": config.metric,
+        "rule": config.predict,
+        "seed": config.seed,
+        "device": torch_device(config.device),
+        "resume_file": resume_file_of(project, plan.name),
+        "fingerprint": plan.fingerprint,
+    }
 
 
 def resume_file_of(project: Project, name: str) -> Path:

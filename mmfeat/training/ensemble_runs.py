@@ -1,4 +1,4 @@
-"""The run of an ensemble: weights that are fitted and cross-fitted, its fingerprint, its logits and its record."""
+"""The run of an ensemble: fitted and cross-fitted weights, fingerprint, logits and record."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def fit_ensemble(
 
 
 def ensemble_fingerprint(project: Project, parts: Members, rows: np.ndarray, made_by: dict[str, Any]) -> str:
-    """Digest of everything that an ensemble is made from."""
+    """Digest of everything that an ensemble depends on."""
     manifest = project.manifest
     inputs = input_keys(project, parts.encoders.values(), rows)
     return digest_json(
@@ -104,7 +104,7 @@ def save_ensemble(
     more: dict[str, Any],
     learned: Lineage = NO_LINEAGE,
 ) -> Run:
-    """Save an ensemble with the lineage of all its members; `learned` is that of its own weights."""
+    """Save an ensemble with the lineage of all its members; `learned` is the lineage of its own weights."""
     manifest = project.manifest
     val, metrics = manifest.rows("val"), None
     if len(val):

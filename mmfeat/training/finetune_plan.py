@@ -1,4 +1,4 @@
-"""Everything that an encoder's fine-tuning depends on, and whether it was made before; imports no torch."""
+"""Plan an encoder's fine-tuning: a fingerprint of everything that it depends on, and the checkpoint if it exists. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import of_other_names
+from mmfeat.project.staleness import has_other_classes
 from mmfeat.store.feature_table import rows_digest
 
 
@@ -25,13 +25,13 @@ class FitPlan:
     Attributes
     ----------
     pretrained : Identity or None
-        The encoder that it starts from, pretrained or fine-tuned; None if it is fitted from scratch, on captions.
+        The encoder to start from, pretrained or fine-tuned; None if it is fitted from scratch, on captions.
     settings : dict
-        As the checkpoint records them.
+        Settings as the checkpoint records them.
     fingerprint : str
-        Digest of everything that the checkpoint is made from.
+        Digest of everything that the checkpoint depends on.
     made : Checkpoint or None
-        The checkpoint that was made from the same before.
+        The existing checkpoint with this fingerprint.
     """
 
     name: str
@@ -52,7 +52,7 @@ def check_fit_plans(project: Project, names: list[str], freeze: bool) -> None:
     Raises
     ------
     DataError
-        No labelled row to train on, or none that has the modality.
+        There is no labelled row to train on, or no such row has the modality.
     ConfigError
         There is no such encoder, or it has no network to fine-tune.
     EncoderError
@@ -81,15 +81,15 @@ def _fits_whole(table: EncoderTable) -> bool:
 
 
 def _sample_keys(project: Project, name: str) -> RowKeys:
-    """Row keys of an encoder's samples, before the encoder itself is known."""
+    """Row keys of an encoder's samples; the encoder need not be fitted yet."""
     modality = project.config.encoder[name].modality
     return project.row_keys(modality, project.source_of(modality, name))
 
 
 def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
-    """Plan the fit of an encoder, and find the checkpoint if it was made before."""
+    """Plan the fit of an encoder, and find its checkpoint if it exists."""
     table = project.config.encoder[name]
-    pretrained = None if table.fitted else _begun_from(project, name, freeze)
+    pretrained = None if table.fitted else _start_encoder(project, name, freeze)
     if pretrained is None:
         kind = kind_of(table)
         settings = {**dataclasses.asdict(project.config.fuse.linear), **kind.fit_settings(table)}
@@ -100,7 +100,7 @@ def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     else:
         settings = dataclasses.asdict(project.config.finetune_of(name))
         fingerprint = _fingerprint(
-            project, name, pretrained.spec.key, {"finetune": settings, **_read_besides(project, name)}
+            project, name, pretrained.spec.key, {"finetune": settings, **_other_inputs(project, name)}
         )
     found = checkpoints_of(project.checkpoints, name)
     made = next(
@@ -110,46 +110,46 @@ def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     return FitPlan(name=name, pretrained=pretrained, settings=settings, fingerprint=fingerprint, made=made)
 
 
-def _begun_from(project: Project, name: str, freeze: bool) -> Identity:
-    """The pretrained encoder. For a probe: the fine-tuned encoder in use, if its own probe has other classes.
+def _start_encoder(project: Project, name: str, freeze: bool) -> Identity:
+    """The pretrained encoder. For a probe: the fine-tuned encoder in use, if its own probe is for other classes.
 
-    Its features are still good. `refitted` in a checkpoint's record names the checkpoint that it came from.
+    Its features remain valid. `refitted` in a checkpoint's record names the fine-tuned checkpoint.
     """
     if freeze and not project.encoder_table(name).made_elsewhere:
         identity = project.identity(name)
         used = project.checkpoint(identity)
-        if used and not used.frozen and (used.record.get("refitted") or of_other_names(project, used.classes)):
+        if used and not used.frozen and (used.record.get("refitted") or has_other_classes(project, used.classes)):
             return identity
     return project.pretrained(name)
 
 
-def _read_besides(project: Project, name: str) -> dict[str, Any]:
+def _other_inputs(project: Project, name: str) -> dict[str, Any]:
     """The settings and files outside `[finetune]` that a fine-tuning depends on."""
-    besides, config = {}, project.config
+    others, config = {}, project.config
     if config.finetune_of(name).head_first:
-        besides["linear"] = dataclasses.asdict(config.fuse.linear)
-    return besides | kind_of(config.encoder[name]).read_besides(config)
+        others["linear"] = dataclasses.asdict(config.fuse.linear)
+    return others | kind_of(config.encoder[name]).read_besides(config)
 
 
 def out_of_use(project: Project, made: Checkpoint, name: str) -> bool:
-    """Whether there is a newer checkpoint than this one, which `checkpoint = "latest"` means."""
+    """Whether the encoder uses a newer checkpoint than this one, because of `checkpoint = "latest"`."""
     latest = project.config.encoder[name].checkpoint == "latest"
     return latest and project.identity(name).checkpoint != made.name
 
 
 def use_remedy(name: str, checkpoint: str) -> str:
-    """What to write into mmfeat.toml so that a checkpoint of an encoder is in use."""
+    """The instruction that puts a checkpoint of an encoder in use."""
     line = f'checkpoint = "latest", or checkpoint = "checkpoints/{checkpoint}"'
     return f"In mmfeat.toml under [encoder.{name}] set: {line}"
 
 
-def from_nothing(project: Project, name: str) -> bool:
-    """Whether an encoder is fitted as a whole in seconds, on its samples: there is nothing to freeze."""
+def is_fitted_whole(project: Project, name: str) -> bool:
+    """Whether an encoder is fitted whole, on its samples, such as TF-IDF: there is nothing to freeze."""
     return project.encoder_table(name).fitted
 
 
 def _fingerprint(project: Project, name: str, spec_key: str, settings: dict[str, Any]) -> str:
-    """Digest of everything that a checkpoint is made from."""
+    """Digest of everything that a checkpoint depends on."""
     manifest, config = project.manifest, project.config
     keys = _sample_keys(project, name).keys
     rows = {w: manifest.rows(w) for w in ("train", "val")}

@@ -20,12 +20,12 @@ CURVE = "learning-curve.png"
 
 
 def save_finetuned(
-    project: Project, plan: FitPlan, encoder: Any, samples: Samples, fitted: FittedEncoder
+    project: Project, plan: FitPlan, encoder: Any, *, samples: Samples, fitted: FittedEncoder
 ) -> Checkpoint:
-    """Write the checkpoint of the best epoch, which holds that of the last epoch, and the learning curve."""
+    """Write the checkpoint of the best epoch, with the weights of the last epoch in it, and the learning curve."""
     ids = project.manifest.ids
     learned = Lineage.of(ids[samples.train], ids[samples.val])
-    record = checkpoint_record(project, plan, encoder.spec(), fitted)
+    record = checkpoint_record(project, plan, encoder.spec(), fitted=fitted)
     if fitted.stopped:
         record["stopped"] = fitted.stopped
     last = None
@@ -58,10 +58,11 @@ def checkpoint_record(
     project: Project,
     plan: FitPlan,
     spec: Any,
+    *,
     fitted: FittedHead | FittedEncoder,
     metrics: Metrics | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint records, as JSON values."""
+    """The record of a checkpoint, as JSON values."""
     config, name = project.config, plan.name
     table = config.encoder[name]
     return {

@@ -1,4 +1,4 @@
-"""The grid of a sweep: options with several values become cells, each with settings that are checked like mmfeat.toml's."""
+"""The grid of a sweep: options with several values become cells, whose settings are checked like those of mmfeat.toml."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Cell:
     values: dict[str, Any]
 
     def words(self) -> list[str]:
-        """Options that give another command the settings of this cell."""
+        """Options of another command for the settings of this cell."""
         return [word for key, value in self.typed.items() for word in ("--set", f"{key}={value}")]
 
     def settings(self, fixed: dict[str, str]) -> list[str]:
@@ -63,13 +63,13 @@ class Grid:
     Attributes
     ----------
     project : Project
-        With the settings that are not swept.
+        The project with the settings that are not swept.
     fixed : dict of str to str
-        Those of them that were typed.
+        The typed settings that are not swept.
     names : list of str
         The heads, or the encoder.
     notes : list of str
-        Keys that some head does not have, a line each.
+        A line for each key that some head does not have.
     """
 
     project: Project
@@ -81,14 +81,14 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class _Axes:
-    """What is swept for one head or encoder: dotted key to values as they were typed, and what all its cells share."""
+    """The swept keys of one head or encoder (dotted key to typed values), and the settings that all its cells share."""
 
     name: str
     texts: dict[str, list[str]]
     shared: dict[str, str]
 
     def identity(self, project: Project) -> Any:
-        """Equal for cells that are the same, as when a value was typed twice."""
+        """Settings that are equal for equal cells, for instance if a value was typed twice."""
         config = project.config
         if "fuse.head" in self.shared:
             return head_config(self.name, config.fuse)
@@ -135,12 +135,13 @@ def head_grid(folder: Path | str, overrides: dict[str, str]) -> Grid:
     for key in swept:
         _, *table, name = key.split(".")
         wanted = table or heads
-        having = [one.name for one in axes if one.name in wanted and f"fuse.{one.name}.{name}" in one.texts]
+        having = [head.name for head in axes if head.name in wanted and f"fuse.{head.name}.{name}" in head.texts]
         if not having:
             raise ConfigError(_no_head_has(key, name, wanted, heads))
         if lacking := [head for head in wanted if head not in having]:
-            notes.append(f"{', '.join(lacking)} has no {shown(name)}: it is swept for {', '.join(having)} alone")
-    cells = [cell for one in axes for cell in one.cells(project.root)]
+            have = "has" if len(lacking) == 1 else "have"
+            notes.append(f"{', '.join(lacking)} {have} no {shown(name)}: it is swept only for {', '.join(having)}")
+    cells = [cell for head in axes for cell in head.cells(project.root)]
     return Grid(project=project, fixed=fixed, names=heads, cells=cells, notes=notes)
 
 
@@ -200,11 +201,13 @@ def encoder_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> Gr
 
 
 def _finetune_key(name: str, typed: str) -> str:
-    """The dotted key that mmfeat.toml has for a swept key, however it was typed."""
+    """The dotted key of mmfeat.toml for a swept key, in any of its typed forms."""
     keys = [f.name for f in dataclasses.fields(FinetuneConfig)]
     rest = typed.split(".")[1:]
     if len(rest) == 2 and rest[0] != name:
-        raise ConfigError(f"option {shown(typed)}: the sweep is of {name}. Write: finetune.{name}.{shown(rest[1])}")
+        raise ConfigError(
+            f"option {shown(typed)}: the sweep fine-tunes {name}. Write: finetune.{name}.{shown(rest[1])}"
+        )
     if len(rest) == 1 and rest[0] in FINETUNE_KEYS:
         return f"finetune.{rest[0]}"
     if len(rest) in (1, 2) and rest[-1] in keys:

@@ -17,7 +17,8 @@ from mmfeat.common.remembered import recall
 from mmfeat.common.seals import write_sealed
 from mmfeat.common.text import counted
 from mmfeat.heads import HEADS, head_config, takes
-from mmfeat.heads.training.fit_heads import FitData, fit_data, head_logits, heads_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_data
+from mmfeat.heads.training.head_logits import head_logits, heads_logits
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.logits import encoder_logits, training_prior
 from mmfeat.metrics.metric_rows import MetricRow
@@ -89,26 +90,26 @@ class HeadComparison:
 
     @property
     def data(self) -> FitData:
-        """The arrays, moved to the device when something is fitted."""
+        """The arrays, moved to the device before the first fit."""
         if self._data is None:
             device = torch_device(self.project.config.device)
             self._data = fit_data(self.table, list(self.identities), device, self.rows)
         return self._data
 
     def candidates(self, heads: list[str]) -> tuple[list[Candidate], dict[str, str]]:
-        """Train `heads`, unless they are kept; models that were kept before are candidates too.
+        """Train `heads`, unless their fits are kept. Other kept heads are candidates too.
 
         Returns
         -------
         tuple
-            The candidates, and by head why it could not be fitted.
+            The candidates, and the heads that could not be fitted with the reason.
         """
         encoders = {name: self._encoder(name) for name in self.identities}
         trained, failed = {}, {}
         for head in heads_for_inputs(self.project):
             try:
                 found = self._head(head, train=head in heads)
-            except RunError as error:  # the others are compared all the same
+            except RunError as error:  # the other heads are still compared
                 failed[head] = str(error)
                 continue
             if found is not None:
@@ -139,7 +140,7 @@ class HeadComparison:
         return self.folder.keep(file, fingerprint, model)
 
     def _head(self, head: str, train: bool) -> ModelLogits | None:
-        """A head on all inputs; None if it is not kept and shall not be trained."""
+        """A head on all inputs; None if its fit is not kept and `train` is False."""
         settings = resolved_config(self.project, head, self.identities, self.table)
         names = list(self.identities)
         fingerprint, file = self._fingerprint(head, settings, names), f"head-{head}.safetensors"
@@ -194,7 +195,7 @@ class HeadComparison:
     def _candidate(
         self, name: str, label: str, model: ModelLogits, reads: dict[str, bool], *, paper: bool
     ) -> Candidate:
-        """`reads`: the encoders, and whether their linear probes are part of the model."""
+        """A candidate; `reads` maps encoders to whether their linear probes are part of the model."""
         sizes = [self.identities[encoder].size_mb for encoder in reads]
         ids, trained = self.project.manifest.ids[self.val], np.zeros(len(self.val), dtype=bool)
         for encoder, probe in reads.items():
@@ -219,7 +220,7 @@ class HeadComparison:
 
 
 def _microseconds(predict: Callable[[Tensor], Tensor | np.ndarray], n_rows: int) -> float:
-    """Median time per row of a prediction of `CLOCKED` rows, after one that is not counted."""
+    """Median time per row of predicting `CLOCKED` rows, after one warm-up run."""
     rows, times = torch.as_tensor(np.resize(np.arange(n_rows), CLOCKED)), []
     with torch.inference_mode():
         for _ in range(REPEATED + 1):

@@ -31,21 +31,21 @@ from mmfeat.training.head_runs import TrainedHeads, seeds_of
 
 
 class Folds:
-    """The folds of a project's labelled train and val rows: the same for all its runs, whatever the order of the rows.
+    """The folds of a project's labelled train and val rows. They are the same for all runs and any order of the rows.
 
     Raises
     ------
     DataError
-        The source names groups, and the manifest was written before they were kept.
+        The source has groups, but the manifest was written by a version that did not store them.
     """
 
     def __init__(self, project: Project) -> None:
         self.project, manifest = project, project.manifest
         if manifest.groups is None and manifest.columns.get("group"):
-            raise DataError("manifest.parquet: was written before groups were kept in it. Run: mmfeat init")
+            raise DataError("manifest.parquet: was written by a version that did not store groups. Run: mmfeat init")
         if manifest.images.any():
-            pictures = project.kept_keys("image")
-            keys, present = pictures.keys, pictures.present
+            image_keys = project.kept_keys("image")
+            keys, present = image_keys.keys, image_keys.present
         else:
             keys, present = np.zeros((manifest.n_samples, 32), np.uint8), np.zeros(manifest.n_samples, bool)
         self.groups = groups_of(keys, present, None if manifest.groups is None else manifest.groups.tolist())
@@ -68,14 +68,14 @@ class Folds:
             There are more folds than groups of rows.
         """
         manifest, groups = self.project.manifest, self.groups
-        some = Groups(numbers=groups.numbers[rows], pictures=groups.pictures[rows], names=groups.names[rows])
+        row_groups = Groups(numbers=groups.numbers[rows], pictures=groups.pictures[rows], names=groups.names[rows])
         seed = self.seed % MAX_SEED
-        return make_folds(manifest.ids[rows], manifest.labels[rows], some, k=self.k, seed=seed)
+        return make_folds(manifest.ids[rows], manifest.labels[rows], row_groups, k=self.k, seed=seed)
 
     def train(self, head: str, data: FitData, settings: Any, rows: np.ndarray) -> TrainedHeads:
-        """Heads of all seeds and folds; `data` holds the labelled rows `rows` of the manifest, in that order.
+        """Train the heads of all seeds and folds; `data` holds the labelled rows `rows` of the manifest, in that order.
 
-        Epochs are selected on rows that no encoder was fine-tuned on, if each fold has such rows.
+        If each fold has rows that no encoder was fine-tuned on, epochs are selected on these rows.
         """
         project = self.project
         config, ids, seeds = project.config, project.manifest.ids[rows], seeds_of(project)
@@ -115,11 +115,11 @@ class Labelled:
     Attributes
     ----------
     lines : list of MetricRow
-        One seed, and the mean, which predicts; empty if encoders were trained on some of the rows.
+        One seed, and the mean over seeds; empty if encoders were trained on some of the rows.
     n_rows : int
         Labelled train and val rows.
     n_in_sample : int
-        Of these, rows that an encoder was fine-tuned on.
+        Number of these rows that an encoder was fine-tuned on.
     """
 
     lines: list[MetricRow]
@@ -128,7 +128,7 @@ class Labelled:
 
 
 def labelled_metrics(project: Project, run: Run) -> Labelled:
-    """A run in folds on all labelled train and val rows, each by the heads that held it out."""
+    """Metrics of a run in folds on all labelled train and val rows, each row scored by the heads that held it out."""
     manifest, record = project.manifest, run.record
     rows = np.sort(np.concatenate([manifest.rows("train"), manifest.rows("val")]))
     trained = int(run.learned().among(manifest.ids[rows])[0].sum())

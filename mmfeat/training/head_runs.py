@@ -1,4 +1,4 @@
-"""From trained heads to a run: shared by fuse and selftrain."""
+"""Save trained heads as a run; shared by fuse and selftrain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mmfeat.common.lineage import Lineage
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.training.epochs import FittedHead
-from mmfeat.heads.training.fit_heads import FitData, mean_logits
+from mmfeat.heads.training.fit_heads import FitData
+from mmfeat.heads.training.head_logits import mean_logits
 from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record, input_keys
@@ -36,9 +37,9 @@ class TrainedHeads:
     roles : np.ndarray
         `(n,)` uint8, numbered as in `ROLES`.
     learned : Lineage
-        Of the heads alone, without their encoders.
+        Lineage of the heads, without their encoders.
     fold : np.ndarray or None
-        `(n,)`: the fold that holds each row out, -1 for a row in none; None without folds.
+        `(n,)`: the fold that holds each row out, -1 for a row in no fold; None without folds.
     """
 
     fits: list[FittedHead]
@@ -50,7 +51,7 @@ class TrainedHeads:
 
     @property
     def n_folds(self) -> int:
-        """Number of folds; 0 without."""
+        """Number of folds; 0 for heads trained without folds."""
         return 0 if self.fold is None else int(self.fold.max()) + 1
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Training a head in a project: its inputs, its settings, its seeds and its fingerprint."""
+"""Train a head in a project: its inputs, settings, seeds and fingerprint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mmfeat.training.head_runs import seeds_of, tokens_read
 
 
 def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
-    """The same head once for each of the project's seeds."""
+    """Fit a head once for each of the project's seeds."""
     config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
     with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs * len(members), "epochs") as bar:
         return fit_heads(head, data, members, metric=config.metric, rule=config.predict, bar=bar)
@@ -46,7 +46,7 @@ def head_inputs(
     Parameters
     ----------
     heads : sequence of str
-        The table has the stored tokens that one of these reads.
+        The table includes the stored tokens that any of these heads reads.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def head_inputs(
 def resolved_config(
     project: Project, head: str, identities: dict[str, Identity], table: FeatureTable | None = None
 ) -> Any:
-    """The settings of a head; those that depend on the inputs are filled in.
+    """The settings of a head, including those that depend on its inputs.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def resolved_config(
     widths = {name: identity.width for name, identity in identities.items()}
     shapes = {name: tokens.shape[1:] for name, tokens in table.tokens.items()} if table else {}
     with torch.device("meta"):  # refused before any work
-        build_head(head, widths, 1, settings, shapes)
+        build_head(head, widths, 1, settings, tokens=shapes)
     return settings
 
 
@@ -96,14 +96,14 @@ def head_fingerprint(
     table: FeatureTable,
     **more: Any,
 ) -> str:
-    """Digest of everything that a head is made from. Equal digests mean the same run."""
+    """Digest of everything that a head depends on. Equal digests mean the same run."""
     parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
     tokens = tokens_read(project, head, settings, table)
     return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
 
 
 def heads_made_from(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict[str, Any]:
-    """What all heads on the same inputs are made from, as JSON values: rows, labels, encoders, the metric of epochs."""
+    """The part of the fingerprint that heads on the same inputs share, as JSON values: rows, labels, encoders, metric."""
     return {
         "rows": {which: table.digest(table.rows(which), list(identities)) for which in ("train", "val")},
         "encoders": {name: identity.spec.key for name, identity in identities.items()},
@@ -114,12 +114,12 @@ def heads_made_from(project: Project, identities: dict[str, Identity], table: Fe
 
 
 def head_lines(project: Project, run: Run) -> list[MetricRow]:
-    """Metrics on val of one seed on average, and of the mean of all seeds' logits, which predicts."""
+    """Metrics on val: the average over single seeds, and the mean of all seeds' logits, which is used for predictions."""
     record, n = run.record, len(run.record["seeds"])
     val = project.manifest.rows("val")
     if not len(val):
         return []
-    note = ", ".join(filter(None, ["this is what predicts", in_sample(project, run.name, val)]))
+    note = ", ".join(filter(None, ["used for predictions", in_sample(project, run.name, val)]))
     mean = MetricRow.of(f"{record['head']}, mean", val_metrics(project, run), record["seconds"], note=note)
     seconds = sum(record["seed_seconds"]) / n
     one = MetricRow.over_seeds(f"{record['head']}, one seed", _seeds_metrics(project, run), seconds) if n > 1 else None
@@ -127,7 +127,7 @@ def head_lines(project: Project, run: Run) -> list[MetricRow]:
 
 
 def _seeds_metrics(project: Project, run: Run) -> list[dict[str, Any]]:
-    """Metrics of each seed on val: those of run.json, if its decision rule is the current one."""
+    """Metrics of each seed on val, from run.json if its decision rule is the current one."""
     config, record = project.config, run.record
     if same_rule(record, config.predict):
         return record["figures"]["val_seeds"]
@@ -143,10 +143,10 @@ def val_metrics(project: Project, run: Run) -> Metrics:
 
 
 def describe(run: Run) -> str:
-    """The head in a few words."""
+    """A short description of a run's head, seeds and epochs."""
     record = run.record
-    chosen, folds = record["best_epochs"], record.get("folds")
-    epochs = f"{min(chosen)} to {max(chosen)}" if folds else ", ".join(map(str, chosen))
+    best, folds = record["best_epochs"], record.get("folds")
+    epochs = f"{min(best)} to {max(best)}" if folds else ", ".join(map(str, best))
     heads = counted(len(record["seeds"]), "seed") + (f" x {folds} folds" if folds else "")
     with torch.device("meta"):
         parts = empty_head_part(record, 1).seeds[0].describe()

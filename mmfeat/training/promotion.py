@@ -1,4 +1,4 @@
-"""`--use`: put a checkpoint of a comparison or a sweep in use in the project."""
+"""`--use`: make a checkpoint of a comparison or a sweep the project's own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mmfeat.training.proposed_encoders import ProposedEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """What `--use` has done.
+    """The result of `--use`.
 
     Attributes
     ----------
     made : str
-        In a few words.
+        A short description.
     lines : list of str
-        Text with the lines that mmfeat.toml still needs; empty if the checkpoint is in use.
+        Instructions with the lines that mmfeat.toml still needs; empty if the checkpoint is in use.
     """
 
     made: str
@@ -49,10 +49,10 @@ def promote_checkpoint(project: Project, proposal: ProposedEncoder, checkpoint: 
     )
     made = next(found, None)
     if made is not None and not out_of_use(project, made, name):
-        said = f"Already there: checkpoints/{made.name}"
+        text = f"Already made: checkpoints/{made.name}"
     else:
         made = copy_checkpoint(made or checkpoint, name, project.checkpoints)
-        said = f"Made checkpoints/{made.name}"
+        text = f"Made checkpoints/{made.name}"
     if project.config.encoder[name].checkpoint == "latest":
-        return Promotion(made=said, lines=[])
-    return Promotion(made=said, lines=[f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])
+        return Promotion(made=text, lines=[])
+    return Promotion(made=text, lines=[f"checkpoints/{made.name} is not in use. {use_remedy(name, made.name)}"])

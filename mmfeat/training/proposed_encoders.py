@@ -1,4 +1,4 @@
-"""Words of `mmfeat compare encoders` as encoders: one of mmfeat.toml, or a model with or without a file of weights."""
+"""The arguments of `mmfeat compare encoders`: encoders of mmfeat.toml, or models with or without a file of weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ProposedEncoder:
     Attributes
     ----------
     typed : str
-        As the user typed it.
+        The argument that the user typed.
     name : str
-        The encoder of mmfeat.toml that it is, or that it would replace; the fine-tuning settings are those of that name.
+        The encoder of mmfeat.toml that it is, or that it would replace. Its fine-tuning settings are used.
     table : EncoderTable
         Its table for mmfeat.toml.
     own : bool
-        Whether it is that table of mmfeat.toml.
+        Whether the table is in mmfeat.toml.
     """
 
     typed: str
@@ -49,7 +49,7 @@ class ProposedEncoder:
 
     @property
     def folder(self) -> str:
-        """The name of its folder: one for each label."""
+        """The name of its folder, unique for each label."""
         return re.sub(r"[^\w.=-]+", "-", self.name if self.own else self.label).strip(".-") or "encoder"
 
     def answers(self, text: str) -> bool:
@@ -74,14 +74,14 @@ class ProposedEncoder:
 
 
 def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> ProposedEncoder:
-    """The encoder that a word means: `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
+    """The encoder of an argument: `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
 
     Relative paths start at the current folder.
 
     Parameters
     ----------
     known : dict of str to str
-        Modality by words that were typed before.
+        Modality by arguments that were typed before.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _own(typed: str, name: str, table: EncoderTable) -> ProposedEncoder:
 
 
 def _absolute(path: str) -> str:
-    """As typed, if it means the same from every folder."""
+    """An absolute path; a path from the home folder stays as typed."""
     return path if path.startswith(("~", "/")) else str(Path(path).absolute())
 
 
@@ -129,7 +129,7 @@ def _same(project: Project, a: str, b: str) -> bool:
 
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:
-    """The modality of a model that is not a path: those of timm and torchvision take images."""
+    """The modality of a model that is not a path; models of timm and torchvision take images."""
     for kind in sorted(encoder_kinds().values(), key=lambda kind: kind.recognition_order):
         if kind.recognises(model):
             return kind.modality

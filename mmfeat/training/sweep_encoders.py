@@ -1,4 +1,4 @@
-"""The fits of `mmfeat sweep finetune`: each is a fine-tuning in a folder of its own; few checkpoints are kept."""
+"""The fits of `mmfeat sweep finetune`: each is a fine-tuning in its own folder; few checkpoints are kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRAINED = ("train_samples_f1", "train_loss")
 class EncoderTrainer(Trainer):
     """Fine-tunes the cells of a grid, one fit after another.
 
-    Of the weights only those of the best cell and of the lowest loss are kept, of their first seeds.
+    Only the weights of the best cell and of the cell with the lowest loss are kept, for their first seeds.
     """
 
     def __init__(self, grid: Grid, n_seeds: int) -> None:
@@ -80,7 +80,7 @@ class EncoderTrainer(Trainer):
 
 
 class EncoderFit:
-    """The fine-tuning of one cell by one seed; by the project's own seed if none is given."""
+    """The fine-tuning of one cell with one seed, by default the project's seed."""
 
     def __init__(self, grid: Grid, cell: Cell, seed: int | None = None) -> None:
         project, self.name = grid.project, cell.name
@@ -99,7 +99,7 @@ class EncoderFit:
             result = finetune_encoders(self.project, [self.name])[0]
         except EncoderError as error:
             self.forget()
-            return {"error": str(error).partition(". ")[0]}  # its remedy is for a project's own fit
+            return {"error": str(error).partition(". ")[0]}  # the rest of the message is advice for mmfeat finetune
         metrics, record = result.metrics.as_dict(), result.checkpoint.record
         return {
             "settings": record["settings"],
@@ -111,7 +111,7 @@ class EncoderFit:
         }
 
     def _in_sample(self) -> dict[str, float]:
-        """Metrics on rows that it was trained on, by the weights of its best epoch; their embeddings are not kept."""
+        """In-sample metrics with the weights of the best epoch; the rows' embeddings are not kept."""
         project, name = self.project, self.name
         manifest, identity = project.manifest, project.identity(name)
         train = manifest.rows("train")

@@ -9,7 +9,8 @@ from mmfeat.common.devices import torch_device
 from mmfeat.common.files import digest_json, remove_leftovers
 from mmfeat.common.progress import progress
 from mmfeat.heads.training.epochs import FittedHead
-from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks, head_logits
+from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_stacks
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.runs.sweep import METRIC_NAMES, Fit, KeptFits
@@ -47,7 +48,7 @@ class HeadTrainer(Trainer):
         self.kept = KeptFits(project.root / "sweeps" / "fuse")
 
     def train(self, missing: Sequence[PlannedFit]) -> None:
-        """Train the missing heads, a pass after another; the heads of a pass are kept when it ends."""
+        """Train the missing heads, one pass after another; the heads of a pass are kept when it ends."""
         if not missing:
             return
         project = self.grid.project
@@ -73,7 +74,7 @@ class HeadTrainer(Trainer):
                 )
 
     def _fit(self, head: str, data: FitData, member: Member, fitted: FittedHead) -> Fit:
-        """What is kept of one head, as JSON values."""
+        """The kept record of one head, as JSON values."""
         made = {"head": head, "settings": dataclasses.asdict(member.config), "seed": member.seed}
         if fitted.error:
             return {**made, "error": diverged(head, member.config, fitted.error)}

@@ -1,4 +1,4 @@
-"""What `mmfeat sweep fuse` and `mmfeat sweep finetune` share: fits that are kept are not made again, all cells are compared."""
+"""Run a sweep: reuse kept fits, make the missing ones, and compare all cells. Shared by `sweep fuse` and `sweep finetune`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PlannedFit:
     cell : int
         Number of its cell in the grid.
     fingerprint : str
-        Digest of all that it is made from.
+        Digest of everything that it depends on.
     """
 
     cell: int
@@ -34,12 +34,12 @@ class PlannedFit:
 
 
 class Trainer(ABC):
-    """How the cells of a grid are fitted: the only thing that differs between sweeps.
+    """Fits the cells of a grid; the only part that differs between sweeps.
 
     Attributes
     ----------
     kept : KeptFits
-        The fits that are there.
+        The fits that exist.
     planned : list of PlannedFit
         All fits of the grid, cell by cell and seed by seed.
     """
@@ -50,10 +50,10 @@ class Trainer(ABC):
 
     @abstractmethod
     def train(self, missing: Sequence[PlannedFit]) -> None:
-        """Make the missing fits, and keep each as soon as it is there."""
+        """Make the missing fits, and keep each as soon as it is made."""
 
     def swept(self, number: int) -> SweptCell:
-        """A cell of the grid with its fits, all of which are kept."""
+        """A cell of the grid with its kept fits."""
         cell, several = self.grid.cells[number], len(self.grid.names) > 1
         values = ({"head": cell.name} if several else {}) | cell.values
         fits = [self.kept[one.fingerprint] for one in self.planned if one.cell == number]
@@ -71,7 +71,7 @@ class SweepResult(TableResult):
     sources : list of Cell
         The same cells as they were planned.
     n_fits, n_trained : int
-        Fits of all cells, and those that were made now.
+        Number of fits of all cells, and of fits made now.
     file : Path
         All cells as CSV.
     kept_mb : float
@@ -94,7 +94,7 @@ class SweepResult(TableResult):
 
     @property
     def notes(self) -> list[str]:
-        """Keys that some head does not have, a line each."""
+        """A line for each key that some head does not have."""
         return self.grid.notes
 
     def _about(self) -> str:

@@ -1,8 +1,9 @@
-"""`mmfeat review --apply` and `--undo`: labels that a person filled in go to corrections.csv and into the manifest.
+"""`mmfeat review --apply` and `--undo`: labels that a person filled in are added to corrections.csv and the manifest.
 
-reviews/applied-<n>/record.json     what was applied, and the digests of the project's files before and after
-corrections.csv, manifest.parquet, init.log     as they were before, where they were
-<the table>                         as it was filled in
+reviews/applied-<n>/ holds:
+record.json                         the applied file, and digests of the project's files before and after
+corrections.csv, manifest.parquet, init.log     copies from before, if they existed
+<the table>                         the table with the filled-in labels
 
 A review that was undone is renamed to `undone-<n>`. If `--apply` is killed midway, type it again to complete it.
 """
@@ -29,7 +30,7 @@ from mmfeat.data.corrections import add_answers
 from mmfeat.data.difference import Difference, difference
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.review_table import read_answers
-from mmfeat.project.changes import follows
+from mmfeat.project.changes import required_work
 from mmfeat.project.initialisation import init
 from mmfeat.project.manifest_files import LOG
 from mmfeat.project.project import Project
@@ -52,16 +53,16 @@ _SHAPE: dict[str, Shape] = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AppliedReview(Result):
-    """What applying or undoing a review changed.
+    """The changes made by applying or undoing a review.
 
     Attributes
     ----------
     changed : bool
         Whether anything changed.
     lines : list of str
-        What changed and what to do about it, for people.
+        The changes, and commands to run because of them.
     made : str
-        The same in one sentence.
+        The changes in one sentence.
     after : str
         The command to type next.
     """
@@ -78,12 +79,12 @@ class AppliedReview(Result):
 def apply_review(project: Project, file: Path | str, overwrite: bool = False) -> AppliedReview:
     """Write the labels of a review to corrections.csv, and bring the manifest up to date as `mmfeat init` does.
 
-    Everything is checked before anything is changed. Where the manifest cannot be made, all files stay as they were.
+    Everything is checked before anything is changed. If the manifest cannot be made, no file changes.
 
     Raises
     ------
     DataError
-        A row or a class is unknown, or the errors of `mmfeat init`.
+        A row or a class is unknown; also the errors of `mmfeat init`.
     """
     refuse_url(file)
     with alone_in(project.root, "mmfeat review"):
@@ -97,7 +98,7 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     if not answers.given:
         raise DataError(f"{file}: no row is filled in. Fill in its column labels, then: mmfeat review --apply {file}")
     data = add_answers(corrections, answers.given, before.columns, separator=separator)
-    _forget_unbegun(root)
+    _forget_unstarted(root)
     states = _states(project)
     if fresh := data != bytes_of(corrections):
         _remember(root, file, data, len(answers.given))
@@ -117,7 +118,7 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     change = difference(before, now.manifest)
     lines = about_answers(answers, before, now.manifest, change=change)
     lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
-    necessary, after = follows(now.config, change)
+    necessary, after = required_work(now.config, change)
     lines += [*necessary, *_about_runs(now, before, change, states)]
     what = counted(len(answers.given), "answer")
     made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo)."
@@ -125,14 +126,14 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
 
 
 def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
-    """Undo the last review that was applied: corrections.csv and the manifest are as they were, to the byte.
+    """Undo the last applied review: corrections.csv and the manifest are restored byte for byte.
 
-    Where the manifest has changed since, it is made again without the labels of the review.
+    If the manifest has changed since, it is made again without the labels of the review.
 
     Raises
     ------
     DataError
-        There is none, or corrections.csv has been changed since.
+        No review was applied, or corrections.csv has been changed since.
     """
     with alone_in(project.root, "mmfeat review"):
         return _undo(project, overwrite)
@@ -141,7 +142,7 @@ def undo_review(project: Project, overwrite: bool = False) -> AppliedReview:
 def _undo(project: Project, overwrite: bool) -> AppliedReview:
     root, folder = project.root, _last(project.root)
     if folder is None:
-        raise DataError(f"{root / FOLDER}: no review was applied that could be undone")
+        raise DataError(f"{root / FOLDER}: there is no applied review to undo")
     record = _record(folder)
     now = _digests(root)
     if now[CORRECTIONS] not in (record["before"][CORRECTIONS], record["after"][CORRECTIONS]):
@@ -157,10 +158,10 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     publish_folder(folder, folder.parent, "undone")
     fresh = project.reopened()
     change = difference(before, fresh.manifest)
-    necessary, after = follows(fresh.config, change)
+    necessary, after = required_work(fresh.config, change)
     lines = [*necessary, *_about_runs(fresh, before, change, states)]
     if not same:
-        lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without them")
+        lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without these labels")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
     made_line = f"Undid {what}: {CORRECTIONS} and {MANIFEST} are as before."
     return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
@@ -180,7 +181,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _remember(root: Path, file: Path, corrections: bytes, n_answers: int) -> None:
-    """Keep what there is before a review is applied."""
+    """Keep copies of the project's files before a review is applied."""
     with staging_folder(root / FOLDER) as staged:
         for name in KEPT:
             if (content := bytes_of(root / name)) is not None:
@@ -204,8 +205,8 @@ def _remember_after(root: Path) -> None:
         write_sealed(folder / RECORD, {**record, "after": _digests(root)})
 
 
-def _forget_unbegun(root: Path) -> None:
-    """Remove what was kept for a review that was never begun: killed before corrections.csv was written."""
+def _forget_unstarted(root: Path) -> None:
+    """Remove the copies kept for a review that was killed before corrections.csv was written."""
     if (folder := _last(root)) is None or (record := _record(folder))["after"].keys() == set(KEPT):
         return
     if _digests(root)[CORRECTIONS] == record["before"][CORRECTIONS]:
@@ -213,11 +214,11 @@ def _forget_unbegun(root: Path) -> None:
 
 
 def _put_back(folder: Path, names: tuple[str, ...]) -> None:
-    """Make files of the project what they were, once it is known that all of them were kept whole."""
+    """Restore files of the project from their copies, after checking that no copy is damaged."""
     before, kept = _record(folder)["before"], {name: bytes_of(folder / name) for name in names}
     for name, content in kept.items():
         if _digest(content) != before[name]:
-            what = "is gone" if content is None else "is not as it was kept"
+            what = "is gone" if content is None else "has been changed"
             raise DataError(
                 f"{folder / name}: {what}, so nothing can be undone. Remove the labels from {CORRECTIONS} yourself, "
                 f"then run: mmfeat init"
@@ -243,15 +244,15 @@ def _states(project: Project) -> dict[str, str]:
 
 
 def _about_runs(project: Project, before: Manifest, change: Difference, states: dict[str, str]) -> list[str]:
-    """Which runs were trained on labels that have changed, and whose state has changed."""
+    """Lines about runs that were trained on changed labels, and about runs whose state has changed."""
     lines, runs = [], all_runs(project.runs_folder)
     ids = before.ids.tolist()
     labelled = has_label(before.labels)
     given = {sample for sample, known in zip(ids, labelled, strict=True) if known}
     other = np.array([sample for sample in change.labels if sample in given], dtype=object)
-    taught = [run.name for run in runs if len(other) and not run.damage() and run.learned().among(other)[0].any()]
-    if taught:
-        lines.append(f"  Trained on labels that have changed: {', '.join(taught)}")
+    trained = [run.name for run in runs if len(other) and not run.damage() and run.learned().among(other)[0].any()]
+    if trained:
+        lines.append(f"  Trained on labels that have changed: {', '.join(trained)}")
     for run in runs:
         now = state_of(project, run)
         if now != states.get(run.name):

@@ -21,12 +21,12 @@ from mmfeat.training.encoder_fits import EncoderFits
 from mmfeat.training.promotion import Promotion, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
-WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # beside samples-F1
+WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # in addition to samples F1
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EncodersResult(ComparisonResult):
-    """Encoders on the same val rows; `models` are in groups by modality, in each the best first.
+    """Encoders on the same val rows; `models` are grouped by modality, the best of each group first.
 
     Attributes
     ----------
@@ -56,9 +56,9 @@ def compare_encoders(
     Parameters
     ----------
     names : sequence of str, optional
-        As :func:`mmfeat.training.proposed_encoders.proposed_encoder` takes them; all encoders of mmfeat.toml when empty or None.
+        See :func:`mmfeat.training.proposed_encoders.proposed_encoder`; all encoders of mmfeat.toml if empty or None.
     freeze : bool
-        Whether the encoders stay as they are, and only linear probes are fitted.
+        Whether to freeze the encoders and fit only linear probes.
     seeds : int
         Fits of each encoder. Metrics are those of the first seed; the others show their spread.
     overwrite : bool
@@ -69,7 +69,7 @@ def compare_encoders(
     DataError
         There are no val rows, or no labelled row to train on.
     RunError
-        None of those that were named can be compared; the message says why.
+        None of the named encoders can be compared; the message gives the reasons.
     """
     manifest, metric = project.manifest, project.config.metric
     val = required_val(project, "rows to compare on")
@@ -99,7 +99,7 @@ def compare_encoders(
 
 
 def use_encoders(project: Project, result: EncodersResult, which: str) -> list[Promotion]:
-    """Put compared encoders in use: the one with this name, or with `best` the best of each modality.
+    """Use compared encoders in the project: the one with this name, or with `best` the best of each modality.
 
     Raises
     ------

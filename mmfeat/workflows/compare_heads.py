@@ -1,4 +1,4 @@
-"""`mmfeat compare heads`: every head on the project's inputs beside the paper's models (P18), on the same val rows."""
+"""`mmfeat compare heads`: heads on the project's inputs and the paper's models (P18), on the same val rows."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class CompareResult(ComparisonResult):
 
 
 def compare_heads(project: Project, names: Sequence[str] | None = None, *, overwrite: bool = False) -> CompareResult:
-    """Train every head that takes the project's inputs, or the named ones, and score them beside encoders and means.
+    """Train the named heads, or all that take the project's inputs, and compare them with encoders and means.
 
-    Nothing that the project uses changes: the comparison is written to `comparisons/`. Heads that were compared before
-    are not trained again, so that an interrupted comparison continues; they are also shown if other heads are named.
+    Nothing that the project uses changes: the comparison is written to `comparisons/`. Heads that were compared before are
+    not trained again, so an interrupted comparison continues. They are shown even if other heads are named.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def compare_heads(project: Project, names: Sequence[str] | None = None, *, overw
 
 
 def _next_command(project: Project, models: list[ScoredModel]) -> str:
-    """Train the best head, the one of the best mean, or else the one to begin with."""
+    """Train the best head, the head of the best ensemble, or else the default head."""
     best = next(model for model in models if model.is_best)
     head = RECIPE_HEADS.get(best.name, best.name)
     return f"mmfeat fuse --head {head if head in HEADS else head_for(len(project.config.fuse.inputs))}"

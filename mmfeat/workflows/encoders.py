@@ -39,7 +39,7 @@ PAPER = {
 }
 SHOWN = 24  # models of a pattern
 _REMEMBERED = 1000  # descriptions
-LONGEST = 512  # tokens, where no table says how many are read
+LONGEST = 512  # tokens of a text model that no table describes
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -51,9 +51,9 @@ class Encoders(TableResult):
     project : dict of str to Description
         The project's encoders by name. Empty outside a project, and for a pattern.
     models : list of Description
-        Those of the paper, or those that match the pattern.
+        The models of the paper, or the models that match the pattern.
     n_more : int
-        Number of further models that match.
+        Number of matching models that are not listed.
     """
 
     project: dict[str, Description]
@@ -82,7 +82,7 @@ class Encoders(TableResult):
 
 
 def encoders(folder: Path | str = ".") -> Encoders:
-    """The encoders of the project at or above a folder, if there is one, and those of the paper.
+    """The encoders of the project at or above a folder, if there is one, and the encoders of the paper.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def encoders(folder: Path | str = ".") -> Encoders:
 
 
 def models(pattern: str) -> Encoders:
-    """Models by a word of their name, or a pattern with `*`.
+    """Models whose name contains a text, or matches a pattern with `*`.
 
     Raises
     ------
     EncoderError
-        There is none. The message names the nearest.
+        There is no such model. The message suggests the nearest names.
     """
     from mmfeat.encoders.catalogue import matching
 
@@ -127,7 +127,7 @@ class _Descriptions:
         self.memory.save()
 
     def of(self, table: EncoderTable, folder: Path) -> Description:
-        """An encoder's description; relative paths of its table start at `folder`."""
+        """An encoder's description; paths in its table are relative to `folder`."""
         kind = kind_of(table)
         if not table.network:
             return kind.describe(table, folder)
@@ -159,7 +159,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
 
 
 def _known(descriptions: _Descriptions, model: str, modality: str) -> Description:
-    """A model with default settings. Its note says why if it cannot be used as an encoder."""
+    """A model with default settings. If it cannot be used as an encoder, its note gives the reason."""
     cls = encoder_table_class(modality, {"model": model})
     longest = {"max_length": LONGEST} if "max_length" in cls.__dataclass_fields__ else {}
     table = cls(model=model, **longest)

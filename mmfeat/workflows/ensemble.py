@@ -1,4 +1,4 @@
-"""`mmfeat ensemble`: join the logits of encoders and runs, by their mean or by weights that are fitted out of sample."""
+"""`mmfeat ensemble`: combine the logits of encoders and runs, by their mean or by weights that are fitted out of sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.errors import ConfigError, DataError, RunError
-from mmfeat.config.schema import RECIPES
+from mmfeat.config.schema import METHODS, RECIPES
 from mmfeat.inference.ensemble_members import (
     all_candidates,
     members_of,
@@ -25,7 +25,7 @@ from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
 from mmfeat.report.result import Record, metric_records
-from mmfeat.runs.ensemble_weights import FOLDS, METHODS, STEPS, STRENGTH, Weights
+from mmfeat.runs.ensemble_weights import FOLDS, STEPS, STRENGTH, Weights
 from mmfeat.runs.ensembles import RECIPE_TEXTS
 from mmfeat.runs.run import ROLES, already_made
 from mmfeat.training.ensemble_runs import ensemble_fingerprint, ensemble_logits, fit_ensemble, save_ensemble
@@ -41,18 +41,18 @@ METHOD_TEXTS = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EnsembleResult(RunResult):
-    """An ensemble, and its metrics on val beside those of its members.
+    """An ensemble, and its metrics on val with those of its members.
 
     Attributes
     ----------
     lines : list of MetricRow
         Members first; the last row is the ensemble.
     made : bool
-        False if exactly this ensemble was there already.
+        False if exactly this ensemble existed already.
     left_out : list of str
         Candidates that were not selected.
     gain : tuple of float or None
-        Gain in samples-F1 over the mean of all candidates on val, and its 95 % interval; None if nothing is fitted.
+        Gain in samples F1 over the mean of all candidates on val, and its 95 % interval; None if no weights are fitted.
     """
 
     lines: list[MetricRow]
@@ -63,7 +63,7 @@ class EnsembleResult(RunResult):
 
     @property
     def fitted(self) -> dict[str, Any] | None:
-        """The record of the fit in run.json; None if nothing is fitted."""
+        """The record of the fit in run.json; None if no weights are fitted."""
         return self.run.record.get("fitted")
 
     def _about(self) -> str:
@@ -74,7 +74,7 @@ class EnsembleResult(RunResult):
 
 
 def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean") -> EnsembleResult:
-    """Make an ensemble by a recipe's name (`fm1`, `fm2`, `fm3`), or of any encoders and runs.
+    """Make an ensemble by a recipe (`fm1`, `fm2`, `fm3`), or of any encoders and runs.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean"
         A member does not exist or has no logits; a recipe's head is not trained yet; a member is an ensemble with fitted
         weights.
     DataError
-        There is no row to fit on, or none to make logits of.
+        There is no row to fit on, or no row to predict.
     """
     if method not in METHODS:
         raise ConfigError(f"--method {method[:40]!r}. Use one of: {', '.join(METHODS)}")
@@ -155,7 +155,7 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
         run=run,
         lines=lines,
         made=made,
-        description=f"{stem}: {text}; {shares}; nothing is fitted",
+        description=f"{stem}: {text}; {shares}; no weights are fitted",
         n_val=len(val),
         left_out=[],
         gain=None,
@@ -205,7 +205,7 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
 
 
 def _lines(project: Project, names: list[str], sources: list[RowLogits]) -> tuple[list[MetricRow], list[Metrics]]:
-    """Metrics on val of all sources: the members `names`, and those after them."""
+    """Metrics on val of all sources: the members `names`, then ensembles of them."""
     manifest = project.manifest
     val = manifest.rows("val")
     if not len(val):

@@ -42,7 +42,7 @@ class EvaluateResult(TableResult):
     n_selected : dict of str to int
         For each name, how many of the rows selected its epochs or rounds.
     n_out_of_fold : dict of str to int
-        For each name, how many of the rows are out of fold: it was trained on them, and heads that were not score them.
+        For each name, how many of the rows are out of fold: scored by the heads that held them out.
     files : list of Path
         One table by class for each name.
     fitted : str
@@ -100,7 +100,7 @@ def evaluate(
     Parameters
     ----------
     names : sequence of str, optional
-        Runs or encoders. The best run when None.
+        Runs or encoders; the best run, if None.
     split : str
         `val`, `test`, `train`, or `train+val`: all rows of which heads trained in folds have out-of-fold logits.
     overwrite : bool
@@ -123,7 +123,7 @@ def evaluate(
             f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
         )
     if len(set(names)) != len(names):
-        raise RunError(f"each name once, found: {', '.join(names)}")
+        raise RunError(f"a name is given twice: {', '.join(names)}")
     rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # the bootstrap's draws depend on the order
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work

@@ -1,4 +1,4 @@
-"""`mmfeat extract`: encode the samples that the store lacks, and give logits to every stored embedding."""
+"""`mmfeat extract`: encode the samples that the store lacks, and compute logits for every stored embedding."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mmfeat.common.progress import clock
 from mmfeat.project.encoding import ExtractionOptions, ExtractResult
 from mmfeat.project.encoding import extract as extract_features
 from mmfeat.project.project import Project
-from mmfeat.report.result import Record, TableResult
-from mmfeat.training.dry_run import PlannedExtraction
+from mmfeat.report.result import Record
+from mmfeat.training.dry_run import DryRun, PlannedExtraction
 from mmfeat.training.dry_run import plan_extract as plan_extraction
 
 __all__ = ["ExtractDryRun", "ExtractResult", "PlannedExtraction", "extract", "plan_extract"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ExtractDryRun(TableResult):
-    """What an extraction would do. Nothing was written.
+class ExtractDryRun(DryRun):
+    """The work that an extraction would do. Nothing was written.
 
     Attributes
     ----------
@@ -27,16 +27,6 @@ class ExtractDryRun(TableResult):
     """
 
     encoders: list[PlannedExtraction]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether there is nothing to do."""
-        return all(plan.nothing for plan in self.encoders)
-
-    @property
-    def seconds(self) -> float:
-        """About how long it would take."""
-        return sum(plan.seconds for plan in self.encoders)
 
     @property
     def mb(self) -> float:
@@ -73,18 +63,18 @@ def extract(
     tune: bool = False,
     rehash: bool = False,
 ) -> ExtractResult:
-    """Bring the embeddings and logits of encoders into the store.
+    """Encode the samples that the store lacks, and compute logits.
 
     Parameters
     ----------
     names : sequence of str, optional
-        Encoders. All of the project when None.
+        Encoders; all of the project, if None.
     shard : (int, int), optional
         `(k, n)`: encode only the k-th of n parts of the rows, counted from 1.
     on_error : str
-        For a sample that cannot be read: `record` the reason and go on, or `stop`.
+        If a sample cannot be read: `record` the reason and continue, or `stop`.
     tune : bool
-        Measure first what is fastest on this device, and remember it.
+        First measure the fastest settings on this device, and remember them.
     rehash : bool
         Read every image again instead of trusting its size, time and inode.
 
@@ -108,7 +98,7 @@ def plan_extract(
     shard: tuple[int, int] | None = None,
     rehash: bool = False,
 ) -> ExtractDryRun:
-    """Say what an extraction with the same arguments would do. Open the project with `dry=True`.
+    """Plan an extraction with the same arguments. Open the project with `dry=True`.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult, metric_records
 from mmfeat.report.text_tables import MOST_FREQUENT
-from mmfeat.training.dry_run import PlannedFinetuning
+from mmfeat.training.dry_run import DryRun, PlannedFinetuning
 from mmfeat.training.dry_run import plan_finetune as plan_finetuning
 from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 
@@ -66,8 +66,8 @@ class FinetuneResult(TableResult):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FinetuneDryRun(TableResult):
-    """What a fine-tuning would do. Nothing was written.
+class FinetuneDryRun(DryRun):
+    """The work that a fine-tuning would do. Nothing was written.
 
     Attributes
     ----------
@@ -76,16 +76,6 @@ class FinetuneDryRun(TableResult):
     """
 
     encoders: list[PlannedFinetuning]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether there is nothing to do."""
-        return all(plan.nothing for plan in self.encoders)
-
-    @property
-    def seconds(self) -> float:
-        """About how long it would take."""
-        return sum(plan.seconds for plan in self.encoders)
 
     def _about(self) -> str:
         if self.nothing:
@@ -113,7 +103,7 @@ def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bo
     Parameters
     ----------
     names : sequence of str, optional
-        Encoders. All of the project when None.
+        Encoders; all of the project, if None.
     freeze : bool
         Keep the pretrained encoder and fit only its linear probe, on cached features. A TF-IDF encoder is fitted on the
         captions of training rows either way.
@@ -128,12 +118,12 @@ def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bo
     results, manifest = finetune_encoders(project, list(names) if names else None, freeze), project.manifest
     val, baseline = manifest.rows("val"), None
     if len(val):
-        always = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
-        baseline = metrics_on_val(project, always)
+        most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+        baseline = metrics_on_val(project, most_frequent)
     return FinetuneResult(encoders=results, baseline=baseline)
 
 
 @former_arguments(2, "freeze")
 def plan_finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bool = False) -> FinetuneDryRun:
-    """Say what :func:`finetune` with the same arguments would do. Open the project with `dry=True`."""
+    """Plan :func:`finetune` with the same arguments. Open the project with `dry=True`."""
     return FinetuneDryRun(encoders=plan_finetuning(project, list(names) if names else None, freeze))

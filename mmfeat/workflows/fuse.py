@@ -1,4 +1,4 @@
-"""`mmfeat fuse`: train a head on cached features, over several seeds, beside cheap baselines."""
+"""`mmfeat fuse`: train a head on cached features over several seeds, and compare it with cheap baselines."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class FuseResult(RunResult):
     Attributes
     ----------
     lines : list of MetricRow
-        Metrics on val, baselines first. The last row is what predicts. Empty without val rows.
+        Metrics on val, baselines first. The last row is used for predictions. Empty without val rows.
     labelled : Labelled or None
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str
-        The head in a few words.
+        A short description of the head.
     after : str
         The command to type next.
     """
@@ -68,7 +68,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     Parameters
     ----------
     head : str, optional
-        In place of `fuse.head` of mmfeat.toml. The run records it.
+        Overrides `fuse.head` of mmfeat.toml. The run records it.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     lines, kept = baselines(project, list(identities), {} if run is None else run.record.get("baselines", {}))
     return_freed_memory()
     if run is None:
-        inputs = _Inputs(head, settings, identities, table, rows)
+        inputs = _Inputs(head=head, settings=settings, identities=identities, table=table, rows=rows)
         run = _train(project, inputs, folds, fingerprint=fingerprint, more={"baselines": kept})
         return_freed_memory()
     return FuseResult(
@@ -108,9 +108,9 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Inputs:
-    """What a head is trained on; `rows` are the rows of the manifest that are read."""
+    """The inputs of a head; `rows` are the rows of the manifest that are read."""
 
     head: str
     settings: Any

@@ -1,4 +1,4 @@
-"""`mmfeat predict`: labels of a project's rows in the source's own names, and of samples outside of any project."""
+"""`mmfeat predict`: labels of a project's rows, with the source's column names, and of samples outside any project."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_samples
 from mmfeat.inference.fitted_rules import about_fit, rule_for_rows, shipped_rule
 from mmfeat.inference.logits import run_logits
 from mmfeat.inference.new_images import image_rows
-from mmfeat.inference.new_rows import NewRows, check_samples, one_row, predict_by_folder, predict_in_project, table_rows
-from mmfeat.inference.run_ranking import best_run
+from mmfeat.inference.new_predictions import (
+    NewPredictions,
+    predictions_by_model,
+    predictions_by_run,
+    source_columns,
+)
+from mmfeat.inference.new_rows import NewRows, one_row, table_rows
+from mmfeat.inference.run_ranking import selected_run
 from mmfeat.metrics.decision_rule import DecisionRule
-from mmfeat.predictor import Predictions, Predictor
+from mmfeat.predictor import Predictor
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.prediction_files import check_form, format_of, prediction_bytes
 from mmfeat.report.prediction_result import PredictionTable
-from mmfeat.runs.run import Run
+
+__all__ = ["NewPredictions", "PredictResult", "predict", "predict_new"]
 
 ROLES = ("id", "image", "caption")
 
@@ -85,13 +91,13 @@ def predict(
     Parameters
     ----------
     run : str, optional
-        The best run on val when None.
+        The best run on val, if None.
     split : str
         `unlabelled`, `val`, `test`, `train` or `all`.
     format : str, optional
-        `csv`, `jsonl` or `parquet`. By the suffix of `out` when None, else csv.
+        `csv`, `jsonl` or `parquet`; if None, by the suffix of `out`, else csv.
     top_k : int, optional
-        Give the k most probable classes instead of those above the threshold.
+        Write the k most probable classes instead of those above the threshold.
     overwrite : bool
         Whether to replace files that mmfeat did not write or that were changed since.
 
@@ -106,8 +112,7 @@ def predict(
     """
     format = format_of(out or "", format)
     check_form(format, top_k)
-    manifest = project.manifest
-    rows = manifest.rows(split)
+    rows = project.manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to predict. Use: --split val, train, test, unlabelled or all")
     kaggle = split == "unlabelled" and format == "csv" and _is_kaggle(project)
@@ -115,23 +120,26 @@ def predict(
     files = _files(project, split, format, kaggle=kaggle) if out is None else {Path(out).expanduser(): format}
     if out is not None:  # before any work
         outputs.check(out)
-    used, chosen = _run(project, run)
+    result = _predicted(project, run, rows, files=list(files))
+    named = source_columns(project) | {"predicted": result.predicted, "classes": result.classes}
+    named |= {"top_k": top_k or 0, "run": result.run, "guarded": not kaggle}
+    outputs.write_all({file: prediction_bytes(kind, result.ids, result.probs, **named) for file, kind in files.items()})
+    return result
+
+
+def _predicted(project: Project, run: str | None, rows: np.ndarray, *, files: list[Path]) -> PredictResult:
+    used, chosen = selected_run(project, run)
     shipped, found = shipped_rule(project, used.name), run_logits(project, used, rows)
     decision = rule_for_rows(project, used.name, rows, shipped)
     probs = decision.probs(found.logits)
-    predicted = decision.labels(probs)
-    ids, classes = manifest.ids[rows], manifest.classes
-    named = _columns(project) | {"predicted": predicted, "classes": classes}
-    named |= {"top_k": top_k or 0, "run": used.name, "guarded": not kaggle}
-    outputs.write_all({file: prediction_bytes(kind, ids, probs, **named) for file, kind in files.items()})
     return PredictResult(
-        ids=ids,
+        ids=project.manifest.ids[rows],
         probs=probs,
-        predicted=predicted,
-        classes=classes,
+        predicted=decision.labels(probs),
+        classes=project.manifest.classes,
         run=used.name,
         chosen=chosen,
-        files=list(files),
+        files=files,
         n_rows=len(rows),
         n_empty=decision.n_empty(probs),
         n_unknown=int((~found.known).sum()),
@@ -151,83 +159,6 @@ def _files(project: Project, split: str, form: str, *, kaggle: bool) -> dict[Pat
     return files if form == "parquet" else {**files, project.root / f"{stem}.parquet": "parquet"}
 
 
-def _columns(project: Project) -> dict[str, Any]:
-    """The source's columns of ids and labels, and its separator of labels."""
-    columns = project.manifest.columns
-    return {
-        "id_column": columns["id"] or "id",
-        "label_column": columns["labels"] or "labels",
-        "separator": project.config.data.separator,
-    }
-
-
-def _run(project: Project, name: str | None) -> tuple[Run, str]:
-    """A run, and how it was selected."""
-    if name:
-        return find_run(project, name), ""
-    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
-    return best_run(project), chosen
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class NewPredictions(PredictionTable):
-    """Predictions of samples outside of any project.
-
-    Attributes
-    ----------
-    model : str
-        The run's or the exported model's name.
-    chosen : str
-        How the run was selected. Empty if it was named, and for an exported model.
-    rows : NewRows
-        The samples.
-    predictions : Predictions
-        Probabilities and labels, also of each encoder alone.
-    file : Path or None
-        The file that was written.
-    """
-
-    model: str
-    chosen: str
-    rows: NewRows
-    predictions: Predictions
-    decision: DecisionRule
-    fitted: str
-    columns: dict[str, str]
-    outputs: Outputs
-    file: Path | None = None
-
-    @property
-    def errors(self) -> dict[str, str]:
-        """Id to the reason why a row's image could not be read."""
-        return {self.rows.ids[row]: reason for row, reason in sorted(self.predictions.errors.items())}
-
-    @property
-    def n_empty(self) -> int:
-        """Rows without a class above the threshold."""
-        return self.decision.n_empty(self.predictions.probs)
-
-    @former_arguments(2, "format", "top_k", form="format")
-    def write(self, path: Path | str, *, format: str = "csv", top_k: int | None = None) -> None:
-        """Write the predictions to a file; see :func:`mmfeat.report.prediction_files.prediction_bytes`.
-
-        Raises
-        ------
-        OutputError
-            The file must not be replaced.
-        """
-        found = self.predictions
-        named: dict[str, Any] = {**self.columns, "predicted": found.predicted, "classes": found.classes}
-        named |= {"top_k": top_k or 0, "errors": found.errors, "run": self.model}
-        data = prediction_bytes(format, self.rows.ids, found.probs, **named)
-        self.outputs.write(path, data)
-
-    def _about(self) -> str:
-        made = f"Made {self.file}: " if self.file else ""
-        text = f"{made}{counted(len(self.rows.ids), 'row')} by {self.model}"
-        return f"{text}; {counted(len(self.errors), 'image')} could not be read" if self.errors else text
-
-
 def predict_new(
     what: str | Sequence[str] = "",
     *,
@@ -245,35 +176,19 @@ def predict_new(
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> NewPredictions:
-    """Predict a table's rows, pictures, or one picture and one caption.
+    """Predict a table's rows, pictures, or one picture and one caption. Other arguments are those of :func:`mmfeat.predict`.
 
     Parameters
     ----------
-    what : str or sequence of str
-        A table; a picture; a folder, an archive or a pattern of pictures, or several of these; empty for a caption alone.
-    captions : str
-        A table with the captions of several pictures.
-    images : sequence of str
-        Folders, archives or patterns of the table's images.
-    columns : dict of str to str
-        Columns of the table, or of that of the captions, by role: `id`, `image`, `caption`.
     project, run : Project, str
-        Predict by a run of a project (the best on val when None), through the project's store;
+        Predict with a run of a project (the best on val, if None), through the project's store.
     model : str
-        or by an exported model, without a store.
-    threshold, device : float or str, str
-        In place of those of the project or of the exported model.
-    format, top_k : str, int, optional
-        Of the file, as in :func:`predict`.
-    out : Path, optional
-        The file to write. None is written without it.
-    overwrite : bool
-        Whether to replace files that mmfeat did not write or that were changed since.
+        Predict with an exported model, without a store.
 
     Raises
     ------
     DataError
-        The table, or what is given in its place, cannot be read.
+        The table or the pictures cannot be read.
     ConfigError
         Arguments contradict one another, or a value is wrong.
     RunError
@@ -283,34 +198,44 @@ def predict_new(
     """
     whats = [what] * bool(what) if isinstance(what, str) else list(what)
     refuse_url(*whats, captions, *images, model)
-    columns = columns or {}
-    _check_by(project, run, model=model, columns=columns)
-    form = format_of(out or "", format)
+    named: dict[str, Any] = {"captions": captions, "images": tuple(images), "columns": columns or {}}
+    _check_by(project, run, model=model, columns=named["columns"])
+    form, number = format_of(out or "", format), _threshold(threshold) if model else None
     check_form(form, top_k)
-    number = _threshold(threshold) if model else None
-    kind = kind_of_samples(whats, caption, captions, images=tuple(images), columns=columns)
-    inputs = [*whats, *images, *([captions] if captions else []), *([model] if model else [])]
-    outputs = Outputs(project.config if project else None, inputs, overwrite)
+    kind = kind_of_samples(whats, caption, **named)
+    files = [*whats, *images, *filter(None, (captions, model))]
+    outputs = Outputs(project.config if project else None, files, overwrite)
     if out is not None:  # before any work
         outputs.check(out)
-    predictor = Predictor.load(model, device or "auto") if model else None
-    usual = dict(project.manifest.columns) if project is not None else {}
-    if kind == TABLE:
-        rows = table_rows(whats[0], tuple(images), columns, usual)
-    elif kind == PICTURES:
-        rows = image_rows(whats, captions, columns)
+    if project is None:
+        predictor, rows = Predictor.load(model, device or "auto"), _new_rows(kind, whats, caption, usual={}, **named)
+        result = predictions_by_model(predictor, rows, threshold=number, outputs=outputs)
     else:
-        rows = one_row(whats[0] if whats else "", caption)
-    if predictor is not None:
-        result = _by_model(predictor, rows, threshold=number, outputs=outputs)
-    else:
-        assert project is not None  # _check_by
+        rows = _new_rows(kind, whats, caption, usual=dict(project.manifest.columns), **named)
         overridden = project.derived(settings={"predict.threshold": threshold, "device": device})
-        result = _by_run(overridden, run, rows, outputs=outputs)
+        result = predictions_by_run(overridden, run, rows, outputs=outputs)
     if out is None:
         return result
     result.write(out, format=form, top_k=top_k)
     return dataclasses.replace(result, file=Path(out).expanduser())
+
+
+def _new_rows(
+    kind: str,
+    whats: list[str],
+    caption: str,
+    *,
+    captions: str,
+    images: tuple[str, ...],
+    columns: dict[str, str],
+    usual: dict[str, str],
+) -> NewRows:
+    """Read the samples to predict; `usual` are the columns of the project's own table by role."""
+    if kind == TABLE:
+        return table_rows(whats[0], images, columns, usual)
+    if kind == PICTURES:
+        return image_rows(whats, captions, columns)
+    return one_row(whats[0] if whats else "", caption)
 
 
 def _check_by(project: Project | None, run: str | None, *, model: str, columns: dict[str, str]) -> None:
@@ -324,7 +249,7 @@ def _check_by(project: Project | None, run: str | None, *, model: str, columns: 
 
 
 def _threshold(value: float | str | None) -> float | None:
-    """The threshold of an exported model, which is a number."""
+    """The threshold of an exported model: a number, checked."""
     if value is None:
         return None
     try:
@@ -334,43 +259,3 @@ def _threshold(value: float | str | None) -> float | None:
     if not 0 <= number <= 1:
         raise ConfigError(f"--threshold {value}: use a number from 0 to 1")
     return number
-
-
-def _by_model(predictor: Predictor, rows: NewRows, *, threshold: float | None, outputs: Outputs) -> NewPredictions:
-    record, decision = predictor.record, predictor.decision
-    name = record["run"]["name"]
-    check_samples(rows, name, set(predictor.modalities.values()))
-    found = predict_by_folder(predictor, rows, threshold)
-    named = {"id_column": rows.columns.get("id") or "id", "label_column": "labels", "separator": record["separator"]}
-    decision = decision if threshold is None else dataclasses.replace(decision, threshold=threshold)
-    fitted = record["predict"].get("fitted", "") if threshold is None else ""
-    return _new_predictions(found, rows, outputs, model=name, decision=decision, fitted=fitted, columns=named)
-
-
-def _by_run(project: Project, run: str | None, rows: NewRows, *, outputs: Outputs) -> NewPredictions:
-    used, chosen = _run(project, run)
-    name = used.name
-    check_samples(rows, name, {e["modality"] for e in used.encoders.values()})
-    decision = shipped_rule(project, name)
-    found = predict_in_project(project, name, rows, decision)
-    named = {**_columns(project), "id_column": rows.columns.get("id") or "id"}
-    how = about_fit(project)
-    return _new_predictions(
-        found, rows, outputs, model=name, decision=decision, fitted=how, columns=named, chosen=chosen
-    )
-
-
-def _new_predictions(
-    found: Predictions, rows: NewRows, outputs: Outputs, *, chosen: str = "", **more: Any
-) -> NewPredictions:
-    return NewPredictions(
-        ids=np.array(rows.ids, dtype=object),
-        probs=found.probs,
-        predicted=found.predicted,
-        classes=found.classes,
-        chosen=chosen,
-        rows=rows,
-        predictions=found,
-        outputs=outputs,
-        **more,
-    )

@@ -20,40 +20,40 @@ from mmfeat.heads.knn import unit_embeddings
 from mmfeat.inference.fitted_rules import rule_for_rows
 from mmfeat.inference.logits import recorded_table, run_logits, unimodal_predictions
 from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
-from mmfeat.inference.run_ranking import best_run
+from mmfeat.inference.run_ranking import selected_run
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run, in_sample
+from mmfeat.project.staleness import in_sample
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import Run
 
 SPLITS = ("unlabelled", "train", "val")
-_LIST, _FEWEST = 10, 1000  # rows that are compared with each other, for each that is asked for; and at least
-_REASONS, _OPEN, _SHARE = 3, 0.5, 0.1  # reasons given, bits that make one, of the row's bits that it must be
-_LIKELY = 0.2  # probability from which a class is shown though it is no label
+_LIST, _FEWEST = 10, 1000  # rows compared with one another: this many per requested row, and at least so many
+_REASONS, _OPEN, _SHARE = 3, 0.5, 0.1  # reasons per row; bits that always make one; least bits of a reason
+_LIKELY = 0.2  # probability from which a class is shown although it is not predicted
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ReviewResult(TableResult):
-    """What was written.
+    """The table of a review, and the file that holds it.
 
     Attributes
     ----------
     made : bool
-        False where the file had exactly this content already.
+        False if the file had exactly this content already.
     chosen : str
-        How the run was chosen; empty where it was named.
+        How the run was selected; empty if it was named.
     n_rows, n_candidates : int
         Rows in the file, and rows that they were selected from.
     n_reviewed, n_unknown : int
-        Rows left out: those in corrections.csv, and those that have no input of the run.
+        Rows left out: rows in corrections.csv, and rows that have no input of the run.
     without_prediction : list of str
         Encoders of the run without unimodal predictions.
     in_sample : str
-        How many of the rows the run was trained on; empty without any.
+        How many of the rows the run was trained on; empty if none.
     nothing : str
-        What to fill in where no class applies.
+        The text to fill in if no class applies.
     columns : dict of str to list of str
         The table that was written, by column.
     """
@@ -80,7 +80,7 @@ class ReviewResult(TableResult):
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Candidates:
     """Rows of the manifest `(n,)`, with the predictions of the run and of its encoders."""
 
@@ -93,8 +93,14 @@ class _Candidates:
 
     def take(self, at: np.ndarray) -> _Candidates:
         """Some of them, in this order."""
-        unimodal, known = ({name: x[at] for name, x in by.items()} for by in (self.unimodal, self.known))
-        return _Candidates(self.rows[at], self.probs[at], self.predicted[at], self.threshold[at], unimodal, known)
+        return _Candidates(
+            rows=self.rows[at],
+            probs=self.probs[at],
+            predicted=self.predicted[at],
+            threshold=self.threshold[at],
+            unimodal={name: probs[at] for name, probs in self.unimodal.items()},
+            known={name: known[at] for name, known in self.known.items()},
+        )
 
     def differing(self) -> np.ndarray:
         """Bits by which the encoders disagree, `(n, K)`."""
@@ -105,27 +111,28 @@ class _Candidates:
 
 def review(
     project: Project,
-    run_name: str | None = None,
+    run: str | None = None,
+    *,
     n: int = 50,
     split: str = "unlabelled",
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> ReviewResult:
-    """Write a table of the rows that are most worth labelling: the model is uncertain, its encoders disagree, no two are alike.
+    """Write a table of the rows that are most worth labelling: the model is uncertain or its encoders disagree.
 
-    Of labelled rows, those whose labels the model contradicts. Everything is computed from cached features. Rows in
-    corrections.csv are left out.
+    For labelled splits, rows whose labels the model contradicts. Near-duplicates and rows in corrections.csv are left out.
+    Everything is computed from cached features.
 
     Parameters
     ----------
-    run_name : str, optional
-        The best on val, when None.
+    run : str, optional
+        The run; the best on val, if None.
     split : str
         `unlabelled`; or `train` or `val`, to find labels that are wrong.
     out : Path, optional
-        The file to write; review.csv in the project's folder, when None.
+        The file to write; review.csv in the project's folder, if None.
     overwrite : bool
-        Whether to replace a file with labels that are not applied yet, or one that is no review.
+        Whether to replace a file with labels that are not applied yet, or a file that is not a review.
 
     Raises
     ------
@@ -134,44 +141,53 @@ def review(
     OutputError
         The file is an input or a file of the project.
     """
-    manifest, file = project.manifest, project.root / FILE if out is None else Path(out).expanduser()
-    rows = manifest.rows(split)
+    manifest, rows = project.manifest, project.manifest.rows(split)
     if not len(rows):
         raise DataError(f"there are no {split} rows to review. Use: --split {'train' if split != 'train' else 'val'}")
-    outputs = Outputs(project.config, overwrite=overwrite)
-    outputs.check(file, known=True)
-    if not overwrite and not outputs.made(file):
-        _keep_answers(project, file)
-    run = find_run(project, run_name) if run_name else best_run(project)
-    seen = corrected_ids(project.root / CORRECTIONS, manifest.columns["id"])
-    fresh = rows[[seen.find(sample) is None for sample in manifest.ids[rows].tolist()]]
-    found = _candidates(project, run, fresh)
-    best = found.take(_most_worth(project, run, found, n, split))
+    file = project.root / FILE if out is None else Path(out).expanduser()
+    outputs = _checked_outputs(project, file, overwrite)
+    used, chosen = selected_run(project, run)
+    fresh = _unreviewed(project, rows)
+    found = _candidates(project, used, fresh)
+    best = found.take(_most_worth(project, used, found, n=n, split=split))
     if not len(best.rows):
         what = "that is not in corrections.csv" if split == "unlabelled" else "whose labels the model contradicts"
         raise DataError(f"no {split} row is left {what}. Use: --split {'train' if split != 'train' else 'val'}")
     columns = _columns(project, best, split)
-    data = review_bytes(columns)
-    made = outputs.write(file, data, known=True)
     return ReviewResult(
         file=file,
-        made=made,
-        run=run.name,
-        chosen="" if run_name else "the best on val" if len(manifest.rows("val")) else "the newest",
+        made=outputs.write(file, review_bytes(columns), known=True),
+        run=used.name,
+        chosen=chosen,
         split=split,
         n_rows=len(best.rows),
         n_candidates=len(found.rows),
         n_reviewed=len(rows) - len(fresh),
         n_unknown=len(fresh) - len(found.rows),
-        without_prediction=[name for name in run.encoders if name not in found.unimodal],
-        in_sample=in_sample(project, run.name, found.rows),
+        without_prediction=[name for name in used.encoders if name not in found.unimodal],
+        in_sample=in_sample(project, used.name, found.rows),
         nothing=nothing_mark(manifest.classes),
         columns=columns,
     )
 
 
+def _checked_outputs(project: Project, file: Path, overwrite: bool) -> Outputs:
+    """Refuse a file that must not be replaced, before any work."""
+    outputs = Outputs(project.config, overwrite=overwrite)
+    outputs.check(file, known=True)
+    if not overwrite and not outputs.made(file):
+        _keep_answers(project, file)
+    return outputs
+
+
+def _unreviewed(project: Project, rows: np.ndarray) -> np.ndarray:
+    """The rows that are not in corrections.csv."""
+    seen = corrected_ids(project.root / CORRECTIONS, project.manifest.columns["id"])
+    return rows[[seen.find(sample) is None for sample in project.manifest.ids[rows].tolist()]]
+
+
 def _keep_answers(project: Project, file: Path) -> None:
-    """Refuse to overwrite labels that a person has filled in and not applied, or any file that is no review."""
+    """Refuse to overwrite labels that were filled in and not applied, or any file that is not a review."""
     if not file.exists():
         return
     elsewhere = "or write another file: --out FILE (or replace it: --overwrite)"
@@ -195,7 +211,7 @@ def _keep_answers(project: Project, file: Path) -> None:
 
 
 def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
-    """The rows that the run has an input of, with predictions, in an order that depends on their ids alone."""
+    """Rows with an input of the run, and their predictions, in an order that depends only on the ids."""
     rows = rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
     if len(rows):
         source = run_logits(project, run, rows)
@@ -206,17 +222,17 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
     probs = decision.probs(logits)
     sources = unimodal_predictions(project, run, rows) if len(rows) else {}
     return _Candidates(
-        rows,
-        probs,
-        decision.labels(probs),
-        np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
-        {name: sigmoid(source.logits) for name, source in sources.items()},
-        {name: source.known for name, source in sources.items()},
+        rows=rows,
+        probs=probs,
+        predicted=decision.labels(probs),
+        threshold=np.broadcast_to(np.asarray(decision.threshold, np.float64), probs.shape),
+        unimodal={name: sigmoid(source.logits) for name, source in sources.items()},
+        known={name: source.known for name, source in sources.items()},
     )
 
 
-def _most_worth(project: Project, run: Run, found: _Candidates, n: int, split: str) -> np.ndarray:
-    """Positions of the candidates that are worth most, best first."""
+def _most_worth(project: Project, run: Run, found: _Candidates, *, n: int, split: str) -> np.ndarray:
+    """Positions of the candidates of highest worth, best first."""
     if split == "unlabelled":
         worth = (uncertainty(found.probs, found.threshold) + found.differing()).sum(1)
     else:
@@ -226,7 +242,7 @@ def _most_worth(project: Project, run: Run, found: _Candidates, n: int, split: s
 
 
 def _points(project: Project, run: Run, listed: _Candidates) -> np.ndarray:
-    """Points to tell which rows are alike by: embeddings; the run's probabilities where there are none."""
+    """Points whose distances show duplicates: embeddings, or the run's probabilities if embeddings are missing."""
     try:
         table = recorded_table(project, run, listed.rows)
     except MissingFeatures:
@@ -256,7 +272,7 @@ def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[
 
 
 def _places(project: Project, rows: np.ndarray) -> list[str]:
-    """Paths of the images; the names in the source where the images are not there."""
+    """Paths of the images; the name in the source for an image that does not exist."""
     names = project.manifest.images[rows].tolist()
     try:
         found = [project.sources.locate(name) if name else None for name in names]
@@ -266,7 +282,7 @@ def _places(project: Project, rows: np.ndarray) -> list[str]:
 
 
 def _prediction(probs: np.ndarray, decided: np.ndarray, classes: Sequence[str], known: np.ndarray) -> list[str]:
-    """Predicted and likely labels, the most probable first; empty where the input is missing."""
+    """Predicted and likely labels, the most probable first; empty if the input is missing."""
     shown = (decided == 1) | (probs >= _LIKELY)
     order = np.argsort(-probs, axis=1, kind="stable")
     return [

@@ -20,9 +20,9 @@ class RunsResult(TableResult):
     Attributes
     ----------
     runs : list of RankedRun
-        Runs and encoders with a linear probe. Those without metrics come last.
+        Runs, and encoders with a linear probe. Runs without metrics come last.
     metric : str
-        The metric that they are ranked by.
+        The metric of the ranking.
     after : str
         The command to type next.
     """

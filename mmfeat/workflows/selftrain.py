@@ -55,11 +55,11 @@ class SelftrainResult(RunResult):
     lines : list of MetricRow
         Metrics of the head on val. The first row is the same head without pseudo-labels, if `fuse` has made it.
     supervised : str or None
-        Name of that run.
+        Name of the run of the same head without pseudo-labels.
     rises : bool or None
         Whether the head is better on val than that run.
     n_train, n_partly, n_unlabelled, n_val : int
-        Labelled rows; those of them that lack some labels; unlabelled rows; val rows.
+        Labelled rows; partly labelled rows among them; unlabelled rows; val rows.
     after : str
         The command to type next.
     """
@@ -86,24 +86,24 @@ class SelftrainResult(RunResult):
 
 @dataclass(frozen=True, eq=False)
 class SelftrainPlan:
-    """The inputs of a self-training. Nothing is trained yet.
+    """The inputs of self-training. Nothing is trained yet.
 
     Attributes
     ----------
     start : Encoded
-        The features that it begins with.
+        The features of the first round.
     rows, free : np.ndarray
-        Rows of the manifest that are read, and which of them (positions in `rows`) may get pseudo-labels.
+        Rows of the manifest that are read, and the positions in `rows` of rows that may get pseudo-labels.
     settings : HeadConfig
         Settings of the head.
     fingerprint, supervised : str
-        Digests of everything that its run is made from, and of the same head without pseudo-labels.
+        Digests of everything that the run depends on, and of the same head without pseudo-labels.
     folder : Path
-        Where an interrupted self-training keeps its rounds.
+        The folder of the rounds, from which an interrupted self-training resumes.
     encoders : EncoderRounds or None
-        None if the encoders stay as they are.
+        None if the encoders do not change.
     run : Run or None
-        The run that was made from exactly this before.
+        The existing run with this fingerprint.
     """
 
     start: Encoded
@@ -117,14 +117,14 @@ class SelftrainPlan:
     run: Run | None
 
     def cost(self) -> EncoderCost | None:
-        """Measure what the encoder rounds would take. None if there are none to do."""
+        """Measure the cost of the encoder rounds. None if there are none to do."""
         if self.run is not None or self.encoders is None or not self.encoders.times:
             return None
         return self.encoders.cost()
 
 
 def about_cost(cost: EncoderCost) -> str:
-    """What encoder rounds would take, in a sentence."""
+    """The cost of encoder rounds in a sentence."""
     return (
         f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on "
         f"{counted(cost.n_rows, 'row')} and encodes all rows again: about {clock(cost.seconds)} each, "
@@ -133,12 +133,12 @@ def about_cost(cost: EncoderCost) -> str:
 
 
 def plan_selftrain(project: Project) -> SelftrainPlan:
-    """Check the project's self-training and say what it would begin with.
+    """Check and plan the project's self-training.
 
     Raises
     ------
     ConfigError
-        Encoder rounds are asked for, and no encoder is fine-tuned, or mmfeat.toml names its checkpoint.
+        `encoder_every` is set, but no encoder is fine-tuned, or mmfeat.toml names its checkpoint.
     DataError
         There are no unlabelled rows to learn from, or no val rows to stop by.
     MissingFeatures
@@ -153,7 +153,7 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
     free = np.flatnonzero((manifest.labels[rows] < 0).any(1) & (manifest.split[rows] == "train"))
     if not len(free):
         raise DataError(
-            "manifest.parquet: no unlabelled row to learn from. Rows with blank labels are; or run: mmfeat fuse"
+            "manifest.parquet: no unlabelled row to learn from. Add rows with blank labels, or run: mmfeat fuse"
         )
     required_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
@@ -190,7 +190,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
     Parameters
     ----------
     plan : SelftrainPlan, optional
-        What :func:`plan_selftrain` gave for the same project. Made here when None; the errors are the same.
+        The result of :func:`plan_selftrain` for the same project. If None, it is made here, with the same errors.
     """
     config, manifest = project.config, project.manifest
     plan = plan or plan_selftrain(project)
@@ -221,7 +221,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
 
 
 def _make(project: Project, plan: SelftrainPlan) -> Run:
-    """The rounds, then the head over all seeds on the labels of the best round."""
+    """Run the rounds, then train the head with all seeds on the labels of the best round."""
     config, manifest, start = project.config, project.manifest, time.perf_counter()
     encoders, used = plan.encoders, plan.start
     data = used.data(config, plan.rows)
@@ -261,7 +261,7 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
 
 
 def _complete(project: Project, plan: SelftrainPlan, run: Run, *, made: bool) -> None:
-    """Write the rounds' files and remove the kept state, also after an interruption right behind the run itself."""
+    """Write the files of the rounds and remove the kept state, even if a process was killed right after saving the run."""
     if not all((run.folder / name).is_file() for name in ROUNDS):
         write_rounds(run.folder, run.name, run.record["rounds"], classes=run.classes, metric=project.config.metric)
     kept = project.runs_folder / RESUME

@@ -47,9 +47,9 @@ def serve(
     Parameters
     ----------
     allow_hosts : sequence of str
-        Names to accept in the Host header besides the loopback names and `host`. `*`: any.
+        Names to accept in the Host header in addition to the loopback names and `host`. `*`: any.
     allow_origins : sequence of str
-        Origins whose pages may send requests besides the server's own. `*`: any.
+        Origins whose pages may send requests in addition to the server's own. `*`: any.
 
     Raises
     ------

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.text import counted
 from mmfeat.data.seen import load_before
+from mmfeat.project.cached_rows import cached_rows
 from mmfeat.project.damage import project_seals
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs
-from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, encoder_status, stored_encoders
+from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, stored_encoders
 from mmfeat.store.references import all_references
-
-_NAMED = 2  # reasons that are given
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -25,7 +24,7 @@ class StatusResult(TableResult):
     Attributes
     ----------
     encoders : list of EncoderStatus
-        Rows cached, missing, stale, unreadable and absent of each encoder that can be built.
+        Counts of cached, missing, stale and unreadable rows, and of missing modalities, for each encoder that can be built.
     failures : dict of str to str
         Encoder to the reason why it cannot be built.
     flat : list of str
@@ -33,9 +32,9 @@ class StatusResult(TableResult):
     damaged : list of str
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
-        One line about what was made before seals; empty where everything is sealed.
+        One line that counts files without a seal, which an earlier version made; empty if there are none.
     stored : list of StoreLine
-        What lies in the store. Empty unless it was asked for.
+        Contents of the store. Empty unless requested.
     """
 
     encoders: list[EncoderStatus]
@@ -87,23 +86,9 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         except EncoderError as error:
             failures[name] = str(error)
             continue
-        keys = project.keys_of(identity)
-        one = encoder_status(
-            project.store,
-            name,
-            identity.model,
-            spec=identity.spec,
-            keys=keys.keys,
-            present=keys.present,
-            output_key=identity.output_key,
-            tokens=table.tokens,
-            seen=load_before(project.samples.seen(table.modality), project.manifest.ids),
-            again=rows_to_decode_again(project, identity, look=False),
-        )
-        refused = len(keys.refused)
-        reasons = "; ".join(dict.fromkeys(list(keys.refused.values())[:_NAMED]))
-        why = "; ".join(filter(None, [one.why, reasons]))
-        found.append(replace(one, unreadable=one.unreadable + refused, absent=one.absent - refused, why=why))
+        again = rows_to_decode_again(project, identity, look=False)
+        seen = load_before(project.samples.seen(table.modality), project.manifest.ids)
+        found.append(cached_rows(project, identity, again=again, seen=seen))
         checkpoints[name] = identity.checkpoint
     seals = project_seals(project)
     flat = sorted({row for one in found for row in one.flat})

@@ -1,4 +1,4 @@
-"""`mmfeat store`: verify its files, remove what nothing refers to, export aligned arrays."""
+"""`mmfeat store`: verify its files, remove unused features, export aligned arrays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INTERRUPTED = f"runs/{RESUME}/*/encoders-*/checkpoints/*/checkpoint.json"  # of 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class VerifyResult(TableResult):
-    """The result of a verification by folder of the store, and the seconds that it took."""
+    """The result of a verification by folder of the store, and its duration in seconds."""
 
     found: dict[str, Verified]
     seconds: float
@@ -95,7 +95,7 @@ def verify_store(project: Project) -> VerifyResult:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GarbageResult(TableResult):
-    """What can be removed, and the references that keep the rest.
+    """The features that can be removed, and the references that keep the others.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class GarbageResult(TableResult):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that removing all of it frees."""
+        """Bytes that can be freed."""
         return sum(one.n_bytes for one in self.garbage)
 
     def _about(self) -> str:
@@ -163,7 +163,7 @@ def references_of(project: Project) -> References:
 
 
 def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> GarbageResult:
-    """Find what no project refers to. Only leftovers of killed processes are removed.
+    """Find features that no project refers to. Only leftovers of killed processes are removed.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> Garbage
 
 
 def remove_unreferenced(project: Project, result: GarbageResult) -> int:
-    """Remove what was found; returns the bytes that were freed.
+    """Remove the features that were found; returns the number of freed bytes.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def remove_unreferenced(project: Project, result: GarbageResult) -> int:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FeaturesResult(TableResult):
-    """The table of an export, and whether it was written: False where the destination was already made from the same."""
+    """The exported table; `made` is False if the destination already held the same export."""
 
     table: FeatureTable
     made: bool
@@ -222,8 +222,16 @@ class FeaturesResult(TableResult):
         return [{"array": name, "shape": list(values.shape), "type": str(values.dtype)} for name, values in arrays]
 
 
+_SUFFIXES = {".h5": "h5", ".hdf5": "h5", ".parquet": "parquet", ".safetensors": "safetensors"}
+
+
+def form_of_export(destination: Path | str, form: str | None = None) -> str:
+    """The format of an export: as named, else by the destination's suffix, else npy."""
+    return form or _SUFFIXES.get(Path(destination).suffix, "npy")
+
+
 def export_features(
-    project: Project, destination: Path | str, form: str, names: list[str] | None = None, split: str = "all"
+    project: Project, destination: Path | str, form: str, names: list[str] | None = None, *, split: str = "all"
 ) -> FeaturesResult:
     """Write aligned arrays of the project's rows as one file (npy: a folder).
 
@@ -246,7 +254,7 @@ def export_features(
 
 
 def _made_from(project: Project, table: FeatureTable, names: list[str], form: str) -> str:
-    """Digest of everything that an export is made from, in order: keys of encoders, probes and rows, and labels."""
+    """Digest of everything that an export depends on, in order: keys of encoders, probes and rows, and labels."""
     identities = {name: project.identity(name) for name in names}
     encoders = [
         [name, one.spec.key, one.output_key, project.tokens_kind(name), str(table.embeddings[name].dtype)]

@@ -29,16 +29,16 @@ KEY_DIGITS = 16  # of the key, as mmfeat.toml gives it
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ImportResult(Result):
-    """What was imported, and the rows of the manifest that have one of the embeddings now.
+    """The imported embeddings, and the rows of the manifest that have one.
 
     Attributes
     ----------
     key : str
         The value of `imported` in mmfeat.toml.
     folder : str
-        In the store.
+        Folder in the store.
     n_rows, width : int
-        Embeddings imported, and numbers in each.
+        Number and dimension of the imported embeddings.
     n_written : int
         Embeddings that were new to the store.
     n_left_out : int
@@ -73,23 +73,26 @@ class ImportResult(Result):
     def _about(self) -> str:
         made = "Imported" if self.n_written else "Already imported:"
         rows = f"{self.n_matched:,} of {counted(self.n_manifest, 'row')} of the manifest have one"
-        text = f"{made} {counted(self.n_rows, 'embedding')} of {counted(self.width, 'number')} as {self.name}; {rows}"
+        text = (
+            f"{made} {counted(self.n_rows, 'embedding')} of {counted(self.width, 'dimension')} as {self.name}; {rows}"
+        )
         return text if self.in_use else f"{text}\nPaste into mmfeat.toml:\n{self.table}"
 
 
 def import_embeddings(
-    project: Project, name: str, file: Path | str, ids_file: Path | str | None = None, array: str = ""
+    project: Project, name: str, file: Path | str, ids_file: Path | str | None = None, *, array: str = ""
 ) -> ImportResult:
-    """Import the embeddings of a file into the project's store, under the digests of their ids.
+    """Import the embeddings of a file into the project's store. Their row keys are digests of their ids.
 
-    The whole file is checked before anything is written. Importing it again does nothing; an interrupted import is resumed.
+    The whole file is checked before anything is written. A second import of the file changes nothing; an interrupted
+    import is resumed.
 
     Parameters
     ----------
     ids_file : Path, optional
-        The ids, one for each row in order; the ids in the file, when None.
+        The ids, one for each row in order; if None, the ids in `file`.
     array : str
-        The data set, column or tensor with the embeddings; detected where empty.
+        The data set, column or tensor with the embeddings; detected, if empty.
 
     Raises
     ------
@@ -109,14 +112,14 @@ def import_embeddings(
     keep = np.ones(len(ids), dtype=bool) if keep is None else keep
     if len(keep) != len(ids) or not keep.any():
         raise DataError(f"{path}: marks {int(keep.sum()):,} of {counted(len(ids), 'row')} as having an embedding")
-    n_matched = _matched(project, path, ids, keys, keep)
+    n_matched = _matched(project, path, ids, keys=keys, keep=keep)
     width, dtype = source.shape[1], project.store.dtype
     try:
         with progress(f"{name}: examining", len(ids)) as bar:
             found = examine(
                 name, source.blocks, ids, keys=keys, keep=keep, width=width, dtype=dtype, advance=bar.advance
             )
-        n_written = _write(project, source, found, keys, keep)
+        n_written = _write(project, source, found, keys=keys, keep=keep)
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -147,9 +150,9 @@ def _check_name(project: Project, name: str) -> None:
 
 
 def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[str], np.ndarray]:
-    """The ids of a file's rows and their digests `(N, 32)`; one id for each embedding, none twice.
+    """The ids of a file's rows and their digests `(N, 32)`: one id for each embedding, without duplicates.
 
-    An id that looks the same as one of the manifest is spelled like it.
+    An id that differs from one of the manifest only in spelling gets the manifest's spelling.
     """
     n_rows = source.shape[0]
     ids = source.ids() if file is None else read_ids(file, n_rows)
@@ -171,26 +174,26 @@ def _ids(project: Project, source: ArrayFile, file: Path | None) -> tuple[list[s
         rows = np.flatnonzero((keys == keys[example]).all(1)) + 1
         named = ", ".join(f"{row:,}" for row in rows[:3])
         raise DataError(
-            f"{file or source.path}: {counted(int((counts > 1).sum()), 'id')} more than once, as {shown(ids[example])!r} "
-            f"in rows {named}. Which of their embeddings is right is not known: keep one"
+            f"{file or source.path}: {counted(int((counts > 1).sum()), 'id')} more than once, such as {shown(ids[example])!r} "
+            f"in rows {named}. Keep one embedding for each id"
         )
     return ids, keys
 
 
-def _matched(project: Project, path: Path, ids: list[str], keys: np.ndarray, keep: np.ndarray) -> int:
-    """How many rows of the manifest have one of the embeddings; none is an error."""
+def _matched(project: Project, path: Path, ids: list[str], *, keys: np.ndarray, keep: np.ndarray) -> int:
+    """The number of rows of the manifest that have an embedding; 0 is an error."""
     rows = id_keys(project.manifest.ids)
     n_matched = int(np.isin(rows.view("V32").ravel(), keys[keep].view("V32").ravel()).sum())
     if not n_matched:
-        there, here = shown(project.manifest.ids[0]), shown(ids[int(np.flatnonzero(keep)[0])])
+        in_manifest, in_file = shown(project.manifest.ids[0]), shown(ids[int(np.flatnonzero(keep)[0])])
         raise DataError(
-            f"{path}: none of {counted(int(keep.sum()), 'id')} is one of manifest.parquet's {len(rows):,}. "
-            f"The first there is {there!r}, here {here!r}"
+            f"{path}: none of {counted(int(keep.sum()), 'id')} is one of the {len(rows):,} in manifest.parquet. "
+            f"The first id in the manifest is {in_manifest!r}, in the file {in_file!r}"
         )
     return n_matched
 
 
-def _write(project: Project, source: ArrayFile, found: Imported, keys: np.ndarray, keep: np.ndarray) -> int:
+def _write(project: Project, source: ArrayFile, found: Imported, *, keys: np.ndarray, keep: np.ndarray) -> int:
     """Write the embeddings that the store lacks; returns their number."""
     features = project.store.encoder(found.spec)
     project.refer(found.spec.key, imported=found.spec.architecture)

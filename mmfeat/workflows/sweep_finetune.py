@@ -20,15 +20,15 @@ from mmfeat.training.sweep_run import SweepResult, run_sweep, sweep_outputs
 def sweep_finetune(
     folder: Path | str, name: str, overrides: dict[str, str], *, seeds: int = 1, overwrite: bool = False
 ) -> SweepResult:
-    """Fine-tune one encoder once for each cell and seed of a grid, unless that is done already.
+    """Fine-tune one encoder for each cell and seed of a grid, unless the fit is kept already.
 
-    Fits are kept in `sweeps/finetune/`; an interrupted fit continues from its own state. Of the weights only those of the
-    best cell and of the cell with the lowest loss are kept, of their first seeds. Nothing that the project uses changes.
+    Fits are kept in `sweeps/finetune/`; an interrupted fit continues from its own state. Only the weights of the best cell
+    and of the cell with the lowest loss are kept, for their first seeds. Nothing that the project uses changes.
 
     Parameters
     ----------
     overrides : dict of str to str
-        As :func:`mmfeat.training.grid.encoder_grid` takes them.
+        See :func:`mmfeat.training.grid.encoder_grid`.
     seeds : int
         Fits of each cell.
     overwrite : bool
@@ -62,7 +62,7 @@ def use_cell(result: SweepResult, which: str) -> tuple[Promotion, list[str]]:
     Returns
     -------
     tuple
-        What was done, and the lines for mmfeat.toml with which `mmfeat finetune` makes the same.
+        The promotion, and lines for mmfeat.toml with which `mmfeat finetune` makes the same checkpoint.
 
     Raises
     ------

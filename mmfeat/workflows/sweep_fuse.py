@@ -1,4 +1,4 @@
-"""`mmfeat sweep fuse`: a grid of heads on cached features, trained in few passes; nothing that the project uses changes."""
+"""`mmfeat sweep fuse`: a grid of heads on cached features, trained in few passes. Nothing that the project uses changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTIONS = {"fuse.inputs": "inputs", "fuse.seeds": "seeds", "metric": "metric", 
 
 
 def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool = False) -> SweepResult:
-    """Train every head of a grid that is not there yet, and show which settings are best and which matter.
+    """Train every head of a grid that is not kept yet, and show which settings are best and which matter.
 
     Heads are kept in `sweeps/` of the project as soon as their pass is done: an interrupted sweep continues, and cells that
     two grids share are trained once. No run is made.
@@ -23,7 +23,7 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool
     Parameters
     ----------
     overrides : dict of str to str
-        As :func:`mmfeat.training.grid.head_grid` takes them.
+        See :func:`mmfeat.training.grid.head_grid`.
     overwrite : bool
         Whether the table of cells may be replaced if it was changed since it was written.
 

@@ -18,6 +18,7 @@ import click
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.command_line import leaves
 from mmfeat.cli import group
 
 import mmfeat as mf
@@ -38,16 +39,7 @@ def own(trained, tmp_path):
 # -- every command is a method
 
 
-def leaves(command: click.Command, path: tuple[str, ...] = ()) -> dict[str, click.Command]:
-    if not isinstance(command, click.Group):
-        return {"_".join(path): command}
-    found = {}
-    for name, one in command.commands.items():
-        found |= leaves(one, (*path, name))
-    return found
-
-
-COMMANDS = leaves(group)
+COMMANDS = {"_".join(words): command for words, command in leaves(group).items()}
 FUNCTIONS = {"init": mf.init, "demo": mf.demo}  # they need no project
 LEFT_OUT = {
     "serve": None,  # runs until it is ended
@@ -137,7 +129,7 @@ def test_selftraining_encoders_needs_a_yes(own, monkeypatch):
     cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
     monkeypatch.setattr(workflow, "plan_selftrain", lambda project: SimpleNamespace(cost=lambda: cost))
     monkeypatch.setattr(workflow, "selftrain", lambda project, plan: "done")
-    with pytest.raises(MmfeatError, match=r"Encoder rounds: up to 1, .* Nothing was done\. To go on: yes=True"):
+    with pytest.raises(MmfeatError, match=r"Encoder rounds: up to 1, .* Nothing was done\. To continue: yes=True"):
         own.selftrain(encoder_every=1)
     assert own.selftrain(encoder_every=1, yes=True) == "done"
 

@@ -178,7 +178,7 @@ def test_an_option_makes_another_run_and_leaves_the_file_alone(walked, tmp_path)
     [
         (["fuse", "--head", "mpl"], 1, "Use one of: linear, mlp, concat, crossattn"),
         (["fuse", "--inputs", "image,txt"], 1, "Nearest: text"),
-        (["fuse", "--inputs", "image"], 1, "crossattn needs two encoders or more, found image. Use: --head linear"),
+        (["fuse", "--inputs", "image"], 1, "crossattn needs two or more encoders, found image. Use: --head linear"),
         (["fuse", "--set", "fuse.crosattn.dropout=1"], 1, "Nearest: crossattn"),
         (["fuse", "--set", "encoder.image.size=64"], 1, "has no options"),
         (["ensemble", "nothing"], 1, "no run 'nothing'"),

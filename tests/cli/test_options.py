@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import click
 import pytest
 from click.testing import CliRunner
+from helpers.command_line import leaves
 from mmfeat.cli import group
 from mmfeat.cli.options import choices_text
 
@@ -335,17 +336,7 @@ class Reached(Exception):
     """A workflow was called: this is what with."""
 
 
-def leaves(command: click.Command, path: tuple[str, ...] = ()) -> dict[str, click.Command]:
-    """Every command that can be typed, by its words."""
-    if not isinstance(command, click.Group):
-        return {" ".join(path): command}
-    found = {}
-    for name, one in command.commands.items():
-        found |= leaves(one, (*path, name))
-    return found
-
-
-LEAVES = leaves(group)
+LEAVES = {" ".join(words): command for words, command in leaves(group).items()}
 CASES = [(name, option) for name, spec in COMMANDS.items() for option in spec.options]
 
 
@@ -425,7 +416,7 @@ def test_every_option_acts_or_is_refused(folder, monkeypatch, name, option):
         assert typed[0] == 2, (more, value, typed)
         assert (
             "no effect" in typed[1]
-            or "does not go with" in typed[1]
+            or "cannot be used with" in typed[1]
             or "needs" in typed[1]
             or "given twice" in typed[1]
             or "what to predict" in typed[1]
@@ -465,14 +456,14 @@ def test_the_projects_folder_acts_or_is_refused(folder, monkeypatch):
     for words in PROJECT_REFUSED:
         done = CliRunner().invoke(group, ["--project", ".", *words])
         assert done.exit_code == 2, words
-        assert "--project does not go with" in done.output
+        assert "--project cannot be used with" in done.output
 
 
 def test_a_run_is_refused_where_none_is_read(folder, monkeypatch):
     for more in (APPLY, UNDO):
         done = called(monkeypatch, COMMANDS["review"].reached, ["review", *REVIEWED, *more])
         assert done[0] == 2
-        assert "[RUN] does not go with" in done[1]
+        assert "[RUN] cannot be used with" in done[1]
     done = called(monkeypatch, COMMANDS["predict"].reached, ["predict", *REVIEWED, *TABLE, *MODEL])
     assert done[0] == 2
     assert "--model is used without a run" in done[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmfeat.common.randomness import coin, epoch_order, id_numbers, torch_seed
+from mmfeat.common.randomness import epoch_order, id_numbers, mix, torch_seed
 from mmfeat.common.schedule import schedule
 
 IDS = np.array([f"{i}.jpg" for i in range(2000)], dtype=object)
@@ -26,9 +26,9 @@ def test_seed_and_epoch_each_change_everything():
     assert len({torch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
 
 
-def test_coins_are_fair_and_independent():
+def test_the_bits_of_mixed_numbers_are_fair_and_independent():
     numbers = id_numbers(IDS)
-    a, b = coin(numbers, 0, 1), coin(numbers, 0, 2)
+    a, b = (mix(numbers, 0, salt) >> np.uint64(63) for salt in (1, 2))
     for share in (a.mean(), b.mean(), (a == b).mean()):
         assert abs(share - 0.5) < 0.05
 

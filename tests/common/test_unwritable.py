@@ -326,4 +326,4 @@ def test_files_for_tensorboard_that_are_refused_stop_no_fine_tuning(tmp_path, ca
         for step in range(40):
             book.write(step, {"train/loss": 1.0})
         book.close()
-    assert capsys.readouterr().err.count("Goes on without files for TensorBoard") == 1
+    assert capsys.readouterr().err.count("The fine-tuning continues without TensorBoard files") == 1

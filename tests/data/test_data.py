@@ -165,7 +165,7 @@ def test_a_table_with_named_columns(tmp_path):
         ("id,words,labels\n1,a,b\n", {}, "--caption COLUMN"),
         ("id,caption,kind\n1,a,b\n", {}, "--labels COLUMN"),
         ("id,caption,labels\n1,a,\n", {}, "no row has a label"),
-        ("id,caption,caption\n1,a,b\n", {}, "is there twice"),
+        ("id,caption,caption\n1,a,b\n", {}, "occurs twice"),
         ("id,caption,labels\n ,a,b\n", {}, "the id in column 'id' is blank"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_picture_that_no_encoder_has_as_it_was_last_is_absent_and_not_the_olde
     project = Project(pictured.root)
     assert not project.table(["image"]).present["image"][3]
     assert project.table(["image", "b"]).present["b"].all()
-    assert capsys.readouterr().err.count("1 row of these, as they were last, have no features") == 1
+    assert capsys.readouterr().err.count("1 row of these left out: no cached features") == 1
 
 
 def test_status_says_what_changed_until_it_is_encoded(pictured):

@@ -136,7 +136,7 @@ def test_code_runs_where_the_table_says_so_and_is_part_of_the_key_and_never_expo
     assert type(encoder.network).__name__ == "OwnModel"
     before = encoder.spec().key
     for write in (save_encoder, save_preparation):
-        with pytest.raises(EncoderError, match=r"encoder.words: runs code.*an exported model runs none"):
+        with pytest.raises(EncoderError, match=r"encoder.words: runs code.*an exported model never does"):
             write(encoder, tmp_path / "words")
     code = folder / "own.py"
     code.write_text(code.read_text() + "# another\n")
@@ -166,7 +166,9 @@ def test_an_export_that_was_sealed_again_runs_no_code(exported, tmp_path, how, t
     record = read_sealed(model / RECORD)
     (model / RECORD).unlink()
     seal_folder(model, RECORD, {key: value for key, value in record.items() if key != "files"})
-    with pytest.raises(RunError, match=r"asks for code that comes with it, which is not run\. Export the model again"):
+    with pytest.raises(
+        RunError, match=r"needs its own code, which an exported model must not run\. Export the model again"
+    ):
         Predictor.load(model)
     assert not (tmp_path / "ran").exists()
 
@@ -281,10 +283,10 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        ("adapter_config.json", {"base_model_name_or_path": "other/model"}, "holds an adapter"),
+        ("adapter_config.json", {"base_model_name_or_path": "other/model"}, "contains an adapter"),
         ("config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised weights"),
-        ("config.json", {"attn_implementation": "someone/kernel"}, "asks for attn_implementation = 'someone/kernel'"),
-        ("config.json", {"text_config": {"_attn_implementation": "someone/kernel"}}, "asks for _attn_implementation"),
+        ("config.json", {"attn_implementation": "someone/kernel"}, "sets attn_implementation = 'someone/kernel'"),
+        ("config.json", {"text_config": {"_attn_implementation": "someone/kernel"}}, "sets _attn_implementation"),
         ("tokenizer_config.json", {"tokenizer_file": "../elsewhere.json"}, "tokenizer_file names a file outside"),
         ("tokenizer_config.json", {"vocab_file": "{outside}"}, "vocab_file names a file outside"),
         ("model.safetensors.index.json", {"weight_map": {"a": "../elsewhere.json"}}, "names a file outside"),

@@ -76,7 +76,7 @@ def test_an_export_of_another_size_is_the_same_network(tmp_path):
 def test_a_size_that_is_no_multiple_of_the_patches_is_one_line(tmp_path):
     with pytest.raises(
         EncoderError,
-        match=r"'test_vit3' takes no images of \(3, 90, 90\): 90 pixels are no multiple of its patches of 16",
+        match=r"'test_vit3' does not accept images of \(3, 90, 90\): 90 pixels are not a multiple of its patch size 16",
     ) as error:
         build(tmp_path, size=90)
     assert "\n" not in str(error.value)

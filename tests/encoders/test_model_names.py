@@ -129,7 +129,7 @@ def test_models_by_a_part_of_their_name(monkeypatch):
     monkeypatch.setattr("mmfeat.workflows.encoders.SHOWN", 2)
     assert len(models("resnet").models) == 2 < models("resnet").n_more
     (none,) = models("squeezenet1_1").models
-    assert "gives no pooled features" in none.note
+    assert "has no pooled features" in none.note
     with pytest.raises(EncoderError, match=r"no model .* matches 'efficientnt_b0'. Nearest: efficientnet_b"):
         models("efficientnt_b0")
 
@@ -148,14 +148,14 @@ def test_a_text_model_for_images_says_what_to_write(tmp_path, text_folder, model
     "model", ["efficientnet_b0", "shufflenet_v2_x2_0", "timm/resnet18.a1_in1k", "torchvision:resnet18"]
 )
 def test_an_image_model_for_texts_says_what_to_write(tmp_path, model):
-    with pytest.raises(EncoderError, match=r'encoder.text: .* is a model of images.*set: modality = "image"'):
+    with pytest.raises(EncoderError, match=r'encoder.text: .* is an image model.*set: modality = "image"'):
         build_text(tmp_path, model=model)
 
 
 def test_a_folder_of_images_for_texts_is_refused(tmp_path):
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(EncoderError, match=r"encoder.text: './vit' is a model of images \(vit\)"):
+    with pytest.raises(EncoderError, match=r"encoder.text: './vit' is an image model of transformers \(vit\)"):
         build_text(tmp_path, model="./vit")
     with pytest.raises(EncoderError, match=r"encoder.image: './vit' is a folder of transformers"):
         image_encoder(tmp_path, dataclasses.replace(TINY, model="./vit"))
@@ -170,7 +170,7 @@ def test_a_wrong_name_of_a_text_model_names_the_nearest(tmp_path):
 def test_a_network_without_pooled_features_is_refused(tmp_path):
     with (
         torch.device("meta"),
-        pytest.raises(EncoderError, match=r"qwen3_vit_88m_enc: gives no pooled features but \(1, "),
+        pytest.raises(EncoderError, match=r"qwen3_vit_88m_enc: returns features of shape \(1, "),
     ):
         image_encoder(tmp_path, ImageEncoderConfig(model="qwen3_vit_88m_enc", pretrained="random"))
 
@@ -194,7 +194,7 @@ def test_pooling_is_what_either_layout_of_sentence_transformers_says(tmp_path, s
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(stated))
     if pooling is None:
-        with pytest.raises(EncoderError, match=r'pools by .*, which is not offered.*pooling = "mean"'):
+        with pytest.raises(EncoderError, match=r'pools by .*, which mmfeat does not support.*pooling = "mean"'):
             stated_pooling("text", str(tmp_path))
     else:
         assert stated_pooling("text", str(tmp_path)) == pooling
@@ -263,7 +263,7 @@ def test_tensors_are_found_behind_any_prefix_and_classifiers_beside_them_are_lef
         ),
         (
             {"a": torch.ones(2, 3), "b": torch.ones(1, 2), "c": torch.ones(5, 1), "d": torch.ones(5)},
-            r"2 missing .*; 4 unexpected .*shapes are its own, in its order: save them under its names",
+            r"2 missing .*; 4 unexpected .*shapes match in order: save them under the model's names",
         ),
         ({"b": torch.ones(1, 2), "a": torch.ones(2, 3)}, r"2 missing .*; 2 unexpected \(b, a\)$"),
     ],

@@ -15,7 +15,8 @@ from mmfeat.config.schema import HEADS as NAMES
 from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import HEADS, build_head, head_config, head_for, takes
 from mmfeat.heads.noise import QUIET, Noise, Widths
-from mmfeat.heads.training.fit_heads import FitData, fit_head, head_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_head
+from mmfeat.heads.training.head_logits import head_logits
 
 SHAPES = {"image": (4, 10), "text": (6, 12)}
 TOKEN_READERS = [
@@ -44,7 +45,7 @@ def with_tokens(data: FitData) -> FitData:
 def randomised(name: str, tokens: dict | None = None, seed: int = 0):
     """A head none of whose weights is zero, and with standardisation of its own."""
     torch.manual_seed(seed)
-    head = build_head(name, WIDTHS, 5, CONFIGS[name], tokens).eval()
+    head = build_head(name, WIDTHS, 5, CONFIGS[name], tokens=tokens).eval()
     with torch.no_grad():
         for tensor in head.parameters():
             tensor.add_(torch.randn_like(tensor) * 0.2)
@@ -108,7 +109,7 @@ def test_stored_tokens_are_read_and_fitted_whatever_the_order_of_rows(name):
     a, b = fit_head(name, data, CONFIGS[name]), fit_head(name, permuted(data, order), CONFIGS[name])
     assert a.head.token_shapes
     assert a.history == b.history
-    again = build_head(name, WIDTHS, 4, CONFIGS[name], SHAPES)
+    again = build_head(name, WIDTHS, 4, CONFIGS[name], tokens=SHAPES)
     again.load_state_dict(a.head.state_dict())
     assert np.array_equal(head_logits(again, data), head_logits(a.head, data))
     other = dataclasses.replace(data, inputs={**data.inputs, "image/tokens": data.inputs["image/tokens"].flip(0)})
@@ -126,12 +127,12 @@ def test_heads_that_read_no_tokens_are_the_same_beside_them(name):
 @pytest.mark.parametrize("how", ["chunked", "projected", "stored"])
 def test_what_tokens_are_made_of_is_said(name, how):
     config = dataclasses.replace(CONFIGS[name], tokens=how)
-    head = build_head(name, WIDTHS, 3, config, SHAPES)
+    head = build_head(name, WIDTHS, 3, config, tokens=SHAPES)
     assert bool(head.token_shapes) == (how == "stored")
     wanted = {"chunked": "3 tokens of 16", "projected": "8 tokens of 16", "stored": "4 tokens of 10"}[how]
     assert f"{wanted} from image" in head.describe()
     if how == "stored":
-        with pytest.raises(RunError, match=f"fuse.{name}.tokens = 'stored', and encoder 'image' keeps none"):
+        with pytest.raises(RunError, match=f"fuse.{name}.tokens = 'stored', but encoder 'image' stores none"):
             build_head(name, WIDTHS, 3, config)
 
 
@@ -166,7 +167,7 @@ def test_cross_attention_is_that_of_torch(heads, layers):
 
 def test_cross_attention_looks_at_all_encoders_but_the_one_that_asks():
     widths = {**WIDTHS, "sound": 20}
-    head = build_head("crossattn", widths, 3, CONFIGS["crossattn"], {"image": (4, 10)})
+    head = build_head("crossattn", widths, 3, CONFIGS["crossattn"], tokens={"image": (4, 10)})
     assert head.describe() == "1 query from text, 4 tokens of 10 from image (stored), 2 tokens of 16 from sound"
     inputs, present = rows(5)
     inputs["sound"], present["sound"] = torch.randn(5, 20), torch.ones(5, dtype=torch.bool)
@@ -229,10 +230,10 @@ def test_more_classes_than_queries_share_them(monkeypatch):
 
 @pytest.mark.parametrize("key", ["image", "text/tokens"])
 def test_other_widths_than_the_head_was_made_for_are_named(key):
-    head = build_head("labelquery", WIDTHS, 3, CONFIGS["labelquery"], SHAPES)
+    head = build_head("labelquery", WIDTHS, 3, CONFIGS["labelquery"], tokens=SHAPES)
     inputs, present = rows(4)
     inputs[key] = inputs[key][..., :-1]
-    with pytest.raises(RunError, match=rf"^'{key}' has a width of .* the head was made for"):
+    with pytest.raises(RunError, match=rf"^'{key}' has a width of .* the head was trained on"):
         head(inputs, present)
 
 

@@ -16,7 +16,8 @@ from mmfeat.config.schema import (
 from mmfeat.heads import HEADS, build_head, takes
 from mmfeat.heads.attention import chunked
 from mmfeat.heads.head import log_odds
-from mmfeat.heads.training.fit_heads import fit_head, head_logits
+from mmfeat.heads.training.fit_heads import fit_head
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import metrics_of
 

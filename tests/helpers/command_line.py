@@ -10,9 +10,20 @@ import traceback
 import warnings
 from pathlib import Path
 
+import click
 import pytest
 
 COMMAND = str(Path(sys.executable).with_name("mmfeat"))
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """Every command that can be typed, by its words."""
+    if not isinstance(command, click.Group):
+        return {path: command}
+    found = {}
+    for name, one in command.commands.items():
+        found |= leaves(one, (*path, name))
+    return found
 
 
 def run_cli(*arguments: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from mmfeat.cli import group
 
 from mmfeat.data.manifest import Manifest
@@ -20,6 +22,15 @@ def edited(project: Project, old: str, new: str, count: int = 1) -> Project:
     return Project(project.root)
 
 
+def contents(folder: Path, *without: str) -> dict[str, bytes]:
+    """All files below a folder but those in folders of these names."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {*without} & set(path.parts)
+    }
+
+
 def save(project: Project, **changes) -> Project:
     """Replace parts of the manifest."""
     m = project.manifest
@@ -30,11 +41,16 @@ def save(project: Project, **changes) -> Project:
     return Project(project.root)
 
 
-def typed(project: Project, *arguments: str) -> str:
-    """A command's output, in this process."""
-    done = CliRunner().invoke(group, ["--project", str(project.root), *arguments], catch_exceptions=False)
+def invoked(folder: Path, *arguments: str) -> Result:
+    """A command of a project that succeeds, in this process."""
+    done = CliRunner().invoke(group, ["--project", str(folder), *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.output
+    return done
+
+
+def typed(project: Project, *arguments: str) -> str:
+    """What it prints."""
+    return invoked(project.root, *arguments).output
 
 
 def line_of(project: Project, name: str):

@@ -104,7 +104,7 @@ def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extr
     assert "Nothing was trained" not in text
     project = moved(extracted, "val", "test", 6)
     text = typed(project, "evaluate", name, "--split", "test")
-    assert f"{name}: 6 of 6 rows selected its epochs or rounds" in text
+    assert f"{name}: epochs or rounds were selected on 6 of 6 rows" in text
     assert "Nothing was trained" not in text
     text = typed(project, "evaluate", name, "--split", "train")
     assert f"{name}: in-sample for 45 of 45 rows" in text
@@ -351,7 +351,7 @@ def test_runs_that_are_stale_are_not_compared(extracted):
 
 def test_evaluate_keeps_a_table_for_each_split_and_takes_each_name_once(extracted):
     name = fuse(extracted).run.name
-    with pytest.raises(RunError, match=f"each name once, found: {name}, {name}"):
+    with pytest.raises(RunError, match=f"a name is given twice: {name}, {name}"):
         evaluate(extracted, [name, name])
     files = [evaluate(extracted, [name, "text"], split=split).files for split in ("val", "train")]
     assert [[str(file.relative_to(extracted.runs_folder)) for file in both] for both in files] == [

@@ -35,12 +35,6 @@ def table(small_source, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def own(trained, tmp_path) -> Project:
-    """A project of one's own to write into."""
-    return Project(shutil.copytree(trained, tmp_path / "project"))
-
-
 def predicted(table, **where):
     return predict_new(str(table), images=(str(table.parent / "photos"),), **where)
 
@@ -216,7 +210,7 @@ def test_a_sample_of_which_the_model_reads_nothing_is_refused(table, own, tmp_pa
 
     folder = export(own, "text", tmp_path / "text").folder
     picture = next(str(p) for p in (table.parent / "photos").rglob("*.*") if p.name != "broken.png")
-    with pytest.raises(DataError, match="text reads captions, and what is to be predicted has none"):
+    with pytest.raises(DataError, match="text reads captions, but the samples to predict have none"):
         predict_new(picture, model=str(folder))
     assert len(predict_new(picture, caption="a red circle", model=str(folder)).predictions) == 1
 

@@ -23,7 +23,7 @@ from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictor
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again
+from mmfeat.project.staleness import remake_command
 from mmfeat.runs.run import read_run
 
 REMOVED = object()
@@ -113,7 +113,7 @@ def use(project: Project, name: str) -> None:
     """Whatever reads a run's record."""
     run = read_run(project.runs_folder / name).in_order_of(project.manifest.classes[::-1])
     assert isinstance(run.size_mb, float | int | None)
-    assert isinstance(again(project, run), str)
+    assert isinstance(remake_command(project, run), str)
     assert run.baseline_keys is not None
     logits_of(project, name, np.arange(3))
     logits_of(project, name, np.arange(3), shipped=True)
@@ -132,7 +132,7 @@ def check_run(root: Path, name: str, sample: int | None, seed: int = 0) -> None:
         write_json(file, {**unread, **changed})
         _, said = tried(lambda: use(project, name))
         assert "\n" not in said, (place, other)
-        known = (name, "its tensors are not those", "no logits of encoder")
+        known = (name, "its tensors do not fit", "no logits of encoder")
         assert not said or any(text in said for text in known), (place, other, said)
     file.write_text(text, encoding="utf-8")
 

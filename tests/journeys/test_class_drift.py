@@ -94,7 +94,7 @@ def test_every_command_goes_by_the_classes_of_the_manifest(project):
     evaluate(project)
     names = {row["class"] for row in csv.DictReader((project.root / "runs/linear-1/evaluation-val.csv").open())}
     assert names == {"a", "b", "d"}
-    text = review(project, "linear-1", 3).file.read_text(encoding="utf-8-sig")
+    text = review(project, "linear-1", n=3).file.read_text(encoding="utf-8-sig")
     assert "c (" not in text
     assert export(project, "linear-1", project.root / "model").folder.is_dir()
 
@@ -159,7 +159,7 @@ def test_runs_and_checkpoints_of_decomposed_class_names_stay_those_of_their_clas
     assert run.classes == Project(folder).manifest.classes == ("z", "b", odd)
     before = pq.read_table(folder / "predictions.parquet")
     made = init(folder)
-    assert "for the classes before" not in made.summary
+    assert "for the previous classes" not in made.summary
     project = Project(folder)
     assert project.manifest.classes == ("z", "b", "é")
     assert [one.state for one in ranked_runs(project)] == ["current", "current"]

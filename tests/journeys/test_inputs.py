@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.images import saved
 from helpers.projects import TINY
 from PIL import Image
 
@@ -34,12 +35,6 @@ rng = np.random.default_rng(0)
 SMOOTH = np.kron(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))  # (48, 40, 3)
 GREY = SMOOTH[..., 0]
 PICTURE = Image.fromarray(SMOOTH)
-
-
-def saved(image: Image.Image, format: str, **options) -> bytes:
-    data = io.BytesIO()
-    image.save(data, format, **options)
-    return data.getvalue()
 
 
 def rgb(data: bytes) -> Image.Image:

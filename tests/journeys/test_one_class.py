@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from mmfeat.cli import group
+from helpers.edits import invoked
 
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.project.encoding import extract
@@ -107,13 +106,12 @@ def test_a_project_that_asks_for_the_most_probable_is_warned_by_every_figure(tmp
     folder = tmp_path / "p"
     tiny(folder, table(tmp_path / "t.jsonl"), small_source, '[predict]\nempty = "most-probable"\n')
     for command in ("status", "extract", "fuse", "evaluate"):
-        done = CliRunner().invoke(group, ["--project", str(folder), command], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
+        done = invoked(folder, command)
         assert (WARNING in done.stderr) == (command != "extract"), command
 
 
 @pytest.mark.parametrize("empty", ["most-probable", "none"])
 def test_status_says_when_every_row_is_positive_by_rule(tmp_path, small_source, empty):
     tiny(tmp_path / "p", table(tmp_path / "t.jsonl"), small_source, f'[predict]\nempty = "{empty}"\n')
-    done = CliRunner().invoke(group, ["--project", str(tmp_path / "p"), "status"], catch_exceptions=False)
+    done = invoked(tmp_path / "p", "status")
     assert (WARNING in done.stderr) == (empty != "none")

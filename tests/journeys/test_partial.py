@@ -97,7 +97,7 @@ def test_one_modality_goes_all_the_way_and_says_which_heads_need_two(tmp_path, s
     for head in ("crossattn", "concat"):
         with pytest.raises(MmfeatError, match=rf"two.*found {modality}. Use: --head linear"):
             fuse(Project(tmp_path, {"fuse.head": head}))
-    with pytest.raises(MmfeatError, match=r"fm1 joins two encoders"):
+    with pytest.raises(MmfeatError, match=r"fm1 needs two encoders"):
         ensemble(Project(tmp_path), ["fm1"])
     run = fuse(Project(tmp_path)).run
     ensemble(Project(tmp_path), [modality, run.name])

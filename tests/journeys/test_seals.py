@@ -496,7 +496,7 @@ def test_what_has_no_seal_is_read_and_status_says_so_in_one_line(old_project):
     assert not found.failures
     assert not found.damaged
     assert found.unsealed == (
-        "21 runs, 10 checkpoints and the manifest were made before seals: unsealed, a changed bit in them may go unnoticed"
+        "21 runs, 10 checkpoints and the manifest were written by an older mmfeat without seals, so a changed bit in them may go unnoticed"
     )
     assert all(one.missing == one.stale == 0 for one in found.encoders)
 
@@ -543,5 +543,5 @@ def test_a_run_whose_seal_is_cut_out_is_damaged(tmp_path):
     values, sealed = read_values(folder / "run.json")
     assert sealed
     write_json(folder / "run.json", values)
-    with pytest.raises(RunError, match=r"run.json: damaged: its seal is gone"):
+    with pytest.raises(RunError, match=r"run.json: damaged: its seal is missing"):
         read_run(folder)

@@ -124,5 +124,5 @@ def test_tokens_that_are_gone_are_said(own):
 
 def test_stored_tokens_of_an_encoder_that_keeps_none(trained):
     project = Project(trained, {"fuse.crossattn.tokens": "stored"})
-    with pytest.raises(RunError, match=r"'stored', and encoder 'image' keeps none. Write tokens = "):
+    with pytest.raises(RunError, match=r"'stored', but encoder 'image' stores none. Write tokens = "):
         fuse(project, "crossattn")

@@ -160,7 +160,7 @@ def copied(result, tmp_path):
 
 def test_an_incomplete_folder_is_refused(copied):
     (copied / "encoders" / "image" / "model.onnx").unlink()
-    with pytest.raises(RunError, match=r"incomplete: encoders/image/model\.onnx is not there"):
+    with pytest.raises(RunError, match=r"incomplete: encoders/image/model\.onnx is missing"):
         Predictor.load(copied)
 
 

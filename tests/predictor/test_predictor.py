@@ -19,11 +19,6 @@ from mmfeat.project.project import Project
 
 
 @pytest.fixture(scope="module")
-def predictor(exported) -> Predictor:
-    return Predictor.load(exported)
-
-
-@pytest.fixture(scope="module")
 def samples(trained) -> tuple[list[bytes], list[str]]:
     """Images and captions of the project's rows, in their order."""
     project = Project(trained)
@@ -176,7 +171,7 @@ def test_a_folder_that_is_incomplete_or_changed_is_refused(exported, tmp_path, n
     with pytest.raises(RunError, match=f"{name} has changed"):
         Predictor.load(folder)
     (folder / name).unlink()
-    with pytest.raises(RunError, match=f"incomplete: {name} is not there"):
+    with pytest.raises(RunError, match=f"incomplete: {name} is missing"):
         Predictor.load(folder)
 
 

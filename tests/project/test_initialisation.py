@@ -79,7 +79,7 @@ def test_rows_without_ids_keep_their_split_when_a_row_is_put_before_them(tmp_pat
     path = table(tmp_path, ids=False)
     path.write_text(path.read_text() + "caption 3,dog\n")
     made = init(tmp_path, str(path), val=0.25)
-    assert "ids       made from the captions" in made.summary
+    assert "ids       computed from the captions" in made.summary
     before, captions = split_of(tmp_path), made.manifest.captions
     assert len(before) == 41
     header, _, rest = path.read_text().partition("\n")
@@ -147,7 +147,7 @@ def test_blank_cells_are_counted_apart_and_an_empty_log_goes(tmp_path):
     path.write_text(text.replace("r3,3.png", "r3,").replace("r4,4.png", "r4,none.png"))
     made = init(tmp_path, str(path))
     assert (
-        "38   1 missing (listed in init.log), 0 identical to another, 0 more except for metadata, 1 blank cell"
+        "38   1 missing (listed in init.log), 0 exact copies, 0 copies with other metadata, 1 blank cell"
         in made.summary
     )
     assert (tmp_path / "init.log").read_text() == "image of 'r4': no such image\n"
@@ -157,7 +157,7 @@ def test_blank_cells_are_counted_apart_and_an_empty_log_goes(tmp_path):
     assert not (tmp_path / "init.log").exists()
     assert init(tmp_path).unchanged
     path.write_text(text.replace("r3,3.png", "r3,").replace("r4,4.png", "r4,none.png"))
-    assert "39   0 missing, 0 identical to another, 0 more except for metadata, 1 blank cell" in init(tmp_path).summary
+    assert "39   0 missing, 0 exact copies, 0 copies with other metadata, 1 blank cell" in init(tmp_path).summary
 
 
 def test_one_of_something_is_singular(tmp_path):
@@ -385,7 +385,7 @@ def test_images_that_nothing_names_are_said(tmp_path):
     pictures(tmp_path / "data", "other.jpg")
     (tmp_path / "data" / "t.csv").write_text("id,caption,labels\n" + rows_of_table(), encoding="utf-8")
     found = init(tmp_path / "p", str(tmp_path / "data" / "t.csv"))
-    assert "no column names them: --image COLUMN" in found.summary
+    assert "no column names them. To use them: --image COLUMN" in found.summary
     assert not found.manifest.images.any()
 
 

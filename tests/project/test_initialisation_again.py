@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers.interruption import DyingRename, Killed
 from helpers.tables import split_of, table
 
 from mmfeat.common.errors import DataError
@@ -182,10 +183,6 @@ def test_what_to_type_next_is_what_follows(tmp_path, made, change, after):
 # -- killed, or two at once
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing of ours goes on."""
-
-
 @pytest.mark.parametrize("fails", range(4))
 @pytest.mark.parametrize("first", [True, False])
 def test_init_killed_midway_leaves_a_whole_manifest_and_another_completes(tmp_path, monkeypatch, fails, first):
@@ -201,20 +198,13 @@ def test_init_killed_midway_leaves_a_whole_manifest_and_another_completes(tmp_pa
     arguments = {"val": 0.25} if first else {}
     init(whole, str(whole / "t.csv"), **arguments)
     before = split_of(folder) if not first else None
-    calls = []
-
-    def killed(a, b, real=os.replace):
-        calls.append(b)
-        if len(calls) > fails:
-            raise Killed
-        real(a, b)
-
+    killed = DyingRename(os.replace, fails)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)  # a killed process tidies nothing
         with contextlib.suppress(Killed):
             init(folder, str(folder / "t.csv"), **arguments)
-    assert calls
+    assert killed.n_calls
     if (folder / "manifest.parquet").exists():
         now = split_of(folder)
         assert now == split_of(whole) or now == before
@@ -270,6 +260,6 @@ def test_a_manifest_that_another_init_wrote_meanwhile_is_not_overwritten(tmp_pat
 
     table(tmp_path, 50)
     monkeypatch.setattr(module, "build_manifest", slow)
-    with pytest.raises(DataError, match=r"another mmfeat init has written it meanwhile. Run again: mmfeat init"):
+    with pytest.raises(DataError, match=r"another mmfeat init wrote it in the meantime. Run again: mmfeat init"):
         init(tmp_path)
     assert len(split_of(tmp_path)) == 60

@@ -18,14 +18,14 @@ from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, DataError, RunError
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.randomness import id_numbers
-from mmfeat.config.schema import PredictConfig
+from mmfeat.config.schema import METHODS, PredictConfig
 from mmfeat.inference import ensemble_members as members_module
 from mmfeat.inference.logits import logits_of, run_logits, training_prior
 from mmfeat.metrics.metric_rows import score_by
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again, is_current
+from mmfeat.project.staleness import is_current, remake_command
 from mmfeat.runs.composition import Composition, build_composition
-from mmfeat.runs.ensemble_weights import FITTED, Rows, Weights, cross_fit, fit_weights, weight_folds
+from mmfeat.runs.ensemble_weights import Rows, Weights, cross_fit, fit_weights, weight_folds
 from mmfeat.runs.ensembles import combined
 from mmfeat.runs.run import ROLES
 from mmfeat.workflows.ensemble import ensemble
@@ -34,6 +34,8 @@ from mmfeat.workflows.export import export
 from mmfeat.workflows.fuse import fuse
 
 SCORE = score_by("samples-f1", PredictConfig())
+
+FITTED = METHODS[1:]
 
 
 def some_rows(n: int = 200, n_members: int = 3, seed: int = 0, absent: float = 0.2, good: tuple[int, ...] = ()) -> Rows:
@@ -56,7 +58,7 @@ def test_all_members_are_a_weighted_sum_and_an_intercept():
     rows = some_rows(absent=0)
     weights, bias = np.arange(12.0).reshape(3, 4) / 10, np.array([1.0, -1, 0, 2])
     wanted = np.einsum("mnk,mk->nk", rows.logits, weights) + bias
-    assert np.allclose(combined(rows.logits, rows.known, weights, rows.prior, bias), wanted, atol=1e-4)
+    assert np.allclose(combined(rows.logits, rows.known, weights, rows.prior, bias=bias), wanted, atol=1e-4)
 
 
 def test_one_member_alone_is_itself_and_what_no_member_knows_is_the_prior():
@@ -64,7 +66,7 @@ def test_one_member_alone_is_itself_and_what_no_member_knows_is_the_prior():
     found = combined(rows.logits, rows.known, [1.0], rows.prior)
     assert np.array_equal(found[rows.known[0]], rows.logits[0][rows.known[0]])
     assert np.array_equal(found[~rows.known[0]], np.tile(rows.prior, ((~rows.known[0]).sum(), 1)))
-    nobody = combined(rows.logits, [np.zeros(200, bool)], [2.0], rows.prior, [1.0, 1, 1, 1])
+    nobody = combined(rows.logits, [np.zeros(200, bool)], [2.0], rows.prior, bias=[1.0, 1, 1, 1])
     assert np.array_equal(nobody, np.tile(rows.prior, (200, 1)))
 
 
@@ -73,7 +75,7 @@ def test_an_absent_member_gives_its_weight_to_those_that_know_the_row():
     known, prior = np.array([[True], [True], [False]]), np.zeros(2)
     assert np.allclose(combined(z, known, [0.2, 0.3, 0.5], prior), [[2.2, 3.2]])
     by_class = [[0.2, 0.0], [0.3, 0.5], [0.5, 0.5]]
-    assert np.allclose(combined(z, known, by_class, prior, [1, -1]), [[3.2, 3.0]])
+    assert np.allclose(combined(z, known, by_class, prior, bias=[1, -1]), [[3.2, 3.0]])
     assert np.allclose(combined(z, known, [0.0, 0.0, 1.0], prior), [[2, 3]])  # these alone: their plain mean
 
 
@@ -95,7 +97,7 @@ def test_torch_and_numpy_make_the_same(weights, bias, seed):
     whole.load_state_dict(Composition(made, tree, K).state_dict())
     logits, known = whole(inputs, present)
     each = [part(inputs, present) for part in made.values()]
-    wanted = combined([one.numpy() for one, _ in each], [there.numpy() for _, there in each], weights, prior, bias)
+    wanted = combined([one.numpy() for one, _ in each], [there.numpy() for _, there in each], weights, prior, bias=bias)
     assert np.allclose(logits.numpy(), wanted, atol=1e-4)
     assert np.array_equal(known.numpy(), np.any([there.numpy() for _, there in each], axis=0))
     assert np.array_equal(logits.numpy()[~known.numpy()], np.tile(prior, ((~known).sum(), 1)))
@@ -257,7 +259,7 @@ def test_val_rows_have_logits_out_of_fold_and_all_others_those_that_are_shipped(
     assert is_current(fused, run)
     assert run.learned().among(manifest.ids[val])[1].all()
     assert not ensemble(Project(fused.root), names, method=method).made
-    assert again(fused, run) == f"mmfeat ensemble --method {method} image text concat-1"
+    assert remake_command(fused, run) == f"mmfeat ensemble --method {method} image text concat-1"
 
 
 def test_what_is_exported_is_what_is_shipped(fused, tmp_path):
@@ -279,7 +281,7 @@ def test_greedy_without_members_chooses_among_all_that_are_current(fused):
     candidates = result.fitted["candidates"]
     assert candidates == ["image", "text", "concat-1"]
     assert {m["name"] for m in result.run.record["members"]} | set(result.left_out) == set(candidates)
-    assert again(fused, result.run) == "mmfeat ensemble --method greedy"
+    assert remake_command(fused, result.run) == "mmfeat ensemble --method greedy"
     assert "ensemble minus mean" in typed(fused, "ensemble", "--method", "greedy")
 
 
@@ -366,7 +368,9 @@ def test_what_cannot_be_fitted_is_said(extracted):
 def test_the_command_says_what_was_fitted(extracted):
     text = typed(extracted, "ensemble", "--method", "stacked", "image", "text")
     assert "intercept" in text
-    assert "Weights of least loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
+    assert (
+        "Weights fitted for the lowest loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
+    )
     assert text.splitlines()[-1] == "Made runs/ensemble-1. Next: mmfeat runs"
     done = run_cli("--project", str(extracted.root), "ensemble", cwd=extracted.root, check=False)
     assert (done.returncode, "no members" in done.stderr) == (1, True)

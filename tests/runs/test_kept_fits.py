@@ -36,4 +36,4 @@ def test_a_fit_needs_the_numbers_that_its_sweep_shows(tmp_path, capsys):
     (tmp_path / "old.json").write_text(json.dumps(record))  # of version 0.1.0, which wrote no seal at first
     assert set(KeptFits(tmp_path)) == {"c" * 64}
     assert not set(KeptFits(tmp_path, FIT | {"train_loss": float}))
-    assert "train_loss is not there" in capsys.readouterr().err
+    assert "train_loss is missing" in capsys.readouterr().err

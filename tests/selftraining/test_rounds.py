@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmfeat.config.schema import POLICIES, PredictConfig, SelftrainConfig
-from mmfeat.heads.training.fit_heads import fit_head, head_logits
+from mmfeat.heads.training.fit_heads import fit_head
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.selftraining import rounds as module
 from mmfeat.selftraining.kernel import kernel_logits
 from mmfeat.selftraining.policies import Targets, expected_prior, expected_threshold, soft_targets, targets_of

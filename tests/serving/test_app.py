@@ -34,11 +34,6 @@ SMALL = Limits(megabytes=0.2, megapixels=0.1, caption=50, waiting=300, seconds=1
 
 
 @pytest.fixture(scope="module")
-def predictor(exported) -> Predictor:
-    return Predictor.load(exported, "cpu")
-
-
-@pytest.fixture(scope="module")
 def port(predictor) -> int:
     with serving(predictor, SMALL) as (port, _):
         yield port
@@ -281,7 +276,7 @@ def test_it_says_where_and_ends_cleanly(exported, number):
         server.send_signal(number)
         out, err = server.communicate(timeout=60)
     assert server.returncode == 0
-    assert out == f"Ended after 1 answer. Next: mmfeat serve {exported}\n"
+    assert out == f"Stopped after 1 answer. Next: mmfeat serve {exported}\n"
     assert "POST /predict HTTP/1.1" in err
     assert "Traceback" not in err
 

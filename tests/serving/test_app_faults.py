@@ -32,11 +32,6 @@ BODY = as_json(caption="two dogs")
 
 
 @pytest.fixture(scope="module")
-def predictor(exported) -> Predictor:
-    return Predictor.load(exported, "cpu")
-
-
-@pytest.fixture(scope="module")
 def port(predictor) -> int:
     with serving(predictor, Limits(seconds=2.0, head_seconds=1.0)) as (port, _):
         yield port

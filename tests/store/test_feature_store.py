@@ -28,12 +28,7 @@ from mmfeat.store.cache_status import encoder_status
 from mmfeat.store.keys import explain, output_key, tensors_digest
 from mmfeat.store.rows import RowIndex
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(verified, "user_cache_path", lambda name: folder / name)
-    return folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

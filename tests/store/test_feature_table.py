@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from mmfeat.common import verified
 from mmfeat.common.errors import MissingFeatures, StoreError
 from mmfeat.common.files import digest_bytes
 from mmfeat.store import EncoderSpec, FeatureStore
@@ -25,9 +24,7 @@ MATRIX = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 BAD = 7  # the row whose image cannot be decoded
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(verified, "user_cache_path", lambda name: tmp_path / "cache" / name)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

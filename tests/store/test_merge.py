@@ -13,7 +13,6 @@ from helpers.stores import CLASSES, OUTPUT, files_of, filled, flip, logits_of, r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfeat.common import verified
 from mmfeat.common.files import temporary_name
 from mmfeat.store import FeatureStore
 from mmfeat.store.garbage import find_garbage
@@ -22,10 +21,7 @@ from mmfeat.store.references import all_references, new_references, write_refere
 from mmfeat.store.segments import origins_of
 from mmfeat.store.verify import verify_encoder
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(verified, "user_cache_path", lambda name: tmp_path / "cache" / name)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from helpers.edits import edited
 from helpers.embeddings import ids_of, in_use, values_of, written
 from helpers.fakes import SPEC, TOKENS, embedding_of, keys_of, run, sample_of
 
-from mmfeat.common import verified
 from mmfeat.common.errors import StoreError
 from mmfeat.common.files import DAY, digest_json
 from mmfeat.common.seals import write_sealed
@@ -35,10 +34,7 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced, remove_unreferenced, verify_store
 from mmfeat.workflows.store_import import import_embeddings
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(verified, "user_cache_path", lambda name: tmp_path / "cache" / name)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # Notes
@@ -164,7 +160,7 @@ def test_an_import_whose_table_is_not_pasted_yet_stays(project, tmp_path):
     ids = ids_of(project)
     made = import_embeddings(project, "clip", *written(tmp_path, ids, values_of(len(ids))))
     done = run_cli("store", "gc", "--yes", cwd=project.root)
-    assert "Kept, though mmfeat.toml does not name it yet: the import clip" in done.stdout
+    assert "Kept, although mmfeat.toml does not name it yet: the import clip" in done.stdout
     assert "nothing to remove" in done.stdout
     aged(project.store.path, 29 * DAY)
     assert find_unreferenced(Project(project.root)).garbage == []

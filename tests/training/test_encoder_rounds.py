@@ -177,7 +177,7 @@ def test_what_was_kept_frozen_stays_frozen(project, standing):
 
 def test_where_nothing_is_fine_tuned_that_is_said(extracted):
     with pytest.raises(
-        ConfigError, match=r"no encoder of fuse\.inputs is\. Run: mmfeat finetune image text, or: --enc"
+        ConfigError, match=r"no encoder of fuse\.inputs is fine-tuned\. Run: mmfeat finetune image text, or: --enc"
     ):
         selftrain(Project(extracted.root, EVERY))
 

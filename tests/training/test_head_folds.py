@@ -8,8 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from mmfeat.cli import group
+from helpers.edits import invoked
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.lineage import Lineage
@@ -18,7 +17,7 @@ from mmfeat.inference.logits import held_out_folds, run_logits
 from mmfeat.inference.networks import compose, model_record
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import again
+from mmfeat.project.staleness import remake_command
 from mmfeat.runs.run import ROLES
 from mmfeat.training import head_folds as folds_module
 from mmfeat.training import head_runs as headruns
@@ -96,7 +95,7 @@ def test_an_ensemble_of_runs_in_folds_may_be_fitted_on_all_labelled_rows(folded)
 def test_the_same_folds_are_the_same_run_and_others_another(folded):
     project, result = folded
     assert not fuse(Project(project.root, FOLDS)).made
-    assert again(project, result.run) == "mmfeat fuse --head concat --folds 3"
+    assert remake_command(project, result.run) == "mmfeat fuse --head concat --folds 3"
     assert fuse(Project(project.root, {**FOLDS, "fuse.folds": 2, "fuse.seeds": 1})).made
     plain = fuse(Project(project.root, {"fuse.head": "concat"}))
     assert plain.run.record["folds"] == 0
@@ -132,7 +131,7 @@ def test_identical_pictures_and_groups_are_in_one_fold(folded, monkeypatch):
     assert Folds(grouped).made_from() != Folds(project).made_from()
     columns = {**project.manifest.columns, "group": "g"}
     grouped.__dict__["manifest"] = dataclasses.replace(project.manifest, columns=columns)
-    with pytest.raises(DataError, match=r"before groups were kept in it\. Run: mmfeat init"):
+    with pytest.raises(DataError, match=r"by a version that did not store groups\. Run: mmfeat init"):
         Folds(grouped)
 
 
@@ -142,24 +141,18 @@ def test_numbers_of_folds_that_make_no_sense(folded, folds):
         Project(folded[0].root, {"fuse.folds": folds})
 
 
-def said(project: Project, *arguments: str):
-    done = CliRunner().invoke(group, ["--project", str(project.root), *arguments], catch_exceptions=False)
-    assert done.exit_code == 0
-    return done
-
-
 def test_the_command_says_which_rows_its_figures_are_of(folded):
     project, result = folded
-    out = said(project, "fuse", "--folds", "3", "--head", "concat").stdout
+    out = invoked(project.root, "fuse", "--folds", "3", "--head", "concat").stdout
     assert f"{len(labelled(project))} labelled rows, out of fold" in out
     assert "2 seeds x 3 folds, best epochs" in out
     assert f"Already made: runs/{result.run.name}." in out
     figure = re.search(r"concat, mean +(\d\.\d{3} ± \d\.\d{3})", out)[1]
-    out = said(project, "evaluate", result.run.name, "--split", "train+val").stdout
+    out = invoked(project.root, "evaluate", result.run.name, "--split", "train+val").stdout
     n = len(labelled(project))
     assert re.search(rf"{n} train\+val rows .*\n{result.run.name} +{figure} ", out)
-    assert f"{n} of {n} rows out of fold, scored by heads that never saw them" in out
+    assert f"{n} of {n} rows out of fold, scored by heads that were not trained on them" in out
     toml = project.root / "mmfeat.toml"
     toml.write_text(toml.read_text(encoding="utf-8").replace("[fuse]\n", "[fuse]\nfolds = 3\n"), encoding="utf-8")
     command = ("selftrain", "--head", "linear", "--rounds", "0", "--seeds", "1")
-    assert "selftrain trains without folds" in said(project, *command).stderr
+    assert "selftrain trains without folds" in invoked(project.root, *command).stderr

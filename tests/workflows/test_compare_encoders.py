@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.edits import contents, invoked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmfeat.cli import group
@@ -39,15 +40,6 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a project but its comparisons and its store."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not {"comparisons", "features", "outputs"} & set(path.parts)
-    }
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> str:
     """A model that mmfeat.toml does not have, by a file of weights."""
@@ -69,7 +61,7 @@ def compared(trained, weights, tmp_path_factory) -> Iterator[tuple[Path, dict[st
     """A project with frozen encoders compared, and its files before that."""
     folder = tmp_path_factory.mktemp("compared") / "project"
     shutil.copytree(trained, folder)
-    before = files(folder)
+    before = contents(folder, "comparisons", "features", "outputs")
     compare_encoders(Project(folder), ["image", "text", weights], freeze=True, seeds=2)
     return folder, before
 
@@ -83,15 +75,15 @@ def folder(compared, tmp_path) -> Path:
 
 def test_nothing_of_the_project_changes(compared):
     folder, before = compared
-    assert files(folder) == before
+    assert contents(folder, "comparisons", "features", "outputs") == before
 
 
 def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, tmp_path):
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
-    before = files(folder)
+    before = contents(folder, "comparisons", "features", "outputs")
     result = compare_encoders(Project(folder), ["text"], seeds=2)
-    assert files(folder) == before
+    assert contents(folder, "comparisons", "features", "outputs") == before
     model = result.models[0]
     assert model.spread is not None
     assert not model.encoder.frozen
@@ -167,7 +159,7 @@ def test_an_own_encoder_becomes_the_latest_once(folder):
     shutil.rmtree(folder / "checkpoints" / "image-1")
     result = compare_encoders(Project(folder), ["image"], freeze=True, seeds=2)
     assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Made checkpoints/image-1"]
-    assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already there: checkpoints/image-1"]
+    assert [u.made for u in use_encoders(Project(folder), result, "image")] == ["Already made: checkpoints/image-1"]
     assert Project(folder).identity("image").checkpoint == "image-1"
     assert not finetune(Project(folder), ["image"], freeze=True).encoders[0].made
     with pytest.raises(ConfigError, match="--use rose: no encoder of the table"):
@@ -176,9 +168,9 @@ def test_an_own_encoder_becomes_the_latest_once(folder):
 
 def test_the_table_of_another_model_is_printed_and_works(folder, weights):
     result = compare_encoders(Project(folder), [weights], freeze=True, seeds=2)
-    before = files(folder)
+    before = contents(folder, "comparisons", "features", "outputs")
     (used,) = use_encoders(Project(folder), result, "test_resnet")
-    assert files(folder) == before
+    assert contents(folder, "comparisons", "features", "outputs") == before
     assert not used.in_use
     pasted = tomllib.loads("\n".join(used.lines[1:]))["encoder"]["image"]
     toml = (folder / "mmfeat.toml").read_text(encoding="utf-8")
@@ -326,13 +318,12 @@ def test_intervals_of_one_model_are_those_of_its_rows():
 
 
 def test_the_command(folder):
-    command = ["--project", str(folder), "compare", "encoders", "image", "text", "--freeze", "--seeds", "2"]
-    done = CliRunner().invoke(group, command, catch_exceptions=False)
-    assert done.exit_code == 0
+    command = ["compare", "encoders", "image", "text", "--freeze", "--seeds", "2"]
+    done = invoked(folder, *command)
     assert "Best of image: " in done.output
     assert re.search(r"(Made|Already made:) comparisons/encoders-1: models.csv.*Next: mmfeat .*--use best", done.output)
-    used = CliRunner().invoke(group, [*command, "--use", "text"], catch_exceptions=False)
-    assert "Already there: checkpoints/text-1. Next: mmfeat extract" in used.output
+    used = invoked(folder, *command, "--use", "text")
+    assert "Already made: checkpoints/text-1. Next: mmfeat extract" in used.output
 
 
 def test_a_record_has_what_its_file_has(tmp_path):

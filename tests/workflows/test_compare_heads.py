@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from helpers.edits import invoked
 from hypothesis import given
 from hypothesis import strategies as st
-from mmfeat.cli import group
 
 from mmfeat.common.csv_text import unharmed
 from mmfeat.common.errors import DataError, RunError
@@ -274,7 +273,6 @@ def test_what_cannot_be_compared(folder, monkeypatch):
 
 
 def test_the_command(folder):
-    done = CliRunner().invoke(group, ["--project", str(folder), "compare", "heads"], catch_exceptions=False)
-    assert done.exit_code == 0
+    done = invoked(folder, "compare", "heads")
     assert "Vision (image)" in done.output
     assert re.search(r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat fuse --head", done.output)

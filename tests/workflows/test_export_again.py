@@ -127,9 +127,14 @@ def test_the_same_features_are_not_written_again(trained, kept, form):
 def test_other_features_rows_or_formats_are_refused(trained, kept, form):
     before = state_of(kept / f"out.{form}")
     other = next(one for one in FORMATS if one != form)
-    for arguments in ((form, ["text"]), (form, ["text", "image"]), (form, None, "val"), (other,)):
+    for arguments, split in (
+        ((form, ["text"]), "all"),
+        ((form, ["text", "image"]), "all"),
+        ((form,), "val"),
+        ((other,), "all"),
+    ):
         with pytest.raises(DataError, match="exists"):
-            export_features(Project(trained), kept / f"out.{form}", *arguments)
+            export_features(Project(trained), kept / f"out.{form}", *arguments, split=split)
     changed = Project(trained)
     changed.manifest.labels[0, 0] ^= 1
     with pytest.raises(DataError, match="exists"):

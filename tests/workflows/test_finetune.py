@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import run_cli
+from helpers.edits import save
 
 from mmfeat.common.errors import DataError, EncoderError
-from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.batches import UndecodableSample
 from mmfeat.encoders.finetuning import gradient_steps
 from mmfeat.encoders.finetuning import validated_epochs as encoders
@@ -21,14 +21,6 @@ from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.training import encoder_training as workflow
 from mmfeat.workflows.finetune import finetune
-
-
-def save(project: Project, **changes) -> Project:
-    m = project.manifest
-    Manifest(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, **changes}).save(
-        project.root / "manifest.parquet"
-    )
-    return Project(project.root)
 
 
 def edit(project: Project, pattern: str, new: str) -> Project:
@@ -112,7 +104,7 @@ def test_an_encoder_whose_modality_no_row_has_is_refused_before_any_work(project
         finetune(project)
     assert not project.checkpoints.exists()
     images = np.full(project.manifest.n_samples, "", dtype=object)
-    with pytest.raises(DataError, match=r"encoder.image: no labelled row .* an image that is there"):
+    with pytest.raises(DataError, match=r"encoder.image: no labelled row .* a readable image"):
         finetune(save(project, images=images), ["image"])
 
 
@@ -168,7 +160,7 @@ def test_a_checkpoint_of_another_class_list_serves_without_its_output(project):
     assert (done.returncode, done.stdout) == (1, "")
     assert "is for other classes than the manifest. Run: mmfeat finetune text --freeze" in done.stderr
     (refitted,) = finetune(fewer, ["text"], freeze=True).encoders
-    assert "as fine-tuned in text-1" in refitted.note
+    assert "fine-tuned in text-1" in refitted.note
     assert ", 0 encoded" in refitted.note
     assert refitted.checkpoint.encoder_key == tuned.checkpoint.encoder_key
     assert refitted.checkpoint.classes == (*keep, "another")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.interruption import DyingRename, Killed
 from helpers.tables import split_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -292,7 +294,7 @@ def test_applied_is_what_init_makes_of_the_same_corrections(tmp_path, there):
     assert again.made.startswith("Nothing to do")
     assert undo_review(Project(a)).made.startswith("Undid 32 answers")
     assert state(a) == before
-    with pytest.raises(DataError, match=r"no review was applied that could be undone"):
+    with pytest.raises(DataError, match=r"there is no applied review to undo"):
         undo_review(Project(a))
 
 
@@ -322,7 +324,7 @@ def test_a_mistake_applies_nothing(tmp_path):
         apply_review(Project(folder), fill(tmp_path / "f.csv", {"u0": "cat"}))
     (folder / "gone.csv").rename(folder / "t.csv")
     assert state(folder) == before
-    with pytest.raises(DataError, match="no review was applied"):
+    with pytest.raises(DataError, match="no applied review to undo"):
         undo_review(Project(folder))
 
 
@@ -349,36 +351,24 @@ def test_corrections_that_changed_since_are_not_lost(tmp_path):
     assert state(folder) == before
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing of ours goes on."""
-
-
 @pytest.mark.parametrize("fails", range(9))
 def test_killed_midway_it_is_completed_and_taken_back(tmp_path, monkeypatch, fails):
     """Killed before the renaming of its first, second ... file or folder."""
     folder, whole = made(tmp_path / "a"), made(tmp_path / "b")
-    before, file, calls = state(folder), fill(tmp_path / "f.csv", SAID), []
+    before, file = state(folder), fill(tmp_path / "f.csv", SAID)
     apply_review(Project(whole), file)
-
-    def killed(a, b, real=os.rename):
-        calls.append(b)
-        if len(calls) > fails:
-            raise Killed
-        real(a, b)
-
+    killed = DyingRename(os.rename, fails)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(os, "rename", killed)
-        try:
+        with contextlib.suppress(Killed):
             apply_review(Project(folder), file)
-        except Killed:
-            calls.append("killed")
     apply_review(Project(folder), file)
     for name in ("manifest.parquet", "corrections.csv", "init.log"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     undo_review(Project(folder))
     assert state(folder) == before
-    with pytest.raises(DataError, match="no review was applied"):
+    with pytest.raises(DataError, match="no applied review to undo"):
         undo_review(Project(folder))
 
 
@@ -430,7 +420,7 @@ def test_a_review_of_a_project_whose_images_cannot_be_read(reviewed, monkeypatch
 
 def test_labels_that_the_model_contradicts(reviewed):
     project = Project(reviewed)
-    result = review(project, "crossattn-1", 5, "train", reviewed / "audit.csv")
+    result = review(project, "crossattn-1", n=5, split="train", out=reviewed / "audit.csv")
     assert result.in_sample.startswith("in-sample for")
     header, *rows = cells(result.file.read_bytes())
     given, model, why = (header.index(name) for name in ("given", "model", "why"))
@@ -441,7 +431,7 @@ def test_labels_that_the_model_contradicts(reviewed):
 
 def test_answers_are_not_overwritten_and_corrected_rows_not_asked_again(reviewed):
     project = Project(reviewed)
-    file = review(project, "crossattn-1", 5).file
+    file = review(project, "crossattn-1", n=5).file
     header, *rows = cells(file.read_bytes())
     first = unharmed(rows[0][0])
     rows[0][-1] = project.manifest.classes[0]
@@ -451,17 +441,17 @@ def test_answers_are_not_overwritten_and_corrected_rows_not_asked_again(reviewed
     with pytest.raises(
         DataError, match=r"has 1 row filled in, and is not overwritten.*--apply .*review.csv, or .* --out FILE"
     ):
-        review(project, "crossattn-1", 5)
+        review(project, "crossattn-1", n=5)
     assert file.read_bytes() == filled
     applied = apply_review(project, file)
     assert "labelled       1   were unlabelled, are now" in applied.lines[0]
-    found = review(Project(reviewed), "crossattn-1", 80, out=reviewed / "more.csv")
+    found = review(Project(reviewed), "crossattn-1", n=80, out=reviewed / "more.csv")
     asked_again = [unharmed(row[0]) for row in cells(found.file.read_bytes())[1:]]
     assert first not in asked_again
-    review(Project(reviewed), "crossattn-1", 5)  # what was filled in is kept
+    review(Project(reviewed), "crossattn-1", n=5)  # what was filled in is kept
     (reviewed / "notes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"notes.csv:1: no column 'id'.*It is not overwritten"):
-        review(Project(reviewed), "crossattn-1", 5, out=reviewed / "notes.csv")
+        review(Project(reviewed), "crossattn-1", n=5, out=reviewed / "notes.csv")
 
 
 def typed(folder: Path, *arguments: str) -> Result:

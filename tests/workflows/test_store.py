@@ -187,7 +187,7 @@ def test_exports_are_aligned_with_the_table(extracted, tmp_path, form):
 
 
 def test_exporting_a_split_takes_its_rows_alone(extracted, tmp_path):
-    table = export_features(extracted, tmp_path / "val", "npy", ["text"], "val").table
+    table = export_features(extracted, tmp_path / "val", "npy", ["text"], split="val").table
     assert table.n_samples == len(extracted.manifest.rows("val"))
     assert np.load(tmp_path / "val" / "embeddings.text.npy").shape == (table.n_samples, 64)
     assert not (tmp_path / "val" / "embeddings.image.npy").exists()

@@ -177,7 +177,10 @@ def _wrong(values, ids, row, value):
         (lambda v, i: _wrong(v, i, (7, 1), 1e6), ["8 (id", "float16 cannot hold", "float32"]),
         (lambda v, i: (v, [i[1], *i[1:]]), ["1 id more than once", "rows 1, 2"]),
         (lambda v, i: (v, ["", *i[1:]]), ["the id of row 1 is blank"]),
-        (lambda v, i: (v, [f"x{one}" for one in i]), ["none of 80 ids", "The first there is", "here 'x"]),
+        (
+            lambda v, i: (v, [f"x{one}" for one in i]),
+            ["none of 80 ids", "The first id in the manifest is", "in the file 'x"],
+        ),
     ],
 )
 def test_each_mistake_is_one_line_and_nothing_is_written(project, tmp_path, change, words):
@@ -225,7 +228,7 @@ def test_files_that_do_not_say_what_is_meant_are_refused(project, tmp_path):
         (tmp_path / "many.npz", None): "Unpack",
     }.items():
         with pytest.raises(DataError, match=word) as error:
-            import_embeddings(project, "clip", *arguments)
+            import_embeddings(project, "clip", *arguments[:2], array="".join(arguments[2:]))
         assert "\n" not in str(error.value)
     ragged = open_array(tmp_path / "ragged.parquet")
     with pytest.raises(DataError, match="row 2 has 1 number, the first has 2"):
@@ -269,7 +272,7 @@ def test_an_interrupted_import_counts_for_nothing_and_goes_on(project, tmp_path,
     monkeypatch.setattr(imports.EncoderFeatures, "append", append)
     (folder,) = project.store.path.glob("clip-*")
     half = in_use(project, f'[encoder.clip]\nmodality = "other"\nimported = "{folder.name[-12:]}"')
-    with pytest.raises(EncoderError, match="incomplete, 32 of 80 embeddings there"):
+    with pytest.raises(EncoderError, match="incomplete: the store has 32 of 80 embeddings"):
         half.identity("clip")
     assert "store import clip FILE" in status(half).failures["clip"]
     assert import_embeddings(half, "clip", *files).n_written == len(ids) - 32
@@ -388,7 +391,7 @@ def test_the_command_prints_what_to_paste(project, tmp_path):
     again = run_cli(*arguments, cwd=project.root)
     assert "Already imported" in again.stdout
     assert "[encoder.clip]" not in again.stdout
-    assert "imported, no checkpoint: no logits" in run_cli("status", cwd=project.root).stdout
+    assert "imported; no checkpoint, so no logits" in run_cli("status", cwd=project.root).stdout
     failed = run_cli("store", "import", "fm2", str(file), cwd=project.root, check=False)
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
 

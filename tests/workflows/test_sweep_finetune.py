@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from mmfeat.cli import group
+from helpers.edits import contents, invoked
 
 from mmfeat.common.errors import ConfigError, DataError, EncoderError
 from mmfeat.encoders.checkpoint import read_checkpoint
@@ -29,15 +28,6 @@ from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 GRID = {"finetune.lr": "1e-4,5e-3", "finetune.text.epochs": "1,1", "finetune.batch_size": "16"}
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a project but its sweeps and its store."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not {"sweeps", "features", "outputs"} & set(path.parts)
-    }
-
-
 def kept(folder: Path) -> list[Path]:
     """The checkpoints that a sweep has kept."""
     return sorted((folder / "sweeps").glob("finetune/*/checkpoints/*/checkpoint.json"))
@@ -48,7 +38,7 @@ def swept(trained, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
     """A project with a small sweep over two seeds, and its files before that."""
     folder = tmp_path_factory.mktemp("swept") / "project"
     shutil.copytree(trained, folder)
-    before = files(folder)
+    before = contents(folder, "sweeps", "features", "outputs")
     sweep_finetune(folder, "text", GRID, seeds=2)
     return folder, before
 
@@ -62,13 +52,13 @@ def folder(swept, tmp_path) -> Path:
 
 def test_nothing_else_changes_and_typed_again_nothing_is_trained(swept, monkeypatch):
     folder, before = swept
-    assert files(folder) == before
+    assert contents(folder, "sweeps", "features", "outputs") == before
     table = (folder / "sweeps" / "finetune-text.csv").read_bytes()
     monkeypatch.setattr(module, "finetune_encoders", None)
     again = sweep_finetune(folder, "text", GRID, seeds=2)
     assert (again.n_fits, again.n_trained, len(again.cells)) == (4, 0, 2)
     assert (folder / "sweeps" / "finetune-text.csv").read_bytes() == table
-    assert files(folder) == before
+    assert contents(folder, "sweeps", "features", "outputs") == before
     values = [cell.mean("samples_f1") for cell in again.cells]
     assert values == sorted(values, reverse=True)
     assert 1 <= len(kept(folder)) <= 2
@@ -113,7 +103,7 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
     figures = result.cells[0].fits[0]["figures"]
     assert made.metrics.scores.samples_f1 == pytest.approx(figures["samples_f1"])
     assert made.metrics.scores.loss == pytest.approx(figures["loss"])
-    assert use_cell(result, "1")[0].made == "Already there: checkpoints/text-2"
+    assert use_cell(result, "1")[0].made == "Already made: checkpoints/text-2"
 
 
 def test_in_sample_figures_are_of_rows_that_were_trained_on(folder, monkeypatch):
@@ -171,7 +161,7 @@ def test_only_the_best_and_the_lowest_loss_are_kept(folder, swept):
 def test_what_cannot_be_swept(folder, monkeypatch):
     for overrides, message in (
         ({"finetune.lrs": "1"}, "no key of .finetune.text.*Nearest: lr"),
-        ({"finetune.image.lr": "1"}, "the sweep is of text"),
+        ({"finetune.image.lr": "1"}, "the sweep fine-tunes text"),
         ({"finetune.lr": "1e-3,"}, "a value is empty"),
         ({"finetune.optimizer": "adam,sgdx"}, "Use one of: adam, adamw"),
     ):
@@ -218,11 +208,10 @@ def test_tables_have_every_cell():
 
 
 def test_the_command(folder):
-    command = ["--project", str(folder), "sweep", "finetune", "text", "--lr", "1e-4,5e-3", "--epochs", "1"]
+    command = ["sweep", "finetune", "text", "--lr", "1e-4,5e-3", "--epochs", "1"]
     command += ["--batch-size", "16", "--seeds", "2"]
-    done = CliRunner().invoke(group, command, catch_exceptions=False)
-    assert done.exit_code == 0
+    done = invoked(folder, *command)
     assert "Already made: sweeps/finetune-text.csv (4 fits, 0 trained now" in done.output
     assert "lowest loss" in done.output
-    used = CliRunner().invoke(group, [*command, "--use", "best"], catch_exceptions=False)
+    used = invoked(folder, *command, "--use", "best")
     assert "Made checkpoints/text-2. Next: mmfeat extract" in used.output

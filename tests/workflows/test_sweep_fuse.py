@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.edits import contents
 from hypothesis import given
 from hypothesis import strategies as st
 from mmfeat.cli import group
@@ -30,17 +31,8 @@ def folder(trained, tmp_path):
     return tmp_path / "project"
 
 
-def files(folder) -> dict[str, bytes]:
-    """All files of a project but what is only remembered, its sweeps, and the store's note of who refers to it."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not {".mmfeat", "sweeps", "projects"} & set(path.parts)
-    }
-
-
 def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monkeypatch):
-    before = files(folder)
+    before = contents(folder, ".mmfeat", "sweeps", "projects")
 
     def interrupted(*arguments, **more):
         yield next(fit_stacks(*arguments, **more))
@@ -64,7 +56,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monke
     assert again.cells == result.cells
     assert again.effects == result.effects
     assert sweep_fuse(folder, {**GRID, "fuse.lr": "1e-3,3e-3,1e-2"}).n_trained == (1 + 2) * 2
-    assert files(folder) == before
+    assert contents(folder, ".mmfeat", "sweeps", "projects") == before
     (next((folder / "sweeps" / "fuse").glob("*.json"))).write_text('{"format": 1, "heads": {"x": 3}}')
     assert sweep_fuse(folder, GRID).n_trained > 0  # what is damaged is trained again
 
@@ -122,7 +114,7 @@ def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
         ("crossattn", 8),
         ("crossattn", 16),
     ]
-    assert grid.notes == ["linear has no hidden: it is swept for crossattn alone"]
+    assert grid.notes == ["linear has no hidden: it is swept only for crossattn"]
     own = head_grid(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
     assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]
 
@@ -182,7 +174,7 @@ def test_the_command_ends_with_what_to_type(folder):
     ]
     done = CliRunner().invoke(group, [*command, "--seeds", "1"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "explains" in done.stdout
+    assert "share of variance" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith(
         "Made sweeps/fuse.csv (4 heads, 4 trained now). Next: mmfeat fuse --head linear --seeds 1 --set"

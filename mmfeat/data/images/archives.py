@@ -44,7 +44,7 @@ def facts(status: os.stat_result) -> Facts:
 
 
 class Archive:
-    """One archive as it was when listed. It is reopened for each read, so that many archives and threads can be used.
+    """One archive, in the state in which it was listed. It is reopened for each read, so that many archives and threads can be used.
 
     Attributes
     ----------

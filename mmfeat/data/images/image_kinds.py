@@ -31,7 +31,7 @@ def lacking_decoder(head: bytes) -> str:
     from PIL import Image, features
 
     if _HEIF.match(head) and "HEIF" not in Image.OPEN:
-        return "a HEIC image, which Pillow alone does not decode. Install: pip install 'mmfeat[heic]' (pillow-heif)"
+        return "a HEIC image, which Pillow does not decode without a plugin. Install: pip install 'mmfeat[heic]' (pillow-heif)"
     if _AVIF.match(head) and not features.check("avif"):
         return "an AVIF image, which this Pillow does not decode. Install: pip install --upgrade pillow"
     return ""

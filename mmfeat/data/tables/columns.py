@@ -14,7 +14,6 @@ from mmfeat.data.tables.table import Table
 Columns = dict[str, str | list[str]]  # a role's column; a list for several columns, empty without one
 
 ROLES = ("id", "image", "caption", "labels", "group")
-SEVERAL = ("caption", "labels")  # roles that may have several columns
 IN_LABELLED = ("labels", "group")  # roles that a table of unlabelled rows may lack
 COMMON_NAMES = {
     "id": ("id", "imageid", "image_id", "sample_id", "key"),

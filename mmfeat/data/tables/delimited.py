@@ -108,7 +108,7 @@ def read_delimited(file: Path, recover: bool = False) -> Delimited:
         raise DataError(f"{file}: has a header and no row")
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
-        raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} is there twice")
+        raise DataError(f"{file}:1: column {sorted(repeated)[0]!r} occurs twice. Rename one of them")
     return Delimited(header=header, records=records, delimiter=delimiter, file=found)
 
 

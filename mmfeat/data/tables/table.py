@@ -41,7 +41,7 @@ class Table(ABC):
         self.pictures: dict[str, str] = {}
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
-            raise DataError(f"{file}: column {shown(repr(repeated[0]))} is there twice. Rename one of them")
+            raise DataError(f"{file}: column {shown(repr(repeated[0]))} occurs twice. Rename one of them")
         if not n_rows or not header:
             raise DataError(f"{file}: has no {'column' if n_rows else 'row'}. A table has at least one")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @register_encoder_kind
 class ImageKind(EncoderKind):
-    """A sample is an image file's bytes."""
+    """Encoders of images; a sample is an image file's bytes."""
 
     settings = ImageEncoderConfig
     recognition_order = 20
@@ -64,7 +64,7 @@ class ImageKind(EncoderKind):
         return any(images)
 
     def recorded(self, config: Config) -> dict[str, str | int]:
-        """The decoder, and the settings that decide which images are refused."""
+        """The decoder's version, and the limits that decide which images are refused."""
         return Decoding.of(config).record
 
     def recognises(self, model: str) -> bool:
@@ -82,7 +82,7 @@ class ImageKind(EncoderKind):
         return encoder
 
     def describe(self, table: ImageEncoderConfig, folder: Path) -> Description:
-        """Counted on a network that has shapes and no values."""
+        """Sizes counted on a network without weights."""
         from mmfeat.encoders.catalogue import describe_image
 
         return describe_image(table, folder)
@@ -90,7 +90,7 @@ class ImageKind(EncoderKind):
     def training_loader(
         self, read: Callable[[int], Any], encoder: ImageEncoder, config: Config, name: str
     ) -> tuple[Callable[[int, int | None, int], Any], int]:
-        """P5: a random horizontal flip; crops and RandAugment where they are asked for."""
+        """Random horizontal flips (P5); crops and RandAugment if they are configured."""
         from mmfeat.encoders.finetuning.augmentation import ImageAugmentation
 
         augmentation = ImageAugmentation(encoder, config.finetune_of(name))
@@ -104,18 +104,18 @@ class ImageKind(EncoderKind):
         return {"modality": self.modality, "width": encoder.width, "data_config": config}
 
     def load_preparation(self, record: dict[str, Any], folder: Path) -> ImagePreparation:
-        """Resizing and cropping as timm's data configuration says."""
+        """Resizing and cropping by timm's data configuration."""
         from mmfeat.encoders.preparation import ImagePreparation
 
         return ImagePreparation(_data_config(record))
 
     def save_network(self, encoder: ImageEncoder, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All tensors of the network, and the name that builds it again."""
+        """All tensors of the network, and the arguments that build it again."""
         more = {"model": encoder.model, "flip": encoder.flip, **({"resized": True} if encoder.resized else {})}
         return encoder.network.state_dict(), more
 
     def load_encoder(self, name: str, record: dict[str, Any], folder: Path) -> ImageEncoder:
-        """Built by this version of timm or torchvision, with the folder's weights."""
+        """A network of the installed timm or torchvision, with the folder's weights."""
         from mmfeat.encoders.families.image_network import build_image_encoder
 
         table = ImageEncoderConfig(

@@ -1,4 +1,4 @@
-"""Image encoders, shared by all families: from bytes on the device to pooled features and spatial tokens."""
+"""The base class of image encoders of all families: from pixels to pooled features and spatial tokens."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ImageEncoder(Encoder):
     source : str
         The package that builds the network.
     prefix : str
-        What may stand before a model's name so that this family is meant; empty for the usual one.
+        Prefix of a model's name that selects this family; empty for the default family.
     on_hub : bool
         Whether its weights come from the Hugging Face hub.
     own_pooling : str
-        How the network pools its features.
+        The network's pooling of its features.
     resized : bool
-        Whether the network was changed for the size of its images: position embeddings, or windows.
+        Whether position embeddings or windows were changed for the size of the images.
     """
 
     kind = modality = "image"
@@ -61,14 +61,14 @@ class ImageEncoder(Encoder):
             features = network(torch.zeros(1, *size))
         if features.ndim != 2:
             raise EncoderError(
-                f"{self.architecture}: gives no pooled features but {tuple(features.shape)}. Use another model"
+                f"{self.architecture}: returns features of shape {tuple(features.shape)}, not pooled ones. Use another model"
             )
         self.width = features.shape[1]
         self.set_speed()
 
     @staticmethod
     def knows(model: str) -> bool:
-        """Whether the family has a model of this name, whatever its weights."""
+        """Whether the family has a model of this name, with or without weights."""
         raise NotImplementedError
 
     @staticmethod
@@ -78,28 +78,28 @@ class ImageEncoder(Encoder):
 
     @staticmethod
     def meant(model: str, own_weights: bool) -> str:
-        """The model that a name means, where people call it otherwise than the family does."""
+        """The family's own name for a model that users name differently."""
         return model
 
     @staticmethod
     def named(model: str) -> tuple[str, str]:
-        """The name that builds the network again, and the architecture in encoder keys and folders of the store."""
+        """The full name that builds the same network again, and the architecture for encoder keys and store folders."""
 
     @staticmethod
     def make_network(name: str, model: str, own_weights: bool) -> tuple[nn.Module, tuple[str, ...]]:
-        """A network that ends with the pooled features, and the prefixes of tensors that files may have beside it.
+        """Build a network that ends with pooled features, and list prefixes of tensors that files may contain in addition.
 
         Parameters
         ----------
         name : str
-            Of the encoder, for messages.
+            The encoder's name, for messages.
         own_weights : bool
             Whether to load the model's own weights; otherwise they are random.
 
         Raises
         ------
         EncoderError
-            It has no such weights or no pooled features, or the weights are out of reach.
+            The model has no such weights or no pooled features, or the weights cannot be downloaded.
         """
         raise NotImplementedError
 
@@ -110,7 +110,7 @@ class ImageEncoder(Encoder):
         Raises
         ------
         ValueError
-            It would not read the whole image.
+            The network would not read the whole image at this size.
         """
         return False
 
@@ -126,17 +126,17 @@ class ImageEncoder(Encoder):
 
     @staticmethod
     def weights_files(model: str) -> list[Path]:
-        """Files or folders of the model's own weights, once they are on disk."""
+        """Files or folders of the model's own weights, which need not exist yet."""
         raise NotImplementedError
 
     @staticmethod
     def has_weights(model: str) -> bool:
-        """Whether the family has weights of a model, on disk or not."""
+        """Whether the family offers weights of a model, on disk or for download."""
         return True
 
     @staticmethod
     def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of a file under the family's current names."""
+        """Rename a file's tensors to the family's current names."""
         return state
 
     def own_files(self) -> list[Path]:
@@ -159,7 +159,7 @@ class ImageEncoder(Encoder):
         return (features + self._run(pixels.flip(-1))) / 2 if self.flip and not self.training else features
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features `(B, D)`, spatial ones on a grid of `number x number`, row by row, `(B, number^2, C)`, and its size."""
+        """Pooled features `(B, D)`, spatial tokens `(B, number^2, C)` on a grid, row by row, and their number `(B,)`."""
         pixels = self._normalised(batch["pixels"])
         embeddings, grid = self.forward_grid(pixels)
         if self.flip:
@@ -169,11 +169,11 @@ class ImageEncoder(Encoder):
         return embeddings, tokens, torch.full((len(tokens),), tokens.shape[1])
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """Bytes to float32, as by torchvision's ToTensor and Normalize."""
+        """Convert bytes to normalised float32, like torchvision's ToTensor and Normalize."""
         return ((pixels / 255) - self.mean).div_(self.std).contiguous(memory_format=self._memory_format)
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features `(B, D)` and unpooled ones `(B, C, h, w)` of normalised pixels.
+        """Pooled features `(B, D)` and spatial features `(B, C, h, w)` of normalised pixels.
 
         Raises
         ------
@@ -194,7 +194,7 @@ class ImageEncoder(Encoder):
         return EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
 
     def speed_settings(self) -> list[dict[str, Any]]:
-        """The order of the pixels in memory, and on a GPU compiled code."""
+        """Memory layouts, and on a GPU also compiled code."""
         layouts = [{"channels_last": True}, {"channels_last": False}]
         on_gpu = next(self.network.parameters()).is_cuda
         return layouts + [{**layout, "compiled": True} for layout in layouts if on_gpu]
@@ -216,13 +216,13 @@ _FAMILIES: list[type[ImageEncoder]] = []
 
 
 def register_image_family(cls: type[ImageEncoder]) -> type[ImageEncoder]:
-    """Class decorator: models of this family can be named in `[encoder.NAME]`, after those of families before it."""
+    """Class decorator: register a family, whose models `[encoder.NAME]` can then use. Earlier families take precedence."""
     _FAMILIES.append(cls)
     return cls
 
 
 def image_families() -> list[type[ImageEncoder]]:
-    """All families, in the order in which a model's name is looked up."""
+    """All families, in the order in which they are asked for a model's name."""
     from mmfeat.encoders.families import timm_models, torchvision_models  # noqa: F401 - they register themselves
 
     return sorted(_FAMILIES, key=lambda family: bool(family.prefix))
@@ -237,21 +237,23 @@ def build_image_encoder(
     data_config: dict[str, Any] | None = None,
     resized: bool = False,
 ) -> ImageEncoder:
-    """Build an encoder from its `[encoder.NAME]` table, with pretrained weights, a file's, or seeded random ones.
+    """Build an encoder from its `[encoder.NAME]` table, with pretrained weights, weights of a file, or random ones.
 
     Parameters
     ----------
     folder : Path
-        Relative paths of the table start here.
+        The folder that relative paths of the table start from.
+    seed : int
+        Determines random weights.
     data_config : dict, optional
-        The preprocessing; the model's own, when None.
+        The preprocessing; by default the model's own.
     resized : bool
-        Whether the weights are of a network that was changed for the size of `data_config`.
+        Whether the weights belong to a network that was changed for the size in `data_config`.
 
     Raises
     ------
     EncoderError
-        No such model, weights out of reach, weights that do not fit.
+        The model is unknown, or its weights cannot be downloaded or do not fit.
     """
     from mmfeat.encoders.model_names import image_family  # imports the families, which build on the class above
 
@@ -277,6 +279,8 @@ def build_image_encoder(
                 raise
             encoder, resized = kind(network, model, data_config, precision=config.precision, flip=config.flip), True
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise EncoderError(f"encoder.{name}: {config.model!r} takes no images of {size}: {one_line(error)}") from None
+        raise EncoderError(
+            f"encoder.{name}: {config.model!r} does not accept images of {size}: {one_line(error)}"
+        ) from None
     encoder.resized = resized
     return encoder

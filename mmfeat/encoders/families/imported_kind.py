@@ -1,4 +1,4 @@
-"""The encoder kind `imported`: embeddings that were made elsewhere, known by the ids of their rows, and no network."""
+"""The encoder kind `imported`: embeddings from another program, identified by the ids of their rows; it has no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIGITS = 16  # of a key, in messages
 
 @register_encoder_kind
 class ImportedKind(EncoderKind):
-    """Keys and a width, from what the store holds."""
+    """Encoders of imported embeddings; keys and width come from the store."""
 
     settings = OtherEncoderConfig
     reads = "imported embeddings"
@@ -32,22 +32,20 @@ class ImportedKind(EncoderKind):
         return RowKeys(keys=id_keys(host.manifest.ids), present=np.ones(host.manifest.n_samples, dtype=bool))
 
     def untunable(self, name: str) -> str:
-        """There is no network."""
-        return (
-            f"encoder.{name}: imported embeddings have no network to fine-tune, only an output can be fitted on them."
-        )
+        """The error about fine-tuning an encoder without a network."""
+        return f"encoder.{name}: imported embeddings have no network to fine-tune, only a linear probe can be fitted on them."
 
     def describe(self, table: OtherEncoderConfig, folder: Path) -> Description:
         """The key of the import."""
         return Description(table.model[:_DIGITS], self.modality, source=self.name)
 
     def identify(self, host: EncoderHost, name: str, *, pretrained_only: bool = False) -> Identity:
-        """The keys of an imported encoder; its checkpoints hold an output alone.
+        """The keys of an imported encoder; its checkpoints contain only a linear probe.
 
         Raises
         ------
         EncoderError
-            The store has no such import, or only some of its rows; the checkpoint is of something else.
+            The store has no such import, or only some of its rows, or the checkpoint belongs to another encoder.
         StoreError
             The store cannot be read.
         """
@@ -69,7 +67,7 @@ class ImportedKind(EncoderKind):
             found = checkpoints_of(host.checkpoints, name) if latest else [read_checkpoint(host.config.path(given))]
             chosen = next((one for one in found if one.frozen and one.encoder_key == spec.key), None)
             if not latest and chosen is None:
-                raise EncoderError(f'encoder.{name}: {given} is of another encoder. Set: checkpoint = "latest"')
+                raise EncoderError(f'encoder.{name}: {given} belongs to another encoder. Set: checkpoint = "latest"')
         return Identity(
             name=name,
             model=spec.architecture,
@@ -82,6 +80,8 @@ class ImportedKind(EncoderKind):
 
 
 def incomplete(features: EncoderFeatures) -> str:
-    """What is missing of an import that was interrupted, or whose files are damaged; empty where nothing is."""
-    n_rows, there = features.spec.preprocessing["rows"], features.n_rows
-    return "" if there >= n_rows else f"its import is incomplete, {there:,} of {counted(n_rows, 'embedding')} there"
+    """Describe the missing rows of an interrupted or damaged import; empty if it is complete."""
+    n_rows, n_stored = features.spec.preprocessing["rows"], features.n_rows
+    if n_stored >= n_rows:
+        return ""
+    return f"its import is incomplete: the store has {n_stored:,} of {counted(n_rows, 'embedding')}"

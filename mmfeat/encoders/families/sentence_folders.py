@@ -1,4 +1,4 @@
-"""The pooling that a folder of sentence-transformers states, and the steps after it."""
+"""The pooling in a model folder of sentence-transformers, and the steps after pooling."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _POOLING = "1_Pooling"
 
 
 def stated_pooling(name: str, source: str) -> str:
-    """The pooling of a folder or a model of the hub; mean if it states none.
+    """The pooling that a folder or a model of the hub states; `mean` if it states none.
 
     Raises
     ------
     EncoderError
-        It is a pooling that mmfeat does not offer.
+        mmfeat does not support the stated pooling.
     """
     path = next((one["path"] for one in _modules(source) if _kind(one) == "Pooling"), _POOLING)
     stated = read_json(source, f"{path}/config.json")
     if not isinstance(stated, dict):
         return "mean"
-    modes = stated.get("pooling_mode")  # one name or several; in older folders a flag for each
+    modes = stated.get("pooling_mode")  # one name or several; older folders have a flag for each pooling
     if modes is None:
         flags = {
             key.removeprefix("pooling_mode_"): value for key, value in stated.items() if key.startswith("pooling_mode_")
@@ -34,13 +34,13 @@ def stated_pooling(name: str, source: str) -> str:
     if len(modes) == 1 and modes[0] in POOLINGS:
         return modes[0]
     raise EncoderError(
-        f"encoder.{name}: {source} pools by {' and '.join(modes)}, which is not offered. "
+        f"encoder.{name}: {source} pools by {' and '.join(modes)}, which mmfeat does not support. "
         f'In mmfeat.toml under [encoder.{name}] set: pooling = "mean" (or cls, max)'
     )
 
 
 def after_pooling(source: str) -> list[str]:
-    """Steps of a folder after pooling, which mmfeat leaves out: `Normalize`, `Dense`."""
+    """The steps after pooling, such as `Normalize` and `Dense`, which mmfeat leaves out."""
     kinds = [_kind(one) for one in _modules(source, fetch=False)]
     return kinds[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else []
 
@@ -61,7 +61,7 @@ def _of_old(flag: str) -> str:
 
 
 def read_json(source: str, file: str, fetch: bool = True) -> Any:
-    """A JSON file of a folder or of the hub; None if there is none. It is downloaded only with `fetch`."""
+    """A JSON file of a folder or of the hub; None if it does not exist. It is downloaded only with `fetch`."""
     path: Path | str = Path(source) / file
     if not Path(source).is_dir():
         from huggingface_hub import hf_hub_download
@@ -69,7 +69,7 @@ def read_json(source: str, file: str, fetch: bool = True) -> Any:
 
         try:
             path = hf_hub_download(source, file, local_files_only=not fetch)
-        except (EntryNotFoundError, OSError, ValueError):  # no such file, or not on disk and out of reach
+        except (EntryNotFoundError, OSError, ValueError):  # no such file, or no connection
             return None
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ _POOLINGS = TextEncoderConfig.__dataclass_fields__["pooling"].metadata["choices"
 
 
 class CaptionKind(EncoderKind):
-    """What all kinds share whose sample is a caption."""
+    """The base class of kinds whose sample is a caption."""
 
     remembered = True
     by_length = True
@@ -36,7 +36,7 @@ class CaptionKind(EncoderKind):
     reads = "captions"
 
     def row_keys(self, host: SampleHost, source: str) -> RowKeys:
-        """Digests of the captions' UTF-8."""
+        """Digests of the captions' UTF-8 bytes."""
         return caption_keys(host.manifest.captions)
 
     def reader(self, host: SampleHost, source: str) -> Callable[[int], str]:
@@ -45,7 +45,7 @@ class CaptionKind(EncoderKind):
         return lambda row: captions[row]
 
     def lengths(self, host: SampleHost) -> Callable[[int], int]:
-        """Characters of the captions."""
+        """The number of characters of each caption."""
         captions = host.manifest.captions
         return lambda row: len(captions[row])
 
@@ -76,7 +76,7 @@ class TextKind(CaptionKind):
     record_shape = {"max_length": Number(int, low=2), "pooling": Choice(_POOLINGS)}
 
     def recognises(self, model: str) -> bool:
-        """Names as transformers has them; others ask for their modality."""
+        """Names with a slash or a hyphen, as models of transformers have."""
         return "/" in model or "-" in model
 
     def build(self, config: Config, name: str) -> TextEncoder:
@@ -86,7 +86,7 @@ class TextKind(CaptionKind):
         return build_text_encoder(name, config.encoder[name], config.root, config.file_seed)
 
     def describe(self, table: TextEncoderConfig, folder: Path) -> Description:
-        """From its configuration on disk, or from what is known of it."""
+        """Sizes from its configuration on disk, or from the list of known models."""
         from mmfeat.encoders.catalogue import describe_text
 
         return describe_text(table, folder)
@@ -94,7 +94,7 @@ class TextKind(CaptionKind):
     def training_loader(
         self, read: Callable[[int], Any], encoder: Encoder, config: Config, name: str
     ) -> tuple[Callable[[int, int | None, int], Any], int]:
-        """P6: two words replaced by synonyms."""
+        """Captions with two words replaced by synonyms (P6)."""
         given = config.finetune.synonyms
         synonyms = load_synonyms(config.path(given) if given else None)
 
@@ -105,25 +105,25 @@ class TextKind(CaptionKind):
         return load, 0
 
     def read_besides(self, config: Config) -> dict[str, Any]:
-        """A list of synonyms in place of that of mmfeat."""
+        """The user's list of synonyms, if one is configured."""
         given = config.finetune.synonyms
         return {"synonyms": load_synonyms(config.path(given))} if given else {}
 
     def save_preparation(self, encoder: TextEncoder, folder: Path) -> dict[str, Any]:
-        """The tokenizer, and where captions are cut.
+        """Save the tokenizer, and record the length that captions are cut to.
 
         Raises
         ------
         EncoderError
-            The encoder runs code that came with its model: an exported model runs none.
+            The encoder runs custom code, which an exported model must not do.
         """
         from mmfeat.encoders.foreign import brings_code
 
         preparation = encoder.preparation
         if brings_code(encoder.network, encoder.model_config, preparation.tokenizer):
             raise EncoderError(
-                f"encoder.{folder.name}: runs code that came with {encoder.source} (trust_remote_code), and an exported model "
-                f"runs none. Export a run without this encoder"
+                f"encoder.{folder.name}: runs code that came with {encoder.source} (trust_remote_code), which an exported model "
+                f"never does. Export a run without this encoder"
             )
         preparation.tokenizer.save_pretrained(folder)
         record = {"modality": self.modality, "width": encoder.width, "max_length": preparation.max_length}
@@ -148,7 +148,7 @@ class TextKind(CaptionKind):
         return read_tensors(encoder.network), {}
 
     def load_encoder(self, name: str, record: dict[str, Any], folder: Path) -> TextEncoder:
-        """Built by this version of transformers, from the folder alone."""
+        """A network of the installed transformers, from the files of the folder."""
         from mmfeat.encoders.families.transformer_text import build_text_encoder
 
         table = TextEncoderConfig(
@@ -164,12 +164,12 @@ class TextKind(CaptionKind):
 
 @contextlib.contextmanager
 def _without_code(folder: Path) -> Iterator[None]:
-    """No setting lets an exported model run code: it must not have any."""
+    """Turn the error of a model with custom code into one about the exported folder, which no setting can allow."""
     from mmfeat.encoders.foreign import NeedsCode
 
     try:
         yield
     except NeedsCode:
         raise EncoderError(
-            f"{folder}: asks for code that comes with it, which is not run. Export the model again"
+            f"{folder}: needs its own code, which an exported model must not run. Export the model again"
         ) from None

@@ -1,4 +1,4 @@
-"""Names of text models: those whose sizes are known without the hub, renamed ones, and local folders."""
+"""Names of text models: known sizes, renamed models, and local folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfeat.encoders.weights import hub_folder
 
-# The sizes in config.json of huggingface.co/NAME, so that they can be listed before anything is downloaded.
+# From config.json of huggingface.co/NAME, so that sizes can be listed before the download.
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "google/bert_uncased_L-2_H-128_A-2": {
         "model_type": "bert",
@@ -39,7 +39,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
     },
 }
-TOWERS = ("_text_model", "_vision_model")  # endings in transformers of the two halves of an image-text model
+TOWERS = ("_text_model", "_vision_model")  # name endings in transformers of the two halves of an image-text model
 _RENAMED = {"albert-base-v2": "albert/albert-base-v2"}  # old to current names of the hub
 
 
@@ -64,14 +64,14 @@ def nearest_text_models(model: str) -> list[str]:
 
 
 def local_folder(model: str, folder: Path) -> Path | None:
-    """The folder of a model that is given by path (`./`, `~` or `/`); None for a name of the hub."""
+    """The folder of a model that is named by its path (`./`, `~` or `/`); None for a name of the hub."""
     return folder / Path(model).expanduser() if model.startswith((".", "~", "/")) else None
 
 
 def two_towers(family: str) -> str:
-    """The alternatives to an image-text model, or to half of one, for an error message."""
+    """The end of the error about an image-text model, or half of one: it lists the alternatives."""
     return (
-        f"is of a model of images and texts ({family}), neither of which is read from a folder of transformers. For images "
-        f"use timm's of that kind: mmfeat encoders clip (or siglip); for texts a text model; or embeddings made "
-        f"elsewhere: mmfeat store import NAME FILE"
+        f"is an image-text model ({family}), which mmfeat does not read from a folder of transformers. For images use timm's "
+        f"version: mmfeat encoders clip (or siglip); for texts use a text model; or import embeddings of another program: "
+        f"mmfeat store import NAME FILE"
     )

@@ -1,7 +1,7 @@
-"""TF-IDF: a text encoder of weighted term counts, whose vocabulary scikit-learn fits.
+"""TF-IDF: a text encoder of weighted term counts, with a vocabulary fitted by scikit-learn.
 
-A caption becomes `(1 + ln count) * idf` of the most frequent terms, scaled to length 1 (Salton & Buckley, 1988). Vocabulary
-and idf are fitted on the training captions alone and saved in a checkpoint, as JSON and a tensor.
+The embedding of a caption is `(1 + ln count) * idf` of the most frequent terms, scaled to length 1 (Salton & Buckley, 1988).
+Vocabulary and idf are fitted only on the training captions, and saved in a checkpoint as JSON and a tensor.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from mmfeat.encoders.encoder import Encoder
 _WORDS = {
     "lowercase": True,
     "token_pattern": r"(?u)\b\w\w+\b",
-}  # scikit-learn's defaults; stated, since keys depend on them
-_SEEN_IN = 2  # training captions that a term must occur in
+}  # scikit-learn's defaults, stated explicitly because keys depend on them
+_SEEN_IN = 2  # lowest number of training captions that contain a term
 
 
 class TfidfPreparation:
-    """Counts a caption's terms; safe in threads.
+    """Counts a caption's terms. Thread-safe.
 
     Parameters
     ----------
     terms : sequence of str
         The vocabulary, in the order of the embedding's columns.
     ngrams : int
-        The number of words of a term at most.
+        Highest number of words of a term.
     """
 
     def __init__(self, terms: Sequence[str], ngrams: int) -> None:
         from sklearn.feature_extraction.text import CountVectorizer
 
         self.terms, self.ngrams = tuple(terms), ngrams
-        self.most = len(self.terms)  # tokens of a caption at most, as of a text model
+        self.most = len(self.terms)  # highest number of tokens of a caption, as for a text model
         self._numbers = {term: number for number, term in enumerate(self.terms)}
         self._analyse = CountVectorizer(**_WORDS, ngram_range=(1, ngrams)).build_analyzer()
 
@@ -52,7 +52,7 @@ class TfidfPreparation:
         return " ".join(self.terms[:8]), self.terms[0]
 
     def prepare(self, sample: str) -> dict[int, int]:
-        """How often each term of the vocabulary occurs in a caption."""
+        """Count the vocabulary's terms in a caption: column number to count."""
         numbers = (self._numbers.get(term) for term in self._analyse(sample))
         return dict(sorted(Counter(number for number in numbers if number is not None).items()))
 
@@ -71,7 +71,7 @@ class TfidfPreparation:
 
 
 class TfidfEncoder(Encoder):
-    """A vocabulary and the weight of each term; a caption without any of the terms is all zeros.
+    """A vocabulary with a weight for each term. A caption without any of the terms has an embedding of zeros.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class TfidfEncoder(Encoder):
 
     @classmethod
     def fit(cls, captions: Sequence[str], width: int, ngrams: int) -> TfidfEncoder:
-        """Fit the most frequent terms of captions and their idf; the captions' order does not matter.
+        """Fit the vocabulary (the most frequent terms) and the idf; the order of the captions does not matter.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class TfidfEncoder(Encoder):
         except ValueError:  # scikit-learn's, for a vocabulary that would be empty
             raise EncoderError(
                 f"no word of two letters or more occurs in two of the {counted(len(captions), 'training caption')}, "
-                f"so there is no vocabulary for {TFIDF}"
+                f"so the vocabulary of {TFIDF} is empty"
             ) from None
         terms = vectorizer.get_feature_names_out().tolist()
         return cls(terms, torch.from_numpy(vectorizer.idf_.astype(np.float32)), ngrams).eval()
@@ -119,7 +119,7 @@ class TfidfEncoder(Encoder):
         return weights.new_zeros(weights.shape[0], self.width).scatter_add(1, numbers, weights)
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Not available: the table of this kind has no `tokens`."""
+        """Not supported: this kind has no setting `tokens`."""
         raise NotImplementedError
 
     def size_mb(self) -> float:

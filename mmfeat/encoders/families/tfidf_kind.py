@@ -1,4 +1,4 @@
-"""The encoder kind `tfidf`: weighted term counts of captions, with a vocabulary that is fitted on the training captions."""
+"""The encoder kind `tfidf`: weighted term counts of captions, with a vocabulary fitted on the training captions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TERMS = "terms.json"
 
 @register_encoder_kind
 class TfidfKind(CaptionKind):
-    """A vocabulary and the weight of each of its terms."""
+    """Encoders by TF-IDF: a vocabulary with a weight for each term."""
 
     settings = TfidfEncoderConfig
     recognition_order = 10
@@ -36,12 +36,12 @@ class TfidfKind(CaptionKind):
         return model == TFIDF
 
     def describe(self, table: TfidfEncoderConfig, folder: Path) -> Description:
-        """It has no weights before it is fitted."""
-        note = "or as many terms as are found"
+        """The configured width; an unfitted vocabulary has no weights."""
+        note = "fewer if the captions have fewer terms"
         return Description(TFIDF, self.modality, width=table.width, source="scikit-learn", note=note)
 
     def fit(self, table: TfidfEncoderConfig, samples: list[str]) -> TfidfEncoder:
-        """The most frequent terms of captions, and how rare each is among them."""
+        """The most frequent terms of the captions, with their idf."""
         from mmfeat.encoders.families.tfidf import TfidfEncoder
 
         return TfidfEncoder.fit(samples, table.width, table.ngrams)
@@ -52,19 +52,19 @@ class TfidfKind(CaptionKind):
         Raises
         ------
         EncoderError
-            Its files are damaged.
+            The checkpoint's files are damaged.
         """
         from mmfeat.encoders.families.tfidf import TfidfEncoder
 
         tensors, terms = checkpoint.tensors(), checkpoint.record.get("terms")
         if not isinstance(terms, list) or list(tensors) != ["idf"] or tensors["idf"].shape != (len(terms),):
             raise EncoderError(
-                f"{checkpoint.folder}: damaged: its weights are not those of its terms. Remove the folder and run: mmfeat finetune"
+                f"{checkpoint.folder}: damaged: its weights do not match its terms. Remove the folder and run: mmfeat finetune"
             )
         return TfidfEncoder(terms, tensors["idf"], table.ngrams).eval()
 
     def fit_settings(self, table: TfidfEncoderConfig) -> dict[str, Any]:
-        """How many terms, and how many words of a term."""
+        """The number of terms, and of words of a term."""
         return {"width": table.width, "ngrams": table.ngrams}
 
     def fit_record(self, encoder: TfidfEncoder) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class TfidfKind(CaptionKind):
         return {"modality": self.modality, "model": TFIDF, "width": encoder.width, "ngrams": ngrams}
 
     def load_preparation(self, record: dict[str, Any], folder: Path) -> TfidfPreparation:
-        """Counts the terms of the folder's vocabulary."""
+        """The term counter with the folder's vocabulary."""
         from mmfeat.encoders.families.tfidf import TfidfPreparation
 
         return TfidfPreparation(json.loads((folder / TERMS).read_text(encoding="utf-8")), record["ngrams"])

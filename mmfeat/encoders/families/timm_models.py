@@ -18,7 +18,7 @@ import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
 from timm.models import group_parameters  # noqa: E402
 
-# timm has this architecture, but weights of it only in the form that was ported from TensorFlow
+# timm has this architecture, but pretrained weights only for the variant ported from TensorFlow
 WITH_WEIGHTS = {"efficientnetv2_s": "tf_efficientnetv2_s"}
 
 
@@ -41,7 +41,7 @@ class TimmEncoder(ImageEncoder):
 
     @staticmethod
     def meant(model: str, own_weights: bool) -> str:
-        """The form of an architecture that timm has weights of."""
+        """The variant of an architecture for which timm has weights."""
         return WITH_WEIGHTS.get(model, model) if own_weights else model
 
     @staticmethod
@@ -76,7 +76,7 @@ class TimmEncoder(ImageEncoder):
             return False
         patch = getattr(getattr(network, "patch_embed", None), "patch_size", None) or (1, 1)
         if size % patch[0] or size % patch[1]:  # timm would ignore pixels beyond the last whole patch
-            raise ValueError(f"{size} pixels are no multiple of its patches of {patch[0]}")
+            raise ValueError(f"{size} pixels are not a multiple of its patch size {patch[0]}")
         network.set_input_size(img_size=(size, size))
         return True
 
@@ -97,14 +97,14 @@ class TimmEncoder(ImageEncoder):
 
     @staticmethod
     def weights_files(model: str) -> list[Path]:
-        """The folder of the hub's client, or the file of older versions."""
+        """The folder in the hub's cache, or the file in torch's cache for older models."""
         stated = timm.get_pretrained_cfg(model)
         found = [hub_folder(stated.hf_hub_id)] if stated and stated.hf_hub_id else []
         return [*found, torch_hub_file(stated.url)] if stated and stated.url else found
 
     @property
     def own_pooling(self) -> str:
-        """The network's name for it."""
+        """The network's own name of its pooling."""
         return str(getattr(self.network, "global_pool", "") or "model").split("(")[0]
 
     def layers(self) -> dict[str, int]:
@@ -113,7 +113,7 @@ class TimmEncoder(ImageEncoder):
         return {f"network.{name}": depth for name, depth in depths.items()}
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features `(B, D)` and unpooled ones as `(B, C, h, w)`, whatever the network's own layout."""
+        """Pooled features `(B, D)` and spatial features `(B, C, h, w)`, for all layouts of networks."""
         features = self.network.forward_features(pixels)
         embeddings = self.network.forward_head(features)
         width = self.network.num_features

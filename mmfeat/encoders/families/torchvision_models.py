@@ -38,7 +38,7 @@ _WATCHING = threading.Lock()  # hooks belong to the network, whichever thread ru
 
 @register_image_family
 class TorchvisionEncoder(ImageEncoder):
-    """Any classification model of torchvision: `NAME`, or `NAME.WEIGHTS` for other weights than its best ones.
+    """Any classification model of torchvision: `NAME`, or `NAME.WEIGHTS` for other than the default weights.
 
     The embedding is the input of the classifier's last layer.
     """
@@ -59,7 +59,7 @@ class TorchvisionEncoder(ImageEncoder):
 
     @staticmethod
     def named(model: str) -> tuple[str, str]:
-        """The name with that of the weights, and an architecture's name that timm does not have."""
+        """The name with its weights, and an architecture name that no model of timm has."""
         base = model.partition(".")[0]
         return f"{PREFIX}{base}.{_weights(model).name}", f"torchvision-{base}"
 
@@ -79,7 +79,7 @@ class TorchvisionEncoder(ImageEncoder):
             network = models.get_model(base, weights=None, **options(weights.meta))
         last = _strip(network)
         if not last:
-            raise EncoderError(f"encoder.{name}: {PREFIX}{base} gives no pooled features. Use another model")
+            raise EncoderError(f"encoder.{name}: {PREFIX}{base} has no pooled features. Use another model")
         unused = (f"{last}.", *_AUXILIARY)
         if own_weights:
             file = _own_weights(name, model)
@@ -115,7 +115,7 @@ class TorchvisionEncoder(ImageEncoder):
 
     @staticmethod
     def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names without the dots within a module's name that old files of DenseNet have."""
+        """Remove the dots within module names that old files of DenseNet have."""
         return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): t for name, t in state.items()}
 
     def layers(self) -> dict[str, int]:
@@ -129,11 +129,11 @@ class TorchvisionEncoder(ImageEncoder):
         return {name: depths.get(name, 0) for name, _ in self.named_parameters()}  # a class token is of no block
 
     def forward_grid(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features `(B, D)`, and the last unpooled ones as `(B, C, h, w)`."""
-        seen: list[Tensor] = []
+        """Pooled features `(B, D)`, and the last features before pooling as `(B, C, h, w)`."""
+        outputs: list[Tensor] = []
 
         def note(module: nn.Module, inputs: Any, output: Any) -> None:
-            seen.append(output)
+            outputs.append(output)
 
         with _WATCHING:
             hooks = [part.register_forward_hook(note) for part in _parts(self.network)]
@@ -142,7 +142,7 @@ class TorchvisionEncoder(ImageEncoder):
             finally:
                 for hook in hooks:
                     hook.remove()
-        features = seen[-1]
+        features = outputs[-1]
         if features.ndim == 3:  # the class token is before those of the image
             return embeddings, self.square(features[:, 1:])
         if features.ndim != 4:
@@ -151,7 +151,7 @@ class TorchvisionEncoder(ImageEncoder):
 
 
 def _weights(model: str) -> Any:
-    """The weights of a name, with address, transforms and settings; the best ones without a tag."""
+    """The entry of a model's weights in torchvision (URL, transforms, settings); the default weights for a name without a tag."""
     base, _, tag = model.removeprefix(PREFIX).partition(".")
     found = models.get_model_weights(base)
     return found[tag] if tag in found.__members__ else found.DEFAULT

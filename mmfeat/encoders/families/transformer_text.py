@@ -47,9 +47,9 @@ class TextEncoder(Encoder):
     Attributes
     ----------
     model_config : PretrainedConfig
-        Of the model that the network is, or is a part of.
+        The configuration of the model that the network is, or is a part of.
     source : str
-        Its folder, or its name on the hub.
+        The model's folder, or its name on the hub.
     """
 
     kind = modality = "text"
@@ -91,7 +91,7 @@ class TextEncoder(Encoder):
         return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
 
     def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Pieces of captions of like length, each without unneeded padding."""
+        """Pieces of captions with similar lengths, each without unneeded padding."""
         mask = batch["attention_mask"]
         if not mask[:, 0].all():  # padded at the other end
             yield from super().pieces(batch, size)
@@ -101,13 +101,13 @@ class TextEncoder(Encoder):
             yield at, {name: tensor[at, : int(lengths[at[-1]])] for name, tensor in batch.items()}
 
     def layers(self) -> dict[str, int]:
-        """Each parameter's depth: 0 for embeddings, then the layers by number; later parameters are with the last layer."""
+        """Each parameter's depth: 0 for embeddings, then the layers by number; final norms belong to the last layer."""
         numbers = {name: _LAYER.search(name) for name, _ in self.named_parameters()}
         top = max((int(found[1]) + 1 for found in numbers.values() if found), default=0)
         return {name: int(found[1]) + 1 if found else 0 if "embed" in name else top for name, found in numbers.items()}
 
     def weights_digest(self) -> str:
-        """Digest of the tensors, and of the configuration that says how they are used (heads, activation ...)."""
+        """Digest of the tensors, and of the configuration that determines their use (heads, activation ...)."""
         stated = self.network.config.to_diff_dict()
         wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
         parts = [super().weights_digest(), json.loads(json.dumps(wiring, default=str))]
@@ -131,7 +131,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     Raises
     ------
     EncoderError
-        No such model or folder, weights out of reach, weights that do not fit.
+        The model or folder does not exist, or its weights cannot be downloaded or do not fit.
     """
     quiet_transformers()
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -149,7 +149,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
         check_reads_text(name, config.model, model_config)
         check_files(name, config.model, source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
-        if tokenizer.pad_token is None:  # of a decoder, which never pads; the mask excludes padding
+        if tokenizer.pad_token is None:  # decoders have no padding token; the mask excludes padding
             tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token or tokenizer.unk_token, "right"
         if config.pretrained == "auto":
             network = AutoModel.from_pretrained(
@@ -163,7 +163,7 @@ def build_text_encoder(name: str, config: TextEncoderConfig, folder: Path, seed:
     network = without_unread(network)
     if not hasattr(network.config, "hidden_size"):
         raise EncoderError(
-            f"encoder.{name}: {config.model!r} ({model_config.model_type}) is no encoder of texts: its configuration has no "
+            f"encoder.{name}: {config.model!r} ({model_config.model_type}) is not a text encoder: its configuration has no "
             f"hidden_size. Use another model of transformers"
         )
     if config.pretrained not in ("auto", "random"):
@@ -206,7 +206,7 @@ def stated_positions(model_config: Any) -> int | None:
 
 
 def _rows_of(network: nn.Module) -> int | None:
-    """Number of tokens that a network has embeddings for; None if they are not in one table."""
+    """Number of tokens with an embedding; None if the network has no single embedding table."""
     try:
         return getattr(network.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):
@@ -214,10 +214,10 @@ def _rows_of(network: nn.Module) -> int | None:
 
 
 def positions_of(network: nn.Module) -> int | None:
-    """Number of tokens that a network has position embeddings for; None if it has no table of them.
+    """Longest text in tokens that the network's position embeddings allow; None if it has no such table.
 
-    RoBERTa, XLM-R and MPNet count positions from the one after the padding token's, BART and OPT from the third. So their
-    tables have two rows more than a text can have tokens.
+    RoBERTa, XLM-R and MPNet start after the padding token's position, BART and OPT at the third row. Their tables therefore
+    have two more rows than the longest text has tokens.
     """
     limits = []
     for path, module in network.named_modules():
@@ -228,7 +228,7 @@ def positions_of(network: nn.Module) -> int | None:
 
 
 def without_unread(network: nn.Module) -> nn.Module:
-    """A network without its decoder and its pooler, which no embedding depends on."""
+    """Remove a network's decoder and pooler, which no embedding depends on."""
     if getattr(network.config, "is_encoder_decoder", False):
         network = network.get_encoder()
     if isinstance(getattr(network, "pooler", None), nn.Module):
@@ -237,12 +237,12 @@ def without_unread(network: nn.Module) -> nn.Module:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder.
+    """Load the tokenizer of a folder.
 
     Raises
     ------
     EncoderError
-        It is not there, or damaged.
+        The tokenizer is missing or damaged.
     """
     quiet_transformers()
     from transformers import AutoTokenizer
@@ -258,7 +258,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def quiet_transformers() -> None:
-    """Make transformers importable, and keep it from printing and asking."""
+    """Make transformers importable, and stop it from printing and asking questions."""
     make_torchvision_importable()
     never_ask()
     from transformers.utils import logging
@@ -278,12 +278,12 @@ def model_source(name: str, model: str, folder: Path) -> str:
 
 
 def check_reads_text(name: str, model: str, model_config: Any) -> None:
-    """Refuse image models, image-text models and their halves, before the error that a tokenizer is missing.
+    """Refuse image models, image-text models and their halves, with a clearer error than a missing tokenizer.
 
     Raises
     ------
     EncoderError
-        It is such a model; the message has alternatives.
+        The model does not read text only; the message lists alternatives.
     """
     from transformers import AutoModel
 
@@ -291,8 +291,8 @@ def check_reads_text(name: str, model: str, model_config: Any) -> None:
     where, family = f"encoder.{name}: {model!r}", model_config.model_type
     if getattr(kind, "main_input_name", "") == "pixel_values":
         raise EncoderError(
-            f"{where} is a model of images ({family}). Here they are those of timm and "
-            f'torchvision, with modality = "image". To find one: mmfeat encoders PATTERN'
+            f"{where} is an image model of transformers ({family}). For images, mmfeat uses timm and "
+            f'torchvision, with modality = "image". To find a model: mmfeat encoders PATTERN'
         )
     if (hasattr(model_config, "vision_config") and not hasattr(model_config, "hidden_size")) or (
         kind is None and family.endswith(TOWERS) and not hasattr(model_config, "auto_map")
@@ -301,16 +301,16 @@ def check_reads_text(name: str, model: str, model_config: Any) -> None:
 
 
 def check_pooling(name: str, model: str, model_config: Any) -> None:
-    """Refuse to guess the pooling of a model that uses its end token.
+    """Refuse to choose the pooling of a model that is trained to use its end token.
 
     Raises
     ------
     EncoderError
-        It is CLIP's.
+        The model is CLIP's text model.
     """
     if model_config.model_type == "clip_text_model":
         raise EncoderError(
-            f"encoder.{name}: {model!r} takes the state of its end token (clip_text_model), which is not offered. "
+            f"encoder.{name}: {model!r} uses the state of its end token (clip_text_model), which mmfeat does not support. "
             f'In mmfeat.toml under [encoder.{name}] set: pooling = "mean" (or cls, max)'
         )
 
@@ -327,7 +327,7 @@ def _explained(name: str, model: str) -> Iterator[None]:
 
         if is_image_model(model):
             raise EncoderError(
-                f"encoder.{name}: {model!r} is a model of images. In mmfeat.toml under [encoder.{name}] set: "
+                f"encoder.{name}: {model!r} is an image model. In mmfeat.toml under [encoder.{name}] set: "
                 f'modality = "image"'
             ) from None
         near = nearest_text_models(model)
@@ -335,7 +335,7 @@ def _explained(name: str, model: str) -> Iterator[None]:
 
 
 def _architecture(network: nn.Module) -> str:
-    """A name that does not depend on the place of the weights, such as `bert-L6-H384`."""
+    """A name such as `bert-L6-H384`, which does not depend on where the weights are stored."""
     config = network.config
     layers = getattr(config, "num_hidden_layers", "")
     return f"{config.model_type}-L{layers}-H{config.hidden_size}"

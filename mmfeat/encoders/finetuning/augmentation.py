@@ -1,4 +1,4 @@
-"""Augmentation of training images as a function of a number: flips (P5), crops, RandAugment; at any size."""
+"""Augmentation of training images, deterministic in a number: flips (P5), crops, RandAugment; at any size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.preparation import ImagePreparation
 
 _RATIO = (3 / 4, 4 / 3)  # of a random crop's sides, as in torchvision's RandomResizedCrop
-_TRIES = 10  # to find a crop that lies inside the image
+_TRIES = 10  # attempts to find a crop inside the image
 _GLOBAL = threading.Lock()  # for the global generators of `random` and numpy, which timm's RandAugment uses
 
 
 class ImageAugmentation:
-    """Prepares images for training: as the encoder does, or with a number as a random variant."""
+    """Prepares images for training: like the encoder or, given a number, as a random variant."""
 
     def __init__(self, encoder: Encoder, config: FinetuneConfig) -> None:
         self._crop = config.crop
@@ -40,19 +40,19 @@ class ImageAugmentation:
             )
 
     def __call__(self, data: bytes, number: int | None, size: int = 0) -> Tensor:
-        """One image's bytes to `(3, H, W)` uint8; without a number as for encoding.
+        """Prepare one image's bytes: `(3, H, W)` uint8.
 
         Parameters
         ----------
         number : int, optional
-            Determines the variant.
+            Determines the variant; None for the preparation of encoding.
         size : int
-            Pixels of both sides; 0: the encoder's own.
+            Pixels of both sides; 0 for the encoder's own size.
 
         Raises
         ------
         UndecodableSample
-            The bytes are no image.
+            The bytes are not an image.
         """
         if number is None:
             return self._own.prepare(data)

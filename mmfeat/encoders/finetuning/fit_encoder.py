@@ -1,7 +1,7 @@
-"""Fine-tuning one encoder with a linear output on its modality (paper, section 3.1; P4 to P8).
+"""Fine-tunes one encoder with a linear probe on its modality (paper, section 3.1; P4 to P8).
 
-Randomness is a function of (seed, epoch or step, id) and the state is saved every few minutes, so that an interrupted and
-resumed fine-tuning equals an undisturbed one.
+Randomness is a function of (seed, epoch or step, id), and the state is saved every few minutes. A fine-tuning that is
+interrupted and resumed therefore equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ def fit_encoder(
     logs: Path | None = None,
     before: Callable[[int, float], None] | None = None,
 ) -> FittedEncoder:
-    """Fine-tune an encoder; an interrupted fit with the same fingerprint goes on.
+    """Fine-tune an encoder; an interrupted fit with the same fingerprint is resumed.
 
-    The encoder then holds the weights of its best epoch on val, or of the last one if no val row can be decoded. The state
-    stays in `resume_file` until the caller has saved the result and removes it.
+    Afterwards the encoder has the weights of its best epoch on val, or of the last epoch if no val row can be decoded. The
+    state stays in `resume_file` until the caller has saved the result and removes it.
 
     Parameters
     ----------
     rule : PredictConfig
-        How probabilities become the labels that the metric scores, at 0.5 where it is tuned.
+        The decision rule for the labels that the metric scores; a tuned threshold counts as 0.5.
     fingerprint : str
-        Digest of all that the fit depends on.
+        Digest of everything that the fit depends on.
     start : LinearProbe, optional
-        A linear output fitted on the encoder as it is, to start from.
+        A linear probe fitted on the encoder before fine-tuning, to start from.
     logs : Path, optional
         A folder for TensorBoard's files.
     before : callable, optional
-        Called with the number of steps that are done and the estimated seconds of the rest.
+        Called before training with the number of finished steps and the estimated remaining seconds.
 
     Raises
     ------
     EncoderError
-        The loss is not finite before the first epoch is whole; no training row can be decoded; the device cannot train in
-        this precision.
+        The loss is not finite before the first epoch is complete; no training row can be decoded; or the device cannot
+        train in this precision.
     """
     fit = EncoderFit(
         encoder,

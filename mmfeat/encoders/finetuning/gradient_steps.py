@@ -1,4 +1,4 @@
-"""Steps of fine-tuning: an encoder and its linear output, forward and backward, and the optimizer."""
+"""Optimizer steps of fine-tuning: an encoder and its linear probe, forward and backward."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mmfeat.encoders.finetuning.training_samples import Samples
 
 
 class GradientSteps:
-    """What changes in a fine-tuning: the encoder, its output, the optimizer and the average of the weights.
+    """The trained state of a fine-tuning: encoder, linear probe, optimizer and average of the weights.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class GradientSteps:
         self.parameters = [p for p in (*encoder.parameters(), *self.output.parameters()) if p.requires_grad]
         self.optimizer = optimizer_of(encoder, self.output, config)
         self.average = Average(self.parameters, config.ema) if config.ema else None
-        # small gradients vanish in float16: the loss is scaled up, as long as nothing overflows
+        # small gradients underflow in float16, so the loss is scaled up as far as nothing overflows
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         weights = class_weights(samples.labels[samples.train]) if config.weights == "paper" else None
         self.weights = None if weights is None else torch.as_tensor(weights, device=device)
@@ -67,7 +67,7 @@ class GradientSteps:
         self.piece = piece_size(config, device)
 
     def _step(self, batch: Batch, step: int) -> Tensor:
-        """Step number `step` of the optimizer; returns the loss before it."""
+        """Run step number `step` of the optimizer; returns the loss before the step."""
         config = self.config
         constant = config.schedule == "constant"
         set_rate(self.optimizer, config.lr * schedule(step, config.epochs * self.steps, config.warm_up, constant))
@@ -84,7 +84,7 @@ class GradientSteps:
         return loss
 
     def _gradients(self, batch: Batch) -> Tensor:
-        """Forward and backward in pieces; pieces that are too large for the memory are halved from then on."""
+        """Run forward and backward in pieces; if memory runs out, the size of pieces is halved for all further steps."""
         while True:
             try:
                 return self._accumulated(batch)
@@ -97,7 +97,7 @@ class GradientSteps:
                     f'a single sample is too large for the memory of {self.device}. Set a smaller size, or: device = "cpu"'
                 )
             self.piece = math.ceil(self.piece / 2)
-            say(f"memory of {self.device} is full: batches are computed in pieces of {self.piece} from here on")
+            say(f"out of memory on {self.device}: batches are now computed in pieces of {self.piece}")
 
     def _accumulated(self, batch: Batch) -> Tensor:
         labels = torch.as_tensor(self.samples.labels[batch.rows], device=self.device)
@@ -109,7 +109,11 @@ class GradientSteps:
                 embeddings = self.encoder(inputs)
             logits = self.output(embeddings.float())
             loss, _ = summed_loss(
-                logits, labels[piece.to(self.device)], self.weights, self.config.loss, self.config.smoothing
+                logits,
+                labels[piece.to(self.device)],
+                self.weights,
+                self.config.loss,
+                smoothing=self.config.smoothing,
             )
             self.scaler.scale(loss / weight).backward()
             whole += loss.detach() / weight

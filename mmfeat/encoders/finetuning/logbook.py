@@ -13,17 +13,17 @@ from mmfeat.common.progress import say
 
 
 class Logbook:
-    """Writes scalars for TensorBoard; goes on with the files of an interrupted fine-tuning.
+    """Writes scalars for TensorBoard, and continues the files of an interrupted fine-tuning.
 
-    If the disk refuses them, these files end and the fine-tuning goes on. tensorboard's own writer is not used, since its
-    thread prints a traceback when the disk is full.
+    If the disk refuses a write, logging stops and the fine-tuning continues. tensorboard's own writer is not used, because
+    its thread prints a traceback when the disk is full.
 
     Parameters
     ----------
     folder : Path or None
-        None: nothing is written.
+        The folder of the files; None to write nothing.
     step : int
-        The step that an interrupted fine-tuning goes on from; what was written after it does not count.
+        The step from which an interrupted fine-tuning is resumed; TensorBoard ignores later values of the first attempt.
     """
 
     def __init__(self, folder: Path | None, step: int = 0) -> None:
@@ -44,7 +44,7 @@ class Logbook:
             self._add(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Scalars by name, such as `train/loss`."""
+        """Write scalars by name, such as `train/loss`."""
         if self._records:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -58,7 +58,7 @@ class Logbook:
                 self._records.close()
 
     def _add(self, **what: Any) -> None:
-        """Write one event at once, so that it can be watched."""
+        """Write one event and flush it, so that TensorBoard shows it at once."""
         if self._records:
             from tensorboard.compat.proto.event_pb2 import Event
 
@@ -73,4 +73,4 @@ class Logbook:
         except OSError as error:
             self._records = None
             why = error.strerror or error
-            say(f"{self._folder}: cannot be written: {why}. Goes on without files for TensorBoard")
+            say(f"{self._folder}: cannot be written: {why}. The fine-tuning continues without TensorBoard files")

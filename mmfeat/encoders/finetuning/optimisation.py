@@ -1,4 +1,4 @@
-"""Parts of a fine-tuning step: learning rates by layer, the average of the weights, precision, pieces of a batch."""
+"""Parts of a fine-tuning step: learning rates by layer, average of the weights, precision, size of batch pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
 
-_FEW = 16  # samples
+_FEW = 16  # samples of a piece on a CPU
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -27,10 +27,10 @@ def freeze_layers(encoder: Encoder, n_layers: int) -> None:
 
 
 def optimizer_of(encoder: Encoder, output: nn.Linear, config: FinetuneConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW with a group for each layer, whose rate falls by `layer_decay` from the output to the input.
+    """Adam or AdamW with a learning rate that falls by `layer_decay` per layer, from the output to the input.
 
     Layer-wise decay as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022). Biases and scales of norms have no weight
-    decay. A group's `share` is the factor of its rate at every step.
+    decay. A group's `share` is the factor of its learning rate at every step.
     """
     depths = encoder.layers()
     top = max(depths.values(), default=0)
@@ -52,7 +52,7 @@ def optimizer_of(encoder: Encoder, output: nn.Linear, config: FinetuneConfig) ->
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step; each group has its share of it."""
+    """Set the learning rate of the next step, multiplied by each group's `share`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
 
@@ -63,7 +63,7 @@ class Average:
     Parameters
     ----------
     decay : float
-        Weight of the old average at a step; less in the first steps.
+        Weight of the old average at each step; it is lower in the first steps.
     """
 
     def __init__(self, tensors: list[Tensor], decay: float) -> None:
@@ -94,30 +94,30 @@ class Average:
 
 
 def keep_statistics(encoder: nn.Module) -> None:
-    """Keep the statistics of batch norms, while all else is in training mode."""
+    """Put batch norms into eval mode, so that training does not change their statistics."""
     for module in encoder.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def training_precision(asked: str, own: str, device: torch.device) -> str:
-    """The precision of forward passes in training; `auto` is bfloat16 on a GPU that supports it, else the encoder's own.
+    """The precision of training; `auto` is bfloat16 on a GPU that supports it, otherwise the encoder's own precision.
 
     Raises
     ------
     EncoderError
-        The device is a CPU and the precision float16, in which gradients vanish there.
+        The precision is float16 on a CPU, where gradients underflow.
     """
     if asked == "auto":
         fast = own == "float32" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         asked = "bfloat16" if fast else own
     if asked == "float16" and device.type == "cpu":
-        raise EncoderError('no fine-tuning in float16 on a CPU. Set: precision = "bfloat16" or "float32"')
+        raise EncoderError('a CPU cannot fine-tune in float16. Set: precision = "bfloat16" or "float32"')
     return asked
 
 
 def piece_size(config: FinetuneConfig, device: torch.device) -> int:
-    """Samples that are computed at a time; on a CPU few, for its caches, if that changes no result."""
+    """Number of samples of a piece. On a CPU it is small, to fit its caches, if this does not change the result."""
     if config.accumulate:
         return math.ceil(config.batch_size / config.accumulate)
     few = device.type == "cpu" and config.batch_norm == "frozen"
@@ -125,7 +125,7 @@ def piece_size(config: FinetuneConfig, device: torch.device) -> int:
 
 
 def linear_probe(width: int, n_classes: int, seed: int, start: LinearProbe | None) -> nn.Linear:
-    """The linear output at the start of training: a fitted one, or one with small seeded weights."""
+    """The linear probe at the start of training: the fitted one, or one with small random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         output = nn.Linear(width, n_classes)

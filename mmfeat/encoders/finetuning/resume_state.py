@@ -1,4 +1,4 @@
-"""The state of an interrupted fine-tuning in one safetensors file: its tensors, and a JSON record in the metadata."""
+"""The state of an interrupted fine-tuning, in one safetensors file: tensors, and a JSON record in the metadata."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class FitState:
     Attributes
     ----------
     epoch, step : int
-        Whole epochs, and steps of the current one.
+        Number of complete epochs, and of steps in the current epoch.
     losses : list of float
-        Of the steps of the current epoch.
+        The losses of the steps of the current epoch.
     """
 
     epoch: int = 0
@@ -56,7 +56,7 @@ def keep_state(file: Path, tensors: dict[str, dict[str, Tensor]], record: dict[s
 def kept_state(
     file: Path, fingerprint: str, device: torch.device
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """The state with the same fingerprint; None if there is none or it is damaged: then the fit starts again."""
+    """Load the state with the same fingerprint; None if there is none or the file is damaged, so that the fit starts over."""
     from safetensors import safe_open
 
     groups: dict[str, dict[str, Tensor]] = {}
@@ -70,18 +70,18 @@ def kept_state(
             for key in opened.keys():  # noqa: SIM118 - not a dict
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = opened.get_tensor(key)
-        if stamp_of(file.stat()) != stamp:  # another process may have written it meanwhile
+        if stamp_of(file.stat()) != stamp:  # another process replaced the file
             raise ValueError("was replaced while it was read")
     except FileNotFoundError:
         return None
     except Exception as error:  # safetensors has an exception of its own for each kind of damage
-        say(f"{file}: damaged: {one_line(error)}. The fit starts again")
+        say(f"{file}: damaged: {one_line(error)}. The fit starts over")
         return None
     return groups, record
 
 
 def forget_state(file: Path, fingerprint: str) -> None:
-    """Remove the state with a fingerprint; a state with another one stays."""
+    """Remove the state if it has this fingerprint."""
     from safetensors import safe_open
 
     try:

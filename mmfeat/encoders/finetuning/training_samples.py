@@ -1,4 +1,4 @@
-"""The samples of a fine-tuning, and their batches: augmented for training, plain for scoring."""
+"""The samples of a fine-tuning, and their batches: with augmentation for training, without for scoring."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.batches import Batch, prepared_batches
 from mmfeat.encoders.encoder import Encoder
 
-_SIZE_STEP = 32  # pixels: networks halve the size five times
+_SIZE_STEP = 32  # pixels; networks halve the size five times
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """The samples of a fine-tuning.
 
     Attributes
     ----------
     load : callable
-        (row, augmentation number or None, pixels or 0) to a prepared sample; with a number, a random variant of it.
+        (row, augmentation number or None, pixels or 0) to a prepared sample; a number selects a random variant.
     labels : np.ndarray
         `(N, K)` int8.
     numbers : np.ndarray
-        `(N,)` uint64, from the ids.
+        `(N,)` uint64 hashes of the ids.
     train, val : np.ndarray
         Row numbers.
     size : int
@@ -66,7 +66,7 @@ class TrainingBatches:
         return prepared_batches(groups, lambda row: self._samples.load(row, None, 0), self._encoder.collate)
 
     def size(self, epoch: int) -> int:
-        """Pixels of an epoch's images: from `start_size` up to the encoder's in the last epoch (progressive resizing)."""
+        """Image size of an epoch in pixels, rising from `start_size` to the encoder's own (progressive resizing)."""
         first, full, last = self._config.start_size, self._samples.size, self._config.epochs - 1
         if not first or not full or epoch >= last:
             return full

@@ -1,4 +1,4 @@
-"""Epochs of fine-tuning: train, score on val, keep the best epoch and the state that an interrupted fit goes on from."""
+"""Epochs of fine-tuning: train, score on val, keep the best epoch, and save the state for resuming."""
 
 from __future__ import annotations
 
@@ -35,24 +35,26 @@ from mmfeat.encoders.finetuning.resume_state import (
 from mmfeat.encoders.finetuning.training_samples import Samples, TrainingBatches, encoded_logits
 from mmfeat.metrics import Scores, better, scores
 
-KEEP_SECONDS = 120.0  # between two saves of the state within an epoch
-_LOOK = {"cpu": 1, "cuda": 10}  # steps between two reads of the loss, each of which waits for the GPU
+KEEP_SECONDS = 120.0  # time between two saves of the state within an epoch
+_LOOK = {"cpu": 1, "cuda": 10}  # steps between two reads of the loss; each read waits for the GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedEncoder:
-    """The best epoch, whose weights the encoder holds.
+    """The result of a fine-tuning. The encoder itself has the weights of the best epoch.
 
     Attributes
     ----------
+    output : LinearProbe
+        The linear probe of the best epoch.
     best_epoch : int
-        0 for the encoder as it was before.
+        From 1; 0 if no epoch was better than the encoder before fine-tuning.
     history : list of dict
-        One record for each epoch; one of epoch 0 if it started from a fitted output.
+        One record per epoch, and one of epoch 0 if the fit started from a fitted probe.
     last : tuple of dict and LinearProbe or None
-        The last epoch's encoder tensors and output, if it is not the best.
+        Encoder tensors and probe of the last epoch, if it is not the best.
     stopped : str
-        Why it ended early; empty if it did not.
+        The reason for an early end; empty if there was none.
     """
 
     output: LinearProbe
@@ -64,20 +66,20 @@ class FittedEncoder:
 
 
 class EncoderFit(GradientSteps):
-    """One fine-tuning: `estimate()` says how long it will take, `run()` does it or goes on with it.
+    """One fine-tuning: `estimate()` predicts its duration, `run()` starts or resumes it.
 
     Parameters
     ----------
     metric : str
-        What the best epoch is best in, on val.
+        The metric on val that selects the best epoch.
     rule : PredictConfig
-        How probabilities become the labels that the metric scores.
+        The decision rule for the labels that the metric scores.
     resume_file : Path
-        Where the state of an interrupted fine-tuning is kept.
+        The file with the state of an interrupted fine-tuning.
     fingerprint : str
-        Digest of all that the fit depends on.
+        Digest of everything that the fit depends on.
     start : LinearProbe, optional
-        A linear output fitted on the encoder as it is (Kumar et al., 2022); zeros and small random numbers without.
+        A linear probe fitted on the encoder before fine-tuning (Kumar et al., 2022); by default small random weights.
     logs : Path, optional
         A folder for TensorBoard's files.
     """
@@ -97,7 +99,9 @@ class EncoderFit(GradientSteps):
         start: LinearProbe | None = None,
         logs: Path | None = None,
     ) -> None:
-        val = samples.val[np.argsort(samples.numbers[samples.val], kind="stable")]  # in an order of the rows' own
+        val = samples.val[
+            np.argsort(samples.numbers[samples.val], kind="stable")
+        ]  # an order that does not depend on the manifest
         samples = dataclasses.replace(samples, val=val)
         super().__init__(encoder, samples, config, seed=seed, device=device, start=start)
         self.metric, self.rule, self.start, self.logs = metric, rule, start, logs
@@ -124,14 +128,14 @@ class EncoderFit(GradientSteps):
         return seconds * (len(self.samples.train) + forward) * epochs
 
     def resume(self) -> int:
-        """Load the state of an interrupted fine-tuning with the same fingerprint; returns the number of steps that are done."""
+        """Load the state of an interrupted fine-tuning with the same fingerprint; returns the number of finished steps."""
         kept = kept_state(self.resume_file, self.fingerprint, self.device)
         if kept is None:
             return 0
         try:
             self._restore(*kept)
-        except Exception as error:  # an unsealed file may hold anything
-            why = f"{self.resume_file}: cannot be gone on from: {one_line(error)}"
+        except Exception as error:  # an unsealed file may contain anything
+            why = f"{self.resume_file}: cannot be resumed: {one_line(error)}"
             raise EncoderError(f"{why}. Remove it and type the command again") from None
         return self.state.epoch * self.steps + self.state.step
 
@@ -147,16 +151,16 @@ class EncoderFit(GradientSteps):
             self.scaler.load_state_dict(self.state.scaler)
 
     def run(self, description: str) -> FittedEncoder:
-        """Train until the metric on val no longer improves; the encoder then holds the best epoch's weights.
+        """Train until the metric on val stops improving; the encoder then has the best epoch's weights.
 
-        Without val rows the last epoch counts as the best. If the loss is not finite, the fit ends with the best epoch before,
-        and the reason is in `stopped`.
+        Without val rows the last epoch counts as the best. If the loss becomes infinite or NaN, the fit ends with the best
+        epoch so far, and `stopped` has the reason.
 
         Raises
         ------
         EncoderError
-            The loss is not finite before the first epoch is whole; no training row can be decoded; a single sample is too
-            large for the memory.
+            The loss is not finite before the first epoch is complete; no training row can be decoded; or a single sample
+            needs too much memory.
         """
         state, stopped = self.state, ""
         done = state.epoch * self.steps + state.step
@@ -192,7 +196,7 @@ class EncoderFit(GradientSteps):
         )
 
     def _epoch(self, bar: Any, logbook: Logbook) -> None:
-        """Train one epoch, or the rest of it, and score it on val."""
+        """Train one epoch, or the rest of an interrupted one, and score it on val."""
         state, start = self.state, time.perf_counter()
         rows = self.samples.train[epoch_order(self.samples.numbers[self.samples.train], self.seed, state.epoch)]
         groups = groups_of(rows, self.config.batch_size)[state.step :]
@@ -227,7 +231,7 @@ class EncoderFit(GradientSteps):
         Raises
         ------
         Diverged
-            One is not finite.
+            A loss is not finite.
         """
         state = self.state
         losses = torch.stack(pending).tolist() if pending else []

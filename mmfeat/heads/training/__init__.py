@@ -1,1 +1,1 @@
-"""The fit of heads: one, several seeds, or many variants in one vectorised pass."""
+"""Fits heads: one head, several seeds, or many variants in one vectorised pass."""

@@ -1,4 +1,4 @@
-"""The epochs of a stack of heads: each head keeps its best epoch on val and stops on its own; then it costs nothing more."""
+"""Trains a stack of heads by epochs: each head keeps its best epoch on val, stops on its own, and then takes no more time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmfeat.heads.training.stack import Arrays, Stack
 from mmfeat.metrics import better
 from mmfeat.metrics.fast_metric import metric_values
 
-EVALUATED = 8192  # rows of val at a time
+EVALUATED = 8192  # val rows evaluated at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class FittedHead:
     best_epoch : int
         Counted from 1.
     seconds : float
-        Its share of its pass's time.
+        The head's share of the time of its pass.
     error : str
-        Why it could not be fitted; empty if it was.
+        The reason why the fit failed; empty if it did not.
     """
 
     head: Head
@@ -56,7 +56,7 @@ class _Kept:
         self.error, self.stopped = "", False
 
     def judge(self, metric: str, epoch: int, value: float | None, *, patience: int, state: Callable[[], Any]) -> None:
-        """Keep the epoch if it is the best so far, or if there is no val row; stop after `patience` epochs without a better one."""
+        """Keep the epoch if it is the best so far, or if there are no val rows; stop after `patience` worse epochs."""
         if value is None or self.best_value is None or better(metric, value, self.best_value):
             self.best, self.best_epoch, self.best_value = state(), epoch, value
         elif epoch - self.best_epoch >= patience:
@@ -74,15 +74,15 @@ def fit_stack(
     bar: Progress | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[FittedHead]:
-    """Train the heads of a stack to their best epochs; in the order of `planned.places`.
+    """Train the heads of a stack to their best epochs; returns them in the order of `planned.places`.
 
     Parameters
     ----------
     heads : list of Head
-        A fresh one for each stream, standardised.
+        For each stream, an untrained head with fitted standardisation.
     choose_by : callable, optional
-        From the metric of all heads `(M,)`, in the order of places, to the values that their epochs are selected by. Then
-        heads stop only all together.
+        Maps the metrics of all heads `(M,)`, in the order of places, to the values that select their epochs. Heads then
+        stop only all together.
     """
     start, config, spent = time.perf_counter(), planned.config, 0
     stack = Stack(heads, arrays, planned.streams, variants=planned.variants, config=config)
@@ -105,7 +105,7 @@ def fit_stack(
                 if one.stopped and choose_by is None:
                     continue
                 _record(one, epoch, losses[i, j], logits=logits[i][j], metric=metric, value=values[s, v])
-                if not one.stopped:  # a stopped head may go on, since the others' epochs depend on it
+                if not one.stopped:  # training of a stopped head may continue, because other heads' epochs depend on it
                     state = functools.partial(stack.state, i, j)  # copied only if it is kept
                     one.judge(metric, epoch, chosen[s, v], patience=config.patience, state=state)
         going = np.array([[not kept[s, v].stopped for v in columns] for s in rows])

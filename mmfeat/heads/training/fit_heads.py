@@ -1,4 +1,4 @@
-"""Fitting heads: all arrays on the device, batches by index, early stopping on val."""
+"""Fits heads: all arrays are on the device, batches are taken by index, and val decides when to stop."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from mmfeat.common.text import counted
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads import build_head
 from mmfeat.heads.head import TOKENS, Head, encoder_of
-from mmfeat.heads.noise import QUIET
 from mmfeat.heads.training.epochs import FittedHead, fit_stack
 from mmfeat.heads.training.members import Member, plan_stacks
-from mmfeat.heads.training.stack import MOST_NUMBERS, NO_FOLD, Arrays
+from mmfeat.heads.training.stack import NO_FOLD, Arrays
 
-_BLOCK = 65536  # rows that are standardised at a time
+_BLOCK = 65536  # rows standardised at a time
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class FitData:
     Attributes
     ----------
     inputs : dict of str to Tensor
-        Embeddings `(N, D)` float32 by encoder; tokens `(N, T, d)` under `NAME/tokens`, float16 as they are stored.
+        Embeddings `(N, D)` float32 by encoder; tokens `(N, T, d)` under `NAME/tokens`, in float16 as in the store.
     present : dict of str to Tensor
         `(N,)` and `(N, T)` bool by the same names.
     labels : Tensor
@@ -45,7 +44,7 @@ class FitData:
     fold : np.ndarray or None
         `(N,)` int64, for members with a held-out fold.
     weights : Tensor or None
-        `(N, K)` float32: weight of each label in the loss; 1, when None.
+        `(N, K)` float32: weight of each label in the loss; None means 1.
     """
 
     inputs: dict[str, Tensor]
@@ -68,7 +67,7 @@ class FitData:
         return {encoder_of(key): tuple(x.shape[1:]) for key, x in self.inputs.items() if key.endswith(TOKENS)}
 
     def only(self, *keys: str) -> FitData:
-        """The data with some of its inputs; an encoder's name means its embeddings without its tokens."""
+        """The data with a selection of inputs; an encoder's name selects its embeddings but not its tokens."""
         inputs, present = ({key: values[key] for key in keys} for values in (self.inputs, self.present))
         return dataclasses.replace(self, inputs=inputs, present=present)
 
@@ -79,7 +78,7 @@ def fit_data(table: Any, names: list[str], device: torch.device, rows: np.ndarra
     Raises
     ------
     RunError
-        They do not fit into its memory.
+        The rows do not fit into the device's memory.
     """
     table = table if rows is None else table.take(rows)
     try:
@@ -120,17 +119,17 @@ def fit_head(
     config : dataclass
         The head's settings from :mod:`mmfeat.config.schema`.
     metric : str
-        The epoch is selected by it. Without val rows the last epoch is kept.
+        The metric that selects the epoch. Without val rows the last epoch is kept.
     rule : PredictConfig, optional
-        How probabilities become the labels that the metric scores, at 0.5 where the threshold is tuned; the default one,
-        when None.
+        The decision rule for the labels that the metric scores; a tuned threshold counts as 0.5. By default
+        `PredictConfig()`.
     seed : int
         Determines initial weights, order of rows and dropout; the order of the rows in `data` does not matter.
 
     Raises
     ------
     RunError
-        The head does not take these inputs, memory runs out, or the loss or the logits are not finite.
+        The head does not accept these inputs, memory runs out, or the loss or the logits are not finite.
     """
     return fit_heads(name, data, [Member(config, seed)], metric=metric, rule=rule)[0]
 
@@ -144,14 +143,14 @@ def fit_heads(
     rule: PredictConfig | None = None,
     bar: Progress | None = None,
 ) -> list[FittedHead]:
-    """Train many heads of one name, those of one shape in one vectorised pass; returned in the members' order.
+    """Train many heads of one name, with heads of the same shape in one vectorised pass; returns them in members' order.
 
-    Up to rounding, a head equals one that is trained alone: its rows, dropout and weights are functions of its own seed.
+    Up to rounding, a head equals one that is trained by itself: its rows, dropout and weights depend only on its own seed.
 
     Parameters
     ----------
     bar : Progress, optional
-        Advanced by one for each epoch of each head, also for epochs that a head is spared because it has stopped.
+        Advanced by one for each epoch of each head, including epochs after early stopping.
 
     Raises
     ------
@@ -177,18 +176,18 @@ def fit_stacks(
     bar: Progress | None = None,
     choose_by: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[list[int], list[FittedHead]]]:
-    """As :func:`fit_heads`, pass by pass: the members' numbers and their heads as soon as a pass is done.
+    """Like :func:`fit_heads`, but yields members' numbers and heads after each pass.
 
     Parameters
     ----------
     choose_by : callable, optional
-        From the metric of a pass's heads on their own val rows `(M,)` to the values that their epochs are selected by.
+        Maps the metrics of a pass's heads on their own val rows `(M,)` to the values that select their epochs.
 
     Raises
     ------
     RunError
-        Memory runs out, or the head does not take these inputs. A head whose loss is not finite is returned with its
-        `error`.
+        Memory runs out, or the head does not accept these inputs. A head whose loss is not finite is returned with an
+        `error` instead.
     """
     rule = rule or PredictConfig()
     members = _with_rows(members, data)
@@ -214,7 +213,7 @@ def fit_stacks(
         except (RuntimeError, MemoryError) as error:
             if _out_of_memory(error):
                 raise RunError(f"{name}: out of memory. Lower fuse.{name}.batch_size ({size} now)") from None
-            if "overflow" in str(error):  # the optimizer's step, as a number of the tensors' type
+            if "overflow" in str(error):  # torch's error if the step size is out of the dtype's range
                 raise RunError(diverged(name, config, "its step is too large for float32")) from None
             raise
 
@@ -235,21 +234,21 @@ def n_parameters(name: str, data: FitData, config: Any) -> int:
 
 
 def usual_batch(n_rows: int, most: int = 256) -> int:
-    """The default batch size: about 30 batches an epoch."""
+    """The default batch size: about 30 batches per epoch, within 32 and `most`."""
     return min(most, max(32, n_rows // 30))
 
 
 def _built(device: torch.device | str, name: str, data: FitData, *, config: Any, seed: int = 0) -> Head:
-    """A fresh head; its weights are a function of the seed, whatever the device."""
+    """A new head; its initial weights depend on the seed, not on the device."""
     with torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(torch_seed(seed, 0))
-        head = build_head(name, data.widths, data.labels.shape[1], config, data.tokens)
+        head = build_head(name, data.widths, data.labels.shape[1], config, tokens=data.tokens)
     return head if device == "meta" else head.to(device)
 
 
 def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
     """Members with their rows filled in, in the order of the ids' numbers, so that sums are the same to the last bit."""
-    ordered: dict[int, np.ndarray] = {}  # by the given array: members that share rows share one
+    ordered: dict[int, np.ndarray] = {}  # by array identity: members that share rows share the result
 
     def rows(given: np.ndarray) -> np.ndarray:
         if id(given) not in ordered:
@@ -268,7 +267,7 @@ def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
 def _standardised(
     name: str, data: FitData, members: Sequence[Member], readers: list[Any]
 ) -> tuple[dict[str, Tensor], Arrays]:
-    """Mean and scale over all members' training rows (they carry no labels), and the arrays standardised by them."""
+    """Mean and scale over all members' training rows (this reads no labels), and the standardised arrays."""
     train = [member.train for member in {id(m.train): m for m in members}.values()]
     rows = train[0] if len(train) == 1 else np.unique(np.concatenate(train))
     rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
@@ -294,58 +293,3 @@ def _all_standardised(head: Head, key: str, data: FitData) -> Tensor:
         block = slice(start, start + step)
         values[block] = head.standardised(key, {key: data.inputs[key][block]}, {key: data.present[key][block]})
     return values
-
-
-def head_logits(head: Head, data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192) -> np.ndarray:
-    """Logits `(n, K)` float32 of some rows (all, when None) by a head in eval mode."""
-    return heads_logits([head], data, rows, batch_size)[0]
-
-
-def heads_logits(
-    heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
-) -> np.ndarray:
-    """Logits `(H, n, K)` float32 of some rows (all, when None) by heads on the same inputs, in eval mode."""
-    n = len(data.labels) if rows is None else len(rows)
-    logits = np.zeros((len(heads), n, heads[0].n_classes), np.float32)
-    for some, each in logits_in_batches(heads, data, rows, batch_size):
-        logits[:, some] = each
-    return logits
-
-
-def mean_logits(heads: Sequence[Head], data: FitData, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All rows' logits averaged over heads, `(N, K)` float32, and each head's logits of the rows `some`, `(H, n, K)`."""
-    n, k = len(data.labels), heads[0].n_classes
-    mean, each = np.zeros((n, k), np.float32), np.zeros((len(heads), len(some), k), np.float32)
-    for batch, logits in logits_in_batches(heads, data):
-        mean[batch] = logits.mean(0)
-        here = np.flatnonzero((some >= batch.start) & (some < batch.stop))
-        each[:, here] = logits[:, some[here] - batch.start]
-    return mean, each
-
-
-@torch.inference_mode()
-def logits_in_batches(
-    heads: Sequence[Head], data: FitData, rows: np.ndarray | None = None, batch_size: int = 8192
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Batches of rows (all rows, when None): the slice of them, and their logits `(H, b, K)` float32."""
-    reads = heads[0].reads
-    numbers = sum(data.inputs[key].shape[1:].numel() for key in reads) + len(heads) * heads[0].n_classes
-    batch_size = max(1, min(batch_size, MOST_NUMBERS // numbers))
-    as_before = [i > 0 and _standardise_alike(heads[i - 1], head) for i, head in enumerate(heads)]
-    asked = None if rows is None else torch.as_tensor(rows, device=data.labels.device)
-    n = len(data.labels) if rows is None else len(rows)
-    for start in range(0, n, batch_size):
-        some = slice(start, min(start + batch_size, n))
-        batch = some if asked is None else asked[some]  # all rows in their order: nothing is gathered
-        inputs, present = ({key: part[key][batch] for key in reads} for part in (data.inputs, data.present))
-        each, x = [], {}
-        for head, same in zip(heads, as_before, strict=True):
-            x = x if same else head.standardise(inputs, present)
-            each.append(head.eval().logits(x, present, QUIET))
-        yield some, torch.stack(each).float().cpu().numpy()
-
-
-def _standardise_alike(a: Head, b: Head) -> bool:
-    """Whether two heads standardise alike, as heads of one fit do."""
-    moments = dict(b.named_buffers())
-    return all(torch.equal(value, moments[name]) for name, value in a.named_buffers())

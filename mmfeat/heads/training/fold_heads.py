@@ -1,9 +1,8 @@
-"""Out-of-fold heads: each is trained without one fold, so that every row has logits of heads that never saw its label.
+"""Out-of-fold heads: each head is trained without one fold, so that each row has logits of heads that never saw its label.
 
-The k heads of one seed are trained in one pass. The epoch of each is selected by the mean metric of the others on their own
-folds, so that no label of a fold selects anything for the head that predicts it. If a head is little more than one product
-with its inputs, all heads share their batches, and the loss of each excludes its fold. Otherwise each head visits the rows
-of the other folds alone, which saves a k-th of the arithmetic.
+The k heads of one seed are trained in one pass. The epoch of a head is selected by the mean metric of the other heads on
+their own folds, so that no label of a fold influences the head that predicts it. Small heads share their batches, and each
+head's loss excludes its fold. Larger heads read only the rows of the other folds, which saves a k-th of the arithmetic.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from mmfeat.common.progress import Progress
 from mmfeat.common.randomness import mix
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads.training.epochs import FittedHead
-from mmfeat.heads.training.fit_heads import FitData, diverged, fit_stacks, head_logits, n_parameters
+from mmfeat.heads.training.fit_heads import FitData, diverged, fit_stacks, n_parameters
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
 
-JUDGED = 2000  # rows of the other folds that a head's epoch is selected on
-# Parameters for each input value, up to which sharing a batch costs less than a k-th of the arithmetic.
+JUDGED = 2000  # number of rows of the other folds that a head's epoch is selected on
+# Heads with at most this number of parameters per input value share batches.
 _SHARED = 64
 
 
@@ -34,9 +34,9 @@ class FoldFit:
     Attributes
     ----------
     fits : list of FittedHead
-        The heads of the first seed, fold by fold, then those of the next.
+        The heads of the first seed, fold by fold, then those of the next seed.
     logits : np.ndarray
-        `(S, n, K)` float32 by seed, of the rows that have a fold, in their order: by the head that was trained without the row.
+        `(S, n, K)` float32 for S seeds and the n rows with a fold, by the head that was trained without the row.
     """
 
     fits: list[FittedHead]
@@ -61,7 +61,7 @@ def fit_folds(
     data : FitData
         `fold` counts from 0; -1 for rows that are not used. `train` and `val` are not read.
     judges : np.ndarray, optional
-        `(N,)` bool: rows that epochs may be selected on; all, when None or if a fold has none of them.
+        `(N,)` bool: rows that epochs may be selected on; all rows if it is None or excludes a whole fold.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _mean_of_others(values: np.ndarray) -> np.ndarray:
 
 
 def _judging(data: FitData, rows: np.ndarray, folds: np.ndarray, judges: np.ndarray | None) -> list[np.ndarray]:
-    """The rows of each fold that epochs are selected on, drawn by ids; up to `JUDGED` in all folds but one."""
+    """For each fold, a sample of rows (by id) that epochs are selected on; up to `JUDGED` in any k - 1 folds."""
     turn = mix(data.numbers, len(folds))
     allowed = np.ones(len(data.fold), bool) if judges is None else judges
     if not all((allowed & (data.fold == fold)).any() for fold in folds):
@@ -113,7 +113,7 @@ def _members(
     folds: np.ndarray,
     judging: list[np.ndarray],
 ) -> list[Member]:
-    """Members by seed, then by fold; those of one seed are a company."""
+    """Members by seed, then by fold; the members of one seed are trained in one pass."""
     if n_parameters(name, data, config) <= _SHARED * sum(data.widths.values()):
         val = np.concatenate(judging)
         return [Member(config, seed, rows, val, fold=int(fold), company=seed) for seed in seeds for fold in folds]

@@ -1,4 +1,4 @@
-"""Grouping heads of one fit into passes: heads of one shape form grids of streams and variants."""
+"""Groups the heads of a fit into vectorised passes: heads of one shape form grids of streams and variants."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 from mmfeat.heads.training.stack import NO_FOLD, Stream, Variant
 
-_MOST_PARAMETERS = {"cpu": 2**24, "cuda": 2**28}  # in one pass, which holds five copies of them
-_MOST_INPUTS = {"cpu": 2**24, "cuda": 2**28}  # numbers in one batch of all streams
+_MOST_PARAMETERS = {"cpu": 2**24, "cuda": 2**28}  # of one pass, which needs five copies of each
+_MOST_INPUTS = {"cpu": 2**24, "cuda": 2**28}  # input values in one batch of all streams
 _BY_VARIANT = ("lr", "weight_decay")
 
 
@@ -26,12 +26,12 @@ class Member:
     config : dataclass
         The head's settings from :mod:`mmfeat.config.schema`.
     train, val : np.ndarray or None
-        Row numbers; those of the data, when None.
+        Row numbers; None for those of the data.
     fold : int
-        Held-out fold: excluded from the loss; the only rows it is evaluated on. -1 for none. Heads that differ in it share
-        their batches.
+        Held-out fold: excluded from the loss; the only rows that the head is evaluated on. -1 for none. Heads that differ
+        only in the fold share their batches.
     company : hashable
-        Members of one company, and no others, are trained in one pass.
+        Members with the same company are trained in one pass, without other members.
     """
 
     config: Any
@@ -49,7 +49,7 @@ class PlannedStack:
     Attributes
     ----------
     config : Any
-        One head's settings, of which the shared ones are read.
+        The settings of one of the heads; only settings that all heads share are read.
     places : list of (int, int, int)
         Each member's number, stream and variant.
     """
@@ -73,16 +73,16 @@ def rates_of(config: Any) -> dict[str, float]:
 def plan_stacks(
     members: Sequence[Member], device: torch.device, parameters: Callable[[Any], int], inputs: Callable[[Any, int], int]
 ) -> list[PlannedStack]:
-    """Group heads into as few passes as memory allows; those of one company are always in one.
+    """Group heads into as few passes as memory allows; members of one company are always in one pass.
 
     Parameters
     ----------
     members : sequence of Member
-        With their rows.
+        The heads; `train` and `val` must be set.
     parameters : callable
-        From settings to the number of a head's parameters.
+        Maps settings to the number of a head's parameters.
     inputs : callable
-        From settings and number of training rows to the number of values in one batch.
+        Maps settings and number of training rows to the number of values in one batch.
     """
     shapes: dict[Any, dict[Any, dict[Variant, list[int]]]] = {}
     streams: dict[Any, Stream] = {}

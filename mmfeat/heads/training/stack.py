@@ -1,8 +1,8 @@
-"""Many heads of one shape trained in one vectorised pass: their parameters are stacked (torch.func, Horace He et al.).
+"""Trains many heads of one shape in one vectorised pass, with stacked parameters (torch.func, Horace He et al.).
 
-A stack is a grid of streams and variants. Heads of one stream see the same rows in the same order with the same dropout, so
-that a batch is gathered once for all of them, and a linear layer on it is one matrix product. Variants differ in what
-follows: the held-out fold, learning rate and weight decay.
+A stack is a grid of streams and variants. Heads of one stream read the same rows in the same order with the same dropout, so
+that a batch is gathered once for all of them, and a linear layer on it is one matrix product. Variants differ in the held-out
+fold, learning rate and weight decay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmfeat.common.schedule import schedule
 from mmfeat.heads.head import Head, log_odds
 from mmfeat.heads.noise import LEVELS, Noise, Widths
 
-MOST_NUMBERS = 2**24  # in a batch without gradients
+MOST_NUMBERS = 2**24  # values in a batch without gradients
 CLIP = 1.0  # largest norm of one head's gradient
 WARM_UP = 0.05  # share of the steps
 NO_FOLD = -1
@@ -43,7 +43,7 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Heads with the same batches: one seed, one set of rows, one set of dropout rates (share by setting)."""
+    """Heads with the same batches: one seed, one set of rows, and one dropout rate per setting."""
 
     seed: int
     train: np.ndarray
@@ -61,7 +61,7 @@ class Variant:
 
 
 class _Logits(nn.Module):
-    """A head for `functional_call`: its forward pass gives the logits of a fit."""
+    """A head for `functional_call`: its forward pass computes the logits of a fit."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class _Logits(nn.Module):
 
 
 class Stack:
-    """S x V heads of one shape, their optimizer, and the order in which they see rows.
+    """S x V heads of one shape, their optimizer, and their order of rows.
 
     Parameters
     ----------
     heads : list of Head
         A freshly initialised head for each stream.
     config : Any
-        Settings that all of them share: loss, class weights.
+        The settings that all heads share: loss, class weights.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Stack:
         return torch.optim.AdamW(groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
-        """Go on with some of the streams and variants; the optimizer's state of the others is dropped."""
+        """Continue with a selection of streams and variants; the optimizer's state of all others is dropped."""
         old = self.optimizer
         groups = np.arange(len(old.param_groups)).reshape(len(self.streams), len(self.variants))
         kept = groups[streams][:, variants].ravel()
@@ -158,7 +158,7 @@ class Stack:
         return torch.stack(losses).mean(0).double().cpu().numpy()
 
     def _blocks(self) -> list[slice]:
-        """Streams whose gradients are computed together. On a CPU large heads are faster one by one, within the cache."""
+        """Streams whose gradients are computed together. On a CPU, large heads are faster one by one, within its cache."""
         n, numbers = len(self.streams), sum(p[0, 0].numel() for p in self.parameters.values())
         size = 1 if self.device.type == "cpu" and numbers > LARGE else n
         return [slice(start, start + size) for start in range(0, n, size)]
@@ -172,11 +172,11 @@ class Stack:
         return torch.cat(losses)
 
     def _gradients(self, block: slice, rows: Tensor, generators: dict[str, list[torch.Generator]]) -> Tensor:
-        """Give the optimizer the gradients of some streams' heads on the batch `rows` `(S, B)`; returns their losses."""
-        there = rows.clamp(min=0)
-        labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, there), -1)  # (S, B, K)
-        x = {name: _gather(values, there) for name, values in self.arrays.x.items()}
-        present = {name: _gather(values, there) for name, values in self.arrays.present.items()}
+        """Set the gradients of some streams' heads on the batch `rows` `(S, B)`, where -1 is padding; returns the losses."""
+        gathered = rows.clamp(min=0)
+        labels = torch.where((rows >= 0)[..., None], _gather(self.arrays.labels, gathered), -1)  # (S, B, K)
+        x = {name: _gather(values, gathered) for name, values in self.arrays.x.items()}
+        present = {name: _gather(values, gathered) for name, values in self.arrays.present.items()}
         random = {
             rate: torch.stack([_random_bytes(rows.shape[1], width, g) for g in generators[rate]]).to(self.device)
             for rate, width in self.widths.items()
@@ -189,8 +189,8 @@ class Stack:
         }
         parameters = {name: p.detach()[block].requires_grad_() for name, p in self.parameters.items()}
         logits = self._forward(parameters, x, present, rates, random)  # (S, V, B, K)
-        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, there)  # (S, B)
-        cells = None if self.arrays.weights is None else _gather(self.arrays.weights, there)  # (S, B, K)
+        fold = None if self.arrays.fold is None else _gather(self.arrays.fold, gathered)  # (S, B)
+        cells = None if self.arrays.weights is None else _gather(self.arrays.weights, gathered)  # (S, B, K)
         losses = self._losses(logits, labels, None if self.weights is None else self.weights[block], cells, fold)
         grads = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
         self._clip([g for g in grads if g is not None])
@@ -247,7 +247,7 @@ class Stack:
 
     @staticmethod
     def _clip(grads: list[Tensor]) -> None:
-        """Each head's gradient to a norm of at most `CLIP`, as torch.nn.utils.clip_grad_norm_ does for one model."""
+        """Scale each head's gradient to a norm of at most `CLIP`, like torch.nn.utils.clip_grad_norm_ for one model."""
         norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), dim=-1) for g in grads])  # (parameters, S, V)
         scale = (CLIP / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
         if bool((scale < 1).any()):
@@ -263,7 +263,7 @@ class Stack:
         return torch.as_tensor(filled, device=self.device)
 
     def _generators(self, epoch: int) -> dict[str, list[torch.Generator]]:
-        """One for each rate and stream: the numbers of one rate do not depend on whether another rate drops anything."""
+        """One generator per rate and stream, so that the numbers of one rate do not depend on other rates."""
         return {
             rate: [
                 torch.Generator().manual_seed(torch_seed(s.seed, epoch) ^ zlib.crc32(rate.encode()))
@@ -305,7 +305,7 @@ class Stack:
         return [[joined[s, v, : len(self.judging(s, v))] for v in variants] for s in range(len(self.streams))]
 
     def state(self, s: int, v: int) -> dict[str, Tensor]:
-        """One head's parameters as they are now, copied."""
+        """A copy of one head's present parameters."""
         return {name.removeprefix("head."): p.detach()[s, v].clone() for name, p in self.parameters.items()}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.command_line import run_cli
+from helpers.images import saved
 from PIL import Image, PngImagePlugin
 
 from mmfeat.data.images.copies import copies_across_splits, groups_with_copies
@@ -21,12 +22,6 @@ from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.project.initialisation import init
 
 rng = np.random.default_rng(5)
-
-
-def saved(pixels: np.ndarray, kind: str, **options) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind, **options)
-    return data.getvalue()
 
 
 def picture() -> np.ndarray:
@@ -176,7 +171,7 @@ def test_init_keeps_copies_in_one_split_and_counts_them(tmp_path):
     split = dict(zip(result.manifest.ids, result.manifest.split, strict=True))
     assert all(split[f"{i}a"] == split[f"{i}b"] for i in range(N))
     assert 0 < list(split.values()).count("val") < 2 * N
-    assert f"0 missing, 0 identical to another, {N} more except for metadata" in result.summary
+    assert f"0 missing, 0 exact copies, {N} copies with other metadata" in result.summary
     assert "in two splits" not in result.summary
 
 
@@ -190,7 +185,7 @@ def test_rows_that_have_two_splits_keep_them_and_are_named(tmp_path):
     before[:4] = "train", "val", "val", "val"  # as mmfeat 0.1.0 may have dealt them
     dataclasses.replace(manifest, split=before).save(project / "manifest.parquet")
     said = run_cli("init", cwd=project).stdout
-    assert "1 image in two splits except for metadata (listed in init.log)" in said
+    assert "1 image in two splits, with other metadata (listed in init.log)" in said
     assert "the same image data: image of '0a' (train) and image of '0b' (val)" in (project / "init.log").read_text()
     assert Manifest.load(project / "manifest.parquet").split.tolist() == before.tolist()
 

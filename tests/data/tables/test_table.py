@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, data, says):
 def test_two_columns_of_one_name(tmp_path):
     data = pa.Table.from_arrays([pa.array(["a"])] * 2, ["id", "id"])
     pq.write_table(data, tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"t.parquet: column 'id' is there twice"):
+    with pytest.raises(DataError, match=r"t.parquet: column 'id' occurs twice"):
         read_table(tmp_path / "t.parquet")
 
 

@@ -23,7 +23,7 @@ from mmfeat.encoders.portable import load_encoder, load_preparation, save_encode
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import lineage_of_encoder
-from mmfeat.project.tfidf_vocabulary import fitted_words, identity_of, with_words
+from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of, with_tfidf
 from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.export import export
 from mmfeat.workflows.finetune import finetune
@@ -133,7 +133,7 @@ def test_before_it_is_fitted_it_says_what_to_type(worded):
     done = run_cli("extract", "words", cwd=worded.root, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Error: encoder.words: tfidf has no vocabulary of these settings yet. Run: mmfeat finetune words"
+        "Error: encoder.words: tfidf has no vocabulary with these settings yet. Run: mmfeat finetune words"
     ]
     assert status(worded).remedy == "mmfeat finetune words"
     (plan,) = plan_finetune(Project(worded.root, dry=True), ["words"])
@@ -174,7 +174,7 @@ def test_typed_again_it_is_done_and_freeze_means_the_same(worded, monkeypatch):
 
 def test_it_sees_no_caption_but_those_of_training_rows(project):
     def key(of: Project) -> str:
-        return identity_of("words", fitted_words(with_words(of, "words"), "words")).spec.key
+        return identity_of("words", fitted_vocabulary(with_tfidf(of, "words"), "words")).spec.key
 
     before = key(project)
     assert key(changed(project, "val", "words of val")) == before
@@ -204,7 +204,7 @@ def test_other_settings_are_another_encoder(worded):
     finetune(worded, ["words"])
     path = worded.root / "mmfeat.toml"
     path.write_text(path.read_text(encoding="utf-8") + "width = 3\n", encoding="utf-8")
-    with pytest.raises(EncoderError, match="no vocabulary of these settings yet"):
+    with pytest.raises(EncoderError, match="no vocabulary with these settings yet"):
         Project(worded.root).identity("words")
     (one,) = finetune(Project(worded.root), ["words"]).encoders
     assert (one.checkpoint.name, one.width) == ("words-2", 3)
@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_is_said(worded, terms):
     record = {**json.loads(file.read_text()), "terms": terms}
     unsealed = {key: value for key, value in record.items() if key not in ("seal", "files")}
     file.write_text(json.dumps(unsealed), encoding="utf-8")
-    with pytest.raises(EncoderError, match=r"words-1.*damaged: (its weights are not those of its terms|terms is None)"):
+    with pytest.raises(EncoderError, match=r"words-1.*damaged: (its weights do not match its terms|terms is None)"):
         Project(worded.root).identity("words")
 
 
@@ -247,7 +247,7 @@ def test_without_a_word_the_other_baselines_are_there(extracted, capsys):
     extract(project)
     labels = [line.label for line in fuse(project, "concat").lines]
     assert not [label for label in labels if label.startswith("TF-IDF")]
-    assert "no baseline of TF-IDF: encoder.TF-IDF: no word" in capsys.readouterr().err
+    assert "no TF-IDF baseline: encoder.TF-IDF: no word" in capsys.readouterr().err
 
 
 def test_an_encoder_of_the_kind_is_not_shown_twice(worded):

@@ -207,11 +207,11 @@ def test_old_names_of_densenet_are_those_of_today():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("torchvision:squeezenet1_1", "gives no pooled features. Use another model"),
+        ("torchvision:squeezenet1_1", "has no pooled features. Use another model"),
         ("torchvision:resnt18", r"torchvision has no model 'resnt18'. Nearest: torchvision:resnet18, "),
         ("shufflenet_v2_x20", r"neither timm nor torchvision has .*Nearest: shufflenet_v2_x2_0, \S+, \S+$"),
         ("torchvision:resnet18.best", r"no weights 'best' of resnet18. It has: IMAGENET1K_V1"),
-        ("torchvision:vit_b_32", r"takes no images of \(3, 64, 64\)"),
+        ("torchvision:vit_b_32", r"does not accept images of \(3, 64, 64\)"),
     ],
 )
 def test_what_torchvision_has_not_is_one_line(tmp_path, model, message):

@@ -127,7 +127,7 @@ def test_what_is_too_large_for_the_memory_is_computed_in_halves(project, monkeyp
     monkeypatch.setattr(type(fit.encoder), "forward", small_memory)
     halved = gradients(fit)
     assert fit.piece == 3
-    assert "batches are computed in pieces of 6" in capsys.readouterr().err
+    assert "batches are now computed in pieces of 6" in capsys.readouterr().err
     assert all(torch.allclose(a, b, atol=1e-5 * (1 + float(a.abs().max()))) for a, b in zip(whole, halved, strict=True))
     monkeypatch.setattr(type(fit.encoder), "forward", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(EncoderError, match="a single sample is too large for the memory of cpu"):

@@ -13,7 +13,8 @@ from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads import HEADS, build_head
 from mmfeat.heads.noise import LEVELS, QUIET, Noise, Widths
-from mmfeat.heads.training.fit_heads import fit_head, fit_heads, fit_stacks, head_logits
+from mmfeat.heads.training.fit_heads import fit_head, fit_heads, fit_stacks
+from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member, plan_stacks, rates_of
 from mmfeat.metrics import scores
 from mmfeat.metrics.fast_metric import metric_values

@@ -15,8 +15,9 @@ from mmfeat.common.errors import DataError
 from mmfeat.data.groups import groups_of
 from mmfeat.data.splits import make_folds
 from mmfeat.heads.training import fold_heads as folds_module
-from mmfeat.heads.training.fit_heads import FitData, fit_stacks, head_logits
+from mmfeat.heads.training.fit_heads import FitData, fit_stacks
 from mmfeat.heads.training.fold_heads import fit_folds
+from mmfeat.heads.training.head_logits import head_logits
 
 SHARED = pytest.mark.parametrize(
     ("name", "shared"), [("linear", 64), ("linear", 0), ("crossattn", 0), ("crossattn", 10**6)]
