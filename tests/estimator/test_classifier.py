@@ -59,7 +59,7 @@ def test_every_head(arrays, head):
     some = {name: rows[5:8] for name, rows in x.items()}
     np.testing.assert_allclose(model.decision_function(some), model.decision_function(x)[5:8], atol=1e-7)
     if not takes(head, 1):
-        with pytest.raises(ValueError, match="two encoders"):
+        with pytest.raises(ValueError, match="two or more encoders"):
             FusionClassifier(head, **QUICK).fit(image, y)
 
 

@@ -207,7 +207,7 @@ def test_selftraining_shows_the_supervised_head_and_says_where_nothing_rises(ext
     alone = selftrain(extracted)
     assert alone.supervised is None
     assert alone.rises is None
-    assert "mmfeat fuse --head crossattn makes it" in typed(extracted, "selftrain")
+    assert "To make one: mmfeat fuse --head crossattn" in typed(extracted, "selftrain")
     run = fuse(extracted).run
     result = selftrain(extracted)
     assert not result.made

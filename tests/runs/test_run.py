@@ -118,7 +118,7 @@ def test_a_checkpoint_keeps_the_rows_it_was_fitted_on_or_says_that_it_did_not(tm
     assert known.learned().among(["a", "v"])[0].tolist() == [True, False]
     unknown = save_checkpoint(tmp_path, "image", record, output=output, tensors=None)
     assert not unknown.complete
-    with pytest.raises(EncoderError, match=r"rows.safetensors: .*not known. Run: mmfeat finetune image --freeze"):
+    with pytest.raises(EncoderError, match=r"rows.safetensors: .*unknown. Run: mmfeat finetune image --freeze"):
         unknown.learned()
 
 

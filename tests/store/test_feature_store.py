@@ -389,7 +389,7 @@ def test_a_part_of_another_size_is_not_read(folder, damage):
     assert read(store, keys)[0].sum() == 20
     (problem,) = store.problems
     assert victim.name in problem
-    assert ("not there" if damage == "absent" else "bytes") in problem
+    assert ("is missing" if damage == "absent" else "bytes") in problem
     victim.write_bytes(data)
     assert assert_never_wrong(folder, keys, embeddings)
 

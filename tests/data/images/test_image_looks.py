@@ -250,7 +250,7 @@ def test_init_says_what_looks_like_an_image_that_is_missing(tmp_path):
     folder(tmp_path, "IMG_1.jpg", "2.jpg")
     made = init(tmp_path, str(table(tmp_path / "t.csv", ["IMG 1.jpg", "2.jpg"])))
     assert "'IMG 1.jpg' is not there; 'IMG_1.jpg' is" in made.summary
-    assert "image of '0': no such image; 'IMG_1.jpg' is there" in (tmp_path / "init.log").read_text()
+    assert "image of '0': no such image; 'IMG_1.jpg' exists" in (tmp_path / "init.log").read_text()
     with pytest.raises(DataError, match=r"'IMG 1.jpg' is not there; 'IMG_1.jpg' is"):
         init(tmp_path / "new", str(table(tmp_path / "u" / "u.csv", ["IMG 1.jpg"])), images=(str(tmp_path),))
 
