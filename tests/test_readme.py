@@ -89,4 +89,4 @@ def test_the_demo(tmp_path):
     (tmp_path / "other" / "mine.txt").write_text("keep me")
     refused = run_cli("demo", "--folder", "other", cwd=tmp_path, check=False)
     assert refused.returncode == 1
-    assert "something else" in refused.stderr
+    assert "was not made by the demo" in refused.stderr
