@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.memory import peak_bytes
 
 from mmfeat.common.labels import has_label, positive_cells
 from mmfeat.data.difference import difference
@@ -33,12 +33,7 @@ def labels() -> np.ndarray:
 
 def peak_mb(work: Callable[[], object]) -> float:
     """Megabytes that Python and numpy hold at most while something is done, beside what was there before."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1] / 1e6
-    finally:
-        tracemalloc.stop()
+    return peak_bytes(work) / 1e6
 
 
 def manifest_of(labels: np.ndarray) -> Manifest:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from helpers.memory import peak_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -229,10 +229,9 @@ def test_memory_is_bounded_and_the_size_of_a_block_changes_nothing(monkeypatch):
     labels = (rng.random(logits.shape) < 0.1).astype(np.int8)
     decided = decide(sigmoid(logits), 0.9)
     monkeypatch.setattr(scoring, "_BLOCK", 10_000)
-    tracemalloc.start()
-    small = scores(labels, decided, logits)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    found = []
+    peak = peak_bytes(lambda: found.append(scores(labels, decided, logits)))
+    (small,) = found
     assert peak < 2 * (labels.nbytes + decided.nbytes + logits.nbytes)
     monkeypatch.setattr(scoring, "_BLOCK", 10**9)
     same(small, scores(labels, decided, logits))
@@ -281,11 +280,7 @@ def test_drawing_in_blocks_changes_nothing(monkeypatch):
 
 def test_a_million_rows_fit_in_little_memory():
     values = np.random.default_rng(0).choice([0, 0.5, 2 / 3, 1], 1_000_000)
-    tracemalloc.start()
-    bootstrap_mean(values)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * values.nbytes
+    assert peak_bytes(lambda: bootstrap_mean(values)) < 8 * values.nbytes
 
 
 @pytest.mark.parametrize("values", [np.zeros(0), np.array([0.5, np.nan]), np.array([np.inf])])
