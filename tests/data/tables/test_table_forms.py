@@ -347,7 +347,7 @@ def test_a_workbook_is_read_by_its_first_sheet(tmp_path):
     assert source.ids == ["1", "2", "c"]
     assert source.captions == ["café, 🙂", "", "2.5"]
     assert source.labels == [["x"], ["true"], ["x"]]
-    assert "1 further sheet not" in source.hints[0]
+    assert "1 further sheet is ignored" in source.hints[0]
     assert read_table(tmp_path / "t.xlsx").place(1) == "t.xlsx:5"
 
 
