@@ -24,6 +24,15 @@ settings.load_profile("fast")
 
 COCO18 = ROOT.parent / "shared" / "data" / "coco18"
 
+# Folders whose tests run whole commands. They begin, so that no worker is left with one of them at the end.
+LONGEST = ("training", "predictor", "workflows", "journeys", "serving", "inference", "cli", "api", "estimator")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by folder; the tests of a file stay together."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory) -> Iterator[None]:
