@@ -121,6 +121,8 @@ class Project(ProjectEncoders):
 
     def kept_keys(self, modality: str) -> RowKeys:
         """The key of each row's features; an image that is gone keeps the key from when it was last read."""
+        if not modality_kind(modality).remembered:
+            return self.row_keys(modality)
         return self.samples.kept_keys(modality)
 
     def reader(self, name: str) -> Callable[[int], Any]:

@@ -89,8 +89,6 @@ class ProjectSamples:
         return self._kept_keys[modality]
 
     def _keys_with_gone_images(self, modality: str) -> RowKeys:
-        if not modality_kind(modality).remembered:
-            return self.row_keys(modality)
         current = self._current_keys(modality)
         gone = np.array(sorted(current.missing), dtype=np.int64)
         if not len(gone) or self.memory is None:

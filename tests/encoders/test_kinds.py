@@ -60,7 +60,7 @@ typed("predict", "crossattn-1", "new.csv", "--out", "by-project.parquet")
 
 from mmfeat.predictor import Predictor
 import pyarrow.parquet as pq
-from mmfeat.data.row_keys import id_keys
+from mmfeat.project.project import Project
 
 predictor = Predictor.load("exported-crossattn")
 ids = ["n1", "n2", "n3"]
@@ -72,7 +72,9 @@ try:
     predictor.predict(None, ["a ring"], others={"sound": [np.zeros((2, 2))]})
 except Exception as error:
     wrong = f"{type(error).__name__}: {error}"
+kept = Project(".").kept_keys("sound").present
 Path("found.json").write_text(json.dumps({
+    "kept": int(kept.sum()),
     "probs": found.probs.tolist(), "known": found.known.tolist(), "opinions": [sorted(one.opinions) for one in found],
     "alone": [sorted(one.opinions) for one in alone], "wrong": wrong,
 }))
@@ -168,6 +170,11 @@ def _classes(folder: Path) -> tuple[str, ...]:
     from mmfeat.data.manifest import Manifest
 
     return Manifest.load(folder / "manifest.parquet").classes
+
+
+def test_runs_record_the_keys_of_its_samples(session):
+    folder, _, n = session
+    assert json.loads((folder / "found.json").read_text())["kept"] == n - 5
 
 
 def test_a_second_extraction_finds_everything_cached(session):
