@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from mmfeat.common.errors import DataError
+from mmfeat.common.remembered import stamp_of
 
 ARCHIVES = (".zip", ".tar")
 NO_RANDOM_ACCESS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
@@ -35,12 +36,6 @@ _INFLATE = {zipfile.ZIP_DEFLATED: lambda: zlib.decompressobj(-15), zipfile.ZIP_B
 _LOCAL = struct.Struct("<4s22xHH")  # a zip member's header: signature, length of name, length of extra field
 
 Place = tuple[int, ...]
-Facts = tuple[int, int, int]
-
-
-def facts(status: os.stat_result) -> Facts:
-    """Size, time in nanoseconds and inode: they change when a file changes."""
-    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 class Archive:
@@ -48,8 +43,8 @@ class Archive:
 
     Attributes
     ----------
-    facts : tuple of int
-        The file's facts before it was listed.
+    stamp : tuple of int
+        The file's stamp before it was listed.
     others : dict of str to list of str
         Other possible names of members whose names have an unknown encoding; filled by `members`.
     """
@@ -60,7 +55,7 @@ class Archive:
         self.file = file
         self.others: dict[str, list[str]] = {}
         try:
-            self.facts = facts(os.stat(file))
+            self.stamp = stamp_of(os.stat(file))
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
@@ -88,7 +83,7 @@ class Archive:
         """
         handle = os.open(self.file, os.O_RDONLY)
         try:
-            if facts(os.fstat(handle)) != self.facts:
+            if stamp_of(os.fstat(handle)) != self.stamp:
                 raise DataError(f"{self.file}: changed since it was listed. Run the command again")
             return self._read(handle, place)
         except _DAMAGE as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmfeat.common.errors import DataError
+from mmfeat.common.remembered import Stamp, stamp_of
 from mmfeat.common.spelling import spellings
 from mmfeat.common.text import shown
 from mmfeat.config.schema import Config
@@ -18,10 +19,8 @@ from mmfeat.data.images.archives import (
     ARCHIVES,
     NO_RANDOM_ACCESS,
     Archive,
-    Facts,
     check_size,
     clean_name,
-    facts,
     open_archive,
     undecoded,
 )
@@ -154,7 +153,7 @@ class ImageSources:
         changed so recently (or in the future, if a clock was set back) that another change might not change its time. To
         trust bytes that were read, compare the stamps from before and after.
         """
-        archives: dict[str, Facts | None] = {}
+        archives: dict[str, Stamp | None] = {}
         for location in locations:
             if location is None:
                 yield None
@@ -166,7 +165,7 @@ class ImageSources:
                 outer = archives[location.file]
                 yield None if outer is None else (*outer, *location.place)
 
-    def state(self) -> list[tuple[str, Facts]] | None:
+    def state(self) -> list[tuple[str, Stamp]] | None:
         """Path and stamp of each archive: while they stay the same, so do the bytes of every name.
 
         None if single files would have to be checked: there are folders, or an archive has no stamp.
@@ -175,9 +174,9 @@ class ImageSources:
         stamps = [None if path.is_dir() else self._archive_stamp(str(path)) for path in self.containers]
         return list(zip(files, stamps, strict=True)) if files and None not in stamps else None
 
-    def _archive_stamp(self, file: str) -> Facts | None:
+    def _archive_stamp(self, file: str) -> Stamp | None:
         stamp, archive = _settled(file), self._archives.get(file)
-        return stamp if archive is None or archive.facts == stamp else None
+        return stamp if archive is None or archive.stamp == stamp else None
 
     def _list(self) -> None:
         with self._lock:
@@ -333,11 +332,11 @@ def _expand(patterns: Iterable[Path | str], setting: str) -> list[Path]:
     return list(containers)
 
 
-def _settled(file: str) -> Facts | None:
-    """A file's facts; None if there is no file, or if a change might leave them the same."""
+def _settled(file: str) -> Stamp | None:
+    """A file's stamp; None if there is no file, or if a change might leave them the same."""
     now = time.time_ns()
     try:
-        found = facts(os.stat(file))
+        stamp = stamp_of(os.stat(file))
     except OSError:
         return None
-    return found if found[1] < now - _RACY_NS else None
+    return stamp if stamp[1] < now - _RACY_NS else None
