@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from helpers.faults import Done, Running, count_to, run, start
 from helpers.projects import TINY
@@ -74,6 +75,11 @@ CASES = [
 ]
 SAMPLE = [CASES[0], CASES[3], CASES[6], CASES[8], CASES[24], CASES[26]]
 MAY_REFUSE = ("export", "store export", "review --undo")
+
+
+def of_cases(cases: list[Case]) -> pytest.MarkDecorator:
+    """A decorator that runs a test with each case."""
+    return pytest.mark.parametrize("case", cases, ids=lambda case: f"{case.base}-{case.name}")
 
 
 def answer(file: Path, labels: str) -> None:

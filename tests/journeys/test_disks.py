@@ -19,6 +19,7 @@ from helpers.fault_cases import (
     assert_none_wrong,
     differences,
     leftovers,
+    of_cases,
     state_of,
     undisturbed,
 )
@@ -29,8 +30,6 @@ MIB = 2**20
 LIMITS = (4096, 9000, 20_000, 60_000, 200_000)
 NUMBERS = (errno.EROFS, errno.EACCES, errno.EIO, errno.ENOSPC)
 READERS = ("status", "status --config", "status --store", "runs", "encoders", "finetune --dry-run", "extract --dry-run")
-ids = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.base}-{case.name}")
-some = pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.base}-{case.name}")
 
 
 def is_one_line_that_names_a_file(done: Done, folder: Path, words: str) -> bool:
@@ -79,13 +78,13 @@ def written_by(bases: Bases, case: Case) -> int:
 
 
 @pytest.mark.exhaustive
-@ids
+@of_cases(CASES)
 def test_every_full_disk(bases, case):
     attack_full(bases, case, MOST)
 
 
 @pytest.mark.slow
-@some
+@of_cases(SAMPLE)
 def test_some_full_disks(bases, case):
     attack_full(bases, case, 2)
 
@@ -116,7 +115,7 @@ def attack_full(bases: Bases, case: Case, most: int) -> None:
 
 
 @pytest.mark.exhaustive
-@ids
+@of_cases(CASES)
 def test_files_that_may_not_grow(bases, case):
     """As on a full disk, whoever writes, where nothing may be mounted."""
     wanted, _ = undisturbed(bases, case)
@@ -124,7 +123,7 @@ def test_files_that_may_not_grow(bases, case):
 
 
 @pytest.mark.exhaustive
-@ids
+@of_cases(CASES)
 def test_calls_that_are_refused(bases, case):
     wanted, n_calls = undisturbed(bases, case)
     faults = {}
@@ -145,7 +144,7 @@ def attack(bases: Bases, case: Case, wanted: dict[str, str], faults: dict[str, C
 
 
 @pytest.mark.exhaustive
-@ids
+@of_cases(CASES)
 def test_a_disk_that_can_only_be_read(bases, case):
     bases.at(case.base)
     before = state_of(bases.project)

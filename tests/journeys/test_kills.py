@@ -16,6 +16,7 @@ from helpers.fault_cases import (
     assert_none_wrong,
     differences,
     leftovers,
+    of_cases,
     state_of,
     undisturbed,
 )
@@ -25,13 +26,13 @@ MOST = int(os.environ.get("MMFEAT_KILLS", "0"))  # of each command; 0: all
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.base}-{case.name}")
+@of_cases(CASES)
 def test_every_kill(bases, case):
     attack(bases, case, MOST)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.base}-{case.name}")
+@of_cases(SAMPLE)
 def test_some_kills(bases, case):
     attack(bases, case, 2)
 

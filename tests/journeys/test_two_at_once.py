@@ -15,6 +15,7 @@ from helpers.fault_cases import (
     assert_none_wrong,
     differences,
     leftovers,
+    of_cases,
     state_of,
     undisturbed,
 )
@@ -23,13 +24,13 @@ TIMES = int(os.environ.get("MMFEAT_TWICE", "3"))
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.base}-{case.name}")
+@of_cases(CASES)
 def test_every_command_twice_at_once(bases, case):
     attack(bases, case, TIMES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", SAMPLE[:4], ids=lambda case: f"{case.base}-{case.name}")
+@of_cases(SAMPLE[:4])
 def test_some_commands_twice_at_once(bases, case):
     attack(bases, case, 1)
 
