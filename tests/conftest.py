@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tiny arrays, threads cost several times what they save
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from helpers.projects import Shared, copy_project, make_extracted, make_project, make_source, make_trained
+from helpers.projects import TUNED, Shared, copy_project, make_extracted, make_project, make_source, make_trained
 from hypothesis import HealthCheck, settings
 
 # Machines that others use at the same time are slow now and then, which says nothing about the code.
@@ -49,10 +50,34 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def undrawn() -> Iterator[Callable]:
+    """Plots are composed, and an empty PNG is written: rendering is a quarter of the time of tests of whole commands."""
+    from mmfeat.common.files import atomic_path
+    from mmfeat.report import plots
+
+    def write_blank(figure, path: Path) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"\x89PNG\r\n\x1a\n")
+
+    render = plots._save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_save", write_blank)
+        yield render
+
+
 @pytest.fixture
-def short_rounds(monkeypatch):
+def drawn(undrawn, monkeypatch):
+    """Plots are rendered after all."""
+    monkeypatch.setattr("mmfeat.report.plots._save", undrawn)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_rounds() -> Iterator[None]:
     """Rounds of self-training whose fits have few epochs."""
-    monkeypatch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +137,23 @@ def exported(shared, trained) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_onnx(shared, trained) -> Path:
+    """The same as ONNX, with thresholds and temperatures of its own; beside it checked.json, what the export compared."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from mmfeat.project.project import Project
+    from mmfeat.workflows.export import export
+
+    def make(folder: Path) -> None:
+        result = export(Project(trained, TUNED), "fm3-1", folder / "model", format="onnx")
+        counts = {"n_checked": result.n_checked, "n_run": result.n_run}
+        differences = {"difference": result.difference, "runtime_difference": result.runtime_difference}
+        (folder / "checked.json").write_text(json.dumps(counts | differences), encoding="utf-8")
+
+    return shared.made("exported-onnx", make) / "model"
+
+
+@pytest.fixture(scope="session")
 def predictor(exported):
     """That model, loaded; for tests that only read it."""
     from mmfeat.predictor import Predictor
@@ -120,11 +162,23 @@ def predictor(exported):
 
 
 @pytest.fixture
-def own(trained, tmp_path):
+def own_folder(trained, tmp_path) -> Path:
+    """The folder of a copy of the trained project, to change."""
+    return shutil.copytree(trained, tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def module_folder(trained, tmp_path_factory) -> Path:
+    """The same, for the fixtures of one module."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("module") / "project")
+
+
+@pytest.fixture
+def own(own_folder):
     """A copy of the trained project, to change."""
     from mmfeat.project.project import Project
 
-    return Project(shutil.copytree(trained, tmp_path / "project"))
+    return Project(own_folder)
 
 
 @pytest.fixture

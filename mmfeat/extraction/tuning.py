@@ -30,7 +30,7 @@ class Tuning:
     measured: list[tuple[dict[str, Any], int, float]] = field(default_factory=list)
 
 
-def tune(encoder: Any, device: Any, prepared: Sequence[Any], *, tokens: int = 0, seconds: float = SECONDS) -> Tuning:
+def tune(encoder: Any, device: Any, prepared: Sequence[Any], *, tokens: int = 0) -> Tuning:
     """Measure an encoder's settings and batch sizes on prepared samples.
 
     Parameters
@@ -47,7 +47,7 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], *, tokens: int = 0,
         for size in modality_kind(encoder.modality).batch_sizes:
             inputs = encoder.collate([prepared[i % len(prepared)] for i in range(size)])
             try:
-                rate = _rate(encoder, device, inputs, size=size, tokens=tokens, seconds=seconds)
+                rate = _rate(encoder, device, inputs, size=size, tokens=tokens)
             except Exception as error:
                 if not encoder.out_of_memory(error):
                     raise
@@ -64,11 +64,11 @@ def tune(encoder: Any, device: Any, prepared: Sequence[Any], *, tokens: int = 0,
     return Tuning(size, settings, measured)
 
 
-def _rate(encoder: Any, device: Any, inputs: Any, *, size: int, tokens: int, seconds: float) -> float:
+def _rate(encoder: Any, device: Any, inputs: Any, *, size: int, tokens: int) -> float:
     """Rows per second, after one batch to warm up."""
     encoder.encode(inputs, device, tokens)
     start, n = time.perf_counter(), 0
-    while not n or time.perf_counter() - start < seconds:
+    while not n or time.perf_counter() - start < SECONDS:
         encoder.encode(inputs, device, tokens)
         n += size
     return n / (time.perf_counter() - start)

@@ -31,9 +31,9 @@ SUBPACKAGES = sorted(one.name for one in pkgutil.iter_modules(mf.__path__))
 
 
 @pytest.fixture
-def own(trained, tmp_path):
+def own(own_folder):
     """A silent project with a head and an ensemble, that a test may change."""
-    return mf.Project(shutil.copytree(trained, tmp_path / "own"), progress=False)
+    return mf.Project(own_folder, progress=False)
 
 
 # -- every command is a method
@@ -189,8 +189,8 @@ def test_a_project_sees_changed_data_at_the_next_call(own, small_source):
     assert own.runs().metric == "map"
 
 
-def test_a_project_is_freed_when_it_is_dropped(trained, tmp_path):
-    p = mf.Project(shutil.copytree(trained, tmp_path / "own"), progress=False)
+def test_a_project_is_freed_when_it_is_dropped(own_folder):
+    p = mf.Project(own_folder, progress=False)
     p.status()
     snapshot = p._snapshot(None, {})
     snapshot.row_keys("text")

@@ -179,6 +179,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("writer", WRITERS)
 def test_every_writer_on_a_disk_that_takes_a_part(tmp_path, writer):
     (tmp_path / "first").mkdir()

@@ -181,9 +181,8 @@ def test_a_memory_that_was_deleted_is_there_again_after_any_look(pictured):
     assert not Project(pictured.root).table(["image"]).present["image"].any()  # it is all that knows of them
 
 
-def test_samples_that_are_not_the_project_s_leave_nothing(trained, tmp_path):
-    folder = tmp_path / "project"
-    shutil.copytree(trained, folder)
+def test_samples_that_are_not_the_project_s_leave_nothing(own_folder, tmp_path):
+    folder = own_folder
     before = {path.name for path in (folder / ".mmfeat").iterdir()}
     seen = load_seen(folder / ".mmfeat" / "seen-text.parquet", Project(folder).manifest.ids)[1].sum()
     (tmp_path / "new.csv").write_text("id,caption\nq1,a red circle\nq2,a square\n")

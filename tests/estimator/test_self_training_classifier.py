@@ -12,7 +12,6 @@ import mmfeat.estimator.self_training_classifier
 from mmfeat import FusionClassifier, SelfTrainingFusionClassifier
 from mmfeat.config.schema import POLICIES
 
-pytestmark = pytest.mark.usefixtures("short_rounds")
 BASE = FusionClassifier("concat", modalities={"image": (0, 6), "text": (6, 9)}, epochs=4, batch_size=64, random_state=0)
 
 

@@ -175,9 +175,10 @@ def test_memory_is_bounded_by_parts(store, monkeypatch):
     assert_whole(store, 100)
 
 
-def test_tuning_takes_the_fastest_that_fits_and_leaves_the_encoder_so():
+def test_tuning_takes_the_fastest_that_fits_and_leaves_the_encoder_so(monkeypatch):
+    monkeypatch.setattr("mmfeat.extraction.tuning.SECONDS", 0.03)
     encoder = FakeEncoder(memory=100)
-    found = tune(encoder, "cpu", [sample_of(i) for i in range(10)], seconds=0.03)
+    found = tune(encoder, "cpu", [sample_of(i) for i in range(10)])
     assert found.settings == {"slow": False}
     assert found.batch_size <= 100
     assert encoder.seconds == 0.0

@@ -7,9 +7,16 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+
+def is_drawn(file: Path) -> bool:
+    """Whether a plot has been rendered, which most tests leave out (see the fixture `drawn`)."""
+    with Image.open(file) as image:
+        return image.width > 600 and len(np.unique(np.asarray(image.convert("L")))) > 20
 
 
 def jpeg(colour=(200, 30, 30), size=(40, 30), mode="RGB", format="JPEG", **options) -> bytes:

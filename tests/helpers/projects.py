@@ -48,6 +48,8 @@ hidden = 16
 rounds = 2
 """
 
+TUNED = {"predict.threshold": "tuned-per-class", "predict.calibration": "temperature"}
+
 
 def settings_for(source: Path) -> str:
     """The mmfeat.toml of a tiny project."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from helpers.command_line import run_cli
+from helpers.projects import TUNED
 
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError
@@ -30,7 +30,6 @@ RULES = [
     PredictConfig("tuned-per-class", "none", "temperature"),
     PredictConfig(0.5, calibration="temperature"),
 ]
-TUNED = {"predict.threshold": "tuned-per-class", "predict.calibration": "temperature"}
 
 
 def made(n: int = 200):
@@ -89,16 +88,15 @@ def test_rows_of_val_are_decided_by_the_other_folds_and_others_by_all_of_val(tra
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_an_exported_model_decides_as_predict_does(trained, tmp_path, runtime):
-    if runtime == "onnx":
-        pytest.importorskip("onnxscript")
-    folder = tmp_path / "project"
-    shutil.copytree(trained, folder)
-    project = Project(folder, TUNED)
+def test_an_exported_model_decides_as_predict_does(own_folder, tmp_path, runtime, request):
+    project = Project(own_folder, TUNED)
     result = predict(project, "fm3-1", format="jsonl")
     lines = [json.loads(line) for line in result.files[0].read_text(encoding="utf-8").splitlines()]
-    export(project, "fm3-1", tmp_path / "model", format=runtime)
-    predictor = Predictor.load(tmp_path / "model")
+    if runtime == "onnx":
+        model = request.getfixturevalue("exported_onnx")
+    else:
+        model = export(project, "fm3-1", tmp_path / "model").folder
+    predictor = Predictor.load(model)
     assert np.array_equal(predictor.decision.threshold, result.decision.threshold)
     assert predictor.decision.temperature == result.decision.temperature != 1
     rows = project.manifest.rows("unlabelled")
@@ -106,22 +104,20 @@ def test_an_exported_model_decides_as_predict_does(trained, tmp_path, runtime):
     images = [read(row) if present[row] else None for row in rows]
     found = predictor.predict(images, project.manifest.captions[rows].tolist(), on_error="record")
     assert found.labels == [line["labels"] for line in lines]
-    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    card = (model / "README.md").read_text(encoding="utf-8")
     assert "fitted on" in card
     assert "| class | threshold |" in card
 
 
-def test_what_is_fitted_after_training_makes_no_other_run(trained, tmp_path):
-    folder = tmp_path / "project"
-    shutil.copytree(trained, folder)
-    before = fuse(Project(folder))
-    tuned = fuse(Project(folder, TUNED))
+def test_what_is_fitted_after_training_makes_no_other_run(own_folder):
+    before = fuse(Project(own_folder))
+    tuned = fuse(Project(own_folder, TUNED))
     assert not before.made
     assert not tuned.made
     assert tuned.run.name == before.run.name
     assert tuned.lines[-1].map == pytest.approx(before.lines[-1].map)
     assert tuned.lines[-1].loss != before.lines[-1].loss
-    other = fuse(Project(folder, {"predict.threshold": "0.3"}))
+    other = fuse(Project(own_folder, {"predict.threshold": "0.3"}))
     assert other.made
     assert other.run.record["decision"] == {
         "temperature": 1.0,
@@ -148,14 +144,12 @@ def test_without_val_rows_there_is_nothing_to_tune_on(trained, monkeypatch):
         monkeypatch.undo()
 
 
-def test_two_runs_are_compared_under_every_figure(trained, tmp_path):
-    folder = tmp_path / "project"
-    shutil.copytree(trained, folder)
-    done = run_cli("evaluate", "fm3-1", "text", "image", "--threshold", "tuned", "--metric", "macro-f1", cwd=folder)
+def test_two_runs_are_compared_under_every_figure(own_folder):
+    done = run_cli("evaluate", "fm3-1", "text", "image", "--threshold", "tuned", "--metric", "macro-f1", cwd=own_folder)
     assert done.stdout.count("difference from ") == 2
     assert done.stdout.count("significant") == done.stdout.count("macro F1: ") == 2
     assert "fitted on" in done.stdout
-    done = run_cli("predict", "fm3-1", "--threshold", "tuned", cwd=folder)
+    done = run_cli("predict", "fm3-1", "--threshold", "tuned", cwd=own_folder)
     assert "for samples-f1" in done.stdout
 
 

@@ -24,11 +24,9 @@ SETTINGS = {"fuse.seeds": 2, "fuse.labelquery.epochs": 2, "fuse.labelquery.width
 
 
 @pytest.fixture(scope="module")
-def with_tokens(trained, tmp_path_factory):
+def with_tokens(module_folder):
     """The folder of the trained project with a 2 x 2 grid of each image and the first 6 tokens of each caption."""
-    folder = tmp_path_factory.mktemp("tokens") / "project"
-    shutil.copytree(trained, folder)
-    path = folder / "mmfeat.toml"
+    path = module_folder / "mmfeat.toml"
     text = path.read_text(encoding="utf-8").replace("size = 32", "size = 32\ntokens = 2")
     path.write_text(
         text.replace("[finetune.image]", "[finetune.image]", 1).replace(
@@ -36,9 +34,9 @@ def with_tokens(trained, tmp_path_factory):
         ),
         encoding="utf-8",
     )
-    extract(Project(folder))
-    fuse(Project(folder, SETTINGS), "labelquery")
-    return folder
+    extract(Project(module_folder))
+    fuse(Project(module_folder, SETTINGS), "labelquery")
+    return module_folder
 
 
 @pytest.fixture

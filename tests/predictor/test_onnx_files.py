@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from helpers.projects import TUNED
 from torch import nn
 
 from mmfeat import Predictor
@@ -32,18 +34,13 @@ WORDS = ["two dogs", "a red bench", None, "one", "a bench " * 60, "", "cat"]
 
 
 @pytest.fixture(scope="module")
-def result(trained, tmp_path_factory):
-    return export(Project(trained), "fm3-1", tmp_path_factory.mktemp("onnx") / "model", format="onnx")
+def by_onnx(exported_onnx) -> Predictor:
+    return Predictor.load(exported_onnx)
 
 
 @pytest.fixture(scope="module")
-def by_onnx(result) -> Predictor:
-    return Predictor.load(result.folder)
-
-
-@pytest.fixture(scope="module")
-def by_torch(exported) -> Predictor:
-    return Predictor.load(exported)
+def by_torch(trained, tmp_path_factory) -> Predictor:
+    return Predictor.load(export(Project(trained, TUNED), "fm3-1", tmp_path_factory.mktemp("torch") / "model").folder)
 
 
 def same(found, wanted, tolerance=1e-4) -> None:
@@ -53,13 +50,14 @@ def same(found, wanted, tolerance=1e-4) -> None:
         assert np.allclose(found.unimodal[name], wanted.unimodal[name], atol=tolerance, equal_nan=True)
 
 
-def test_the_folder_has_been_compared_with_torch_and_the_cache(result):
-    assert min(result.n_checked, result.n_run) > 0
-    assert max(result.runtime_difference, result.difference) < 1e-4
-    names = {path.name for path in result.folder.rglob("*") if path.is_file()}
+def test_the_folder_has_been_compared_with_torch_and_the_cache(exported_onnx):
+    checked = json.loads((exported_onnx.parent / "checked.json").read_text(encoding="utf-8"))
+    assert min(checked["n_checked"], checked["n_run"]) > 0
+    assert max(checked["runtime_difference"], checked["difference"]) < 1e-4
+    names = {path.name for path in exported_onnx.rglob("*") if path.is_file()}
     assert {"model.onnx", "heads.onnx", "mmfeat.json", "tokenizer.json"} <= names
     assert not any(name.endswith(".safetensors") for name in names)
-    assert str(result.folder.parent).encode() not in b"".join(p.read_bytes() for p in result.folder.rglob("*.onnx"))
+    assert str(exported_onnx.parent).encode() not in b"".join(p.read_bytes() for p in exported_onnx.rglob("*.onnx"))
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
@@ -84,10 +82,10 @@ def test_threads_get_what_one_caller_gets(by_onnx):
         assert one == pytest.approx(wanted[i % 7], abs=1e-5)
 
 
-def test_float16_halves_the_weights_and_hardly_moves_the_embeddings(result, tmp_path):
+def test_float16_halves_the_weights_and_hardly_moves_the_embeddings(exported_onnx, tmp_path):
     import onnxruntime
 
-    file = result.folder / "encoders" / "text" / "model.onnx"
+    file = exported_onnx / "encoders" / "text" / "model.onnx"
     model = onnx.load(file)
     keep_as_float16(onnx, model.graph)
     onnx.checker.check_model(model)
@@ -154,8 +152,8 @@ def test_a_network_that_cannot_be_written_is_one_line_with_its_name(tmp_path, ca
 
 
 @pytest.fixture
-def copied(result, tmp_path):
-    return shutil.copytree(result.folder, tmp_path / "copy")
+def copied(exported_onnx, tmp_path):
+    return shutil.copytree(exported_onnx, tmp_path / "copy")
 
 
 def test_an_incomplete_folder_is_refused(copied):
@@ -174,19 +172,19 @@ def test_a_file_that_is_no_graph_is_one_line(copied):
     assert "\n" not in str(caught.value)
 
 
-def test_without_the_extra_it_is_said_what_to_install(result, trained, tmp_path, monkeypatch):
+def test_without_the_extra_it_is_said_what_to_install(exported_onnx, trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"pip install 'mmfeat\[onnx\]'"):
-        Predictor.load(result.folder)
+        Predictor.load(exported_onnx)
     with pytest.raises(ConfigError, match=r"pip install 'mmfeat\[onnx\]'"):
         export(Project(trained), "fm3-1", tmp_path / "model", format="onnx")
     assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_refused(result, device):
+def test_a_device_that_is_not_there_is_refused(exported_onnx, device):
     with pytest.raises(ConfigError, match=rf"device = '{device}'"):
-        Predictor.load(result.folder, device)
+        Predictor.load(exported_onnx, device)
 
 
 def test_what_is_no_image_is_said_as_by_torch(by_onnx):

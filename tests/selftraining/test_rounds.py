@@ -21,7 +21,6 @@ from mmfeat.selftraining.policies import Targets, expected_prior, expected_thres
 from mmfeat.selftraining.rounds import agreement, is_accepted, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import kept_in
 
-pytestmark = pytest.mark.usefixtures("short_rounds")
 RULE = PredictConfig()
 
 # policies

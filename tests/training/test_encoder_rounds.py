@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.command_line import run_cli
+from helpers.projects import copy_project
 
 from mmfeat.common.errors import ConfigError
+from mmfeat.data.manifest import Manifest
+from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.run_ranking import best_run
 from mmfeat.project import encoding as extraction
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import is_current
+from mmfeat.runs.run import Run
 from mmfeat.selftraining import rounds
 from mmfeat.training import encoder_rounds
 from mmfeat.training.encoder_rounds import CAME_AFTER, as_before
@@ -24,7 +29,6 @@ from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.predict import predict
 from mmfeat.workflows.selftrain import plan_selftrain, selftrain
 
-pytestmark = pytest.mark.usefixtures("short_rounds")
 EVERY = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
 
 
@@ -34,12 +38,19 @@ def standing(monkeypatch):
     monkeypatch.setattr(rounds, "is_accepted", lambda difference, first: True)
 
 
+@pytest.fixture(scope="module")
+def module_tuned(session_project, tmp_path_factory) -> Path:
+    """The project that `tuned` is a copy of."""
+    folder = copy_project(session_project, tmp_path_factory.mktemp("tuned"))
+    finetune(Project(folder))
+    extract(Project(folder))
+    return folder
+
+
 @pytest.fixture
-def tuned(project):
+def tuned(module_tuned, tmp_path):
     """A project with fine-tuned encoders and all features cached."""
-    finetune(project)
-    extract(Project(project.root))
-    return Project(project.root)
+    return Project(copy_project(module_tuned, tmp_path / "tuned"))
 
 
 @pytest.fixture
@@ -47,16 +58,41 @@ def often(tuned, standing):
     return Project(tuned.root, EVERY)
 
 
-def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monkeypatch):
-    taught = []
+@dataclass(frozen=True, kw_only=True)
+class SelfTrained:
+    """A project after self-training with encoder rounds, each of which stands; for tests that only read it."""
+
+    folder: Path
+    run: Run
+    before: dict[str, Identity]
+    taught: list[Manifest]
+
+
+@pytest.fixture(scope="module")
+def selftrained(module_tuned, tmp_path_factory) -> SelfTrained:
+    folder, taught = copy_project(module_tuned, tmp_path_factory.mktemp("selftrained")), []
 
     def recorded(overlay, names):
         taught.append(overlay.manifest)
         return finetune_encoders(overlay, names)
 
-    monkeypatch.setattr(encoder_rounds, "finetune_encoders", recorded)
-    manifest, before = often.manifest, {name: often.identity(name) for name in ("image", "text")}
-    run = selftrain(often).run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "is_accepted", lambda difference, first: True)
+        patch.setattr(encoder_rounds, "finetune_encoders", recorded)
+        often = Project(folder, EVERY)
+        before = {name: often.identity(name) for name in ("image", "text")}
+        run = selftrain(often).run
+    return SelfTrained(folder=folder, run=run, before=before, taught=taught)
+
+
+@pytest.fixture
+def after(selftrained, tmp_path):
+    """A copy of it, to change."""
+    return Project(copy_project(selftrained.folder, tmp_path / "after"))
+
+
+def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(selftrained, after):
+    manifest, run, taught = after.manifest, selftrained.run, selftrained.taught
     assert [one["refitted"] for one in run.record["rounds"]] == [False, False, True, True][: len(run.record["rounds"])]
     assert len(taught) == len(run.record["rounds"]) - 2 > 0
     unlabelled = manifest.rows("unlabelled")
@@ -66,35 +102,34 @@ def test_encoders_learn_from_pseudo_labels_and_are_in_use_afterwards(often, monk
         assert np.array_equal(
             given.labels[labelled], manifest.labels[labelled]
         )  # val rows among them: never pseudo-labelled
-    now = Project(often.root)
     for name in ("image", "text"):
-        identity = now.identity(name)
-        assert identity.spec.key != before[name].spec.key
-        assert now.checkpoint(identity).record[CAME_AFTER] == before[name].checkpoint
+        identity = after.identity(name)
+        assert identity.spec.key != selftrained.before[name].spec.key
+        assert after.checkpoint(identity).record[CAME_AFTER] == selftrained.before[name].checkpoint
         assert run.encoders[name]["key"] == identity.spec.key
-    assert is_current(now, run)
-    assert best_run(now).name == run.name
-    assert ensemble(now, [run.name, "text"]).run.record["transductive"]
-    assert not ensemble(now, ["image", "text"]).run.record["transductive"]
-    predict(now)
-    assert not (often.runs_folder / ".resume-selftrain").exists()
+    assert is_current(after, run)
+    assert best_run(after).name == run.name
+    assert ensemble(after, [run.name, "text"]).run.record["transductive"]
+    assert not ensemble(after, ["image", "text"]).run.record["transductive"]
+    predict(after)
+    assert not (selftrained.folder / "runs" / ".resume-selftrain").exists()
 
 
-def test_typed_again_it_is_already_made_and_without_encoder_rounds_it_goes_on_from_the_encoders_of_now(often):
-    first = selftrain(often)
-    again = selftrain(Project(often.root, EVERY))
-    assert (first.made, again.made, again.run.name) == (True, False, first.run.name)
-    checkpoints = sorted(path.name for path in often.checkpoints.iterdir())
-    later = selftrain(Project(often.root, {"selftrain.rounds": 1}))
+def test_typed_again_it_is_already_made_and_without_encoder_rounds_it_goes_on_from_the_encoders_of_now(
+    selftrained, after, standing
+):
+    again = selftrain(Project(after.root, EVERY))
+    assert (again.made, again.run.name) == (False, selftrained.run.name)
+    checkpoints = sorted(path.name for path in after.checkpoints.iterdir())
+    later = selftrain(Project(after.root, {"selftrain.rounds": 1}))
     assert later.made
-    assert later.run.encoders["image"]["key"] == first.run.encoders["image"]["key"]
-    assert sorted(path.name for path in often.checkpoints.iterdir()) == checkpoints
+    assert later.run.encoders["image"]["key"] == selftrained.run.encoders["image"]["key"]
+    assert sorted(path.name for path in after.checkpoints.iterdir()) == checkpoints
 
 
-def test_as_before_are_the_encoders_before_any_pseudo_label(often):
-    before = {name: often.identity(name).spec.key for name in ("image", "text")}
-    selftrain(often)
-    now = Project(often.root, EVERY)
+def test_as_before_are_the_encoders_before_any_pseudo_label(selftrained):
+    before = {name: identity.spec.key for name, identity in selftrained.before.items()}
+    now = Project(selftrained.folder, EVERY)
     assert {name: as_before(now).identity(name).spec.key for name in before} == before
     assert {name: now.identity(name).spec.key for name in before} != before
 
@@ -111,9 +146,8 @@ def test_reverted_encoders_are_not_in_use(tuned, monkeypatch):
     assert is_current(now, run)
 
 
-def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_path, monkeypatch):
-    original, calls, before = extraction.encode_missing, [], tmp_path / "checkpoints"
-    shutil.copytree(often.checkpoints, before)
+def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, selftrained, monkeypatch):
+    original, calls = extraction.encode_missing, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -133,13 +167,10 @@ def test_interrupted_while_an_encoder_is_encoded_it_ends_the_same(often, tmp_pat
     )
     resumed = selftrain(Project(often.root, EVERY)).run
     assert [result.made for result in fits[0]] == [False, False]
-    kept_logits = resumed.logits().logits
-    for folder in (often.runs_folder, often.checkpoints):
-        shutil.rmtree(folder)
-    shutil.copytree(before, often.checkpoints)
-    whole = selftrain(Project(often.root, EVERY)).run
+    whole = selftrained.run
     assert whole.record["fingerprint"] == resumed.record["fingerprint"]
-    assert np.allclose(whole.logits().logits, kept_logits, atol=1e-4)  # where memory is aligned otherwise, sums may be
+    kept, wanted = resumed.logits().logits, whole.logits().logits
+    assert np.allclose(kept, wanted, atol=1e-4)  # where memory is aligned otherwise, sums may be
 
 
 def test_the_cost_is_told_first_and_no_is_no(often):

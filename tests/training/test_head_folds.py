@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -30,11 +29,9 @@ FOLDS = {"fuse.folds": 3, "fuse.head": "concat"}
 
 
 @pytest.fixture(scope="module")
-def folded(trained, tmp_path_factory):
+def folded(module_folder):
     """A project with a run in folds, and that run."""
-    folder = tmp_path_factory.mktemp("folded") / "project"
-    shutil.copytree(trained, folder)
-    project = Project(folder, FOLDS)
+    project = Project(module_folder, FOLDS)
     return project, fuse(project)
 
 

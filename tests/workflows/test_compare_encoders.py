@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers.edits import contents, invoked
+from helpers.images import is_drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmfeat.cli import group
@@ -57,13 +58,11 @@ def weights(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def compared(trained, weights, tmp_path_factory) -> Iterator[tuple[Path, dict[str, bytes]]]:
+def compared(module_folder, weights) -> Iterator[tuple[Path, dict[str, bytes]]]:
     """A project with frozen encoders compared, and its files before that."""
-    folder = tmp_path_factory.mktemp("compared") / "project"
-    shutil.copytree(trained, folder)
-    before = contents(folder, "comparisons", "features", "outputs")
-    compare_encoders(Project(folder), ["image", "text", weights], freeze=True, seeds=2)
-    return folder, before
+    before = contents(module_folder, "comparisons", "features", "outputs")
+    compare_encoders(Project(module_folder), ["image", "text", weights], freeze=True, seeds=2)
+    return module_folder, before
 
 
 @pytest.fixture
@@ -78,9 +77,8 @@ def test_nothing_of_the_project_changes(compared):
     assert contents(folder, "comparisons", "features", "outputs") == before
 
 
-def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(trained, tmp_path):
-    folder = tmp_path / "project"
-    shutil.copytree(trained, folder)
+def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(own_folder):
+    folder = own_folder
     before = contents(folder, "comparisons", "features", "outputs")
     result = compare_encoders(Project(folder), ["text"], seeds=2)
     assert contents(folder, "comparisons", "features", "outputs") == before
@@ -113,9 +111,11 @@ def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
         assert models[label].size_mb > models[label].encoder.size_mb
 
 
-def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch):
+def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch, drawn):
     folder, _ = compared
+    (folder / "comparisons" / "encoders-1" / "comparison.png").unlink()
     first = compare_encoders(Project(folder), ["image"], freeze=True, seeds=2)
+    assert is_drawn(first.folder / "comparison.png")
     kept = {path: path.read_bytes() for path in first.files}
     monkeypatch.setattr(encoder_fits, "finetune_encoders", None)
     monkeypatch.setattr(encoder_fits, "encode_missing", None)

@@ -7,7 +7,6 @@ import csv
 import io
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -376,11 +375,9 @@ def test_killed_midway_it_is_completed_and_taken_back(tmp_path, monkeypatch, fai
 
 
 @pytest.fixture
-def reviewed(trained, tmp_path) -> Path:
+def reviewed(own_folder) -> Path:
     """A copy of a project with runs."""
-    folder = tmp_path / "project"
-    shutil.copytree(trained, folder)
-    return folder
+    return own_folder
 
 
 def test_a_review_of_a_project_whose_images_cannot_be_read(reviewed, monkeypatch):

@@ -34,13 +34,11 @@ def kept(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def swept(trained, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+def swept(module_folder) -> tuple[Path, dict[str, bytes]]:
     """A project with a small sweep over two seeds, and its files before that."""
-    folder = tmp_path_factory.mktemp("swept") / "project"
-    shutil.copytree(trained, folder)
-    before = contents(folder, "sweeps", "features", "outputs")
-    sweep_finetune(folder, "text", GRID, seeds=2)
-    return folder, before
+    before = contents(module_folder, "sweeps", "features", "outputs")
+    sweep_finetune(module_folder, "text", GRID, seeds=2)
+    return module_folder, before
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -26,9 +24,8 @@ GRID = {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,3e-3", "fuse.crossattn
 
 
 @pytest.fixture
-def folder(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "project")
-    return tmp_path / "project"
+def folder(own_folder):
+    return own_folder
 
 
 def test_a_sweep_goes_on_where_it_stopped_and_changes_nothing_else(folder, monkeypatch):
