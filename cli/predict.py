@@ -129,7 +129,7 @@ CHOICE = Modes(
 @overwrite_option
 @click.pass_context
 def predict_command(context: click.Context, what: tuple[str, ...], **options: Any) -> None:
-    """Predict with RUN. Without RUN: the best run on val.
+    """Predict with RUN, a run or an encoder. Without RUN: the best run on val.
 
     Without TABLE or PICTURE: the project's unlabelled rows, to submission.csv or predictions.csv, and probabilities to
     predictions.parquet. With TABLE (new.csv): its rows; their features are cached in the project's store. With a folder,

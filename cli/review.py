@@ -53,7 +53,7 @@ MODES = Modes(
 def review_command(context: click.Context, run: str | None, **options: Any) -> None:
     """Write a table of the rows that are most worth labelling, ranked by RUN. Without RUN: the best run on val.
 
-    Fill in its column labels, then --apply the file: the labels are added to corrections.csv and to the manifest.
+    RUN may be an encoder with a linear probe. Fill in its column labels, then --apply the file: the labels are added to corrections.csv and to the manifest.
     """
     project = open_project(context, options, decision_reads(bool(run)))
     if options["filled"] or options["undo"]:

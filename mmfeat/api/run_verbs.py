@@ -51,7 +51,7 @@ class RunVerbs(OpenProject):
         Parameters
         ----------
         what : str
-            A run's name (the best run on val if there is none), and a table or pictures. Without these: rows of the project.
+            The name of a run or an encoder (the best run on val if there is none), and a table or pictures. Without these: rows of the project.
         caption : str
             One caption, with one picture or alone.
         captions, images, column

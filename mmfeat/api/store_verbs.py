@@ -163,7 +163,7 @@ class StoreVerbs(OpenProject):
         Parameters
         ----------
         run : str, optional
-            The run; the best on val, if None.
+            A run, or an encoder with a linear probe; the best run on val, if None.
         n : int
             Number of rows.
         split : str

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.errors import DataError, RunError
+from mmfeat.project.named_models import find_model, find_run
 from mmfeat.project.project import Project
-from mmfeat.project.provenance import encoder_record
 from mmfeat.project.staleness import (
-    find_run,
     is_current,
     lineage_of,
     lineage_of_encoder,
@@ -80,7 +79,8 @@ def refuse_fitted(project: Project, names: list[str]) -> None:
         A member, or a member of a member, has fitted weights.
     """
     for name in names:
-        if name not in project.config.encoder and (inner := _fitted_within(project, find_run(project, name))):
+        run = find_model(project, name).run
+        if run is not None and (inner := _fitted_within(project, run)):
             members = " ".join(m["name"] for m in inner.record["members"])
             whose = "its weights" if inner.name == name else f"the weights of its member {inner.name}"
             raise RunError(
@@ -143,13 +143,12 @@ def members_of(project: Project, names: list[str], weights: Weights) -> Members:
     encoders: dict[str, dict] = {}
     heads: dict[str, float] = {}
     for name, weight in zip(names, weights.weights.tolist(), strict=True):
-        if name in project.config.encoder:
-            found, fingerprint = {name: encoder_record(project.identity(name), True)}, None
-        else:
-            run = find_run(project, name)
+        model = find_model(project, name)
+        run, found, fingerprint = model.run, model.encoders, None
+        if run is not None:
             if why := run.damage() or stale_because(project, run):
                 raise RunError(f"{name} is stale: {why}. Make it again: {remake_command(project, run)}")
-            found, fingerprint = run.encoders, run.record["fingerprint"]
+            fingerprint = run.record["fingerprint"]
             heads.update(run.record["heads"])
         for encoder, record in found.items():
             if encoder not in encoders or record["output_key"]:  # its output is used, so its key counts

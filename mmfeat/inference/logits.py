@@ -17,9 +17,10 @@ from mmfeat.common.text import shown
 from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.resolve import Identity
+from mmfeat.project.named_models import NamedModel, find_model, find_run
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import input_keys
-from mmfeat.project.staleness import find_run, probe_has_other_classes, remake_command, stale_because
+from mmfeat.project.staleness import probe_has_other_classes, remake_command, stale_because
 from mmfeat.runs.ensembles import Weight, combined
 from mmfeat.runs.run import OUT_OF_SAMPLE, ROLES, Run, RunLogits
 from mmfeat.store.feature_table import FeatureTable
@@ -48,9 +49,14 @@ class RowLogits:
 
 def logits_of(project: Project, name: str, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
     """Logits of rows by the name of an encoder or a run; `shipped` as in :func:`run_logits`."""
-    if name in project.config.encoder:
-        return encoder_logits(project, project.identity(name), rows)
-    return run_logits(project, find_run(project, name), rows, shipped=shipped)
+    return model_logits(project, find_model(project, name), rows, shipped=shipped)
+
+
+def model_logits(project: Project, model: NamedModel, rows: np.ndarray, *, shipped: bool = False) -> RowLogits:
+    """Logits of rows by an encoder or a run; `shipped` as in :func:`run_logits`."""
+    if model.run is None:
+        return encoder_logits(project, model.identity, rows)
+    return run_logits(project, model.run, rows, shipped=shipped)
 
 
 def encoder_logits(project: Project, identity: Identity, rows: np.ndarray) -> RowLogits:
@@ -188,6 +194,11 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, *, names: list[
         if run.kind != "ensemble":  # an ensemble reads only its members' logits
             tokens[name] = recorded.get("tokens", 0)
     return project.table_of(encoders, need, tokens, widths={name: run.encoders[name]["width"] for name in encoders})
+
+
+def model_table(project: Project, model: NamedModel, rows: np.ndarray) -> FeatureTable:
+    """The features that a run was made from, or those of an encoder."""
+    return project.table([model.name], rows) if model.run is None else recorded_table(project, model.run, rows)
 
 
 def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:

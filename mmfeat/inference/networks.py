@@ -13,8 +13,9 @@ from mmfeat.common.labels import class_positions
 from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
 from mmfeat.inference.logits import logits_of, training_prior
+from mmfeat.project.named_models import find_model, find_run
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run, probe_has_other_classes, remake_command, stale_because
+from mmfeat.project.staleness import probe_has_other_classes, remake_command, stale_because
 from mmfeat.runs.composition import Composition, Part, ProbePart, Tree, head_part
 from mmfeat.runs.run import Run
 from mmfeat.runs.run_record import in_order
@@ -47,12 +48,12 @@ def compose(project: Project, name: str) -> Composed:
         There is no such run, it is damaged or stale, or the encoder has no linear probe.
     """
     parts: dict[str, Part] = {}
-    run = None
-    if name in project.config.encoder:
-        identities = {name: project.identity(name)}
+    model = find_model(project, name)
+    run = model.run
+    if run is None:
+        identities = {name: model.identity}
         parts[name], tree = _probe(project, name), name
     else:
-        run = find_run(project, name)
         if why := run.damage() or stale_because(project, run):
             raise RunError(f"{name} is stale: {why}. Make it again: {remake_command(project, run)}")
         identities = {encoder: project.identity(encoder) for encoder in run.encoders}

@@ -13,7 +13,7 @@ from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import about_fit, shipped_rule
 from mmfeat.inference.new_rows import NewRows, check_samples, predict_by_folder, predict_in_project
-from mmfeat.inference.run_ranking import selected_run
+from mmfeat.inference.run_ranking import selected_model
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
 from mmfeat.project.project import Project
@@ -106,8 +106,8 @@ def predictions_by_model(
 
 
 def predictions_by_run(project: Project, run: str | None, rows: NewRows, *, outputs: Outputs) -> NewPredictions:
-    """Predict new samples by a run of a project (the best on val when None), through its store."""
-    used, chosen = selected_run(project, run)
+    """Predict new samples by a run or an encoder of a project (the best run on val when None), through its store."""
+    used, chosen = selected_model(project, run)
     name = used.name
     check_samples(rows, name, {e["modality"] for e in used.encoders.values()})
     decision = shipped_rule(project, name)

@@ -13,8 +13,9 @@ from mmfeat.inference.logits import encoder_logits, kept_logits, run_logits
 from mmfeat.inference.next_commands import to_fuse
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
+from mmfeat.project.named_models import NamedModel, find_model
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import TRAINED_ON_VAL, find_run, lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import TRAINED_ON_VAL, lineage_of_encoder, state_of, trained_on_val
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
@@ -84,12 +85,13 @@ def best_run(project: Project) -> Run:
     raise RunError(f"no current run: {reasons}{more}. Run: {'mmfeat extract, then: ' if stale else ''}mmfeat fuse")
 
 
-def selected_run(project: Project, name: str | None) -> tuple[Run, str]:
-    """A run, and how it was selected."""
+def selected_model(project: Project, name: str | None) -> tuple[NamedModel, str]:
+    """The run or encoder of a name, or the best run without one; and how it was selected."""
     if name:
-        return find_run(project, name), ""
+        return find_model(project, name), ""
     chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
-    return best_run(project), chosen
+    best = best_run(project)
+    return NamedModel(name=best.name, run=best), chosen
 
 
 class _Rank:

@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     if not file.is_file():
         what = f"no {RECORD} there" if folder.is_dir() else "no such folder"
-        raise RunError(f"{folder}: not an exported model ({what}). Make one: mmfeat export RUN {folder.name or 'DIR'}")
+        raise RunError(f"{folder}: not an exported model ({what}). Make one with: mmfeat export RUN DIR, and name DIR")
     try:
         record = read_record(file, FORMAT, shape=_RECORD, remedy=_AGAIN)
         if record["runtime"] not in RUNTIMES:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from mmfeat.common.errors import RunError
@@ -11,24 +9,11 @@ from mmfeat.common.labels import class_positions
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.text import counted
 from mmfeat.encoders.resolve import Identity
+from mmfeat.project.named_models import find_model, find_run
 from mmfeat.project.project import Project
-from mmfeat.runs.run import Run, all_runs, read_run
+from mmfeat.runs.run import Run
 
 TRAINED_ON_VAL = "trained on rows that are val now"
-
-
-def find_run(project: Project, name: str) -> Run:
-    """A run by its name, with its classes in the manifest's order where they are the same.
-
-    Raises
-    ------
-    RunError
-        There is no such run; the message lists the runs of the project.
-    """
-    if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
-        known = [run.name for run in all_runs(project.runs_folder)] or ["none yet. Run: mmfeat fuse"]
-        raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
-    return read_run(project.runs_folder / name).in_order_of(project.manifest.classes)
 
 
 def stale_because(project: Project, run: Run) -> str:
@@ -101,9 +86,8 @@ def lineage_of_encoder(project: Project, identity: Identity, uses_logits: bool) 
 
 def lineage_of(project: Project, name: str) -> Lineage:
     """The rows that an encoder with its linear probe, or a run with its encoders and members, was trained on."""
-    if name in project.config.encoder:
-        return lineage_of_encoder(project, project.identity(name), True)
-    return find_run(project, name).learned()
+    model = find_model(project, name)
+    return lineage_of_encoder(project, model.identity, True) if model.run is None else model.run.learned()
 
 
 def trained_on_val(project: Project, learned: Lineage) -> bool:

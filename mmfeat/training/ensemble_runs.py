@@ -13,9 +13,10 @@ from mmfeat.inference.ensemble_members import Members, members_of
 from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
 from mmfeat.inference.logits import RowLogits, training_prior, weighted_logits
 from mmfeat.metrics.metric_rows import score_by
+from mmfeat.project.named_models import find_run
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, input_keys
-from mmfeat.project.staleness import find_run, lineage_of
+from mmfeat.project.staleness import lineage_of
 from mmfeat.runs.ensemble_weights import FOLDS, Rows, Weights, cross_fit
 from mmfeat.runs.run import ROLES, Run, RunLogits, save_run
 from mmfeat.store.feature_table import rows_digest

@@ -17,7 +17,7 @@ from mmfeat.common.urls import refuse_url
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.sample_kinds import PICTURES, TABLE, kind_of_samples
 from mmfeat.inference.fitted_rules import about_fit, rule_for_rows, shipped_rule
-from mmfeat.inference.logits import run_logits
+from mmfeat.inference.logits import model_logits
 from mmfeat.inference.new_images import image_rows
 from mmfeat.inference.new_predictions import (
     NewPredictions,
@@ -26,7 +26,7 @@ from mmfeat.inference.new_predictions import (
     source_columns,
 )
 from mmfeat.inference.new_rows import NewRows, one_row, table_rows
-from mmfeat.inference.run_ranking import selected_run
+from mmfeat.inference.run_ranking import selected_model
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictor
 from mmfeat.project.project import Project
@@ -91,7 +91,7 @@ def predict(
     Parameters
     ----------
     run : str, optional
-        The best run on val, if None.
+        A run, or an encoder with its linear probe; the best run on val, if None.
     split : str
         `unlabelled`, `val`, `test`, `train` or `all`.
     format : str, optional
@@ -128,8 +128,8 @@ def predict(
 
 
 def _predicted(project: Project, run: str | None, rows: np.ndarray, *, files: list[Path]) -> PredictResult:
-    used, chosen = selected_run(project, run)
-    shipped, found = shipped_rule(project, used.name), run_logits(project, used, rows)
+    used, chosen = selected_model(project, run)
+    shipped, found = shipped_rule(project, used.name), model_logits(project, used, rows)
     decision = rule_for_rows(project, used.name, rows, shipped)
     probs = decision.probs(found.logits)
     return PredictResult(
@@ -181,7 +181,7 @@ def predict_new(
     Parameters
     ----------
     project, run : Project, str
-        Predict with a run of a project (the best on val, if None), through the project's store.
+        Predict with a run or an encoder of a project (the best run on val, if None), through the project's store.
     model : str
         Predict with an exported model, without a store.
 

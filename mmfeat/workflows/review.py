@@ -18,15 +18,15 @@ from mmfeat.data.corrections import add_answers, corrected_ids
 from mmfeat.data.review_table import FILE, is_review, n_answered, nothing_mark, read_answers, review_bytes
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.inference.fitted_rules import rule_for_rows
-from mmfeat.inference.logits import recorded_table, run_logits, unimodal_predictions
+from mmfeat.inference.logits import model_logits, model_table, unimodal_predictions
 from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
-from mmfeat.inference.run_ranking import selected_run
+from mmfeat.inference.run_ranking import selected_model
 from mmfeat.metrics.decision_rule import DecisionRule
+from mmfeat.project.named_models import NamedModel
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
-from mmfeat.runs.run import Run
 
 SPLITS = ("unlabelled", "train", "val")
 _LIST, _FEWEST = 10, 1000  # rows compared with one another: this many per requested row, and at least so many
@@ -126,7 +126,7 @@ def review(
     Parameters
     ----------
     run : str, optional
-        The run; the best on val, if None.
+        A run, or an encoder with its linear probe; the best run on val, if None.
     split : str
         `unlabelled`; or `train` or `val`, to find labels that are wrong.
     out : Path, optional
@@ -146,7 +146,7 @@ def review(
         raise DataError(f"there are no {split} rows to review. Use: --split {'train' if split != 'train' else 'val'}")
     file = project.root / FILE if out is None else Path(out).expanduser()
     outputs = _checked_outputs(project, file, overwrite)
-    used, chosen = selected_run(project, run)
+    used, chosen = selected_model(project, run)
     fresh = _unreviewed(project, rows)
     found = _candidates(project, used, fresh)
     best = found.take(_most_worth(project, used, found, n=n, split=split))
@@ -164,7 +164,7 @@ def review(
         n_candidates=len(found.rows),
         n_reviewed=len(rows) - len(fresh),
         n_unknown=len(fresh) - len(found.rows),
-        without_prediction=[name for name in used.encoders if name not in found.unimodal],
+        without_prediction=[name for name in used.encoders if used.run is not None and name not in found.unimodal],
         in_sample=in_sample(project, used.name, found.rows),
         nothing=nothing_mark(manifest.classes),
         columns=columns,
@@ -210,17 +210,17 @@ def _keep_answers(project: Project, file: Path) -> None:
         raise DataError(f"{file}: has {n:,} row{'s' * (n != 1)} filled in, and {remedy}")
 
 
-def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
+def _candidates(project: Project, model: NamedModel, rows: np.ndarray) -> _Candidates:
     """Rows with an input of the run, and their predictions, in an order that depends only on the ids."""
     rows = rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
     if len(rows):
-        source = run_logits(project, run, rows)
+        source = model_logits(project, model, rows)
         logits, rows = source.logits[source.known], rows[source.known]
     else:
         logits = np.zeros((0, len(project.manifest.classes)), np.float32)
-    decision: DecisionRule = rule_for_rows(project, run.name, rows)
+    decision: DecisionRule = rule_for_rows(project, model.name, rows)
     probs = decision.probs(logits)
-    sources = unimodal_predictions(project, run, rows) if len(rows) else {}
+    sources = unimodal_predictions(project, model.run, rows) if model.run is not None and len(rows) else {}
     return _Candidates(
         rows=rows,
         probs=probs,
@@ -231,23 +231,23 @@ def _candidates(project: Project, run: Run, rows: np.ndarray) -> _Candidates:
     )
 
 
-def _most_worth(project: Project, run: Run, found: _Candidates, *, n: int, split: str) -> np.ndarray:
+def _most_worth(project: Project, model: NamedModel, found: _Candidates, *, n: int, split: str) -> np.ndarray:
     """Positions of the candidates of highest worth, best first."""
     if split == "unlabelled":
         worth = (uncertainty(found.probs, found.threshold) + found.differing()).sum(1)
     else:
         worth = contradiction(found.probs, found.predicted, project.manifest.labels[found.rows]).sum(1)
     listed = shortlist(worth, id_numbers(project.manifest.ids[found.rows]), max(_FEWEST, _LIST * n))
-    return listed[spread(worth[listed], _points(project, run, found.take(listed)), n)]
+    return listed[spread(worth[listed], _points(project, model, found.take(listed)), n)]
 
 
-def _points(project: Project, run: Run, listed: _Candidates) -> np.ndarray:
-    """Points whose distances show duplicates: embeddings, or the run's probabilities if embeddings are missing."""
+def _points(project: Project, model: NamedModel, listed: _Candidates) -> np.ndarray:
+    """Points whose distances show duplicates: embeddings, or the model's probabilities if embeddings are missing."""
     try:
-        table = recorded_table(project, run, listed.rows)
+        table = model_table(project, model, listed.rows)
     except MissingFeatures:
         return listed.probs.astype(np.float32)
-    return unit_embeddings(table, list(run.encoders), listed.rows)
+    return unit_embeddings(table, list(model.encoders), listed.rows)
 
 
 def _columns(project: Project, best: _Candidates, split: str) -> dict[str, list[str]]:

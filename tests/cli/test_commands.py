@@ -181,7 +181,7 @@ def test_an_option_makes_another_run_and_leaves_the_file_alone(walked, tmp_path)
         (["fuse", "--inputs", "image"], 1, "crossattn needs two or more encoders, found image. Use: --head linear"),
         (["fuse", "--set", "fuse.crosattn.dropout=1"], 1, "Nearest: crossattn"),
         (["fuse", "--set", "encoder.image.size=64"], 1, "has no options"),
-        (["ensemble", "nothing"], 1, "no run 'nothing'"),
+        (["ensemble", "nothing"], 1, "no run or encoder 'nothing'"),
         (["ensemble", "fm1", "text"], 1, "takes no other members"),
         (["predict", "../../etc"], 1, "no run"),
         (["predict", "--split", "test"], 1, "no test rows"),

@@ -353,7 +353,7 @@ def test_sources_share_one_namespace(extracted):
     run = fuse(extracted).run
     assert logits_of(extracted, "text", rows).name == "text"
     assert logits_of(extracted, run.name, rows).name == run.name
-    with pytest.raises(RunError, match="no run 'texxt'"):
+    with pytest.raises(RunError, match="no run or encoder 'texxt'"):
         logits_of(extracted, "texxt", rows)
     assert [r.name for r in all_runs(extracted.runs_folder)] == [run.name]
 

@@ -19,8 +19,8 @@ from mmfeat.inference.networks import compose
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.encoding import extract
 from mmfeat.project.initialisation import init
+from mmfeat.project.named_models import find_run
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run
 from mmfeat.runs.composition import build_composition
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.workflows.compare_heads import compare_heads
@@ -55,18 +55,15 @@ def reordered(folder) -> Project:
 
 
 @pytest.fixture(scope="module")
-def projects(trained, tmp_path_factory) -> tuple[Project, Project]:
+def projects(module_folder) -> tuple[Project, Project]:
     """The same project with its classes in two orders; all was made in the first."""
-    folders = [tmp_path_factory.mktemp("order") / name for name in ("before", "after")]
-    shutil.copytree(trained, folders[0])
-    fuse(Project(folders[0], {"fuse.folds": 3, "fuse.head": "concat"}))
-    project = Project(folders[0], TUNED)
+    fuse(Project(module_folder, {"fuse.folds": 3, "fuse.head": "concat"}))
+    project = Project(module_folder, TUNED)
     selftrain(project)
     ensemble(project, ["image", "text", "concat-1"], method="per-class")
     ensemble(project, ["image", "text"], method="stacked")
     ensemble(project, ["ensemble-2", "ensemble-1", "concat-1"])
-    shutil.copytree(*folders)
-    return project, reordered(folders[1])
+    return project, reordered(shutil.copytree(module_folder, module_folder.with_name("after")))
 
 
 def by_name(project: Project, values: np.ndarray) -> np.ndarray:

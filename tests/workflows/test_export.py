@@ -75,7 +75,7 @@ def test_an_interrupted_export_leaves_nothing(trained, tmp_path, monkeypatch):
 
 def test_a_stale_run_and_one_that_is_none_are_refused(trained, tmp_path):
     project = Project(trained)
-    with pytest.raises(RunError, match="no run 'nothing-1'"):
+    with pytest.raises(RunError, match="no run or encoder 'nothing-1'"):
         export(project, "nothing-1", tmp_path / "model")
     table = project.config.encoder["image"]
     object.__setattr__(table, "size", 48)
