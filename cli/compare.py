@@ -20,7 +20,9 @@ def compare_command() -> None:
     """Compare models on the project's val rows, without changing anything that it uses."""
 
 
-@compare_command.command("heads", cls=Command)
+@compare_command.command(
+    "heads", cls=Command, short_help="Train heads and compare them with encoders and means of logits."
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @setting_options(
     ("fuse.inputs", "Names of encoders, such as image,text."),
@@ -40,7 +42,9 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
     echo_next(_made(project, result), result.after)
 
 
-@compare_command.command("encoders", cls=Command)
+@compare_command.command(
+    "encoders", cls=Command, short_help="Train encoders and compare their metrics, sizes and speed."
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--freeze", is_flag=True, help="Keep pretrained encoders; fit only linear probes, on cached features.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Fits of each encoder.")

@@ -16,7 +16,7 @@ def store_command() -> None:
     """Verify, clean up or export the feature store of the project, or import embeddings of another program."""
 
 
-@store_command.command("verify", cls=Command)
+@store_command.command("verify", cls=Command, short_help="Read every file and compare it with its checksum.")
 @click.pass_context
 def verify_command(context: click.Context) -> None:
     """Read every file of the store and compare it with its checksum; exit 1 if one is damaged."""
@@ -83,7 +83,9 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     echo_next(f"Removed {counted(len(result.garbage), 'item')}, {freed / 1e6:,.1f} MB.", "mmfeat status --store")
 
 
-@store_command.command("export", cls=Command)
+@store_command.command(
+    "export", cls=Command, short_help="Write embeddings, logits and tokens as arrays, with ids and labels."
+)
 @click.argument("destination")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
@@ -121,7 +123,7 @@ def export_command(
     echo_next(f"{what} {shown(destination, 200)} ({counted(result.table.n_samples, 'row')}).", "mmfeat status")
 
 
-@store_command.command("import", cls=Command)
+@store_command.command("import", cls=Command, short_help="Import embeddings of another program as an encoder.")
 @click.argument("name")
 @click.argument("file", metavar="FILE")
 @click.option(
