@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
 import mmfeat
@@ -20,6 +20,7 @@ from mmfeat.common.text import shown
 from mmfeat.predictor import Prediction, Predictor
 from mmfeat.serving.bodies import Asked, Body, opened, reading
 from mmfeat.serving.callers import ANY, Callers, CheckedCallers
+from mmfeat.serving.docs_page import HEADERS, docs_page
 from mmfeat.serving.gathering import Gatherer
 from mmfeat.serving.limits import Limits
 from mmfeat.serving.schemas import Answer, Health, PredictForm, PredictJson, Problem, answer_of
@@ -88,7 +89,7 @@ class Service:
         """
         try:
             prediction = await _unless(gone, asyncio.wrap_future(self._gatherer.submit(asked)))
-            answer = answer_of(prediction, asked.top_k)
+            answer = answer_of(prediction, asked.top_k, asked.detail)
         except (HTTPException, ClientDisconnect):
             raise
         except DataError as error:
@@ -142,13 +143,11 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
         title=f"mmfeat: {name}",
         version=mmfeat.__version__,
         lifespan=lifespan,
+        docs_url=None,  # these pages of FastAPI load scripts from other hosts
         redoc_url=None,
         description="Labels and probabilities of an image, a caption, or both.",
     )
-
-    @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
-    async def about(request: Request) -> str:
-        return _HELP.format(name=name, url=request.base_url)
+    _add_pages(app, name)
 
     @app.get("/health")
     async def health() -> Health:
@@ -187,6 +186,18 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
         )
     app.add_middleware(CheckedCallers, callers=callers)  # the outermost layer
     return app
+
+
+def _add_pages(app: FastAPI, name: str) -> None:
+    """What people read: `/` and `/docs`."""
+
+    @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
+    async def about(request: Request) -> str:
+        return _HELP.format(name=name, url=request.base_url)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()), headers=HEADERS)
 
 
 async def _unless(gone: Awaitable[None], answer: asyncio.Future[Any]) -> Any:

@@ -23,7 +23,7 @@ from mmfeat.common.errors import one_line
 from mmfeat.common.text import shown
 from mmfeat.encoders.image_decoding import open_image
 from mmfeat.serving.limits import Limits
-from mmfeat.serving.schemas import PredictForm, PredictJson
+from mmfeat.serving.schemas import Detail, PredictForm, PredictJson
 
 # Decoders for untrusted bytes; some others of Pillow start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -40,6 +40,7 @@ class Asked(NamedTuple):
     caption: str | None
     top_k: int | None
     threshold: float | None
+    detail: Detail
 
 
 class Body:
@@ -101,7 +102,7 @@ async def reading(request: Request, body: Body, limits: Limits) -> AsyncIterator
         400, 408, 413, 415 or 422.
     """
     if request.query_params:
-        raise HTTPException(422, "the query string is not read: send top_k and threshold in the body")
+        raise HTTPException(422, "the query string is not read: send top_k, threshold and detail in the body")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "send the body without a content-encoding")
     declared = request.headers.get("content-length", "0")
@@ -175,9 +176,7 @@ def _from_json(body: bytes, limits: Limits) -> Asked:
         found = PredictJson.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise _invalid(error) from None
-    return _checked(
-        Asked(image=found.image or None, caption=found.caption, top_k=found.top_k, threshold=found.threshold), limits
-    )
+    return _checked(_asked(found.image or None, found), limits)
 
 
 def _from_form(form: FormData, limits: Limits) -> Asked:
@@ -197,12 +196,11 @@ def _from_form(form: FormData, limits: Limits) -> Asked:
     except ValidationError as error:
         raise _invalid(error) from None
     chosen = upload is not None and (upload.size or upload.filename)  # browsers send a nameless empty file for no file
-    return _checked(
-        Asked(
-            image=upload.file if chosen else None, caption=found.caption, top_k=found.top_k, threshold=found.threshold
-        ),
-        limits,
-    )
+    return _checked(_asked(upload.file if chosen else None, found), limits)
+
+
+def _asked(image: BinaryIO | str | None, found: PredictForm | PredictJson) -> Asked:
+    return Asked(image, found.caption, top_k=found.top_k, threshold=found.threshold, detail=found.detail)
 
 
 def _checked(asked: Asked, limits: Limits) -> Asked:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmfeat.predictor import Prediction
+
+DIGITS = 6  # significant digits of an answer; float32 has 7
+Detail = Literal["labels", "probabilities", "all"]
 
 
 class _Asked(BaseModel):
@@ -24,6 +27,12 @@ class _Asked(BaseModel):
             description="Labels with a higher probability are predicted. Default: the model's own.",
         ),
     ] = None
+    detail: Annotated[
+        Detail,
+        Field(
+            description="How much to answer: `all`, `probabilities` (without `opinions`), or `labels` (without both)."
+        ),
+    ] = "all"
 
 
 class PredictJson(_Asked):
@@ -48,14 +57,19 @@ class Ranked(BaseModel):
 
 
 class Answer(BaseModel):
-    """Labels, probabilities and unimodal probabilities, in class order."""
+    """Labels, probabilities and unimodal probabilities, in class order. Probabilities have 6 significant digits."""
 
     labels: list[str]
-    probabilities: dict[str, float]
+    probabilities: Annotated[
+        dict[str, float] | None, Field(description="By class. Left out with `detail` = `labels`.")
+    ] = None
     opinions: Annotated[
-        dict[str, dict[str, float]],
-        Field(description="Unimodal probabilities by encoder, for encoders whose modality was given."),
-    ]
+        dict[str, dict[str, float]] | None,
+        Field(
+            description="Unimodal probabilities by encoder, for encoders whose modality was given. "
+            "Only with `detail` = `all`."
+        ),
+    ] = None
     top: Annotated[list[Ranked] | None, Field(description="With `top_k`: the most probable classes first.")] = None
 
 
@@ -78,8 +92,8 @@ class Health(BaseModel):
     waiting: Annotated[int, Field(description="Requests in progress.")]
 
 
-def answer_of(prediction: Prediction, top_k: int | None) -> dict:
-    """An :class:`Answer` as JSON values.
+def answer_of(prediction: Prediction, top_k: int | None, detail: Detail = "all") -> dict[str, Any]:
+    """An :class:`Answer` as JSON values. Labels and the order of `top` are those of the unrounded probabilities.
 
     Raises
     ------
@@ -88,11 +102,16 @@ def answer_of(prediction: Prediction, top_k: int | None) -> dict:
     """
     if not all(map(math.isfinite, prediction.probabilities.values())):
         raise ValueError("the model gives no finite probabilities")
-    answer = {
-        "labels": prediction.labels,
-        "probabilities": prediction.probabilities,
-        "opinions": prediction.unimodal,
-    }
+    answer: dict[str, Any] = {"labels": prediction.labels}
+    if detail != "labels":
+        answer["probabilities"] = _rounded(prediction.probabilities)
+    if detail == "all":
+        answer["opinions"] = {name: _rounded(probs) for name, probs in prediction.unimodal.items()}
     if top_k is not None:
-        answer["top"] = [{"label": name, "probability": value} for name, value in prediction.top(top_k)]
+        top = dict(prediction.top(top_k))
+        answer["top"] = [{"label": name, "probability": value} for name, value in _rounded(top).items()]
     return answer
+
+
+def _rounded(probabilities: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.{DIGITS}g}") for name, value in probabilities.items()}

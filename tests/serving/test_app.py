@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -14,6 +16,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
 from http.client import HTTPConnection
 
 import numpy as np
@@ -27,7 +30,9 @@ from PIL import Image
 from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.extras import require
+from mmfeat.predictor import Prediction
 from mmfeat.serving.limits import Limits
+from mmfeat.serving.schemas import answer_of
 from mmfeat.workflows.serve import bound
 
 SMALL = Limits(megabytes=0.2, megapixels=0.1, caption=50, waiting=300, seconds=1.0)
@@ -74,6 +79,8 @@ MALFORMED = [
     (as_json(caption="x", top_k=0), JSON, 422),
     (as_json(caption="x", threshold=1.5), JSON, 422),
     (as_json(caption="x", treshold=0.5), JSON, 422),
+    (as_json(caption="x", detail="none"), JSON, 422),
+    (form(caption="x", detail="none"), FORM, 422),
     (as_json(image=b"no image"), JSON, 422),
     (b'{"image": "@@@="}', JSON, 422),
     (b'{"image": "\xc3\xa4"}', JSON, 422),
@@ -168,6 +175,32 @@ def test_top_k_and_threshold_are_each_requests_own(port, predictor):
     assert answer["labels"] == wanted.labels
 
 
+def test_an_answer_has_the_detail_that_is_asked_for(port):
+    fields = {"caption": "a dog", "top_k": 1}
+    answers = {
+        detail: ask(port, as_json(picture(1), **fields, **({"detail": detail} if detail else {})), JSON)[1]
+        for detail in ("", "all", "probabilities", "labels")
+    }
+    assert answers[""] == answers["all"]
+    assert set(answers["all"]) == {"labels", "probabilities", "opinions", "top"}
+    assert answers["probabilities"] == {k: v for k, v in answers["all"].items() if k != "opinions"}
+    assert answers["labels"] == {k: v for k, v in answers["all"].items() if k in ("labels", "top")}
+    assert ask(port, form(picture(1), caption="a dog", top_k="1", detail="labels"), FORM)[1] == answers["labels"]
+
+
+def test_probabilities_have_six_digits_and_labels_are_decided_before():
+    prediction = Prediction(
+        labels=["a"],
+        probabilities={"a": 0.50000001, "b": 0.4999999999, "c": 1.23456789e-9, "d": 0.99999999},
+        unimodal={"text": {"a": 1 / 3, "b": 0.25, "c": 0.0, "d": 1.0}},
+    )
+    answer = answer_of(prediction, 4)
+    assert answer["labels"] == ["a"]
+    assert answer["probabilities"] == {"a": 0.5, "b": 0.5, "c": 1.23457e-9, "d": 1.0}
+    assert answer["opinions"] == {"text": {"a": 0.333333, "b": 0.25, "c": 0.0, "d": 1.0}}
+    assert [one["label"] for one in answer["top"]] == ["d", "a", "b", "c"]
+
+
 def test_a_body_over_the_limit_is_413_however_it_is_declared(port):
     large = form(bytes(250_000))
     for body in (large, iter([large[:9000], large[9000:]])):  # the second is sent in chunks, without a length
@@ -249,6 +282,58 @@ def test_what_is_served_and_how_to_ask(port, predictor):
     assert ask(port, as_json(caption="x"), JSON, path="/predict?top_k=3")[0] == 422
 
 
+class Page(HTMLParser):
+    """The elements of a page, and what they refer to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.fields: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("href", "src", "action", "srcset", "data")]
+        self.fields += [value for name, value in attrs if name == "name"]
+
+
+def test_the_page_of_docs_needs_no_other_host_and_no_script(port):
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/docs")
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    page = Page(text)
+    assert (answer.status, answer.getheader("content-type")) == (200, "text/html; charset=utf-8")
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert "//" not in text
+    assert all(link.startswith("#") or link in ("openapi.json", "predict") for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(re.findall(r'id="(\w+)"', text))
+    policy = answer.getheader("content-security-policy")
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self';")
+    _, schema, _ = ask(port, None, {}, "GET", "/openapi.json")
+    for path in schema["paths"]:
+        assert f" {path}</code>" in text
+    for status in schema["paths"]["/predict"]["post"]["responses"]:
+        assert f"<td>{status}</td>" in text
+    assert '<input name="image" type="file">' in text
+    assert page.fields == ["caption", "top_k", "threshold", "detail", "image"]
+    for path in ("/redoc", "/docs/oauth2-redirect"):
+        assert ask(port, None, {}, "GET", path)[0] == 404
+
+
+def test_the_form_of_docs_is_answered_as_a_browser_sends_it(port):
+    """Fields that are left empty, and no file."""
+    empty = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename=""\r\n'.encode()
+    empty += b"Content-Type: application/octet-stream\r\n\r\n\r\n"
+    body = empty + form(caption="a dog", top_k="", threshold="", detail="")
+    origin = {"Origin": f"http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}
+    status, answer, _ = ask(port, body, {**FORM, **origin})
+    assert (status, set(answer)) == (200, {"labels", "probabilities", "opinions"})
+
+
 def test_the_description_is_valid_and_whole(port):
     from fastapi.openapi.models import OpenAPI
 
@@ -260,7 +345,7 @@ def test_the_description_is_valid_and_whole(port):
     kinds = predict["requestBody"]["content"]
     assert set(kinds) == {"multipart/form-data", "application/json"}
     for kind in kinds.values():
-        assert set(kind["schema"]["properties"]) == {"image", "caption", "top_k", "threshold"}
+        assert set(kind["schema"]["properties"]) == {"image", "caption", "top_k", "threshold", "detail"}
     assert set(predict["responses"]) == {"200", "400", "403", "408", "413", "415", "421", "422", "503"}
     answer = ask(port, as_json(picture(1), caption="x", top_k=1), JSON)[1]
     assert set(answer) == set(schema["components"]["schemas"]["Answer"]["properties"])
