@@ -181,6 +181,7 @@ PARTS = {"threshold": threshold, "optimism": optimism, "rare": rare}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run one part on a project."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--project", default=".", help="a project with cached features")

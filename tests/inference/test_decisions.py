@@ -58,7 +58,8 @@ def fitted_auto(labels, logits, numbers, metric="samples-f1", empty="none"):
 def test_auto_fits_a_threshold_where_that_beats_a_half_beyond_the_standard_error(metric):
     labels, logits, numbers = shifted(-3)
     rule, found = fitted_auto(labels, logits, numbers, metric)
-    assert found.fitted and found.gain > found.error > 0
+    assert found.fitted
+    assert found.gain > found.error > 0
     assert rule.threshold < 0.3
     tuned = PredictConfig("tuned", "none")
     assert rule.threshold == fit_decision_rule(tuned, metric, labels=labels, logits=logits).threshold
@@ -76,7 +77,8 @@ def test_auto_stays_at_a_half_where_a_fitted_threshold_is_not_better_beyond_the_
 def test_auto_stays_at_a_half_without_labelled_rows():
     labels, logits, numbers = made(0)
     rule, found = fitted_auto(labels, logits, numbers)
-    assert rule.threshold == 0.5 and not found.fitted
+    assert rule.threshold == 0.5
+    assert not found.fitted
 
 
 def test_epochs_are_selected_alike_for_all_thresholds_but_auto():

@@ -39,8 +39,10 @@ def test_a_column_has_the_f1_at_half_where_a_threshold_is_another():
     assert "at 0.5" not in plain
     tuned = row(label="b", at_half={"samples_f1": 0.4, "micro_f1": 0.3, "macro_f1": 0.2})
     head, first, second = metric_table("rows", [row(), tuned], "macro-f1").splitlines()
-    assert head.split("   ")[-1].strip() == "macro F1 at 0.5" and "± 0.020" in first
-    assert first.split()[-1] == "0.500" and second.split()[-1] == "0.200"  # where 0.5 is the threshold, its own value
+    assert head.split("   ")[-1].strip() == "macro F1 at 0.5"
+    assert "± 0.020" in first
+    assert first.split()[-1] == "0.500"
+    assert second.split()[-1] == "0.200"
 
 
 def test_a_record_without_an_interval_of_map_is_shown_without_one():
