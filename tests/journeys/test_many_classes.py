@@ -18,7 +18,7 @@ from mmfeat.data.splits import make_folds, make_splits
 from mmfeat.metrics.calibration import expected_calibration_error
 from mmfeat.metrics.most_frequent import most_frequent_baseline
 
-N, K = 6_000, 3_000
+N, K = 4_000, 2_000
 MB = N * K / 1e6  # of the labels themselves
 
 
