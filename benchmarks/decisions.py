@@ -29,27 +29,26 @@ from mmfeat.metrics import samples_f1_rows, scores
 from mmfeat.metrics.decision_rule import DecisionRule, fit_decision_rule
 
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
-N_TRAIN, N_VAL = 3000, 600
+N_TRAIN, N_VAL, N_HIDDEN = 3000, 600, 8000
 RARE, POSITIVES = 6, 20  # classes that keep so many positives
 HALF, AUTO = PredictConfig(0.5), PredictConfig("auto")
 
 
 def drawn(data: FitData, seed: int, rare: int = 0) -> tuple[FitData, np.ndarray]:
-    """Data with rows drawn to train and as val, and the hidden rows. Rows with too many of a rare class's positives leave.
+    """Data with rows drawn to train and as val, and the hidden rows.
 
-    Rare are the classes of the seed; they keep `POSITIVES` positives in the train and val rows together.
+    Of the classes that the seed makes rare, about `POSITIVES` positives stay among the train and val rows; rows with
+    further positives are not drawn.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(data.labels))
-    labels = data.labels.numpy()
-    n = N_TRAIN + N_VAL
-    kept, hidden = order, order[-8000:]
-    kept = kept[:-8000]
-    for k in rng.choice(np.flatnonzero((labels == 1).sum(0) > 10 * POSITIVES), rare, replace=False):
+    order, labels = rng.permutation(len(data.labels)), data.labels.numpy()
+    hidden, kept = order[:N_HIDDEN], order[N_HIDDEN:]
+    seldom = np.flatnonzero((labels == 1).mean(0) < 0.1)
+    for k in rng.choice(seldom, min(rare, len(seldom)), replace=False):
         positive = np.flatnonzero(labels[kept, k] == 1)
-        kept = np.delete(kept, positive[POSITIVES * len(kept) // n :])
-    kept = kept[:n]
-    return dataclasses.replace(data, train=np.sort(kept[:N_TRAIN]), val=np.sort(kept[N_TRAIN:])), hidden
+        kept = np.delete(kept, positive[POSITIVES * len(kept) // (N_TRAIN + N_VAL) :])
+    train, val = kept[:N_TRAIN], kept[N_TRAIN : N_TRAIN + N_VAL]
+    return dataclasses.replace(data, train=np.sort(train), val=np.sort(val)), hidden
 
 
 def fitted(data: FitData, head: str, *, rule: PredictConfig, metric: str, seed: int, **changes: Any) -> Any:
