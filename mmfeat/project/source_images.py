@@ -130,12 +130,3 @@ def image_notes(manifest: Manifest, row_keys: RowKeys, alike: dict[str, str]) ->
         like = alike.get(manifest.images[row])
         notes.append(f"image of {str(manifest.ids[row])!r}: {reason}{f'; {like!a} exists' if like else ''}")
     return notes
-
-
-def copy_notes(manifest: Manifest, pairs: list[tuple[int, int]]) -> list[str]:
-    """A line for each pair of rows in different splits with the same image."""
-    return [
-        "the same image data: "
-        + " and ".join(f"image of {str(manifest.ids[row])!r} ({manifest.split[row]})" for row in pair)
-        for pair in pairs
-    ]

@@ -13,8 +13,8 @@ from mmfeat.data.tables.table import Table
 
 Columns = dict[str, str | list[str]]  # a role's column; a list for several columns, empty without one
 
-ROLES = ("id", "image", "caption", "labels", "group")
-IN_LABELLED = ("labels", "group")  # roles that a table of unlabelled rows may lack
+ROLES = ("id", "image", "caption", "labels", "group", "split")
+IN_LABELLED = ("labels", "group", "split")  # roles that a table of unlabelled rows may lack
 COMMON_NAMES = {
     "id": ("id", "imageid", "image_id", "sample_id", "key"),
     "image": (
@@ -32,6 +32,7 @@ COMMON_NAMES = {
     "caption": ("caption", "title", "text", "description", "captions"),
     "labels": ("labels", "label", "tags", "classes", "categories", "category"),
     "group": (),  # never guessed, since it determines the split
+    "split": (),
 }
 
 
@@ -75,6 +76,8 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
         raise _neither(table)
     if not found["labels"] and need_labels:
         found["labels"] = _label_columns(table, {name for role in found for name in as_list(found[role])})
+    if not found["split"]:
+        del found["split"]  # manifests of projects without one stay the same
     if not found["id"] and not _is_nameless(table, str(found["image"])):
         found["id"] = found["image"]
     return found
