@@ -122,7 +122,14 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     is_new = not (folder / FILE_NAME).is_file()
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
     path, settings = config.path(config.data.source), config.data
-    data = read_source(path, _columns(config), settings.separator, classes=classes, absent=settings.absent)
+    data = read_source(
+        path,
+        _columns(config),
+        settings.separator,
+        chosen="data.separator" in config.origins,
+        classes=classes,
+        absent=settings.absent,
+    )
     if is_new:
         config = _resolved(config, data)
     images = find_images(folder, config, data)

@@ -108,7 +108,8 @@ def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
     sources = images_beside(source)
     if not any(sources.holds(sample) for sample in data.ids):
         data.hints.append(
-            "  there are image files next to the source, but no column names them. To use them: --image COLUMN"
+            "  there are image files next to the source, but no column names them. To use them, set image under "
+            f"[data] in {FILE_NAME}, then: mmfeat init"
         )
         return None
     data.images, data.columns["image"] = list(data.ids), data.columns["id"]

@@ -117,7 +117,9 @@ def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[st
         if separator != " ":
             return [f"  labels    are separated by {separator!r}"]
         if several and any(not name.lstrip("-").isdecimal() for name in classes):
-            return ["  labels    are separated by spaces; if they contain spaces: --separator ',' or another"]
+            return [
+                "  labels    are separated by spaces; if they contain spaces, set another separator under [data] in mmfeat.toml"
+            ]
         if not several and set(classes) <= {"0", "1", "0.0", "1.0", "true", "false", "True", "False"}:
             name = toml_value(str(source.columns["labels"]))
             return [
@@ -156,9 +158,7 @@ def about_corrections(found: Corrected, classes: Sequence[str]) -> list[str]:
     """The number of corrected rows, and the classes that appear or vanish with the corrections: they may be typing errors."""
     if not found.n_rows:
         return []
-    lines = [
-        _line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them differ from the source")
-    ]
+    lines = [_line("by hand", found.n_rows, f"in corrections.csv, {found.n_differ:,} of them differ from the source")]
     for name in found.new:
         near = difflib.get_close_matches(name, classes, 1)
         nearest = f" (nearest: {quoted(near[0])})" if near else ""

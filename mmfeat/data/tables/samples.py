@@ -106,12 +106,21 @@ class Reading:
         Columns named by the user, by role.
     closed : bool
         Whether there is a class list.
+    chosen : bool
+        Whether the user has chosen the separator.
     """
 
     def __init__(
-        self, source: Source, given: Mapping[str, str | Sequence[str]], separator: str, *, closed: bool
+        self,
+        source: Source,
+        given: Mapping[str, str | Sequence[str]],
+        separator: str,
+        *,
+        closed: bool,
+        chosen: bool = True,
     ) -> None:
-        self.source, self._given, self._separator, self._closed = source, given, separator, closed
+        self.source, self._given, self._separator = source, given, separator
+        self._closed, self._chosen = closed, chosen
         self._seen: dict[str, str] = {}
         self._repeats: Counter[str] = Counter()
         self._yes_no: list[np.ndarray] = []
@@ -126,6 +135,7 @@ class Reading:
         """
         source = self.source
         found = find_columns(table, self._given, need_labels=with_labels and not source.ids)
+        self._keep_image_column(table, found)
         if not with_labels:
             found["labels"] = ""
         source.columns = source.columns or found
@@ -142,12 +152,19 @@ class Reading:
         if not isinstance(labels, str):
             self._yes_no.append(indicator_labels(table, labels))
         elif found["labels"]:
-            named = named_labels(table, str(found["labels"]), self._separator, closed=self._closed)
+            options = {"closed": self._closed, "chosen": self._chosen}
+            named = named_labels(table, str(found["labels"]), self._separator, **options)
             source.labels += named.rows
             source.hints += named.hints
             source.splits_cells = source.splits_cells or named.split
         else:
             source.labels += [None] * table.n_rows
+
+    def _keep_image_column(self, table: Table, found: Columns) -> None:
+        """Use the image column of the first table, which may have been found by its cells, for the others too."""
+        first = str(self.source.columns.get("image", ""))
+        if first and not found["image"] and first in table.header:
+            found["image"] = first
 
     def finish(self, absent: str) -> None:
         """Apply the treatment of unlisted labels, and note ids that look alike."""
