@@ -74,6 +74,11 @@ class SplitConfig:
         named = {"train": self.train_ids, "val": self.val_ids, "test": self.test_ids}
         return {split: file for split, file in named.items() if file}
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the data bring the split."""
+        return bool(self.column or self.files)
+
     def wrong(self) -> tuple[str, str] | None:
         """The first key that contradicts another, and the message; None if there is none."""
         if self.val + self.test >= 1:

@@ -11,7 +11,7 @@ from mmfeat.common.labels import has_label, rows_of
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.given_split import GivenSplit
-from mmfeat.data.groups import Groups
+from mmfeat.data.groups import SPLITS, Groups
 from mmfeat.data.images.copies import groups_with_copies
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.data.splits import make_splits
@@ -90,7 +90,7 @@ def as_given(config: Config, rows: UnsplitRows, given: GivenSplit) -> AssignedSp
     some = _by_shares(config, rows, groups, shares=shares, known=joined.tolist())
     taken = [name for name in missing if (some.split[labelled] == name).any()]
     origin = given.text + (f"; {' and '.join(taken)} taken from train, stratified, seed {config.seed}" if taken else "")
-    return AssignedSplits(split=some.split, lines=[*_about_given(rows, given, missing), *some.lines], origin=origin)
+    return AssignedSplits(split=some.split, lines=[*_about_given(rows, given, some.split), *some.lines], origin=origin)
 
 
 def _known(rows: UnsplitRows, labelled: np.ndarray, wanted: np.ndarray, missing: list[str]) -> np.ndarray:
@@ -109,16 +109,16 @@ def _known(rows: UnsplitRows, labelled: np.ndarray, wanted: np.ndarray, missing:
     return known
 
 
-def _about_given(rows: UnsplitRows, given: GivenSplit, missing: list[str]) -> list[str]:
+def _about_given(rows: UnsplitRows, given: GivenSplit, split: np.ndarray) -> list[str]:
     """Lines about rows whose given split could not be used as it is."""
     labelled, lines = has_label(rows.labels), []
-    blank = int((labelled & (given.names == "")).sum())
-    if blank:
-        new = "split by the shares of [split]" if missing else "train"
-        lines.append(f"  {counted(blank, 'labelled row')} without a split in {given.origin}: {new}, if new")
+    blank = labelled & (given.names == "")
+    if blank.any():
+        where = ", ".join(f"{n:,} {name}" for name in SPLITS if (n := int((split[blank] == name).sum())))
+        lines.append(f"  {counted(int(blank.sum()), 'labelled row')} without a split in {given.origin}: {where}")
     idle = int((~labelled & np.isin(given.names, ("val", "test"))).sum())
     if idle:
-        lines.append(f"  {counted(idle, 'row')} of val or test in {given.origin} without a label: unlabelled")
+        lines.append(f"  {counted(idle, 'row')} of val or test in {given.origin} without labels: unlabelled")
     return lines
 
 

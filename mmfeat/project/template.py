@@ -29,7 +29,7 @@ absent    = {absent:<22} # unlisted labels are: negative; unknown (requires expl
 {classes:<34} # the class list: its column label
 {group:<34} # rows of one group get the same split
 
-[split]                            # shares of the labelled rows; rows keep their split
+[split]                            # {shares}
 val  = {val}                         # selects epochs, rounds and the best run
 test = {test}                         # read only by: mmfeat evaluate --split test
 {split}
@@ -59,6 +59,8 @@ threshold = 0.5                    # a number; tuned; tuned-per-class (fitted on
 empty     = {empty:<22} # labels of a row without a class above the threshold: most-probable, none
 """
 
+SHARES = "shares of the labelled rows; rows keep their split"
+OWN_SHARES = "shares, used only if the column or the files below name no such row"
 OWN_SPLIT = """\
 #column    = "split"               # a split of your own: train, val, test, unlabelled, or numbers of folds
 #val_ids   = "val.txt"             # or files of ids: train_ids, val_ids, test_ids"""
@@ -114,7 +116,8 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
         else '#classes  = "classes.csv"',
         val=config.split.val,
         test=config.split.test,
-        split=_own_split(config.split, folder) or OWN_SPLIT,
+        shares=OWN_SHARES if config.split.is_given else SHARES,
+        split=_own_split(config.split, data, folder) or OWN_SPLIT,
         encoders="".join(_encoder_table(modality, config, folder) for modality in modalities),
         finetune=f"#[finetune.{modalities[0]}]",
         inputs=toml_value(modalities),
@@ -124,12 +127,13 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
     )
 
 
-def _own_split(split: SplitConfig, folder: Path) -> str:
+def _own_split(split: SplitConfig, data: Source, folder: Path) -> str:
     """The lines of a split that the data bring; empty without one."""
     lines = [f"{name}_ids = {toml_value(shortened(file, folder))}" for name, file in split.files.items()]
     if split.column:
         lines.append(f"column    = {toml_value(split.column)}")
-        lines += [f"val_fold  = {split.val_fold:<22} # if the column has numbers of folds; -1: none"]
+    if any(map(str.isdecimal, data.splits)):
+        lines += [f"val_fold  = {split.val_fold:<22} # the fold that is val; -1: none"]
         lines += [f"test_fold = {split.test_fold}"]
     return "\n".join(lines)
 

@@ -134,7 +134,7 @@ def test_dotted_lists_every_setting_once(tmp_path):
 
 
 def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
-    from mmfeat.project.template import ENCODERS, OWN_SPLIT, TEMPLATE
+    from mmfeat.project.template import ENCODERS, OWN_SPLIT, SHARES, TEMPLATE
 
     filled = TEMPLATE.format(
         seed=0,
@@ -150,6 +150,7 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
         group='#group    = "product_id"',
         val=0.1,
         test=0.0,
+        shares=SHARES,
         split=OWN_SPLIT,
         encoders="".join(
             ENCODERS[name].format(model=f'"{model}"', pretrained='"auto"')
