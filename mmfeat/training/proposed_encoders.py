@@ -11,7 +11,7 @@ from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import shown, toml_value
 from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
 from mmfeat.config.schema import MODALITIES
-from mmfeat.encoders.kinds import encoder_kinds
+from mmfeat.encoders.kinds import recognised_modality
 from mmfeat.project.project import Project
 
 _PATH = (".", "~", "/")
@@ -130,13 +130,11 @@ def _same(project: Project, a: str, b: str) -> bool:
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:
     """The modality of a model that is not a path; models of timm and torchvision take images."""
-    for kind in sorted(encoder_kinds().values(), key=lambda kind: kind.recognition_order):
-        if kind.recognises(model):
-            return kind.modality
-    from mmfeat.encoders.families.text_names import nearest_text_models
-    from mmfeat.encoders.model_names import image_models, nearest
+    if modality := recognised_modality(model):
+        return modality
+    from mmfeat.encoders.model_names import nearest_models
 
-    near = ", ".join([*nearest(model, [*encoders, *image_models()]), *nearest_text_models(model)]) or "none"
+    near = ", ".join(nearest_models(model, encoders)) or "none"
     raise ConfigError(
         f"{shown(typed)}: neither an encoder of mmfeat.toml nor an image model. Nearest: {near}; "
         f"a text model of that name: text:{shown(model)}"

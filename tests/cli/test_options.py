@@ -91,7 +91,17 @@ COMMANDS = {
         | {"--split-column": Opt("x"), "--val-fold": Opt("1"), "--test-fold": Opt("2")}
         | {"--absent": Opt("unknown"), "--val": Opt("0.2"), "--test": Opt("0.2"), "--seed": Opt("3"), **OVERWRITE},
     ),
-    "encoders": Spec([], ["encoders.encoders", "encoders.models"], {}),
+    "encoders list": Spec([], ["encoders.encoders", "encoders.models"], {}),
+    "encoders add": Spec(
+        ["extra"],
+        ["add_encoder.add_encoder"],
+        {
+            "--model": Opt("resnet18"),
+            "--modality": Opt("image", acts=[["--model", "resnet18"]]),
+            "--weights": Opt("w.pth", acts=[["--model", "resnet18"]]),
+            "--input": Opt(acts=[["--model", "resnet18"]]),
+        },
+    ),
     "finetune": Spec(
         [],
         ["finetune.finetune", "finetune.plan_finetune"],
