@@ -83,9 +83,8 @@ def list_command(context: click.Context, pattern: str | None) -> None:
 @click.argument("name")
 @click.option(
     "--model",
-    required=True,
     metavar="MODEL",
-    help="A model of timm or torchvision, a name or folder of transformers, or tfidf.",
+    help="Required. A model of timm or torchvision, a name or folder of transformers, or tfidf.",
 )
 @click.option("--modality", metavar="VALUE", help="image or text. [default: as NAME or the model says]")
 @click.option(
@@ -94,11 +93,13 @@ def list_command(context: click.Context, pattern: str | None) -> None:
 @click.option("--input", "as_input", is_flag=True, help="Append it to inputs under [fuse], so that heads read it.")
 @click.pass_context
 def add_command(
-    context: click.Context, name: str, model: str, modality: str | None, weights: str, as_input: bool
+    context: click.Context, name: str, model: str | None, modality: str | None, weights: str, as_input: bool
 ) -> None:
     """Add the encoder NAME to mmfeat.toml. The model and its weights are checked; nothing is downloaded."""
     from mmfeat.workflows.add_encoder import add_encoder
 
+    if model is None:
+        raise click.UsageError("--model is missing: name a model, or a folder of transformers", context)
     project = open_project(context, {})
     added = add_encoder(project, name, model, modality=modality, weights=weights, as_input=as_input)
     click.echo(added.about)

@@ -41,6 +41,8 @@ def fuse_command(context: click.Context, **options: Any) -> None:
         in_folds = f"{result.run.record['head']}: out of fold, epochs selected on the other folds"
         rows = in_folds if folds else "epochs were selected on these rows"
         click.echo(about_metrics(result.lines[0].n_left_out, rows, seeds=True))
+    if result.about_idle:
+        click.echo(result.about_idle)
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 
