@@ -116,7 +116,7 @@ def identify(
     encoder, checkpoint = built.build(config, name, checkpoints, pretrained_only=pretrained_only)
     identity = Identity(
         name=name,
-        model=Path(table.model).name,
+        model=table.title(config.root),
         spec=encoder.spec(),
         width=encoder.width,
         size_mb=encoder.size_mb(),
@@ -132,7 +132,10 @@ def identify(
 def known_identity(config: Config, name: str, checkpoints: Path, memory: Path, *, given: str) -> Identity | None:
     """The keys of an encoder from the cache; None if it would have to be built. `given` is its checkpoint setting."""
     found = Remembered(memory).recall(name, _fingerprint(config, name, checkpoints, given=given))
-    return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])}) if found else None
+    if found is None:
+        return None
+    model = config.encoder[name].title(config.root)  # the remembered one may be an earlier version's
+    return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"]), "model": model})
 
 
 def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Checkpoint | None:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from typing import Any
 
-from mmfeat.common.errors import ConfigError
+from mmfeat.common.errors import ConfigError, MmfeatError
 from mmfeat.config.encoder_tables import EncoderTable
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.encoders.built_encoders import BuiltEncoders
@@ -37,6 +37,14 @@ class ProjectEncoders(ProjectFolder):
             known = ", ".join(self.config.encoder)
             raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
         return self.config.encoder[name]
+
+    def model_title(self, name: str) -> str:
+        """The name of an encoder's model in every output. An import has the name that it was given."""
+        table = self.encoder_table(name)
+        if table.made_elsewhere:
+            with contextlib.suppress(MmfeatError):
+                return self.identity(name).model
+        return table.title(self.root)
 
     def identity(self, name: str) -> Identity:
         """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""

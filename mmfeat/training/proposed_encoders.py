@@ -31,17 +31,20 @@ class ProposedEncoder:
         Its table for mmfeat.toml.
     own : bool
         Whether the table is in mmfeat.toml.
+    root : Path
+        The folder that relative paths of the table start from.
     """
 
     typed: str
     name: str
     table: EncoderTable
     own: bool
+    root: Path
 
     @property
     def label(self) -> str:
         """Its name in tables."""
-        model = self.table.short_model
+        model = self.table.title(self.root)
         if self.own:
             return f"{model} ({self.name})"
         weights = Path(self.table.pretrained).stem
@@ -90,7 +93,7 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     """
     encoders = project.config.encoder
     if typed in encoders:
-        return _own(typed, typed, encoders[typed])
+        return _own(typed, typed, encoders[typed], root=project.root)
     forced, colon, rest = typed.partition(":")
     if not colon or forced not in MODALITIES:
         forced, rest = "", typed
@@ -106,16 +109,17 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     for name, table in encoders.items():
         same = table.modality == modality and _same(project, table.model, model)
         if same and (not pretrained or _same(project, table.pretrained, pretrained)):
-            return _own(typed, name, table)
+            return _own(typed, name, table, root=project.root)
     same_modality = (name for name, table in encoders.items() if table.modality == modality and table.tunable)
     cls = encoder_table_class(modality, {"model": model})
     weights_of_it = {"pretrained": pretrained or "auto"} if "pretrained" in cls.__dataclass_fields__ else {}
     table = cls(model=model, **weights_of_it)
-    return ProposedEncoder(typed=typed, name=next(same_modality, modality), table=table, own=False)
+    return ProposedEncoder(typed=typed, name=next(same_modality, modality), table=table, own=False, root=project.root)
 
 
-def _own(typed: str, name: str, table: EncoderTable) -> ProposedEncoder:
-    return ProposedEncoder(typed=typed, name=name, table=dataclasses.replace(table, checkpoint="latest"), own=True)
+def _own(typed: str, name: str, table: EncoderTable, *, root: Path) -> ProposedEncoder:
+    table = dataclasses.replace(table, checkpoint="latest")
+    return ProposedEncoder(typed=typed, name=name, table=table, own=True, root=root)
 
 
 def _absolute(path: str) -> str:
