@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfeat.common.errors import ConfigError
+from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import fitting_separator
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.urls import refuse_url
@@ -122,14 +123,16 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     is_new = not (folder / FILE_NAME).is_file()
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
     path, settings = config.path(config.data.source), config.data
-    data = read_source(
-        path,
-        _columns(config),
-        settings.separator,
-        chosen="data.separator" in config.origins,
-        classes=classes,
-        absent=settings.absent,
-    )
+    chosen = "data.separator" in config.origins
+    try:
+        data = read_source(
+            path, _columns(config), settings.separator, chosen=chosen, classes=classes, absent=settings.absent
+        )
+    except DataError as error:
+        if is_new:
+            raise
+        text = re.sub(r"Use: --[a-z-]+ \S.*$", f"Name it in {FILE_NAME}, then: mmfeat init", str(error))
+        raise DataError(text) from None
     if is_new:
         config = _resolved(config, data)
     images = find_images(folder, config, data)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +13,8 @@ from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.difference import same_rows
 from mmfeat.data.manifest import Manifest
-from mmfeat.encoders.checkpoint import checkpoints_of
-from mmfeat.runs.run import all_runs
+from mmfeat.encoders.checkpoint import Checkpoint, checkpoints_of
+from mmfeat.runs.run import Run, all_runs
 
 
 def about_moves(config: Config, before: Manifest, after: Manifest) -> tuple[list[str], str]:
@@ -32,34 +30,43 @@ def about_moves(config: Config, before: Manifest, after: Manifest) -> tuple[list
     parts = [f"{counted(n, 'row')} moved from {a} to {b}" for (a, b), n in moved.items()]
     lines = [f"  {', '.join(parts)}"]
     scored = after.ids[rows[(was != now) & (now != "train")]]
-    seen, command = _learners(config, scored)
-    if seen:
+    models = _models(config)
+    trained = [(one, n) for one in models if (n := _count(one, scored, 0))]
+    chosen = [(one, n) for one in models if (n := _count(one, after.ids[rows[(was != now) & (now == "test")]], 1))]
+    command = _train_again([one for one, _ in trained])
+    if trained:
         lines.append(
-            f"  Trained on rows that are now val or test: {', '.join(seen)}. Their metrics there are in-sample. Train again, "
+            f"  Trained on rows that are now val or test: {_named(trained)}. Their metrics there are in-sample. Train again, "
             f"starting with: {command}"
         )
+    if chosen:
+        lines.append(f"  Epochs or members selected on rows that are now test: {_named(chosen)}")
     return lines, command
 
 
-def _learners(config: Config, ids: np.ndarray) -> tuple[list[str], str]:
-    """The checkpoints and runs that were trained on any of these rows, with the number of rows, and the first command."""
-    checkpoints: list[Any] = []
+def _models(config: Config) -> list[Checkpoint | Run]:
+    """Checkpoints and runs that can be read. Damaged ones are left out: `mmfeat status` reports them."""
+    models: list[Checkpoint | Run] = []
     for name in config.encoder:
         with contextlib.suppress(MmfeatError):
-            checkpoints += checkpoints_of(config.root / "checkpoints", name)
-    fitted = _seen_by(checkpoints, ids)
-    runs = _seen_by(all_runs(config.root / "runs"), ids)
-    seen = [f"{one.name} ({counted(n, 'row')})" for one, n in [*fitted, *runs]]
+            models += checkpoints_of(config.root / "checkpoints", name)
+    return [*models, *all_runs(config.root / "runs")]
+
+
+def _count(model: Checkpoint | Run, ids: np.ndarray, which: int) -> int:
+    """How many of these rows a model was trained on (0) or selected on (1)."""
+    with contextlib.suppress(MmfeatError):
+        return int(model.learned().among(ids)[which].sum())
+    return 0
+
+
+def _named(models: list[tuple[Checkpoint | Run, int]]) -> str:
+    return ", ".join(f"{one.name} ({counted(n, 'row')})" for one, n in models)
+
+
+def _train_again(models: list[Checkpoint | Run]) -> str:
+    """The first command that trains these models again; empty without any."""
+    fitted = [one for one in models if isinstance(one, Checkpoint)]
     if not fitted:
-        return seen, "mmfeat fuse" if seen else ""
-    return seen, "mmfeat finetune --freeze" if all(one.frozen for one, _ in fitted) else "mmfeat finetune"
-
-
-def _seen_by(models: Sequence[Any], ids: np.ndarray) -> list[tuple[Any, int]]:
-    """The models that were trained on any of these rows, with their number. Damaged ones are left out: others report them."""
-    found = []
-    for model in models:
-        with contextlib.suppress(MmfeatError):
-            if n := int(model.learned().among(ids)[0].sum()):
-                found.append((model, n))
-    return found
+        return "mmfeat fuse" if models else ""
+    return "mmfeat finetune --freeze" if all(one.frozen for one in fitted) else "mmfeat finetune"
