@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_one_class, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, echo_one_class, echo_threshold, open_project, setting_options
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -23,7 +23,7 @@ FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelle
 
 
 @click.command("fuse", cls=Command, short_help="Train a head on cached features, in seconds.")
-@setting_options(*KEYS, FOLDS)
+@setting_options(*KEYS, FOLDS, *DECISION[:1])
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
@@ -40,7 +40,8 @@ def fuse_command(context: click.Context, **options: Any) -> None:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
         in_folds = f"{result.run.record['head']}: out of fold, epochs selected on the other folds"
         rows = in_folds if folds else "epochs were selected on these rows"
-        click.echo(about_metrics(result.lines[0].n_left_out, rows, seeds=True))
+        click.echo(about_metrics(result.lines[-1], rows, seeds=True))
+        echo_threshold(result.threshold)
     if result.about_idle:
         click.echo(result.about_idle)
     made = "Made" if result.made else "Already made:"
