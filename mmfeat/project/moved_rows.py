@@ -69,4 +69,4 @@ def _train_again(models: list[Checkpoint | Run]) -> str:
     fitted = [one for one in models if isinstance(one, Checkpoint)]
     if not fitted:
         return "mmfeat fuse" if models else ""
-    return "mmfeat finetune --freeze" if all(one.frozen for one in fitted) else "mmfeat finetune"
+    return "mmfeat finetune --freeze" if all(one.label_free for one in fitted) else "mmfeat finetune"

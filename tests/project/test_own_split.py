@@ -280,3 +280,19 @@ def test_python_has_the_same_options(tmp_path):
     project = mf.init(tmp_path / "q", source, val_ids=tmp_path / "v.txt", progress=False)
     assert project.manifest.ids[project.manifest.rows("val")].tolist() == ["r0"]
     assert re.search(r'val_ids = ".*v\.txt"', (tmp_path / "q" / "mmfeat.toml").read_text())
+
+
+def test_with_a_vocabulary_the_command_to_train_again_fine_tunes_nothing(tmp_path):
+    """A vocabulary is fitted without labels, as a frozen encoder is."""
+    from mmfeat.project.project import Project
+    from mmfeat.workflows.finetune import finetune
+
+    source = table(tmp_path, labelled([str(i % 3) for i in range(18)]))
+    init(tmp_path, source, split_column="part", text_encoder="tfidf")
+    finetune(Project(tmp_path), freeze=True)
+    edit(tmp_path, "val_fold  = 0", "val_fold  = 1")
+    made = init(tmp_path)
+    assert "Trained on rows that are now val or test: text-1 (6 rows)" in made.summary
+    assert made.after == "mmfeat finetune --freeze"
+    table(tmp_path, [*labelled([str(i % 3) for i in range(18)]), ("new", "x", "bird", "2")])
+    assert "starting with: mmfeat finetune --freeze" in init(tmp_path).summary  # a new class
