@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -21,15 +22,36 @@ MODES = Modes(
 )
 
 
-@click.command(
+class _ListByDefault(click.Group):
+    """A group whose command `list` need not be typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without words, list."""
+        return super().parse_args(ctx, args or ["list"])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A first word that is no command is the argument of `list`."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["list", *args])
+
+
+@click.group(
     "encoders",
-    cls=Command,
-    modes=(MODES,),
-    short_help="Sizes of the project's and the paper's encoders; find others by name.",
+    cls=_ListByDefault,
+    short_help="Sizes of the project's and the paper's encoders; find others by name, and add one.",
 )
+def encoders_command() -> None:
+    """List encoders, find models by name, or add an encoder to mmfeat.toml.
+
+    mmfeat encoders PATTERN is short for mmfeat encoders list PATTERN.
+    """
+
+
+@encoders_command.command("list", cls=Command, modes=(MODES,))
 @click.argument("pattern", required=False)
 @click.pass_context
-def encoders_command(context: click.Context, pattern: str | None) -> None:
+def list_command(context: click.Context, pattern: str | None) -> None:
     """List encoders with parameters, size, width and input: the project's and the paper's, or models that PATTERN matches.
 
     PATTERN is a part of a model's name, or contains *: mobilenet, "vit_*_224".
@@ -53,8 +75,35 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
     more = f", and {listed.n_more:,} more match" if listed.n_more else ""
     echo_next(
         f"{counted(len(listed.models), 'model')}{more}. MB in float32, without a classifier.",
-        f'model = "{listed.models[0].model}" under [encoder.NAME] of mmfeat.toml, then: mmfeat extract',
+        f"mmfeat encoders add NAME --model {shlex.quote(listed.models[0].model)}",
     )
+
+
+@encoders_command.command("add", cls=Command)
+@click.argument("name")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="Required. A model of timm or torchvision, a name or folder of transformers, or tfidf.",
+)
+@click.option("--modality", metavar="VALUE", help="image or text. [default: as NAME or the model says]")
+@click.option(
+    "--weights", default="", metavar="FILE", help="A .safetensors or .pth file, auto or random. [default: auto]"
+)
+@click.option("--input", "as_input", is_flag=True, help="Append it to inputs under [fuse], so that heads read it.")
+@click.pass_context
+def add_command(
+    context: click.Context, name: str, model: str | None, modality: str | None, weights: str, as_input: bool
+) -> None:
+    """Add the encoder NAME to mmfeat.toml. The model and its weights are checked; nothing is downloaded."""
+    from mmfeat.workflows.add_encoder import add_encoder
+
+    if model is None:
+        raise click.UsageError("--model is missing: name a model, or a folder of transformers", context)
+    project = open_project(context, {})
+    added = add_encoder(project, name, model, modality=modality, weights=weights, as_input=as_input)
+    click.echo(added.about)
+    echo_next(f"Added [encoder.{name}] to mmfeat.toml.", added.after)
 
 
 def _table(lines: list[Description], names: list[str] | None = None) -> str:

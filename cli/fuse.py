@@ -42,6 +42,8 @@ def fuse_command(context: click.Context, **options: Any) -> None:
         rows = in_folds if folds else "epochs were selected on these rows"
         click.echo(about_metrics(result.lines[-1], rows, seeds=True))
         echo_threshold(result.threshold)
+    if result.about_idle:
+        click.echo(result.about_idle)
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 

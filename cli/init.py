@@ -40,6 +40,11 @@ from mmfeat.cli.strict import Command
     type=click.Choice(["negative", "unknown"]),
     help="How unlisted labels are treated. unknown requires explicit negatives. [default: negative; unknown if columns of 0, 1 and blank hold a 0]",
 )
+@click.option(
+    "--split-column",
+    metavar="COLUMN",
+    help="Column of a split of your own: train, val, test, unlabelled (also training, dev, eval ...), or numbers of folds.",
+)
 @click.option("--group", "group_column", metavar="COLUMN", help="Column of groups. Rows of one group go to one split.")
 @click.option("--separator", metavar="TEXT", help="Separator of the labels in one cell. [default: a space]")
 @click.option(
@@ -59,6 +64,25 @@ from mmfeat.cli.strict import Command
     metavar="SHARE",
     help="Share of labelled rows for test, which only evaluate --split test reads. [default: 0]",
 )
+@click.option(
+    "--val-fold", type=int, metavar="N", help="The fold of --split-column that is val; -1 for none. [default: 0]"
+)
+@click.option(
+    "--test-fold", type=int, metavar="N", help="The fold of --split-column that is test; -1 for none. [default: -1]"
+)
+@click.option("--val-ids", metavar="FILE", help="File with the ids of the val rows, instead of --split-column.")
+@click.option("--test-ids", metavar="FILE", help="File with the ids of the test rows.")
+@click.option(
+    "--train-ids", metavar="FILE", help="File with the ids of the train rows; rows in no file are unlabelled."
+)
+@click.option("--image-encoder", metavar="MODEL", help="Image model of timm or torchvision. [default: efficientnet_b4]")
+@click.option("--image-weights", metavar="FILE", help="Its weights: a .safetensors or .pth file, auto or random.")
+@click.option(
+    "--text-encoder",
+    metavar="MODEL",
+    help="Text model of transformers, by name or folder, or tfidf. [default: google/bert_uncased_L-2_H-128_A-2]",
+)
+@click.option("--text-weights", metavar="FILE", help="Its weights: a .safetensors or .pth file, auto or random.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the split and of everything random. [default: 0]")
 @overwrite_option
 @click.pass_context

@@ -117,7 +117,10 @@ class OpenProject(ProjectSnapshot):
         parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test", "unlabelled")]
         rows = f"{counted(manifest.n_samples, 'row')} ({', '.join(part for part in parts if part[0] != '0')})"
         lines.append(f"{rows}, {counted(len(manifest.classes), 'class', 'classes')}")
-        return [*lines, "; ".join(f"encoder {name}: {table.model}" for name, table in self.config.encoder.items())]
+        return [
+            *lines,
+            "; ".join(f"encoder {name}: {self.model_title(name)}" for name in self.config.encoder),
+        ]
 
     def __repr__(self) -> str:
         """The folder, its rows, classes and encoders."""

@@ -13,6 +13,7 @@ from mmfeat.config.read_keys import TOP, decision_keys
 
 if TYPE_CHECKING:
     from mmfeat.report.settings_table import SettingsResult
+    from mmfeat.workflows.add_encoder import AddedEncoder
     from mmfeat.workflows.apply_review import AppliedReview
     from mmfeat.workflows.encoders import Encoders
     from mmfeat.workflows.review import ReviewResult
@@ -71,6 +72,32 @@ class StoreVerbs(OpenProject):
         from mmfeat.workflows.encoders import encoders, models
 
         return encoders(self.root) if pattern is None else models(pattern)
+
+    @verb
+    def encoders_add(
+        self,
+        name: str,
+        *,
+        model: str | Path,
+        modality: str | None = None,
+        weights: str | Path = "",
+        input: bool = False,
+    ) -> AddedEncoder:
+        """Write a further encoder into mmfeat.toml. The model and its weights are checked; nothing is downloaded.
+
+        Parameters
+        ----------
+        model, weights : str or Path
+            A model of timm, torchvision or transformers, a folder, or `tfidf`; a file of weights, `auto` or `random`.
+        modality : str, optional
+            `image` or `text`; if None, as the name or the model says.
+        input : bool
+            Whether to append it to `fuse.inputs`, so that heads read it.
+        """
+        from mmfeat.workflows.add_encoder import add_encoder
+
+        project = self._snapshot(None, {})
+        return add_encoder(project, name, str(model), modality=modality, weights=str(weights), as_input=input)
 
     @verb
     def store_verify(self) -> VerifyResult:

@@ -75,49 +75,43 @@ def init(
     classes: str | Path = "",
     val: float | None = None,
     test: float | None = None,
+    split_column: str = "",
+    val_fold: int | None = None,
+    test_fold: int | None = None,
+    train_ids: str | Path = "",
+    val_ids: str | Path = "",
+    test_ids: str | Path = "",
+    image_encoder: str | Path = "",
+    image_weights: str | Path = "",
+    text_encoder: str | Path = "",
+    text_weights: str | Path = "",
     seed: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Project:
     """Make a folder a project, or bring its manifest up to date with its source.
 
+    Arguments are named like the options of `mmfeat init`.
+
     Parameters
     ----------
-    folder : Path
-        The project's folder. It is made if it does not exist.
-    source : Path, optional
-        A folder with train.csv and test.csv, COCO's files, a table, or a folder of Parquet files; if None, as in mmfeat.toml.
-    images : Path or sequence of Path
-        Folders, zip or tar files of images, or patterns with `*`.
-    id, image, caption, labels, group : str
+    folder, source : Path
+        The project's folder, which is made if it does not exist, and the data; if None, as in mmfeat.toml.
+    images, classes, train_ids, val_ids, test_ids, image_weights, text_weights : Path
+        Files. Images may be several, also folders and patterns with `*`; weights may also be `auto` or `random`.
+    id, image, caption, labels, group, split_column : str
         Columns; several are allowed for captions and labels.
-    absent : str
-        How unlisted labels are treated: `negative`, or `unknown` (requires explicit negatives).
-    separator : str, optional
-        Separator of the labels in one cell.
-    classes : Path
-        A CSV table with the class list in a column named label.
-    val, test : float, optional
-        Shares of the labelled rows that epochs and runs are selected on, and that only `evaluate(split="test")` reads.
-    seed : int, optional
-        Seed of the split and of everything random.
-    overwrite : bool
-        Whether to replace an init.log that was changed since it was written.
     progress : bool
         Whether commands show progress and notes on stderr.
 
     Raises
     ------
-    DataError
-        The source or the images cannot be used.
-    ConfigError
-        mmfeat.toml has a mistake, or contradicts the arguments.
+    DataError, ConfigError, EncoderError
+        The data or an encoder cannot be used; mmfeat.toml has a mistake, or contradicts the arguments.
     """
-    columns = {"id": id, "image": image, "caption": caption, "labels": labels, "group": group}
-    reading = {"images": images, "absent": absent, "separator": separator, "classes": classes}
-    shares = {"val": val, "test": test, "seed": seed, "overwrite": overwrite}
+    given = {name: value for name, value in locals().items() if name not in ("folder", "source", "progress")}
     with quiet(not progress), _made(folder) as root:
-        for warning in _init(root, source, columns | reading | shares).warnings:
+        for warning in _init(root, source, given).warnings:
             say(f"Warning: {warning}")
     return Project(root, progress=progress)
 
@@ -146,10 +140,12 @@ def _init(folder: Path, source: str | Path | None, options: dict[str, Any]) -> I
     from mmfeat.workflows.init import init as init_folder
 
     named: dict[str, Any] = {
-        f"{name}_column" if name in _COLUMNS else name: texts(value) if name in _SEVERAL else value
+        f"{name}_column" if name in _COLUMNS else name: texts(value) if name in _SEVERAL else _plain(value)
         for name, value in options.items()
         if value is not None
     }
-    if "classes" in named:
-        named["classes"] = str(named["classes"])
     return init_folder(folder, None if source is None else str(source), **named)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from mmfeat.common.plugins import Registry, load_plugins
 from mmfeat.common.text import shown_value
 from mmfeat.config.fields import setting
+from mmfeat.config.model_titles import folder_title
 
 GROUP = "mmfeat.encoders"  # entry point group of packages that add encoder kinds
 TFIDF = "tfidf"  # the model of text encoders whose vocabulary is fitted on the training captions
@@ -83,6 +84,11 @@ class EncoderTable:
     def short_model(self) -> str:
         """The model's name in tables of results."""
         return Path(self.model).name
+
+    def title(self, root: Path) -> str:
+        """The model's name in every output; of a folder, a name that says something. Relative paths start at `root`."""
+        is_path = self.model.startswith((".", "~", "/"))
+        return folder_title(root / Path(self.model).expanduser()) if is_path else self.short_model
 
     @property
     def files(self) -> tuple[str, ...]:

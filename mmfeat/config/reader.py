@@ -369,6 +369,7 @@ def _check(config: Config, where: _Where) -> None:
         "data.images": config.data.images,
         "data.classes": [config.data.classes],
         "finetune.synonyms": [config.finetune.synonyms],
+        **{f"split.{split}_ids": [file] for split, file in config.split.files.items()},
         "store.path": [config.store.path],
         **{f"encoder.{name}.pretrained": [table.pretrained] for name, table in config.encoder.items()},
     }.items():
@@ -378,10 +379,9 @@ def _check(config: Config, where: _Where) -> None:
             )
     if config.fuse.folds == 1:
         raise ConfigError(f"{where('fuse.folds')}: fuse.folds = 1 leaves no row to train on. Use 0, or from 2 to 20")
-    if config.split.val + config.split.test >= 1:
-        raise ConfigError(
-            f"{where('split.val')}: split.val + split.test = {config.split.val + config.split.test:g} leaves no row to train on"
-        )
+    if wrong := config.split.wrong():
+        key, message = wrong
+        raise ConfigError(f"{where(f'split.{key}')}: {message}")
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", config.device):
         raise ConfigError(
             f"{where('device')}: device = {shown_value(config.device)}. Use one of: auto, cpu, cuda, cuda:1"

@@ -34,6 +34,7 @@ RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes
 AUTO = "auto"  # one threshold, fitted if that beats 0.5 beyond the standard error, else 0.5
 TUNED = ("tuned", "tuned-per-class")  # thresholds that are always fitted
 MAX_SEED = 2**63 - 1
+MAX_FOLD = 99  # the highest number of a fold in a column of splits
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,37 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Shares of the labelled rows; `[split]`."""
+    """Shares of the labelled rows, or a split that the data bring; `[split]`."""
 
     val: float = setting(0.1, low=0.0, high=0.9)  # epochs, rounds and the best run are selected on it
     test: float = setting(0.0, low=0.0, high=0.9)  # only evaluate --split test reads it
+    column: str = ""  # column of the source: train, val, test, unlabelled or the number of a fold
+    val_fold: int = setting(0, low=-1, high=MAX_FOLD)  # the fold of `column` that is val; -1: none
+    test_fold: int = setting(-1, low=-1, high=MAX_FOLD)  # the fold of `column` that is test; -1: none
+    train_ids: str = ""  # files of ids, instead of a column
+    val_ids: str = ""
+    test_ids: str = ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The file of ids of each split that has one."""
+        named = {"train": self.train_ids, "val": self.val_ids, "test": self.test_ids}
+        return {split: file for split, file in named.items() if file}
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the data bring the split."""
+        return bool(self.column or self.files)
+
+    def wrong(self) -> tuple[str, str] | None:
+        """The first key that contradicts another, and the message; None if there is none."""
+        if self.val + self.test >= 1:
+            return "val", f"split.val + split.test = {self.val + self.test:g} leaves no row to train on"
+        if self.column and self.files:
+            return "column", f"split.column and split.{next(iter(self.files))}_ids are both set. Leave one of them out"
+        if self.column and self.val_fold == self.test_fold >= 0:
+            return "test_fold", f"split.val_fold and split.test_fold are both {self.val_fold}. Use two folds"
+        return None
 
 
 @dataclass(frozen=True)

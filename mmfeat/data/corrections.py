@@ -37,18 +37,25 @@ class Corrected:
     ----------
     labels : np.ndarray
         `(N, K)` int8: 1 positive, 0 negative, -1 unknown.
-    n_rows, n_differ : int
-        Number of corrected rows, and of those whose labels in the source differ or are unknown.
+    rows : list of int
+        The corrected rows.
+    n_differ : int
+        Number of the corrected rows whose labels in the source differ or are unknown.
     new, gone : list of str
         Classes that only corrections have, and classes that lost every positive. Both are empty with a class list.
     """
 
     labels: np.ndarray
     classes: tuple[str, ...]
-    n_rows: int = 0
+    rows: list[int] = field(default_factory=list)
     n_differ: int = 0
     new: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of corrected rows."""
+        return len(self.rows)
 
 
 def corrected(source: Source, file: Path, separator: str, *, closed: bool) -> Corrected:
@@ -87,7 +94,7 @@ def corrected(source: Source, file: Path, separator: str, *, closed: bool) -> Co
     classes, gone = (
         tuple(name for name, out in zip(classes, lost, strict=True) if out == want) for want in (False, True)
     )
-    return Corrected(labels=labels, classes=classes, n_rows=len(given), n_differ=n_differ, new=new, gone=list(gone))
+    return Corrected(labels=labels, classes=classes, rows=rows, n_differ=n_differ, new=new, gone=list(gone))
 
 
 def _has_positive(labels: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.text import shown
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Groups:
@@ -63,6 +65,38 @@ class Groups:
             f"row {_named(ids, known, chain[0])} has {', which has '.join(links)}{more}: rows that share a picture or a group belong in one split. "
             f"Leave one of them out, give it another group, or remove manifest.parquet to split again"
         )
+
+    def parted(self, splits: Sequence[str]) -> tuple[Groups, np.ndarray]:
+        """Part every group that has rows of several splits: the rows of each split remain a group.
+
+        Parameters
+        ----------
+        splits : sequence of str
+            For each row its split, or an empty string. A row without one joins the last of its group's splits, so that a
+            row near test never learns.
+
+        Returns
+        -------
+        tuple of Groups and np.ndarray
+            The groups, and the splits `(N,)` object, completed where a group was parted.
+        """
+        codes = np.array([SPLITS.index(split) if split else -1 for split in splits], dtype=np.int64)
+        first, last = np.full(len(self), len(SPLITS)), np.full(len(self), -1)
+        placed = np.flatnonzero(codes >= 0)
+        np.minimum.at(first, self.numbers[placed], codes[placed])
+        np.maximum.at(last, self.numbers[placed], codes[placed])
+        torn = (first < last)[self.numbers]
+        completed = np.array(splits, dtype=object)
+        if not torn.any():
+            return self, completed
+        codes = np.where(torn & (codes < 0), last[self.numbers], codes)
+        completed[torn] = np.array(SPLITS, dtype=object)[codes[torn]]
+        sides = np.where(torn, codes, 0)
+        pictures = np.where(self.pictures >= 0, self.pictures * len(SPLITS) + sides, -1)
+        names = np.array(
+            [f"{s} {name}" if name else "" for s, name in zip(sides, self.names, strict=True)], dtype=object
+        )
+        return Groups(numbers=_joined(pictures, names), pictures=self.pictures, names=self.names), completed
 
     def _chain(self, rows: list[int], known: Sequence[str]) -> list[int]:
         """The shortest chain of rows from one split to another in which each row shares something with the next."""

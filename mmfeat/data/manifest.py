@@ -37,6 +37,8 @@ class Manifest:
     groups : np.ndarray or None
         `(N,)` object of str: the row's group in the source, empty without one. None without a column of groups, and in
         manifests from before groups were stored.
+    folds : np.ndarray or None
+        `(N,)` int16: the number of the row's fold in the source, -1 for none. None without numbers of folds.
     """
 
     ids: np.ndarray
@@ -47,6 +49,7 @@ class Manifest:
     classes: tuple[str, ...]
     columns: dict[str, str | list[str]] = field(default_factory=dict)
     groups: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     @property
     def n_samples(self) -> int:
@@ -68,6 +71,8 @@ class Manifest:
         table = pa.table({**dict(zip(names, texts, strict=True)), "labels": labels})
         if self.groups is not None:
             table = table.append_column("group", pa.array(map(_valid, self.groups.tolist()), pa.string()))
+        if self.folds is not None:
+            table = table.append_column("fold", pa.array(self.folds, pa.int16()))
         metadata = {
             "mmfeat_format": str(FORMAT if any(isinstance(c, list) for c in self.columns.values()) else 1),
             "classes": json.dumps(self.classes),
@@ -96,6 +101,7 @@ class Manifest:
                 raise ValueError(why)
             ids, images, captions, split = (_texts(table, name) for name in ("id", "image", "caption", "split"))
             groups = _texts(table, "group") if "group" in table.schema_arrow.names else None
+            folds = _folds(table) if "fold" in table.schema_arrow.names else None
             labels = _labels(table, len(classes))
             if not set(split.tolist()) <= {"train", "val", "test"}:
                 raise ValueError("it has unknown splits")
@@ -114,6 +120,7 @@ class Manifest:
             classes=tuple(classes),
             columns=columns,
             groups=groups,
+            folds=folds,
         )
 
 
@@ -123,6 +130,14 @@ def _texts(table: pq.ParquetFile, name: str) -> np.ndarray:
     if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise ValueError(f"column {name} holds values that are not text")
     return np.array(column.to_pylist(), dtype=object)
+
+
+def _folds(table: pq.ParquetFile) -> np.ndarray:
+    """The numbers of folds `(N,)` int16."""
+    column = table.read(["fold"])["fold"]
+    if column.null_count or column.type != pa.int16():
+        raise ValueError("column fold holds values that are not numbers")
+    return np.array(column.to_pylist(), dtype=np.int16)
 
 
 def _labels(table: pq.ParquetFile, k: int) -> np.ndarray:

@@ -16,12 +16,10 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.labels import has_label, positive_cells
 from mmfeat.common.randomness import id_numbers, mix
 from mmfeat.common.text import counted
-from mmfeat.data.groups import Groups
+from mmfeat.data.groups import SPLITS, Groups
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-
-SPLITS = ("train", "val", "test")
 
 
 def make_folds(ids: Sequence[str], labels: np.ndarray, groups: Groups, *, k: int, seed: int) -> np.ndarray:

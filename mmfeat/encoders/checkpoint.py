@@ -123,9 +123,7 @@ class Checkpoint:
     @property
     def label_free(self) -> bool:
         """Whether its embeddings carry no label information: the encoder is pretrained, or was fitted without labels."""
-        table = self.record["table"]
-        kind = encoder_table_class(str(table.get("modality", self.record.get("modality"))), table)
-        return self.frozen or (kind is not None and kind.label_free)
+        return fitted_without_labels(self.record)
 
     @property
     def encoder_key(self) -> str:
@@ -346,6 +344,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (TypeError, ValueError) as error:
         raise EncoderError(f"{file}: damaged: {one_line(error)}. {_REMEDY}") from None
     return Checkpoint(folder, record)
+
+
+def fitted_without_labels(record: dict[str, Any]) -> bool:
+    """Whether the encoder of a checkpoint's record is pretrained, or was fitted without labels."""
+    table = record.get("table", {})
+    kind = encoder_table_class(str(table.get("modality", record.get("modality"))), table)
+    return bool(record.get("frozen")) or (kind is not None and kind.label_free)
 
 
 def checkpoints_of(parent: Path, name: str) -> list[Checkpoint]:

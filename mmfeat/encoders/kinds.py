@@ -336,6 +336,12 @@ def encoder_kind(name: str) -> EncoderKind:
         ) from None
 
 
+def recognised_modality(model: str) -> str:
+    """The modality of a model's name; empty if no kind recognises it. Models of timm and torchvision take images."""
+    kinds = sorted(encoder_kinds().values(), key=lambda kind: kind.recognition_order)
+    return next((kind.modality for kind in kinds if kind.recognises(model)), "")
+
+
 def kind_of(table: EncoderTable) -> EncoderKind:
     """The kind of an `[encoder.NAME]` table."""
     return encoder_kind(table.kind)

@@ -12,7 +12,14 @@ from typing import Any
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.text import shown
 from mmfeat.encoders.families.image_network import ImageEncoder, image_families
-from mmfeat.encoders.families.text_names import TEXT_MODELS, TOWERS, hub_name, local_folder, two_towers
+from mmfeat.encoders.families.text_names import (
+    TEXT_MODELS,
+    TOWERS,
+    hub_name,
+    local_folder,
+    nearest_text_models,
+    two_towers,
+)
 from mmfeat.encoders.weights import hub_folder
 
 
@@ -75,6 +82,11 @@ def has_family_prefix(model: str) -> bool:
 def nearest(name: str, names: Sequence[str]) -> list[str]:
     """The three most similar names."""
     return difflib.get_close_matches(name.rpartition("/")[2].partition(".")[0], names, n=3, cutoff=0.4)
+
+
+def nearest_models(model: str, others: Sequence[str] = ()) -> list[str]:
+    """The most similar names of models for images and texts, and among `others`."""
+    return [*nearest(model, [*others, *image_models()]), *nearest_text_models(model)]
 
 
 def _transformers_model(model: str, folder: Path) -> str:

@@ -109,14 +109,14 @@ def identify(
 
     table = config.encoder[name]
     given = "none" if pretrained_only else table.checkpoint
+    if known := known_identity(config, name, checkpoints, memory, given=given):
+        return known
     remembered, made_from = Remembered(memory), _fingerprint(config, name, checkpoints, given=given)
-    if found := remembered.recall(name, made_from):
-        return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
     built = BuiltEncoders() if built is None else built
     encoder, checkpoint = built.build(config, name, checkpoints, pretrained_only=pretrained_only)
     identity = Identity(
         name=name,
-        model=Path(table.model).name,
+        model=table.title(config.root),
         spec=encoder.spec(),
         width=encoder.width,
         size_mb=encoder.size_mb(),
@@ -127,6 +127,15 @@ def identify(
     remembered.remember(name, value, made_from, files=stamps_of(_sources(config, table, encoder)))
     remembered.save()
     return identity
+
+
+def known_identity(config: Config, name: str, checkpoints: Path, memory: Path, *, given: str) -> Identity | None:
+    """The keys of an encoder from the cache; None if it would have to be built. `given` is its checkpoint setting."""
+    found = Remembered(memory).recall(name, _fingerprint(config, name, checkpoints, given=given))
+    if found is None:
+        return None
+    model = config.encoder[name].title(config.root)  # the remembered one may be an earlier version's
+    return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"]), "model": model})
 
 
 def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Checkpoint | None:

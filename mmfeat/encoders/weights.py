@@ -196,6 +196,18 @@ def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Read models from the disk only, whether the hub answers or not."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 INSTEAD = {
     "text": 'model = "FOLDER" (a transformers folder)',
     "image": 'pretrained = "FILE" (.safetensors or .pth), or pretrained = "random"',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,10 +73,22 @@ def to_predict(project: Project) -> str:
     return "mmfeat predict" if _cached(project, rows) else "mmfeat extract"
 
 
-def _cached(project: Project, rows: np.ndarray) -> bool:
-    """Whether the store has the embeddings of rows by all encoders of `fuse.inputs`."""
+def cached_apart_from_inputs(project: Project, rows: np.ndarray) -> list[str]:
+    """Encoders that are not in `fuse.inputs`, although the store has their embeddings of rows."""
+    found = []
+    for name in project.config.encoder:
+        if name in project.config.fuse.inputs:
+            continue
+        with contextlib.suppress(MmfeatError):
+            if project.known_identity(name) is not None and _cached(project, rows, [name]):
+                found.append(name)
+    return found
+
+
+def _cached(project: Project, rows: np.ndarray, names: Sequence[str] = ()) -> bool:
+    """Whether the store has the embeddings of rows by encoders; by those of `fuse.inputs`, if none is named."""
     try:
-        project.table(list(project.config.fuse.inputs), rows)
+        project.table(list(names or project.config.fuse.inputs), rows)
     except MmfeatError:
         return False
     return True

@@ -39,7 +39,7 @@ A label is predicted if its probability is above {threshold}; without any such l
 ## Data and split
 
 - trained on {training}; its epochs, rounds or members were selected on {selection}, which it was not trained on{transductive}
-- shares of the labelled rows: val {val:g}, test {test:g}; stratified, identical images together
+- {split}
 - source, licence and consent of the data: fill in
 
 ## Metrics
@@ -93,9 +93,19 @@ def model_card(record: dict[str, Any], mb: float) -> str:
         training=counted(run["n_trained"], "row"),
         selection=counted(run["n_chosen"], "other row"),
         transductive=transductive if run["transductive"] else "",
-        **run["split"],
+        split=_split(run["split"]),
         metrics=_metrics(record),
     )
+
+
+def _split(settings: dict[str, Any]) -> str:
+    """Where the rows of val and test come from."""
+    files = [shown(settings[name]) for name in ("train_ids", "val_ids", "test_ids") if settings.get(name)]
+    if files:
+        return f"split by files of ids: {', '.join(files)}"
+    if column := settings.get("column"):
+        return f"split by column {_code(column)} of the source"
+    return f"shares of the labelled rows: val {settings['val']:g}, test {settings['test']:g}; stratified, identical images together"
 
 
 def _architecture(record: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from mmfeat.common.remembered import recall
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.difference import Difference
+from mmfeat.encoders.checkpoint import fitted_without_labels
 
 
 def required_work(config: Config, change: Difference | None) -> tuple[list[str], str]:
@@ -23,7 +24,7 @@ def required_work(config: Config, change: Difference | None) -> tuple[list[str],
     if change is None:
         return [], "mmfeat status"
     if change.classes and (records or runs):
-        frozen = " --freeze" if all(record.get("frozen") for record in records) else ""
+        frozen = " --freeze" if all(map(fitted_without_labels, records)) else ""
         commands.append(f"mmfeat finetune{frozen}" if records else "mmfeat fuse")
         lines.append(f"  Checkpoints and runs are for the previous classes. Train again, starting with: {commands[0]}")
     if change.unencoded and config.path(config.store.path).is_dir():

@@ -4,96 +4,106 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfeat.common.errors import ConfigError
+from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import fitting_separator
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.urls import refuse_url
 from mmfeat.config.reader import config_of, load_config, with_rule_for
-from mmfeat.config.schema import FILE_NAME, Config
+from mmfeat.config.schema import FILE_NAME, MODALITIES, Config
 from mmfeat.data.difference import difference
-from mmfeat.data.images.copies import copies_across_splits
 from mmfeat.data.images.missing_images import about_look_alikes
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, read_classes, read_source
 from mmfeat.project.build_manifest import build_manifest
 from mmfeat.project.changes import required_work
+from mmfeat.project.chosen_encoders import OWN_WEIGHTS, check_chosen_encoders
+from mmfeat.project.crossing import about_crossing, identical_images
 from mmfeat.project.init_result import InitResult
 from mmfeat.project.manifest_files import ManifestFiles
-from mmfeat.project.source_images import copy_notes, find_images, image_notes, missing_look_alikes
+from mmfeat.project.moved_rows import about_moves
+from mmfeat.project.source_images import find_images, image_notes, missing_look_alikes
 from mmfeat.project.template import filled_template
-from mmfeat.report.data_summary import about_changes, about_copies, about_one_class, summary
+from mmfeat.report.data_summary import about_changes, about_one_class, summary
 from mmfeat.report.outputs import Outputs
 
-COLUMNS = tuple(f"data.{role}" for role in ROLES)
-PATHS = ("data.source", "data.images", "data.classes")
+# Arguments of `init`, and the settings of a new mmfeat.toml that they give.
+OPTIONS = {
+    "images": "data.images",
+    "id_column": "data.id",
+    "image_column": "data.image",
+    "caption_column": "data.caption",
+    "labels_column": "data.labels",
+    "group_column": "data.group",
+    "split_column": "split.column",
+    "absent": "data.absent",
+    "separator": "data.separator",
+    "classes": "data.classes",
+    "val": "split.val",
+    "test": "split.test",
+    "val_fold": "split.val_fold",
+    "test_fold": "split.test_fold",
+    "train_ids": "split.train_ids",
+    "val_ids": "split.val_ids",
+    "test_ids": "split.test_ids",
+    "image_encoder": "encoder.image.model",
+    "image_weights": "encoder.image.pretrained",
+    "text_encoder": "encoder.text.model",
+    "text_weights": "encoder.text.pretrained",
+    "seed": "seed",
+}
+COLUMNS = ("split.column", *(f"data.{role}" for role in ROLES))
+MODELS = ("encoder.image.model", "encoder.text.model")  # names, or folders
+PATHS = (
+    *("data.source", "data.images", "data.classes", "split.train_ids", "split.val_ids", "split.test_ids"),
+    *("encoder.image.pretrained", "encoder.text.pretrained"),
+)
 
 
-def init(
-    folder: Path | str = ".",
-    source: str | None = None,
-    *,
-    images: tuple[str, ...] = (),
-    id_column: str = "",
-    image_column: str = "",
-    caption_column: str | tuple[str, ...] = "",
-    labels_column: str | tuple[str, ...] = "",
-    group_column: str = "",
-    absent: str = "",
-    separator: str | None = None,
-    classes: str = "",
-    val: float | None = None,
-    test: float | None = None,
-    seed: int | None = None,
-    overwrite: bool = False,
-) -> InitResult:
+def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool = False, **options: Any) -> InitResult:
     """Make a folder a project, or bring its manifest up to date with its source.
 
-    Everything is read and checked before anything is written. Rows of the existing manifest keep their split. If no row is
-    val and `[split] val` is not 0, val rows are taken from train.
+    Everything is read and checked before anything is written. Rows of the existing manifest keep their split, unless the
+    data bring another one. If no row is val and `[split] val` is not 0, val rows are taken from train.
 
     Parameters
     ----------
     source : str, optional
         A folder with train.csv and test.csv, COCO's files, or a table; the source of mmfeat.toml, if None.
-    caption_column, labels_column : str or tuple of str
-        A column or several: captions are joined; labels are columns of 0, 1 and blank, or COCO's categories.
     overwrite : bool
         Whether to replace an init.log that mmfeat did not write or that was changed since.
+    options
+        Values for settings of mmfeat.toml, named as in `OPTIONS`. None, an empty text and an empty tuple give none. Columns
+        of captions and labels may be several: captions are joined; labels are columns of 0, 1 and blank, or COCO's
+        categories.
 
     Raises
     ------
     DataError
-        The source or the images cannot be used.
+        The source, the images or the split cannot be used.
     ConfigError
-        mmfeat.toml has a mistake, or differs from the arguments.
+        mmfeat.toml has a mistake, or differs from the options.
+    EncoderError
+        A model is unknown, or its weights do not fit.
     OutputError
         init.log exists and must not be replaced.
     """
-    refuse_url(*([source] if source else []), *images, classes)
-    folder = Path(folder).resolve()
-    asked = {
-        "data.source": source,
-        "data.images": images,
-        "data.id": id_column,
-        "data.image": image_column,
-        "data.caption": _one_or_all(caption_column),
-        "data.labels": _one_or_all(labels_column),
-        "data.group": group_column,
-        "data.absent": absent,
-        "data.separator": separator,
-        "data.classes": classes,
-        "split.val": val,
-        "split.test": test,
-        "seed": seed,
-    }
+    asked = {"data.source": source} | {key: options.pop(name, None) for name, key in OPTIONS.items()}
+    if options:
+        raise TypeError(f"init() has no argument {next(iter(options))!r}")
     asked = {k: v for k, v in asked.items() if v not in (None, "", ()) or (k == "data.separator" and v is not None)}
+    refuse_url(*(text for key in (*PATHS, *MODELS) for text in np.atleast_1d(asked.get(key, "")).tolist()))
+    for key in ("data.caption", "data.labels"):
+        if key in asked:
+            asked[key] = _one_or_all(asked[key])
+    folder = Path(folder).resolve()
     return _from_source(folder, _config(folder, asked), overwrite)
 
 
@@ -113,34 +123,52 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     is_new = not (folder / FILE_NAME).is_file()
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
     path, settings = config.path(config.data.source), config.data
-    data = read_source(path, _columns(config), settings.separator, classes=classes, absent=settings.absent)
+    chosen = "data.separator" in config.origins
+    try:
+        data = read_source(
+            path, _columns(config), settings.separator, chosen=chosen, classes=classes, absent=settings.absent
+        )
+    except DataError as error:
+        if is_new:
+            raise
+        text = re.sub(r"Use: --[a-z-]+ \S.*$", f"Name it in {FILE_NAME}, then: mmfeat init", str(error))
+        raise DataError(text) from None
     if is_new:
         config = _resolved(config, data)
     images = find_images(folder, config, data)
-    row_keys, files = images.row_keys, ManifestFiles(folder)
-    manifest, lines = build_manifest(config, data, row_keys, files.before)
+    if is_new:
+        check_chosen_encoders(config, {"image": bool(images.sources.containers), "text": bool(data.columns["caption"])})
+    files = ManifestFiles(folder)
+    built = build_manifest(config, data, images.row_keys, files.before)
+    manifest, lines = built.manifest, built.lines
     config = with_rule_for(config, len(manifest.classes))
     change = difference(files.before, manifest) if files.before is not None else None
     lines += about_changes(change) if change else []
+    moves, train_again = about_moves(config, files.before, manifest) if files.before is not None else ([], "")
     to_do, after = required_work(config, change)
-    lines += [] if is_new else _about_unread(config, manifest)
-    pairs = copies_across_splits(row_keys, manifest.split)
-    lines += about_copies(pairs)
+    lines += [*moves, *([] if is_new else _about_unread(config, manifest))]
+    across, notes = about_crossing(manifest, images.row_keys)
     alike = missing_look_alikes(data, images)
-    lines += [f"  missing   {about_look_alikes(alike)}"] if alike else []
+    lines += [*across, *([f"  missing   {about_look_alikes(alike)}"] if alike else [])]
     lines += about_one_class(config, len(manifest.classes))
-    notes = [*data.notes, *image_notes(manifest, row_keys, alike), *copy_notes(manifest, pairs)]
+    notes = [*image_notes(manifest, images.row_keys, alike), *identical_images(manifest, images.row_keys), *notes]
+    notes = [*data.notes, *notes]
     toml = filled_template(folder, config, data, images.sources) if is_new else None
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = files.write(manifest, notes, change=change, toml=toml, outputs=outputs)
-    text = "\n".join([summary(manifest, data, row_keys, images=images.sources, config=config), *lines, *to_do])
+    text = summary(manifest, data, images.row_keys, images=images.sources, config=config, split=built.split)
     return InitResult(
-        manifest=manifest, summary=text, written=written, removed=removed, after=after, warnings=images.warnings
+        manifest=manifest,
+        summary="\n".join([text, *lines, *to_do]),
+        written=written,
+        removed=removed,
+        after=train_again if train_again and after == "mmfeat status" else after,
+        warnings=images.warnings,
     )
 
 
 def _columns(config: Config) -> dict[str, str | tuple[str, ...]]:
-    return {role: getattr(config.data, role) for role in ROLES}
+    return {role: config.split.column if role == "split" else getattr(config.data, role) for role in ROLES}
 
 
 def _one_or_all(columns: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -176,7 +204,9 @@ def _check_agreement(config: Config, asked: dict[str, Any]) -> None:
     values = dict(config.dotted())
     for key, value in asked.items():
         given = list(value) if isinstance(value, tuple) else value
-        if key in PATHS:
+        if key not in values:
+            raise ConfigError(f"{FILE_NAME} has no {key}. Write it there, then run: mmfeat init")
+        if key in (*PATHS, *MODELS):
             same = [config.path(t) for t in np.atleast_1d(values[key])] == [
                 Path(t).expanduser().resolve() for t in np.atleast_1d(given)
             ]
@@ -194,13 +224,25 @@ def _check_agreement(config: Config, asked: dict[str, Any]) -> None:
 def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     """The settings of a new project, checked as if they were read from mmfeat.toml."""
     # Paths on the command line are relative to the current folder, paths in mmfeat.toml to the project's.
-    for key in PATHS:
-        if key in asked:
+    for key in asked:
+        if key in PATHS or (key in MODELS and _is_folder(asked[key])):
             texts = [asked[key]] if isinstance(asked[key], str) else asked[key]
-            texts = [t if t.startswith("~") else str(Path(t).expanduser().absolute()) for t in texts]
+            texts = [
+                t if t.startswith("~") or t in OWN_WEIGHTS else str(Path(t).expanduser().absolute()) for t in texts
+            ]
             asked[key] = texts[0] if isinstance(asked[key], str) else texts
     raw: dict[str, Any] = {"schema": 1}
+    if any(key.startswith("encoder.") for key in asked):
+        raw["encoder"] = {modality: {} for modality in MODALITIES}
     for key, value in asked.items():
-        table, _, name = key.rpartition(".")
-        (raw.setdefault(table, {}) if table else raw)[name] = value
+        *tables, name = key.split(".")
+        target = raw
+        for table in tables:
+            target = target.setdefault(table, {})
+        target[name] = value
     return config_of(raw, folder)
+
+
+def _is_folder(model: str) -> bool:
+    """Whether a model is a folder: named by its path, or there."""
+    return model.startswith((".", "~", "/")) or Path(model).is_dir()

@@ -99,7 +99,7 @@ def _changes(change: Difference | None, log: str) -> list[str]:
 def _same(a: Manifest | None, b: Manifest | None) -> bool:
     if a is None or b is None:
         return a is b
-    arrays = ("ids", "images", "captions", "labels", "split", "groups")
+    arrays = ("ids", "images", "captions", "labels", "split", "groups", "folds")
     return (a.classes, a.columns) == (b.classes, b.columns) and all(
         np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
     )

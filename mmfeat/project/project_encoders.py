@@ -6,13 +6,13 @@ import contextlib
 import functools
 from typing import Any
 
-from mmfeat.common.errors import ConfigError
+from mmfeat.common.errors import ConfigError, MmfeatError
 from mmfeat.config.encoder_tables import EncoderTable
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.encoders.built_encoders import BuiltEncoders
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe
 from mmfeat.encoders.kinds import kind_of
-from mmfeat.encoders.resolve import Identity, checkpoint_of
+from mmfeat.encoders.resolve import Identity, checkpoint_of, known_identity
 from mmfeat.project.project_folder import ProjectFolder
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
@@ -38,9 +38,26 @@ class ProjectEncoders(ProjectFolder):
             raise ConfigError(f"no encoder {name!r} in {FILE_NAME}. Use one of: {known}")
         return self.config.encoder[name]
 
+    def model_title(self, name: str) -> str:
+        """The name of an encoder's model in every output. An import has the name that it was given."""
+        table = self.encoder_table(name)
+        if table.made_elsewhere:
+            with contextlib.suppress(MmfeatError):
+                return self.identity(name).model
+        return table.title(self.root)
+
     def identity(self, name: str) -> Identity:
         """An encoder's names and keys, as mmfeat.toml and its checkpoint define them now."""
         return kind_of(self.encoder_table(name)).identify(self, name)
+
+    def known_identity(self, name: str) -> Identity | None:
+        """An encoder's names and keys; None if it would have to be built for them."""
+        table = self.encoder_table(name)
+        if table.made_elsewhere:
+            return self.identity(name)
+        return known_identity(
+            self.config, name, self.checkpoints, self.memory / "encoders.json", given=table.checkpoint
+        )
 
     def pretrained(self, name: str) -> Identity:
         """An encoder's names and keys without any checkpoint: the start of fine-tuning."""

@@ -108,7 +108,8 @@ def _named_by_ids(config: Config, data: Source) -> ImageSources | None:
     sources = images_beside(source)
     if not any(sources.holds(sample) for sample in data.ids):
         data.hints.append(
-            "  there are image files next to the source, but no column names them. To use them: --image COLUMN"
+            "  there are image files next to the source, but no column names them. To use them, set image under "
+            f"[data] in {FILE_NAME}, then: mmfeat init"
         )
         return None
     data.images, data.columns["image"] = list(data.ids), data.columns["id"]
@@ -130,12 +131,3 @@ def image_notes(manifest: Manifest, row_keys: RowKeys, alike: dict[str, str]) ->
         like = alike.get(manifest.images[row])
         notes.append(f"image of {str(manifest.ids[row])!r}: {reason}{f'; {like!a} exists' if like else ''}")
     return notes
-
-
-def copy_notes(manifest: Manifest, pairs: list[tuple[int, int]]) -> list[str]:
-    """A line for each pair of rows in different splits with the same image."""
-    return [
-        "the same image data: "
-        + " and ".join(f"image of {str(manifest.ids[row])!r} ({manifest.split[row]})" for row in pair)
-        for pair in pairs
-    ]

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from mmfeat.common.text import toml_value
-from mmfeat.config.schema import HEAD, HEAD_ALONE, Config
+from mmfeat.config.schema import HEAD, HEAD_ALONE, Config, SplitConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.tables.readers import Source
 
@@ -29,9 +29,10 @@ absent    = {absent:<22} # unlisted labels are: negative; unknown (requires expl
 {classes:<34} # the class list: its column label
 {group:<34} # rows of one group get the same split
 
-[split]                            # shares of the labelled rows; rows keep their split
+[split]                            # {shares}
 val  = {val}                         # selects epochs, rounds and the best run
 test = {test}                         # read only by: mmfeat evaluate --split test
+{split}
 
 # A change under [encoder.NAME] encodes the rows of that encoder again, and no others.
 # Add an encoder by a further table, with modality = "image" or "text"; embeddings of other programs: mmfeat store import.
@@ -58,11 +59,17 @@ threshold = "auto"                 # auto: fitted on val if better than 0.5; a n
 empty     = {empty:<22} # labels of a row without a class above the threshold: most-probable, none
 """
 
+SHARES = "shares of the labelled rows; rows keep their split"
+OWN_SHARES = "shares, used only if the column or the files below name no such row"
+OWN_SPLIT = """\
+#column    = "split"               # a split of your own: train, val, test, unlabelled, or numbers of folds
+#val_ids   = "val.txt"             # or files of ids: train_ids, val_ids, test_ids"""
+
 ENCODERS = {
     "image": """\
 [encoder.image]
-model      = "efficientnet_b4"     # any timm name
-pretrained = "auto"                # auto: the model's own; random; a .safetensors or .pth file
+model      = {model:<22} # any timm name
+pretrained = {pretrained:<22} # auto: the model's own; random; a .safetensors or .pth file
 checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/image-1
 size       = "auto"                # pixels; auto: as pretrained
 precision  = "float32"             # float32, bfloat16, float16: of the forward pass
@@ -72,8 +79,8 @@ tokens     = 0                     # 3: keep a 3 x 3 grid of spatial tokens with
 """,
     "text": """\
 [encoder.text]
-model      = "google/bert_uncased_L-2_H-128_A-2"   # any transformers name, or a folder (./, ~ or /)
-pretrained = "auto"
+model      = {model}   # any transformers name, or a folder (./, ~ or /)
+pretrained = {pretrained}
 checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/text-1
 max_length = 64
 pooling    = "auto"                # auto: as in the model's configuration; cls, mean, max
@@ -81,34 +88,68 @@ precision  = "float32"
 tokens     = 0                     # 32: keep the states of the first 32 tokens
 
 """,
+    "tfidf": """\
+[encoder.text]
+model      = {model}               # counts of the captions' words; needs: mmfeat finetune text
+width      = 1024                  # terms at most
+ngrams     = 1                     # words of a term at most
+
+""",
 }
 
 
 def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
     """The text of a new mmfeat.toml."""
-    images = [_shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
+    images = [shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
     modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
     head = HEAD if len(modalities) > 1 else HEAD_ALONE
     return TEMPLATE.format(
         seed=config.seed,
-        source=toml_value(_shortened(config.data.source, folder)),
+        source=toml_value(shortened(config.data.source, folder)),
         images=toml_value(images[0] if len(images) == 1 else images),
         **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
         group=f"group     = {toml_value(config.data.group)}" if config.data.group else '#group    = "product_id"',
         absent=toml_value(config.data.absent),
         separator=toml_value(config.data.separator),
-        classes=f"classes   = {toml_value(_shortened(config.data.classes, folder))}"
+        classes=f"classes   = {toml_value(shortened(config.data.classes, folder))}"
         if config.data.classes
         else '#classes  = "classes.csv"',
         val=config.split.val,
         test=config.split.test,
-        encoders="".join(ENCODERS[modality] for modality in modalities),
+        shares=OWN_SHARES if config.split.is_given else SHARES,
+        split=_own_split(config.split, data, folder) or OWN_SPLIT,
+        encoders="".join(_encoder_table(modality, config, folder) for modality in modalities),
         finetune=f"#[finetune.{modalities[0]}]",
         inputs=toml_value(modalities),
         head=head,
         head_table=f"#[fuse.{head}]",
         empty=toml_value(config.predict.empty),
     )
+
+
+def _own_split(split: SplitConfig, data: Source, folder: Path) -> str:
+    """The lines of a split that the data bring; empty without one."""
+    lines = [f"{name}_ids = {toml_value(shortened(file, folder))}" for name, file in split.files.items()]
+    if split.column:
+        lines.append(f"column    = {toml_value(split.column)}")
+    if any(map(str.isdecimal, data.splits)):
+        lines += [f"val_fold  = {split.val_fold:<22} # the fold that is val; -1: none"]
+        lines += [f"test_fold = {split.test_fold}"]
+    return "\n".join(lines)
+
+
+def _encoder_table(modality: str, config: Config, folder: Path) -> str:
+    """The table of an encoder."""
+    table = config.encoder[modality]
+    model, pretrained = (toml_value(in_table(text, folder)) for text in (table.model, table.pretrained))
+    layout = ENCODERS.get(table.kind, f"[encoder.{modality}]\nmodel = {{model}}\n\n")
+    return layout.format(model=model, pretrained=pretrained)
+
+
+def in_table(path: str, folder: Path) -> str:
+    """A model or a file of weights for an `[encoder.NAME]` table; a folder in the project's folder begins with `./`."""
+    short = shortened(path, folder)
+    return short if short == path or short.startswith((".", "~", "/")) else f"./{short}"
 
 
 def _patterns(containers: list[Path], folder: Path) -> list[str]:
@@ -120,11 +161,11 @@ def _patterns(containers: list[Path], folder: Path) -> list[str]:
         )
         pattern = containers[0].parent / f"{prefix}*{containers[0].suffix}"
         if sorted(pattern.parent.glob(pattern.name)) == sorted(containers):
-            return [_shortened(str(pattern), folder)]
-    return [_shortened(str(c), folder) for c in containers]
+            return [shortened(str(pattern), folder)]
+    return [shortened(str(c), folder) for c in containers]
 
 
-def _shortened(path: str, folder: Path) -> str:
+def shortened(path: str, folder: Path) -> str:
     """A path for mmfeat.toml: relative to the project's folder if it is inside, else from the home folder."""
     home = str(Path.home())
     if path == str(folder):

@@ -21,8 +21,16 @@ from mmfeat.data.tables.columns import as_list
 from mmfeat.data.tables.readers import Source
 
 
-def summary(manifest: Manifest, source: Source, row_keys: RowKeys, *, images: ImageSources, config: Config) -> str:
-    """Rows, classes, labels a row, captions, images and split, in a few lines."""
+def summary(
+    manifest: Manifest, source: Source, row_keys: RowKeys, *, images: ImageSources, config: Config, split: str
+) -> str:
+    """Rows, classes, labels a row, captions, images and split, in a few lines.
+
+    Parameters
+    ----------
+    split : str
+        Where the split comes from, if the data bring it.
+    """
     labelled = has_label(manifest.labels)
     positive_rows, columns = positive_cells(manifest.labels)
     counts = np.bincount(columns, minlength=len(manifest.classes))
@@ -55,28 +63,23 @@ def summary(manifest: Manifest, source: Source, row_keys: RowKeys, *, images: Im
         missing, blank = len(row_keys.reasons), int((manifest.images == "").sum())
         text = f"{missing:,} missing{' (listed in init.log)' if missing else ''}, {counted(same, 'exact copy', 'exact copies')}"
         text += f", {counted(copies, 'copy', 'copies')} with other metadata"
+        text += " (listed in init.log)" if same or copies else ""
         lines.append(_line("images", int(present.sum()), text + (f", {counted(blank, 'blank cell')}" if blank else "")))
     if not source.columns["id"]:
         lines.append("  ids       computed from the captions. To use a column, set id under [data] in mmfeat.toml")
     parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test") if len(manifest.rows(name))]
-    together = "identical images together" + (", groups too" if config.data.group else "")
-    lines.append(f"  split     {', '.join(parts)}: stratified, {together}, seed {config.seed}")
+    lines.append(f"  split     {', '.join(parts)}: {split or _by_shares(config)}")
     return "\n".join(lines)
+
+
+def _by_shares(config: Config) -> str:
+    together = "identical images together" + (", groups too" if config.data.group else "")
+    return f"stratified, {together}, seed {config.seed}"
 
 
 def _distinct(digests: np.ndarray) -> int:
     """Number of distinct rows of an array `(N, bytes)` uint8."""
     return len(np.unique(np.ascontiguousarray(digests).view(f"V{digests.shape[1]}")))
-
-
-def about_copies(pairs: list[tuple[int, int]]) -> list[str]:
-    """A warning about rows of two splits whose images differ only in metadata. Empty if there are none."""
-    if not pairs:
-        return []
-    return [
-        f"  {counted(len(pairs), 'image')} in two splits, with other metadata (listed in init.log). Rows keep their split, so "
-        f"metrics on val or test may be too high"
-    ]
 
 
 def _kind(source: Source, images: ImageSources) -> str:
@@ -114,7 +117,9 @@ def _about_labels(manifest: Manifest, source: Source, config: Config) -> list[st
         if separator != " ":
             return [f"  labels    are separated by {separator!r}"]
         if several and any(not name.lstrip("-").isdecimal() for name in classes):
-            return ["  labels    are separated by spaces; if they contain spaces: --separator ',' or another"]
+            return [
+                "  labels    are separated by spaces; if they contain spaces, set another separator under [data] in mmfeat.toml"
+            ]
         if not several and set(classes) <= {"0", "1", "0.0", "1.0", "true", "false", "True", "False"}:
             name = toml_value(str(source.columns["labels"]))
             return [

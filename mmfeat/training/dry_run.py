@@ -186,7 +186,7 @@ def _plan_made(project: Project, plan: FitPlan, freeze: bool) -> PlannedFinetuni
     """The remaining work if the checkpoint exists; None if it does not."""
     if plan.made is None:
         return None
-    name, model, what, mb = plan.name, _model(project, plan), "made before", 0.0
+    name, model, what, mb = plan.name, project.model_title(plan.name), "made before", 0.0
     copied = out_of_use(project, plan.made, name)
     if copied:
         what += "; it becomes the latest again"
@@ -230,7 +230,7 @@ def _planned(
 ) -> PlannedFinetuning:
     return PlannedFinetuning(
         name=plan.name,
-        model=_model(project, plan),
+        model=project.model_title(plan.name),
         made="",
         what=what,
         seconds=seconds,
@@ -250,10 +250,6 @@ def _plan_fitted(project: Project, plan: FitPlan) -> PlannedFinetuning:
     what = f"{fitted}, {counted(len(todo), 'row')} to encode; then its linear probe, in seconds"
     mb = encoder.size_mb() + _output_bytes(project, encoder.width) / 1e6
     return _planned(project, plan, what, seconds=measured.seconds, mb=mb, n_bytes=measured.n_bytes)
-
-
-def _model(project: Project, plan: FitPlan) -> str:
-    return plan.pretrained.model if plan.pretrained else project.config.encoder[plan.name].model
 
 
 def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:

@@ -231,7 +231,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
         _complete(project, plan, made)
         return FinetunedEncoder(
             name=name,
-            model=_model(project, name),
+            model=project.model_title(name),
             width=plan.pretrained.width,
             checkpoint=made,
             made=False,
@@ -263,7 +263,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
     note = f"fine-tuned in {clock(fitted.seconds)}, {best if fitted.best_epoch else NO_BETTER}"
     return FinetunedEncoder(
         name=name,
-        model=_model(project, name),
+        model=project.model_title(name),
         width=encoder.width,
         checkpoint=checkpoint,
         made=True,
@@ -276,7 +276,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
 def _announce(project: Project, name: str, done: int, seconds: float) -> None:
     """Print the expected time of a fine-tuning: `done` steps are done already, the rest takes about `seconds`."""
     config, device = project.config, torch_device(project.config.device)
-    settings, model = config.finetune_of(name), _model(project, name)
+    settings, model = config.finetune_of(name), project.model_title(name)
     if done:
         say(f"{name}: continues after step {done:,}")
     say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
@@ -354,7 +354,3 @@ def fit_arguments(project: Project, plan: FitPlan) -> dict[str, Any]:
 def resume_file_of(project: Project, name: str) -> Path:
     """The file with the state of an interrupted fine-tuning."""
     return project.checkpoints / f".resume-{name}.safetensors"
-
-
-def _model(project: Project, name: str) -> str:
-    return Path(project.config.encoder[name].model).name

@@ -11,10 +11,11 @@ import numpy as np
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import DataError
 from mmfeat.common.lineage import Lineage
-from mmfeat.common.progress import progress
+from mmfeat.common.progress import progress, say
 from mmfeat.common.randomness import id_numbers
-from mmfeat.common.text import counted
+from mmfeat.common.text import counted, shown
 from mmfeat.config.schema import MAX_SEED
+from mmfeat.data.given_split import NO_FOLD
 from mmfeat.data.groups import Groups, groups_of
 from mmfeat.data.splits import make_folds
 from mmfeat.heads.training.fit_heads import FitData
@@ -33,10 +34,13 @@ from mmfeat.training.head_runs import TrainedHeads, seeds_of
 class Folds:
     """The folds of a project's labelled train and val rows. They are the same for all runs and any order of the rows.
 
+    If the data bring a fold for each of these rows, these are used.
+
     Raises
     ------
     DataError
-        The source has groups, but the manifest was written by a version that did not store them.
+        The source has groups, but the manifest was written by a version that did not store them; or the data bring another
+        number of folds.
     """
 
     def __init__(self, project: Project) -> None:
@@ -50,6 +54,7 @@ class Folds:
             keys, present = np.zeros((manifest.n_samples, 32), np.uint8), np.zeros(manifest.n_samples, bool)
         self.groups = groups_of(keys, present, None if manifest.groups is None else manifest.groups.tolist())
         self.k, self.seed = project.config.fuse.folds, project.config.file_seed
+        self.given = _given_folds(project)
 
     def made_from(self) -> dict[str, Any]:
         """The part of a run's fingerprint about its folds, as JSON values."""
@@ -57,7 +62,10 @@ class Folds:
         first = np.full(len(self.groups), np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(first, numbers, id_numbers(ids))
         groups = rows_digest(ids, first[numbers].reshape(-1, 1).view(np.uint8))
-        return {"folds": self.k, "folds_seed": self.seed, "groups": groups}
+        found = {"folds": self.k, "folds_seed": self.seed, "groups": groups}
+        if self.given is None:
+            return found
+        return {**found, "given_folds": rows_digest(ids, self.given.astype(np.int64).reshape(-1, 1).view(np.uint8))}
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The fold of labelled rows of the manifest, `(n,)` int64.
@@ -67,6 +75,8 @@ class Folds:
         DataError
             There are more folds than groups of rows.
         """
+        if self.given is not None:
+            return self.given[rows]
         manifest, groups = self.project.manifest, self.groups
         row_groups = Groups(numbers=groups.numbers[rows], pictures=groups.pictures[rows], names=groups.names[rows])
         seed = self.seed % MAX_SEED
@@ -98,6 +108,28 @@ class Folds:
         return TrainedHeads(
             fits=found.fits, mean=mean, val=val, roles=roles, learned=Lineage.of([], [], ids), fold=data.fold
         )
+
+
+def _given_folds(project: Project) -> np.ndarray | None:
+    """The folds that the data bring, numbered from 0, `(N,)` int64; None if some labelled train or val row has none."""
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    if manifest.folds is None:
+        return None
+    there = np.unique(manifest.folds[rows])
+    column = shown(repr(manifest.columns.get("split", "")))
+    if there.min(initial=0) == NO_FOLD:
+        n = int((manifest.folds[rows] == NO_FOLD).sum())
+        say(f"{counted(n, 'row')} without a fold in column {column}: its folds are not used")
+        return None
+    if len(there) != project.config.fuse.folds:
+        use = f"Use: --folds {len(there)}" if len(there) > 1 else "Use: --folds 0"
+        raise DataError(
+            f"fuse.folds = {project.config.fuse.folds}, and column {column} has {counted(len(there), 'fold')} among the train and "
+            f"val rows. {use}"
+        )
+    say(f"folds of column {column}")
+    return np.searchsorted(there, manifest.folds).astype(np.int64)
 
 
 def _of_encoders(project: Project, names: list[str]) -> Lineage:

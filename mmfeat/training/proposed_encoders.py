@@ -11,7 +11,7 @@ from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import shown, toml_value
 from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
 from mmfeat.config.schema import MODALITIES
-from mmfeat.encoders.kinds import encoder_kinds
+from mmfeat.encoders.kinds import recognised_modality
 from mmfeat.project.project import Project
 
 _PATH = (".", "~", "/")
@@ -31,17 +31,20 @@ class ProposedEncoder:
         Its table for mmfeat.toml.
     own : bool
         Whether the table is in mmfeat.toml.
+    root : Path
+        The folder that relative paths of the table start from.
     """
 
     typed: str
     name: str
     table: EncoderTable
     own: bool
+    root: Path
 
     @property
     def label(self) -> str:
         """Its name in tables."""
-        model = self.table.short_model
+        model = self.table.title(self.root)
         if self.own:
             return f"{model} ({self.name})"
         weights = Path(self.table.pretrained).stem
@@ -90,7 +93,7 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     """
     encoders = project.config.encoder
     if typed in encoders:
-        return _own(typed, typed, encoders[typed])
+        return _own(typed, typed, encoders[typed], root=project.root)
     forced, colon, rest = typed.partition(":")
     if not colon or forced not in MODALITIES:
         forced, rest = "", typed
@@ -106,16 +109,17 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     for name, table in encoders.items():
         same = table.modality == modality and _same(project, table.model, model)
         if same and (not pretrained or _same(project, table.pretrained, pretrained)):
-            return _own(typed, name, table)
+            return _own(typed, name, table, root=project.root)
     same_modality = (name for name, table in encoders.items() if table.modality == modality and table.tunable)
     cls = encoder_table_class(modality, {"model": model})
     weights_of_it = {"pretrained": pretrained or "auto"} if "pretrained" in cls.__dataclass_fields__ else {}
     table = cls(model=model, **weights_of_it)
-    return ProposedEncoder(typed=typed, name=next(same_modality, modality), table=table, own=False)
+    return ProposedEncoder(typed=typed, name=next(same_modality, modality), table=table, own=False, root=project.root)
 
 
-def _own(typed: str, name: str, table: EncoderTable) -> ProposedEncoder:
-    return ProposedEncoder(typed=typed, name=name, table=dataclasses.replace(table, checkpoint="latest"), own=True)
+def _own(typed: str, name: str, table: EncoderTable, *, root: Path) -> ProposedEncoder:
+    table = dataclasses.replace(table, checkpoint="latest")
+    return ProposedEncoder(typed=typed, name=name, table=table, own=True, root=root)
 
 
 def _absolute(path: str) -> str:
@@ -130,13 +134,11 @@ def _same(project: Project, a: str, b: str) -> bool:
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:
     """The modality of a model that is not a path; models of timm and torchvision take images."""
-    for kind in sorted(encoder_kinds().values(), key=lambda kind: kind.recognition_order):
-        if kind.recognises(model):
-            return kind.modality
-    from mmfeat.encoders.families.text_names import nearest_text_models
-    from mmfeat.encoders.model_names import image_models, nearest
+    if modality := recognised_modality(model):
+        return modality
+    from mmfeat.encoders.model_names import nearest_models
 
-    near = ", ".join([*nearest(model, [*encoders, *image_models()]), *nearest_text_models(model)]) or "none"
+    near = ", ".join(nearest_models(model, encoders)) or "none"
     raise ConfigError(
         f"{shown(typed)}: neither an encoder of mmfeat.toml nor an image model. Nearest: {near}; "
         f"a text model of that name: text:{shown(model)}"

@@ -152,6 +152,7 @@ def _of_project(folder: Path, descriptions: _Descriptions) -> dict[str, Descript
             found[name] = descriptions.of(table, project.root)
         except EncoderError as error:  # shown in its row
             found[name] = Description(table.model, table.modality, note=str(error).partition(": ")[2])
+        found[name] = dataclasses.replace(found[name], model=project.model_title(name))
         if table.made_elsewhere:
             with contextlib.suppress(MmfeatError):
                 found[name] = dataclasses.replace(found[name], width=project.identity(name).width)

@@ -13,7 +13,7 @@ from mmfeat.common.freed_memory import return_freed_memory
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
-from mmfeat.inference.next_commands import after_fuse
+from mmfeat.inference.next_commands import after_fuse, cached_apart_from_inputs
 from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
@@ -45,6 +45,8 @@ class FuseResult(RunResult):
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str
         A short description of the head.
+    idle : list of str
+        Encoders that are cached and not among the inputs; empty if the inputs were given as an option.
     after : str
         The command to type next.
     """
@@ -54,10 +56,19 @@ class FuseResult(RunResult):
     description: str
     n_train: int
     n_val: int
+    idle: list[str]
     after: str
 
+    @property
+    def about_idle(self) -> str:
+        """A line about cached encoders that the head does not read; empty without any."""
+        if not self.idle:
+            return ""
+        inputs = ",".join([*self.run.record["inputs"], *self.idle])
+        return f"Cached, but not among the inputs: {', '.join(self.idle)}. To use all: --inputs {inputs}"
+
     def _about(self) -> str:
-        return f"{super()._about()}: {self.description}"
+        return "\n".join(filter(None, [f"{super()._about()}: {self.description}", self.about_idle]))
 
     def _table(self) -> list[Record]:
         return metric_records(self.lines)
@@ -88,6 +99,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     settings = resolved_config(project, head, identities, table)
     folds = Folds(project) if project.config.fuse.folds else None
     more = folds.made_from() if folds else {}
+    chosen = project.config.origins.get("fuse.inputs") == "option"
     fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
     run = already_made(project.runs_folder, fingerprint)
     made = run is None
@@ -106,6 +118,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
         description=describe(run),
         n_train=len(table.rows("train")),
         n_val=len(table.rows("val")),
+        idle=[] if chosen else cached_apart_from_inputs(project, rows),
         after=after_fuse(project, run),
     )
 

@@ -82,5 +82,6 @@ def use_cell(result: SweepResult, which: str) -> tuple[Promotion, list[str]]:
             f"--use {shown(which)}: only the weights of the best cell and of the lowest loss are kept. "
             f"Run: mmfeat finetune {cell.name} {' '.join(cell.words())}"
         )
-    proposal = ProposedEncoder(typed=cell.name, name=cell.name, table=project.config.encoder[cell.name], own=True)
+    table = project.config.encoder[cell.name]
+    proposal = ProposedEncoder(typed=cell.name, name=cell.name, table=table, own=True, root=project.root)
     return promote_checkpoint(project, proposal, checkpoint), cell.settings(result.grid.fixed)

@@ -40,7 +40,7 @@ def own(own_folder):
 
 
 COMMANDS = {"_".join(words): command for words, command in leaves(group).items()}
-FUNCTIONS = {"init": mf.init, "demo": mf.demo}  # they need no project
+FUNCTIONS = {"init": mf.init, "demo": mf.demo, "encoders_list": mf.Project.encoders}  # the first two need no project
 LEFT_OUT = {
     "serve": None,  # runs until it is ended
     "predict": {"model"},  # mmfeat.predict(model, ...)

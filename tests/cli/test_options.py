@@ -86,9 +86,22 @@ COMMANDS = {
             name: Opt("x")
             for name in ("--images", "--id", "--image", "--caption", "--labels", "--group", "--separator", "--classes")
         }
+        | {f"--{name}-ids": Opt("x.txt") for name in ("train", "val", "test")}
+        | {f"--{name}": Opt("x") for name in ("image-encoder", "image-weights", "text-encoder", "text-weights")}
+        | {"--split-column": Opt("x"), "--val-fold": Opt("1"), "--test-fold": Opt("2")}
         | {"--absent": Opt("unknown"), "--val": Opt("0.2"), "--test": Opt("0.2"), "--seed": Opt("3"), **OVERWRITE},
     ),
-    "encoders": Spec([], ["encoders.encoders", "encoders.models"], {}),
+    "encoders list": Spec([], ["encoders.encoders", "encoders.models"], {}),
+    "encoders add": Spec(
+        ["extra"],
+        ["add_encoder.add_encoder"],
+        {
+            "--model": Opt("resnet18"),
+            "--modality": Opt("image", acts=[["--model", "resnet18"]]),
+            "--weights": Opt("w.pth", acts=[["--model", "resnet18"]]),
+            "--input": Opt(acts=[["--model", "resnet18"]]),
+        },
+    ),
     "finetune": Spec(
         [],
         ["finetune.finetune", "finetune.plan_finetune"],

@@ -134,7 +134,7 @@ def test_dotted_lists_every_setting_once(tmp_path):
 
 
 def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automatic_threshold(tmp_path):
-    from mmfeat.project.template import ENCODERS, TEMPLATE
+    from mmfeat.project.template import ENCODERS, OWN_SPLIT, SHARES, TEMPLATE
 
     filled = TEMPLATE.format(
         seed=0,
@@ -150,7 +150,12 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automati
         group='#group    = "product_id"',
         val=0.1,
         test=0.0,
-        encoders="".join(ENCODERS.values()),
+        shares=SHARES,
+        split=OWN_SPLIT,
+        encoders="".join(
+            ENCODERS[name].format(model=f'"{model}"', pretrained='"auto"')
+            for name, model in (("image", "efficientnet_b4"), ("text", "google/bert_uncased_L-2_H-128_A-2"))
+        ),
         finetune="#[finetune.image]",
         inputs='["image", "text"]',
         head="crossattn",

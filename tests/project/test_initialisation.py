@@ -300,7 +300,7 @@ def test_a_group_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "options", "says"),
     [
-        (("a b", "c"), {}, "are separated by spaces; if they contain spaces: --separator"),
+        (("a b", "c"), {}, "are separated by spaces; if they contain spaces, set another separator"),
         (("a b,c", "c"), {"separator": ","}, "are separated by ','"),
         (("1 2", "2"), {}, None),
         (("a", "b"), {}, None),
@@ -385,7 +385,7 @@ def test_images_that_nothing_names_are_said(tmp_path):
     pictures(tmp_path / "data", "other.jpg")
     (tmp_path / "data" / "t.csv").write_text("id,caption,labels\n" + rows_of_table(), encoding="utf-8")
     found = init(tmp_path / "p", str(tmp_path / "data" / "t.csv"))
-    assert "no column names them. To use them: --image COLUMN" in found.summary
+    assert "no column names them. To use them, set image under [data]" in found.summary
     assert not found.manifest.images.any()
 
 
@@ -400,7 +400,10 @@ def test_columns_that_serve_as_nothing_are_said(tmp_path):
     text = "id,title,description,labels,price\n" + "".join(f"{i},a,long text {i},{i % 2},3\n" for i in range(8))
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     summary = init(tmp_path / "p", str(tmp_path / "t.csv")).summary
-    assert "not used  'description', 'price'; joined captions: --caption title --caption description" in summary
+    assert (
+        "not used  'description', 'price'; joined captions: caption = [\"title\", \"description\"] under [data]"
+        in summary
+    )
 
 
 def test_two_columns_of_labels_are_not_guessed(tmp_path):

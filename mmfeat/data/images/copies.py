@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmfeat.data.groups import Groups, groups_of
+from mmfeat.data.groups import SPLITS, Groups, groups_of
 from mmfeat.data.row_keys import RowKeys
-from mmfeat.data.splits import SPLITS
 
 
 def groups_with_copies(

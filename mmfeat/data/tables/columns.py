@@ -1,20 +1,24 @@
-"""Finds the column of each role (id, image, caption, labels, group): named by the user, or by common names."""
+"""Finds the column of each role (id, image, caption, labels, group, split): as named, by common names, or by its cells."""
 
 from __future__ import annotations
 
 import difflib
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.common.text import shown
-from mmfeat.data.tables.label_cells import first_invalid_cell
+from mmfeat.data.tables.candidates import candidates, image_columns
+from mmfeat.data.tables.label_cells import better_separator, first_invalid_cell
 from mmfeat.data.tables.table import Table
 
 Columns = dict[str, str | list[str]]  # a role's column; a list for several columns, empty without one
 
-ROLES = ("id", "image", "caption", "labels", "group")
-IN_LABELLED = ("labels", "group")  # roles that a table of unlabelled rows may lack
+ROLES = ("id", "image", "caption", "labels", "group", "split")
+IN_LABELLED = ("labels", "group", "split")  # roles that a table of unlabelled rows may lack
 COMMON_NAMES = {
     "id": ("id", "imageid", "image_id", "sample_id", "key"),
     "image": (
@@ -32,6 +36,7 @@ COMMON_NAMES = {
     "caption": ("caption", "title", "text", "description", "captions"),
     "labels": ("labels", "label", "tags", "classes", "categories", "category"),
     "group": (),  # never guessed, since it determines the split
+    "split": (),
 }
 
 
@@ -54,30 +59,92 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
         no labels.
     """
     found: Columns = {}
+    problems: list[_Problem] = []
     header = Spellings(table.header, f"{table.file}: column ")
     for role in ROLES:
-        named = given.get(role, "")
-        names = [named] if isinstance(named, str) and named else list(named)
-        own = [header.find(name) for name in names]
-        missing = [name for name, spelled in zip(names, own, strict=True) if spelled is None]
-        if missing and (need_labels or role not in IN_LABELLED):
-            raise _no_column(table, missing[0], role)
-        there = [name for name in own if name is not None]
-        repeated = next((name for name in there if there.count(name) > 1), None)
-        if repeated:
-            raise DataError(f"{table.file}: column {_quoted(repeated)} is named twice for {role}. Leave one out")
-        if role == "labels" and not isinstance(named, str):
-            found[role] = there
-        else:
-            found[role] = there[0] if len(there) == 1 else there or ("" if missing else _common(table, role))
+        found[role], problem = _column_of(table, header, role, named=given.get(role, ""), need_labels=need_labels)
+        problems += [problem] if problem else []
+    used = {name for role in found for name in as_list(found[role])}
     found["image"] = _image_column(table, str(found["image"]), bool(as_list(given.get("image", ""))))
-    if not found["image"] and not found["caption"]:
-        raise _neither(table)
-    if not found["labels"] and need_labels:
-        found["labels"] = _label_columns(table, {name for role in found for name in as_list(found[role])})
+    wanting = {problem.role for problem in problems}
+    if not found["image"] and "image" not in wanting:
+        found["image"] = _image_by_cells(table, used, str(found["id"]))
+    if not found["image"] and not found["caption"] and not wanting & {"image", "caption"}:
+        problems.append(_neither(table, used))
+    if not found["labels"] and need_labels and "labels" not in wanting:
+        found["labels"], problem = _label_columns(table, used | {str(found["image"])})
+        problems += [problem] if problem else []
+    if problems:
+        raise _all_of(table, problems, found)
+    if not found["split"]:
+        del found["split"]  # manifests of projects without one stay the same
     if not found["id"] and not _is_nameless(table, str(found["image"])):
         found["id"] = found["image"]
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """A role without a column: what is wrong, and the options that name one."""
+
+    role: str
+    text: str
+    use: str
+    hint: str = ""
+    lists: bool = True  # whether the message lists all columns
+
+
+def _column_of(
+    table: Table, header: Spellings, role: str, *, named: str | Sequence[str], need_labels: bool
+) -> tuple[str | list[str], _Problem | None]:
+    """The column of a role, as named or by common names; empty without one."""
+    names = [named] if isinstance(named, str) and named else list(named)
+    own = [header.find(name) for name in names]
+    missing = [name for name, spelled in zip(names, own, strict=True) if spelled is None]
+    if missing and (need_labels or role not in IN_LABELLED):
+        return "", _no_column(table, missing[0], role)
+    there = [name for name in own if name is not None]
+    repeated = next((name for name in there if there.count(name) > 1), None)
+    if repeated:
+        raise DataError(f"{table.file}: column {_quoted(repeated)} is named twice for {role}. Leave one out")
+    if role == "labels" and not isinstance(named, str):
+        return there, None
+    if len(there) == 1 or there or missing:
+        return there[0] if len(there) == 1 else there or "", None
+    return _common(table, role)
+
+
+def _image_by_cells(table: Table, used: set[str], ids: str) -> str:
+    """The column whose cells are names of image files, if only one is; the column of ids, if no other is."""
+    found = image_columns(table, used) or ([ids] if ids and ids in image_columns(table, used - {ids}) else [])
+    return found[0] if len(found) == 1 else ""
+
+
+def _all_of(table: Table, problems: list[_Problem], found: Columns) -> DataError:
+    """One error about all roles without a column, with the options to type."""
+    used = {name for role in found for name in as_list(found[role])}
+    use = [problem.use for problem in problems]
+    perhaps = [
+        f"{option(role)} {named[0]}"
+        for role in ("caption", "split")
+        if not found[role] and role not in {p.role for p in problems} and (named := _typed(table, role, used))
+    ]
+    more = f" (perhaps also {' '.join(perhaps)})" if perhaps and problems[0].lists else ""
+    if not any(problem.lists for problem in problems):
+        return DataError(f"{table.file}: {'; '.join(p.text for p in problems)}. Name one: {' '.join(use)}{more}")
+    hints = "".join(problem.hint for problem in problems)
+    texts = "; ".join(problem.text for problem in problems)
+    return DataError(f"{table.file}: {texts}. Columns: {listed(table.header)}.{hints} Use: {' '.join(use)}{more}")
+
+
+def option(role: str) -> str:
+    """The option of `mmfeat init` that names the column of a role."""
+    return "--split-column" if role == "split" else f"--{role}"
+
+
+def _typed(table: Table, role: str, used: set[str]) -> list[str]:
+    """Columns that may serve as a role, as typed in a shell."""
+    return [shlex.quote(name) for name in candidates(table, role, used)]
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:
@@ -97,20 +164,18 @@ def listed(header: Sequence[str]) -> str:
     return ", ".join(shown(repr(name), 42) for name in header[:12]) + (" ..." if len(header) > 12 else "")
 
 
-def _common(table: Table, role: str) -> str:
-    """The column with the most usual name of a role."""
+def _common(table: Table, role: str) -> tuple[str, _Problem | None]:
+    """The column with the most usual name of a role; empty without one."""
     named = [[name for name in table.header if normal_name(name).lower() == common] for common in COMMON_NAMES[role]]
     if role == "labels":  # labels are not guessed
         named = [[name for names in named for name in names]]
     for names in named:
         if len(names) > 1:
-            raise DataError(
-                f"{table.file}: columns {_quoted(names[0])} and {_quoted(names[1])} may both serve as {role}. "
-                f"Name one: --{role} COLUMN"
-            )
+            text = f"columns {_quoted(names[0])} and {_quoted(names[1])} may both serve as {role}"
+            return "", _Problem(role=role, text=text, use=f"{option(role)} COLUMN", lists=False)
         if names:
-            return names[0]
-    return ""
+            return names[0], None
+    return "", None
 
 
 def unused(table: Table, found: Columns) -> str:
@@ -118,12 +183,23 @@ def unused(table: Table, found: Columns) -> str:
     used = {name for role in found for name in as_list(found[role])}
     used |= {table.inside[name] for name in used if name in table.inside}
     rest = [name for name in table.header if name not in used and name not in table.inside]
+    if not rest:
+        return ""
+    line = f"  not used  {listed(rest)}"
     texts = [name for name in rest if normal_name(name).lower() in COMMON_NAMES["caption"]]
-    join = " ".join(f"--caption {shown(name, 30)}" for name in [*as_list(found["caption"]), *texts])
-    return f"  not used  {listed(rest)}{f'; joined captions: {join}' if texts else ''}" if rest else ""
+    if texts and found["caption"]:
+        joined = json.dumps([*as_list(found["caption"]), *texts], ensure_ascii=False)
+        return f"{line}; joined captions: caption = {shown(joined, 120)} under [data] in mmfeat.toml, then: mmfeat init"
+    keys = {"caption": "caption = {} under [data]", "split": "column = {} under [split]"}
+    perhaps = [
+        text.format(json.dumps(shown(named[0]), ensure_ascii=False))
+        for role, text in keys.items()
+        if not found.get(role) and (named := candidates(table, role, used))
+    ]
+    return f"{line}; perhaps: {' and '.join(perhaps)} in mmfeat.toml, then: mmfeat init" if perhaps else line
 
 
-def _label_columns(table: Table, used: set[str]) -> list[str]:
+def _label_columns(table: Table, used: set[str]) -> tuple[list[str], _Problem | None]:
     """The unused columns of 0, 1 and blank cells, in order; at least two."""
     found, odd = [], ""
     for name in table.plain:
@@ -132,35 +208,41 @@ def _label_columns(table: Table, used: set[str]) -> list[str]:
         row, filled = first_invalid_cell(table.column(name))
         if row is None and filled:
             found.append(name)
-        elif row and not odd:  # its first cell is valid, so the column may be meant
+        elif row is not None and filled and not odd:  # its first cells are valid, so the column may be meant
             cell = shown(repr(table.column(name)[row]), 30)
             odd = f" {_quoted(name)} is not a column of 0 and 1: it holds {cell} ({table.place(row)})."
     if len(found) > 1:
-        return found
-    raise DataError(
-        f"{table.file}: no column of labels found, nor several of 0, 1 and blank.{odd} "
-        f"Columns: {listed(table.header)}. Use: --labels COLUMN"
-    )
+        return found, None
+    use = "--labels COLUMN"
+    if likely := candidates(table, "labels", used):
+        mark = better_separator(table.texts(likely[0]))
+        use = f"--labels {shlex.quote(likely[0])}" + (f" --separator {shlex.quote(mark)}" if mark else "")
+    text = "no column of labels found, nor several of 0, 1 and blank"
+    return [], _Problem(role="labels", text=text, use=use, hint=odd)
 
 
-def _no_column(table: Table, name: str, role: str) -> DataError:
+def _no_column(table: Table, name: str, role: str) -> _Problem:
     near = difflib.get_close_matches(name, table.header, 1)
     hint = f" Nearest: {_quoted(near[0])}." if near else ""
-    return DataError(
-        f"{table.file}: no column {_quoted(name)} for {role}. Columns: {listed(table.header)}.{hint} Use: --{role} COLUMN"
-    )
+    return _Problem(role=role, text=f"no column {_quoted(name)} for {role}", use=f"{option(role)} COLUMN", hint=hint)
 
 
-def _neither(table: Table) -> DataError:
+def _neither(table: Table, used: set[str]) -> _Problem:
+    """The problem of a table without images and captions.
+
+    Raises
+    ------
+    DataError
+        Its images are inside a column, without names.
+    """
     if inside := images_inside(table, {"image": ""}):
-        return DataError(
+        raise DataError(
             f"{table.file}: column {_quoted(inside)} holds images without names, which this version does not read. Write each "
             f"to a file, and the files' names into a column, or name a column of captions: --caption COLUMN"
         )
-    return DataError(
-        f"{table.file}: no column of images or captions found. Columns: {listed(table.header)}. "
-        f"Use: --caption COLUMN or --image COLUMN"
-    )
+    found = [f"{option(role)} {names[0]}" for role in ("caption", "image") if (names := _typed(table, role, used))]
+    use = " ".join(found) or "--caption COLUMN or --image COLUMN"
+    return _Problem(role="caption", text="no column of images or captions found", use=use)
 
 
 def _image_column(table: Table, name: str, is_given: bool) -> str:

@@ -143,13 +143,15 @@ class NamedLabels:
     split: bool
 
 
-def named_labels(table: Table, name: str, separator: str, *, closed: bool) -> NamedLabels:
+def named_labels(table: Table, name: str, separator: str, *, closed: bool, chosen: bool = True) -> NamedLabels:
     """Read the label names in one column: texts are split; lists and integers are taken as they are.
 
     Parameters
     ----------
     closed : bool
         Whether there is a class list; then nothing about separators has to be guessed.
+    chosen : bool
+        Whether the user has chosen the separator. Otherwise cells that seem to hold several labels are an error.
 
     Raises
     ------
@@ -169,6 +171,8 @@ def named_labels(table: Table, name: str, separator: str, *, closed: bool) -> Na
             rows.append(list(dict.fromkeys(n for n in names if n)))
     if _all_numbers(table, name, cells):  # some programs write 2 as 2.0 if there are blank cells
         rows = [None if names is None else [str(int(float(n))) for n in names] for names in rows]
+    if not closed and not chosen:
+        _refuse_several(table, name, separator, cells=cells)
     hints = [] if closed else _separator_hints(table, name, separator, cells=cells)
     return NamedLabels(rows, hints, any(isinstance(cell, str) for cell in cells))
 
@@ -238,9 +242,42 @@ def _separator_hints(table: Table, name: str, separator: str, *, cells: list[Any
             f"or name every label in a class list: --classes FILE"
         )
     return [
-        f"  labels are split {split}, and {mark!r} is in {example}. If it separates labels: --separator {mark!r}"
+        f'  labels are split {split}, and {mark!r} is in {example}. If it separates labels, set separator = "{mark}" under '
+        f"[data] in mmfeat.toml, then: mmfeat init"
         for mark, example in zip(first, examples, strict=True)
     ]
+
+
+def _refuse_several(table: Table, name: str, separator: str, *, cells: list[Any]) -> None:
+    """Refuse cells that another separator splits into fewer different labels than the one in use.
+
+    Raises
+    ------
+    DataError
+        There are such cells; the message has the options to type.
+    """
+    texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
+    mark = better_separator(texts, separator)
+    if not mark:
+        return
+    rows = [row for row, cell in enumerate(cells) if isinstance(cell, str) and mark in cell]
+    split = "spaces" if separator == " " else repr(separator)
+    raise DataError(
+        f"{table.file}: {len(rows):,} of {len(texts):,} cells of column {_quoted(name)} hold {mark!r}, as in "
+        f"{_quoted(cells[rows[0]])} ({table.place(rows[0])}). Split at it, there are {_n_labels(texts, mark):,} labels; at "
+        f"{split}, {_n_labels(texts, separator):,}. Use: --separator {mark!r}, or --separator {separator!r}"
+    )
+
+
+def better_separator(texts: Sequence[str], separator: str = " ") -> str:
+    """Another usual separator that gives fewer different labels; empty if none does."""
+    there = [mark for mark in MARKS if mark != separator and any(mark in text for text in texts)]
+    n_now = _n_labels(texts, separator) if there else 0
+    return next((mark for mark in there if _n_labels(texts, mark) < n_now), "")
+
+
+def _n_labels(texts: Sequence[str], separator: str) -> int:
+    return len({label for text in texts for label in split_labels(text, separator)})
 
 
 def _quoted(value: Any) -> str:

@@ -75,13 +75,22 @@ class ParquetTable(Table):
             self._cells[name] = self._as_names(name, cells) if name in self._classes else cells
         return self._cells[name]
 
-    def _read(self, column: _Column) -> list[Any]:
+    def first_cells(self, name: str, n: int) -> list[Any]:
+        """The first cells, without reading the others."""
+        return self._cells[name][:n] if name in self._cells else self._read(self._columns[name], n)
+
+    def _read(self, column: _Column, n: int | None = None) -> list[Any]:
+        """The values of a column, or its first `n`."""
         try:
             with self._opened() as opened:
                 if _facts(self.file) != self._facts:
                     raise DataError(f"{self.file}: has changed since it was opened. Run the command again")
-                paths = [self._paths[k] for k in column.leaves]
-                values = opened.read(columns=paths)[column.steps[0]].to_pylist()
+                paths, top = [self._paths[k] for k in column.leaves], column.steps[0]
+                if n is None:
+                    values = opened.read(columns=paths)[top].to_pylist()
+                else:
+                    batch = next(opened.iter_batches(n, columns=paths), None)
+                    values = batch[top].to_pylist() if batch is not None else []
         except _ERRORS as error:
             raise DataError(
                 f"{self.file}: column {shown(repr(column.name))} cannot be read: {one_line(error)}"

@@ -29,6 +29,7 @@ def read_source(
     columns: Mapping[str, str | Sequence[str]],
     separator: str = " ",
     *,
+    chosen: bool = True,
     classes: Sequence[str] | None = None,
     absent: str = "auto",
 ) -> Source:
@@ -40,6 +41,8 @@ def read_source(
         Columns named by the user; the others are found by common names. For COCO's files, `labels` selects categories.
     separator : str
         Separates the labels of one cell.
+    chosen : bool
+        Whether the user has chosen the separator. Otherwise cells that seem to hold several labels are an error.
     classes : sequence of str, optional
         The class list; a label outside it is an error. Without a list, every label is a class.
     absent : str
@@ -53,7 +56,7 @@ def read_source(
     opened = _open(path, {role: name if isinstance(name, str) else list(name) for role, name in columns.items()})
     table, labels = opened.tables[0], opened.labels
     source = Source(opened.kind, {})
-    reading = Reading(source, opened.columns, separator, closed=classes is not None)
+    reading = Reading(source, opened.columns, separator, closed=classes is not None, chosen=chosen)
     for one in opened.tables:
         reading.add(one)
     reading.finish(absent)
@@ -96,7 +99,8 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
         for table in tables:
             reading.add(table, with_labels=False)
     except DataError as error:  # predict has another option for columns than init
-        raise DataError(re.sub(r"--(id|image|caption) COLUMN", r"--column \1=NAME", str(error))) from None
+        text = re.sub(r"--(id|image|caption) COLUMN", r"--column \1=NAME", str(error))
+        raise DataError(re.sub(r"--(id|image|caption) ('[^']*'|[^\s-]\S*)", r"--column \1=\2", text)) from None
     return source
 
 

@@ -16,6 +16,7 @@ from mmfeat.common.text import counted, shown
 from mmfeat.data.tables.coco import CocoTable
 from mmfeat.data.tables.columns import Columns, as_list, find_columns, images_inside
 from mmfeat.data.tables.label_cells import absent_of_names, apply_absent, indicator_labels, named_labels
+from mmfeat.data.tables.split_cells import split_cells
 from mmfeat.data.tables.table import Table
 
 _SHOWN = 3  # ids in a message
@@ -35,12 +36,14 @@ class Source:
         How unlisted labels are treated: `negative` or `unknown`.
     groups : list of str
         The group of each row; empty without one.
+    splits : list of str
+        The split of each row in a column of splits: a name, or a fold's number; empty without one.
     classes : tuple of str
         The class list; without one, COCO's categories or the label columns, in order; otherwise all names, sorted (by
         number if all are integers).
     columns : dict of str to str or list of str
-        The column, or columns, of each role (`id`, `image`, `caption`, `labels`, `group`); empty without one. Without a
-        column of ids, ids are made from captions.
+        The column, or columns, of each role (`id`, `image`, `caption`, `labels`, `group`, `split`); empty without one.
+        Without a column of ids, ids are made from captions.
     settings : dict of str to str or list of str
         The same, as settings under `[data]` that read the source again.
     kind : str
@@ -74,6 +77,7 @@ class Source:
     n_recovered: int = 0
     n_damaged: int = 0
     images_inside: str = ""
+    splits: list[str] = field(default_factory=list)
 
     def encoded(self, classes: Sequence[str]) -> np.ndarray:
         """The labels as `(N, K)` int8: 1 positive, 0 negative, -1 unknown; an unlabelled row is all -1.
@@ -102,12 +106,21 @@ class Reading:
         Columns named by the user, by role.
     closed : bool
         Whether there is a class list.
+    chosen : bool
+        Whether the user has chosen the separator.
     """
 
     def __init__(
-        self, source: Source, given: Mapping[str, str | Sequence[str]], separator: str, *, closed: bool
+        self,
+        source: Source,
+        given: Mapping[str, str | Sequence[str]],
+        separator: str,
+        *,
+        closed: bool,
+        chosen: bool = True,
     ) -> None:
-        self.source, self._given, self._separator, self._closed = source, given, separator, closed
+        self.source, self._given, self._separator = source, given, separator
+        self._closed, self._chosen = closed, chosen
         self._seen: dict[str, str] = {}
         self._repeats: Counter[str] = Counter()
         self._yes_no: list[np.ndarray] = []
@@ -122,6 +135,7 @@ class Reading:
         """
         source = self.source
         found = find_columns(table, self._given, need_labels=with_labels and not source.ids)
+        self._keep_image_column(table, found)
         if not with_labels:
             found["labels"] = ""
         source.columns = source.columns or found
@@ -133,16 +147,24 @@ class Reading:
         source.images += self._image_names(table, str(found["image"]))
         source.captions += captions
         source.groups += [normal_name(name) for name in self._cells(table, found["group"])]
+        source.splits += split_cells(table, str(found["split"])) if "split" in found else [""] * table.n_rows
         labels = source.columns["labels"]
         if not isinstance(labels, str):
             self._yes_no.append(indicator_labels(table, labels))
         elif found["labels"]:
-            named = named_labels(table, str(found["labels"]), self._separator, closed=self._closed)
+            options = {"closed": self._closed, "chosen": self._chosen}
+            named = named_labels(table, str(found["labels"]), self._separator, **options)
             source.labels += named.rows
             source.hints += named.hints
             source.splits_cells = source.splits_cells or named.split
         else:
             source.labels += [None] * table.n_rows
+
+    def _keep_image_column(self, table: Table, found: Columns) -> None:
+        """Use the image column of the first table, which may have been found by its cells, for the others too."""
+        first = str(self.source.columns.get("image", ""))
+        if first and not found["image"] and first in table.header:
+            found["image"] = first
 
     def finish(self, absent: str) -> None:
         """Apply the treatment of unlisted labels, and note ids that look alike."""

@@ -49,6 +49,10 @@ class Table(ABC):
     def column(self, name: str) -> list[Any]:
         """The cells of a column: texts, or values of Parquet and JSON; None for an empty cell."""
 
+    def first_cells(self, name: str, n: int) -> list[Any]:
+        """The first `n` cells of a column."""
+        return self.column(name)[:n]
+
     def where(self, row: int) -> str:
         """A row's place, to be appended to the file's name."""
         return f" row {row + 1}"

@@ -185,7 +185,7 @@ def test_rows_that_have_two_splits_keep_them_and_are_named(tmp_path):
     before[:4] = "train", "val", "val", "val"  # as mmfeat 0.1.0 may have dealt them
     dataclasses.replace(manifest, split=before).save(project / "manifest.parquet")
     said = run_cli("init", cwd=project).stdout
-    assert "1 image in two splits, with other metadata (listed in init.log)" in said
+    assert "1 image in two splits (listed in init.log)" in said
     assert "the same image data: image of '0a' (train) and image of '0b' (val)" in (project / "init.log").read_text()
     assert Manifest.load(project / "manifest.parquet").split.tolist() == before.tolist()
 
