@@ -43,7 +43,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         click.echo(f"not selected: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
-        click.echo(about_metrics(result.lines[0].n_left_out, "the epochs of the members were selected on these rows"))
+        click.echo(about_metrics(result.lines[0].n_left_out, result.selection))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")

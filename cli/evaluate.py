@@ -47,7 +47,10 @@ def evaluate_command(
     if split == "val":
         tested = len(project.manifest.rows("test"))
         publish = "run: mmfeat evaluate --split test" if tested else "set [split] test before you start"
-        click.echo(f"Epochs and runs were selected on these rows. For a figure to publish, {publish}.")
+        selected = "Epochs and runs were" if set(result.n_selected.values()) == {result.n_rows} else "Runs are"
+        if selected == "Runs are":
+            _echo_selected(result)
+        click.echo(f"{selected} selected on these rows. For a figure to publish, {publish}.")
     else:
         _echo_selected(result)
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
@@ -88,5 +91,7 @@ def _echo_selected(result: EvaluateResult) -> None:
             click.echo(
                 f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that were not trained on them."
             )
-    if not any((*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())):
+    if result.split != "val" and not any(
+        (*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())
+    ):
         click.echo("Nothing was trained or selected on these rows.")

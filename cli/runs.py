@@ -37,7 +37,7 @@ def runs_command(context: click.Context, **options: Any) -> None:
         rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     if any(line.metrics for line in result.runs):
-        click.echo(about_metrics(left_out, "epochs and rounds were selected on these rows"))
+        click.echo(about_metrics(left_out, result.selection))
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric_title(metric)} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
     n_runs = counted(len(result.runs), "run or encoder", "runs and encoders")

@@ -11,6 +11,16 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.common.spelling import spellings
 
 
+@dataclass(frozen=True)
+class RowUse:
+    """How a model used some rows: how many trained it, selected its epochs or rounds, and are out of fold."""
+
+    n_rows: int
+    n_trained: int
+    n_selected: int
+    n_out_of_fold: int
+
+
 @dataclass(frozen=True, eq=False)
 class Lineage:
     """The rows of a model, as sorted 64-bit hashes of their ids (8 MB for a million rows).
@@ -42,6 +52,12 @@ class Lineage:
     def among(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Whether each id is a training row, and whether it is a selection row: `(N,)` bool each."""
         return _among(ids, self.training), _among(ids, self.selection)
+
+    def use_of(self, ids: Sequence[str]) -> RowUse:
+        """How a model used some rows."""
+        trained, selected = self.among(ids)
+        counts = (trained, selected, self.is_out_of_fold(ids))
+        return RowUse(len(ids), *(int(rows.sum()) for rows in counts))
 
     def is_out_of_fold(self, ids: Sequence[str]) -> np.ndarray:
         """Whether each id is a row whose logits are out of fold in every part that was trained on it: `(N,)` bool."""

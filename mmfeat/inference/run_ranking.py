@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfeat.common.errors import MmfeatError, RunError
+from mmfeat.common.lineage import RowUse
 from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import encoder_logits, kept_logits, run_logits
@@ -38,6 +39,8 @@ class RankedRun:
         None for an encoder, or if run.json cannot be read.
     transductive : bool
         Whether it was trained on rows that are unlabelled here, without their labels.
+    val_use : RowUse or None
+        How the run or encoder used the current val rows. None without metrics.
     """
 
     name: str
@@ -47,6 +50,7 @@ class RankedRun:
     state: str
     run: Run | None
     transductive: bool = False
+    val_use: RowUse | None = None
 
 
 def ranked_runs(project: Project) -> list[RankedRun]:
@@ -122,6 +126,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
         state=state,
         run=run,
         transductive=bool(run.record.get("transductive", False)),
+        val_use=None if metrics is None else run.learned().use_of(project.manifest.ids[val]),
     )
 
 
@@ -133,13 +138,14 @@ def _val_logits(project: Project, run: Run, val: np.ndarray, *, current: bool) -
 
 
 def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> RankedRun:
-    metrics, state = None, "current"
+    metrics, use, state = None, None, "current"
     try:
         found = encoder_logits(project, identity, val)
-        if trained_on_val(project, lineage_of_encoder(project, identity, True)):
+        learned = lineage_of_encoder(project, identity, True)
+        if trained_on_val(project, learned):
             state = f"not ranked: {TRAINED_ON_VAL}"
         elif len(val):
-            metrics = metrics_on_val(project, found.logits)
+            metrics, use = metrics_on_val(project, found.logits), learned.use_of(project.manifest.ids[val])
     except MmfeatError as error:
         state = str(error)
     return RankedRun(
@@ -149,4 +155,5 @@ def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> Ra
         size_mb=identity.size_mb,
         state=state,
         run=None,
+        val_use=use,
     )

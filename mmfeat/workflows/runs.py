@@ -9,6 +9,7 @@ from mmfeat.inference.next_commands import after_runs
 from mmfeat.inference.run_ranking import RankedRun, ranked_runs
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult
+from mmfeat.report.selection_notes import about_selection
 
 __all__ = ["RankedRun", "RunsResult", "ranked_runs", "runs"]
 
@@ -31,6 +32,13 @@ class RunsResult(TableResult):
     metric: str
     n_val: int
     after: str
+
+    @property
+    def selection(self) -> str:
+        """A clause about what was selected on the val rows."""
+        rounds = any(line.run is not None and line.run.kind == "selftrain" for line in self.runs)
+        uses = {line.name: line.val_use for line in self.runs if line.val_use is not None}
+        return about_selection(uses, "epochs and rounds" if rounds else "epochs")
 
     def _about(self) -> str:
         if not self.runs:
