@@ -44,6 +44,9 @@ def evaluate_command(
     first = next(iter(result.metrics.values()))
     click.echo(left_out(first.scores.n_classes_left_out) or "Macro F1 and mAP are averages over all classes.")
     _echo_in_sample(result)
+    for name, text in result.relabelled.items():
+        if text:
+            click.echo(f"{name}: {text}; it learned their earlier labels.")
     if split == "val":
         tested = len(project.manifest.rows("test"))
         publish = "run: mmfeat evaluate --split test" if tested else "set [split] test before you start"

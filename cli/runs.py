@@ -32,9 +32,8 @@ def runs_command(context: click.Context, **options: Any) -> None:
         if line.metrics:
             row = MetricRow.of(line.name, line.metrics)
             cells, left_out = metric_cells(row, metric), row.n_left_out
-        state = line.state + (", transductive" if line.transductive else "")
         size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
-        rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
+        rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(line.about, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     if any(line.metrics for line in result.runs):
         click.echo(about_metrics(left_out, result.selection))

@@ -80,6 +80,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")
     if result.unsealed:
         click.echo(f"{result.unsealed[0].upper()}{result.unsealed[1:]}.")
+    if result.relabelled:
+        click.echo(f"Trained on labels that have changed: {', '.join(map(shown, result.relabelled))}. See: mmfeat runs")
     if show_store:
         _echo_store(project)
     if result.failures:

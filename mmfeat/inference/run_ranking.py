@@ -15,7 +15,15 @@ from mmfeat.inference.next_commands import to_fuse
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import TRAINED_ON_VAL, find_run, lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import (
+    TRAINED_ON_VAL,
+    about_relabelled,
+    find_run,
+    labels_now,
+    lineage_of_encoder,
+    state_of,
+    trained_on_val,
+)
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
@@ -41,6 +49,8 @@ class RankedRun:
         Whether it was trained on rows that are unlabelled here, without their labels.
     val_use : RowUse or None
         How the run or encoder used the current val rows. None without metrics.
+    relabelled : str
+        How many rows it learned with other labels than they have now; empty if none.
     """
 
     name: str
@@ -51,13 +61,20 @@ class RankedRun:
     run: Run | None
     transductive: bool = False
     val_use: RowUse | None = None
+    relabelled: str = ""
+
+    @property
+    def about(self) -> str:
+        """Its state, and notes on its training."""
+        return ", ".join(filter(None, [self.state, "transductive" if self.transductive else "", self.relabelled]))
 
 
 def ranked_runs(project: Project) -> list[RankedRun]:
     """Runs, and encoders with a linear probe: best on val first, without val rows newest first; without metrics last."""
     val = project.manifest.rows("val")
     runs = all_runs(project.runs_folder)
-    lines = [_ranked_run(project, run, val) for run in (runs if len(val) else reversed(runs))]
+    now = labels_now(project) if runs else None
+    lines = [_ranked_run(project, run, val, now) for run in (runs if len(val) else reversed(runs))]
     for name in project.config.encoder:
         identity = project.identity(name)
         if identity.output_key is not None:
@@ -107,7 +124,7 @@ class _Rank:
         return line.metrics is None, line.state != "current", value
 
 
-def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
+def _ranked_run(project: Project, run: Run, val: np.ndarray, now: np.ndarray) -> RankedRun:
     metrics, state = None, state_of(project, run)
     if len(val) and state.startswith(("current", "stale")):
         try:
@@ -127,6 +144,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
         run=run,
         transductive=bool(run.record.get("transductive", False)),
         val_use=None if metrics is None else run.learned().use_of(project.manifest.ids[val]),
+        relabelled=about_relabelled(run, now),
     )
 
 

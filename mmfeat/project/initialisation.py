@@ -122,7 +122,7 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     config = with_rule_for(config, len(manifest.classes))
     change = difference(files.before, manifest) if files.before is not None else None
     lines += about_changes(change) if change else []
-    to_do, after = required_work(config, change)
+    to_do, after = required_work(config, change, manifest)
     lines += [] if is_new else _about_unread(config, manifest)
     pairs = copies_across_splits(row_keys, manifest.split)
     lines += about_copies(pairs)

@@ -194,11 +194,16 @@ class Run:
         RunError
             The file is missing or damaged.
         """
-        folded = ["folded"] if self.record.get("folded") else []
-        found = self._read("trained", "chosen", *folded)
-        if any(numbers.ndim != 1 or numbers.dtype != np.uint64 for numbers in found):
-            raise RunError(_unreadable(self.folder / _LOGITS, "its lineage is not an array of id numbers"))
-        return Lineage(*found)
+        names = {"training": "trained", "selection": "chosen"}
+        names |= {"out_of_fold": "folded"} if self.record.get("folded") else {}
+        names |= {"taught": "taught"} if self.record.get("taught") else {}
+        found = dict(zip(names, self._read(*names.values()), strict=True))
+        wanted = {name: (2, 2) if name == "taught" else (1, None) for name in found}
+        for name, (n_dimensions, width) in wanted.items():
+            numbers = found[name]
+            if numbers.ndim != n_dimensions or numbers.dtype != np.uint64 or (width and numbers.shape[1] != width):
+                raise RunError(_unreadable(self.folder / _LOGITS, "its lineage is not an array of id numbers"))
+        return Lineage(**found)
 
     def _read(self, *names: str) -> list[np.ndarray]:
         """Datasets of logits.h5, texts as str."""
@@ -256,7 +261,8 @@ def save_run(
     state : dict of torch.Tensor, optional
         The tensors of the heads; None for an ensemble.
     """
-    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.out_of_fold) else {})}
+    kept = {"folded": learned.out_of_fold, "taught": learned.taught}
+    record = {"format": FORMAT, **record, **{name: True for name, numbers in kept.items() if len(numbers)}}
     with staging_folder(parent) as staged:
         if state is not None:
             from safetensors.torch import save_file
@@ -272,8 +278,9 @@ def save_run(
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
             if logits.fold is not None:
                 file.create_dataset("fold", data=logits.fold.astype(np.int16))
-            if len(learned.out_of_fold):
-                file.create_dataset("folded", data=learned.out_of_fold)
+            for name, numbers in kept.items():
+                if len(numbers):
+                    file.create_dataset(name, data=numbers)
             file.create_dataset("trained", data=learned.training)
             file.create_dataset("chosen", data=learned.selection)
         record = seal_folder(staged, RECORD, record)

@@ -60,7 +60,7 @@ def _record(line: RankedRun) -> Record:
         "macro F1": scores.macro_f1 if scores else None,
         "mAP": scores.map if scores else None,
         "MB": line.size_mb,
-        "state": line.state + (", transductive" if line.transductive else ""),
+        "state": line.about,
     }
 
 
