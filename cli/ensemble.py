@@ -29,6 +29,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     RECIPE is fm1 (both encoders), fm2 (fm1, which is made if needed, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
+    from mmfeat.inference.next_commands import with_options
     from mmfeat.report.text_tables import about_fit, about_metrics, metric_table, weight_table
     from mmfeat.workflows.ensemble import ensemble
 
@@ -46,4 +47,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         click.echo(about_metrics(result.lines[0].n_left_out, result.selection))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
-    echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")
+    echo_next(
+        f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.",
+        with_options(project.config, "mmfeat runs"),
+    )

@@ -148,7 +148,7 @@ def evaluate(
         files=list(paths.values()),
         classes=manifest.classes,
         fitted=about_fit(project),
-        after=after_evaluate(project, split),
+        after=after_evaluate(project, split, names),
     )
 
 

@@ -132,7 +132,8 @@ def test_nothing_unfinished_is_left(walked):
 
 def test_project_works_from_elsewhere(walked, tmp_path):
     folder, out = walked
-    assert run_cli("--project", str(folder), "runs", cwd=tmp_path).stdout == out["runs"].stdout
+    elsewhere = run_cli("--project", str(folder), "runs", cwd=tmp_path).stdout
+    assert elsewhere == out["runs"].stdout.replace("Next: mmfeat ", f"Next: mmfeat --project {folder} ")
     below = folder / "runs" / "fm1-1"
     assert run_cli("runs", cwd=below).stdout == out["runs"].stdout
 
