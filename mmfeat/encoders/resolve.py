@@ -111,7 +111,7 @@ def identify(
     given = "none" if pretrained_only else table.checkpoint
     remembered, made_from = Remembered(memory), _fingerprint(config, name, checkpoints, given=given)
     if found := remembered.recall(name, made_from):
-        return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
+        return _from_json(found)
     built = BuiltEncoders() if built is None else built
     encoder, checkpoint = built.build(config, name, checkpoints, pretrained_only=pretrained_only)
     identity = Identity(
@@ -127,6 +127,17 @@ def identify(
     remembered.remember(name, value, made_from, files=stamps_of(_sources(config, table, encoder)))
     remembered.save()
     return identity
+
+
+def recalled_identity(config: Config, name: str, checkpoints: Path, memory: Path) -> Identity | None:
+    """The keys of an encoder if they are remembered and nothing that they depend on has changed. Nothing is built."""
+    given = config.encoder[name].checkpoint
+    found = Remembered(memory).recall(name, _fingerprint(config, name, checkpoints, given=given))
+    return _from_json(found) if found else None
+
+
+def _from_json(found: dict[str, Any]) -> Identity:
+    return Identity(**{**found, "spec": EncoderSpec.from_dict(found["spec"])})
 
 
 def checkpoint_of(config: Config, identity: Identity, checkpoints: Path) -> Checkpoint | None:

@@ -75,7 +75,7 @@ def probe_table(project: Project, identity: Identity, rows: np.ndarray) -> Featu
         raise RunError(
             f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}"
         )
-    return _with_logits(project.table([identity.name], rows), identity.name, rows)
+    return _with_logits(project.feature_table([identity.name], rows), identity.name, rows)
 
 
 def probe_logits(

@@ -209,7 +209,7 @@ def _time_of(run: Run) -> int:
 def _cached(project: Project, rows: np.ndarray) -> bool:
     """Whether the store has the embeddings of rows by all encoders of `fuse.inputs`."""
     try:
-        project.table(list(project.config.fuse.inputs), rows)
+        project.feature_table(list(project.config.fuse.inputs), rows)
     except MmfeatError:
         return False
     return True

@@ -134,10 +134,9 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray, now: np.ndarray) ->
                 metrics = metrics_on_val(project, _val_logits(project, run, val, current=state == "current"))
         except MmfeatError as error:
             state = f"{state}; no metrics: {error}" if state != "current" else f"no metrics: {error}"
-    members = [m["name"] for m in run.record["members"]] or list(run.encoders)
     return RankedRun(
         name=run.name,
-        made_from="+".join(members),
+        made_from="+".join(run.made_from),
         metrics=metrics,
         size_mb=run.size_mb,
         state=state,

@@ -86,10 +86,26 @@ class Run:
     record: dict[str, Any] = field(repr=False)
     columns: np.ndarray | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """Its name, what it was made from, and its recorded metric on val."""
+        figures = self.record["figures"]["val"]
+        metric = "" if figures is None else f", samples F1 {figures['samples_f1']:.3f} on val when it was made"
+        return f"Run {self.name}: {self.record.get('head', 'ensemble')} of {', '.join(self.made_from)}{metric}"
+
     @property
     def name(self) -> str:
         """The folder's name, such as `crossattn-1`."""
         return self.folder.name
+
+    @property
+    def created(self) -> str:
+        """The time at which it was made, in UTC: `2026-01-31T12:00:00.000000000Z`."""
+        return str(self.record["created"])
+
+    @property
+    def made_from(self) -> list[str]:
+        """The members of an ensemble; otherwise the encoders that its head reads."""
+        return [member["name"] for member in self.record["members"]] or list(self.encoders)
 
     @property
     def sealed(self) -> bool:

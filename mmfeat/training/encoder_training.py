@@ -314,7 +314,7 @@ def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metr
         return None
     encode_missing(project, identity, val)
     complete_logits(project, identity)
-    if not project.table([name], val).present[name][val].any():  # no row to score
+    if not project.feature_table([name], val).present[name][val].any():  # no row to score
         return None
     return metrics_on_val(project, encoder_logits(project, identity, val).logits)
 

@@ -252,7 +252,7 @@ def export_features(
     refuse_url(destination)
     rows = project.manifest.rows(split)
     names = names or list(project.config.encoder)
-    table = project.table(names, rows, tokens=True)
+    table = project.feature_table(names, rows, tokens=True)
     table = table if split == "all" else table.take(rows)
     table = dataclasses.replace(table, split=split_names(table.labels, table.split))
     made_from = _made_from(project, table, names, form)

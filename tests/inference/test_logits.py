@@ -36,7 +36,7 @@ def without_val(project: Project) -> Project:
 def test_an_output_of_other_classes_is_refused_everywhere(extracted):
     run = ensemble(extracted, ["fm1"]).run
     project = save(extracted, classes=(*extracted.manifest.classes[:-1], "renamed"))
-    assert not project.table(["image"]).logits  # its columns would be of no class of the table
+    assert not project.feature_table(["image"]).logits  # its columns would be of no class of the table
     for ask in (
         lambda: logits_of(project, "image", project.manifest.rows("val")),
         lambda: ensemble(project, ["fm1"]),

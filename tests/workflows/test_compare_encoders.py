@@ -322,7 +322,9 @@ def test_the_command(folder):
     done = invoked(folder, *command)
     assert "Best of image: " in done.output
     # the project uses these two already, so `--use best` would change nothing
-    assert re.search(r"(Made|Already made:) comparisons/encoders-1: models.csv.*Next: mmfeat .* (runs|fuse)", done.output)
+    assert re.search(
+        r"(Made|Already made:) comparisons/encoders-1: models.csv.*Next: mmfeat .* (runs|fuse)", done.output
+    )
     used = invoked(folder, *command, "--use", "text")
     assert re.search("Already made: checkpoints/text-1. Next: mmfeat --project .* (runs|fuse)", used.output)
 
