@@ -205,9 +205,7 @@ def extract_encoder(
     again = np.zeros(len(keys), dtype=bool) if again is None else again
     before, ours = features.lookup(keys).only(~again), in_shard(keys, shard)
     todo, lacks = missing_rows(features, keys, present & ours, tokens=tokens, again=again)
-    result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
-    kind = modality_kind(features.spec.modality)
-    result.decoded, result.faster_decoding = kind.decoded, kind.faster_decoding
+    result = _begun(name, features, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     found = before
     if len(todo):
         session = start()
@@ -221,6 +219,11 @@ def extract_encoder(
     _count(result, found, present=present, ours=ours)
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def _begun(name: str, features: EncoderFeatures, *, absent: int, cached: int) -> Extraction:
+    kind = modality_kind(features.spec.modality)
+    return Extraction(name, absent=absent, cached=cached, decoded=kind.decoded, faster_decoding=kind.faster_decoding)
 
 
 def _count(result: Extraction, found: Found, *, present: np.ndarray, ours: np.ndarray) -> None:
