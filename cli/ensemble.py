@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, echo_threshold, open_project, setting_options
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -21,7 +21,7 @@ from mmfeat.config.schema import METHODS, RECIPES
     show_default=True,
     help=f"One of: {', '.join(METHODS)}. All but mean are fitted on val. greedy selects the members: from those named, or from all.",
 )
-@setting_options(top=("metric", "device"))
+@setting_options(*DECISION[:1], top=("metric", "device"))
 @click.pass_context
 def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:
     """Combine logits by their mean, or by weights that are fitted on val and evaluated by cross-fitting.
@@ -44,9 +44,10 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         click.echo(f"not selected: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
-        click.echo(about_metrics(result.lines[0].n_left_out, result.selection))
+        click.echo(about_metrics(result.lines[-1], result.selection))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
+    echo_threshold(result.threshold)
     echo_next(
         f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.",
         with_options(project.config, "mmfeat runs"),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, echo_one_class, open_project, overwrite_option, setting_options
+from mmfeat.cli.options import (
+    DECISION,
+    echo_next,
+    echo_one_class,
+    echo_threshold,
+    open_project,
+    overwrite_option,
+    setting_options,
+)
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -38,8 +46,8 @@ def evaluate_command(
     click.echo(
         evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric=metric)
     )
-    if result.fitted:
-        click.echo(f"Thresholds and temperature {result.fitted}; for each val row they are fitted on other val rows.")
+    for name, report in result.thresholds.items():
+        echo_threshold(report, name if len(result.thresholds) > 1 else "")
     _echo_weakest(result)
     first = next(iter(result.metrics.values()))
     click.echo(left_out(first.scores.n_classes_left_out) or "Macro F1 and mAP are averages over all classes.")

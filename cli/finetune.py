@@ -57,7 +57,7 @@ def _echo_result(project: Project, result: FinetuneResult) -> None:
     click.echo(table(("encoder", "model", "width"), rows, left=2))
     if lines := result.lines:
         click.echo(metric_table(counted(len(project.manifest.rows("val")), "val row"), lines))
-        click.echo(about_metrics(lines[0].n_left_out, "epochs were selected on these rows"))
+        click.echo(about_metrics(lines[-1], "epochs were selected on these rows"))
     for one in result.encoders:
         if one.remedy:
             click.echo(f"checkpoints/{one.checkpoint.name} is not in use. {one.remedy}")

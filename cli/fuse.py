@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_one_class, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, echo_one_class, echo_threshold, open_project, setting_options
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -23,7 +23,7 @@ FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelle
 
 
 @click.command("fuse", cls=Command, short_help="Train a head on cached features, in seconds.")
-@setting_options(*KEYS, FOLDS)
+@setting_options(*KEYS, FOLDS, *DECISION[:1])
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
@@ -38,7 +38,8 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     _echo_labelled(result)
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
-        click.echo(about_metrics(result.lines[0].n_left_out, result.selection, seeds=True))
+        click.echo(about_metrics(result.lines[-1], result.selection, seeds=True))
+        echo_threshold(result.threshold)
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 

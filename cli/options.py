@@ -18,6 +18,7 @@ from mmfeat.config.read_keys import TOP
 
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
+    from mmfeat.inference.threshold_report import ThresholdReport
     from mmfeat.project.project import Project
 
 
@@ -40,7 +41,10 @@ _TOP = {
     "device": "The device to compute on.",
 }
 DECISION = (
-    ("predict.threshold", "A label is predicted if its probability is above this."),
+    (
+        "predict.threshold",
+        "A label is predicted if its probability is above this. auto: fitted on val if that beats 0.5 beyond noise.",
+    ),
     ("predict.empty", "Labels of a row without a class above the threshold."),
     ("predict.calibration", "Calibration of the probabilities."),
 )
@@ -167,6 +171,13 @@ def echo_one_class(project: Project) -> None:
 
     if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
         click.echo(f"Note: {warning}", err=True)
+
+
+def echo_threshold(report: ThresholdReport | None, name: str = "") -> None:
+    """A run's threshold, and settings that would do better."""
+    if report is not None:
+        for line in filter(None, [report.line, *report.hints]):
+            click.echo(f"{name}: {line}" if name else line)
 
 
 def echo_next(made: str, command: str) -> None:

@@ -25,18 +25,18 @@ def runs_command(context: click.Context, **options: Any) -> None:
     if not result.runs:
         echo_next("No runs yet.", result.after)
         return
-    metric, rows, left_out = result.metric, [], 0
-    head = metric_header(metric)
+    metric, rows = result.metric, []
+    scored = {line.name: MetricRow.of(line.name, line.metrics) for line in result.runs if line.metrics}
+    head = metric_header(metric, list(scored.values()))
     for line in result.runs:
         cells = ["-"] * len(head)
         if line.metrics:
-            row = MetricRow.of(line.name, line.metrics)
-            cells, left_out = metric_cells(row, metric), row.n_left_out
+            cells = metric_cells(scored[line.name], metric, list(scored.values()))
         size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
         rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(line.about, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
-    if any(line.metrics for line in result.runs):
-        click.echo(about_metrics(left_out, result.selection))
+    if scored:
+        click.echo(about_metrics(next(iter(scored.values())), result.selection))
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric_title(metric)} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
     n_runs = counted(len(result.runs), "run or encoder", "runs and encoders")

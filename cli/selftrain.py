@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.fuse import KEYS
-from mmfeat.cli.options import echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_next, echo_threshold, open_project, setting_options
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     ),
     ("selftrain.policy", "How unlabelled rows get pseudo-labels. all: as in the paper."),
     *KEYS,
+    *DECISION[:1],
 )
 @click.option("--yes", is_flag=True, help="Fine-tune encoders without asking.")
 @click.pass_context
@@ -62,7 +63,8 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
         "round, with its 95 % interval."
     )
     click.echo(metric_table(n_val, result.lines, config.metric))
-    click.echo(about_metrics(result.lines[0].n_left_out, "epochs and rounds were selected on these rows", seeds=True))
+    click.echo(about_metrics(result.lines[-1], "epochs and rounds were selected on these rows", seeds=True))
+    echo_threshold(result.threshold)
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round was better"
     last = len(result.rounds) - 1
     if result.supervised is None:

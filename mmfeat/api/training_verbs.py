@@ -106,6 +106,7 @@ class TrainingVerbs(OpenProject):
         inputs: Names | None = None,
         seeds: int | None = None,
         folds: int | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -123,11 +124,13 @@ class TrainingVerbs(OpenProject):
             Number of seeds. Predictions use the mean of their logits.
         folds : int, optional
             5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.workflows.fuse import fuse
 
         options = {"fuse.head": head, "fuse.inputs": inputs, "fuse.seeds": seeds, "fuse.folds": folds}
-        more = {"metric": metric, "seed": seed, "device": device}
+        more = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
         return fuse(self._snapshot(settings, options | more, fuse_keys))
 
     @verb
@@ -135,6 +138,7 @@ class TrainingVerbs(OpenProject):
         self,
         *members: str,
         method: str = "mean",
+        threshold: float | str | None = None,
         metric: str | None = None,
         device: str | None = None,
         settings: Settings | None = None,
@@ -147,13 +151,17 @@ class TrainingVerbs(OpenProject):
             A recipe (`fm1`, `fm2` or `fm3`), or names of encoders and runs. May be empty with `greedy`.
         method : str
             `mean`; or `weighted`, `per-class`, `stacked` or `greedy`, which are fitted and cross-fitted on val.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.config.schema import RECIPES
         from mmfeat.workflows.ensemble import ensemble
 
         recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
         project = self._snapshot(
-            settings, {"metric": metric, "device": device}, (*recipe, "predict", "metric", "device")
+            settings,
+            {"predict.threshold": threshold, "metric": metric, "device": device},
+            (*recipe, "predict", "metric", "device"),
         )
         return ensemble(project, list(members), method)
 
@@ -167,6 +175,7 @@ class TrainingVerbs(OpenProject):
         head: str | None = None,
         inputs: Names | None = None,
         seeds: int | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -187,6 +196,8 @@ class TrainingVerbs(OpenProject):
             As in :meth:`fuse`.
         yes : bool
             Accept the cost of fine-tuning encoders. Without it, an error reports the cost.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
 
@@ -197,6 +208,7 @@ class TrainingVerbs(OpenProject):
             "fuse.head": head,
             "fuse.inputs": inputs,
             "fuse.seeds": seeds,
+            "predict.threshold": threshold,
             "metric": metric,
             "seed": seed,
             "device": device,

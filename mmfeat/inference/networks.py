@@ -68,7 +68,7 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
     """Add the heads and linear probes of a run to `parts`; returns its branch of the tree."""
     if run.kind != "ensemble":
         if run.name not in parts:
-            parts[run.name] = head_part(run.record, run.state(), run.columns)
+            parts[run.name] = head_part(run, run.columns)
         return run.name
     members = []
     for member in run.record["members"]:

@@ -29,8 +29,8 @@ _ROUNDS = {"selftrain.rounds": "--rounds", "selftrain.policy": "--policy", "self
 _DECISION = {"predict.threshold": "--threshold", "predict.empty": "--empty", "predict.calibration": "--calibration"}
 _OPTIONS = {  # command to its options for single keys; other keys are typed as --set KEY=VALUE
     "fuse": {**_HEAD, "fuse.folds": "--folds"},
-    "selftrain": {**_HEAD, **_ROUNDS},
-    "ensemble": {},
+    "selftrain": {**_HEAD, **_ROUNDS, "predict.threshold": "--threshold"},
+    "ensemble": {"predict.threshold": "--threshold"},
     **dict.fromkeys(("runs", "evaluate", "predict", "export"), _DECISION),
 }
 

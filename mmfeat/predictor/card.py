@@ -227,7 +227,7 @@ def _about_rows(lineage: dict[str, Any], n_rows: int) -> str:
         (val["n_selected"], f"{what[0].upper()}{what[1:]} were selected on {{}}."),
         (
             val["n_out_of_fold"],
-            "Out of fold: {} are scored by heads that were not trained on the row. The model here is the mean of all heads.",
+            "Out of fold: {} are scored by heads that were not trained on the row; the exported model averages all heads.",
         ),
         (
             val["n_weighted"],

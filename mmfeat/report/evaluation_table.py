@@ -14,6 +14,7 @@ METRIC_TITLES = {
     "label_set_accuracy": "subset accuracy",
     "loss": "loss",
 }
+_MAP = list(METRIC_TITLES).index("map")
 Difference = tuple[float, float, float]
 
 
@@ -33,6 +34,7 @@ def evaluation_table(
     for name, one in metrics.items():
         cells = [f"{getattr(one.scores, key):.3f}" for key in METRIC_TITLES]
         cells[0] += f" ± {one.half_width:.3f}"
+        cells[_MAP] += f" ± {one.map_spread:.3f}"
         rows.append([shown(name), *cells, f"{one.ece:.3f}"])
     for name, found in differences.items():
         label = "difference" if len(differences) == 1 else f"difference from {shown(name)}"

@@ -129,8 +129,8 @@ def test_heads_are_counted_by_seeds_and_folds(made):
 def test_metrics_state_how_their_rows_were_used(made):
     _, cards = made
     blind = (
-        "Out of fold: all of them are scored by heads that were not trained on the row. The model here is the mean of all"
-        " heads."
+        "Out of fold: all of them are scored by heads that were not trained on the row; "
+        "the exported model averages all heads."
     )
     sentences = {
         "crossattn-1": "Epochs were selected on all of them.",
