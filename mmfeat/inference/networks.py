@@ -111,9 +111,9 @@ def scored_on_val(project: Project, run: Run) -> bool:
     """Whether the recorded metrics of a run are on the current val rows, each held out, with as many positives."""
     manifest, figures = project.manifest, run.record["figures"]["val"]
     val = manifest.rows("val")
-    if figures is None or figures["n_samples"] != len(val):
+    if figures is None or figures.get("n_samples") != len(val):
         return False
-    if figures["n_positives"] != (manifest.labels[val] == 1).sum(0).tolist():
+    if figures.get("n_positives") != (manifest.labels[val] == 1).sum(0).tolist():
         return False
     kept = run.logits()
     held_out = np.isin(kept.roles, [ROLES[role] for role in ("val", "fitted", "out-of-fold")])

@@ -81,7 +81,7 @@ def after_extract(project: Project, names: Sequence[str] = ()) -> str:
     """
     if names and not _cached(project, _labelled(project)):
         return EXTRACT
-    if _has_run(project, "head"):
+    if _has_run(project, "head", _current(project)):
         return with_options(project.config, RUNS)
     return to_fuse(project)
 
@@ -129,16 +129,13 @@ def after_runs(project: Project, ranked: list[RankedRun]) -> str:
 
 def after_evaluate(project: Project, split: str, names: Sequence[str] = ()) -> str:
     """Self-training if there are rows to learn from and it was not done; then predictions; then an export of the first run."""
-    from mmfeat.heads import takes  # imports torch
-
-    manifest, config = project.manifest, project.config
+    manifest, config, current = project.manifest, project.config, _current(project)
     rows = np.concatenate([manifest.rows(which) for which in ("train", "val", "unlabelled")])
     learnable = (manifest.split[manifest.rows("unlabelled")] == "train").any() and len(manifest.rows("val"))
-    learnable = learnable and not _has_run(project, "selftrain")
-    if split != "test" and learnable and takes(config.fuse.head, len(config.fuse.inputs)):
+    if split != "test" and learnable and not _has_run(project, "selftrain", current) and _takes_inputs(config):
         command = f"mmfeat selftrain --rounds {ROUNDS}"
         return with_options(config, command) if _cached(project, rows) else EXTRACT
-    return to_predict(project) or _to_export(project, names) or with_options(config, RUNS)
+    return _to_predict(project, current) or _to_export(project, current, names) or with_options(config, RUNS)
 
 
 def after_selftrain(project: Project) -> str:
@@ -154,9 +151,12 @@ def to_fuse(project: Project) -> str:
 
 def to_predict(project: Project) -> str:
     """`mmfeat predict`; empty without unlabelled rows or a current run, or if they were predicted after the newest run."""
+    return _to_predict(project, _current(project))
+
+
+def _to_predict(project: Project, current: list[Run]) -> str:
     rows = project.manifest.rows("unlabelled")
-    current = _current(project) if len(rows) else []
-    if not current:
+    if not current or not len(rows):
         return ""
     made, predicted = max(map(_time_of, current)), project.root / "predictions.parquet"
     if predicted.is_file() and predicted.stat().st_mtime_ns > made:
@@ -164,10 +164,10 @@ def to_predict(project: Project) -> str:
     return with_options(project.config, "mmfeat predict") if _cached(project, rows) else EXTRACT
 
 
-def _to_export(project: Project, names: Sequence[str]) -> str:
+def _to_export(project: Project, current: list[Run], names: Sequence[str]) -> str:
     """`mmfeat export` of the first run that needs no imported embeddings; empty if there is none."""
     tables = project.config.encoder
-    for run in _current(project):
+    for run in current:
         if run.name in names[:1] and not any(tables[name].made_elsewhere for name in run.encoders):
             return with_options(project.config, f"mmfeat export {run.name} DIR")
     return ""
@@ -181,10 +181,19 @@ def _current(project: Project) -> list[Run]:
     return [run for run in all_runs(project.runs_folder) if state_of(project, run) == "current"]
 
 
-def _has_run(project: Project, kind: str) -> bool:
-    """Whether there is a current run of this kind on the project's inputs."""
+def _takes_inputs(config: Config) -> bool:
+    """Whether the project's head takes its inputs."""
+    if len(config.fuse.inputs) > 1:  # every head takes several
+        return True
+    from mmfeat.heads import takes  # imports torch
+
+    return takes(config.fuse.head, 1)
+
+
+def _has_run(project: Project, kind: str, current: list[Run]) -> bool:
+    """Whether a run of this kind on the project's inputs is current."""
     inputs = set(project.config.fuse.inputs)
-    return any(run.kind == kind and set(run.encoders) == inputs for run in _current(project))
+    return any(run.kind == kind and set(run.encoders) == inputs for run in current)
 
 
 def _has_recipe(project: Project, recipe: str, head: Run) -> bool:
