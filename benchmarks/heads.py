@@ -66,7 +66,7 @@ def project_data(folder: str) -> FitData:
     project = Project(folder)
     rows = np.concatenate([project.manifest.rows("train"), project.manifest.rows("val")])
     names = list(project.config.fuse.inputs)
-    return fit_data(project.table(names, rows), names, torch.device("cpu"), rows)
+    return fit_data(project.feature_table(names, rows), names, torch.device("cpu"), rows)
 
 
 def settings(name: str, **changes: Any) -> Any:

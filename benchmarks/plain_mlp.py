@@ -59,7 +59,7 @@ def main(folder: str) -> None:
     project = Project(folder)
     manifest = project.manifest
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    table = project.table(list(project.config.fuse.inputs), rows).take(rows)
+    table = project.feature_table(list(project.config.fuse.inputs), rows).take(rows)
     train, val = table.rows("train"), table.rows("val")
     inputs, _ = table.to("cpu")
     x = torch.cat(list(inputs.values()), 1)

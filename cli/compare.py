@@ -67,7 +67,8 @@ def encoders_command(
     NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with a file of weights.
     image:MODEL and text:MODEL state the modality. Without NAME: all encoders of mmfeat.toml.
     """
-    from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
+    from mmfeat.inference.next_commands import after_finetune
+    from mmfeat.workflows.compare_encoders import best_are_in_use, compare_encoders, use_encoders
 
     project = open_project(context, options, (*([] if freeze else ["finetune"]), "fuse.linear", "predict", *TOP))
     result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
@@ -77,7 +78,8 @@ def encoders_command(
     for line in table.layout.conclusions:
         click.echo(line)
     if use is None:
-        echo_next(_made(project, result), f"{typed_again()} --use best")
+        done = best_are_in_use(project, result)
+        echo_next(_made(project, result), after_finetune(project) if done else f"{typed_again()} --use best")
         return
     click.echo(_made(project, result))
     used = use_encoders(project, result, use)
@@ -86,7 +88,7 @@ def encoders_command(
             click.echo(text)
     echo_next(
         "; ".join(one.made for one in used) + ".",
-        "mmfeat extract" if all(one.in_use for one in used) else "mmfeat status",
+        after_finetune(project.reopened()) if all(one.in_use for one in used) else "mmfeat status",
     )
 
 

@@ -29,6 +29,7 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
     RECIPE is fm1 (both encoders), fm2 (fm1, which is made if needed, and the concat head) or fm3 (both encoders and the cross-attention head).
     A MEMBER is an encoder's or a run's name.
     """
+    from mmfeat.inference.next_commands import with_options
     from mmfeat.report.text_tables import about_fit, about_metrics, metric_table, weight_table
     from mmfeat.workflows.ensemble import ensemble
 
@@ -43,8 +44,11 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         click.echo(f"not selected: {', '.join(result.left_out)}")
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
-        click.echo(about_metrics(result.lines[-1], "the epochs of the members were selected on these rows"))
+        click.echo(about_metrics(result.lines[-1], result.selection))
     if fitted:
         click.echo(about_fit(fitted, result.gain))
     echo_threshold(result.threshold)
-    echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", "mmfeat runs")
+    echo_next(
+        f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.",
+        with_options(project.config, "mmfeat runs"),
+    )

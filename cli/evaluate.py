@@ -52,10 +52,16 @@ def evaluate_command(
     first = next(iter(result.metrics.values()))
     click.echo(left_out(first.scores.n_classes_left_out) or "Macro F1 and mAP are averages over all classes.")
     _echo_in_sample(result)
+    for name, text in result.relabelled.items():
+        if text:
+            click.echo(f"{name}: {text}; it learned their earlier labels.")
     if split == "val":
         tested = len(project.manifest.rows("test"))
         publish = "run: mmfeat evaluate --split test" if tested else "set [split] test before you start"
-        click.echo(f"Epochs and runs were selected on these rows. For a figure to publish, {publish}.")
+        selected = "Epochs and runs were" if set(result.n_selected.values()) == {result.n_rows} else "Runs are"
+        if selected == "Runs are":
+            _echo_selected(result)
+        click.echo(f"{selected} selected on these rows. For a figure to publish, {publish}.")
     else:
         _echo_selected(result)
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
@@ -96,5 +102,7 @@ def _echo_selected(result: EvaluateResult) -> None:
             click.echo(
                 f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that were not trained on them."
             )
-    if not any((*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())):
+    if result.split != "val" and not any(
+        (*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())
+    ):
         click.echo("Nothing was trained or selected on these rows.")

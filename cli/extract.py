@@ -56,16 +56,16 @@ def extract_command(
 
     project = open_project(context, options, ("device",), dry_run)
     if dry_run:
-        _echo_plan(project, plan_extract(project, names, shard=shard, rehash=rehash))
+        _echo_plan(project, plan_extract(project, names, shard=shard, rehash=rehash), names)
         return
     result = extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash)
-    _echo_result(project, result, sharded=bool(shard))
+    _echo_result(project, result, names, sharded=bool(shard))
 
 
-def _echo_result(project: Project, result: ExtractResult, sharded: bool) -> None:
+def _echo_result(project: Project, result: ExtractResult, names: tuple[str, ...], *, sharded: bool) -> None:
     """What was done, encoder by encoder."""
     from mmfeat.common.text import shown
-    from mmfeat.inference.next_commands import to_fuse
+    from mmfeat.inference.next_commands import after_extract
     from mmfeat.report.text_tables import table
 
     echo_problems(result.problems)
@@ -92,7 +92,7 @@ def _echo_result(project: Project, result: ExtractResult, sharded: bool) -> None
     else:
         made = f"{path}/ is up to date ({sum(one.seconds for one in result.encoders):.1f} s)."
     left = any(one.left for one in result.encoders)
-    echo_next(made, "the other shards" if left else to_fuse(project))
+    echo_next(made, "the other shards" if left else after_extract(project, names))
 
 
 def _speed(one: Extraction, n_logits: int) -> str:
@@ -107,10 +107,10 @@ def _speed(one: Extraction, n_logits: int) -> str:
     return text + (f"; logits of {n_logits:,}" if n_logits else "")
 
 
-def _echo_plan(project: Project, result: ExtractDryRun) -> None:
+def _echo_plan(project: Project, result: ExtractDryRun, names: tuple[str, ...]) -> None:
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
-    from mmfeat.inference.next_commands import to_fuse
+    from mmfeat.inference.next_commands import after_extract
     from mmfeat.report.text_tables import table
 
     echo_problems(project.store.problems)
@@ -125,7 +125,7 @@ def _echo_plan(project: Project, result: ExtractDryRun) -> None:
     click.echo(table(head, rows))
     path = project.config.store.path
     if result.nothing:
-        echo_next(f"{path}/ is up to date: there is nothing to do.", to_fuse(project))
+        echo_next(f"{path}/ is up to date: there is nothing to do.", after_extract(project, names))
         return
     about = f"about {clock(result.seconds)} and add {result.mb:,.1f} MB to {path}/"
     echo_next(f"Nothing was written. It would take {about}.", typed_again())

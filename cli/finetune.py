@@ -50,6 +50,7 @@ def finetune_command(
 def _echo_result(project: Project, result: FinetuneResult) -> None:
     """The checkpoints, and their metrics on val."""
     from mmfeat.common.text import counted, shown
+    from mmfeat.inference.next_commands import after_finetune
     from mmfeat.report.text_tables import about_metrics, metric_table, table
 
     rows = [[one.name, shown(one.model), f"{one.width}-d", one.note] for one in result.encoders]
@@ -61,13 +62,14 @@ def _echo_result(project: Project, result: FinetuneResult) -> None:
         if one.remedy:
             click.echo(f"checkpoints/{one.checkpoint.name} is not in use. {one.remedy}")
     names = " and ".join(f"checkpoints/{one.checkpoint.name}" for one in result.encoders)
-    echo_next(f"{'Made' if result.made else 'Already made:'} {names}.", "mmfeat extract")
+    echo_next(f"{'Made' if result.made else 'Already made:'} {names}.", after_finetune(project.reopened()))
 
 
 def _echo_plan(project: Project, result: FinetuneDryRun) -> None:
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
     from mmfeat.common.text import shown
+    from mmfeat.inference.next_commands import after_finetune
     from mmfeat.report.text_tables import table
 
     plans = result.encoders
@@ -84,7 +86,8 @@ def _echo_plan(project: Project, result: FinetuneDryRun) -> None:
     ]
     click.echo(table(("encoder", "model", "about", "checkpoint MB", "store MB"), rows, left=2))
     if result.nothing:
-        echo_next(f"Already made: {' and '.join(f'checkpoints/{plan.made}' for plan in plans)}.", "mmfeat extract")
+        made = " and ".join(f"checkpoints/{plan.made}" for plan in plans)
+        echo_next(f"Already made: {made}.", after_finetune(project.reopened()))
         return
     checkpoints, store = (sum(getattr(plan, name) for plan in plans) for name in ("checkpoint_mb", "store_mb"))
     added = f"{checkpoints:,.1f} MB to checkpoints/ and {store:,.1f} MB to {project.config.store.path}/"

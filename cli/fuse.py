@@ -38,9 +38,7 @@ def fuse_command(context: click.Context, **options: Any) -> None:
     _echo_labelled(result)
     if result.lines:
         click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
-        in_folds = f"{result.run.record['head']}: out of fold, epochs selected on the other folds"
-        rows = in_folds if folds else "epochs were selected on these rows"
-        click.echo(about_metrics(result.lines[-1], rows, seeds=True))
+        click.echo(about_metrics(result.lines[-1], result.selection, seeds=True))
         echo_threshold(result.threshold)
     if result.about_idle:
         click.echo(result.about_idle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.strict import refuse_unread
+from mmfeat.cli.strict import PROJECT, refuse_unread, typed
 
 from mmfeat.common.text import counted
 from mmfeat.config.read_keys import TOP
@@ -180,8 +181,21 @@ def echo_threshold(report: ThresholdReport | None, name: str = "") -> None:
 
 
 def echo_next(made: str, command: str) -> None:
-    """The last line of every command: what was made, and the command to type next."""
-    click.echo(f"{made} Next: {command}")
+    """The last line of every command: what was made, and the command to type next, with `--project` if it was typed."""
+    click.echo(f"{made} Next: {_in_project(command)}")
+
+
+_OF_PROJECTS = (
+    "init|finetune|extract|status|fuse|sweep|ensemble|selftrain|review|predict|evaluate|compare|runs|export|store"
+)
+
+
+def _in_project(text: str) -> str:
+    context = click.get_current_context(silent=True)
+    root = context.find_root() if context else None
+    if root is None or not typed(root, PROJECT) or "--project" in text or "--model" in text:
+        return text
+    return re.sub(rf"\bmmfeat (?=({_OF_PROJECTS})\b)", lambda _: f"mmfeat --project {shlex.quote(root.obj)} ", text)
 
 
 def typed_again() -> str:

@@ -19,6 +19,7 @@ from mmfeat.cli.strict import PROJECT, Command, Modes
 from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
+    from mmfeat.project.project import Project
     from mmfeat.workflows.predict import NewPredictions, PredictResult
 
 SHOWN_ERRORS = 5
@@ -149,6 +150,7 @@ def predict_command(context: click.Context, what: tuple[str, ...], **options: An
 
 
 def _predict_rows(context: click.Context, run: str | None, options: dict[str, Any]) -> None:
+    from mmfeat.inference.next_commands import RUNS, with_options
     from mmfeat.workflows.predict import predict
 
     project = open_project(context, options, decision_reads(bool(run)))
@@ -159,7 +161,10 @@ def _predict_rows(context: click.Context, run: str | None, options: dict[str, An
         click.echo(_unknown(result.n_unknown))
     table, *parquet = [str(file) if options["out"] else file.name for file in result.files]
     also = f" and {parquet[0]} (probabilities)" if parquet else ""
-    echo_next(f"Made {table} ({counted(result.n_rows, 'row')} in the source's order){also}.", "mmfeat runs")
+    echo_next(
+        f"Made {table} ({counted(result.n_rows, 'row')} in the source's order){also}.",
+        with_options(project.config, RUNS),
+    )
 
 
 def _predict_new(context: click.Context, samples: list[str], run: str | None, options: dict[str, Any]) -> None:
@@ -181,11 +186,11 @@ def _predict_new(context: click.Context, samples: list[str], run: str | None, op
     names = ("caption", "captions", "images", "format", "top_k", "overwrite")
     result = predict_new(samples, columns=columns, out=path, **{name: options[name] for name in names}, **by)
     if shown_here:
-        _echo_one(result, options)
+        _echo_one(result, options, by.get("project"))
         return
     _echo_rule(result.model, result, options)
     _echo_errors(result)
-    echo_next(f"Made {path} ({counted(len(result.rows.ids), 'row')}).", _after(result, options))
+    echo_next(f"Made {path} ({counted(len(result.rows.ids), 'row')}).", _after(result, options, by.get("project")))
 
 
 def _columns(context: click.Context, texts: tuple[str, ...]) -> dict[str, str]:
@@ -229,7 +234,7 @@ def _echo_errors(result: NewPredictions) -> None:
         click.echo(_unknown(unknown))
 
 
-def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
+def _echo_one(result: NewPredictions, options: dict[str, Any], project: Project | None) -> None:
     """The prediction of one sample."""
     from mmfeat.report.prediction_files import one_item
 
@@ -245,11 +250,15 @@ def _echo_one(result: NewPredictions, options: dict[str, Any]) -> None:
             top_k=options["top_k"] or 0,
         )
     )
-    echo_next(f"By {result.model}.", _after(result, options))
+    echo_next(f"By {result.model}.", _after(result, options, project))
 
 
-def _after(result: NewPredictions, options: dict[str, Any]) -> str:
-    return f"mmfeat serve {options['model']}" if options["model"] else f"mmfeat export {result.model} DIR"
+def _after(result: NewPredictions, options: dict[str, Any], project: Project | None) -> str:
+    from mmfeat.inference.next_commands import with_options
+
+    if project is None:
+        return f"mmfeat serve {options['model']}"
+    return with_options(project.config, f"mmfeat export {result.model} DIR")
 
 
 def _unknown(n: int) -> str:

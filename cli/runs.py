@@ -32,12 +32,11 @@ def runs_command(context: click.Context, **options: Any) -> None:
         cells = ["-"] * len(head)
         if line.metrics:
             cells = metric_cells(scored[line.name], metric, list(scored.values()))
-        state = line.state + (", transductive" if line.transductive else "")
         size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
-        rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(state, 200)])
+        rows.append([shown(line.name), shown(line.made_from, 40), *cells, size, shown(line.about, 200)])
     click.echo(table(("run", "made from", *head, "MB"), rows, left=2))
     if scored:
-        click.echo(about_metrics(next(iter(scored.values())), "epochs and rounds were selected on these rows"))
+        click.echo(about_metrics(next(iter(scored.values())), result.selection))
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric_title(metric)} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
     n_runs = counted(len(result.runs), "run or encoder", "runs and encoders")

@@ -46,6 +46,7 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
 
 def _echo_result(result: SelftrainResult, config: Config) -> None:
     """The rounds, and the metrics of the head."""
+    from mmfeat.inference.next_commands import with_options
     from mmfeat.report.round_table import rounds_table
     from mmfeat.report.text_tables import about_metrics, metric_table, metric_title
 
@@ -68,7 +69,8 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
     last = len(result.rounds) - 1
     if result.supervised is None:
         click.echo(
-            f"No supervised run with these settings to compare with. To make one: mmfeat fuse --head {config.fuse.head}"
+            "No supervised run with these settings to compare with. To make one: "
+            + with_options(config, f"mmfeat fuse --head {config.fuse.head}")
         )
     elif not result.rises:
         origin += f" (no better than {result.supervised})"

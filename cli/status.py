@@ -43,7 +43,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         rows = [(key, shown(value, 200), origins.get(key, "default")) for key, value in project.config.dotted()]
         click.echo(table(("key", "value", "from"), rows, left=3))
         return
-    from mmfeat.inference.next_commands import to_fuse
+    from mmfeat.inference.next_commands import after_extract
     from mmfeat.workflows.status import status
 
     result = status(project, rehash)
@@ -80,6 +80,8 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     click.echo(f"{counted(result.n_rows, 'row')}, {counted(result.n_runs, 'run')}.")
     if result.unsealed:
         click.echo(f"{result.unsealed[0].upper()}{result.unsealed[1:]}.")
+    if result.relabelled:
+        click.echo(f"Trained on labels that have changed: {', '.join(map(shown, result.relabelled))}. See: mmfeat runs")
     if show_store:
         _echo_store(project)
     if result.failures:
@@ -88,7 +90,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
         hint = "" if result.has_outputs else " (or first: mmfeat finetune; without a GPU: mmfeat finetune --freeze)"
         echo_next("Features are missing.", f"mmfeat extract{hint}")
     else:
-        echo_next("All features are cached.", to_fuse(project) if not result.n_runs else "mmfeat runs")
+        echo_next("All features are cached.", after_extract(project))
 
 
 def _echo_store(project: Project) -> None:

@@ -98,7 +98,7 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     "--split",
     default="all",
     type=click.Choice(["all", "train", "val", "test", "unlabelled"]),
-    help="The rows to export.",
+    help="The rows to export: labelled rows of a split, rows without labels, or all.",
 )
 @click.pass_context
 def export_command(
@@ -106,7 +106,7 @@ def export_command(
 ) -> None:
     """Write embeddings, logits and tokens as arrays aligned with ids, labels and splits.
 
-    DESTINATION is a file or, for npy, a folder. Without ENCODER: all encoders.
+    The split of a row without labels is "unlabelled". DESTINATION is a file or, for npy, a folder. Without ENCODER: all encoders.
     """
     from mmfeat.common.text import counted, shown
     from mmfeat.report.text_tables import table

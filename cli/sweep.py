@@ -79,9 +79,10 @@ def finetune_command(
 
     Other keys are swept by --set finetune.KEY=A,B.
     """
+    from mmfeat.inference.next_commands import after_finetune
     from mmfeat.report.sweep_table import sweep_table
     from mmfeat.training.sweep_encoders import IN_SAMPLE
-    from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
+    from mmfeat.workflows.sweep_finetune import best_is_in_use, sweep_finetune, use_cell
 
     overrides = overrides_of(options)
     refuse_unread(context, overrides, ("finetune", "fuse.linear", "predict", *TOP))
@@ -97,13 +98,14 @@ def finetune_command(
     made = _made(result)
     made += f" ({counted(result.n_fits, 'fit')}, {result.n_trained:,} trained now; {result.kept_mb:,.1f} MB of weights kept)."
     if use is None:
-        echo_next(made, f"{typed_again()} --use best")
+        done = best_is_in_use(result)
+        echo_next(made, after_finetune(result.grid.project) if done else f"{typed_again()} --use best")
         return
     click.echo(made)
     used, settings = use_cell(result, use)
     for line in [*used.lines, "For the same checkpoint by mmfeat finetune, write into mmfeat.toml:", "", *settings, ""]:
         click.echo(line)
-    echo_next(f"{used.made}.", "mmfeat extract")
+    echo_next(f"{used.made}.", after_finetune(result.grid.project.reopened()))
 
 
 def _echo_effects(result: SweepResult) -> None:

@@ -13,7 +13,9 @@ from mmfeat.common.progress import quiet
 from mmfeat.common.text import counted
 from mmfeat.config.read_keys import check_read
 from mmfeat.config.schema import FILE_NAME, Config
+from mmfeat.project.cached_rows import remembered_cached_rows
 from mmfeat.project.project import Project as ProjectSnapshot
+from mmfeat.runs.run import all_runs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,17 +119,24 @@ class OpenProject(ProjectSnapshot):
         parts = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test", "unlabelled")]
         rows = f"{counted(manifest.n_samples, 'row')} ({', '.join(part for part in parts if part[0] != '0')})"
         lines.append(f"{rows}, {counted(len(manifest.classes), 'class', 'classes')}")
-        return [
-            *lines,
-            "; ".join(f"encoder {name}: {self.model_title(name)}" for name in self.config.encoder),
-        ]
+        lines += [self._about_encoder(name) for name in self.config.encoder]
+        return [*lines, counted(len(all_runs(self.runs_folder)), "run")]
+
+    def _about_encoder(self, name: str) -> str:
+        """An encoder's model and cached rows, from what is remembered: nothing is read, hashed or built."""
+        cached = remembered_cached_rows(self, name)
+        if cached is None and not self.store.path.is_dir():
+            cached = 0
+        rows = counted(self.manifest.n_samples, "row")
+        rows = "cached rows: see p.status()" if cached is None else f"{cached:,} of {rows} cached"
+        return f"encoder {name}: {self.model_title(name)}, {rows}"
 
     def __repr__(self) -> str:
-        """The folder, its rows, classes and encoders."""
+        """The folder, its rows by split, classes, encoders with their cached rows, and the number of runs."""
         return "\n".join(self._about())
 
     def _repr_html_(self) -> str:
-        """The folder, its rows, classes and encoders as HTML for a notebook."""
+        """The same as HTML for a notebook."""
         return "<p>" + "<br>".join(html.escape(line) for line in self._about()) + "</p>"
 
 

@@ -12,6 +12,7 @@ from mmfeat.common.errors import ConfigError
 from mmfeat.config.read_keys import decision_keys
 
 if TYPE_CHECKING:
+    from mmfeat.api.run_list import RunList
     from mmfeat.workflows.evaluate import EvaluateResult
     from mmfeat.workflows.export import ExportResult
     from mmfeat.workflows.predict import NewPredictions, PredictResult
@@ -104,8 +105,15 @@ class RunVerbs(OpenProject):
         project = self._snapshot(settings, options, ("predict", "metric", "device"))
         return evaluate(project, names, split=split, overwrite=overwrite)
 
+    @property
+    def runs(self) -> RunList:
+        """The runs of the project, oldest first; :meth:`table` ranks them on the present val rows."""
+        from mmfeat.api.run_list import RunList
+
+        return RunList.of(self)
+
     @verb
-    def runs(
+    def table(
         self,
         *,
         threshold: float | str | None = None,
@@ -115,7 +123,7 @@ class RunVerbs(OpenProject):
         device: str | None = None,
         settings: Settings | None = None,
     ) -> RunsResult:
-        """List runs and encoders on the current val rows, best first."""
+        """List runs and encoders on the current val rows, best first: the command `mmfeat runs`."""
         from mmfeat.workflows.runs import runs
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)

@@ -129,7 +129,7 @@ class StoreVerbs(OpenProject):
     def store_export(
         self, destination: str | Path, *names: str, format: str | None = None, split: str = "all"
     ) -> FeaturesResult:
-        """Write embeddings, logits and tokens, aligned with ids, labels and splits.
+        """Write embeddings, logits and tokens, aligned with ids, labels and splits (`unlabelled` for a row without labels).
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class StoreVerbs(OpenProject):
         format : str, optional
             `h5`, `npy`, `parquet` or `safetensors`; if None, by the destination's suffix, else npy.
         split : str
-            `all`, `train`, `val`, `test` or `unlabelled`.
+            `all`; `train`, `val` or `test` (labelled rows); or `unlabelled`.
         """
         from mmfeat.workflows.store import export_features, form_of_export
 

@@ -11,6 +11,7 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.common.spelling import normal_name
 
 _BLOCK = 1 << 24  # labels read at a time: bounds memory
+UNLABELLED = "unlabelled"
 EMPTY = ("most-probable", "none")  # labels of a row without a class above the threshold
 
 
@@ -140,6 +141,11 @@ def has_label(labels: np.ndarray) -> np.ndarray:
     return labels.max(axis=1, initial=-1) >= 0
 
 
+def split_names(labels: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """The split of each row as exports name it: `unlabelled` for a row without a known label, whatever its split."""
+    return np.where(has_label(labels), split, UNLABELLED).astype(object)
+
+
 def positive_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column indices of the positives of `(N, K)` labels, `(P,)` int64 each, in row order.
 
@@ -164,6 +170,6 @@ def rows_of(labels: np.ndarray, split: np.ndarray, which: str) -> np.ndarray:
     labelled = has_label(labels)
     if which == "all":
         return np.arange(len(labels))
-    if which == "unlabelled":
+    if which == UNLABELLED:
         return np.flatnonzero(~labelled)
     return np.flatnonzero(labelled & np.any([split == part for part in which.split("+")], axis=0))

@@ -57,10 +57,8 @@ class PlainProgress:
         if now - self.last >= PLAIN_SECONDS[now - self.start > PLAIN_SECONDS[1]]:
             self.last = now
             rate = self.done / max(now - self.start, 1e-9)
-            left = (self.total - self.done) / rate if rate else 0.0
-            line = (
-                f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {_speed(rate)}, {clock(left)} left"
-            )
+            left = f", {_speed(rate)}, {clock((self.total - self.done) / rate)} left" if rate else ""
+            line = f"{self.description}: {self.done:,} of {self.total:,} {self.unit}{left}"
             print(f"{line} {note}".rstrip(), file=sys.stderr, flush=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import time
 from collections.abc import Sequence
 
 from mmfeat.common.errors import ConfigError
@@ -36,6 +37,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 def counted(n: int, what: str, plural: str = "") -> str:
     """A count with its noun: `1 row`, `2,000 rows`. Pass `plural` if it is not the singular plus s."""
     return f"{n:,} {what if n == 1 else plural or what + 's'}"
+
+
+def utc_time(nanoseconds: int) -> str:
+    """A time since 1970 as text that sorts by time: `2026-01-31T12:00:00.000000000Z`."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
 def toml_value(value: str | Sequence[str]) -> str:

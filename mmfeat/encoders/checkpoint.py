@@ -227,7 +227,8 @@ class Checkpoint:
             rows = load_file(file)
             if any(rows[name].ndim != 1 or rows[name].dtype != np.uint64 for name in ("trained", "chosen")):
                 raise ValueError("its rows are not hashes of ids")
-            return Lineage(rows["trained"], rows["chosen"])
+            taught = {"taught": rows["taught"].reshape(-1, 2)} if "taught" in rows else {}
+            return Lineage(rows["trained"], rows["chosen"], **taught)
         except Exception as error:  # safetensors has an exception of its own for each kind of damage
             command = f"mmfeat finetune {self.name.rpartition('-')[0]}" + (" --freeze" if self.frozen else "")
             raise EncoderError(
@@ -283,7 +284,10 @@ def _write(
 
     save_arrays({"weight": output.weight, "bias": output.bias}, folder / _OUTPUT)
     if learned is not None:
-        save_arrays({"trained": learned.training, "chosen": learned.selection}, folder / _ROWS)
+        rows = {"trained": learned.training, "chosen": learned.selection, "taught": learned.taught}
+        save_arrays(
+            {name: numbers for name, numbers in rows.items() if name != "taught" or len(numbers)}, folder / _ROWS
+        )
     if tensors is not None:
         from safetensors.torch import save_file
 

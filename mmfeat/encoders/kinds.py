@@ -230,6 +230,12 @@ class EncoderKind:
             built=host.built_encoders,
         )
 
+    def recalled(self, host: EncoderHost, name: str) -> Identity | None:
+        """The keys of an encoder if they are known without building it."""
+        from mmfeat.encoders.resolve import known_identity
+
+        return known_identity(host.config, name, host.checkpoints, host.memory / "encoders.json")
+
     def describe(self, table: Any, folder: Path) -> Description:
         """The description that `mmfeat encoders` lists for a table; relative paths start at `folder`."""
         from mmfeat.encoders.description import Description

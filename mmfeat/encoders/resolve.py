@@ -129,8 +129,17 @@ def identify(
     return identity
 
 
-def known_identity(config: Config, name: str, checkpoints: Path, memory: Path, *, given: str) -> Identity | None:
-    """The keys of an encoder from the cache; None if it would have to be built. `given` is its checkpoint setting."""
+def known_identity(
+    config: Config, name: str, checkpoints: Path, memory: Path, *, given: str | None = None
+) -> Identity | None:
+    """The keys of an encoder if they are remembered and nothing that they depend on has changed. Nothing is built.
+
+    Parameters
+    ----------
+    given : str, optional
+        Another checkpoint setting than that of mmfeat.toml.
+    """
+    given = config.encoder[name].checkpoint if given is None else given
     found = Remembered(memory).recall(name, _fingerprint(config, name, checkpoints, given=given))
     if found is None:
         return None

@@ -22,6 +22,7 @@ from mmfeat.extraction.writer import SegmentWriter
 from mmfeat.store import EncoderFeatures, Found
 
 _WAITING = 0.25  # share of the time from which on decoding counts as the bottleneck
+_ADVISED = 10.0  # seconds of encoding from which on shares of the time mean something
 _WRITING = 0.1
 
 
@@ -76,6 +77,8 @@ class Extraction:
         The fastest settings, if they were measured.
     faster_decoding : str
         Advice besides more CPU cores if decoding limits the speed, as the end of a sentence.
+    decoded : bool
+        Whether samples are images that are decoded.
     imported : bool
         Whether the embeddings are imported, so that nothing can be encoded.
     shares : dict[str, float]
@@ -95,18 +98,22 @@ class Extraction:
     batch_size: int = 0
     tuned: str = ""
     faster_decoding: str = ""
+    decoded: bool = False
     imported: bool = False
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
     @property
     def advice(self) -> str:
-        """Advice on speed; empty if encoding is the bottleneck, as it should be."""
+        """Advice on speed; empty if encoding is the bottleneck, as it should be, or if little time was spent.
+
+        In a short extraction, waiting for the first samples and opening files look like a bottleneck.
+        """
         total = sum(self.shares.values())
-        if not total or self.encoded < 100:
+        if total < _ADVISED or self.encoded < 100:
             return ""
         if self.shares["writing"] > _WRITING * total:
             return "the disk is the bottleneck: put [store] path on a faster one"
-        if self.shares["decoding"] > _WAITING * total:
+        if self.decoded and self.shares["decoding"] > _WAITING * total:
             return f"decoding is the bottleneck. Use more CPU cores{self.faster_decoding}"
         return ""
 
@@ -198,8 +205,7 @@ def extract_encoder(
     again = np.zeros(len(keys), dtype=bool) if again is None else again
     before, ours = features.lookup(keys).only(~again), in_shard(keys, shard)
     todo, lacks = missing_rows(features, keys, present & ours, tokens=tokens, again=again)
-    result = Extraction(name, absent=int((~present).sum()), cached=int((present & before.good).sum()))
-    result.faster_decoding = modality_kind(features.spec.modality).faster_decoding
+    result = _begun(name, features, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     found = before
     if len(todo):
         session = start()
@@ -213,6 +219,11 @@ def extract_encoder(
     _count(result, found, present=present, ours=ours)
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def _begun(name: str, features: EncoderFeatures, *, absent: int, cached: int) -> Extraction:
+    kind = modality_kind(features.spec.modality)
+    return Extraction(name, absent=absent, cached=cached, decoded=kind.decoded, faster_decoding=kind.faster_decoding)
 
 
 def _count(result: Extraction, found: Found, *, present: np.ndarray, ours: np.ndarray) -> None:

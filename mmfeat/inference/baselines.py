@@ -112,7 +112,7 @@ class _Baseline:
         """Everything else that the fit depends on."""
         project, manifest = self.project, self.project.manifest
         labelled = _labelled(project)
-        table = project.table(self.inputs, labelled) if self.inputs else None
+        table = project.feature_table(self.inputs, labelled) if self.inputs else None
         digests = {}
         for which in ("train", "val"):
             rows = manifest.rows(which)
@@ -169,7 +169,7 @@ class _LinearHead(_Baseline):
 
     def fit(self) -> dict[str, Any]:
         rows = _affordable_rows(self.project)
-        return self.fit_on(self.project.table([self.name], rows), rows)
+        return self.fit_on(self.project.feature_table([self.name], rows), rows)
 
     def fit_on(self, table: FeatureTable, rows: np.ndarray) -> dict[str, Any]:
         """Fit the head on the embeddings of some rows."""
@@ -215,7 +215,7 @@ class _Neighbours(_Baseline):
         start, project, names = time.perf_counter(), self.project, self.inputs
         manifest, config = project.manifest, project.config
         train, val = manifest.rows("train"), manifest.rows("val")
-        table = project.table(names, _labelled(project))
+        table = project.feature_table(names, _labelled(project))
         width = sum(table.widths.values())
         sampled = affordable(drawn(train, manifest.ids, MOST_ROWS), manifest.ids, len(val), width)
         logits = knn_logits(table, names, sampled, val, device=torch_device(config.device))

@@ -81,7 +81,7 @@ def probe_table(project: Project, identity: Identity, rows: np.ndarray) -> Featu
         raise RunError(
             f"the linear probe of encoder {identity.name!r} is for other classes than the manifest. {remedy}"
         )
-    return _with_logits(project.table([identity.name], rows), identity.name, rows)
+    return _with_logits(project.feature_table([identity.name], rows), identity.name, rows)
 
 
 def probe_logits(
@@ -198,7 +198,7 @@ def recorded_table(project: Project, run: Run, need: np.ndarray, *, names: list[
 
 def model_table(project: Project, model: NamedModel, rows: np.ndarray) -> FeatureTable:
     """The features that a run was made from, or those of an encoder."""
-    return project.table([model.name], rows) if model.run is None else recorded_table(project, model.run, rows)
+    return project.feature_table([model.name], rows) if model.run is None else recorded_table(project, model.run, rows)
 
 
 def _spec_of(project: Project, name: str, key: str) -> EncoderSpec | None:

@@ -21,6 +21,7 @@ from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.inference.fitted_rules import about_fit, shipped_rule
 from mmfeat.inference.logits import logits_of
+from mmfeat.inference.model_lineage import model_lineage
 from mmfeat.inference.networks import Composed, compose, model_record
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor, onnx_files
@@ -127,6 +128,7 @@ def export_model(
         if before.get("made_from") == made_from:
             return _unchanged(destination, composed)
         raise DataError(f"{destination}: exists and was made from something else. {_OTHER}")
+    record["run"]["lineage"] = model_lineage(project, composed)  # it follows from the run, so the digest is without it
     record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
     encoders = {n: project.built(identity) for n, identity in composed.identities.items()}
     try:

@@ -10,6 +10,7 @@ import torch
 
 from mmfeat.common.errors import MissingFeatures, RunError
 from mmfeat.common.labels import class_positions
+from mmfeat.common.randomness import id_numbers
 from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
 from mmfeat.inference.logits import logits_of, training_prior
@@ -17,7 +18,7 @@ from mmfeat.project.named_models import find_model, find_run
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import probe_has_other_classes, remake_command, stale_because
 from mmfeat.runs.composition import Composition, Part, ProbePart, Tree, head_part
-from mmfeat.runs.run import Run
+from mmfeat.runs.run import ROLES, Run
 from mmfeat.runs.run_record import in_order
 
 
@@ -107,6 +108,19 @@ def _current_metrics(project: Project, name: str) -> dict[str, Any] | None:
         return None
 
 
+def scored_on_val(project: Project, run: Run) -> bool:
+    """Whether the recorded metrics of a run are on the current val rows, each held out, with as many positives."""
+    manifest, figures = project.manifest, run.record["figures"]["val"]
+    val = manifest.rows("val")
+    if figures is None or figures.get("n_samples") != len(val):
+        return False
+    if figures.get("n_positives") != (manifest.labels[val] == 1).sum(0).tolist():
+        return False
+    kept = run.logits()
+    held_out = np.isin(kept.roles, [ROLES[role] for role in ("val", "fitted", "out-of-fold")])
+    return bool(np.isin(id_numbers(manifest.ids[val]), id_numbers(kept.ids[held_out])).all())
+
+
 def model_record(project: Project, composed: Composed) -> dict[str, Any]:
     """Facts about its project that an exported model records, as JSON values: data, split, metrics, training rows."""
     run, config = composed.run, project.config
@@ -119,7 +133,7 @@ def model_record(project: Project, composed: Composed) -> dict[str, Any]:
     else:
         record, learned, figures = run.record, run.learned(), run.record["figures"]["val"]
         kind, split, seeds = run.kind, run.record["config"]["split"], run.record["figures"]["val_seeds"]
-    if run is None or not same_rule(run.record, config.predict):  # metrics of the rule that is exported
+    if run is None or not (same_rule(run.record, config.predict) and scored_on_val(project, run)):
         figures, seeds = _current_metrics(project, composed.name) or figures, []
     return {
         "name": composed.name,

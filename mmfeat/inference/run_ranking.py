@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfeat.common.errors import MmfeatError, RunError
+from mmfeat.common.lineage import RowUse
 from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import encoder_logits, kept_logits, run_logits
@@ -15,7 +16,14 @@ from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.named_models import NamedModel, find_model
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import TRAINED_ON_VAL, lineage_of_encoder, state_of, trained_on_val
+from mmfeat.project.staleness import (
+    TRAINED_ON_VAL,
+    about_relabelled,
+    labels_now,
+    lineage_of_encoder,
+    state_of,
+    trained_on_val,
+)
 from mmfeat.runs.run import Run, all_runs, damaged_runs
 
 _NAMED = 3  # runs whose reasons an error gives
@@ -39,6 +47,10 @@ class RankedRun:
         None for an encoder, or if run.json cannot be read.
     transductive : bool
         Whether it was trained on rows that are unlabelled here, without their labels.
+    val_use : RowUse or None
+        How the run or encoder used the current val rows. None without metrics.
+    relabelled : str
+        How many rows it learned with other labels than they have now; empty if none.
     """
 
     name: str
@@ -48,13 +60,21 @@ class RankedRun:
     state: str
     run: Run | None
     transductive: bool = False
+    val_use: RowUse | None = None
+    relabelled: str = ""
+
+    @property
+    def about(self) -> str:
+        """Its state, and notes on its training."""
+        return ", ".join(filter(None, [self.state, "transductive" if self.transductive else "", self.relabelled]))
 
 
 def ranked_runs(project: Project) -> list[RankedRun]:
     """Runs, and encoders with a linear probe: best on val first, without val rows newest first; without metrics last."""
     val = project.manifest.rows("val")
     runs = all_runs(project.runs_folder)
-    lines = [_ranked_run(project, run, val) for run in (runs if len(val) else reversed(runs))]
+    now = labels_now(project) if runs else None
+    lines = [_ranked_run(project, run, val, now) for run in (runs if len(val) else reversed(runs))]
     for name in project.config.encoder:
         identity = project.identity(name)
         if identity.output_key is not None:
@@ -105,7 +125,7 @@ class _Rank:
         return line.metrics is None, line.state != "current", value
 
 
-def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
+def _ranked_run(project: Project, run: Run, val: np.ndarray, now: np.ndarray) -> RankedRun:
     metrics, state = None, state_of(project, run)
     if len(val) and state.startswith(("current", "stale")):
         try:
@@ -115,15 +135,16 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
                 metrics = metrics_on_val(project, _val_logits(project, run, val, current=state == "current"))
         except MmfeatError as error:
             state = f"{state}; no metrics: {error}" if state != "current" else f"no metrics: {error}"
-    members = [m["name"] for m in run.record["members"]] or list(run.encoders)
     return RankedRun(
         name=run.name,
-        made_from="+".join(members),
+        made_from="+".join(run.made_from),
         metrics=metrics,
         size_mb=run.size_mb,
         state=state,
         run=run,
         transductive=bool(run.record.get("transductive", False)),
+        val_use=None if metrics is None else run.learned().use_of(project.manifest.ids[val]),
+        relabelled=about_relabelled(run, now),
     )
 
 
@@ -135,13 +156,14 @@ def _val_logits(project: Project, run: Run, val: np.ndarray, *, current: bool) -
 
 
 def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> RankedRun:
-    metrics, state = None, "current"
+    metrics, use, state = None, None, "current"
     try:
         found = encoder_logits(project, identity, val)
-        if trained_on_val(project, lineage_of_encoder(project, identity, True)):
+        learned = lineage_of_encoder(project, identity, True)
+        if trained_on_val(project, learned):
             state = f"not ranked: {TRAINED_ON_VAL}"
         elif len(val):
-            metrics = metrics_on_val(project, found.logits)
+            metrics, use = metrics_on_val(project, found.logits), learned.use_of(project.manifest.ids[val])
     except MmfeatError as error:
         state = str(error)
     return RankedRun(
@@ -151,4 +173,5 @@ def _ranked_encoder(project: Project, identity: Identity, val: np.ndarray) -> Ra
         size_mb=identity.size_mb,
         state=state,
         run=None,
+        val_use=use,
     )

@@ -38,7 +38,7 @@ A label is predicted if its probability is above {threshold}; without any such l
 
 ## Data and split
 
-- trained on {training}; its epochs, rounds or members were selected on {selection}, which it was not trained on{transductive}
+{training}
 - {split}
 - source, licence and consent of the data: fill in
 
@@ -79,7 +79,6 @@ def model_card(record: dict[str, Any], mb: float) -> str:
     fitted = (
         f" This was {rule['fitted']}; the metrics below are cross-fitted on these rows." if rule.get("fitted") else ""
     )
-    transductive = "; its unlabelled rows took part in training without labels (transductive)"
     return _CARD.format(
         name=shown(run["name"]),
         counted_classes=counted(len(record["classes"]), "class", "classes"),
@@ -90,10 +89,8 @@ def model_card(record: dict[str, Any], mb: float) -> str:
         fitted=fitted,
         empty="the most probable class is predicted" if rule["empty"] == "most-probable" else "none is predicted",
         classes=", ".join(_code(name) for name in record["classes"]),
-        training=counted(run["n_trained"], "row"),
-        selection=counted(run["n_chosen"], "other row"),
-        transductive=transductive if run["transductive"] else "",
         split=_split(run["split"]),
+        training=training_section(run["lineage"]),
         metrics=_metrics(record),
     )
 
@@ -116,13 +113,29 @@ def _architecture(record: dict[str, Any]) -> str:
     ]
     if record["runtime"] == "onnx":
         lines.append("- run by onnxruntime: `pip install 'mmfeat[onnx]'`")
+    trained = {part["name"]: part for part in record["run"]["lineage"]["parts"]}
+    used = _leaves(record["model"]["tree"])
     for name, part in record["model"]["parts"].items():
         if part["kind"] == "head":
             inputs = " and ".join(_code(encoder) for encoder in part["widths"])
-            lines.append(f"- head {_code(name)}: {part['head']} on {inputs}, mean of {counted(part['seeds'], 'seed')}")
+            lines.append(f"- head {_code(name)}: {part['head']} on {inputs}, {_mean_of(trained[name])}")
         else:
-            lines.append(f"- linear probe of encoder {_code(name)}")
+            alone = "" if name in used else ", only for the unimodal predictions"
+            lines.append(f"- linear probe of encoder {_code(name)}{alone}")
     return "\n".join(lines)
+
+
+def _leaves(tree: str | dict[str, Any]) -> set[str]:
+    """The parts that a model's logits are computed from."""
+    return {tree} if isinstance(tree, str) else set().union(*map(_leaves, tree["members"]))
+
+
+def _mean_of(part: dict[str, Any]) -> str:
+    """What a head's logits are the mean of."""
+    seeds = counted(part["seeds"], "seed")
+    if not part["folds"]:
+        return f"mean of {seeds}" if part["seeds"] > 1 else seeds
+    return f"mean of {part['seeds'] * part['folds']} heads ({seeds} x {part['folds']} folds)"
 
 
 def _metrics(record: dict[str, Any]) -> str:
@@ -131,7 +144,7 @@ def _metrics(record: dict[str, Any]) -> str:
         return "None: there were no validation rows."
     low, high = metrics["samples_f1_interval"]
     text = [
-        f"On {counted(metrics['n_samples'], 'validation row')}, on which epochs and runs were selected too:",
+        f"On {counted(metrics['n_samples'], 'validation row')}{_about_rows(record['run']['lineage'], metrics['n_samples'])}",
         "",
         "| samples-F1 (95 % bootstrap interval) | micro-F1 | macro-F1 | mAP | subset accuracy |",
         "|---|---|---|---|---|",
@@ -157,6 +170,91 @@ def _metrics(record: dict[str, Any]) -> str:
         pairs = zip(record["classes"], record["predict"]["threshold"], strict=True)
         text += [f"| {_code(name)} | {value:.4f} |" for name, value in pairs]
     return "\n".join(text)
+
+
+def training_section(lineage: dict[str, Any]) -> str:
+    """The lines of a card about the rows that a model and its parts were trained and selected on."""
+    rows, parts = lineage["rows"], lineage["parts"]
+    lines = [f"- rows of the project: {', '.join(f'{n:,} {which}' for which, n in rows.items() if n)}"]
+    pseudo = f" and on {counted(lineage['n_pseudo'], 'unlabelled row')} with pseudo-labels (transductive)"
+    trained = f"- trained on {counted(lineage['n_labelled'], 'labelled row')}{pseudo if lineage['n_pseudo'] else ''}"
+    lines.append(f"{trained}, each counted once")
+    if lineage["n_selection"]:
+        both = lineage["n_selection_trained"]
+        other = f"{both:,} of which another part was trained on" if both else "which no part was trained on"
+        lines.append(f"- selected on {counted(lineage['n_selection'], 'labelled row')}, {other}")
+    lines += ["", "| part | trained on | selected on |", "|---|---|---|"]
+    lines += [
+        f"| {_TITLES[part['kind']].format(_code(part['name']))} | {_trained(part)} | {_selected(part)} |"
+        for part in parts
+    ]
+    return "\n".join([*lines, ""])
+
+
+_TITLES = {
+    "head": "head {}",
+    "selftrain": "head {}, self-trained",
+    "probe": "linear probe of {}",
+    "encoder": "encoder {}, fine-tuned",
+    "encoder and probe": "encoder {}, fine-tuned, and its linear probe",
+    "weights": "weights of {}",
+}
+
+
+def _trained(part: dict[str, Any]) -> str:
+    if part["kind"] == "weights":
+        return "-"
+    text = counted(part["n_labelled"], "labelled row")
+    if part["folds"]:
+        return f"{text} in {part['folds']} folds, each head without one"
+    if part["n_partly"]:
+        text += f", {part['n_partly']:,} of them with pseudo-labels where labels are unknown"
+    if not part["n_pseudo"]:
+        return text
+    of_round = f" of round {part['round']}" if part["round"] else ""
+    return f"{text} and {counted(part['n_pseudo'], 'row')} with pseudo-labels{of_round}"
+
+
+def _selected(part: dict[str, Any]) -> str:
+    if part["folds"]:
+        return "epochs: rows of the other folds"
+    if not part["n_selection"]:
+        return "no row: the last epoch was taken"
+    rows = counted(part["n_selection"], "row")
+    if part["kind"] == "weights":
+        return f"weights: fitted on {rows}"
+    return f"{'epochs and rounds' if part['kind'] == 'selftrain' else 'epochs'}: {rows}"
+
+
+def _about_rows(lineage: dict[str, Any], n_rows: int) -> str:
+    """How the validation rows took part in training and selection: the end of a sentence, and further sentences."""
+    val, parts = lineage["val"], lineage["parts"]
+    if val["n_rows"] != n_rows:
+        return " of the split at the time of training."
+    kinds = {part["kind"] for part in parts if not part["folds"] and part["n_selection"]}
+    chosen = [what for what, of in _SELECTED.items() if kinds & of]
+    what = " and ".join(filter(None, [", ".join(chosen[:-1]), *chosen[-1:]])) or "Epochs"
+    notes = [
+        (val["n_trained"], "In-sample: a part was trained on {}."),
+        (val["n_selected"], f"{what[0].upper()}{what[1:]} were selected on {{}}."),
+        (
+            val["n_out_of_fold"],
+            "Out of fold: {} are scored by heads that were not trained on the row; the exported model averages all heads.",
+        ),
+        (
+            val["n_weighted"],
+            "The ensemble's weights are cross-fitted: each row is scored by weights fitted on other rows.",
+        ),
+    ]
+    found = [text.format("all of them" if n == n_rows else f"{n:,} of them") for n, text in notes if n]
+    return ". " + " ".join(found or ["Nothing was trained or selected on them."])
+
+
+_SELECTED = {  # what is selected on validation rows, and for which parts
+    "epochs": {"head", "selftrain", "probe", "encoder", "encoder and probe"},
+    "rounds": {"selftrain"},
+    "weights": {"weights"},
+}
 
 
 def _code(text: str) -> str:

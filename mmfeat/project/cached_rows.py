@@ -6,11 +6,34 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmfeat.common.errors import MmfeatError
+from mmfeat.data.seen import load_seen
+from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.store.cache_status import EncoderStatus, encoder_status
 
 _NAMED = 2  # reasons that are given
+
+
+def remembered_cached_rows(project: Project, name: str) -> int | None:
+    """Rows with an embedding of an encoder, as of the last extraction. No encoder is built, and no image or caption read.
+
+    None if that is not known: the encoder has changed or the project was moved since, or the store cannot be read.
+    """
+    kind = kind_of(project.config.encoder[name])
+    try:
+        identity = kind.recalled(project, name)
+        if identity is None:
+            return None
+        if kind.remembered:
+            keys, known = load_seen(project.samples.seen(kind.modality), project.manifest.ids)
+        else:
+            row_keys = project.keys_of(identity)
+            keys, known = row_keys.keys, row_keys.present
+        return int(project.store.encoder(identity.spec).lookup(keys[known]).good.sum())
+    except MmfeatError:
+        return None
 
 
 def cached_rows(

@@ -145,7 +145,7 @@ def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
     change = difference(files.before, manifest) if files.before is not None else None
     lines += about_changes(change) if change else []
     moves, train_again = about_moves(config, files.before, manifest) if files.before is not None else ([], "")
-    to_do, after = required_work(config, change)
+    to_do, after = required_work(config, change, manifest)
     lines += [*moves, *([] if is_new else _about_unread(config, manifest))]
     across, notes = about_crossing(manifest, images.row_keys)
     alike = missing_look_alikes(data, images)

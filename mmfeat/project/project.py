@@ -143,7 +143,7 @@ class Project(ProjectEncoders):
             return self._keys_of_ids(identity.spec)
         return self.row_keys(modality, self.source_of(modality, identity.name))
 
-    def table(
+    def feature_table(
         self, names: Sequence[str], need: np.ndarray | None = None, tokens: bool | Sequence[str] = False
     ) -> FeatureTable:
         """The features of the named encoders as they are now, aligned with the manifest.

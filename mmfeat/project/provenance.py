@@ -13,6 +13,7 @@ import numpy as np
 
 import mmfeat
 from mmfeat.common.devices import versions
+from mmfeat.common.text import utc_time
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 
@@ -49,7 +50,7 @@ def input_keys(project: Project, encoders: Iterable[dict[str, Any]], rows: np.nd
 def common_record(project: Project) -> dict[str, Any]:
     """The part of the record that every run has: time, settings, versions, classes."""
     return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09d}Z",
+        "created": utc_time(time.time_ns()),
         "config": project.config.values(),
         "origins": project.config.origins,
         "metric": project.config.metric,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmfeat.common.errors import RunError
+from mmfeat.common.errors import MmfeatError, RunError
 from mmfeat.common.labels import class_positions
-from mmfeat.common.lineage import NO_LINEAGE, Lineage
+from mmfeat.common.lineage import NO_LINEAGE, Lineage, labelled_rows
 from mmfeat.common.text import counted
+from mmfeat.config.schema import Config
+from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.named_models import find_model, find_run
 from mmfeat.project.project import Project
@@ -96,6 +98,31 @@ def trained_on_val(project: Project, learned: Lineage) -> bool:
     return bool(learned.among(manifest.ids[manifest.rows("val")])[0].any())
 
 
+def labels_now(project: Project) -> np.ndarray:
+    """Hashes of the manifest's rows and their present labels, `(N, 2)`, for :meth:`Lineage.relabelled`."""
+    manifest = project.manifest
+    return labelled_rows(manifest.ids, manifest.labels, manifest.classes)
+
+
+def about_relabelled(model: Run | Checkpoint | None, now: np.ndarray) -> str:
+    """`3 rows relabelled since`: rows that a model learned with other labels than they have now.
+
+    Empty if there are none, if they are unknown, or without a model; `now` is the result of :func:`labels_now`.
+    """
+    try:
+        n = 0 if model is None else int(model.learned().relabelled(now).sum())
+    except MmfeatError:  # damage is reported as such
+        return ""
+    return f"{counted(n, 'row')} relabelled since" if n else ""
+
+
+def named_model(project: Project, name: str) -> Run | Checkpoint | None:
+    """The run, or the checkpoint of the encoder, of this name; None for an encoder without a checkpoint."""
+    if name in project.config.encoder:
+        return project.checkpoint(project.identity(name))
+    return find_run(project, name)
+
+
 def in_sample(project: Project, name: str, rows: np.ndarray) -> str:
     """`in-sample for 5 of 20 rows`; empty if an encoder or a run was trained on none of the rows."""
     return in_sample_of(project, lineage_of(project, name), rows)
@@ -109,6 +136,11 @@ def in_sample_of(project: Project, learned: Lineage, rows: np.ndarray) -> str:
 
 def remake_command(project: Project, run: Run) -> str:
     """The command that trains or combines a run again."""
+    return command_for(project.config, run)
+
+
+def command_for(config: Config, run: Run) -> str:
+    """The command that makes a run like this one with these settings."""
     record = run.record
     if run.kind == "ensemble":
         if fitted := record.get("fitted"):
@@ -118,6 +150,6 @@ def remake_command(project: Project, run: Run) -> str:
         return "mmfeat ensemble " + (" ".join(m["name"] for m in record["members"]) if recipe == "ensemble" else recipe)
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"
     inputs = record["inputs"]
-    given = "" if inputs == list(project.config.fuse.inputs) else f" --inputs {','.join(inputs)}"
+    given = "" if inputs == list(config.fuse.inputs) else f" --inputs {','.join(inputs)}"
     folds = f" --folds {record['folds']}" if record.get("folds") else ""
     return f"{command} --head {record['head']}{given}{folds}"

@@ -86,10 +86,26 @@ class Run:
     record: dict[str, Any] = field(repr=False)
     columns: np.ndarray | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """Its name, what it was made from, and its recorded metric on val."""
+        figures = self.record["figures"]["val"]
+        metric = "" if figures is None else f", samples F1 {figures['samples_f1']:.3f} on val when it was made"
+        return f"Run {self.name}: {self.record.get('head', 'ensemble')} of {', '.join(self.made_from)}{metric}"
+
     @property
     def name(self) -> str:
         """The folder's name, such as `crossattn-1`."""
         return self.folder.name
+
+    @property
+    def created(self) -> str:
+        """The time at which it was made, in UTC: `2026-01-31T12:00:00.000000000Z`."""
+        return str(self.record["created"])
+
+    @property
+    def made_from(self) -> list[str]:
+        """The members of an ensemble; otherwise the encoders that its head reads."""
+        return [member["name"] for member in self.record["members"]] or list(self.encoders)
 
     @property
     def sealed(self) -> bool:
@@ -194,11 +210,16 @@ class Run:
         RunError
             The file is missing or damaged.
         """
-        folded = ["folded"] if self.record.get("folded") else []
-        found = self._read("trained", "chosen", *folded)
-        if any(numbers.ndim != 1 or numbers.dtype != np.uint64 for numbers in found):
-            raise RunError(_unreadable(self.folder / _LOGITS, "its lineage is not an array of id numbers"))
-        return Lineage(*found)
+        names = {"training": "trained", "selection": "chosen"}
+        names |= {"out_of_fold": "folded"} if self.record.get("folded") else {}
+        names |= {"taught": "taught"} if self.record.get("taught") else {}
+        found = dict(zip(names, self._read(*names.values()), strict=True))
+        wanted = {name: (2, 2) if name == "taught" else (1, None) for name in found}
+        for name, (n_dimensions, width) in wanted.items():
+            numbers = found[name]
+            if numbers.ndim != n_dimensions or numbers.dtype != np.uint64 or (width and numbers.shape[1] != width):
+                raise RunError(_unreadable(self.folder / _LOGITS, "its lineage is not an array of id numbers"))
+        return Lineage(**found)
 
     def _read(self, *names: str) -> list[np.ndarray]:
         """Datasets of logits.h5, texts as str."""
@@ -256,7 +277,8 @@ def save_run(
     state : dict of torch.Tensor, optional
         The tensors of the heads; None for an ensemble.
     """
-    record = {"format": FORMAT, **record, **({"folded": True} if len(learned.out_of_fold) else {})}
+    kept = {"folded": learned.out_of_fold, "taught": learned.taught}
+    record = {"format": FORMAT, **record, **{name: True for name, numbers in kept.items() if len(numbers)}}
     with staging_folder(parent) as staged:
         if state is not None:
             from safetensors.torch import save_file
@@ -272,8 +294,9 @@ def save_run(
             file.create_dataset("role", data=logits.roles.astype(np.uint8))
             if logits.fold is not None:
                 file.create_dataset("fold", data=logits.fold.astype(np.int16))
-            if len(learned.out_of_fold):
-                file.create_dataset("folded", data=learned.out_of_fold)
+            for name, numbers in kept.items():
+                if len(numbers):
+                    file.create_dataset(name, data=numbers)
             file.create_dataset("trained", data=learned.training)
             file.create_dataset("chosen", data=learned.selection)
         record = seal_folder(staged, RECORD, record)

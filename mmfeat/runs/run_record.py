@@ -48,6 +48,7 @@ RUN: dict[str, Shape] = {
     "?baselines": {str: BASELINE},
     "?transductive": bool,
     "?folded": bool,
+    "?taught": bool,
     "?folds": _COUNT,
     "?fitted": {"method": str, "candidates": [str], "given": bool},
 }

@@ -25,7 +25,7 @@ def export_table(
 
     For each encoder NAME: `embeddings.NAME` `(N, D)`, `present.NAME` `(N,)` bool and, if the table has them, `logits.NAME`
     `(N, K)`, `tokens.NAME` `(N, T, d)` and `token_lengths.NAME` `(N,)`; in addition `labels` `(N, K)` int8, ids, splits
-    and classes. Missing rows are zeros.
+    (as the table has them) and classes. Missing rows are zeros.
 
     Parameters
     ----------

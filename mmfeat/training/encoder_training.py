@@ -15,7 +15,6 @@ import numpy as np
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import DataError, EncoderError
-from mmfeat.common.lineage import Lineage
 from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, quoted
@@ -38,7 +37,7 @@ from mmfeat.project.project import Project
 from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, is_fitted_whole, out_of_use, use_remedy
-from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, plot_curve, save_finetuned
+from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, lineage_on_train, plot_curve, save_finetuned
 
 NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
 LONG_SECONDS = 1800.0  # without a GPU, a longer estimate suggests --freeze
@@ -162,7 +161,7 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
     metrics = None
     if len(val := table.rows("val")):
         metrics = metrics_on_val(project, probe_logits(project, table, name, output=output, rows=val).logits)
-    learned = Lineage.of(manifest.ids[manifest.rows("train")], manifest.ids[manifest.rows("val")])
+    learned = lineage_on_train(project, manifest.rows("train"), manifest.rows("val"))
     more, tensors = {}, None
     if encoder is not None:
         more, tensors = kind_of(project.config.encoder[name]).fit_record(encoder), encoder.state_dict()
@@ -315,7 +314,7 @@ def _stored_metrics(project: Project, name: str, checkpoint: Checkpoint) -> Metr
         return None
     encode_missing(project, identity, val)
     complete_logits(project, identity)
-    if not project.table([name], val).present[name][val].any():  # no row to score
+    if not project.feature_table([name], val).present[name][val].any():  # no row to score
         return None
     return metrics_on_val(project, encoder_logits(project, identity, val).logits)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from mmfeat.common.devices import provenance, torch_device
-from mmfeat.common.lineage import Lineage
+from mmfeat.common.labels import has_label
+from mmfeat.common.lineage import Lineage, labelled_rows
 from mmfeat.encoders.checkpoint import Checkpoint, LastEpoch, save_checkpoint
 from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.finetuning.validated_epochs import FittedEncoder
@@ -23,8 +26,7 @@ def save_finetuned(
     project: Project, plan: FitPlan, encoder: Any, *, samples: Samples, fitted: FittedEncoder
 ) -> Checkpoint:
     """Write the checkpoint of the best epoch, with the weights of the last epoch in it, and the learning curve."""
-    ids = project.manifest.ids
-    learned = Lineage.of(ids[samples.train], ids[samples.val])
+    learned = lineage_on_train(project, samples.train, samples.val)
     record = checkpoint_record(project, plan, encoder.spec(), fitted=fitted)
     if fitted.stopped:
         record["stopped"] = fitted.stopped
@@ -46,6 +48,15 @@ def save_finetuned(
     )
     plot_curve(checkpoint)
     return checkpoint
+
+
+def lineage_on_train(project: Project, train: np.ndarray, val: np.ndarray) -> Lineage:
+    """The lineage of a model that was trained on some rows. Only given labels are recorded, no pseudo-labels."""
+    ids, given = project.manifest.ids, project.samples.manifest
+    labelled = train[has_label(given.labels[train])]
+    return Lineage.of(ids[train], ids[val]).teaching(
+        labelled_rows(ids[labelled], given.labels[labelled], given.classes)
+    )
 
 
 def plot_curve(checkpoint: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.common.lineage import Lineage
+from mmfeat.common.lineage import Lineage, labelled_rows
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import head_class
 from mmfeat.heads.training.epochs import FittedHead
@@ -127,7 +127,10 @@ def save_head_run(
         roles=trained.roles,
         fold=trained.fold,
     )
-    learned = trained.learned
+    given = np.isin(trained.roles, [ROLES["train"], ROLES["out-of-fold"]])
+    manifest = project.manifest
+    taught = labelled_rows(manifest.ids[rows[given]], manifest.labels[rows[given]], manifest.classes)
+    learned = trained.learned.teaching(taught)
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
     return save_run(project.runs_folder, stem, record, logits=kept, learned=learned, state=state)

@@ -65,7 +65,11 @@ def head_inputs(
     for head in heads:
         family, settings = head_class(head), head_config(head, project.config.fuse)
         read |= set(family.token_names(family.resolved(settings, modalities), list(identities)))
-    return identities, project.table(list(identities), rows, [name for name in identities if name in read]), rows
+    return (
+        identities,
+        project.feature_table(list(identities), rows, [name for name in identities if name in read]),
+        rows,
+    )
 
 
 def resolved_config(

@@ -32,6 +32,20 @@ class Promotion:
         return not self.lines
 
 
+def is_in_use(project: Project, proposal: ProposedEncoder, checkpoint: Checkpoint) -> bool:
+    """Whether the project uses a copy of a checkpoint of a comparison or a sweep already."""
+    if not proposal.own or project.config.encoder[proposal.name].checkpoint != "latest":
+        return False
+    made = _copy_of(project, proposal, checkpoint)
+    return made is not None and not out_of_use(project, made, proposal.name)
+
+
+def _copy_of(project: Project, proposal: ProposedEncoder, checkpoint: Checkpoint) -> Checkpoint | None:
+    fingerprint = checkpoint.record["fingerprint"]
+    copies = checkpoints_of(project.checkpoints, proposal.name)
+    return next((one for one in copies if one.record["fingerprint"] == fingerprint and one.complete), None)
+
+
 def promote_checkpoint(project: Project, proposal: ProposedEncoder, checkpoint: Checkpoint) -> Promotion:
     """Make a checkpoint the latest of its encoder; if mmfeat.toml has another model, return the lines that it needs."""
     name = proposal.name
@@ -43,11 +57,7 @@ def promote_checkpoint(project: Project, proposal: ProposedEncoder, checkpoint: 
             made=f"mmfeat.toml has another model under [encoder.{name}]",
             lines=[f"Write into mmfeat.toml {where}:", "", *lines, ""],
         )
-    fingerprint = checkpoint.record["fingerprint"]
-    found = (
-        c for c in checkpoints_of(project.checkpoints, name) if c.record["fingerprint"] == fingerprint and c.complete
-    )
-    made = next(found, None)
+    made = _copy_of(project, proposal, checkpoint)
     if made is not None and not out_of_use(project, made, name):
         text = f"Already made: checkpoints/{made.name}"
     else:

@@ -11,24 +11,21 @@ A review that was undone is renamed to `undone-<n>`. If `--apply` is killed midw
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.exclusive import alone_in
 from mmfeat.common.files import bytes_of, digest_bytes, publish_folder, staging_folder, write_atomic
 from mmfeat.common.json_shapes import Number, Shape
-from mmfeat.common.labels import has_label
 from mmfeat.common.seals import read_record, seal_folder, write_sealed
-from mmfeat.common.text import counted
+from mmfeat.common.text import counted, utc_time
 from mmfeat.common.urls import refuse_url
 from mmfeat.data.corrections import FILE as CORRECTIONS
 from mmfeat.data.corrections import add_answers
-from mmfeat.data.difference import Difference, difference
-from mmfeat.data.manifest import Manifest
+from mmfeat.data.difference import difference
 from mmfeat.data.review_table import read_answers
 from mmfeat.project.changes import required_work
 from mmfeat.project.initialisation import init
@@ -48,6 +45,7 @@ _SHAPE: dict[str, Shape] = {
     "n_answers": Number(int, low=0),
     "before": dict.fromkeys(KEPT, _DIGEST),
     "after": {CORRECTIONS: _DIGEST, f"?{MANIFEST}": _DIGEST, f"?{LOG}": _DIGEST},
+    "?applied": str,
 }
 
 
@@ -118,8 +116,8 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     change = difference(before, now.manifest)
     lines = about_answers(answers, before, now.manifest, change=change)
     lines += about_changes(change) if change.unencoded or change.gone else []  # the source has changed too
-    necessary, after = required_work(now.config, change)
-    lines += [*necessary, *_about_runs(now, before, change, states)]
+    necessary, after = required_work(now.config, change, now.manifest)
+    lines += [*necessary, *_about_runs(now, states)]
     what = counted(len(answers.given), "answer")
     made_line = f"Applied {what} of {file.name}: {CORRECTIONS} and {MANIFEST} (to undo: mmfeat review --undo)."
     return AppliedReview(changed=True, lines=lines, made=made_line, after=after)
@@ -144,7 +142,7 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     if folder is None:
         raise DataError(f"{root / FOLDER}: there is no applied review to undo")
     record = _record(folder)
-    now = _digests(root)
+    now, applied = _digests(root), _applied_at(folder, record)
     if now[CORRECTIONS] not in (record["before"][CORRECTIONS], record["after"][CORRECTIONS]):
         raise DataError(
             f"{root / CORRECTIONS}: has been changed since {record['file']} was applied, and these changes would be lost. "
@@ -158,8 +156,8 @@ def _undo(project: Project, overwrite: bool) -> AppliedReview:
     publish_folder(folder, folder.parent, "undone")
     fresh = project.reopened()
     change = difference(before, fresh.manifest)
-    necessary, after = required_work(fresh.config, change)
-    lines = [*necessary, *_about_runs(fresh, before, change, states)]
+    necessary, after = required_work(fresh.config, change, fresh.manifest, restored=applied)
+    lines = [*necessary, *_about_runs(fresh, states)]
     if not same:
         lines.insert(0, f"  {MANIFEST} had changed since, so it was made again without these labels")
     what = f"{counted(record['n_answers'], 'answer')} of {record['file']}"
@@ -194,6 +192,7 @@ def _remember(root: Path, file: Path, corrections: bytes, n_answers: int) -> Non
             "n_answers": n_answers,
             "before": _digests(staged),
             "after": after,
+            "applied": utc_time(time.time_ns()),
         }
         seal_folder(staged, RECORD, record)
         publish_folder(staged, root / FOLDER, "applied")
@@ -243,18 +242,15 @@ def _states(project: Project) -> dict[str, str]:
     return {run.name: state_of(project, run) for run in all_runs(project.runs_folder)}
 
 
-def _about_runs(project: Project, before: Manifest, change: Difference, states: dict[str, str]) -> list[str]:
-    """Lines about runs that were trained on changed labels, and about runs whose state has changed."""
-    lines, runs = [], all_runs(project.runs_folder)
-    ids = before.ids.tolist()
-    labelled = has_label(before.labels)
-    given = {sample for sample, known in zip(ids, labelled, strict=True) if known}
-    other = np.array([sample for sample in change.labels if sample in given], dtype=object)
-    trained = [run.name for run in runs if len(other) and not run.damage() and run.learned().among(other)[0].any()]
-    if trained:
-        lines.append(f"  Trained on labels that have changed: {', '.join(trained)}")
-    for run in runs:
-        now = state_of(project, run)
-        if now != states.get(run.name):
-            lines.append(f"  {run.name}: {now}" + (" again" if now == "current" else ""))
+def _about_runs(project: Project, states: dict[str, str]) -> list[str]:
+    """Lines about runs whose state has changed."""
+    lines = []
+    for name, now in _states(project).items():
+        if now != states.get(name):
+            lines.append(f"  {name}: {now}" + (" again" if now == "current" else ""))
     return lines
+
+
+def _applied_at(folder: Path, record: dict[str, Any]) -> str:
+    """The time at which a review was applied; records of earlier versions have only the time of their file."""
+    return record.get("applied") or utc_time((folder / RECORD).stat().st_mtime_ns)

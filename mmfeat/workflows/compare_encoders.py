@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.text import counted, shown
 from mmfeat.config.encoder_tables import MODALITY_TABLES
+from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.inference.fitted_rules import crossfitted_rule, metrics_on_val, required_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.report.comparison_layouts import encoder_layout
 from mmfeat.report.text_tables import MOST_FREQUENT
-from mmfeat.runs.comparison import Scoring, best_of_groups, score_groups
+from mmfeat.runs.comparison import ScoredModel, Scoring, best_of_groups, score_groups
 from mmfeat.training.comparison_result import ComparisonResult, write_comparison
 from mmfeat.training.encoder_comparison import EncoderComparison
 from mmfeat.training.encoder_fits import EncoderFits
-from mmfeat.training.promotion import Promotion, promote_checkpoint
+from mmfeat.training.promotion import Promotion, is_in_use, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
 WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # in addition to samples F1
@@ -120,11 +121,24 @@ def use_encoders(project: Project, result: EncodersResult, which: str) -> list[P
         )
     used = []
     for model in chosen:
-        proposal = result.proposals[model.label]
-        folder = result.folder / proposal.folder
-        fits = EncoderFits(project, folder, proposal, seeds=[project.config.seed], freeze=result.frozen)
-        checkpoint = fits.checkpoint()
+        proposal, checkpoint = _compared(project, result, model)
         if checkpoint is None:
+            folder = result.folder / proposal.folder
             raise RunError(f"{folder}: its checkpoint is gone. Remove the folder and type the command again")
         used.append(promote_checkpoint(project, proposal, checkpoint))
     return used
+
+
+def best_are_in_use(project: Project, result: EncodersResult) -> bool:
+    """Whether the project uses the best encoder of each modality already, so that `--use best` would change nothing."""
+    best = [_compared(project, result, model) for model in best_of_groups(result.models).values()]
+    return all(checkpoint is not None and is_in_use(project, proposal, checkpoint) for proposal, checkpoint in best)
+
+
+def _compared(
+    project: Project, result: EncodersResult, model: ScoredModel
+) -> tuple[ProposedEncoder, Checkpoint | None]:
+    """A compared encoder, and its checkpoint in the comparison's folder."""
+    proposal = result.proposals[model.label]
+    folder, seeds = result.folder / proposal.folder, [project.config.seed]
+    return proposal, EncoderFits(project, folder, proposal, seeds=seeds, freeze=result.frozen).checkpoint()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mmfeat.common.text import counted
 from mmfeat.heads import HEADS, head_for
 from mmfeat.inference.fitted_rules import crossfitted_rule, required_val
+from mmfeat.inference.next_commands import with_options
 from mmfeat.project.project import Project
 from mmfeat.report.comparison_layouts import head_layout
 from mmfeat.runs.comparison import ScoredModel, Scoring, score_models
@@ -77,4 +78,5 @@ def _next_command(project: Project, models: list[ScoredModel]) -> str:
     """Train the best head, the head of the best ensemble, or else the default head."""
     best = next(model for model in models if model.is_best)
     head = RECIPE_HEADS.get(best.name, best.name)
-    return f"mmfeat fuse --head {head if head in HEADS else head_for(len(project.config.fuse.inputs))}"
+    head = head if head in HEADS else head_for(len(project.config.fuse.inputs))
+    return with_options(project.config, f"mmfeat fuse --head {head}")

@@ -24,8 +24,9 @@ from mmfeat.inference.threshold_report import threshold_report
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import in_sample
+from mmfeat.project.staleness import in_sample, lineage_of
 from mmfeat.report.result import Record, metric_records
+from mmfeat.report.selection_notes import about_selection
 from mmfeat.runs.ensemble_weights import FOLDS, STEPS, STRENGTH, Weights
 from mmfeat.runs.ensembles import RECIPE_TEXTS
 from mmfeat.runs.run import ROLES, already_made
@@ -52,6 +53,8 @@ class EnsembleResult(RunResult):
         False if exactly this ensemble existed already.
     left_out : list of str
         Candidates that were not selected.
+    selection : str
+        A clause about what was selected on the val rows.
     gain : tuple of float or None
         Gain in samples F1 over the mean of all candidates on val, and its 95 % interval; None if no weights are fitted.
     """
@@ -60,6 +63,7 @@ class EnsembleResult(RunResult):
     description: str
     n_val: int
     left_out: list[str]
+    selection: str
     gain: tuple[float, float, float] | None
 
     @property
@@ -160,6 +164,7 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
         description=f"{stem}: {text}; {shares}; no weights are fitted",
         n_val=len(val),
         left_out=[],
+        selection=_selection(project, names, val),
         gain=None,
     )
 
@@ -203,8 +208,14 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
         description=f"{run.name}: {text}",
         n_val=len(val),
         left_out=[name for name in names if name not in shown],
+        selection=_selection(project, shown, val),
         gain=gain,
     )
+
+
+def _selection(project: Project, names: list[str], val: np.ndarray) -> str:
+    ids = project.manifest.ids[val]
+    return about_selection({name: lineage_of(project, name).use_of(ids) for name in names}, "epochs of the members")
 
 
 def _lines(project: Project, names: list[str], sources: list[RowLogits]) -> tuple[list[MetricRow], list[Metrics]]:

@@ -21,7 +21,7 @@ from mmfeat.inference.threshold_report import ThresholdReport, threshold_report
 from mmfeat.metrics import Outcome, paired_bootstrap
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import lineage_of
+from mmfeat.project.staleness import about_relabelled, labels_now, lineage_of, named_model
 from mmfeat.report.evaluation_table import METRIC_TITLES
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
@@ -44,6 +44,8 @@ class EvaluateResult(TableResult):
         For each name, how many of the rows selected its epochs or rounds.
     n_out_of_fold : dict of str to int
         For each name, how many of the rows are out of fold: scored by the heads that held them out.
+    relabelled : dict of str to str
+        For each name, how many rows it learned with other labels than they have now; empty if none.
     files : list of Path
         One table by class for each name.
     thresholds : dict of str to ThresholdReport
@@ -59,6 +61,7 @@ class EvaluateResult(TableResult):
     trained: dict[str, list[str]]
     n_selected: dict[str, int]
     n_out_of_fold: dict[str, int]
+    relabelled: dict[str, str]
     files: list[Path]
     classes: tuple[str, ...]
     thresholds: dict[str, ThresholdReport]
@@ -132,6 +135,7 @@ def evaluate(
     found = {name: _evaluated(project, name, rows) for name in names}
     for name, one in found.items():
         outputs.write(paths[name], class_table(one.metrics, manifest.classes), own=True, earlier=True)
+    now = labels_now(project)
     labels, first = manifest.labels[rows], found[names[0]].outcome
     return EvaluateResult(
         split=split,
@@ -141,10 +145,11 @@ def evaluate(
         trained={name: one.trained for name, one in found.items()},
         n_selected={name: one.n_selected for name, one in found.items()},
         n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
+        relabelled={name: about_relabelled(named_model(project, name), now) for name in names},
         files=list(paths.values()),
         classes=manifest.classes,
         thresholds=_thresholds(project, names),
-        after=after_evaluate(project, split),
+        after=after_evaluate(project, split, names),
     )
 
 

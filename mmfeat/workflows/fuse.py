@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.freed_memory import return_freed_memory
+from mmfeat.common.lineage import RowUse
 from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
@@ -18,6 +19,7 @@ from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, metric_records
+from mmfeat.report.selection_notes import about_selection
 from mmfeat.runs.run import Run, already_made
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_folds import Folds, Labelled, labelled_metrics
@@ -49,6 +51,8 @@ class FuseResult(RunResult):
         Encoders that are cached and not among the inputs; empty if the inputs were given as an option.
     after : str
         The command to type next.
+    selection : str
+        A clause about what was selected on the val rows.
     """
 
     lines: Sequence[MetricRow]
@@ -58,6 +62,7 @@ class FuseResult(RunResult):
     n_val: int
     idle: list[str]
     after: str
+    selection: str
 
     @property
     def about_idle(self) -> str:
@@ -120,7 +125,21 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
         n_val=len(table.rows("val")),
         idle=[] if chosen else cached_apart_from_inputs(project, rows),
         after=after_fuse(project, run),
+        selection=_selection(project, run),
     )
+
+
+def _selection(project: Project, run: Run) -> str:
+    """A clause about what was selected on the val rows: epochs of the baselines, and of heads without folds."""
+    if not run.record.get("folds"):
+        return about_selection({run.name: _val_use(project, run)})
+    encoders = ", those of its encoders on these rows" if _val_use(project, run).n_selected else ""
+    return f"{run.record['head']}: out of fold, epochs selected on the other folds{encoders}"
+
+
+def _val_use(project: Project, run: Run) -> RowUse:
+    manifest = project.manifest
+    return run.learned().use_of(manifest.ids[manifest.rows("val")])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

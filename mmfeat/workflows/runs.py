@@ -9,6 +9,7 @@ from mmfeat.inference.next_commands import after_runs
 from mmfeat.inference.run_ranking import RankedRun, ranked_runs
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult
+from mmfeat.report.selection_notes import about_selection
 
 __all__ = ["RankedRun", "RunsResult", "ranked_runs", "runs"]
 
@@ -32,6 +33,13 @@ class RunsResult(TableResult):
     n_val: int
     after: str
 
+    @property
+    def selection(self) -> str:
+        """A clause about what was selected on the val rows."""
+        rounds = any(line.run is not None and line.run.kind == "selftrain" for line in self.runs)
+        uses = {line.name: line.val_use for line in self.runs if line.val_use is not None}
+        return about_selection(uses, "epochs and rounds" if rounds else "epochs")
+
     def _about(self) -> str:
         if not self.runs:
             return f"No runs yet. Next: {self.after}"
@@ -52,7 +60,7 @@ def _record(line: RankedRun) -> Record:
         "macro F1": scores.macro_f1 if scores else None,
         "mAP": scores.map if scores else None,
         "MB": line.size_mb,
-        "state": line.state + (", transductive" if line.transductive else ""),
+        "state": line.about,
     }
 
 

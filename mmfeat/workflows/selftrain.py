@@ -16,7 +16,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.progress import clock, progress, say
 from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import required_val
-from mmfeat.inference.next_commands import to_predict
+from mmfeat.inference.next_commands import after_selftrain
 from mmfeat.inference.run_result import RunResult
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import MetricRow
@@ -218,7 +218,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
         n_partly=n_partly,
         n_unlabelled=len(plan.free) - n_partly,
         n_val=len(manifest.rows("val")),
-        after=to_predict(project) or "mmfeat runs",
+        after=after_selftrain(project),
     )
 
 
@@ -227,7 +227,7 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
     config, manifest, start = project.config, project.manifest, time.perf_counter()
     encoders, used = plan.encoders, plan.start
     data = used.data(config, plan.rows)
-    with progress("self-training", config.selftrain.rounds + 1, "rounds") as bar:
+    with progress("self-training", config.selftrain.rounds, "rounds") as bar:
         trained = self_train(
             data,
             plan.free,
@@ -237,7 +237,9 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
             rule=config.predict,
             refit=encoders,
             memory=kept_in(plan.folder),
-            on_round=lambda one: bar.advance(1, f"{config.metric} {one.metrics.scores.value(config.metric):.4f}"),
+            on_round=lambda one: bar.advance(
+                min(one.number, 1), f"{config.metric} {one.metrics.scores.value(config.metric):.4f}"
+            ),
         )
     if encoders and (used := encoders.of(trained.best)) is not plan.start:
         data = used.data(config, plan.rows)

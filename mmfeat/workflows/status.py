@@ -11,6 +11,7 @@ from mmfeat.project.cached_rows import cached_rows
 from mmfeat.project.damage import project_seals
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
+from mmfeat.project.staleness import about_relabelled, labels_now
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs
 from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, stored_encoders
@@ -33,6 +34,8 @@ class StatusResult(TableResult):
         A line for each run and checkpoint with a missing or changed file.
     unsealed : str
         One line that counts files without a seal, which an earlier version made; empty if there are none.
+    relabelled : list of str
+        Runs that learned some rows with other labels than they have now.
     stored : list of StoreLine
         Contents of the store. Empty unless requested.
     """
@@ -47,6 +50,7 @@ class StatusResult(TableResult):
     flat: list[str]
     damaged: list[str]
     unsealed: str
+    relabelled: list[str]
     stored: list[StoreLine] = field(default_factory=list)
 
     def _about(self) -> str:
@@ -103,7 +107,14 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
         flat=[str(project.manifest.ids[row]) for row in flat],
         damaged=seals.damaged,
         unsealed=seals.unsealed,
+        relabelled=_relabelled(project),
     )
+
+
+def _relabelled(project: Project) -> list[str]:
+    runs = all_runs(project.runs_folder)
+    now = labels_now(project) if runs else None
+    return [run.name for run in runs if about_relabelled(run, now)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from mmfeat.common.errors import ConfigError, EncoderError, RunError, StoreError
 from mmfeat.common.files import digest_bytes, digest_json, remove_leftovers
+from mmfeat.common.labels import split_names
 from mmfeat.common.progress import progress
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
@@ -209,7 +211,10 @@ def remove_unreferenced(project: Project, result: GarbageResult) -> int:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FeaturesResult(TableResult):
-    """The exported table; `made` is False if the destination already held the same export."""
+    """The exported table; `made` is False if the destination already held the same export.
+
+    In `table.split`, rows without labels are `unlabelled`, as in the file.
+    """
 
     table: FeatureTable
     made: bool
@@ -235,6 +240,8 @@ def export_features(
 ) -> FeaturesResult:
     """Write aligned arrays of the project's rows as one file (npy: a folder).
 
+    The split of a row without labels is `unlabelled`, so that `split == "train"` selects rows to train on.
+
     Raises
     ------
     MissingFeatures
@@ -245,8 +252,9 @@ def export_features(
     refuse_url(destination)
     rows = project.manifest.rows(split)
     names = names or list(project.config.encoder)
-    table = project.table(names, rows, tokens=True)
+    table = project.feature_table(names, rows, tokens=True)
     table = table if split == "all" else table.take(rows)
+    table = dataclasses.replace(table, split=split_names(table.labels, table.split))
     made_from = _made_from(project, table, names, form)
     with progress("writing", table.n_samples * len(arrays_of(table)), "rows") as bar:
         made = export_table(table, Path(destination).expanduser(), form, advance=bar.advance, made_from=made_from)

@@ -11,7 +11,7 @@ from mmfeat.common.text import shown
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.training.finetune_plan import check_fit_plans
 from mmfeat.training.grid import encoder_grid
-from mmfeat.training.promotion import Promotion, promote_checkpoint
+from mmfeat.training.promotion import Promotion, is_in_use, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
 from mmfeat.training.sweep_encoders import TRAINED, EncoderFit, EncoderTrainer
 from mmfeat.training.sweep_run import SweepResult, run_sweep, sweep_outputs
@@ -82,6 +82,16 @@ def use_cell(result: SweepResult, which: str) -> tuple[Promotion, list[str]]:
             f"--use {shown(which)}: only the weights of the best cell and of the lowest loss are kept. "
             f"Run: mmfeat finetune {cell.name} {' '.join(cell.words())}"
         )
-    table = project.config.encoder[cell.name]
-    proposal = ProposedEncoder(typed=cell.name, name=cell.name, table=table, own=True, root=project.root)
-    return promote_checkpoint(project, proposal, checkpoint), cell.settings(result.grid.fixed)
+    return promote_checkpoint(project, _swept(result), checkpoint), cell.settings(result.grid.fixed)
+
+
+def best_is_in_use(result: SweepResult) -> bool:
+    """Whether the project uses the checkpoint of the best cell already."""
+    checkpoint = EncoderFit(result.grid, result.sources[0]).checkpoint()
+    return checkpoint is not None and is_in_use(result.grid.project, _swept(result), checkpoint)
+
+
+def _swept(result: SweepResult) -> ProposedEncoder:
+    """The encoder of the project whose settings were swept."""
+    name, project = result.sources[0].name, result.grid.project
+    return ProposedEncoder(typed=name, name=name, table=project.config.encoder[name], own=True, root=project.root)

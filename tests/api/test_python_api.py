@@ -41,6 +41,7 @@ def own(own_folder):
 
 COMMANDS = {"_".join(words): command for words, command in leaves(group).items()}
 FUNCTIONS = {"init": mf.init, "demo": mf.demo, "encoders_list": mf.Project.encoders}  # the first two need no project
+METHODS = {"runs": "table"}  # `runs` is the list of runs
 LEFT_OUT = {
     "serve": None,  # runs until it is ended
     "predict": {"model"},  # mmfeat.predict(model, ...)
@@ -59,7 +60,7 @@ def test_every_option_of_every_command_is_an_argument(name):
     left_out = LEFT_OUT.get(name, set())
     if left_out is None:
         return
-    function = FUNCTIONS.get(name) or getattr(mf.Project, name)
+    function = FUNCTIONS.get(name) or getattr(mf.Project, METHODS.get(name, name))
     parameters = inspect.signature(function).parameters.values()
     names = {one.name for one in parameters if one.kind is not one.VAR_POSITIONAL} - {"self", "progress"}
     positional = {
@@ -87,7 +88,15 @@ def test_a_whole_session_prints_nothing_and_every_result_is_readable(own, tmp_pa
     p = mf.init(own.root, progress=False)
     results = [p.finetune(freeze=True, dry_run=True), p.finetune(freeze=True), p.extract(dry_run=True), p.extract()]
     run = p.fuse(head="crossattn")
-    results += [run, p.ensemble("fm1"), p.selftrain(rounds=1, head="linear"), p.predict(), p.evaluate(), p.runs()]
+    results += [
+        run,
+        p.ensemble("fm1"),
+        p.selftrain(rounds=1, head="linear"),
+        p.predict(),
+        p.evaluate(),
+        p.table(),
+        p.runs,
+    ]
     exported = run.export(tmp_path / "model")
     new = mf.predict(exported.folder, caption="a red circle", progress=False)
     results += [exported, new, p.status(store=True), p.status(config=True), p.encoders(), p.init(), p.review(n=3)]
@@ -186,7 +195,7 @@ def test_a_project_sees_changed_data_at_the_next_call(own, small_source):
     assert own.manifest.n_samples == n - 1
     assert own.predict("fm3-1").n_rows == len(lines) - 2
     file.write_text(f'metric = "map"\n{file.read_text(encoding="utf-8")}', encoding="utf-8")
-    assert own.runs().metric == "map"
+    assert own.table().metric == "map"
 
 
 def test_a_project_is_freed_when_it_is_dropped(own_folder):

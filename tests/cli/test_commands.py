@@ -132,7 +132,8 @@ def test_nothing_unfinished_is_left(walked):
 
 def test_project_works_from_elsewhere(walked, tmp_path):
     folder, out = walked
-    assert run_cli("--project", str(folder), "runs", cwd=tmp_path).stdout == out["runs"].stdout
+    elsewhere = run_cli("--project", str(folder), "runs", cwd=tmp_path).stdout
+    assert elsewhere == out["runs"].stdout.replace("Next: mmfeat ", f"Next: mmfeat --project {folder} ")
     below = folder / "runs" / "fm1-1"
     assert run_cli("runs", cwd=below).stdout == out["runs"].stdout
 
@@ -260,7 +261,7 @@ def test_an_extraction_that_is_killed_goes_on(project_folder):
     other = project_folder.parent / "undisturbed"
     shutil.copytree(project_folder, other, ignore=shutil.ignore_patterns("features", ".mmfeat"))
     run_cli("extract", cwd=other)
-    tables = [Project(folder).table(["image", "text"]) for folder in (project_folder, other)]
+    tables = [Project(folder).feature_table(["image", "text"]) for folder in (project_folder, other)]
     for name in ("image", "text"):
         a, b = (np.asarray(t.embeddings[name][:], dtype=np.float32) for t in tables)
         assert np.array_equal(tables[0].present[name], tables[1].present[name])

@@ -501,7 +501,16 @@ def test_one_key_given_twice_is_refused(folder, monkeypatch):
 
 def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
     result = SimpleNamespace(
-        problems=[], encoders=[], checkpoints={}, failures={}, n_rows=1, n_runs=1, flat=[], damaged=[], unsealed=""
+        problems=[],
+        encoders=[],
+        checkpoints={},
+        failures={},
+        n_rows=1,
+        n_runs=1,
+        flat=[],
+        damaged=[],
+        unsealed="",
+        relabelled=[],
     )
     monkeypatch.setattr("mmfeat.workflows.status.status", lambda *_: result)
     monkeypatch.setattr("mmfeat.project.project.Project.manifest", SimpleNamespace(classes=()))
@@ -510,16 +519,17 @@ def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "module", "work", "use"),
+    ("words", "module", "use", "in_use"),
     [
-        (["sweep", "finetune", "text"], "sweep_finetune", "sweep_finetune", "use_cell"),
-        (["compare", "encoders"], "compare_encoders", "compare_encoders", "use_encoders"),
+        (["sweep", "finetune", "text"], "sweep_finetune", "use_cell", "best_is_in_use"),
+        (["compare", "encoders"], "compare_encoders", "use_encoders", "best_are_in_use"),
     ],
 )
-def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, work, use):
+def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, use, in_use):
     numbers = dict.fromkeys(("n_val", "n_fits", "n_trained", "kept_mb"), 1)
     result = MagicMock(failed={}, files=[], lines=[], effects=[], **numbers)
-    monkeypatch.setattr(f"mmfeat.workflows.{module}.{work}", lambda *_, **__: result)
+    monkeypatch.setattr(f"mmfeat.workflows.{module}.{module}", lambda *_, **__: result)
+    monkeypatch.setattr(f"mmfeat.workflows.{module}.{in_use}", lambda *_: False)
     for name in ("sweep_table", "effects_table"):
         monkeypatch.setattr(f"mmfeat.report.sweep_table.{name}", lambda *_, **__: "")
     assert called(monkeypatch, [f"{module}.{use}"], words)[0] == 0

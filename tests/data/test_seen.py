@@ -108,13 +108,13 @@ def hide(project: Project) -> None:
 def test_another_encoder_s_shard_forgets_nothing(pictured):
     n = pictured.manifest.n_samples
     extract(Project(pictured.root), ["image"])
-    whole = Project(pictured.root).table(["image"]).embeddings["image"][:]
+    whole = Project(pictured.root).feature_table(["image"]).embeddings["image"][:]
     extract(Project(pictured.root), ["b"], options=ExtractionOptions(shard=(1, 4)))
     hide(pictured)
-    table = Project(pictured.root).table(["image"])
+    table = Project(pictured.root).feature_table(["image"])
     assert table.present["image"].sum() == n
     np.testing.assert_array_equal(table.embeddings["image"][:], whole)
-    there = Project(pictured.root).table(["b"]).present["b"].sum()
+    there = Project(pictured.root).feature_table(["b"]).present["b"].sum()
     assert 0 < there < n / 2  # what it has, and nothing more
 
 
@@ -124,8 +124,8 @@ def test_each_encoder_has_what_it_encoded_whatever_the_order(pictured):
         extract(Project(pictured.root), ["b"], options=ExtractionOptions(shard=(k, 2)))
     extract(Project(pictured.root), ["image"], rows=np.arange(5))
     hide(pictured)
-    assert Project(pictured.root).table(["b"]).present["b"].sum() == n
-    assert Project(pictured.root).table(["image"]).present["image"].sum() == 5
+    assert Project(pictured.root).feature_table(["b"]).present["b"].sum() == n
+    assert Project(pictured.root).feature_table(["image"]).present["image"].sum() == 5
     done = run_cli("fuse", "--head", "linear", "--inputs", "b", cwd=pictured.root)
     assert "80 rows lost the image" in done.stderr
 
@@ -135,15 +135,15 @@ def test_a_changed_picture_that_is_in_the_store_already_is_the_one_that_counts(p
     file = images_of(pictured) / str(pictured.manifest.images[3])
     first = file.read_bytes()
     extract(Project(pictured.root), ["image"])
-    of_first = Project(pictured.root).table(["image"]).embeddings["image"][3]
+    of_first = Project(pictured.root).feature_table(["image"]).embeddings["image"][3]
     Image.new("RGB", (40, 40), "red").save(file)
     extract(Project(pictured.root), ["image"])
-    of_second = Project(pictured.root).table(["image"]).embeddings["image"][3]
+    of_second = Project(pictured.root).feature_table(["image"]).embeddings["image"][3]
     assert not np.array_equal(of_first, of_second)
     file.write_bytes(first)
     assert extract(Project(pictured.root), ["image"]).encoders[0].encoded == 0
     hide(pictured)
-    np.testing.assert_array_equal(Project(pictured.root).table(["image"]).embeddings["image"][3], of_first)
+    np.testing.assert_array_equal(Project(pictured.root).feature_table(["image"]).embeddings["image"][3], of_first)
 
 
 def test_a_picture_that_no_encoder_has_as_it_was_last_is_absent_and_not_the_older_one(pictured, capsys):
@@ -153,8 +153,8 @@ def test_a_picture_that_no_encoder_has_as_it_was_last_is_absent_and_not_the_olde
     extract(Project(pictured.root), ["b"])
     hide(pictured)
     project = Project(pictured.root)
-    assert not project.table(["image"]).present["image"][3]
-    assert project.table(["image", "b"]).present["b"].all()
+    assert not project.feature_table(["image"]).present["image"][3]
+    assert project.feature_table(["image", "b"]).present["b"].all()
     assert capsys.readouterr().err.count("1 row of these left out: no cached features") == 1
 
 
@@ -176,9 +176,9 @@ def test_a_memory_that_was_deleted_is_there_again_after_any_look(pictured):
     shutil.rmtree(pictured.root / ".mmfeat")
     status(Project(pictured.root))
     hide(pictured)
-    assert Project(pictured.root).table(["image"]).present["image"].all()
+    assert Project(pictured.root).feature_table(["image"]).present["image"].all()
     shutil.rmtree(pictured.root / ".mmfeat")
-    assert not Project(pictured.root).table(["image"]).present["image"].any()  # it is all that knows of them
+    assert not Project(pictured.root).feature_table(["image"]).present["image"].any()  # it is all that knows of them
 
 
 def test_samples_that_are_not_the_project_s_leave_nothing(own_folder, tmp_path):

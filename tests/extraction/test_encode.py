@@ -13,7 +13,7 @@ from helpers.fakes import SPEC, TOKENS, FakeEncoder, embedding_of, keys_of, run,
 from mmfeat.common import verified
 from mmfeat.common.errors import EncoderError, StoreError
 from mmfeat.encoders.batches import UnreadSample
-from mmfeat.extraction import in_shard, writer
+from mmfeat.extraction import Extraction, in_shard, writer
 from mmfeat.extraction.tuning import tune
 from mmfeat.store import FeatureStore
 
@@ -37,6 +37,19 @@ def assert_whole(store: FeatureStore, n: int, tokens: bool = False) -> None:
             assert lengths[i] == length
             np.testing.assert_array_equal(values[i][:length], wanted[:length])
             assert not values[i][length:].any()
+
+
+def test_advice_on_speed_is_for_images_that_wait_for_long():
+    waiting = {"decoding": 8.0, "encoding": 4.0, "writing": 0.1}
+    images = {"decoded": True, "faster_decoding": ", or smaller images"}
+    assert Extraction("image", encoded=500, shares=waiting, **images).advice == (
+        "decoding is the bottleneck. Use more CPU cores, or smaller images"
+    )
+    assert Extraction("words", encoded=500, shares=waiting).advice == ""
+    short = {name: seconds / 10 for name, seconds in waiting.items()}
+    assert Extraction("image", encoded=500, shares=short, **images).advice == ""
+    writing = {"decoding": 1.0, "encoding": 9.0, "writing": 4.0}
+    assert "the disk is the bottleneck" in Extraction("words", encoded=500, shares=writing).advice
 
 
 def test_only_what_is_missing_is_encoded(store):

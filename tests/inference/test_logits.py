@@ -36,7 +36,7 @@ def without_val(project: Project) -> Project:
 def test_an_output_of_other_classes_is_refused_everywhere(extracted):
     run = ensemble(extracted, ["fm1"]).run
     project = save(extracted, classes=(*extracted.manifest.classes[:-1], "renamed"))
-    assert not project.table(["image"]).logits  # its columns would be of no class of the table
+    assert not project.feature_table(["image"]).logits  # its columns would be of no class of the table
     for ask in (
         lambda: logits_of(project, "image", project.manifest.rows("val")),
         lambda: ensemble(project, ["fm1"]),
@@ -300,7 +300,8 @@ def test_one_damaged_record_stops_no_other_run(extracted):
 def test_hints_are_commands_that_work(extracted):
     run = fuse(extracted).run
     assert after_fuse(extracted, run) == "mmfeat ensemble fm3"
-    assert after_fuse(Project(extracted.root, {"fuse.inputs": "text,image"}), run) == "mmfeat runs"
+    other = Project(extracted.root, {"fuse.inputs": "text,image"})
+    assert after_fuse(other, run) == "mmfeat ensemble fm3 --set fuse.inputs=text,image"
     none = edited(extracted, 'pretrained = "random"\nsize', 'checkpoint = "none"\npretrained = "random"\nsize')
     assert after_fuse(none, run) == "mmfeat runs"
     with pytest.raises(RunError):
@@ -329,7 +330,7 @@ def test_without_val_rows(extracted):
     assert "no logits" not in text
     assert "best samples-f1" not in text
     assert text.index(run.name) < text.index(older.name)
-    assert text.splitlines()[-1].endswith("Next: mmfeat predict")
+    assert text.splitlines()[-1].endswith(f"Next: mmfeat --project {project.root} predict")
     said = typed(project, "predict")
     assert f"run {run.name}, the newest" in said
     assert "best on val" not in said

@@ -58,10 +58,10 @@ def test_a_project_and_its_exported_model_agree(table, own, exported):
 def test_features_go_into_the_store_and_the_project_stays_as_it_is(table, own):
     spec = {name: own.identity(name) for name in own.config.encoder}["text"].spec
     before = {p: p.read_bytes() for p in own.root.rglob("*") if p.is_file() and "features" not in p.parts}
-    n_before = len(own.store.encoder(spec).series["embeddings"].index.keys) if own.table(["text"]) else 0
+    n_before = len(own.store.encoder(spec).series["embeddings"].index.keys) if own.feature_table(["text"]) else 0
     first = predicted(table, project=own, run="fm3-1")
     project = Project(own.root)
-    project.table(["text"])
+    project.feature_table(["text"])
     assert len(project.store.encoder(spec).series["embeddings"].index.keys) > n_before
     again = predicted(table, project=Project(own.root), run="fm3-1")
     assert np.array_equal(first.predictions.probs, again.predictions.probs)

@@ -78,7 +78,7 @@ def test_new_labels_and_classes_encode_nothing(extracted, unreadable):
     assert all("0 encoded" in one.note for one in results)
     result = extract(Project(project.root))
     assert all(one.encoded == 0 for one in result.encoders)
-    table = Project(project.root).table(["image", "text"])
+    table = Project(project.root).feature_table(["image", "text"])
     assert table.logits["image"].shape[1] == len(m.classes) + 1
 
 
@@ -95,10 +95,10 @@ def test_a_changed_size_encodes_that_encoder_alone(extracted):
 
 def test_the_order_of_the_manifest_does_not_matter(extracted):
     order = np.random.default_rng(0).permutation(extracted.manifest.n_samples)
-    before = extracted.table(["image", "text"])
+    before = extracted.feature_table(["image", "text"])
     m = extracted.manifest
     shuffled = save(extracted, **{n: getattr(m, n)[order] for n in ("ids", "images", "captions", "labels", "split")})
-    after = shuffled.table(["image", "text"])
+    after = shuffled.feature_table(["image", "text"])
     for name in ("image", "text"):
         assert np.array_equal(before.embeddings[name][:][order], after.embeddings[name][:])
         assert np.array_equal(before.logits[name][:][order], after.logits[name][:])
@@ -109,7 +109,7 @@ def test_the_order_of_the_manifest_does_not_matter(extracted):
 
 
 def test_logits_in_the_store_are_those_of_the_stored_embeddings(extracted):
-    table = extracted.table(["image"])
+    table = extracted.feature_table(["image"])
     output = extracted.output(extracted.identity("image"))
     present = table.present["image"]
     expected = output.logits(np.asarray(table.embeddings["image"][present]))
@@ -138,7 +138,7 @@ def test_unreadable_and_missing_images_stop_nothing_and_shift_nothing(project, t
     again = extract(broken, ["image"]).encoders[0]
     assert (again.cached, again.unreadable, again.absent) == (77, 2, 1)
     assert set(result.reasons["image"]) == {m.ids[3], m.ids[4]}
-    table = broken.table(["image"])
+    table = broken.feature_table(["image"])
     assert np.flatnonzero(~table.present["image"]).tolist() == [3, 4, 5]
     assert extract(Project(broken.root), ["image"]).encoders[0].encoded == 0  # not tried again, and not forgotten
 
@@ -172,7 +172,7 @@ def test_an_ensemble_of_one_is_the_identity(extracted):
 def test_fm1_is_the_mean_of_both_logits(extracted):
     run = ensemble(extracted, ["fm1"]).run
     rows = extracted.manifest.rows("all")
-    table = extracted.table(["image", "text"])
+    table = extracted.feature_table(["image", "text"])
     both = table.present["image"] & table.present["text"]
     mean = (table.logits["image"][:] + table.logits["text"][:]) / 2
     got = run_logits(extracted, run, rows).logits
@@ -369,18 +369,18 @@ def test_images_that_are_gone_keep_their_features_on_the_right_and_it_is_said(pr
     finetune(project, freeze=True)
     extract(Project(project.root))
     run = fuse(Project(project.root)).run
-    before = Project(project.root).table(["image"])
+    before = Project(project.root).feature_table(["image"])
     for name in project.manifest.images[:30]:
         (folder / name).unlink()
     capsys.readouterr()
     after = Project(project.root)
-    assert np.array_equal(after.table(["image"]).present["image"], before.present["image"])
-    assert np.array_equal(after.table(["image"]).embeddings["image"][:], before.embeddings["image"][:])
+    assert np.array_equal(after.feature_table(["image"]).present["image"], before.present["image"])
+    assert np.array_equal(after.feature_table(["image"]).embeddings["image"][:], before.embeddings["image"][:])
     again = fuse(after)
     assert (again.run.name, again.made) == (run.name, False)
     assert capsys.readouterr().err.count("30 rows lost the image since the last extract") == 1
     assert extract(Project(project.root), ["image"]).encoders[0].absent == 30
-    assert int(Project(project.root).table(["image"]).present["image"].sum()) == 80
+    assert int(Project(project.root).feature_table(["image"]).present["image"].sum()) == 80
     other = edited(project, "size = 32", "size = 40")
     assert extract(other, ["image"]).encoders[0].encoded == 50
-    assert int(Project(project.root).table(["image"]).present["image"].sum()) == 50
+    assert int(Project(project.root).feature_table(["image"]).present["image"].sum()) == 50

@@ -74,7 +74,7 @@ def by_name(project: Project, values: np.ndarray) -> np.ndarray:
 
 def labelled_table(project: Project) -> FeatureTable:
     rows = project.manifest.rows("val")
-    return project.table(["image", "text"], rows, tokens=True).take(rows)
+    return project.feature_table(["image", "text"], rows, tokens=True).take(rows)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,7 +167,7 @@ def test_the_store_lacks_nothing_and_its_tables_name_their_columns(projects):
     result = extract(after)
     assert not any(one.encoded for one in result.encoders)
     assert not any(result.logits.values())
-    tables = [project.table(["image", "text"]) for project in projects]
+    tables = [project.feature_table(["image", "text"]) for project in projects]
     for name in ("image", "text"):
         one, other = (by_name(p, np.asarray(t.logits[name])) for p, t in zip(projects, tables, strict=True))
         np.testing.assert_array_equal(one, other)

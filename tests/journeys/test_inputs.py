@@ -183,7 +183,7 @@ def at(project: Project, sample: str) -> int:
 
 
 def embedding(project: Project, name: str, sample: str) -> np.ndarray | None:
-    table = project.table([name])
+    table = project.feature_table([name])
     row = at(project, sample)
     return np.asarray(table.embeddings[name][row : row + 1]) if table.present[name][row] else None
 
@@ -219,7 +219,10 @@ def test_every_other_row_is_as_without_the_odd_ones_and_in_place(both, name):
     odd, whole, _, _ = both
     ids = [f"{i:04d}.jpg" for i in range(N_PLAIN)]
     assert [i for i in odd.manifest.ids if i in ids] == ids
-    a, b = (project.table([name]).embeddings[name][np.array([at(project, i) for i in ids])] for project in (odd, whole))
+    a, b = (
+        project.feature_table([name]).embeddings[name][np.array([at(project, i) for i in ids])]
+        for project in (odd, whole)
+    )
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert len(np.unique(a, axis=0)) == N_PLAIN
 

@@ -164,7 +164,7 @@ def test_the_difference_is_said_once_and_stays_in_the_log(tmp_path):
         (["features", "checkpoints/text-1/checkpoint.json"], "r99,x,cow", "mmfeat finetune"),
         (["features", "checkpoints/text-1/checkpoint.json"], "r99,x,cat", "mmfeat extract"),
         (["features", "runs/linear-1/run.json"], "r99,x,cow", "mmfeat fuse"),
-        (["features", "runs/linear-1/run.json"], "r2,caption 2,dog", "mmfeat fuse"),
+        (["features", "runs/linear-1/run.json"], "r2,caption 2,dog", "mmfeat status"),  # its record cannot be read
         (["features"], "r2,caption 2,dog", "mmfeat status"),
     ],
 )

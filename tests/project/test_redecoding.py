@@ -119,7 +119,7 @@ def names(decoded: list[bytes]) -> set[str]:
 
 def embeddings(folder: Path) -> dict[str, bytes]:
     project = Project(folder)
-    table = project.table(["image"], np.zeros(0, np.int64))
+    table = project.feature_table(["image"], np.zeros(0, np.int64))
     rows = np.flatnonzero(table.present["image"])
     return {str(project.manifest.ids[row]): table.embeddings["image"][row].tobytes() for row in rows}
 

@@ -371,6 +371,6 @@ def test_the_command_says_what_was_fitted(extracted):
     assert (
         "Weights fitted for the lowest loss on 15 val rows; the ensemble's metrics are cross-fitted in 5 folds." in text
     )
-    assert text.splitlines()[-1] == "Made runs/ensemble-1. Next: mmfeat runs"
+    assert text.splitlines()[-1] == f"Made runs/ensemble-1. Next: mmfeat --project {extracted.root} runs"
     done = run_cli("--project", str(extracted.root), "ensemble", cwd=extracted.root, check=False)
     assert (done.returncode, "no members" in done.stderr) == (1, True)

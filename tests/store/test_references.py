@@ -165,7 +165,7 @@ def test_an_import_whose_table_is_not_pasted_yet_stays(project, tmp_path):
     aged(project.store.path, 29 * DAY)
     assert find_unreferenced(Project(project.root)).garbage == []
     named = in_use(Project(project.root), made.table)
-    assert named.table(["clip"]).present["clip"].all()
+    assert named.feature_table(["clip"]).present["clip"].all()
 
 
 def test_an_import_that_nobody_ever_named_goes_in_the_end(project, tmp_path):
@@ -295,7 +295,7 @@ def test_two_imports_and_gc_at_once(project, tmp_path):
     lines = outputs[0][0].splitlines()
     start = lines.index("[encoder.clip]")
     named = in_use(Project(project.root), "\n".join(lines[start : start + 3]))
-    assert named.table(["clip"]).present["clip"].all()
+    assert named.feature_table(["clip"]).present["clip"].all()
     assert verify_store(named).problems == []
     remove_unreferenced(named, find_unreferenced(named))
     assert uncommitted_files(next(named.store.path.glob("clip-*"))) == []

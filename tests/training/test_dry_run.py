@@ -205,4 +205,4 @@ def test_the_commands_say_at_once_that_there_is_nothing_to_do(extracted):
     done = run_cli("extract", "--dry-run", cwd=extracted.root)
     assert "there is nothing to do. Next: mmfeat fuse --head crossattn" in done.stdout
     done = run_cli("finetune", "--freeze", "--dry-run", cwd=extracted.root)
-    assert "Already made: checkpoints/image-1 and checkpoints/text-1. Next: mmfeat extract" in done.stdout
+    assert "Already made: checkpoints/image-1 and checkpoints/text-1. Next: mmfeat fuse --head" in done.stdout

@@ -51,7 +51,7 @@ def test_labelled_rows_have_the_logits_of_heads_that_are_blind_to_them(folded):
     np.testing.assert_allclose(found, kept.logits[order], atol=1e-5)
     assert (kept.roles == ROLES["out-of-fold"]).all()
     part = compose(project, result.run.name).composition.part(result.run.name)
-    table = project.table(list(result.run.encoders), rows).take(rows)
+    table = project.feature_table(list(result.run.encoders), rows).take(rows)
     each = np.stack([head(*table.to("cpu")).detach().numpy() for head in part.seeds]).reshape(2, 3, len(rows), -1)
     own = each[:, fold, np.arange(len(rows))].mean(0)
     np.testing.assert_allclose(found, own, atol=1e-5)

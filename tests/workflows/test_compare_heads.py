@@ -276,4 +276,6 @@ def test_what_cannot_be_compared(folder, monkeypatch):
 def test_the_command(folder):
     done = invoked(folder, "compare", "heads")
     assert "Vision (image)" in done.output
-    assert re.search(r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat fuse --head", done.output)
+    assert re.search(
+        r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat --project .* fuse --head", done.output
+    )

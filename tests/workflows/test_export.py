@@ -95,7 +95,7 @@ def test_the_model_card_says_what_the_run_recorded(exported, trained):
     figures = json.loads((trained / "runs" / "fm3-1" / "run.json").read_text())["figures"]["val"]
     assert f"| {figures['samples_f1']:.3f} (" in card
     assert f"On {figures['n_samples']} validation rows" in card
-    assert "trained on 45 rows; its epochs, rounds or members were selected on 15 other rows" in card
+    assert "- trained on 45 labelled rows, each counted once\n- selected on 15 labelled rows, which no part was" in card
     assert "license:" in card
     assert "under the paper's limit of 100 MB" in card
 

@@ -458,7 +458,10 @@ def typed(folder: Path, *arguments: str) -> Result:
 def test_the_command_line(reviewed):
     file = str(reviewed / "review.csv")
     found = typed(reviewed, "crossattn-1", "--n", "3")
-    assert f"Made {file} (3 of 20 unlabelled rows). Next: mmfeat review --apply {file}" in found.output
+    assert (
+        f"Made {file} (3 of 20 unlabelled rows). Next: mmfeat --project {reviewed} review --apply {file}"
+        in found.output
+    )
     assert f"{NO_LABELS[0]} where no class applies" in found.output
     assert "no row is filled in" in str(typed(reviewed, "--apply", file).exception)
     _, *rows = cells((reviewed / "review.csv").read_bytes())

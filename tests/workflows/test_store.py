@@ -245,19 +245,19 @@ def test_status_says_why_a_row_is_stale(project, tmp_path):
 
 def test_the_mirror_image_is_a_mean_and_another_key(project):
     extract(project)
-    plain = project.table(["image"]).embeddings["image"][:].astype(np.float32)
+    plain = project.feature_table(["image"]).embeddings["image"][:].astype(np.float32)
     mirrored = edited(project, "size = 32", "size = 32\nflip = true")
     assert mirrored.identity("image").spec.key != project.identity("image").spec.key
     result = extract(mirrored, ["image"])
     assert result.encoders[0].encoded == project.manifest.n_samples
-    both = mirrored.table(["image"]).embeddings["image"][:].astype(np.float32)
+    both = mirrored.feature_table(["image"]).embeddings["image"][:].astype(np.float32)
     assert not np.allclose(plain, both)
     assert "mirror" in mirrored.identity("image").spec.pooling
 
 
 def test_tokens_asked_for_later_are_added_and_leave_the_embeddings_alone(project):
     extract(project)
-    before = project.table(["image", "text"])
+    before = project.feature_table(["image", "text"])
     more = edited(project, "size = 32", "size = 32\ntokens = 3")
     assert more.identity("image").spec.key == project.identity("image").spec.key
     one = {s.name: s for s in status(more).encoders}["image"]
@@ -266,7 +266,7 @@ def test_tokens_asked_for_later_are_added_and_leave_the_embeddings_alone(project
     assert result.encoders[0].encoded == 0
     assert result.encoders[0].tokens == project.manifest.n_samples
     assert result.encoders[1].tokens == 0
-    table = more.table(["image", "text"], tokens=True)
+    table = more.feature_table(["image", "text"], tokens=True)
     assert table.tokens["image"].shape[1] == 9
     np.testing.assert_array_equal(table.embeddings["image"][:], before.embeddings["image"][:])
     # an efficientnet's embedding is the mean over its grid: so is that of the 3 x 3 grid's own mean, roughly
@@ -279,11 +279,11 @@ def test_extraction_by_shards_and_by_tuned_batches_is_the_same(project, monkeypa
         extract(Project(project.root), options=ExtractionOptions(shard=(k, 3)))
     sharded = Project(project.root)
     assert all(one.missing == 0 for one in status(sharded).encoders)
-    rows = sharded.table(["image"]).embeddings["image"][:].astype(np.float32)
+    rows = sharded.feature_table(["image"]).embeddings["image"][:].astype(np.float32)
     shutil.rmtree(project.store.path)
     result = extract(Project(project.root), options=ExtractionOptions(tune=True))
     assert {one.name for one in result.encoders if one.tuned} == {"image", "text"}
-    tuned = Project(project.root).table(["image"]).embeddings["image"][:].astype(np.float32)
+    tuned = Project(project.root).feature_table(["image"]).embeddings["image"][:].astype(np.float32)
     np.testing.assert_allclose(rows, tuned, atol=2e-3)
     remembered = recall(project.memory / "tuning.json")
     assert len(remembered["values"]) == 2

@@ -93,7 +93,7 @@ def test_every_format_gives_the_same_rows_and_the_same_key(project, tmp_path, fo
     assert (made.n_rows, made.n_written, made.n_matched, made.width) == (len(ids), len(ids), len(ids), WIDTH)
     other = import_embeddings(project, "clip", *written(tmp_path, ids[::-1], values[::-1], "turned"))
     assert (other.key, other.n_written) == (made.key, 0)
-    table = in_use(project, made.table).table(["clip"])
+    table = in_use(project, made.table).feature_table(["clip"])
     np.testing.assert_array_equal(np.asarray(table.embeddings["clip"][:]), values.astype(np.float16))
     assert table.present["clip"].all()
 
@@ -110,7 +110,7 @@ def test_an_export_comes_back_as_it_was(extracted, tmp_path, form):
         assert open_array(tmp_path / "out.h5").array == name
     made = import_embeddings(project, "again", tmp_path / f"out.{form}", array=name)
     assert (made.n_rows, made.n_left_out) == (present.sum(), (~present).sum())
-    table = in_use(project, made.table).table(["again"])
+    table = in_use(project, made.table).feature_table(["again"])
     np.testing.assert_array_equal(table.present["again"], present)
     np.testing.assert_array_equal(np.asarray(table.embeddings["again"][:]), np.asarray(before.embeddings["text"][:]))
     assert list(table.ids) == list(ids)
@@ -278,7 +278,7 @@ def test_an_interrupted_import_counts_for_nothing_and_goes_on(project, tmp_path,
     assert import_embeddings(half, "clip", *files).n_written == len(ids) - 32
     assert import_embeddings(half, "clip", *files).n_written == 0
     again = Project(project.root)
-    assert again.table(["clip"]).present["clip"].all()
+    assert again.feature_table(["clip"]).present["clip"].all()
 
 
 def test_a_damaged_part_is_not_read_and_comes_back(imported, tmp_path):
@@ -302,7 +302,7 @@ def test_rows_without_an_embedding_are_absent_and_counted(imported):
     n = imported.manifest.n_samples
     (line,) = [one for one in status(imported).encoders if one.name == "clip"]
     assert (line.cached, line.absent, line.missing, line.stale) == (n - 5, 5, 0, 0)
-    table = imported.table(["clip"])
+    table = imported.feature_table(["clip"])
     assert table.present["clip"].tolist() == [True] * (n - 5) + [False] * 5
     assert not np.asarray(table.embeddings["clip"][n - 5 :]).any()
     assert id_keys(["ä"]).tobytes() == hashlib.sha256("ä".encode()).digest()
@@ -335,7 +335,7 @@ def test_everything_right_of_the_wall_takes_it(extracted, tmp_path):
     assert any("encoder clip" in line.used_by for line in store_status(project))
     garbage = find_unreferenced(project)
     remove_unreferenced(project, garbage)
-    assert Project(project.root).table(["clip"]).present["clip"].all()
+    assert Project(project.root).feature_table(["clip"]).present["clip"].all()
     assert verify_store(project).problems == []
     export_features(project, tmp_path / "out", "npy", ["clip"])
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "embeddings.clip.npy"), values_of(len(ids), np.float16))
@@ -357,7 +357,7 @@ def test_a_changed_import_is_another_key_and_makes_runs_stale(imported, tmp_path
 def test_without_one_row_of_the_manifest_the_error_says_what_helps(imported):
     imported.manifest.ids[:] = [f"other{i}" for i in range(imported.manifest.n_samples)]
     with pytest.raises(MissingFeatures, match=r"'other0'.*store import clip FILE"):
-        imported.table(["clip"])
+        imported.feature_table(["clip"])
 
 
 def test_what_is_not_imported_says_what_to_type(project):
@@ -448,5 +448,5 @@ def test_an_import_is_found_by_ids_that_are_spelled_otherwise_now(accented, tmp_
     project = in_use(Project(accented.root), made.table)
     assert ids_of(project) == other_spelling(ids_of(accented))
     assert project.keys_of(project.identity("clip")).present.all()
-    embeddings = project.table(["clip"]).embeddings["clip"]
+    embeddings = project.feature_table(["clip"]).embeddings["clip"]
     assert np.allclose(embeddings[np.arange(20)], values_of(20), atol=1e-2)

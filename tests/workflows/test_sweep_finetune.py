@@ -212,4 +212,5 @@ def test_the_command(folder):
     assert "Already made: sweeps/finetune-text.csv (4 fits, 0 trained now" in done.output
     assert "lowest loss" in done.output
     used = invoked(folder, *command, "--use", "best")
-    assert "Made checkpoints/text-2. Next: mmfeat extract" in used.output
+    assert f"Made checkpoints/text-2. Next: mmfeat --project {folder} extract" in used.output
+    assert "--use best" not in invoked(folder, *command).output.splitlines()[-1]  # it is in use

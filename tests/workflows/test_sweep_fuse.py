@@ -174,7 +174,8 @@ def test_the_command_ends_with_what_to_type(folder):
     assert "share of variance" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith(
-        "Made sweeps/fuse.csv (4 heads, 4 trained now). Next: mmfeat fuse --head linear --seeds 1 --set"
+        "Made sweeps/fuse.csv (4 heads, 4 trained now). "
+        f"Next: mmfeat --project {folder} fuse --head linear --seeds 1 --set"
     )
     assert (folder / "sweeps" / "fuse.csv").read_text(encoding="utf-8").count("\n") == 5
     assert "Already made" in CliRunner().invoke(group, [*command, "--seeds", "1"]).stdout

@@ -39,6 +39,10 @@ class ImportedKind(EncoderKind):
         """The key of the import."""
         return Description(table.model[:_DIGITS], self.modality, source=self.name)
 
+    def recalled(self, host: EncoderHost, name: str) -> Identity | None:
+        """The keys of an imported encoder, which is never built."""
+        return self.identify(host, name)
+
     def identify(self, host: EncoderHost, name: str, *, pretrained_only: bool = False) -> Identity:
         """The keys of an imported encoder; its checkpoints contain only a linear probe.
 

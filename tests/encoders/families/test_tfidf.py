@@ -149,7 +149,7 @@ def test_from_the_captions_to_a_model_of_its_own(worded, tmp_path):
     assert one.metrics is not None
     rows = np.arange(project.manifest.n_samples)
     encoder = TfidfEncoder.fit(project.manifest.captions[project.manifest.rows("train")].tolist(), 1024, 1)
-    stored = np.asarray(project.table(["words"]).embeddings["words"][rows], dtype=np.float32)
+    stored = np.asarray(project.feature_table(["words"]).embeddings["words"][rows], dtype=np.float32)
     assert stored == pytest.approx(encoded(encoder, project.manifest.captions.tolist()), abs=1e-3)
     extract(project, ["image"])
     run = fuse(Project(project.root, {"fuse.inputs": ("image", "words")}), "concat").run
