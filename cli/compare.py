@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import TOP, echo_next, open_project, overwrite_option, setting_options, typed_again
+from mmfeat.cli.options import TOP, open_project, overwrite_option, setting_options, typed_again
+from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command
 
 from mmfeat.config.schema import HEADS
@@ -36,7 +37,8 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
     project = open_project(context, options, ("fuse.inputs", "fuse.seeds", *tables, "predict", *TOP))
     result = compare_heads(project, list(names), overwrite=overwrite)
     _echo_failed(result)
-    click.echo(f"{result.table}\n{result.table.notes}")
+    echo(result.table.main)
+    explain(result.table.notes)
     echo_next(_made(project, result), result.after)
 
 
@@ -68,17 +70,22 @@ def encoders_command(
     result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
     _echo_failed(result)
     table = result.table
-    click.echo(f"{table}\n{table.notes}\n\n{table.further}\n\n{table.by_class}\n")
+    echo(table.main)
+    explain(f"{table.notes}\n")
+    for further in (table.further, table.by_class):
+        echo(further)
+        echo("")
+    explain(table.about_classes)
     for line in table.layout.conclusions:
-        click.echo(line)
+        echo(line)
     if use is None:
         echo_next(_made(project, result), f"{typed_again()} --use best")
         return
-    click.echo(_made(project, result))
+    echo(_made(project, result))
     used = use_encoders(project, result, use)
     for one in used:
         for text in one.lines:
-            click.echo(text)
+            echo(text)
     echo_next(
         "; ".join(one.made for one in used) + ".",
         "mmfeat extract" if all(one.in_use for one in used) else "mmfeat status",
@@ -89,7 +96,7 @@ def _echo_failed(result: ComparisonResult) -> None:
     from mmfeat.common.text import shown
 
     for label, why in result.failed.items():
-        click.echo(f"Note: {shown(label)} is not compared: {shown(why, 300)}", err=True)
+        note(f"Note: {shown(label)} is not compared: {shown(why, 300)}")
 
 
 def _made(project: Project, result: ComparisonResult) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.options import open_project
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import PROJECT, Command, Modes, typed
 
-from mmfeat.common.text import counted
+from mmfeat.common.text import counted, shown
 
 if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
+    from mmfeat.report.table_layout import Table
 
 
 MODES = Modes(
@@ -41,15 +43,16 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
             open_project(context, {}, dry=True)
         listed = encoders(context.obj)
         if listed.project:
-            click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")
-        click.echo(_table(listed.models))
+            echo(_table(list(listed.project.values()), list(listed.project)))
+            echo("")
+        echo(_table(listed.models))
         echo_next(
             f"{counted(len(listed.models), 'encoder')} of the paper; MB in float32, without a classifier.",
             "mmfeat encoders PATTERN",
         )
         return
     listed = models(pattern)
-    click.echo(_table(listed.models))
+    echo(_table(listed.models))
     more = f", and {listed.n_more:,} more match" if listed.n_more else ""
     echo_next(
         f"{counted(len(listed.models), 'model')}{more}. MB in float32, without a classifier.",
@@ -57,16 +60,16 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
     )
 
 
-def _table(lines: list[Description], names: list[str] | None = None) -> str:
-    from mmfeat.report.text_tables import shown, table
+def _table(lines: list[Description], names: list[str] | None = None) -> Table:
+    from mmfeat.report.table_layout import number, outside, table
 
     rows = []
     for line in lines:
-        parameters = "-" if line.parameters is None else f"{line.parameters / 1e6:,.1f}"
-        size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
-        cells = [parameters, size, line.width or "-", line.takes or "-", line.source or "-", line.weights or "-"]
-        rows.append([shown(line.model, 60), *cells, shown(line.note, 300)])
+        parameters = number(None if line.parameters is None else line.parameters / 1e6, 1)
+        cells = [parameters, number(line.size_mb, 1), line.width or "-", line.takes or "-", line.source or "-"]
+        rows.append([outside(line.model), *cells, line.weights or "-", shown(line.note, 300)])
     head = ["model", "M parameters", "MB", "width", "input", "from", "weights"]
     if names is None:
-        return table(head, rows)
-    return table(["encoder", *head], [[shown(name), *row] for name, row in zip(names, rows, strict=True)], left=2)
+        return table(head, rows, title="models")
+    rows = [[outside(name), *row] for name, row in zip(names, rows, strict=True)]
+    return table(["encoder", *head], rows, left=2, title="encoders of the project")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, echo_one_class, open_project, setting_options
+from mmfeat.cli.options import echo_one_class, naming_of, naming_options, open_project, setting_options
+from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -22,25 +23,26 @@ KEYS = (
 FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.")
 
 
-@click.command("fuse", cls=Command, short_help="Train a head on cached features, in seconds.")
+@click.command("fuse", cls=Command, free=("note",), short_help="Train a head on cached features, in seconds.")
 @setting_options(*KEYS, FOLDS)
+@naming_options
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
     from mmfeat.report.text_tables import about_metrics, metric_table
     from mmfeat.workflows.fuse import fuse
 
-    project = open_project(context, options, fuse_keys)
-    result = fuse(project)
+    naming, project = naming_of(options), open_project(context, options, fuse_keys)
+    result = fuse(project, naming=naming)
     echo_one_class(project)
     folds = result.run.record.get("folds")
-    click.echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
+    echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
     _echo_labelled(result)
     if result.lines:
-        click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
+        echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
         in_folds = f"{result.run.record['head']}: out of fold, epochs selected on the other folds"
         rows = in_folds if folds else "epochs were selected on these rows"
-        click.echo(about_metrics(result.lines[0].n_left_out, rows, seeds=True))
+        explain(about_metrics(result.lines[0].n_left_out, rows, seeds=True))
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 
@@ -51,10 +53,10 @@ def _echo_labelled(result: FuseResult) -> None:
 
     labelled = result.labelled
     if labelled and labelled.lines:
-        click.echo(metric_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
-        click.echo(left_out(labelled.lines[0].n_left_out) or "Macro F1 and mAP are averages over all classes.")
+        echo(metric_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
+        explain(left_out(labelled.lines[0].n_left_out))
     elif labelled:
-        click.echo(
+        echo(
             f"Encoders were fine-tuned on {labelled.n_in_sample:,} of {counted(labelled.n_rows, 'labelled row')}, so these "
             f"rows are in-sample even out of fold. The table shows only val rows."
         )

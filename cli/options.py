@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from mmfeat.cli.printing import note
 from mmfeat.cli.strict import refuse_unread
 
 from mmfeat.common.text import counted
@@ -18,6 +19,7 @@ from mmfeat.config.read_keys import TOP
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
     from mmfeat.project.project import Project
+    from mmfeat.runs.run_names import Naming
 
 
 class Shard(click.ParamType):
@@ -147,6 +149,20 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
     return overrides
 
 
+def naming_options(command: Callable) -> Callable:
+    """The options of a command that makes a run: its name and its note."""
+    command = click.option("--note", default="", metavar="TEXT", help="A note to keep with the run.")(command)
+    text = "The run's name. [default: the head's or recipe's, with a number]"
+    return click.option("--name", default="", metavar="NAME", help=text)(command)
+
+
+def naming_of(options: dict[str, Any]) -> Naming:
+    """The name and the note that were typed. Takes the options out of `options`."""
+    from mmfeat.runs.run_names import Naming
+
+    return Naming(name=options.pop("name"), note=options.pop("note"))
+
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files that mmfeat did not write or that were changed since."
 )
@@ -155,9 +171,9 @@ overwrite_option = click.option(
 def echo_problems(problems: list[str], shown: int = 3) -> None:
     """The first few damaged files of the store, and how many more there are, on stderr."""
     for problem in problems[:shown]:
-        click.echo(f"Note: {problem}", err=True)
+        note(f"Note: {problem}")
     if len(problems) > shown:
-        click.echo(f"Note: and {counted(len(problems) - shown, 'more file')} of the store like these", err=True)
+        note(f"Note: and {counted(len(problems) - shown, 'more file')} of the store like these")
 
 
 def echo_one_class(project: Project) -> None:
@@ -165,12 +181,7 @@ def echo_one_class(project: Project) -> None:
     from mmfeat.report.data_summary import warn_of_one_class
 
     if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
-        click.echo(f"Note: {warning}", err=True)
-
-
-def echo_next(made: str, command: str) -> None:
-    """The last line of every command: what was made, and the command to type next."""
-    click.echo(f"{made} Next: {command}")
+        note(f"Note: {warning}")
 
 
 def typed_again() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from mmfeat.cli.options import echo_next
+from mmfeat.cli.printing import echo_next
 from mmfeat.cli.strict import Command
 
 from mmfeat.config.schema import DEVICES

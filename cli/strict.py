@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from mmfeat.cli.printing import open_printer, output_options
 
 PROJECT = "folder"  # the parameter of `mmfeat --project`
 
@@ -43,6 +44,8 @@ class Command(click.Command):
         Whether the command uses a project, and therefore `mmfeat --project`.
     free : collection of str
         Parameters that may be any text, also an empty one or a URL.
+    prints : bool
+        Whether the command has results to print, and therefore `--json`.
     """
 
     def __init__(
@@ -51,9 +54,11 @@ class Command(click.Command):
         modes: tuple[Modes, ...] = (),
         in_project: bool = True,
         free: Collection[str] = (),
+        prints: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.params += output_options(prints)
         self.modes, self.in_project, self.free = modes, in_project, frozenset(free)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -65,6 +70,16 @@ class Command(click.Command):
             self._refuse_texts(ctx)
             self._refuse_idle(ctx)
         return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, then print its results as JSON if `--json` is typed."""
+        from mmfeat.common.progress import quiet
+
+        printer = open_printer(ctx)
+        with quiet(printer.quiet):
+            result = super().invoke(ctx)
+            printer.close()
+        return result
 
     def _refuse_texts(self, ctx: click.Context) -> None:
         from mmfeat.common.urls import refuse_url

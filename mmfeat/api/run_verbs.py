@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.evaluate import EvaluateResult
     from mmfeat.workflows.export import ExportResult
     from mmfeat.workflows.predict import NewPredictions, PredictResult
-    from mmfeat.workflows.runs import RunsResult
+    from mmfeat.workflows.runs import ChangedRun, RunsResult
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -108,6 +108,7 @@ class RunVerbs(OpenProject):
     def runs(
         self,
         *,
+        sort: str = "",
         threshold: float | str | None = None,
         empty: str | None = None,
         calibration: str | None = None,
@@ -115,11 +116,38 @@ class RunVerbs(OpenProject):
         device: str | None = None,
         settings: Settings | None = None,
     ) -> RunsResult:
-        """List runs and encoders on the current val rows, best first."""
+        """List runs and encoders on the current val rows, best first.
+
+        Parameters
+        ----------
+        sort : str
+            A column of the table, such as `map` or `MB`; the project's metric, if empty.
+        """
         from mmfeat.workflows.runs import runs
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        return runs(self._snapshot(settings, options, ("predict", "metric", "device")))
+        return runs(self._snapshot(settings, options, ("predict", "metric", "device")), sort=sort)
+
+    @verb
+    def rename_run(self, old: str, new: str) -> ChangedRun:
+        """Rename a run. Ensembles, exports and everything else that refers to it still find it."""
+        from mmfeat.workflows.runs import rename
+
+        return rename(self._snapshot(None, {}), old, new)
+
+    @verb
+    def delete_run(self, name: str) -> ChangedRun:
+        """Delete a run that no other run depends on."""
+        from mmfeat.workflows.runs import delete
+
+        return delete(self._snapshot(None, {}), name)
+
+    @verb
+    def note_run(self, name: str, note: str) -> ChangedRun:
+        """Replace the note of a run; an empty one is removed."""
+        from mmfeat.workflows.runs import annotate
+
+        return annotate(self._snapshot(None, {}), name, note)
 
     @verb
     def export(

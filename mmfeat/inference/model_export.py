@@ -185,6 +185,8 @@ def _made_from(composed: Composed, record: dict[str, Any], form: _Form) -> str:
     tensors = ((name, str(t.dtype), t.shape, t.cpu().contiguous().numpy().tobytes()) for name, t in state)
     encoders = {name: [identity.spec.key, identity.output_key] for name, identity in composed.identities.items()}
     heads = composed.composition.describe()
+    name = composed.run.first_name if composed.run else composed.name  # a renamed run is the same run
+    record = {**record, "run": {**record["run"], "name": name}}
     return digest_json([record, encoders, heads, tensors_digest(tensors), form.dtype, form.runtime, EXPORT_FORMAT])
 
 

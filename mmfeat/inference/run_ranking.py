@@ -48,6 +48,16 @@ class RankedRun:
     run: Run | None
     transductive: bool = False
 
+    @property
+    def note(self) -> str:
+        """A person's text about the run; empty if there is none."""
+        return "" if self.run is None else self.run.note
+
+    @property
+    def created(self) -> str:
+        """When the run was made; empty for an encoder."""
+        return "" if self.run is None else str(self.run.record["created"])
+
 
 def ranked_runs(project: Project) -> list[RankedRun]:
     """Runs, and encoders with a linear probe: best on val first, without val rows newest first; without metrics last."""
@@ -113,7 +123,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray) -> RankedRun:
                 metrics = metrics_on_val(project, _val_logits(project, run, val, current=state == "current"))
         except MmfeatError as error:
             state = f"{state}; no metrics: {error}" if state != "current" else f"no metrics: {error}"
-    members = [m["name"] for m in run.record["members"]] or list(run.encoders)
+    members = [m["name"] for m in run.members] or list(run.encoders)
     return RankedRun(
         name=run.name,
         made_from="+".join(members),

@@ -10,6 +10,7 @@ from mmfeat.common.errors import RunError
 from mmfeat.common.labels import class_positions
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.text import counted
+from mmfeat.config.schema import RECIPES
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.runs.run import Run, all_runs, read_run
@@ -26,7 +27,10 @@ def find_run(project: Project, name: str) -> Run:
         There is no such run; the message lists the runs of the project.
     """
     if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
-        known = [run.name for run in all_runs(project.runs_folder)] or ["none yet. Run: mmfeat fuse"]
+        runs = all_runs(project.runs_folder)
+        if now := next((run.name for run in runs if name in run.former_names), ""):
+            raise RunError(f"no run {name!r}: it was renamed to {now!r}")
+        known = [run.name for run in runs] or ["none yet. Run: mmfeat fuse"]
         raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
     return read_run(project.runs_folder / name).in_order_of(project.manifest.classes)
 
@@ -48,7 +52,7 @@ def stale_because(project: Project, run: Run) -> str:
                 return f"the linear probe of encoder {name} has changed"
             if probe_has_other_classes(project, identity):
                 return f"the linear probe of encoder {name} is for other classes"
-    for member in run.record["members"]:
+    for member in run.members:
         if member["fingerprint"] is not None and (why := _member_because(project, member)):
             return why
     return ""
@@ -128,12 +132,19 @@ def remake_command(project: Project, run: Run) -> str:
     record = run.record
     if run.kind == "ensemble":
         if fitted := record.get("fitted"):
-            given = fitted["candidates"] if fitted["given"] else []
+            given = [_renamed(project, name) for name in fitted["candidates"]] if fitted["given"] else []
             return " ".join(["mmfeat ensemble --method", fitted["method"], *given])
-        recipe = run.name.rpartition("-")[0]
-        return "mmfeat ensemble " + (" ".join(m["name"] for m in record["members"]) if recipe == "ensemble" else recipe)
+        recipe = record.get("recipe", run.first_name.rpartition("-")[0])  # in its name until version 0.2
+        return "mmfeat ensemble " + (recipe if recipe in RECIPES else " ".join(m["name"] for m in run.members))
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"
     inputs = record["inputs"]
     given = "" if inputs == list(project.config.fuse.inputs) else f" --inputs {','.join(inputs)}"
     folds = f" --folds {record['folds']}" if record.get("folds") else ""
     return f"{command} --head {record['head']}{given}{folds}"
+
+
+def _renamed(project: Project, name: str) -> str:
+    """The present name of a run that was recorded by name alone; unchanged if it was not renamed."""
+    if name in project.config.encoder or (project.runs_folder / name).is_dir():
+        return name
+    return next((run.name for run in all_runs(project.runs_folder) if name in run.former_names), name)
