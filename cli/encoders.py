@@ -27,12 +27,12 @@ MODES = Modes(
     "encoders",
     cls=Command,
     modes=(MODES,),
-    short_help="Sizes of the project's and the paper's encoders; find others by name.",
+    short_help="Sizes of the project's encoders and of usual ones; find others by name.",
 )
 @click.argument("pattern", required=False)
 @click.pass_context
 def encoders_command(context: click.Context, pattern: str | None) -> None:
-    """List encoders with parameters, size, width and input: the project's and the paper's, or models that PATTERN matches.
+    """List encoders with parameters, size, width and input: the project's and usual ones, or models that PATTERN matches.
 
     PATTERN is a part of a model's name, or contains *: mobilenet, "vit_*_224".
     """
@@ -47,7 +47,7 @@ def encoders_command(context: click.Context, pattern: str | None) -> None:
             echo("")
         echo(_table(listed.models))
         echo_next(
-            f"{counted(len(listed.models), 'encoder')} of the paper; MB in float32, without a classifier.",
+            f"{counted(len(listed.models), 'usual encoder')}; MB in float32, without a classifier.",
             "mmfeat encoders PATTERN",
         )
         return

@@ -119,7 +119,7 @@ def output_options(tables: bool = True) -> list[click.Option]:
         help="Print the results as one JSON document, with all columns and full precision.",
     )
     quiet = click.Option(
-        ["-q", "--quiet"],
+        ["--quiet", "-q"],
         is_flag=True,
         expose_value=False,
         callback=keep,

@@ -50,7 +50,7 @@ def runs_command(
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
     from mmfeat.workflows import runs as workflow
 
-    project = open_project(context, options, ("predict", "metric", "device"))
+    project = open_project(context, options, ("predict", "metric", "device", "limit_mb"))
     if rename or delete or note:
         if rename:
             changed = workflow.rename(project, *rename)
@@ -89,7 +89,7 @@ def _table(result: RunsResult) -> Table:
     head = metric_header(metric)
     for line in result.runs:
         cells = metric_cells(MetricRow.of(line.name, line.metrics)) if line.metrics else ["-"] * len(head)
-        state = line.state + (", transductive" if line.transductive else "")
+        state = result.state_of(line)
         text = shown(state, 200) + (f"; {shown(line.note, 200)}" if line.note else "")
         names = [outside(line.name), outside(line.made_from, 40)]
         rows.append([*names, *cells, number(line.size_mb, 1), line.created, line.note, Cell(text, state)])

@@ -14,6 +14,7 @@ from mmfeat.serving.limits import Limits
     "serve",
     cls=Command,
     in_project=False,
+    prints=False,
     free=("host", "allow_hosts", "allow_origins"),
     short_help="Answer HTTP requests with an exported model.",
 )

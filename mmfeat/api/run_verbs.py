@@ -126,7 +126,7 @@ class RunVerbs(OpenProject):
         from mmfeat.workflows.runs import runs
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        return runs(self._snapshot(settings, options, ("predict", "metric", "device")), sort=sort)
+        return runs(self._snapshot(settings, options, ("predict", "metric", "device", "limit_mb")), sort=sort)
 
     @verb
     def rename_run(self, old: str, new: str) -> ChangedRun:
@@ -176,7 +176,7 @@ class RunVerbs(OpenProject):
         from mmfeat.workflows.export import export
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        project = self._snapshot(settings, options, lambda config: decision_keys(config, True))
+        project = self._snapshot(settings, options, lambda config: (*decision_keys(config, True), "limit_mb"))
         return export(project, run, destination, dtype=dtype, format=format)
 
 

@@ -127,7 +127,7 @@ def export_model(
         if before.get("made_from") == made_from:
             return _unchanged(destination, composed)
         raise DataError(f"{destination}: exists and was made from something else. {_OTHER}")
-    record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
+    record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from, "limit_mb": project.config.limit_mb}
     encoders = {n: project.built(identity) for n, identity in composed.identities.items()}
     try:
         remove_leftovers(destination.parent, below=False)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 def after_fuse(project: Project, run: Run) -> str:
-    """The ensemble recipe that uses the run's head, if its other members exist; else `mmfeat runs`."""
+    """The mean of the encoders' logits and the run's, if the encoders have linear probes; else `mmfeat runs`."""
     config, manifest = project.config, project.manifest
-    recipe = {head: name for name, head in RECIPE_HEADS.items()}.get(run.record["head"])
-    if recipe is None or len(run.encoders) != 2 or config.origins.get("fuse.inputs") == "option":
+    if run.record["head"] not in RECIPE_HEADS.values() or len(run.encoders) != 2 or config.origins.get("fuse.inputs") == "option":
         return "mmfeat runs"
     rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
     try:
@@ -30,7 +29,7 @@ def after_fuse(project: Project, run: Run) -> str:
             probe_table(project, project.identity(name), rows)
     except MmfeatError:
         return "mmfeat runs"
-    return f"mmfeat ensemble {recipe}" if len(rows) else "mmfeat runs"
+    return f"mmfeat ensemble {' '.join(run.encoders)} {run.name}" if len(rows) else "mmfeat runs"
 
 
 def after_runs(project: Project, ranked: list[RankedRun]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfeat.common.files import atomic_path
 from mmfeat.common.text import shown
+from mmfeat.config.schema import HEADS
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.comparison import ScoredModel
@@ -19,8 +20,8 @@ _F1_LABEL = f"{metric_title('samples_f1')}, 95 % bootstrap interval over rows"
 # Colours of Okabe and Ito, which any colour vision can tell apart; the marks differ as well.
 _LOOKS = {
     "baselines": ("#777777", "D"),
-    "the paper's": ("#0072B2", "o"),
-    "further heads": ("#D55E00", "s"),
+    "encoders and means": ("#0072B2", "o"),
+    "heads": ("#D55E00", "s"),
 }
 
 
@@ -34,7 +35,7 @@ def plot_heads(path: Path, title: str, models: Sequence[ScoredModel], baselines:
     points = [_Point(line.label, line.samples_f1, line.spread, line.spread, "baselines") for line in baselines]
     for model in models:
         f1 = model.metrics.scores.samples_f1
-        group = "the paper's" if model.group == "paper" else "further heads"
+        group = "heads" if model.name in HEADS else "encoders and means"
         points.append(_Point(model.label, f1, f1 - model.metrics.low, model.metrics.high - f1, group))
     of_models = points[len(baselines) :]
     low, high = min(p.f1 - p.below for p in of_models), max(p.f1 + p.above for p in of_models)
@@ -106,7 +107,7 @@ def plot_encoders(path: Path, title: str, models: Sequence[ScoredModel], baselin
     from matplotlib.ticker import LogFormatter
 
     modalities = list(dict.fromkeys(model.group for model in models))
-    looks = [_LOOKS["the paper's"], _LOOKS["further heads"], _LOOKS["baselines"]]
+    looks = [_LOOKS["encoders and means"], _LOOKS["heads"], _LOOKS["baselines"]]
     figure = Figure(figsize=(10, 4.6 + 0.2 * len(models)), layout="constrained")
     both = figure.subplots(1, 2, sharey=True)
     handles: dict[str, Any] = {}

@@ -25,6 +25,8 @@ class RunsResult(TableResult):
         Runs, and encoders with a linear probe. Runs without metrics come last.
     metric : str
         The metric of the ranking.
+    limit_mb : float
+        Size of a whole model beyond which a line says so; 0 for no limit.
     sort : str
         The column that the lines are sorted by instead; empty for the ranking.
     after : str
@@ -35,6 +37,7 @@ class RunsResult(TableResult):
     metric: str
     n_val: int
     after: str
+    limit_mb: float = 0.0
     sort: str = ""
 
     def _about(self) -> str:
@@ -45,7 +48,12 @@ class RunsResult(TableResult):
         return f"{counted(len(self.runs), 'run or encoder', 'runs and encoders')} on {counted(self.n_val, 'val row')}, {order}"
 
     def _table(self) -> list[Record]:
-        return [_record(line) for line in self.runs]
+        return [_record(line) | {"state": self.state_of(line)} for line in self.runs]
+
+    def state_of(self, line: RankedRun) -> str:
+        """The state of a line, whether it is transductive, and whether its model is larger than `limit_mb`."""
+        text = line.state + (", transductive" if line.transductive else "")
+        return f"{text}, over {self.limit_mb:g} MB" if 0 < self.limit_mb < (line.size_mb or 0) else text
 
 
 def _record(line: RankedRun) -> Record:
@@ -60,7 +68,7 @@ def _record(line: RankedRun) -> Record:
         "mAP": scores.map if scores else None,
         "loss": scores.loss if scores else None,
         "MB": line.size_mb,
-        "state": line.state + (", transductive" if line.transductive else ""),
+        "state": line.state,
         "created": line.created,
         "note": line.note,
     }
@@ -85,6 +93,7 @@ def runs(project: Project, *, sort: str = "") -> RunsResult:
         metric=project.config.metric,
         n_val=len(project.manifest.rows("val")),
         after=after_runs(project, ranked),
+        limit_mb=project.config.limit_mb,
         sort=sort,
     )
 

@@ -17,7 +17,7 @@ def test_untrusted_text_is_one_printable_line(text):
 
 def test_columns_are_aligned_and_trailing_text_follows():
     text = table(("encoder", "rows"), [("a", "1", "note"), ("longer name", "1,000")])
-    assert text == "encoder        rows\na                 1   note\nlonger name   1,000"
+    assert str(text) == "encoder        rows\na                 1   note\nlonger name   1,000"
 
 
 def test_figures_say_what_their_rows_are_and_what_is_left_out():
