@@ -87,7 +87,7 @@ class Command(click.Command):
         for parameter in self.params:
             if parameter.name in self.free or not typed(ctx, parameter.name):
                 continue
-            for text in _texts(ctx.params[parameter.name]):
+            for text in _texts(ctx.params.get(parameter.name)):
                 if not text.strip() and not parameter.name.startswith("set_"):
                     raise click.UsageError(f"{_name(parameter)} is empty: leave it out, or give a value", ctx)
                 refuse_url(text, text.partition("=")[2])

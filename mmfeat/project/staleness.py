@@ -14,6 +14,7 @@ from mmfeat.config.schema import RECIPES
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.runs.run import Run, all_runs, read_run
+from mmfeat.runs.run_names import no_run
 
 TRAINED_ON_VAL = "trained on rows that are val now"
 
@@ -27,11 +28,7 @@ def find_run(project: Project, name: str) -> Run:
         There is no such run; the message lists the runs of the project.
     """
     if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
-        runs = all_runs(project.runs_folder)
-        if now := next((run.name for run in runs if name in run.former_names), ""):
-            raise RunError(f"no run {name!r}: it was renamed to {now!r}")
-        known = [run.name for run in runs] or ["none yet. Run: mmfeat fuse"]
-        raise RunError(f"no run {name!r}. There are: {', '.join(known)}")
+        raise no_run(project.runs_folder, name)
     return read_run(project.runs_folder / name).in_order_of(project.manifest.classes)
 
 

@@ -47,7 +47,7 @@ class Naming:
 NO_NAME = Naming()
 
 
-def check_new_name(parent: Path, name: str, others: Collection[str]) -> None:
+def check_new_name(parent: Path, name: str, others: Collection[str], own: Collection[str] = ()) -> None:
     """Check the name of a new or renamed run.
 
     Parameters
@@ -56,6 +56,8 @@ def check_new_name(parent: Path, name: str, others: Collection[str]) -> None:
         `runs/` of the project.
     others : collection of str
         Names of encoders, which share a namespace with runs.
+    own : collection of str
+        Former names of the run, which it may have again.
 
     Raises
     ------
@@ -73,7 +75,8 @@ def check_new_name(parent: Path, name: str, others: Collection[str]) -> None:
         raise RunError(f"{name} is the name of an encoder. Use another name")
     if taken := [path.name for path in (parent.iterdir() if parent.is_dir() else ()) if path.name.casefold() == same]:
         raise RunError(f"runs/{taken[0]} exists. Use another name, or first: mmfeat runs --delete {taken[0]}")
-    if former := next((run.name for run in all_runs(parent) if name in run.former_names), ""):
+    former = next((run.name for run in all_runs(parent) if name in run.former_names), "")
+    if former and name not in own:
         raise RunError(
             f"{name} was the name of the run {former}, and what was made then refers to it. Use another name"
         )
@@ -88,14 +91,18 @@ def check_note(note: str) -> None:
 def rename_run(parent: Path, old: str, new: str, others: Collection[str]) -> Run:
     """Rename a run. Its folder moves at once, so that an interruption leaves one name or the other.
 
+    A run that has been renamed so already stays as it is.
+
     Raises
     ------
     RunError
         There is no such run, it is damaged, or the new name cannot be used.
     """
     with alone_in(parent, LOCK, wait=True):
+        if not (parent / old).is_dir() and any(r.name == new and old in r.former_names for r in all_runs(parent)):
+            return read_run(parent / new)
         run = read_run(_folder_of(parent, old))
-        check_new_name(parent, new, others)
+        check_new_name(parent, new, others, run.former_names)
         names = [*(name for name in run.former_names if name != old), old]
         _rewrite(run, {**run.record, "former_names": names})
         os.rename(run.folder, parent / new)
@@ -138,9 +145,17 @@ def delete_run(parent: Path, name: str) -> None:
 
 def _folder_of(parent: Path, name: str) -> Path:
     if not re.fullmatch(r"\w[\w.-]*", name) or not (parent / name).is_dir():
-        known = ", ".join(run.name for run in all_runs(parent)) or "none yet. Run: mmfeat fuse"
-        raise RunError(f"no run {quoted(name)}. There are: {known}")
+        raise no_run(parent, name)
     return parent / name
+
+
+def no_run(parent: Path, name: str) -> RunError:
+    """The error about a name that no run has; it lists the runs, or says how the run is called now."""
+    runs = all_runs(parent)
+    if now := next((run.name for run in runs if name in run.former_names), ""):
+        return RunError(f"no run {quoted(name)}: it was renamed to {now!r}")
+    known = ", ".join(run.name for run in runs) or "none yet. Run: mmfeat fuse"
+    return RunError(f"no run {quoted(name)}. There are: {known}")
 
 
 def dependants(parent: Path, name: str) -> list[str]:

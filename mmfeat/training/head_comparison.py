@@ -33,7 +33,6 @@ from mmfeat.training.head_runs import seeds_of
 from mmfeat.training.head_training import fit_seeds, head_fingerprint, head_inputs, resolved_config
 
 PAPER_MODALITIES, PAPER_HEADS = ("image", "text"), ("concat", "crossattn")
-MEAN_LABELS = {"fm2": "mean of encoders' mean and {head}", "fm3": "mean of both encoders and {head}"}
 CLOCKED, REPEATED, ENOUGH = 8192, 5, 10.0  # rows of a timed prediction, its repetitions, and the seconds that suffice
 
 
@@ -176,18 +175,19 @@ class HeadComparison:
         for name, modality in zip(encoders, modalities, strict=True):
             paper = modality in PAPER_MODALITIES and modalities.count(modality) == 1
             found.append(self._candidate(name, f"encoder {name}", encoders[name], {name: True}, paper=paper))
-        recipes, probes = {}, dict.fromkeys(encoders, True)
+        recipes, probes, both = {}, dict.fromkeys(encoders, True), ", ".join(encoders)
         if len(encoders) == 2:
             recipes = {head: recipe for recipe, head in RECIPE_HEADS.items()}
             fm1 = mean_of_models(list(encoders.values()), self.prior)
-            found.append(self._candidate("fm1", "mean of both encoders", fm1, probes, paper=True))
+            found.append(self._candidate("fm1", f"mean ({both})", fm1, probes, paper=True))
         for head, model in heads.items():
             paper = head in PAPER_HEADS
             found.append(self._candidate(head, head, model, dict.fromkeys(encoders, False), paper=paper))
             if recipe := recipes.get(head):
                 others = [fm1] if recipe == "fm2" else list(encoders.values())
                 mean = mean_of_models([*others, model], self.prior)
-                found.append(self._candidate(recipe, MEAN_LABELS[recipe].format(head=head), mean, probes, paper=True))
+                of = f"mean ({both})" if recipe == "fm2" else both
+                found.append(self._candidate(recipe, f"mean ({of}, {head})", mean, probes, paper=True))
         return found
 
     def _candidate(
