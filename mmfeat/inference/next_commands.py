@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 def after_fuse(project: Project, run: Run) -> str:
     """The mean of the encoders' logits and the run's, if the encoders have linear probes; else `mmfeat runs`."""
     config, manifest = project.config, project.manifest
-    if run.record["head"] not in RECIPE_HEADS.values() or len(run.encoders) != 2 or config.origins.get("fuse.inputs") == "option":
+    if (
+        run.record["head"] not in RECIPE_HEADS.values()
+        or len(run.encoders) != 2
+        or config.origins.get("fuse.inputs") == "option"
+    ):
         return "mmfeat runs"
     rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
     try:

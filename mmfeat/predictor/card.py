@@ -58,7 +58,9 @@ Fill in: what it is for, what it is not for, whom a mistake would hurt.
 
 def limit_text(mb: float, limit: float) -> str:
     """A sentence that compares a size with `limit_mb` of mmfeat.toml, which is 0 without a limit."""
-    return f"{mb:,.1f} MB, {'over' if mb > limit else 'within'} the limit of {limit:g} MB." if limit else f"{mb:,.1f} MB."
+    return (
+        f"{mb:,.1f} MB, {'over' if mb > limit else 'within'} the limit of {limit:g} MB." if limit else f"{mb:,.1f} MB."
+    )
 
 
 def model_card(record: dict[str, Any], mb: float) -> str:

@@ -53,9 +53,7 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
     )
 
 
-def encoder_layout(
-    title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow], metric: str
-) -> Layout:
+def encoder_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow], metric: str) -> Layout:
     """The layout of a comparison of encoders, each with the best of its modality; `title` names the rows."""
     n_seeds = len(models[0].seeds)
     columns = [

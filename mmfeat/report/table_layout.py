@@ -252,7 +252,7 @@ def _cell(value: Any) -> str:
 
 def _with_note(line: str, note: str, width: int | None) -> list[str]:
     """A row and its note, which continues below itself where the line ends."""
-    if not note:
+    if not note.strip():
         return [line.rstrip()]
     start = f"{line}{' ' * GAP}"
     if width is None:

@@ -88,7 +88,7 @@ def test_renaming_deleting_and_annotating_a_run_are_methods_of_their_own(own):
     assert own.rename_run("crossattn-1", "baseline").made == "Renamed runs/crossattn-1 to runs/baseline."
     assert own.note_run("baseline", "as in the report").name == "baseline"
     assert own.delete_run("fm3-1").made == "Deleted runs/fm3-1."
-    assert [line.name for line in own.runs(sort="note").runs][0] == "baseline"
+    assert own.runs(sort="note").runs[0].name == "baseline"
     fused = own.fuse(head="linear", name="quick", note="a first try")
     assert (fused.run.name, fused.run.note) == ("quick", "a first try")
     assert own.ensemble("image", "quick", name="both").run.name == "both"

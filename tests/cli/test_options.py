@@ -454,7 +454,9 @@ def test_an_option_typed_twice_or_empty_is_refused(folder, monkeypatch, name, op
     parameter = next(one for one in LEAVES[name].params if option in one.opts)
     if not parameter.multiple:
         value = COMMANDS[name].options[option].value
-        done = called(monkeypatch, COMMANDS[name].reached, [*words_of(name, option, value, []), *option_of(name, option, value)])
+        done = called(
+            monkeypatch, COMMANDS[name].reached, [*words_of(name, option, value, []), *option_of(name, option, value)]
+        )
         assert done[0] == 2
         assert "given twice" in done[1]
     if (

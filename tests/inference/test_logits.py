@@ -299,7 +299,7 @@ def test_one_damaged_record_stops_no_other_run(extracted):
 
 def test_hints_are_commands_that_work(extracted):
     run = fuse(extracted).run
-    assert after_fuse(extracted, run) == "mmfeat ensemble fm3"
+    assert after_fuse(extracted, run) == "mmfeat ensemble image text crossattn-1"
     assert after_fuse(Project(extracted.root, {"fuse.inputs": "text,image"}), run) == "mmfeat runs"
     none = edited(extracted, 'pretrained = "random"\nsize', 'checkpoint = "none"\npretrained = "random"\nsize')
     assert after_fuse(none, run) == "mmfeat runs"

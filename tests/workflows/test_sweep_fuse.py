@@ -83,7 +83,7 @@ def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
     assert bad.error.startswith("linear: ")
     assert bad.values["weight_decay"] == 1e8
     assert sweep_fuse(folder, grid).n_trained == 0
-    assert "Lower fuse.linear.lr" in sweep_table("val", result.cells, "samples-f1")
+    assert "Lower fuse.linear.lr" in str(sweep_table("val", result.cells, "samples-f1"))
     assert sweep_csv(result.cells, "samples-f1").count("\n") == 3
     assert result.effects == []  # nothing to compare with
 
