@@ -72,6 +72,10 @@ def _echo_list(result: RunsResult) -> None:
     left_out = next((line.metrics.scores.n_classes_left_out for line in result.runs if line.metrics), None)
     if left_out is not None:
         explain(about_metrics(left_out, "epochs and rounds were selected on these rows"))
+    if result.n_over:
+        are = "is" if result.n_over == 1 else "are"
+        of = f"{result.n_over:,} of {counted(len(result.runs), 'model')}"
+        explain(f"{of} {are} over the limit of {result.limit_mb:g} MB (limit_mb).")
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric_title(result.metric)} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
     order = f"sorted by {result.sort}" if result.sort else order
@@ -89,7 +93,7 @@ def _table(result: RunsResult) -> Table:
     head = metric_header(metric)
     for line in result.runs:
         cells = metric_cells(MetricRow.of(line.name, line.metrics)) if line.metrics else ["-"] * len(head)
-        state = result.state_of(line)
+        state = line.state + (", transductive" if line.transductive else "")
         text = shown(state, 200) + (f"; {shown(line.note, 200)}" if line.note else "")
         names = [outside(line.name), outside(line.made_from, 40)]
         rows.append([*names, *cells, number(line.size_mb, 1), line.created, line.note, Cell(text, state)])

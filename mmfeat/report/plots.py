@@ -186,7 +186,6 @@ def plot_rounds(path: Path, rounds: Sequence[dict[str, Any]], *, metric: str) ->
     counts = np.array([one["n_yes"] for one in rounds[1:]], dtype=float)
     if len(counts):
         pseudo.plot(numbers[1:], counts, color="#bbbbbb", linewidth=0.8, marker=".", markersize=3)
-        pseudo.lines[0].set_label("each class")
         pseudo.plot(numbers[1:], counts.mean(1), color="#0072B2", linewidth=2, marker="o", label="mean of the classes")
     for (key, label), (colour, mark) in zip(_AGREEMENT, _LOOKS.values(), strict=False):
         known = [one for one in rounds if one[key] is not None]
@@ -198,7 +197,7 @@ def plot_rounds(path: Path, rounds: Sequence[dict[str, Any]], *, metric: str) ->
         agreement.text(0.5, 0.5, "from the second round on", ha="center", transform=agreement.transAxes)
     named = (
         (scored, "metrics of the MLP on val"),
-        (pseudo, "positive pseudo-labels"),
+        (pseudo, "positive pseudo-labels; thin: of each class"),
         (agreement, "agreement of pseudo-labels, micro F1"),
     )
     for axes, label in named:

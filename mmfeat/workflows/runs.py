@@ -26,7 +26,7 @@ class RunsResult(TableResult):
     metric : str
         The metric of the ranking.
     limit_mb : float
-        Size of a whole model beyond which a line says so; 0 for no limit.
+        The limit of a whole model's size in megabytes; 0 for none.
     sort : str
         The column that the lines are sorted by instead; empty for the ranking.
     after : str
@@ -48,12 +48,12 @@ class RunsResult(TableResult):
         return f"{counted(len(self.runs), 'run or encoder', 'runs and encoders')} on {counted(self.n_val, 'val row')}, {order}"
 
     def _table(self) -> list[Record]:
-        return [_record(line) | {"state": self.state_of(line)} for line in self.runs]
+        return [_record(line) for line in self.runs]
 
-    def state_of(self, line: RankedRun) -> str:
-        """The state of a line, whether it is transductive, and whether its model is larger than `limit_mb`."""
-        text = line.state + (", transductive" if line.transductive else "")
-        return f"{text}, over {self.limit_mb:g} MB" if 0 < self.limit_mb < (line.size_mb or 0) else text
+    @property
+    def n_over(self) -> int:
+        """Number of models that are larger than `limit_mb`."""
+        return sum(0 < self.limit_mb < (line.size_mb or 0) for line in self.runs)
 
 
 def _record(line: RankedRun) -> Record:
@@ -68,7 +68,7 @@ def _record(line: RankedRun) -> Record:
         "mAP": scores.map if scores else None,
         "loss": scores.loss if scores else None,
         "MB": line.size_mb,
-        "state": line.state,
+        "state": line.state + (", transductive" if line.transductive else ""),
         "created": line.created,
         "note": line.note,
     }

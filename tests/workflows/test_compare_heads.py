@@ -210,7 +210,7 @@ def test_every_head_beside_the_papers_models(folder, monkeypatch):
     assert [path.name for path in result.files] == ["models.csv", "classes.csv", "comparison.md", "comparison.png"]
     assert (result.folder / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     page = (result.folder / "comparison.md").read_text(encoding="utf-8")
-    assert "+Cross attention FCNN (crossattn)" in page.replace("\\", "")
+    assert "| mean (image, text, crossattn) |" in page
     assert result.after.startswith("mmfeat fuse --head ")
     assert before == {path: path.read_bytes() for path in before}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 
 import numpy as np
@@ -150,6 +152,26 @@ def test_effects_that_add_up_share_the_variance(a, b):
         assert effects[key].means[0][0] == int(np.argmax(values))
     lowest = {effect.key: effect for effect in main_effects(cells, "loss")}
     assert lowest["b"].means[-1][1] == pytest.approx(effects["b"].means[0][1])
+
+
+def test_shares_of_settings_of_one_head_add_up_to_at_most_the_whole():
+    cells = [cell({"head": "linear"}, 0.4), *(cell({"head": "mlp", "hidden": n}, f) for n, f in ((8, 0.5), (16, 0.7)))]
+    effects = {effect.key: effect.share for effect in main_effects(cells, "map")}
+    every = np.array([0.4, 0.5, 0.7])
+    total = ((every - every.mean()) ** 2).sum()
+    assert effects["hidden"] == pytest.approx(((np.array([0.5, 0.7]) - 0.6) ** 2).sum() / total)
+    assert sum(effects.values()) == pytest.approx(1)  # one seed: nothing is left between seeds
+    ragged = [
+        cell({"a": a, "b": b}, 0.1 * a + 0.2 * b) for a, b in ((0, 0), (0, 1), (1, 1), (1, 2))
+    ]  # cells are missing
+    assert sum(effect.share for effect in main_effects(ragged, "map")) <= 1 + 1e-9
+
+
+def test_one_seed_has_no_deviation():
+    cells = [cell({"lr": 0.1}, 0.5), cell({"lr": 0.2}, 0.6)]
+    assert "±" not in str(sweep_table("15 val rows", cells, "map"))
+    assert "± 0.100" in str(sweep_table("15 val rows", [cell({"lr": 0.1}, 0.4, 0.4 + 0.1 * 2**0.5)], "map"))
+    assert next(csv.DictReader(io.StringIO(sweep_csv(cells, "map"))))["deviation_of_map"] == ""
 
 
 def test_the_best_cell_comes_first_and_one_without_figures_last():
