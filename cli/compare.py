@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import TOP, open_project, overwrite_option, setting_options, typed_again
+from mmfeat.cli.options import DECISION, TOP, open_project, overwrite_option, setting_options, typed_again
 from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command
 
@@ -26,6 +26,7 @@ def compare_command() -> None:
 @setting_options(
     ("fuse.inputs", "Names of encoders, such as image,text."),
     ("fuse.seeds", "Number of seeds. Their mean is compared."),
+    *DECISION[:1],
 )
 @overwrite_option
 @click.pass_context
@@ -47,7 +48,7 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
 @click.option("--freeze", is_flag=True, help="Keep pretrained encoders; fit only linear probes, on cached features.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Fits of each encoder.")
 @click.option("--use", metavar="NAME", help="Use an encoder in the project: a name in the table, or best.")
-@setting_options()
+@setting_options(*DECISION[:1])
 @overwrite_option
 @click.pass_context
 def encoders_command(

@@ -25,5 +25,5 @@ def demo_command(folder: str, seed: int) -> None:
 
     result = demo(folder, seed)
     echo(metric_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
-    explain(about_metrics(result.lines[0].n_left_out, "the labels of these rows were hidden from every command"))
+    explain(about_metrics(result.lines[-1], "the labels of these rows were hidden from every command"))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import naming_of, naming_options, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_threshold, naming_of, naming_options, open_project, setting_options
 from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
@@ -22,7 +22,7 @@ from mmfeat.config.schema import METHODS, RECIPES
     show_default=True,
     help=f"One of: {', '.join(METHODS)}. All but mean are fitted on val. greedy selects the members: from those named, or from all.",
 )
-@setting_options(top=("metric", "device"))
+@setting_options(*DECISION[:1], top=("metric", "device"))
 @naming_options
 @click.pass_context
 def ensemble_command(context: click.Context, members: tuple[str, ...], method: str, **options: Any) -> None:
@@ -46,7 +46,8 @@ def ensemble_command(context: click.Context, members: tuple[str, ...], method: s
         echo(f"not selected: {', '.join(result.left_out)}")
     if result.lines:
         echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines, project.config.metric))
-        explain(about_metrics(result.lines[0].n_left_out, "the epochs of the members were selected on these rows"))
+        explain(about_metrics(result.lines[-1], "the epochs of the members were selected on these rows"))
     if fitted:
         echo(about_fit(fitted, result.gain))
+    echo_threshold(result.threshold)
     echo_next(f"{'Made' if result.made else 'Already made:'} runs/{result.run.name}.", result.after)

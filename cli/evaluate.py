@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_one_class, open_project, overwrite_option, setting_options
+from mmfeat.cli.options import (
+    DECISION,
+    echo_one_class,
+    echo_threshold,
+    open_project,
+    overwrite_option,
+    setting_options,
+)
 from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
@@ -39,8 +46,8 @@ def evaluate_command(
     echo(evaluation_table(result.metrics, f"{counted(result.n_rows, f'{split} row')}", metric=metric))
     if result.differences:
         echo(difference_table(next(iter(result.metrics)), result.differences, metric=metric))
-    if result.fitted:
-        echo(f"Thresholds and temperature {result.fitted}; for each val row they are fitted on other val rows.")
+    for name, report in result.thresholds.items():
+        echo_threshold(report, name if len(result.thresholds) > 1 else "")
     _echo_weakest(result)
     first = next(iter(result.metrics.values()))
     explain(left_out(first.scores.n_classes_left_out))

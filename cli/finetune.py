@@ -58,7 +58,7 @@ def _echo_result(project: Project, result: FinetuneResult) -> None:
     echo(table(("encoder", "model", "width"), rows, left=2, title="encoders"))
     if lines := result.lines:
         echo(metric_table(counted(len(project.manifest.rows("val")), "val row"), lines))
-        explain(about_metrics(lines[0].n_left_out, "epochs were selected on these rows"))
+        explain(about_metrics(lines[-1], "epochs were selected on these rows"))
     for one in result.encoders:
         if one.remedy:
             echo(f"checkpoints/{one.checkpoint.name} is not in use. {one.remedy}")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_one_class, naming_of, naming_options, open_project, setting_options
+from mmfeat.cli.options import (
+    DECISION,
+    echo_one_class,
+    echo_threshold,
+    naming_of,
+    naming_options,
+    open_project,
+    setting_options,
+)
 from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
@@ -24,7 +32,7 @@ FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelle
 
 
 @click.command("fuse", cls=Command, free=("note",), short_help="Train a head on cached features, in seconds.")
-@setting_options(*KEYS, FOLDS)
+@setting_options(*KEYS, FOLDS, *DECISION[:1])
 @naming_options
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
@@ -42,7 +50,8 @@ def fuse_command(context: click.Context, **options: Any) -> None:
         echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
         in_folds = f"{result.run.record['head']}: out of fold, epochs selected on the other folds"
         rows = in_folds if folds else "epochs were selected on these rows"
-        explain(about_metrics(result.lines[0].n_left_out, rows, seeds=True))
+        explain(about_metrics(result.lines[-1], rows, seeds=True))
+        echo_threshold(result.threshold)
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 

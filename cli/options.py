@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.printing import note
+from mmfeat.cli.printing import echo, explain, note
 from mmfeat.cli.strict import refuse_unread
 
 from mmfeat.common.text import counted
@@ -18,6 +18,7 @@ from mmfeat.config.read_keys import TOP
 
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
+    from mmfeat.inference.threshold_report import ThresholdReport
     from mmfeat.project.project import Project
     from mmfeat.runs.run_names import Naming
 
@@ -41,7 +42,10 @@ _TOP = {
     "device": "The device to compute on.",
 }
 DECISION = (
-    ("predict.threshold", "A label is predicted if its probability is above this."),
+    (
+        "predict.threshold",
+        "A label is predicted if its probability is above this. auto: fitted on val if that beats 0.5 beyond noise.",
+    ),
     ("predict.empty", "Labels of a row without a class above the threshold."),
     ("predict.calibration", "Calibration of the probabilities."),
 )
@@ -182,6 +186,13 @@ def echo_one_class(project: Project) -> None:
 
     if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
         note(f"Note: {warning}")
+
+
+def echo_threshold(report: ThresholdReport | None, name: str = "") -> None:
+    """A run's threshold, and settings that would do better."""
+    for show, lines in ((echo, [report.line]), (explain, report.hints)) if report is not None else ():
+        for line in filter(None, lines):
+            show(f"{name}: {line}" if name else line)
 
 
 def typed_again() -> str:

@@ -12,6 +12,7 @@ from mmfeat.cli.strict import Command, Modes
 from mmfeat.common.text import counted
 
 if TYPE_CHECKING:
+    from mmfeat.metrics.metric_rows import MetricRow
     from mmfeat.report.table_layout import Table
     from mmfeat.workflows.runs import RunsResult
 
@@ -69,9 +70,8 @@ def _echo_list(result: RunsResult) -> None:
     from mmfeat.report.text_tables import about_metrics, metric_title
 
     echo(_table(result))
-    left_out = next((line.metrics.scores.n_classes_left_out for line in result.runs if line.metrics), None)
-    if left_out is not None:
-        explain(about_metrics(left_out, "epochs and rounds were selected on these rows"))
+    if scored := list(_scored(result).values()):
+        explain(about_metrics(scored[0], "epochs and rounds were selected on these rows"))
     if result.n_over:
         are = "is" if result.n_over == 1 else "are"
         of = f"{result.n_over:,} of {counted(len(result.runs), 'model')}"
@@ -85,17 +85,25 @@ def _echo_list(result: RunsResult) -> None:
 
 def _table(result: RunsResult) -> Table:
     from mmfeat.common.text import shown
-    from mmfeat.metrics.metric_rows import MetricRow
     from mmfeat.report.table_layout import Cell, Unshown, number, outside, table
     from mmfeat.report.text_tables import metric_cells, metric_header, metric_title
 
-    metric, rows = result.metric, []
-    head = metric_header(metric)
+    metric, rows, scored = result.metric, [], _scored(result)
+    head = metric_header(metric, list(scored.values()))
     for line in result.runs:
-        cells = metric_cells(MetricRow.of(line.name, line.metrics)) if line.metrics else ["-"] * len(head)
+        cells = ["-"] * len(head)
+        if line.metrics:
+            cells = metric_cells(scored[line.name], metric, list(scored.values()))
         state = line.state + (", transductive" if line.transductive else "")
         text = shown(state, 200) + (f"; {shown(line.note, 200)}" if line.note else "")
         names = [outside(line.name), outside(line.made_from, 40)]
         rows.append([*names, *cells, number(line.size_mb, 1), line.created, line.note, Cell(text, state)])
     titles = ["run", "made from", *head, "MB", Unshown("created"), Unshown("note")]
     return table(titles, rows, left=2, title="runs", note="state", keep=[metric_title(metric)])
+
+
+def _scored(result: RunsResult) -> dict[str, MetricRow]:
+    """The metrics of the lines that have any, by name."""
+    from mmfeat.metrics.metric_rows import MetricRow
+
+    return {line.name: MetricRow.of(line.name, line.metrics) for line in result.runs if line.metrics}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.fuse import KEYS
-from mmfeat.cli.options import naming_of, naming_options, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_threshold, naming_of, naming_options, open_project, setting_options
 from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     ),
     ("selftrain.policy", "How unlabelled rows get pseudo-labels. all: as in the paper."),
     *KEYS,
+    *DECISION[:1],
 )
 @click.option("--yes", is_flag=True, help="Fine-tune encoders without asking.")
 @naming_options
@@ -63,7 +64,8 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
         "round, with its 95 % interval."
     )
     echo(metric_table(n_val, result.lines, config.metric))
-    explain(about_metrics(result.lines[0].n_left_out, "epochs and rounds were selected on these rows", seeds=True))
+    explain(about_metrics(result.lines[-1], "epochs and rounds were selected on these rows", seeds=True))
+    echo_threshold(result.threshold)
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round was better"
     last = len(result.rounds) - 1
     if result.supervised is None:

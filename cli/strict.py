@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 from mmfeat.cli.printing import open_printer, output_options
 
+_NAMED = 3  # keys that a message names
 PROJECT = "folder"  # the parameter of `mmfeat --project`
 
 
@@ -64,12 +65,29 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line, and refuse words without effect."""
         words = list(args)
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            self._name_key(error)
+            raise
         if not ctx.resilient_parsing:
             refuse_repeated(ctx, words)
             self._refuse_texts(ctx)
             self._refuse_idle(ctx)
         return rest
+
+    def _name_key(self, error: click.NoSuchOption) -> None:
+        """Add to the message how to type an unknown option that is a key of mmfeat.toml."""
+        if any(parameter.name == "sets" for parameter in self.params):
+            from mmfeat.config.schema import HEAD, Config
+
+            name = error.option_name.lstrip("-").replace("-", "_")
+            keys = [key for key, _ in Config().dotted() if key.rpartition(".")[2] == name]
+            if keys:
+                keys.sort(key=lambda key: not key.startswith(f"fuse.{HEAD}."))  # the default head's key first
+                typed_as = " or ".join(f"--set {key}=..." for key in keys[:_NAMED])
+                error.message = f"{error.message.rstrip('.')}. A key of mmfeat.toml is set by: {typed_as}"
+                error.possibilities = None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, then print its results as JSON if `--json` is typed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import TOP, overrides_of, overwrite_option, setting_options, typed_again
+from mmfeat.cli.options import DECISION, TOP, overrides_of, overwrite_option, setting_options, typed_again
 from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command, refuse_unread
 
@@ -29,6 +29,7 @@ def sweep_command() -> None:
     ("fuse.dropout", "Dropout rates, such as 0.1,0.3."),
     ("fuse.inputs", "Names of encoders, such as image,text."),
     ("fuse.seeds", "Number of seeds of each cell."),
+    *DECISION[:1],
 )
 @overwrite_option
 @click.pass_context
@@ -69,6 +70,7 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
     ("finetune.batch_size", "Batch sizes, such as 64,256."),
     ("finetune.optimizer", "Optimizers, such as adam,adamw."),
     ("finetune.epochs", "Maximum numbers of epochs, such as 10,20."),
+    *DECISION[:1],
 )
 @overwrite_option
 @click.pass_context

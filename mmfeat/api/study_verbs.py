@@ -26,6 +26,7 @@ class StudyVerbs(OpenProject):
         *names: str,
         inputs: str | Sequence[str] | None = None,
         seeds: int | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -44,10 +45,19 @@ class StudyVerbs(OpenProject):
             Number of seeds. Their mean is compared.
         overwrite : bool
             Whether to replace tables and plots that were changed since they were written.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.workflows.compare_heads import compare_heads
 
-        options = {"fuse.inputs": inputs, "fuse.seeds": seeds, "metric": metric, "seed": seed, "device": device}
+        options = {
+            "fuse.inputs": inputs,
+            "fuse.seeds": seeds,
+            "predict.threshold": threshold,
+            "metric": metric,
+            "seed": seed,
+            "device": device,
+        }
         tables = dict.fromkeys((*(f"fuse.{head}" for head in names or HEADS), "fuse.linear"))
         project = self._snapshot(settings, options, ("fuse.inputs", "fuse.seeds", *tables, "predict", *TOP))
         return compare_heads(project, list(names), overwrite=overwrite)
@@ -59,6 +69,7 @@ class StudyVerbs(OpenProject):
         freeze: bool = False,
         seeds: int = 1,
         use: str | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -77,10 +88,12 @@ class StudyVerbs(OpenProject):
             Fits of each encoder.
         use : str, optional
             Use an encoder in the project: a name in the table, or `best`.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.workflows.compare_encoders import compare_encoders, use_encoders
 
-        options = {"metric": metric, "seed": seed, "device": device}
+        options = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
         reads = (*([] if freeze else ["finetune"]), "fuse.linear", "predict", *TOP)
         project = self._snapshot(settings, options, reads)
         result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
@@ -97,6 +110,7 @@ class StudyVerbs(OpenProject):
         dropout: Values = None,
         inputs: str | Sequence[str] | None = None,
         seeds: int | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -113,11 +127,13 @@ class StudyVerbs(OpenProject):
             Encoders.
         seeds : int, optional
             Seeds of each cell.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.workflows.sweep_fuse import sweep_fuse
 
         options = {"fuse.head": head, "fuse.lr": lr, "fuse.dropout": dropout, "fuse.inputs": inputs}
-        more = {"fuse.seeds": seeds, "metric": metric, "seed": seed, "device": device}
+        more = {"fuse.seeds": seeds, "predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
         overrides = self.overrides | joined_settings(settings, options | more)
         check_read([key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
         check_read(overrides, ("fuse", "predict", *TOP))
@@ -134,6 +150,7 @@ class StudyVerbs(OpenProject):
         batch_size: Values = None,
         optimizer: str | Sequence[str] | None = None,
         epochs: Values = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -152,6 +169,8 @@ class StudyVerbs(OpenProject):
             Use one cell's checkpoint in the project: `best`, or the number of its row.
         lr, batch_size, optimizer, epochs : sequence
             The values to try. Other keys to sweep go into `settings`, such as `{"finetune.clip": [1, 2]}`.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 
@@ -160,6 +179,7 @@ class StudyVerbs(OpenProject):
             "finetune.batch_size": batch_size,
             "finetune.optimizer": optimizer,
             "finetune.epochs": epochs,
+            "predict.threshold": threshold,
             "metric": metric,
             "seed": seed,
             "device": device,

@@ -106,6 +106,7 @@ class TrainingVerbs(OpenProject):
         inputs: Names | None = None,
         seeds: int | None = None,
         folds: int | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -127,12 +128,14 @@ class TrainingVerbs(OpenProject):
             5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.
         name, note : str
             The run's name (if empty, the head's with a number), and a text to keep with it.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.runs.run_names import Naming
         from mmfeat.workflows.fuse import fuse
 
         options = {"fuse.head": head, "fuse.inputs": inputs, "fuse.seeds": seeds, "fuse.folds": folds}
-        more = {"metric": metric, "seed": seed, "device": device}
+        more = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
         return fuse(self._snapshot(settings, options | more, fuse_keys), naming=Naming(name=name, note=note))
 
     @verb
@@ -140,6 +143,7 @@ class TrainingVerbs(OpenProject):
         self,
         *members: str,
         method: str = "mean",
+        threshold: float | str | None = None,
         metric: str | None = None,
         device: str | None = None,
         name: str = "",
@@ -156,6 +160,8 @@ class TrainingVerbs(OpenProject):
             `mean`; or `weighted`, `per-class`, `stacked` or `greedy`, which are fitted and cross-fitted on val.
         name, note : str
             As in :meth:`fuse`.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.config.schema import RECIPES
         from mmfeat.runs.run_names import Naming
@@ -163,7 +169,9 @@ class TrainingVerbs(OpenProject):
 
         recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
         project = self._snapshot(
-            settings, {"metric": metric, "device": device}, (*recipe, "predict", "metric", "device")
+            settings,
+            {"predict.threshold": threshold, "metric": metric, "device": device},
+            (*recipe, "predict", "metric", "device"),
         )
         return ensemble(project, list(members), method, naming=Naming(name=name, note=note))
 
@@ -177,6 +185,7 @@ class TrainingVerbs(OpenProject):
         head: str | None = None,
         inputs: Names | None = None,
         seeds: int | None = None,
+        threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
@@ -199,6 +208,8 @@ class TrainingVerbs(OpenProject):
             As in :meth:`fuse`.
         yes : bool
             Accept the cost of fine-tuning encoders. Without it, an error reports the cost.
+        threshold : float or str, optional
+            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.runs.run_names import Naming
         from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
@@ -210,6 +221,7 @@ class TrainingVerbs(OpenProject):
             "fuse.head": head,
             "fuse.inputs": inputs,
             "fuse.seeds": seeds,
+            "predict.threshold": threshold,
             "metric": metric,
             "seed": seed,
             "device": device,

@@ -31,7 +31,8 @@ TOKENS = ("auto", "chunked", "projected", "stored")  # what attention heads atte
 POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
 METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
-TUNED = ("tuned", "tuned-per-class")  # thresholds that are fitted
+AUTO = "auto"  # one threshold, fitted if that beats 0.5 beyond the standard error, else 0.5
+TUNED = ("tuned", "tuned-per-class")  # thresholds that are always fitted
 MAX_SEED = 2**63 - 1
 
 
@@ -225,14 +226,20 @@ class SelftrainConfig:
 class PredictConfig:
     """From probabilities to labels; `[predict]`."""
 
-    threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=TUNED)  # a number, or fitted on val rows
+    # a number, or fitted on val rows; auto: fitted if that beats 0.5 beyond the standard error. New projects have auto
+    threshold: float | str = setting(0.5, low=0.0, high=1.0, choices=(AUTO, *TUNED))
     # labels of a row without a class above the threshold (P8)
     empty: str = setting("most-probable", choices=("most-probable", "none"))
     calibration: str = setting("none", choices=("none", "temperature"))  # of probabilities, fitted on val rows
 
     @property
+    def auto(self) -> bool:
+        """Whether val rows decide between a fitted threshold and 0.5."""
+        return self.threshold == AUTO
+
+    @property
     def tuned(self) -> bool:
-        """Whether the threshold is fitted on val rows."""
+        """Whether the threshold is always fitted on val rows."""
         return self.threshold in TUNED
 
     @property
@@ -242,17 +249,27 @@ class PredictConfig:
 
     @property
     def fits(self) -> bool:
-        """Whether anything is fitted on val rows."""
+        """Whether anything may be fitted on val rows."""
+        return self.auto or self.tuned or self.calibration != "none"
+
+    @property
+    def needs_val(self) -> bool:
+        """Whether there is no rule without val rows; `auto` is 0.5 then."""
         return self.tuned or self.calibration != "none"
 
     @property
     def untuned(self) -> float:
-        """The threshold for selecting epochs: 0.5 if it is tuned, since none can be fitted out of sample by then."""
+        """The threshold where none is fitted: 0.5 unless the setting is a number."""
         return 0.5 if isinstance(self.threshold, str) else self.threshold
+
+    @property
+    def of_candidates(self) -> PredictConfig:
+        """The settings that rounds and cells are compared by: with `auto` each at its own cross-fitted threshold."""
+        return dataclasses.replace(self, threshold="tuned") if self.auto else self
 
     def of_training(self) -> dict[str, Any]:
         """The settings that a head's fit depends on, as JSON values; thresholds and temperatures are fitted later."""
-        return {"threshold": self.untuned, "empty": self.empty}
+        return {"threshold": AUTO if self.auto else self.untuned, "empty": self.empty}
 
 
 @dataclass(frozen=True)

@@ -15,36 +15,51 @@ from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.logits import logits_of
 from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of
+from mmfeat.metrics.thresholds import UNFITTED
 from mmfeat.project.project import Project
 
 
-def crossfitted_rule(project: Project, rows: np.ndarray, logits: np.ndarray) -> DecisionRule:
-    """The rule for labelled rows, given their logits `(n, K)`. A tuned rule is cross-fitted: each fold by the other folds."""
-    numbers = id_numbers(project.manifest.ids[rows]) if project.config.predict.fits else np.zeros(0, np.uint64)
-    return _fitted(project, rows, logits, numbers)
+def crossfitted_rule(
+    project: Project, rows: np.ndarray, logits: np.ndarray, settings: PredictConfig | None = None
+) -> DecisionRule:
+    """The rule for labelled rows, given their logits `(n, K)`. A tuned rule is cross-fitted: each fold by the other folds.
+
+    Parameters
+    ----------
+    settings : PredictConfig, optional
+        Other settings than the project's.
+    """
+    return fitted_rule(project, rows, logits, crossfit=True, settings=settings)
 
 
-def _fitted(project: Project, rows: np.ndarray, logits: np.ndarray, numbers: np.ndarray | None = None) -> DecisionRule:
-    """A rule fitted on labels and logits; cross-fitted in folds by the rows' `numbers`, if given.
+def fitted_rule(
+    project: Project,
+    rows: np.ndarray,
+    logits: np.ndarray,
+    *,
+    crossfit: bool = False,
+    settings: PredictConfig | None = None,
+) -> DecisionRule:
+    """A rule fitted on labels and logits, or one for each row; by the project's settings or by others.
 
     Thresholds per class are fitted in alphabetical order of the classes, so the manifest's order does not matter.
     """
     config, classes = project.config, project.manifest.classes
+    settings = settings or config.predict
     labels, at = project.manifest.labels[rows], None
-    if config.predict.per_class:
+    numbers = id_numbers(project.manifest.ids[rows]) if settings.fits else np.zeros(0, np.uint64)
+    if settings.per_class:
         at = class_positions(classes, class_order(classes))
         labels, logits = labels[:, at], logits[:, at]
-    if numbers is None:
-        rule = fit_decision_rule(config.predict, config.metric, labels=labels, logits=logits)
-    else:
-        rule = crossfit_decision_rule(config.predict, config.metric, labels=labels, logits=logits, numbers=numbers)
+    fit = crossfit_decision_rule if crossfit else fit_decision_rule
+    rule = fit(settings, config.metric, labels=labels, logits=logits, numbers=numbers)
     return rule if at is None else rule.in_order_of(np.argsort(at))
 
 
-def metrics_on_val(project: Project, logits: np.ndarray) -> Metrics:
+def metrics_on_val(project: Project, logits: np.ndarray, settings: PredictConfig | None = None) -> Metrics:
     """Metrics of logits `(n_val, K)` of the manifest's val rows; a tuned rule is cross-fitted."""
     rows = project.manifest.rows("val")
-    return metrics_of(project.manifest.labels[rows], logits, crossfitted_rule(project, rows, logits))
+    return metrics_of(project.manifest.labels[rows], logits, crossfitted_rule(project, rows, logits, settings))
 
 
 def required_val(project: Project, what: str) -> np.ndarray:
@@ -72,11 +87,11 @@ def shipped_rule(project: Project, name: str) -> DecisionRule:
         There are no logits of the val rows.
     """
     rows, config = project.manifest.rows("val"), project.config
-    if not config.predict.fits:
+    if not config.predict.fits or (config.predict.auto and not config.predict.needs_val and not len(rows)):
         no_labels, no_logits = project.manifest.labels[:0], np.zeros((0, 0), np.float32)
         return fit_decision_rule(config.predict, config.metric, labels=no_labels, logits=no_logits)
     _check_val(project)
-    return _fitted(project, rows, logits_of(project, name, rows).logits)
+    return fitted_rule(project, rows, logits_of(project, name, rows).logits)
 
 
 def rule_for_rows(project: Project, name: str, rows: np.ndarray, shipped: DecisionRule | None = None) -> DecisionRule:
@@ -100,9 +115,10 @@ def rule_for_rows(project: Project, name: str, rows: np.ndarray, shipped: Decisi
 def rule_record(project: Project, logits: np.ndarray) -> dict[str, Any] | None:
     """The rule that a run ships, as in run.json, fitted on the logits `(n_val, K)` of val rows; None if it cannot be fitted."""
     config, rows = project.config, project.manifest.rows("val")
-    if config.predict.fits and not len(rows):
+    if config.predict.needs_val and not len(rows):
         return None
-    return {**_fitted(project, rows, logits).as_dict(), "fitted": about_fit(project)}
+    rule = fitted_rule(project, rows, logits)
+    return {**rule.as_dict(), "fitted": about_fit(project, rule)}
 
 
 def same_rule(record: dict[str, Any], rule: PredictConfig) -> bool:
@@ -110,12 +126,18 @@ def same_rule(record: dict[str, Any], rule: PredictConfig) -> bool:
     return dataclasses.asdict(PredictConfig()) | record["config"]["predict"] == dataclasses.asdict(rule)
 
 
-def about_fit(project: Project) -> str:
+def about_fit(project: Project, rule: DecisionRule) -> str:
     """A clause about the fit, such as `fitted on 2,000 val rows for samples-f1`; empty if the rule is not fitted."""
-    if not project.config.predict.fits:
+    settings = project.config.predict
+    fitted = settings.tuned or (settings.auto and not _is_half(rule))
+    if not fitted and settings.calibration == "none":
         return ""
-    purpose = f" for {project.config.metric}" if project.config.predict.tuned else ""
+    purpose = f" for {project.config.metric}" if fitted else ""
     return f"fitted on {counted(len(project.manifest.rows('val')), 'val row')}{purpose}"
+
+
+def _is_half(rule: DecisionRule) -> bool:
+    return bool((np.asarray(rule.threshold) == UNFITTED).all())
 
 
 def _check_val(project: Project) -> None:

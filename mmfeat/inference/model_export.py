@@ -154,9 +154,10 @@ def _check_exportable(composed: Composed, form: _Form) -> None:
 
 def _record(project: Project, composed: Composed) -> dict[str, Any]:
     """The content of mmfeat.json, as JSON values."""
+    rule = shipped_rule(project, composed.name)
     return {
         "classes": list(project.manifest.classes),
-        "predict": {**shipped_rule(project, composed.name).as_dict(), "fitted": about_fit(project)},
+        "predict": {**rule.as_dict(), "fitted": about_fit(project, rule)},
         "separator": project.config.data.separator,
         "embeddings": project.config.store.dtype,
         "run": model_record(project, composed),

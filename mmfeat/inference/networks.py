@@ -67,7 +67,7 @@ def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
     """Add the heads and linear probes of a run to `parts`; returns its branch of the tree."""
     if run.kind != "ensemble":
         if run.first_name not in parts:  # the same in every export of the run
-            parts[run.first_name] = head_part(run.record, run.state(), run.columns)
+            parts[run.first_name] = head_part(run, run.columns)
         return run.first_name
     members = []
     for member in run.members:

@@ -113,7 +113,7 @@ def predictions_by_run(project: Project, run: str | None, rows: NewRows, *, outp
     decision = shipped_rule(project, name)
     found = predict_in_project(project, name, rows, decision)
     named = {**source_columns(project), "id_column": rows.columns.get("id") or "id"}
-    how = about_fit(project)
+    how = about_fit(project, decision)
     return _new_predictions(
         found, rows, outputs, model=name, decision=decision, fitted=how, columns=named, chosen=chosen
     )

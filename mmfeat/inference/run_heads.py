@@ -27,7 +27,7 @@ def seeds_logits(run: Run, table: FeatureTable, device: torch.device, fold: np.n
         `(n,)`, from :func:`mmfeat.inference.logits.held_out_folds`. A row of a fold gets the logits of the heads that held
         it out. All other rows, or all rows if None, get the mean over the heads of all folds.
     """
-    heads = list(head_part(run.record, run.state()).to(device).seeds)
+    heads = list(head_part(run).to(device).seeds)
     found = table_logits(heads, table, list(run.encoders), device=device, folds=n_folds(run.record), fold=fold)
     return found if run.columns is None else found.take(run.columns, axis=-1)
 

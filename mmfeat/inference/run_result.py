@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.inference.model_export import ExportResult, export_model
+from mmfeat.inference.threshold_report import ThresholdReport
 from mmfeat.project.project import Project
 from mmfeat.report.result import TableResult
 from mmfeat.runs.run import Run
@@ -22,10 +23,13 @@ class RunResult(TableResult):
     ----------
     made : bool
         False if the run existed and was made from the same rows, features and settings.
+    threshold : ThresholdReport or None
+        Its threshold, and what other settings would gain. None without val rows.
     """
 
     run: Run
     made: bool
+    threshold: ThresholdReport | None
 
     def export(
         self,

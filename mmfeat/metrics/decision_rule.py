@@ -16,8 +16,11 @@ import numpy as np
 from mmfeat.common.json_shapes import Choice, Number, Shape, misfit
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig
-from mmfeat.metrics import crossfitted, fit_temperature, fit_thresholds
+from mmfeat.metrics import Outcome, crossfitted, fit_temperature, fit_thresholds, paired_bootstrap, samples_f1_rows
+from mmfeat.metrics.thresholds import TUNED_FOR, UNFITTED
 
+GAIN_RESAMPLES = 400  # of a gain's standard error
+NORMAL_95 = 1.959964  # half the 95 % interval in standard errors
 DECISION: Shape = {
     "?temperature": Number(float, above=0.0),
     "threshold": (Number(float, 0.0, 1.0), [Number(float, 0.0, 1.0)]),
@@ -102,8 +105,83 @@ class DecisionRule:
         return dataclasses.replace(self, temperature=temperature, threshold=threshold)
 
 
-def fit_decision_rule(settings: PredictConfig, metric: str, *, labels: np.ndarray, logits: np.ndarray) -> DecisionRule:
-    """The rule that predicts, fitted on labelled rows; the rows are not read if nothing is tuned."""
+@dataclass(frozen=True, kw_only=True)
+class AutoThreshold:
+    """How val rows decided between a fitted threshold and 0.5.
+
+    Attributes
+    ----------
+    metric : str
+        The metric that decided: the project's, or samples-F1 if that does not depend on a threshold.
+    gain, error : float
+        The fitted threshold's metric minus that at 0.5, cross-fitted on val, and the standard error of this difference.
+    rule : DecisionRule
+        The rule of each val row: fitted on the other folds, or 0.5 for all.
+    """
+
+    metric: str
+    gain: float
+    error: float
+    rule: DecisionRule
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the fitted threshold is used: its gain is beyond the standard error."""
+        return self.gain > self.error
+
+
+def auto_threshold(
+    settings: PredictConfig, metric: str, *, labels: np.ndarray, logits: np.ndarray, numbers: np.ndarray
+) -> AutoThreshold:
+    """Decide between a fitted threshold and 0.5 on labelled rows; parameters as :func:`crossfit_decision_rule`."""
+    metric = metric if metric in TUNED_FOR else TUNED_FOR[0]
+    tuned = dataclasses.replace(settings, threshold="tuned")
+    fitted = crossfit_decision_rule(tuned, metric, labels=labels, logits=logits, numbers=numbers)
+    fixed = dataclasses.replace(fitted, threshold=UNFITTED)
+    gain, error = gain_of(metric, fitted, fixed, labels=labels, logits=logits, numbers=numbers)
+    return AutoThreshold(metric=metric, gain=gain, error=error, rule=fitted if gain > error else fixed)
+
+
+def gain_of(
+    metric: str, rule: DecisionRule, other: DecisionRule, *, labels: np.ndarray, logits: np.ndarray, numbers: np.ndarray
+) -> tuple[float, float]:
+    """An F1 by one rule minus that by another on the same rows, and the standard error of this difference.
+
+    The error of samples-F1 is that of a mean over rows; the others are bootstrapped, with rows in the order of `numbers`.
+    """
+    one, two = (r.labels(r.probs(logits)) for r in (rule, other))
+    if (one == two).all() or not (labels >= 0).any():
+        return 0.0, 0.0
+    if metric == "samples-f1":
+        difference = samples_f1_rows(labels, one) - samples_f1_rows(labels, two)
+        return float(difference.mean()), float(difference.std() / len(difference) ** 0.5)
+    order, name = np.argsort(numbers, kind="stable"), metric.replace("-", "_")
+    sides = (Outcome(predicted[order], logits[order], logits[order]) for predicted in (one, two))
+    gain, low, high = paired_bootstrap(labels[order], *sides, n=GAIN_RESAMPLES, names=(name,))[name]
+    return gain, (high - low) / (2 * NORMAL_95)
+
+
+def fit_decision_rule(
+    settings: PredictConfig,
+    metric: str,
+    *,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    numbers: np.ndarray | None = None,
+) -> DecisionRule:
+    """The rule that predicts, fitted on labelled rows; the rows are not read if nothing is tuned.
+
+    Parameters
+    ----------
+    numbers : np.ndarray, optional
+        `(N,)` uint64, one for each id; `auto` needs them for its folds.
+    """
+    if settings.auto:
+        threshold: str | float = UNFITTED
+        if numbers is not None and len(labels):
+            found = auto_threshold(settings, metric, labels=labels, logits=logits, numbers=numbers)
+            metric, threshold = found.metric, "tuned" if found.fitted else UNFITTED
+        settings = dataclasses.replace(settings, threshold=threshold)
     decision = DecisionRule(1.0, settings.untuned, settings.empty)
     if settings.calibration == "temperature":
         decision = dataclasses.replace(decision, temperature=fit_temperature(labels, logits))
@@ -120,6 +198,8 @@ def crossfit_decision_rule(
 ) -> DecisionRule:
     """A rule for each row, fitted on the other folds of the same rows, so that the row's metrics are out of sample.
 
+    With `auto`, whether thresholds are fitted is decided once, for all rows.
+
     Parameters
     ----------
     numbers : np.ndarray
@@ -127,6 +207,8 @@ def crossfit_decision_rule(
     """
     if not settings.fits:
         return fit_decision_rule(settings, metric, labels=labels, logits=logits)
+    if settings.auto:
+        return auto_threshold(settings, metric, labels=labels, logits=logits, numbers=numbers).rule
 
     def fit(fold_labels: np.ndarray, fold_logits: np.ndarray) -> np.ndarray:
         found = fit_decision_rule(settings, metric, labels=fold_labels, logits=fold_logits)

@@ -54,7 +54,7 @@ rounds = 5
 policy = "soft"                    # pseudo-labels: soft, class-aware, confident; all: as in the paper
 
 [predict]
-threshold = 0.5                    # a number; tuned; tuned-per-class (fitted on val, cross-fitted)
+threshold = "auto"                 # auto: fitted on val if better than 0.5; a number (left out: 0.5); tuned; tuned-per-class
 empty     = {empty:<22} # labels of a row without a class above the threshold: most-probable, none
 """
 

@@ -15,6 +15,7 @@ METRIC_TITLES = {
     "label_set_accuracy": "subset accuracy",
     "loss": "loss",
 }
+_MAP = list(METRIC_TITLES).index("map")
 Difference = tuple[float, float, float]
 
 
@@ -24,6 +25,7 @@ def evaluation_table(metrics: dict[str, Metrics], title: str, *, metric: str) ->
     for name, one in metrics.items():
         cells = [number(getattr(one.scores, key)) for key in METRIC_TITLES]
         cells[0] = number(one.scores.samples_f1, spread=one.half_width)
+        cells[_MAP] = number(one.scores.map, spread=one.map_spread)
         rows.append([outside(name), *cells, number(one.ece)])
     keep = METRIC_TITLES[metric.replace("-", "_")]
     return table([title, *METRIC_TITLES.values(), "ECE"], rows, title=title, first="run", keep=[keep])

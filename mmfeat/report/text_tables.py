@@ -25,24 +25,43 @@ def metric_title(metric: str) -> str:
     return (_METRICS | _OTHERS)[metric.replace("_", "-")]
 
 
-def metric_header(metric: str = "") -> list[str]:
-    """Titles of the metric columns: three in every table, and the project's metric if it is another one."""
-    return [*_METRICS.values(), *(title if name == metric else Unshown(title) for name, title in _OTHERS.items())]
+def metric_header(metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str]:
+    """Titles of the metric columns: three in every table, and the project's metric if it is another one.
+
+    If the threshold of some line is not 0.5, a column `at 0.5` has what an F1 would be there: the project's metric, or
+    samples F1 if that does not depend on a threshold. JSON has every metric.
+    """
+    titles = [*_METRICS.values(), *(title if name == metric else Unshown(title) for name, title in _OTHERS.items())]
+    return [*titles, *([f"{metric_title(_f1_of(metric))} at 0.5"] if _differs(lines) else [])]
 
 
-def metric_cells(line: MetricRow) -> list[str]:
+def metric_cells(line: MetricRow, metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str]:
     """The cells below :func:`metric_header`."""
-    cells = [number(line.samples_f1, spread=line.spread), number(line.macro_f1), number(line.map)]
-    return [*cells, *(number(getattr(line, name.replace("-", "_"))) for name in _OTHERS)]
+    cells = [
+        number(line.samples_f1, spread=line.spread),
+        number(line.macro_f1),
+        number(line.map, spread=line.map_spread),
+    ]
+    cells += [number(getattr(line, name.replace("-", "_"))) for name in _OTHERS]
+    return [*cells, *([number(line.at_half[_f1_of(metric).replace("-", "_")])] if _differs(lines) else [])]
+
+
+def _f1_of(metric: str) -> str:
+    return metric if metric in ("micro-f1", "macro-f1") else "samples-f1"
+
+
+def _differs(lines: Sequence[MetricRow]) -> bool:
+    """Whether the threshold of some line is not 0.5."""
+    return any(line.at_half[name] != getattr(line, name) for line in lines for name in line.at_half)
 
 
 def metric_table(title: str, lines: Sequence[MetricRow], metric: str = "") -> Table:
     """Metrics of several models on the same rows, which `title` names."""
     timed = any(line.seconds is not None for line in lines)
-    head = [title, *metric_header(metric), *(["seconds"] if timed else [])]
+    head = [title, *metric_header(metric, lines), *(["seconds"] if timed else [])]
     rows = []
     for line in lines:
-        cells = [outside(line.label), *metric_cells(line)]
+        cells = [outside(line.label), *metric_cells(line, metric, lines)]
         if timed:
             cells.append(number(line.seconds, 1, unknown=""))
         rows.append([*cells, line.note])
@@ -61,20 +80,29 @@ def about_decision(decision: DecisionRule, fitted: str = "") -> str:
     return f"{text} ({fitted})" if fitted else text
 
 
-def about_metrics(n_left_out: int, rows: str, seeds: bool = False) -> str:
-    """The text below a table of metrics: the meaning of ±, the use of the rows, the classes that are left out.
+def about_metrics(line: MetricRow, rows: str, seeds: bool = False) -> str:
+    """The text below a table of metrics: the meaning of ±, the use of the rows, classes left out or never predicted.
 
     Parameters
     ----------
-    n_left_out : int
-        Classes without a positive among the rows.
+    line : MetricRow
+        The last line of the table.
     rows : str
         A clause about the rows, such as `epochs were selected on these rows`.
     seeds : bool
         Whether the table has a row over seeds.
     """
-    spread = "± is half the 95 % bootstrap interval" + (" (one seed: standard deviation over seeds)" if seeds else "")
-    return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(n_left_out)]))
+    spread = "± is half the 95 % interval over rows" + (" (one seed: standard deviation over seeds)" if seeds else "")
+    return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(line.n_left_out), never_predicted(line)]))
+
+
+def never_predicted(line: MetricRow) -> str:
+    """A sentence about classes that no row is given. Empty if there are none."""
+    n = line.never_predicted
+    what = (
+        f"{counted(n, 'class', 'classes')} with a positive among these rows {'is' if n == 1 else 'are'} never predicted"
+    )
+    return f"{what} by {shown(line.label)}. What helps rare classes: docs/decisions.md" if n else ""
 
 
 def left_out(n: int) -> str:

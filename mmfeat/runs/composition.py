@@ -19,6 +19,7 @@ from mmfeat.common.json_shapes import ANYTHING, Choice, Number, Several, Shape, 
 from mmfeat.heads import build_head, head_settings
 from mmfeat.heads.head import encoder_of
 from mmfeat.runs.ensembles import shares_and_scale
+from mmfeat.runs.run import Run
 
 # A part's name, or {"members": [Tree], "weights": [float or [float]], "prior": [float], "bias": [float], if any}.
 Tree = str | dict[str, Any]
@@ -282,23 +283,21 @@ def n_folds(record: dict[str, Any]) -> int:
     return max(1, record.get("folds", 0))
 
 
-def head_part(record: dict[str, Any], state: dict[str, Tensor], columns: Sequence[int] | None = None) -> HeadPart:
+def head_part(run: Run, columns: Sequence[int] | None = None) -> HeadPart:
     """The heads of a run from its run.json and head.safetensors; `columns` as for :class:`HeadPart`.
 
     Raises
     ------
     RunError
-        The tensors do not fit the heads.
+        Its settings or tensors do not fit the heads.
     """
+    record, state = run.record, run.state()
     try:
         part = empty_head_part(record, len(record["seeds"]) * n_folds(record), columns)
         for seed, head in enumerate(part.seeds):
             prefix = f"seed{seed}."
             head.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
-    except RunError:
-        raise
     except Exception as error:  # settings of another version, or of an unsealed record, may raise anything
-        raise RunError(
-            f"its tensors do not fit the head {record['head']} of this version: {one_line(error)}. Make the run again"
-        ) from None
+        why = f"run {run.name}: its record and its tensors do not fit the head {record['head']} of this version"
+        raise RunError(f"{why}: {one_line(error)}. Make the run again") from None
     return part.eval()

@@ -17,6 +17,9 @@ METRIC_NAMES: Shape = {
     **dict.fromkeys(("samples_f1", "micro_f1", "macro_f1", "map", "loss"), _FIGURE),
     "samples_f1_interval": Several(2, float),
     "n_classes_left_out": _COUNT,
+    "?map_interval": Several(2, _FIGURE),
+    "?at_half": dict.fromkeys(("samples_f1", "micro_f1", "macro_f1"), float),
+    "?never_predicted": _COUNT,
 }
 BASELINE: Shape = {"settings": {str: ANYTHING}, "val": METRIC_NAMES, "seconds": float, "?note": str, "?encoder": str}
 _ENCODER: Shape = {

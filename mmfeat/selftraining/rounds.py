@@ -247,7 +247,11 @@ class _Rounds:
         """Metrics on val, and the predictions for the paired bootstrap."""
         val = self.data.val
         decision = crossfit_decision_rule(
-            self.rule, self.metric, labels=self.val_labels, logits=logits[val], numbers=self.data.numbers[val]
+            self.rule.of_candidates,
+            self.metric,
+            labels=self.val_labels,
+            logits=logits[val],
+            numbers=self.data.numbers[val],
         )
         return metrics_of(self.val_labels, logits[val], decision), outcome_of(logits[val], decision)
 

@@ -22,6 +22,7 @@ from mmfeat.heads.training.members import Member
 from mmfeat.inference.fitted_rules import metrics_on_val, same_rule
 from mmfeat.inference.logits import held_out_folds, recorded_table, run_logits
 from mmfeat.inference.run_heads import seeds_logits
+from mmfeat.inference.threshold_report import ThresholdReport, threshold_report
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
@@ -140,6 +141,12 @@ def _seeds_metrics(project: Project, run: Run) -> list[dict[str, Any]]:
 def val_metrics(project: Project, run: Run) -> Metrics:
     """The metrics of a run on the current val rows."""
     return metrics_on_val(project, run_logits(project, run, project.manifest.rows("val")).logits)
+
+
+def run_threshold(project: Project, run: Run) -> ThresholdReport | None:
+    """The report about a run's threshold on the current val rows; None without val rows."""
+    val = project.manifest.rows("val")
+    return threshold_report(project, run_logits(project, run, val).logits) if len(val) else None
 
 
 def describe(run: Run) -> str:

@@ -20,6 +20,7 @@ from mmfeat.inference.ensemble_members import (
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import RowLogits, logits_of, run_logits, training_prior, weighted_logits
 from mmfeat.inference.run_result import RunResult, check_naming, to_name
+from mmfeat.inference.threshold_report import threshold_report
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
@@ -165,6 +166,7 @@ def _mean(project: Project, stem: str, names: list[str], *, naming: Naming) -> E
         run=run,
         lines=lines,
         made=made,
+        threshold=threshold_report(project, mean.logits[: len(val)]),
         description=f"{stem}: {text}; {shares}; no weights are fitted",
         n_val=len(val),
         left_out=[],
@@ -208,6 +210,7 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool, nam
         run=run,
         lines=lines,
         made=made,
+        threshold=threshold_report(project, of_fit[0].logits) if of_fit else None,
         description=f"{run.name}: {text}",
         n_val=len(val),
         left_out=[name for name in names if name not in shown],

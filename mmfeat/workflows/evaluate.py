@@ -13,10 +13,11 @@ from mmfeat.common.errors import DataError, RunError
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
-from mmfeat.inference.fitted_rules import about_fit, rule_for_rows
+from mmfeat.inference.fitted_rules import rule_for_rows
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
+from mmfeat.inference.threshold_report import ThresholdReport, threshold_report
 from mmfeat.metrics import Outcome, paired_bootstrap
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.project.project import Project
@@ -45,8 +46,8 @@ class EvaluateResult(TableResult):
         For each name, how many of the rows are out of fold: scored by the heads that held them out.
     files : list of Path
         One table by class for each name.
-    fitted : str
-        How thresholds and temperature were fitted. Empty if they were not.
+    thresholds : dict of str to ThresholdReport
+        The threshold of each name, and what other settings would gain on val. Empty without val rows.
     after : str
         The command to type next.
     """
@@ -60,7 +61,7 @@ class EvaluateResult(TableResult):
     n_out_of_fold: dict[str, int]
     files: list[Path]
     classes: tuple[str, ...]
-    fitted: str
+    thresholds: dict[str, ThresholdReport]
     after: str
 
     def _about(self) -> str:
@@ -142,7 +143,7 @@ def evaluate(
         n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
         files=list(paths.values()),
         classes=manifest.classes,
-        fitted=about_fit(project),
+        thresholds=_thresholds(project, names),
         after=after_evaluate(project, split),
     )
 
@@ -160,6 +161,12 @@ def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
         n_selected=int(chosen.sum()),
         n_out_of_fold=int(lineage.is_out_of_fold(manifest.ids[rows]).sum()),
     )
+
+
+def _thresholds(project: Project, names: Sequence[str]) -> dict[str, ThresholdReport]:
+    val = project.manifest.rows("val")
+    found = {name: threshold_report(project, logits_of(project, name, val).logits) for name in names if len(val)}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _file(project: Project, name: str, split: str) -> Path:

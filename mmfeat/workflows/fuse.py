@@ -30,6 +30,7 @@ from mmfeat.training.head_training import (
     head_inputs,
     head_lines,
     resolved_config,
+    run_threshold,
 )
 
 
@@ -105,6 +106,7 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
         lines=[*lines, *head_lines(project, run)],
         labelled=labelled_metrics(project, run) if folds else None,
         made=made,
+        threshold=run_threshold(project, run),
         description=describe(run),
         n_train=len(table.rows("train")),
         n_val=len(table.rows("val")),

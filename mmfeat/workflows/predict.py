@@ -144,7 +144,7 @@ def _predicted(project: Project, run: str | None, rows: np.ndarray, *, files: li
         n_empty=decision.n_empty(probs),
         n_unknown=int((~found.known).sum()),
         decision=shipped,
-        fitted=about_fit(project),
+        fitted=about_fit(project, shipped),
     )
 
 

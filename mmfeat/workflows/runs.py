@@ -8,8 +8,10 @@ from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import counted, shown
 from mmfeat.inference.next_commands import after_runs
 from mmfeat.inference.run_ranking import RankedRun, ranked_runs
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, Result, TableResult
+from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.run_names import delete_run, note_run, rename_run
 
 __all__ = ["ChangedRun", "RankedRun", "RunsResult", "annotate", "delete", "ranked_runs", "rename", "runs"]
@@ -58,6 +60,7 @@ class RunsResult(TableResult):
 
 def _record(line: RankedRun) -> Record:
     scores = line.metrics.scores if line.metrics else None
+    at_half = MetricRow.of(line.name, line.metrics).at_half if line.metrics else {}
     return {
         "run": line.name,
         "made from": line.made_from,
@@ -67,6 +70,7 @@ def _record(line: RankedRun) -> Record:
         "macro F1": scores.macro_f1 if scores else None,
         "mAP": scores.map if scores else None,
         "loss": scores.loss if scores else None,
+        **{f"{metric_title(name)} at 0.5": at_half.get(name) for name in ("samples_f1", "micro_f1", "macro_f1")},
         "MB": line.size_mb,
         "state": line.state + (", transductive" if line.transductive else ""),
         "created": line.created,

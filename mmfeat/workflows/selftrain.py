@@ -37,6 +37,7 @@ from mmfeat.training.head_training import (
     head_inputs,
     head_lines,
     resolved_config,
+    run_threshold,
     val_metrics,
 )
 
@@ -221,6 +222,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
         supervised=supervised.name if supervised else None,
         rises=rises,
         made=made,
+        threshold=run_threshold(project, run),
         n_train=len(manifest.rows("train")),
         n_partly=n_partly,
         n_unlabelled=len(plan.free) - n_partly,

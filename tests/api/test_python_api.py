@@ -340,7 +340,8 @@ def test_a_frame_has_numbers_and_says_which_extra_it_needs(monkeypatch):
             return metric_records(self.lines)
 
     scores = dict.fromkeys(("samples_f1", "micro_f1", "macro_f1", "map", "loss"), 0.5)
-    lines = [MetricRow(label="image", spread=0.1, n_left_out=0, seconds=1.5, **scores)]
+    more = {"at_half": {}, "n_left_out": 0, "never_predicted": 0, "seconds": 1.5}
+    lines = [MetricRow(label="image", spread=0.1, map_spread=0.1, **more, **scores)]
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "pandas", None)
         with pytest.raises(ConfigError, match=r"pip install 'mmfeat\[pandas\]'"):

@@ -142,6 +142,7 @@ COMMANDS = {
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
             "--folds": Opt("2"),
+            "--threshold": Opt("tuned"),
             **TOP,
             **NAMING,
             "--set": Opt(
@@ -160,6 +161,7 @@ COMMANDS = {
             "--dropout": Opt("0.1"),
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
+            "--threshold": Opt("tuned"),
             **TOP,
             **OVERWRITE,
             "--set": Opt("fuse.mlp.hidden=3,4", elsewhere={"fuse.folds=2": [], "selftrain.rounds=2": []}),
@@ -175,6 +177,7 @@ COMMANDS = {
             "--batch-size": Opt("2,3"),
             "--optimizer": Opt("adam"),
             "--epochs": Opt("2"),
+            "--threshold": Opt("tuned"),
             **TOP,
             **OVERWRITE,
             "--set": Opt("finetune.clip=2", elsewhere={"fuse.head=linear": [], "selftrain.rounds=2": []}),
@@ -185,6 +188,7 @@ COMMANDS = {
         ["ensemble.ensemble"],
         {
             "--method": Opt("weighted"),
+            "--threshold": Opt("tuned"),
             **SCORED,
             **NAMING,
             "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=linear": [], "seed=3": []}),
@@ -201,6 +205,7 @@ COMMANDS = {
             "--head": Opt("linear"),
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
+            "--threshold": Opt("tuned"),
             **TOP,
             "--set": Opt(
                 "selftrain.yes=0.9",
@@ -281,6 +286,7 @@ COMMANDS = {
         {
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
+            "--threshold": Opt("tuned"),
             **TOP,
             **OVERWRITE,
             "--set": Opt("fuse.mlp.lr=0.1", refused=[["concat"]], elsewhere={"fuse.folds=2": [], "fuse.head=mlp": []}),
@@ -293,6 +299,7 @@ COMMANDS = {
             "--freeze": Opt(),
             "--seeds": Opt("2"),
             "--use": Opt("best", by="test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for"),
+            "--threshold": Opt("tuned"),
             **TOP,
             **OVERWRITE,
             "--set": Opt("finetune.image.epochs=2", refused=[["--freeze"]], elsewhere={"fuse.head=mlp": []}),
@@ -623,3 +630,19 @@ def test_a_url_for_a_path_is_one_line(folder, words):
     assert "is a URL: download it first" in str(error) or "is a data URI: save it" in str(error)
     if "https://" in " ".join(words):
         assert "https://" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["finetune", "--threshold", "0.3"], "--set predict.threshold=..."),
+        (["fuse", "--dropout", "0.1"], "--set fuse.crossattn.dropout=... or --set fuse."),
+        (["selftrain", "--batch-size", "8"], "--set fuse.crossattn.batch_size=..."),
+    ],
+)
+def test_an_unknown_option_that_is_a_key_of_the_file_says_how_to_set_it(words, said):
+    result = CliRunner().invoke(group, words)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Did you mean" not in result.output
+    assert "--set" not in CliRunner().invoke(group, ["extract", "--threshold", "0.3"]).output  # it has no --set

@@ -133,7 +133,7 @@ def test_dotted_lists_every_setting_once(tmp_path):
     assert {"metric", "encoder.image.model", "fuse.crossattn.dropout", "predict.empty"} <= set(keys)
 
 
-def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
+def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automatic_threshold(tmp_path):
     from mmfeat.project.template import ENCODERS, TEMPLATE
 
     filled = TEMPLATE.format(
@@ -160,5 +160,6 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults(tmp_path):
     config = load(tmp_path, filled)
     values, defaults = config.values(), Config().values()
     assert values.pop("data") != defaults.pop("data")
+    assert values.pop("predict") == defaults.pop("predict") | {"threshold": "auto"}  # files of 0.1 keep 0.5
     assert values == defaults
     assert set(tomllib.loads(filled)) == set(Config().values())

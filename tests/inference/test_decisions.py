@@ -17,7 +17,7 @@ from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.fitted_rules import rule_for_rows, shipped_rule
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.run_ranking import ranked_runs
-from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
+from mmfeat.metrics.decision_rule import DecisionRule, auto_threshold, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import metrics_of
 from mmfeat.project.project import Project
 from mmfeat.workflows.evaluate import evaluate
@@ -30,6 +30,8 @@ RULES = [
     PredictConfig("tuned"),
     PredictConfig("tuned-per-class", "none", "temperature"),
     PredictConfig(0.5, calibration="temperature"),
+    PredictConfig("auto", "none"),
+    PredictConfig("auto", calibration="temperature"),
 ]
 TUNED = {"predict.threshold": "tuned-per-class", "predict.calibration": "temperature"}
 
@@ -41,10 +43,57 @@ def made(n: int = 200):
     return labels, logits, id_numbers([str(i) for i in range(n)])
 
 
+def shifted(by: float):
+    """Labels, logits whose best threshold lies `by` logits from 0.5, and numbers."""
+    labels, logits, numbers = made(600)
+    return labels, logits + np.float32(by), numbers
+
+
+def fitted_auto(labels, logits, numbers, metric="samples-f1", empty="none"):
+    given = {"labels": labels, "logits": logits, "numbers": numbers}
+    rule = PredictConfig("auto", empty)
+    return fit_decision_rule(rule, metric, **given), auto_threshold(rule, metric, **given)
+
+
+@pytest.mark.parametrize("metric", ["samples-f1", "micro-f1", "macro-f1", "map", "loss"])
+def test_auto_fits_a_threshold_where_that_beats_a_half_beyond_the_standard_error(metric):
+    labels, logits, numbers = shifted(-3)
+    rule, found = fitted_auto(labels, logits, numbers, metric)
+    assert found.fitted
+    assert found.gain > found.error > 0
+    assert rule.threshold < 0.3
+    tuned = PredictConfig("tuned", "none")
+    assert rule.threshold == fit_decision_rule(tuned, metric, labels=labels, logits=logits).threshold
+    assert found.metric == (metric if metric.endswith("f1") else "samples-f1")
+
+
+def test_auto_stays_at_a_half_where_a_fitted_threshold_is_not_better_beyond_the_standard_error():
+    labels, logits, numbers = shifted(0.35)  # a half is close to the best
+    rule, found = fitted_auto(labels, logits, numbers)
+    assert found.gain <= found.error
+    assert rule.threshold == 0.5
+    assert found.rule.threshold == 0.5
+
+
+def test_auto_stays_at_a_half_without_labelled_rows():
+    labels, logits, numbers = made(0)
+    rule, found = fitted_auto(labels, logits, numbers)
+    assert rule.threshold == 0.5
+    assert not found.fitted
+
+
+def test_epochs_are_selected_alike_for_all_thresholds_but_auto():
+    alike = [PredictConfig(t).of_training() for t in (0.5, "tuned", "tuned-per-class")]
+    assert alike[0] == alike[1] == alike[2] == {"threshold": 0.5, "empty": "most-probable"}  # as 0.1 recorded it
+    assert PredictConfig("auto").of_training()["threshold"] == "auto"
+    assert PredictConfig("auto").of_candidates.threshold == "tuned"
+    assert PredictConfig(0.4).of_candidates.threshold == 0.4
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_json_keeps_a_decision_to_the_last_bit(rule):
-    labels, logits, _ = made()
-    decision = fit_decision_rule(rule, "samples-f1", labels=labels, logits=logits)
+    labels, logits, numbers = made()
+    decision = fit_decision_rule(rule, "samples-f1", labels=labels, logits=logits, numbers=numbers)
     again = DecisionRule.of(json.loads(json.dumps(decision.as_dict())))
     assert np.array_equal(again.probs(logits), decision.probs(logits))
     assert np.array_equal(again.labels(again.probs(logits)), decision.labels(decision.probs(logits)))

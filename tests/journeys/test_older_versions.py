@@ -231,7 +231,7 @@ def test_the_store_is_whole_and_nothing_in_use_is_removed(folder):
 
 
 def test_a_run_of_then_is_renamed_and_its_ensembles_stay_current(folder):
-    from mmfeat.project.project import Project
+    from mmfeat.project.staleness import state_of
     from mmfeat.runs.run import all_runs
 
     before = {run.name: run.members for run in all_runs(folder / "runs")}
