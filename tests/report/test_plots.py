@@ -11,6 +11,8 @@ import pytest
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report import plots
 
+THRESHOLDS = {"map_spread": None, "at_half": {}, "never_predicted": 0}
+
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
@@ -27,7 +29,7 @@ def drawn(monkeypatch) -> list:
 
 def baseline(label: str, f1: float) -> MetricRow:
     scores = dict.fromkeys(("micro_f1", "macro_f1", "map", "loss"), 0.2)
-    return MetricRow(label=label, samples_f1=f1, spread=0.01, n_left_out=0, **scores)
+    return MetricRow(label=label, samples_f1=f1, spread=0.01, n_left_out=0, **scores, **THRESHOLDS)
 
 
 def model(name: str, f1: float) -> SimpleNamespace:
