@@ -156,8 +156,8 @@ class Table:
 
     def text(self, width: int | None = None) -> str:
         """Aligned lines; within `width` characters, the less important columns are hidden and long texts shortened."""
-        at = self._fitting(width)
-        widths = [self._widths()[i] for i in at]
+        at, bare = self._fitting(width)
+        widths = [self._widths(bare)[i] for i in at]
         room = None if width is None else width - sum(widths[1:]) - GAP * (len(at) - 1) - self._note_width()
         if room is not None and widths:
             widths[0] = min(widths[0], max(_LEAST_TEXT, room))
@@ -166,7 +166,7 @@ class Table:
             if isinstance(row, str):
                 lines.append(row)
                 continue
-            cells = [shown(row[i], w) if k == 0 else row[i] for k, (i, w) in enumerate(zip(at, widths, strict=True))]
+            cells = [shown(row[at[0]], widths[0]), *(self._cell_text(row, i, bare) for i in at[1:])]
             parts = [
                 cell.ljust(w) if i < self.left else cell.rjust(w) for i, cell, w in zip(at, cells, widths, strict=True)
             ]
@@ -174,9 +174,10 @@ class Table:
         return "\n".join(lines)
 
     def hidden(self, width: int | None) -> list[str]:
-        """The titles of the columns that :meth:`text` hides."""
-        at = self._fitting(width)
-        return [self.head[i] for i in self._shown() if i not in at]
+        """The titles of the columns that :meth:`text` hides, and spreads that it hides."""
+        at, bare = self._fitting(width)
+        spreads = [f"± of {self.head[i]}" for i in at if bare and self._widths(True)[i] < self._widths(False)[i]]
+        return [*(self.head[i] for i in self._shown() if i not in at), *spreads]
 
     def as_json(self) -> dict[str, Any]:
         """`title`, `columns` and `rows` as JSON values; a spread, a heading and a note are columns of their own."""
@@ -203,9 +204,13 @@ class Table:
     def _shown(self) -> list[int]:
         return [i for i, name in enumerate(self.head) if not isinstance(name, Unshown)]
 
-    def _widths(self) -> list[int]:
+    def _cell_text(self, row: Sequence[str], i: int, bare: bool) -> str:
+        """The text of a cell; if `bare`, without a spread unless the column stays at any width."""
+        return row[i].partition(" ± ")[0] if bare and isinstance(row[i], Cell) and self._rank(i) else row[i]
+
+    def _widths(self, bare: bool) -> list[int]:
         rows = [self.head, *(row for row in self.rows[: self.most] if not isinstance(row, str))]
-        return [max(len(str(row[i])) for row in rows) for i in range(len(self.head))]
+        return [max(len(self._cell_text(row, i, bare)) for row in rows) for i in range(len(self.head))]
 
     def _note(self, row: Sequence[str]) -> str:
         return str(row[len(self.head)]) if len(row) > len(self.head) else ""
@@ -218,15 +223,21 @@ class Table:
         name = self.head[i]
         return 0 if i == 0 or name in self.keep else _RANKS.get(name, 0 if i < self.left else 1)
 
-    def _fitting(self, width: int | None) -> list[int]:
-        """The columns that are shown within a width."""
-        at, widths, note = self._shown(), self._widths(), self._note_width()
-        while width is not None and sum(widths[i] for i in at) + GAP * (len(at) - 1) + note > width:
+    def _fitting(self, width: int | None) -> tuple[list[int], bool]:
+        """The columns that are shown within a width, and whether spreads leave before columns do."""
+        at, note, bare = self._shown(), self._note_width(), False
+        while width is not None:
+            widths = self._widths(bare)
+            if sum(widths[i] for i in at) + GAP * (len(at) - 1) + note <= width:
+                break
             last = max(at, key=lambda i: (self._rank(i), i))
             if not self._rank(last):
                 break
-            at.remove(last)
-        return at
+            if self._rank(last) == 1 and not bare:
+                bare = True
+            else:
+                at.remove(last)
+        return at, bare
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any] | str], left: int = 1, **more: Any) -> Table:

@@ -24,6 +24,9 @@ def test_the_least_important_columns_leave_first():
     assert made.hidden(50) == ["loss", "extra 2"]  # the highest rank, then the rightmost
     assert made.hidden(20) == ["loss", "MB", "extra 0", "extra 1", "extra 2"]
     assert made.text(20).splitlines()[1].split() == ["concat", "0.812", "±", "0.010"]
+    both = table(["model", "samples F1", "mAP"], [["a", number(0.8, spread=0.1), number(0.7, spread=0.1)]])
+    assert both.hidden(30) == ["± of mAP"]
+    assert both.text(30).splitlines()[1].split() == ["a", "0.800", "±", "0.100", "0.700"]
     kept = table(["model", "loss", "mAP"], [["a", "0.1", "0.2"]], keep=["loss"])
     assert kept.hidden(14) == ["mAP"]
     assert about_hidden([], "x") == ""

@@ -109,7 +109,7 @@ def test_the_limit_is_said_either_way():
 def test_the_limit_is_a_setting_that_runs_and_export_judge_by(trained, tmp_path):
     listed = run_cli("--project", str(trained), "runs", "--set", "limit_mb=0.5", cwd=tmp_path).stdout
     assert "2 of 4 models are over the limit of 0.5 MB (limit_mb)." in listed
-    assert "over" not in run_cli("--project", str(trained), "runs", cwd=tmp_path).stdout
+    assert "over the limit" not in run_cli("--project", str(trained), "runs", cwd=tmp_path).stdout
     words = ["export", "crossattn-1", "model", "--set", "limit_mb=0.5"]
     done = run_cli("--project", str(trained), *words, cwd=tmp_path)
     assert "MB, over the limit of 0.5 MB." in done.stdout
