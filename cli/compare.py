@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import DECISION, TOP, echo_next, open_project, overwrite_option, setting_options, typed_again
+from mmfeat.cli.options import DECISION, TOP, open_project, overwrite_option, setting_options, typed_again
+from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command
 
 from mmfeat.config.schema import HEADS
@@ -39,7 +40,8 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
     project = open_project(context, options, ("fuse.inputs", "fuse.seeds", *tables, "predict", *TOP))
     result = compare_heads(project, list(names), overwrite=overwrite)
     _echo_failed(result)
-    click.echo(f"{result.table}\n{result.table.notes}")
+    echo(result.table.main)
+    explain(result.table.notes)
     echo_next(_made(project, result), result.after)
 
 
@@ -74,18 +76,23 @@ def encoders_command(
     result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
     _echo_failed(result)
     table = result.table
-    click.echo(f"{table}\n{table.notes}\n\n{table.further}\n\n{table.by_class}\n")
+    echo(table.main)
+    explain(f"{table.notes}\n")
+    for further in (table.further, table.by_class):
+        echo(further)
+        echo("")
+    explain(table.about_classes)
     for line in table.layout.conclusions:
-        click.echo(line)
+        echo(line)
     if use is None:
         done = best_are_in_use(project, result)
         echo_next(_made(project, result), after_finetune(project) if done else f"{typed_again()} --use best")
         return
-    click.echo(_made(project, result))
+    echo(_made(project, result))
     used = use_encoders(project, result, use)
     for one in used:
         for text in one.lines:
-            click.echo(text)
+            echo(text)
     echo_next(
         "; ".join(one.made for one in used) + ".",
         after_finetune(project.reopened()) if all(one.in_use for one in used) else "mmfeat status",
@@ -96,7 +103,7 @@ def _echo_failed(result: ComparisonResult) -> None:
     from mmfeat.common.text import shown
 
     for label, why in result.failed.items():
-        click.echo(f"Note: {shown(label)} is not compared: {shown(why, 300)}", err=True)
+        note(f"Note: {shown(label)} is not compared: {shown(why, 300)}")
 
 
 def _made(project: Project, result: ComparisonResult) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from mmfeat.cli.options import echo_next
+from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -24,6 +24,6 @@ def demo_command(folder: str, seed: int) -> None:
     from mmfeat.report.text_tables import about_metrics, metric_table
 
     result = demo(folder, seed)
-    click.echo(metric_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
-    click.echo(about_metrics(result.lines[-1], "the labels of these rows were hidden from every command"))
+    echo(metric_table(f"on {counted(result.n_rows, 'unlabelled row')}", result.lines))
+    explain(about_metrics(result.lines[-1], "the labels of these rows were hidden from every command"))
     echo_next(f"Made {result.folder} in {clock(result.seconds)}.", f"cd {folder} && mmfeat runs")

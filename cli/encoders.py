@@ -6,13 +6,15 @@ import shlex
 from typing import TYPE_CHECKING
 
 import click
-from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.options import open_project
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import PROJECT, Command, Modes, typed
 
-from mmfeat.common.text import counted
+from mmfeat.common.text import counted, shown
 
 if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
+    from mmfeat.report.table_layout import Table
 
 
 MODES = Modes(
@@ -39,7 +41,7 @@ class _ListByDefault(click.Group):
 @click.group(
     "encoders",
     cls=_ListByDefault,
-    short_help="Sizes of the project's and the paper's encoders; find others by name, and add one.",
+    short_help="Sizes of the project's encoders and of usual ones; find others by name, and add one.",
 )
 def encoders_command() -> None:
     """List encoders, find models by name, or add an encoder to mmfeat.toml.
@@ -52,7 +54,7 @@ def encoders_command() -> None:
 @click.argument("pattern", required=False)
 @click.pass_context
 def list_command(context: click.Context, pattern: str | None) -> None:
-    """List encoders with parameters, size, width and input: the project's and the paper's, or models that PATTERN matches.
+    """List encoders with parameters, size, width and input: the project's and usual ones, or models that PATTERN matches.
 
     PATTERN is a part of a model's name, or contains *: mobilenet, "vit_*_224".
     """
@@ -63,15 +65,16 @@ def list_command(context: click.Context, pattern: str | None) -> None:
             open_project(context, {}, dry=True)
         listed = encoders(context.obj)
         if listed.project:
-            click.echo(_table(list(listed.project.values()), list(listed.project)) + "\n")
-        click.echo(_table(listed.models))
+            echo(_table(list(listed.project.values()), list(listed.project)))
+            echo("")
+        echo(_table(listed.models))
         echo_next(
-            f"{counted(len(listed.models), 'encoder')} of the paper; MB in float32, without a classifier.",
+            f"{counted(len(listed.models), 'usual encoder')}; MB in float32, without a classifier.",
             "mmfeat encoders PATTERN",
         )
         return
     listed = models(pattern)
-    click.echo(_table(listed.models))
+    echo(_table(listed.models))
     more = f", and {listed.n_more:,} more match" if listed.n_more else ""
     echo_next(
         f"{counted(len(listed.models), 'model')}{more}. MB in float32, without a classifier.",
@@ -102,20 +105,20 @@ def add_command(
         raise click.UsageError("--model is missing: name a model, or a folder of transformers", context)
     project = open_project(context, {})
     added = add_encoder(project, name, model, modality=modality, weights=weights, as_input=as_input)
-    click.echo(added.about)
+    echo(added.about)
     echo_next(f"Added [encoder.{name}] to mmfeat.toml.", added.after)
 
 
-def _table(lines: list[Description], names: list[str] | None = None) -> str:
-    from mmfeat.report.text_tables import shown, table
+def _table(lines: list[Description], names: list[str] | None = None) -> Table:
+    from mmfeat.report.table_layout import number, outside, table
 
     rows = []
     for line in lines:
-        parameters = "-" if line.parameters is None else f"{line.parameters / 1e6:,.1f}"
-        size = "-" if line.size_mb is None else f"{line.size_mb:,.1f}"
-        cells = [parameters, size, line.width or "-", line.takes or "-", line.source or "-", line.weights or "-"]
-        rows.append([shown(line.model, 60), *cells, shown(line.note, 300)])
+        parameters = number(None if line.parameters is None else line.parameters / 1e6, 1)
+        cells = [parameters, number(line.size_mb, 1), line.width or "-", line.takes or "-", line.source or "-"]
+        rows.append([outside(line.model), *cells, line.weights or "-", shown(line.note, 300)])
     head = ["model", "M parameters", "MB", "width", "input", "from", "weights"]
     if names is None:
-        return table(head, rows)
-    return table(["encoder", *head], [[shown(name), *row] for name, row in zip(names, rows, strict=True)], left=2)
+        return table(head, rows, title="models")
+    rows = [[outside(name), *row] for name, row in zip(names, rows, strict=True)]
+    return table(["encoder", *head], rows, left=2, title="encoders of the project")

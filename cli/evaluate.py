@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.options import (
     DECISION,
-    echo_next,
     echo_one_class,
     echo_threshold,
     open_project,
     overwrite_option,
     setting_options,
 )
+from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -36,32 +36,32 @@ def evaluate_command(
     context: click.Context, names: tuple[str, ...], split: str, overwrite: bool, **options: Any
 ) -> None:
     """Score runs and encoders on the same rows. Without RUN: the best run."""
-    from mmfeat.report.evaluation_table import evaluation_table
+    from mmfeat.report.evaluation_table import difference_table, evaluation_table
     from mmfeat.report.text_tables import left_out
     from mmfeat.workflows.evaluate import evaluate
 
     project = open_project(context, options, ("predict", "metric", "device"))
     result, metric = evaluate(project, names, split=split, overwrite=overwrite), project.config.metric
     echo_one_class(project)
-    click.echo(
-        evaluation_table(result.metrics, result.differences, f"{counted(result.n_rows, f'{split} row')}", metric=metric)
-    )
+    echo(evaluation_table(result.metrics, f"{counted(result.n_rows, f'{split} row')}", metric=metric))
+    if result.differences:
+        echo(difference_table(next(iter(result.metrics)), result.differences, metric=metric))
     for name, report in result.thresholds.items():
         echo_threshold(report, name if len(result.thresholds) > 1 else "")
     _echo_weakest(result)
     first = next(iter(result.metrics.values()))
-    click.echo(left_out(first.scores.n_classes_left_out) or "Macro F1 and mAP are averages over all classes.")
+    explain(left_out(first.scores.n_classes_left_out))
     _echo_in_sample(result)
     for name, text in result.relabelled.items():
         if text:
-            click.echo(f"{name}: {text}; it learned their earlier labels.")
+            echo(f"{name}: {text}; it learned their earlier labels.")
     if split == "val":
         tested = len(project.manifest.rows("test"))
         publish = "run: mmfeat evaluate --split test" if tested else "set [split] test before you start"
         selected = "Epochs and runs were" if set(result.n_selected.values()) == {result.n_rows} else "Runs are"
         if selected == "Runs are":
             _echo_selected(result)
-        click.echo(f"{selected} selected on these rows. For a figure to publish, {publish}.")
+        explain(f"{selected} selected on these rows. For a figure to publish, {publish}.")
     else:
         _echo_selected(result)
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)
@@ -77,7 +77,7 @@ def _echo_weakest(result: EvaluateResult) -> None:
         f"{shown(repr(result.classes[k]))} F1 {f1:.3f} ({counted(n, 'row')})"
         for k, f1, n in metrics.scores.weakest(WEAKEST)
     )
-    click.echo(f"Weakest classes of {name}: {weakest}")
+    echo(f"Weakest classes of {name}: {weakest}")
 
 
 def _echo_in_sample(result: EvaluateResult) -> None:
@@ -87,7 +87,7 @@ def _echo_in_sample(result: EvaluateResult) -> None:
     for name, ids in result.trained.items():
         if ids:
             some = ", ".join(shown(i, 30) for i in ids[:WEAKEST]) + (", ..." if len(ids) > WEAKEST else "")
-            click.echo(
+            echo(
                 f"{name}: in-sample for {len(ids):,} of {counted(result.n_rows, 'row')}, which it was trained on ({some})."
             )
 
@@ -96,13 +96,13 @@ def _echo_selected(result: EvaluateResult) -> None:
     """The rows that selected epochs or rounds, and those that are out of fold."""
     for name, n in result.n_selected.items():
         if n:
-            click.echo(f"{name}: epochs or rounds were selected on {n:,} of {counted(result.n_rows, 'row')}.")
+            echo(f"{name}: epochs or rounds were selected on {n:,} of {counted(result.n_rows, 'row')}.")
     for name, n in result.n_out_of_fold.items():
         if n:
-            click.echo(
+            echo(
                 f"{name}: {n:,} of {counted(result.n_rows, 'row')} out of fold, scored by heads that were not trained on them."
             )
     if result.split != "val" and not any(
         (*map(len, result.trained.values()), *result.n_selected.values(), *result.n_out_of_fold.values())
     ):
-        click.echo("Nothing was trained or selected on these rows.")
+        echo("Nothing was trained or selected on these rows.")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, decision_reads, echo_next, open_project, setting_options
+from mmfeat.cli.options import DECISION, open_project, setting_options
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
+from mmfeat.config.read_keys import decision_keys
 
 
 @click.command("export", cls=Command, short_help="Write one run as a folder that needs no project.")
@@ -34,31 +36,32 @@ def export_command(context: click.Context, run: str, destination: str, dtype: st
     import shlex
 
     from mmfeat.common.text import shown
-    from mmfeat.predictor.card import LIMIT_MB, limit_text
+    from mmfeat.predictor.card import limit_text
     from mmfeat.workflows.export import export
 
-    project = open_project(context, options, decision_reads(True))
+    project = open_project(context, options, lambda config: (*decision_keys(config, True), "limit_mb"))
+    limit = project.config.limit_mb
     result = export(project, run, destination, dtype=dtype, format=format)
     then = f"mmfeat predict new.csv --model {shlex.quote(shown(result.folder, 200))}"
     if not result.made:
         echo_next(f"Already made from the same: {shown(result.folder, 200)} ({result.size_mb:,.1f} MB).", then)
         return
     form = " as ONNX" if format == "onnx" else ""
-    click.echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb)}")
-    if result.size_mb > LIMIT_MB and dtype == "float32":
-        click.echo("To halve it: --dtype float16")
+    echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb, limit)}")
+    if 0 < limit < result.size_mb and dtype == "float32":
+        echo("To halve it: --dtype float16")
     if result.unchecked:
-        click.echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
+        echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:
-        click.echo(
+        echo(
             f"{counted(result.n_checked, 'row')} read again: probabilities differ from those of the cached features by at most "
             f"{result.difference:.1e}"
         )
     if result.n_run:
-        click.echo(
+        echo(
             f"{counted(result.n_run, 'row')} by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"
         )
     elif format == "onnx":
-        click.echo("Not compared with torch: no row could be read")
+        echo("Not compared with torch: no row could be read")
     folder = shown(result.folder, 200)
     echo_next(f"Made {folder}. Fill in the licences in its README.md.", then)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import Shard, echo_next, echo_problems, open_project, setting_options, typed_again
+from mmfeat.cli.options import Shard, echo_problems, open_project, setting_options, typed_again
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import Command, Modes
 
 from mmfeat.common.text import counted
@@ -66,25 +67,25 @@ def _echo_result(project: Project, result: ExtractResult, names: tuple[str, ...]
     """What was done, encoder by encoder."""
     from mmfeat.common.text import shown
     from mmfeat.inference.next_commands import after_extract
-    from mmfeat.report.text_tables import table
+    from mmfeat.report.table_layout import count, table
 
     echo_problems(result.problems)
     counts = ("cached", "encoded", "repeated", "unreadable", *(["left"] if sharded else []), "absent")
     rows = [
-        [one.name, *(f"{getattr(one, count):,}" for count in counts), _speed(one, result.logits[one.name])]
+        [one.name, *(count(getattr(one, name)) for name in counts), _speed(one, result.logits[one.name])]
         for one in result.encoders
     ]
-    click.echo(table(("encoder", *counts[:-1], "missing modality"), rows))
+    echo(table(("encoder", *counts[:-1], "missing modality"), rows, title="rows"))
     for one in result.encoders:
         if one.tuned:
-            click.echo(f"{one.name}: {one.tuned}")
+            echo(f"{one.name}: {one.tuned}")
         reasons = list(result.reasons[one.name].items())
         for sample, reason in reasons[:SHOWN_REASONS]:
-            click.echo(f"{one.name}: {shown(sample)}: {shown(reason, 100)}")
+            echo(f"{one.name}: {shown(sample)}: {shown(reason, 100)}")
         if len(reasons) > SHOWN_REASONS:
-            click.echo(f"{one.name}: ... and {len(reasons) - SHOWN_REASONS:,} more")
+            echo(f"{one.name}: ... and {len(reasons) - SHOWN_REASONS:,} more")
         if one.advice:
-            click.echo(f"{one.name}: {one.advice}")
+            echo(f"{one.name}: {one.advice}")
     path = project.config.store.path
     if any(one.encoded or one.tokens for one in result.encoders) or any(result.logits.values()):
         of = f"{counted(result.n_rows, 'row')} of {counted(len(result.encoders), 'encoder')}"
@@ -111,18 +112,18 @@ def _echo_plan(project: Project, result: ExtractDryRun, names: tuple[str, ...]) 
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
     from mmfeat.inference.next_commands import after_extract
-    from mmfeat.report.text_tables import table
+    from mmfeat.report.table_layout import count, duration, number, table
 
     echo_problems(project.store.problems)
     counts = ("cached", "missing", "unreadable", "absent", "to_encode")
     rows = []
     for plan in result.encoders:
-        work = [clock(plan.seconds) if plan.to_encode else "-", f"{plan.mb:,.1f}"]
+        work = [duration(plan.seconds if plan.to_encode else None), number(plan.mb, 1)]
         note = "imported, nothing to encode" if plan.imported else "" if plan.to_encode else "nothing to encode"
         note += f"{'; ' if note else ''}logits of {plan.to_logits:,}" if plan.to_logits else ""
-        rows.append([plan.name, *(f"{getattr(plan, count):,}" for count in counts), *work, note])
+        rows.append([plan.name, *(count(getattr(plan, name)) for name in counts), *work, note])
     head = ("encoder", "cached", "missing", "unreadable", "missing modality", "to encode", "about", "MB")
-    click.echo(table(head, rows))
+    echo(table(head, rows, title="rows"))
     path = project.config.store.path
     if result.nothing:
         echo_next(f"{path}/ is up to date: there is nothing to do.", after_extract(project, names))

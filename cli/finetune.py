@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import echo_next, open_project, setting_options, typed_again
+from mmfeat.cli.options import open_project, setting_options, typed_again
+from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
 if TYPE_CHECKING:
@@ -49,18 +50,19 @@ def finetune_command(
 
 def _echo_result(project: Project, result: FinetuneResult) -> None:
     """The checkpoints, and their metrics on val."""
-    from mmfeat.common.text import counted, shown
+    from mmfeat.common.text import counted
     from mmfeat.inference.next_commands import after_finetune
-    from mmfeat.report.text_tables import about_metrics, metric_table, table
+    from mmfeat.report.table_layout import Cell, outside, table
+    from mmfeat.report.text_tables import about_metrics, metric_table
 
-    rows = [[one.name, shown(one.model), f"{one.width}-d", one.note] for one in result.encoders]
-    click.echo(table(("encoder", "model", "width"), rows, left=2))
+    rows = [[one.name, outside(one.model), Cell(f"{one.width}-d", one.width), one.note] for one in result.encoders]
+    echo(table(("encoder", "model", "width"), rows, left=2, title="encoders"))
     if lines := result.lines:
-        click.echo(metric_table(counted(len(project.manifest.rows("val")), "val row"), lines))
-        click.echo(about_metrics(lines[-1], "epochs were selected on these rows"))
+        echo(metric_table(counted(len(project.manifest.rows("val")), "val row"), lines))
+        explain(about_metrics(lines[-1], "epochs were selected on these rows"))
     for one in result.encoders:
         if one.remedy:
-            click.echo(f"checkpoints/{one.checkpoint.name} is not in use. {one.remedy}")
+            echo(f"checkpoints/{one.checkpoint.name} is not in use. {one.remedy}")
     names = " and ".join(f"checkpoints/{one.checkpoint.name}" for one in result.encoders)
     echo_next(f"{'Made' if result.made else 'Already made:'} {names}.", after_finetune(project.reopened()))
 
@@ -68,23 +70,22 @@ def _echo_result(project: Project, result: FinetuneResult) -> None:
 def _echo_plan(project: Project, result: FinetuneDryRun) -> None:
     """What would be done, encoder by encoder."""
     from mmfeat.common.progress import clock
-    from mmfeat.common.text import shown
     from mmfeat.inference.next_commands import after_finetune
-    from mmfeat.report.text_tables import table
+    from mmfeat.report.table_layout import duration, number, outside, table
 
     plans = result.encoders
     rows = [
         [
             plan.name,
-            shown(plan.model),
-            clock(plan.seconds) if plan.seconds else "-",
-            f"{plan.checkpoint_mb:,.1f}",
-            f"{plan.store_mb:,.1f}",
+            outside(plan.model),
+            duration(plan.seconds or None),
+            number(plan.checkpoint_mb, 1),
+            number(plan.store_mb, 1),
             plan.what,
         ]
         for plan in plans
     ]
-    click.echo(table(("encoder", "model", "about", "checkpoint MB", "store MB"), rows, left=2))
+    echo(table(("encoder", "model", "about", "checkpoint MB", "store MB"), rows, left=2, title="encoders"))
     if result.nothing:
         made = " and ".join(f"checkpoints/{plan.made}" for plan in plans)
         echo_next(f"Already made: {made}.", after_finetune(project.reopened()))

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import DECISION, echo_next, echo_one_class, echo_threshold, open_project, setting_options
+from mmfeat.cli.options import (
+    DECISION,
+    echo_one_class,
+    echo_threshold,
+    naming_of,
+    naming_options,
+    open_project,
+    setting_options,
+)
+from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -22,26 +31,27 @@ KEYS = (
 FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.")
 
 
-@click.command("fuse", cls=Command, short_help="Train a head on cached features, in seconds.")
+@click.command("fuse", cls=Command, free=("note",), short_help="Train a head on cached features, in seconds.")
 @setting_options(*KEYS, FOLDS, *DECISION[:1])
+@naming_options
 @click.pass_context
 def fuse_command(context: click.Context, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
     from mmfeat.report.text_tables import about_metrics, metric_table
     from mmfeat.workflows.fuse import fuse
 
-    project = open_project(context, options, fuse_keys)
-    result = fuse(project)
+    naming, project = naming_of(options), open_project(context, options, fuse_keys)
+    result = fuse(project, naming=naming)
     echo_one_class(project)
     folds = result.run.record.get("folds")
-    click.echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
+    echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")
     _echo_labelled(result)
     if result.lines:
-        click.echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
-        click.echo(about_metrics(result.lines[-1], result.selection, seeds=True))
+        echo(metric_table(f"{counted(result.n_val, 'val row')}", result.lines))
+        explain(about_metrics(result.lines[-1], result.selection, seeds=True))
         echo_threshold(result.threshold)
     if result.about_idle:
-        click.echo(result.about_idle)
+        explain(result.about_idle)
     made = "Made" if result.made else "Already made:"
     echo_next(f"{made} runs/{result.run.name}.", result.after)
 
@@ -52,10 +62,10 @@ def _echo_labelled(result: FuseResult) -> None:
 
     labelled = result.labelled
     if labelled and labelled.lines:
-        click.echo(metric_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
-        click.echo(left_out(labelled.lines[0].n_left_out) or "Macro F1 and mAP are averages over all classes.")
+        echo(metric_table(f"{counted(labelled.n_rows, 'labelled row')}, out of fold", labelled.lines))
+        explain(left_out(labelled.lines[0].n_left_out))
     elif labelled:
-        click.echo(
+        echo(
             f"Encoders were fine-tuned on {labelled.n_in_sample:,} of {counted(labelled.n_rows, 'labelled row')}, so these "
             f"rows are in-sample even out of fold. The table shows only val rows."
         )

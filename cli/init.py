@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mmfeat.cli.options import echo_next, overwrite_option
+from mmfeat.cli.options import overwrite_option
+from mmfeat.cli.printing import echo, echo_next, note
 from mmfeat.cli.strict import Command
 
 
@@ -96,7 +97,7 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
     from mmfeat.workflows.init import init
 
     result = init(context.obj, source, **{name: value for name, value in options.items() if value not in (None, ())})
-    click.echo(result.summary)
+    echo(result.summary)
     if result.unchanged:
         echo_next("Nothing has changed: mmfeat.toml and manifest.parquet are up to date.", "mmfeat status")
     else:
@@ -104,4 +105,4 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
         parts += [f"Removed {', '.join(result.removed)}, which would be empty."] if result.removed else []
         echo_next(" ".join(parts), result.after)
     for warning in result.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        note(f"Warning: {warning}")

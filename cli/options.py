@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import sys
 from collections.abc import Callable, Collection
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.strict import PROJECT, refuse_unread, typed
+from mmfeat.cli.printing import echo, explain, note
+from mmfeat.cli.strict import refuse_unread
 
 from mmfeat.common.text import counted
 from mmfeat.config.read_keys import TOP
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmfeat.config.schema import Config
     from mmfeat.inference.threshold_report import ThresholdReport
     from mmfeat.project.project import Project
+    from mmfeat.runs.run_names import Naming
 
 
 class Shard(click.ParamType):
@@ -152,6 +153,20 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
     return overrides
 
 
+def naming_options(command: Callable) -> Callable:
+    """The options of a command that makes a run: its name and its note."""
+    command = click.option("--note", default="", metavar="TEXT", help="A note to keep with the run.")(command)
+    text = "The run's name. [default: the head's or recipe's, with a number]"
+    return click.option("--name", default="", metavar="NAME", help=text)(command)
+
+
+def naming_of(options: dict[str, Any]) -> Naming:
+    """The name and the note that were typed. Takes the options out of `options`."""
+    from mmfeat.runs.run_names import Naming
+
+    return Naming(name=options.pop("name"), note=options.pop("note"))
+
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files that mmfeat did not write or that were changed since."
 )
@@ -160,9 +175,9 @@ overwrite_option = click.option(
 def echo_problems(problems: list[str], shown: int = 3) -> None:
     """The first few damaged files of the store, and how many more there are, on stderr."""
     for problem in problems[:shown]:
-        click.echo(f"Note: {problem}", err=True)
+        note(f"Note: {problem}")
     if len(problems) > shown:
-        click.echo(f"Note: and {counted(len(problems) - shown, 'more file')} of the store like these", err=True)
+        note(f"Note: and {counted(len(problems) - shown, 'more file')} of the store like these")
 
 
 def echo_one_class(project: Project) -> None:
@@ -170,32 +185,14 @@ def echo_one_class(project: Project) -> None:
     from mmfeat.report.data_summary import warn_of_one_class
 
     if warning := warn_of_one_class(project.config, len(project.manifest.classes)):
-        click.echo(f"Note: {warning}", err=True)
+        note(f"Note: {warning}")
 
 
 def echo_threshold(report: ThresholdReport | None, name: str = "") -> None:
     """A run's threshold, and settings that would do better."""
-    if report is not None:
-        for line in filter(None, [report.line, *report.hints]):
-            click.echo(f"{name}: {line}" if name else line)
-
-
-def echo_next(made: str, command: str) -> None:
-    """The last line of every command: what was made, and the command to type next, with `--project` if it was typed."""
-    click.echo(f"{made} Next: {_in_project(command)}")
-
-
-_OF_PROJECTS = (
-    "init|finetune|extract|status|fuse|sweep|ensemble|selftrain|review|predict|evaluate|compare|runs|export|store"
-)
-
-
-def _in_project(text: str) -> str:
-    context = click.get_current_context(silent=True)
-    root = context.find_root() if context else None
-    if root is None or not typed(root, PROJECT) or "--project" in text or "--model" in text:
-        return text
-    return re.sub(rf"\bmmfeat (?=({_OF_PROJECTS})\b)", lambda _: f"mmfeat --project {shlex.quote(root.obj)} ", text)
+    for show, lines in ((echo, [report.line]), (explain, report.hints)) if report is not None else ():
+        for line in filter(None, lines):
+            show(f"{name}: {line}" if name else line)
 
 
 def typed_again() -> str:

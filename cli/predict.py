@@ -8,12 +8,12 @@ import click
 from mmfeat.cli.options import (
     DECISION,
     decision_reads,
-    echo_next,
     open_project,
     overwrite_option,
     project_runs,
     setting_options,
 )
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import PROJECT, Command, Modes
 
 from mmfeat.common.text import counted
@@ -158,7 +158,7 @@ def _predict_rows(context: click.Context, run: str | None, options: dict[str, An
     result = predict(project, run, out=options["out"] or None, **{name: options[name] for name in names})
     _echo_rule(result.run, result, options)
     if result.n_unknown:
-        click.echo(_unknown(result.n_unknown))
+        echo(_unknown(result.n_unknown))
     table, *parquet = [str(file) if options["out"] else file.name for file in result.files]
     also = f" and {parquet[0]} (probabilities)" if parquet else ""
     echo_next(
@@ -211,14 +211,12 @@ def _echo_rule(model: str, result: PredictResult | NewPredictions, options: dict
 
     n, chosen = result.n_empty, f", {result.chosen}" if result.chosen else ""
     if options["top_k"]:
-        click.echo(
-            f"run {model}{chosen}; the {counted(options['top_k'], 'most probable class', 'most probable classes')}"
-        )
+        echo(f"run {model}{chosen}; the {counted(options['top_k'], 'most probable class', 'most probable classes')}")
         return
     given = "was given its top class" if n == 1 else "were given their top class"
     given = given if result.decision.empty == "most-probable" else "got no label"
     by = about_decision(result.decision, result.fitted)
-    click.echo(f"run {model}{chosen}; {by}; {counted(n, 'row')} had no class above the threshold and {given}")
+    echo(f"run {model}{chosen}; {by}; {counted(n, 'row')} had no class above the threshold and {given}")
 
 
 def _echo_errors(result: NewPredictions) -> None:
@@ -226,12 +224,12 @@ def _echo_errors(result: NewPredictions) -> None:
     from mmfeat.common.text import shown
 
     for sample, reason in list(result.errors.items())[:SHOWN_ERRORS]:
-        click.echo(f"{shown(sample)}: image: {shown(reason, 100)}")
+        echo(f"{shown(sample)}: image: {shown(reason, 100)}")
     if len(result.errors) > SHOWN_ERRORS:
-        click.echo(f"... and {counted(len(result.errors) - SHOWN_ERRORS, 'more image')} that could not be read")
+        echo(f"... and {counted(len(result.errors) - SHOWN_ERRORS, 'more image')} that could not be read")
     unknown = int((~result.predictions.known).sum())
     if unknown:
-        click.echo(_unknown(unknown))
+        echo(_unknown(unknown))
 
 
 def _echo_one(result: NewPredictions, options: dict[str, Any], project: Project | None) -> None:
@@ -241,7 +239,7 @@ def _echo_one(result: NewPredictions, options: dict[str, Any], project: Project 
     found = result.predictions
     _echo_errors(result)
     unimodal = {name: probs[0] for name, probs in found.unimodal.items()}
-    click.echo(
+    echo(
         one_item(
             found.probs[0],
             found.predicted[0],

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, decision_reads, echo_next, open_project, overwrite_option, setting_options
+from mmfeat.cli.options import DECISION, decision_reads, open_project, overwrite_option, setting_options
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import Command, Modes
 
 from mmfeat.common.text import counted
@@ -67,20 +68,20 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
 
     names = ("n", "split", "overwrite")
     result = review(project, run, out=options["out"] or None, **{name: options[name] for name in names})
-    click.echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
+    echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
-        click.echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")
+        echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")
     if result.n_unknown:
-        click.echo(f"{counted(result.n_unknown, 'row')} left out: they have no input of the run")
+        echo(f"{counted(result.n_unknown, 'row')} left out: they have no input of the run")
     for name in result.without_prediction:
-        click.echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
+        echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
     if result.in_sample:
         memorised = "labels and may have memorised them. For out-of-fold predictions: mmfeat fuse --folds 5"
         pseudo = "pseudo-labels and is over-confident there. For a run without pseudo-labels: mmfeat fuse"
         why = pseudo if result.split == "unlabelled" else memorised
-        click.echo(f"{result.in_sample}: the run was trained on their {why}")
+        echo(f"{result.in_sample}: the run was trained on their {why}")
     name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
-    click.echo(
+    echo(
         f"Fill in the column labels ({result.nothing} where no class applies). Rows that you leave blank stay as they are."
     )
     made = "Made" if result.made else "Already made:"
@@ -95,5 +96,5 @@ def _echo_applied(project: Any, filled: str, overwrite: bool) -> None:
 
     result = apply_review(project, filled, overwrite) if filled else undo_review(project, overwrite)
     for line in result.lines:
-        click.echo(line)
+        echo(line)
     echo_next(result.made, result.after)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from mmfeat.cli.fuse import KEYS
-from mmfeat.cli.options import DECISION, echo_next, echo_threshold, open_project, setting_options
+from mmfeat.cli.options import DECISION, echo_threshold, naming_of, naming_options, open_project, setting_options
+from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.selftrain import SelftrainResult
 
 
-@click.command("selftrain", cls=Command, short_help="Train on the unlabelled rows too.")
+@click.command("selftrain", cls=Command, free=("note",), short_help="Train on the unlabelled rows too.")
 @setting_options(
     ("selftrain.rounds", "Maximum number of rounds."),
     (
@@ -30,15 +31,16 @@ if TYPE_CHECKING:
     *DECISION[:1],
 )
 @click.option("--yes", is_flag=True, help="Fine-tune encoders without asking.")
+@naming_options
 @click.pass_context
 def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None:
     """Give the unlabelled rows pseudo-labels and train on them, in rounds, while the metric on val rises."""
     from mmfeat.workflows.selftrain import plan_selftrain, selftrain
 
-    project = open_project(context, options, selftrain_keys)
+    naming, project = naming_of(options), open_project(context, options, selftrain_keys)
     if yes and not project.config.selftrain.encoder_every:
         raise click.UsageError("--yes accepts the cost of encoder rounds: it needs --encoder-every", context)
-    plan = plan_selftrain(project)
+    plan = plan_selftrain(project, naming)
     if (cost := plan.cost()) is not None:
         _confirm(cost, yes)
     _echo_result(selftrain(project, plan), project.config)
@@ -53,22 +55,22 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
     every, n_val = config.selftrain.encoder_every, counted(result.n_val, "val row")
     source = f"encoders fine-tuned after every {counted(every, 'round')}" if every else "cached features only"
     partly = f" ({result.n_partly:,} in part)" if result.n_partly else ""
-    click.echo(
+    echo(
         f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled{partly} + "
         f"{counted(result.n_unlabelled, 'unlabelled row')}; {source}"
     )
-    click.echo(rounds_table(result.rounds, config.metric))
-    click.echo(
+    echo(rounds_table(result.rounds, config.metric))
+    explain(
         f"Rounds: metrics of a small MLP on {n_val}; difference in {metric_title(config.metric)} from the best earlier "
         "round, with its 95 % interval."
     )
-    click.echo(metric_table(n_val, result.lines, config.metric))
-    click.echo(about_metrics(result.lines[-1], "epochs and rounds were selected on these rows", seeds=True))
+    echo(metric_table(n_val, result.lines, config.metric))
+    explain(about_metrics(result.lines[-1], "epochs and rounds were selected on these rows", seeds=True))
     echo_threshold(result.threshold)
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round was better"
     last = len(result.rounds) - 1
     if result.supervised is None:
-        click.echo(
+        echo(
             "No supervised run with these settings to compare with. To make one: "
             + with_options(config, f"mmfeat fuse --head {config.fuse.head}")
         )
@@ -86,7 +88,10 @@ def _confirm(cost: EncoderCost, yes: bool) -> None:
     from mmfeat.common.errors import MmfeatError
     from mmfeat.workflows.selftrain import about_cost
 
-    click.echo(about_cost(cost), err=True)
+    if yes:
+        note(about_cost(cost))
+    else:
+        click.echo(about_cost(cost), err=True)  # a question needs it, even if notes are off
     try:
         go_on = yes or click.confirm("Continue?", err=True)
     except click.Abort:  # no terminal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from mmfeat.cli.options import echo_next
+from mmfeat.cli.printing import echo_next
 from mmfeat.cli.strict import Command
 
 from mmfeat.config.schema import DEVICES
@@ -14,6 +14,7 @@ from mmfeat.serving.limits import Limits
     "serve",
     cls=Command,
     in_project=False,
+    prints=False,
     free=("host", "allow_hosts", "allow_origins"),
     short_help="Answer HTTP requests with an exported model.",
 )

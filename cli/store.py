@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import click
-from mmfeat.cli.options import echo_next, open_project
+from mmfeat.cli.options import open_project
+from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
@@ -23,24 +24,24 @@ def verify_command(context: click.Context) -> None:
     from mmfeat.common.errors import StoreError
     from mmfeat.common.progress import clock
     from mmfeat.common.text import shown
-    from mmfeat.report.text_tables import table
+    from mmfeat.report.table_layout import count, number, outside, table
     from mmfeat.workflows.store import verify_store
 
     project = open_project(context, {})
     result = verify_store(project)
     rows = [
-        [shown(name), f"{one.n_files:,}", f"{one.n_rows:,}", f"{one.n_bytes / 1e6:,.1f}", f"{len(one.problems):,}"]
+        [outside(name), count(one.n_files), count(one.n_rows), number(one.n_bytes / 1e6, 1), count(len(one.problems))]
         for name, one in result.found.items()
     ]
     if rows:
-        click.echo(table(("encoder", "files", "rows", "MB", "damaged"), rows))
+        echo(table(("encoder", "files", "rows", "MB", "damaged"), rows, title="files"))
     for problem in result.problems[:SHOWN]:
-        click.echo(shown(problem, 300))
+        echo(shown(problem, 300))
     if len(result.problems) > SHOWN:
-        click.echo(f"... and {len(result.problems) - SHOWN:,} more")
+        echo(f"... and {len(result.problems) - SHOWN:,} more")
     uncommitted = sum(len(one.uncommitted) for one in result.found.values())
     if uncommitted:
-        click.echo(f"{counted(uncommitted, 'file')} without a commit, which are not read; to remove: mmfeat store gc")
+        echo(f"{counted(uncommitted, 'file')} without a commit, which are not read; to remove: mmfeat store gc")
     if result.problems:
         raise StoreError(
             f"{counted(len(result.problems), 'damaged file')} in {project.config.store.path}/; they are not read. "
@@ -60,23 +61,21 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     Features are kept if an encoder, a checkpoint or a run refers to them, in this project or another on the same store.
     """
     from mmfeat.common.text import shown
-    from mmfeat.report.text_tables import table
+    from mmfeat.report.table_layout import number, outside, table
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
     project = open_project(context, {})
     result = find_unreferenced(project, forget)
     for other in result.others:
         gone = f"; its folder is gone. To remove them: --forget {shown(other.project, 200)}" if other.gone else ""
-        click.echo(
-            f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')}{gone}"
-        )
+        echo(f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')}{gone}")
     for name in result.settled.waiting:
-        click.echo(f"Kept, although mmfeat.toml does not name it yet: the import {shown(name, 80)}")
+        echo(f"Kept, although mmfeat.toml does not name it yet: the import {shown(name, 80)}")
     if not result.garbage:
         echo_next("There is nothing to remove.", "mmfeat status")
         return
-    rows = [[shown(one.name, 80), f"{one.n_bytes / 1e6:,.1f}", one.why] for one in result.garbage]
-    click.echo(table(("unused features", "MB"), rows))
+    rows = [[outside(one.name, 80), number(one.n_bytes / 1e6, 1), one.why] for one in result.garbage]
+    echo(table(("unused features", "MB"), rows, title="unused features"))
     if not yes:
         click.confirm(f"Remove them, {result.n_bytes / 1e6:,.1f} MB?", abort=True, err=True)
     freed = remove_unreferenced(project, result)
@@ -109,7 +108,7 @@ def export_command(
     The split of a row without labels is "unlabelled". DESTINATION is a file or, for npy, a folder. Without ENCODER: all encoders.
     """
     from mmfeat.common.text import counted, shown
-    from mmfeat.report.text_tables import table
+    from mmfeat.report.table_layout import Cell, table
     from mmfeat.store.table_exports import arrays_of
     from mmfeat.workflows.store import export_features, form_of_export
 
@@ -117,8 +116,11 @@ def export_command(
     form = form_of_export(destination, form)
     result = export_features(project, destination, form, list(names) or None, split=split)
     arrays = arrays_of(result.table).items()
-    rows = [[name, " x ".join(f"{n:,}" for n in values.shape), str(values.dtype)] for name, values in arrays]
-    click.echo(table(("array", "shape", "type"), rows))
+    rows = [
+        [name, Cell(" x ".join(f"{n:,}" for n in values.shape), list(values.shape)), str(values.dtype)]
+        for name, values in arrays
+    ]
+    echo(table(("array", "shape", "type"), rows, title="arrays"))
     what = "Made" if result.made else "Already made from the same:"
     echo_next(f"{what} {shown(destination, 200)} ({counted(result.table.n_samples, 'row')}).", "mmfeat status")
 
@@ -146,17 +148,15 @@ def import_command(context: click.Context, name: str, file: str, ids: str | None
     embeddings = f"{counted(made.n_rows, 'embedding')} of {counted(made.width, 'dimension')} ({made.dtype})"
     without = made.n_manifest - made.n_matched
     rest = f", {without:,} without" if without else ""
-    click.echo(
+    echo(
         f"{name}: {embeddings}; {made.n_matched:,} of {counted(made.n_manifest, 'row')} of the manifest with an embedding{rest}"
     )
     if made.n_left_out:
-        click.echo(f"{name}: {counted(made.n_left_out, 'row')} left out that the file marks as missing")
+        echo(f"{name}: {counted(made.n_left_out, 'row')} left out that the file marks as missing")
     if made.n_zeros:
-        click.echo(
-            f"{name}: {counted(made.n_zeros, 'embedding')} of zeros only. If these rows are missing, leave them out"
-        )
+        echo(f"{name}: {counted(made.n_zeros, 'embedding')} of zeros only. If these rows are missing, leave them out")
     if not made.in_use:
-        click.echo(f"\n{made.table}\n")
+        echo(f"\n{made.table}\n")
     place = f"{project.config.store.path}/{made.folder} ({made.size_mb:,.1f} MB)"
     text = f"Made {place}." if made.n_written else f"Already imported: {place}."
     echo_next(text, "mmfeat status" if made.in_use else "paste these three lines into mmfeat.toml, then: mmfeat status")

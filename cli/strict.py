@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from mmfeat.cli.printing import open_printer, output_options
 
 _NAMED = 3  # keys that a message names
 PROJECT = "folder"  # the parameter of `mmfeat --project`
@@ -44,6 +45,8 @@ class Command(click.Command):
         Whether the command uses a project, and therefore `mmfeat --project`.
     free : collection of str
         Parameters that may be any text, also an empty one or a URL.
+    prints : bool
+        Whether the command has results to print, and therefore `--json`.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class Command(click.Command):
         modes: tuple[Modes, ...] = (),
         in_project: bool = True,
         free: Collection[str] = (),
+        prints: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.params += output_options(prints)
         self.modes, self.in_project, self.free = modes, in_project, frozenset(free)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -84,13 +89,23 @@ class Command(click.Command):
                 error.message = f"{error.message.rstrip('.')}. A key of mmfeat.toml is set by: {typed_as}"
                 error.possibilities = None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, then print its results as JSON if `--json` is typed."""
+        from mmfeat.common.progress import quiet
+
+        printer = open_printer(ctx)
+        with quiet(printer.quiet):
+            result = super().invoke(ctx)
+            printer.close()
+        return result
+
     def _refuse_texts(self, ctx: click.Context) -> None:
         from mmfeat.common.urls import refuse_url
 
         for parameter in self.params:
             if parameter.name in self.free or not typed(ctx, parameter.name):
                 continue
-            for text in _texts(ctx.params[parameter.name]):
+            for text in _texts(ctx.params.get(parameter.name)):
                 if not text.strip() and not parameter.name.startswith("set_"):
                     raise click.UsageError(f"{_name(parameter)} is empty: leave it out, or give a value", ctx)
                 refuse_url(text, text.partition("=")[2])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from mmfeat.cli.options import DECISION, TOP, echo_next, overrides_of, overwrite_option, setting_options, typed_again
+from mmfeat.cli.options import DECISION, TOP, overrides_of, overwrite_option, setting_options, typed_again
+from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command, refuse_unread
 
 from mmfeat.common.text import counted
@@ -44,18 +45,19 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
     refuse_unread(context, [key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
     refuse_unread(context, overrides, ("fuse", "predict", *TOP))
     result = sweep_fuse(context.obj, overrides, overwrite=overwrite)
-    for note in result.notes:
-        click.echo(f"Note: {note}", err=True)
-    click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells[:SHOWN], result.metric))
+    for line in result.notes:
+        note(f"Note: {line}")
+    echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, most=SHOWN))
     if len(result.cells) > SHOWN:
-        click.echo(f"and {len(result.cells) - SHOWN:,} more in sweeps/{result.file.name}")
-    click.echo(
-        "± is the standard deviation over seeds; seconds: the share of one head in its pass. Epochs and the best cell were "
-        "selected on these rows: the best of many looks better than it is."
+        echo(f"and {len(result.cells) - SHOWN:,} more in sweeps/{result.file.name}")
+    spread = "± is the standard deviation over seeds; " if len(result.cells[0].fits) > 1 else ""
+    explain(
+        f"{spread}seconds: the share of one head in its pass. Epochs and the best cell were selected on these rows: the best "
+        "of many looks better than it is."
     )
     _echo_effects(result)
     if result.effects:
-        click.echo("Shares of the variance over all heads. The rest is between seeds and in combinations of settings.")
+        explain("Shares of the variance over all heads. The rest is between seeds and in combinations of settings.")
     echo_next(f"{_made(result)} ({counted(result.n_fits, 'head')}, {result.n_trained:,} trained now).", result.after)
 
 
@@ -87,9 +89,9 @@ def finetune_command(
     overrides = overrides_of(options)
     refuse_unread(context, overrides, ("finetune", "fuse.linear", "predict", *TOP))
     result = sweep_finetune(context.obj, name, overrides, seeds=seeds, overwrite=overwrite)
-    click.echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, in_sample=True))
+    echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, in_sample=True))
     spread = "± is the standard deviation over seeds. " if seeds > 1 else ""
-    click.echo(
+    explain(
         f"{spread}In-sample metrics: on up to {IN_SAMPLE:,} training rows, with the weights of the best epoch. If they are "
         "far better than on val, the encoder overfits. For an ensemble, use the lowest loss, not the best F1. Epochs and "
         "the best cell were selected on these rows: the best of many looks better than it is."
@@ -101,10 +103,10 @@ def finetune_command(
         done = best_is_in_use(result)
         echo_next(made, after_finetune(result.grid.project) if done else f"{typed_again()} --use best")
         return
-    click.echo(made)
+    echo(made)
     used, settings = use_cell(result, use)
     for line in [*used.lines, "For the same checkpoint by mmfeat finetune, write into mmfeat.toml:", "", *settings, ""]:
-        click.echo(line)
+        echo(line)
     echo_next(f"{used.made}.", after_finetune(result.grid.project.reopened()))
 
 
@@ -112,7 +114,8 @@ def _echo_effects(result: SweepResult) -> None:
     from mmfeat.report.sweep_table import effects_table
 
     if result.effects:
-        click.echo(f"\n{effects_table(result.effects, result.metric)}")
+        echo("")
+        echo(effects_table(result.effects, result.metric))
 
 
 def _made(result: SweepResult) -> str:

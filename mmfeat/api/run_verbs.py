@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.evaluate import EvaluateResult
     from mmfeat.workflows.export import ExportResult
     from mmfeat.workflows.predict import NewPredictions, PredictResult
-    from mmfeat.workflows.runs import RunsResult
+    from mmfeat.workflows.runs import ChangedRun, RunsResult
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -116,6 +116,7 @@ class RunVerbs(OpenProject):
     def table(
         self,
         *,
+        sort: str = "",
         threshold: float | str | None = None,
         empty: str | None = None,
         calibration: str | None = None,
@@ -123,11 +124,38 @@ class RunVerbs(OpenProject):
         device: str | None = None,
         settings: Settings | None = None,
     ) -> RunsResult:
-        """List runs and encoders on the current val rows, best first: the command `mmfeat runs`."""
+        """List runs and encoders on the current val rows, best first: the command `mmfeat runs`.
+
+        Parameters
+        ----------
+        sort : str
+            A column of the table, such as `map` or `MB`; the project's metric, if empty.
+        """
         from mmfeat.workflows.runs import runs
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        return runs(self._snapshot(settings, options, ("predict", "metric", "device")))
+        return runs(self._snapshot(settings, options, ("predict", "metric", "device", "limit_mb")), sort=sort)
+
+    @verb
+    def rename_run(self, old: str, new: str) -> ChangedRun:
+        """Rename a run. Ensembles, exports and everything else that refers to it still find it."""
+        from mmfeat.workflows.runs import rename
+
+        return rename(self._snapshot(None, {}), old, new)
+
+    @verb
+    def delete_run(self, name: str) -> ChangedRun:
+        """Delete a run that no other run depends on."""
+        from mmfeat.workflows.runs import delete
+
+        return delete(self._snapshot(None, {}), name)
+
+    @verb
+    def note_run(self, name: str, note: str) -> ChangedRun:
+        """Replace the note of a run; an empty one is removed."""
+        from mmfeat.workflows.runs import annotate
+
+        return annotate(self._snapshot(None, {}), name, note)
 
     @verb
     def export(
@@ -156,7 +184,7 @@ class RunVerbs(OpenProject):
         from mmfeat.workflows.export import export
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        project = self._snapshot(settings, options, lambda config: decision_keys(config, True))
+        project = self._snapshot(settings, options, lambda config: (*decision_keys(config, True), "limit_mb"))
         return export(project, run, destination, dtype=dtype, format=format)
 
 

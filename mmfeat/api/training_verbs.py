@@ -110,6 +110,8 @@ class TrainingVerbs(OpenProject):
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
+        name: str = "",
+        note: str = "",
         settings: Settings | None = None,
     ) -> FuseResult:
         """Train a head on the cached embeddings of one or more encoders.
@@ -124,14 +126,17 @@ class TrainingVerbs(OpenProject):
             Number of seeds. Predictions use the mean of their logits.
         folds : int, optional
             5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.
+        name, note : str
+            The run's name (if empty, the head's with a number), and a text to keep with it.
         threshold : float or str, optional
             A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
+        from mmfeat.runs.run_names import Naming
         from mmfeat.workflows.fuse import fuse
 
         options = {"fuse.head": head, "fuse.inputs": inputs, "fuse.seeds": seeds, "fuse.folds": folds}
         more = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
-        return fuse(self._snapshot(settings, options | more, fuse_keys))
+        return fuse(self._snapshot(settings, options | more, fuse_keys), naming=Naming(name=name, note=note))
 
     @verb
     def ensemble(
@@ -141,6 +146,8 @@ class TrainingVerbs(OpenProject):
         threshold: float | str | None = None,
         metric: str | None = None,
         device: str | None = None,
+        name: str = "",
+        note: str = "",
         settings: Settings | None = None,
     ) -> EnsembleResult:
         """Combine the logits of encoders and runs.
@@ -151,10 +158,13 @@ class TrainingVerbs(OpenProject):
             A recipe (`fm1`, `fm2` or `fm3`), or names of encoders and runs. May be empty with `greedy`.
         method : str
             `mean`; or `weighted`, `per-class`, `stacked` or `greedy`, which are fitted and cross-fitted on val.
+        name, note : str
+            As in :meth:`fuse`.
         threshold : float or str, optional
             A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
         from mmfeat.config.schema import RECIPES
+        from mmfeat.runs.run_names import Naming
         from mmfeat.workflows.ensemble import ensemble
 
         recipe = ("fuse.inputs",) if len(members) == 1 and members[0] in RECIPES else ()
@@ -163,7 +173,7 @@ class TrainingVerbs(OpenProject):
             {"predict.threshold": threshold, "metric": metric, "device": device},
             (*recipe, "predict", "metric", "device"),
         )
-        return ensemble(project, list(members), method)
+        return ensemble(project, list(members), method, naming=Naming(name=name, note=note))
 
     @verb
     def selftrain(
@@ -180,6 +190,8 @@ class TrainingVerbs(OpenProject):
         seed: int | None = None,
         device: str | None = None,
         yes: bool = False,
+        name: str = "",
+        note: str = "",
         settings: Settings | None = None,
     ) -> SelftrainResult:
         """Give the unlabelled rows pseudo-labels and train on them, in rounds, while the metric on val rises.
@@ -192,13 +204,14 @@ class TrainingVerbs(OpenProject):
             Fine-tune the encoders on pseudo-labels too, each time after this many rounds. Requires `yes=True`.
         policy : str, optional
             How unlabelled rows get pseudo-labels: `soft`, `confident` or another policy of docs/commands.md.
-        head, inputs, seeds
+        head, inputs, seeds, name, note
             As in :meth:`fuse`.
         yes : bool
             Accept the cost of fine-tuning encoders. Without it, an error reports the cost.
         threshold : float or str, optional
             A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
+        from mmfeat.runs.run_names import Naming
         from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
 
         options = {
@@ -214,7 +227,7 @@ class TrainingVerbs(OpenProject):
             "device": device,
         }
         project = self._snapshot(settings, options, selftrain_keys)
-        plan = plan_selftrain(project)
+        plan = plan_selftrain(project, Naming(name=name, note=note))
         if not yes and (cost := plan.cost()) is not None:
             raise MmfeatError(f"{about_cost(cost)} Nothing was done. To continue: yes=True")
         return selftrain(project, plan)

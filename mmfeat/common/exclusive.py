@@ -1,4 +1,4 @@
-"""A lock on a folder for work that only one process may do at a time; a second process fails at once."""
+"""A lock on a folder for work that only one process may do at a time; a second process waits or fails at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmfeat.common.errors import MmfeatError
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, command: str) -> Iterator[None]:
+def alone_in(folder: Path, command: str, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on a folder during the block. The system releases it if the process dies.
 
     On a file system without locks, the block runs unlocked.
@@ -22,6 +22,8 @@ def alone_in(folder: Path, command: str) -> Iterator[None]:
         Created if it does not exist.
     command : str
         The name of the work, for the error message.
+    wait : bool
+        Whether to wait for another process; for work of an instant.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def alone_in(folder: Path, command: str) -> Iterator[None]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise MmfeatError(
                 f"{folder}: another {command} is running. Type the command again when it has finished"

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
+def publish_folder(staged: Path, parent: Path, stem: str, taken: Iterable[str] = ()) -> Path:
     """Rename a finished folder to `parent/stem-N`, where N follows the highest number in use (1 for the first).
 
     Two processes that publish at the same time get different numbers.
@@ -119,6 +119,8 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
     ----------
     staged : Path
         The finished folder, inside `parent`.
+    taken : iterable of str
+        Further names whose numbers are in use.
 
     Returns
     -------
@@ -130,13 +132,12 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
     UnwritableFile
         The system refuses the rename.
     """
-    for file in staged.rglob("*"):
-        if file.is_file():
-            with naming(parent, staged, file):
-                flush_file(file)
+    taken = list(taken)
+    flush_files(staged, parent)
     while True:
-        taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in parent.iterdir()]
-        final = parent / f"{stem}-{max((int(found[1]) for found in taken if found), default=0) + 1}"
+        names = [*taken, *(path.name for path in parent.iterdir())]
+        numbers = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", name) for name in names]
+        final = parent / f"{stem}-{max((int(found[1]) for found in numbers if found), default=0) + 1}"
         try:
             os.rename(staged, final)
         except OSError as error:  # another process may have taken the number meanwhile
@@ -145,6 +146,14 @@ def publish_folder(staged: Path, parent: Path, stem: str) -> Path:
         else:
             flush_folder(parent)
             return final
+
+
+def flush_files(staged: Path, parent: Path) -> None:
+    """Write the files of a folder in `parent` to the disk."""
+    for file in staged.rglob("*"):
+        if file.is_file():
+            with naming(parent, staged, file):
+                flush_file(file)
 
 
 @contextlib.contextmanager

@@ -287,17 +287,12 @@ class PredictConfig:
 
     @property
     def untuned(self) -> float:
-        """The threshold where none is fitted: 0.5 unless the setting is a number."""
+        """The threshold for selecting epochs: 0.5 unless the setting is a number."""
         return 0.5 if isinstance(self.threshold, str) else self.threshold
-
-    @property
-    def of_candidates(self) -> PredictConfig:
-        """The settings that rounds and cells are compared by: with `auto` each at its own cross-fitted threshold."""
-        return dataclasses.replace(self, threshold="tuned") if self.auto else self
 
     def of_training(self) -> dict[str, Any]:
         """The settings that a head's fit depends on, as JSON values; thresholds and temperatures are fitted later."""
-        return {"threshold": AUTO if self.auto else self.untuned, "empty": self.empty}
+        return {"threshold": self.untuned, "empty": self.empty}
 
 
 @dataclass(frozen=True)
@@ -318,6 +313,7 @@ class Config:
     metric: str = setting("samples-f1", choices=METRICS)  # epochs, rounds and runs are selected by it
     seed: int = setting(0, low=0, high=MAX_SEED)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
+    limit_mb: float = setting(100.0, low=0)  # of a whole model; runs and export report larger ones; 0: none
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     encoder: dict[str, EncoderTable] = field(

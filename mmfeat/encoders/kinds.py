@@ -230,7 +230,7 @@ class EncoderKind:
             built=host.built_encoders,
         )
 
-    def recalled(self, host: EncoderHost, name: str) -> Identity | None:
+    def known(self, host: EncoderHost, name: str) -> Identity | None:
         """The keys of an encoder if they are known without building it."""
         from mmfeat.encoders.resolve import known_identity
 

@@ -64,10 +64,11 @@ def all_candidates(project: Project) -> list[str]:
         usable = identity.output_key is not None and not probe_has_other_classes(project, identity)
         if usable and not trained_on_val(project, lineage_of_encoder(project, identity, True)):
             names.append(name)
-    runs = [r.name for r in all_runs(project.runs_folder) if r.kind != "ensemble" and state_of(project, r) == "current"]
+    found = [r for r in all_runs(project.runs_folder) if r.kind != "ensemble" and state_of(project, r) == "current"]
+    runs = [run.name for run in sorted(found, key=lambda run: run.first_name)]
     if not names + runs:
         raise RunError("no current run and no encoder with a linear probe to choose from. Run: mmfeat fuse")
-    return sorted(names) + sorted(runs)
+    return sorted(names) + runs
 
 
 def refuse_fitted(project: Project, names: list[str]) -> None:
@@ -81,7 +82,7 @@ def refuse_fitted(project: Project, names: list[str]) -> None:
     for name in names:
         run = find_model(project, name).run
         if run is not None and (inner := _fitted_within(project, run)):
-            members = " ".join(m["name"] for m in inner.record["members"])
+            members = " ".join(m["name"] for m in inner.members)
             whose = "its weights" if inner.name == name else f"the weights of its member {inner.name}"
             raise RunError(
                 f"{name}: {whose} were fitted on the same rows, so weights on top of them would not be out of sample. "
@@ -92,7 +93,7 @@ def refuse_fitted(project: Project, names: list[str]) -> None:
 def _fitted_within(project: Project, run: Run) -> Run | None:
     if "fitted" in run.record:
         return run
-    members = [find_run(project, m["name"]) for m in run.record["members"] if m["fingerprint"] is not None]
+    members = [find_run(project, m["name"]) for m in run.members_that_are_runs]
     return next((fitted for member in members if (fitted := _fitted_within(project, member))), None)
 
 
@@ -119,11 +120,18 @@ def rows_to_fit_on(project: Project, names: list[str]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """The members of an ensemble and all encoders and heads within them, as run.json keeps them."""
+    """The members of an ensemble and all encoders and heads within them, as run.json keeps them.
+
+    Attributes
+    ----------
+    made_of : list of dict
+        The members under their first names, for digests: a renamed member is the same member.
+    """
 
     members: list[dict[str, Any]]
     encoders: dict[str, dict]
     heads: dict[str, float]
+    made_of: list[dict[str, Any]]
 
     @property
     def weights(self) -> list[Weight]:
@@ -140,18 +148,20 @@ def members_of(project: Project, names: list[str], weights: Weights) -> Members:
         A member does not exist, or is stale.
     """
     members: list[dict[str, Any]] = []
+    made_of: list[dict[str, Any]] = []
     encoders: dict[str, dict] = {}
     heads: dict[str, float] = {}
     for name, weight in zip(names, weights.weights.tolist(), strict=True):
         model = find_model(project, name)
-        run, found, fingerprint = model.run, model.encoders, None
+        run, found, fingerprint, first = model.run, model.encoders, None, name
         if run is not None:
             if why := run.damage() or stale_because(project, run):
                 raise RunError(f"{name} is stale: {why}. Make it again: {remake_command(project, run)}")
-            fingerprint = run.record["fingerprint"]
+            fingerprint, first = run.record["fingerprint"], run.first_name
             heads.update(run.record["heads"])
         for encoder, record in found.items():
             if encoder not in encoders or record["output_key"]:  # its output is used, so its key counts
                 encoders[encoder] = record
         members.append({"name": name, "weight": weight, "fingerprint": fingerprint})
-    return Members(members=members, encoders=encoders, heads=heads)
+        made_of.append({**members[-1], "name": first})
+    return Members(members=members, encoders=encoders, heads=heads, made_of=made_of)

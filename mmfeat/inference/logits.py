@@ -243,7 +243,7 @@ def _head_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool)
 
 def _ensemble_logits(project: Project, run: Run, rows: np.ndarray, *, shipped: bool) -> RowLogits:
     members = []
-    for recorded in run.record["members"]:
+    for recorded in run.members:
         name = recorded["name"]
         if recorded["fingerprint"] is None:
             table = _with_logits(recorded_table(project, run, rows, names=[name]), name, rows)

@@ -129,7 +129,7 @@ def export_model(
             return _unchanged(destination, composed)
         raise DataError(f"{destination}: exists and was made from something else. {_OTHER}")
     record["run"]["lineage"] = model_lineage(project, composed)  # it follows from the run, so the digest is without it
-    record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from}
+    record |= {"made_by": f"mmfeat {mmfeat.__version__}", "made_from": made_from, "limit_mb": project.config.limit_mb}
     encoders = {n: project.built(identity) for n, identity in composed.identities.items()}
     try:
         remove_leftovers(destination.parent, below=False)
@@ -188,6 +188,8 @@ def _made_from(composed: Composed, record: dict[str, Any], form: _Form) -> str:
     tensors = ((name, str(t.dtype), t.shape, t.cpu().contiguous().numpy().tobytes()) for name, t in state)
     encoders = {name: [identity.spec.key, identity.output_key] for name, identity in composed.identities.items()}
     heads = composed.composition.describe()
+    name = composed.run.first_name if composed.run else composed.name  # a renamed run is the same run
+    record = {**record, "run": {**record["run"], "name": name}}
     return digest_json([record, encoders, heads, tensors_digest(tensors), form.dtype, form.runtime, EXPORT_FORMAT])
 
 

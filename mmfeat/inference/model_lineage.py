@@ -98,7 +98,7 @@ class _Parts:
         if "fitted" in run.record:
             self.weighted.append(ids["fitted"])
             self.parts[run.name] = _Part(name=run.name, kind="weights", n_labelled=0, n_selection=len(ids["fitted"]))
-        for member in run.record["members"]:
+        for member in run.members:
             if member["fingerprint"] is None:
                 self.probes.add(member["name"])
             else:

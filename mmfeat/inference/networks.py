@@ -68,11 +68,11 @@ def compose(project: Project, name: str) -> Composed:
 def _add(project: Project, run: Run, parts: dict[str, Part]) -> Tree:
     """Add the heads and linear probes of a run to `parts`; returns its branch of the tree."""
     if run.kind != "ensemble":
-        if run.name not in parts:
-            parts[run.name] = head_part(run, run.columns)
-        return run.name
+        if run.first_name not in parts:  # the same in every export of the run
+            parts[run.first_name] = head_part(run, run.columns)
+        return run.first_name
     members = []
-    for member in run.record["members"]:
+    for member in run.members:
         if member["fingerprint"] is not None:
             members.append(_add(project, find_run(project, member["name"]), parts))
         else:

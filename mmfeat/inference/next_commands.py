@@ -100,18 +100,18 @@ def after_finetune(project: Project) -> str:
 
 
 def after_fuse(project: Project, run: Run) -> str:
-    """The ensemble recipe that uses the run's head, if its other members exist and it does not; else `mmfeat runs`."""
+    """The mean of the encoders' logits and the run's, if it can be made and does not exist; else `mmfeat runs`."""
     config, manifest = project.config, project.manifest
-    recipe = {head: name for name, head in RECIPE_HEADS.items()}.get(run.record["head"])
+    usual = run.record["head"] in RECIPE_HEADS.values() and len(run.encoders) == 2
     rows = np.concatenate([manifest.rows("val"), manifest.rows("unlabelled")])
-    if recipe is None or len(run.encoders) != 2 or not len(rows) or _has_recipe(project, recipe, run):
+    if not usual or not len(rows) or _has_mean_with(project, run):
         return with_options(config, RUNS)
     try:
         for name in run.encoders:
             probe_table(project, project.identity(name), rows)
     except MmfeatError:
         return with_options(config, RUNS)
-    return with_options(config, f"mmfeat ensemble {recipe}")
+    return with_options(config, f"mmfeat ensemble {' '.join(run.encoders)} {run.name}")
 
 
 def after_runs(project: Project, ranked: list[RankedRun]) -> str:
@@ -197,10 +197,10 @@ def _has_run(project: Project, kind: str, current: list[Run]) -> bool:
     return any(run.kind == kind and set(run.encoders) == inputs for run in current)
 
 
-def _has_recipe(project: Project, recipe: str, head: Run) -> bool:
-    """Whether there is a current ensemble by this recipe with this head."""
+def _has_mean_with(project: Project, head: Run) -> bool:
+    """Whether there is a current ensemble without fitted weights that has this head as a member."""
     return any(
-        run.name.rpartition("-")[0] == recipe and head.name in [member["name"] for member in run.record["members"]]
+        head.name in [member["name"] for member in run.members] and not run.record.get("fitted")
         for run in _current(project)
     )
 

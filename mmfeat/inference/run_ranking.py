@@ -68,6 +68,16 @@ class RankedRun:
         """Its state, and notes on its training."""
         return ", ".join(filter(None, [self.state, "transductive" if self.transductive else "", self.relabelled]))
 
+    @property
+    def note(self) -> str:
+        """A person's text about the run; empty if there is none."""
+        return "" if self.run is None else self.run.note
+
+    @property
+    def created(self) -> str:
+        """When the run was made; empty for an encoder."""
+        return "" if self.run is None else str(self.run.record["created"])
+
 
 def ranked_runs(project: Project) -> list[RankedRun]:
     """Runs, and encoders with a linear probe: best on val first, without val rows newest first; without metrics last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmfeat.inference.threshold_report import ThresholdReport
 from mmfeat.project.project import Project
 from mmfeat.report.result import TableResult
 from mmfeat.runs.run import Run
+from mmfeat.runs.run_names import Naming
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -49,3 +51,24 @@ class RunResult(TableResult):
 
     def _about(self) -> str:
         return f"{'Made' if self.made else 'Already made:'} runs/{self.run.name}"
+
+
+def check_naming(project: Project, naming: Naming, run: Run | None) -> None:
+    """Check the name and the note that were asked for, before any work; `run` is the same run, if it exists.
+
+    Raises
+    ------
+    RunError
+        The name is taken by another run, an encoder or a recipe, or the name or the note cannot be kept.
+    """
+    if run is None or run.name != naming.name:
+        naming.check(project.runs_folder, project.config.encoder)
+
+
+def to_name(run: Run, naming: Naming) -> str:
+    """The command that gives an existing run the name or the note that was asked for; empty if it has them."""
+    if naming.name and run.name != naming.name:
+        return f"mmfeat runs --rename {run.name} {naming.name}"
+    if naming.note and run.note != naming.note:
+        return f"mmfeat runs --note {run.name} {shlex.quote(naming.note)}"
+    return ""

@@ -7,7 +7,6 @@ import numpy as np
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig
 from mmfeat.metrics import row_losses, samples_f1_rows, scores
-from mmfeat.metrics.grid_thresholds import crossfitted_value
 
 
 def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, *, rule: PredictConfig) -> np.ndarray:
@@ -16,21 +15,18 @@ def metric_values(metric: str, labels: np.ndarray, logits: np.ndarray, *, rule: 
     Parameters
     ----------
     labels : np.ndarray
-        `(n, K)` int8, at least one of them known. With the threshold `auto`, rows come in the order of their ids' numbers:
-        the position of a row gives its fold.
+        `(n, K)` int8, at least one of them known.
     logits : np.ndarray
         `(M, n, K)` float32, finite.
     rule : PredictConfig
-        The decision rule's settings. With `auto`, each model is scored at its own cross-fitted threshold; other fitted
-        thresholds are taken as 0.5 here.
+        The decision rule's settings. A fitted threshold is taken as 0.5 here: epochs that are compared each at its own
+        threshold turn out worse (benchmarks/README.md).
     """
     if metric == "loss":
         return np.array([row_losses(labels, one).sum() for one in logits]) / (labels >= 0).sum()
     if metric == "map":
         nothing = np.zeros(labels.shape, np.int8)
         return np.array([scores(labels, nothing, one).map for one in logits])
-    if rule.auto:
-        return np.array([crossfitted_value(metric, labels, sigmoid(one), rule.empty) for one in logits])
     values = np.empty(len(logits))
     known, positive = labels >= 0, labels == 1
     for m, one in enumerate(logits):

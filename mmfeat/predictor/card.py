@@ -9,7 +9,6 @@ import numpy as np
 from mmfeat.common.text import counted, shown
 from mmfeat.encoders.kinds import modality_kind
 
-LIMIT_MB = 100.0  # size limit of the paper (P21)
 WEAKEST = 5
 
 _CARD = """\
@@ -57,9 +56,11 @@ Fill in: what it is for, what it is not for, whom a mistake would hurt.
 """
 
 
-def limit_text(mb: float) -> str:
-    """A sentence that compares a size with the paper's limit."""
-    return f"{mb:,.1f} MB, {'under' if mb < LIMIT_MB else 'over'} the paper's limit of {LIMIT_MB:g} MB."
+def limit_text(mb: float, limit: float) -> str:
+    """A sentence that compares a size with `limit_mb` of mmfeat.toml, which is 0 without a limit."""
+    return (
+        f"{mb:,.1f} MB, {'over' if mb > limit else 'within'} the limit of {limit:g} MB." if limit else f"{mb:,.1f} MB."
+    )
 
 
 def model_card(record: dict[str, Any], mb: float) -> str:
@@ -83,7 +84,7 @@ def model_card(record: dict[str, Any], mb: float) -> str:
         name=shown(run["name"]),
         counted_classes=counted(len(record["classes"]), "class", "classes"),
         reads=reads,
-        size=limit_text(mb),
+        size=limit_text(mb, record.get("limit_mb", 0)),
         architecture=_architecture(record),
         threshold=threshold,
         fitted=fitted,

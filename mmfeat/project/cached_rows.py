@@ -23,7 +23,7 @@ def remembered_cached_rows(project: Project, name: str) -> int | None:
     """
     kind = kind_of(project.config.encoder[name])
     try:
-        identity = kind.recalled(project, name)
+        identity = project.known_identity(name)
         if identity is None:
             return None
         if kind.remembered:

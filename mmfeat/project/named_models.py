@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mmfeat.common.errors import RunError
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import encoder_record
-from mmfeat.runs.run import Run, all_runs, read_run
+from mmfeat.runs.run import Run, read_run
+from mmfeat.runs.run_names import no_run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +57,5 @@ def find_run(project: Project, name: str) -> Run:
         There is no such run; the message lists the runs and encoders of the project.
     """
     if not re.fullmatch(r"[\w.-]+", name) or not (project.runs_folder / name).is_dir():
-        known = [*(run.name for run in all_runs(project.runs_folder)), *project.config.encoder]
-        raise RunError(f"no run or encoder {name!r}. There are: {', '.join(known)}")
+        raise no_run(project.runs_folder, name, list(project.config.encoder))
     return read_run(project.runs_folder / name).in_order_of(project.manifest.classes)

@@ -12,7 +12,7 @@ from mmfeat.config.schema import FILE_NAME
 from mmfeat.encoders.built_encoders import BuiltEncoders
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe
 from mmfeat.encoders.kinds import kind_of
-from mmfeat.encoders.resolve import Identity, checkpoint_of, known_identity
+from mmfeat.encoders.resolve import Identity, checkpoint_of
 from mmfeat.project.project_folder import ProjectFolder
 from mmfeat.store import FeatureStore
 from mmfeat.store.commits import tokens_kind
@@ -52,12 +52,7 @@ class ProjectEncoders(ProjectFolder):
 
     def known_identity(self, name: str) -> Identity | None:
         """An encoder's names and keys; None if it would have to be built for them."""
-        table = self.encoder_table(name)
-        if table.made_elsewhere:
-            return self.identity(name)
-        return known_identity(
-            self.config, name, self.checkpoints, self.memory / "encoders.json", given=table.checkpoint
-        )
+        return kind_of(self.encoder_table(name)).known(self, name)
 
     def pretrained(self, name: str) -> Identity:
         """An encoder's names and keys without any checkpoint: the start of fine-tuning."""

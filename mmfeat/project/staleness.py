@@ -8,12 +8,12 @@ from mmfeat.common.errors import MmfeatError, RunError
 from mmfeat.common.labels import class_positions
 from mmfeat.common.lineage import NO_LINEAGE, Lineage, labelled_rows
 from mmfeat.common.text import counted
-from mmfeat.config.schema import Config
+from mmfeat.config.schema import RECIPES, Config
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.project.named_models import find_model, find_run
 from mmfeat.project.project import Project
-from mmfeat.runs.run import Run
+from mmfeat.runs.run import Run, all_runs
 
 TRAINED_ON_VAL = "trained on rows that are val now"
 
@@ -35,7 +35,7 @@ def stale_because(project: Project, run: Run) -> str:
                 return f"the linear probe of encoder {name} has changed"
             if probe_has_other_classes(project, identity):
                 return f"the linear probe of encoder {name} is for other classes"
-    for member in run.record["members"]:
+    for member in run.members:
         if member["fingerprint"] is not None and (why := _member_because(project, member)):
             return why
     return ""
@@ -144,12 +144,20 @@ def command_for(config: Config, run: Run) -> str:
     record = run.record
     if run.kind == "ensemble":
         if fitted := record.get("fitted"):
-            given = fitted["candidates"] if fitted["given"] else []
+            given = [_renamed(config, run, name) for name in fitted["candidates"]] if fitted["given"] else []
             return " ".join(["mmfeat ensemble --method", fitted["method"], *given])
-        recipe = run.name.rpartition("-")[0]
-        return "mmfeat ensemble " + (" ".join(m["name"] for m in record["members"]) if recipe == "ensemble" else recipe)
+        recipe = record.get("recipe", run.first_name.rpartition("-")[0])  # in its name until version 0.2
+        return "mmfeat ensemble " + (recipe if recipe in RECIPES else " ".join(m["name"] for m in run.members))
     command = "mmfeat selftrain" if run.kind == "selftrain" else "mmfeat fuse"
     inputs = record["inputs"]
     given = "" if inputs == list(config.fuse.inputs) else f" --inputs {','.join(inputs)}"
     folds = f" --folds {record['folds']}" if record.get("folds") else ""
     return f"{command} --head {record['head']}{given}{folds}"
+
+
+def _renamed(config: Config, ensemble: Run, name: str) -> str:
+    """The present name of a member that was recorded by name alone; unchanged if it was not renamed."""
+    folder = ensemble.folder.parent
+    if name in config.encoder or (folder / name).is_dir():
+        return name
+    return next((run.name for run in all_runs(folder) if name in run.former_names), name)

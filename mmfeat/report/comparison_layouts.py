@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmfeat.common.progress import clock
 from mmfeat.common.text import shown
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.comparison_table import Column, Layout
 from mmfeat.report.plots import plot_encoders, plot_heads
+from mmfeat.report.table_layout import Cell, count, duration, number
 from mmfeat.report.text_tables import MOST_FREQUENT, left_out, metric_title
 from mmfeat.runs.comparison import ScoredModel, best_of_groups
 
@@ -33,9 +33,9 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
     columns += [Column(title="one seed", cell=_one_seed)] if n_seeds > 1 else []
     columns += [_score(name) for name in _shown(metric)]
     columns += [
-        Column(title=metric_title("loss"), cell=lambda m: f"{m.metrics.scores.loss:.4f}", baseline=_baseline_loss),
-        Column(title="subset accuracy", cell=lambda m: f"{m.metrics.scores.label_set_accuracy:.3f}"),
-        Column(title="label accuracy", cell=lambda m: f"{m.metrics.scores.accuracy_per_class:.3f}"),
+        Column(title=metric_title("loss"), cell=lambda m: number(m.metrics.scores.loss, 4), baseline=_baseline_loss),
+        Column(title="subset accuracy", cell=lambda m: number(m.metrics.scores.label_set_accuracy)),
+        Column(title="label accuracy", cell=lambda m: number(m.metrics.scores.accuracy_per_class)),
         Column(title="train s", cell=lambda m: _number(m.kept.seconds, 1), baseline=lambda b: _number(b.seconds, 1)),
         Column(title="µs per row", cell=lambda m: _number(m.kept.microseconds, 2)),
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
@@ -53,18 +53,18 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
     )
 
 
-def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> Layout:
+def encoder_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow], metric: str) -> Layout:
     """The layout of a comparison of encoders, each with the best of its modality; `title` names the rows."""
     n_seeds = len(models[0].seeds)
     columns = [
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
-        Column(title="time", cell=lambda m: clock(m.encoder.seconds)),
+        Column(title="time", cell=lambda m: duration(m.encoder.seconds)),
         Column(title=metric_title("samples_f1"), cell=_samples_f1, baseline=_baseline_f1),
     ]
     columns += [Column(title=f"{n_seeds} seeds", cell=_one_seed)] if n_seeds > 1 else []
     columns += [_score(name, interval=True) for name in _shown(metric)]
     columns += [
-        Column(title=metric_title("loss"), cell=lambda m: f"{m.metrics.scores.loss:.4f}"),
+        Column(title=metric_title("loss"), cell=lambda m: number(m.metrics.scores.loss, 4)),
         Column(title="samples/s", cell=lambda m: _number(m.encoder.rate, 0)),
     ]
     return Layout(
@@ -73,10 +73,10 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> La
         columns=columns,
         further=[
             _score("micro_f1"),
-            Column(title="subset accuracy", cell=lambda m: f"{m.metrics.scores.label_set_accuracy:.3f}"),
+            Column(title="subset accuracy", cell=lambda m: number(m.metrics.scores.label_set_accuracy)),
             _score("macro_f1"),
-            Column(title="label accuracy", cell=lambda m: f"{m.metrics.scores.accuracy_per_class:.3f}"),
-            Column(title="best epoch", cell=lambda m: str(m.encoder.best_epoch)),
+            Column(title="label accuracy", cell=lambda m: number(m.metrics.scores.accuracy_per_class)),
+            Column(title="best epoch", cell=lambda m: count(m.encoder.best_epoch)),
         ],
         csv_columns=_ENCODER_CSV.split(),
         csv_row=_encoder_csv,
@@ -84,7 +84,7 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], metric: str) -> La
         notes=_encoder_notes(models, n_seeds, metric),
         conclusions=best_lines(models, metric),
         groups=True,
-        draw=lambda path: plot_encoders(path, title, models),
+        draw=lambda path: plot_encoders(path, title, models, baselines),
     )
 
 
@@ -144,20 +144,20 @@ def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> 
 # -- cells
 
 
-def _samples_f1(model: ScoredModel) -> str:
-    return f"{model.metrics.scores.samples_f1:.3f} ± {model.metrics.half_width:.3f}"
+def _samples_f1(model: ScoredModel) -> Cell:
+    return number(model.metrics.scores.samples_f1, spread=model.metrics.half_width)
 
 
-def _baseline_f1(row: MetricRow) -> str:
-    return f"{row.samples_f1:.3f} ± {row.spread:.3f}"
+def _baseline_f1(row: MetricRow) -> Cell:
+    return number(row.samples_f1, spread=row.spread)
 
 
-def _baseline_loss(row: MetricRow) -> str:
-    return "" if row.label == MOST_FREQUENT else f"{row.loss:.4f}"  # its probabilities mean nothing
+def _baseline_loss(row: MetricRow) -> Cell:
+    return number(None if row.label == MOST_FREQUENT else row.loss, 4, unknown="")  # its probabilities mean nothing
 
 
-def _one_seed(model: ScoredModel) -> str:
-    return f"{model.seeds.mean():.3f}" + (f" ± {model.spread:.3f}" if model.spread is not None else "")
+def _one_seed(model: ScoredModel) -> Cell:
+    return number(float(model.seeds.mean()), spread=model.spread)
 
 
 def _shown(metric: str) -> list[str]:
@@ -166,19 +166,16 @@ def _shown(metric: str) -> list[str]:
 
 
 def _score(name: str, interval: bool = False) -> Column:
-    def cell(model: ScoredModel) -> str:
-        text = f"{getattr(model.metrics.scores, name):.3f}"
-        if not interval:
-            return text
-        low, high = model.intervals[name]
-        return f"{text} ± {(high - low) / 2:.3f}"
+    def cell(model: ScoredModel) -> Cell:
+        low, high = model.intervals[name] if interval else (0.0, 0.0)
+        return number(getattr(model.metrics.scores, name), spread=(high - low) / 2 if interval else None)
 
-    return Column(title=metric_title(name), cell=cell, baseline=lambda row: f"{getattr(row, name):.3f}")
+    return Column(title=metric_title(name), cell=cell, baseline=lambda row: number(getattr(row, name)))
 
 
-def _number(value: float | None, digits: int) -> str:
-    """A number as text; blank if unknown."""
-    return "" if value is None else f"{value:,.{digits}f}"
+def _number(value: float | None, digits: int) -> Cell:
+    """A number; blank if unknown."""
+    return number(value, digits, unknown="")
 
 
 # -- rows of models.csv

@@ -12,7 +12,7 @@ from mmfeat.common.csv_text import csv_text
 from mmfeat.common.text import counted, shown
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.outputs import Outputs
-from mmfeat.report.text_tables import table
+from mmfeat.report.table_layout import Table, count, number, outside, table
 from mmfeat.runs.comparison import ScoredModel
 
 PLOT = "comparison.png"
@@ -91,7 +91,12 @@ class ComparisonTable:
     layout: Layout = field(repr=False)
 
     def __str__(self) -> str:
-        return _aligned(*self._models())
+        return str(self.main)
+
+    @property
+    def main(self) -> Table:
+        """The table of models."""
+        return _aligned(*self._models(), first="model", title=self.title)
 
     @property
     def notes(self) -> str:
@@ -99,30 +104,34 @@ class ComparisonTable:
         return "\n".join(self.layout.notes)
 
     @property
-    def further(self) -> str:
+    def further(self) -> Table:
         """The table of further metrics."""
-        return _aligned(*self._further())
+        return _aligned(*self._further(), first="model", title="further metrics")
 
     @property
-    def by_class(self) -> str:
+    def by_class(self) -> Table:
         """F1 of each class by each model; with very many classes, the weakest of the first model."""
         head, rows = self._by_class()
-        if len(rows) <= CLASSES_SHOWN:
-            return _aligned(head, rows)
-        weakest = [k for k, *_ in self.models[0].metrics.scores.weakest(CLASSES_SHOWN)]
-        text = _aligned(head, [rows[k] for k in weakest])
-        return (
-            f"{text}\nThe weakest {len(weakest)} of {counted(len(rows), 'class', 'classes')}. All are in classes.csv."
-        )
+        if len(rows) > CLASSES_SHOWN:
+            weakest = [k for k, *_ in self.models[0].metrics.scores.weakest(CLASSES_SHOWN)]
+            rows = [rows[k] for k in [*weakest, *sorted(set(range(len(rows))) - set(weakest))]]
+        return _aligned(head, rows, first="class", title="F1 by class", most=CLASSES_SHOWN)
 
-    def _models(self) -> tuple[list[str], list[list[str]]]:
+    @property
+    def about_classes(self) -> str:
+        """The classes that :attr:`by_class` leaves out; empty if there are none."""
+        n = len(self.classes)
+        every = f"The weakest {CLASSES_SHOWN} of {counted(n, 'class', 'classes')}. All are in classes.csv."
+        return every if n > CLASSES_SHOWN else ""
+
+    def _models(self) -> tuple[list[str], list[list[str] | str]]:
         columns = self.layout.columns
         rows = [[b.label, *(c.baseline(b) if c.baseline else "" for c in columns), b.note] for b in self.baselines]
         groups = list(dict.fromkeys(model.group for model in self.models))
         heads = self.layout.groups and len(groups) > 1
         for group in groups if self.layout.groups else [None]:
             if heads:
-                rows.append([f"{group}:", *[""] * (len(columns) + 1)])
+                rows.append(f"{group}:")
             for model in self.models:
                 if group is None or model.group == group:
                     rows.append([model.label, *(c.cell(model) for c in columns), _note(model)])
@@ -135,7 +144,11 @@ class ComparisonTable:
 
     def _by_class(self) -> tuple[list[str], list[list[str]]]:
         rows = [
-            [name, f"{n:,}", *(f"{model.metrics.scores.class_f1[k]:.3f}" if n else "" for model in self.models)]
+            [
+                name,
+                count(n),
+                *(number(model.metrics.scores.class_f1[k] if n else None, unknown="") for model in self.models),
+            ]
             for k, (name, n) in enumerate(self._positives())
         ]
         return ["F1 by class", "rows", *(model.label for model in self.models)], rows
@@ -216,17 +229,19 @@ def _differs(file: Path, text: str) -> bool:
     return not file.is_file() or file.read_bytes() != text.encode()
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str] | str], **more: Any) -> Table:
     """A table whose titles and first cells may be any text: they are escaped and shortened."""
-    return table([shown(cell, 30) for cell in head], [[shown(row[0]), *row[1:]] for row in rows])
+    cells = [row if isinstance(row, str) else [outside(row[0]), *row[1:]] for row in rows]
+    return table([shown(cell, 30) for cell in head], cells, **more)
 
 
 def _rounded(row: Iterable[Any]) -> list[Any]:
     return [round(cell, 6) if isinstance(cell, float) else cell for cell in row]
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[_escaped(cell) for cell in row] for row in [head, *rows]]
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str] | str]) -> list[str]:
+    full = [[row, *[""] * (len(head) - 1)] if isinstance(row, str) else row for row in [head, *rows]]
+    cells = [[_escaped(cell) for cell in row] for row in full]
     rule = ["---", *["---:"] * (len(head) - 1)]
     return [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mmfeat.metrics.metric_rows import Metrics
-from mmfeat.report.text_tables import shown, significance, table
+from mmfeat.report.table_layout import Table, number, outside, signed, table
+from mmfeat.report.text_tables import significance
 
 METRIC_TITLES = {
     "samples_f1": "samples F1",
@@ -18,39 +19,36 @@ _MAP = list(METRIC_TITLES).index("map")
 Difference = tuple[float, float, float]
 
 
-def evaluation_table(
-    metrics: dict[str, Metrics], differences: dict[str, dict[str, Difference]], title: str, *, metric: str
-) -> str:
-    """A row of metrics for each model, then the differences of the first model from the others and their significance.
+def evaluation_table(metrics: dict[str, Metrics], title: str, *, metric: str) -> Table:
+    """A row of metrics for each model; `metric` is the project's, which is shown at any width."""
+    rows = []
+    for name, one in metrics.items():
+        cells = [number(getattr(one.scores, key)) for key in METRIC_TITLES]
+        cells[0] = number(one.scores.samples_f1, spread=one.half_width)
+        cells[_MAP] = number(one.scores.map, spread=one.map_spread)
+        rows.append([outside(name), *cells, number(one.ece)])
+    keep = METRIC_TITLES[metric.replace("-", "_")]
+    return table([title, *METRIC_TITLES.values(), "ECE"], rows, title=title, first="run", keep=[keep])
+
+
+def difference_table(first: str, differences: dict[str, dict[str, Difference]], *, metric: str) -> Table:
+    """The first model minus each other one in every metric, and the significance of the project's metric.
 
     Parameters
     ----------
     differences : dict of str to dict of str to (float, float, float)
         For each further name, difference and interval of each metric by its name in Scores.
-    metric : str
-        The project's metric, whose significance is shown.
     """
-    rows = []
-    for name, one in metrics.items():
-        cells = [f"{getattr(one.scores, key):.3f}" for key in METRIC_TITLES]
-        cells[0] += f" ± {one.half_width:.3f}"
-        cells[_MAP] += f" ± {one.map_spread:.3f}"
-        rows.append([shown(name), *cells, f"{one.ece:.3f}"])
+    rows: list[list[str] | str] = []
+    key = metric.replace("-", "_")
     for name, found in differences.items():
-        label = "difference" if len(differences) == 1 else f"difference from {shown(name)}"
-        rows.append([label, *(_signed(found[key][0]) for key in METRIC_TITLES)])
-        intervals = [f"[{_signed(found[key][1])}, {_signed(found[key][2])}]" for key in METRIC_TITLES]
-        rows.append(["95 % interval", *intervals, "", verdict(found, metric)])
-    return table([title, *METRIC_TITLES.values(), "ECE"], rows)
+        rows.append(f"{outside(first)} minus {outside(name)}:")
+        for one, title in METRIC_TITLES.items():
+            rows.append([title, *map(signed, found[one]), verdict(found, metric) if one == key else ""])
+    return table(["difference", "mean", "95 % from", "to"], rows, title="differences", first="metric")
 
 
 def verdict(differences: dict[str, Difference], metric: str) -> str:
-    """`samples F1: not significant` if the interval of the project's metric includes 0, else `samples F1: significant`."""
-    key = metric.replace("-", "_")
-    _, low, high = differences[key]
-    return f"{METRIC_TITLES[key]}: {significance(low, high)}"
-
-
-def _signed(value: float) -> str:
-    """Four digits and the sign, since differences are small."""
-    return f"{value:+.4f}"
+    """`not significant` if the interval of the project's metric includes 0, else `significant`."""
+    _, low, high = differences[metric.replace("-", "_")]
+    return significance(low, high)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mmfeat.common.files import atomic_path
 from mmfeat.common.text import shown
+from mmfeat.config.schema import HEADS
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.comparison import ScoredModel
@@ -17,59 +20,94 @@ _F1_LABEL = f"{metric_title('samples_f1')}, 95 % bootstrap interval over rows"
 # Colours of Okabe and Ito, which any colour vision can tell apart; the marks differ as well.
 _LOOKS = {
     "baselines": ("#777777", "D"),
-    "the paper's": ("#0072B2", "o"),
-    "further heads": ("#D55E00", "s"),
+    "encoders and means": ("#0072B2", "o"),
+    "heads": ("#D55E00", "s"),
 }
 
 
 def plot_heads(path: Path, title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow]) -> None:
     """Samples F1 of each model with its interval, one below the other in the order of the table.
 
-    A baseline far below all models is shown as a number at the left edge, so that the models can be told apart.
+    Baselines far below all models have an x axis of their own on the left.
     """
     from matplotlib.figure import Figure
 
-    points = [(line.label, line.samples_f1, line.spread, line.spread, "baselines") for line in baselines]
+    points = [_Point(line.label, line.samples_f1, line.spread, line.spread, "baselines") for line in baselines]
     for model in models:
         f1 = model.metrics.scores.samples_f1
-        group = "the paper's" if model.group == "paper" else "further heads"
-        points.append((model.label, f1, f1 - model.metrics.low, model.metrics.high - f1, group))
+        group = "heads" if model.name in HEADS else "encoders and means"
+        points.append(_Point(model.label, f1, f1 - model.metrics.low, model.metrics.high - f1, group))
     of_models = points[len(baselines) :]
-    low, high = min(f1 - below for _, f1, below, _, _ in of_models), max(f1 + above for _, f1, _, above, _ in of_models)
+    low, high = min(p.f1 - p.below for p in of_models), max(p.f1 + p.above for p in of_models)
     margin = max(0.1 * (high - low), 0.005)
-    edge = low - 4 * margin
+    far = [p for p in points if p.f1 + p.above < low - 4 * margin]
+    near = [p for p in points if p not in far]
     figure = Figure(figsize=(8, 1.3 + 0.32 * len(points)), layout="constrained")
-    axes = figure.add_subplot()
-    for group, (colour, mark) in _LOOKS.items():
-        at = [i for i, point in enumerate(points) if point[4] == group and point[1] + point[3] >= edge]
-        if at:
-            values, errors = [points[i][1] for i in at], [[points[i][side] for i in at] for side in (2, 3)]
-            axes.errorbar(values, at, xerr=errors, fmt=mark, color=colour, capsize=3, markersize=6, label=group)
-            low = min(low, min(points[i][1] - points[i][2] for i in at))
-    for i, (_, f1, _, above, group) in enumerate(points):
-        if group == "baselines" and f1 + above < edge:
-            axes.annotate(f"◂ {f1:.3f}", (low - margin, i), va="center", color=_LOOKS[group][0], fontsize=9)
-    best = max(f1 for _, f1, _, _, _ in of_models)
-    axes.axvline(best, color="#777777", linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_xlim(low - 1.2 * margin, high + margin)
-    axes.set_yticks(range(len(points)), [shown(point[0]) for point in points], parse_math=False)
+    if far:  # on an axis of their own, so that the models can be told apart
+        aside, axes = figure.subplots(1, 2, sharey=True, width_ratios=[1, 5])
+        _draw_points(aside, far, points)
+        middle = (min(p.f1 - p.below for p in far) + max(p.f1 + p.above for p in far)) / 2
+        half = max(0.02, *(abs(p.f1 - middle) + p.above for p in far)) * 1.3
+        aside.set_xlim(middle - half, middle + half)
+        aside.set_xticks([round(middle, 2)])
+        _break(aside, axes)
+    else:
+        axes = aside = figure.add_subplot()
+    _draw_points(axes, near, points)
+    axes.axvline(max(p.f1 for p in of_models), color="#777777", linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_xlim(min(p.f1 - p.below for p in near) - margin, high + margin)
+    aside.set_yticks(range(len(points)), [shown(p.label) for p in points], parse_math=False)
     axes.set_ylim(len(points) - 0.4, -0.6)
-    _quieten(axes, "x")
     axes.set_xlabel(_F1_LABEL)
-    axes.set_title(f"Heads compared on {title}", loc="left", parse_math=False)
-    handles, groups = axes.get_legend_handles_labels()
-    if len(groups) > 1:
-        figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
+    figure.suptitle(f"Heads compared on {title}", x=0.01, ha="left", parse_math=False)
+    handles = {
+        name: handle for one in (aside, axes) for handle, name in zip(*one.get_legend_handles_labels(), strict=True)
+    }
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
     _save(figure, path)
 
 
-def plot_encoders(path: Path, title: str, models: Sequence[ScoredModel]) -> None:
-    """Samples F1 of each encoder with its interval, against size and samples per second; numbers refer to the legend."""
+class _Point(NamedTuple):
+    """A model's samples F1, and the lengths of its interval on both sides."""
+
+    label: str
+    f1: float
+    below: float
+    above: float
+    group: str
+
+
+def _draw_points(axes: Any, points: Sequence[_Point], rows: Sequence[_Point]) -> None:
+    """Draw points with their intervals, each in its row."""
+    for group, (colour, mark) in _LOOKS.items():
+        own = [p for p in points if p.group == group]
+        if own:
+            sides, at = [[p.below for p in own], [p.above for p in own]], [rows.index(p) for p in own]
+            look = {"fmt": mark, "color": colour, "capsize": 3, "markersize": 6}
+            axes.errorbar([p.f1 for p in own], at, xerr=sides, label=group, **look)
+    _quieten(axes, "x")
+
+
+def _break(left: Any, right: Any) -> None:
+    """Mark that the x axes of two neighbours are not one."""
+    right.spines["left"].set_visible(False)
+    right.tick_params(left=False)
+    look = {"marker": [(-1, -2), (1, 2)], "markersize": 8, "linestyle": "none", "color": "black", "clip_on": False}
+    left.plot([1], [0], transform=left.transAxes, **look)
+    right.plot([0], [0], transform=right.transAxes, **look)
+
+
+def plot_encoders(path: Path, title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow]) -> None:
+    """Samples F1 of each encoder with its interval, against size and samples per second; numbers refer to the legend.
+
+    A baseline is a dashed line, or an arrow at the lower edge if it is far below all encoders.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
     modalities = list(dict.fromkeys(model.group for model in models))
-    looks = [_LOOKS["the paper's"], _LOOKS["further heads"], _LOOKS["baselines"]]
+    looks = [_LOOKS["encoders and means"], _LOOKS["heads"], _LOOKS["baselines"]]
     figure = Figure(figsize=(10, 4.6 + 0.2 * len(models)), layout="constrained")
     both = figure.subplots(1, 2, sharey=True)
     handles: dict[str, Any] = {}
@@ -88,6 +126,7 @@ def plot_encoders(path: Path, title: str, models: Sequence[ScoredModel]) -> None
         axes.xaxis.set_major_formatter(LogFormatter())
         axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         axes.margins(x=0.15)
+        _draw_baselines(axes, baselines, [model.metrics.low for model in models])
         axes.set_xlabel(label)
         _quieten(axes)
     both[0].set_ylabel(_F1_LABEL)
@@ -97,6 +136,19 @@ def plot_encoders(path: Path, title: str, models: Sequence[ScoredModel]) -> None
     for text in legend.get_texts():
         text.set_parse_math(False)
     _save(figure, path)
+
+
+def _draw_baselines(axes: Any, baselines: Sequence[MetricRow], lows: Sequence[float]) -> None:
+    colour, low = _LOOKS["baselines"][0], min(lows)
+    for line in baselines:
+        text = f"{shown(line.label)} {line.samples_f1:.3f}"
+        look = {"color": colour, "fontsize": 9, "parse_math": False}
+        if line.samples_f1 > low - 0.1:
+            axes.axhline(line.samples_f1, color=colour, linewidth=0.8, linestyle="--", zorder=0)
+            at = (1, line.samples_f1)
+            axes.annotate(text, at, (-2, 3), axes.get_yaxis_transform(), "offset points", ha="right", **look)
+        else:
+            axes.annotate(f"▾ {text}", (0.98, 0.01), xycoords="axes fraction", ha="right", va="bottom", **look)
 
 
 def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], best_epoch: int) -> None:
@@ -114,17 +166,16 @@ def plot_learning(path: Path, title: str, history: Sequence[dict[str, Any]], bes
         axes.set_xlabel(f"epoch (best: {best_epoch})")
         axes.xaxis.get_major_locator().set_params(integer=True)
         _quieten(axes)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+        _legend_below(axes)
     figure.suptitle(shown(title), parse_math=False)
     _save(figure, path)
 
 
-def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> None:
+def plot_rounds(path: Path, rounds: Sequence[dict[str, Any]], *, metric: str) -> None:
     """Metrics on val of each self-training round (reverted rounds are hollow), its pseudo-labels by class, and their agreement."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     scored, pseudo, agreement = figure.subplots(1, 3)
     numbers = [one["number"] for one in rounds]
     for (key, label), (colour, mark) in zip(_ROUNDS, _LOOKS.values(), strict=True):
@@ -132,22 +183,22 @@ def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> Non
         faces = [colour if one["accepted"] else "white" for one in rounds]
         scored.plot(numbers, values, color=colour, label=label)
         scored.scatter(numbers, values, edgecolors=colour, facecolors=faces, marker=mark, zorder=3)
-    pseudo.plot(numbers[1:], [one["n_yes"] for one in rounds[1:]], marker=".")
-    for key, label in (("agreement", "with the previous round"), ("truth", "with the true labels")):
-        known = [one["number"] for one in rounds if one[key] is not None]
+    counts = np.array([one["n_yes"] for one in rounds[1:]], dtype=float)
+    if len(counts):
+        pseudo.plot(numbers[1:], counts, color="#bbbbbb", linewidth=0.8, marker=".", markersize=3)
+        pseudo.plot(numbers[1:], counts.mean(1), color="#0072B2", linewidth=2, marker="o", label="mean of the classes")
+    for (key, label), (colour, mark) in zip(_AGREEMENT, _LOOKS.values(), strict=False):
+        known = [one for one in rounds if one[key] is not None]
         if known:
-            agreement.plot(
-                known, [one[key] for one in rounds if one[key] is not None], marker="o", label=label, clip_on=False
-            )
+            at, values = [one["number"] for one in known], [one[key] for one in known]
+            agreement.plot(at, values, color=colour, marker=mark, label=label, clip_on=False)
     agreement.set_ylim(0, 1)
-    if agreement.lines:
-        agreement.legend(frameon=False, loc="lower left")
-    else:
+    if not agreement.lines:
         agreement.text(0.5, 0.5, "from the second round on", ha="center", transform=agreement.transAxes)
     named = (
         (scored, "metrics of the MLP on val"),
-        (pseudo, "positive pseudo-labels, a line for each class"),
-        (agreement, "agreement of pseudo-labels, micro-F1"),
+        (pseudo, "positive pseudo-labels; thin: of each class"),
+        (agreement, "agreement of pseudo-labels, micro F1"),
     )
     for axes, label in named:
         axes.set_xlabel("round; 0 is supervised, hollow is reverted" if axes is scored else "round")
@@ -155,8 +206,8 @@ def plot_rounds(path: Path, title: str, rounds: Sequence[dict[str, Any]]) -> Non
         axes.set_title(label, fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
         _quieten(axes)
-    scored.legend(frameon=False)
-    figure.suptitle(shown(title), parse_math=False)
+        _legend_below(axes)
+    figure.suptitle(f"Self-training, rounds selected by {metric_title(metric)}")
     _save(figure, path)
 
 
@@ -166,11 +217,18 @@ def _quieten(axes: Any, lines: str = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _legend_below(axes: Any) -> None:
+    """The legend of named lines below their axes, where no curve is."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, fontsize=9)
+
+
 def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 
 _ROUNDS = tuple((name, metric_title(name)) for name in ("samples_f1", "macro_f1", "map"))
+_AGREEMENT = (("agreement", "with the previous round"), ("truth", "with the true labels"))
 _LOSSES = (("train_loss", "training loss"), ("val_loss", "val loss"))
 _METRICS = tuple((f"val_{name}", f"{metric_title(name)} on val") for name in ("map", "samples_f1", "macro_f1"))

@@ -12,9 +12,8 @@ import numpy as np
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.labels import label_cells, label_names
-from mmfeat.common.text import shown
 from mmfeat.data.tables.table_forms import is_table, table_stem
-from mmfeat.report.text_tables import table
+from mmfeat.report.table_layout import Table, number, outside, table
 
 FORMATS = ("csv", "jsonl", "parquet")
 _OTHERS = 3  # classes shown for one item in addition to its labels
@@ -161,7 +160,7 @@ def _parquet(
 
 def one_item(
     probs: np.ndarray, predicted: np.ndarray, *, unimodal: dict[str, np.ndarray], classes: Sequence[str], top_k: int
-) -> str:
+) -> Table:
     """The most probable classes of one sample, with unimodal predictions; predicted labels are marked.
 
     Parameters
@@ -176,11 +175,11 @@ def one_item(
     present = {name: values for name, values in unimodal.items() if not np.isnan(values).any()}
     rows = [
         [
-            shown(classes[k]),
-            f"{probs[k]:.3f}",
-            *(f"{values[k]:.3f}" for values in present.values()),
+            outside(classes[k]),
+            number(probs[k]),
+            *(number(values[k]) for values in present.values()),
             "label" * int(predicted[k]),
         ]
         for k in order.tolist()
     ]
-    return table(("class", "probability", *(f"{name} alone" for name in present)), rows)
+    return table(("class", "probability", *(f"{name} alone" for name in present)), rows, title="prediction")

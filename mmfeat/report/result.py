@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmfeat.common.extras import require
 from mmfeat.common.text import counted, shown
-from mmfeat.report.text_tables import table
+from mmfeat.report.table_layout import about_hidden, table, terminal_width
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +43,9 @@ class Result:
         if not records:
             return text
         rows = [[_cell(value) for value in record.values()] for record in records[:SHOWN_ROWS]]
-        return f"{text}\n{table(list(records[0]), rows)}{_more(records)}"
+        shown_table, width = table(list(records[0]), rows), terminal_width()
+        hidden = about_hidden(shown_table.hidden(width), ".to_frame(), a wider terminal")
+        return "\n".join(filter(None, [text, shown_table.text(width) + _more(records), hidden]))
 
     def _repr_html_(self) -> str:
         """The result as HTML for a notebook."""

@@ -10,7 +10,8 @@ from mmfeat.common.csv_text import csv_text
 from mmfeat.common.files import write_atomic
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.plots import plot_rounds
-from mmfeat.report.text_tables import metric_cells, metric_header, table
+from mmfeat.report.table_layout import Table, count, number, table
+from mmfeat.report.text_tables import metric_cells, metric_header, metric_title
 
 _COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
 _METRICS = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
@@ -18,9 +19,7 @@ _METRICS = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
 FILES = ("rounds.csv", "rounds.png")
 
 
-def write_rounds(
-    folder: Path, name: str, rounds: Sequence[dict[str, Any]], *, classes: Sequence[str], metric: str
-) -> None:
+def write_rounds(folder: Path, rounds: Sequence[dict[str, Any]], *, classes: Sequence[str], metric: str) -> None:
     """Write `rounds.csv` (a row for each round; the last columns count pseudo-positives by class) and `rounds.png`."""
     header = [*_COLUMNS, "difference", "low", "high", *_METRICS, *(f"yes_{c}" for c in classes)]
     rows = []
@@ -28,21 +27,20 @@ def write_rounds(
         difference = one["difference"] or ("", "", "")
         rows.append([*(one[c] for c in _COLUMNS), *difference, *(one["figures"][f] for f in _METRICS), *one["n_yes"]])
     write_atomic(folder / FILES[0], csv_text(header, rows))
-    plot_rounds(folder / FILES[1], f"{name}, selected by {metric}", rounds)
+    plot_rounds(folder / FILES[1], rounds, metric=metric)
 
 
-def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> str:
+def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> Table:
     """A row for each round: its pseudo-labels, metrics of its MLP on val, and whether it was accepted."""
     rows = []
     for one in rounds:
         first = one["number"] == 0
-        cells = ["-" if first else f"{one['n_pseudo']:,}", "-" if first else f"{sum(one['n_yes']):,}"]
-        cells += ["-" if one.get("changed") is None else f"{one['changed']:,}"]
-        cells += ["-" if one.get("agreement") is None else f"{one['agreement']:.3f}"]
-        figures = metric_cells(MetricRow.recorded("", one["figures"]), metric)
+        cells = [count(None if first else one["n_pseudo"]), count(None if first else sum(one["n_yes"]))]
+        cells += [count(one.get("changed")), number(one.get("agreement"))]
+        figures = metric_cells(MetricRow.recorded("", one["figures"]))
         rows.append([one["number"], *cells, *figures, verdict(one)])
     head = ("round", "rows", "positives", "changed", "agreement", *metric_header(metric))
-    return table(head, rows)
+    return table(head, rows, title="rounds", keep=[metric_title(metric)])
 
 
 def verdict(one: dict[str, Any]) -> str:

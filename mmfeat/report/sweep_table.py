@@ -6,21 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmfeat.common.csv_text import csv_text
-from mmfeat.common.progress import clock
 from mmfeat.common.text import shown
-from mmfeat.report.text_tables import metric_title, table
+from mmfeat.report.table_layout import Cell, Table, count, duration, number, outside, table
+from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep import METRIC_NAMES, Effect, SweptCell, lowest_loss
 
 _ERROR = 160  # characters of an error
 
 
-def sweep_table(title: str, cells: Sequence[SweptCell], metric: str, *, in_sample: bool = False) -> str:
+def sweep_table(
+    title: str, cells: Sequence[SweptCell], metric: str, *, in_sample: bool = False, most: int | None = None
+) -> Table:
     """A line for each cell; `title` names the rows.
 
     Parameters
     ----------
     in_sample : bool
         Whether to number the lines and show in-sample metrics, as for a sweep of fine-tunings.
+    most : int, optional
+        The number of lines in the text.
     """
     keys, chosen = _keys(cells), metric.replace("-", "_")
     others = ("samples_f1", "macro_f1", "loss") if in_sample else ("macro_f1", "map")
@@ -30,28 +34,30 @@ def sweep_table(title: str, cells: Sequence[SweptCell], metric: str, *, in_sampl
     head = [title, *keys, *map(metric_title, names), *(f"in-sample {metric_title(name)}" for name in trained)]
     head += ["epoch", "time" if in_sample else "seconds"]
     rows = []
-    for number, cell in enumerate(cells, 1):
-        row = [str(number) if in_sample else cell.name, *(_value(cell.values.get(key, "-")) for key in keys)]
+    for i, cell in enumerate(cells, 1):
+        row = [count(i) if in_sample else outside(cell.name), *(_setting(cell.values.get(key)) for key in keys)]
         if cell.error:
             rows.append([*row, *["-"] * (len(head) - len(row)), shown(cell.error, _ERROR)])
             continue
-        several = not in_sample or len(cell.fits) > 1
-        spread = f" ± {_metric(chosen, cell.deviation(metric))}" if several else ""
-        row += [_metric(name, cell.mean(name)) + (spread if name == chosen else "") for name in names]
+        spread = cell.deviation(metric)
+        row += [_metric(name, cell.mean(name), spread if name == chosen else None) for name in names]
         row += [_metric(name, cell.mean(f"train_{name}")) for name in trained]
         seconds = cell.mean("seconds")
-        row += [f"{cell.mean('best_epoch'):.0f}", clock(seconds) if in_sample else f"{seconds:.1f}"]
+        row += [number(cell.mean("best_epoch"), 0), duration(seconds) if in_sample else number(seconds, 1)]
         rows.append([*row, "lowest loss" if cell is lowest else ""])
-    return table(head, rows)
+    first, keep = "cell" if in_sample else "head", [metric_title(metric), *keys]
+    return table(head, rows, title=title, first=first, keep=keep, most=most)
 
 
-def effects_table(effects: Sequence[Effect], metric: str) -> str:
+def effects_table(effects: Sequence[Effect], metric: str) -> Table:
     """A line for each setting: its share of the variance, and the mean of the metric by value."""
-    rows = [
-        [effect.key, f"{effect.share:.0%}", ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)]
-        for effect in effects
-    ]
-    return table(["setting", "share of variance", f"mean {metric_title(metric)} by value"], rows, left=3)
+    rows = []
+    for effect in effects:
+        means = ", ".join(f"{_value(value)}: {mean:.3f}" for value, mean in effect.means)
+        share = Cell(f"{effect.share:.0%}", effect.share)
+        rows.append([outside(effect.key), share, Cell(means, [list(pair) for pair in effect.means])])
+    head = ["setting", "share of variance", f"mean {metric_title(metric)} by value"]
+    return table(head, rows, left=3, title="effects of settings")
 
 
 def sweep_csv(cells: Sequence[SweptCell], metric: str, *, title: str = "head", numbers: Sequence[str] = ()) -> str:
@@ -71,19 +77,24 @@ def sweep_csv(cells: Sequence[SweptCell], metric: str, *, title: str = "head", n
         figures = [""] * (len(METRIC_NAMES) + 1 + len(last))
         if not cell.error:
             names = (*METRIC_NAMES, None, *last)
-            figures = [f"{cell.mean(n) if n else cell.deviation(metric):.6f}" for n in names]
+            found = [cell.mean(name) if name else cell.deviation(metric) for name in names]
+            figures = ["" if one is None else f"{one:.6f}" for one in found]
         values = [_value(cell.values.get(key, "")) for key in keys]
         rows.append([cell.name, *values, *figures, len(cell.fits), cell.error])
     return csv_text(header, rows)
 
 
-def _metric(name: str, value: float) -> str:
-    return f"{value:.{4 if name == 'loss' else 3}f}"
+def _metric(name: str, value: float, spread: float | None = None) -> Cell:
+    return number(value, 4 if name == "loss" else 3, spread=spread)
 
 
 def _keys(cells: Sequence[SweptCell]) -> list[str]:
     """The swept keys, without `head`, which has a column anyway."""
     return [key for key in dict.fromkeys(key for cell in cells for key in cell.values) if key != "head"]
+
+
+def _setting(value: Any) -> Cell:
+    return Cell("-" if value is None else _value(value), value)
 
 
 def _value(value: Any) -> str:

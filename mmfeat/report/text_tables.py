@@ -1,4 +1,4 @@
-"""Plain tables for a terminal or a file. Control characters of outside text are escaped."""
+"""Tables and sentences about metrics, decisions and weights. Control characters of outside text are escaped."""
 
 from __future__ import annotations
 
@@ -8,26 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmfeat.common.text import counted, shown
+from mmfeat.report.table_layout import Cell, Table, Unshown, number, outside, table
 
 if TYPE_CHECKING:
     from mmfeat.metrics.decision_rule import DecisionRule
     from mmfeat.metrics.metric_rows import MetricRow
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
-    """Align columns: the first `left` to the left, the others to the right. A row may have one more cell than the head."""
-    cells = [[str(cell) for cell in row] for row in [head, *rows]]
-    n = max(map(len, cells))
-    cells = [row + [""] * (n - len(row)) for row in cells]
-    widths = [max(len(row[i]) for row in cells) for i in range(n)]
-    lines = []
-    for row in cells:
-        parts = [
-            c.ljust(w) if i < left or i >= len(head) else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("   ".join(parts).rstrip())
-    return "\n".join(lines)
 
 
 MOST_FREQUENT = "most frequent"  # the baseline's row
@@ -44,18 +29,21 @@ def metric_header(metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str
     """Titles of the metric columns: three in every table, and the project's metric if it is another one.
 
     If the threshold of some line is not 0.5, a column `at 0.5` has what an F1 would be there: the project's metric, or
-    samples F1 if that does not depend on a threshold.
+    samples F1 if that does not depend on a threshold. JSON has every metric.
     """
-    titles = [*_METRICS.values(), *([_OTHERS[metric]] if metric in _OTHERS else [])]
+    titles = [*_METRICS.values(), *(title if name == metric else Unshown(title) for name, title in _OTHERS.items())]
     return [*titles, *([f"{metric_title(_f1_of(metric))} at 0.5"] if _differs(lines) else [])]
 
 
 def metric_cells(line: MetricRow, metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str]:
     """The cells below :func:`metric_header`."""
-    of_map = f"{line.map:.3f}" + ("" if line.map_spread is None else f" ± {line.map_spread:.3f}")
-    cells = [f"{line.samples_f1:.3f} ± {line.spread:.3f}", f"{line.macro_f1:.3f}", of_map]
-    cells += [f"{getattr(line, metric.replace('-', '_')):.3f}"] if metric in _OTHERS else []
-    return [*cells, *([f"{line.at_half[_f1_of(metric).replace('-', '_')]:.3f}"] if _differs(lines) else [])]
+    cells = [
+        number(line.samples_f1, spread=line.spread),
+        number(line.macro_f1),
+        number(line.map, spread=line.map_spread),
+    ]
+    cells += [number(getattr(line, name.replace("-", "_"))) for name in _OTHERS]
+    return [*cells, *([number(line.at_half[_f1_of(metric).replace("-", "_")])] if _differs(lines) else [])]
 
 
 def _f1_of(metric: str) -> str:
@@ -67,17 +55,17 @@ def _differs(lines: Sequence[MetricRow]) -> bool:
     return any(line.at_half[name] != getattr(line, name) for line in lines for name in line.at_half)
 
 
-def metric_table(title: str, lines: Sequence[MetricRow], metric: str = "") -> str:
+def metric_table(title: str, lines: Sequence[MetricRow], metric: str = "") -> Table:
     """Metrics of several models on the same rows, which `title` names."""
     timed = any(line.seconds is not None for line in lines)
     head = [title, *metric_header(metric, lines), *(["seconds"] if timed else [])]
     rows = []
     for line in lines:
-        cells = [shown(line.label), *metric_cells(line, metric, lines)]
+        cells = [outside(line.label), *metric_cells(line, metric, lines)]
         if timed:
-            cells.append("" if line.seconds is None else f"{line.seconds:.1f}")
+            cells.append(number(line.seconds, 1, unknown=""))
         rows.append([*cells, line.note])
-    return table(head, rows)
+    return table(head, rows, title=title, first="model", keep=[metric_title(metric or "samples-f1")])
 
 
 def about_decision(decision: DecisionRule, fitted: str = "") -> str:
@@ -128,17 +116,21 @@ def significance(low: float, high: float) -> str:
     return "not significant" if low <= 0 <= high else "significant"
 
 
-def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None, classes: Sequence[str]) -> str:
-    """The weights of an ensemble's members, as in run.json; for weights per class their mean, lowest and highest."""
+def weight_table(members: Sequence[dict[str, Any]], bias: Sequence[float] | None, classes: Sequence[str]) -> Table:
+    """The weights of an ensemble's members; for weights per class their mean, lowest and highest."""
     lines = [(m["name"], m["weight"]) for m in members] + ([("intercept", bias)] if bias is not None else [])
     if all(isinstance(weight, int | float) for _, weight in lines):
-        return table(["member", "weight"], [[shown(name), f"{weight:.2f}"] for name, weight in lines])
+        return table(
+            ["member", "weight"], [[outside(name), number(weight, 2)] for name, weight in lines], title="weights"
+        )
     rows = []
     for name, weight in lines:
         low, high = (pick(range(len(classes)), key=weight.__getitem__) for pick in (min, max))
-        ends = [f"{weight[k]:.2f} {shown(repr(classes[k]), 30)}" for k in (low, high)]
-        rows.append([shown(name), f"{sum(weight) / len(weight):.2f}", *ends])
-    return table(["member", "mean weight", "lowest, of class", "highest, of class"], rows)
+        ends = [Cell(f"{weight[k]:.2f} {shown(repr(classes[k]), 30)}", [weight[k], classes[k]]) for k in (low, high)]
+        mean = sum(weight) / len(weight)
+        rows.append([outside(name), number(mean, 2), *ends, *(Cell("", w) for w in weight)])
+    head = ["member", "mean weight", "lowest, of class", "highest, of class", *(Unshown(name) for name in classes)]
+    return table(head, rows, title="weights")
 
 
 def about_fit(fitted: dict[str, Any], gain: tuple[float, float, float] | None) -> str:

@@ -9,7 +9,6 @@ runs/NAME/
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,10 @@ import h5py
 import numpy as np
 
 from mmfeat.common.errors import RunError, one_line
-from mmfeat.common.files import publish_folder, staging_folder
 from mmfeat.common.hdf5_reading import dataset, open_hdf5
-from mmfeat.common.hdf5_writing import writing_hdf5
 from mmfeat.common.labels import class_positions
 from mmfeat.common.lineage import Lineage
-from mmfeat.common.seals import FILES, read_record, seal_folder
+from mmfeat.common.seals import FILES, read_record
 from mmfeat.common.text import counted
 from mmfeat.common.verified import damaged_file
 from mmfeat.runs.run_record import in_order, run_misfit
@@ -33,9 +30,9 @@ from mmfeat.runs.run_record import in_order, run_misfit
 FORMAT = 1
 RECORD = "run.json"
 _REMEDY = "Remove the folder and make the run again"
-_HEAD = "head.safetensors"
-_LOGITS = "logits.h5"
-_NAME = re.compile(r"[A-Za-z][\w.-]*-\d+")
+HEAD_FILE = "head.safetensors"
+LOGITS_FILE = "logits.h5"
+_NAME = re.compile(r"[A-Za-z][\w.-]*")
 _DATASETS = ("ids", "input_key", "known", "logits", "role", "trained", "chosen")
 ROLES = {"none": 0, "train": 1, "val": 2, "pseudo-labelled": 3, "fitted": 4, "out-of-fold": 5}
 OUT_OF_SAMPLE = (ROLES["fitted"], ROLES["out-of-fold"])  # rows whose stored logits differ from the exported model's
@@ -105,7 +102,38 @@ class Run:
     @property
     def made_from(self) -> list[str]:
         """The members of an ensemble; otherwise the encoders that its head reads."""
-        return [member["name"] for member in self.record["members"]] or list(self.encoders)
+        return [member["name"] for member in self.members] or list(self.encoders)
+
+    @property
+    def note(self) -> str:
+        """A person's text about the run; empty if there is none."""
+        return self.record.get("note", "")
+
+    @property
+    def former_names(self) -> list[str]:
+        """The names that the run had before, oldest first."""
+        return self.record.get("former_names", [])
+
+    @property
+    def first_name(self) -> str:
+        """The name that the run was made with, which digests contain."""
+        return [*self.former_names, self.name][0]
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """The members of an ensemble as in run.json, each under its present name. Runs are found by their fingerprints."""
+        return [{**member, "name": self._present_name(member)} for member in self.record["members"]]
+
+    @property
+    def members_that_are_runs(self) -> list[dict[str, Any]]:
+        """The members that are runs, not encoders."""
+        return [member for member in self.members if member["fingerprint"] is not None]
+
+    def _present_name(self, member: dict[str, Any]) -> str:
+        name, fingerprint, parent = member["name"], member["fingerprint"], self.folder.parent
+        if fingerprint is None or _fingerprint_of(parent / name) == fingerprint:
+            return name
+        return next((run.name for run in all_runs(parent) if run.record["fingerprint"] == fingerprint), name)
 
     @property
     def sealed(self) -> bool:
@@ -156,11 +184,11 @@ class Run:
         """
         from safetensors.torch import load_file
 
-        self._check(_HEAD)
+        self._check(HEAD_FILE)
         try:
-            return load_file(self.folder / _HEAD)
+            return load_file(self.folder / HEAD_FILE)
         except Exception as error:  # safetensors has its own exceptions for damage
-            raise RunError(_unreadable(self.folder / _HEAD, error)) from None
+            raise RunError(_unreadable(self.folder / HEAD_FILE, error)) from None
 
     def damage(self) -> str:
         """Describe the first damaged file; empty if all are unchanged or, for an unsealed run, can be opened."""
@@ -170,12 +198,12 @@ class Run:
         from safetensors import safe_open
 
         try:
-            file = self.folder / _LOGITS
+            file = self.folder / LOGITS_FILE
             with open_hdf5(file) as opened:
                 for name in _DATASETS:
                     dataset(opened, name)
             if self.kind != "ensemble":
-                file = self.folder / _HEAD
+                file = self.folder / HEAD_FILE
                 with safe_open(file, "numpy"):
                     pass
         except Exception as error:
@@ -195,7 +223,7 @@ class Run:
         fields = ("ids", "input_keys", "known", "logits", "roles", "fold")
         found = RunLogits(**dict(zip(fields, self._read(*names), strict=False)))
         if not self.sealed and (why := _misshapen(found, len(self.classes))):
-            raise RunError(_unreadable(self.folder / _LOGITS, why))
+            raise RunError(_unreadable(self.folder / LOGITS_FILE, why))
         return (
             found
             if self.columns is None
@@ -218,18 +246,18 @@ class Run:
         for name, (n_dimensions, width) in wanted.items():
             numbers = found[name]
             if numbers.ndim != n_dimensions or numbers.dtype != np.uint64 or (width and numbers.shape[1] != width):
-                raise RunError(_unreadable(self.folder / _LOGITS, "its lineage is not an array of id numbers"))
+                raise RunError(_unreadable(self.folder / LOGITS_FILE, "its lineage is not an array of id numbers"))
         return Lineage(**found)
 
     def _read(self, *names: str) -> list[np.ndarray]:
         """Datasets of logits.h5, texts as str."""
-        self._check(_LOGITS)
+        self._check(LOGITS_FILE)
         try:
-            with open_hdf5(self.folder / _LOGITS) as file:
+            with open_hdf5(self.folder / LOGITS_FILE) as file:
                 found = [dataset(file, name) for name in names]
                 return [one.asstr()[:] if h5py.check_string_dtype(one.dtype) else one[:] for one in found]
         except Exception as error:  # an unsealed file may contain anything
-            raise RunError(_unreadable(self.folder / _LOGITS, error)) from None
+            raise RunError(_unreadable(self.folder / LOGITS_FILE, error)) from None
 
     def _check(self, name: str) -> None:
         """Raise RunError if a file has changed since the run was written."""
@@ -259,50 +287,6 @@ def _misshapen(found: RunLogits, n_classes: int) -> str:
     return "" if np.isfinite(found.logits).all() else "a logit is not finite"
 
 
-def save_run(
-    parent: Path,
-    stem: str,
-    record: dict[str, Any],
-    *,
-    logits: RunLogits,
-    learned: Lineage,
-    state: dict[str, Any] | None = None,
-) -> Run:
-    """Write `parent/STEM-<next number>`, atomically.
-
-    Parameters
-    ----------
-    learned : Lineage
-        The lineage of the head and its encoders, or of all members of an ensemble.
-    state : dict of torch.Tensor, optional
-        The tensors of the heads; None for an ensemble.
-    """
-    kept = {"folded": learned.out_of_fold, "taught": learned.taught}
-    record = {"format": FORMAT, **record, **{name: True for name, numbers in kept.items() if len(numbers)}}
-    with staging_folder(parent) as staged:
-        if state is not None:
-            from safetensors.torch import save_file
-
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, staged / _HEAD)
-        with writing_hdf5(staged / _LOGITS) as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["classes"] = json.dumps(record["classes"])
-            file.create_dataset("ids", data=[str(i) for i in logits.ids], dtype=h5py.string_dtype("utf-8"))
-            file.create_dataset("input_key", data=logits.input_keys)
-            file.create_dataset("known", data=logits.known)
-            file.create_dataset("logits", data=logits.logits.astype(np.float32, copy=False))
-            file.create_dataset("role", data=logits.roles.astype(np.uint8))
-            if logits.fold is not None:
-                file.create_dataset("fold", data=logits.fold.astype(np.int16))
-            for name, numbers in kept.items():
-                if len(numbers):
-                    file.create_dataset(name, data=numbers)
-            file.create_dataset("trained", data=learned.training)
-            file.create_dataset("chosen", data=learned.selection)
-        record = seal_folder(staged, RECORD, record)
-        return Run(publish_folder(staged, parent, stem), record)
-
-
 def read_run(folder: Path) -> Run:
     """Open a run.
 
@@ -323,6 +307,13 @@ def read_run(folder: Path) -> Run:
     return Run(folder, record)
 
 
+def _fingerprint_of(folder: Path) -> str | None:
+    try:
+        return read_run(folder).record["fingerprint"]
+    except RunError:
+        return None
+
+
 def all_runs(parent: Path) -> list[Run]:
     """All runs of a project whose records can be read, oldest first."""
     return sorted(_read_all(parent)[0], key=lambda run: str(run.record["created"]))
@@ -336,7 +327,7 @@ def damaged_runs(parent: Path) -> dict[str, str]:
 def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
     runs, damaged = [], {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-        if _NAME.fullmatch(path.name) and any((path / name).is_file() for name in (RECORD, _HEAD, _LOGITS)):
+        if _NAME.fullmatch(path.name) and any((path / name).is_file() for name in (RECORD, HEAD_FILE, LOGITS_FILE)):
             try:
                 runs.append(read_run(path))
             except RunError as error:

@@ -115,10 +115,10 @@ class SweptCell:
         found = [_number(fit["figures"][name] if name in METRIC_NAMES else fit[name]) for fit in whole]
         return float(np.mean(found)) if found else math.nan
 
-    def deviation(self, metric: str) -> float:
-        """Standard deviation of a metric over seeds."""
+    def deviation(self, metric: str) -> float | None:
+        """Standard deviation of a metric over seeds; None with one seed."""
         found = self.scores(metric)
-        return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+        return float(np.std(found, ddof=1)) if len(found) > 1 else None
 
 
 def _number(value: float | None) -> float:
@@ -137,7 +137,7 @@ class Effect:
     means : list of (value, float)
         For each value, the mean of the metric over all its fits, best first.
     share : float
-        The share of the variance, over all fits with the setting, that the value explains.
+        The share of the variance over all fits that the value explains. The shares of all settings sum up to at most 1.
     """
 
     key: str
@@ -163,10 +163,11 @@ def lowest_loss(cells: Sequence[SweptCell]) -> SweptCell | None:
 
 
 def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:
-    """For each key with several values, the share of the variance between their means; the largest share first.
+    """For each key with several values, the share of the variance that it explains; the largest share first.
 
-    Cells with a failed fit are left out; the fits of all seeds count. The remaining variance comes from seeds and from
-    combinations of settings.
+    Cells with a failed fit are left out; the fits of all seeds count. A key explains what keys before it leave: first come
+    those that more fits have, so that a setting of one head explains nothing of the difference between heads. The remaining
+    variance comes from seeds and from combinations of settings.
     """
     sign, found = (-1.0 if better(metric, 1.0, 0.0) else 1.0), []
     whole = [cell for cell in cells if not cell.error and np.isfinite(cell.scores(metric)).all()]
@@ -179,8 +180,27 @@ def main_effects(cells: Sequence[SweptCell], metric: str) -> list[Effect]:
             continue
         every = np.concatenate(list(by_value.values()))
         between = sum(len(scores) * (np.mean(scores) - every.mean()) ** 2 for scores in by_value.values())
-        total = float(((every - every.mean()) ** 2).sum())
         means = [(value, float(np.mean(scores))) for value, scores in by_value.items()]
-        share = float(between) / total if total else 0.0
-        found.append(Effect(key=key, means=sorted(means, key=lambda m: sign * m[1]), share=share))
-    return sorted(found, key=lambda effect: -effect.share)
+        found.append((-len(every), -between, key, sorted(means, key=lambda m: sign * m[1])))
+    found.sort(key=lambda one: one[:2])
+    shares = _shares(whole, metric, [key for _, _, key, _ in found])
+    effects = [Effect(key=key, means=means, share=shares[key]) for _, _, key, means in found]
+    return sorted(effects, key=lambda effect: -effect.share)
+
+
+def _shares(cells: Sequence[SweptCell], metric: str, keys: Sequence[str]) -> dict[str, float]:
+    """The share of the variance over all fits that each key explains beyond the keys before it."""
+    fits = [(cell.values, score) for cell in cells for score in cell.scores(metric)]
+    scores = np.array([score for _, score in fits])
+    left = total = float(((scores - scores.mean()) ** 2).sum()) if fits else 0.0
+    columns, shares = [np.ones(len(scores))], {}
+    for key in keys:
+        values = dict.fromkeys(fit[key] for fit, _ in fits if key in fit)
+        columns += [np.array([fit.get(key, _ABSENT) == value for fit, _ in fits], dtype=float) for value in values]
+        design = np.stack(columns, axis=1)
+        rest = float(((scores - design @ np.linalg.lstsq(design, scores, rcond=None)[0]) ** 2).sum())
+        shares[key], left = (max(0.0, left - rest) / total if total else 0.0), min(left, rest)
+    return shares
+
+
+_ABSENT = object()

@@ -9,6 +9,7 @@ import numpy as np
 from mmfeat.common.files import digest_json
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.common.randomness import id_numbers
+from mmfeat.config.schema import RECIPES
 from mmfeat.inference.ensemble_members import Members, members_of
 from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
 from mmfeat.inference.logits import RowLogits, training_prior, weighted_logits
@@ -18,7 +19,9 @@ from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, input_keys
 from mmfeat.project.staleness import lineage_of
 from mmfeat.runs.ensemble_weights import FOLDS, Rows, Weights, cross_fit
-from mmfeat.runs.run import ROLES, Run, RunLogits, save_run
+from mmfeat.runs.new_run import save_run
+from mmfeat.runs.run import ROLES, Run, RunLogits
+from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.store.feature_table import rows_digest
 
 
@@ -32,6 +35,7 @@ def fit_ensemble(
     fit: np.ndarray,
     fingerprint: str,
     given: bool,
+    naming: Naming = NO_NAME,
 ) -> Run:
     """Fit and cross-fit the weights on the rows `fit`, and save the run; `rows` are val, then all others."""
     manifest, config, prior = project.manifest, project.config, training_prior(project)
@@ -67,7 +71,8 @@ def fit_ensemble(
     more = {"prior": prior.tolist(), **({} if bias is None else {"bias": bias}), "fitted": fitted}
     kept = ensemble_logits(project, parts, rows, found=shipped, roles=roles)
     lineage = Lineage.of([], manifest.ids[fit])
-    return save_ensemble(project, "ensemble", parts, kept=kept, fingerprint=fingerprint, more=more, learned=lineage)
+    made = {"fingerprint": fingerprint, "more": more, "learned": lineage, "naming": naming}
+    return save_ensemble(project, "ensemble", parts, kept=kept, **made)
 
 
 def ensemble_fingerprint(project: Project, parts: Members, rows: np.ndarray, made_by: dict[str, Any]) -> str:
@@ -104,6 +109,7 @@ def save_ensemble(
     fingerprint: str,
     more: dict[str, Any],
     learned: Lineage = NO_LINEAGE,
+    naming: Naming = NO_NAME,
 ) -> Run:
     """Save an ensemble with the lineage of all its members; `learned` is the lineage of its own weights."""
     manifest = project.manifest
@@ -112,6 +118,7 @@ def save_ensemble(
         metrics = metrics_on_val(project, kept.logits[: len(val)]).as_dict()
     record = {
         "kind": "ensemble",
+        "recipe": stem if stem in RECIPES else "",
         "members": parts.members,
         "encoders": parts.encoders,
         "heads": parts.heads,
@@ -130,4 +137,4 @@ def save_ensemble(
     }
     for member in parts.members:
         learned |= lineage_of(project, member["name"])
-    return save_run(project.runs_folder, stem, record, logits=kept, learned=learned)
+    return save_run(project.runs_folder, stem, record, logits=kept, learned=learned, naming=naming)

@@ -32,8 +32,7 @@ from mmfeat.runs.run_record import BASELINE
 from mmfeat.training.head_runs import seeds_of
 from mmfeat.training.head_training import fit_seeds, head_fingerprint, head_inputs, resolved_config
 
-PAPER_ENCODERS = {"image": "Vision", "text": "NLP"}
-PAPER_HEADS = {"concat": "+FCNN", "crossattn": "+Cross attention FCNN"}
+PAPER_MODALITIES, PAPER_HEADS = ("image", "text"), ("concat", "crossattn")
 CLOCKED, REPEATED, ENOUGH = 8192, 5, 10.0  # rows of a timed prediction, its repetitions, and the seconds that suffice
 
 
@@ -170,26 +169,25 @@ class HeadComparison:
         )
 
     def _in_order(self, encoders: dict[str, ModelLogits], heads: dict[str, ModelLogits]) -> list[Candidate]:
-        """The paper's models in its order (Vision, NLP, FM1, +FCNN, FM2, +Cross attention FCNN, FM3), then the others."""
+        """Encoders, their mean, then each head with its recipe's ensemble; the paper's models come first."""
         modalities = [identity.spec.modality for identity in self.identities.values()]
         found = []
         for name, modality in zip(encoders, modalities, strict=True):
-            paper = PAPER_ENCODERS.get(modality, "") if modalities.count(modality) == 1 else ""
-            label = f"{paper} ({name})" if paper else f"encoder {name}"
-            found.append(self._candidate(name, label, encoders[name], {name: True}, paper=bool(paper)))
-        recipes, probes = {}, dict.fromkeys(encoders, True)
+            paper = modality in PAPER_MODALITIES and modalities.count(modality) == 1
+            found.append(self._candidate(name, f"encoder {name}", encoders[name], {name: True}, paper=paper))
+        recipes, probes, both = {}, dict.fromkeys(encoders, True), ", ".join(encoders)
         if len(encoders) == 2:
             recipes = {head: recipe for recipe, head in RECIPE_HEADS.items()}
             fm1 = mean_of_models(list(encoders.values()), self.prior)
-            found.append(self._candidate("fm1", "FM1", fm1, probes, paper=True))
+            found.append(self._candidate("fm1", f"mean ({both})", fm1, probes, paper=True))
         for head, model in heads.items():
             paper = head in PAPER_HEADS
-            label = f"{PAPER_HEADS[head]} ({head})" if paper else head
-            found.append(self._candidate(head, label, model, dict.fromkeys(encoders, False), paper=paper))
+            found.append(self._candidate(head, head, model, dict.fromkeys(encoders, False), paper=paper))
             if recipe := recipes.get(head):
                 others = [fm1] if recipe == "fm2" else list(encoders.values())
                 mean = mean_of_models([*others, model], self.prior)
-                found.append(self._candidate(recipe, recipe.upper(), mean, probes, paper=True))
+                of = f"mean ({both})" if recipe == "fm2" else both
+                found.append(self._candidate(recipe, f"mean ({of}, {head})", mean, probes, paper=True))
         return found
 
     def _candidate(

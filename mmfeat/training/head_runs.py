@@ -18,7 +18,9 @@ from mmfeat.inference.fitted_rules import metrics_on_val, rule_record
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record, input_keys
 from mmfeat.project.staleness import lineage_of_encoder
-from mmfeat.runs.run import ROLES, Run, RunLogits, save_run
+from mmfeat.runs.new_run import save_run
+from mmfeat.runs.run import ROLES, Run, RunLogits
+from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.store.feature_table import FeatureTable
 
 
@@ -87,6 +89,7 @@ def save_head_run(
     rows: np.ndarray,
     fingerprint: str,
     more: dict[str, Any],
+    naming: Naming = NO_NAME,
 ) -> Run:
     """Save the heads of all seeds and folds as one run, which predicts with the mean of their logits.
 
@@ -133,7 +136,7 @@ def save_head_run(
     learned = trained.learned.teaching(taught)
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
-    return save_run(project.runs_folder, stem, record, logits=kept, learned=learned, state=state)
+    return save_run(project.runs_folder, stem, record, logits=kept, learned=learned, state=state, naming=naming)
 
 
 def _fit_record(project: Project, trained: TrainedHeads, val: np.ndarray) -> dict[str, Any]:

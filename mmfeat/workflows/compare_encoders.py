@@ -86,13 +86,14 @@ def compare_encoders(
     )
     models, title = score_groups(candidates, scoring, tuple(MODALITY_TABLES)), counted(len(val), "val row")
     most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))
+    baselines = [MetricRow.of(MOST_FREQUENT, metrics_on_val(project, most_frequent))]
     fields = write_comparison(
         project,
         work.folder,
         models,
         title=title,
-        baselines=[MetricRow.of(MOST_FREQUENT, metrics_on_val(project, most_frequent))],
-        layout=encoder_layout(title, models, metric),
+        baselines=baselines,
+        layout=encoder_layout(title, models, baselines, metric),
         failed=work.failed,
         overwrite=overwrite,
     )

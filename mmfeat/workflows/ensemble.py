@@ -19,7 +19,7 @@ from mmfeat.inference.ensemble_members import (
 )
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.inference.logits import RowLogits, logits_of, run_logits, training_prior, weighted_logits
-from mmfeat.inference.run_result import RunResult
+from mmfeat.inference.run_result import RunResult, check_naming, to_name
 from mmfeat.inference.threshold_report import threshold_report
 from mmfeat.metrics import paired_difference
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
@@ -30,6 +30,7 @@ from mmfeat.report.selection_notes import about_selection
 from mmfeat.runs.ensemble_weights import FOLDS, STEPS, STRENGTH, Weights
 from mmfeat.runs.ensembles import RECIPE_TEXTS
 from mmfeat.runs.run import ROLES, already_made
+from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.training.ensemble_runs import ensemble_fingerprint, ensemble_logits, fit_ensemble, save_ensemble
 
 METHOD_TEXTS = {
@@ -57,6 +58,8 @@ class EnsembleResult(RunResult):
         A clause about what was selected on the val rows.
     gain : tuple of float or None
         Gain in samples F1 over the mean of all candidates on val, and its 95 % interval; None if no weights are fitted.
+    after : str
+        The command to type next.
     """
 
     lines: list[MetricRow]
@@ -65,6 +68,7 @@ class EnsembleResult(RunResult):
     left_out: list[str]
     selection: str
     gain: tuple[float, float, float] | None
+    after: str
 
     @property
     def fitted(self) -> dict[str, Any] | None:
@@ -78,7 +82,9 @@ class EnsembleResult(RunResult):
         return metric_records(self.lines)
 
 
-def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean") -> EnsembleResult:
+def ensemble(
+    project: Project, members: Sequence[str] = (), method: str = "mean", *, naming: Naming = NO_NAME
+) -> EnsembleResult:
     """Make an ensemble by a recipe (`fm1`, `fm2`, `fm3`), or of any encoders and runs.
 
     Parameters
@@ -88,12 +94,14 @@ def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean"
     method : str
         `mean`; or a method whose weights are fitted on labelled rows that no member was trained on, and cross-fitted
         there: `weighted`, `per-class`, `stacked`, `greedy`. See :func:`mmfeat.runs.ensemble_weights.fit_weights`.
+    naming : Naming
+        The name and the note of the run, if it is made now.
 
     Raises
     ------
     RunError
         A member does not exist or has no logits; a recipe's head is not trained yet; a member is an ensemble with fitted
-        weights.
+        weights; the name cannot be used.
     DataError
         There is no row to fit on, or no row to predict.
     """
@@ -101,8 +109,8 @@ def ensemble(project: Project, members: Sequence[str] = (), method: str = "mean"
         raise ConfigError(f"--method {method[:40]!r}. Use one of: {', '.join(METHODS)}")
     stem, names = _names(project, list(members), method)
     if method == "mean":
-        return _mean(project, stem, names)
-    return _fitted(project, method, names, given=bool(members))
+        return _mean(project, stem, names, naming=naming)
+    return _fitted(project, method, names, given=bool(members), naming=naming)
 
 
 def _names(project: Project, members: list[str], method: str) -> tuple[str, list[str]]:
@@ -126,7 +134,7 @@ def _names(project: Project, members: list[str], method: str) -> tuple[str, list
     return "ensemble", members or all_candidates(project)
 
 
-def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
+def _mean(project: Project, stem: str, names: list[str], *, naming: Naming) -> EnsembleResult:
     manifest = project.manifest
     val = manifest.rows("val")
     rows = np.concatenate([val, manifest.rows("unlabelled")])
@@ -139,9 +147,10 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
     sources = [logits_of(project, name, rows) for name in names]
     prior = training_prior(project)
     mean = weighted_logits(stem, sources, parts.weights, prior=prior)
-    fingerprint = ensemble_fingerprint(project, parts, rows, {"members": parts.members})
+    fingerprint = ensemble_fingerprint(project, parts, rows, {"members": parts.made_of})
     run = already_made(project.runs_folder, fingerprint)
     made = run is None
+    check_naming(project, naming, run)
     if run is None:
         roles = np.full(len(rows), ROLES["none"], np.uint8)
         roles[: len(val)] = ROLES["val"]
@@ -152,6 +161,7 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
             kept=ensemble_logits(project, parts, rows, found=mean, roles=roles),
             fingerprint=fingerprint,
             more={"prior": prior.tolist()},
+            naming=naming,
         )
     shares = " + ".join(f"{weight:.2g} {name}" for name, weight in zip(names, parts.weights, strict=True))
     text = RECIPE_TEXTS.get(stem, METHOD_TEXTS["mean"])
@@ -166,10 +176,11 @@ def _mean(project: Project, stem: str, names: list[str]) -> EnsembleResult:
         left_out=[],
         selection=_selection(project, names, val),
         gain=None,
+        after=to_name(run, naming) or "mmfeat runs",
     )
 
 
-def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> EnsembleResult:
+def _fitted(project: Project, method: str, names: list[str], *, given: bool, naming: Naming) -> EnsembleResult:
     """An ensemble whose weights are fitted on rows that no member was trained on."""
     manifest, config = project.manifest, project.config
     refuse_fitted(project, names)
@@ -187,14 +198,14 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
     }
     if method == "greedy":
         made_by |= {"metric": config.metric, "steps": STEPS}
-    fingerprint = ensemble_fingerprint(project, candidates, rows, {"members": candidates.members, **made_by})
+    fingerprint = ensemble_fingerprint(project, candidates, rows, {"members": candidates.made_of, **made_by})
     run = already_made(project.runs_folder, fingerprint)
     made = run is None
+    check_naming(project, naming, run)
     if run is None:
-        run = fit_ensemble(
-            project, method, names, sources=sources, rows=rows, fit=fit, fingerprint=fingerprint, given=given
-        )
-    shown = [m["name"] for m in run.record["members"]]
+        made_with = {"fingerprint": fingerprint, "given": given, "naming": naming}
+        run = fit_ensemble(project, method, names, sources=sources, rows=rows, fit=fit, **made_with)
+    shown = [m["name"] for m in run.members]
     mean = weighted_logits(f"mean of all {len(names)}", sources, [1 / len(names)] * len(names), prior=prior)
     of_fit = [run_logits(project, run, val)] if len(val) else []
     lines, metrics = _lines(project, shown, [*(sources[names.index(name)] for name in shown), mean, *of_fit])
@@ -210,6 +221,7 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool) -> 
         left_out=[name for name in names if name not in shown],
         selection=_selection(project, shown, val),
         gain=gain,
+        after=to_name(run, naming) or "mmfeat runs",
     )
 
 

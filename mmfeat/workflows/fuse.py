@@ -15,12 +15,13 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.heads.training.fit_heads import fit_data
 from mmfeat.inference.baselines import baselines
 from mmfeat.inference.next_commands import after_fuse, cached_apart_from_inputs
-from mmfeat.inference.run_result import RunResult
+from mmfeat.inference.run_result import RunResult, check_naming, to_name
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, metric_records
 from mmfeat.report.selection_notes import about_selection
 from mmfeat.runs.run import Run, already_made
+from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_folds import Folds, Labelled, labelled_metrics
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
@@ -79,13 +80,15 @@ class FuseResult(RunResult):
         return metric_records(self.lines)
 
 
-def fuse(project: Project, head: str | None = None) -> FuseResult:
+def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME) -> FuseResult:
     """Train the project's head, or the named one, on cached embeddings.
 
     Parameters
     ----------
     head : str, optional
         Overrides `fuse.head` of mmfeat.toml. The run records it.
+    naming : Naming
+        The name and the note of the run, if it is made now.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     ConfigError
         There is no such head.
     RunError
-        The head does not take these inputs.
+        The head does not take these inputs, or the name cannot be used.
     """
     project = project.derived(settings={"fuse.head": head})
     head = project.config.fuse.head
@@ -108,11 +111,12 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
     fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
     run = already_made(project.runs_folder, fingerprint)
     made = run is None
+    check_naming(project, naming, run)
     lines, kept = baselines(project, list(identities), {} if run is None else run.record.get("baselines", {}))
     return_freed_memory()
     if run is None:
         inputs = _Inputs(head=head, settings=settings, identities=identities, table=table, rows=rows)
-        run = _train(project, inputs, folds, fingerprint=fingerprint, more={"baselines": kept})
+        run = _train(project, inputs, folds, fingerprint=fingerprint, naming=naming, more={"baselines": kept})
         return_freed_memory()
     return FuseResult(
         run=run,
@@ -124,7 +128,7 @@ def fuse(project: Project, head: str | None = None) -> FuseResult:
         n_train=len(table.rows("train")),
         n_val=len(table.rows("val")),
         idle=[] if chosen else cached_apart_from_inputs(project, rows),
-        after=after_fuse(project, run),
+        after=to_name(run, naming) or after_fuse(project, run),
         selection=_selection(project, run),
     )
 
@@ -153,7 +157,7 @@ class _Inputs:
     rows: np.ndarray
 
 
-def _train(project: Project, inputs: _Inputs, folds: Folds | None, *, fingerprint: str, more: dict[str, Any]) -> Run:
+def _train(project: Project, inputs: _Inputs, folds: Folds | None, **record: Any) -> Run:
     """Train the head and save the run. Training's memory is free when this returns."""
     head, settings, rows = inputs.head, inputs.settings, inputs.rows
     data = fit_data(inputs.table, list(inputs.identities), torch_device(project.config.device), rows)
@@ -171,6 +175,5 @@ def _train(project: Project, inputs: _Inputs, folds: Folds | None, *, fingerprin
         trained=trained,
         data=data,
         rows=rows,
-        fingerprint=fingerprint,
-        more=more,
+        **record,
     )

@@ -17,7 +17,7 @@ from mmfeat.common.progress import clock, progress, say
 from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import after_selftrain
-from mmfeat.inference.run_result import RunResult
+from mmfeat.inference.run_result import RunResult, check_naming, to_name
 from mmfeat.metrics import better
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
@@ -25,6 +25,7 @@ from mmfeat.report.result import Record, metric_records
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
 from mmfeat.runs.run import ROLES, Run, already_made
+from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.selftraining.rounds import LINEAR, MLP, Round, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
@@ -105,6 +106,8 @@ class SelftrainPlan:
         None if the encoders do not change.
     run : Run or None
         The existing run with this fingerprint.
+    naming : Naming
+        The name and the note of the run, if it is made now.
     """
 
     start: Encoded
@@ -116,6 +119,7 @@ class SelftrainPlan:
     folder: Path
     encoders: EncoderRounds | None
     run: Run | None
+    naming: Naming
 
     def cost(self) -> EncoderCost | None:
         """Measure the cost of the encoder rounds. None if there are none to do."""
@@ -133,7 +137,7 @@ def about_cost(cost: EncoderCost) -> str:
     )
 
 
-def plan_selftrain(project: Project) -> SelftrainPlan:
+def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
     """Check and plan the project's self-training.
 
     Raises
@@ -144,6 +148,8 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
         There are no unlabelled rows to learn from, or no val rows to stop by.
     MissingFeatures
         Embeddings are not in the store.
+    RunError
+        The name cannot be used.
     """
     config, manifest, head = project.config, project.manifest, project.config.fuse.head
     if config.fuse.folds:
@@ -172,6 +178,8 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
         **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
     start, folder = Encoded(identities, table), project.runs_folder / RESUME / fingerprint[:16]
+    run = already_made(project.runs_folder, fingerprint)
+    check_naming(project, naming, run)
     return SelftrainPlan(
         start=start,
         rows=rows,
@@ -181,7 +189,8 @@ def plan_selftrain(project: Project) -> SelftrainPlan:
         supervised=head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table),
         folder=folder,
         encoders=EncoderRounds(begun, folder, start, names=names, rows=rows, free=free) if names else None,
-        run=already_made(project.runs_folder, fingerprint),
+        run=run,
+        naming=naming,
     )
 
 
@@ -218,7 +227,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
         n_partly=n_partly,
         n_unlabelled=len(plan.free) - n_partly,
         n_val=len(manifest.rows("val")),
-        after=after_selftrain(project),
+        after=to_name(run, plan.naming) or after_selftrain(project),
     )
 
 
@@ -261,13 +270,14 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
         rows=plan.rows,
         fingerprint=plan.fingerprint,
         more=_record(trained, config.selftrain.policy, time.perf_counter() - start),
+        naming=plan.naming,
     )
 
 
 def _complete(project: Project, plan: SelftrainPlan, run: Run, *, made: bool) -> None:
     """Write the files of the rounds and remove the kept state, even if a process was killed right after saving the run."""
     if not all((run.folder / name).is_file() for name in ROUNDS):
-        write_rounds(run.folder, run.name, run.record["rounds"], classes=run.classes, metric=project.config.metric)
+        write_rounds(run.folder, run.record["rounds"], classes=run.classes, metric=project.config.metric)
     kept = project.runs_folder / RESUME
     shutil.rmtree(kept if made else plan.folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # the state of other settings stays

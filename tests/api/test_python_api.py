@@ -20,6 +20,7 @@ import pytest
 from helpers import ROOT
 from helpers.command_line import leaves
 from mmfeat.cli import group
+from mmfeat.cli.printing import JSON_OPTION, QUIET_OPTION
 
 import mmfeat as mf
 from mmfeat.common.errors import ConfigError, DataError, MmfeatError
@@ -42,7 +43,9 @@ def own(own_folder):
 COMMANDS = {"_".join(words): command for words, command in leaves(group).items()}
 FUNCTIONS = {"init": mf.init, "demo": mf.demo, "encoders_list": mf.Project.encoders}  # the first two need no project
 METHODS = {"runs": "table"}  # `runs` is the list of runs
+OUTPUT = (JSON_OPTION, QUIET_OPTION)  # to_frame() and progress=False
 LEFT_OUT = {
+    "runs": {"rename", "delete", "note"},  # rename_run(old, new), delete_run(name), note_run(name, text)
     "serve": None,  # runs until it is ended
     "predict": {"model"},  # mmfeat.predict(model, ...)
     "review": {"apply", "undo"},  # apply_review(file), undo_review()
@@ -50,7 +53,8 @@ LEFT_OUT = {
 
 
 def arguments_of(command: click.Command) -> set[str]:
-    options = (one.opts[0] for one in command.params if isinstance(one, click.Option))
+    own = (one for one in command.params if isinstance(one, click.Option) and one.name not in OUTPUT)
+    options = (one.opts[0] for one in own)
     names = {option.removeprefix("--").replace("-", "_") for option in options}
     return {"settings" if name == "set" else name for name in names}
 
@@ -79,6 +83,16 @@ def test_every_option_of_every_command_is_an_argument(name):
 def test_applying_and_undoing_a_review_are_methods_of_their_own():
     assert callable(mf.Project.apply_review)
     assert callable(mf.Project.undo_review)
+
+
+def test_renaming_deleting_and_annotating_a_run_are_methods_of_their_own(own):
+    assert own.rename_run("crossattn-1", "baseline").made == "Renamed runs/crossattn-1 to runs/baseline."
+    assert own.note_run("baseline", "as in the report").name == "baseline"
+    assert own.delete_run("fm3-1").made == "Deleted runs/fm3-1."
+    assert own.runs(sort="note").runs[0].name == "baseline"
+    fused = own.fuse(head="linear", name="quick", note="a first try")
+    assert (fused.run.name, fused.run.note) == ("quick", "a first try")
+    assert own.ensemble("image", "quick", name="both").run.name == "both"
 
 
 # -- the session of the README
@@ -117,7 +131,7 @@ def test_a_whole_session_prints_nothing_and_every_result_is_readable(own, tmp_pa
 
 
 def test_progress_is_shown_unless_it_is_turned_off(own, capfd, monkeypatch):
-    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project: say("working"))
+    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project, naming: say("working"))
     mf.Project(own.root).fuse()
     assert capfd.readouterr() == ("", "working\n")
     own.fuse()
@@ -136,7 +150,7 @@ def test_selftraining_encoders_needs_a_yes(own, monkeypatch):
     from mmfeat.workflows import selftrain as workflow
 
     cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
-    monkeypatch.setattr(workflow, "plan_selftrain", lambda project: SimpleNamespace(cost=lambda: cost))
+    monkeypatch.setattr(workflow, "plan_selftrain", lambda project, naming: SimpleNamespace(cost=lambda: cost))
     monkeypatch.setattr(workflow, "selftrain", lambda project, plan: "done")
     with pytest.raises(MmfeatError, match=r"Encoder rounds: up to 1, .* Nothing was done\. To continue: yes=True"):
         own.selftrain(encoder_every=1)

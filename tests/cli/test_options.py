@@ -78,6 +78,12 @@ def written(value: str, **more) -> Opt:
     return Opt(value, refused=[APPLY, UNDO], **more)
 
 
+def listed(value: str, **more) -> Opt:
+    """An option of `runs` that acts on the list."""
+    return Opt(value, refused=[["--delete", "x"], ["--rename", "x", "y"]], **more)
+
+
+NAMING = {"--name": Opt("baseline"), "--note": Opt("a note")}
 COMMANDS = {
     "init": Spec(
         ["s.csv"],
@@ -151,6 +157,7 @@ COMMANDS = {
             "--folds": Opt("2"),
             "--threshold": Opt("tuned"),
             **TOP,
+            **NAMING,
             "--set": Opt(
                 "fuse.crossattn.lr=0.1",
                 refused=[["--head", "mlp"]],
@@ -196,6 +203,7 @@ COMMANDS = {
             "--method": Opt("weighted"),
             "--threshold": Opt("tuned"),
             **SCORED,
+            **NAMING,
             "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=linear": [], "seed=3": []}),
         },
     ),
@@ -206,6 +214,7 @@ COMMANDS = {
             "--rounds": Opt("1"),
             "--encoder-every": Opt("1"),
             "--policy": Opt("all"),
+            **NAMING,
             "--head": Opt("linear"),
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
@@ -311,8 +320,19 @@ COMMANDS = {
     ),
     "runs": Spec(
         [],
-        ["runs.runs"],
-        {**DECISION, **SCORED, "--set": Opt("predict.threshold=0.3", elsewhere={"fuse.head=mlp": []})},
+        ["runs.runs", "runs.rename", "runs.delete", "runs.annotate"],
+        {
+            "--sort": listed("map"),
+            "--rename": Opt("a b", refused=[["--delete", "x"]], by="test_a_run_is_renamed_deleted_or_annotated"),
+            "--delete": Opt("x", refused=[["--note", "x", "y"]]),
+            "--note": Opt("a b", refused=[["--rename", "x", "y"]], by="test_a_run_is_renamed_deleted_or_annotated"),
+            "--threshold": listed("0.3"),
+            "--empty": listed("none"),
+            "--calibration": listed("temperature"),
+            "--metric": listed("map"),
+            "--device": listed("cpu"),
+            "--set": listed("predict.threshold=0.3", elsewhere={"fuse.head=mlp": []}),
+        },
     ),
     "export": Spec(
         ["crossattn-1", "DIR"],
@@ -349,6 +369,7 @@ COMMANDS = {
     ),
     "demo": Spec([], ["api.demo"], {"--folder": Opt("x"), "--seed": Opt("3")}),
 }
+PAIRS = (("runs", "--rename"), ("runs", "--note"))  # options of two values
 PROJECT_REFUSED = [["demo"], ["serve", "DIR"], ["encoders", "mobilenet"], ["predict", "new.csv", "--model", "m"]]
 
 
@@ -396,14 +417,19 @@ def called(monkeypatch, reached: list[str], words: list[str]):
 
 
 def words_of(name: str, option: str, value: str | None, more: list[str]) -> list[str]:
-    return [*name.split(), *COMMANDS[name].base, *more, option, *([] if value is None else [value])]
+    return [*name.split(), *COMMANDS[name].base, *more, *option_of(name, option, value)]
+
+
+def option_of(name: str, option: str, value: str | None) -> list[str]:
+    return [option, *([] if value is None else value.split() if (name, option) in PAIRS else [value])]
 
 
 def test_the_table_has_every_option_of_every_command():
     assert set(COMMANDS) == set(LEAVES)
     for name, command in LEAVES.items():
         options = {one.opts[0] for one in command.params if isinstance(one, click.Option)}
-        assert options == set(COMMANDS[name].options), name
+        output = {"--quiet"} if name == "serve" else {"--json", "--quiet"}  # tests/cli/test_output.py
+        assert options == set(COMMANDS[name].options) | output, name
     assert {one.opts[0] for one in group.params} == {"--project", "--version"}
     assert all(opt.by in globals() for spec in COMMANDS.values() for opt in spec.options.values() if opt.by)
 
@@ -448,12 +474,15 @@ def test_an_option_typed_twice_or_empty_is_refused(folder, monkeypatch, name, op
     parameter = next(one for one in LEAVES[name].params if option in one.opts)
     if not parameter.multiple:
         value = COMMANDS[name].options[option].value
-        done = called(monkeypatch, COMMANDS[name].reached, [*words_of(name, option, value, []), option, value])
+        done = called(
+            monkeypatch, COMMANDS[name].reached, [*words_of(name, option, value, []), *option_of(name, option, value)]
+        )
         assert done[0] == 2
         assert "given twice" in done[1]
     if (
         not parameter.name.startswith("set")
         and parameter.type is click.STRING
+        and (name, option) not in PAIRS
         and parameter.name not in LEAVES[name].free
     ):
         done = called(monkeypatch, COMMANDS[name].reached, words_of(name, option, "", []))
@@ -544,11 +573,20 @@ def test_encoder_rounds_are_asked_for_without_yes(folder, monkeypatch):
     def selftrain(project, plan):
         raise Reached([])
 
-    monkeypatch.setattr("mmfeat.workflows.selftrain.plan_selftrain", lambda _: SimpleNamespace(cost=lambda: cost))
+    monkeypatch.setattr("mmfeat.workflows.selftrain.plan_selftrain", lambda *_: SimpleNamespace(cost=lambda: cost))
     monkeypatch.setattr("mmfeat.workflows.selftrain.selftrain", selftrain)
     words = ["selftrain", "--encoder-every", "1"]
     assert isinstance(CliRunner().invoke(group, words, input="n\n").exception, MmfeatError)
     assert isinstance(CliRunner().invoke(group, [*words, "--yes"]).exception, Reached)
+
+
+def test_a_run_is_renamed_deleted_or_annotated(folder, monkeypatch):
+    for words, reached in (
+        (["--rename", "crossattn-1", "baseline"], "runs.rename"),
+        (["--note", "crossattn-1", "of May"], "runs.annotate"),
+    ):
+        found = called(monkeypatch, [reached], ["runs", *words])
+        assert found[0][1:] == words[1:]
 
 
 def test_gc_asks_without_yes(folder, monkeypatch):

@@ -97,8 +97,8 @@ def test_rounds_and_sweeps(tmp_path, monkeypatch):
     from mmfeat.report.sweep_table import sweep_csv
     from mmfeat.runs.sweep import SweptCell
 
-    monkeypatch.setattr(rounds, "plot_rounds", lambda *_: None)
-    rounds.write_rounds(tmp_path, "r", [], classes=[f"{name}" for name in CLASSES], metric="map")
+    monkeypatch.setattr(rounds, "plot_rounds", lambda *_, **__: None)
+    rounds.write_rounds(tmp_path, [], classes=[f"{name}" for name in CLASSES], metric="map")
     assert is_guarded((tmp_path / "rounds.csv").read_bytes())
     cell = SweptCell(name="linear", values={"synonyms": "=x.txt"}, fits=[{"error": "-x: diverged"}])
     assert is_guarded(sweep_csv([cell], "map"))

@@ -35,7 +35,8 @@ from mmfeat.encoders.finetuning.resume_state import keep_state
 from mmfeat.report.plots import plot_learning
 from mmfeat.report.prediction_files import prediction_bytes
 from mmfeat.runs.comparison_files import ModelLogits, write_logits
-from mmfeat.runs.run import RunLogits, save_run
+from mmfeat.runs.new_run import save_run
+from mmfeat.runs.run import RunLogits
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.store.table_exports import FORMATS, export_table

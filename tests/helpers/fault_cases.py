@@ -72,9 +72,13 @@ CASES = [
     Case("ready", "predict concat-1 new.csv --images data/images.zip"),
     Case("ready", "evaluate concat-1"),
     Case("tuned", "selftrain --head linear --inputs text --encoder-every 1 --yes"),
+    Case("ready", "fuse --head linear --seeds 1 --name quick --note first"),
+    Case("ready", "runs --rename concat-1 baseline"),
+    Case("ready", "runs --note concat-1 text"),
+    Case("ready", "runs --delete concat-1"),
 ]
 SAMPLE = [CASES[0], CASES[3], CASES[6], CASES[8], CASES[24], CASES[26]]
-MAY_REFUSE = ("export", "store export", "review --undo")
+MAY_REFUSE = ("export", "store export", "review --undo", "runs --delete")
 
 
 def of_cases(cases: list[Case]) -> pytest.MarkDecorator:

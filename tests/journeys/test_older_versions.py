@@ -230,6 +230,23 @@ def test_the_store_is_whole_and_nothing_in_use_is_removed(folder):
     assert "up to date" in mmfeat("extract").stdout
 
 
+def test_a_run_of_then_is_renamed_and_its_ensembles_stay_current(folder):
+    from mmfeat.project.staleness import state_of
+    from mmfeat.runs.run import all_runs
+
+    before = {run.name: run.members for run in all_runs(folder / "runs")}
+    used = next(m["name"] for members in before.values() for m in members if m["fingerprint"])
+    mmfeat("runs", "--rename", used, "baseline")
+    mmfeat("runs", "--note", "baseline", "of then")
+    project = Project(folder)
+    for run in all_runs(folder / "runs"):
+        assert state_of(project, run) == "current", run.name
+        old = before[used if run.name == "baseline" else run.name]
+        assert [m["name"] for m in run.members] == ["baseline" if m["name"] == used else m["name"] for m in old]
+    refused = CliRunner().invoke(group, ["runs", "--delete", "baseline"])
+    assert "is a member of" in str(refused.exception)
+
+
 def test_a_new_run_is_made_beside_the_older_ones(folder):
     mmfeat("fuse", "--head", "linear", "--seed", "5")
     mmfeat("ensemble", "linear-5", "crossattn-1")

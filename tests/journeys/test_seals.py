@@ -54,7 +54,8 @@ from mmfeat.runs.comparison_files import (
     read_logits,
     write_compared_encoder,
 )
-from mmfeat.runs.run import already_made, read_run, save_run
+from mmfeat.runs.new_run import save_run
+from mmfeat.runs.run import already_made, read_run
 from mmfeat.selftraining.saved_rounds import kept_in
 from mmfeat.store import EncoderSpec
 from mmfeat.workflows.status import status

@@ -12,7 +12,8 @@ from helpers.run_records import OF_HEADS, RECORD, logits
 from mmfeat.common.errors import EncoderError, RunError
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
 from mmfeat.encoders.checkpoint import LinearProbe, checkpoints_of, read_checkpoint, save_checkpoint
-from mmfeat.runs.run import all_runs, already_made, damaged_runs, read_run, save_run
+from mmfeat.runs.new_run import save_run
+from mmfeat.runs.run import all_runs, already_made, damaged_runs, read_run
 from mmfeat.store import EncoderSpec
 
 

@@ -263,7 +263,7 @@ def models_of(metric: str = "samples-f1", n: int = 40, k: int = 3):
 
 def table_of(models, classes) -> ComparisonTable:
     baselines = [MetricRow.of(MOST_FREQUENT, models[0].metrics)]
-    layout = encoder_layout("40 val rows", models, "samples-f1")
+    layout = encoder_layout("40 val rows", models, baselines, "samples-f1")
     return ComparisonTable(title="40 val rows", models=models, baselines=baselines, classes=classes, layout=layout)
 
 

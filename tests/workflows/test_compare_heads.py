@@ -72,8 +72,8 @@ def labels_of(n: int = 40, k: int = 3) -> np.ndarray:
 def models_of(labels: np.ndarray):
     right = untrained((labels * 8.0 - 4.0)[None].astype(np.float32))
     candidates = [
-        candidate("Vision (a)", part(0, k=labels.shape[1]), 10.0),
-        candidate("+FCNN (concat)", right, None),
+        candidate("encoder a", part(0, k=labels.shape[1]), 10.0),
+        candidate("concat", right, None),
         candidate("c", right, 5.0, paper=False, note="in-sample for 3 of 40 rows"),
     ]
     return scored(candidates, labels)
@@ -157,8 +157,8 @@ def test_tables_say_the_same():
     text = str(table).splitlines()
     assert [re.split(r" {3,}", line.strip())[0] for line in text[1:]] == [
         "most frequent",
-        "Vision (a)",
-        "+FCNN (concat)",
+        "encoder a",
+        "concat",
         "c",
     ]
     assert "not significant; in-sample for 3 of 40 rows" in text[-1]
@@ -194,7 +194,15 @@ def test_every_head_beside_the_papers_models(folder, monkeypatch, drawn):
     assert names[:7] == ["image", "text", "fm1", "concat", "fm2", "crossattn", "fm3"]
     further = {name for name in HEADS if takes(name, 2)} - {"linear", "concat", "crossattn"}
     assert set(names[7:]) == further
-    assert [model.label for model in result.models][:3] == ["Vision (image)", "NLP (text)", "FM1"]
+    assert [model.label for model in result.models][:7] == [
+        "encoder image",
+        "encoder text",
+        "mean (image, text)",
+        "concat",
+        "mean (mean (image, text), concat)",
+        "crossattn",
+        "mean (image, text, crossattn)",
+    ]
     assert result.baselines[0].label == "most frequent"
     assert not {line.label for line in result.baselines} & {"image", "text"}
     assert [model.group for model in result.models] == ["paper"] * 7 + ["further"] * len(further)
@@ -203,7 +211,7 @@ def test_every_head_beside_the_papers_models(folder, monkeypatch, drawn):
     assert [path.name for path in result.files] == ["models.csv", "classes.csv", "comparison.md", "comparison.png"]
     assert is_drawn(result.folder / "comparison.png")
     page = (result.folder / "comparison.md").read_text(encoding="utf-8")
-    assert "+Cross attention FCNN (crossattn)" in page.replace("\\", "")
+    assert "| mean (image, text, crossattn) |" in page
     assert result.after.startswith("mmfeat fuse --head ")
     assert before == {path: path.read_bytes() for path in before}
 
@@ -275,7 +283,8 @@ def test_what_cannot_be_compared(folder, monkeypatch):
 
 def test_the_command(folder):
     done = invoked(folder, "compare", "heads")
-    assert "Vision (image)" in done.output
+    assert "encoder image" in done.output
+    assert not re.search(r"Vision|NLP|FM\d|FCNN", done.output)
     assert re.search(
         r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat --project .* fuse --head", done.output
     )

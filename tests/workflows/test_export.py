@@ -97,12 +97,26 @@ def test_the_model_card_says_what_the_run_recorded(exported, trained):
     assert f"On {figures['n_samples']} validation rows" in card
     assert "- trained on 45 labelled rows, each counted once\n- selected on 15 labelled rows, which no part was" in card
     assert "license:" in card
-    assert "under the paper's limit of 100 MB" in card
+    assert "within the limit of 100 MB" in card
 
 
 def test_the_limit_is_said_either_way():
-    assert limit_text(12.34) == "12.3 MB, under the paper's limit of 100 MB."
-    assert limit_text(117.0).startswith("117.0 MB, over")
+    assert limit_text(12.34, 100) == "12.3 MB, within the limit of 100 MB."
+    assert limit_text(117.0, 100).startswith("117.0 MB, over the limit")
+    assert limit_text(117.0, 0) == "117.0 MB."
+
+
+def test_the_limit_is_a_setting_that_runs_and_export_judge_by(trained, tmp_path):
+    listed = run_cli("--project", str(trained), "runs", "--set", "limit_mb=0.5", cwd=tmp_path).stdout
+    assert "2 of 4 models are over the limit of 0.5 MB (limit_mb)." in listed
+    assert "over the limit" not in run_cli("--project", str(trained), "runs", cwd=tmp_path).stdout
+    words = ["export", "crossattn-1", "model", "--set", "limit_mb=0.5"]
+    done = run_cli("--project", str(trained), *words, cwd=tmp_path)
+    assert "MB, over the limit of 0.5 MB." in done.stdout
+    assert "--dtype float16" in done.stdout
+    assert "over the limit of 0.5 MB." in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
+    assert "Already made from the same" in again.stdout  # the limit changes no model
 
 
 def test_the_command_says_what_it_made(trained, tmp_path):

@@ -136,7 +136,7 @@ def test_a_cell_that_fails_is_a_line_with_the_reason_and_is_not_tried_again(fold
     assert sweep_finetune(folder, "text", grid).cells == result.cells
     with pytest.raises(ConfigError, match="the loss is nan"):
         use_cell(result, "2")
-    text = sweep_table("15 val rows", result.cells, result.metric, in_sample=True).splitlines()
+    text = str(sweep_table("15 val rows", result.cells, result.metric, in_sample=True)).splitlines()
     assert text[2].endswith("encoder.text: the loss is nan")
     assert text[1].endswith("lowest loss")
 
@@ -195,7 +195,7 @@ def test_tables_have_every_cell():
     ]
     assert lowest_loss(cells) is cells[1]
     assert lowest_loss(cells[2:]) is None
-    lines = sweep_table("9 val rows", cells, "samples-f1", in_sample=True).splitlines()
+    lines = str(sweep_table("9 val rows", cells, "samples-f1", in_sample=True)).splitlines()
     assert "0.850 ± 0.071" in lines[1]
     assert "in-sample samples F1" in lines[0]
     assert [line.endswith("lowest loss") for line in lines[1:]] == [False, True, False]

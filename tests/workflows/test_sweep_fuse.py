@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -80,7 +83,7 @@ def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
     assert bad.error.startswith("linear: ")
     assert bad.values["weight_decay"] == 1e8
     assert sweep_fuse(folder, grid).n_trained == 0
-    assert "Lower fuse.linear.lr" in sweep_table("val", result.cells, "samples-f1")
+    assert "Lower fuse.linear.lr" in str(sweep_table("val", result.cells, "samples-f1"))
     assert sweep_csv(result.cells, "samples-f1").count("\n") == 3
     assert result.effects == []  # nothing to compare with
 
@@ -147,6 +150,26 @@ def test_effects_that_add_up_share_the_variance(a, b):
         assert effects[key].means[0][0] == int(np.argmax(values))
     lowest = {effect.key: effect for effect in main_effects(cells, "loss")}
     assert lowest["b"].means[-1][1] == pytest.approx(effects["b"].means[0][1])
+
+
+def test_shares_of_settings_of_one_head_add_up_to_at_most_the_whole():
+    cells = [cell({"head": "linear"}, 0.4), *(cell({"head": "mlp", "hidden": n}, f) for n, f in ((8, 0.5), (16, 0.7)))]
+    effects = {effect.key: effect.share for effect in main_effects(cells, "map")}
+    every = np.array([0.4, 0.5, 0.7])
+    total = ((every - every.mean()) ** 2).sum()
+    assert effects["hidden"] == pytest.approx(((np.array([0.5, 0.7]) - 0.6) ** 2).sum() / total)
+    assert sum(effects.values()) == pytest.approx(1)  # one seed: nothing is left between seeds
+    ragged = [
+        cell({"a": a, "b": b}, 0.1 * a + 0.2 * b) for a, b in ((0, 0), (0, 1), (1, 1), (1, 2))
+    ]  # cells are missing
+    assert sum(effect.share for effect in main_effects(ragged, "map")) <= 1 + 1e-9
+
+
+def test_one_seed_has_no_deviation():
+    cells = [cell({"lr": 0.1}, 0.5), cell({"lr": 0.2}, 0.6)]
+    assert "±" not in str(sweep_table("15 val rows", cells, "map"))
+    assert "± 0.100" in str(sweep_table("15 val rows", [cell({"lr": 0.1}, 0.4, 0.4 + 0.1 * 2**0.5)], "map"))
+    assert next(csv.DictReader(io.StringIO(sweep_csv(cells, "map"))))["deviation_of_map"] == ""
 
 
 def test_the_best_cell_comes_first_and_one_without_figures_last():

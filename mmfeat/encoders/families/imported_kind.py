@@ -39,7 +39,7 @@ class ImportedKind(EncoderKind):
         """The key of the import."""
         return Description(table.model[:_DIGITS], self.modality, source=self.name)
 
-    def recalled(self, host: EncoderHost, name: str) -> Identity | None:
+    def known(self, host: EncoderHost, name: str) -> Identity | None:
         """The keys of an imported encoder, which is never built."""
         return self.identify(host, name)
 
