@@ -247,7 +247,7 @@ class _Rounds:
         """Metrics on val, and the predictions for the paired bootstrap."""
         val = self.data.val
         decision = crossfit_decision_rule(
-            self.rule.of_candidates,
+            self.rule,
             self.metric,
             labels=self.val_labels,
             logits=logits[val],

@@ -78,9 +78,6 @@ class HeadTrainer(Trainer):
         made = {"head": head, "settings": dataclasses.asdict(member.config), "seed": member.seed}
         if fitted.error:
             return {**made, "error": diverged(head, member.config, fitted.error)}
-        project = self.grid.project
-        metrics = metrics_on_val(
-            project, head_logits(fitted.head, data, data.val), project.config.predict.of_candidates
-        ).as_dict()
+        metrics = metrics_on_val(self.grid.project, head_logits(fitted.head, data, data.val)).as_dict()
         kept = {name: metrics[name] for name in METRIC_NAMES}
         return {**made, "figures": kept, "best_epoch": fitted.best_epoch, "seconds": fitted.seconds}

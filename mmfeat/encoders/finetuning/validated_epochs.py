@@ -34,7 +34,6 @@ from mmfeat.encoders.finetuning.resume_state import (
 )
 from mmfeat.encoders.finetuning.training_samples import Samples, TrainingBatches, encoded_logits
 from mmfeat.metrics import Scores, better, scores
-from mmfeat.metrics.fast_metric import metric_values
 
 KEEP_SECONDS = 120.0  # time between two saves of the state within an epoch
 _LOOK = {"cpu": 1, "cuda": 10}  # steps between two reads of the loss; each read waits for the GPU
@@ -253,29 +252,25 @@ class EncoderFit(GradientSteps):
         """Add an epoch's metrics on val to its record, and keep its weights if it is the best so far."""
         state = self.state
         with self._averaged():
-            found, value = self._validate()
+            found = self._validate()
+            value = found.value(self.metric) if found else None
             if value is None or state.best_value is None or better(self.metric, value, state.best_value):
                 state.best_value, state.best_epoch = value, record["epoch"]
                 self.best = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-        if found:
-            kept = {name: found.value(name) for name in _KEPT} | {self.metric: value}
-            record |= {f"val_{name.replace('-', '_')}": one for name, one in kept.items()}
+        record |= {f"val_{name.replace('-', '_')}": found.value(name) for name in _KEPT} if found else {}
         if found or record["epoch"]:
             state.history.append(record)
         if found and record["epoch"]:
             say(f"epoch {record['epoch']}: {', '.join(f'{_NAMES[k]} {record[k]:.3f}' for k in _NAMES if k in record)}")
 
-    def _validate(self) -> tuple[Scores | None, float | None]:
-        """Scores at the untuned threshold, and the selecting metric, of the val rows that can be decoded, if any."""
+    def _validate(self) -> Scores | None:
+        """Scores of the val rows that can be decoded; None if there are none."""
         batches = self.batches.plain(groups_of(self.samples.val, self.piece))
         rows, logits = encoded_logits(self.encoder, self.output, batches, self.device)
         if not len(rows):
-            return None, None
-        labels = self.samples.labels[rows]
-        found = scores(labels, decide(sigmoid(logits), self.rule.untuned, self.rule.empty), logits)
-        if not self.rule.auto:
-            return found, found.value(self.metric)
-        return found, float(metric_values(self.metric, labels, logits[None], rule=self.rule)[0])
+            return None
+        labels = decide(sigmoid(logits), self.rule.untuned, self.rule.empty)
+        return scores(self.samples.labels[rows], labels, logits)
 
     def _keep(self) -> None:
         """Save the state for `resume`."""
