@@ -1,6 +1,6 @@
 """What the automatic threshold is worth, how optimistic metrics on val are, and what helps rare classes.
 
-    python benchmarks/decisions.py threshold   # auto against 0.5 on hidden rows: all heads, common and rare classes
+    python benchmarks/decisions.py threshold   # fitted thresholds against 0.5 on hidden rows: all heads, rare classes too
     python benchmarks/decisions.py optimism    # val minus hidden rows: by selection of epochs, and by the number of rows
     python benchmarks/decisions.py rare        # macro F1 and classes never predicted, with six classes of 20 positives
 
@@ -23,15 +23,21 @@ from store_io import cpu_name
 
 from mmfeat.common.labels import sigmoid
 from mmfeat.config.schema import PredictConfig
-from mmfeat.heads.training.fit_heads import FitData, fit_head
+from mmfeat.heads.training.fit_heads import FitData, Member, fit_heads
 from mmfeat.heads.training.head_logits import head_logits
-from mmfeat.metrics import samples_f1_rows, scores
+from mmfeat.metrics import Outcome, paired_bootstrap, scores
 from mmfeat.metrics.decision_rule import DecisionRule, fit_decision_rule
 
 HEADS = ("linear", "mlp", "concat", "crossattn", "gated", "weighted", "labelquery")
 N_TRAIN, N_VAL, N_HIDDEN = 3000, 600, 8000
 RARE, POSITIVES = 6, 20  # classes that keep so many positives
 HALF, AUTO = PredictConfig(0.5), PredictConfig("auto")
+RULES = {
+    "at 0.5": HALF,
+    "auto": AUTO,
+    "tuned": PredictConfig("tuned"),
+    "tuned-per-class": PredictConfig("tuned-per-class"),
+}
 
 
 def drawn(data: FitData, seed: int, rare: int = 0) -> tuple[FitData, np.ndarray]:
@@ -51,46 +57,45 @@ def drawn(data: FitData, seed: int, rare: int = 0) -> tuple[FitData, np.ndarray]
     return dataclasses.replace(data, train=np.sort(train), val=np.sort(val)), hidden
 
 
-def fitted(data: FitData, head: str, *, rule: PredictConfig, metric: str, seed: int, **changes: Any) -> Any:
-    """The logits of all rows by a head that is fitted on a draw."""
-    return head_logits(fit_head(head, data, settings(head, **changes), metric=metric, rule=rule, seed=seed).head, data)
+def fitted(data: FitData, parts: list[FitData], head: str, *, metric: str, **changes: Any) -> list[np.ndarray]:
+    """The logits of all rows by one head for each draw, `(N, K)`; draws are fitted together."""
+    members = [
+        Member(settings(head, **changes), seed, train=part.train, val=part.val) for seed, part in enumerate(parts)
+    ]
+    return [head_logits(fit.head, data) for fit in fit_heads(head, data, members, metric=metric)]
 
 
-def rule_of(data: FitData, logits: np.ndarray, config: PredictConfig, metric: str) -> DecisionRule:
-    """The rule that val rows fit."""
-    val = data.val
-    labels = data.labels.numpy()[val]
-    return fit_decision_rule(config, metric, labels=labels, logits=logits[val], numbers=data.numbers[val])
+def rule_of(part: FitData, logits: np.ndarray, config: PredictConfig, metric: str) -> DecisionRule:
+    """The rule that the val rows of a draw fit."""
+    labels = part.labels.numpy()[part.val]
+    return fit_decision_rule(config, metric, labels=labels, logits=logits[part.val], numbers=part.numbers[part.val])
 
 
 def threshold(data: FitData, seeds: int, metric: str) -> dict[str, Any]:
-    """Auto minus 0.5 on hidden rows, in mean and number of losses beyond noise."""
-    found = {}
+    """Auto and tuned minus 0.5 on hidden rows: mean over draws, its standard error, and losses beyond noise."""
+    labels, found = data.labels.numpy(), {}
     for rare in (0, RARE):
+        draws = [drawn(data, seed, rare) for seed in range(seeds)]
         for head in HEADS:
-            gains, used = [], []
-            for seed in range(seeds):
-                part, hidden = drawn(data, seed, rare)
-                labels = data.labels.numpy()[hidden]
-                values = []
-                for config in (HALF, AUTO):
-                    logits = fitted(part, head, rule=config, metric=metric, seed=seed)
-                    rule = rule_of(part, logits, config, metric)
-                    values.append(rule.labels(rule.probs(logits[hidden])))
-                used.append(float(np.asarray(rule.threshold)))
-                gains.append([_value(metric, labels, v, logits[hidden]) for v in values] + [_error(labels, *values)])
-            half, auto, error = np.array(gains).T
-            gain = auto - half
-            found[f"{head}, {rare} rare"] = {
-                "at 0.5": half.mean(),
-                "auto": auto.mean(),
-                "gain": gain.mean(),
-                "error": gain.std(ddof=1) / len(gain) ** 0.5,
-                "least": gain.min(),
-                "worse": int((gain < -1.96 * error).sum()),
-                "fitted": int((np.array(used) != 0.5).sum()),
-                "of": seeds,
-            }
+            lines: dict[str, list[float]] = {}
+            for logits, (part, hidden) in zip(
+                fitted(data, [part for part, _ in draws], head, metric=metric), draws, strict=True
+            ):
+                rules = {name: rule_of(part, logits, config, metric) for name, config in RULES.items()}
+                predicted = {name: rule.labels(rule.probs(logits[hidden])) for name, rule in rules.items()}
+                half = _value(metric, labels[hidden], predicted["at 0.5"], logits[hidden])
+                lines.setdefault("at 0.5", []).append(half)
+                for name in ("auto", "tuned", "tuned-per-class"):
+                    gain = _value(metric, labels[hidden], predicted[name], logits[hidden]) - half
+                    lines.setdefault(name, []).append(gain)
+                lines.setdefault("fitted", []).append(float(rules["auto"].threshold != 0.5))
+                sides = (Outcome(predicted[name], logits[hidden], logits[hidden]) for name in ("auto", "at 0.5"))
+                name = metric.replace("-", "_")
+                _, _, high = paired_bootstrap(labels[hidden], *sides, n=200, names=(name,))[name]
+                lines.setdefault("worse beyond noise", []).append(float(high < 0))
+            table = {name: float(np.mean(values)) for name, values in lines.items()}
+            table |= {f"{name}, error": float(np.std(lines[name], ddof=1) / seeds**0.5) for name in ("auto", "tuned")}
+            found[f"{head}, {rare} rare"] = table | {"auto, least": min(lines["auto"])}
             print(head, rare, {k: round(v, 4) for k, v in found[f"{head}, {rare} rare"].items()}, flush=True)
     return found
 
@@ -99,38 +104,35 @@ def _value(metric: str, labels: np.ndarray, predicted: np.ndarray, logits: np.nd
     return float(scores(labels, predicted, logits).value(metric))
 
 
-def _error(labels: np.ndarray, one: np.ndarray, two: np.ndarray) -> float:
-    """Standard error of the difference in samples F1."""
-    difference = samples_f1_rows(labels, one) - samples_f1_rows(labels, two)
-    return float(difference.std() / len(difference) ** 0.5)
-
-
 def optimism(data: FitData, seeds: int, metric: str) -> dict[str, Any]:
     """Val minus hidden rows, for heads whose epoch val selects, whose epoch others select, and on as few hidden rows."""
-    found: dict[str, list[dict[str, float]]] = {}
-    for seed in range(seeds):
-        part, hidden = drawn(data, seed)
-        labels = data.labels.numpy()
-        few = [hidden[start : start + N_VAL] for start in range(0, len(hidden) - N_VAL, N_VAL)]
-        of_others = dataclasses.replace(part, val=hidden[:N_VAL])  # other rows select the epoch: val is untouched
-        for head in HEADS:
-            own = fitted(part, head, rule=HALF, metric=metric, seed=seed)
-            other = fitted(of_others, head, rule=HALF, metric=metric, seed=seed)
-            rest = hidden[N_VAL:]
+    labels, draws = data.labels.numpy(), [drawn(data, seed) for seed in range(seeds)]
+    # of the others, hidden rows select the epoch: val is untouched
+    parts = {
+        "own": [part for part, _ in draws],
+        "others": [dataclasses.replace(part, val=np.sort(hidden[:N_VAL])) for part, hidden in draws],
+    }
+    found: dict[str, list[np.ndarray]] = {}
+    for head in HEADS:
+        logits = {name: fitted(data, some, head, metric=metric) for name, some in parts.items()}
+        for seed, (part, hidden) in enumerate(draws):
+            own, other, rest = logits["own"][seed], logits["others"][seed], hidden[N_VAL:]
+            few = [rest[start : start + N_VAL] for start in range(0, len(rest) - N_VAL + 1, N_VAL)]
+            everything = _all(labels, own, rest)
             line = {
-                "selected by val: val - hidden": _all(labels, own, part.val) - _all(labels, own, rest),
-                "selected by others: val - hidden": _all(labels, other, part.val) - _all(labels, other, rest),
-                "as few hidden rows - all": np.mean([_all(labels, own, rows) for rows in few], 0)
-                - _all(labels, own, hidden),
+                "val selected the epoch: val - hidden": _all(labels, own, part.val) - everything,
+                "others selected it: val - hidden": _all(labels, other, part.val) - _all(labels, other, rest),
+                "hidden rows, as few as val - all": np.mean([_all(labels, own, rows) for rows in few], 0) - everything,
             }
             for name, values in line.items():
-                found.setdefault(name, []).append(dict(zip(("samples F1", "macro F1", "mAP"), values, strict=True)))
+                found.setdefault(name, []).append(values)
     table = {}
-    for name, lines in found.items():
-        for column in lines[0]:
-            by_seed = np.array([one[column] for one in lines]).reshape(seeds, -1).mean(1)
-            table[f"{name}: {column}"] = {"mean": by_seed.mean(), "error": by_seed.std(ddof=1) / seeds**0.5}
-            print(name, column, {k: round(v, 4) for k, v in table[f"{name}: {column}"].items()}, flush=True)
+    for name, values in found.items():
+        by_seed = np.array(values).reshape(len(HEADS), seeds, -1).mean(0)
+        for at, column in enumerate(("samples F1", "macro F1", "mAP")):
+            mean, error = by_seed[:, at].mean(), by_seed[:, at].std(ddof=1) / seeds**0.5
+            table[f"{name}: {column}"] = {"mean": float(mean), "error": float(error)}
+            print(name, column, f"{mean:+.4f} ± {error:.4f}", flush=True)
     return table
 
 
@@ -142,32 +144,26 @@ def _all(labels: np.ndarray, logits: np.ndarray, rows: np.ndarray) -> np.ndarray
 
 def rare(data: FitData, seeds: int, metric: str) -> dict[str, Any]:
     """Macro F1 on hidden rows with rare classes, for settings that may help them."""
+    per_class = PredictConfig("tuned-per-class")
     trials: dict[str, tuple[str, dict[str, Any], PredictConfig, str]] = {
         "crossattn": ("crossattn", {}, HALF, metric),
-        "threshold auto, macro-f1": ("crossattn", {}, AUTO, "macro-f1"),
-        "threshold tuned-per-class, macro-f1": ("crossattn", {}, PredictConfig("tuned-per-class"), "macro-f1"),
-        "weights paper": ("crossattn", {"weights": "paper"}, HALF, metric),
-        "weights paper, tuned-per-class, macro-f1": (
-            "crossattn",
-            {"weights": "paper"},
-            PredictConfig("tuned-per-class"),
-            "macro-f1",
-        ),
+        "--threshold auto --metric macro-f1": ("crossattn", {}, AUTO, "macro-f1"),
+        "--threshold tuned-per-class --metric macro-f1": ("crossattn", {}, per_class, "macro-f1"),
+        "weights = paper": ("crossattn", {"weights": "paper"}, HALF, metric),
+        "weights = paper, auto, macro-f1": ("crossattn", {"weights": "paper"}, AUTO, "macro-f1"),
+        "loss = asymmetric, auto, macro-f1": ("crossattn", {"loss": "asymmetric"}, AUTO, "macro-f1"),
         "labelquery": ("labelquery", {}, HALF, metric),
-        "labelquery, tuned-per-class, macro-f1": ("labelquery", {}, PredictConfig("tuned-per-class"), "macro-f1"),
-        "asymmetric loss, auto, macro-f1": ("crossattn", {"loss": "asymmetric"}, AUTO, "macro-f1"),
+        "labelquery, tuned-per-class, macro-f1": ("labelquery", {}, per_class, "macro-f1"),
     }
-    table = {}
+    labels, table, draws = data.labels.numpy(), {}, [drawn(data, seed, RARE) for seed in range(seeds)]
     for name, (head, changes, config, by) in trials.items():
         lines = []
-        for seed in range(seeds):
-            part, hidden = drawn(data, seed, RARE)
-            labels = data.labels.numpy()[hidden]
-            logits = fitted(part, head, rule=config, metric=by, seed=seed, **changes)
+        fits = fitted(data, [part for part, _ in draws], head, metric=by, **changes)
+        for logits, (part, hidden) in zip(fits, draws, strict=True):
             rule = rule_of(part, logits, config, by)
             predicted = rule.labels(rule.probs(logits[hidden]))
-            found = scores(labels, predicted, logits[hidden])
-            few = np.argsort((data.labels.numpy()[part.train] == 1).sum(0))[:RARE]
+            found = scores(labels[hidden], predicted, logits[hidden])
+            few = np.argsort((labels[part.train] == 1).sum(0))[:RARE]
             never = int((~predicted.any(0)).sum())
             lines.append([found.samples_f1, found.macro_f1, np.nanmean(found.class_f1[few]), found.map, never])
         columns = ("samples F1", "macro F1", "F1 of the six rarest", "mAP", "never predicted")

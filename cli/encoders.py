@@ -28,14 +28,9 @@ class _ListByDefault(click.Group):
     """A group whose command `list` need not be typed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without words, list."""
-        return super().parse_args(ctx, args or ["list"])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """A first word that is no command is the argument of `list`."""
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["list", *args])
+        """Without a command, list: a first word that is none is an argument or an option of `list`."""
+        known = (*self.commands, *self.get_help_option_names(ctx))
+        return super().parse_args(ctx, args if args and args[0] in known else ["list", *args])
 
 
 @click.group(
@@ -50,7 +45,9 @@ def encoders_command() -> None:
     """
 
 
-@encoders_command.command("list", cls=Command, modes=(MODES,))
+@encoders_command.command(
+    "list", cls=Command, modes=(MODES,), short_help="List the project's encoders, or models by name."
+)
 @click.argument("pattern", required=False)
 @click.pass_context
 def list_command(context: click.Context, pattern: str | None) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.randomness import id_numbers
 from mmfeat.inference.networks import Composed
+from mmfeat.project.named_models import find_run
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run
 from mmfeat.runs.run import ROLES, Run
 
 
@@ -88,7 +88,7 @@ class _Parts:
 
     def add_run(self, run: Run) -> None:
         """Add the parts of a run and its members."""
-        if run.name in self.parts:
+        if run.first_name in self.parts:
             return
         kept = run.logits()
         ids = {role: id_numbers(kept.ids[kept.roles == number]) for role, number in ROLES.items()}
@@ -97,7 +97,9 @@ class _Parts:
             return
         if "fitted" in run.record:
             self.weighted.append(ids["fitted"])
-            self.parts[run.name] = _Part(name=run.name, kind="weights", n_labelled=0, n_selection=len(ids["fitted"]))
+            self.parts[run.first_name] = _Part(
+                name=run.first_name, kind="weights", n_labelled=0, n_selection=len(ids["fitted"])
+            )
         for member in run.members:
             if member["fingerprint"] is None:
                 self.probes.add(member["name"])
@@ -110,8 +112,8 @@ class _Parts:
         self.labelled.append(labelled)
         self.pseudo.append(ids["pseudo-labelled"])
         best = record.get("best_round", 0)
-        self.parts[run.name] = _Part(
-            name=run.name,
+        self.parts[run.first_name] = _Part(
+            name=run.first_name,
             kind=run.kind,
             n_labelled=len(labelled),
             n_pseudo=len(ids["pseudo-labelled"]),

@@ -16,6 +16,7 @@ schema = 1
 metric = "samples-f1"              # selects epochs, rounds and runs: samples-f1, micro-f1, macro-f1, map, loss
 seed   = {seed}
 device = "auto"                    # auto, cpu, cuda, cuda:1
+limit_mb = 100.0                   # of a whole model: runs and export report larger ones; 0: no limit
 
 [data]
 source    = {source}

@@ -130,13 +130,16 @@ def save_head_run(
         roles=trained.roles,
         fold=trained.fold,
     )
-    given = np.isin(trained.roles, [ROLES["train"], ROLES["out-of-fold"]])
-    manifest = project.manifest
-    taught = labelled_rows(manifest.ids[rows[given]], manifest.labels[rows[given]], manifest.classes)
-    learned = trained.learned.teaching(taught)
+    learned = trained.learned.teaching(_taught(project, trained, rows))
     for identity in identities.values():
         learned |= lineage_of_encoder(project, identity, False)
     return save_run(project.runs_folder, stem, record, logits=kept, learned=learned, state=state, naming=naming)
+
+
+def _taught(project: Project, trained: TrainedHeads, rows: np.ndarray) -> np.ndarray:
+    """The labels that the heads learned, as :func:`labelled_rows` gives them."""
+    manifest, given = project.manifest, rows[np.isin(trained.roles, [ROLES["train"], ROLES["out-of-fold"]])]
+    return labelled_rows(manifest.ids[given], manifest.labels[given], manifest.classes)
 
 
 def _fit_record(project: Project, trained: TrainedHeads, val: np.ndarray) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_runs_are_a_list_with_names(own):
     assert "fm3-1" in runs
     assert runs[0] in runs
     assert "fm9-1" not in runs
-    with pytest.raises(RunError, match=r"no run .fm9-1.\. There are: crossattn-1, fm3-1"):
+    with pytest.raises(RunError, match=r"no run or encoder .fm9-1.\. There are: crossattn-1, fm3-1, image, text"):
         runs["fm9-1"]
     with pytest.raises(IndexError):
         runs[2]

@@ -15,6 +15,8 @@ from mmfeat.cli import group
 from mmfeat.inference.next_commands import _OPTIONS, _TOP, to_predict, with_options
 from mmfeat.project.project import Project
 
+MEAN = "ensemble image text crossattn-1"
+
 
 def hint(folder: Path, *words: str) -> str:
     """The command after `Next:`, without `mmfeat`."""
@@ -40,7 +42,7 @@ def test_hints_lead_through_a_project_and_end(extracted):
             break
     assert seen == [
         "fuse --head crossattn",
-        "ensemble fm3",
+        MEAN,
         "runs",
         next(one for one in seen if one.startswith("evaluate ")),
         "selftrain --rounds 5",
@@ -49,11 +51,11 @@ def test_hints_lead_through_a_project_and_end(extracted):
         *seen[7:],
     ]
     assert re.fullmatch(r"export [\w-]+ DIR", seen[-1])
-    assert seen.count("selftrain --rounds 5") == seen.count("predict") == seen.count("ensemble fm3") == 1
+    assert seen.count("selftrain --rounds 5") == seen.count("predict") == seen.count(MEAN) == 1
     for again, after in {
         "extract": "runs",
         "fuse": "runs",
-        "ensemble fm3": "runs",
+        MEAN: "runs",
         "selftrain --rounds 5": "runs",
     }.items():
         assert hint(folder, *again.split()) == after, again
@@ -67,7 +69,7 @@ def test_used_options_are_kept(extracted):
     fuse = hint(
         folder, "fuse", "--head", "concat", "--metric", "map", "--seeds", "1", "--inputs", "text,image", *device
     )
-    assert fuse == "ensemble fm2 --metric map --set fuse.inputs=text,image --device cpu"
+    assert fuse == "ensemble text image concat-1 --metric map --device cpu"
     assert hint(folder, *shlex.split(fuse)) == "runs --metric map --device cpu"
     runs = hint(folder, "runs", "--metric", "map", "--threshold", "0.4")
     assert re.fullmatch(r"evaluate [\w-]+ [\w-]+ --threshold 0.4 --metric map", runs) or runs.endswith(

@@ -14,8 +14,8 @@ from mmfeat.cli.printing import FORMAT
 EXPORTED = "../exported"
 COMMANDS = {
     "init": ["init"],
-    "encoders": ["encoders"],
-    "encoders PATTERN": ["encoders", "resnet18"],
+    "encoders": ["encoders", "list"],
+    "encoders PATTERN": ["encoders", "list", "resnet18"],
     "finetune": ["finetune", "--freeze"],
     "finetune --dry-run": ["finetune", "--dry-run"],
     "extract": ["extract"],
@@ -65,11 +65,17 @@ def test_every_command_is_here():
     assert {name for name in typed if any(" ".join(c).startswith(name) for c in COMMANDS.values())} == typed - {
         "serve",  # has no results
         "demo",  # takes long: the README's test runs it
+        "encoders add",  # works once for a name
     }
     for words, command in leaves(group).items():
         options = {option for one in command.params for option in one.opts}
         assert {"--quiet", "-q"} <= options
         assert ("--json" in options) == (words != ("serve",))
+
+
+def test_list_need_not_be_typed(trained):
+    assert json.loads(run_cli("encoders", "resnet18", "--json", cwd=trained).stdout)["tables"]
+    assert json.loads(run_cli("encoders", "--json", cwd=trained).stdout)["command"] == "encoders list"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -82,7 +82,7 @@ def test_a_renamed_run_is_the_same_run(own, short_rounds):
     again = selftrain(project)
     assert (again.made, again.run.name, again.supervised) == (False, "rounds", "baseline")
     again = fuse(project, "crossattn")
-    assert (again.made, again.run.name, again.after) == (False, "baseline", "mmfeat ensemble image text baseline")
+    assert (again.made, again.run.name, again.after) == (False, "baseline", "mmfeat runs")
     assert predict(project, "baseline").run == "baseline"
     assert find_run(project, "baseline").former_names == ["crossattn-1"]
     with pytest.raises(RunError, match="no run 'crossattn-1': it was renamed to 'baseline'"):

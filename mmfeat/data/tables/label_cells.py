@@ -13,7 +13,7 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.labels import split_labels
 from mmfeat.common.spelling import Spellings, normal_name
-from mmfeat.common.text import shown
+from mmfeat.common.text import counted, shown
 from mmfeat.data.tables.table import Table, is_blank, kind_of, plain_text
 
 MARKS = (",", "|", ";")  # other usual separators of labels
@@ -264,7 +264,7 @@ def _refuse_several(table: Table, name: str, separator: str, *, cells: list[Any]
     split = "spaces" if separator == " " else repr(separator)
     raise DataError(
         f"{table.file}: {len(rows):,} of {len(texts):,} cells of column {_quoted(name)} hold {mark!r}, as in "
-        f"{_quoted(cells[rows[0]])} ({table.place(rows[0])}). Split at it, there are {_n_labels(texts, mark):,} labels; at "
+        f"{_quoted(cells[rows[0]])} ({table.place(rows[0])}). Split at it, there are {counted(_n_labels(texts, mark), 'label')}; at "
         f"{split}, {_n_labels(texts, separator):,}. Use: --separator {mark!r}, or --separator {separator!r}"
     )
 

@@ -283,7 +283,7 @@ def test_the_last_epoch_is_a_checkpoint_of_its_own(project, monkeypatch):
     assert encoder.spec().key == identity.spec.key == checkpoint.encoder_key
 
 
-def test_a_learning_curve_and_tensorboard_files_lie_beside_it(project):
+def test_a_learning_curve_and_tensorboard_files_lie_beside_it(project, drawn):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
