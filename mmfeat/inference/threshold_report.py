@@ -74,7 +74,7 @@ class _Val:
 def _about_auto(of: _Val, rule: DecisionRule) -> str:
     config = of.project.config
     found = auto_threshold(config.predict, config.metric, labels=of.labels, logits=of.logits, numbers=of.numbers)
-    gain = f"{metric_title(found.metric)} {found.gain:+.3f} ± {found.error:.3f}"
+    gain = f"{metric_title(found.metric)} {round(found.gain, 3) + 0.0:+.3f} ± {found.error:.3f}"  # no -0.000
     on = counted(len(of.rows), "val row")
     if found.fitted:
         return f"{_capital(about_decision(rule))}, fitted on {on}: {gain} over 0.5 (cross-fitted; ± standard error)."
