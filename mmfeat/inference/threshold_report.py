@@ -78,7 +78,7 @@ def _about_auto(of: _Val, rule: DecisionRule) -> str:
     on = counted(len(of.rows), "val row")
     if found.fitted:
         return f"{_capital(about_decision(rule))}, fitted on {on}: {gain} over 0.5 (cross-fitted; ± standard error)."
-    return f"{_capital(about_decision(rule))}: a fitted one is not better ({gain} on {on}, cross-fitted; ± standard error)."
+    return f"{_capital(about_decision(rule))}: a fitted one is not better beyond noise ({gain} on {on}, cross-fitted; ± standard error)."
 
 
 def _hints(of: _Val) -> list[str]:
