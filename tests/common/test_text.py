@@ -43,5 +43,7 @@ def test_shown_text_is_printable_and_short(text):
 @pytest.mark.parametrize("text", ["a caption that goes on " * 5, "it's a caption that goes on " * 5])
 def test_a_quoted_text_that_is_cut_keeps_its_closing_quote(text):
     for words in (quoted(text), shown_value(text), shown(repr(text), 40)):
-        assert words[0] == words[-1] and words[0] in "'\"" and words[-2] == "…"
+        assert words[0] == words[-1]
+        assert words[0] in "'\""
+        assert words[-2] == "…"
         assert len(words) <= 60
