@@ -12,15 +12,20 @@ from mmfeat.common.errors import ConfigError
 
 
 def shown(text: object, limit: int = 60) -> str:
-    """Format untrusted text on one line: control characters are escaped, the text is cut to `limit` characters."""
+    """Format untrusted text on one line: control characters are escaped, the text is cut to `limit` characters.
+
+    A quoted text that is cut keeps its closing quote.
+    """
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+    if len(escaped) <= limit:
+        return escaped
+    end = "…" + escaped[-1] if escaped[0] in "'\"" and escaped[0] == escaped[-1] else "…"
+    return escaped[: limit - len(end)] + end
 
 
 def shown_value(value: object) -> str:
     """Format a setting's value for a message: one line of at most 60 characters, control characters escaped."""
-    text = repr(str(value)) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shown(repr(str(value)) if isinstance(value, str) else value)
 
 
 def quoted(text: str) -> str:

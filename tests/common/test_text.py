@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfeat.common.errors import ConfigError
-from mmfeat.common.text import counted, shown, toml_value
+from mmfeat.common.text import counted, quoted, shown, shown_value, toml_value
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -38,3 +38,12 @@ def test_numbers_of_things():
 def test_shown_text_is_printable_and_short(text):
     assert shown(text).isprintable()
     assert len(shown(text)) <= 60
+
+
+@pytest.mark.parametrize("text", ["a caption that goes on " * 5, "it's a caption that goes on " * 5])
+def test_a_quoted_text_that_is_cut_keeps_its_closing_quote(text):
+    for words in (quoted(text), shown_value(text), shown(repr(text), 40)):
+        assert words[0] == words[-1]
+        assert words[0] in "'\""
+        assert words[-2] == "…"
+        assert len(words) <= 60
