@@ -22,7 +22,7 @@ import pytest
 from helpers.faults import Done, Running, count_to, run, start
 from helpers.projects import TINY
 
-TIMES = {"created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "git"}
+TIMES = {"applied", "created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "git"}
 _TIMES = re.compile(r"second|time|µs|train s|rate")
 SKIPPED = re.compile(
     r"(^|/)(\.mmfeat/(digests\.parquet|seen-\w+\.parquet|pixels-.*|.*\.json)|checkpoints/tensorboard/.*|.*\.png|comparison\.md|baselines\.json)$"
