@@ -15,7 +15,6 @@ from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.logits import logits_of
 from mmfeat.metrics.decision_rule import DecisionRule, crossfit_decision_rule, fit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of
-from mmfeat.metrics.thresholds import UNFITTED
 from mmfeat.project.project import Project
 
 
@@ -56,10 +55,10 @@ def fitted_rule(
     return rule if at is None else rule.in_order_of(np.argsort(at))
 
 
-def metrics_on_val(project: Project, logits: np.ndarray, settings: PredictConfig | None = None) -> Metrics:
+def metrics_on_val(project: Project, logits: np.ndarray) -> Metrics:
     """Metrics of logits `(n_val, K)` of the manifest's val rows; a tuned rule is cross-fitted."""
     rows = project.manifest.rows("val")
-    return metrics_of(project.manifest.labels[rows], logits, crossfitted_rule(project, rows, logits, settings))
+    return metrics_of(project.manifest.labels[rows], logits, crossfitted_rule(project, rows, logits))
 
 
 def required_val(project: Project, what: str) -> np.ndarray:
@@ -87,7 +86,7 @@ def shipped_rule(project: Project, name: str) -> DecisionRule:
         There are no logits of the val rows.
     """
     rows, config = project.manifest.rows("val"), project.config
-    if not config.predict.fits or (config.predict.auto and not config.predict.needs_val and not len(rows)):
+    if not config.predict.needs_val and not (config.predict.auto and len(rows)):
         no_labels, no_logits = project.manifest.labels[:0], np.zeros((0, 0), np.float32)
         return fit_decision_rule(config.predict, config.metric, labels=no_labels, logits=no_logits)
     _check_val(project)
@@ -129,15 +128,11 @@ def same_rule(record: dict[str, Any], rule: PredictConfig) -> bool:
 def about_fit(project: Project, rule: DecisionRule) -> str:
     """A clause about the fit, such as `fitted on 2,000 val rows for samples-f1`; empty if the rule is not fitted."""
     settings = project.config.predict
-    fitted = settings.tuned or (settings.auto and not _is_half(rule))
+    fitted = settings.tuned or (settings.auto and not rule.is_half)
     if not fitted and settings.calibration == "none":
         return ""
     purpose = f" for {project.config.metric}" if fitted else ""
     return f"fitted on {counted(len(project.manifest.rows('val')), 'val row')}{purpose}"
-
-
-def _is_half(rule: DecisionRule) -> bool:
-    return bool((np.asarray(rule.threshold) == UNFITTED).all())
 
 
 def _check_val(project: Project) -> None:

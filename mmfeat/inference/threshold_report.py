@@ -1,4 +1,4 @@
-"""What is said about a model's threshold: its value, its gain over 0.5, and settings that would do better."""
+"""The report about a model's threshold: its value, its gain over 0.5, and settings that would be better."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
+from mmfeat.config.schema import PredictConfig
 from mmfeat.inference.fitted_rules import crossfitted_rule, fitted_rule
-from mmfeat.metrics.decision_rule import NORMAL_95, DecisionRule, auto_threshold, gain_of
-from mmfeat.metrics.thresholds import TUNED_FOR
+from mmfeat.metrics.decision_rule import NORMAL_95, AutoThreshold, DecisionRule, auto_threshold, gain_of
+from mmfeat.metrics.thresholds import tuned_metric
 from mmfeat.project.project import Project
 from mmfeat.report.text_tables import about_decision, metric_title
 
@@ -46,47 +47,60 @@ def threshold_report(project: Project, logits: np.ndarray) -> ThresholdReport | 
     if not len(rows):
         return None
     of = _Val(project, rows, logits)
-    rule = fitted_rule(project, rows, logits)
     if settings.auto:
-        line = _about_auto(of, rule)
-    elif settings.fits:
-        fitted = f"fitted on {counted(len(rows), 'val row')}, cross-fitted there"
-        line = f"{_capital(about_decision(rule, fitted))}."
+        found = of.auto_threshold()
+        rule, now = fitted_rule(project, rows, logits, settings=found.settled(settings)), found.rule
+        line = _about_auto(found, rule, counted(len(rows), "val row"))
     else:
-        line = "" if settings.threshold == 0.5 else f"Threshold {settings.threshold:g}, as set in mmfeat.toml or typed."
-    return ThresholdReport(rule=rule, line=line, hints=_hints(of))
+        rule, now = fitted_rule(project, rows, logits), crossfitted_rule(project, rows, logits)
+        line = _about_set(settings, rule, counted(len(rows), "val row"))
+    return ThresholdReport(rule=rule, line=line, hints=_hints(of, now))
 
 
 class _Val:
-    """One model on val: labels, logits, and the rule that its metrics are computed by."""
+    """One model on val: its labels and logits."""
 
     def __init__(self, project: Project, rows: np.ndarray, logits: np.ndarray) -> None:
-        metric = project.config.metric
         self.project, self.rows, self.logits = project, rows, logits
         self.labels, self.numbers = project.manifest.labels[rows], id_numbers(project.manifest.ids[rows])
-        self.metric = metric if metric in TUNED_FOR else TUNED_FOR[0]
+        self.metric = tuned_metric(project.config.metric)
+
+    def auto_threshold(self) -> AutoThreshold:
+        """How these rows decide between a fitted threshold and 0.5."""
+        settings = self.project.config.predict
+        return auto_threshold(settings, self.metric, labels=self.labels, logits=self.logits, numbers=self.numbers)
 
     def gain(self, rule: DecisionRule, other: DecisionRule) -> tuple[float, float]:
         """The metric by one rule minus that by another, and its standard error."""
         return gain_of(self.metric, rule, other, labels=self.labels, logits=self.logits, numbers=self.numbers)
 
 
-def _about_auto(of: _Val, rule: DecisionRule) -> str:
-    config = of.project.config
-    found = auto_threshold(config.predict, config.metric, labels=of.labels, logits=of.logits, numbers=of.numbers)
+def _about_auto(found: AutoThreshold, rule: DecisionRule, rows: str) -> str:
     gain = f"{metric_title(found.metric)} {round(found.gain, 3) + 0.0:+.3f} ± {found.error:.3f}"  # no -0.000
-    on = counted(len(of.rows), "val row")
+    about = _capital(about_decision(rule))
     if found.fitted:
-        return f"{_capital(about_decision(rule))}, fitted on {on}: {gain} over 0.5 (cross-fitted; ± standard error)."
-    return f"{_capital(about_decision(rule))}: a fitted one is not better beyond noise ({gain} on {on}, cross-fitted; ± standard error)."
+        return f"{about}, fitted on {rows}: {gain} over 0.5 (cross-fitted; ± standard error)."
+    return f"{about}: a fitted one is not better beyond noise ({gain} on {rows}, cross-fitted; ± standard error)."
 
 
-def _hints(of: _Val) -> list[str]:
-    """Sentences about other settings of `[predict]` that are better beyond noise: `auto` first, then the best of the others."""
+def _about_set(settings: PredictConfig, rule: DecisionRule, rows: str) -> str:
+    if settings.fits:
+        return f"{_capital(about_decision(rule, f'fitted on {rows}, cross-fitted there'))}."
+    return "" if settings.threshold == 0.5 else f"Threshold {settings.threshold:g}, as set in mmfeat.toml or typed."
+
+
+def _hints(of: _Val, now: DecisionRule) -> list[str]:
+    """Sentences about other settings of `[predict]` that are better beyond noise: `auto` first, then the best of the others.
+
+    Parameters
+    ----------
+    now : DecisionRule
+        The rule of each row by the present settings.
+    """
     settings = of.project.config.predict
     if of.labels.size > MOST_CELLS:
         return []
-    now, hints, best = crossfitted_rule(of.project, of.rows, of.logits), [], (0.0, "")
+    hints, best = [], (0.0, "")
     for option, changes in _alternatives(settings):
         other = crossfitted_rule(of.project, of.rows, of.logits, dataclasses.replace(settings, **changes))
         gain, error = of.gain(other, now)
@@ -98,7 +112,7 @@ def _hints(of: _Val) -> list[str]:
     return [f"{text} (cross-fitted on val, 95 % interval)." for text in [*hints, *([best[1]] if best[1] else [])]]
 
 
-def _alternatives(settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _alternatives(settings: PredictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Options to type, and what they change."""
     if not settings.auto and not settings.tuned:
         yield "--threshold auto", {"threshold": "auto"}

@@ -17,7 +17,7 @@ from mmfeat.common.json_shapes import Choice, Number, Shape, misfit
 from mmfeat.common.labels import decide, sigmoid
 from mmfeat.config.schema import PredictConfig
 from mmfeat.metrics import Outcome, crossfitted, fit_temperature, fit_thresholds, paired_bootstrap, samples_f1_rows
-from mmfeat.metrics.thresholds import TUNED_FOR, UNFITTED
+from mmfeat.metrics.thresholds import UNFITTED, tuned_metric
 
 GAIN_RESAMPLES = 400  # of a gain's standard error
 NORMAL_95 = 1.959964  # half the 95 % interval in standard errors
@@ -80,6 +80,11 @@ class DecisionRule:
         """Predicted labels `(N, K)` int8 for probabilities from :meth:`probs`."""
         return decide(probs, self.threshold, self.empty)
 
+    @property
+    def is_half(self) -> bool:
+        """Whether the threshold is 0.5 for every row and class."""
+        return bool((np.asarray(self.threshold) == UNFITTED).all())
+
     def n_empty(self, probs: np.ndarray) -> int:
         """Number of rows without a probability above its threshold."""
         return int((probs <= np.asarray(self.threshold, probs.dtype)).all(1).sum())
@@ -129,12 +134,16 @@ class AutoThreshold:
         """Whether the fitted threshold is used: its gain is beyond the standard error."""
         return self.gain > self.error
 
+    def settled(self, settings: PredictConfig) -> PredictConfig:
+        """The settings of the finished model: `tuned` or 0.5 in place of `auto`."""
+        return dataclasses.replace(settings, threshold="tuned" if self.fitted else UNFITTED)
+
 
 def auto_threshold(
     settings: PredictConfig, metric: str, *, labels: np.ndarray, logits: np.ndarray, numbers: np.ndarray
 ) -> AutoThreshold:
     """Decide between a fitted threshold and 0.5 on labelled rows; parameters as :func:`crossfit_decision_rule`."""
-    metric = metric if metric in TUNED_FOR else TUNED_FOR[0]
+    metric = tuned_metric(metric)
     tuned = dataclasses.replace(settings, threshold="tuned")
     fitted = crossfit_decision_rule(tuned, metric, labels=labels, logits=logits, numbers=numbers)
     fixed = dataclasses.replace(fitted, threshold=UNFITTED)
@@ -177,11 +186,11 @@ def fit_decision_rule(
         `(N,)` uint64, one for each id; `auto` needs them for its folds.
     """
     if settings.auto:
-        threshold: str | float = UNFITTED
-        if numbers is not None and len(labels):
+        if numbers is None or not len(labels):
+            settings = dataclasses.replace(settings, threshold=UNFITTED)
+        else:
             found = auto_threshold(settings, metric, labels=labels, logits=logits, numbers=numbers)
-            metric, threshold = found.metric, "tuned" if found.fitted else UNFITTED
-        settings = dataclasses.replace(settings, threshold=threshold)
+            settings = found.settled(settings)
     decision = DecisionRule(1.0, settings.untuned, settings.empty)
     if settings.calibration == "temperature":
         decision = dataclasses.replace(decision, temperature=fit_temperature(labels, logits))

@@ -102,7 +102,7 @@ def metrics_of(labels: np.ndarray, logits: np.ndarray, decision: DecisionRule) -
 
 
 def _at_half(labels: np.ndarray, logits: np.ndarray, probs: np.ndarray, decision: DecisionRule) -> dict[str, float]:
-    if (np.asarray(decision.threshold) == UNFITTED).all():
+    if decision.is_half:
         return {}
     found = scores(labels, dataclasses.replace(decision, threshold=UNFITTED).labels(probs), logits)
     return {name: float(getattr(found, name)) for name in _F1}

@@ -69,7 +69,7 @@ def fit_thresholds(
         raise MmfeatError(f"labels {labels.shape} and probabilities {probs.shape} differ in shape")
     if empty not in EMPTY:
         raise MmfeatError(f"empty = {str(empty)[:60]!r}: use one of: {', '.join(EMPTY)}")
-    metric = metric if metric in TUNED_FOR else TUNED_FOR[0]
+    metric = tuned_metric(metric)
     kept = (labels >= 0).any(1)
     if not (labels == 1).any():
         return np.full(labels.shape[1], UNFITTED) if per_class else UNFITTED
@@ -79,6 +79,11 @@ def fit_thresholds(
         return common
     weight = np.minimum(rows.n_positive, rows.known.sum(0) - rows.n_positive)
     return _shrunk(common, best_by_class(rows, metric, common), weight / (weight + PRIOR))
+
+
+def tuned_metric(metric: str) -> str:
+    """The metric that thresholds are fitted for: `map` and `loss` do not depend on them, so samples-F1 is used."""
+    return metric if metric in TUNED_FOR else TUNED_FOR[0]
 
 
 def crossfitted_thresholds(
@@ -128,8 +133,8 @@ def best_threshold(rows: _Rows, metric: str) -> float:
     if metric == "samples-f1":
         values = _samples_f1_at(rows, candidates)
     else:
-        values = class_f1_at(metric, *_counts_at(rows, candidates), n_positive=rows.n_positive)
-    return float(nearest(candidates, values, UNFITTED))
+        values = _class_f1_at(metric, *_counts_at(rows, candidates), n_positive=rows.n_positive)
+    return float(_nearest(candidates, values, UNFITTED))
 
 
 def _candidates(positives: np.ndarray, everything: np.ndarray, limit: int) -> np.ndarray:
@@ -146,13 +151,13 @@ def _candidates(positives: np.ndarray, everything: np.ndarray, limit: int) -> np
     return np.unique(np.append(cuts, (ordered[-1] + 1) / 2).astype(ordered.dtype))
 
 
-def nearest(candidates: np.ndarray, values: np.ndarray, wanted: float) -> np.floating:
+def _nearest(candidates: np.ndarray, values: np.ndarray, wanted: float) -> np.floating:
     """The candidate nearest to a number, among those with the best value."""
     best = candidates[values >= values.max() - _EQUAL]
     return best[np.abs(best - wanted).argmin()]
 
 
-def passing(counts: np.ndarray) -> np.ndarray:
+def _passing(counts: np.ndarray) -> np.ndarray:
     """How many cells pass each candidate `(..., C)`, from the counts of cells that pass 0 to C of them `(..., C + 1)`."""
     return np.flip(np.flip(counts[..., 1:], -1).cumsum(-1), -1)
 
@@ -168,22 +173,21 @@ def _samples_f1_at(rows: _Rows, candidates: np.ndarray) -> np.ndarray:
             np.take_along_axis(a[block], order, 1) for a in (rows.probs, rows.positive, rows.known)
         )
         n_positive = positive.sum(1)[:, None]
-        f1 = row_f1(positive.cumsum(1), known.cumsum(1), n_positive)  # if the m most probable are predicted
-        none_above = f1[:, :1] if rows.top is not None else row_f1(0, 0, n_positive)
+        f1 = _row_f1(positive.cumsum(1), known.cumsum(1), n_positive)  # if the m most probable are predicted
+        none_above = f1[:, :1] if rows.top is not None else _row_f1(0, 0, n_positive)
         changes = np.diff(f1, axis=1, prepend=none_above)
         start += none_above.sum()
         at = np.searchsorted(candidates, probs.ravel())
         gains += np.bincount(at, changes.ravel(), len(gains))
-    return start + passing(gains)
+    return start + _passing(gains)
 
 
-def row_f1(hits: np.ndarray | int, predicted: np.ndarray | int, positive: np.ndarray) -> np.ndarray:
-    """F1 of rows with these counts; 1 if nothing is positive or predicted."""
+def _row_f1(hits: np.ndarray | int, predicted: np.ndarray | int, positive: np.ndarray) -> np.ndarray:
     total = predicted + positive
     return np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0)
 
 
-def class_f1_at(metric: str, hits: np.ndarray, predicted: np.ndarray, *, n_positive: np.ndarray) -> np.ndarray:
+def _class_f1_at(metric: str, hits: np.ndarray, predicted: np.ndarray, *, n_positive: np.ndarray) -> np.ndarray:
     """Micro- or macro-F1 `(C,)` of counts `(K, C)`; macro-F1 leaves out classes without a positive."""
     if metric == "micro-f1":
         return 2 * hits.sum(0) / np.maximum(predicted.sum(0) + n_positive.sum(), 1)
@@ -245,7 +249,7 @@ class _Ascent:
         if values.max() <= values[self.at[k]] + _EQUAL * len(self.on):
             return False
         cuts = self.candidates[k]
-        self.at[k] = int(np.searchsorted(cuts, nearest(cuts, values, float(cuts[self.at[k]]))))
+        self.at[k] = int(np.searchsorted(cuts, _nearest(cuts, values, float(cuts[self.at[k]]))))
         on, positive, known = self.passed[:, k] > self.at[k], self.rows.positive[:, k], self.rows.known[:, k]
         change = on.astype(np.int64) - self.on[:, k]
         self.n_on += change
@@ -259,14 +263,14 @@ class _Ascent:
         """Sum over rows of F1 at each of a class's candidates."""
         rows, on, positive, known = self.rows, self.on[:, k], self.rows.positive[:, k], self.rows.known[:, k]
         hits, predicted = self.hits - (on & positive), self.predicted - (on & known)
-        without = row_f1(hits, predicted, self.row_positive)
+        without = _row_f1(hits, predicted, self.row_positive)
         if rows.top is not None:
             alone = np.flatnonzero(self.n_on == on)  # rows where no other class passes
             top = alone, rows.top[alone]
-            without[alone] = row_f1(rows.positive[top], rows.known[top].astype(np.int64), self.row_positive[alone])
-        with_it = row_f1(hits + positive, predicted + known, self.row_positive)
+            without[alone] = _row_f1(rows.positive[top], rows.known[top].astype(np.int64), self.row_positive[alone])
+        with_it = _row_f1(hits + positive, predicted + known, self.row_positive)
         gains = np.bincount(self.passed[:, k], with_it - without, len(self.candidates[k]) + 1)
-        return without.sum() + passing(gains)
+        return without.sum() + _passing(gains)
 
     def _class_f1(self, k: int) -> np.ndarray:
         """Micro- or macro-F1 at each of a class's candidates."""
@@ -275,14 +279,14 @@ class _Ascent:
         tables = []
         for counts, cells in ((self.class_hits, rows.positive), (self.class_predicted, rows.known)):
             table = np.repeat(counts[:, None], n - 1, 1)
-            table[k] = passing(np.bincount(passed[cells[:, k]], minlength=n))
+            table[k] = _passing(np.bincount(passed[cells[:, k]], minlength=n))
             if rows.top is not None:  # if no other class passes, the top class is predicted until this class passes
                 alone = np.flatnonzero(self.n_on == self.on[:, k])
                 alone = alone[cells[alone, rows.top[alone]]]
                 given = np.bincount(rows.top[alone] * n + passed[alone], minlength=n_classes * n)
                 table += given.reshape(n_classes, n).cumsum(1)[:, :-1]
             tables.append(table)
-        return class_f1_at(self.metric, *tables, n_positive=rows.n_positive)
+        return _class_f1_at(self.metric, *tables, n_positive=rows.n_positive)
 
 
 def _shrunk(common: float, own: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmfeat.common.text import counted, shown
+from mmfeat.metrics.thresholds import tuned_metric
 from mmfeat.report.table_layout import Cell, Table, Unshown, number, outside, table
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def metric_header(metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str
     samples F1 if that does not depend on a threshold. JSON has every metric.
     """
     titles = [*_METRICS.values(), *(title if name == metric else Unshown(title) for name, title in _OTHERS.items())]
-    return [*titles, *([f"{metric_title(_f1_of(metric))} at 0.5"] if _differs(lines) else [])]
+    return [*titles, *([f"{metric_title(tuned_metric(metric))} at 0.5"] if _differs(lines) else [])]
 
 
 def metric_cells(line: MetricRow, metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str]:
@@ -43,11 +44,7 @@ def metric_cells(line: MetricRow, metric: str = "", lines: Sequence[MetricRow] =
         number(line.map, spread=line.map_spread),
     ]
     cells += [number(getattr(line, name.replace("-", "_"))) for name in _OTHERS]
-    return [*cells, *([number(line.at_half[_f1_of(metric).replace("-", "_")])] if _differs(lines) else [])]
-
-
-def _f1_of(metric: str) -> str:
-    return metric if metric in ("micro-f1", "macro-f1") else "samples-f1"
+    return [*cells, *([number(line.at_half[tuned_metric(metric).replace("-", "_")])] if _differs(lines) else [])]
 
 
 def _differs(lines: Sequence[MetricRow]) -> bool:
