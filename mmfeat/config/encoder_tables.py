@@ -17,10 +17,16 @@ from mmfeat.config.fields import setting
 from mmfeat.config.model_titles import folder_title
 
 GROUP = "mmfeat.encoders"  # entry point group of packages that add encoder kinds
+PATH_MARKS = (".", "~", "/")  # how a model that is named by its path begins
 TFIDF = "tfidf"  # the model of text encoders whose vocabulary is fitted on the training captions
 MAX_PIXELS = 4096  # largest side of an encoder's input image
 
 _PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is named by its path; otherwise its name is one of timm, torchvision or a hub."""
+    return model.startswith(PATH_MARKS)
 
 
 class EncoderTable:
@@ -87,8 +93,7 @@ class EncoderTable:
 
     def title(self, root: Path) -> str:
         """The model's name in every output; of a folder, a name that says something. Relative paths start at `root`."""
-        is_path = self.model.startswith((".", "~", "/"))
-        return folder_title(root / Path(self.model).expanduser()) if is_path else self.short_model
+        return folder_title(root / Path(self.model).expanduser()) if is_path(self.model) else self.short_model
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -179,29 +179,27 @@ def hub(name: str, model: str, modality: str, needed: bool) -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not needed or not hub_within_reach()
-    try:
-        yield
-    except (EncoderError, MemoryError):
-        raise
-    except Exception as error:  # a damaged configuration or weight file may raise anything
-        if needed and constants.HF_HUB_OFFLINE:
-            raise ModelUnavailable(
-                f"encoder.{name}: {model!r} is not on disk and the hub is out of reach. "
-                f"In mmfeat.toml under [encoder.{name}] set: {INSTEAD[modality]}"
-            ) from None
-        raise ModelUnavailable(f"encoder.{name}: {model!r} cannot be loaded: {one_line(error)}") from None
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with offline(constants.HF_HUB_OFFLINE or not needed or not hub_within_reach()):
+        try:
+            yield
+        except (EncoderError, MemoryError):
+            raise
+        except Exception as error:  # a damaged configuration or weight file may raise anything
+            if needed and constants.HF_HUB_OFFLINE:
+                raise ModelUnavailable(
+                    f"encoder.{name}: {model!r} is not on disk and the hub is out of reach. "
+                    f"In mmfeat.toml under [encoder.{name}] set: {INSTEAD[modality]}"
+                ) from None
+            raise ModelUnavailable(f"encoder.{name}: {model!r} cannot be loaded: {one_line(error)}") from None
 
 
 @contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Read models from the disk only, whether the hub answers or not."""
+def offline(wanted: bool = True) -> Iterator[None]:
+    """Read models from the disk only in the block, whether the hub answers or not; no change if it is not `wanted`."""
     from huggingface_hub import constants
 
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or wanted
     try:
         yield
     finally:

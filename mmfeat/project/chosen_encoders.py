@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmfeat.common.errors import ConfigError, EncoderError
-from mmfeat.config.encoder_tables import EncoderTable
+from mmfeat.config.encoder_tables import EncoderTable, is_path
 from mmfeat.config.schema import Config
 from mmfeat.encoders.description import Description
 from mmfeat.encoders.kinds import kind_of
@@ -59,13 +59,18 @@ def check_encoder(config: Config, name: str) -> Description:
     return found
 
 
+def is_folder(model: str) -> bool:
+    """Whether a model is a folder: named by its path, or there."""
+    return is_path(model) or Path(model).is_dir()
+
+
 def _named(message: str, name: str) -> str:
     place, colon, rest = message.partition(": ")
     return f"encoder.{name}: {rest}" if colon and place.startswith("encoder.") else f"encoder.{name}: {message}"
 
 
 def _names_a_file(table: EncoderTable) -> bool:
-    return table.pretrained not in OWN_WEIGHTS or table.model.startswith((".", "~", "/"))
+    return table.pretrained not in OWN_WEIGHTS or is_path(table.model)
 
 
 def _build(config: Config, name: str) -> None:

@@ -24,7 +24,7 @@ from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, read_classes, read_source
 from mmfeat.project.build_manifest import build_manifest
 from mmfeat.project.changes import required_work
-from mmfeat.project.chosen_encoders import OWN_WEIGHTS, check_chosen_encoders
+from mmfeat.project.chosen_encoders import OWN_WEIGHTS, check_chosen_encoders, is_folder
 from mmfeat.project.crossing import about_crossing, identical_images
 from mmfeat.project.init_result import InitResult
 from mmfeat.project.manifest_files import ManifestFiles
@@ -225,7 +225,7 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
     """The settings of a new project, checked as if they were read from mmfeat.toml."""
     # Paths on the command line are relative to the current folder, paths in mmfeat.toml to the project's.
     for key in asked:
-        if key in PATHS or (key in MODELS and _is_folder(asked[key])):
+        if key in PATHS or (key in MODELS and is_folder(asked[key])):
             texts = [asked[key]] if isinstance(asked[key], str) else asked[key]
             texts = [
                 t if t.startswith("~") or t in OWN_WEIGHTS else str(Path(t).expanduser().absolute()) for t in texts
@@ -241,8 +241,3 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
             target = target.setdefault(table, {})
         target[name] = value
     return config_of(raw, folder)
-
-
-def _is_folder(model: str) -> bool:
-    """Whether a model is a folder: named by its path, or there."""
-    return model.startswith((".", "~", "/")) or Path(model).is_dir()

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 from mmfeat.common.text import toml_value
+from mmfeat.config.encoder_tables import is_path
 from mmfeat.config.schema import HEAD, HEAD_ALONE, Config, SplitConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.tables.readers import Source
@@ -150,7 +151,7 @@ def _encoder_table(modality: str, config: Config, folder: Path) -> str:
 def in_table(path: str, folder: Path) -> str:
     """A model or a file of weights for an `[encoder.NAME]` table; a folder in the project's folder begins with `./`."""
     short = shortened(path, folder)
-    return short if short == path or short.startswith((".", "~", "/")) else f"./{short}"
+    return short if short == path or is_path(short) else f"./{short}"
 
 
 def _patterns(containers: list[Path], folder: Path) -> list[str]:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.text import shown, toml_value
-from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class
+from mmfeat.config.encoder_tables import EncoderTable, encoder_table_class, is_path
 from mmfeat.config.schema import MODALITIES
 from mmfeat.encoders.kinds import recognised_modality
 from mmfeat.project.project import Project
-
-_PATH = (".", "~", "/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +98,12 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     model, equals, weights = rest.partition("=")
     if not model or (equals and not weights):
         raise ConfigError(f"{shown(typed)}: write an encoder of mmfeat.toml, MODEL, or MODEL=FILE of weights")
-    is_path = model.startswith(_PATH) or (Path(model) / "config.json").is_file()
-    model = _absolute(model) if is_path else model
+    in_folder = is_path(model) or (Path(model) / "config.json").is_file()
+    model = _absolute(model) if in_folder else model
     if weights and not Path(weights).expanduser().is_file():
         raise ConfigError(f"{shown(typed)}: no file of weights {shown(weights)}")
     pretrained = _absolute(weights) if weights else ""
-    modality = forced or ("text" if is_path else "") or known.get(typed) or _modality(typed, model, list(encoders))
+    modality = forced or ("text" if in_folder else "") or known.get(typed) or _modality(typed, model, list(encoders))
     for name, table in encoders.items():
         same = table.modality == modality and _same(project, table.model, model)
         if same and (not pretrained or _same(project, table.pretrained, pretrained)):
@@ -129,7 +127,7 @@ def _absolute(path: str) -> str:
 
 def _same(project: Project, a: str, b: str) -> bool:
     """Whether two values of mmfeat.toml name the same model or path."""
-    return a == b or (a.startswith(_PATH) and b.startswith(_PATH) and project.config.path(a) == project.config.path(b))
+    return a == b or (is_path(a) and is_path(b) and project.config.path(a) == project.config.path(b))
 
 
 def _modality(typed: str, model: str, encoders: list[str]) -> str:

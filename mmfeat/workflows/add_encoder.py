@@ -17,7 +17,7 @@ from mmfeat.config.schema import FILE_NAME, MODALITIES, Config
 from mmfeat.config.toml_edits import with_encoder
 from mmfeat.encoders.description import Description
 from mmfeat.encoders.kinds import recognised_modality
-from mmfeat.project.chosen_encoders import OWN_WEIGHTS, check_encoder
+from mmfeat.project.chosen_encoders import OWN_WEIGHTS, check_encoder, is_folder
 from mmfeat.project.project import Project
 from mmfeat.project.template import in_table
 from mmfeat.report.result import Result
@@ -106,15 +106,15 @@ def _check_name(config: Config, name: str) -> None:
 def _values(config: Config, name: str, model: str, *, modality: str | None, weights: str) -> dict[str, Any]:
     """The keys of the table; paths are relative to the project's folder."""
     folder = model if model.startswith(("~", "/")) else str(Path(model).absolute())
-    is_folder = model.startswith((".", "~", "/")) or Path(model).is_dir()
-    modality = modality or (name if name in MODALITIES else "text" if is_folder else _modality(model))
+    in_folder = is_folder(model)
+    modality = modality or (name if name in MODALITIES else "text" if in_folder else _modality(model))
     if modality not in MODALITY_TABLES:
         raise ConfigError(f"no modality {modality!r}. Use one of: {', '.join(MODALITY_TABLES)}")
     table = encoder_table_class(modality, {"model": model})
     if table is None or table.made_elsewhere:
         raise ConfigError(f"embeddings of other programs are imported: mmfeat store import {name} FILE")
     values = {} if name == modality else {"modality": modality}
-    values["model"] = in_table(folder, config.root) if is_folder else model
+    values["model"] = in_table(folder, config.root) if in_folder else model
     if weights:
         path = weights if weights.startswith("~") else str(Path(weights).absolute())
         values["pretrained"] = weights if weights in OWN_WEIGHTS else in_table(path, config.root)

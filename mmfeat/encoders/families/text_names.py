@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from mmfeat.config.encoder_tables import is_path
 from mmfeat.encoders.weights import hub_folder
 
 # From config.json of huggingface.co/NAME, so that sizes can be listed before the download.
@@ -65,7 +66,7 @@ def nearest_text_models(model: str) -> list[str]:
 
 def local_folder(model: str, folder: Path) -> Path | None:
     """The folder of a model that is named by its path (`./`, `~` or `/`); None for a name of the hub."""
-    return folder / Path(model).expanduser() if model.startswith((".", "~", "/")) else None
+    return folder / Path(model).expanduser() if is_path(model) else None
 
 
 def two_towers(family: str) -> str:
