@@ -58,10 +58,11 @@ def evaluate_command(
     if split == "val":
         tested = len(project.manifest.rows("test"))
         publish = "run: mmfeat evaluate --split test" if tested else "set [split] test before you start"
-        selected = "Epochs and runs were" if set(result.n_selected.values()) == {result.n_rows} else "Runs are"
-        if selected == "Runs are":
+        epochs = set(result.n_selected.values()) == {result.n_rows}
+        if not epochs:
             _echo_selected(result)
-        explain(f"{selected} selected on these rows. For a figure to publish, {publish}.")
+        what = "Epochs and runs were" if epochs else "Runs are"
+        explain(f"{what} selected on these rows. For a figure to publish, {publish}.")
     else:
         _echo_selected(result)
     files = " and ".join(str(path.relative_to(project.root)) for path in result.files)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from mmfeat.common.text import counted
-from mmfeat.project.staleness import find_run
+from mmfeat.project.named_models import find_run
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import Run, all_runs
 

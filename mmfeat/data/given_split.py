@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.common.errors import DataError
+from mmfeat.common.labels import UNLABELLED
 from mmfeat.common.spelling import Spellings
 from mmfeat.common.text import counted, nearest, quoted
 from mmfeat.config.schema import Config, SplitConfig
 from mmfeat.data.id_lists import read_ids
 from mmfeat.data.tables.readers import Source
-from mmfeat.data.tables.split_cells import UNLABELLED
 
 NO_FOLD = -1
 

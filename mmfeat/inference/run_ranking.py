@@ -76,7 +76,7 @@ class RankedRun:
     @property
     def created(self) -> str:
         """When the run was made; empty for an encoder."""
-        return "" if self.run is None else str(self.run.record["created"])
+        return "" if self.run is None else self.run.created
 
 
 def ranked_runs(project: Project) -> list[RankedRun]:

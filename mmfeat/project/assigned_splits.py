@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmfeat.common.labels import has_label, rows_of
+from mmfeat.common.labels import UNLABELLED, has_label, rows_of
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.given_split import GivenSplit
@@ -15,7 +15,6 @@ from mmfeat.data.groups import SPLITS, Groups
 from mmfeat.data.images.copies import groups_with_copies
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.data.splits import make_splits
-from mmfeat.data.tables.split_cells import UNLABELLED
 from mmfeat.project.project_folder import MANIFEST
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfeat.common.errors import DataError
-from mmfeat.common.labels import has_label
+from mmfeat.common.labels import UNLABELLED, has_label
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.corrections import FILE, Corrected, corrected
@@ -16,7 +16,6 @@ from mmfeat.data.given_split import GivenSplit, given_split
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.data.tables.readers import Source
-from mmfeat.data.tables.split_cells import UNLABELLED
 from mmfeat.project.assigned_splits import UnsplitRows, as_given, by_shares
 from mmfeat.report.data_summary import about_corrections
 

@@ -20,8 +20,6 @@ _LEAST_NOTE, _LEAST_TEXT = 24, 12  # characters of a wrapped note, and of a shor
 # What leaves a narrow terminal first: the highest number, among equals the rightmost. 0 stays; other columns have 1.
 _RANKS = {
     "samples F1": 0,
-    "at 0.5": 0,
-    "as predicted": 0,
     "M parameters": 2,
     "input": 2,
     "seconds": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,19 @@ def save_run(
             file.create_dataset("chosen", data=learned.selection)
         record = seal_folder(staged, RECORD, record)
         with alone_in(parent, LOCK, wait=True):
-            _check_members(parent, record)
+            others = all_runs(parent)
+            _check_members(record, others)
             if not naming.name:
-                former = [name for run in all_runs(parent) for name in run.former_names]
+                former = [name for run in others for name in run.former_names]
                 return Run(publish_folder(staged, parent, stem, former), record)
             return Run(_publish_named(staged, parent / naming.name), record)
 
 
-def _check_members(parent: Path, record: dict[str, Any]) -> None:
-    """Raise RunError if a member of a new ensemble is gone."""
+def _check_members(record: dict[str, Any], others: Sequence[Run]) -> None:
+    """Raise RunError if a member of a new ensemble is gone; `others` are all runs that are there."""
+    there = {run.record["fingerprint"] for run in others}
     for member in record.get("members", ()):
-        if member["fingerprint"] is not None and not any(
-            run.record["fingerprint"] == member["fingerprint"] for run in all_runs(parent)
-        ):
+        if member["fingerprint"] is not None and member["fingerprint"] not in there:
             raise RunError(f"the member {member['name']} was deleted meanwhile. Nothing was made")
 
 

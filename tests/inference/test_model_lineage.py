@@ -11,8 +11,8 @@ from helpers.command_line import run_cli
 
 from mmfeat.common.lineage import RowUse
 from mmfeat.inference.networks import compose, model_record
+from mmfeat.project.named_models import find_run
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run
 from mmfeat.report.selection_notes import about_selection
 from mmfeat.runs.run import ROLES
 from mmfeat.workflows.ensemble import ensemble

@@ -12,8 +12,9 @@ from helpers.command_line import run_cli
 from mmfeat.common.errors import RunError
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.run_ranking import ranked_runs
+from mmfeat.project.named_models import find_run
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import find_run, remake_command, state_of
+from mmfeat.project.staleness import remake_command, state_of
 from mmfeat.runs import run_names
 from mmfeat.runs.run import all_runs, read_run
 from mmfeat.runs.run_names import Naming, delete_run, dependants, note_run, rename_run

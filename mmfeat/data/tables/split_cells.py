@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from mmfeat.common.errors import DataError
+from mmfeat.common.labels import UNLABELLED
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.text import shown
 from mmfeat.config.schema import MAX_FOLD
 from mmfeat.data.tables.table import Table
 
-UNLABELLED = "unlabelled"
 SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "development", "eval", "evaluation"),
