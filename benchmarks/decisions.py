@@ -4,7 +4,7 @@
     python benchmarks/decisions.py optimism    # val minus hidden rows: by selection of epochs, and by the number of rows
     python benchmarks/decisions.py rare        # macro F1 and classes never predicted, with six classes of 20 positives
 
-On the cached features of a project's inputs (`--project DIR`), whose labelled rows are drawn anew for each seed: some to
+On the cached features of a project's inputs (`--project DIR`), whose labelled rows are drawn for each seed: some to
 train, some as val, the rest hidden from all fits. Prints tables and writes results/decisions-PART.json.
 """
 
