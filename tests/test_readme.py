@@ -65,7 +65,7 @@ def test_the_demo(tmp_path):
     (tmp_path / "mmfeat-demo" / ".tmp-half").mkdir(parents=True)  # as an interrupted demo leaves it
     done = run_cli("demo", cwd=tmp_path)
     lines = done.stdout.splitlines()
-    assert re.match(r"on 3,000 unlabelled rows +samples F1 +macro F1 +mAP +seconds", lines[0])
+    assert re.fullmatch(r"on 3,000 unlabelled rows +samples F1 +macro F1 +mAP +samples F1 at 0\.5 +seconds", lines[0])
     f1 = {}
     for line in lines[1:7]:
         label, *figures = re.split(r" {2,}", line.strip())
