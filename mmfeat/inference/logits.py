@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfeat.common.errors import MissingFeatures, RunError
+from mmfeat.common.errors import EncoderError, MissingFeatures, RunError
 from mmfeat.common.files import digest_bytes
 from mmfeat.common.labels import has_label
 from mmfeat.common.randomness import id_numbers
@@ -312,4 +312,8 @@ def _kept_at(project: Project, kept: RunLogits, rows: np.ndarray) -> np.ndarray:
 
 def _kept_same(project: Project, run: Run, kept: RunLogits, *, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Whether the images and captions of rows are those that the run's logits were computed from, `(n,)` bool."""
-    return (kept.input_keys[at] == input_keys(project, run.encoders.values(), rows)).all(1)
+    try:
+        keys = input_keys(project, run.encoders.values(), rows)
+    except EncoderError as error:  # of a package that is not installed
+        raise RunError(f"{run.name}: {error}") from error
+    return (kept.input_keys[at] == keys).all(1)

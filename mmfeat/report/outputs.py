@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.common.errors import MmfeatError, OutputError
+from mmfeat.common.exclusive import alone_in
 from mmfeat.common.files import atomic_path, digest_bytes, digest_file
-from mmfeat.common.remembered import recall, remember
+from mmfeat.common.remembered import if_possible, recall, remember
 from mmfeat.common.text import shown
 from mmfeat.common.urls import refuse_url
 from mmfeat.config.reader import load_config
@@ -39,8 +40,10 @@ class _Records:
 
     def add(self, path: Path, digest: str) -> None:
         """Keep one more digest. In a folder that is not writable it is lost, and the file needs `overwrite` the next time."""
-        made = list(dict.fromkeys([digest, *self.digests()]))[:KEPT]
-        remember(self.places[0], {"format": FORMAT, "file": shown(path.name, 200), "made": made})
+        place = self.places[0]
+        with if_possible(), alone_in(place.parent, "command", wait=True):  # of two at once, neither digest is lost
+            made = list(dict.fromkeys([digest, *self.digests()]))[:KEPT]
+            remember(place, {"format": FORMAT, "file": shown(path.name, 200), "made": made})
 
 
 class Outputs:

@@ -11,7 +11,7 @@ import pytest
 
 from mmfeat.common.errors import OutputError
 from mmfeat.config.reader import load_config
-from mmfeat.report.outputs import Outputs
+from mmfeat.report.outputs import Outputs, _Records
 
 TOML = """\
 schema = 1
@@ -170,7 +170,7 @@ def test_own_places_take_what_an_earlier_version_made_but_nothing_that_was_chang
 
 KILLED = """
 import os, sys
-from mmfeat.report.outputs import Outputs
+from mmfeat.report.outputs import Outputs, _Records
 n, real = int(sys.argv[1]), os.replace
 def replace(*names):
     global n
@@ -202,3 +202,15 @@ def test_killed_at_any_rename_it_is_written_when_typed_again(tmp_path):
             assert (tmp_path / "o.csv").read_text(encoding="utf-8") == "3"
         assert 9 in codes
         assert codes[-1] == 0
+
+
+def test_digests_that_several_processes_keep_at_once_are_all_kept(tmp_path):
+    """A file is then still known, whichever of them wrote it last."""
+    code = (
+        "import sys; from pathlib import Path; from mmfeat.report.outputs import _Records\n"
+        "for n in range(12): _Records([Path('kept/record.json')]).add(Path('table.csv'), f'{sys.argv[1]}-{n}')"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(n)], cwd=tmp_path) for n in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    kept = _Records([tmp_path / "kept" / "record.json"]).digests()
+    assert sorted(kept) == sorted(f"{one}-{n}" for one in range(4) for n in range(12))
