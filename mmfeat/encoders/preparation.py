@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from typing import Any
@@ -21,6 +22,7 @@ from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 
 MAX_RATIO = 1000  # largest ratio of an image's sides
 FLAT = 1.0  # standard deviation, on a scale to 255, below which an image counts as flat
+REDUCED = 2  # a JPEG that is decoded at a reduced size keeps this many times the pixels that it is resized to
 CHARACTERS = 100  # characters of a caption that are first tokenised for each kept token; words need about 4
 _WORD_END = re.compile(r"\S(?=\s)")
 
@@ -34,13 +36,15 @@ class ImagePreparation:
         `input_size (3, H, W)`, `interpolation`, `mean`, `std`, `crop_pct`, `crop_mode`.
     decoding : Decoding
         Limits of decoding. They are not part of the encoder key, because they change no pixel of a decoded image.
+    reduced : bool
+        Whether JPEGs of more than :data:`REDUCED` times the size are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
-    def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL) -> None:
+    def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL, *, reduced: bool = False) -> None:
         make_torchvision_importable()
         from timm.data import create_transform
 
-        self.data_config, self.decoding = data_config, decoding
+        self.data_config, self.decoding, self.reduced = data_config, decoding, reduced
         # the result is uint8 (3, H, W): the encoder normalises whole batches on the device
         self.transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
 
@@ -48,8 +52,13 @@ class ImagePreparation:
         """Decode, resize and crop one image: `(3, H, W)` uint8."""
         return torch.as_tensor(self.transform(self.decode(sample)))
 
-    def decode(self, sample: bytes | Image.Image) -> Image.Image:
+    def decode(self, sample: bytes | Image.Image, part: float = 1.0) -> Image.Image:
         """Decode one image to upright RGB.
+
+        Parameters
+        ----------
+        part : float
+            The smallest share of the image's shorter side that is resized to the network's size.
 
         Raises
         ------
@@ -58,7 +67,7 @@ class ImagePreparation:
         """
         try:
             decode = decode_image if isinstance(sample, bytes) else upright_rgb
-            image = decode(sample, self.decoding)
+            image = decode(sample, self.decoding, self._least(part))
             if max(image.size) > MAX_RATIO * min(image.size):  # resizing it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
         except (MemoryError, UnreadSample):  # not caused by the image
@@ -66,6 +75,15 @@ class ImagePreparation:
         except Exception as error:  # decoders raise arbitrary exceptions for invalid bytes
             raise UndecodableSample(error) from None
         return image
+
+    def _least(self, part: float) -> int:
+        """Pixels that both sides of a JPEG keep; 0 if it is decoded at its size."""
+        if not self.reduced:
+            return 0
+        from timm.data.constants import DEFAULT_CROP_PCT
+
+        share = self.data_config.get("crop_pct") or DEFAULT_CROP_PCT
+        return math.ceil(REDUCED * max(self.data_config["input_size"][1:]) / share / part)
 
     @staticmethod
     def is_flat(prepared: Tensor) -> bool:
@@ -80,7 +98,10 @@ class ImagePreparation:
     def describe(self) -> dict[str, Any]:
         """Timm's data configuration, and the steps before it, as JSON values."""
         config = {name: list(v) if isinstance(v, tuple) else v for name, v in self.data_config.items()}
-        return {**config, "orientation": "exif", "transparency": "white"}
+        reduced = (
+            {"reduced_decoding": f"at least {REDUCED} x"} if self.reduced else {}
+        )  # keys from before have no entry
+        return {**config, "orientation": "exif", "transparency": "white", **reduced}
 
 
 class TextPreparation:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.edits import contents, invoked
+from helpers.edits import contents, edited, invoked
 from helpers.images import is_drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -211,6 +211,9 @@ def test_names(project, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(text).parent)
     assert found(f"./{Path(text).name}")[1:3] == ("text", text)
     assert not proposed_encoder(project, f"test_efficientnet={weights.partition('=')[2]}", {}).own
+    assert not proposed_encoder(project, "test_resnet", {}).table.reduced_decoding  # as in the project's own table
+    reduced = edited(project, "size = 32", "size = 32\nreduced_decoding = true")
+    assert proposed_encoder(reduced, "test_resnet", {}).table.reduced_decoding
     for wrong, message in (
         ("test_resnet=nowhere.pth", "no file of weights"),
         ("=x", "write an encoder"),
