@@ -182,6 +182,8 @@ def encode_missing(
         )
     except UnstorableRow as error:
         raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
+    finally:
+        project.samples.kept_bytes.clear()
     result.unread |= refused  # they exist without a key, so they were counted as absent
     result.unreadable += len(refused)
     result.absent -= len(refused)

@@ -48,7 +48,7 @@ class ImageKind(EncoderKind):
 
     def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """Digests of the files' bytes."""
-        return image_keys(host.manifest.images, host.sources, host.digests)
+        return image_keys(host.manifest.images, host.sources, host.digests, kept=host.kept_bytes)
 
     def reader(self, host: SampleHost, source: str) -> Callable[[int], bytes]:
         """The file's bytes, checked against the row key."""
