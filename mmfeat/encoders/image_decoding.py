@@ -23,6 +23,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,45 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED_LEFT = (Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE)  # their columns become rows from the last
+_TURNED_RIGHT = (Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE)  # their rows become columns from the last
 _JPEG = ("JPEG", "MPO")
+_REDUCED = "mmfeat reduced"  # in an image's `info`
 _SCALED_TO_16 = ("PPM", "JPEG2000")  # by Pillow, by the file's header
 _BITS_PER_SAMPLE, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 281, 339, 341
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}  # raw mode to that of the other byte of a 16-bit colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """Of a JPEG that was decoded at a reduced size.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Width and height of the whole image.
+    box : tuple of float
+        Left, top, right and bottom of the whole image in reduced pixels; the last column and row may be partly outside.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    def turned(self, turn: Image.Transpose, size: tuple[int, int]) -> Reduced:
+        """The same after a reduced image of `size` was turned."""
+        (w, h), (left, top, right, bottom) = size, self.box
+        if turn in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, *_TURNED_LEFT):
+            left, right = w - right, w - left
+        if turn in (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180, *_TURNED_RIGHT):
+            top, bottom = h - bottom, h - top
+        if turn in (Image.Transpose.TRANSPOSE, *_TURNED_LEFT, *_TURNED_RIGHT):
+            return Reduced(size=self.size[::-1], box=(top, left, bottom, right))
+        return Reduced(size=self.size, box=(left, top, right, bottom))
+
+
+def reduction_of(image: Image.Image) -> Reduced | None:
+    """How much smaller a JPEG was decoded; None if it has its own size."""
+    return image.info.get(_REDUCED)
 
 
 def decode_image(data: bytes, decoding: Decoding = USUAL, least: int = 0) -> Image.Image:
@@ -129,7 +165,10 @@ def upright_rgb(image: Image.Image, decoding: Decoding = USUAL, least: int = 0) 
     if is_grey_and_deep(image):
         image = _in_8_bits(image)
     if turn is not None:
+        reduced, size = reduction_of(image), image.size
         image = image.transpose(turn)
+        if reduced is not None:
+            image.info[_REDUCED] = reduced.turned(turn, size)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -165,8 +204,10 @@ def loaded(image: Image.Image, decoding: Decoding = USUAL, least: int = 0) -> Im
 
 def _reduce(image: Image.Image, least: int) -> None:
     """Let libjpeg decode a JPEG that is not loaded yet at a reduced size."""
-    if least and image.format in _JPEG:
-        image.draft(None, (least, least))
+    size = image.size
+    drafted = image.draft(None, (least, least)) if least and image.format in _JPEG else None
+    if drafted is not None and image.size != size:
+        image.info[_REDUCED] = Reduced(size=size, box=drafted[1])
 
 
 def _rescued(kind: str | None, data: bytes, decoding: Decoding, *, least: int) -> Iterator[Image.Image]:

@@ -17,7 +17,7 @@ from mmfeat.common.files import digest_bytes, digest_json
 from mmfeat.common.text import shown
 from mmfeat.encoders.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
-from mmfeat.encoders.image_decoding import decode_image, upright_rgb
+from mmfeat.encoders.image_decoding import decode_image, reduction_of, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 
 MAX_RATIO = 1000  # largest ratio of an image's sides
@@ -50,7 +50,7 @@ class ImagePreparation:
 
     def prepare(self, sample: bytes | Image.Image) -> Tensor:
         """Decode, resize and crop one image: `(3, H, W)` uint8."""
-        return torch.as_tensor(self.transform(self.decode(sample)))
+        return torch.as_tensor(self.transform(self._resized(self.decode(sample))))
 
     def decode(self, sample: bytes | Image.Image, part: float = 1.0) -> Image.Image:
         """Decode one image to upright RGB.
@@ -78,12 +78,32 @@ class ImagePreparation:
 
     def _least(self, part: float) -> int:
         """Pixels that both sides of a JPEG keep; 0 if it is decoded at its size."""
-        if not self.reduced:
-            return 0
+        return math.ceil(REDUCED * max(self._scaled()) / part) if self.reduced else 0
+
+    def _scaled(self) -> tuple[int, int]:
+        """Height and width that timm's transform resizes to before it crops."""
         from timm.data.constants import DEFAULT_CROP_PCT
 
-        share = self.data_config.get("crop_pct") or DEFAULT_CROP_PCT
-        return math.ceil(REDUCED * max(self.data_config["input_size"][1:]) / share / part)
+        height, width = (
+            math.floor(side / (self.data_config.get("crop_pct") or DEFAULT_CROP_PCT))
+            for side in self.data_config["input_size"][1:]
+        )
+        return height, width
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """A reduced image, resized to the size that the transform gives the whole image, without a fraction of a pixel lost.
+
+        Other images are returned as they are, and so is an image for one of timm's rarer crop modes.
+        """
+        from timm.data.transforms import str_to_pil_interp
+
+        reduced, (height, width) = reduction_of(image), self._scaled()
+        mode = self.data_config.get("crop_mode") or "center"
+        if reduced is None or mode == "border" or (mode == "center" and height != width):
+            return image
+        if mode == "center":
+            width, height = (int(height * side / min(reduced.size)) for side in reduced.size)
+        return image.resize((width, height), str_to_pil_interp(self.data_config["interpolation"]), box=reduced.box)
 
     @staticmethod
     def is_flat(prepared: Tensor) -> bool:
