@@ -10,15 +10,17 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 _PREPARED_MB = "MMFEAT_PREPARED_MB"
+OWN_CORES = "MMFEAT_CORES"
 
 
 def usable_cores() -> int:
     """Cores that this process may use, at least 1.
 
     `os.cpu_count` counts the host's cores. This process may be bound to some of them (affinity), limited to a share of
-    their time (cgroup, as in containers), or be a Slurm task. The smallest of these limits applies.
+    their time (cgroup, as in containers), be a Slurm task, or be limited by MMFEAT_CORES. The smallest of these limits
+    applies.
     """
-    limits = [_affinity(), *_cgroup_quotas(), *_slurm()]
+    limits = [_affinity(), *_cgroup_quotas(), *_slurm(), *_environment(OWN_CORES)]
     return max(1, min(limits))
 
 
@@ -73,10 +75,12 @@ def _quota_of_version_1(folder: Path) -> list[int]:
 
 
 def _slurm() -> list[int]:
-    limits = []
-    for name in _SLURM:
-        with contextlib.suppress(ValueError):
-            cores = int(os.environ.get(name, ""))
-            if cores > 0:
-                limits.append(cores)
-    return limits[:1]  # the task's cores if known, else the node's
+    return [cores for name in _SLURM for cores in _environment(name)][:1]  # the task's cores if known, else the node's
+
+
+def _environment(name: str) -> list[int]:
+    """The value of an environment variable that is a positive number."""
+    with contextlib.suppress(ValueError):
+        if (cores := int(os.environ.get(name, ""))) > 0:
+            return [cores]
+    return []
