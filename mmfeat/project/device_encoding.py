@@ -12,7 +12,7 @@ from mmfeat.common.progress import progress
 from mmfeat.common.workers import Worker, WorkerFailed, running
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.extraction import Extraction, in_shard, joined_shards, missing_rows
-from mmfeat.extraction.devices import DeviceShare
+from mmfeat.extraction.device_shares import DeviceShare
 from mmfeat.project.encoding import ExtractionOptions, with_refused
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again

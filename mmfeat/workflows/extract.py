@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.progress import clock
-from mmfeat.extraction.devices import device_shares
+from mmfeat.extraction.device_shares import device_shares
 from mmfeat.project.device_encoding import encode_on_devices
 from mmfeat.project.encoding import ExtractionOptions, ExtractResult
 from mmfeat.project.encoding import extract as extract_features
