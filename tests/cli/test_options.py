@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,11 +128,12 @@ COMMANDS = {
         ["extract.extract", "extract.plan_extract"],
         {
             "--shard": Opt("1/2", acts=[[], ["--dry-run"]]),
+            "--devices": Opt("cpu:2", refused=[["--dry-run"], ["--tune"], ["--device", "cpu"]]),
             "--on-error": Opt("stop", refused=[["--dry-run"]]),
-            "--tune": Opt(refused=[["--dry-run"]]),
+            "--tune": Opt(refused=[["--dry-run"], ["--devices", "cpu:2"]]),
             "--dry-run": Opt(),
             "--rehash": Opt(acts=[[], ["--dry-run"]]),
-            "--device": DEVICE,
+            "--device": dataclasses.replace(DEVICE, refused=[["--devices", "cpu:2"]]),
         },
     ),
     "status": Spec(
