@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -20,8 +21,21 @@ def usable_cores() -> int:
     their time (cgroup, as in containers), be a Slurm task, or be limited by MMFEAT_CORES. The smallest of these limits
     applies.
     """
-    limits = [_affinity(), *_cgroup_quotas(), *_slurm(), *_environment(OWN_CORES)]
+    limits = [len(core_numbers()), *_cgroup_quotas(), *_slurm(), *_environment(OWN_CORES)]
     return max(1, min(limits))
+
+
+def core_numbers() -> list[int]:
+    """The numbers of the cores that this process is bound to, in order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def bind_to(cores: Collection[int]) -> None:
+    """Bind this process to cores, before it starts threads; without effect where the system has no affinity."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def prepared_bytes() -> int:
@@ -29,12 +43,6 @@ def prepared_bytes() -> int:
     with contextlib.suppress(ValueError):
         return max(1, int(os.environ.get(_PREPARED_MB, ""))) * 10**6
     return 512 * 10**6
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cgroup_quotas(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> list[int]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.common.errors import ConfigError
-from mmfeat.common.machine import OWN_CORES, usable_cores
+from mmfeat.common.machine import OWN_CORES, core_numbers, usable_cores
 from mmfeat.common.text import counted, shown
 
 ALL = "all"
@@ -37,7 +36,7 @@ class DeviceShare:
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables that limit its threads."""
-        return {OWN_CORES: str(self.threads), "OMP_NUM_THREADS": str(self.threads)}
+        return {OWN_CORES: str(self.threads)}
 
 
 def device_shares(text: str) -> list[DeviceShare]:
@@ -79,7 +78,7 @@ def _on_cores(parts: list[tuple[int, ...]]) -> list[DeviceShare]:
 
 
 def _equal_parts(n: int) -> list[tuple[int, ...]]:
-    cores = sorted(os.sched_getaffinity(0))
+    cores = core_numbers()
     if not 1 <= n <= usable_cores():
         raise ConfigError(
             f"devices = 'cpu:{n}'. This process may use {counted(usable_cores(), 'core')}: N is from 1 to that"
@@ -90,7 +89,7 @@ def _equal_parts(n: int) -> list[tuple[int, ...]]:
 def _sockets() -> list[tuple[int, ...]]:
     """The usable cores by socket; one part if the system does not tell."""
     found: dict[str, list[int]] = {}
-    for core in sorted(os.sched_getaffinity(0)):
+    for core in core_numbers():
         try:
             socket = (_TOPOLOGY / f"cpu{core}" / "topology" / "physical_package_id").read_text(encoding="ascii")
         except OSError:

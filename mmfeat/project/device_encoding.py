@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,9 @@ def encode_on_devices(
     WorkerFailed
         A process ended without a message. The others were stopped, and what they had encoded is kept.
     """
-    names = [name for name in names if not project.config.encoder[name].made_elsewhere]
+    names = [name for name in dict.fromkeys(names) if not project.config.encoder[name].made_elsewhere]
     plans = {name: _plan(project, name, options) for name in names}
+    project.samples.kept_bytes.clear()  # other processes read the images
     found: dict[str, list[Extraction]] = {name: [] for name in names}
     n_missing = sum(plan.n_missing for plan in plans.values())
     if not n_missing:
@@ -99,7 +101,7 @@ def _request(
         "overrides": {**project.overrides, "device": share.device},
         "names": list(names),
         "shard": (k + number * shards, n * shards),  # a part of shard k
-        "stop_on_error": options.stop_on_error,
+        "options": dataclasses.asdict(options),
         "cores": share.cores,
     }
 

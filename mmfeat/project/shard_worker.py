@@ -6,8 +6,8 @@ It is started by :mod:`mmfeat.project.device_encoding`.
 from __future__ import annotations
 
 import dataclasses
-import os
 
+from mmfeat.common.machine import bind_to
 from mmfeat.common.progress import counting_into
 from mmfeat.common.workers import Reports
 
@@ -17,13 +17,12 @@ def main() -> None:
     reports = Reports()
     with reports.ending():
         request = reports.request
-        if request["cores"]:
-            os.sched_setaffinity(0, request["cores"])  # before torch starts threads
+        bind_to(request["cores"])
         from mmfeat.project.encoding import ExtractionOptions, encode_missing
         from mmfeat.project.project import Project
 
         project = Project(request["root"], request["overrides"])
-        options = ExtractionOptions(shard=tuple(request["shard"]), stop_on_error=request["stop_on_error"])
+        options = ExtractionOptions(**{**request["options"], "shard": tuple(request["shard"])})
         with counting_into(reports):
             for name in request["names"]:
                 result = encode_missing(project, project.identity(name), options=options)

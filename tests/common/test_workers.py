@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ with reports.ending():
     if asked["do"] == "wait":
         try:
             reports.advance(2)
+            if "gate" in asked:
+                open(asked["gate"], "w").close()
             time.sleep(60)
         finally:
             open(asked["file"], "w").write(os.environ["OWN"])
@@ -33,6 +36,8 @@ with reports.ending():
         while True:
             reports.advance(2)
     reports.advance(2)
+    if "gate" in asked:
+        open(asked["gate"]).read()  # until the other has begun to wait
     if asked["do"] == "refuse":
         raise DataError("row 'a': it has\\nno image")
     if asked["do"] == "fail":
@@ -70,8 +75,10 @@ def test_all_reports_arrive_and_other_output_is_none_of_them(module):
     ],
 )
 def test_what_fails_is_one_line_and_the_others_are_interrupted(module, tmp_path, do, error, says):
-    kept = tmp_path / "kept"
-    with pytest.raises(error, match=says), running(module, [worker("wait", file=str(kept)), worker(do)]) as reports:
+    kept, gate = tmp_path / "kept", tmp_path / "gate"
+    os.mkfifo(gate)
+    both = [worker("wait", file=str(kept), gate=str(gate)), worker(do, gate=str(gate))]
+    with pytest.raises(error, match=says), running(module, both) as reports:
         assert next(reports) == next(reports) == {"advance": 2}
         list(reports)
     assert kept.read_text() == "kept"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from mmfeat.common.errors import ConfigError
@@ -15,7 +13,7 @@ from mmfeat.extraction.device_shares import device_shares
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Eight cores of two sockets, and two GPUs."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(module, "core_numbers", lambda: list(range(8)))
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
     monkeypatch.setattr(module, "_gpus", lambda: 2)
     monkeypatch.setattr(module, "_TOPOLOGY", tmp_path)
@@ -63,7 +61,7 @@ def test_what_is_no_device_is_one_line(machine, text, says):
 
 def test_a_share_limits_the_threads_of_its_process(machine, monkeypatch):
     share = device_shares("cpu:4")[0]
-    assert share.environment == {"MMFEAT_CORES": "2", "OMP_NUM_THREADS": "2"}
+    assert share.environment == {"MMFEAT_CORES": "2"}
     monkeypatch.undo()
     monkeypatch.setenv("MMFEAT_CORES", "1")
     assert usable_cores() == 1

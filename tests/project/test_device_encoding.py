@@ -96,7 +96,9 @@ def test_digests_are_computed_before_and_each_process_has_its_part(project, monk
 
 
 def test_an_error_of_one_process_is_the_error_of_the_command(with_odd_rows):
-    with pytest.raises(DataError, match=r"^encoder 'image', row .*To record the reason and continue: --on-error record$"):
+    with pytest.raises(
+        DataError, match=r"^encoder 'image', row .*To record the reason and continue: --on-error record$"
+    ):
         extract_command(with_odd_rows, devices="cpu:2", on_error="stop")
     result = extract_command(Project(with_odd_rows.root), devices="cpu:2")  # it goes on with what is left
     assert result.encoders[0].unreadable == 2
