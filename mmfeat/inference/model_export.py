@@ -17,6 +17,7 @@ from mmfeat.common.extras import require
 from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
+from mmfeat.encoders import onnx_graphs
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.inference.fitted_rules import about_fit, shipped_rule
@@ -24,7 +25,7 @@ from mmfeat.inference.logits import logits_of
 from mmfeat.inference.model_lineage import model_lineage
 from mmfeat.inference.networks import Composed, compose, model_record
 from mmfeat.metrics.decision_rule import DecisionRule
-from mmfeat.predictor import Predictions, Predictor, onnx_files
+from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.engines import TorchEngine
 from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
 from mmfeat.predictor.folder import RECORD, publish, read_folder, size_mb
@@ -116,8 +117,8 @@ def export_model(
         A package is missing, or thresholds or temperature have to be fitted and there is no val row.
     """
     refuse_url(destination)
-    for module in onnx_files.NEEDED if format == "onnx" else ():  # before any work
-        require(module, onnx_files.EXTRA)
+    for module in onnx_graphs.NEEDED if format == "onnx" else ():  # before any work
+        require(module, onnx_graphs.EXTRA)
     destination, form = Path(destination).expanduser().absolute(), _Form(dtype, format)
     before = _existing(destination) if destination.exists() else None
     composed = compose(project, run)

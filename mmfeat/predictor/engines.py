@@ -13,6 +13,7 @@ from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import ConfigError, RunError, one_line
 from mmfeat.common.extras import require
 from mmfeat.common.text import counted
+from mmfeat.encoders import onnx_graphs
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.portable import load_encoder, load_preparation
@@ -113,7 +114,7 @@ class OnnxEngine:
         ConfigError
             onnxruntime is not installed, or does not have the device.
         """
-        runtime = require("onnxruntime", onnx_files.EXTRA)
+        runtime = require("onnxruntime", onnx_graphs.EXTRA)
         on = _onnx_device(device, runtime.get_available_providers())
         providers = [("CUDAExecutionProvider", {"device_id": on.index or 0})] if on.type == "cuda" else []
         providers.append("CPUExecutionProvider")

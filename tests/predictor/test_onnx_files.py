@@ -17,10 +17,11 @@ from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, DataError, EncoderError, RunError
 from mmfeat.common.seals import read_sealed, seal_folder
 from mmfeat.encoders.families.tfidf import TfidfEncoder
+from mmfeat.encoders.onnx_graphs import keep_as_float16
 from mmfeat.encoders.portable import load_preparation
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.predictor.engines import OnnxEngine
-from mmfeat.predictor.onnx_files import keep_as_float16, save_encoder_onnx, save_heads_onnx
+from mmfeat.predictor.onnx_files import save_encoder_onnx, save_heads_onnx
 from mmfeat.project.project import Project
 from mmfeat.runs.composition import Composition, ProbePart
 from mmfeat.workflows.export import export
