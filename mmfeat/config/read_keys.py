@@ -47,7 +47,7 @@ def finetune_keys(config: Config, names: Sequence[str], freeze: bool) -> tuple[s
     keys += dict.fromkeys(key for name in tuned for key in config.encoder[name].augmentation_keys)
     if len(tuned) < len(named) or any(config.finetune_of(name).head_first for name in tuned):
         keys.append("fuse.linear")
-    return (*keys, "predict", *TOP)
+    return (*keys, "engine", "predict", *TOP)
 
 
 def fuse_keys(config: Config) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def selftrain_keys(config: Config) -> tuple[str, ...]:
     keys = ["selftrain.rounds", "selftrain.encoder_every", "selftrain.policy"]
     keys += ["selftrain.yes", "selftrain.no"] if policy == "confident" else []
     keys += ["fuse.head", "fuse.inputs", "fuse.seeds", f"fuse.{config.fuse.head}"]
-    keys += ["finetune", "fuse.linear"] if config.selftrain.encoder_every else []
+    keys += ["finetune", "fuse.linear", "engine"] if config.selftrain.encoder_every else []
     return (*keys, "predict", *TOP)
 
 
@@ -74,4 +74,4 @@ def decision_keys(config: Config, named: bool) -> tuple[str, ...]:
     named : bool
         Whether the user names the run.
     """
-    return ("predict", "device", *(("metric",) if config.predict.fits or not named else ()))
+    return ("predict", "device", "engine", *(("metric",) if config.predict.fits or not named else ()))

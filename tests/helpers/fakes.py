@@ -105,7 +105,7 @@ def run(
     encoder = encoder or FakeEncoder()
     batch_size = more.pop("batch_size", 8)
     present = more.pop("present", np.ones(n, dtype=bool))
-    start = lambda: Session(encoder, "cpu", batch_size, {"host": "here"})  # noqa: E731
+    start = lambda rows: Session(encoder, "cpu", batch_size, {"host": "here"})  # noqa: E731
     return extract_encoder(store.encoder(SPEC), start, keys_of(n), present=present, read=read, name="image", **more)
 
 
