@@ -66,12 +66,19 @@ def selftrain_keys(config: Config) -> tuple[str, ...]:
     return (*keys, "predict", *TOP)
 
 
-def decision_keys(config: Config, named: bool) -> tuple[str, ...]:
+def decision_keys(config: Config, named: bool, *, new: bool = False) -> tuple[str, ...]:
     """Keys that prediction commands read; the metric only if it selects the run or a threshold is fitted for it.
 
     Parameters
     ----------
     named : bool
         Whether the user names the run.
+    new : bool
+        Whether new samples are encoded.
     """
-    return ("predict", "device", "engine", *(("metric",) if config.predict.fits or not named else ()))
+    return (
+        "predict",
+        *(("engine",) if new else ()),
+        "device",
+        *(("metric",) if config.predict.fits or not named else ()),
+    )

@@ -26,9 +26,9 @@ from mmfeat.inference.model_lineage import model_lineage
 from mmfeat.inference.networks import Composed, compose, model_record
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
-from mmfeat.predictor.engines import TorchEngine
 from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
 from mmfeat.predictor.folder import RECORD, publish, read_folder, size_mb
+from mmfeat.predictor.loaded_networks import TorchNetworks
 from mmfeat.predictor.writing import write_model
 from mmfeat.project.project import Project
 from mmfeat.report.result import Result
@@ -222,7 +222,7 @@ def _write(
         n_checked, difference = _compared(name, found, cached, whose="the cached features' probabilities")
         n_run, runtime_difference = 0, 0.0
         if form.runtime == "onnx" and found is not None:
-            engine = TorchEngine(encoders, composed.composition, torch.device("cpu"))
+            engine = TorchNetworks(encoders, composed.composition, torch.device("cpu"))
             by_torch = Predictor(engine, predictor.record).predict(**samples, on_error="record")
             n_run, runtime_difference = _compared(name, found, by_torch.probs, whose="torch's predictions")
         try:

@@ -87,12 +87,6 @@ class FakeEncoder:
     def out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, OutOfMemory)
 
-    def speed_settings(self) -> list[dict[str, Any]]:
-        return [{"slow": True}, {"slow": False}]
-
-    def set_speed(self, slow: bool = False) -> None:
-        self.seconds = 0.01 if slow else 0.0
-
 
 def run(
     store: FeatureStore,

@@ -31,7 +31,9 @@ _PACKAGES = ("mmfeat", "torch", "onnx", "onnxscript")
 
 
 def has_graph(encoder: Encoder) -> bool:
-    """Whether encoders of this kind can be exported."""
+    """Whether an encoder is a network, of a kind that can be exported."""
+    if not any(True for _ in encoder.parameters()):
+        return False
     try:
         encoder_kind(encoder.kind).onnx_example(encoder)
     except NotImplementedError:

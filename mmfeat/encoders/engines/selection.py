@@ -52,11 +52,14 @@ class Selected:
         Samples encoded at a time.
     measured : list of Measured
         The measurements that selected it, the fastest first; empty if nothing was measured now.
+    is_usual : bool
+        Whether it was taken without a measurement.
     """
 
     engine: Engine
     batch_size: int
     measured: Sequence[Measured] = ()
+    is_usual: bool = False
 
     @property
     def summary(self) -> str:
@@ -109,6 +112,7 @@ class EngineSelection:
                 f'{device.type}. Use: engine = "auto"'
             )
         self.usual_size = self.kind.usual_batch_size(device.type)
+        self._rate: float | None = None  # of torch, once it is measured
         self._memory = Remembered(user_cache_path("mmfeat") / "engines.json", most=_REMEMBERED)
         versions = {one.engine: engine_class(one.engine).version() for one in self.choices}
         where = [socket.gethostname(), processor(), str(device), torch.get_num_threads()]
@@ -117,11 +121,22 @@ class EngineSelection:
 
     def usual(self) -> Selected:
         """The usual engine, without a measurement."""
-        choice = self.choices[0]
-        return Selected(engine_class(choice.engine)(self.encoder, self.device, choice, self.tokens), self.usual_size)
+        return Selected(self._open(self.choices[0]), self.usual_size, is_usual=True)
+
+    def may_measure(self, n_rows: int, long: float = LONG) -> bool:
+        """Whether so many rows may be work of at least `long` seconds."""
+        if len(self.choices) == 1 and self.choices[0].engine == TORCH:
+            return False
+        return self.asked != AUTO or (n_rows >= _FEW and (self._rate is None or n_rows / self._rate >= long))
 
     def select(
-        self, n_rows: int, prepared: Callable[[], list[Any]], *, tune: bool = False, earlier: Iterable[str] = ()
+        self,
+        n_rows: int,
+        prepared: Callable[[], list[Any]],
+        *,
+        tune: bool = False,
+        earlier: Iterable[str] = (),
+        long: float = LONG,
     ) -> Selected:
         """The engine for `n_rows` rows.
 
@@ -136,6 +151,8 @@ class EngineSelection:
             Measure now, and all batch sizes.
         earlier : iterable of str
             :attr:`Choice.record` of features that this machine has stored.
+        long : float
+            Seconds of work with torch from which on engines are measured.
 
         Raises
         ------
@@ -144,16 +161,15 @@ class EngineSelection:
         """
         if not tune and (found := self._remembered()):
             return found
-        single = len(self.choices) == 1 and self.choices[0].engine == TORCH
-        if not tune and (single or (self.asked == AUTO and n_rows < _FEW)):
+        if not tune and not self.may_measure(n_rows, long):
             return self.usual()
         samples = prepared()
         if not samples:
             return self.usual()
-        reference, rate = self._reference(samples)
-        seconds, known = n_rows / rate, set(earlier)
+        reference, self._rate = self._reference(samples)
+        seconds, known = n_rows / self._rate, set(earlier)
         begun = [one for one in self.choices if one.engine != TORCH and one.record in known]
-        if not tune and self.asked == AUTO and seconds < LONG and not begun:
+        if not tune and self.asked == AUTO and seconds < long and not begun:
             return self.usual()
         choices = self.choices if tune or not begun else begun[:1]
         budget = SECONDS if tune else min(SECONDS, SHARE * seconds / len(choices))

@@ -166,7 +166,7 @@ class ImageEncoder(Encoder):
             embeddings = (embeddings + self.network(pixels.flip(-1))) / 2
         grid = functional.adaptive_avg_pool2d(grid.float(), number)  # (B, C, number, number)
         tokens = grid.flatten(2).transpose(1, 2)
-        return embeddings, tokens, torch.full((len(tokens),), tokens.shape[1])
+        return embeddings, tokens, torch.full((tokens.shape[0],), tokens.shape[1])
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Convert bytes to normalised float32, like torchvision's ToTensor and Normalize."""
