@@ -71,6 +71,7 @@ class TrainingVerbs(OpenProject):
         dry_run: bool = False,
         rehash: bool = False,
         devices: str | None = None,
+        engine: str | None = None,
         device: str | None = None,
     ) -> ExtractResult | ExtractDryRun:
         """Encode only the samples that the store lacks.
@@ -84,7 +85,7 @@ class TrainingVerbs(OpenProject):
         on_error : str
             If a sample cannot be read: `record` the reason and continue, or `stop`.
         tune : bool
-            First measure the fastest settings on this device, and remember them.
+            First measure the fastest engine, settings and batch size here, and remember them.
         dry_run : bool
             Write nothing. Return what would be done, about how long and how many megabytes.
         rehash : bool
@@ -96,7 +97,7 @@ class TrainingVerbs(OpenProject):
 
         if on_error not in ("record", "stop"):
             raise ConfigError(f"on_error = {on_error!r}. Use one of: record, stop")
-        project = self._snapshot(None, {"device": device}, dry=dry_run)
+        project = self._snapshot(None, {"engine": engine, "device": device}, dry=dry_run)
         if dry_run:
             return plan_extract(project, names, shard=shard, rehash=rehash)
         return extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash, devices=devices)

@@ -1,10 +1,12 @@
-"""The cores and the memory for prepared batches that this process may use."""
+"""The processor, its cores and the memory for prepared batches that this process may use."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
+import platform
 from collections.abc import Collection
 from pathlib import Path
 
@@ -92,3 +94,13 @@ def _environment(name: str) -> list[int]:
         if (cores := int(os.environ.get(name, ""))) > 0:
             return [cores]
     return []
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, such as `AMD EPYC 9B14`; the machine's type where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -133,6 +133,7 @@ COMMANDS = {
             "--tune": Opt(refused=[["--dry-run"], ["--devices", "cpu:2"]]),
             "--dry-run": Opt(),
             "--rehash": Opt(acts=[[], ["--dry-run"]]),
+            "--engine": Opt("torch", acts=[[], ["--dry-run"]]),
             "--device": dataclasses.replace(DEVICE, refused=[["--devices", "cpu:2"]]),
         },
     ),
@@ -275,6 +276,7 @@ COMMANDS = {
             "--metric": Opt(
                 "map", acts=[ROWS, TABLE, ONE], refused=[[*TABLE, *MODEL], ["crossattn-1"], ["crossattn-1", *TABLE]]
             ),
+            "--engine": Opt("torch", acts=[TABLE, ONE, [*TABLE, *MODEL]], refused=[ROWS]),
             "--device": Opt("cpu", acts=[ROWS, TABLE, ONE, [*TABLE, *MODEL]]),
             "--set": Opt(
                 "predict.threshold=0.3",
@@ -352,6 +354,7 @@ COMMANDS = {
         {
             "--host": Opt("0.0.0.0"),
             "--port": Opt("1234"),
+            "--engine": Opt("torch"),
             "--device": DEVICE,
             "--max-mb": Opt("3"),
             "--max-megapixels": Opt("3"),
