@@ -22,8 +22,8 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image, features
-from store_io import cpu_name
 
+from mmfeat.common.machine import processor
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.encoders.decoding import USUAL
@@ -99,7 +99,7 @@ def main() -> None:
     found = {
         "model": arguments.model,
         "pixels": encoder.preparation.data_config["input_size"][-1],
-        "device": f"{cpu_name()}, 1 thread for decoding",
+        "device": f"{processor()}, 1 thread for decoding",
         "Pillow": PIL.__version__,
         "libjpeg-turbo": features.version("libjpeg_turbo") or features.version("jpg"),
         "python": platform.python_version(),
