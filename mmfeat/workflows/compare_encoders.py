@@ -22,7 +22,7 @@ from mmfeat.training.encoder_fits import EncoderFits
 from mmfeat.training.promotion import Promotion, is_in_use, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
-WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # in addition to samples F1
+WITH_INTERVALS = ("micro_f1", "macro_f1", "loss")  # in addition to samples F1 and mAP
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -29,9 +29,9 @@ from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.report.comparison_layouts import best_lines, encoder_layout
+from mmfeat.report.comparison_layouts import best_lines, encoder_layout, head_layout
 from mmfeat.report.comparison_table import ComparisonTable
-from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.report.text_tables import MOST_FREQUENT, metric_cells, metric_header
 from mmfeat.runs.comparison import Candidate, Scoring, best_of_groups, score_groups
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits, read_compared_encoder, write_compared_encoder
 from mmfeat.training import encoder_fits
@@ -278,6 +278,20 @@ def test_models_are_by_modality_the_best_first(metric):
     assert first.metrics.rows_f1.mean() == pytest.approx(first.seeds[0])
     for name, (low, high) in first.intervals.items():
         assert low <= getattr(first.metrics.scores, name) <= high
+
+
+@pytest.mark.parametrize("layout_of", [head_layout, encoder_layout])
+def test_intervals_are_shown_as_in_every_other_table(layout_of):
+    models = models_of()
+    baselines = [MetricRow.of(MOST_FREQUENT, models[0].metrics)]
+    layout = layout_of("40 val rows", models, baselines, "map")
+    cells = dict(zip(metric_header(), metric_cells(models[1].line), strict=True))
+    shown = {column.title: column for column in layout.columns}
+    for title in ("samples F1", "macro F1", "mAP"):
+        assert shown[title].cell(models[1]) == cells[title]
+        assert shown[title].baseline(models[1].line) == cells[title]
+    assert "±" in cells["mAP"]
+    assert layout.notes[0].startswith("± is half the 95 % interval over rows (")
 
 
 @settings(max_examples=25)
