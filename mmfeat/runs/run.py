@@ -9,6 +9,7 @@ runs/NAME/
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -119,9 +120,12 @@ class Run:
         """The name that the run was made with, which digests contain."""
         return [*self.former_names, self.name][0]
 
-    @property
+    @functools.cached_property
     def members(self) -> list[dict[str, Any]]:
-        """The members of an ensemble as in run.json, each under its present name. Runs are found by their fingerprints."""
+        """The members of an ensemble as in run.json, each under its present name. Runs are found by their fingerprints.
+
+        Their records are read at the first access.
+        """
         return [{**member, "name": self._present_name(member)} for member in self.record["members"]]
 
     @property

@@ -90,6 +90,7 @@ class _Evaluated:
 
     metrics: Metrics
     outcome: Outcome
+    threshold: ThresholdReport | None
     trained: list[str]
     n_selected: int
     n_out_of_fold: int
@@ -148,30 +149,30 @@ def evaluate(
         relabelled={name: about_relabelled(named_model(project, name), now) for name in names},
         files=list(paths.values()),
         classes=manifest.classes,
-        thresholds=_thresholds(project, names),
+        thresholds={name: one.threshold for name, one in found.items() if one.threshold is not None},
         after=after_evaluate(project, split, names),
     )
 
 
 def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
-    manifest = project.manifest
-    logits = logits_of(project, name, rows).logits
-    decision = rule_for_rows(project, name, rows)
+    """Metrics and lineage of a run or encoder; its logits of val rows are read once."""
+    manifest, val = project.manifest, project.manifest.rows("val")
+    of_val = logits_of(project, name, val).logits if len(val) else None
+    if np.array_equal(np.sort(rows), val):
+        logits = of_val[np.searchsorted(val, rows)]
+    else:
+        logits = logits_of(project, name, rows).logits
+    decision = rule_for_rows(project, name, rows, val_logits=of_val)
     lineage = lineage_of(project, name)
     trained, chosen = lineage.among(manifest.ids[rows])
     return _Evaluated(
         metrics_of(manifest.labels[rows], logits, decision),
         outcome_of(logits, decision),
+        threshold=None if of_val is None else threshold_report(project, of_val),
         trained=manifest.ids[np.sort(rows[trained])].tolist(),
         n_selected=int(chosen.sum()),
         n_out_of_fold=int(lineage.is_out_of_fold(manifest.ids[rows]).sum()),
     )
-
-
-def _thresholds(project: Project, names: Sequence[str]) -> dict[str, ThresholdReport]:
-    val = project.manifest.rows("val")
-    found = {name: threshold_report(project, logits_of(project, name, val).logits) for name in names if len(val)}
-    return {name: one for name, one in found.items() if one is not None}
 
 
 def _file(project: Project, name: str, split: str) -> Path:
