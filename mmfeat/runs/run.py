@@ -78,11 +78,14 @@ class Run:
         Its run.json; values by class are in the order of `classes`.
     columns : np.ndarray or None
         `(K,)`: the position of each of `classes` in head.safetensors and logits.h5; None if the order is the same.
+    is_new : bool
+        Whether the call that returned this object made the run; False if it was there already.
     """
 
     folder: Path
     record: dict[str, Any] = field(repr=False)
     columns: np.ndarray | None = field(default=None, repr=False, compare=False)
+    is_new: bool = field(default=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """Its name, what it was made from, and its recorded metric on val."""
@@ -341,7 +344,10 @@ def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
 
 def already_made(parent: Path, fingerprint: str) -> Run | None:
     """The newest undamaged run with this fingerprint of settings, keys, rows and labels; None if there is none."""
-    for run in reversed(all_runs(parent)):
-        if run.record["fingerprint"] == fingerprint and not run.damage():
-            return run
-    return None
+    return sound_run(all_runs(parent), fingerprint)
+
+
+def sound_run(runs: Sequence[Run], fingerprint: str) -> Run | None:
+    """The last undamaged run with this fingerprint; None if there is none."""
+    same = (run for run in reversed(runs) if run.record["fingerprint"] == fingerprint)
+    return next((run for run in same if not run.damage()), None)
