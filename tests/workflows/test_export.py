@@ -10,7 +10,7 @@ from helpers.command_line import run_cli
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, EncoderError, RunError
 from mmfeat.inference import model_export as exporting
-from mmfeat.predictor.card import limit_text
+from mmfeat.predictor.card import _with_interval, limit_text
 from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
 
@@ -93,7 +93,10 @@ def test_without_the_images_it_is_made_and_says_that_it_was_not_compared(trained
 def test_the_model_card_says_what_the_run_recorded(exported, trained):
     card = (exported / "README.md").read_text(encoding="utf-8")
     figures = json.loads((trained / "runs" / "fm3-1" / "run.json").read_text())["figures"]["val"]
-    assert f"| {figures['samples_f1']:.3f} (" in card
+    for name in ("samples_f1", "map"):
+        low, high = figures[f"{name}_interval"]
+        assert f"| {figures[name]:.3f} ({low:.3f} to {high:.3f}) |" in card
+    assert _with_interval({"map": 0.5}, "map") == "0.500"  # of a run that recorded none
     assert f"On {figures['n_samples']} validation rows" in card
     assert "- trained on 45 labelled rows, each counted once\n- selected on 15 labelled rows, which no part was" in card
     assert "license:" in card
