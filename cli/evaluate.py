@@ -46,8 +46,11 @@ def evaluate_command(
     echo(evaluation_table(result.metrics, f"{counted(result.n_rows, f'{split} row')}", metric=metric))
     if result.differences:
         echo(difference_table(next(iter(result.metrics)), result.differences, metric=metric))
-    for name, report in result.thresholds.items():
-        echo_threshold(report, name if len(result.thresholds) > 1 else "")
+    reports = result.thresholds
+    for name, report in reports.items():
+        echo_threshold(report, name if len(reports) > 1 else "")
+    if len(reports) > 1:
+        explain(next(iter(reports.values())).typed)
     _echo_weakest(result)
     first = next(iter(result.metrics.values()))
     explain(left_out(first.scores.n_classes_left_out))
