@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.common.csv_text import csv_text
-from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.errors import ConfigError, DataError, RunError
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import rule_for_rows
+from mmfeat.inference.honest_choice import HonestChoice, honest_choices
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
@@ -50,6 +51,8 @@ class EvaluateResult(TableResult):
         One table by class for each name.
     thresholds : dict of str to ThresholdReport
         The threshold of each name, and what other settings would gain on val. Empty without val rows.
+    honest : list of HonestChoice
+        The metric on rows that had no part in the choice, if asked for.
     after : str
         The command to type next.
     """
@@ -65,6 +68,7 @@ class EvaluateResult(TableResult):
     files: list[Path]
     classes: tuple[str, ...]
     thresholds: dict[str, ThresholdReport]
+    honest: list[HonestChoice]
     after: str
 
     def _about(self) -> str:
@@ -98,7 +102,12 @@ class _Evaluated:
 
 @former_arguments(2, "split", "overwrite")
 def evaluate(
-    project: Project, names: Sequence[str] | None = None, *, split: str = "val", overwrite: bool = False
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    split: str = "val",
+    honest: bool = False,
+    overwrite: bool = False,
 ) -> EvaluateResult:
     """Score encoders and runs on labelled rows.
 
@@ -108,11 +117,16 @@ def evaluate(
         Runs or encoders; the best run, if None.
     split : str
         `val`, `test`, `train`, or `train+val`: all rows of which heads trained in folds have out-of-fold logits.
+    honest : bool
+        Whether to choose the decision rule, and without names the run, on one half of val and score the other half. The
+        selection of epochs on val is not undone.
     overwrite : bool
         Whether to replace tables by class that were changed since they were written.
 
     Raises
     ------
+    ConfigError
+        `honest` is asked for on another split than val.
     DataError
         The split has no labelled rows.
     RunError
@@ -121,15 +135,13 @@ def evaluate(
         A table by class was changed since it was written.
     """
     manifest = project.manifest
-    names = list(names) if names else [best_run(project).name]
-    rows = manifest.rows(split)
-    if not len(rows):
-        raise DataError(
-            f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
-        )
+    if honest and split != "val":
+        raise ConfigError(f"--honest is about choices on val: leave out --split {split}")
+    given = list(names or ())
+    names = given or [best_run(project).name]
     if len(set(names)) != len(names):
         raise RunError(f"a name is given twice: {', '.join(names)}")
-    rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # the bootstrap's draws depend on the order
+    rows = _labelled_rows(project, split)
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work
         outputs.check(path, own=True, earlier=True)
@@ -150,8 +162,19 @@ def evaluate(
         files=list(paths.values()),
         classes=manifest.classes,
         thresholds={name: one.threshold for name, one in found.items() if one.threshold is not None},
+        honest=honest_choices(project, given) if honest else [],
         after=after_evaluate(project, split, names),
     )
+
+
+def _labelled_rows(project: Project, split: str) -> np.ndarray:
+    """The labelled rows of a split in the order of their ids' hashes, on which the bootstrap's draws depend."""
+    rows = project.manifest.rows(split)
+    if not len(rows):
+        raise DataError(
+            f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
+        )
+    return rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
 
 
 def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:

@@ -287,6 +287,7 @@ COMMANDS = {
         ["evaluate.evaluate"],
         {
             "--split": Opt("test"),
+            "--honest": Opt(),
             **DECISION,
             **SCORED,
             **OVERWRITE,
