@@ -137,10 +137,8 @@ def evaluate(
     manifest = project.manifest
     if honest and split != "val":
         raise ConfigError(f"--honest is about choices on val: leave out --split {split}")
-    given = list(names or ())
+    given = _different(names or ())
     names = given or [best_run(project).name]
-    if len(set(names)) != len(names):
-        raise RunError(f"a name is given twice: {', '.join(names)}")
     rows = _labelled_rows(project, split)
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work
@@ -148,7 +146,6 @@ def evaluate(
     found = {name: _evaluated(project, name, rows) for name in names}
     for name, one in found.items():
         outputs.write(paths[name], class_table(one.metrics, manifest.classes), own=True, earlier=True)
-    now = labels_now(project)
     labels, first = manifest.labels[rows], found[names[0]].outcome
     return EvaluateResult(
         split=split,
@@ -158,13 +155,24 @@ def evaluate(
         trained={name: one.trained for name, one in found.items()},
         n_selected={name: one.n_selected for name, one in found.items()},
         n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
-        relabelled={name: about_relabelled(named_model(project, name), now) for name in names},
+        relabelled=_relabelled(project, names),
         files=list(paths.values()),
         classes=manifest.classes,
         thresholds={name: one.threshold for name, one in found.items() if one.threshold is not None},
         honest=honest_choices(project, given) if honest else [],
         after=after_evaluate(project, split, names),
     )
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise RunError(f"a name is given twice: {', '.join(names)}")
+    return list(names)
+
+
+def _relabelled(project: Project, names: Sequence[str]) -> dict[str, str]:
+    now = labels_now(project)
+    return {name: about_relabelled(named_model(project, name), now) for name in names}
 
 
 def _labelled_rows(project: Project, split: str) -> np.ndarray:
