@@ -137,9 +137,8 @@ def evaluate(
     manifest = project.manifest
     if honest and split != "val":
         raise ConfigError(f"--honest is about choices on val: leave out --split {split}")
-    given = _different(names or ())
+    given, rows = _different(names or ()), _labelled_rows(project, split)
     names = given or [best_run(project).name]
-    rows = _labelled_rows(project, split)
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work
         outputs.check(path, own=True, earlier=True)
