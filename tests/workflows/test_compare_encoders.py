@@ -36,7 +36,7 @@ from mmfeat.runs.comparison import Candidate, Scoring, best_of_groups, score_gro
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits, read_compared_encoder, write_compared_encoder
 from mmfeat.training import encoder_fits
 from mmfeat.training.proposed_encoders import proposed_encoder
-from mmfeat.workflows.compare_encoders import WITH_INTERVALS, compare_encoders, use_encoders
+from mmfeat.workflows.compare_encoders import WITH_INTERVALS, advises_best, compare_encoders, use_encoders
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 
@@ -140,6 +140,19 @@ def test_it_goes_on_where_it_stopped_and_makes_anew_what_has_changed(folder, mon
     assert made == ["text", "image", "image"]
     one = compare_encoders(Project(folder), ["image"], freeze=True)  # other seeds are another comparison
     assert (one.folder.name, made[3:]) == ("encoders-2", ["image"])
+
+
+def test_a_frozen_encoder_is_not_proposed_in_place_of_a_fine_tuned_one(folder, monkeypatch):
+    project = Project(folder)
+    assert not advises_best(project, compare_encoders(project, ["image"], freeze=True))  # it is in use
+    other = Project(folder, {"fuse.linear.lr": 0.03})
+    result = compare_encoders(other, ["image"], freeze=True)
+    assert advises_best(other, result)
+    checkpoint = other.checkpoint(other.identity("image"))
+    tuned = dataclasses.replace(checkpoint, record={**checkpoint.record, "frozen": False})
+    monkeypatch.setattr(Project, "checkpoint", lambda *_: tuned)
+    assert not advises_best(other, result)
+    assert advises_best(other, dataclasses.replace(result, frozen=False))
 
 
 def test_what_fails_is_left_out_and_if_all_do_it_is_an_error(folder):
