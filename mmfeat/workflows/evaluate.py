@@ -74,7 +74,8 @@ class EvaluateResult(TableResult):
     def _about(self) -> str:
         text = f"Metrics on {counted(self.n_rows, f'{self.split} row')}"
         in_sample = [f"{name} ({counted(len(ids), 'row')})" for name, ids in self.trained.items() if ids]
-        return f"{text}. In-sample: {', '.join(in_sample)}" if in_sample else text
+        text = f"{text}. In-sample: {', '.join(in_sample)}" if in_sample else text
+        return "\n".join([text, *(choice.line for choice in self.honest)])
 
     def _table(self) -> list[Record]:
         return [
@@ -82,6 +83,7 @@ class EvaluateResult(TableResult):
                 "run": name,
                 **{title: getattr(one.scores, key) for key, title in METRIC_TITLES.items()},
                 "±": one.half_width,
+                "mAP ±": one.map_spread,
                 "ECE": one.ece,
             }
             for name, one in self.metrics.items()

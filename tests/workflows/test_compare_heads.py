@@ -307,5 +307,6 @@ def test_the_command(folder):
     assert "encoder image" in done.output
     assert not re.search(r"Vision|NLP|FM\d|FCNN", done.output)
     assert re.search(
-        r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat --project .* (fuse --head|ensemble|runs)", done.output
+        r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat --project .* (fuse --head|ensemble|runs)",
+        done.output,
     )
