@@ -30,7 +30,7 @@ from mmfeat.project.init_result import InitResult
 from mmfeat.project.manifest_files import ManifestFiles
 from mmfeat.project.moved_rows import about_moves
 from mmfeat.project.source_images import SourceImages, find_images, image_notes, missing_look_alikes
-from mmfeat.project.starting_over import STARTED_OVER, may_start_over
+from mmfeat.project.starting_over import STARTED_OVER, has_other_arguments, keep_arguments, may_start_over
 from mmfeat.project.template import filled_template
 from mmfeat.report.data_summary import about_changes, about_one_class, summary
 from mmfeat.report.outputs import Outputs
@@ -74,8 +74,8 @@ def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool
     Everything is read and checked before anything is written. Rows of the existing manifest keep their split, unless the
     data bring another one. If no row is val and `[split] val` is not 0, val rows are taken from train.
 
-    Arguments that differ from an existing mmfeat.toml start over if the source is among them, nobody has changed the file,
-    and nothing was encoded or trained; otherwise they are refused.
+    With the source and other arguments than before, the project starts over, if nobody has changed mmfeat.toml and nothing
+    was encoded or trained. Otherwise arguments must agree with the file.
 
     Parameters
     ----------
@@ -108,11 +108,15 @@ def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool
         if key in asked:
             asked[key] = _one_or_all(asked[key])
     folder = Path(folder).resolve()
+    asked = _absolute(asked)
     config, is_new = _config(folder, asked)
     try:
-        return _from_source(config, is_new, overwrite)
+        result = _from_source(config, is_new, overwrite)
     except SettingError as error:
         raise error.called(INIT if is_new else IN_FILE) from None
+    if is_new:
+        keep_arguments(folder, asked)
+    return result
 
 
 def _config(folder: Path, asked: dict[str, Any]) -> tuple[Config, bool]:
@@ -120,10 +124,11 @@ def _config(folder: Path, asked: dict[str, Any]) -> tuple[Config, bool]:
     if (folder / FILE_NAME).is_file():
         config = load_config(folder / FILE_NAME)
         differing = _differing(config, asked)
-        if not differing:
-            return config, False
-        if "data.source" not in asked or not may_start_over(config):
+        starts_over = "data.source" in asked and may_start_over(config)
+        if not starts_over and differing:
             raise ConfigError(differing)
+        if not starts_over or not (differing or has_other_arguments(folder, asked)):
+            return config, False
     if "data.source" not in asked:
         raise ConfigError(f"{folder}: no {FILE_NAME} yet, so the source must be named. Run: mmfeat init SOURCE")
     return _new_config(folder, asked), True
@@ -235,9 +240,9 @@ def _differing(config: Config, asked: dict[str, Any]) -> str:
     return ""
 
 
-def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
-    """The settings of a new project, checked as if they were read from mmfeat.toml."""
-    # Paths on the command line are relative to the current folder, paths in mmfeat.toml to the project's.
+def _absolute(asked: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with absolute paths: typed ones are relative to the current folder, those in mmfeat.toml to the project's."""
+    asked = dict(asked)
     for key in asked:
         if key in PATHS or (key in MODELS and is_folder(asked[key])):
             texts = [asked[key]] if isinstance(asked[key], str) else asked[key]
@@ -245,6 +250,11 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
                 t if t.startswith("~") or t in OWN_WEIGHTS else str(Path(t).expanduser().absolute()) for t in texts
             ]
             asked[key] = texts[0] if isinstance(asked[key], str) else texts
+    return asked
+
+
+def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
+    """The settings of a new project, checked as if they were read from mmfeat.toml."""
     raw: dict[str, Any] = {"schema": 1}
     if any(key.startswith("encoder.") for key in asked):
         raw["encoder"] = {modality: {} for modality in MODALITIES}

@@ -69,6 +69,21 @@ def test_the_corrected_command_makes_the_project_that_it_would_have_made_at_firs
         np.testing.assert_array_equal(getattr(manifest, part), getattr(first, part))
 
 
+def test_an_option_that_is_left_out_is_taken_back(tmp_path, monkeypatch):
+    source = photographs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    wanted = init(tmp_path, source, **RIGHT).manifest
+    assert init(tmp_path, source, **RIGHT).unchanged
+    init(tmp_path, source, **RIGHT | {"val": 0.3, "seed": 7})
+    assert load_config(tmp_path / FILE_NAME).seed == 7
+    assert init(tmp_path).unchanged
+    result = init(tmp_path, source, **RIGHT)
+    assert STARTED_OVER in result.summary
+    assert (load_config(tmp_path / FILE_NAME).seed, result.manifest.split.tolist()) == (0, wanted.split.tolist())
+    (tmp_path / ".mmfeat" / "init.json").unlink()  # as in a project of an earlier version
+    assert init(tmp_path, source).unchanged
+
+
 @pytest.mark.parametrize("edit", ["file", "runs/a", "checkpoints/a", "features/a", "corrections.csv"])
 def test_nothing_that_a_user_made_is_replaced(tmp_path, monkeypatch, edit):
     source = photographs(tmp_path)
