@@ -198,6 +198,11 @@ def echo_threshold(report: ThresholdReport | None, name: str = "") -> None:
         explain(report.typed)
 
 
+def called(name: str, project: Project | None) -> str:
+    """`run crossattn-1`, or `encoder image`."""
+    return f"{'encoder' if project is not None and name in project.config.encoder else 'run'} {name}"
+
+
 def typed_again() -> str:
     """The command that was typed, without `--dry-run`."""
     return shlex.join(["mmfeat", *(word for word in sys.argv[1:] if word != "--dry-run")])

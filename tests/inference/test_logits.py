@@ -125,6 +125,8 @@ def test_an_encoder_that_is_better_than_every_run_is_named_where_the_best_run_is
     named = "" if ranked[0].run is not None else f" (encoder {ranked[0].name} alone is better there)"
     best = next(line for line in ranked if line.run is not None)
     assert f"run {best.name}, the best run on val{named};" in typed(extracted, "predict")
+    assert typed(extracted, "predict", "image").startswith("encoder image; threshold")
+    assert typed(extracted, "review", "image", "--n", "2").startswith("encoder image\n")
 
 
 def test_of_equal_runs_the_first_is_the_best(extracted):
