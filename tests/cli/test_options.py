@@ -291,6 +291,7 @@ COMMANDS = {
         ["evaluate.evaluate"],
         {
             "--split": Opt("test"),
+            "--honest": Opt(),
             **DECISION,
             **SCORED,
             **OVERWRITE,
@@ -553,17 +554,17 @@ def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "module", "use", "in_use"),
+    ("words", "module", "use", "proposing"),
     [
-        (["sweep", "finetune", "text"], "sweep_finetune", "use_cell", "best_is_in_use"),
-        (["compare", "encoders"], "compare_encoders", "use_encoders", "best_are_in_use"),
+        (["sweep", "finetune", "text"], "sweep_finetune", "use_cell", ("best_is_in_use", False)),
+        (["compare", "encoders"], "compare_encoders", "use_encoders", ("advises_best", True)),
     ],
 )
-def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, use, in_use):
+def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, use, proposing):
     numbers = dict.fromkeys(("n_val", "n_fits", "n_trained", "kept_mb"), 1)
     result = MagicMock(failed={}, files=[], lines=[], effects=[], **numbers)
     monkeypatch.setattr(f"mmfeat.workflows.{module}.{module}", lambda *_, **__: result)
-    monkeypatch.setattr(f"mmfeat.workflows.{module}.{in_use}", lambda *_: False)
+    monkeypatch.setattr(f"mmfeat.workflows.{module}.{proposing[0]}", lambda *_: proposing[1])
     for name in ("sweep_table", "effects_table"):
         monkeypatch.setattr(f"mmfeat.report.sweep_table.{name}", lambda *_, **__: "")
     assert called(monkeypatch, [f"{module}.{use}"], words)[0] == 0

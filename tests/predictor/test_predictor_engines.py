@@ -65,7 +65,7 @@ def test_a_server_that_starts_measures_on_made_up_samples(exported):
 
 def test_an_unknown_engine_is_one_line(exported, exported_onnx):
     with pytest.raises(
-        ConfigError, match="^engine = 'tensorrt'. Use one of: auto, torch, compile, onnxruntime, openvino$"
+        ConfigError, match=r"^engine = 'tensorrt'\. Use one of: auto, torch, compile, onnxruntime, openvino$"
     ):
         Predictor.load(exported, engine="tensorrt")
     with pytest.raises(ConfigError, match="was exported for onnxruntime, and engine 'torch' executes models for torch"):
