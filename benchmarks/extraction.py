@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results_folder import write_results
 
 from mmfeat.common.machine import processor, usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig
@@ -207,8 +208,7 @@ def main() -> None:
             "checksums' share": seconds["checksums"] / seconds["mmfeat"],
         },
     }
-    out = Path(__file__).with_name("results") / f"extraction-{arguments.model}-{arguments.precision}.json"
-    out.write_text(json.dumps(found, indent=2) + "\n")
+    write_results(f"extraction-{arguments.model}-{arguments.precision}", found)
     print(json.dumps(found, indent=2))
 
 

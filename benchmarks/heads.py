@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import resource
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from results_folder import write_results
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -370,8 +370,7 @@ def main() -> None:
     for what, value in found.items():
         print(f"{what:55s} {value if not isinstance(value, float) else f'{value:.4g}'}")
     which = f"-{Path(arguments.project).resolve().name}" if arguments.project else ""
-    file = Path(__file__).parent / "results" / f"heads-{arguments.part}{which}.json"
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(f"heads-{arguments.part}{which}", found)
 
 
 if __name__ == "__main__":
