@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfeat.encoders.batches import Encoded
+from mmfeat.encoders.cut import Cut, uncuttable
 from mmfeat.encoders.weights import digest_of, read_tensors
 from mmfeat.store.keys import EncoderSpec
 
@@ -80,6 +81,16 @@ class Encoder(nn.Module):
         for at in torch.arange(len(next(iter(batch.values())))).split(size):
             yield at, {name: tensor[at] for name, tensor in batch.items()}
 
+    def cut(self, trained: int) -> Cut:
+        """Cut the encoder before its last `trained` stages.
+
+        Raises
+        ------
+        EncoderError
+            The network's stages are not known, or there are fewer.
+        """
+        raise uncuttable(self)
+
     def layers(self) -> dict[str, int]:
         """Each parameter's depth by its name, from 0 at the input; by default all are in one layer."""
         return {name: 0 for name, _ in self.named_parameters()}
@@ -125,9 +136,9 @@ class Encoder(nn.Module):
             numerics={"precision": self.precision},
         )
 
-    def weights_digest(self) -> str:
-        """Digest of the tensors that the embedding reads."""
-        return digest_of(read_tensors(self))
+    def weights_digest(self, tensors: dict[str, Tensor] | None = None) -> str:
+        """Digest of the tensors that the embedding reads, or of some of them."""
+        return digest_of(read_tensors(self) if tensors is None else tensors)
 
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the tensors as stored in float32."""

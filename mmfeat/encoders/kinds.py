@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mmfeat.encoders.checkpoint import Checkpoint
     from mmfeat.encoders.description import Description
     from mmfeat.encoders.encoder import Encoder
+    from mmfeat.encoders.front import View
     from mmfeat.encoders.resolve import Identity
     from mmfeat.store import FeatureStore
 
@@ -277,6 +278,12 @@ class EncoderKind:
         number selects a random variant, deterministically.
         """
         return lambda row, number, size: encoder.prepare(read(row)), 0
+
+    def views(self, config: Config, name: str) -> list[View]:
+        """The fixed views of a sample that fine-tuning from cached layers draws from; the first is the sample itself."""
+        from mmfeat.encoders.front import View
+
+        return [View()]
 
     def read_besides(self, config: Config) -> dict[str, Any]:
         """Inputs of fine-tuning besides its settings and the samples, as JSON values."""
