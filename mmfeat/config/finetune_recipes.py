@@ -75,15 +75,15 @@ class FinetuneConfig:
             Whether the store keeps cached layers.
         """
         if self.layers not in (ALL, AUTO) and not self.trained:
-            return "layers", f'= {self.layers[:40]!r}. Use "all", "auto", or "last N" with the number of trained stages'
+            return "layers", f'= "{self.layers[:40]}". Use "all", "auto", or "last N" with the number of trained stages'
         if self.layers != ALL and self.frozen_layers:
             return (
                 "frozen_layers",
-                f"= {self.frozen_layers}, but layers = {self.layers!r} says the same. Leave one of them out",
+                f'= {self.frozen_layers}, but layers = "{self.layers}" is set too. Leave one of them out',
             )
         if self.trained and cached and self.pixels:
             return self.pixels, (
-                f"= {getattr(self, self.pixels):g} needs pixels, and layers = {self.layers!r} trains from cached layers. "
+                f'= {getattr(self, self.pixels):g} needs pixels, and layers = "{self.layers}" trains from cached layers. '
                 f'Set: {self.pixels} = 0, or layers = "auto", which then caches none'
             )
         return None

@@ -14,6 +14,7 @@ from mmfeat.common.text import counted
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
+from mmfeat.project.front_encoding import encode_from_front
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.report.result import Record, TableResult
@@ -141,8 +142,17 @@ def encode_missing(
     *,
     options: ExtractionOptions | None = None,
     encoder: Any = None,
+    trained: int = 0,
 ) -> Extraction:
-    """Encode the rows that the store lacks for one encoder; `encoder` is the built encoder, if the caller has it."""
+    """Encode the rows that the store lacks for one encoder.
+
+    Parameters
+    ----------
+    encoder : Encoder, optional
+        The built encoder, if the caller has it.
+    trained : int
+        Stages after the cached layers that the encoder has, if its checkpoint does not record them.
+    """
     options = options or ExtractionOptions()
     name, kind = identity.name, modality_kind(identity.spec.modality)
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
@@ -167,6 +177,7 @@ def encode_missing(
     if refused and options.stop_on_error:
         stop(*next(iter(refused.items())))
     try:
+        by_tail = encode_from_front(project, identity, present, shard=options.shard, encoder=encoder, trained=trained)
         result = extract_encoder(
             features,
             lambda: open_session(project, identity, read, options, encoder=encoder),
@@ -182,6 +193,8 @@ def encode_missing(
         )
     except UnstorableRow as error:
         raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
+    if by_tail is not None:
+        result.add(by_tail)
     result.unread |= refused  # they exist without a key, so they were counted as absent
     result.unreadable += len(refused)
     result.absent -= len(refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.tail import FrontRow
 from mmfeat.extraction import Session, distinct_rows, extract_encoder
 from mmfeat.project.project import Project
+from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.store import EncoderFeatures, UnstorableRow
 
 _SAMPLED = 256  # captions whose mean length the size of all is estimated from
@@ -95,6 +97,8 @@ class CachedFront:
         for view, front in enumerate(self.fronts):
             self.project.refer(self.specs[view].key)
             rows = self.rows_of(view, train, val)
+            as_encoder = dataclasses.replace(self.project.pretrained(self.name), spec=self.specs[view])
+            again = rows_to_decode_again(self.project, as_encoder)
             try:
                 for present, tokens in self._groups(view, rows):
                     extract_encoder(
@@ -105,6 +109,7 @@ class CachedFront:
                         read=self.project.reader(self.name),
                         name=f"{self.name}, layers to cache ({front.view.name})",
                         tokens=tokens,
+                        again=again,
                     )
             except UnstorableRow as error:
                 row = str(self.project.manifest.ids[error.row])

@@ -19,9 +19,7 @@ from mmfeat.common.files import digest_json
 from mmfeat.config.encoder_tables import modality_table
 
 KEY_VERSION = 1
-FRONT = (
-    "front-"  # how the architecture of a front begins, whose "embeddings" are the activations at a cut of an encoder
-)
+FRONT = "front-"  # how the architecture of a front begins, whose "embeddings" are activations at a cut of an encoder
 
 
 @dataclass(frozen=True)

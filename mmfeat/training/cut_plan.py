@@ -102,6 +102,12 @@ def plan_cut(project: Project, name: str) -> CutPlan:
         raise EncoderError(f"encoder.{name}: {error}") from None
 
 
+def configured_fronts(project: Project) -> dict[str, list[str]]:
+    """The front keys of the encoders that are fine-tuned from cached layers now, by their names; nothing is computed."""
+    plans = {name: plan_cut(project, name) for name in project.config.encoder}
+    return {name: plan.front.keys for name, plan in plans.items() if plan.cached}
+
+
 def _given(project: Project, name: str, trained: int) -> CutPlan:
     plan, limit = _sized(project, name, trained), project.config.store.front_limit
     if plan.mb <= limit:

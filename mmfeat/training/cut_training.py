@@ -10,7 +10,9 @@ import numpy as np
 from mmfeat.common.progress import say
 from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.finetuning.validated_epochs import FittedEncoder
+from mmfeat.encoders.front import bucket_of
 from mmfeat.encoders.tail import FrontRow, TailEncoder
+from mmfeat.extraction.estimate import Estimate, estimate
 from mmfeat.project.project import Project
 from mmfeat.training.finetune_plan import FitPlan
 
@@ -62,3 +64,27 @@ def measured_samples(plan: FitPlan, samples: Samples) -> Samples:
         batch = encoder.collate([encoder.prepare(read(int(row)))])
         kept.append(FrontRow(front.cut.arrays(batch, session.device, front.project.store.dtype), False))
     return dataclasses.replace(samples, load=lambda row, number, size: kept[row % len(kept)])
+
+
+def measure_front(plan: FitPlan, samples: Samples) -> Estimate:
+    """The time to compute the activations that the store lacks, and their bytes, from a few batches. Nothing is written."""
+    if not plan.cut.cached:
+        return Estimate(0.0, 0)
+    front = plan.cut.front
+    missing = [
+        front.missing(view, front.rows_of(view, samples.train, samples.val)) for view in range(len(front.fronts))
+    ]
+    view = int(np.argmax([len(rows) for rows in missing]))
+    todo, project = missing[view], front.project
+    if not len(todo):
+        return Estimate(0.0, 0)
+    tokens = bucket_of(front.fronts[view].preparation.most) if front.fronts[view].texts else 0
+    measured = estimate(
+        front.session(view),
+        todo,
+        project.reader(plan.name),
+        project.store.dtype,
+        tokens=tokens,
+        length=front.kind.lengths(project.samples),
+    )
+    return Estimate(measured.seconds * sum(map(len, missing)) / len(todo), int(1e6 * plan.cut.missing_mb))

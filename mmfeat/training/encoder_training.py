@@ -292,7 +292,8 @@ def _announce(project: Project, name: str, done: int, seconds: float) -> None:
 def _frozen_output(project: Project, plan: FitPlan) -> LinearProbe:
     """The probe that fine-tuning starts with: fitted on the pretrained encoder's cached features."""
     manifest, pretrained = project.manifest, plan.pretrained
-    encode_missing(project, pretrained, np.concatenate([manifest.rows("train"), manifest.rows("val")]))
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    encode_missing(project, pretrained, rows, trained=plan.cut.trained if plan.cut.cached else 0)
     return _fitted_output(project, pretrained, _labelled_table(project, pretrained))[1]
 
 
