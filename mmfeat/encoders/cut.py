@@ -7,6 +7,7 @@ encoder's own modules: nothing is copied.
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,11 @@ class Cut:
     def gathered(self, rows: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
         """A batch of stored activations."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def front_digest(self) -> str:
+        """Digest of these tensors, which stay as they are."""
+        return self.encoder.weights_digest(self.front_tensors())
 
     @torch.inference_mode()
     def arrays(self, batch: dict[str, Tensor], device: torch.device, dtype: str) -> dict[str, np.ndarray]:

@@ -133,7 +133,7 @@ class FrontEncoder(Encoder):
         return EncoderSpec(
             modality=self.modality,
             architecture=self.architecture,
-            weights=base.weights_digest(cut.front_tensors()),
+            weights=cut.front_digest,
             preprocessing={**base.preprocessing(), **self.view.describe()},
             pooling=f"none: the input of the last {cut.trained} of {cut.n_stages} stages",
             numerics={"precision": self.precision, "storage": self.storage},

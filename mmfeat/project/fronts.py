@@ -53,6 +53,11 @@ class CachedFront:
         """The stored activations of one view."""
         return self.project.store.encoder(self.specs[view])
 
+    @property
+    def problems(self) -> list[str]:
+        """Damaged files, one line each; their rows count as missing."""
+        return [problem for view in range(len(self.fronts)) for problem in self.features(view).problems]
+
     @functools.cached_property
     def _row_keys(self) -> Any:
         return self.project.row_keys(self.kind.modality, self.project.source_of(self.kind.modality, self.name))

@@ -57,7 +57,7 @@ class CutPlan:
             return values
         values["layers"] = f"last {self.trained}"
         if self.cached:
-            values["cached"] = [front.spec().key for front in self.front.fronts]
+            values["cached"] = self.front.keys
         return values
 
     @property

@@ -33,9 +33,9 @@ def cache_layers(project: Project, plan: FitPlan, samples: Samples) -> Samples:
     if not cut.cached:
         return samples
     cut.check_space(plan.name, project.store.path)
-    cut.front.cache(samples.train, samples.val)
-    for problem in project.store.problems:
+    for problem in cut.front.problems:
         say(problem)
+    cut.front.cache(samples.train, samples.val)
     return dataclasses.replace(samples, load=cut.front.reader().load)
 
 

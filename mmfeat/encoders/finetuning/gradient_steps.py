@@ -17,6 +17,7 @@ from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.batches import Batch
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.finetuning.depthwise import fast_depthwise
 from mmfeat.encoders.finetuning.optimisation import (
     Average,
     freeze_layers,
@@ -105,7 +106,7 @@ class GradientSteps:
         whole = torch.zeros((), device=self.device)
         for piece, tensors in self.encoder.pieces(batch.inputs, self.piece):
             inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
-            with self.encoder.autocast(self.device, self.precision):
+            with self.encoder.autocast(self.device, self.precision), fast_depthwise(self.device, self.precision):
                 embeddings = self.encoder(inputs)
             logits = self.output(embeddings.float())
             loss, _ = summed_loss(
