@@ -48,7 +48,7 @@ def encode_from_front(
 
     encoder = project.built(identity) if encoder is None else encoder
     front = CachedFront(project, identity.name, encoder, trained)
-    stored = front.reader()
+    stored = front.reader(drawn=False)
     if not (usable := present & stored.good & features.lookup(keys).missing).any():
         return None
 

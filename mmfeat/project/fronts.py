@@ -12,13 +12,13 @@ from mmfeat.common.devices import provenance, torch_device
 from mmfeat.common.errors import StoreError
 from mmfeat.encoders.batches import UndecodableSample
 from mmfeat.encoders.cut import ACTIVATIONS, MIRRORED
-from mmfeat.encoders.front import BUCKET, FrontEncoder, bucket_of, lengths_of
+from mmfeat.encoders.front import FrontEncoder, bucket_of, lengths_of
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.tail import FrontRow
 from mmfeat.extraction import Session, distinct_rows, extract_encoder
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
-from mmfeat.store import EncoderFeatures, UnstorableRow
+from mmfeat.store import EncoderFeatures, MappedRows, UnstorableRow
 
 _SAMPLED = 256  # captions whose mean length the size of all is estimated from
 
@@ -68,9 +68,12 @@ class CachedFront:
 
     def missing(self, view: int, rows: np.ndarray) -> np.ndarray:
         """The rows that are not stored, one for each distinct sample."""
-        keys, present = self._row_keys.keys, self._row_keys.present
-        rows = rows[present[rows]]
-        return distinct_rows(keys, rows[self.features(view).lookup(keys[rows]).missing])
+        rows = rows[self._row_keys.present[rows]]
+        return distinct_rows(self._row_keys.keys, rows[self.stored(view).missing[rows]])
+
+    def stored(self, view: int) -> StoredView:
+        """The stored activations of one view, as arrays by row."""
+        return StoredView(self.features(view), self._row_keys.keys, self.fronts[view].texts)
 
     def n_bytes(self, n_rows: int) -> int:
         """About how many bytes the activations of some rows take, in one view."""
@@ -143,9 +146,10 @@ class CachedFront:
             lengths[some] = lengths_of(self.fronts[view], [read(int(rows[at])) for at in some])
         return lengths
 
-    def reader(self) -> StoredFront:
-        """The stored activations, as arrays by row."""
-        return StoredFront(self)
+    def reader(self, drawn: bool = True) -> StoredFront:
+        """The stored activations of all views, or only of those that embeddings are computed from."""
+        n_views = len(self.fronts) if drawn else 1 + self.both
+        return StoredFront([self.stored(view) for view in range(n_views)], self.both)
 
 
 class StoredFront:
@@ -157,10 +161,9 @@ class StoredFront:
         Rows with all activations that their embedding needs, `(N,)` bool.
     """
 
-    def __init__(self, front: CachedFront) -> None:
-        self._both, keys = front.both, front._row_keys.keys
-        self._views = [_StoredView(front.features(view), keys, one.texts) for view, one in enumerate(front.fronts)]
-        self.good = np.logical_and.reduce([view.good for view in self._views[: 1 + self._both]])
+    def __init__(self, views: list[StoredView], both: bool) -> None:
+        self._views, self._both = views, both
+        self.good = np.logical_and.reduce([view.good for view in views[: 1 + both]])
 
     def load(self, row: int, number: int | None, _size: int = 0) -> FrontRow:
         """One row's activations; `number` draws one of the views, without it those of encoding.
@@ -177,26 +180,42 @@ class StoredFront:
         return FrontRow(values, bool(self._views[0].flat[row]))
 
 
-class _StoredView:
-    """The activations of one view."""
+class StoredView:
+    """The activations of one view, by row.
+
+    Attributes
+    ----------
+    good, missing : np.ndarray
+        Rows that are stored, and rows that are not, `(N,)` bool; others are recorded as undecodable.
+    flat : np.ndarray
+        Rows whose image has nearly one colour, `(N,)` bool.
+    """
 
     def __init__(self, features: EncoderFeatures, keys: np.ndarray, texts: bool) -> None:
         found = features.lookup(keys)
-        self.good, self.flat = found.good, features.flat(found)
-        self.values, self.lengths, self.tokens = features.embeddings(found), None, {}
+        self.good, self.missing, self.flat = found.good, found.missing, features.flat(found)
+        self._values = features.embeddings(found)
+        self._lengths = np.zeros(len(keys), np.int64) if texts else None
+        self._tokens: dict[int, MappedRows] = {}
         if texts:
-            self.lengths = np.zeros(len(keys), np.int64)
-            self.lengths[self.good] = self.values[self.good][:, 0]
-            for bucket in np.unique([bucket_of(int(length)) for length in self.lengths[self.good]]):
-                places = features.lookup_tokens(int(bucket), keys)
-                self.tokens[int(bucket)] = features.tokens(int(bucket), places)[0]
-                here = (self.lengths > bucket - BUCKET) & (self.lengths <= bucket)
-                self.good &= ~here | places.good
+            self._open_tokens(features, keys)
+
+    def _open_tokens(self, features: EncoderFeatures, keys: np.ndarray) -> None:
+        """Open the states of captions, which are stored by length."""
+        buckets = np.zeros(len(keys), np.int64)
+        self._lengths[self.good] = self._values.with_width(1)[self.good][:, 0]
+        buckets[self.good] = [bucket_of(int(length)) for length in self._lengths[self.good]]
+        for bucket in np.unique(buckets[self.good]).tolist():
+            places = features.lookup_tokens(bucket, keys)
+            self._tokens[bucket] = features.tokens(bucket, places)[0]
+            lacking = (buckets == bucket) & ~places.good
+            self.good, self.missing = self.good & ~lacking, self.missing | lacking
 
     def read(self, row: int) -> np.ndarray:
+        """One row's activations: `(D,)` of an image, `(L, d)` of a caption."""
         if not self.good[row]:
             raise UndecodableSample(ValueError("its layers are not cached"))
-        if self.lengths is None:
-            return self.values[row]
-        length = int(self.lengths[row])
-        return self.tokens[bucket_of(length)][row][:length]
+        if self._lengths is None:
+            return self._values[row]
+        length = int(self._lengths[row])
+        return self._tokens[bucket_of(length)][row][:length]
