@@ -146,12 +146,7 @@ def encode_missing(
 ) -> Extraction:
     """Encode the rows that the store lacks for one encoder.
 
-    Parameters
-    ----------
-    encoder : Encoder, optional
-        The built encoder, if the caller has it.
-    trained : int
-        Stages after the cached layers that the encoder has, if its checkpoint does not record them.
+    `encoder` is the built encoder, if the caller has it; `trained` is that of `encode_from_front`.
     """
     options = options or ExtractionOptions()
     name, kind = identity.name, modality_kind(identity.spec.modality)

@@ -93,7 +93,7 @@ def _sample_keys(project: Project, name: str) -> RowKeys:
 def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     """Plan the fit of an encoder, and find its checkpoint if it exists."""
     table = project.config.encoder[name]
-    pretrained = None if table.fitted else _start_encoder(project, name, freeze)
+    pretrained, cut = None if table.fitted else _start_encoder(project, name, freeze), CutPlan()
     if pretrained is None:
         kind = kind_of(table)
         settings = {**dataclasses.asdict(project.config.fuse.linear), **kind.fit_settings(table)}
