@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -122,12 +123,12 @@ def test_a_mirrored_front_is_that_of_the_mirror_image():
 @pytest.mark.parametrize(("side", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (5, 2, 2), (5, 2, 0)])
 def test_fast_depthwise_gradients_are_those_of_torch(side, stride, padding):
     torch.manual_seed(0)
-    x = torch.randn(2, 8, 15, 15).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 11, 11).contiguous(memory_format=torch.channels_last)
     conv = torch.nn.Conv2d(8, 8, side, stride, padding, groups=8)
 
     def gradients(fast: bool) -> list[torch.Tensor]:
         given = x.clone().requires_grad_()
-        mode = FastDepthwise() if fast else torch.autograd.set_grad_enabled(True)
+        mode = FastDepthwise() if fast else contextlib.nullcontext()
         with mode, torch.autocast("cpu", torch.bfloat16):
             out = conv(given)
         return [out.float(), *torch.autograd.grad(out.float().square().sum(), [given, *conv.parameters()])]

@@ -23,25 +23,23 @@ def fast_depthwise(device: torch.device, precision: str) -> contextlib.AbstractC
 
 
 class FastDepthwise(TorchFunctionMode):
-    """Replaces depthwise convolutions under autocast."""
+    """Computes depthwise convolutions in bfloat16, with fast gradients."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Replace depthwise convolutions; leave all other functions as they are."""
         kwargs = kwargs or {}
-        if func is functional.conv2d and _replaced(*args, **kwargs):
+        if func is functional.conv2d and _is_replaced(*args, **kwargs):
             return _apply(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _replaced(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> bool:
-    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
-        return False
-    if x.device.type != "cpu" or weight.shape[1] != 1 or weight.shape[-1] not in (_FAST, 5) or not weight.requires_grad:
+def _is_replaced(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> bool:
+    side = weight.shape[-1]
+    if x.device.type != "cpu" or weight.shape[1] != 1 or side not in (_FAST, 5) or not weight.requires_grad:
         return False
     _, _, padding, dilation, groups = _arguments(*args, **kwargs)
-    square = weight.shape[-1] == weight.shape[-2]
-    plain = isinstance(padding, int | tuple) and tuple(_pair(dilation)) == (1, 1)
-    return square and plain and groups == x.shape[1] == weight.shape[0]
+    plain = isinstance(padding, int | tuple) and _pair(dilation) == (1, 1) and weight.shape[-2] == side
+    return plain and groups == x.shape[1] == weight.shape[0]
 
 
 def _arguments(
@@ -75,7 +73,7 @@ class _Depthwise(torch.autograd.Function):
         grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx = None
         if ctx.needs_input_grad[0]:
-            dtype = torch.bfloat16 if ctx.stride == (1, 1) else torch.float32
+            dtype = x.dtype if ctx.stride == (1, 1) else torch.float32
             dx = _backward(
                 grad.to(dtype), x.to(dtype), weight.to(dtype), stride=ctx.stride, padding=ctx.padding, of_input=True
             )[0].to(x.dtype)
@@ -86,13 +84,14 @@ def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int],
     side = weight.shape[-1]
     if side == _FAST:
         return _backward(grad, x, weight, stride=stride, padding=padding, of_input=False)[1]
-    padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
     found = torch.empty_like(weight)
-    height, width = ((n - 1) * s + _FAST for n, s in zip(grad.shape[-2:], stride, strict=True))
     few = weight[..., :_FAST, :_FAST].contiguous()
+    height, width = ((n - 1) * step + _FAST for n, step in zip(grad.shape[-2:], stride, strict=True))
     for top in (0, side - _FAST):
         for left in (0, side - _FAST):
-            part = padded[..., top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+            above, before = padding[0] - top, padding[1] - left
+            margins = (before, width - x.shape[-1] - before, above, height - x.shape[-2] - above)
+            part = functional.pad(x, margins)  # negative margins cut
             one = _backward(grad, part, few, stride=stride, padding=(0, 0), of_input=False)[1]
             found[..., top : top + _FAST, left : left + _FAST] = one
     return found
