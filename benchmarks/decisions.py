@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from heads import project_data, settings
-from store_io import cpu_name
 
 from mmfeat.common.labels import sigmoid
+from mmfeat.common.machine import processor
 from mmfeat.config.schema import PredictConfig
 from mmfeat.heads.training.fit_heads import FitData, Member, fit_heads
 from mmfeat.heads.training.head_logits import head_logits
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--metric", default="samples-f1", choices=("samples-f1", "micro-f1", "macro-f1"))
     options = parser.parse_args(argv)
     found = PARTS[options.part](project_data(options.project), options.seeds, options.metric)
-    record = {"cpu": cpu_name(), "part": options.part, "seeds": options.seeds, "metric": options.metric, "rows": found}
+    record = {"cpu": processor(), "part": options.part, "seeds": options.seeds, "metric": options.metric, "rows": found}
     stem = f"decisions-{options.part}" + ("" if options.metric == "samples-f1" else f"-{options.metric}")
     file = Path(__file__).parent / "results" / f"{stem}.json"
     file.write_text(json.dumps(record, indent=1, default=float) + "\n", encoding="utf-8")

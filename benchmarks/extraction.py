@@ -1,15 +1,17 @@
-"""Extraction beside a bare forward pass and beside a plain loop, on the same images, in one run.
+"""Extraction beside bare forward passes, decoding alone and a plain loop, on the same images, in one run.
 
     python benchmarks/extraction.py IMAGES... [--model NAME] [--pretrained FILE] [--size N] [--precision P] [--rows N]
 
-IMAGES are folders, zip or tar files. All three use the same model, precision, batch size and number of threads:
+IMAGES are folders, zip or tar files. All use the same model and number of threads:
 
-- bare: forward passes of one batch that lies in memory, nothing else;
-- mmfeat: `extract_encoder` end to end, from the files to committed parts of a store;
+- bare: forward passes of eager torch in float32, channels last, of batches that lie in memory;
+- forward: the same with the fastest engine of the precision class, which is measured first;
+- decoding: reading, decoding and resizing the images, on all cores, nothing else;
+- mmfeat: `extract_encoder` end to end with that engine, from the files to committed segments of a store;
 - plain: a DataLoader with worker processes, timm's own transform, one forward pass after another, one .npy at the end.
 
 They alternate, a slice of the images at a time, and the ratios are those of the sums, since the speed of a shared machine
-drifts. Writes benchmarks/results/extraction-MODEL.json.
+drifts. Writes benchmarks/results/extraction-MODEL-PRECISION.json.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from store_io import cpu_name
 
-from mmfeat.common.machine import usable_cores
+from mmfeat.common.machine import processor, usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.row_keys import image_keys
+from mmfeat.encoders.batches import prepared_batches
+from mmfeat.encoders.engines import Choice, Engine, engine_class
+from mmfeat.encoders.engines.selection import EngineSelection, Selected
 from mmfeat.encoders.families.image_network import ImageEncoder, build_image_encoder
 from mmfeat.extraction import Session, extract_encoder
 from mmfeat.store import FeatureStore
@@ -54,13 +58,28 @@ class PlainDataset(torch.utils.data.Dataset):
         return self.transform(Image.open(io.BytesIO(self.blobs[i])).convert("RGB"))
 
 
-def bare(encoder: ImageEncoder, device: torch.device, batch: dict[str, torch.Tensor], n: int) -> float:
+def forward(engine: Engine, batch: dict[str, torch.Tensor], n: int) -> float:
     """Seconds of enough forward passes for n images."""
     size = len(batch["pixels"])
     start = time.perf_counter()
     for _ in range(max(1, round(n / size))):
-        encoder.encode(batch, device)
+        engine.encode(batch)
     return (time.perf_counter() - start) * n / (max(1, round(n / size)) * size)
+
+
+def decoding(encoder: ImageEncoder, blobs: list[bytes], batch_size: int) -> float:
+    """Seconds of decoding and resizing."""
+    start = time.perf_counter()
+    groups = np.array_split(np.arange(len(blobs)), max(1, len(blobs) // batch_size))
+    for batch in prepared_batches(groups, lambda row: encoder.prepare(blobs[row]), encoder.collate):
+        assert batch.inputs is not None
+    return time.perf_counter() - start
+
+
+def selected(encoder: ImageEncoder, device: torch.device, prepared: list[torch.Tensor], name: str) -> Selected:
+    """The engine `name`, or the fastest."""
+    selection = EngineSelection(encoder, device, name)
+    return selection.select(10**6, lambda: prepared, tune=name == "auto")
 
 
 def plain(
@@ -73,7 +92,7 @@ def plain(
     dataset = PlainDataset(blobs, create_transform(**encoder.preparation.data_config, is_training=False))
     loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=workers)
     rows = []
-    with torch.inference_mode(), encoder.autocast(device):
+    with torch.inference_mode():
         for pixels in loader:
             rows.append(encoder.network(pixels.to(device)).float().cpu().numpy())
     np.save(out, np.concatenate(rows).astype(np.float16))
@@ -87,7 +106,8 @@ def main() -> None:
     parser.add_argument("--model", default="efficientnet_b4")
     parser.add_argument("--pretrained", default="random")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0: as pretrained")
-    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--precision", default="float32", choices=("float32", "mixed"))
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes of the plain loop")
@@ -107,23 +127,33 @@ def main() -> None:
     row_keys = image_keys(names, sources)
     locations = [sources.locate(name) for name in names]
     blobs = [sources.read(location) for location in locations]
-    batch = encoder.collate([encoder.prepare(blob) for blob in blobs[: arguments.batch_size]])
+    prepared = [encoder.prepare(blob) for blob in blobs[:64]]
+    torch_engine = engine_class("torch")
+    reference = torch_engine(encoder, device, Choice("torch", "float32", {"channels_last": True}))
+    fastest = selected(encoder, device, prepared, arguments.engine)
+    print(fastest.summary)
+    batch = encoder.collate(prepared[: arguments.batch_size])
+    own_batch = encoder.collate([prepared[i % 64] for i in range(fastest.batch_size)])
     folder = Path(tempfile.mkdtemp())
     store = FeatureStore(folder / "features")
     spec = encoder.spec()
-    seconds = {"bare": 0.0, "mmfeat": 0.0, "plain": 0.0, "checksums": 0.0}
+    seconds = dict.fromkeys(("bare", "forward", "decoding", "mmfeat", "plain", "checksums"), 0.0)
     shares: dict[str, float] = {}
-    bare(encoder, device, batch, 2 * arguments.batch_size)  # warm
+    forward(reference, batch, 2 * arguments.batch_size)  # warm
     for rows in np.array_split(np.arange(n_first), SLICES):
         n = len(rows)
-        seconds["bare"] += bare(encoder, device, batch, n)
+        encoder.set_speed(channels_last=True)
+        seconds["bare"] += forward(reference, batch, n)
+        encoder.set_speed(**fastest.engine.choice.settings)
+        seconds["forward"] += forward(fastest.engine, own_batch, n)
+        seconds["decoding"] += decoding(encoder, [blobs[row] for row in rows], fastest.batch_size)
         present = np.zeros(len(names), dtype=bool)
         present[rows] = True
-        session = Session(encoder, device, arguments.batch_size, {"host": "benchmark"})
+        session = Session(encoder, device, fastest.batch_size, {"host": "benchmark"}, engine=fastest.engine)
         start = time.perf_counter()
         result = extract_encoder(
             store.encoder(spec),
-            lambda session=session: session,
+            lambda _, session=session: session,
             row_keys.keys,
             present=present,
             read=lambda row: sources.read(locations[row]),
@@ -145,7 +175,7 @@ def main() -> None:
         start = time.perf_counter()
         again = extract_encoder(
             FeatureStore(folder / "features").encoder(spec),
-            lambda: session,
+            lambda _: session,
             row_keys.keys[:n_rows],
             present=np.ones(n_rows, bool),
             read=lambda row: sources.read(locations[row]),
@@ -154,27 +184,30 @@ def main() -> None:
         seconds[what] = time.perf_counter() - start
         assert again.encoded == n_encoded
     shutil.rmtree(folder)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {usable_cores()} cores"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {usable_cores()} cores"
     found = {
         "model": arguments.model,
         "pixels": encoder.preparation.data_config["input_size"][-1],
         "precision": arguments.precision,
         "images": n_first,
-        "batch size": arguments.batch_size,
+        "engine": str(fastest.engine.choice),
+        "measured": {str(one.choice): round(one.rate, 1) for one in reversed(fastest.measured)},
+        "batch sizes": {"bare": arguments.batch_size, "mmfeat": fastest.batch_size},
         "device": name,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seconds": seconds,
-        "images per second": {k: n_first / seconds[k] for k in ("bare", "mmfeat", "plain")},
+        "images per second": {k: n_first / seconds[k] for k in ("bare", "forward", "decoding", "mmfeat", "plain")},
         "shares": {k: v / sum(shares.values()) for k, v in shares.items()},
         "ratios": {
-            "end to end over bare forward": seconds["bare"] / seconds["mmfeat"],
+            "end to end over torch's bare float32 forward": seconds["bare"] / seconds["mmfeat"],
+            "end to end over 1/(1/f + 1/d)": (seconds["forward"] + seconds["decoding"]) / seconds["mmfeat"],
             "end to end over the plain loop": seconds["plain"] / seconds["mmfeat"],
             "1 % added over all": seconds["1 % added"] / seconds["mmfeat"],
             "checksums' share": seconds["checksums"] / seconds["mmfeat"],
         },
     }
-    out = Path(__file__).with_name("results") / f"extraction-{arguments.model}.json"
+    out = Path(__file__).with_name("results") / f"extraction-{arguments.model}-{arguments.precision}.json"
     out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

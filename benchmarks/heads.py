@@ -25,11 +25,11 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from store_io import cpu_name
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from mmfeat.common.losses import masked_loss
+from mmfeat.common.machine import processor
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import build_head, head_config
@@ -363,7 +363,7 @@ def main() -> None:
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
     found = {
         "rows": rows,
-        "cpu": cpu_name(),
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         **PARTS[arguments.part](data),
     }

@@ -7,10 +7,11 @@ decoded beforehand. For each runtime, alternating:
 
 - bare: the encoders' forward passes of the same items, in batches of the same sizes, prepared and on the device before;
 - end to end: `Predictor.predict` from decoded images and captions to probabilities and opinions;
-- for one item also from the bytes of its file.
+- for one item also from the bytes of its file;
+- the default engine (measured before) over the engine torch, end to end.
 
 Figures are medians over the repetitions, ratios those of neighbours in time. With --archive (a zip file of JPEG files) the
-server's throughput beside the Predictor's own is measured as well, by serve_load.py. Writes benchmarks/results/predict-RUN.json.
+server's throughput beside the Predictor's own is measured as well, by serve_load.py. Writes benchmarks/results/predict-RUN.json (or --out).
 """
 
 from __future__ import annotations
@@ -30,11 +31,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `mmfeat predict` and `
 
 import numpy as np
 import torch
-from store_io import cpu_name
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.extras import require
-from mmfeat.common.machine import usable_cores
+from mmfeat.common.machine import processor, usable_cores
 from mmfeat.encoders.batches import groups_of
 from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.encoders.kinds import modality_kind
@@ -43,6 +43,7 @@ from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
 
 ONE = 20  # single items of a repetition
+ENGINE = {"torch": "torch", "onnx": "onnxruntime"}
 FORMS = (("torch", "float32"), ("torch", "float16"), ("onnx", "float32"), ("onnx", "float16"))
 
 
@@ -50,13 +51,13 @@ def prepared(predictor: Predictor, images: list[Any], captions: list[str]) -> li
     """The batches that the predictor makes of so many items, each with the name of its encoder, on the device."""
     batches = []
     for name, modality in predictor.modalities.items():
-        preparation = predictor.engine.preparations[name]
+        preparation = predictor.networks.preparations[name]
         samples = images if modality == "image" else sorted(captions, key=len)
-        size = modality_kind(modality).usual_batch_size(predictor.engine.device.type)
+        size = modality_kind(modality).usual_batch_size(predictor.networks.device.type)
         for group in groups_of(np.arange(len(samples)), size):
             inputs = preparation.collate([preparation.prepare(samples[row]) for row in group])
             if predictor.record["runtime"] == "torch":
-                inputs = {key: tensor.to(predictor.engine.device) for key, tensor in inputs.items()}
+                inputs = {key: tensor.to(predictor.networks.device) for key, tensor in inputs.items()}
             batches.append((name, inputs))
     return batches
 
@@ -64,7 +65,7 @@ def prepared(predictor: Predictor, images: list[Any], captions: list[str]) -> li
 def bare(predictor: Predictor, batches: list[tuple[str, dict[str, torch.Tensor]]]) -> None:
     """The encoders' forward passes and nothing else."""
     for name, inputs in batches:
-        predictor.engine.encode(name, inputs)
+        predictor.networks.encode(name, inputs)
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -109,6 +110,32 @@ def measure(predictor: Predictor, blobs: list[bytes], captions: list[str], repet
     }
 
 
+def by_engines(model: Path, blobs: list[bytes], captions: list[str], repetitions: int) -> dict[str, Any]:
+    """End to end with the engine that `auto` selects over torch: batches, and one item."""
+    images = [decode_image(blob) for blob in blobs]
+    found = {"torch": Predictor.load(model, engine="torch"), "auto": Predictor.load(model)}
+    found["auto"].select_engines()
+    times: dict[str, list[float]] = {f"{name}, {what}": [] for name in found for what in ("batches", "one")}
+    for repetition in range(repetitions + 1):  # the first warms up
+        for name, one in found.items():
+            spent = {
+                "batches": seconds(lambda one=one: one.predict(images, captions)),
+                "one": seconds(lambda one=one: [one.predict(images[i], captions[i]) for i in range(ONE)]),
+            }
+            for what in spent if repetition else ():
+                times[f"{name}, {what}"].append(spent[what])
+    ratios = {
+        what: [a / b for a, b in zip(times[f"torch, {what}"], times[f"auto, {what}"], strict=True)]
+        for what in ("batches", "one")
+    }
+    return {
+        "engines": found["auto"].networks.engines,
+        **{
+            f"auto over torch, {what}": {"median": statistics.median(r), "all": sorted(r)} for what, r in ratios.items()
+        },
+    }
+
+
 def served(model: Path, archive: str) -> dict[str, float] | None:
     """The server beside the Predictor, where that benchmark is there."""
     try:
@@ -125,6 +152,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--out", default="", help="the name of the results; by default that of the run")
     parser.add_argument("--archive", default="", help="a zip file of JPEG files, for the server")
     arguments = parser.parse_args()
     project = Project(arguments.project)
@@ -140,10 +168,11 @@ def main() -> None:
             sizes[f"{runtime}, {dtype}"] = one.size_mb
             differences[f"{runtime}, {dtype}"] = one.difference
         for runtime in ("torch", "onnx"):
-            predictor = Predictor.load(Path(folder) / f"{runtime}-float32")
+            predictor = Predictor.load(Path(folder) / f"{runtime}-float32", engine=ENGINE[runtime])
             found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
+        engines = by_engines(Path(folder) / "torch-float32", blobs, captions, arguments.repetitions)
         server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, {usable_cores()} cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {usable_cores()} cores"
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -163,9 +192,10 @@ def main() -> None:
         "size, MB": sizes,
         "largest difference of a probability from the cached features": differences,
         **found,
+        "engines": engines,
         "server": server,
     }
-    out = Path(__file__).with_name("results") / f"predict-{arguments.run}.json"
+    out = Path(__file__).with_name("results") / f"predict-{arguments.out or arguments.run}.json"
     out.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
 

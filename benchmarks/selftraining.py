@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 from heads import project_data, settings
-from store_io import cpu_name
 
 from mmfeat.api.demo import hidden_truth
 from mmfeat.common.labels import decide, label_names, sigmoid
+from mmfeat.common.machine import processor
 from mmfeat.config.schema import PredictConfig, SelftrainConfig
 from mmfeat.heads.training.fit_heads import FitData, fit_data, fit_heads
 from mmfeat.heads.training.head_logits import heads_logits
@@ -195,7 +195,7 @@ def sklearn(args: argparse.Namespace) -> None:
 def _add(args: argparse.Namespace, name: str, one: dict[str, Any]) -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     key = f"{args.share:g} {args.seed} {name}"
-    found[key] = {**found.get(key, {}), "cpu": cpu_name(), "threads": torch.get_num_threads(), **one}
+    found[key] = {**found.get(key, {}), "cpu": processor(), "threads": torch.get_num_threads(), **one}
     RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1, default=float) + "\n")
     print(
         key,
@@ -270,7 +270,7 @@ def speed(args: argparse.Namespace) -> None:
         on_round=lambda one: seconds.append(time.perf_counter() - start),
     )
     print(
-        f"{len(rows):,} rows, {torch.get_num_threads()} threads of {cpu_name()}, {done.ended}; done after s: "
+        f"{len(rows):,} rows, {torch.get_num_threads()} threads of {processor()}, {done.ended}; done after s: "
         + ", ".join(f"{one:.0f}" for one in seconds)
     )
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mmfeat.common.machine import usable_cores
+from mmfeat.common.machine import processor, usable_cores
 from mmfeat.store import EncoderSpec, FeatureStore
 from mmfeat.store.feature_table import open_table
 from mmfeat.store.merge import merge_segments
@@ -202,22 +202,18 @@ def main() -> None:
     parser.add_argument("--folder", help="where files of about twice the data's size may be written")
     arguments = parser.parse_args()
     results = [measure(n, arguments.width, arguments.folder) for n in arguments.rows]
-    machine = {"cpu": cpu_name(), "cores": usable_cores(), "python": platform.python_version(), "numpy": np.__version__}
+    machine = {
+        "cpu": processor(),
+        "cores": usable_cores(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
     out = Path(__file__).with_name("results") / "store_io.json"
     out.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
     for one in results:
         print(f"{one['rows']:,} rows: {json.dumps(one['ratios'], indent=2)}")
         print(f"open and align: {one['open and align']}, the first time {one['open and align, first time']}")
     print(f"Wrote {out}")
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def encoders_command(
     from mmfeat.inference.next_commands import after_finetune
     from mmfeat.workflows.compare_encoders import best_are_in_use, compare_encoders, use_encoders
 
-    project = open_project(context, options, (*([] if freeze else ["finetune"]), "fuse.linear", "predict", *TOP))
+    project = open_project(
+        context, options, (*([] if freeze else ["finetune"]), "fuse.linear", "engine", "predict", *TOP)
+    )
     result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
     _echo_failed(result)
     table = result.table

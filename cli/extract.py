@@ -33,10 +33,10 @@ MODES = Modes(
     type=click.Choice(["record", "stop"]),
     help="If a sample cannot be read: record the reason and continue, or stop. [default: record]",
 )
-@click.option("--tune", is_flag=True, help="First measure the fastest settings on this device, and remember them.")
+@click.option("--tune", is_flag=True, help="First measure the fastest engine and settings here, and remember them.")
 @click.option("--dry-run", is_flag=True, help="Write nothing. Show what would be done, with estimates of time and MB.")
 @click.option("--rehash", is_flag=True, help="Read every image again instead of trusting its size, time and inode.")
-@setting_options(top=("device",), sets=False)
+@setting_options(top=("engine", "device"), sets=False)
 @click.pass_context
 def extract_command(
     context: click.Context,
@@ -55,7 +55,7 @@ def extract_command(
     """
     from mmfeat.workflows.extract import extract, plan_extract
 
-    project = open_project(context, options, ("device",), dry_run)
+    project = open_project(context, options, ("engine", "device"), dry_run)
     if dry_run:
         _echo_plan(project, plan_extract(project, names, shard=shard, rehash=rehash), names)
         return

@@ -40,6 +40,7 @@ _TOP = {
     "metric": "The metric to select by.",
     "seed": "Seed of everything random.",
     "device": "The device to compute on.",
+    "engine": "The library that executes encoders. auto: the fastest, measured if the work is long.",
 }
 DECISION = (
     (
@@ -126,11 +127,11 @@ def project_runs(folder: str) -> list[str]:
     return [path.name for path in (root / "runs").glob("[!.]*")] if root is not None else []
 
 
-def decision_reads(named: bool) -> Reads:
+def decision_reads(named: bool, *, new: bool = False) -> Reads:
     """The keys that a command reads to decide labels; see :func:`mmfeat.config.read_keys.decision_keys`."""
     from mmfeat.config.read_keys import decision_keys
 
-    return lambda config: decision_keys(config, named)
+    return lambda config: decision_keys(config, named, new=new)
 
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ CHOICE = Modes(
     help="[default: by the suffix of --out, else csv]",
 )
 @click.option("--out", default="", metavar="FILE", help="The file to write. [default: TABLE-predictions.csv]")
-@setting_options(*DECISION, top=("metric", "device"))
+@setting_options(*DECISION, top=("metric", "engine", "device"))
 @overwrite_option
 @click.pass_context
 def predict_command(context: click.Context, what: tuple[str, ...], **options: Any) -> None:
@@ -178,11 +178,12 @@ def _predict_new(context: click.Context, samples: list[str], run: str | None, op
     if options["model"]:
         by = {
             "model": options["model"],
+            "engine": options["set_engine"],
             "device": options["set_device"],
             "threshold": options["set_predict__threshold"],
         }
     else:
-        by = {"project": open_project(context, options, decision_reads(bool(run))), "run": run}
+        by = {"project": open_project(context, options, decision_reads(bool(run), new=True)), "run": run}
     names = ("caption", "captions", "images", "format", "top_k", "overwrite")
     result = predict_new(samples, columns=columns, out=path, **{name: options[name] for name in names}, **by)
     if shown_here:

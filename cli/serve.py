@@ -6,7 +6,7 @@ import click
 from mmfeat.cli.printing import echo_next
 from mmfeat.cli.strict import Command
 
-from mmfeat.config.schema import DEVICES
+from mmfeat.config.schema import DEVICES, ENGINES
 from mmfeat.serving.limits import Limits
 
 
@@ -47,6 +47,12 @@ from mmfeat.serving.limits import Limits
     help="An origin whose pages may send requests, such as http://localhost:3000, or *. Repeatable.",
 )
 @click.option(
+    "--engine",
+    default="auto",
+    metavar="VALUE",
+    help=f"The library that executes encoders. auto: the fastest. One of: {', '.join(('auto', *ENGINES))}.",
+)
+@click.option(
     "--device", default="auto", metavar="VALUE", help=f"The device to compute on. One of: {', '.join(DEVICES)}."
 )
 @click.option(
@@ -80,6 +86,7 @@ def serve_command(
     port: int,
     allow_hosts: tuple[str, ...],
     allow_origins: tuple[str, ...],
+    engine: str,
     device: str,
     max_mb: float,
     max_megapixels: float,
@@ -98,6 +105,7 @@ def serve_command(
         folder,
         host=host,
         port=port,
+        engine=engine,
         device=device,
         limits=limits,
         verbose=verbose,

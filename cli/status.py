@@ -38,7 +38,7 @@ def status_command(context: click.Context, show_config: bool, show_store: bool, 
     from mmfeat.common.text import counted, shown
     from mmfeat.report.table_layout import Cell, count, outside, table
 
-    project = open_project(context, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
+    project = open_project(context, options, (*TOP, "engine", "finetune", "fuse", "selftrain", "predict"))
     if show_config:
         origins = project.config.origins
         rows = [

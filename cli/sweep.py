@@ -87,7 +87,7 @@ def finetune_command(
     from mmfeat.workflows.sweep_finetune import best_is_in_use, sweep_finetune, use_cell
 
     overrides = overrides_of(options)
-    refuse_unread(context, overrides, ("finetune", "fuse.linear", "predict", *TOP))
+    refuse_unread(context, overrides, ("finetune", "fuse.linear", "engine", "predict", *TOP))
     result = sweep_finetune(context.obj, name, overrides, seeds=seeds, overwrite=overwrite)
     echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, in_sample=True))
     spread = "± is the standard deviation over seeds. " if seeds > 1 else ""

@@ -23,6 +23,7 @@ def predict(
     images: Paths = (),
     column: dict[str, str] | None = None,
     threshold: float | str | None = None,
+    engine: str | None = None,
     device: str | None = None,
     top_k: int | None = None,
     format: str | None = None,
@@ -43,7 +44,7 @@ def predict(
     captions, images, column
         Captions of several pictures (a table); images of a table; columns by role, such as `{"caption": "Title"}`.
     threshold : float, optional
-        Overrides the model's own threshold.
+        Overrides the model's own threshold. `engine` and `device` are those of :meth:`mmfeat.Predictor.load`.
     out : Path, optional
         The file to write; no file, if None.
     progress : bool
@@ -67,6 +68,7 @@ def predict(
             columns=column,
             model=str(model),
             threshold=threshold,
+            engine=engine,
             device=device,
             top_k=top_k,
             format=format,

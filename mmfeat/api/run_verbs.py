@@ -40,6 +40,7 @@ class RunVerbs(OpenProject):
         empty: str | None = None,
         calibration: str | None = None,
         metric: str | None = None,
+        engine: str | None = None,
         device: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
@@ -67,11 +68,12 @@ class RunVerbs(OpenProject):
         from mmfeat.workflows.predict import predict, predict_new
 
         run, samples = _run_and_samples(what, self.runs_folder)
-        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
+        options = decision_options(threshold, empty, calibration, metric=metric, engine=engine, device=device)
         files: dict[str, Any] = {"format": format, "top_k": top_k, "out": out, "overwrite": overwrite}
         given: dict[str, Any] = {"caption": caption, "captions": str(captions), "images": texts(images)}
-        if not (samples or column or any(given.values())):
+        new = bool(samples or column or any(given.values()))
+        project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run), new=new))
+        if not new:
             return predict(project, run, split=split or "unlabelled", **files)
         if split is not None:
             raise ConfigError("split names rows of the project. Leave it out, or the new samples")

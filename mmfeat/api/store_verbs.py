@@ -54,7 +54,7 @@ class StoreVerbs(OpenProject):
         options = {"metric": metric, "seed": seed, "device": device}
         if not config and joined_settings(settings, options):
             raise ConfigError("status does not depend on settings. To see settings: status(config=True)")
-        project = self._snapshot(settings, options, (*TOP, "finetune", "fuse", "selftrain", "predict"))
+        project = self._snapshot(settings, options, (*TOP, "engine", "finetune", "fuse", "selftrain", "predict"))
         if config:
             return SettingsResult.of(project.config)
         result = status(project, rehash)

@@ -70,6 +70,7 @@ class TrainingVerbs(OpenProject):
         tune: bool = False,
         dry_run: bool = False,
         rehash: bool = False,
+        engine: str | None = None,
         device: str | None = None,
     ) -> ExtractResult | ExtractDryRun:
         """Encode only the samples that the store lacks.
@@ -83,7 +84,7 @@ class TrainingVerbs(OpenProject):
         on_error : str
             If a sample cannot be read: `record` the reason and continue, or `stop`.
         tune : bool
-            First measure the fastest settings on this device, and remember them.
+            First measure the fastest engine, settings and batch size here, and remember them.
         dry_run : bool
             Write nothing. Return what would be done, about how long and how many megabytes.
         rehash : bool
@@ -93,7 +94,7 @@ class TrainingVerbs(OpenProject):
 
         if on_error not in ("record", "stop"):
             raise ConfigError(f"on_error = {on_error!r}. Use one of: record, stop")
-        project = self._snapshot(None, {"device": device}, dry=dry_run)
+        project = self._snapshot(None, {"engine": engine, "device": device}, dry=dry_run)
         if dry_run:
             return plan_extract(project, names, shard=shard, rehash=rehash)
         return extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash)

@@ -1,10 +1,12 @@
-"""The cores and the memory for prepared batches that this process may use."""
+"""The processor, its cores and the memory for prepared batches that this process may use."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
+import platform
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -80,3 +82,13 @@ def _slurm() -> list[int]:
             if cores > 0:
                 limits.append(cores)
     return limits[:1]  # the task's cores if known, else the node's
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, such as `AMD EPYC 9B14`; the machine's type where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -21,7 +21,8 @@ PATH_MARKS = (".", "~", "/")  # how a model that is named by its path begins
 TFIDF = "tfidf"  # the model of text encoders whose vocabulary is fitted on the training captions
 MAX_PIXELS = 4096  # largest side of an encoder's input image
 
-_PRECISIONS = ("float32", "bfloat16", "float16")
+MIXED = "mixed"  # the precision class in which any of bfloat16, float16 and TF32 may compute
+_PRECISIONS = ("float32", MIXED, "bfloat16", "float16")
 
 
 def is_path(model: str) -> bool:

@@ -47,7 +47,7 @@ def finetune_keys(config: Config, names: Sequence[str], freeze: bool) -> tuple[s
     keys += dict.fromkeys(key for name in tuned for key in config.encoder[name].augmentation_keys)
     if len(tuned) < len(named) or any(config.finetune_of(name).head_first for name in tuned):
         keys.append("fuse.linear")
-    return (*keys, "predict", *TOP)
+    return (*keys, "engine", "predict", *TOP)
 
 
 def fuse_keys(config: Config) -> tuple[str, ...]:
@@ -62,16 +62,23 @@ def selftrain_keys(config: Config) -> tuple[str, ...]:
     keys = ["selftrain.rounds", "selftrain.encoder_every", "selftrain.policy"]
     keys += ["selftrain.yes", "selftrain.no"] if policy == "confident" else []
     keys += ["fuse.head", "fuse.inputs", "fuse.seeds", f"fuse.{config.fuse.head}"]
-    keys += ["finetune", "fuse.linear"] if config.selftrain.encoder_every else []
+    keys += ["finetune", "fuse.linear", "engine"] if config.selftrain.encoder_every else []
     return (*keys, "predict", *TOP)
 
 
-def decision_keys(config: Config, named: bool) -> tuple[str, ...]:
+def decision_keys(config: Config, named: bool, *, new: bool = False) -> tuple[str, ...]:
     """Keys that prediction commands read; the metric only if it selects the run or a threshold is fitted for it.
 
     Parameters
     ----------
     named : bool
         Whether the user names the run.
+    new : bool
+        Whether new samples are encoded.
     """
-    return ("predict", "device", *(("metric",) if config.predict.fits or not named else ()))
+    return (
+        "predict",
+        *(("engine",) if new else ()),
+        "device",
+        *(("metric",) if config.predict.fits or not named else ()),
+    )

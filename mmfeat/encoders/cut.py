@@ -37,12 +37,15 @@ class Cut:
         How many of them, the last ones, belong to the tail.
     modules : dict of str to nn.Module
         The tail's modules, by their path in the encoder.
+    before : nn.Module
+        The network without them; it shares all other modules with the encoder's.
     """
 
     encoder: Encoder
     n_stages: int
     trained: int
     modules: dict[str, nn.Module]
+    before: nn.Module
 
     @property
     def shape(self) -> tuple[int, ...]:

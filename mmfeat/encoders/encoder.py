@@ -10,12 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmfeat.config.encoder_tables import MIXED
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.cut import Cut, uncuttable
 from mmfeat.encoders.weights import digest_of, read_tensors
 from mmfeat.store.keys import EncoderSpec
 
-_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_TF32 = "tf32"
+
+
+def fast_arithmetics(device: torch.device) -> list[str]:
+    """The arithmetic that torch computes faster than float32 on a device, for the precision class `mixed`."""
+    if device.type == "cuda":
+        return ["bfloat16" if torch.cuda.is_bf16_supported() else "float16", _TF32]
+    native = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return ["bfloat16"] if native else []
 
 
 class Encoder(nn.Module):
@@ -69,12 +79,16 @@ class Encoder(nn.Module):
         """The pooling that turns the network's output into one vector."""
         raise NotImplementedError
 
-    def autocast(self, device: torch.device, precision: str = "") -> contextlib.AbstractContextManager:
-        """The autocast context of a forward pass; at the encoder's own precision by default."""
-        precision = precision or self.precision
-        if precision == "float32":
+    def autocast(self, device: torch.device, arithmetic: str = "") -> contextlib.AbstractContextManager:
+        """The context of a forward pass in some arithmetic; by default the usual one of the encoder's precision class."""
+        arithmetic = arithmetic or self.precision
+        if arithmetic == MIXED:
+            arithmetic = next(iter(fast_arithmetics(device)), "float32")
+        if arithmetic == _TF32:
+            return _with_tf32()
+        if arithmetic == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(device.type, _PRECISIONS[precision])
+        return torch.autocast(device.type, _AUTOCAST[arithmetic])
 
     def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Split a batch into pieces of `size` samples: positions `(n,)` int64 and the inputs of `forward`."""
@@ -91,15 +105,25 @@ class Encoder(nn.Module):
         """
         raise uncuttable(self)
 
+    def with_few_shapes(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same batch in one of few shapes, for engines that prepare themselves for each shape."""
+        return batch
+
     def layers(self) -> dict[str, int]:
         """Each parameter's depth by its name, from 0 at the input; by default all are in one layer."""
         return {name: 0 for name, _ in self.named_parameters()}
 
     @torch.inference_mode()
-    def encode(self, batch: dict[str, Tensor], device: torch.device, tokens: int = 0) -> Encoded:
-        """Embeddings of one batch, and tokens if `tokens` is not 0. The encoder must be in eval mode on `device`."""
+    def encode(self, batch: dict[str, Tensor], device: torch.device, tokens: int = 0, arithmetic: str = "") -> Encoded:
+        """Embeddings of one batch, and tokens if `tokens` is not 0. The encoder must be in eval mode on `device`.
+
+        Parameters
+        ----------
+        arithmetic : str
+            One that the precision class `mixed` allows; by default the usual one on the device.
+        """
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        with self.autocast(device):
+        with self.autocast(device, arithmetic):
             if not tokens:
                 return Encoded(self(batch).float().cpu().numpy())
             return Encoded(*(part.float().cpu().numpy() for part in self.forward_tokens(batch, tokens)))
@@ -115,7 +139,7 @@ class Encoder(nn.Module):
         return True
 
     def speed_settings(self) -> list[dict[str, Any]]:
-        """Settings for `set_speed` that `mmfeat extract --tune` compares. They change the speed, not the embeddings."""
+        """Settings for `set_speed` that the engine `torch` compares. They change the speed, not the embeddings."""
         return [{}]
 
     def set_speed(self, **settings: Any) -> None:
@@ -143,3 +167,17 @@ class Encoder(nn.Module):
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the tensors as stored in float32."""
         return sum(t.numel() * t.element_size() for t in read_tensors(self).values()) / 1e6
+
+
+@contextlib.contextmanager
+def _with_tf32() -> Iterator[None]:
+    """Matrix products and convolutions of float32 in TF32, during the block."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

@@ -94,16 +94,17 @@ class FrontEncoder(Encoder):
         self.cut_at, self.view, self.storage = cut, view, storage
         self.texts = len(cut.shape) == 1
         self.width = 1 if self.texts else math.prod(cut.shape)
+        self.before = cut.before  # registered for engines, which export it
 
-    def to(self, *args: Any, **kwargs: Any) -> FrontEncoder:
+    def _apply(self, fn: Any, recurse: bool = True) -> FrontEncoder:
         """Move the whole encoder."""
-        self.cut_at.encoder.to(*args, **kwargs)
+        self.cut_at.encoder._apply(fn, recurse)
         return self
 
     def eval(self) -> FrontEncoder:
         """Put the whole encoder into eval mode."""
         self.cut_at.encoder.eval()
-        return self
+        return super().eval()
 
     def prepare(self, sample: Any) -> Any:
         """Prepare the view of a sample."""
@@ -142,6 +143,10 @@ class FrontEncoder(Encoder):
     def row_bytes(self, length: int = 0) -> int:
         """Bytes of one sample's activations; of a caption with `length` tokens."""
         return math.prod(self.cut_at.shape) * max(1, bucket_of(length)) * np.dtype(self.storage).itemsize
+
+    def with_few_shapes(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As the whole encoder."""
+        return self.cut_at.encoder.with_few_shapes(batch)
 
     def speed_settings(self) -> list[dict[str, Any]]:
         """None are compared."""

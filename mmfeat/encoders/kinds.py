@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mmfeat.store import FeatureStore
 
 WEIGHTS = "weights.safetensors"  # an exported encoder's file of weights
+GENERATED = 64  # made-up samples to measure engines on
 _GPU_BATCHES = 8  # factor of the batch size on a GPU
 
 
@@ -182,6 +183,10 @@ class EncoderKind:
             The sample cannot be decoded, or cannot be read (:mod:`mmfeat.encoders.batches`).
         """
         return sample
+
+    def generated(self, preparation: Any) -> list[Any]:
+        """Prepared samples that are made up, to measure engines on; empty if the kind has none."""
+        return []
 
     def any_given(self, ids: list[str], images: list[str], captions: list[str]) -> bool:
         """Whether any new sample, from a table or by name, may have this modality."""

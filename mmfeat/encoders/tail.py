@@ -50,9 +50,9 @@ class TailEncoder(Encoder):
         """Whether an embedding is the mean over an image and its mirror image."""
         return bool(getattr(self.cut_at.encoder, "flip", False))
 
-    def to(self, *args: Any, **kwargs: Any) -> TailEncoder:
-        """Move the whole encoder."""
-        self.cut_at.encoder.to(*args, **kwargs)
+    def _apply(self, fn: Any, recurse: bool = True) -> TailEncoder:
+        """Move the whole encoder, of which the tail's modules are a part."""
+        self.cut_at.encoder._apply(fn, recurse)
         return self
 
     def layers(self) -> dict[str, int]:

@@ -37,9 +37,11 @@ class Session:
     batch_size : int
         Samples encoded at a time.
     meta : dict
-        Recorded with each segment: host, device, versions.
+        Recorded with each segment: host, device, engine, versions.
     tuned : str
-        The fastest settings, if they were measured now.
+        The fastest engine and settings, if they were measured now.
+    engine : Engine, optional
+        Executes the network; by default the encoder itself.
     """
 
     encoder: Any
@@ -47,6 +49,11 @@ class Session:
     batch_size: int
     meta: dict[str, Any]
     tuned: str = ""
+    engine: Any = None
+
+    def encode(self, inputs: Any, tokens: int = 0) -> Encoded:
+        """Embeddings of one batch, and tokens if `tokens` is not 0."""
+        return self.encoder.encode(inputs, self.device, tokens) if self.engine is None else self.engine.encode(inputs)
 
 
 @dataclass
@@ -172,7 +179,7 @@ def in_shard(keys: np.ndarray, shard: tuple[int, int] | None) -> np.ndarray:
 
 def extract_encoder(
     features: EncoderFeatures,
-    start: Callable[[], Session],
+    start: Callable[[np.ndarray], Session],
     keys: np.ndarray,
     *,
     present: np.ndarray,
@@ -189,7 +196,7 @@ def extract_encoder(
     Parameters
     ----------
     start : callable
-        Opens the encoder; called only if there is something to encode.
+        Opens the encoder for the rows to encode, `(n,)`; called only if there are any.
     keys, present : np.ndarray
         Row keys `(N, 32)` uint8 and which rows have the modality, `(N,)` bool.
     read : callable
@@ -218,7 +225,7 @@ def extract_encoder(
     result = _begun(name, features, absent=int((~present).sum()), cached=int((present & before.good).sum()))
     found = before
     if len(todo):
-        session = start()
+        session = start(todo)
         width, meta = session.encoder.width, session.meta
         writer = SegmentWriter(features, width, keys, lacks_embedding=lacks, tokens=tokens, meta=meta)
         encoding = _Encoding(session, read, writer, result=result, tokens=tokens, on_error=on_error)
@@ -314,7 +321,7 @@ def _encoded(session: Session, batch: Batch, tokens: int, result: Extraction) ->
     if len(batch.rows) <= result.batch_size:
         encoded = None
         try:
-            encoded = session.encoder.encode(batch.inputs, session.device, tokens)
+            encoded = session.encode(batch.inputs, tokens)
         except Exception as error:
             if not session.encoder.out_of_memory(error):
                 raise

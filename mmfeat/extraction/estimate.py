@@ -85,10 +85,10 @@ def _measured(
         if batch.inputs is not None:
             if warm:  # the first pass is slower
                 before = time.perf_counter()
-                encoder.encode(batch.inputs, session.device, tokens)
+                session.encode(batch.inputs, tokens)
                 begin += time.perf_counter() - before
                 warm = False
-            encoded = encoder.encode(batch.inputs, session.device, tokens)
+            encoded = session.encode(batch.inputs, tokens)
             width = 0 if encoded.tokens is None else int(np.prod(encoded.tokens.shape[1:]))
         rows += len(batch.rows) + len(batch.undecodable) + len(batch.unread)
         if time.perf_counter() - begin > SECONDS:

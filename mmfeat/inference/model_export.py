@@ -17,6 +17,7 @@ from mmfeat.common.extras import require
 from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
+from mmfeat.encoders import onnx_graphs
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.kinds import kind_of, modality_kind
 from mmfeat.inference.fitted_rules import about_fit, shipped_rule
@@ -24,10 +25,10 @@ from mmfeat.inference.logits import logits_of
 from mmfeat.inference.model_lineage import model_lineage
 from mmfeat.inference.networks import Composed, compose, model_record
 from mmfeat.metrics.decision_rule import DecisionRule
-from mmfeat.predictor import Predictions, Predictor, onnx_files
-from mmfeat.predictor.engines import TorchEngine
+from mmfeat.predictor import Predictions, Predictor
 from mmfeat.predictor.folder import FORMAT as EXPORT_FORMAT
 from mmfeat.predictor.folder import RECORD, publish, read_folder, size_mb
+from mmfeat.predictor.loaded_networks import TorchNetworks
 from mmfeat.predictor.writing import write_model
 from mmfeat.project.project import Project
 from mmfeat.report.result import Result
@@ -116,8 +117,8 @@ def export_model(
         A package is missing, or thresholds or temperature have to be fitted and there is no val row.
     """
     refuse_url(destination)
-    for module in onnx_files.NEEDED if format == "onnx" else ():  # before any work
-        require(module, onnx_files.EXTRA)
+    for module in onnx_graphs.NEEDED if format == "onnx" else ():  # before any work
+        require(module, onnx_graphs.EXTRA)
     destination, form = Path(destination).expanduser().absolute(), _Form(dtype, format)
     before = _existing(destination) if destination.exists() else None
     composed = compose(project, run)
@@ -221,7 +222,7 @@ def _write(
         n_checked, difference = _compared(name, found, cached, whose="the cached features' probabilities")
         n_run, runtime_difference = 0, 0.0
         if form.runtime == "onnx" and found is not None:
-            engine = TorchEngine(encoders, composed.composition, torch.device("cpu"))
+            engine = TorchNetworks(encoders, composed.composition, torch.device("cpu"))
             by_torch = Predictor(engine, predictor.record).predict(**samples, on_error="record")
             n_run, runtime_difference = _compared(name, found, by_torch.probs, whose="torch's predictions")
         try:

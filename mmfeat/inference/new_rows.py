@@ -20,7 +20,7 @@ from mmfeat.encoders.kinds import modality_kind
 from mmfeat.inference.networks import compose
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
-from mmfeat.predictor.engines import head_outputs
+from mmfeat.predictor.loaded_networks import head_outputs
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.project_samples import ProjectSamples

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError, MmfeatError, RunError, one_line
-from mmfeat.common.extras import require
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.kinds import encoder_kind
+from mmfeat.encoders.onnx_graphs import NoGraph, first_cause, write_encoder_graph, write_graph
 from mmfeat.encoders.portable import save_preparation
 from mmfeat.runs.composition import Composition
 
-EXTRA = "onnx"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
 HEADS = "heads.onnx"
 NETWORK = "model.onnx"
-_WEIGHT = 1024  # smaller tensors stay float32: biases, and constants that float16 may not represent
 
 
 def head_inputs(names: Sequence[str]) -> list[str]:
@@ -36,19 +27,6 @@ def head_inputs(names: Sequence[str]) -> list[str]:
 def head_outputs(names: Sequence[str]) -> list[str]:
     """Output names of heads.onnx: logits `(B, K)`, known `(B,)`, and each encoder's unimodal logits `(B, K)`."""
     return ["logits", "known"] + [f"opinion.{name}" for name in names]
-
-
-class EncoderGraph(nn.Module):
-    """An encoder as a module of positional tensors, in the order of their names; always in float32."""
-
-    def __init__(self, encoder: Encoder, names: Sequence[str]) -> None:
-        super().__init__()
-        self.encoder, self.names = encoder, list(names)
-        self.eval()
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Embeddings `(B, D)`."""
-        return self.encoder(dict(zip(self.names, inputs, strict=True)))
 
 
 class HeadsGraph(nn.Module):
@@ -83,26 +61,14 @@ def save_encoder_onnx(name: str, encoder: Encoder, folder: Path, *, dtype: str) 
     """
     record = save_preparation(encoder, folder)
     try:
-        example, axes = encoder_kind(encoder.kind).onnx_example(encoder)
-    except NotImplementedError:
-        raise EncoderError(
-            f"encoder.{name}: encoders of kind {encoder.kind} are not written as ONNX. Use: --format torch"
-        ) from None
-    try:
-        _export_graph(
-            EncoderGraph(encoder, list(example)),
-            list(example.values()),
-            [axes] * len(example),
-            inputs=list(example),
-            outputs=["embeddings"],
-            file=folder / NETWORK,
-            dtype=dtype,
-        )
+        write_encoder_graph(encoder, folder / NETWORK, dtype=dtype)
+    except NoGraph as error:
+        raise EncoderError(f"encoder.{name}: {error}. Use: --format torch") from None
     except MmfeatError:
         raise
     except Exception as error:  # the exporter raises various errors for networks that it cannot trace
         raise EncoderError(
-            f"encoder.{name}: {encoder.architecture} cannot be written as ONNX: {one_line(_cause(error))}. Use: --format torch"
+            f"encoder.{name}: {encoder.architecture} cannot be written as ONNX: {one_line(first_cause(error))}. Use: --format torch"
         ) from None
     return {**record, "precision": "float32", "pooling": encoder.pooling, "key": encoder.spec().key}
 
@@ -121,7 +87,7 @@ def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path
     axes = [{0: torch.export.Dim("batch")}] * len(example)
     try:
         graph = HeadsGraph(composition, list(widths))
-        _export_graph(
+        write_graph(
             graph,
             example,
             axes,
@@ -133,82 +99,6 @@ def save_heads_onnx(composition: Composition, widths: dict[str, int], file: Path
     except MmfeatError:
         raise
     except Exception as error:
-        raise RunError(f"the heads cannot be written as ONNX: {one_line(_cause(error))}. Use: --format torch") from None
-
-
-def _export_graph(
-    graph: nn.Module,
-    example: list[Tensor],
-    axes: list[Any],
-    *,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    file: Path,
-    dtype: str,
-) -> None:
-    onnx = require("onnx", EXTRA)
-    require("onnxscript", EXTRA)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph,
-            tuple(example),
-            dynamo=True,
-            dynamic_shapes=(tuple(axes),),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            verbose=False,
-        )
-        model = program.model_proto
-    if dtype == "float16":
-        keep_as_float16(onnx, model.graph)
-    _strip(model.graph)
-    onnx.save(model, str(file))
-
-
-def _strip(graph: Any) -> None:
-    """Remove the Python source locations of nodes."""
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-
-
-def keep_as_float16(onnx: Any, graph: Any) -> None:
-    """Halve the file: weights are stored as float16; the runtime casts them back once, when it loads the graph."""
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _WEIGHT:
-            continue
-        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            kept = values.astype(np.float16)
-        if not np.isfinite(kept[np.isfinite(values)]).all():
-            raise EncoderError(f"float16 cannot hold {name}: its largest value is {np.abs(values).max():.4g}")
-        tensor.CopyFrom(onnx.numpy_helper.from_array(kept, f"{name}.float16"))
-        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the exporter's output; whether its result agrees is checked separately."""
-    before = logging.root.manager.disable
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.disable(before)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The original error, without the exporter's wrapping."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+        raise RunError(
+            f"the heads cannot be written as ONNX: {one_line(first_cause(error))}. Use: --format torch"
+        ) from None

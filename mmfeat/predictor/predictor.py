@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +24,14 @@ from mmfeat.encoders.given_images import ImageLike
 from mmfeat.encoders.kinds import EncoderKind, kind_of_record, modality_kind
 from mmfeat.heads.head import tokens_of
 from mmfeat.metrics.decision_rule import DecisionRule
-from mmfeat.predictor.engines import OnnxEngine, TorchEngine
 from mmfeat.predictor.folder import read_folder
+from mmfeat.predictor.loaded_networks import OnnxNetworks, TorchNetworks
 from mmfeat.predictor.predictions import Prediction, Predictions
 
 _FLOAT16_MAX = 65504.0
+LONG = 5.0  # seconds of a call's work with torch from which on engines are measured
+_MEASURED_ON = 64  # samples
+_MANY = 10**6
 
 
 class Predictor:
@@ -35,8 +39,8 @@ class Predictor:
 
     Parameters
     ----------
-    engine : TorchEngine or OnnxEngine
-        Runs the networks.
+    networks : TorchNetworks or OnnxNetworks
+        Encoders and heads.
     record : dict
         The content of the folder's mmfeat.json.
 
@@ -50,32 +54,35 @@ class Predictor:
         The exported decision rule: temperature, threshold or thresholds, and the rule for empty rows.
     """
 
-    def __init__(self, engine: Any, record: dict[str, Any]) -> None:
-        self.engine, self.record = engine, record
+    def __init__(self, networks: Any, record: dict[str, Any]) -> None:
+        self.networks, self.record = networks, record
         self.classes, self.decision = tuple(record["classes"]), DecisionRule.of(record["predict"])
         self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}
         self.kinds = {name: kind_of_record(encoder) for name, encoder in record["encoders"].items()}
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "auto") -> Predictor:
+    def load(cls, folder: Path | str, device: str = "auto", *, engine: str = "auto") -> Predictor:
         """Load a folder that `mmfeat export` wrote.
 
         Parameters
         ----------
         device : str
             `auto`, `cpu`, `cuda`, `cuda:1`.
+        engine : str
+            Executes the encoders: `torch`, `compile`, `onnxruntime`, `openvino`; `auto`: the fastest, if it is known on this
+            machine or a call is long enough to measure it, otherwise torch.
 
         Raises
         ------
         RunError
             The folder is incomplete, changed or of a newer format, or this version cannot build its networks.
         ConfigError
-            The device does not exist, or onnxruntime is needed and not installed.
+            The device or the engine does not exist, or is not installed.
         """
         folder = Path(folder).expanduser().absolute()
         record = read_folder(folder)
-        engine = OnnxEngine if record["runtime"] == "onnx" else TorchEngine
-        return cls(engine.load(folder, record, device), record)
+        networks = OnnxNetworks if record["runtime"] == "onnx" else TorchNetworks
+        return cls(networks.load(folder, record, device, engine), record)
 
     def predict(
         self,
@@ -164,7 +171,7 @@ class Predictor:
         embeddings: dict[str, np.ndarray] = {}
         present: dict[str, np.ndarray] = {}
         for name in self.modalities:
-            samples, collate = [item[name] for item in items], self.engine.preparations[name].collate
+            samples, collate = [item[name] for item in items], self.networks.preparations[name].collate
             groups = _groups(self.kinds[name], samples, self._full_batch(name))
             batches = (Batch(rows, collate([samples[row] for row in rows]), {}, unread={}) for rows in groups)
             self._embed(name, len(items), batches, embeddings=embeddings, present=present, errors={})
@@ -184,7 +191,7 @@ class Predictor:
         """
         decision = self.decision if threshold is None else dataclasses.replace(self.decision, threshold=threshold)
         return Predictions.of(
-            self.classes, self.engine.compose(embeddings, present), present, decision=decision, errors=errors
+            self.classes, self.networks.compose(embeddings, present), present, decision=decision, errors=errors
         )
 
     def _encode(
@@ -198,13 +205,38 @@ class Predictor:
         errors: dict[int, str],
     ) -> None:
         """Encode samples with one encoder; samples are prepared in threads meanwhile. Output as in :meth:`_embed`."""
-        collate = self.engine.preparations[name].collate
+        collate = self.networks.preparations[name].collate
+        self.networks.select(
+            name, sum(one is not None for one in samples), lambda: self._some_prepared(name, samples), LONG
+        )
         groups = _groups(self.kinds[name], samples, batch_size or self._batch_size(name, len(samples)))
         batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
         self._embed(name, len(samples), batches, embeddings=embeddings, present=present, errors=errors)
 
+    def select_engines(self) -> dict[str, str]:
+        """Measure the engines of each encoder on generated samples if the fastest is not known; for a server that starts.
+
+        Returns
+        -------
+        dict of str to str
+            Engine and arithmetic by encoder.
+        """
+        for name, kind in self.kinds.items():
+            preparation = self.networks.preparations[name]
+            self.networks.select(name, _MANY, lambda kind=kind, preparation=preparation: kind.generated(preparation))
+        return self.networks.engines
+
+    def _some_prepared(self, name: str, samples: Sequence[Any]) -> list[Any]:
+        """Some of the samples, prepared; samples that cannot be read are left out."""
+        there = [sample for sample in samples if sample is not None]
+        prepared = []
+        for sample in there[:: max(1, len(there) // _MEASURED_ON)][:_MEASURED_ON]:
+            with contextlib.suppress(UndecodableSample, UnreadSample):  # predict reports the error
+                prepared.append(self._prepared(name, sample))
+        return prepared
+
     def _prepared(self, name: str, sample: Any) -> Any:
-        return self.engine.preparations[name].prepare(self.kinds[name].given(sample))
+        return self.networks.preparations[name].prepare(self.kinds[name].given(sample))
 
     def _embed(
         self,
@@ -218,14 +250,14 @@ class Predictor:
     ) -> None:
         """Add one encoder's embeddings (zeros for missing rows), presence and errors to the dicts."""
         shapes = {name: (n, self.record["encoders"][name]["width"])}
-        if read := self.engine.tokens.get(name):
+        if read := self.networks.tokens.get(name):
             shapes[tokens_of(name)] = (n, *read.shape)
         for key, shape in shapes.items():
             embeddings[key], present[key] = np.zeros(shape, np.float32), np.zeros(shape[:-1], dtype=bool)
         for batch in batches:
             errors |= batch.undecodable | batch.unread
             if batch.inputs is not None:
-                encoded = self.engine.encode(name, batch.inputs)
+                encoded = self.networks.encode(name, batch.inputs)
                 embeddings[name][batch.rows] = self.rounded(encoded.embeddings)
                 present[name][batch.rows] = True
                 if read:
@@ -245,13 +277,13 @@ class Predictor:
         return min(map(self._full_batch, self.modalities))
 
     def _batch_size(self, name: str, n: int) -> int:
-        if self.engine.device.type != "cpu":
+        if self.networks.device.type != "cpu":
             return self._full_batch(name)
         # for few items, smaller batches: some are prepared while others are encoded
         return min(self._full_batch(name), max(4, n // 8))
 
     def _full_batch(self, name: str) -> int:
-        return self.kinds[name].usual_batch_size(self.engine.device.type)
+        return self.kinds[name].usual_batch_size(self.networks.device.type)
 
     def _check_threshold(self, threshold: Any) -> None:
         values = np.asarray(np.nan if threshold is None or isinstance(threshold, str) else threshold)

@@ -10,8 +10,8 @@ from mmfeat.common.seals import seal_folder
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.portable import save_encoder, save_tensors
 from mmfeat.predictor.card import model_card
-from mmfeat.predictor.engines import HEADS
 from mmfeat.predictor.folder import CARD, FORMAT, RECORD, encoder_folder, size_mb
+from mmfeat.predictor.loaded_networks import HEADS
 from mmfeat.predictor.onnx_files import HEADS as HEADS_ONNX
 from mmfeat.predictor.onnx_files import save_encoder_onnx, save_heads_onnx
 from mmfeat.runs.composition import Composition

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mmfeat.common.errors import DataError, StoreError
-from mmfeat.common.remembered import Remembered
+from mmfeat.common.progress import say
 from mmfeat.common.text import counted
+from mmfeat.encoders.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.encoders.resolve import Identity
-from mmfeat.extraction import Extraction, Session, extract_encoder, missing_rows
+from mmfeat.extraction import Extraction, Session, extract_encoder
 from mmfeat.project.front_encoding import encode_from_front
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.report.result import Record, TableResult
-from mmfeat.store import UnstorableRow
+from mmfeat.store import EncoderFeatures, UnstorableRow
 from mmfeat.store.merge import merge_segments
 
-TUNED_ON = 64  # samples
+MEASURED_ON = 64  # samples
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -78,7 +80,7 @@ class ExtractionOptions:
     stop_on_error : bool
         Stop at the first sample that cannot be read or decoded.
     tune : bool
-        First measure the fastest batch size and settings on this device, and remember them.
+        First measure the fastest engine, settings and batch size on this device, and remember them.
     rehash : bool
         Read every image again.
     """
@@ -175,7 +177,7 @@ def encode_missing(
         by_tail = encode_from_front(project, identity, present, shard=options.shard, encoder=encoder, trained=trained)
         result = extract_encoder(
             features,
-            lambda: open_session(project, identity, read, options, encoder=encoder),
+            lambda todo: open_session(project, identity, read, options, rows=todo, encoder=encoder),
             row_keys.keys,
             present=present,
             read=read,
@@ -197,56 +199,62 @@ def encode_missing(
 
 
 def open_session(
-    project: Project, identity: Identity, read: Callable[[int], Any], options: ExtractionOptions, *, encoder: Any = None
+    project: Project,
+    identity: Identity,
+    read: Callable[[int], Any],
+    options: ExtractionOptions,
+    *,
+    rows: np.ndarray | None = None,
+    encoder: Any = None,
 ) -> Session:
-    """The encoder on its device, with the batch size and settings that `--tune` measured, or the defaults."""
-    from mmfeat.common.devices import provenance, torch_device
+    """The encoder on its device, with the engine and batch size to use there.
 
-    kind = modality_kind(identity.spec.modality)
-    device = torch_device(project.config.device)
+    Parameters
+    ----------
+    rows : np.ndarray, optional
+        `(n,)` rows to encode, which engines may be measured on. By default nothing is measured: an engine that was
+        measured before, or the usual one.
+    encoder : optional
+        The built encoder, if the caller has it.
+    """
+    from mmfeat.common.devices import provenance, torch_device
+    from mmfeat.encoders.engines.selection import EngineSelection
+
+    kind, config = modality_kind(identity.spec.modality), project.config
+    device = torch_device(config.device)
     encoder = project.built(identity) if encoder is None else encoder
     encoder = encoder.to(device).eval()
-    meta = provenance(device) | kind.recorded(project.config)
-    memory, place = Remembered(project.memory / "tuning.json"), f"{identity.spec.key} on {meta['device']}"
-    settings, tuned = encoder.speed_settings(), ""
+    selection = EngineSelection(encoder, device, config.engine, config.encoder[identity.name].tokens)
     if options.tune:
-        measured, tuned = _tune(project, identity, encoder, device=device, read=read)
-        memory.remember(place, measured, settings)
-        memory.save()
-    usual = {"batch_size": kind.usual_batch_size(device.type), "settings": {}}
-    found = memory.recall(place, settings) or usual
-    encoder.set_speed(**found["settings"])
-    return Session(encoder, device, found["batch_size"], meta, tuned=tuned)
+        say(f"{identity.name}: measuring the fastest engine and settings on {device}")
+    selected = selection.select(
+        0 if rows is None else len(rows),
+        lambda: some_prepared(encoder, read, rows),
+        tune=options.tune,
+        earlier=earlier_engines(project.store.encoder(identity.spec)),
+    )
+    meta = provenance(device) | kind.recorded(config) | {"engine": selected.engine.choice.record}
+    return Session(encoder, device, selected.batch_size, meta, tuned=selected.summary, engine=selected.engine)
 
 
-def _tune(
-    project: Project, identity: Identity, encoder: Any, *, device: Any, read: Callable[[int], Any]
-) -> tuple[dict[str, Any], str]:
-    """Measure the fastest settings on some of the samples to encode. Returns them, and a line that describes them."""
-    from mmfeat.common.progress import say
-    from mmfeat.extraction.tuning import tune
-
-    row_keys = project.keys_of(identity)
-    features, tokens = project.store.encoder(identity.spec), project.config.encoder[identity.name].tokens
-    again = rows_to_decode_again(project, identity)
-    rows, _ = missing_rows(features, row_keys.keys, row_keys.present, tokens=tokens, again=again)
+def some_prepared(encoder: Any, read: Callable[[int], Any], rows: np.ndarray | None) -> list[Any]:
+    """Prepared samples of some of the rows to encode; samples that cannot be read are left out."""
+    if rows is None:
+        return []
     prepared = []
-    for row in rows[np.linspace(0, len(rows) - 1, min(TUNED_ON, len(rows)), dtype=int)]:
+    for row in rows[np.linspace(0, len(rows) - 1, min(MEASURED_ON, len(rows)), dtype=int)]:
         try:
             prepared.append(encoder.prepare(read(int(row))))
-        except Exception:  # the extraction reports the error
+        except (UnreadSample, UndecodableSample):  # the extraction reports the error
             continue
-    if not prepared:
-        raise DataError(
-            f"encoder {identity.name!r}: cannot be tuned, because no sample to encode can be read. Run without --tune"
-        )
-    say(f"{identity.name}: measuring the fastest settings on {device}")
-    found = tune(encoder, device, prepared, tokens=tokens)
-    slowest = min(rate for *_, rate in found.measured)
-    fastest = max(rate for *_, rate in found.measured)
-    settings = "".join(f", {key.replace('_', '-')} {'on' if on else 'off'}" for key, on in found.settings.items())
-    text = f"batches of {found.batch_size}{settings}: {fastest:,.0f} rows/s (slowest setting: {slowest:,.0f})"
-    return {"batch_size": found.batch_size, "settings": found.settings}, text
+    return prepared
+
+
+def earlier_engines(features: EncoderFeatures) -> Iterator[str]:
+    """The engines that computed stored features on this machine; read only if they are needed."""
+    for origin in features.origins():
+        if origin.get("host") == platform.node():
+            yield origin.get("engine", "")
 
 
 def complete_logits(project: Project, identity: Identity) -> int:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmfeat.config.encoder_tables import MIXED
 from mmfeat.encoders.resolve import Identity
-from mmfeat.extraction import Extraction, Session, extract_encoder
+from mmfeat.extraction import Extraction, extract_encoder
 
 if TYPE_CHECKING:
     from mmfeat.project.project import Project
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def serves_extraction(project: Project, name: str) -> bool:
     """Whether embeddings may come from cached layers: activations in float16 are exact enough for the class `mixed` only."""
     table = project.config.encoder[name]
-    return not table.tokens and (project.config.store.dtype == "float32" or table.precision == "mixed")
+    return not table.tokens and (project.config.store.dtype == "float32" or table.precision == MIXED)
 
 
 def encode_from_front(
@@ -43,7 +44,6 @@ def encode_from_front(
     keys, features = project.keys_of(identity).keys, project.store.encoder(identity.spec)
     if not (present & features.lookup(keys).missing).any():
         return None
-    from mmfeat.encoders.tail import TailEncoder
     from mmfeat.project.fronts import CachedFront
 
     encoder = project.built(identity) if encoder is None else encoder
@@ -52,13 +52,9 @@ def encode_from_front(
     if not (usable := present & stored.good & features.lookup(keys).missing).any():
         return None
 
-    def start() -> Session:
-        session = front.session(0)
-        return Session(TailEncoder(front.cut).eval(), session.device, session.batch_size, session.meta)
-
     return extract_encoder(
         features,
-        start,
+        lambda todo: front.tail_session(),
         keys,
         present=usable,
         read=lambda row: stored.load(row, None),

@@ -12,10 +12,12 @@ from mmfeat.common.devices import provenance, torch_device
 from mmfeat.common.errors import StoreError
 from mmfeat.encoders.batches import UndecodableSample
 from mmfeat.encoders.cut import ACTIVATIONS, MIRRORED
+from mmfeat.encoders.engines.selection import TORCH, EngineSelection, Selected
 from mmfeat.encoders.front import FrontEncoder, bucket_of, lengths_of
 from mmfeat.encoders.kinds import kind_of
-from mmfeat.encoders.tail import FrontRow
+from mmfeat.encoders.tail import FrontRow, TailEncoder
 from mmfeat.extraction import Session, distinct_rows, extract_encoder
+from mmfeat.project.encoding import earlier_engines, some_prepared
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.store import EncoderFeatures, MappedRows, UnstorableRow
@@ -37,6 +39,7 @@ class CachedFront:
         self.kind = kind_of(project.config.encoder[name])
         views, storage = self.kind.views(project.config, name), project.config.store.dtype
         self.fronts = [FrontEncoder(self.cut, view, storage) for view in views]
+        self._selected: Selected | None = None  # the engine, for all views
         self.both = bool(getattr(encoder, "flip", False))  # an embedding is the mean over both mirror images
 
     @functools.cached_property
@@ -86,13 +89,30 @@ class CachedFront:
         lengths = lengths_of(front, [read(int(row)) for row in some])
         return int(n_rows * np.mean([front.row_bytes(int(length)) for length in lengths]))
 
-    def session(self, view: int) -> Session:
-        """One view's front on the project's device, ready to encode."""
+    def session(self, view: int, rows: np.ndarray | None = None) -> Session:
+        """One view's front on the project's device, ready to encode; engines may be measured on `rows`."""
+        config, front = self.project.config, self.fronts[view]
+        device = torch_device(config.device)
+        front = front.to(device).eval()
+        if self._selected is None:
+            asked = TORCH if front.texts else config.engine  # captions would need a graph for each length
+            self._selected = EngineSelection(front, device, asked, 0).select(
+                0 if rows is None else len(rows),
+                lambda: some_prepared(front, self.project.reader(self.name), rows),
+                earlier=earlier_engines(self.features(view)),
+            )
+        engine = None if front.texts else self._selected.engine
+        meta = provenance(device) | self.kind.recorded(config) | {"engine": self._selected.engine.choice.record}
+        return Session(front, device, self._selected.batch_size, meta, engine=engine)
+
+    def tail_session(self) -> Session:
+        """The stages after the front, on the project's device, by torch."""
         config = self.project.config
         device = torch_device(config.device)
-        meta = provenance(device) | self.kind.recorded(config)
-        front = self.fronts[view].to(device).eval()
-        return Session(front, device, self.kind.usual_batch_size(device.type), meta)
+        tail = TailEncoder(self.cut).to(device).eval()
+        selected = EngineSelection(tail, device, TORCH).usual()
+        meta = provenance(device) | self.kind.recorded(config) | {"engine": selected.engine.choice.record}
+        return Session(tail, device, selected.batch_size, meta, engine=selected.engine)
 
     def cache(self, train: np.ndarray, val: np.ndarray) -> None:
         """Compute what the store lacks. An interrupted call keeps what it has computed.

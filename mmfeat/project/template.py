@@ -17,6 +17,7 @@ schema = 1
 metric = "samples-f1"              # selects epochs, rounds and runs: samples-f1, micro-f1, macro-f1, map, loss
 seed   = {seed}
 device = "auto"                    # auto, cpu, cuda, cuda:1
+engine = "auto"                    # executes encoders: auto (the fastest here), torch, compile, onnxruntime, openvino
 limit_mb = 100.0                   # of a whole model: runs and export report larger ones; 0: no limit
 
 [data]
@@ -74,7 +75,7 @@ model      = {model:<22} # any timm name
 pretrained = {pretrained:<22} # auto: the model's own; random; a .safetensors or .pth file
 checkpoint = "latest"              # latest from finetune, if any; none; checkpoints/image-1
 size       = "auto"                # pixels; auto: as pretrained
-precision  = "float32"             # float32, bfloat16, float16: of the forward pass
+precision  = "float32"             # float32; mixed: faster, with any of bfloat16, float16, TF32
 flip       = false                 # mean over the image and its mirror image
 tokens     = 0                     # 3: keep a 3 x 3 grid of spatial tokens with the pooled embedding
 

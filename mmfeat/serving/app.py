@@ -111,7 +111,7 @@ class Service:
             model=record["run"]["name"],
             classes=list(self.predictor.classes),
             encoders=self.predictor.modalities,
-            device=str(self.predictor.engine.device),
+            device=str(self.predictor.networks.device),
             format=record["format"],
             runtime=record["runtime"],
             waiting=self.waiting,

@@ -13,7 +13,7 @@ from mmfeat.store import commits as naming
 from mmfeat.store.commits import EMBEDDINGS
 from mmfeat.store.encoder_folder import EncoderFolder
 from mmfeat.store.rows import Found, MappedRows, check_keys
-from mmfeat.store.segments import write_file
+from mmfeat.store.segments import origins_of, write_file
 from mmfeat.store.series import SegmentSeries
 from mmfeat.store.storable import storable
 
@@ -55,6 +55,12 @@ class EncoderFeatures(EncoderFolder):
             rows = np.flatnonzero(untried)
             untried[rows] = [keys[row].tobytes() not in tried for row in rows]
         return untried
+
+    def origins(self) -> list[dict[str, Any]]:
+        """Where the stored embeddings were computed: host, device, engine, versions, created, rows; one entry per origin."""
+        self.refresh()
+        files = self.series[EMBEDDINGS].files
+        return [origin for file in files for origin in origins_of(self.folder / file.name)]
 
     def flat(self, found: Found) -> np.ndarray:
         """Found rows whose image has a single colour, or nearly so, `(N,)` bool."""

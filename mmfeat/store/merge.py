@@ -145,7 +145,7 @@ def _joined(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Joins origins that differ only in time, with the latest time and the sum of rows."""
     joined: dict[str, dict[str, Any]] = {}
     for origin in origins:
-        place = json.dumps([origin.get(name) for name in ("host", "device", "versions")], sort_keys=True)
+        place = json.dumps([origin.get(name) for name in ("host", "device", "engine", "versions")], sort_keys=True)
         one = joined.setdefault(place, {**origin, "rows": 0})
         one["rows"] += origin["rows"]
         one["created"] = max(one.get("created", ""), origin.get("created", ""))

@@ -281,5 +281,5 @@ def origins_of(path: Path) -> list[dict[str, Any]]:
         attributes, n_rows = _attributes(h5), int(dataset(h5, "row_key").shape[0])
     if "origins" in attributes:
         return attributes["origins"]
-    known = ("host", "device", "versions", "created")
+    known = ("host", "device", "engine", "versions", "created")
     return [{**{name: attributes[name] for name in known if name in attributes}, "rows": n_rows}]

@@ -74,7 +74,7 @@ def extract(
     on_error : str
         If a sample cannot be read: `record` the reason and continue, or `stop`.
     tune : bool
-        First measure the fastest settings on this device, and remember them.
+        First measure the fastest engine, settings and batch size here, and remember them.
     rehash : bool
         Read every image again instead of trusting its size, time and inode.
 

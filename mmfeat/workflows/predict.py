@@ -170,6 +170,7 @@ def predict_new(
     run: str | None = None,
     model: str = "",
     threshold: float | str | None = None,
+    engine: str | None = None,
     device: str | None = None,
     format: str | None = None,
     top_k: int | None = None,
@@ -187,12 +188,10 @@ def predict_new(
 
     Raises
     ------
-    DataError
-        The table or the pictures cannot be read.
+    DataError, RunError
+        The table, the pictures, the run or the exported model cannot be used.
     ConfigError
         Arguments contradict one another, or a value is wrong.
-    RunError
-        The run or the exported model cannot be used.
     OutputError
         The file must not be replaced.
     """
@@ -208,11 +207,12 @@ def predict_new(
     if out is not None:  # before any work
         outputs.check(out)
     if project is None:
-        predictor, rows = Predictor.load(model, device or "auto"), _new_rows(kind, whats, caption, usual={}, **named)
+        predictor = Predictor.load(model, device or "auto", engine=engine or "auto")
+        rows = _new_rows(kind, whats, caption, usual={}, **named)
         result = predictions_by_model(predictor, rows, threshold=number, outputs=outputs)
     else:
         rows = _new_rows(kind, whats, caption, usual=dict(project.manifest.columns), **named)
-        overridden = project.derived(settings={"predict.threshold": threshold, "device": device})
+        overridden = project.derived(settings={"predict.threshold": threshold, "engine": engine, "device": device})
         result = predictions_by_run(overridden, run, rows, outputs=outputs)
     if out is None:
         return result

@@ -36,6 +36,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    engine: str = "auto",
     device: str = "auto",
     limits: Limits | None = None,
     verbose: bool = False,
@@ -46,6 +47,8 @@ def serve(
 
     Parameters
     ----------
+    engine : str
+        Executes the encoders; `auto`: the fastest, which is measured if it is not known on this machine.
     allow_hosts : sequence of str
         Names to accept in the Host header in addition to the loopback names and `host`. `*`: any.
     allow_origins : sequence of str
@@ -68,12 +71,14 @@ def serve(
         return_memory_when_freed()
         from mmfeat.predictor import Predictor
 
-        predictor = Predictor.load(folder, device)
+        predictor = Predictor.load(folder, device, engine=engine)
+        engines = predictor.select_engines()
         server, service = make_server(predictor, limits or Limits(), verbose, callers=callers)
         listener.listen(server.config.backlog)
-        name, on, where = shown(predictor.record["run"]["name"]), predictor.engine.device, _url(listener)
+        name, on, where = shown(predictor.record["run"]["name"]), predictor.networks.device, _url(listener)
         with _ended_by_signals(server):
-            say(f"Serving {name} on {on}: {where}predict, described in {where}docs. Ctrl-C ends it")
+            by = ", ".join(f"{one} by {what}" for one, what in engines.items())
+            say(f"Serving {name} on {on} ({by}): {where}predict, described in {where}docs. Ctrl-C ends it")
             server.run(sockets=[listener])
     finally:
         listener.close()

@@ -131,6 +131,7 @@ COMMANDS = {
             "--tune": Opt(refused=[["--dry-run"]]),
             "--dry-run": Opt(),
             "--rehash": Opt(acts=[[], ["--dry-run"]]),
+            "--engine": Opt("torch", acts=[[], ["--dry-run"]]),
             "--device": DEVICE,
         },
     ),
@@ -273,6 +274,7 @@ COMMANDS = {
             "--metric": Opt(
                 "map", acts=[ROWS, TABLE, ONE], refused=[[*TABLE, *MODEL], ["crossattn-1"], ["crossattn-1", *TABLE]]
             ),
+            "--engine": Opt("torch", acts=[TABLE, ONE, [*TABLE, *MODEL]], refused=[ROWS]),
             "--device": Opt("cpu", acts=[ROWS, TABLE, ONE, [*TABLE, *MODEL]]),
             "--set": Opt(
                 "predict.threshold=0.3",
@@ -350,6 +352,7 @@ COMMANDS = {
         {
             "--host": Opt("0.0.0.0"),
             "--port": Opt("1234"),
+            "--engine": Opt("torch"),
             "--device": DEVICE,
             "--max-mb": Opt("3"),
             "--max-megapixels": Opt("3"),

@@ -14,7 +14,6 @@ from mmfeat.common import verified
 from mmfeat.common.errors import EncoderError, StoreError
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.extraction import Extraction, in_shard, writer
-from mmfeat.extraction.tuning import tune
 from mmfeat.store import FeatureStore
 
 
@@ -63,7 +62,7 @@ def test_only_what_is_missing_is_encoded(store):
 
 
 def test_extraction_and_its_fake_import_no_torch():
-    code = "import sys, mmfeat.extraction, mmfeat.extraction.tuning, mmfeat.workflows.extract, mmfeat.workflows.store\n"
+    code = "import sys, mmfeat.extraction, mmfeat.workflows.extract, mmfeat.workflows.store\n"
     code += "heavy = {'torch', 'timm', 'transformers'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -186,13 +185,3 @@ def test_memory_is_bounded_by_parts(store, monkeypatch):
     run(store, 100)
     assert most == 1
     assert_whole(store, 100)
-
-
-def test_tuning_takes_the_fastest_that_fits_and_leaves_the_encoder_so(monkeypatch):
-    monkeypatch.setattr("mmfeat.extraction.tuning.SECONDS", 0.03)
-    encoder = FakeEncoder(memory=100)
-    found = tune(encoder, "cpu", [sample_of(i) for i in range(10)])
-    assert found.settings == {"slow": False}
-    assert found.batch_size <= 100
-    assert encoder.seconds == 0.0
-    assert {size for _, size, _ in found.measured} >= {8, 16}

@@ -87,12 +87,6 @@ class FakeEncoder:
     def out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, OutOfMemory)
 
-    def speed_settings(self) -> list[dict[str, Any]]:
-        return [{"slow": True}, {"slow": False}]
-
-    def set_speed(self, slow: bool = False) -> None:
-        self.seconds = 0.01 if slow else 0.0
-
 
 def run(
     store: FeatureStore,
@@ -105,7 +99,7 @@ def run(
     encoder = encoder or FakeEncoder()
     batch_size = more.pop("batch_size", 8)
     present = more.pop("present", np.ones(n, dtype=bool))
-    start = lambda: Session(encoder, "cpu", batch_size, {"host": "here"})  # noqa: E731
+    start = lambda rows: Session(encoder, "cpu", batch_size, {"host": "here"})  # noqa: E731
     return extract_encoder(store.encoder(SPEC), start, keys_of(n), present=present, read=read, name="image", **more)
 
 

@@ -77,7 +77,7 @@ def test_an_exported_model_makes_the_tokens_itself(with_tokens, small_source, tm
     for found in (inside, outside):
         assert np.abs(found.predictions.probs - wanted).max() < 1e-4
     assert np.isfinite(Predictor.load(tmp_path / "model").predict(captions=["two dogs", None]).probs).all()
-    monkeypatch.setattr("mmfeat.predictor.onnx_files.NEEDED", ())
+    monkeypatch.setattr("mmfeat.encoders.onnx_graphs.NEEDED", ())
     with pytest.raises(RunError, match=r"reads tokens of image, text, which only torch supports\. Use: --format"):
         export(project, "labelquery-1", tmp_path / "onnx", format="onnx")
 

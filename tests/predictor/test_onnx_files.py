@@ -17,10 +17,11 @@ from mmfeat import Predictor
 from mmfeat.common.errors import ConfigError, DataError, EncoderError, RunError
 from mmfeat.common.seals import read_sealed, seal_folder
 from mmfeat.encoders.families.tfidf import TfidfEncoder
+from mmfeat.encoders.onnx_graphs import keep_as_float16
 from mmfeat.encoders.portable import load_preparation
 from mmfeat.encoders.preparation import ImagePreparation
-from mmfeat.predictor.engines import OnnxEngine
-from mmfeat.predictor.onnx_files import keep_as_float16, save_encoder_onnx, save_heads_onnx
+from mmfeat.predictor.loaded_networks import OnnxNetworks
+from mmfeat.predictor.onnx_files import save_encoder_onnx, save_heads_onnx
 from mmfeat.project.project import Project
 from mmfeat.runs.composition import Composition, ProbePart
 from mmfeat.workflows.export import export
@@ -62,7 +63,7 @@ def test_the_folder_has_been_compared_with_torch_and_the_cache(exported_onnx):
 
 @pytest.mark.parametrize("n", [1, 3, 7])
 def test_it_equals_torch_whatever_is_there(by_onnx, by_torch, n):
-    assert isinstance(by_onnx.engine, OnnxEngine)
+    assert isinstance(by_onnx.networks, OnnxNetworks)
     images, captions = list(FEW[:n]), WORDS[:n]
     images[n // 2] = None
     for one, other in ((images, captions), (images, None), (None, captions), (None, [None] * n)):
@@ -106,7 +107,7 @@ def test_one_encoders_output_alone_is_a_graph_too(tmp_path):
     nn.init.normal_(part.prior)
     composition = Composition({"image": part}, "image", 3)
     save_heads_onnx(composition, {"image": 4}, tmp_path / "heads.onnx", dtype="float32")
-    engine = OnnxEngine(
+    engine = OnnxNetworks(
         {}, heads=onnxruntime.InferenceSession(tmp_path / "heads.onnx"), preparations={}, device=torch.device("cpu")
     )
     x, there = (

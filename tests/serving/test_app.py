@@ -252,14 +252,14 @@ def test_more_requests_than_may_wait_are_told_to_come_again(predictor, monkeypat
 
 
 def test_a_failing_model_fails_one_item_in_one_line(predictor, monkeypatch, caplog):
-    compose = type(predictor.engine).compose
+    compose = type(predictor.networks).compose
 
     def poisoned(self, embeddings, present):
         if not present["text"].all():
             raise RuntimeError("poison\x1b[31m")
         return compose(self, embeddings, present)
 
-    monkeypatch.setattr(type(predictor.engine), "compose", poisoned)
+    monkeypatch.setattr(type(predictor.networks), "compose", poisoned)
     with serving(predictor, Limits()) as (port, _), ThreadPoolExecutor(16) as pool:
         asked = [{"caption": "x"} if i % 4 else {"image": picture(i)} for i in range(16)]
         found = list(pool.map(lambda one: ask(port, as_json(**one), JSON), asked))

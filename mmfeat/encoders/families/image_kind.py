@@ -11,7 +11,7 @@ from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, image_keys
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
+from mmfeat.encoders.kinds import GENERATED, WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,16 @@ class ImageKind(EncoderKind):
         from mmfeat.encoders.catalogue import describe_image
 
         return describe_image(table, folder)
+
+    def generated(self, preparation: ImagePreparation) -> list[Tensor]:
+        """Images of smooth random colours."""
+        import torch
+        from torch.nn import functional
+
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.rand(GENERATED, 3, 9, 9, generator=generator) * 255
+        size = preparation.data_config["input_size"][1:]
+        return list(functional.interpolate(coarse, size=size, mode="bilinear").to(torch.uint8))
 
     def training_loader(
         self, read: Callable[[int], Any], encoder: ImageEncoder, config: Config, name: str

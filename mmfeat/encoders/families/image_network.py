@@ -155,18 +155,18 @@ class ImageEncoder(Encoder):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Pooled features `(B, D)`; with `flip`, at inference, their mean over the image and its mirror image."""
         pixels = self._normalised(batch["pixels"])
-        features = self._run(pixels)
-        return (features + self._run(pixels.flip(-1))) / 2 if self.flip and not self.training else features
+        features = self.network(pixels)
+        return (features + self.network(pixels.flip(-1))) / 2 if self.flip and not self.training else features
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features `(B, D)`, spatial tokens `(B, number^2, C)` on a grid, row by row, and their number `(B,)`."""
         pixels = self._normalised(batch["pixels"])
         embeddings, grid = self.forward_grid(pixels)
         if self.flip:
-            embeddings = (embeddings + self._run(pixels.flip(-1))) / 2
+            embeddings = (embeddings + self.network(pixels.flip(-1))) / 2
         grid = functional.adaptive_avg_pool2d(grid.float(), number)  # (B, C, number, number)
         tokens = grid.flatten(2).transpose(1, 2)
-        return embeddings, tokens, torch.full((len(tokens),), tokens.shape[1])
+        return embeddings, tokens, torch.full((tokens.shape[0],), tokens.shape[1])
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Convert bytes to normalised float32, like torchvision's ToTensor and Normalize."""
@@ -194,17 +194,13 @@ class ImageEncoder(Encoder):
         return EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
 
     def speed_settings(self) -> list[dict[str, Any]]:
-        """Memory layouts, and on a GPU also compiled code."""
-        layouts = [{"channels_last": True}, {"channels_last": False}]
-        on_gpu = next(self.network.parameters()).is_cuda
-        return layouts + [{**layout, "compiled": True} for layout in layouts if on_gpu]
+        """Memory layouts."""
+        return [{"channels_last": True}, {"channels_last": False}]
 
-    def set_speed(self, channels_last: bool = True, compiled: bool = False) -> None:
+    def set_speed(self, channels_last: bool = True) -> None:
         """Apply one of `speed_settings`."""
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self._memory_format)
-        run = torch.compile(self.network) if compiled else self.network
-        object.__setattr__(self, "_run", run)  # not a submodule: its tensors are the network's
 
     @property
     def pooling(self) -> str:

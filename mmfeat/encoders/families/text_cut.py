@@ -22,7 +22,6 @@ class TextCut(Cut):
     """A network of transformers, cut between two blocks. Activations are the tokens' states `(B, L, D)`."""
 
     encoder: TextEncoder
-    before: nn.Module
     blocks: nn.ModuleList
 
     @property

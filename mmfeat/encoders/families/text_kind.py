@@ -13,7 +13,7 @@ from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, caption_keys
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
+from mmfeat.encoders.kinds import GENERATED, WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +50,10 @@ class CaptionKind(EncoderKind):
         """The number of characters of each caption."""
         captions = host.manifest.captions
         return lambda row: len(captions[row])
+
+    def generated(self, preparation: TextPreparation) -> list[str]:
+        """Captions of one to sixteen words."""
+        return [" ".join([preparation.examples[0]] * (1 + n % 3) + ["two"] * (n % 7)) for n in range(GENERATED)]
 
     def any_given(self, ids: list[str], images: list[str], captions: list[str]) -> bool:
         """Whether a caption is not blank."""

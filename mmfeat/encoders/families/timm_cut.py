@@ -36,7 +36,6 @@ class TimmCut(Cut):
     """A network of timm, cut between two stages. Activations are `(B, h, w, C)`, or `(B, L, C)` for tokens."""
 
     encoder: TimmEncoder
-    before: nn.Module
     chain: _Chain
 
     @functools.cached_property

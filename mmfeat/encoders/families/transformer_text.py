@@ -39,6 +39,7 @@ _NOT_WIRING = {
 }
 _LAYER = re.compile(r"\.(?:layers?|h|block|albert_layer_groups)\.(\d+)\.")
 _POSITIONS = re.compile(r"(?:^|\.)(?:position_embeddings?|embed_positions|positions_embed|wpe)$")
+_STEP = 8  # tokens
 _UNUSED = ("pooler.", "cls.", "lm_head.", "classifier.")
 
 
@@ -104,6 +105,15 @@ class TextEncoder(Encoder):
     def cut(self, trained: int) -> TextCut:
         """Between two blocks."""
         return cut_text(self, trained)
+
+    def with_few_shapes(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same captions, padded to a multiple of 8 tokens or to the longest possible caption."""
+        length = batch["input_ids"].shape[1]
+        more = min(-(-length // _STEP) * _STEP, max(self.preparation.most, length)) - length
+        tokenizer = self.preparation.tokenizer
+        ends = (more, 0) if tokenizer.padding_side == "left" else (0, more)
+        padding = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0}
+        return {name: functional.pad(batch[name], ends, value=value) for name, value in padding.items()}
 
     def layers(self) -> dict[str, int]:
         """Each parameter's depth: 0 for embeddings, then the layers by number; final norms belong to the last layer."""

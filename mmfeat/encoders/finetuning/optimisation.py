@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmfeat.common.errors import EncoderError
+from mmfeat.config.encoder_tables import MIXED
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
@@ -101,7 +102,9 @@ def keep_statistics(encoder: nn.Module) -> None:
 
 
 def training_precision(asked: str, own: str, device: torch.device) -> str:
-    """The precision of training; `auto` is bfloat16 on a GPU that supports it, otherwise the encoder's own precision.
+    """The arithmetic of training; `auto` is bfloat16 on a GPU that supports it, otherwise the encoder's own.
+
+    For an encoder of the precision class `mixed`, `auto` is float32 on a CPU.
 
     Raises
     ------
@@ -109,6 +112,7 @@ def training_precision(asked: str, own: str, device: torch.device) -> str:
         The precision is float16 on a CPU, where gradients underflow.
     """
     if asked == "auto":
+        own = "float32" if own == MIXED else own
         fast = own == "float32" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         asked = "bfloat16" if fast else own
     if asked == "float16" and device.type == "cpu":

@@ -1,0 +1,53 @@
+"""The engine `onnxruntime`: the exported graph in ONNX Runtime, in float32 on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfeat.common.machine import usable_cores
+from mmfeat.encoders.batches import Encoded
+from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics, register_engine
+from mmfeat.encoders.engines.graphs import encoder_graph, has_graph
+
+
+@register_engine
+class OnnxRuntimeEngine(Engine):
+    """ONNX Runtime fuses convolutions, normalisation and activations, and lays out their memory for the processor."""
+
+    name = package = "onnxruntime"
+    modules = ("onnxruntime", "onnx", "onnxscript")
+    extra = "onnx"
+    exported = True
+
+    @classmethod
+    def choices(cls, encoder: Encoder, device: torch.device) -> list[Choice]:
+        """Float32, on the CPU."""
+        if device.type != "cpu" or not has_graph(encoder) or "float32" not in arithmetics(encoder.precision, ()):
+            return []
+        return [Choice(cls.name, "float32")]
+
+    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
+        super().__init__(encoder, device, choice, tokens)
+        self._session = session(encoder_graph(encoder, tokens), ["CPUExecutionProvider"])
+
+    def encode(self, batch: dict[str, Tensor]) -> Encoded:
+        """The graph's outputs."""
+        inputs = {name: tensor.numpy() for name, tensor in self.encoder.with_few_shapes(batch).items()}
+        return Encoded(*self._session.run(None, inputs))
+
+
+def session(file: Path, providers: list[Any]) -> Any:
+    """A session of onnxruntime on all usable cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised anyway
+    options.intra_op_num_threads = usable_cores()
+    # leaves cores to the preparation of samples
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(file), options, providers=providers)

@@ -1,0 +1,62 @@
+"""The engine `openvino`: the exported graph in OpenVINO, in float32 or bfloat16 on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfeat.common.machine import usable_cores
+from mmfeat.encoders.batches import Encoded
+from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics, register_engine
+from mmfeat.encoders.engines.graphs import encoder_graph, has_graph
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+@register_engine
+class OpenVinoEngine(Engine):
+    """OpenVINO has the fastest bfloat16 arithmetic on processors that have instructions for it."""
+
+    name = package = "openvino"
+    modules = ("openvino", "onnx", "onnxscript")
+    extra = "openvino"
+    exported = True
+
+    @classmethod
+    def choices(cls, encoder: Encoder, device: torch.device) -> list[Choice]:
+        """Float32, and bfloat16 if the processor has it."""
+        if device.type != "cpu" or not has_graph(encoder) or encoder.precision in ("bfloat16", "float16"):
+            return []
+        import openvino
+
+        has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        offered = arithmetics(encoder.precision, ["bfloat16"] if has_bfloat16 else [])
+        return [Choice(cls.name, one) for one in offered]
+
+    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
+        super().__init__(encoder, device, choice, tokens)
+        import openvino
+
+        options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[choice.arithmetic],
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
+        }
+        self._model = openvino.Core().compile_model(str(encoder_graph(encoder, tokens)), "CPU", options)
+        self._requests = threading.local()
+
+    def encode(self, batch: dict[str, Tensor]) -> Encoded:
+        """The graph's outputs."""
+        inputs = {name: tensor.numpy() for name, tensor in self.encoder.with_few_shapes(batch).items()}
+        found = self._request().infer(inputs)
+        return Encoded(*(found[output].copy() for output in self._model.outputs))
+
+    def _request(self) -> Any:
+        """The inference request of this thread: a request serves one thread at a time."""
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._model.create_infer_request()
+        return self._requests.own

@@ -1,0 +1,264 @@
+"""Selects the engine of an encoder on this machine, by measurement where the work is long enough to pay for it."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+
+from mmfeat.common.errors import ConfigError, EncoderError, one_line
+from mmfeat.common.files import digest_json
+from mmfeat.common.machine import processor
+from mmfeat.common.progress import say
+from mmfeat.common.remembered import Remembered
+from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.engines.agreement import disagreement
+from mmfeat.encoders.engines.engine import Choice, Engine, engine_class, engines
+from mmfeat.encoders.kinds import encoder_kind
+
+AUTO, TORCH = "auto", "torch"
+SECONDS = 1.0  # of measuring each engine and batch size, if the user asks for it
+SHARE = 0.03  # of the estimated time that may be spent on measuring
+LONG = 45.0  # seconds of work from which on it is worth to export a network and to measure engines
+_FEW = 256  # samples below which nothing is measured
+_CLOSE = 0.97  # a smaller batch that is nearly as fast is preferred, since it saves memory
+_BATCHES = 3  # that are measured at least
+_REMEMBERED = 500
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The speed of an engine in batches of one size."""
+
+    choice: Choice
+    batch_size: int
+    rate: float  # samples per second
+
+
+@dataclass(frozen=True)
+class Selected:
+    """An engine to encode with.
+
+    Attributes
+    ----------
+    batch_size : int
+        Samples encoded at a time.
+    measured : list of Measured
+        The measurements that selected it, the fastest first; empty if nothing was measured now.
+    is_usual : bool
+        Whether it was taken without a measurement.
+    """
+
+    engine: Engine
+    batch_size: int
+    measured: Sequence[Measured] = ()
+    is_usual: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The engine and its speed, and the fastest setting of each other engine; empty if nothing was measured."""
+        if not self.measured:
+            return ""
+        best: dict[str, Measured] = {}
+        for one in self.measured:
+            best.setdefault(one.choice.engine, one)
+        first, *others = best.values()
+        text = f"{first.choice}, batches of {first.batch_size}: {first.rate:,.0f} rows/s"
+        return text + "".join(f"; {one.choice.engine} {one.rate:,.0f}" for one in others)
+
+
+class EngineSelection:
+    """Selects the engine of one encoder on one device.
+
+    The fastest engine is remembered for this machine, this encoder and the installed versions, in the user's cache folder.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        In eval mode on `device`.
+    asked : str
+        An engine's name, or `auto`.
+    tokens : int
+        The setting `tokens` of the encoder.
+
+    Raises
+    ------
+    ConfigError
+        The engine is not installed, or cannot execute this encoder on this device.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device, asked: str = AUTO, tokens: int = 0) -> None:
+        self.encoder, self.device, self.asked, self.tokens = encoder, device, asked, tokens
+        self.kind = encoder_kind(encoder.kind)
+        if asked == AUTO:
+            self.choices = [
+                choice
+                for name, engine in engines().items()
+                if engine.installed() and (name != "compile" or device.type == "cuda")  # compiling takes a minute
+                for choice in engine.choices(encoder, device)
+            ]
+        else:
+            self.choices = engine_class(asked).choices(encoder, device)
+        if not self.choices:
+            raise ConfigError(
+                f"engine {asked!r} cannot execute {encoder.architecture} with precision {encoder.precision!r} on "
+                f'{device.type}. Use: engine = "auto"'
+            )
+        self.usual_size = self.kind.usual_batch_size(device.type)
+        self._rate: float | None = None  # of torch, once it is measured
+        self._memory = Remembered(user_cache_path("mmfeat") / "engines.json", most=_REMEMBERED)
+        versions = {one.engine: engine_class(one.engine).version() for one in self.choices}
+        where = [socket.gethostname(), processor(), str(device), torch.get_num_threads()]
+        self._place = digest_json([where, encoder.spec().key, tokens])
+        self._made_from = [versions, [one.values for one in self.choices]]
+
+    def usual(self) -> Selected:
+        """The usual engine, without a measurement."""
+        return Selected(self._open(self.choices[0]), self.usual_size, is_usual=True)
+
+    def may_measure(self, n_rows: int, long: float = LONG) -> bool:
+        """Whether so many rows may be work of at least `long` seconds."""
+        if len(self.choices) == 1 and self.choices[0].engine == TORCH:
+            return False
+        return self.asked != AUTO or (n_rows >= _FEW and (self._rate is None or n_rows / self._rate >= long))
+
+    def select(
+        self,
+        n_rows: int,
+        prepared: Callable[[], list[Any]],
+        *,
+        tune: bool = False,
+        earlier: Iterable[str] = (),
+        long: float = LONG,
+    ) -> Selected:
+        """The engine for `n_rows` rows.
+
+        It is the engine that was the fastest before, else the engine that began the work, else the fastest of a measurement
+        now if the work is long enough to pay for it, else the usual one.
+
+        Parameters
+        ----------
+        prepared : callable
+            Prepared samples of the work, at least :data:`SAMPLES` if there are as many.
+        tune : bool
+            Measure now, and all batch sizes.
+        earlier : iterable of str
+            :attr:`Choice.record` of features that this machine has stored.
+        long : float
+            Seconds of work with torch from which on engines are measured.
+
+        Raises
+        ------
+        EncoderError
+            The engine that was asked for does not agree with torch, or cannot execute the network.
+        """
+        if not tune and (found := self._remembered()):
+            return found
+        if not tune and not self.may_measure(n_rows, long):
+            return self.usual()
+        samples = prepared()
+        if not samples:
+            return self.usual()
+        reference, self._rate = self._reference(samples)
+        seconds, known = n_rows / self._rate, set(earlier)
+        begun = [one for one in self.choices if one.engine != TORCH and one.record in known]
+        if not tune and self.asked == AUTO and seconds < long and not begun:
+            return self.usual()
+        choices = self.choices if tune or not begun else begun[:1]
+        budget = SECONDS if tune else min(SECONDS, SHARE * seconds / len(choices))
+        sizes = self.kind.batch_sizes if tune else (self.usual_size,)
+        measured: list[Measured] = []
+        opened: dict[str, Engine] = {}
+        for choice in choices:
+            try:
+                engine = opened[str(choice)] = self._checked(choice, samples, reference)
+            except Exception as error:  # libraries have errors of their own
+                if self.asked != AUTO and choice is choices[-1] and not measured:
+                    raise EncoderError(f"{self.encoder.architecture}: {choice}: {one_line(error)}") from None
+                say(f"{self.encoder.architecture}: {choice} is left out: {one_line(error)}")
+                continue
+            measured += self._measured(engine, samples, sizes, budget)
+        return self._fastest(measured, opened)
+
+    def _remembered(self) -> Selected | None:
+        """The fastest engine of an earlier measurement on this machine; None if there is none."""
+        found = self._memory.recall(self._place, self._made_from)
+        if found is None:
+            return None
+        try:
+            return Selected(self._open(Choice(**found["choice"])), int(found["batch_size"]))
+        except Exception as error:
+            say(f"{self.encoder.architecture}: {found['choice']['engine']} cannot be used: {one_line(error)}")
+            return None
+
+    def _fastest(self, measured: list[Measured], opened: dict[str, Engine]) -> Selected:
+        if not measured:
+            return self.usual()
+        measured = sorted(measured, key=lambda one: -one.rate)
+        close = [one for one in measured if one.rate >= _CLOSE * measured[0].rate]
+        best = min(close, key=lambda one: one.batch_size)
+        self._memory.remember(
+            self._place, {"choice": best.choice.values, "batch_size": best.batch_size}, self._made_from
+        )
+        self._memory.save()
+        engine = opened[str(best.choice)]
+        self.encoder.set_speed(**best.choice.settings)
+        return Selected(engine, best.batch_size, [best, *(one for one in measured if one is not best)])
+
+    def _open(self, choice: Choice) -> Engine:
+        return engine_class(choice.engine)(self.encoder, self.device, choice, self.tokens)
+
+    def _checked(self, choice: Choice, samples: list[Any], reference: np.ndarray) -> Engine:
+        """An engine whose embeddings agree with the reference. Raises whatever the engine raises, or EncoderError."""
+        engine = self._open(choice)
+        found = self._embeddings(engine, samples)
+        if why := disagreement(found, reference, choice.arithmetic):
+            raise EncoderError(why)
+        return engine
+
+    def _reference(self, samples: list[Any]) -> tuple[np.ndarray, float]:
+        """Embeddings of torch, in float32 if the precision class allows it, and its rows per second."""
+        choice = [one for one in engine_class(TORCH).choices(self.encoder, self.device) if one.arithmetic == "float32"]
+        engine = self._open(choice[0] if choice else engine_class(TORCH).choices(self.encoder, self.device)[0])
+        engine.encode(self.encoder.collate(samples[:1]))
+        begin = time.perf_counter()
+        found = self._embeddings(engine, samples)
+        return found, len(samples) / (time.perf_counter() - begin)
+
+    def _embeddings(self, engine: Engine, samples: list[Any]) -> np.ndarray:
+        parts = (samples[start : start + self.usual_size] for start in range(0, len(samples), self.usual_size))
+        return np.concatenate([engine.encode(self.encoder.collate(part)).embeddings for part in parts])
+
+    def _measured(self, engine: Engine, samples: list[Any], sizes: Iterable[int], seconds: float) -> Iterable[Measured]:
+        """The rates in batches of some sizes; larger ones are left out once they are slower, or do not fit."""
+        best = 0.0
+        for size in sizes:
+            inputs = self.encoder.collate([samples[i % len(samples)] for i in range(size)])
+            try:
+                rate = _rate(engine, inputs, size, seconds)
+            except Exception as error:
+                if not self.encoder.out_of_memory(error):
+                    raise
+                return
+            yield Measured(engine.choice, size, rate)
+            if rate < 0.9 * best:
+                return
+            best = max(best, rate)
+
+
+def _rate(engine: Engine, inputs: Any, size: int, seconds: float) -> float:
+    """Rows per second of the fastest batch, after one to warm up: other work on the machine only slows batches down."""
+    engine.encode(inputs)
+    fastest, n, begin = math.inf, 0, time.perf_counter()
+    while n < _BATCHES or time.perf_counter() - begin < seconds:
+        before = time.perf_counter()
+        engine.encode(inputs)
+        fastest, n = min(fastest, time.perf_counter() - before), n + 1
+    return size / fastest
