@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmfeat.encoders.cut import ACTIVATIONS, MIRRORED, Cut, hang
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.store.keys import EncoderSpec
 
 
 class FrontRow(NamedTuple):
@@ -93,6 +94,10 @@ class TailEncoder(Encoder):
         if not self.both or self.training:
             return found
         return {**found, MIRRORED: self.cut_at.front({"pixels": batch["pixels"].flip(-1)})[ACTIVATIONS]}
+
+    def spec(self) -> EncoderSpec:
+        """That of the whole encoder, whose embeddings these are."""
+        return self.cut_at.encoder.spec()
 
     def speed_settings(self) -> list[dict[str, Any]]:
         """None are compared: what the whole encoder has set holds."""

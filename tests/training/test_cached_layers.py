@@ -61,10 +61,10 @@ def encoded_rows(monkeypatch) -> list[int]:
     """Rows that any front encodes from here on, batch by batch."""
     seen, encode = [], Encoder.encode
 
-    def watched(self, batch, device, tokens=0):
+    def watched(self, batch, *args):
         if isinstance(self, FrontEncoder):
             seen.append(len(next(iter(batch.values()))))
-        return encode(self, batch, device, tokens)
+        return encode(self, batch, *args)
 
     monkeypatch.setattr(Encoder, "encode", watched)
     return seen
@@ -106,12 +106,12 @@ def test_an_interrupted_caching_continues(project, monkeypatch):
     monkeypatch.setattr(writer, "SEGMENT_ROWS", 16)
     project, seen, encode = edited(project, {"image": "last 2"}), [], Encoder.encode
 
-    def stopping(self, batch, device, tokens=0):
+    def stopping(self, batch, *args):
         if isinstance(self, FrontEncoder):
             seen.append(len(batch["pixels"]))
             if len(seen) == 3:
                 raise KeyboardInterrupt
-        return encode(self, batch, device, tokens)
+        return encode(self, batch, *args)
 
     monkeypatch.setattr(Encoder, "encode", stopping)
     with pytest.raises(KeyboardInterrupt):
