@@ -18,6 +18,7 @@ from mmfeat.common.errors import DataError, EncoderError
 from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, quoted
+from mmfeat.config.finetune_recipes import ALL
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.encoder import Encoder
@@ -284,8 +285,12 @@ def _announce(project: Project, name: str, done: int, seconds: float) -> None:
     if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
         say(f"{name}: the weights are random. To train from scratch, use: --recipe paper")
     if seconds > LONG_SECONDS and device.type == "cpu":
+        faster = (
+            f'For less time, set [finetune.{name}] layers = "auto" in mmfeat.toml. ' if settings.layers == ALL else ""
+        )
         say(
-            f"{name}: this takes long without a GPU. To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
+            f"{name}: this takes long without a GPU. {faster}"
+            f"To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
         )
 
 

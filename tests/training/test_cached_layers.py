@@ -403,3 +403,9 @@ def test_the_result_says_so_by_the_command_line(project):
     assert "layers to cache (mirrored)" not in done.stdout
     record = dataclasses.asdict(FinetuneConfig())
     assert record["layers"] == "all"
+
+
+def test_a_linear_probe_reads_nothing_of_layers(project):
+    (result,) = finetune(edited(project, {"text": "last 9"}), ["text"], freeze=True).encoders
+    assert result.checkpoint.frozen
+    assert not fronts(project)
