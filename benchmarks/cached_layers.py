@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from store_io import cpu_name
 
-from mmfeat.common.machine import usable_cores
+from mmfeat.common.machine import processor, usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.config.schema import PredictConfig
@@ -79,7 +78,7 @@ class Loops:
             features = self.store.encoder(front.spec())
             extract_encoder(
                 features,
-                lambda front=front: Session(front, self.device, 16, {"host": "benchmark"}),
+                lambda todo, front=front: Session(front, self.device, 16, {"host": "benchmark"}),
                 self.keys,
                 present=np.ones(len(self.rows), bool),
                 read=self.read,
@@ -173,7 +172,7 @@ def main() -> None:
         "layers": f"last {options.layers}",
         "images": len(loops.rows),
         "batch size": options.batch_size,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {usable_cores()} cores",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {usable_cores()} cores",
         "load average": os.getloadavg()[0],
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -29,6 +29,7 @@ from mmfeat.encoders.finetuning.optimisation import (
     training_precision,
 )
 from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.tail import TailEncoder
 
 
 class GradientSteps:
@@ -65,7 +66,7 @@ class GradientSteps:
         weights = class_weights(samples.labels[samples.train]) if config.weights == "paper" else None
         self.weights = None if weights is None else torch.as_tensor(weights, device=device)
         self.steps = math.ceil(len(samples.train) / config.batch_size)
-        self.piece = piece_size(config, device)
+        self.piece = piece_size(config, device, tail=isinstance(encoder, TailEncoder))
 
     def _step(self, batch: Batch, step: int) -> Tensor:
         """Run step number `step` of the optimizer; returns the loss before the step."""
