@@ -70,7 +70,7 @@ def encoders_command(
     image:MODEL and text:MODEL state the modality. Without NAME: all encoders of mmfeat.toml.
     """
     from mmfeat.inference.next_commands import after_finetune
-    from mmfeat.workflows.compare_encoders import best_are_in_use, compare_encoders, use_encoders
+    from mmfeat.workflows.compare_encoders import advises_best, compare_encoders, use_encoders
 
     project = open_project(
         context, options, (*([] if freeze else ["finetune"]), "fuse.linear", "engine", "predict", *TOP)
@@ -87,8 +87,8 @@ def encoders_command(
     for line in table.layout.conclusions:
         echo(line)
     if use is None:
-        done = best_are_in_use(project, result)
-        echo_next(_made(project, result), after_finetune(project) if done else f"{typed_again()} --use best")
+        advised = advises_best(project, result)
+        echo_next(_made(project, result), f"{typed_again()} --use best" if advised else after_finetune(project))
         return
     echo(_made(project, result))
     used = use_encoders(project, result, use)

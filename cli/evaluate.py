@@ -29,11 +29,16 @@ WEAKEST = 3
 @click.option(
     "--split", default="val", type=click.Choice(["val", "test", "train", "train+val"]), help="The labelled rows to use."
 )
+@click.option(
+    "--honest",
+    is_flag=True,
+    help="Also choose threshold and, without RUN, the run on one half of val, and score the other. Epochs stay selected on val.",
+)
 @setting_options(*DECISION, top=("metric", "device"))
 @overwrite_option
 @click.pass_context
 def evaluate_command(
-    context: click.Context, names: tuple[str, ...], split: str, overwrite: bool, **options: Any
+    context: click.Context, names: tuple[str, ...], split: str, honest: bool, overwrite: bool, **options: Any
 ) -> None:
     """Score runs and encoders on the same rows. Without RUN: the best run."""
     from mmfeat.report.evaluation_table import difference_table, evaluation_table
@@ -41,13 +46,18 @@ def evaluate_command(
     from mmfeat.workflows.evaluate import evaluate
 
     project = open_project(context, options, ("predict", "metric", "device"))
-    result, metric = evaluate(project, names, split=split, overwrite=overwrite), project.config.metric
+    result, metric = evaluate(project, names, split=split, honest=honest, overwrite=overwrite), project.config.metric
     echo_one_class(project)
     echo(evaluation_table(result.metrics, f"{counted(result.n_rows, f'{split} row')}", metric=metric))
     if result.differences:
         echo(difference_table(next(iter(result.metrics)), result.differences, metric=metric))
-    for name, report in result.thresholds.items():
-        echo_threshold(report, name if len(result.thresholds) > 1 else "")
+    reports = result.thresholds
+    for name, report in reports.items():
+        echo_threshold(report, name if len(reports) > 1 else "")
+    if len(reports) > 1:
+        explain(next(iter(reports.values())).typed)
+    for choice in result.honest:
+        echo(choice.line)
     _echo_weakest(result)
     first = next(iter(result.metrics.values()))
     explain(left_out(first.scores.n_classes_left_out))

@@ -53,10 +53,9 @@ def export_command(context: click.Context, run: str, destination: str, dtype: st
     if result.unchecked:
         echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:
-        echo(
-            f"{counted(result.n_checked, 'row')} read again: probabilities differ from those of the cached features by at most "
-            f"{result.difference:.1e}"
-        )
+        by = f"differ from those of the cached features by at most {result.difference:.1e}"
+        how = by if result.difference else "are those of the cached features"
+        echo(f"{counted(result.n_checked, 'row')} read again: probabilities {how}")
     if result.n_run:
         echo(
             f"{counted(result.n_run, 'row')} by torch and onnxruntime: probabilities differ by at most {result.runtime_difference:.1e}"

@@ -20,12 +20,24 @@ SHOWN_REASONS = 5
 MODES = Modes(
     of=lambda ctx: "dry" if ctx.params["dry_run"] else "run",
     texts={"dry": "--dry-run, which encodes and writes nothing", "run": "an extraction"},
-    acts={"tune": ("run",), "on_error": ("run",)},
+    acts={"tune": ("run",), "on_error": ("run",), "devices": ("run",)},
+)
+ON = Modes(
+    of=lambda ctx: "many" if ctx.params["devices"] is not None else "one",
+    texts={"many": "--devices", "one": "one device"},
+    acts={"tune": ("one",), "set_device": ("one",)},
 )
 
 
-@click.command("extract", cls=Command, modes=(MODES,), short_help="Encode what the feature store lacks, and only that.")
+@click.command(
+    "extract", cls=Command, modes=(MODES, ON), short_help="Encode what the feature store lacks, and only that."
+)
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
+@click.option(
+    "--devices",
+    metavar="LIST",
+    help="Encode in a process for each device: GPUs such as 0,1; all; or cpu:N for N processes on the CPU.",
+)
 @click.option("--shard", type=Shard(), metavar="K/N", help="Only the K-th of N parts of the rows, such as 3/16.")
 @click.option(
     "--on-error",
@@ -41,6 +53,7 @@ MODES = Modes(
 def extract_command(
     context: click.Context,
     names: tuple[str, ...],
+    devices: str | None,
     shard: tuple[int, int] | None,
     on_error: str,
     tune: bool,
@@ -59,7 +72,7 @@ def extract_command(
     if dry_run:
         _echo_plan(project, plan_extract(project, names, shard=shard, rehash=rehash), names)
         return
-    result = extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash)
+    result = extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash, devices=devices)
     _echo_result(project, result, names, sharded=bool(shard))
 
 

@@ -92,7 +92,8 @@ def init_command(context: click.Context, source: str | None, **options: Any) -> 
 
     SOURCE is one of these: a folder with train.csv and test.csv (a Kaggle task); COCO's instances_*.json or their folder;
     a CSV, TSV, Parquet, JSONL or Excel table; a folder or pattern of Parquet files. Images are in folders, zip or tar
-    files. Options are written into a new mmfeat.toml. If mmfeat.toml exists, they must agree with it.
+    files. Options are written into a new mmfeat.toml. If mmfeat.toml exists, they must agree with
+    it; until somebody edits it, encodes or trains, init SOURCE with other options starts over.
     """
     from mmfeat.workflows.init import init
 

@@ -190,10 +190,17 @@ def echo_one_class(project: Project) -> None:
 
 
 def echo_threshold(report: ThresholdReport | None, name: str = "") -> None:
-    """A run's threshold, and settings that would do better."""
+    """A run's threshold, settings that would do better and, without a name, what a typed option holds for."""
     for show, lines in ((echo, [report.line]), (explain, report.hints)) if report is not None else ():
         for line in filter(None, lines):
             show(f"{name}: {line}" if name else line)
+    if report is not None and not name:
+        explain(report.typed)
+
+
+def called(name: str, project: Project | None) -> str:
+    """`run crossattn-1`, or `encoder image`."""
+    return f"{'encoder' if project is not None and name in project.config.encoder else 'run'} {name}"
 
 
 def typed_again() -> str:

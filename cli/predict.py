@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.options import (
     DECISION,
+    called,
     decision_reads,
     open_project,
     overwrite_option,
@@ -156,7 +157,7 @@ def _predict_rows(context: click.Context, run: str | None, options: dict[str, An
     project = open_project(context, options, decision_reads(bool(run)))
     names = ("split", "format", "top_k", "overwrite")
     result = predict(project, run, out=options["out"] or None, **{name: options[name] for name in names})
-    _echo_rule(result.run, result, options)
+    _echo_rule(called(result.run, project), result, options)
     if result.n_unknown:
         echo(_unknown(result.n_unknown))
     table, *parquet = [str(file) if options["out"] else file.name for file in result.files]
@@ -189,7 +190,7 @@ def _predict_new(context: click.Context, samples: list[str], run: str | None, op
     if shown_here:
         _echo_one(result, options, by.get("project"))
         return
-    _echo_rule(result.model, result, options)
+    _echo_rule(called(result.model, by.get("project")), result, options)
     _echo_errors(result)
     echo_next(f"Made {path} ({counted(len(result.rows.ids), 'row')}).", _after(result, options, by.get("project")))
 
@@ -212,12 +213,12 @@ def _echo_rule(model: str, result: PredictResult | NewPredictions, options: dict
 
     n, chosen = result.n_empty, f", {result.chosen}" if result.chosen else ""
     if options["top_k"]:
-        echo(f"run {model}{chosen}; the {counted(options['top_k'], 'most probable class', 'most probable classes')}")
+        echo(f"{model}{chosen}; the {counted(options['top_k'], 'most probable class', 'most probable classes')}")
         return
     given = "was given its top class" if n == 1 else "were given their top class"
     given = given if result.decision.empty == "most-probable" else "got no label"
     by = about_decision(result.decision, result.fitted)
-    echo(f"run {model}{chosen}; {by}; {counted(n, 'row')} had no class above the threshold and {given}")
+    echo(f"{model}{chosen}; {by}; {counted(n, 'row')} had no class above the threshold and {given}")
 
 
 def _echo_errors(result: NewPredictions) -> None:

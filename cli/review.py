@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mmfeat.cli.options import DECISION, decision_reads, open_project, overwrite_option, setting_options
+from mmfeat.cli.options import DECISION, called, decision_reads, open_project, overwrite_option, setting_options
 from mmfeat.cli.printing import echo, echo_next
 from mmfeat.cli.strict import Command, Modes
 
@@ -68,7 +68,7 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
 
     names = ("n", "split", "overwrite")
     result = review(project, run, out=options["out"] or None, **{name: options[name] for name in names})
-    echo(f"run {result.run}{f', {result.chosen}' if result.chosen else ''}")
+    echo(f"{called(result.run, project)}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
         echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")
     if result.n_unknown:

@@ -84,6 +84,7 @@ class RunVerbs(OpenProject):
         self,
         *names: str,
         split: str = "val",
+        honest: bool = False,
         threshold: float | str | None = None,
         empty: str | None = None,
         calibration: str | None = None,
@@ -100,12 +101,14 @@ class RunVerbs(OpenProject):
             Runs and encoders; the best run, if empty.
         split : str
             `val`, `test`, `train` or `train+val`.
+        honest : bool
+            Whether to choose the decision rule, and without names the run, on one half of val and score the other half.
         """
         from mmfeat.workflows.evaluate import evaluate
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, ("predict", "metric", "device"))
-        return evaluate(project, names, split=split, overwrite=overwrite)
+        return evaluate(project, names, split=split, honest=honest, overwrite=overwrite)
 
     @property
     def runs(self) -> RunList:

@@ -70,6 +70,7 @@ class TrainingVerbs(OpenProject):
         tune: bool = False,
         dry_run: bool = False,
         rehash: bool = False,
+        devices: str | None = None,
         engine: str | None = None,
         device: str | None = None,
     ) -> ExtractResult | ExtractDryRun:
@@ -89,6 +90,8 @@ class TrainingVerbs(OpenProject):
             Write nothing. Return what would be done, about how long and how many megabytes.
         rehash : bool
             Read every image again instead of trusting its size, time and inode.
+        devices : str, optional
+            Encode in several processes: GPUs such as `0,1`; `all` GPUs or, without one, CPU sockets; or `cpu:N`.
         """
         from mmfeat.workflows.extract import extract, plan_extract
 
@@ -97,7 +100,7 @@ class TrainingVerbs(OpenProject):
         project = self._snapshot(None, {"engine": engine, "device": device}, dry=dry_run)
         if dry_run:
             return plan_extract(project, names, shard=shard, rehash=rehash)
-        return extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash)
+        return extract(project, names, shard=shard, on_error=on_error, tune=tune, rehash=rehash, devices=devices)
 
     @verb
     def fuse(

@@ -7,21 +7,37 @@ import functools
 import math
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 _PREPARED_MB = "MMFEAT_PREPARED_MB"
+OWN_CORES = "MMFEAT_CORES"
 
 
 def usable_cores() -> int:
     """Cores that this process may use, at least 1.
 
     `os.cpu_count` counts the host's cores. This process may be bound to some of them (affinity), limited to a share of
-    their time (cgroup, as in containers), or be a Slurm task. The smallest of these limits applies.
+    their time (cgroup, as in containers), be a Slurm task, or be limited by MMFEAT_CORES. The smallest of these limits
+    applies.
     """
-    limits = [_affinity(), *_cgroup_quotas(), *_slurm()]
+    limits = [len(core_numbers()), *_cgroup_quotas(), *_slurm(), *_environment(OWN_CORES)]
     return max(1, min(limits))
+
+
+def core_numbers() -> list[int]:
+    """The numbers of the cores that this process is bound to, in order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def bind_to(cores: Collection[int]) -> None:
+    """Bind this process to cores, before it starts threads; without effect where the system has no affinity."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def prepared_bytes() -> int:
@@ -29,12 +45,6 @@ def prepared_bytes() -> int:
     with contextlib.suppress(ValueError):
         return max(1, int(os.environ.get(_PREPARED_MB, ""))) * 10**6
     return 512 * 10**6
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cgroup_quotas(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> list[int]:
@@ -75,13 +85,15 @@ def _quota_of_version_1(folder: Path) -> list[int]:
 
 
 def _slurm() -> list[int]:
-    limits = []
-    for name in _SLURM:
-        with contextlib.suppress(ValueError):
-            cores = int(os.environ.get(name, ""))
-            if cores > 0:
-                limits.append(cores)
-    return limits[:1]  # the task's cores if known, else the node's
+    return [cores for name in _SLURM for cores in _environment(name)][:1]  # the task's cores if known, else the node's
+
+
+def _environment(name: str) -> list[int]:
+    """The value of an environment variable that is a positive number."""
+    with contextlib.suppress(ValueError):
+        if (cores := int(os.environ.get(name, ""))) > 0:
+            return [cores]
+    return []
 
 
 @functools.cache

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = (10.0, 60.0)  # time between two plain lines: in the first minute, and later
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+_COUNTER: ContextVar[Progress | None] = ContextVar("counter", default=None)
 
 
 @contextmanager
@@ -26,6 +27,17 @@ def quiet(on: bool = True) -> Iterator[None]:
         yield
     finally:
         _QUIET.reset(token)
+
+
+@contextmanager
+def counting_into(counter: Progress) -> Iterator[None]:
+    """Inside the block, `counter` counts the rows of all loops; nothing else is shown."""
+    token = _COUNTER.set(counter)
+    try:
+        with quiet():
+            yield
+    finally:
+        _COUNTER.reset(token)
 
 
 class NoProgress:
@@ -74,10 +86,10 @@ class BarProgress:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "rows") -> Iterator[NoProgress | PlainProgress | BarProgress]:
+def progress(description: str, total: int, unit: str = "rows") -> Iterator[Progress]:
     """Show the progress of a loop of `total` units; call `advance(n)` on the yielded counter."""
     if _QUIET.get():
-        yield NoProgress()
+        yield _COUNTER.get() if unit == "rows" and _COUNTER.get() else NoProgress()
         return
     if not sys.stderr.isatty():
         yield PlainProgress(description, total, unit)

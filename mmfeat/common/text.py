@@ -50,14 +50,16 @@ def utc_time(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
-def toml_value(value: str | Sequence[str]) -> str:
-    """Format a string, or a list of strings, as a TOML value; TOML parsers return the same text.
+def toml_value(value: bool | str | Sequence[str]) -> str:
+    """Format a string, a list of strings, or true or false as a TOML value; TOML parsers return the same text.
 
     Raises
     ------
     ConfigError
         The text has bytes that are not UTF-8 (as a file name may), which TOML cannot contain.
     """
+    if isinstance(value, bool):
+        return str(value).lower()
     if not isinstance(value, str):
         return f"[{', '.join(map(toml_value, value))}]"
     if re.search("[\ud800-\udfff]", value):

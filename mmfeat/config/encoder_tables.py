@@ -57,6 +57,8 @@ class EncoderTable:
         The adjective for an encoder without a checkpoint, for messages.
     augmentation_keys : tuple of str
         Keys of mmfeat.toml outside its tables that its fine-tuning reads.
+    in_new_tables : dict of str to bool
+        Settings that mmfeat writes into new tables. Their defaults are those of older versions, whose keys stay valid.
     """
 
     kind: ClassVar[str]
@@ -70,6 +72,7 @@ class EncoderTable:
     by_id: ClassVar[bool] = False
     bare: ClassVar[str] = "pretrained"
     augmentation_keys: ClassVar[tuple[str, ...]] = ()
+    in_new_tables: ClassVar[dict[str, bool]] = {}
     # defaults for kinds that do not have these settings as fields
     modality: str = ""
     model: str = ""
@@ -149,6 +152,7 @@ class ImageEncoderConfig(EncoderTable):
     kind: ClassVar[str] = "image"
     sample: ClassVar[str] = "image"
     present: ClassVar[str] = "a readable image"
+    in_new_tables: ClassVar[dict[str, bool]] = {"reduced_decoding": True}
 
     model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
     pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
@@ -156,6 +160,9 @@ class ImageEncoderConfig(EncoderTable):
     size: int | str = "auto"  # pixels; auto: as pretrained
     precision: str = setting("float32", choices=_PRECISIONS)  # of the forward pass
     flip: bool = False  # mean over the image and its mirror image
+    reduced_decoding: bool = (
+        False  # decode JPEGs of much more than `size` pixels at 1/2, 1/4 or 1/8. New projects: true
+    )
     tokens: int = setting(0, low=0, high=32)  # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
     modality: str = setting("image", choices=("image",))
 

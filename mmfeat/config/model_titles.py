@@ -16,10 +16,24 @@ _SAYS_NOTHING = re.compile(
 )
 
 
+_FRONT_MATTER, _HEADING = (
+    re.compile(r"\A---\n.*?^---$", re.DOTALL | re.MULTILINE),
+    re.compile(r"^# +(.*?) *$", re.MULTILINE),
+)
+_README_BYTES = 1 << 16
+
+
 def folder_title(folder: Path) -> str:
-    """The name of a model's folder; if it says nothing, that of its config.json, or of the nearest folder above it."""
+    """The name of a model's folder; if it says nothing, that of its config.json, or of the nearest folder above it.
+
+    The config.json of a sentence-transformers folder names the model that it was trained from, so the heading of its
+    README.md and the folder above come first.
+    """
     folder = Path(os.path.abspath(folder))
-    names = [folder.name, _stated(folder), *(above.name for above in folder.parents)]
+    stated, above = [_stated(folder)], [one.name for one in folder.parents]
+    if (folder / "modules.json").is_file():
+        stated = [_heading(folder), *above[:1], *stated]
+    names = [folder.name, *stated, *above]
     named = [name.rpartition("--")[2] if name.startswith("models--") else name for name in names]
     return next((name for name in named if not _SAYS_NOTHING.fullmatch(name)), folder.name)
 
@@ -29,4 +43,14 @@ def _stated(folder: Path) -> str:
     with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
         stated = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
         return stated.rstrip("/").rpartition("/")[2] if isinstance(stated, str) else ""
+    return ""
+
+
+def _heading(folder: Path) -> str:
+    """The first heading of a folder's README.md, if it is a model's name; empty otherwise."""
+    with contextlib.suppress(OSError), (folder / "README.md").open("rb") as file:
+        text = file.read(_README_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
+        first = _HEADING.search(_FRONT_MATTER.sub("", text))
+        named = first and re.fullmatch(r"(?:[\w.-]+/)?([\w.-]+)", first[1])
+        return named[1] if named else ""
     return ""

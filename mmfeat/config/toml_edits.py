@@ -11,12 +11,12 @@ from mmfeat.common.text import toml_value
 from mmfeat.config.schema import FILE_NAME, MODALITIES
 
 
-def with_encoder(text: str, name: str, values: Mapping[str, str], *, inputs: Sequence[str] | None = None) -> str:
+def with_encoder(text: str, name: str, values: Mapping[str, bool | str], *, inputs: Sequence[str] | None = None) -> str:
     """The text of mmfeat.toml with a further table `[encoder.NAME]`, after those that are there.
 
     Parameters
     ----------
-    values : mapping of str to str
+    values : mapping of str to bool or str
         The keys of the table.
     inputs : sequence of str, optional
         The new value of `fuse.inputs`; unchanged, if None.
@@ -51,7 +51,7 @@ def _values(text: str) -> dict[str, Any] | None:
         return None
 
 
-def _in_place(text: str, tables: Mapping[str, Mapping[str, str]], inputs: Sequence[str] | None) -> str | None:
+def _in_place(text: str, tables: Mapping[str, Mapping[str, bool | str]], inputs: Sequence[str] | None) -> str | None:
     """The text with tables after those of the other encoders; None if tomlkit cannot write it."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError

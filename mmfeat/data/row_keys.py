@@ -17,6 +17,7 @@ from mmfeat.common.remembered_rows import RememberedRows, Rows
 from mmfeat.data.images.image_bytes import PIXEL_DIGEST, deep, pixel_digest
 from mmfeat.data.images.image_names import Location
 from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.images.kept_bytes import KeptBytes
 from mmfeat.data.images.missing_images import NO_IMAGE
 
 _FORMAT = "4"  # since 4: names that look the same, image types by content, linked folders
@@ -93,7 +94,12 @@ def id_keys(ids: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def image_keys(
-    images: np.ndarray, sources: ImageSources, memory: DigestMemory | None = None, *, facts: bool = False
+    images: np.ndarray,
+    sources: ImageSources,
+    memory: DigestMemory | None = None,
+    *,
+    facts: bool = False,
+    kept: KeptBytes | None = None,
 ) -> RowKeys:
     """Row keys of images: digests of their files' bytes. Only files without a digest in memory are read.
 
@@ -105,6 +111,8 @@ def image_keys(
         `(N,)` object array of names.
     facts : bool
         Whether `pixels` and `deep` are needed too: files of which memory has only the key are then read again.
+    kept : KeptBytes, optional
+        Receives the bytes that are read.
 
     Raises
     ------
@@ -123,7 +131,8 @@ def image_keys(
     refused: dict[int, str] = {}
     if unread:
         with progress("reading images", len(unread), "images") as bar:
-            for row, digest in _digests(sources, locations, unread, bar=bar, facts=facts or memory is not None):
+            facts = facts or memory is not None
+            for row, digest in _digests(sources, locations, unread, bar=bar, facts=facts, kept=kept):
                 if isinstance(digest, bytes):
                     found.rows[row] = np.frombuffer(digest, np.uint8)
                 else:
@@ -148,7 +157,13 @@ def _row_keys(images: np.ndarray, found: Digests, refused: dict[int, str]) -> Ro
 
 
 def _digests(
-    sources: ImageSources, locations: list[Location | None], unread: list[int], *, bar: object, facts: bool
+    sources: ImageSources,
+    locations: list[Location | None],
+    unread: list[int],
+    *,
+    bar: object,
+    facts: bool,
+    kept: KeptBytes | None,
 ) -> Iterator[tuple[int, bytes | str]]:
     """Key and facts (49 bytes) of each row to read, or the reason why it cannot be read."""
 
@@ -159,6 +174,8 @@ def _digests(
                 data = sources.read(locations[row])
                 key = hashlib.sha256(data).digest()
                 found.append((row, key + (_facts(data, key) if facts else bytes(_FACTS))))
+                if kept is not None:
+                    kept.keep(row, data)
             except (OSError, DataError) as error:
                 found.append((row, getattr(error, "strerror", None) or str(error)))
         return found

@@ -12,7 +12,7 @@ from PIL import Image
 from mmfeat.common.errors import one_line
 from mmfeat.data.images.archives import check_size
 from mmfeat.encoders.batches import UndecodableSample, UnreadSample
-from mmfeat.encoders.image_decoding import loaded
+from mmfeat.encoders.image_decoding import loaded, unread_jpeg
 
 _LOADING = threading.Lock()
 
@@ -48,11 +48,14 @@ def read_given_image(image: ImageLike) -> bytes | Image.Image:
         raise UnreadSample(getattr(error, "strerror", None) or one_line(error)) from None
 
 
-def _loaded(image: Image.Image) -> Image.Image:
-    """The image with its pixels in memory. Pillow reads pixels at first use, which is not thread-safe."""
+def _loaded(image: Image.Image) -> bytes | Image.Image:
+    """The image with its pixels in memory. Pillow reads pixels at first use, which is not thread-safe.
+
+    Of a JPEG that is not loaded yet, the file's bytes: the encoder may decode it at a reduced size.
+    """
     try:
         with _LOADING:
-            return loaded(image)
+            return unread_jpeg(image) or loaded(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise arbitrary exceptions

@@ -11,6 +11,8 @@ A file with more than 8 bits per channel rarely states how many bits are used. T
 A larger maximum that the file states takes precedence (TIFF's SMaxSampleValue, MaxSampleValue, or a BitsPerSample below 16;
 formats that Pillow scales to 16 bits itself). Values below 0 and NaN become black, infinite values white. For 16-bit RGB,
 the three colours follow the rule together, the alpha channel separately.
+
+A large JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: libjpeg then computes fewer pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,12 +46,48 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED_LEFT = (Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE)  # their columns become rows from the last
+_TURNED_RIGHT = (Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE)  # their rows become columns from the last
+_JPEG = ("JPEG", "MPO")
+_REDUCED = "mmfeat reduced"  # in an image's `info`
 _SCALED_TO_16 = ("PPM", "JPEG2000")  # by Pillow, by the file's header
 _BITS_PER_SAMPLE, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 281, 339, 341
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}  # raw mode to that of the other byte of a 16-bit colour
 
 
-def decode_image(data: bytes, decoding: Decoding = USUAL) -> Image.Image:
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """Of a JPEG that was decoded at a reduced size.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Width and height of the whole image.
+    box : tuple of float
+        Left, top, right and bottom of the whole image in reduced pixels; the last column and row may be partly outside.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    def turned(self, turn: Image.Transpose, size: tuple[int, int]) -> Reduced:
+        """The same after a reduced image of `size` was turned."""
+        (w, h), (left, top, right, bottom) = size, self.box
+        if turn in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, *_TURNED_LEFT):
+            left, right = w - right, w - left
+        if turn in (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180, *_TURNED_RIGHT):
+            top, bottom = h - bottom, h - top
+        if turn in (Image.Transpose.TRANSPOSE, *_TURNED_LEFT, *_TURNED_RIGHT):
+            return Reduced(size=self.size[::-1], box=(top, left, bottom, right))
+        return Reduced(size=self.size, box=(left, top, right, bottom))
+
+
+def reduction_of(image: Image.Image) -> Reduced | None:
+    """How much smaller a JPEG was decoded; None if it has its own size."""
+    return image.info.get(_REDUCED)
+
+
+def decode_image(data: bytes, decoding: Decoding = USUAL, least: int = 0) -> Image.Image:
     """Decode an image file's bytes to RGB; see :func:`upright_rgb`.
 
     Raises
@@ -56,7 +95,7 @@ def decode_image(data: bytes, decoding: Decoding = USUAL) -> Image.Image:
     OSError, ValueError, Image.DecompressionBombError
         The bytes are not a complete image, or the image has too many pixels.
     """
-    return upright_rgb(open_image(data, decoding=decoding), decoding)
+    return upright_rgb(open_image(data, decoding=decoding), decoding, least)
 
 
 def open_image(data: bytes, formats: Sequence[str] | None = None, decoding: Decoding = USUAL) -> Image.Image:
@@ -108,20 +147,28 @@ def _too_many(pixels: int, decoding: Decoding) -> Image.DecompressionBombError:
     return Image.DecompressionBombError(f"{pixels / 1e6:,.1f} megapixels, and [data] max_megapixels is {limit}")
 
 
-def upright_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
+def upright_rgb(image: Image.Image, decoding: Decoding = USUAL, least: int = 0) -> Image.Image:
     """Convert an image to upright RGB with 8 bits per channel and transparency over white.
+
+    Parameters
+    ----------
+    least : int
+        Decode a JPEG at 1/2, 1/4 or 1/8 of its size, as long as both sides keep this many pixels; 0: at its size.
 
     Raises
     ------
     OSError, ValueError
         The pixels cannot be read.
     """
-    image = loaded(image, decoding)
+    image = loaded(image, decoding, least)
     turn = _TURNS.get(_orientation(image))
     if is_grey_and_deep(image):
         image = _in_8_bits(image)
     if turn is not None:
+        reduced, size = reduction_of(image), image.size
         image = image.transpose(turn)
+        if reduced is not None:
+            image.info[_REDUCED] = reduced.turned(turn, size)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -129,8 +176,8 @@ def upright_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
     return image.convert("RGB")
 
 
-def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
-    """Load an image's pixels; if Pillow refuses its metadata, return a new image without them.
+def loaded(image: Image.Image, decoding: Decoding = USUAL, least: int = 0) -> Image.Image:
+    """Load an image's pixels, those of a JPEG at a reduced size as in :func:`upright_rgb`; if Pillow refuses its metadata, return a new image without them.
 
     16-bit colours that use at most 12 bits are scaled to 8 bits here, because Pillow keeps only the upper 8.
 
@@ -141,20 +188,29 @@ def loaded(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
     """
     file = getattr(image, "fp", None)  # Pillow drops or closes it after loading
     data = _bytes_of(file) if is_deep_colour(image) else None
+    _reduce(image, least)
     try:
         image.load()
     except (Image.DecompressionBombError, MemoryError):
         raise
     except Exception as error:
-        for other in _rescued(image.format, _bytes_of(file), decoding):
+        for other in _rescued(image.format, _bytes_of(file), decoding, least=least):
             return other
-        if "truncated" in str(error) and image.format in ("JPEG", "MPO") and decoding.truncated == "refuse":
+        if "truncated" in str(error) and image.format in _JPEG and decoding.truncated == "refuse":
             raise OSError(f'{error}. To decode it anyway, set: [data] truncated = "accept"') from None
         raise
     return image if data is None else _deep_colours(image, data, decoding)
 
 
-def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Image.Image]:
+def _reduce(image: Image.Image, least: int) -> None:
+    """Let libjpeg decode a JPEG that is not loaded yet at a reduced size."""
+    size = image.size
+    drafted = image.draft(None, (least, least)) if least and image.format in _JPEG else None
+    if drafted is not None and image.size != size:
+        image.info[_REDUCED] = Reduced(size=size, box=drafted[1])
+
+
+def _rescued(kind: str | None, data: bytes, decoding: Decoding, *, least: int) -> Iterator[Image.Image]:
     """The same image without metadata or, if the setting allows it, with the end marker that it lacks."""
     bare = without_metadata(data)
     ended = ended_jpeg(bare or data) if decoding.truncated == "accept" else None
@@ -163,8 +219,17 @@ def _rescued(kind: str | None, data: bytes, decoding: Decoding) -> Iterator[Imag
         with contextlib.suppress(Exception):
             if candidate is not None:
                 again = _opened(candidate, formats, decoding)
+                _reduce(again, least)
                 again.load()
                 yield again
+
+
+def unread_jpeg(image: Image.Image, decoding: Decoding = USUAL) -> bytes:
+    """The bytes of the file of a JPEG that is opened and not loaded yet; empty for any other image."""
+    untouched = image.format in _JPEG and getattr(image, "tile", None) and image.tell() == 0
+    if not untouched or getattr(image, "decoderconfig", None) or image.width * image.height > decoding.max_pixels:
+        return b""
+    return _bytes_of(getattr(image, "fp", None))
 
 
 def _bytes_of(file: Any) -> bytes:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmfeat.data.images.image_sources import ImageSources
+    from mmfeat.data.images.kept_bytes import KeptBytes
     from mmfeat.data.manifest import Manifest
     from mmfeat.data.row_keys import DigestMemory, RowKeys
     from mmfeat.encoders.built_encoders import BuiltEncoders
@@ -64,6 +65,10 @@ class SampleHost(Protocol):
     @property
     def digests(self) -> DigestMemory | None:
         """The cache of image digests; None if every image is to be read."""
+
+    @property
+    def kept_bytes(self) -> KeptBytes:
+        """Images' bytes that were read for their row keys and not decoded yet."""
 
     def image_reader(self) -> Callable[[int], bytes]:
         """Row to its image's bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from typing import Any
@@ -16,11 +17,12 @@ from mmfeat.common.files import digest_bytes, digest_json
 from mmfeat.common.text import shown
 from mmfeat.encoders.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.decoding import USUAL, Decoding
-from mmfeat.encoders.image_decoding import decode_image, upright_rgb
+from mmfeat.encoders.image_decoding import decode_image, reduction_of, upright_rgb
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 
 MAX_RATIO = 1000  # largest ratio of an image's sides
 FLAT = 1.0  # standard deviation, on a scale to 255, below which an image counts as flat
+REDUCED = 2  # a JPEG that is decoded at a reduced size keeps this many times the pixels that it is resized to
 CHARACTERS = 100  # characters of a caption that are first tokenised for each kept token; words need about 4
 _WORD_END = re.compile(r"\S(?=\s)")
 
@@ -34,22 +36,29 @@ class ImagePreparation:
         `input_size (3, H, W)`, `interpolation`, `mean`, `std`, `crop_pct`, `crop_mode`.
     decoding : Decoding
         Limits of decoding. They are not part of the encoder key, because they change no pixel of a decoded image.
+    reduced : bool
+        Whether JPEGs of more than :data:`REDUCED` times the size are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
-    def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL) -> None:
+    def __init__(self, data_config: dict[str, Any], decoding: Decoding = USUAL, *, reduced: bool = False) -> None:
         make_torchvision_importable()
         from timm.data import create_transform
 
-        self.data_config, self.decoding = data_config, decoding
+        self.data_config, self.decoding, self.reduced = data_config, decoding, reduced
         # the result is uint8 (3, H, W): the encoder normalises whole batches on the device
         self.transform = create_transform(**data_config, is_training=False, use_prefetcher=True)
 
     def prepare(self, sample: bytes | Image.Image) -> Tensor:
         """Decode, resize and crop one image: `(3, H, W)` uint8."""
-        return torch.as_tensor(self.transform(self.decode(sample)))
+        return torch.as_tensor(self.transform(self._resized(self.decode(sample))))
 
-    def decode(self, sample: bytes | Image.Image) -> Image.Image:
+    def decode(self, sample: bytes | Image.Image, part: float = 1.0) -> Image.Image:
         """Decode one image to upright RGB.
+
+        Parameters
+        ----------
+        part : float
+            The smallest share of the image's shorter side that is resized to the network's size.
 
         Raises
         ------
@@ -58,7 +67,7 @@ class ImagePreparation:
         """
         try:
             decode = decode_image if isinstance(sample, bytes) else upright_rgb
-            image = decode(sample, self.decoding)
+            image = decode(sample, self.decoding, self._least(part))
             if max(image.size) > MAX_RATIO * min(image.size):  # resizing it would fill the memory
                 raise ValueError(f"a strip of {image.width} x {image.height} pixels")
         except (MemoryError, UnreadSample):  # not caused by the image
@@ -66,6 +75,35 @@ class ImagePreparation:
         except Exception as error:  # decoders raise arbitrary exceptions for invalid bytes
             raise UndecodableSample(error) from None
         return image
+
+    def _least(self, part: float) -> int:
+        """Pixels that both sides of a JPEG keep; 0 if it is decoded at its size."""
+        return math.ceil(REDUCED * max(self._scaled()) / part) if self.reduced else 0
+
+    def _scaled(self) -> tuple[int, int]:
+        """Height and width that timm's transform resizes to before it crops."""
+        from timm.data.constants import DEFAULT_CROP_PCT
+
+        height, width = (
+            math.floor(side / (self.data_config.get("crop_pct") or DEFAULT_CROP_PCT))
+            for side in self.data_config["input_size"][1:]
+        )
+        return height, width
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """A reduced image, resized to the size that the transform gives the whole image, without a fraction of a pixel lost.
+
+        Other images are returned as they are, and so is an image for one of timm's rarer crop modes.
+        """
+        from timm.data.transforms import str_to_pil_interp
+
+        reduced, (height, width) = reduction_of(image), self._scaled()
+        mode = self.data_config.get("crop_mode") or "center"
+        if reduced is None or mode == "border" or (mode == "center" and height != width):
+            return image
+        if mode == "center":
+            width, height = (int(height * side / min(reduced.size)) for side in reduced.size)
+        return image.resize((width, height), str_to_pil_interp(self.data_config["interpolation"]), box=reduced.box)
 
     @staticmethod
     def is_flat(prepared: Tensor) -> bool:
@@ -80,7 +118,10 @@ class ImagePreparation:
     def describe(self) -> dict[str, Any]:
         """Timm's data configuration, and the steps before it, as JSON values."""
         config = {name: list(v) if isinstance(v, tuple) else v for name, v in self.data_config.items()}
-        return {**config, "orientation": "exif", "transparency": "white"}
+        reduced = (
+            {"reduced_decoding": f"at least {REDUCED} x"} if self.reduced else {}
+        )  # keys from before have no entry
+        return {**config, "orientation": "exif", "transparency": "white", **reduced}
 
 
 class TextPreparation:

@@ -8,7 +8,7 @@ to encode does not either.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -235,6 +235,43 @@ def extract_encoder(
         found = features.lookup(keys).only(~again | done)
     _count(result, found, present=present, ours=ours)
     result.seconds = time.perf_counter() - begin
+    return result
+
+
+def joined_shards(
+    shards: Sequence[Extraction],
+    features: EncoderFeatures,
+    keys: np.ndarray,
+    *,
+    present: np.ndarray,
+    ours: np.ndarray,
+    before: Found,
+    again: np.ndarray,
+    name: str,
+) -> Extraction:
+    """The counts of an extraction whose shards other processes have encoded at the same time.
+
+    Parameters
+    ----------
+    ours : np.ndarray
+        Rows of any of the shards, `(N,)` bool.
+    before : Found
+        The rows that the store had before, without those of `again`.
+    again : np.ndarray
+        Rows that were to be encoded even if the store had them, `(N,)` bool.
+    """
+    result = _begun(name, features, absent=int((~present).sum()), cached=int((present & before.good).sum()))
+    for shard in shards:
+        result.encoded += shard.encoded
+        result.tokens += shard.tokens
+        result.unread |= shard.unread
+        result.seconds = max(result.seconds, shard.seconds)
+        result.batch_size = max(result.batch_size, shard.batch_size)
+        result.tuned = result.tuned or shard.tuned
+        for what, seconds in shard.shares.items():
+            result.shares[what] += seconds / len(shards)
+    done = ours & ~np.isin(np.arange(len(keys)), list(result.unread))
+    _count(result, features.lookup(keys).only(~again | done), present=present, ours=ours)
     return result
 
 

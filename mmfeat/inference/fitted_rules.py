@@ -75,8 +75,13 @@ def required_val(project: Project, what: str) -> np.ndarray:
     return rows
 
 
-def shipped_rule(project: Project, name: str) -> DecisionRule:
+def shipped_rule(project: Project, name: str, val_logits: np.ndarray | None = None) -> DecisionRule:
     """The rule of a run or an encoder for rows that are not val; a tuned rule is fitted on all of val.
+
+    Parameters
+    ----------
+    val_logits : np.ndarray, optional
+        Its logits `(n_val, K)` of the val rows, if they have been read.
 
     Raises
     ------
@@ -90,25 +95,36 @@ def shipped_rule(project: Project, name: str) -> DecisionRule:
         no_labels, no_logits = project.manifest.labels[:0], np.zeros((0, 0), np.float32)
         return fit_decision_rule(config.predict, config.metric, labels=no_labels, logits=no_logits)
     _check_val(project)
-    return fitted_rule(project, rows, logits_of(project, name, rows).logits)
+    return fitted_rule(project, rows, logits_of(project, name, rows).logits if val_logits is None else val_logits)
 
 
-def rule_for_rows(project: Project, name: str, rows: np.ndarray, shipped: DecisionRule | None = None) -> DecisionRule:
+def rule_for_rows(
+    project: Project,
+    name: str,
+    rows: np.ndarray,
+    shipped: DecisionRule | None = None,
+    *,
+    val_logits: np.ndarray | None = None,
+) -> DecisionRule:
     """The rule of a run or an encoder for some rows, in their order; raises as :func:`shipped_rule`.
 
     Parameters
     ----------
     shipped : DecisionRule, optional
         The result of `shipped_rule`, if it is known.
+    val_logits : np.ndarray, optional
+        Its logits `(n_val, K)` of the val rows, if they have been read.
     """
-    shipped = shipped_rule(project, name) if shipped is None else shipped
     val = project.manifest.rows("val")
     at = np.full(project.manifest.n_samples, -1)
     at[val] = np.arange(len(val))
-    if not project.config.predict.fits or not (at[rows] >= 0).any():
+    by_row = project.config.predict.fits and (at[rows] >= 0).any()
+    if by_row and val_logits is None:
+        val_logits = logits_of(project, name, val).logits
+    shipped = shipped_rule(project, name, val_logits) if shipped is None else shipped
+    if not by_row:
         return shipped
-    own = crossfitted_rule(project, val, logits_of(project, name, val).logits)
-    return shipped.with_rows(own, at[rows], len(rows))
+    return shipped.with_rows(crossfitted_rule(project, val, val_logits), at[rows], len(rows))
 
 
 def rule_record(project: Project, logits: np.ndarray) -> dict[str, Any] | None:

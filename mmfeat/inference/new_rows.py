@@ -15,6 +15,7 @@ from mmfeat.common.progress import progress, say
 from mmfeat.data.images.image_sources import ImageSources, images_beside
 from mmfeat.data.images.missing_images import NO_IMAGE, explained, nothing_found
 from mmfeat.data.manifest import Manifest
+from mmfeat.data.setting_names import PREDICT
 from mmfeat.data.tables.readers import about_images_inside, read_rows
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.inference.networks import compose
@@ -182,7 +183,7 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     for line in source.hints:
         say(line.strip())
     if source.images_inside and not images:
-        say(about_images_inside(source).strip())
+        say(about_images_inside(source, PREDICT).strip())
     texts: dict[str, Any] = {"ids": source.ids, "captions": source.captions, "columns": source.columns}
     if not any(source.images):
         return NewRows(**texts, images=source.images, sources=ImageSources([]))
@@ -190,7 +191,7 @@ def table_rows(table: str, images: tuple[str, ...], columns: dict[str, str], usu
     sources = ImageSources(places, "--images") if places else images_beside(path)
     named = [name for name in source.images if name]
     if places and not any(sources.holds(name) for name in named):
-        raise nothing_found(named, sources)
+        raise nothing_found(named, sources).called(PREDICT)
     if source.images_inside and not any(sources.holds(name) for name in named):
         return NewRows(**texts, images=[""] * len(source.ids), sources=ImageSources([]))
     return NewRows(**texts, images=source.images, sources=sources)

@@ -103,7 +103,11 @@ def best_run(project: Project) -> Run:
     RunError
         There is no current run; the message gives the state of the first runs.
     """
-    lines = [line for line in ranked_runs(project) if line.run is not None or line.state.startswith("damaged")]
+    return _best(project, ranked_runs(project))
+
+
+def _best(project: Project, ranked: list[RankedRun]) -> Run:
+    lines = [line for line in ranked if line.run is not None or line.state.startswith("damaged")]
     for line in lines:
         if line.state == "current":
             return line.run
@@ -116,11 +120,20 @@ def best_run(project: Project) -> Run:
 
 
 def selected_model(project: Project, name: str | None) -> tuple[NamedModel, str]:
-    """The run or encoder of a name, or the best run without one; and how it was selected."""
+    """The run or encoder of a name, or the best run without one; and how it was selected.
+
+    An encoder whose linear probe is better on val is not selected, but named.
+    """
     if name:
         return find_model(project, name), ""
-    chosen = "the best on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
-    best = best_run(project)
+    ranked = ranked_runs(project)
+    best = _best(project, ranked)
+    chosen = (
+        "the best run on val" if len(project.manifest.rows("val")) else "the newest: there is no val row to select by"
+    )
+    first = ranked[0]
+    if first.run is None and first.metrics is not None and first.state == "current":
+        chosen += f" (encoder {first.name} alone is better there)"
     return NamedModel(name=best.name, run=best), chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
-from mmfeat.config.schema import PredictConfig
+from mmfeat.config.schema import FILE_NAME, Config, PredictConfig
 from mmfeat.inference.fitted_rules import crossfitted_rule, fitted_rule
 from mmfeat.metrics.decision_rule import NORMAL_95, AutoThreshold, DecisionRule, auto_threshold, gain_of
 from mmfeat.metrics.thresholds import tuned_metric
@@ -33,11 +34,14 @@ class ThresholdReport:
         A sentence about the threshold; empty if mmfeat.toml sets it to 0.5.
     hints : list of str
         Settings that would be better beyond noise, each with its gain and the option to type.
+    typed : str
+        A sentence on options of the decision rule, which no run keeps; empty if none was typed.
     """
 
     rule: DecisionRule
     line: str
     hints: list[str]
+    typed: str
 
 
 def threshold_report(project: Project, logits: np.ndarray) -> ThresholdReport | None:
@@ -53,8 +57,8 @@ def threshold_report(project: Project, logits: np.ndarray) -> ThresholdReport | 
         line = _about_auto(found, rule, counted(len(rows), "val row"))
     else:
         rule, now = fitted_rule(project, rows, logits), crossfitted_rule(project, rows, logits)
-        line = _about_set(settings, rule, counted(len(rows), "val row"))
-    return ThresholdReport(rule=rule, line=line, hints=_hints(of, now))
+        line = _about_set(project.config, rule, counted(len(rows), "val row"))
+    return ThresholdReport(rule=rule, line=line, hints=_hints(of, now), typed=_about_typed(project.config))
 
 
 class _Val:
@@ -83,10 +87,25 @@ def _about_auto(found: AutoThreshold, rule: DecisionRule, rows: str) -> str:
     return f"{about}: a fitted one is not better beyond noise ({gain} on {rows}, cross-fitted; ± standard error)."
 
 
-def _about_set(settings: PredictConfig, rule: DecisionRule, rows: str) -> str:
+def _about_set(config: Config, rule: DecisionRule, rows: str) -> str:
+    settings, typed = config.predict, config.origins.get("predict.threshold") == "option"
     if settings.fits:
         return f"{_capital(about_decision(rule, f'fitted on {rows}, cross-fitted there'))}."
-    return "" if settings.threshold == 0.5 else f"Threshold {settings.threshold:g}, as set in mmfeat.toml or typed."
+    origin = "typed" if typed else f"set in {FILE_NAME}"
+    return "" if settings.threshold == 0.5 else f"Threshold {settings.threshold:g}, as {origin}."
+
+
+def _about_typed(config: Config) -> str:
+    names = [field.name for field in dataclasses.fields(PredictConfig)]
+    typed = {name: getattr(config.predict, name) for name in names if config.origins.get(f"predict.{name}") == "option"}
+    if not typed:
+        return ""
+    options = " ".join(f"--{name} {value}" for name, value in typed.items())
+    settings = " and ".join(f"{name} = {json.dumps(value)}" for name, value in typed.items())
+    return (
+        f"No run keeps {options}. To use it, give it to predict, evaluate and export too, or set {settings} under "
+        f"[predict] in {FILE_NAME}."
+    )
 
 
 def _hints(of: _Val, now: DecisionRule) -> list[str]:

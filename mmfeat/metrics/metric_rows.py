@@ -23,6 +23,7 @@ from mmfeat.metrics import (
 from mmfeat.metrics.decision_rule import NORMAL_95, DecisionRule
 from mmfeat.metrics.fast_metric import metric_values
 from mmfeat.metrics.map_error import map_error
+from mmfeat.metrics.scoring import f1_scores
 from mmfeat.metrics.thresholds import UNFITTED
 
 _F1 = ("samples_f1", "micro_f1", "macro_f1")
@@ -94,18 +95,17 @@ def metrics_of(labels: np.ndarray, logits: np.ndarray, decision: DecisionRule) -
         low=low,
         high=high,
         map_spread=NORMAL_95 * map_error(labels, logits),
-        at_half=_at_half(labels, logits, probs, decision),
+        at_half=_at_half(labels, probs, decision),
         never_predicted=int((found.n_positives > 0).sum() - predicted[:, found.n_positives > 0].any(0).sum()),
         rows_f1=rows_f1,
         ece=expected_calibration_error(labels, probs),
     )
 
 
-def _at_half(labels: np.ndarray, logits: np.ndarray, probs: np.ndarray, decision: DecisionRule) -> dict[str, float]:
+def _at_half(labels: np.ndarray, probs: np.ndarray, decision: DecisionRule) -> dict[str, float]:
     if decision.is_half:
         return {}
-    found = scores(labels, dataclasses.replace(decision, threshold=UNFITTED).labels(probs), logits)
-    return {name: float(getattr(found, name)) for name in _F1}
+    return f1_scores(labels, dataclasses.replace(decision, threshold=UNFITTED).labels(probs))
 
 
 def outcome_of(logits: np.ndarray, decision: DecisionRule) -> Outcome:

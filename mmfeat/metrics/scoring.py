@@ -110,36 +110,31 @@ def scores(labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray) -> Sco
         )
     if not rows.all():
         labels, predicted, logits = labels[rows], predicted[rows], logits[rows]
-    counts = _ClassCounts(labels.shape[1])
-    row_f1, n_exact, step = np.empty(len(labels)), 0, max(1, _BLOCK // labels.shape[1])
-    for start in range(0, len(labels), step):
-        block = slice(start, start + step)
-        known, positive, is_predicted = labels[block] >= 0, labels[block] == 1, predicted[block] == 1
-        row_f1[block] = _rows_f1(positive, is_predicted & known)
-        n_exact += int(((is_predicted == positive) | ~known).all(1).sum())
-        counts.add(known, positive, is_predicted)
-    n_positive, n_predicted, n_hit, n_known = counts.positive, counts.predicted, counts.hit, counts.known
+    counts = _Counts(labels, predicted)
+    n_known, kept = counts.known, counts.positive > 0
     accuracy = np.where(n_known > 0, counts.right / np.maximum(n_known, 1), np.nan)
-    class_f1 = _ratio(2 * n_hit, n_positive + n_predicted)
     class_ap = _average_precisions(labels, logits)
-    kept = n_positive > 0
     return Scores(
-        samples_f1=float(row_f1.mean()),
-        micro_f1=float(_ratio(2 * n_hit.sum(), n_positive.sum() + n_predicted.sum())),
-        macro_f1=float(class_f1[kept].mean()) if kept.any() else 0.0,
+        **counts.f1(),
         map=float(class_ap[kept].mean()) if kept.any() else 0.0,
         accuracy_per_class=float(np.nanmean(accuracy)),
-        label_set_accuracy=n_exact / len(labels),
+        label_set_accuracy=counts.n_exact / len(labels),
         loss=float(row_losses(labels, logits).sum() / n_known.sum()),
-        class_f1=class_f1,
-        class_precision=_ratio(n_hit, n_predicted),
-        class_recall=_ratio(n_hit, n_positive),
+        class_f1=counts.class_f1,
+        class_precision=_ratio(counts.hit, counts.predicted),
+        class_recall=_ratio(counts.hit, counts.positive),
         class_ap=class_ap,
         class_accuracy=accuracy,
-        n_positives=n_positive,
+        n_positives=counts.positive,
         n_samples=len(labels),
         n_classes_left_out=int((~kept).sum()),
     )
+
+
+def f1_scores(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The F1 metrics of :func:`scores` by their names in `Scores`; logits and average precision are not needed."""
+    rows = (labels >= 0).any(1)
+    return _Counts(labels[rows], predicted[rows]).f1()
 
 
 def samples_f1_rows(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -166,13 +161,41 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(a / np.maximum(b, 1), dtype=np.float64)
 
 
-class _ClassCounts:
-    """Counts of each class `(K,)` int64: known labels, positives, predicted positives, hits (both), right predictions."""
+class _Counts:
+    """Counts of labels and predicted labels, of rows with a known label.
 
-    def __init__(self, n_classes: int) -> None:
+    Attributes
+    ----------
+    known, positive, predicted, hit, right : np.ndarray
+        `(K,)` int64: known labels, positives, predicted positives, hits (both), right predictions of each class.
+    row_f1 : np.ndarray
+        `(N,)` float64: F1 of each row.
+    n_exact : int
+        Rows with every label right.
+    """
+
+    def __init__(self, labels: np.ndarray, predicted: np.ndarray) -> None:
+        n_rows, n_classes = labels.shape
         self.known, self.positive, self.predicted, self.hit, self.right = np.zeros((5, n_classes), np.int64)
+        self.row_f1, self.n_exact, step = np.empty(n_rows), 0, max(1, _BLOCK // n_classes)
+        for start in range(0, n_rows, step):
+            block = slice(start, start + step)
+            known, positive, is_predicted = labels[block] >= 0, labels[block] == 1, predicted[block] == 1
+            self.row_f1[block] = _rows_f1(positive, is_predicted & known)
+            self.n_exact += int(((is_predicted == positive) | ~known).all(1).sum())
+            self._add(known, positive, is_predicted)
+        self.class_f1 = _ratio(2 * self.hit, self.positive + self.predicted)
 
-    def add(self, known: np.ndarray, positive: np.ndarray, predicted: np.ndarray) -> None:
+    def f1(self) -> dict[str, float]:
+        """Samples, micro and macro F1 by their names in `Scores`."""
+        kept = self.positive > 0
+        return {
+            "samples_f1": float(self.row_f1.mean()),
+            "micro_f1": float(_ratio(2 * self.hit.sum(), self.positive.sum() + self.predicted.sum())),
+            "macro_f1": float(self.class_f1[kept].mean()) if kept.any() else 0.0,
+        }
+
+    def _add(self, known: np.ndarray, positive: np.ndarray, predicted: np.ndarray) -> None:
         """Add the counts of a block of rows."""
         for total, cells in (
             (self.known, known),

@@ -143,14 +143,13 @@ def _metrics(record: dict[str, Any]) -> str:
     metrics, seeds = record["run"]["figures"], record["run"]["figures_of_seeds"]
     if not metrics:
         return "None: there were no validation rows."
-    low, high = metrics["samples_f1_interval"]
     text = [
         f"On {counted(metrics['n_samples'], 'validation row')}{_about_rows(record['run']['lineage'], metrics['n_samples'])}",
         "",
-        "| samples-F1 (95 % bootstrap interval) | micro-F1 | macro-F1 | mAP | subset accuracy |",
+        "| samples-F1 (95 % interval) | micro-F1 | macro-F1 | mAP (95 % interval) | subset accuracy |",
         "|---|---|---|---|---|",
-        f"| {metrics['samples_f1']:.3f} ({low:.3f} to {high:.3f}) | {metrics['micro_f1']:.3f} | {metrics['macro_f1']:.3f} "
-        f"| {metrics['map']:.3f} | {metrics['label_set_accuracy']:.3f} |",
+        f"| {_with_interval(metrics, 'samples_f1')} | {metrics['micro_f1']:.3f} | {metrics['macro_f1']:.3f} "
+        f"| {_with_interval(metrics, 'map')} | {metrics['label_set_accuracy']:.3f} |",
         "",
     ]
     if len(seeds) > 1:
@@ -171,6 +170,13 @@ def _metrics(record: dict[str, Any]) -> str:
         pairs = zip(record["classes"], record["predict"]["threshold"], strict=True)
         text += [f"| {_code(name)} | {value:.4f} |" for name, value in pairs]
     return "\n".join(text)
+
+
+def _with_interval(metrics: dict[str, Any], name: str) -> str:
+    """A metric with its recorded interval; earlier versions recorded none of mAP."""
+    low, high = metrics.get(f"{name}_interval") or (None, None)
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return f"{metrics[name]:.3f}{interval}"
 
 
 def training_section(lineage: dict[str, Any]) -> str:

@@ -54,7 +54,9 @@ class Predictor:
         The exported decision rule: temperature, threshold or thresholds, and the rule for empty rows.
     """
 
-    def __init__(self, networks: Any, record: dict[str, Any]) -> None:
+    def __init__(self, networks: Any, record: dict[str, Any] | None = None) -> None:
+        if record is None:
+            raise TypeError(f"Predictor({str(networks)!r}): an exported folder is opened by Predictor.load(FOLDER)")
         self.networks, self.record = networks, record
         self.classes, self.decision = tuple(record["classes"]), DecisionRule.of(record["predict"])
         self.modalities = {name: encoder["modality"] for name, encoder in record["encoders"].items()}

@@ -97,6 +97,7 @@ def extract(
     rows: np.ndarray | None = None,
     *,
     options: ExtractionOptions | None = None,
+    encoded: dict[str, Extraction] | None = None,
 ) -> ExtractResult:
     """Encode the samples that the store lacks, and compute logits for every stored embedding.
 
@@ -106,6 +107,8 @@ def extract(
         Encoders; all of the project, if None.
     rows : np.ndarray, optional
         Only these rows of the manifest.
+    encoded : dict of str to Extraction, optional
+        The counts of encoders whose rows other processes have encoded.
 
     Raises
     ------
@@ -117,12 +120,13 @@ def extract(
         A sample cannot be read or decoded, and `stop_on_error` is set.
     """
     options = options or ExtractionOptions()
+    encoded = encoded or {}
     if options.rehash:
         project.rehash()
     results, identities, logits, reasons = [], {}, {}, {}
     for name in names or list(project.config.encoder):
         identity = identities[name] = project.identity(name)
-        results.append(encode_missing(project, identity, rows, options=options))
+        results.append(encoded.get(name) or encode_missing(project, identity, rows, options=options))
         logits[name] = complete_logits(project, identity)
         reasons[name] = _reasons(project, identity, results[-1])
         merge_segments(project.store.encoder(identity.spec))
@@ -190,9 +194,16 @@ def encode_missing(
         )
     except UnstorableRow as error:
         raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
+    finally:
+        project.samples.kept_bytes.clear()
     if by_tail is not None:
         result.add(by_tail)
-    result.unread |= refused  # they exist without a key, so they were counted as absent
+    return with_refused(result, refused)
+
+
+def with_refused(result: Extraction, refused: dict[int, str]) -> Extraction:
+    """Count images that exist without a key, because they cannot be read, as unreadable; so far they are absent."""
+    result.unread |= refused
     result.unreadable += len(refused)
     result.absent -= len(refused)
     return result

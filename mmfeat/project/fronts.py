@@ -142,6 +142,8 @@ class CachedFront:
             except UnstorableRow as error:
                 row = str(self.project.manifest.ids[error.row])
                 raise StoreError(f"encoder {self.name!r}, row {row!r}: {error}") from None
+            finally:
+                self.project.samples.kept_bytes.clear()
 
     def _groups(self, view: int, rows: np.ndarray) -> list[tuple[np.ndarray, int]]:
         """Masks of rows that are stored alike, `(N,)` bool, with their number of tokens: 0 for images."""

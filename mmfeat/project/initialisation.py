@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.errors import ConfigError
 from mmfeat.common.labels import fitting_separator
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.urls import refuse_url
@@ -20,6 +19,7 @@ from mmfeat.config.schema import FILE_NAME, MODALITIES, Config
 from mmfeat.data.difference import difference
 from mmfeat.data.images.missing_images import about_look_alikes
 from mmfeat.data.manifest import Manifest
+from mmfeat.data.setting_names import IN_FILE, INIT, SettingError
 from mmfeat.data.tables.columns import ROLES
 from mmfeat.data.tables.readers import Source, read_classes, read_source
 from mmfeat.project.build_manifest import build_manifest
@@ -29,7 +29,8 @@ from mmfeat.project.crossing import about_crossing, identical_images
 from mmfeat.project.init_result import InitResult
 from mmfeat.project.manifest_files import ManifestFiles
 from mmfeat.project.moved_rows import about_moves
-from mmfeat.project.source_images import find_images, image_notes, missing_look_alikes
+from mmfeat.project.source_images import SourceImages, find_images, image_notes, missing_look_alikes
+from mmfeat.project.starting_over import STARTED_OVER, has_other_arguments, keep_arguments, may_start_over
 from mmfeat.project.template import filled_template
 from mmfeat.report.data_summary import about_changes, about_one_class, summary
 from mmfeat.report.outputs import Outputs
@@ -73,6 +74,9 @@ def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool
     Everything is read and checked before anything is written. Rows of the existing manifest keep their split, unless the
     data bring another one. If no row is val and `[split] val` is not 0, val rows are taken from train.
 
+    With the source and other arguments than before, the project starts over, if nobody has changed mmfeat.toml and nothing
+    was encoded or trained. Otherwise arguments must agree with the file.
+
     Parameters
     ----------
     source : str, optional
@@ -104,45 +108,61 @@ def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool
         if key in asked:
             asked[key] = _one_or_all(asked[key])
     folder = Path(folder).resolve()
-    return _from_source(folder, _config(folder, asked), overwrite)
+    asked = _absolute(asked)
+    config, is_new = _config(folder, asked)
+    try:
+        result = _from_source(config, is_new, overwrite)
+    except SettingError as error:
+        raise error.called(INIT if is_new else IN_FILE) from None
+    if is_new:
+        keep_arguments(folder, asked)
+    return result
 
 
-def _config(folder: Path, asked: dict[str, Any]) -> Config:
-    """The settings of mmfeat.toml, which must agree with the arguments, or those of a new project."""
+def _config(folder: Path, asked: dict[str, Any]) -> tuple[Config, bool]:
+    """The settings of mmfeat.toml, which must agree with the arguments, or those of a new project; and whether it is new."""
     if (folder / FILE_NAME).is_file():
         config = load_config(folder / FILE_NAME)
-        _check_agreement(config, asked)
-        return config
+        differing = _differing(config, asked)
+        starts_over = "data.source" in asked and may_start_over(config)
+        if not starts_over and differing:
+            raise ConfigError(differing)
+        if not starts_over or not (differing or has_other_arguments(folder, asked)):
+            return config, False
     if "data.source" not in asked:
         raise ConfigError(f"{folder}: no {FILE_NAME} yet, so the source must be named. Run: mmfeat init SOURCE")
-    return _new_config(folder, asked)
+    return _new_config(folder, asked), True
 
 
-def _from_source(folder: Path, config: Config, overwrite: bool) -> InitResult:
-    """Read the source, build the manifest, and write what has changed."""
-    is_new = not (folder / FILE_NAME).is_file()
+def _read(config: Config, is_new: bool) -> tuple[Config, Source, SourceImages]:
+    """The settings with what the data decide for a new project, the samples, and their images."""
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
-    path, settings = config.path(config.data.source), config.data
-    chosen = "data.separator" in config.origins
-    try:
-        data = read_source(
-            path, _columns(config), settings.separator, chosen=chosen, classes=classes, absent=settings.absent
-        )
-    except DataError as error:
-        if is_new:
-            raise
-        text = re.sub(r"Use: --[a-z-]+ \S.*$", f"Name it in {FILE_NAME}, then: mmfeat init", str(error))
-        raise DataError(text) from None
+    data = read_source(
+        config.path(config.data.source),
+        _columns(config),
+        config.data.separator,
+        chosen="data.separator" in config.origins,
+        classes=classes,
+        absent=config.data.absent,
+    )
     if is_new:
         config = _resolved(config, data)
-    images = find_images(folder, config, data)
+    images = find_images(config, data, is_new=is_new)
     if is_new:
         check_chosen_encoders(config, {"image": bool(images.sources.containers), "text": bool(data.columns["caption"])})
-    files = ManifestFiles(folder)
+    return config, data, images
+
+
+def _from_source(config: Config, is_new: bool, overwrite: bool) -> InitResult:
+    """Read the source, build the manifest, and write what has changed."""
+    folder, again = config.root, (config.root / FILE_NAME).is_file()
+    config, data, images = _read(config, is_new)
+    files = ManifestFiles(folder, is_new=is_new and again)
     built = build_manifest(config, data, images.row_keys, files.before)
     manifest, lines = built.manifest, built.lines
     config = with_rule_for(config, len(manifest.classes))
     change = difference(files.before, manifest) if files.before is not None else None
+    lines += [STARTED_OVER] if is_new and again else []
     lines += about_changes(change) if change else []
     moves, train_again = about_moves(config, files.before, manifest) if files.before is not None else ([], "")
     to_do, after = required_work(config, change, manifest)
@@ -199,13 +219,13 @@ def _normal(names: str | Sequence[str]) -> str | list[str]:
     return normal_name(names) if isinstance(names, str) else [normal_name(name) for name in names]
 
 
-def _check_agreement(config: Config, asked: dict[str, Any]) -> None:
-    """Refuse arguments that differ from an existing mmfeat.toml."""
+def _differing(config: Config, asked: dict[str, Any]) -> str:
+    """The message about the first argument that differs from an existing mmfeat.toml; empty if none does."""
     values = dict(config.dotted())
     for key, value in asked.items():
         given = list(value) if isinstance(value, tuple) else value
         if key not in values:
-            raise ConfigError(f"{FILE_NAME} has no {key}. Write it there, then run: mmfeat init")
+            return f"{FILE_NAME} has no {key}. Write it there, then run: mmfeat init"
         if key in (*PATHS, *MODELS):
             same = [config.path(t) for t in np.atleast_1d(values[key])] == [
                 Path(t).expanduser().resolve() for t in np.atleast_1d(given)
@@ -216,14 +236,13 @@ def _check_agreement(config: Config, asked: dict[str, Any]) -> None:
         else:
             same = values[key] == given
         if not same:
-            raise ConfigError(
-                f"{FILE_NAME} says {key} = {json.dumps(values[key])}. Change it there, then run: mmfeat init"
-            )
+            return f"{FILE_NAME} says {key} = {json.dumps(values[key])}. Change it there, then run: mmfeat init"
+    return ""
 
 
-def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
-    """The settings of a new project, checked as if they were read from mmfeat.toml."""
-    # Paths on the command line are relative to the current folder, paths in mmfeat.toml to the project's.
+def _absolute(asked: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with absolute paths: typed ones are relative to the current folder, those in mmfeat.toml to the project's."""
+    asked = dict(asked)
     for key in asked:
         if key in PATHS or (key in MODELS and is_folder(asked[key])):
             texts = [asked[key]] if isinstance(asked[key], str) else asked[key]
@@ -231,6 +250,11 @@ def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
                 t if t.startswith("~") or t in OWN_WEIGHTS else str(Path(t).expanduser().absolute()) for t in texts
             ]
             asked[key] = texts[0] if isinstance(asked[key], str) else texts
+    return asked
+
+
+def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
+    """The settings of a new project, checked as if they were read from mmfeat.toml."""
     raw: dict[str, Any] = {"schema": 1}
     if any(key.startswith("encoder.") for key in asked):
         raw["encoder"] = {modality: {} for modality in MODALITIES}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.common.errors import DataError
-from mmfeat.common.files import remove_leftovers, write_atomic
+from mmfeat.common.files import remove_leftovers
 from mmfeat.common.remembered import Stamp, stamp_of
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.data.difference import Difference
@@ -21,15 +21,20 @@ LOG, CHANGED = "init.log", "Changed since the manifest of before:"
 class ManifestFiles:
     """The manifest of a folder, and the files that replace it.
 
+    Parameters
+    ----------
+    is_new : bool
+        Whether to ignore a manifest that is there: the project starts over.
+
     Attributes
     ----------
     before : Manifest or None
-        The manifest in the folder when this object is created.
+        The manifest in the folder when this object is created; None for a new project.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_new: bool = False) -> None:
         self.folder = folder
-        self._stamp, self.before = self._current_stamp(), self._current()
+        self._stamp, self.before = self._current_stamp(), None if is_new else self._current()
 
     def write(
         self, manifest: Manifest, notes: list[str], *, change: Difference | None, toml: str | None, outputs: Outputs
@@ -57,7 +62,9 @@ class ManifestFiles:
             manifest.save(folder / MANIFEST)
             written.insert(0, MANIFEST)
         if toml is not None:
-            write_atomic(folder / FILE_NAME, toml)
+            outputs.write(
+                folder / FILE_NAME, toml, own=True, known=True
+            )  # its digest tells whether somebody changes it
             written.insert(0, FILE_NAME)
         return written, removed
 

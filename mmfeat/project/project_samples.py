@@ -14,6 +14,7 @@ from mmfeat.common.progress import say
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.images.image_sources import ImageSources, image_sources
+from mmfeat.data.images.kept_bytes import KeptBytes
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
 from mmfeat.data.seen import load_seen, note_seen
@@ -42,6 +43,7 @@ class ProjectSamples:
         self.config, self.manifest, self.memory = config, manifest, memory
         if sources is not None:
             self.sources = sources
+        self.kept_bytes = KeptBytes()
         self._keys: dict[tuple[str, str], RowKeys] = {}
         self._kept_keys: dict[str, RowKeys] = {}
         self._facts: RowKeys | None = None
@@ -127,6 +129,7 @@ class ProjectSamples:
         """Forget the remembered digests of images, so that all images are read again."""
         if (digests := self.digests) is not None:
             digests.forget()
+        self.kept_bytes.clear()
         self._keys, self._kept_keys, self._facts = {}, {}, None
 
     def image_reader(self) -> Callable[[int], bytes]:
@@ -137,6 +140,8 @@ class ProjectSamples:
         keys, sources, images = self.row_keys("image").keys, self.sources, self.manifest.images
 
         def read(row: int) -> bytes:
+            if (read_before := self.kept_bytes.take(row)) is not None:
+                return read_before
             try:
                 location = sources.locate(images[row])
                 if location is None:

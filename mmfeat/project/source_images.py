@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from mmfeat.data.images.image_sources import (
 from mmfeat.data.images.missing_images import about_addresses, look_alikes, nothing_found, other_files
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import DigestMemory, RowKeys, image_keys
+from mmfeat.data.setting_names import INIT, SettingError
 from mmfeat.data.tables.readers import Source, about_images_inside
 
 
@@ -41,7 +41,7 @@ class SourceImages:
     warnings: list[str] = field(default_factory=list)
 
 
-def find_images(folder: Path, config: Config, data: Source) -> SourceImages:
+def find_images(config: Config, data: Source, *, is_new: bool) -> SourceImages:
     """Locate and read the images of a source. If no image can be read and there are captions, only captions are used.
 
     Raises
@@ -50,8 +50,9 @@ def find_images(folder: Path, config: Config, data: Source) -> SourceImages:
         Images are given or found next to the source, but none belongs to a row; or there are no captions either.
     """
     if config.data.images and not data.columns["image"]:
-        raise DataError(f"{config.data.source}: images are given, but no column names them. Use: --image COLUMN")
-    is_new = not (folder / FILE_NAME).is_file()
+        raise SettingError(
+            f"{config.data.source}: images are given, but no column names them.", [[("image", "COLUMN")]]
+        )
     sources = None
     if not data.columns["image"] and data.columns["id"] and is_new:
         sources = _named_by_ids(config, data)
@@ -59,15 +60,15 @@ def find_images(folder: Path, config: Config, data: Source) -> SourceImages:
         sources = image_sources(config) if config.data.images or any(data.images) else ImageSources([])
     if config.data.images and is_new and (empty := sources.empty()):
         raise DataError(f"images: no image in {empty[0]} (looked for {', '.join(IMAGE_SUFFIXES)})")
-    memory = DigestMemory(folder / ".mmfeat" / "digests.parquet")
+    memory = DigestMemory(config.root / ".mmfeat" / "digests.parquet")
     row_keys = image_keys(np.array(data.images, dtype=object), sources, memory, facts=True)
     about = about_addresses([data.images[row] for row in row_keys.missing])
     warnings = [about] if about else []
     has_captions = any(caption.strip() for caption in data.captions)
     if data.images_inside and not config.data.images and not row_keys.present.any():
         if not has_captions:
-            raise DataError(f"{config.data.source}:{about_images_inside(data)[1:]}")
-        data.hints.append(f"{about_images_inside(data)} (first remove {FILE_NAME})")
+            raise DataError(f"{config.data.source}:{about_images_inside(data, INIT)[1:]}")
+        data.hints.append(about_images_inside(data, INIT))
         return SourceImages(sources=ImageSources([]), row_keys=row_keys, warnings=warnings)
     n_named = sum(bool(name) for name in data.images)
     if n_named and not row_keys.present.any() and not row_keys.refused:
@@ -96,7 +97,7 @@ def _captions_alone(sources: ImageSources, n: int) -> str:
     skipped = skipped if others else ""
     return (
         f"no image file in {sources.containers[0]}{skipped}: only captions are used, without the images of "
-        f"{counted(n, 'row')}. If there are images, remove {FILE_NAME} and name them: --images PATH"
+        f"{counted(n, 'row')}. If there are images, name them: --images PATH"
     )
 
 

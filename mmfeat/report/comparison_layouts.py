@@ -10,7 +10,7 @@ from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.comparison_table import Column, Layout
 from mmfeat.report.plots import plot_encoders, plot_heads
 from mmfeat.report.table_layout import Cell, count, duration, number
-from mmfeat.report.text_tables import MOST_FREQUENT, left_out, metric_title
+from mmfeat.report.text_tables import MOST_FREQUENT, about_spread, left_out, metric_cell, metric_title
 from mmfeat.runs.comparison import ScoredModel, best_of_groups
 
 _MAY_HAVE_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")
@@ -29,11 +29,11 @@ _ENCODER_CSV = (
 def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[MetricRow], metric: str) -> Layout:
     """The layout of a comparison of heads; `title` names the rows."""
     n_seeds = max(len(model.seeds) for model in models)
-    columns = [Column(title=metric_title("samples_f1"), cell=_samples_f1, baseline=_baseline_f1)]
+    columns = [_score("samples_f1")]
     columns += [Column(title="one seed", cell=_one_seed)] if n_seeds > 1 else []
     columns += [_score(name) for name in _shown(metric)]
     columns += [
-        Column(title=metric_title("loss"), cell=lambda m: number(m.metrics.scores.loss, 4), baseline=_baseline_loss),
+        Column(title=metric_title("loss"), cell=_loss, baseline=_baseline_loss),
         Column(title="subset accuracy", cell=lambda m: number(m.metrics.scores.label_set_accuracy)),
         Column(title="label accuracy", cell=lambda m: number(m.metrics.scores.accuracy_per_class)),
         Column(title="train s", cell=lambda m: _number(m.kept.seconds, 1), baseline=lambda b: _number(b.seconds, 1)),
@@ -59,12 +59,12 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], baselines: Sequenc
     columns = [
         Column(title="MB", cell=lambda m: _number(m.size_mb, 1)),
         Column(title="time", cell=lambda m: duration(m.encoder.seconds)),
-        Column(title=metric_title("samples_f1"), cell=_samples_f1, baseline=_baseline_f1),
+        _score("samples_f1"),
     ]
     columns += [Column(title=f"{n_seeds} seeds", cell=_one_seed)] if n_seeds > 1 else []
-    columns += [_score(name, interval=True) for name in _shown(metric)]
+    columns += [_score(name) for name in _shown(metric)]
     columns += [
-        Column(title=metric_title("loss"), cell=lambda m: number(m.metrics.scores.loss, 4)),
+        Column(title=metric_title("loss"), cell=_loss),
         Column(title="samples/s", cell=lambda m: _number(m.encoder.rate, 0)),
     ]
     return Layout(
@@ -104,11 +104,10 @@ def best_lines(models: Sequence[ScoredModel], metric: str) -> list[str]:
 
 def _head_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> list[str]:
     several = n_seeds > 1
-    of_mean = f"the mean of {n_seeds} seeds' logits, " if several else ""
-    seed = " One seed: mean ± standard deviation over seeds." if several else ""
+    of_mean = f"; metrics are of the mean of {n_seeds} seeds' logits" if several else ""
     notes = [
-        f"{metric_title('samples_f1')}: {of_mean}± half the 95 % bootstrap interval.{seed} No model was trained on these rows, unless "
-        "marked as in-sample.",
+        f"{about_spread('one seed' if several else '')}{of_mean}. No model was trained on these rows, unless marked as "
+        "in-sample.",
         "Subset accuracy: share of rows whose label set is exactly right. Label accuracy: share of single labels that are "
         f"right. The best is chosen by {metric_title(metric)}. Not significant: the 95 % interval of the difference from the "
         "best includes 0.",
@@ -125,13 +124,10 @@ def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> 
     frozen = models[0].encoder.frozen
     work = "to encode the labelled rows and fit one linear probe" if frozen else "to fine-tune once"
     devices = ", ".join(dict.fromkeys(model.encoder.device for model in models))
-    seeds = (
-        f" {n_seeds} seeds: {metric_title('samples_f1')} as mean ± standard deviation; all other metrics are of the first seed."
-        if n_seeds > 1
-        else ""
-    )
+    several = n_seeds > 1
+    of_first = "; all other metrics are of the first seed" if several else ""
     notes = [
-        f"± is half the 95 % bootstrap interval over rows.{seeds} No encoder was trained on these rows, but the epochs and "
+        f"{about_spread(f'{n_seeds} seeds' if several else '')}{of_first}. No encoder was trained on these rows, but the epochs and "
         "the best encoder were selected on them: the best looks better than it is.",
         f"time: {work}, on {shown(devices)}. samples/s: read, prepared and encoded there. MB: in float32, with the linear "
         f"probe. The best of each modality is chosen by {metric_title(metric)}. Not significant: the 95 % interval of the "
@@ -144,12 +140,8 @@ def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> 
 # -- cells
 
 
-def _samples_f1(model: ScoredModel) -> Cell:
-    return number(model.metrics.scores.samples_f1, spread=model.metrics.half_width)
-
-
-def _baseline_f1(row: MetricRow) -> Cell:
-    return number(row.samples_f1, spread=row.spread)
+def _loss(model: ScoredModel) -> Cell:
+    return metric_cell(model.line, "loss", 4)
 
 
 def _baseline_loss(row: MetricRow) -> Cell:
@@ -165,12 +157,12 @@ def _shown(metric: str) -> list[str]:
     return [*(["micro_f1"] if metric == "micro-f1" else []), "macro_f1", "map"]
 
 
-def _score(name: str, interval: bool = False) -> Column:
-    def cell(model: ScoredModel) -> Cell:
-        low, high = model.intervals[name] if interval else (0.0, 0.0)
-        return number(getattr(model.metrics.scores, name), spread=(high - low) / 2 if interval else None)
-
-    return Column(title=metric_title(name), cell=cell, baseline=lambda row: number(getattr(row, name)))
+def _score(name: str) -> Column:
+    return Column(
+        title=metric_title(name),
+        cell=lambda model: metric_cell(model.line, name),
+        baseline=lambda row: metric_cell(row, name),
+    )
 
 
 def _number(value: float | None, digits: int) -> Cell:
@@ -222,7 +214,9 @@ def _baseline_csv(row: MetricRow) -> dict[str, Any]:
 def _encoder_csv(model: ScoredModel) -> dict[str, Any]:
     encoder = model.encoder
     names = ("modality", "model", "width", "frozen", "seconds", "encode_seconds", "fit_seconds", "measured", "device")
-    intervals = {"samples_f1": (model.metrics.low, model.metrics.high), **model.intervals}
+    score, spread = model.metrics.scores.map, model.metrics.map_spread
+    intervals = {"samples_f1": (model.metrics.low, model.metrics.high), "map": (score - spread, score + spread)}
+    intervals |= model.intervals
     ends = {
         name + end: value
         for name, ends in intervals.items()

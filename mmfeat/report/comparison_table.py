@@ -159,7 +159,7 @@ class ComparisonTable:
     def models_csv(self) -> str:
         """One row for each model; an unknown value is blank.
 
-        `*_low` and `*_high` are 95 % bootstrap intervals over rows. `difference` and its interval are to the best, in the
+        `*_low` and `*_high` are 95 % intervals over rows. `difference` and its interval are to the best, in the
         project's metric. `seed_f1` and `seed_deviation` are the mean and deviation of samples F1 over single seeds.
         """
         layout = self.layout

@@ -15,7 +15,7 @@ from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.comparison import ScoredModel
 
-_F1_LABEL = f"{metric_title('samples_f1')}, 95 % bootstrap interval over rows"
+_F1_LABEL = f"{metric_title('samples_f1')}, 95 % interval over rows"
 
 # Colours of Okabe and Ito, which any colour vision can tell apart; the marks differ as well.
 _LOOKS = {

@@ -86,6 +86,7 @@ def metric_records(lines: Sequence[MetricRow], first: str = "model") -> list[Rec
             "micro F1": line.micro_f1,
             "macro F1": line.macro_f1,
             "mAP": line.map,
+            "mAP ±": line.map_spread,
             "loss": line.loss,
             **({"seconds": line.seconds} if timed else {}),
             **({"note": line.note} if noted else {}),

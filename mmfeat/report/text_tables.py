@@ -38,13 +38,15 @@ def metric_header(metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str
 
 def metric_cells(line: MetricRow, metric: str = "", lines: Sequence[MetricRow] = ()) -> list[str]:
     """The cells below :func:`metric_header`."""
-    cells = [
-        number(line.samples_f1, spread=line.spread),
-        number(line.macro_f1),
-        number(line.map, spread=line.map_spread),
-    ]
-    cells += [number(getattr(line, name.replace("-", "_"))) for name in _OTHERS]
+    cells = [metric_cell(line, name) for name in (*_METRICS, *_OTHERS)]
     return [*cells, *([number(line.at_half[tuned_metric(metric).replace("-", "_")])] if _differs(lines) else [])]
+
+
+def metric_cell(line: MetricRow, metric: str, digits: int = 3) -> Cell:
+    """The cell of one metric, named as in :func:`metric_title`: samples F1 and mAP have their ± in every table."""
+    name = metric.replace("-", "_")
+    spread = {"samples_f1": line.spread, "map": line.map_spread}.get(name)
+    return number(getattr(line, name), digits, spread=spread)
 
 
 def _differs(lines: Sequence[MetricRow]) -> bool:
@@ -89,8 +91,14 @@ def about_metrics(line: MetricRow, rows: str, seeds: bool = False) -> str:
     seeds : bool
         Whether the table has a row over seeds.
     """
-    spread = "± is half the 95 % interval over rows" + (" (one seed: standard deviation over seeds)" if seeds else "")
+    spread = about_spread("one seed" if seeds else "")
     return "\n".join(filter(None, [f"{spread}; {rows}.", left_out(line.n_left_out), never_predicted(line)]))
+
+
+def about_spread(over_seeds: str = "") -> str:
+    """The meaning of ± in every table; `over_seeds` names a row or a column of standard deviations over seeds, if any."""
+    seeds = f" ({over_seeds}: standard deviation over seeds)" if over_seeds else ""
+    return f"± is half the 95 % interval over rows{seeds}"
 
 
 def never_predicted(line: MetricRow) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmfeat.metrics import Outcome, better, bootstrap_metrics, paired_bootstrap
 from mmfeat.metrics.decision_rule import DecisionRule
-from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
+from mmfeat.metrics.metric_rows import MetricRow, Metrics, metrics_of, outcome_of
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits
 from mmfeat.runs.ensembles import combined
 
@@ -65,6 +65,11 @@ class ScoredModel(Candidate):
     difference: tuple[float, float, float] | None
     outcome: Outcome
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def line(self) -> MetricRow:
+        """Its metrics as a row of a table."""
+        return MetricRow.of(self.label, self.metrics)
 
     @property
     def size_mb(self) -> float | None:

@@ -18,7 +18,7 @@ from mmfeat.common.hdf5_writing import writing_hdf5
 from mmfeat.common.lineage import Lineage
 from mmfeat.common.seals import seal_folder
 from mmfeat.common.unwritable import UnwritableFile
-from mmfeat.runs.run import FORMAT, HEAD_FILE, LOGITS_FILE, RECORD, Run, RunLogits, all_runs
+from mmfeat.runs.run import FORMAT, HEAD_FILE, LOGITS_FILE, RECORD, Run, RunLogits, all_runs, sound_run
 from mmfeat.runs.run_names import LOCK, NO_NAME, Naming
 
 
@@ -33,6 +33,8 @@ def save_run(
     naming: Naming = NO_NAME,
 ) -> Run:
     """Write `parent/STEM-<next number>`, or the folder of the name in `naming`, atomically.
+
+    Without a name, a run with the same fingerprint that another process has made in the meantime is returned instead.
 
     Parameters
     ----------
@@ -72,10 +74,12 @@ def save_run(
         with alone_in(parent, LOCK, wait=True):
             others = all_runs(parent)
             _check_members(record, others)
-            if not naming.name:
-                former = [name for run in others for name in run.former_names]
-                return Run(publish_folder(staged, parent, stem, former), record)
-            return Run(_publish_named(staged, parent / naming.name), record)
+            if naming.name:
+                return Run(_publish_named(staged, parent / naming.name), record, is_new=True)
+            if twin := sound_run(others, record["fingerprint"]):
+                return twin
+            former = [name for run in others for name in run.former_names]
+            return Run(publish_folder(staged, parent, stem, former), record, is_new=True)
 
 
 def _check_members(record: dict[str, Any], others: Sequence[Run]) -> None:

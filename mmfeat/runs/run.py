@@ -9,6 +9,7 @@ runs/NAME/
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,11 +78,14 @@ class Run:
         Its run.json; values by class are in the order of `classes`.
     columns : np.ndarray or None
         `(K,)`: the position of each of `classes` in head.safetensors and logits.h5; None if the order is the same.
+    is_new : bool
+        Whether the call that returned this object made the run; False if it was there already.
     """
 
     folder: Path
     record: dict[str, Any] = field(repr=False)
     columns: np.ndarray | None = field(default=None, repr=False, compare=False)
+    is_new: bool = field(default=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """Its name, what it was made from, and its recorded metric on val."""
@@ -119,9 +123,12 @@ class Run:
         """The name that the run was made with, which digests contain."""
         return [*self.former_names, self.name][0]
 
-    @property
+    @functools.cached_property
     def members(self) -> list[dict[str, Any]]:
-        """The members of an ensemble as in run.json, each under its present name. Runs are found by their fingerprints."""
+        """The members of an ensemble as in run.json, each under its present name. Runs are found by their fingerprints.
+
+        Their records are read at the first access.
+        """
         return [{**member, "name": self._present_name(member)} for member in self.record["members"]]
 
     @property
@@ -337,7 +344,10 @@ def _read_all(parent: Path) -> tuple[list[Run], dict[str, str]]:
 
 def already_made(parent: Path, fingerprint: str) -> Run | None:
     """The newest undamaged run with this fingerprint of settings, keys, rows and labels; None if there is none."""
-    for run in reversed(all_runs(parent)):
-        if run.record["fingerprint"] == fingerprint and not run.damage():
-            return run
-    return None
+    return sound_run(all_runs(parent), fingerprint)
+
+
+def sound_run(runs: Sequence[Run], fingerprint: str) -> Run | None:
+    """The last undamaged run with this fingerprint; None if there is none."""
+    same = (run for run in reversed(runs) if run.record["fingerprint"] == fingerprint)
+    return next((run for run in same if not run.damage()), None)

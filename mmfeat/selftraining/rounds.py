@@ -23,7 +23,7 @@ from mmfeat.heads.head import log_odds
 from mmfeat.heads.training.fit_heads import FitData, fit_head, usual_batch
 from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.metrics import paired_bootstrap
-from mmfeat.metrics.decision_rule import crossfit_decision_rule
+from mmfeat.metrics.decision_rule import NORMAL_95, crossfit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
 from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
@@ -32,7 +32,6 @@ from mmfeat.selftraining.policies import Targets, expected_prior, targets_of
 LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # heads of the rounds; the run's own head does not matter
 STEPS, LARGE = 480, 512  # approximate number of steps of a fit, and largest batch size
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
-STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +275,7 @@ def is_accepted(difference: tuple[float, float, float], *, first: bool) -> bool:
     With few val rows, the difference of the first round is mostly noise, and later rounds add little.
     """
     mean, low, high = difference
-    return mean > 0 or (first and mean >= -(high - low) / STANDARD_ERRORS)
+    return mean > 0 or (first and mean >= -(high - low) / (2 * NORMAL_95))
 
 
 def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple[float, float, float]:

@@ -18,14 +18,21 @@ RESUME = ".resume-selftrain"  # folder under runs/
 
 
 def kept_in(folder: Path) -> Callable[[int, Callable[[], Any]], Any]:
-    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: one sealed file per round. A damaged file is recomputed."""
+    """A memory for :func:`mmfeat.selftraining.rounds.self_train`: one sealed file per round. A damaged file is recomputed.
+
+    Another process that finishes the same self-training first removes the folder; the round is then not saved.
+    """
 
     def memory(number: int, make: Callable[[], Any]) -> Any:
         file, whose = folder / f"round-{number}.safetensors", {"round": f"{number} of {folder.name}"}
         if (found := _kept(file, whose)) is not None:
             return found
         logits = make()
-        write_arrays(file, dict(zip(_LOGITS, logits, strict=True)), whose)
+        try:
+            write_arrays(file, dict(zip(_LOGITS, logits, strict=True)), whose)
+        except Exception:  # safetensors has its own
+            if folder.is_dir():
+                raise
         return logits
 
     return memory

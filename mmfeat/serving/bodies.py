@@ -216,6 +216,7 @@ def _checked(asked: Asked, limits: Limits) -> Asked:
 def _invalid(error: ValidationError) -> HTTPException:
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"]))
-    reason = "no such field" if first["type"] == "extra_forbidden" else first["msg"]
+    known = ", ".join(PredictJson.model_fields)
+    reason = f"no such field. There are: {known}" if first["type"] == "extra_forbidden" else first["msg"]
     status = 400 if first["type"] == "json_invalid" else 422
     return HTTPException(status, shown(f"{where}: {reason}" if where else reason, 200))

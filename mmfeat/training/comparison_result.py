@@ -47,7 +47,8 @@ class ComparisonResult(TableResult):
 
     def _about(self) -> str:
         made = "Made" if self.made else "Already made:"
-        return f"{made} {self.folder.name}: models on {counted(self.n_val, 'val row')}"
+        models = counted(len(self.models), "model")
+        return f"{made} comparisons/{self.folder.name}: {models} on {counted(self.n_val, 'val row')}"
 
     def _table(self) -> list[Record]:
         rows = [MetricRow.of(model.label, model.metrics, note=model.note) for model in self.models]

@@ -27,7 +27,7 @@ from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
 from mmfeat.runs.composition import empty_head_part
-from mmfeat.runs.run import Run
+from mmfeat.runs.run import Run, already_made
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_runs import seeds_of, tokens_read
 
@@ -105,6 +105,22 @@ def head_fingerprint(
     parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
     tokens = tokens_read(project, head, settings, table)
     return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
+
+
+def trained_head(project: Project, head: str) -> Run | None:
+    """The undamaged run that `mmfeat fuse` with these settings would find; None if it would train one. Without folds.
+
+    Raises
+    ------
+    MissingFeatures
+        Embeddings of labelled rows are not in the store.
+    RunError
+        The head does not take the project's inputs.
+    """
+    identities, table, _ = head_inputs(project, heads=[head])
+    settings = resolved_config(project, head, identities, table)
+    fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table)
+    return already_made(project.runs_folder, fingerprint)
 
 
 def heads_made_from(project: Project, identities: dict[str, Identity], table: FeatureTable) -> dict[str, Any]:

@@ -111,8 +111,10 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     same_modality = (name for name, table in encoders.items() if table.modality == modality and table.tunable)
     cls = encoder_table_class(modality, {"model": model})
     weights_of_it = {"pretrained": pretrained or "auto"} if "pretrained" in cls.__dataclass_fields__ else {}
-    table = cls(model=model, **weights_of_it)
-    return ProposedEncoder(typed=typed, name=next(same_modality, modality), table=table, own=False, root=project.root)
+    name = next(same_modality, modality)
+    alike = {key: getattr(encoders.get(name), key, False) for key in cls.in_new_tables}  # as in the project's own table
+    table = cls(model=model, **weights_of_it, **alike)
+    return ProposedEncoder(typed=typed, name=name, table=table, own=False, root=project.root)
 
 
 def _own(typed: str, name: str, table: EncoderTable, *, root: Path) -> ProposedEncoder:

@@ -12,6 +12,7 @@ from mmfeat.project.project import Project
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult, cell_records
 from mmfeat.report.sweep_table import sweep_csv
+from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep import Effect, KeptFits, SweptCell, best_first, main_effects
 from mmfeat.training.grid import Cell, Grid
 
@@ -99,7 +100,7 @@ class SweepResult(TableResult):
 
     def _about(self) -> str:
         fits = f"{counted(self.n_fits, 'fit')}, {self.n_trained:,} made now"
-        return f"sweeps/{self.file.name}: {fits}, on {counted(self.n_val, 'val row')}, best {self.metric} first"
+        return f"sweeps/{self.file.name}: {fits}, on {counted(self.n_val, 'val row')}, best {metric_title(self.metric)} first"
 
     def _table(self) -> list[Record]:
         return cell_records(self.cells)

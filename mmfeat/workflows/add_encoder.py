@@ -118,7 +118,7 @@ def _values(config: Config, name: str, model: str, *, modality: str | None, weig
     if weights:
         path = weights if weights.startswith("~") else str(Path(weights).absolute())
         values["pretrained"] = weights if weights in OWN_WEIGHTS else in_table(path, config.root)
-    return values
+    return values | table.in_new_tables
 
 
 def _modality(model: str) -> str:

@@ -22,7 +22,7 @@ from mmfeat.training.encoder_fits import EncoderFits
 from mmfeat.training.promotion import Promotion, is_in_use, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
-WITH_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")  # in addition to samples F1
+WITH_INTERVALS = ("micro_f1", "macro_f1", "loss")  # in addition to samples F1 and mAP
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -130,10 +130,16 @@ def use_encoders(project: Project, result: EncodersResult, which: str) -> list[P
     return used
 
 
-def best_are_in_use(project: Project, result: EncodersResult) -> bool:
-    """Whether the project uses the best encoder of each modality already, so that `--use best` would change nothing."""
+def advises_best(project: Project, result: EncodersResult) -> bool:
+    """Whether to propose `--use best`: it changes the project, and replaces no fine-tuned encoder by a frozen one."""
     best = [_compared(project, result, model) for model in best_of_groups(result.models).values()]
-    return all(checkpoint is not None and is_in_use(project, proposal, checkpoint) for proposal, checkpoint in best)
+    others = [(one, made) for one, made in best if made is None or not is_in_use(project, one, made)]
+    return bool(others) and not (result.frozen and any(_is_fine_tuned(project, one.name) for one, _ in others))
+
+
+def _is_fine_tuned(project: Project, name: str) -> bool:
+    checkpoint = project.checkpoint(project.identity(name)) if name in project.config.encoder else None
+    return checkpoint is not None and not checkpoint.frozen
 
 
 def _compared(

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmfeat.common.text import counted
+from mmfeat.config.schema import RECIPES
 from mmfeat.heads import HEADS, head_for
 from mmfeat.inference.fitted_rules import crossfitted_rule, required_val
-from mmfeat.inference.next_commands import with_options
+from mmfeat.inference.next_commands import RUNS, with_options
 from mmfeat.project.project import Project
+from mmfeat.project.staleness import state_of
 from mmfeat.report.comparison_layouts import head_layout
 from mmfeat.runs.comparison import ScoredModel, Scoring, score_models
 from mmfeat.runs.ensembles import RECIPE_HEADS
+from mmfeat.runs.run import all_runs
 from mmfeat.training.comparison_result import ComparisonResult, write_comparison
 from mmfeat.training.head_comparison import HeadComparison, heads_to_train
+from mmfeat.training.head_training import trained_head
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -75,8 +79,14 @@ def compare_heads(project: Project, names: Sequence[str] | None = None, *, overw
 
 
 def _next_command(project: Project, models: list[ScoredModel]) -> str:
-    """Train the best head, the head of the best ensemble, or else the default head."""
+    """Train the best head, the head of the best ensemble, or else the default head; then make that ensemble; then `runs`."""
     best = next(model for model in models if model.is_best)
     head = RECIPE_HEADS.get(best.name, best.name)
     head = head if head in HEADS else head_for(len(project.config.fuse.inputs))
-    return with_options(project.config, f"mmfeat fuse --head {head}")
+    command = f"mmfeat fuse --head {head}"
+    if trained_head(project, head):
+        made = {
+            run.record.get("recipe") for run in all_runs(project.runs_folder) if state_of(project, run) == "current"
+        }
+        command = f"mmfeat ensemble {best.name}" if best.name in RECIPES and best.name not in made else RUNS
+    return with_options(project.config, command)

@@ -149,7 +149,6 @@ def _mean(project: Project, stem: str, names: list[str], *, naming: Naming) -> E
     mean = weighted_logits(stem, sources, parts.weights, prior=prior)
     fingerprint = ensemble_fingerprint(project, parts, rows, {"members": parts.made_of})
     run = already_made(project.runs_folder, fingerprint)
-    made = run is None
     check_naming(project, naming, run)
     if run is None:
         roles = np.full(len(rows), ROLES["none"], np.uint8)
@@ -169,7 +168,7 @@ def _mean(project: Project, stem: str, names: list[str], *, naming: Naming) -> E
     return EnsembleResult(
         run=run,
         lines=lines,
-        made=made,
+        made=run.is_new,
         threshold=threshold_report(project, mean.logits[: len(val)]),
         description=f"{stem}: {text}; {shares}; no weights are fitted",
         n_val=len(val),
@@ -200,7 +199,6 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool, nam
         made_by |= {"metric": config.metric, "steps": STEPS}
     fingerprint = ensemble_fingerprint(project, candidates, rows, {"members": candidates.made_of, **made_by})
     run = already_made(project.runs_folder, fingerprint)
-    made = run is None
     check_naming(project, naming, run)
     if run is None:
         made_with = {"fingerprint": fingerprint, "given": given, "naming": naming}
@@ -214,7 +212,7 @@ def _fitted(project: Project, method: str, names: list[str], *, given: bool, nam
     return EnsembleResult(
         run=run,
         lines=lines,
-        made=made,
+        made=run.is_new,
         threshold=threshold_report(project, of_fit[0].logits) if of_fit else None,
         description=f"{run.name}: {text}",
         n_val=len(val),

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mmfeat.common.csv_text import csv_text
-from mmfeat.common.errors import DataError, RunError
+from mmfeat.common.errors import ConfigError, DataError, RunError
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.inference.fitted_rules import rule_for_rows
+from mmfeat.inference.honest_choice import HonestChoice, honest_choices
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
@@ -50,6 +51,8 @@ class EvaluateResult(TableResult):
         One table by class for each name.
     thresholds : dict of str to ThresholdReport
         The threshold of each name, and what other settings would gain on val. Empty without val rows.
+    honest : list of HonestChoice
+        The metric on rows that had no part in the choice, if asked for.
     after : str
         The command to type next.
     """
@@ -65,12 +68,14 @@ class EvaluateResult(TableResult):
     files: list[Path]
     classes: tuple[str, ...]
     thresholds: dict[str, ThresholdReport]
+    honest: list[HonestChoice]
     after: str
 
     def _about(self) -> str:
         text = f"Metrics on {counted(self.n_rows, f'{self.split} row')}"
         in_sample = [f"{name} ({counted(len(ids), 'row')})" for name, ids in self.trained.items() if ids]
-        return f"{text}. In-sample: {', '.join(in_sample)}" if in_sample else text
+        text = f"{text}. In-sample: {', '.join(in_sample)}" if in_sample else text
+        return "\n".join([text, *(choice.line for choice in self.honest)])
 
     def _table(self) -> list[Record]:
         return [
@@ -78,6 +83,7 @@ class EvaluateResult(TableResult):
                 "run": name,
                 **{title: getattr(one.scores, key) for key, title in METRIC_TITLES.items()},
                 "±": one.half_width,
+                "mAP ±": one.map_spread,
                 "ECE": one.ece,
             }
             for name, one in self.metrics.items()
@@ -90,6 +96,7 @@ class _Evaluated:
 
     metrics: Metrics
     outcome: Outcome
+    threshold: ThresholdReport | None
     trained: list[str]
     n_selected: int
     n_out_of_fold: int
@@ -97,7 +104,12 @@ class _Evaluated:
 
 @former_arguments(2, "split", "overwrite")
 def evaluate(
-    project: Project, names: Sequence[str] | None = None, *, split: str = "val", overwrite: bool = False
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    split: str = "val",
+    honest: bool = False,
+    overwrite: bool = False,
 ) -> EvaluateResult:
     """Score encoders and runs on labelled rows.
 
@@ -107,11 +119,16 @@ def evaluate(
         Runs or encoders; the best run, if None.
     split : str
         `val`, `test`, `train`, or `train+val`: all rows of which heads trained in folds have out-of-fold logits.
+    honest : bool
+        Whether to choose the decision rule, and without names the run, on one half of val and score the other half. The
+        selection of epochs on val is not undone.
     overwrite : bool
         Whether to replace tables by class that were changed since they were written.
 
     Raises
     ------
+    ConfigError
+        `honest` is asked for on another split than val.
     DataError
         The split has no labelled rows.
     RunError
@@ -120,22 +137,16 @@ def evaluate(
         A table by class was changed since it was written.
     """
     manifest = project.manifest
-    names = list(names) if names else [best_run(project).name]
-    rows = manifest.rows(split)
-    if not len(rows):
-        raise DataError(
-            f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
-        )
-    if len(set(names)) != len(names):
-        raise RunError(f"a name is given twice: {', '.join(names)}")
-    rows = rows[np.argsort(id_numbers(manifest.ids[rows]), kind="stable")]  # the bootstrap's draws depend on the order
+    if honest and split != "val":
+        raise ConfigError(f"--honest is about choices on val: leave out --split {split}")
+    given, rows = _different(names or ()), _labelled_rows(project, split)
+    names = given or [best_run(project).name]
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work
         outputs.check(path, own=True, earlier=True)
     found = {name: _evaluated(project, name, rows) for name in names}
     for name, one in found.items():
         outputs.write(paths[name], class_table(one.metrics, manifest.classes), own=True, earlier=True)
-    now = labels_now(project)
     labels, first = manifest.labels[rows], found[names[0]].outcome
     return EvaluateResult(
         split=split,
@@ -145,33 +156,55 @@ def evaluate(
         trained={name: one.trained for name, one in found.items()},
         n_selected={name: one.n_selected for name, one in found.items()},
         n_out_of_fold={name: one.n_out_of_fold for name, one in found.items()},
-        relabelled={name: about_relabelled(named_model(project, name), now) for name in names},
+        relabelled=_relabelled(project, names),
         files=list(paths.values()),
         classes=manifest.classes,
-        thresholds=_thresholds(project, names),
+        thresholds={name: one.threshold for name, one in found.items() if one.threshold is not None},
+        honest=honest_choices(project, given) if honest else [],
         after=after_evaluate(project, split, names),
     )
 
 
+def _different(names: Sequence[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise RunError(f"a name is given twice: {', '.join(names)}")
+    return list(names)
+
+
+def _relabelled(project: Project, names: Sequence[str]) -> dict[str, str]:
+    now = labels_now(project)
+    return {name: about_relabelled(named_model(project, name), now) for name in names}
+
+
+def _labelled_rows(project: Project, split: str) -> np.ndarray:
+    """The labelled rows of a split in the order of their ids' hashes, on which the bootstrap's draws depend."""
+    rows = project.manifest.rows(split)
+    if not len(rows):
+        raise DataError(
+            f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
+        )
+    return rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
+
+
 def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
-    manifest = project.manifest
-    logits = logits_of(project, name, rows).logits
-    decision = rule_for_rows(project, name, rows)
+    """Metrics and lineage of a run or encoder; its logits of val rows are read once."""
+    manifest, val = project.manifest, project.manifest.rows("val")
+    of_val = logits_of(project, name, val).logits if len(val) else None
+    if np.array_equal(np.sort(rows), val):
+        logits = of_val[np.searchsorted(val, rows)]
+    else:
+        logits = logits_of(project, name, rows).logits
+    decision = rule_for_rows(project, name, rows, val_logits=of_val)
     lineage = lineage_of(project, name)
     trained, chosen = lineage.among(manifest.ids[rows])
     return _Evaluated(
         metrics_of(manifest.labels[rows], logits, decision),
         outcome_of(logits, decision),
+        threshold=None if of_val is None else threshold_report(project, of_val),
         trained=manifest.ids[np.sort(rows[trained])].tolist(),
         n_selected=int(chosen.sum()),
         n_out_of_fold=int(lineage.is_out_of_fold(manifest.ids[rows]).sum()),
     )
-
-
-def _thresholds(project: Project, names: Sequence[str]) -> dict[str, ThresholdReport]:
-    val = project.manifest.rows("val")
-    found = {name: threshold_report(project, logits_of(project, name, val).logits) for name in names if len(val)}
-    return {name: one for name, one in found.items() if one is not None}
 
 
 def _file(project: Project, name: str, split: str) -> Path:

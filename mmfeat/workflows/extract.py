@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmfeat.common.errors import ConfigError
 from mmfeat.common.progress import clock
+from mmfeat.extraction.device_shares import device_shares
+from mmfeat.project.device_encoding import encode_on_devices
 from mmfeat.project.encoding import ExtractionOptions, ExtractResult
 from mmfeat.project.encoding import extract as extract_features
 from mmfeat.project.project import Project
@@ -62,6 +66,7 @@ def extract(
     on_error: str = "record",
     tune: bool = False,
     rehash: bool = False,
+    devices: str | None = None,
 ) -> ExtractResult:
     """Encode the samples that the store lacks, and compute logits.
 
@@ -77,18 +82,36 @@ def extract(
         First measure the fastest engine, settings and batch size here, and remember them.
     rehash : bool
         Read every image again instead of trusting its size, time and inode.
+    devices : str, optional
+        Encode in several processes: GPUs such as `0,1`; `all`; or `cpu:N`.
 
     Raises
     ------
+    ConfigError
+        There are no such devices, or `devices` is given with `device` or `tune`.
     EncoderError
         An encoder cannot be built.
     StoreError
         The store cannot be read or written.
     DataError
         A sample cannot be read and `on_error` is `stop`.
+    WorkerFailed
+        A process of `devices` ended without a message.
     """
     options = ExtractionOptions(shard=shard, stop_on_error=on_error == "stop", tune=tune, rehash=rehash)
-    return extract_features(project, list(names) if names else None, options=options)
+    names = list(names or project.config.encoder)
+    if devices is None:
+        return extract_features(project, names, options=options)
+    if tune or "device" in project.overrides:
+        raise ConfigError(f"devices cannot be used with {'tune' if tune else 'device'}. Leave one of them out")
+    shares = device_shares(devices)
+    if len(shares) == 1:
+        return extract_features(project.derived(settings={"device": shares[0].device}), names, options=options)
+    if rehash:
+        project.rehash()
+        options = dataclasses.replace(options, rehash=False)
+    encoded = encode_on_devices(project, names, shares, options)
+    return extract_features(project, names, options=options, encoded=encoded)
 
 
 def plan_extract(

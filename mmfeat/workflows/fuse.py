@@ -110,7 +110,6 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
     chosen = project.config.origins.get("fuse.inputs") == "option"
     fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
     run = already_made(project.runs_folder, fingerprint)
-    made = run is None
     check_naming(project, naming, run)
     lines, kept = baselines(project, list(identities), {} if run is None else run.record.get("baselines", {}))
     return_freed_memory()
@@ -122,7 +121,7 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
         run=run,
         lines=[*lines, *head_lines(project, run)],
         labelled=labelled_metrics(project, run) if folds else None,
-        made=made,
+        made=run.is_new,
         threshold=run_threshold(project, run),
         description=describe(run),
         n_train=len(table.rows("train")),

@@ -53,7 +53,7 @@ class RunsResult(TableResult):
     def _about(self) -> str:
         if not self.runs:
             return f"No runs yet. Next: {self.after}"
-        order = f"best {self.metric} first" if self.n_val else "newest first"
+        order = f"best {metric_title(self.metric)} first" if self.n_val else "newest first"
         order = f"by {self.sort}" if self.sort else order
         return f"{counted(len(self.runs), 'run or encoder', 'runs and encoders')} on {counted(self.n_val, 'val row')}, {order}"
 
@@ -77,6 +77,7 @@ def _record(line: RankedRun) -> Record:
         "micro F1": scores.micro_f1 if scores else None,
         "macro F1": scores.macro_f1 if scores else None,
         "mAP": scores.map if scores else None,
+        "mAP ±": line.metrics.map_spread if line.metrics else None,
         "loss": scores.loss if scores else None,
         **{f"{metric_title(name)} at 0.5": at_half.get(name) for name in ("samples_f1", "micro_f1", "macro_f1")},
         "MB": line.size_mb,
@@ -110,7 +111,7 @@ def runs(project: Project, *, sort: str = "") -> RunsResult:
     )
 
 
-_LOWEST_FIRST = ("run", "made from", "loss", "MB", "state", "note", "±")
+_LOWEST_FIRST = ("run", "made from", "loss", "MB", "state", "note", "±", "mAP ±")
 
 
 def _sorted(ranked: list[RankedRun], sort: str) -> list[RankedRun]:

@@ -204,9 +204,8 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
     """
     config, manifest = project.config, project.manifest
     plan = plan or plan_selftrain(project)
-    made = plan.run is None
     run = plan.run or _make(project, plan)
-    _complete(project, plan, run, made=made)
+    _complete(project, plan, run)
     supervised, rises, lines = already_made(project.runs_folder, plan.supervised), None, head_lines(project, run)
     if supervised is not None:
         before, now = val_metrics(project, supervised), val_metrics(project, run)
@@ -221,7 +220,7 @@ def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainR
         lines=lines,
         supervised=supervised.name if supervised else None,
         rises=rises,
-        made=made,
+        made=run.is_new,
         threshold=run_threshold(project, run),
         n_train=len(manifest.rows("train")),
         n_partly=n_partly,
@@ -274,12 +273,12 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
     )
 
 
-def _complete(project: Project, plan: SelftrainPlan, run: Run, *, made: bool) -> None:
+def _complete(project: Project, plan: SelftrainPlan, run: Run) -> None:
     """Write the files of the rounds and remove the kept state, even if a process was killed right after saving the run."""
     if not all((run.folder / name).is_file() for name in ROUNDS):
         write_rounds(run.folder, run.record["rounds"], classes=run.classes, metric=project.config.metric)
     kept = project.runs_folder / RESUME
-    shutil.rmtree(kept if made else plan.folder, ignore_errors=True)
+    shutil.rmtree(kept if run.is_new else plan.folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # the state of other settings stays
         kept.rmdir()
 

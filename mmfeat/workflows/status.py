@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mmfeat.common.errors import EncoderError, MmfeatError
+from mmfeat.common.remembered import Remembered, stamps_of
 from mmfeat.common.text import counted
 from mmfeat.data.seen import load_before
 from mmfeat.encoders.checkpoint import checkpoints_of
 from mmfeat.project.cached_rows import cached_rows
 from mmfeat.project.damage import project_seals
 from mmfeat.project.project import Project
+from mmfeat.project.project_folder import MANIFEST
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.project.staleness import about_relabelled, labels_now
 from mmfeat.report.result import Record, TableResult
-from mmfeat.runs.run import all_runs
+from mmfeat.runs.run import LOGITS_FILE, RECORD, Run, all_runs
 from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, stored_encoders
 from mmfeat.store.references import all_references
 from mmfeat.training.cut_plan import configured_fronts
@@ -115,9 +118,22 @@ def status(project: Project, rehash: bool = False) -> StatusResult:
 
 
 def _relabelled(project: Project) -> list[str]:
+    """Runs that learned some rows with other labels, cached while the manifest and the runs stay the same."""
     runs = all_runs(project.runs_folder)
-    now = labels_now(project) if runs else None
-    return [run.name for run in runs if about_relabelled(run, now)]
+    if not runs:
+        return []
+    memory, files = Remembered(project.memory / "relabelled.json"), stamps_of([project.root / MANIFEST, *_files(runs)])
+    found = memory.recall("runs", names := [run.name for run in runs])
+    if found is None:
+        now = labels_now(project)
+        found = [run.name for run in runs if about_relabelled(run, now)]
+        memory.remember("runs", found, names, files=files)
+        memory.save()
+    return found
+
+
+def _files(runs: list[Run]) -> list[Path]:
+    return [run.folder / name for run in runs for name in (RECORD, LOGITS_FILE)]
 
 
 @dataclass(frozen=True, kw_only=True)

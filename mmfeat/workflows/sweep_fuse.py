@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 
 from mmfeat.inference.fitted_rules import required_val
+from mmfeat.inference.next_commands import RUNS
 from mmfeat.training.grid import head_grid
+from mmfeat.training.head_training import trained_head
 from mmfeat.training.sweep_heads import HeadTrainer
 from mmfeat.training.sweep_run import SweepResult, run_sweep, sweep_outputs
 
@@ -43,12 +45,14 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool
     trainer = HeadTrainer(grid)
     outputs, file = sweep_outputs(grid.project, "fuse", overwrite=overwrite)
     result = run_sweep(trainer, outputs=outputs, file=file)
-    return dataclasses.replace(result, after="mmfeat runs" if result.cells[0].error else _command(result))
+    return dataclasses.replace(result, after=RUNS if result.cells[0].error else _command(result))
 
 
 def _command(result: SweepResult) -> str:
-    """The command that makes a run with the best settings."""
+    """The command that makes a run with the best settings; `mmfeat runs` if it exists."""
     best = result.sources[0]
+    if trained_head(best.project, best.name):
+        return RUNS
     words = ["mmfeat", "fuse", "--head", best.name]
     for key, value in result.grid.fixed.items():
         words += [f"--{_OPTIONS[key]}", value] if key in _OPTIONS else ["--set", f"{key}={value}"]

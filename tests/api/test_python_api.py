@@ -358,6 +358,7 @@ def test_a_frame_has_numbers_and_says_which_extra_it_needs(monkeypatch):
     pytest.importorskip("pandas")
     frame = Made(lines=lines).to_frame()
     assert frame["samples F1"].tolist() == [0.5]
+    assert frame["mAP ±"].tolist() == [0.1]
     assert frame["seconds"].dtype == np.float64
 
 

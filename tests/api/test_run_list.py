@@ -106,6 +106,19 @@ def test_the_table_is_that_of_mmfeat_runs(own):
     assert set(frame["run"]) == {"crossattn-1", "fm3-1", "image", "text"}
 
 
+def test_results_show_the_interval_of_map_and_the_titles_of_metrics(own):
+    line = next(line for line in own.table().runs if line.name == "fm3-1")
+    wanted = f"{line.metrics.map_spread:.3f}"
+    for result in own.table(metric="map", sort="map-±"), own.evaluate("fm3-1"), own.fuse(head="crossattn"):
+        head = next(row for row in str(result).splitlines() if "samples F1" in row)
+        assert "mAP ±" in head
+    assert wanted in str(own.evaluate("fm3-1"))
+    assert "best mAP first" in str(own.table(metric="map"))
+    assert "best mAP first" in str(own.sweep_fuse(head="linear", lr=[0.01], seeds=1, metric="map"))
+    assert "Made comparisons/heads-1: " in str(own.compare_heads("linear"))
+    assert "scored on the other: " in str(own.evaluate(honest=True))
+
+
 def test_the_former_call_works_with_a_warning(own):
     with pytest.warns(DeprecationWarning, match=r"p\.runs\(\) is p\.table\(\) now"):
         found = own.runs(metric="map")

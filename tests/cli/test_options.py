@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,12 +128,13 @@ COMMANDS = {
         ["extract.extract", "extract.plan_extract"],
         {
             "--shard": Opt("1/2", acts=[[], ["--dry-run"]]),
+            "--devices": Opt("cpu:2", refused=[["--dry-run"], ["--tune"], ["--device", "cpu"]]),
             "--on-error": Opt("stop", refused=[["--dry-run"]]),
-            "--tune": Opt(refused=[["--dry-run"]]),
+            "--tune": Opt(refused=[["--dry-run"], ["--devices", "cpu:2"]]),
             "--dry-run": Opt(),
             "--rehash": Opt(acts=[[], ["--dry-run"]]),
             "--engine": Opt("torch", acts=[[], ["--dry-run"]]),
-            "--device": DEVICE,
+            "--device": dataclasses.replace(DEVICE, refused=[["--devices", "cpu:2"]]),
         },
     ),
     "status": Spec(
@@ -289,6 +291,7 @@ COMMANDS = {
         ["evaluate.evaluate"],
         {
             "--split": Opt("test"),
+            "--honest": Opt(),
             **DECISION,
             **SCORED,
             **OVERWRITE,
@@ -551,17 +554,17 @@ def test_status_shows_the_store_where_it_is_asked_for(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "module", "use", "in_use"),
+    ("words", "module", "use", "proposing"),
     [
-        (["sweep", "finetune", "text"], "sweep_finetune", "use_cell", "best_is_in_use"),
-        (["compare", "encoders"], "compare_encoders", "use_encoders", "best_are_in_use"),
+        (["sweep", "finetune", "text"], "sweep_finetune", "use_cell", ("best_is_in_use", False)),
+        (["compare", "encoders"], "compare_encoders", "use_encoders", ("advises_best", True)),
     ],
 )
-def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, use, in_use):
+def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkeypatch, words, module, use, proposing):
     numbers = dict.fromkeys(("n_val", "n_fits", "n_trained", "kept_mb"), 1)
     result = MagicMock(failed={}, files=[], lines=[], effects=[], **numbers)
     monkeypatch.setattr(f"mmfeat.workflows.{module}.{module}", lambda *_, **__: result)
-    monkeypatch.setattr(f"mmfeat.workflows.{module}.{in_use}", lambda *_: False)
+    monkeypatch.setattr(f"mmfeat.workflows.{module}.{proposing[0]}", lambda *_: proposing[1])
     for name in ("sweep_table", "effects_table"):
         monkeypatch.setattr(f"mmfeat.report.sweep_table.{name}", lambda *_, **__: "")
     assert called(monkeypatch, [f"{module}.{use}"], words)[0] == 0

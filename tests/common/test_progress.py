@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmfeat.common.progress import clock, progress
+from mmfeat.common.progress import clock, counting_into, progress, say
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,23 @@ def test_plain_lines_give_rate_and_time_left_now_and_then(capsys, monkeypatch, r
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [f"reading [bold]: {rows:,} of {rows * 2:,} rows, {rate}, 20 s left half"]
     assert captured.out == ""
+
+
+def test_loops_over_rows_are_counted_elsewhere_and_nothing_is_shown(capsys):
+    class Counter:
+        n = 0
+
+        def advance(self, n: int = 1, note: str = "") -> None:
+            self.n += n
+
+    counter = Counter()
+    with counting_into(counter):
+        for unit in ("rows", "images", "rows"):
+            with progress("a loop", 5, unit) as bar:
+                bar.advance(2)
+        say("a note")
+    assert counter.n == 4
+    assert capsys.readouterr().err == ""
+    with progress("a loop", 5) as bar:
+        bar.advance(2)
+    assert counter.n == 4

@@ -102,7 +102,9 @@ def _run(folder: Path) -> None:
     logits = RunLogits(
         ids=IDS, input_keys=KEYS, known=np.ones(N, dtype=bool), logits=VALUES, roles=np.zeros(N, np.uint8)
     )
-    save_run(folder / "runs", "linear", {"classes": list(CLASSES)}, logits=logits, learned=NO_LINEAGE)
+    save_run(
+        folder / "runs", "linear", {"classes": list(CLASSES), "fingerprint": "f"}, logits=logits, learned=NO_LINEAGE
+    )
 
 
 def _head(folder: Path) -> None:
@@ -118,7 +120,7 @@ def _head(folder: Path) -> None:
     save_run(
         folder / "runs",
         "linear",
-        {"classes": list(CLASSES)},
+        {"classes": list(CLASSES), "fingerprint": "f"},
         logits=logits,
         learned=NO_LINEAGE,
         state={"weight": torch.zeros(N)},

@@ -33,6 +33,31 @@ def test_the_title_of_a_folder(tmp_path, path, stated, title):
     assert folder_title(folder) == title
 
 
+MATTER = "---\nlanguage: en\n# a comment\n---\n\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "readme", "title"),
+    [
+        ("gt_minilm/model", f"{MATTER}# all-MiniLM-L6-v2\nThis is a model\n# Further", "all-MiniLM-L6-v2"),
+        ("gt_minilm/model", "# sentence-transformers/all-MiniLM-L6-v2 \r\n", "all-MiniLM-L6-v2"),
+        ("gt_minilm/model", f"{MATTER}# SentenceTransformer based on MiniLM\n# x", "gt_minilm"),
+        ("gt_minilm/model", None, "gt_minilm"),
+        ("weights/model", None, "MiniLM-L6-H384-uncased"),
+        ("weights/model", "# model", "MiniLM-L6-H384-uncased"),
+        ("my-minilm", "# all-MiniLM-L6-v2", "my-minilm"),
+    ],
+)
+def test_the_title_of_a_sentence_transformers_folder_is_not_that_of_its_base_model(tmp_path, path, readme, title):
+    folder = tmp_path / path
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": "nreimers/MiniLM-L6-H384-uncased"}))
+    (folder / "modules.json").write_text("[]")
+    if readme is not None:
+        (folder / "README.md").write_text(readme)
+    assert folder_title(folder) == title
+
+
 def test_a_damaged_config_is_no_name(tmp_path):
     (tmp_path / "minilm" / "model").mkdir(parents=True)
     (tmp_path / "minilm" / "model" / "config.json").write_bytes(b"\xff[")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from helpers.images import MAKE, tar_of
 
+from mmfeat.common.files import digest_bytes
 from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.images.kept_bytes import KeptBytes
 from mmfeat.data.row_keys import DigestMemory, image_keys
 
 NAMES = np.array(["1.jpg", "2.jpg", "", "none.jpg"], dtype=object)
@@ -54,6 +56,19 @@ def test_what_is_settled_is_read_once(tmp_path, kind, reads):
     memory.forget()
     assert np.array_equal(image_keys(NAMES, ImageSources([source]), memory).keys, first.keys)
     assert len(reads) == 4
+
+
+def test_bytes_are_kept_up_to_a_limit_and_given_once(tmp_path):
+    sources, kept = ImageSources([source_of(tmp_path, "folder")]), KeptBytes(limit=5)
+    found = image_keys(NAMES, sources, kept=kept)
+    given = {row: data for row in range(len(NAMES)) if (data := kept.take(row)) is not None}
+    assert len(given) == 1  # both have 3 bytes
+    assert all(digest_bytes(data) == found.keys[row].tobytes().hex() for row, data in given.items())
+    assert kept.take(*given) is None
+    everything = KeptBytes()
+    image_keys(NAMES, sources, kept=everything)
+    everything.clear()
+    assert [everything.take(row) for row in range(len(NAMES))] == [None] * len(NAMES)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

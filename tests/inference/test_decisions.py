@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from helpers.command_line import run_cli
+from helpers.edits import invoked
 from helpers.projects import TUNED
 
 from mmfeat import Predictor
@@ -211,3 +212,31 @@ def test_an_exported_model_is_not_tuned_again(exported, tmp_path, arguments, cod
     done = run_cli("predict", "--caption", "a", "--model", str(exported), *arguments, cwd=tmp_path, check=False)
     assert done.returncode == code
     assert code == 2 or len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fuse", "--head", "crossattn"],
+        ["ensemble", "fm3"],
+        ["selftrain", "--rounds", "1"],
+        ["evaluate", "crossattn-1"],
+        ["evaluate", "crossattn-1", "image"],
+    ],
+    ids=" ".join,
+)
+def test_a_typed_threshold_is_said_to_be_kept_by_no_run(own_folder, short_rounds, command):
+    said = invoked(own_folder, *command, "--threshold", "0.4").output
+    about = (
+        "No run keeps --threshold 0.4. To use it, give it to predict, evaluate and export too, or set threshold = 0.4 "
+        "under [predict] in mmfeat.toml."
+    )
+    assert said.count(about) == 1
+    assert "Threshold 0.4, as typed." in said
+    assert "No run keeps" not in invoked(own_folder, *command).output
+    again = invoked(own_folder, *command, "--threshold", "0.4").output
+    assert about in again
+    (own_folder / "mmfeat.toml").open("a").write("\n[predict]\nthreshold = 0.4\n")
+    in_file = invoked(own_folder, *command).output
+    assert "Threshold 0.4, as set in mmfeat.toml." in in_file
+    assert "No run keeps" not in in_file

@@ -112,6 +112,23 @@ def test_evaluate_looks_before_it_says_that_nothing_was_trained_on_the_rows(extr
     assert f"{name}: in-sample for 2 of 11 rows" in typed(project, "evaluate", name)
 
 
+def test_an_encoder_that_is_better_than_every_run_is_named_where_the_best_run_is_used(extracted):
+    untrained = Project(extracted.root, {"fuse.linear.epochs": 1, "fuse.linear.lr": 1e-9, "metric": "map"})
+    run = fuse(untrained, "linear").run
+    first, *_ = ranked_runs(untrained)
+    assert first.run is None
+    about = f"run {run.name}, the best run on val (encoder {first.name} alone is better there)"
+    assert about in typed(extracted, "predict", "--set", "metric=map")
+    fuse(extracted, "concat")
+    ensemble(extracted, ["image", "text"])
+    ranked = ranked_runs(extracted)
+    named = "" if ranked[0].run is not None else f" (encoder {ranked[0].name} alone is better there)"
+    best = next(line for line in ranked if line.run is not None)
+    assert f"run {best.name}, the best run on val{named};" in typed(extracted, "predict")
+    assert typed(extracted, "predict", "image").startswith("encoder image; threshold")
+    assert typed(extracted, "review", "image", "--n", "2").startswith("encoder image\n")
+
+
 def test_of_equal_runs_the_first_is_the_best(extracted):
     run = fuse(extracted).run
     one = ensemble(extracted, [run.name]).run

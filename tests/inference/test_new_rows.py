@@ -13,6 +13,8 @@ import pytest
 from helpers.command_line import run_cli
 
 from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.data.images.image_sources import ImageSources
+from mmfeat.data.images.kept_bytes import KeptBytes
 from mmfeat.data.sample_kinds import kind_of_sample
 from mmfeat.project.project import Project
 from mmfeat.workflows.predict import predict_new
@@ -53,6 +55,18 @@ def test_a_project_and_its_exported_model_agree(table, own, exported):
         assert "UnidentifiedImageError" in found.errors["broken.png"]
         assert len(found.rows.ids) == len(found.predictions) == 8
         assert found.predictions.known.all()  # by their captions
+
+
+def test_a_new_image_is_read_once_for_its_key_and_its_pixels(table, own, monkeypatch):
+    read, reads, read_bytes = ImageSources.read, [], KeptBytes.take
+    monkeypatch.setattr(ImageSources, "read", lambda sources, place: reads.append(place.file) or read(sources, place))
+    found = predicted(table, project=own, run="fm3-1")
+    assert len(reads) == len(set(reads)) == 7
+    shutil.rmtree(own.root / "features")
+    monkeypatch.setattr(KeptBytes, "take", lambda kept, row: read_bytes(kept, row) and None)  # as if there were no room
+    again = predicted(table, project=Project(own.root), run="fm3-1")
+    assert len(reads) == 3 * 7
+    assert np.allclose(found.predictions.probs, again.predictions.probs, atol=1e-4)
 
 
 def test_features_go_into_the_store_and_the_project_stays_as_it_is(table, own):

@@ -62,11 +62,8 @@ def attack(bases: Bases, case: Case, times: int) -> None:
 
 
 def is_made_twice(name: str, found: dict[str, str], wanted: dict[str, str]) -> bool:
-    """Whether a file that one command alone would not have made is a second copy of one that it would.
-
-    A recipe's record may name the second copy of a member, which is the same to its fingerprint.
-    """
-    if re.fullmatch(r"runs/fm[123]-\d+/run\.json", name):
-        return name.replace("run.json", "logits.h5") in found
+    """Whether a file of a checkpoint or a comparison is a second copy of one that one command alone would make."""
+    if name.startswith("runs/"):  # of two runs with one fingerprint, one is kept
+        return False
     firsts = [f"{name[: m.start(1)]}{int(m[1]) - 1}{name[m.end(1) :]}" for m in re.finditer(r"-(\d+)(?=/)", name)]
     return name not in wanted and found[name] in [wanted.get(first) for first in firsts]

@@ -250,3 +250,8 @@ def test_a_threshold_that_is_none_is_said(predictor, threshold):
         return
     with pytest.raises(DataError, match="threshold"):
         predictor.predict(None, "a", threshold=threshold)
+
+
+def test_a_folder_is_opened_by_load(exported):
+    with pytest.raises(TypeError, match=r"an exported folder is opened by Predictor.load\(FOLDER\)"):
+        Predictor(exported)

@@ -97,7 +97,7 @@ def test_cells_with_several_labels_are_refused_until_the_separator_is_chosen(tmp
         f"cells of column 'keywords' hold '{mark}', as in '{labels[0]}' (t.csv:2). Split at it, there are 2 labels"
         in said
     )
-    assert said.endswith(f"Use: --separator '{mark}', or --separator ' '")
+    assert said.endswith(f"Use: --separator '{mark}' or --separator ' '")
     assert not (tmp_path / "mmfeat.toml").exists()
     init(tmp_path, source, **{**options, "separator": mark})
     assert len(Project(tmp_path).manifest.classes) == 2
@@ -113,7 +113,8 @@ def test_a_column_that_is_gone_from_an_existing_project_is_named_in_its_file(tmp
     init(tmp_path, source, **NAMED)
     listing(tmp_path, header=("item", "shot", "seen", "keywords", "subset"))
     with pytest.raises(
-        DataError, match=r"no column 'what_is_seen' for caption.*Name it in mmfeat.toml, then: mmfeat init"
+        DataError,
+        match=r'no column .what_is_seen. for caption.*Use: caption = "COLUMN" under \[data\].* in mmfeat.toml, then: mmfeat init$',
     ):
         init(tmp_path)
 

@@ -408,7 +408,7 @@ def test_columns_that_serve_as_nothing_are_said(tmp_path):
 
 def test_two_columns_of_labels_are_not_guessed(tmp_path):
     (tmp_path / "t.csv").write_text("id,caption,labels,tags\n0,a,b,c\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"columns 'labels' and 'tags' may both serve as labels. Name one: --labels"):
+    with pytest.raises(DataError, match=r"columns 'labels' and 'tags' may both serve as labels. Use: --labels COLUMN"):
         init(tmp_path / "p", str(tmp_path / "t.csv"))
 
 

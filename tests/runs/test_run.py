@@ -11,9 +11,11 @@ from helpers.run_records import OF_HEADS, RECORD, logits
 
 from mmfeat.common.errors import EncoderError, RunError
 from mmfeat.common.lineage import NO_LINEAGE, Lineage
+from mmfeat.common.seals import write_sealed
 from mmfeat.encoders.checkpoint import LinearProbe, checkpoints_of, read_checkpoint, save_checkpoint
 from mmfeat.runs.new_run import save_run
 from mmfeat.runs.run import all_runs, already_made, damaged_runs, read_run
+from mmfeat.runs.run_names import Naming
 from mmfeat.store import EncoderSpec
 
 
@@ -34,13 +36,15 @@ def test_a_run_comes_back(tmp_path):
 def test_runs_are_listed_oldest_first_and_nothing_unfinished_among_them(tmp_path):
     assert all_runs(tmp_path / "nowhere") == []
     for number, year in enumerate((2027, 2025, 2026)):
-        record = {**RECORD, "created": f"{year}-01-01", "fingerprint": str(number % 2)}
+        record = {**RECORD, "created": f"{year}-01-01", "fingerprint": str(number)}
         save_run(tmp_path, "linear", record, logits=logits(), learned=NO_LINEAGE)
+    older = read_run(tmp_path / "linear-3")  # of an earlier version, which made twins
+    write_sealed(older.folder / "run.json", {**older.record, "fingerprint": "0"})
     (tmp_path / ".tmp-1").mkdir()
     (tmp_path / "half-1").mkdir()
     assert [run.name for run in all_runs(tmp_path)] == ["linear-2", "linear-3", "linear-1"]
     assert already_made(tmp_path, "0").name == "linear-1"
-    assert already_made(tmp_path, "2") is None
+    assert already_made(tmp_path, "3") is None
 
 
 DAMAGE = {
@@ -145,3 +149,16 @@ def test_a_damaged_record_is_listed_with_its_reason_beside_the_others(tmp_path):
     assert [run.name for run in all_runs(tmp_path)] == ["linear-1", "linear-3"]
     assert "damaged" in damaged_runs(tmp_path)["linear-2"]
     assert already_made(tmp_path, "2").name == "linear-3"
+
+
+def test_of_two_runs_at_once_with_one_fingerprint_one_is_kept(tmp_path):
+    made = [save_run(tmp_path, "linear", RECORD, logits=logits(), learned=NO_LINEAGE) for _ in range(2)]
+    assert [(run.name, run.is_new) for run in made] == [("linear-1", True), ("linear-1", False)]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["linear-1"]  # nothing staged is left
+    named = save_run(tmp_path, "linear", RECORD, logits=logits(), learned=NO_LINEAGE, naming=Naming(name="mine"))
+    assert (named.name, named.is_new) == ("mine", True)
+    for run in made[0], named:
+        (run.folder / "logits.h5").write_bytes(b"")
+    again = save_run(tmp_path, "linear", RECORD, logits=logits(), learned=NO_LINEAGE)
+    assert (again.name, again.is_new) == ("linear-2", True)  # a damaged run is none
+    assert not read_run(again.folder).is_new

@@ -395,3 +395,10 @@ def test_a_missing_extra_is_said_with_what_to_type(exported, monkeypatch):
     with pytest.raises(ConfigError, match=re.escape("pip install 'mmfeat[serve]'")):
         serve(exported)
     assert require("json", "serve") is json
+
+
+@pytest.mark.parametrize(("make", "headers"), [(as_json, JSON), (form, FORM)])
+def test_an_unknown_field_is_answered_with_the_known_ones(port, make, headers):
+    status, answer, _ = ask(port, make(captions="a dog"), headers)
+    assert status == 422
+    assert answer["detail"] == "captions: no such field. There are: caption, top_k, threshold, detail, image"

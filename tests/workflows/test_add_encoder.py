@@ -85,6 +85,8 @@ def test_an_encoder_is_added_and_used(project_folder):
     config = Project(project_folder).config
     assert (config.encoder["second"].model, config.encoder["second"].modality) == ("test_vit", "image")
     assert config.encoder["second"].pretrained == "random"
+    assert config.encoder["second"].reduced_decoding  # as in the table that init writes
+    assert not config.encoder["image"].reduced_decoding
     new = (project_folder / "mmfeat.toml").read_text()
     assert all(line in new for line in text.splitlines() if not line.startswith("inputs"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.edits import contents, invoked
+from helpers.edits import contents, edited, invoked
 from helpers.images import is_drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,14 +29,14 @@ from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
-from mmfeat.report.comparison_layouts import best_lines, encoder_layout
+from mmfeat.report.comparison_layouts import best_lines, encoder_layout, head_layout
 from mmfeat.report.comparison_table import ComparisonTable
-from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.report.text_tables import MOST_FREQUENT, metric_cells, metric_header
 from mmfeat.runs.comparison import Candidate, Scoring, best_of_groups, score_groups
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits, read_compared_encoder, write_compared_encoder
 from mmfeat.training import encoder_fits
 from mmfeat.training.proposed_encoders import proposed_encoder
-from mmfeat.workflows.compare_encoders import WITH_INTERVALS, compare_encoders, use_encoders
+from mmfeat.workflows.compare_encoders import WITH_INTERVALS, advises_best, compare_encoders, use_encoders
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 
@@ -142,6 +142,19 @@ def test_it_goes_on_where_it_stopped_and_makes_anew_what_has_changed(folder, mon
     assert (one.folder.name, made[3:]) == ("encoders-2", ["image"])
 
 
+def test_a_frozen_encoder_is_not_proposed_in_place_of_a_fine_tuned_one(folder, monkeypatch):
+    project = Project(folder)
+    assert not advises_best(project, compare_encoders(project, ["image"], freeze=True))  # it is in use
+    other = Project(folder, {"fuse.linear.lr": 0.03})
+    result = compare_encoders(other, ["image"], freeze=True)
+    assert advises_best(other, result)
+    checkpoint = other.checkpoint(other.identity("image"))
+    tuned = dataclasses.replace(checkpoint, record={**checkpoint.record, "frozen": False})
+    monkeypatch.setattr(Project, "checkpoint", lambda *_: tuned)
+    assert not advises_best(other, result)
+    assert advises_best(other, dataclasses.replace(result, frozen=False))
+
+
 def test_what_fails_is_left_out_and_if_all_do_it_is_an_error(folder):
     project = Project(folder)
     result = compare_encoders(project, ["efficientnt_b0", "image", "text:no/such-model"], freeze=True)
@@ -211,6 +224,9 @@ def test_names(project, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(text).parent)
     assert found(f"./{Path(text).name}")[1:3] == ("text", text)
     assert not proposed_encoder(project, f"test_efficientnet={weights.partition('=')[2]}", {}).own
+    assert not proposed_encoder(project, "test_resnet", {}).table.reduced_decoding  # as in the project's own table
+    reduced = edited(project, "size = 32", "size = 32\nreduced_decoding = true")
+    assert proposed_encoder(reduced, "test_resnet", {}).table.reduced_decoding
     for wrong, message in (
         ("test_resnet=nowhere.pth", "no file of weights"),
         ("=x", "write an encoder"),
@@ -278,6 +294,20 @@ def test_models_are_by_modality_the_best_first(metric):
     assert first.metrics.rows_f1.mean() == pytest.approx(first.seeds[0])
     for name, (low, high) in first.intervals.items():
         assert low <= getattr(first.metrics.scores, name) <= high
+
+
+@pytest.mark.parametrize("layout_of", [head_layout, encoder_layout])
+def test_intervals_are_shown_as_in_every_other_table(layout_of):
+    models = models_of()
+    baselines = [MetricRow.of(MOST_FREQUENT, models[0].metrics)]
+    layout = layout_of("40 val rows", models, baselines, "map")
+    cells = dict(zip(metric_header(), metric_cells(models[1].line), strict=True))
+    shown = {column.title: column for column in layout.columns}
+    for title in ("samples F1", "macro F1", "mAP"):
+        assert shown[title].cell(models[1]) == cells[title]
+        assert shown[title].baseline(models[1].line) == cells[title]
+    assert "±" in cells["mAP"]
+    assert layout.notes[0].startswith("± is half the 95 % interval over rows (")
 
 
 @settings(max_examples=25)

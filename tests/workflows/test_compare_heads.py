@@ -31,7 +31,10 @@ from mmfeat.runs.comparison import Candidate, Scoring, mean_of_models, score_mod
 from mmfeat.runs.comparison_files import ModelLogits, read_logits, write_logits
 from mmfeat.runs.ensembles import combined
 from mmfeat.training import head_comparison as compare
+from mmfeat.workflows import compare_heads as compare_heads_module
 from mmfeat.workflows.compare_heads import compare_heads
+from mmfeat.workflows.ensemble import ensemble
+from mmfeat.workflows.fuse import fuse
 
 RULE = DecisionRule()
 
@@ -281,10 +284,29 @@ def test_what_cannot_be_compared(folder, monkeypatch):
         compare_heads(project)
 
 
+def test_what_exists_is_not_proposed(folder, monkeypatch):
+    """The best head, then the best mean with it, then `runs`."""
+    result = compare_heads(Project(folder), ["concat"])
+    names = [model.name for model in result.models]
+
+    def after(best: str) -> str:
+        models = [dataclasses.replace(m, difference=None if m.name == best else (0.0, 0.0, 0.0)) for m in result.models]
+        return compare_heads_module._next_command(Project(folder), models)
+
+    assert {"fm2", "concat"} <= set(names)
+    assert after("fm2") == after("concat") == "mmfeat fuse --head concat"
+    fuse(Project(folder), "concat")
+    assert after("fm2") == "mmfeat ensemble fm2"
+    assert after("concat") == "mmfeat runs"
+    ensemble(Project(folder), ["fm2"])
+    assert after("fm2") == "mmfeat runs"
+
+
 def test_the_command(folder):
     done = invoked(folder, "compare", "heads")
     assert "encoder image" in done.output
     assert not re.search(r"Vision|NLP|FM\d|FCNN", done.output)
     assert re.search(
-        r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat --project .* fuse --head", done.output
+        r"(Made|Already made:) comparisons/heads-1: models.csv.*Next: mmfeat --project .* (fuse --head|ensemble|runs)",
+        done.output,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from helpers.command_line import run_cli
@@ -10,7 +11,7 @@ from helpers.command_line import run_cli
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, EncoderError, RunError
 from mmfeat.inference import model_export as exporting
-from mmfeat.predictor.card import limit_text
+from mmfeat.predictor.card import _with_interval, limit_text
 from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
 
@@ -93,7 +94,10 @@ def test_without_the_images_it_is_made_and_says_that_it_was_not_compared(trained
 def test_the_model_card_says_what_the_run_recorded(exported, trained):
     card = (exported / "README.md").read_text(encoding="utf-8")
     figures = json.loads((trained / "runs" / "fm3-1" / "run.json").read_text())["figures"]["val"]
-    assert f"| {figures['samples_f1']:.3f} (" in card
+    for name in ("samples_f1", "map"):
+        low, high = figures[f"{name}_interval"]
+        assert f"| {figures[name]:.3f} ({low:.3f} to {high:.3f}) |" in card
+    assert _with_interval({"map": 0.5}, "map") == "0.500"  # of a run that recorded none
     assert f"On {figures['n_samples']} validation rows" in card
     assert "- trained on 45 labelled rows, each counted once\n- selected on 15 labelled rows, which no part was" in card
     assert "license:" in card
@@ -121,7 +125,8 @@ def test_the_limit_is_a_setting_that_runs_and_export_judge_by(trained, tmp_path)
 
 def test_the_command_says_what_it_made(trained, tmp_path):
     done = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
-    assert "differ from those of the cached features by at most" in done.stdout
+    how = "(differ from those of the cached features by at most [1-9].*|are those of the cached features)$"
+    assert re.search(rf"read again: probabilities {how}", done.stdout, re.MULTILINE)
     assert done.stdout.rstrip().endswith(f"mmfeat predict new.csv --model {tmp_path / 'model'}")
     again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
     assert again.stdout.startswith(f"Already made from the same: {tmp_path / 'model'} (")

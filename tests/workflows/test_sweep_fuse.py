@@ -72,6 +72,7 @@ def test_a_cell_is_what_fuse_makes_of_its_settings(folder):
     seeds = run.record["figures"]["val_seeds"]
     assert best.scores("samples-f1") == pytest.approx([seed["samples_f1"] for seed in seeds])
     assert [head["best_epoch"] for head in best.fits] == run.record["best_epochs"]
+    assert sweep_fuse(folder, {**GRID, "fuse.head": "crossattn"}).after == "mmfeat runs"  # the best is made already
 
 
 def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):

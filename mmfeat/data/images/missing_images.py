@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mmfeat.common.errors import DataError
 from mmfeat.common.text import counted, quoted, shown
 from mmfeat.data.images.archives import ARCHIVES
 from mmfeat.data.images.image_names import IMAGE_SUFFIXES
+from mmfeat.data.setting_names import SettingError
 from mmfeat.data.tables.table_forms import SUFFIXES
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def about_addresses(missing: Sequence[str]) -> str:
     return f"{' and '.join(parts)}: images are read from files. {'Download' if web else 'Save'} them first"
 
 
-def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
+def nothing_found(names: Sequence[str], sources: ImageSources) -> SettingError:
     """The error if no named image exists: what was searched, where, and what was found there."""
     wanted, there = [name for name in names if name], sources.names()
     about = about_addresses(wanted) or about_look_alikes(look_alikes(wanted, there))
@@ -93,10 +93,10 @@ def nothing_found(names: Sequence[str], sources: ImageSources) -> DataError:
         if there
         else f"there is no image at all ({', '.join(IMAGE_SUFFIXES)})"
     )
-    return DataError(
+    return SettingError(
         f"images: none of {counted(len(wanted), 'name')} like {shown(repr(wanted[0]))} found in {where}: {found}. "
-        f"{about and f'{about}. '}"
-        f"Name the images' place: --images PATH, or their column: --image COLUMN"
+        f"{about and f'{about}. '}Name the images' place or their column.",
+        [[("images", "PATH"), ("image", "COLUMN")]],
     )
 
 

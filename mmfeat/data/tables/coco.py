@@ -11,6 +11,7 @@ from typing import Any
 from mmfeat.common.errors import DataError, one_line
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.text import counted, shown
+from mmfeat.data.setting_names import SettingError
 from mmfeat.data.tables.columns import as_list
 from mmfeat.data.tables.json_lines import json_of
 from mmfeat.data.tables.source_kinds import Columns, OpenedSource
@@ -138,8 +139,8 @@ def _selected(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str
             hint = f" Nearest: {_quoted(near[0])}." if near else ""
             known = ", ".join(f"{key} {_quoted(name)}" for key, name in list(names.items())[:8])
             more = " ..." if len(names) > 8 else ""
-            raise DataError(
-                f"{files[0]}: no category {_quoted(text)}.{hint} There are: {known}{more}. Use: --labels NAME"
+            raise SettingError(
+                f"{files[0]}: no category {_quoted(text)}.{hint} There are: {known}{more}.", [[("labels", "NAME")]]
             )
         if found[0] in selected:
             raise DataError(f"{files[0]}: category {_quoted(text)} is selected twice. Leave one out")
@@ -148,8 +149,8 @@ def _selected(files: Sequence[Path], names: dict[Any, str], wanted: Sequence[str
     name, times = Counter(selected.values()).most_common(1)[0]
     if times > 1:
         ids = " and ".join(str(key) for key in selected if selected[key] == name)
-        raise DataError(
-            f"{files[0]}: categories {ids} are all called {_quoted(name)}. Select one by its id: --labels ID"
+        raise SettingError(
+            f"{files[0]}: categories {ids} are all called {_quoted(name)}. Select one by its id.", [[("labels", "ID")]]
         )
     return selected
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.common.text import shown
+from mmfeat.data.setting_names import SettingError, Settings
 from mmfeat.data.tables.candidates import candidates, image_columns
 from mmfeat.data.tables.label_cells import better_separator, first_invalid_cell
 from mmfeat.data.tables.table import Table
@@ -85,11 +85,11 @@ def find_columns(table: Table, given: Mapping[str, str | Sequence[str]], need_la
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """A role without a column: what is wrong, and the options that name one."""
+    """A role without a column: what is wrong, and the settings that name one."""
 
     role: str
     text: str
-    use: str
+    use: Settings
     hint: str = ""
     lists: bool = True  # whether the message lists all columns
 
@@ -120,31 +120,19 @@ def _image_by_cells(table: Table, used: set[str], ids: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _all_of(table: Table, problems: list[_Problem], found: Columns) -> DataError:
-    """One error about all roles without a column, with the options to type."""
+def _all_of(table: Table, problems: list[_Problem], found: Columns) -> SettingError:
+    """One error about all roles without a column, with the settings to type."""
     used = {name for role in found for name in as_list(found[role])}
-    use = [problem.use for problem in problems]
+    use = [group for problem in problems for group in problem.use]
     perhaps = [
-        f"{option(role)} {named[0]}"
+        [(role, named[0])]
         for role in ("caption", "split")
-        if not found[role] and role not in {p.role for p in problems} and (named := _typed(table, role, used))
+        if not found[role] and role not in {p.role for p in problems} and (named := candidates(table, role, used))
     ]
-    more = f" (perhaps also {' '.join(perhaps)})" if perhaps and problems[0].lists else ""
-    if not any(problem.lists for problem in problems):
-        return DataError(f"{table.file}: {'; '.join(p.text for p in problems)}. Name one: {' '.join(use)}{more}")
-    hints = "".join(problem.hint for problem in problems)
-    texts = "; ".join(problem.text for problem in problems)
-    return DataError(f"{table.file}: {texts}. Columns: {listed(table.header)}.{hints} Use: {' '.join(use)}{more}")
-
-
-def option(role: str) -> str:
-    """The option of `mmfeat init` that names the column of a role."""
-    return "--split-column" if role == "split" else f"--{role}"
-
-
-def _typed(table: Table, role: str, used: set[str]) -> list[str]:
-    """Columns that may serve as a role, as typed in a shell."""
-    return [shlex.quote(name) for name in candidates(table, role, used)]
+    text = f"{table.file}: {'; '.join(problem.text for problem in problems)}."
+    if any(problem.lists for problem in problems):
+        text += f" Columns: {listed(table.header)}.{''.join(problem.hint for problem in problems)}"
+    return SettingError(text, use, perhaps if problems[0].lists else ())
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:
@@ -172,7 +160,7 @@ def _common(table: Table, role: str) -> tuple[str, _Problem | None]:
     for names in named:
         if len(names) > 1:
             text = f"columns {_quoted(names[0])} and {_quoted(names[1])} may both serve as {role}"
-            return "", _Problem(role=role, text=text, use=f"{option(role)} COLUMN", lists=False)
+            return "", _Problem(role=role, text=text, use=[[(role, "COLUMN")]], lists=False)
         if names:
             return names[0], None
     return "", None
@@ -213,10 +201,10 @@ def _label_columns(table: Table, used: set[str]) -> tuple[list[str], _Problem | 
             odd = f" {_quoted(name)} is not a column of 0 and 1: it holds {cell} ({table.place(row)})."
     if len(found) > 1:
         return found, None
-    use = "--labels COLUMN"
+    use = [[("labels", "COLUMN")]]
     if likely := candidates(table, "labels", used):
         mark = better_separator(table.texts(likely[0]))
-        use = f"--labels {shlex.quote(likely[0])}" + (f" --separator {shlex.quote(mark)}" if mark else "")
+        use = [[("labels", likely[0])], *([[("separator", mark)]] if mark else [])]
     text = "no column of labels found, nor several of 0, 1 and blank"
     return [], _Problem(role="labels", text=text, use=use, hint=odd)
 
@@ -224,7 +212,7 @@ def _label_columns(table: Table, used: set[str]) -> tuple[list[str], _Problem | 
 def _no_column(table: Table, name: str, role: str) -> _Problem:
     near = difflib.get_close_matches(name, table.header, 1)
     hint = f" Nearest: {_quoted(near[0])}." if near else ""
-    return _Problem(role=role, text=f"no column {_quoted(name)} for {role}", use=f"{option(role)} COLUMN", hint=hint)
+    return _Problem(role=role, text=f"no column {_quoted(name)} for {role}", use=[[(role, "COLUMN")]], hint=hint)
 
 
 def _neither(table: Table, used: set[str]) -> _Problem:
@@ -236,13 +224,15 @@ def _neither(table: Table, used: set[str]) -> _Problem:
         Its images are inside a column, without names.
     """
     if inside := images_inside(table, {"image": ""}):
-        raise DataError(
+        raise SettingError(
             f"{table.file}: column {_quoted(inside)} holds images without names, which this version does not read. Write each "
-            f"to a file, and the files' names into a column, or name a column of captions: --caption COLUMN"
+            f"to a file, and the files' names into a column, or name a column of captions.",
+            [[("caption", "COLUMN")]],
         )
-    found = [f"{option(role)} {names[0]}" for role in ("caption", "image") if (names := _typed(table, role, used))]
-    use = " ".join(found) or "--caption COLUMN or --image COLUMN"
-    return _Problem(role="caption", text="no column of images or captions found", use=use)
+    roles = ("caption", "image")
+    use = [[(role, names[0])] for role in roles if (names := candidates(table, role, used))]
+    text = "no column of images or captions found"
+    return _Problem(role="caption", text=text, use=use or [[(role, "COLUMN") for role in roles]])
 
 
 def _image_column(table: Table, name: str, is_given: bool) -> str:

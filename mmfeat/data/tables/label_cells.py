@@ -14,6 +14,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.labels import split_labels
 from mmfeat.common.spelling import Spellings, normal_name
 from mmfeat.common.text import counted, shown
+from mmfeat.data.setting_names import SettingError
 from mmfeat.data.tables.table import Table, is_blank, kind_of, plain_text
 
 MARKS = (",", "|", ";")  # other usual separators of labels
@@ -75,7 +76,7 @@ def indicator_labels(table: Table, names: Sequence[str]) -> np.ndarray:
         if len(odd):
             raise DataError(
                 f"{table.file}{table.where(odd[0])}: column {_quoted(name)} holds {_quoted(cells[odd[0]])}, and a column "
-                f"of labels holds 1, 0 or nothing. Correct it, or leave the column out of --labels"
+                f"of labels holds 1, 0 or nothing. Correct it, or leave the column out of the labels"
             )
     return labels
 
@@ -211,9 +212,9 @@ def _all_numbers(table: Table, name: str, cells: list[Any]) -> bool:
 
 
 def _fraction(table: Table, name: str, row: int, *, value: Any) -> DataError:
-    return DataError(
-        f"{table.file}{table.where(row)}: column {_quoted(name)} holds {_quoted(value)}, and labels are names, not measures. "
-        f"Use: --labels COLUMN"
+    return SettingError(
+        f"{table.file}{table.where(row)}: column {_quoted(name)} holds {_quoted(value)}, and labels are names, not measures.",
+        [[("labels", "COLUMN")]],
     )
 
 
@@ -236,10 +237,10 @@ def _separator_hints(table: Table, name: str, separator: str, *, cells: list[Any
     examples = [f"{_quoted(cells[row])} ({table.place(row)})" for row in first.values()]
     split = "at spaces" if separator == " " else f"at {separator!r}"
     if len(first) > 1 and (separator == " " or not used):
-        raise DataError(
+        raise SettingError(
             f"{table.file}: column {_quoted(name)} mixes separators: {' and '.join(examples[:3])}, split {split}. "
-            f"Write one between all labels and name it: --separator {next(iter(first))!r}; "
-            f"or name every label in a class list: --classes FILE"
+            f"Write one between all labels and name it, or name every label in a class list.",
+            [[("separator", next(iter(first))), ("classes", "FILE")]],
         )
     return [
         f'  labels are split {split}, and {mark!r} is in {example}. If it separates labels, set separator = "{mark}" under '
@@ -262,10 +263,11 @@ def _refuse_several(table: Table, name: str, separator: str, *, cells: list[Any]
         return
     rows = [row for row, cell in enumerate(cells) if isinstance(cell, str) and mark in cell]
     split = "spaces" if separator == " " else repr(separator)
-    raise DataError(
+    raise SettingError(
         f"{table.file}: {len(rows):,} of {len(texts):,} cells of column {_quoted(name)} hold {mark!r}, as in "
         f"{_quoted(cells[rows[0]])} ({table.place(rows[0])}). Split at it, there are {counted(_n_labels(texts, mark), 'label')}; at "
-        f"{split}, {_n_labels(texts, separator):,}. Use: --separator {mark!r}, or --separator {separator!r}"
+        f"{split}, {_n_labels(texts, separator):,}.",
+        [[("separator", mark), ("separator", separator)]],
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.labels import class_order
 from mmfeat.common.spelling import Spellings, look_the_same, normal_name
 from mmfeat.common.text import shown
+from mmfeat.data.setting_names import PREDICT, SettingError, SettingNames
 from mmfeat.data.tables import source_kinds
 from mmfeat.data.tables.coco import open_coco
 from mmfeat.data.tables.columns import as_list, unused
@@ -65,8 +65,8 @@ def read_source(
     source.settings = source.columns | ({"labels": labels} if labels is not None else {})
     source.classes = tuple(classes) if classes is not None else _classes(source, opened)
     if not source.classes or (classes is None and not _any_label(source)):
-        remedy = "Name the column: --labels COLUMN" if labels is None else "Name other categories: --labels NAME"
-        raise DataError(f"{table.file}: no row has a label, so there is nothing to learn. {remedy}")
+        remedy = "COLUMN" if labels is None else "NAME"  # of a category
+        raise SettingError(f"{table.file}: no row has a label, so there is nothing to learn.", [[("labels", remedy)]])
     _check_labels(source)
     return source
 
@@ -98,9 +98,8 @@ def read_rows(path: Path, columns: Mapping[str, str], usual: Mapping[str, str | 
     try:
         for table in tables:
             reading.add(table, with_labels=False)
-    except DataError as error:  # predict has another option for columns than init
-        text = re.sub(r"--(id|image|caption) COLUMN", r"--column \1=NAME", str(error))
-        raise DataError(re.sub(r"--(id|image|caption) ('[^']*'|[^\s-]\S*)", r"--column \1=\2", text)) from None
+    except SettingError as error:
+        raise error.called(PREDICT) from None
     return source
 
 
@@ -131,14 +130,14 @@ def _line_of(table: Table, row: int) -> str:
     return table.where(row).replace(":", " line ")
 
 
-def about_images_inside(source: Source) -> str:
-    """A hint about a column of embedded images: how to use them."""
-    names = source.columns["image"] if any(source.images) else source.columns["id"]
-    called = f"under the names in column {shown(repr(names))}" if names else "under names, and the names in a column"
-    role = "" if any(source.images) else f" --image {shown(names or 'COLUMN', 40)}"
+def about_images_inside(source: Source, names: SettingNames) -> str:
+    """A hint about a column of embedded images: how to use them, in the caller's names of settings."""
+    column = str(source.columns["image"] if any(source.images) else source.columns["id"])
+    called = f"under the names in column {shown(repr(column))}" if column else "under names, and the names in a column"
+    image = [] if any(source.images) else [[("image", shown(column or "COLUMN", 40))]]
     return (
         f"  images inside column {shown(repr(source.images_inside))} are not read by this version. To use them now, save them as "
-        f"files {called}, and name their place:{role} --images PATH"
+        f"files {called}, and name their place: {names.typed([*image, [('images', 'PATH')]])}{names.end}"
     )
 
 

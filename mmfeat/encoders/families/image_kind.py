@@ -31,11 +31,12 @@ class ImageKind(EncoderKind):
     remembered = True
     decoded = True
     reads = "images"
-    faster_decoding = ", or images stored at about the encoder's size"
+    faster_decoding = ", images stored at about the encoder's size or, for large JPEGs, reduced_decoding = true"
     packages = ("timm", "torchvision")
     record_shape = {
         "?model": str,
         "?flip": bool,
+        "?reduced_decoding": bool,
         "data_config": {
             "input_size": Several(3, Number(int, low=1, high=1 << 14)),
             "interpolation": str,
@@ -48,7 +49,7 @@ class ImageKind(EncoderKind):
 
     def row_keys(self, host: SampleHost, source: str) -> RowKeys:
         """Digests of the files' bytes."""
-        return image_keys(host.manifest.images, host.sources, host.digests)
+        return image_keys(host.manifest.images, host.sources, host.digests, kept=host.kept_bytes)
 
     def reader(self, host: SampleHost, source: str) -> Callable[[int], bytes]:
         """The file's bytes, checked against the row key."""
@@ -118,13 +119,14 @@ class ImageKind(EncoderKind):
     def save_preparation(self, encoder: ImageEncoder, folder: Path) -> dict[str, Any]:
         """Timm's data configuration."""
         config = {key: list(v) if isinstance(v, tuple) else v for key, v in encoder.preparation.data_config.items()}
-        return {"modality": self.modality, "width": encoder.width, "data_config": config}
+        reduced = {"reduced_decoding": True} if encoder.preparation.reduced else {}
+        return {"modality": self.modality, "width": encoder.width, "data_config": config, **reduced}
 
     def load_preparation(self, record: dict[str, Any], folder: Path) -> ImagePreparation:
         """Resizing and cropping by timm's data configuration."""
         from mmfeat.encoders.preparation import ImagePreparation
 
-        return ImagePreparation(_data_config(record))
+        return ImagePreparation(_data_config(record), reduced=record.get("reduced_decoding", False))
 
     def save_network(self, encoder: ImageEncoder, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All tensors of the network, and the arguments that build it again."""
@@ -140,6 +142,7 @@ class ImageKind(EncoderKind):
             pretrained=str(folder / WEIGHTS),
             precision=record["precision"],
             flip=record["flip"],
+            reduced_decoding=record.get("reduced_decoding", False),
         )
         resized = record.get("resized") is True
         return build_image_encoder(name, table, folder, 0, data_config=_data_config(record), resized=resized).eval()

@@ -278,5 +278,5 @@ def build_image_encoder(
         raise EncoderError(
             f"encoder.{name}: {config.model!r} does not accept images of {size}: {one_line(error)}"
         ) from None
-    encoder.resized = resized
+    encoder.resized, encoder.preparation.reduced = resized, config.reduced_decoding
     return encoder

@@ -26,6 +26,7 @@ class ImageAugmentation:
 
     def __init__(self, encoder: Encoder, config: FinetuneConfig) -> None:
         self._crop = config.crop
+        self._smallest = math.sqrt(config.crop * _RATIO[0])  # share of the shorter side that a crop covers at least
         self._own: ImagePreparation = encoder.preparation
         self._at_size: dict[int, ImagePreparation] = {}
         self._lock = threading.Lock()
@@ -58,7 +59,7 @@ class ImageAugmentation:
             return self._own.prepare(data)
         preparation = self._sized(size)
         if self._crop:
-            pixels = self._cropped(preparation.decode(data), number, preparation)
+            pixels = self._cropped(preparation.decode(data, self._smallest), number, preparation)
         else:
             pixels = preparation.prepare(data)
         if self._randaugment:
@@ -71,7 +72,7 @@ class ImageAugmentation:
         with self._lock:
             if size not in self._at_size:
                 config = {**self._own.data_config, "input_size": (3, size, size)}
-                self._at_size[size] = ImagePreparation(config, self._own.decoding)
+                self._at_size[size] = ImagePreparation(config, self._own.decoding, reduced=self._own.reduced)
             return self._at_size[size]
 
     def _cropped(self, image: Image.Image, number: int, preparation: ImagePreparation) -> Tensor:

@@ -57,7 +57,7 @@ def test_some_categories_by_name_or_id(tmp_path, wanted):
     assert source.encoded(source.classes).tolist() == [[1, 1], [0, 0], [0, 1]]
     assert source.settings["labels"] == list(wanted)
     assert read_source(tmp_path / "c.json", {"labels": "cat"}).encoded(("cat",)).tolist() == [[1], [0], [0]]
-    with pytest.raises(DataError, match=r"no row has a label.*Name other categories: --labels NAME"):
+    with pytest.raises(DataError, match=r"no row has a label.*Use: --labels NAME"):
         read_source(tmp_path / "c.json", {"labels": "dog"})
 
 
@@ -70,7 +70,9 @@ def test_a_file_without_annotations_has_unlabelled_rows(tmp_path):
 
 def test_two_categories_of_one_name_are_told_apart_by_id(tmp_path):
     file = instances(tmp_path / "c.json", categories=[*CATEGORIES, {"id": 4, "name": "dog"}])
-    with pytest.raises(DataError, match=r"categories 1 and 4 are all called 'dog'. Select one by its id: --labels ID"):
+    with pytest.raises(
+        DataError, match=r"categories 1 and 4 are all called 'dog'. Select one by its id. Use: --labels ID"
+    ):
         read_source(file, {})
     assert read_source(file, {"labels": ("4", "cat")}).classes == ("dog", "cat")
 

@@ -63,7 +63,7 @@ def test_a_column_that_is_not_there(path, columns, says):
 
 def test_two_columns_that_only_differ_in_case_cannot_be_told_apart(path):
     path.write_text("id,caption,Label,label\na,x,y,z\n")
-    with pytest.raises(DataError, match=r"columns 'Label' and 'label' may both serve as labels. Name one: --labels"):
+    with pytest.raises(DataError, match=r"columns 'Label' and 'label' may both serve as labels. Use: --labels COLUMN"):
         read_source(path, {})
     assert read_source(path, {"labels": "Label"}).labels == [["y"]]
 
