@@ -233,12 +233,7 @@ class EncoderKind:
 
         memory = host.memory / ("pretrained.json" if pretrained_only else "encoders.json")
         return identify(
-            host.config,
-            name,
-            host.checkpoints,
-            memory,
-            pretrained_only=pretrained_only,
-            built=host.built_encoders,
+            host.config, name, host.checkpoints, memory, pretrained_only=pretrained_only, built=host.built_encoders
         )
 
     def known(self, host: EncoderHost, name: str) -> Identity | None:
