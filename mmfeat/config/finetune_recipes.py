@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from mmfeat.config.fields import LOSSES, MAX_LR, setting
 
+ALL, AUTO = "all", "auto"
+_PIXELS = ("crop", "randaugment", "start_size")  # augmentations that need the pixels
+_LAST = re.compile(r"last ([1-9]\d{0,3})")
 MAX_RANDAUGMENT = 9  # at magnitude 10, timm's posterize keeps 0 bits of an image
 
 
@@ -21,7 +26,10 @@ class FinetuneConfig:
     optimizer: str = setting("adamw", choices=("adam", "adamw"))
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the linear output and the last layer
     layer_decay: float = setting(0.85, low=0.01, high=1.0)  # factor of the rate from each layer to the previous one
-    frozen_layers: int = setting(0, low=0)  # number of layers, from the input on, that are not trained
+    # stages of an image network, or blocks of a transformer, that are trained: all; "last 2": what is before them is computed
+    # once, and kept in the store; auto: the last ones, if that fits the limit and the disk
+    layers: str = ALL
+    frozen_layers: int = setting(0, low=0)  # number of layers, from the input on, that are not trained; or use layers
     weight_decay: float = setting(0.05, low=0.0)  # not applied to biases and norms
     warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
     schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
@@ -40,6 +48,45 @@ class FinetuneConfig:
     randaugment: int = setting(0, low=0, high=MAX_RANDAUGMENT)  # images: magnitude of timm's RandAugment; 0: none
     # images: pixels in the first epoch, rising to the encoder's; 0: the encoder's
     start_size: int = setting(0, low=0, high=4096)
+
+    @property
+    def trained(self) -> int:
+        """The N of `layers = "last N"`; 0 for other values."""
+        found = _LAST.fullmatch(self.layers)
+        return int(found[1]) if found else 0
+
+    @property
+    def pixels(self) -> str:
+        """The first setting that needs the pixels of images, which cached layers do not have; empty if there is none."""
+        return next((key for key in _PIXELS if getattr(self, key)), "")
+
+    def of_training(self) -> dict[str, Any]:
+        """The settings that a fine-tuning depends on, as JSON values; those of cached layers only if they are used."""
+        values = dataclasses.asdict(self)
+        del values["layers"]
+        return values
+
+    def wrong(self, cached: bool) -> tuple[str, str] | None:
+        """The first key that contradicts another, and what is wrong; None if none does.
+
+        Parameters
+        ----------
+        cached : bool
+            Whether the store keeps cached layers.
+        """
+        if self.layers not in (ALL, AUTO) and not self.trained:
+            return "layers", f'= "{self.layers[:40]}". Use "all", "auto", or "last N" with the number of trained stages'
+        if self.layers != ALL and self.frozen_layers:
+            return (
+                "frozen_layers",
+                f'= {self.frozen_layers}, but layers = "{self.layers}" is set too. Leave one of them out',
+            )
+        if self.trained and cached and self.pixels:
+            return self.pixels, (
+                f'= {getattr(self, self.pixels):g} needs pixels, and layers = "{self.layers}" trains from cached layers. '
+                f'Set: {self.pixels} = 0, or layers = "auto", which then caches none'
+            )
+        return None
 
 
 # Differences from the defaults above. `paper` is Table 4 of the paper (P19): one constant rate for all layers.

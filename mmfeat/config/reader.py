@@ -364,6 +364,9 @@ def _check(config: Config, where: _Where) -> None:
             raise ConfigError(
                 f"{where('finetune.' + name)}: unknown encoder in [finetune.{shown(name)}]. {_nearest(name, names)}"
             )
+        if wrong := config.finetune_of(name).wrong(cached=config.store.front_limit > 0):
+            key, message = f"finetune.{name}.{wrong[0]}", wrong[1]
+            raise ConfigError(f"{where(key)}: {key} {message}")
     for key, texts in {
         "data.source": [config.data.source],
         "data.images": config.data.images,

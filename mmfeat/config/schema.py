@@ -97,7 +97,9 @@ class StoreConfig:
     """The feature store; `[store]`."""
 
     path: str = setting("features", filled=True)  # may be shared by several projects
-    dtype: str = setting("float16", choices=("float16", "float32"))  # of embeddings; logits are always float32
+    # of embeddings and cached layers; logits are always float32
+    dtype: str = setting("float16", choices=("float16", "float32"))
+    front_limit: float = setting(10_000.0, low=0.0)  # MB of one encoder's cached layers; 0: none are kept
 
 
 @dataclass(frozen=True)

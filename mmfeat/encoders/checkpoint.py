@@ -121,6 +121,11 @@ class Checkpoint:
         return self.record["frozen"]
 
     @property
+    def front(self) -> dict[str, Any]:
+        """The front that was not trained: `trained` stages after it, and the front `keys` of its cached layers, if any."""
+        return self.record.get("front", {"trained": 0, "keys": []})
+
+    @property
     def label_free(self) -> bool:
         """Whether its embeddings carry no label information: the encoder is pretrained, or was fitted without labels."""
         return fitted_without_labels(self.record)

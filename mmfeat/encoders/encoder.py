@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmfeat.config.encoder_tables import MIXED
 from mmfeat.encoders.batches import Encoded
+from mmfeat.encoders.cut import Cut, uncuttable
 from mmfeat.encoders.weights import digest_of, read_tensors
 from mmfeat.store.keys import EncoderSpec
 
@@ -94,6 +95,16 @@ class Encoder(nn.Module):
         for at in torch.arange(len(next(iter(batch.values())))).split(size):
             yield at, {name: tensor[at] for name, tensor in batch.items()}
 
+    def cut(self, trained: int) -> Cut:
+        """Cut the encoder before its last `trained` stages.
+
+        Raises
+        ------
+        EncoderError
+            The network's stages are not known, or there are fewer.
+        """
+        raise uncuttable(self)
+
     def with_few_shapes(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same batch in one of few shapes, for engines that prepare themselves for each shape."""
         return batch
@@ -149,9 +160,9 @@ class Encoder(nn.Module):
             numerics={"precision": self.precision},
         )
 
-    def weights_digest(self) -> str:
-        """Digest of the tensors that the embedding reads."""
-        return digest_of(read_tensors(self))
+    def weights_digest(self, tensors: dict[str, Tensor] | None = None) -> str:
+        """Digest of the tensors that the embedding reads, or of some of them."""
+        return digest_of(read_tensors(self) if tensors is None else tensors)
 
     def size_mb(self) -> float:
         """Megabytes (10^6 bytes) of the tensors as stored in float32."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mmfeat.encoders.checkpoint import Checkpoint
     from mmfeat.encoders.description import Description
     from mmfeat.encoders.encoder import Encoder
+    from mmfeat.encoders.front import View
     from mmfeat.encoders.resolve import Identity
     from mmfeat.store import FeatureStore
 
@@ -232,12 +233,7 @@ class EncoderKind:
 
         memory = host.memory / ("pretrained.json" if pretrained_only else "encoders.json")
         return identify(
-            host.config,
-            name,
-            host.checkpoints,
-            memory,
-            pretrained_only=pretrained_only,
-            built=host.built_encoders,
+            host.config, name, host.checkpoints, memory, pretrained_only=pretrained_only, built=host.built_encoders
         )
 
     def known(self, host: EncoderHost, name: str) -> Identity | None:
@@ -287,6 +283,12 @@ class EncoderKind:
         number selects a random variant, deterministically.
         """
         return lambda row, number, size: encoder.prepare(read(row)), 0
+
+    def views(self, config: Config, name: str) -> list[View]:
+        """The fixed views of a sample that fine-tuning from cached layers draws from; the first is the sample itself."""
+        from mmfeat.encoders.front import View
+
+        return [View()]
 
     def read_besides(self, config: Config) -> dict[str, Any]:
         """Inputs of fine-tuning besides its settings and the samples, as JSON values."""

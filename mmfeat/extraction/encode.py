@@ -109,6 +109,16 @@ class Extraction:
     imported: bool = False
     shares: dict[str, float] = field(default_factory=lambda: {"decoding": 0.0, "encoding": 0.0, "writing": 0.0})
 
+    def add(self, before: Extraction) -> None:
+        """Count rows that were encoded before, in another way: here they were found in the store."""
+        self.cached -= before.encoded + before.repeated
+        self.encoded += before.encoded
+        self.repeated += before.repeated
+        self.seconds += before.seconds
+        self.batch_size = self.batch_size or before.batch_size
+        for name, seconds in before.shares.items():
+            self.shares[name] += seconds
+
     @property
     def advice(self) -> str:
         """Advice on speed; empty if encoding is the bottleneck, as it should be, or if little time was spent.

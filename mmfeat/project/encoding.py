@@ -16,10 +16,11 @@ from mmfeat.encoders.batches import UndecodableSample, UnreadSample
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, Session, extract_encoder
+from mmfeat.project.front_encoding import encode_from_front
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.report.result import Record, TableResult
-from mmfeat.store import UnstorableRow
+from mmfeat.store import EncoderFeatures, UnstorableRow
 from mmfeat.store.merge import merge_segments
 
 MEASURED_ON = 64  # samples
@@ -147,8 +148,12 @@ def encode_missing(
     *,
     options: ExtractionOptions | None = None,
     encoder: Any = None,
+    trained: int = 0,
 ) -> Extraction:
-    """Encode the rows that the store lacks for one encoder; `encoder` is the built encoder, if the caller has it."""
+    """Encode the rows that the store lacks for one encoder.
+
+    `encoder` is the built encoder, if the caller has it; `trained` is that of `encode_from_front`.
+    """
     options = options or ExtractionOptions()
     name, kind = identity.name, modality_kind(identity.spec.modality)
     table, row_keys = project.config.encoder[name], project.keys_of(identity)
@@ -173,6 +178,7 @@ def encode_missing(
     if refused and options.stop_on_error:
         stop(*next(iter(refused.items())))
     try:
+        by_tail = encode_from_front(project, identity, present, shard=options.shard, encoder=encoder, trained=trained)
         result = extract_encoder(
             features,
             lambda todo: open_session(project, identity, read, options, rows=todo, encoder=encoder),
@@ -190,6 +196,8 @@ def encode_missing(
         raise StoreError(f"encoder {name!r}, row {str(ids[error.row])!r}: {error}") from None
     finally:
         project.samples.kept_bytes.clear()
+    if by_tail is not None:
+        result.add(by_tail)
     return with_refused(result, refused)
 
 
@@ -232,15 +240,15 @@ def open_session(
         say(f"{identity.name}: measuring the fastest engine and settings on {device}")
     selected = selection.select(
         0 if rows is None else len(rows),
-        lambda: _some_prepared(encoder, read, rows),
+        lambda: some_prepared(encoder, read, rows),
         tune=options.tune,
-        earlier=_earlier_engines(project, identity),
+        earlier=earlier_engines(project.store.encoder(identity.spec)),
     )
     meta = provenance(device) | kind.recorded(config) | {"engine": selected.engine.choice.record}
     return Session(encoder, device, selected.batch_size, meta, tuned=selected.summary, engine=selected.engine)
 
 
-def _some_prepared(encoder: Any, read: Callable[[int], Any], rows: np.ndarray | None) -> list[Any]:
+def some_prepared(encoder: Any, read: Callable[[int], Any], rows: np.ndarray | None) -> list[Any]:
     """Prepared samples of some of the rows to encode; samples that cannot be read are left out."""
     if rows is None:
         return []
@@ -253,9 +261,9 @@ def _some_prepared(encoder: Any, read: Callable[[int], Any], rows: np.ndarray | 
     return prepared
 
 
-def _earlier_engines(project: Project, identity: Identity) -> Iterator[str]:
-    """The engines that computed the encoder's stored features on this machine; read only if they are needed."""
-    for origin in project.store.encoder(identity.spec).origins():
+def earlier_engines(features: EncoderFeatures) -> Iterator[str]:
+    """The engines that computed stored features on this machine; read only if they are needed."""
+    for origin in features.origins():
         if origin.get("host") == platform.node():
             yield origin.get("engine", "")
 

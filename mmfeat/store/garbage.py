@@ -19,6 +19,7 @@ from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store.commits import (
     EMBEDDINGS,
     LOGITS,
+    TOKENS,
     Commit,
     commit_paths,
     layout_of,
@@ -28,6 +29,7 @@ from mmfeat.store.commits import (
     unwritable,
 )
 from mmfeat.store.encoder_record import encoder_folders
+from mmfeat.store.keys import FRONT
 from mmfeat.store.references import References, all_references
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
 
@@ -70,7 +72,8 @@ def find_garbage(store: Path, references: Sequence[References]) -> list[Garbage]
     for folder in encoder_folders(store):
         kinds = _wanted(folder.name, references)
         if kinds is None:
-            why = "no project refers to this encoder"
+            what = "these cached layers" if folder.name.startswith(FRONT) else "this encoder"
+            why = f"no project refers to {what}"
             found.append(
                 Garbage(
                     name=folder.name, paths=(folder,), n_bytes=_size(folder.rglob("*")), why=why, folder=folder.name
@@ -182,7 +185,8 @@ def _inside(folder: Path, kinds: set[str]) -> list[Garbage]:
         alone = layout_of(commit.kind) is LOGITS and not any(
             commit.file.startswith(logits_prefix(commit.kind, segment)) for segment in segments
         )
-        if commit.kind != EMBEDDINGS and commit.kind not in kinds:
+        of_front = layout_of(commit.kind) is TOKENS and folder.name.startswith(FRONT)  # captions' activations
+        if commit.kind != EMBEDDINGS and commit.kind not in kinds and not of_front:
             unwanted.setdefault(commit.kind, []).extend((path, file))
         elif commit.file in damaged or (
             alone and not is_being_written(file, by_others=True)

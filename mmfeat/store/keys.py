@@ -2,6 +2,7 @@
 
 encoder key   digest of everything that an embedding depends on, except the sample
 output key    digest of the tensors of a linear probe and its class list
+front key     encoder key of the part of an encoder before a cut, for one view of the samples
 row key       digest of the sample's bytes, or of its id for imported embeddings; rows are arrays (N, 32) uint8
 """
 
@@ -18,6 +19,7 @@ from mmfeat.common.files import digest_json
 from mmfeat.config.encoder_tables import modality_table
 
 KEY_VERSION = 1
+FRONT = "front-"  # how the architecture of a front begins, whose "embeddings" are activations at a cut of an encoder
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,12 @@ class EncoderSpec:
     @property
     def remedy(self) -> str:
         """The command that restores missing features."""
-        return modality_table(self.modality).remedy(self.architecture)
+        return "mmfeat finetune" if self.is_front else modality_table(self.modality).remedy(self.architecture)
+
+    @property
+    def is_front(self) -> bool:
+        """Whether these are the cached layers of an encoder."""
+        return self.architecture.startswith(FRONT)
 
     def as_dict(self) -> dict[str, Any]:
         """The specification as JSON values."""

@@ -256,6 +256,7 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     """The cost of an end-to-end fine-tuning, measured on a few of its batches, forward and backward."""
     from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
     from mmfeat.encoders.resolve import build_encoder
+    from mmfeat.training.cut_training import measure_front, measured_samples, trained_part
     from mmfeat.training.encoder_training import fit_arguments, named, samples_of
 
     config, name = project.config, plan.name
@@ -263,17 +264,22 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
     samples = samples_of(project, name, encoder)
     say(f"{name}: measuring on a few of {counted(len(samples.train), 'row')}")
+    front = measure_front(plan, samples)
     with named(name):
-        fit = EncoderFit(encoder, samples, settings, **fit_arguments(project, plan))
+        part, some = trained_part(plan, encoder), measured_samples(plan, samples)
+        fit = EncoderFit(part, some, settings, **fit_arguments(project, plan))
         done = fit.resume()
         seconds = fit.estimate()
     n_val = len(distinct_rows(project.keys_of(plan.pretrained).keys, samples.val))
     forward = len(samples.val) / 3  # a forward pass counts a third, as in EncoderFit; one more pass fills the store
     seconds += seconds / max(settings.epochs - done / max(fit.steps, 1), 1) * forward / (len(samples.train) + forward)
     n_bytes = embeddings_bytes(n_val, plan.pretrained.width, project.store.dtype)
-    n_bytes += logits_bytes(n_val, len(samples.classes))
+    n_bytes += logits_bytes(n_val, len(samples.classes)) + front.n_bytes
+    seconds += front.seconds
     resumed = f", {done:,} of {settings.epochs * fit.steps:,} steps done" if done else ""
-    what = f"{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{resumed}"
+    cut = f"{plan.cut.about}; " if plan.cut.about else ""
+    cut = cut or (f"from {plan.cut.mb:,.0f} MB of cached layers; " if plan.cut.cached else "")
+    what = f"{cut}{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{resumed}"
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
     mb = (weights + _output_bytes(project, plan.pretrained.width)) / 1e6
     return _planned(project, plan, what, seconds=seconds, mb=mb, n_bytes=n_bytes)

@@ -18,6 +18,7 @@ from mmfeat.common.errors import DataError, EncoderError
 from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, quoted
+from mmfeat.config.finetune_recipes import ALL
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.encoder import Encoder
@@ -36,6 +37,7 @@ from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.feature_table import FeatureTable
+from mmfeat.training.cut_training import cache_layers, of_whole, trained_part
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, is_fitted_whole, out_of_use, use_remedy
 from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, lineage_on_train, plot_curve, save_finetuned
 
@@ -238,12 +240,12 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
             seconds=made.record["seconds"],
             note=f"fine-tuned before, best epoch {made.record['best_epoch']}",
         )
-    start = _frozen_output(project, plan.pretrained) if settings.head_first else None
     encoder, _ = build_encoder(config, name, project.checkpoints, pretrained_only=True)
-    samples = samples_of(project, name, encoder)
+    samples = cache_layers(project, plan, samples_of(project, name, encoder))
+    start = _frozen_output(project, plan) if settings.head_first else None
     with named(name):
         fitted = fit_encoder(
-            encoder,
+            trained_part(plan, encoder),
             samples,
             settings,
             **fit_arguments(project, plan),
@@ -251,7 +253,8 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
             logs=_logs(project, plan),
             before=functools.partial(_announce, project, name),
         )
-    checkpoint = save_finetuned(project, plan, encoder.cpu(), samples=samples, fitted=fitted)
+    encoder = encoder.cpu()
+    checkpoint = save_finetuned(project, plan, encoder, samples=samples, fitted=of_whole(fitted, encoder))
     resume_file_of(project, name).unlink(missing_ok=True)
     if fitted.stopped:
         raise EncoderError(
@@ -282,15 +285,20 @@ def _announce(project: Project, name: str, done: int, seconds: float) -> None:
     if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
         say(f"{name}: the weights are random. To train from scratch, use: --recipe paper")
     if seconds > LONG_SECONDS and device.type == "cpu":
+        faster = (
+            f'For less time, set [finetune.{name}] layers = "auto" in mmfeat.toml. ' if settings.layers == ALL else ""
+        )
         say(
-            f"{name}: this takes long without a GPU. To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
+            f"{name}: this takes long without a GPU. {faster}"
+            f"To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
         )
 
 
-def _frozen_output(project: Project, pretrained: Identity) -> LinearProbe:
+def _frozen_output(project: Project, plan: FitPlan) -> LinearProbe:
     """The probe that fine-tuning starts with: fitted on the pretrained encoder's cached features."""
-    manifest = project.manifest
-    encode_missing(project, pretrained, np.concatenate([manifest.rows("train"), manifest.rows("val")]))
+    manifest, pretrained = project.manifest, plan.pretrained
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    encode_missing(project, pretrained, rows, trained=plan.cut.trained if plan.cut.cached else 0)
     return _fitted_output(project, pretrained, _labelled_table(project, pretrained))[1]
 
 

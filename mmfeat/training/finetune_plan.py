@@ -16,6 +16,7 @@ from mmfeat.encoders.resolve import Identity
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import has_other_classes
 from mmfeat.store.feature_table import rows_digest
+from mmfeat.training.cut_plan import CutPlan, plan_cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class FitPlan:
         Digest of everything that the checkpoint depends on.
     made : Checkpoint or None
         The existing checkpoint with this fingerprint.
+    cut : CutPlan
+        The layers that are trained.
     """
 
     name: str
@@ -39,6 +42,7 @@ class FitPlan:
     settings: dict[str, Any]
     fingerprint: str
     made: Checkpoint | None
+    cut: CutPlan = CutPlan()
 
     def tuned_before(self, project: Project) -> Checkpoint | None:
         """The fine-tuned checkpoint that a probe is fitted on; None if it is fitted on the pretrained encoder."""
@@ -89,7 +93,7 @@ def _sample_keys(project: Project, name: str) -> RowKeys:
 def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     """Plan the fit of an encoder, and find its checkpoint if it exists."""
     table = project.config.encoder[name]
-    pretrained = None if table.fitted else _start_encoder(project, name, freeze)
+    pretrained, cut = None if table.fitted else _start_encoder(project, name, freeze), CutPlan()
     if pretrained is None:
         kind = kind_of(table)
         settings = {**dataclasses.asdict(project.config.fuse.linear), **kind.fit_settings(table)}
@@ -98,7 +102,8 @@ def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
         settings = dataclasses.asdict(project.config.fuse.linear)
         fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
     else:
-        settings = dataclasses.asdict(project.config.finetune_of(name))
+        cut = plan_cut(project, name)
+        settings = cut.settings(project.config.finetune_of(name))
         fingerprint = _fingerprint(
             project, name, pretrained.spec.key, {"finetune": settings, **_other_inputs(project, name)}
         )
@@ -107,7 +112,7 @@ def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
         (c for c in found if c.record["fingerprint"] == fingerprint and c.complete and not c.record.get("stopped")),
         None,
     )
-    return FitPlan(name=name, pretrained=pretrained, settings=settings, fingerprint=fingerprint, made=made)
+    return FitPlan(name=name, pretrained=pretrained, settings=settings, fingerprint=fingerprint, made=made, cut=cut)
 
 
 def _start_encoder(project: Project, name: str, freeze: bool) -> Identity:

@@ -28,6 +28,7 @@ def save_finetuned(
     """Write the checkpoint of the best epoch, with the weights of the last epoch in it, and the learning curve."""
     learned = lineage_on_train(project, samples.train, samples.val)
     record = checkpoint_record(project, plan, encoder.spec(), fitted=fitted)
+    record |= plan.cut.record
     if fitted.stopped:
         record["stopped"] = fitted.stopped
     last = None

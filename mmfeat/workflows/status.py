@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from mmfeat.common.errors import EncoderError, MmfeatError
 from mmfeat.common.remembered import Remembered, stamps_of
 from mmfeat.common.text import counted
 from mmfeat.data.seen import load_before
+from mmfeat.encoders.checkpoint import checkpoints_of
 from mmfeat.project.cached_rows import cached_rows
 from mmfeat.project.damage import project_seals
 from mmfeat.project.project import Project
@@ -19,6 +21,7 @@ from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import LOGITS_FILE, RECORD, Run, all_runs
 from mmfeat.store.cache_status import EncoderStatus, StoredEncoder, stored_encoders
 from mmfeat.store.references import all_references
+from mmfeat.training.cut_plan import configured_fronts
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -161,6 +164,14 @@ def store_status(project: Project) -> list[StoreLine]:
             named.setdefault(project.identity(name).spec.key, []).append(f"encoder {name}")
         except MmfeatError:  # reported by `status`
             continue
+    with contextlib.suppress(MmfeatError):
+        for name, keys in configured_fronts(project).items():
+            for key in keys:
+                named.setdefault(key, []).append(f"encoder {name}")
+    for name in project.config.encoder:
+        for checkpoint in checkpoints_of(project.checkpoints, name):
+            for key in checkpoint.front["keys"]:
+                named.setdefault(key, []).append(checkpoint.name)
     for run in all_runs(project.runs_folder):
         for encoder in run.encoders.values():
             named.setdefault(encoder["key"], []).append(run.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from mmfeat.store.references import (
 )
 from mmfeat.store.table_exports import arrays_of, export_table
 from mmfeat.store.verify import Verified, size_of, verify_encoder
+from mmfeat.training.cut_plan import configured_fronts
 
 # Checkpoints of comparisons and sweeps: a project refers to their features as long as it keeps these folders.
 ELSEWHERE = ("comparisons/*/*/*/checkpoints/*/checkpoint.json", "sweeps/*/*/checkpoints/*/checkpoint.json")
@@ -145,14 +147,20 @@ def references_of(project: Project) -> References:
                 f"the references of encoder {name!r} are unknown, so nothing is removed: {error}"
             ) from None
         references.add(identity.spec.key, identity.output_key, project.tokens_kind(name))
+    for key in chain.from_iterable(configured_fronts(project).values()):
+        references.add(key)
     folders = [f for f in project.checkpoints.glob("*-[0-9]*") if f.is_dir() and not f.name.startswith(".")]
     for folder in sorted([*folders, *(file.parent for where in ELSEWHERE for file in project.root.glob(where))]):
         checkpoint = read_checkpoint(folder)
         references.add(checkpoint.encoder_key, checkpoint.output().key)
+        for key in checkpoint.front["keys"]:
+            references.add(key)
     for file in project.root.glob(INTERRUPTED):
         checkpoint = read_checkpoint(file.parent)
         number = checkpoint.record["table"].get("tokens")
         references.add(checkpoint.encoder_key, checkpoint.output().key, tokens_kind(number) if number else None)
+        for key in checkpoint.front["keys"]:
+            references.add(key)
     for reason in damaged_runs(project.runs_folder).values():
         raise RunError(f"the references of a run are unknown, so nothing is removed: {reason}")
     for run in all_runs(project.runs_folder):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mmfeat.encoders.description import Description
     from mmfeat.encoders.families.image_network import ImageEncoder
+    from mmfeat.encoders.front import View
     from mmfeat.encoders.preparation import ImagePreparation
 
 
@@ -108,6 +109,12 @@ class ImageKind(EncoderKind):
         return lambda row, number, size: augmentation(read(row), number, size), encoder.preparation.data_config[
             "input_size"
         ][1]
+
+    def views(self, config: Config, name: str) -> list[View]:
+        """The image and, for flips (P5) or an encoder that averages both, its mirror image."""
+        from mmfeat.encoders.front import Mirrored, View
+
+        return [View(), Mirrored()] if config.finetune_of(name).augment or config.encoder[name].flip else [View()]
 
     def save_preparation(self, encoder: ImageEncoder, folder: Path) -> dict[str, Any]:
         """Timm's data configuration."""

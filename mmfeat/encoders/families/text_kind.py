@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from mmfeat.encoders.description import Description
     from mmfeat.encoders.encoder import Encoder
     from mmfeat.encoders.families.transformer_text import TextEncoder
+    from mmfeat.encoders.front import View
     from mmfeat.encoders.preparation import TextPreparation
 
+_VARIANTS = 3  # of a caption besides itself, in cached layers
 _POOLINGS = TextEncoderConfig.__dataclass_fields__["pooling"].metadata["choices"]
 
 
@@ -107,6 +109,16 @@ class TextKind(CaptionKind):
             return encoder.prepare(caption if number is None else replace_two(caption, synonyms, number))
 
         return load, 0
+
+    def views(self, config: Config, name: str) -> list[View]:
+        """The caption and a few variants with two words replaced by synonyms (P6)."""
+        from mmfeat.encoders.front import Synonyms, View
+
+        if not config.finetune_of(name).augment:
+            return [View()]
+        given = config.finetune.synonyms
+        synonyms = load_synonyms(config.path(given) if given else None)
+        return [View(), *(Synonyms(synonyms, number) for number in range(1, _VARIANTS + 1))]
 
     def read_besides(self, config: Config) -> dict[str, Any]:
         """The user's list of synonyms, if one is configured."""

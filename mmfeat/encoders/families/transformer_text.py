@@ -18,6 +18,7 @@ from mmfeat.common.files import digest_json
 from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.families.sentence_folders import stated_pooling
+from mmfeat.encoders.families.text_cut import TextCut, cut_text
 from mmfeat.encoders.families.text_names import TOWERS, hub_name, local_folder, nearest_text_models, two_towers
 from mmfeat.encoders.foreign import check_files, never_ask, no_code, own_code_digest
 from mmfeat.encoders.preparation import TextPreparation
@@ -101,6 +102,10 @@ class TextEncoder(Encoder):
         for at in lengths.argsort(stable=True).split(size):
             yield at, {name: tensor[at, : int(lengths[at[-1]])] for name, tensor in batch.items()}
 
+    def cut(self, trained: int) -> TextCut:
+        """Between two blocks."""
+        return cut_text(self, trained)
+
     def with_few_shapes(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same captions, padded to a multiple of 8 tokens or to the longest possible caption."""
         length = batch["input_ids"].shape[1]
@@ -116,11 +121,11 @@ class TextEncoder(Encoder):
         top = max((int(found[1]) + 1 for found in numbers.values() if found), default=0)
         return {name: int(found[1]) + 1 if found else 0 if "embed" in name else top for name, found in numbers.items()}
 
-    def weights_digest(self) -> str:
+    def weights_digest(self, tensors: dict[str, Tensor] | None = None) -> str:
         """Digest of the tensors, and of the configuration that determines their use (heads, activation ...)."""
         stated = self.network.config.to_diff_dict()
         wiring = {name: value for name, value in stated.items() if name not in _NOT_WIRING}
-        parts = [super().weights_digest(), json.loads(json.dumps(wiring, default=str))]
+        parts = [super().weights_digest(tensors), json.loads(json.dumps(wiring, default=str))]
         code = own_code_digest(self.network)
         return digest_json([*parts, code] if code else parts)
 

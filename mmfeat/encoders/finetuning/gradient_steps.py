@@ -17,6 +17,7 @@ from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.batches import Batch
 from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.finetuning.depthwise import fast_depthwise
 from mmfeat.encoders.finetuning.optimisation import (
     Average,
     freeze_layers,
@@ -28,6 +29,7 @@ from mmfeat.encoders.finetuning.optimisation import (
     training_precision,
 )
 from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.tail import TailEncoder
 
 
 class GradientSteps:
@@ -64,7 +66,7 @@ class GradientSteps:
         weights = class_weights(samples.labels[samples.train]) if config.weights == "paper" else None
         self.weights = None if weights is None else torch.as_tensor(weights, device=device)
         self.steps = math.ceil(len(samples.train) / config.batch_size)
-        self.piece = piece_size(config, device)
+        self.piece = piece_size(config, device, tail=isinstance(encoder, TailEncoder))
 
     def _step(self, batch: Batch, step: int) -> Tensor:
         """Run step number `step` of the optimizer; returns the loss before the step."""
@@ -105,7 +107,7 @@ class GradientSteps:
         whole = torch.zeros((), device=self.device)
         for piece, tensors in self.encoder.pieces(batch.inputs, self.piece):
             inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
-            with self.encoder.autocast(self.device, self.precision):
+            with self.encoder.autocast(self.device, self.precision), fast_depthwise(self.device, self.precision):
                 embeddings = self.encoder(inputs)
             logits = self.output(embeddings.float())
             loss, _ = summed_loss(

@@ -17,6 +17,7 @@ from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
 
 _FEW = 16  # samples of a piece on a CPU
+_FEW_OF_TAIL = 64  # of a tail, whose maps are small
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -120,12 +121,15 @@ def training_precision(asked: str, own: str, device: torch.device) -> str:
     return asked
 
 
-def piece_size(config: FinetuneConfig, device: torch.device) -> int:
-    """Number of samples of a piece. On a CPU it is small, to fit its caches, if this does not change the result."""
+def piece_size(config: FinetuneConfig, device: torch.device, tail: bool = False) -> int:
+    """Number of samples of a piece. On a CPU it is small, to fit its caches, if this does not change the result.
+
+    That of a `tail` is larger.
+    """
     if config.accumulate:
         return math.ceil(config.batch_size / config.accumulate)
     few = device.type == "cpu" and config.batch_norm == "frozen"
-    return min(_FEW, config.batch_size) if few else config.batch_size
+    return min(_FEW_OF_TAIL if tail else _FEW, config.batch_size) if few else config.batch_size
 
 
 def linear_probe(width: int, n_classes: int, seed: int, start: LinearProbe | None) -> nn.Linear:

@@ -137,6 +137,7 @@ def test_what_is_too_large_for_the_memory_is_computed_in_halves(project, monkeyp
 def test_pieces_are_small_on_a_cpu_where_that_changes_nothing():
     frozen = FinetuneConfig(batch_size=64)
     assert piece_size(frozen, CPU) == 16
+    assert piece_size(frozen, CPU, tail=True) == 64
     assert piece_size(frozen, torch.device("cuda")) == 64
     assert piece_size(dataclasses.replace(frozen, batch_norm="trained"), CPU) == 64
     assert piece_size(dataclasses.replace(frozen, accumulate=3), CPU) == 22

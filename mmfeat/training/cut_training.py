@@ -1,0 +1,90 @@
+"""Fine-tuning of an encoder's last stages: from cached layers, or through the whole network with the front in eval mode."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mmfeat.common.progress import say
+from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.finetuning.validated_epochs import FittedEncoder
+from mmfeat.encoders.front import bucket_of
+from mmfeat.encoders.tail import FrontRow, TailEncoder
+from mmfeat.extraction.estimate import Estimate, estimate
+from mmfeat.project.project import Project
+from mmfeat.training.finetune_plan import FitPlan
+
+_MEASURED_ON = 64  # rows whose activations a dry run computes
+
+
+def cache_layers(project: Project, plan: FitPlan, samples: Samples) -> Samples:
+    """Say what is trained, and compute the activations that the store lacks; returns the samples that training reads.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written, or the disk is too small.
+    """
+    cut = plan.cut
+    if cut.about:
+        say(f"{plan.name}: {cut.about}")
+    if not cut.cached:
+        return samples
+    cut.check_space(plan.name, project.store.path)
+    for problem in cut.front.problems:
+        say(problem)
+    cut.front.cache(samples.train, samples.val)
+    return dataclasses.replace(samples, load=cut.front.reader().load)
+
+
+def trained_part(plan: FitPlan, encoder: Any) -> Any:
+    """The encoder that is trained: the whole one, or its tail, which shares the whole one's modules."""
+    return TailEncoder(encoder.cut(plan.cut.trained)) if plan.cut.trained else encoder
+
+
+def of_whole(fitted: FittedEncoder, encoder: Any) -> FittedEncoder:
+    """The result of a tail's fit with the tensors of the whole encoder."""
+    if fitted.last is None:
+        return fitted
+    tensors, output = fitted.last
+    return dataclasses.replace(fitted, last=({**encoder.state_dict(), **tensors}, output))
+
+
+def measured_samples(plan: FitPlan, samples: Samples) -> Samples:
+    """Samples for a dry run: a few rows' activations stand for those of all rows. Nothing is written."""
+    if not plan.cut.cached:
+        return samples
+    front = plan.cut.front
+    session, rows = front.session(0), samples.train
+    encoder, kept = session.encoder, []
+    read = front.project.reader(plan.name)
+    for row in rows[np.linspace(0, len(rows) - 1, min(_MEASURED_ON, len(rows)), dtype=int)]:
+        batch = encoder.collate([encoder.prepare(read(int(row)))])
+        kept.append(FrontRow(front.cut.arrays(batch, session.device, front.project.store.dtype), False))
+    return dataclasses.replace(samples, load=lambda row, number, size: kept[row % len(kept)])
+
+
+def measure_front(plan: FitPlan, samples: Samples) -> Estimate:
+    """The time to compute the activations that the store lacks, and their bytes, from a few batches. Nothing is written."""
+    if not plan.cut.cached:
+        return Estimate(0.0, 0)
+    front = plan.cut.front
+    missing = [
+        front.missing(view, front.rows_of(view, samples.train, samples.val)) for view in range(len(front.fronts))
+    ]
+    view = int(np.argmax([len(rows) for rows in missing]))
+    todo, project = missing[view], front.project
+    if not len(todo):
+        return Estimate(0.0, 0)
+    tokens = bucket_of(front.fronts[view].preparation.most) if front.fronts[view].texts else 0
+    measured = estimate(
+        front.session(view),
+        todo,
+        project.reader(plan.name),
+        project.store.dtype,
+        tokens=tokens,
+        length=front.kind.lengths(project.samples),
+    )
+    return Estimate(measured.seconds * sum(map(len, missing)) / len(todo), int(1e6 * plan.cut.missing_mb))
