@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results_folder import write_results
 
 from mmfeat.common.machine import processor, usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig
@@ -185,8 +186,7 @@ def main() -> None:
             loop: fastest["cached layers"] / fastest[loop] for loop in OTHERS
         },
     }
-    out = Path(__file__).with_name("results") / "cached-layers.json"
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_results("cached-layers", result)
     print(json.dumps(result, indent=2))
 
 

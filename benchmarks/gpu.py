@@ -29,14 +29,17 @@ def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
     """Command and limit in seconds of each part."""
     rows, few = ("64", ["--seconds", "0.05", "--rounds", "1"]) if smoke else ("4096", ["--rounds", "2"])
     models = ["--image", f"{LITE0}:224", *([] if smoke else ["--image", f"{B4}:320"]), "--text", "random"]
-    size = ["--size", "64"] if smoke else []
+    size = ["--size", "64"] if smoke else []  # compiling a large network takes minutes on a CPU
     extraction = ["extraction.py", images, "--rows", rows, *size]
     layers = ["cached_layers.py", images, "--rows", "64" if smoke else "512", *size]
     layers += ["--turns", "1", "--batch-size", "16"] if smoke else ["--turns", "2"]
     return {
         "engines": (["engines.py", images, *models, *few], 70),
         "engines, large batches": (["engines.py", images, *models, *few, "--batch-size", "32" if smoke else "256"], 70),
-        "compiled": (["engines.py", images, "--image", f"{LITE0}:224", "--compile", *few], 80),
+        "compiled": (
+            ["engines.py", images, "--image", "test_efficientnet:64" if smoke else f"{LITE0}:224", "--compile", *few],
+            80,
+        ),
         "extraction, float32": ([*extraction, "--model", LITE0, "--precision", "float32"], 60),
         "extraction, mixed": ([*extraction, "--model", LITE0, "--precision", "mixed"], 60),
         "fine-tuning": ([*layers, "--precision", "bfloat16"], 70),

@@ -57,7 +57,7 @@ class EncoderTable:
         The adjective for an encoder without a checkpoint, for messages.
     augmentation_keys : tuple of str
         Keys of mmfeat.toml outside its tables that its fine-tuning reads.
-    in_new_tables : dict of str to bool
+    in_new_tables : dict of str to bool or str
         Settings that mmfeat writes into new tables. Their defaults are those of older versions, whose keys stay valid.
     """
 
@@ -72,7 +72,7 @@ class EncoderTable:
     by_id: ClassVar[bool] = False
     bare: ClassVar[str] = "pretrained"
     augmentation_keys: ClassVar[tuple[str, ...]] = ()
-    in_new_tables: ClassVar[dict[str, bool]] = {}
+    in_new_tables: ClassVar[dict[str, bool | str]] = {}
     # defaults for kinds that do not have these settings as fields
     modality: str = ""
     model: str = ""
@@ -152,7 +152,7 @@ class ImageEncoderConfig(EncoderTable):
     kind: ClassVar[str] = "image"
     sample: ClassVar[str] = "image"
     present: ClassVar[str] = "a readable image"
-    in_new_tables: ClassVar[dict[str, bool]] = {"reduced_decoding": True}
+    in_new_tables: ClassVar[dict[str, bool | str]] = {"precision": MIXED, "reduced_decoding": True}
 
     model: str = setting("efficientnet_b4", filled=True)  # any of timm, or torchvision:NAME
     pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
@@ -222,6 +222,7 @@ class TextEncoderConfig(EncoderTable):
     sample: ClassVar[str] = "caption"
     present: ClassVar[str] = "a caption"
     augmentation_keys: ClassVar[tuple[str, ...]] = ("finetune.synonyms",)
+    in_new_tables: ClassVar[dict[str, bool | str]] = {"precision": MIXED}
 
     model: str = setting("google/bert_uncased_L-2_H-128_A-2", filled=True)  # any transformers name or folder
     pretrained: str = setting("auto", filled=True)

@@ -112,7 +112,8 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
     cls = encoder_table_class(modality, {"model": model})
     weights_of_it = {"pretrained": pretrained or "auto"} if "pretrained" in cls.__dataclass_fields__ else {}
     name = next(same_modality, modality)
-    alike = {key: getattr(encoders.get(name), key, False) for key in cls.in_new_tables}  # as in the project's own table
+    own = encoders.get(name)
+    alike = {key: getattr(own, key, new) for key, new in cls.in_new_tables.items()}  # as in the project's own table
     table = cls(model=model, **weights_of_it, **alike)
     return ProposedEncoder(typed=typed, name=name, table=table, own=False, root=project.root)
 

@@ -15,6 +15,7 @@ import pytest
 
 TINY = """\
 schema = 1
+engine = "torch"
 [data]
 source = {source}
 [split]
