@@ -28,7 +28,7 @@ def disagreement(found: np.ndarray, reference: np.ndarray, arithmetic: str) -> s
     cosines = (found * reference).sum(1) / np.maximum(lengths, 1e-30)
     if np.median(cosines) < MEDIAN_COSINE or cosines.min() < LEAST_COSINE:
         return (
-            f"its cosine with torch is {np.median(cosines):.4f} in the median and {cosines.min():.4f} at least, "
+            f"its cosine with torch is {np.median(cosines):.5f} in the median and {cosines.min():.5f} at least, "
             f"below {MEDIAN_COSINE} or {LEAST_COSINE}"
         )
     return ""

@@ -54,12 +54,15 @@ class Selected:
         The measurements that selected it, the fastest first; empty if nothing was measured now.
     is_usual : bool
         Whether it was taken without a measurement.
+    missing : str
+        An engine that might be faster and is not installed; empty if there is none.
     """
 
     engine: Engine
     batch_size: int
     measured: Sequence[Measured] = ()
     is_usual: bool = False
+    missing: str = ""
 
     @property
     def summary(self) -> str:
@@ -71,7 +74,8 @@ class Selected:
             best.setdefault(one.choice.engine, one)
         first, *others = best.values()
         text = f"{first.choice}, batches of {first.batch_size}: {first.rate:,.0f} rows/s"
-        return text + "".join(f"; {one.choice.engine} {one.rate:,.0f}" for one in others)
+        text += "".join(f"; {one.choice.engine} {one.rate:,.0f}" for one in others)
+        return text + (f". For {self.missing}: pip install 'mmfeat[{self.missing}]'" if self.missing else "")
 
 
 class EngineSelection:
@@ -210,7 +214,15 @@ class EngineSelection:
         self._memory.save()
         engine = opened[str(best.choice)]
         self.encoder.set_speed(**best.choice.settings)
-        return Selected(engine, best.batch_size, [best, *(one for one in measured if one is not best)])
+        return Selected(
+            engine, best.batch_size, [best, *(one for one in measured if one is not best)], missing=self._missing()
+        )
+
+    def _missing(self) -> str:
+        """An engine for exported graphs that is not installed, if this encoder can be exported."""
+        if self.asked != AUTO or not any(engine_class(one.engine).exported for one in self.choices):
+            return ""
+        return next((name for name, engine in engines().items() if engine.extra and not engine.installed()), "")
 
     def _open(self, choice: Choice) -> Engine:
         return engine_class(choice.engine)(self.encoder, self.device, choice, self.tokens)

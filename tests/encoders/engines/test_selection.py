@@ -132,3 +132,11 @@ def test_a_torch_of_two_memory_layouts_is_left_in_the_fastest(tmp_path, monkeypa
     found = EngineSelection(encoder, CPU).select(10**7, samples)
     assert {one.choice.settings["channels_last"] for one in found.measured} == {True, False}
     assert found.engine.choice == found.measured[0].choice
+
+
+def test_a_measurement_names_an_engine_that_is_not_installed(fakes, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_class("onnxruntime"), "exported", True)
+    assert "pip install" not in select(tmp_path).summary
+    monkeypatch.setattr(engine_class("openvino"), "extra", "openvino")
+    monkeypatch.setattr(engine_class("openvino"), "modules", ("no_such_module",))
+    assert select(tmp_path, tune=True).summary.endswith(". For openvino: pip install 'mmfeat[openvino]'")
