@@ -89,7 +89,8 @@ class BarProgress:
 def progress(description: str, total: int, unit: str = "rows") -> Iterator[Progress]:
     """Show the progress of a loop of `total` units; call `advance(n)` on the yielded counter."""
     if _QUIET.get():
-        yield _COUNTER.get() if unit == "rows" and _COUNTER.get() else NoProgress()
+        counter = _COUNTER.get() if unit == "rows" else None
+        yield NoProgress() if counter is None else counter
         return
     if not sys.stderr.isatty():
         yield PlainProgress(description, total, unit)
