@@ -17,6 +17,7 @@ from mmfeat.common.extras import require
 from mmfeat.common.files import digest_json, remove_leftovers, staging_folder
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
+from mmfeat.config.encoder_tables import MIXED
 from mmfeat.encoders import onnx_graphs
 from mmfeat.encoders.batches import UnreadSample
 from mmfeat.encoders.kinds import kind_of, modality_kind
@@ -36,6 +37,7 @@ from mmfeat.store.keys import tensors_digest
 
 CHECKED_ROWS = 64
 TOLERANCE = 0.05  # of a probability; a larger difference means that the folder is not the run
+MIXED_FACTOR = 3  # of the tolerance, where engines may compute in different arithmetic
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -219,12 +221,14 @@ def _write(
         rows, samples = _samples(project, predictor)
         found = predictor.predict(**samples, on_error="record") if rows else None
         cached, unchecked = _cached(project, name, rows, decision=predictor.decision)
-        n_checked, difference = _compared(name, found, cached, whose="the cached features' probabilities")
+        mixed = any(encoder.precision == MIXED for encoder in encoders.values())
+        limit = TOLERANCE * (MIXED_FACTOR if mixed else 1)
+        n_checked, difference = _compared(name, found, cached, whose="the cached features' probabilities", limit=limit)
         n_run, runtime_difference = 0, 0.0
         if form.runtime == "onnx" and found is not None:
             engine = TorchNetworks(encoders, composed.composition, torch.device("cpu"))
             by_torch = Predictor(engine, predictor.record).predict(**samples, on_error="record")
-            n_run, runtime_difference = _compared(name, found, by_torch.probs, whose="torch's predictions")
+            n_run, runtime_difference = _compared(name, found, by_torch.probs, whose="torch's predictions", limit=limit)
         try:
             publish(staged, destination)
         except RunError:  # another process was faster
@@ -282,13 +286,15 @@ def _cached(project: Project, name: str, rows: list[int], *, decision: DecisionR
         return None, str(error)
 
 
-def _compared(name: str, found: Predictions | None, probs: np.ndarray | None, *, whose: str) -> tuple[int, float]:
+def _compared(
+    name: str, found: Predictions | None, probs: np.ndarray | None, *, whose: str, limit: float
+) -> tuple[int, float]:
     """How many rows could be compared, and the largest difference."""
     if found is None or probs is None:
         return 0, 0.0
     same = np.array([row not in found.errors for row in range(len(found))]) & found.known
     difference = float(np.abs(found.probs - probs)[same].max(initial=0.0))
-    if not difference <= TOLERANCE:  # NaN fails too
+    if not difference <= limit:  # NaN fails too
         raise RunError(
             f"{name}: the exported model's probabilities differ from {whose} by up to {difference:.3f}. "
             f"Nothing was made. Use: --dtype float32, or make the run again"
