@@ -7,6 +7,7 @@ import os
 import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import onnxruntime themselves
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tiny arrays, threads cost several times what they save
 
 from collections.abc import Callable, Iterator

@@ -256,9 +256,13 @@ def few_handles(exported):
     )
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        line = server.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/predict", line)
-        assert found, line + server.stderr.read()
+        said = []
+        for line in server.stderr:  # it measures engines before it serves
+            said.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)/predict", line):
+                break
+        else:
+            pytest.fail("".join(said))
         yield int(found.group(1)), server
         if server.poll() is None:
             server.terminate()

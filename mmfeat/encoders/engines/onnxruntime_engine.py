@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfeat.common.extras import require
 from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
@@ -43,8 +44,7 @@ class OnnxRuntimeEngine(Engine):
 
 def session(file: Path, providers: list[Any]) -> Any:
     """A session of onnxruntime on all usable cores."""
-    import onnxruntime
-
+    onnxruntime = require("onnxruntime", OnnxRuntimeEngine.extra)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised anyway
     options.intra_op_num_threads = usable_cores()
